@@ -1,0 +1,234 @@
+//! Features, labels and logits as heads see them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::HeadError;
+
+/// Features of `N` samples, `[N, F]`, row-major `f32`, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Features<'a> {
+    data: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Features<'a> {
+    /// Wraps `data` as rows of `width` values.
+    ///
+    /// # Errors
+    /// [`HeadError::Data`] when `width` is 0 or does not divide the length.
+    pub fn new(data: &'a [f32], width: usize) -> Result<Self, HeadError> {
+        if width == 0 || !data.len().is_multiple_of(width) {
+            return Err(HeadError::Data(format!("{} values are not rows of {width} features", data.len())));
+        }
+        Ok(Self { data, width })
+    }
+
+    /// Number of samples, `N`.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len() / self.width
+    }
+
+    /// Whether there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// Number of features a sample, `F`.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Row `i`, `[F]`.
+    #[must_use]
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.width..(i + 1) * self.width]
+    }
+
+    /// All rows in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
+        self.data.chunks_exact(self.width)
+    }
+
+    /// All values, row-major.
+    #[must_use]
+    pub fn as_slice(&self) -> &'a [f32] {
+        self.data
+    }
+}
+
+/// Logits or decision values, `[N, C]`, row-major `f32`, owned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logits {
+    data: Vec<f32>,
+    classes: usize,
+}
+
+impl Logits {
+    /// Wraps `data` as rows of `classes` values.
+    ///
+    /// # Errors
+    /// [`HeadError::Data`] when `classes` is 0 or does not divide the length.
+    pub fn new(data: Vec<f32>, classes: usize) -> Result<Self, HeadError> {
+        if classes == 0 || !data.len().is_multiple_of(classes) {
+            return Err(HeadError::Data(format!("{} values are not rows of {classes} logits", data.len())));
+        }
+        Ok(Self { data, classes })
+    }
+
+    /// Number of classes, `C`.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// All rows in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.data.chunks_exact(self.classes)
+    }
+
+    /// All values, row-major.
+    #[must_use]
+    pub fn as_slice(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// The class with the highest logit of each row; the lowest number wins a tie.
+    #[must_use]
+    pub fn argmax(&self) -> Vec<u32> {
+        self.rows()
+            .map(|row| {
+                let mut best = 0;
+                for (class, &value) in row.iter().enumerate() {
+                    if value > row[best] {
+                        best = class;
+                    }
+                }
+                best as u32
+            })
+            .collect()
+    }
+
+    /// Softmax of each row, `[N, C]`, computed in `f64`. For margins (an SVM's) these are no calibrated probabilities.
+    #[must_use]
+    pub fn softmax(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.data.len());
+        for row in self.rows() {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exps: Vec<f64> = row.iter().map(|&v| f64::from(v - top).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            out.extend(exps.iter().map(|e| (e / sum) as f32));
+        }
+        out
+    }
+}
+
+/// How much a class counts in the objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassWeight {
+    /// Every sample counts 1.
+    #[default]
+    None,
+    /// scikit-learn's `class_weight="balanced"`: a sample of class `c` counts `N / (C * count(c))`.
+    Balanced,
+}
+
+/// What a head is fitted on: features `[N, F]`, labels `[N]` below `classes`, all checked.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingSet<'a> {
+    features: Features<'a>,
+    labels: &'a [u32],
+    classes: usize,
+    photos: Option<&'a [u32]>,
+}
+
+impl<'a> TrainingSet<'a> {
+    /// Checks and wraps.
+    ///
+    /// # Errors
+    /// [`HeadError::Data`] for no sample, no class, another number of labels than rows, a label that is not below
+    /// `classes`, and a feature that is NaN or infinite (the message names the row and the column).
+    pub fn new(features: Features<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+        if features.is_empty() || classes == 0 {
+            return Err(HeadError::Data("there is nothing to fit on: no samples or no classes".into()));
+        }
+        if features.len() != labels.len() {
+            return Err(HeadError::Data(format!("{} rows of features but {} labels", features.len(), labels.len())));
+        }
+        if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
+            return Err(HeadError::Data(format!("label {label} in row {row} is not below {classes}, the number of classes")));
+        }
+        if let Some(at) = features.as_slice().iter().position(|v| !v.is_finite()) {
+            let (row, column) = (at / features.width(), at % features.width());
+            return Err(HeadError::Data(format!(
+                "feature {column} of row {row} is {}: features must be finite",
+                features.as_slice()[at]
+            )));
+        }
+        Ok(Self { features, labels, classes, photos: None })
+    }
+
+    /// Says which photo each row shows, where several rows are views of one photo: what is held out for early stopping
+    /// is then held out by photo. `photos[i]` is any number that is equal for views of one photo.
+    ///
+    /// # Errors
+    /// [`HeadError::Data`] when `photos` has another length than the labels.
+    pub fn with_photos(self, photos: &'a [u32]) -> Result<Self, HeadError> {
+        if photos.len() != self.labels.len() {
+            return Err(HeadError::Data(format!("{} photo numbers but {} labels", photos.len(), self.labels.len())));
+        }
+        Ok(Self { photos: Some(photos), ..self })
+    }
+
+    /// The features, `[N, F]`.
+    #[must_use]
+    pub fn features(&self) -> Features<'a> {
+        self.features
+    }
+
+    /// The labels, `[N]`.
+    #[must_use]
+    pub fn labels(&self) -> &'a [u32] {
+        self.labels
+    }
+
+    /// Number of classes, `C`; a class may have no sample.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Which photo each row shows, `[N]`, where rows are views.
+    #[must_use]
+    pub fn photos(&self) -> Option<&'a [u32]> {
+        self.photos
+    }
+
+    /// Number of samples of each class, `[C]`.
+    #[must_use]
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes];
+        for &label in self.labels {
+            counts[label as usize] += 1;
+        }
+        counts
+    }
+
+    /// The weight of a sample of each class, `[C]`; 0 for a class without samples.
+    #[must_use]
+    pub fn class_weights(&self, rule: ClassWeight) -> Vec<f64> {
+        let counts = self.class_counts();
+        let present = counts.iter().filter(|&&n| n > 0).count() as f64;
+        counts
+            .iter()
+            .map(|&n| match rule {
+                _ if n == 0 => 0.0,
+                ClassWeight::None => 1.0,
+                ClassWeight::Balanced => self.labels.len() as f64 / (present * n as f64),
+            })
+            .collect()
+    }
+}

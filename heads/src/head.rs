@@ -1,0 +1,104 @@
+//! The two traits of a head.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use candle_core::Tensor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::data::{Features, Logits, TrainingSet};
+use crate::error::HeadError;
+
+/// The tensors of a fitted head by name, as `model.safetensors` keeps them.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// A key of `[head]` and what it does, for `headstock heads NAME`.
+pub type Parameter = (&'static str, &'static str);
+
+/// The configuration of a head: the table `[head]` without `kind`.
+///
+/// Deserialise with `#[serde(deny_unknown_fields, default)]`, so that a misspelt key is an error and every key has a
+/// default.
+pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name in `head.kind`.
+    const KIND: &'static str;
+    /// One line for `headstock heads`.
+    const ABOUT: &'static str;
+    /// Every key with a line about it, in the order in which they are shown.
+    const PARAMETERS: &'static [Parameter];
+    /// What fitting gives.
+    type Head: Head;
+
+    /// Checks the values of the parameters, before any work is done.
+    ///
+    /// # Errors
+    /// [`HeadError::Parameter`], which names the key.
+    fn check(&self) -> Result<(), HeadError>;
+
+    /// Fits on features. The result depends on the configuration and the data alone.
+    ///
+    /// # Errors
+    /// When the data cannot be learned from or the solver diverges.
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Self::Head>, HeadError>;
+
+    /// Puts a fitted head together from the tensors that [`Head::tensors`] gave.
+    ///
+    /// # Errors
+    /// [`HeadError::Tensor`] for one that is missing or misshapen.
+    fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError>;
+}
+
+/// A fitted head.
+pub trait Head: Send + Sync + 'static {
+    /// Number of features it takes, `F`.
+    fn width(&self) -> usize;
+
+    /// Number of classes it tells apart, `C`.
+    fn classes(&self) -> usize;
+
+    /// Features `[N, F]` to logits `[N, C]`. A row's logits do not depend on the other rows.
+    ///
+    /// # Errors
+    /// [`HeadError::Width`] when the features have another width.
+    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError>;
+
+    /// Its tensors, as they are saved.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    fn tensors(&self) -> Result<Tensors, HeadError>;
+}
+
+/// A fitted head and how the fit went.
+#[derive(Debug)]
+pub struct Fitted<H: ?Sized> {
+    /// The head.
+    pub head: Box<H>,
+    /// A row per epoch or iteration.
+    pub history: History,
+}
+
+/// What `history.csv` holds: named columns and a row per epoch or iteration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Names of the columns, `epoch` or `iteration` first.
+    pub columns: Vec<&'static str>,
+    /// The rows, each as long as `columns`.
+    pub rows: Vec<Vec<f64>>,
+}
+
+/// What a fit may report to.
+#[derive(Clone, Copy)]
+pub struct FitContext<'a> {
+    /// Called after each epoch or iteration with (done, at most).
+    pub on_step: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl FitContext<'_> {
+    /// A context that reports to nobody.
+    #[must_use]
+    pub fn quiet() -> Self {
+        Self { on_step: &|_, _| {} }
+    }
+}

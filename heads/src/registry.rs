@@ -1,0 +1,148 @@
+//! Heads by name.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use thiserror::Error;
+
+use crate::data::TrainingSet;
+use crate::error::HeadError;
+use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
+
+/// An error of finding or adding a head.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum RegistryError {
+    /// A name was given twice.
+    #[error("a head named `{0}` is registered already")]
+    Duplicate(&'static str),
+    /// No head has this name.
+    #[error("there is no head `{name}`; known: {}", known.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// All names, sorted.
+        known: Vec<&'static str>,
+    },
+}
+
+/// A fitted head of any kind.
+pub type FittedHead = Box<dyn Head>;
+
+/// The known heads by name.
+#[derive(Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Box<dyn HeadKind>>,
+}
+
+impl Registry {
+    /// A registry without heads.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Adds a head by its configuration type.
+    ///
+    /// # Errors
+    /// [`RegistryError::Duplicate`] when the name is taken.
+    pub fn add<C: HeadConfig>(&mut self) -> Result<(), RegistryError> {
+        if self.kinds.contains_key(C::KIND) {
+            return Err(RegistryError::Duplicate(C::KIND));
+        }
+        self.kinds.insert(C::KIND, Box::new(Kind::<C>(PhantomData)));
+        Ok(())
+    }
+
+    /// The head named `name`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], which lists the known ones.
+    pub fn get(&self, name: &str) -> Result<&dyn HeadKind, RegistryError> {
+        self.kinds.get(name).map(AsRef::as_ref).ok_or_else(|| RegistryError::Unknown {
+            name: name.into(),
+            known: self.kinds.keys().copied().collect(),
+        })
+    }
+
+    /// All heads, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn HeadKind> {
+        self.kinds.values().map(AsRef::as_ref)
+    }
+}
+
+/// A head that is known by name: its configuration type, without the type.
+pub trait HeadKind: Send + Sync {
+    /// The name in `head.kind`.
+    fn name(&self) -> &'static str;
+    /// One line about it.
+    fn about(&self) -> &'static str;
+    /// Its keys, each with a line.
+    fn parameters(&self) -> &'static [Parameter];
+    /// Reads and checks the table `[head]` without `kind`.
+    ///
+    /// # Errors
+    /// [`HeadError::Config`] or [`HeadError::Parameter`], which name the key.
+    fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError>;
+}
+
+/// A checked configuration, without its type.
+pub trait ConfiguredHead: Send + Sync {
+    /// The name in `head.kind`.
+    fn kind(&self) -> &'static str;
+    /// The whole table with its defaults filled in, without `kind`. [`HeadKind::configure`] takes it back.
+    fn table(&self) -> toml::Table;
+    /// As [`HeadConfig::fit`].
+    ///
+    /// # Errors
+    /// As there.
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError>;
+    /// As [`HeadConfig::load`].
+    ///
+    /// # Errors
+    /// As there.
+    fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
+}
+
+struct Kind<C>(PhantomData<C>);
+
+impl<C: HeadConfig> HeadKind for Kind<C> {
+    fn name(&self) -> &'static str {
+        C::KIND
+    }
+
+    fn about(&self) -> &'static str {
+        C::ABOUT
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        C::PARAMETERS
+    }
+
+    fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError> {
+        let config: C =
+            table.try_into().map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
+        config.check()?;
+        Ok(Box::new(Configured(config)))
+    }
+}
+
+struct Configured<C>(C);
+
+impl<C: HeadConfig> ConfiguredHead for Configured<C> {
+    fn kind(&self) -> &'static str {
+        C::KIND
+    }
+
+    fn table(&self) -> toml::Table {
+        toml::Table::try_from(&self.0).expect("a head's configuration is a table of TOML values")
+    }
+
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError> {
+        let Fitted { head, history } = self.0.fit(data, context)?;
+        Ok(Fitted { head, history })
+    }
+
+    fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError> {
+        Ok(Box::new(self.0.load(tensors)?))
+    }
+}
