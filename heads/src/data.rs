@@ -57,6 +57,14 @@ impl<'a> Features<'a> {
     pub fn as_slice(&self) -> &'a [f32] {
         self.data
     }
+
+    /// Checks that the rows are as wide as a head expects.
+    ///
+    /// # Errors
+    /// [`HeadError::Width`] when they are not.
+    pub fn expect_width(&self, expected: usize) -> Result<(), HeadError> {
+        if self.width == expected { Ok(()) } else { Err(HeadError::Width { expected, found: self.width }) }
+    }
 }
 
 /// Logits or decision values, `[N, C]`, row-major `f32`, owned.

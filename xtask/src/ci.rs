@@ -1,0 +1,19 @@
+//! `cargo xtask ci`: what a stranger's machine would say.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::step;
+
+/// Clones the committed tree, so that files that were never committed are missed, and runs `.ci/run` in the clone.
+pub(crate) fn run() -> Result<()> {
+    let clone = std::env::temp_dir().join(format!("headstock-ci-{}", std::process::id()));
+    step::run("clone", Command::new("git").args(["clone", "--quiet", "."]).arg(&clone))?;
+    let outcome = step::run(
+        ".ci/run",
+        Command::new("bash").arg(".ci/run").current_dir(&clone).env_remove("CARGO_TARGET_DIR"),
+    );
+    std::fs::remove_dir_all(&clone).with_context(|| format!("failed to remove {}", clone.display()))?;
+    outcome
+}

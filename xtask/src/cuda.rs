@@ -1,0 +1,60 @@
+//! The CUDA build, type-checked where there is no CUDA.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::step;
+
+/// Stands in for CUDA's compiler: says a version and makes every output that it is asked for, empty.
+const NVCC: &str = r#"#!/bin/sh
+# Stand-in for nvcc: enough for a type-check of `--features cuda`, which runs no kernel.
+case " $* " in *" --version "*)
+    echo "nvcc: NVIDIA (R) Cuda compiler driver"
+    echo "Cuda compilation tools, release 13.0, V13.0.88"
+    exit 0 ;;
+esac
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -o) shift; : > "$1" ;;
+        --output-file) shift; : > "$1" ;;
+        --output-directory|-odir) shift; dir="$1" ;;
+        *.cu) file=$(basename "$1" .cu) ; files="$files $file" ;;
+    esac
+    shift
+done
+if [ -n "$dir" ]; then for file in $files; do : > "$dir/$file.ptx"; done; fi
+"#;
+
+/// Type-checks `--features cuda`; says so and goes on where that cannot be done.
+pub(crate) fn check() -> Result<()> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        step::say("\n== CUDA type-check: skipped, it is only set up for Linux on x86-64");
+        return Ok(());
+    }
+    let tools = step::target_dir().join("nvcc-stand-in");
+    write_stand_in(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
+    let tools = fs::canonicalize(&tools)?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))?;
+    step::run(
+        "CUDA type-check",
+        step::cargo(&["check", "--package", "headstock-cli", "--features", "cuda"])
+            .env("PATH", path)
+            .env("CUDA_COMPUTE_CAP", "80"),
+    )
+}
+
+fn write_stand_in(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let nvcc = folder.join("nvcc");
+    fs::write(&nvcc, NVCC)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&nvcc, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
