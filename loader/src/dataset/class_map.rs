@@ -1,0 +1,101 @@
+//! Class names and their numbers.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How classes are numbered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassOrder {
+    /// By name, bytewise.
+    #[default]
+    Sorted,
+    /// By first appearance among the samples. A folder has no order of its own: there this is the same as `Sorted`.
+    Appearance,
+}
+
+/// Class names, each with its number: a bijection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassMap {
+    names: Vec<String>,
+    numbers: HashMap<String, u32>,
+}
+
+impl ClassMap {
+    /// Numbers `names`, which may repeat, in `order`.
+    #[must_use]
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, order: ClassOrder) -> Self {
+        let mut numbers = HashMap::new();
+        let mut distinct: Vec<String> = Vec::new();
+        for name in names {
+            if !numbers.contains_key(name) {
+                numbers.insert(name.to_owned(), distinct.len() as u32);
+                distinct.push(name.to_owned());
+            }
+        }
+        if order == ClassOrder::Sorted {
+            distinct.sort_unstable();
+            numbers = distinct.iter().zip(0..).map(|(name, number)| (name.clone(), number)).collect();
+        }
+        Self { names: distinct, numbers }
+    }
+
+    /// The names by number.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Number of classes, `C`.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no class.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The name of class `number`.
+    #[must_use]
+    pub fn name(&self, number: u32) -> &str {
+        &self.names[number as usize]
+    }
+
+    /// The number of the class `name`.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn classes_are_numbered_by_name_or_by_appearance() {
+        let names = ["pug", "akita", "pug", "boxer"];
+        assert_eq!(ClassMap::new(names, ClassOrder::Sorted).names(), ["akita", "boxer", "pug"]);
+        assert_eq!(ClassMap::new(names, ClassOrder::Appearance).names(), ["pug", "akita", "boxer"]);
+    }
+
+    proptest! {
+        #[test]
+        fn names_and_numbers_are_a_bijection(names in prop::collection::vec("[a-d]{1,2}", 0..30), sorted: bool) {
+            let order = if sorted { ClassOrder::Sorted } else { ClassOrder::Appearance };
+            let classes = ClassMap::new(names.iter().map(String::as_str), order);
+            for name in &names {
+                prop_assert_eq!(classes.name(classes.number(name).unwrap()), name);
+            }
+            for number in 0..classes.len() as u32 {
+                prop_assert_eq!(classes.number(classes.name(number)), Some(number));
+            }
+        }
+    }
+}

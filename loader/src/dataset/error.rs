@@ -1,0 +1,150 @@
+//! What can be wrong with a data set.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Some names for a message: the first few, and how many more there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed(pub Vec<String>);
+
+impl Listed {
+    const SHOWN: usize = 10;
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.len().min(Self::SHOWN);
+        f.write_str(&self.0[..shown].join(", "))?;
+        match self.0.len() - shown {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Why a data set cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// A file or folder cannot be read.
+    #[error("failed to read {}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder is not there.
+    #[error("there is no folder {}", .0.display())]
+    NoFolder(PathBuf),
+    /// A name is not UTF-8.
+    #[error("{} has a name that is not UTF-8: rename it", .0.display())]
+    NotUtf8(PathBuf),
+    /// A link, or an id, leads out of the folder of the photos.
+    #[error("{what} leads out of {}: photos must lie below that folder", root.display())]
+    LeavesRoot {
+        /// The file, or the row and its id.
+        what: String,
+        /// The folder of the photos.
+        root: PathBuf,
+    },
+    /// No class folder, or no row.
+    #[error("{} has no {missing}: {hint}", path.display())]
+    Empty {
+        /// The folder or the CSV.
+        path: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Class folders without a photo.
+    #[error("no photos in the class folders {classes} of {}: add photos, or remove the folders{}", root.display(), found_instead(.extensions))]
+    EmptyClass {
+        /// The folder of the photos.
+        root: PathBuf,
+        /// The classes.
+        classes: Listed,
+        /// Endings of the files that are there instead.
+        extensions: Vec<String>,
+    },
+    /// Only one class.
+    #[error("{} has one class only, `{class}`: there is nothing to tell it from", path.display())]
+    OneClass {
+        /// The folder or the CSV.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// A test folder has a class that the training folder lacks.
+    #[error("the class folders {classes} of {} are not among the classes trained on: {known}", root.display())]
+    UnknownClass {
+        /// The test folder.
+        root: PathBuf,
+        /// Its classes that are unknown.
+        classes: Listed,
+        /// The known ones.
+        known: Listed,
+    },
+    /// The CSV cannot be parsed.
+    #[error("{}: {message}", path.display())]
+    Csv {
+        /// The CSV.
+        path: PathBuf,
+        /// What the parser says, with the line.
+        message: String,
+    },
+    /// A column is not in the header.
+    #[error("{} has no column `{column}` (`data.{key}`); its columns: {columns}", path.display())]
+    NoColumn {
+        /// The CSV.
+        path: PathBuf,
+        /// The key of the setting: `id` or `label`.
+        key: &'static str,
+        /// The column asked for.
+        column: String,
+        /// The columns that are there.
+        columns: Listed,
+    },
+    /// A row lacks its id or its label.
+    #[error("{}, line {line}: `{column}` is empty", path.display())]
+    EmptyField {
+        /// The CSV.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The column.
+        column: String,
+    },
+    /// An id stands in two rows.
+    #[error("{}: `{id}` stands in line {first} and again in line {second}: every photo may be listed once", path.display())]
+    DuplicateId {
+        /// The CSV.
+        path: PathBuf,
+        /// The id.
+        id: String,
+        /// The line where it stands first.
+        first: u64,
+        /// The line where it stands again.
+        second: u64,
+    },
+    /// Photos that are listed are not there.
+    #[error("{count} of the photos in {} are not in {}: {photos}", csv.display(), images.display())]
+    MissingPhotos {
+        /// The CSV.
+        csv: PathBuf,
+        /// The folder of the photos.
+        images: PathBuf,
+        /// How many.
+        count: usize,
+        /// Which.
+        photos: Listed,
+    },
+}
+
+fn found_instead(extensions: &[String]) -> String {
+    if extensions.is_empty() { String::new() } else { format!(" (files found there end in {})", extensions.join(", ")) }
+}

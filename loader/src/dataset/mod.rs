@@ -1,0 +1,71 @@
+//! Data sets: which photos there are, and what class each one shows.
+
+mod class_map;
+mod csv;
+mod error;
+mod folder;
+
+use std::path::{Component, Path, PathBuf};
+
+pub use class_map::{ClassMap, ClassOrder};
+pub use csv::{CsvSource, read_csv};
+pub use error::{DatasetError, Listed};
+pub use folder::{is_photo, read_folder, read_folder_with};
+
+/// A photo and its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The photo's path relative to the data root, with `/` between its parts.
+    pub id: String,
+    /// Where the photo lies.
+    pub path: PathBuf,
+    /// The number of its class.
+    pub label: u32,
+}
+
+/// Photos with their classes, in an order that depends on the data alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// The classes.
+    pub classes: ClassMap,
+    /// The samples: a folder's by class and path, a CSV's as they are listed.
+    pub samples: Vec<Sample>,
+}
+
+impl Dataset {
+    /// The label of each sample, `[N]`.
+    #[must_use]
+    pub fn labels(&self) -> Vec<u32> {
+        self.samples.iter().map(|sample| sample.label).collect()
+    }
+
+    /// The number of samples of each class, `[C]`.
+    #[must_use]
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for sample in &self.samples {
+            counts[sample.label as usize] += 1;
+        }
+        counts
+    }
+
+    /// Puts `prefix` and a `/` before every id: the samples then belong to a data root further up.
+    pub fn prefix_ids(&mut self, prefix: &str) {
+        if !prefix.is_empty() {
+            for sample in &mut self.samples {
+                sample.id = format!("{prefix}/{}", sample.id);
+            }
+        }
+    }
+}
+
+/// Whether `path`, relative to some root, stays below it by its parts alone: nothing absolute, no `..`, no NUL.
+fn stays_below(path: &Path) -> bool {
+    !path.as_os_str().as_encoded_bytes().contains(&0)
+        && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// Whether what `path` really is, links followed, lies below `root`, which is canonical.
+fn lies_below(root: &Path, path: &Path) -> std::io::Result<bool> {
+    Ok(path.canonicalize()?.starts_with(root))
+}

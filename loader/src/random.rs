@@ -1,0 +1,131 @@
+//! Random numbers: numpy's legacy generator for splits, a keyed stream for augmentation.
+
+use rand_mt::Mt;
+
+/// numpy's `RandomState(seed)`: MT19937 and the legacy ways to draw from it, number for number.
+///
+/// Source: numpy's `random/mtrand.pyx` and `random/src/distributions/distributions.c` (`random_interval`).
+#[derive(Debug)]
+pub(crate) struct RandomState(Mt);
+
+impl RandomState {
+    /// As `numpy.random.RandomState(seed)` with an integer.
+    pub(crate) fn new(seed: u32) -> Self {
+        Self(Mt::new(seed))
+    }
+
+    /// A number from 0 to `max`, both included, by masked rejection.
+    fn interval(&mut self, max: u32) -> u32 {
+        let mask = u32::MAX.checked_shr(max.leading_zeros()).unwrap_or(0);
+        loop {
+            let value = self.0.next_u32() & mask;
+            if value <= max {
+                return value;
+            }
+        }
+    }
+
+    /// As `RandomState.shuffle`.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            let j = self.interval(u32::try_from(i).expect("a data set has fewer than 2^32 samples"));
+            items.swap(i, j as usize);
+        }
+    }
+
+    /// As `RandomState.permutation(n)`.
+    pub(crate) fn permutation(&mut self, n: usize) -> Vec<usize> {
+        let mut items: Vec<usize> = (0..n).collect();
+        self.shuffle(&mut items);
+        items
+    }
+
+    /// As `RandomState.choice(items, size, replace=False)`.
+    pub(crate) fn choice(&mut self, items: &[usize], size: usize) -> Vec<usize> {
+        self.permutation(items.len()).into_iter().take(size).map(|i| items[i]).collect()
+    }
+}
+
+/// A stream of numbers that belongs to (seed, view, photo) and to nothing else.
+///
+/// `SplitMix64` (Steele, Lea and Flood 2014), its state mixed from the key.
+#[derive(Debug)]
+pub(crate) struct KeyedRandom(u64);
+
+impl KeyedRandom {
+    pub(crate) fn new(seed: u64, view: u32, photo: &[u8; 32]) -> Self {
+        let mut stream = Self(seed);
+        let mut state = stream.next_u64() ^ u64::from(view);
+        for word in photo.chunks_exact(8) {
+            stream.0 = state;
+            state = stream.next_u64() ^ word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
+        }
+        stream.0 = state;
+        stream
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `[0, 1)`, 53 bits.
+    fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// Uniform in `[low, high)`.
+    pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// A whole number from 0 to `max`, both included.
+    pub(crate) fn up_to(&mut self, max: u32) -> u32 {
+        // 64 bits over a range of at most 2^32: the bias is below 2^-32.
+        ((u128::from(self.next_u64()) * (u128::from(max) + 1)) >> 64) as u32
+    }
+
+    /// True with probability `p`.
+    pub(crate) fn chance(&mut self, p: f64) -> bool {
+        self.unit() < p
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permutations_are_numpys() {
+        // numpy.random.RandomState(seed).permutation(10)
+        assert_eq!(RandomState::new(0).permutation(10), [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]);
+        assert_eq!(RandomState::new(u32::MAX).permutation(1), [0]);
+    }
+
+    #[test]
+    fn another_seed_view_or_photo_is_another_stream() {
+        let draw = |seed, view, first| {
+            let mut photo = [7; 32];
+            photo[0] = first;
+            KeyedRandom::new(seed, view, &photo).next_u64()
+        };
+        let base = draw(0, 1, 0);
+        assert_eq!(base, draw(0, 1, 0));
+        assert_ne!(base, draw(1, 1, 0));
+        assert_ne!(base, draw(0, 2, 0));
+        assert_ne!(base, draw(0, 1, 1));
+    }
+
+    #[test]
+    fn whole_numbers_cover_their_range() {
+        let mut random = KeyedRandom::new(3, 0, &[0; 32]);
+        let mut seen = [0; 4];
+        for _ in 0..4000 {
+            seen[random.up_to(3) as usize] += 1;
+        }
+        assert!(seen.iter().all(|&n| (850..1150).contains(&n)), "{seen:?}");
+    }
+}
