@@ -5,10 +5,12 @@
 //! The [`Registry`] finds a configuration by its name; nothing registers itself behind your back.
 //! [`check_head`](conformance::check_head) is the suite that every head passes, ours and yours.
 
+mod affine;
 pub mod data;
 pub mod error;
 pub mod head;
 pub mod registry;
+mod vector;
 
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use error::HeadError;

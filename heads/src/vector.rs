@@ -1,0 +1,84 @@
+//! Products of long vectors, compiled for every level of vector instructions and picked when the program runs.
+
+/// Independent sums that a dot product runs over: four AVX-512 registers of `f64`, which hides the latency of the
+/// addition. It is fixed, and products are not fused with sums, so that every processor gives the same bits.
+const LANES: usize = 32;
+
+/// The products, for the processor at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors(pulp::Arch);
+
+impl Vectors {
+    /// Asks the processor what it can do.
+    pub(crate) fn new() -> Self {
+        Self(pulp::Arch::new())
+    }
+
+    /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
+    pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
+        self.0.dispatch(
+            #[inline(always)]
+            || {
+                let mut sums = [0.0f64; LANES];
+                let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+                let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+                for (a, b) in a_blocks.iter().zip(b_blocks) {
+                    for lane in 0..LANES {
+                        sums[lane] += a[lane].into() * b[lane].into();
+                    }
+                }
+                let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| a.into() * b.into()).sum();
+                sums.iter().sum::<f64>() + rest
+            },
+        )
+    }
+
+    /// `y_i += scale * x_i`.
+    pub(crate) fn add_scaled<X: Copy + Into<f64>>(self, y: &mut [f64], scale: f64, x: &[X]) {
+        self.0.dispatch(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y += scale * x.into();
+                }
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_products_of_every_length_count_each_value_once() {
+        for n in 0..100 {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let twos = vec![2.0f64; n];
+            assert_eq!(Vectors::new().dot(&a, &twos), (n * n) as f64 - n as f64, "length {n}");
+        }
+    }
+
+    #[test]
+    fn scaled_vectors_are_added_at_every_length() {
+        for n in 0..100 {
+            let mut y = vec![1.0; n];
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            Vectors::new().add_scaled(&mut y, 0.5, &x);
+            assert!(y.iter().enumerate().all(|(i, &v)| v == 1.0 + 0.5 * i as f64), "length {n}");
+        }
+    }
+
+    /// What a processor without vector instructions of its own gets.
+    #[test]
+    fn every_processor_gives_the_same_bits() {
+        let a: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
+        let b: Vec<f64> = (0..1000).map(|i| (i as f64 * 1.3).cos()).collect();
+        let plain = Vectors(pulp::Arch::Scalar);
+        assert_eq!(plain.dot(&a, &b).to_bits(), Vectors::new().dot(&a, &b).to_bits());
+        let (mut y, mut z) = (b.clone(), b);
+        plain.add_scaled(&mut y, 0.3, &a);
+        Vectors::new().add_scaled(&mut z, 0.3, &a);
+        assert_eq!(y, z);
+    }
+}
