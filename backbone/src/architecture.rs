@@ -1,0 +1,81 @@
+//! The ResNet family.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A ResNet by its depth (He et al. 2016, with the stride in the 3 x 3 convolution, as torchvision builds them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// 18 layers, basic blocks.
+    ResNet18,
+    /// 34 layers, basic blocks.
+    ResNet34,
+    /// 50 layers, bottleneck blocks.
+    ResNet50,
+    /// 101 layers, bottleneck blocks.
+    ResNet101,
+    /// 152 layers, bottleneck blocks.
+    ResNet152,
+}
+
+/// Channels within the blocks of each stage.
+pub(crate) const STAGE_WIDTHS: [usize; 4] = [64, 128, 256, 512];
+
+impl Architecture {
+    /// All of them, by depth.
+    pub const ALL: [Self; 5] =
+        [Self::ResNet18, Self::ResNet34, Self::ResNet50, Self::ResNet101, Self::ResNet152];
+
+    /// torchvision's and timm's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ResNet18 => "resnet18",
+            Self::ResNet34 => "resnet34",
+            Self::ResNet50 => "resnet50",
+            Self::ResNet101 => "resnet101",
+            Self::ResNet152 => "resnet152",
+        }
+    }
+
+    /// Number of blocks in each stage.
+    #[must_use]
+    pub fn depths(self) -> [usize; 4] {
+        match self {
+            Self::ResNet18 => [2, 2, 2, 2],
+            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
+            Self::ResNet101 => [3, 4, 23, 3],
+            Self::ResNet152 => [3, 8, 36, 3],
+        }
+    }
+
+    /// Whether its blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) rather than basic (3 x 3, 3 x 3).
+    #[must_use]
+    pub fn has_bottlenecks(self) -> bool {
+        !matches!(self, Self::ResNet18 | Self::ResNet34)
+    }
+
+    /// How many times wider a block's output is than its inside.
+    #[must_use]
+    pub fn expansion(self) -> usize {
+        if self.has_bottlenecks() { 4 } else { 1 }
+    }
+
+    pub(crate) fn from_shape(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.depths() == depths && a.has_bottlenecks() == bottlenecks)
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|a| a.as_str() == name).ok_or(())
+    }
+}

@@ -1,0 +1,150 @@
+//! A backbone that runs: pixels in, features out.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::architecture::Architecture;
+use crate::checkpoint::Checkpoint;
+use crate::device::{DeviceChoice, Precision};
+use crate::error::BackboneError;
+use crate::layer::Layer;
+use crate::resnet::ResNet;
+
+/// The smallest height and width: below it the last stage has nothing left to look at.
+const SMALLEST: usize = 32;
+
+/// A batch of photos, `u8` RGB, `[N, H, W, 3]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    data: &'a [u8],
+    photos: usize,
+    height: usize,
+    width: usize,
+}
+
+impl<'a> Pixels<'a> {
+    /// Wraps `data` as `photos` photos of `height` x `width` pixels.
+    ///
+    /// # Errors
+    /// [`BackboneError::Pixels`] when the length does not fit, there is no photo, or a side is below 32 pixels.
+    pub fn new(data: &'a [u8], photos: usize, height: usize, width: usize) -> Result<Self, BackboneError> {
+        if photos == 0 || data.len() != photos * height * width * 3 {
+            let length = data.len();
+            return Err(BackboneError::Pixels(format!(
+                "{length} bytes are not [{photos}, {height}, {width}, 3] pixels"
+            )));
+        }
+        if height < SMALLEST || width < SMALLEST {
+            return Err(BackboneError::Pixels(format!(
+                "photos of {height} x {width} pixels are too small: at least {SMALLEST} x {SMALLEST}"
+            )));
+        }
+        Ok(Self { data, photos, height, width })
+    }
+}
+
+/// A frozen ResNet on a device.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, DownloadProgress, Layer, Pixels, Precision, Source};
+///
+/// # struct Quiet;
+/// # impl DownloadProgress for Quiet {
+/// #     fn start(&self, _: &str, _: Option<u64>) {}
+/// #     fn advance(&self, _: u64) {}
+/// #     fn finish(&self) {}
+/// # }
+/// let source = Source::parse("demo/backbone", Path::new("."))?;
+/// let checkpoint = Checkpoint::open(&source.fetch(&Quiet)?)?;
+/// let backbone = Backbone::new(&checkpoint, DeviceChoice::Auto, Precision::F32)?;
+/// let pixels = vec![0; 2 * 224 * 224 * 3];
+/// let features = backbone.features(Pixels::new(&pixels, 2, 224, 224)?, Layer::Avgpool)?;
+/// assert_eq!(features.len(), 2 * backbone.width(Layer::Avgpool));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Backbone {
+    network: ResNet,
+    architecture: Architecture,
+    /// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
+    normalised: [[f32; 256]; 3],
+    device: Device,
+    dtype: DType,
+}
+
+impl Backbone {
+    /// Puts the weights on the device, BatchNorm folded in.
+    ///
+    /// # Errors
+    /// [`BackboneError::Device`] when the device is not there or cannot compute so, [`BackboneError::Checkpoint`] for a
+    /// weight that is NaN or infinite.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        device: DeviceChoice,
+        precision: Precision,
+    ) -> Result<Self, BackboneError> {
+        let device = device.open(precision)?;
+        let like = Tensor::zeros(1, precision.dtype(), &device)?;
+        let record = checkpoint.preprocessing();
+        let normalised = [0, 1, 2].map(|channel| {
+            std::array::from_fn(|value| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel])
+        });
+        let network = ResNet::load(checkpoint, &like)?;
+        Ok(Self {
+            network,
+            architecture: checkpoint.architecture(),
+            normalised,
+            device,
+            dtype: precision.dtype(),
+        })
+    }
+
+    /// Which ResNet it is.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// The number of features at `layer`, `F`.
+    #[must_use]
+    pub fn width(&self, layer: Layer) -> usize {
+        layer.channels(self.architecture)
+    }
+
+    /// Whether it runs on the CPU.
+    #[must_use]
+    pub fn is_on_cpu(&self) -> bool {
+        self.device.is_cpu()
+    }
+
+    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`.
+    ///
+    /// # Errors
+    /// [`BackboneError::Candle`] when candle fails, out of memory for example.
+    pub fn tap(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Tensor, BackboneError> {
+        let input = self.input(pixels)?.to_dtype(self.dtype)?;
+        Ok(self.network.forward(&input, layer)?.to_dtype(DType::F32)?)
+    }
+
+    /// Features at `layer`, `[N, F]` row-major: what the network gives there, averaged over its positions.
+    ///
+    /// # Errors
+    /// As [`tap`](Self::tap).
+    pub fn features(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+        let tap = self.tap(pixels, layer)?;
+        let features = if layer == Layer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
+        Ok(features.flatten_all()?.to_vec1()?)
+    }
+
+    /// Normalised, channels first: `[N, 3, H, W]`.
+    fn input(&self, pixels: Pixels<'_>) -> Result<Tensor, BackboneError> {
+        let Pixels { data, photos, height, width } = pixels;
+        let mut planes = Vec::with_capacity(data.len());
+        for photo in data.chunks_exact(height * width * 3) {
+            for (channel, table) in self.normalised.iter().enumerate() {
+                planes.extend(photo[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
+            }
+        }
+        Ok(Tensor::from_vec(planes, (photos, 3, height, width), &self.device)?)
+    }
+}

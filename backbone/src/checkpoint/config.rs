@@ -1,0 +1,118 @@
+//! What the files beside the weights say: timm's and transformers' `config.json`, `preprocessor_config.json`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::CheckpointError;
+use crate::architecture::Architecture;
+use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
+use crate::source::WeightFiles;
+
+/// `config.json`, of timm or of transformers.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    architecture: Option<String>,
+    pretrained_cfg: Option<TimmConfig>,
+    model_type: Option<String>,
+    depths: Option<Vec<usize>>,
+    layer_type: Option<String>,
+    downsample_in_bottleneck: Option<bool>,
+    downsample_in_first_stage: Option<bool>,
+    hidden_act: Option<String>,
+}
+
+/// What the files beside the weights say.
+pub(super) struct Described {
+    path: PathBuf,
+    config: Config,
+    pub(super) preprocessing: Preprocessing,
+}
+
+pub(super) fn read(files: &WeightFiles) -> Result<Described, CheckpointError> {
+    let config: Config = files.config.as_deref().map(parse).transpose()?.unwrap_or_default();
+    let path = files.config.clone().unwrap_or_default();
+    let fault = |path: &Path| {
+        let path = path.to_path_buf();
+        move |message| CheckpointError::Config { path, message }
+    };
+    let preprocessing = if let Some(timm) = &config.pretrained_cfg {
+        timm.warn_of_licence(&files.origin);
+        timm.preprocessing().map_err(fault(&path))?
+    } else if let Some(file) = &files.preprocessor {
+        parse::<TransformersProcessor>(file)?.preprocessing().map_err(fault(file))?
+    } else {
+        tracing::info!(
+            "no preprocessing is recorded beside {}: ImageNet's is used (short side 256, centre crop 224, bilinear)",
+            files.origin
+        );
+        Preprocessing::default()
+    };
+    Ok(Described { path, config, preprocessing })
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|e| CheckpointError::Config { path: path.into(), message: e.to_string() })
+}
+
+impl Described {
+    /// Checks that the config speaks of the architecture that the tensors have, and of nothing that they do not show.
+    pub(super) fn check(&self, found: Architecture) -> Result<(), CheckpointError> {
+        let config = &self.config;
+        let fault = |message: String| CheckpointError::Config { path: self.path.clone(), message };
+        let look_alike = |network: &str, evidence: String| CheckpointError::LookAlike {
+            path: self.path.clone(),
+            network: network.into(),
+            evidence,
+        };
+        if let Some(name) = &config.architecture {
+            match plain(name).parse::<Architecture>() {
+                Ok(named) if named == found => {}
+                Ok(named) => {
+                    return Err(fault(format!(
+                        "`architecture` is {named}, but the tensors are those of {found}"
+                    )));
+                }
+                Err(()) => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
+            }
+        }
+        if let Some(kind) = config.model_type.as_ref().filter(|kind| *kind != "resnet") {
+            return Err(look_alike(kind, format!("`model_type` is \"{kind}\"")));
+        }
+        if config.downsample_in_bottleneck == Some(true) {
+            let evidence =
+                "`downsample_in_bottleneck` is true: the stride is in the first 1 x 1 convolution".into();
+            return Err(look_alike("ResNet as of 2015", evidence));
+        }
+        if config.downsample_in_first_stage == Some(true) {
+            return Err(look_alike(
+                "ResNet with a stride in its first stage",
+                "`downsample_in_first_stage` is true".into(),
+            ));
+        }
+        if let Some(name) = config.hidden_act.as_ref().filter(|name| *name != "relu") {
+            return Err(look_alike("ResNet with another activation", format!("`hidden_act` is \"{name}\"")));
+        }
+        if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != found.depths()) {
+            return Err(fault(format!("`depths` is {depths:?}, but the tensors are those of {found}")));
+        }
+        let kind = if found.has_bottlenecks() { "bottleneck" } else { "basic" };
+        if let Some(other) = config.layer_type.as_ref().filter(|other| *other != kind) {
+            return Err(fault(format!("`layer_type` is \"{other}\", but the tensors are those of {found}")));
+        }
+        Ok(())
+    }
+}
+
+/// timm's older names for the same networks: `tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`.
+fn plain(name: &str) -> &str {
+    let name = ["tv_", "ssl_", "swsl_", "gluon_"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name);
+    name.strip_suffix("_v1b").unwrap_or(name)
+}

@@ -1,0 +1,84 @@
+//! What can be wrong with a checkpoint.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::architecture::Architecture;
+
+/// Why a checkpoint is refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The file cannot be read.
+    #[error("failed to read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no safetensors, or cut short.
+    #[error("{} is not a complete .safetensors file: fetch or copy it again", path.display())]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        source: safetensors::SafeTensorError,
+    },
+    /// A network that looks like a ResNet but computes something else.
+    #[error("{} holds a {network}, not a plain ResNet: {evidence}", path.display())]
+    LookAlike {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        network: String,
+        /// What gave it away.
+        evidence: String,
+    },
+    /// Not a ResNet at all.
+    #[error("{} holds no ResNet: {evidence}", path.display())]
+    NotAResNet {
+        /// The file.
+        path: PathBuf,
+        /// What is there or lacks.
+        evidence: String,
+    },
+    /// Tensors are missing, misshapen or too many.
+    #[error("{} is no complete {architecture}: {}", path.display(), faults.join("; "))]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// The architecture that it was taken for.
+        architecture: Architecture,
+        /// Each fault, with the tensor's name.
+        faults: Vec<String>,
+    },
+    /// A tensor is not of floating point.
+    #[error("{}: tensor `{name}` is {dtype}; known are F32, F16 and BF16", path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// torchvision's name of the tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor `{name}` of the weights holds {value}: the file is damaged")]
+    NotFinite {
+        /// torchvision's name of the tensor.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// The config beside the weights cannot be read or followed.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// `config.json` or `preprocessor_config.json`.
+        path: PathBuf,
+        /// What is wrong, with the key.
+        message: String,
+    },
+}

@@ -1,0 +1,190 @@
+//! Where the network runs, and in which precision.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// `backbone.device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first CUDA device where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// `backbone.precision`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+    /// bfloat16 weights and activations.
+    Bf16,
+}
+
+/// The device or the precision is not to be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The binary knows no CUDA.
+    #[error(
+        "`backbone.device = \"{0}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
+    )]
+    NotBuilt(DeviceChoice),
+    /// The CUDA device cannot be opened.
+    #[error(
+        "failed to open the GPU of `backbone.device = \"{choice}\"`; use \"cpu\" or \"auto\" where there is none"
+    )]
+    Cuda {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// What candle says.
+        source: candle_core::Error,
+    },
+    /// candle has no bfloat16 convolution on the CPU.
+    #[error("`backbone.precision = \"bf16\"` runs on CUDA only so far; use \"f32\" on the CPU")]
+    Bf16OnCpu,
+}
+
+impl DeviceChoice {
+    /// Opens the device for networks in `precision`.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when it is not there or cannot compute so. `Auto` falls back to the CPU, with an event that says so.
+    pub fn open(self, precision: Precision) -> Result<Device, DeviceError> {
+        let device = match self {
+            Self::Cpu => Device::Cpu,
+            Self::Cuda(_) if !cfg!(feature = "cuda") => return Err(DeviceError::NotBuilt(self)),
+            Self::Cuda(number) => {
+                Device::new_cuda(number).map_err(|source| DeviceError::Cuda { choice: self, source })?
+            }
+            Self::Auto if !cfg!(feature = "cuda") => Device::Cpu,
+            Self::Auto => Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::info!("no GPU can be used ({}): the backbone runs on the CPU", first_line(&error));
+                Device::Cpu
+            }),
+        };
+        if precision == Precision::Bf16 && device.is_cpu() {
+            return Err(DeviceError::Bf16OnCpu);
+        }
+        Ok(device)
+    }
+}
+
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+impl Precision {
+    /// Its name in configs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        [Self::F32, Self::Bf16]
+            .into_iter()
+            .find(|precision| precision.as_str() == name)
+            .ok_or_else(|| format!("there is no precision `{name}`; known: f32, bf16"))
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let numbered = || name.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda);
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => numbered().ok_or_else(|| {
+                format!(
+                    "there is no device `{name}`; known: \"auto\", \"cpu\", \"cuda\", \"cuda:1\" and so on"
+                )
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(3)] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert!("gpu".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn bf16_on_the_cpu_is_refused() {
+        assert!(matches!(DeviceChoice::Cpu.open(Precision::Bf16), Err(DeviceError::Bf16OnCpu)));
+    }
+
+    #[test]
+    fn auto_without_a_gpu_is_the_cpu_and_cuda_an_error() {
+        if Device::new_cuda(0).is_err() {
+            assert!(DeviceChoice::Auto.open(Precision::F32).unwrap().is_cpu());
+            let error = DeviceChoice::Cuda(0).open(Precision::F32).unwrap_err().to_string();
+            assert!(error.contains("backbone.device = \"cuda\""), "{error}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Layers to tap.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::{Architecture, STAGE_WIDTHS};
+
+/// A place in the network where features can be taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// After the first convolution, BatchNorm, ReLU and max pool.
+    Stem,
+    /// The output of the first stage.
+    Layer1,
+    /// The output of the second stage.
+    Layer2,
+    /// The output of the third stage.
+    Layer3,
+    /// The output of the fourth stage.
+    Layer4,
+    /// The fourth stage averaged over its positions.
+    #[default]
+    Avgpool,
+}
+
+impl Layer {
+    /// All of them, from the input on.
+    pub const ALL: [Self; 6] =
+        [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Avgpool];
+
+    /// Its name in configs: `stem`, `layer1` .. `layer4`, `avgpool`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stem => "stem",
+            Self::Layer1 => "layer1",
+            Self::Layer2 => "layer2",
+            Self::Layer3 => "layer3",
+            Self::Layer4 => "layer4",
+            Self::Avgpool => "avgpool",
+        }
+    }
+
+    /// Number of channels here, `C`, which is the number of features.
+    #[must_use]
+    pub fn channels(self, architecture: Architecture) -> usize {
+        let stage = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
+        match self {
+            Self::Stem => 64,
+            Self::Layer1 => stage(0),
+            Self::Layer2 => stage(1),
+            Self::Layer3 => stage(2),
+            Self::Layer4 | Self::Avgpool => stage(3),
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Layer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|layer| layer.as_str() == name).ok_or_else(|| {
+            format!("there is no layer `{name}`; known: {}", Self::ALL.map(Self::as_str).join(", "))
+        })
+    }
+}

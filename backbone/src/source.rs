@@ -1,0 +1,151 @@
+//! Where weights come from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::error::BackboneError;
+use crate::hub::{self, HubError, HubSource};
+
+/// `backbone.weights`: a file, a directory, or a repository on the Hugging Face hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A `.safetensors` file, or a directory that holds one.
+    Local(PathBuf),
+    /// A repository on the hub.
+    Hub(HubSource),
+}
+
+/// The files of a checkpoint, on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightFiles {
+    /// The `.safetensors` file.
+    pub weights: PathBuf,
+    /// timm's or transformers' `config.json`, where there is one.
+    pub config: Option<PathBuf>,
+    /// transformers' `preprocessor_config.json`, where there is one.
+    pub preprocessor: Option<PathBuf>,
+    /// What to call it in messages and in a run: the path, or the hub's name with its commit.
+    pub origin: String,
+}
+
+/// Why local weights are not found.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Nothing is there.
+    #[error("there are no weights at {} (`backbone.weights`)", .0.display())]
+    Missing(PathBuf),
+    /// The directory cannot be listed.
+    #[error("failed to list {}", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No `.safetensors` in the directory.
+    #[error("{} holds no .safetensors file{}", directory.display(), convert(.pickled.as_deref()))]
+    None {
+        /// The directory.
+        directory: PathBuf,
+        /// A file in PyTorch's own format that is there instead.
+        pickled: Option<String>,
+    },
+    /// Several, none of them `model.safetensors`.
+    #[error("{} holds several .safetensors files: name one of them in `backbone.weights` ({})", directory.display(), files.join(", "))]
+    Several {
+        /// The directory.
+        directory: PathBuf,
+        /// Their names.
+        files: Vec<String>,
+    },
+    /// The file is in PyTorch's own format.
+    #[error("{} is not a .safetensors file{}", .0.display(), convert(Some("it")))]
+    Pickled(PathBuf),
+}
+
+fn convert(pickled: Option<&str>) -> String {
+    pickled.map_or_else(String::new, |file| {
+        format!(": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")")
+    })
+}
+
+/// Is told how a download goes.
+pub trait DownloadProgress: Sync {
+    /// A file begins; `bytes` is its size where the hub says it.
+    fn start(&self, file: &str, bytes: Option<u64>);
+    /// So many bytes more.
+    fn advance(&self, bytes: u64);
+    /// The file is there.
+    fn finish(&self);
+}
+
+impl Source {
+    /// Reads `backbone.weights`; a relative path is meant from `base`.
+    ///
+    /// # Errors
+    /// [`HubError::Name`] for an `hf://` name that is malformed.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, HubError> {
+        match text.strip_prefix("hf://") {
+            Some(name) => Ok(Self::Hub(name.parse()?)),
+            None => Ok(Self::Local(base.join(text))),
+        }
+    }
+
+    /// The files, fetched first where they are on the hub.
+    ///
+    /// # Errors
+    /// [`BackboneError::Source`] for local ones, [`BackboneError::Hub`] for the hub.
+    pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, BackboneError> {
+        match self {
+            Self::Local(path) => Ok(local(path)?),
+            Self::Hub(source) => Ok(hub::fetch(source, progress)?),
+        }
+    }
+}
+
+fn local(path: &Path) -> Result<WeightFiles, SourceError> {
+    let (weights, directory) = if path.is_dir() {
+        (in_directory(path)?, path)
+    } else if path.is_file() {
+        if is_pickled(path) {
+            return Err(SourceError::Pickled(path.into()));
+        }
+        (path.to_path_buf(), path.parent().unwrap_or(Path::new("")))
+    } else {
+        return Err(SourceError::Missing(path.into()));
+    };
+    let beside = |name: &str| Some(directory.join(name)).filter(|file| file.is_file());
+    Ok(WeightFiles {
+        weights,
+        config: beside("config.json"),
+        preprocessor: beside("preprocessor_config.json"),
+        origin: path.display().to_string(),
+    })
+}
+
+fn in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
+    let list = |source| SourceError::List { path: directory.into(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(list)? {
+        files.push(entry.map_err(list)?.path());
+    }
+    files.sort_unstable();
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let pickled = files.iter().find(|file| is_pickled(file)).map(name);
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    match files.as_slice() {
+        [] => Err(SourceError::None { directory: directory.into(), pickled }),
+        [only] => Ok(only.clone()),
+        several => several.iter().find(|file| name(file) == "model.safetensors").cloned().ok_or_else(|| {
+            SourceError::Several { directory: directory.into(), files: several.iter().map(name).collect() }
+        }),
+    }
+}
+
+fn is_pickled(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| ["bin", "pt", "pth", "ckpt"].iter().any(|known| extension == *known))
+}
