@@ -6,10 +6,15 @@ use rayon::prelude::*;
 use crate::data::{Features, Logits};
 use crate::error::HeadError;
 use crate::head::Tensors;
-use crate::vector::Vectors;
+use crate::product::rows_by_weights;
+use crate::standardize::Prepared;
 
-const WEIGHT: &str = "weight";
-const BIAS: &str = "bias";
+/// Name of the tensor `[C, F]`, after the prefix.
+pub(crate) const WEIGHT: &str = "weight";
+/// Name of the tensor `[C]`, after the prefix.
+pub(crate) const BIAS: &str = "bias";
+/// Rows that a thread takes at a time.
+const BLOCK: usize = 64;
 
 /// `logits = features · weightᵀ + bias`, with `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +38,8 @@ impl Affine {
         let (weight, bias) = (narrow(weight), narrow(bias));
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
-                "the fitted weights leave the range of f32: scale the features, or set `standardize = true`".into(),
+                "the fitted weights leave the range of f32: scale the features, or set `standardize = true`"
+                    .into(),
             ));
         }
         Ok(Self { weight, bias, width })
@@ -55,50 +61,84 @@ impl Affine {
     /// [`HeadError::Width`] when the features have another width.
     pub(crate) fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
-        let vectors = Vectors::new();
         let mut out = vec![0.0; features.len() * self.classes()];
-        out.par_chunks_exact_mut(self.classes()).enumerate().for_each(|(i, logits)| {
-            let row = features.row(i);
-            for ((logit, weight), &bias) in logits.iter_mut().zip(self.weight.chunks_exact(self.width)).zip(&self.bias) {
-                *logit = (vectors.dot(row, weight) + f64::from(bias)) as f32;
-            }
-        });
+        let blocks = features.as_slice().par_chunks(BLOCK * self.width);
+        out.par_chunks_mut(BLOCK * self.classes()).zip(blocks).for_each(|(out, rows)| self.apply(rows, out));
         Logits::new(out, self.classes())
     }
 
-    /// The tensors `weight` `[C, F]` and `bias` `[C]`.
+    /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
+    pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
+        let mut sums = vec![0.0; out.len()];
+        rows_by_weights(rows, &self.weight, self.width, &mut sums);
+        for (out, sums) in out.chunks_exact_mut(self.classes()).zip(sums.chunks_exact(self.classes())) {
+            for ((out, sum), &bias) in out.iter_mut().zip(sums).zip(&self.bias) {
+                *out = (sum + f64::from(bias)) as f32;
+            }
+        }
+    }
+
+    /// The same map of features as they come, where this one takes those that were fitted on.
+    ///
+    /// # Errors
+    /// As [`Affine::from_f64`].
+    pub(crate) fn of_raw_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
+        let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
+        let (mut weight, mut bias) = (wide(&self.weight), wide(&self.bias));
+        prepared.undo(&mut weight, &mut bias);
+        Self::from_f64(&weight, &bias, self.width)
+    }
+
+    /// The map as operations on tensors, for gradients: `features` `[N, F]` to `[N, C]`.
+    ///
+    /// # Errors
+    /// [`HeadError::Tensor`] for a parameter that is missing; candle's for shapes that do not fit.
+    pub(crate) fn forward(
+        parameters: &Tensors,
+        prefix: &str,
+        features: &Tensor,
+    ) -> Result<Tensor, HeadError> {
+        let weight = tensor(parameters, &format!("{prefix}{WEIGHT}"))?;
+        let bias = tensor(parameters, &format!("{prefix}{BIAS}"))?;
+        Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
+    }
+
+    /// The tensors `weight` `[C, F]` and `bias` `[C]`, with `prefix` before their names.
     ///
     /// # Errors
     /// When candle cannot make them.
-    pub(crate) fn tensors(&self) -> Result<Tensors, HeadError> {
+    pub(crate) fn tensors(&self, prefix: &str) -> Result<Tensors, HeadError> {
         let weight = Tensor::from_slice(&self.weight, (self.classes(), self.width), &Device::Cpu)?;
         let bias = Tensor::from_slice(&self.bias, self.classes(), &Device::Cpu)?;
-        Ok(Tensors::from([(WEIGHT.into(), weight), (BIAS.into(), bias)]))
+        Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))
     }
 
     /// Back from the tensors that [`Affine::tensors`] gave.
     ///
     /// # Errors
     /// [`HeadError::Tensor`] for one that is missing, misshapen, not `f32` or not finite.
-    pub(crate) fn load(tensors: &Tensors) -> Result<Self, HeadError> {
-        let weight = tensor(tensors, WEIGHT)?;
+    pub(crate) fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
+        let names = [format!("{prefix}{WEIGHT}"), format!("{prefix}{BIAS}")];
+        let [weight, bias] = [tensor(tensors, &names[0])?, tensor(tensors, &names[1])?];
         let &[classes, width] = weight.dims() else {
-            return Err(problem(WEIGHT, format!("has shape {:?}, expected [classes, features]", weight.dims())));
+            return Err(problem(
+                &names[0],
+                format!("has shape {:?}, expected [classes, features]", weight.dims()),
+            ));
         };
-        let bias = tensor(tensors, BIAS)?;
-        if bias.dims() != [classes] {
-            return Err(problem(BIAS, format!("has shape {:?}, expected [{classes}]", bias.dims())));
-        }
         if classes == 0 || width == 0 {
-            return Err(problem(WEIGHT, format!("has shape {:?}: it is empty", weight.dims())));
+            return Err(problem(&names[0], format!("has shape {:?}: it is empty", weight.dims())));
         }
-        let head = Self { weight: weight.flatten_all()?.to_vec1()?, bias: bias.to_vec1()?, width };
-        for (name, values) in [(WEIGHT, &head.weight), (BIAS, &head.bias)] {
+        if bias.dims() != [classes] {
+            return Err(problem(&names[1], format!("has shape {:?}, expected [{classes}]", bias.dims())));
+        }
+        let map = Self { weight: weight.flatten_all()?.to_vec1()?, bias: bias.to_vec1()?, width };
+        for (name, values) in names.iter().zip([&map.weight, &map.bias]) {
             if values.iter().any(|v| !v.is_finite()) {
                 return Err(problem(name, "holds a value that is not finite".into()));
             }
         }
-        Ok(head)
+        Ok(map)
     }
 }
 
@@ -111,7 +151,7 @@ fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError>
     }
 }
 
-fn problem(name: &str, problem: String) -> HeadError {
+pub(crate) fn problem(name: &str, problem: String) -> HeadError {
     HeadError::Tensor { name: name.into(), problem }
 }
 
@@ -138,15 +178,19 @@ mod tests {
     #[test]
     fn tensors_come_back_as_they_were() {
         let head = affine();
-        assert_eq!(Affine::load(&head.tensors().unwrap()).unwrap(), head);
+        assert_eq!(Affine::load(&head.tensors("layer.").unwrap(), "layer.").unwrap(), head);
     }
 
     #[test]
     fn a_missing_misshapen_or_mistyped_tensor_is_named() {
-        let good = affine().tensors().unwrap();
+        let good = affine().tensors("").unwrap();
         let cases = [
             (WEIGHT, None, "tensor `weight`: is missing"),
-            (BIAS, Some(Tensor::zeros(3, DType::F32, &Device::Cpu)), "tensor `bias`: has shape [3], expected [2]"),
+            (
+                BIAS,
+                Some(Tensor::zeros(3, DType::F32, &Device::Cpu)),
+                "tensor `bias`: has shape [3], expected [2]",
+            ),
             (
                 WEIGHT,
                 Some(Tensor::zeros(6, DType::F32, &Device::Cpu)),
@@ -160,7 +204,7 @@ mod tests {
             if let Some(tensor) = replacement {
                 tensors.insert(name.into(), tensor.unwrap());
             }
-            assert_eq!(Affine::load(&tensors).unwrap_err().to_string(), message);
+            assert_eq!(Affine::load(&tensors, "").unwrap_err().to_string(), message);
         }
     }
 

@@ -23,6 +23,16 @@ impl<'a> Features<'a> {
         Ok(Self { data, width })
     }
 
+    /// As [`Features::new`], for rows that are known to fit.
+    pub(crate) fn rows_of(data: &'a [f32], width: usize) -> Self {
+        debug_assert!(
+            width > 0 && data.len().is_multiple_of(width),
+            "{} values in rows of {width}",
+            data.len()
+        );
+        Self { data, width }
+    }
+
     /// Number of samples, `N`.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -164,10 +174,16 @@ impl<'a> TrainingSet<'a> {
             return Err(HeadError::Data("there is nothing to fit on: no samples or no classes".into()));
         }
         if features.len() != labels.len() {
-            return Err(HeadError::Data(format!("{} rows of features but {} labels", features.len(), labels.len())));
+            return Err(HeadError::Data(format!(
+                "{} rows of features but {} labels",
+                features.len(),
+                labels.len()
+            )));
         }
         if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
-            return Err(HeadError::Data(format!("label {label} in row {row} is not below {classes}, the number of classes")));
+            return Err(HeadError::Data(format!(
+                "label {label} in row {row} is not below {classes}, the number of classes"
+            )));
         }
         if let Some(at) = features.as_slice().iter().position(|v| !v.is_finite()) {
             let (row, column) = (at / features.width(), at % features.width());
@@ -186,7 +202,11 @@ impl<'a> TrainingSet<'a> {
     /// [`HeadError::Data`] when `photos` has another length than the labels.
     pub fn with_photos(self, photos: &'a [u32]) -> Result<Self, HeadError> {
         if photos.len() != self.labels.len() {
-            return Err(HeadError::Data(format!("{} photo numbers but {} labels", photos.len(), self.labels.len())));
+            return Err(HeadError::Data(format!(
+                "{} photo numbers but {} labels",
+                photos.len(),
+                self.labels.len()
+            )));
         }
         Ok(Self { photos: Some(photos), ..self })
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::data::{Features, Logits, TrainingSet};
+use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 
 /// The tensors of a fitted head by name, as `model.safetensors` keeps them.
@@ -47,6 +48,12 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
     /// # Errors
     /// [`HeadError::Tensor`] for one that is missing or misshapen.
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError>;
+
+    /// The head as a function that gradients pass through, which fine-tuning a backbone needs; nothing for a head that has
+    /// no such form.
+    fn differentiable(&self) -> Option<&dyn Differentiable> {
+        None
+    }
 }
 
 /// A fitted head.

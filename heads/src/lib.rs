@@ -6,13 +6,23 @@
 //! [`check_head`](conformance::check_head) is the suite that every head passes, ours and yours.
 
 mod affine;
+mod check;
 pub mod data;
+pub mod differentiable;
 pub mod error;
 pub mod head;
+pub mod linear;
+pub mod mlp;
+mod product;
+mod random;
 pub mod registry;
+mod solver;
+mod standardize;
+pub mod svm;
 mod vector;
 
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
+pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};

@@ -6,8 +6,12 @@ use std::marker::PhantomData;
 use thiserror::Error;
 
 use crate::data::TrainingSet;
+use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
+use crate::linear::LinearConfig;
+use crate::mlp::MlpConfig;
+use crate::svm::SvmConfig;
 
 /// An error of finding or adding a head.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -35,6 +39,16 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// The heads that come with headstock: `linear`, `mlp` and `svm`.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut registry = Self::empty();
+        registry.insert::<LinearConfig>();
+        registry.insert::<MlpConfig>();
+        registry.insert::<SvmConfig>();
+        registry
+    }
+
     /// A registry without heads.
     #[must_use]
     pub fn empty() -> Self {
@@ -49,8 +63,12 @@ impl Registry {
         if self.kinds.contains_key(C::KIND) {
             return Err(RegistryError::Duplicate(C::KIND));
         }
-        self.kinds.insert(C::KIND, Box::new(Kind::<C>(PhantomData)));
+        self.insert::<C>();
         Ok(())
+    }
+
+    fn insert<C: HeadConfig>(&mut self) {
+        self.kinds.insert(C::KIND, Box::new(Kind::<C>(PhantomData)));
     }
 
     /// The head named `name`.
@@ -78,6 +96,8 @@ pub trait HeadKind: Send + Sync {
     fn about(&self) -> &'static str;
     /// Its keys, each with a line.
     fn parameters(&self) -> &'static [Parameter];
+    /// Whether gradients pass through it, as [`HeadConfig::differentiable`] says of its defaults.
+    fn is_differentiable(&self) -> bool;
     /// Reads and checks the table `[head]` without `kind`.
     ///
     /// # Errors
@@ -101,6 +121,8 @@ pub trait ConfiguredHead: Send + Sync {
     /// # Errors
     /// As there.
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
+    /// As [`HeadConfig::differentiable`].
+    fn differentiable(&self) -> Option<&dyn Differentiable>;
 }
 
 struct Kind<C>(PhantomData<C>);
@@ -118,9 +140,14 @@ impl<C: HeadConfig> HeadKind for Kind<C> {
         C::PARAMETERS
     }
 
+    fn is_differentiable(&self) -> bool {
+        C::default().differentiable().is_some()
+    }
+
     fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError> {
-        let config: C =
-            table.try_into().map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
+        let config: C = table
+            .try_into()
+            .map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
         config.check()?;
         Ok(Box::new(Configured(config)))
     }
@@ -144,5 +171,9 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
 
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError> {
         Ok(Box::new(self.0.load(tensors)?))
+    }
+
+    fn differentiable(&self) -> Option<&dyn Differentiable> {
+        self.0.differentiable()
     }
 }

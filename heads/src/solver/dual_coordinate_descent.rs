@@ -1,0 +1,337 @@
+//! Linear support vector machines, two classes at a time.
+//!
+//! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate descent method
+//! for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which samples are support vectors,
+//! and then takes long over their exact multipliers when `C` is large. So after every few sweeps comes one Newton step on
+//! the support vectors alone, solved by conjugate gradients and projected on the bounds, as in Moré and Toraldo, *On the
+//! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991. Both lower the same dual.
+
+use crate::data::Features;
+use crate::random::Keyed;
+use crate::vector::Vectors;
+
+/// Sweeps between two looks at the whole problem.
+const SWEEPS: u64 = 4;
+
+/// The residual, relative to the first, at which a Newton step is good enough: the next round corrects what is left.
+const NEWTON_RESIDUAL: f64 = 0.03;
+
+/// Conjugate gradient iterations in a Newton step, at most.
+const NEWTON_ITERATIONS: usize = 200;
+
+/// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// `C ξ²`
+    SquaredHinge,
+    /// `C ξ`
+    Hinge,
+}
+
+/// `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature for the intercept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Problem<'a> {
+    /// `[N, F]`
+    pub(crate) features: Features<'a>,
+    /// `|x_i|²` with the constant feature, `[N]`.
+    pub(crate) squared_norms: &'a [f64],
+    /// The constant feature.
+    pub(crate) constant: f64,
+    /// Whether `y_i` is 1, rather than -1, `[N]`.
+    pub(crate) positive: &'a [bool],
+    /// `C_i` of the negative and the positive samples.
+    pub(crate) cost: [f64; 2],
+    /// The loss.
+    pub(crate) loss: Loss,
+}
+
+/// When to stop, and what the order of the samples is drawn from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopping {
+    /// The duality gap, relative to the objective, at which the solution is good enough.
+    pub(crate) tolerance: f64,
+    /// Rounds (a few sweeps, a Newton step) at most.
+    pub(crate) rounds: u64,
+    /// Key of the order in which samples are visited.
+    pub(crate) seed: [u64; 2],
+}
+
+/// A separating plane: the weights of the features and of the constant one.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plane {
+    /// `[F]`
+    pub(crate) weight: Vec<f64>,
+    /// The weight of the constant feature.
+    pub(crate) constant: f64,
+}
+
+impl Plane {
+    fn zero(width: usize) -> Self {
+        Self { weight: vec![0.0; width], constant: 0.0 }
+    }
+}
+
+/// How good the plane is after a round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Progress {
+    /// The objective.
+    pub(crate) primal: f64,
+    /// How far it is above the dual's at most: the optimum lies between the two.
+    pub(crate) gap: f64,
+}
+
+/// What [`solve`] found.
+#[derive(Clone, Debug)]
+pub(crate) struct Solution {
+    /// `w`
+    pub(crate) plane: Plane,
+    /// A record per round.
+    pub(crate) progress: Vec<Progress>,
+    /// Whether the gap came below the tolerance.
+    pub(crate) converged: bool,
+}
+
+/// Solves the problem.
+pub(crate) fn solve(problem: Problem<'_>, stopping: Stopping) -> Solution {
+    let mut state = State::new(problem);
+    let mut active: Vec<usize> = (0..problem.features.len()).collect();
+    let mut progress = Vec::new();
+    let mut converged = false;
+    for round in 0..stopping.rounds {
+        state.sweep(&mut active, Keyed::new(&[stopping.seed[0], stopping.seed[1], round]));
+        let look = state.look();
+        progress.push(look.progress);
+        if look.progress.gap <= stopping.tolerance * look.progress.primal {
+            converged = true;
+            break;
+        }
+        state.newton_step(&look.gradient);
+        active = state.unsettled(&look.gradient);
+    }
+    Solution { plane: state.plane, progress, converged }
+}
+
+struct Look {
+    progress: Progress,
+    /// Derivative of the dual objective by each multiplier, `[N]`.
+    gradient: Vec<f64>,
+}
+
+struct State<'a> {
+    problem: Problem<'a>,
+    vectors: Vectors,
+    multipliers: Vec<f64>,
+    plane: Plane,
+}
+
+impl<'a> State<'a> {
+    fn new(problem: Problem<'a>) -> Self {
+        Self {
+            problem,
+            vectors: Vectors::new(),
+            multipliers: vec![0.0; problem.features.len()],
+            plane: Plane::zero(problem.features.width()),
+        }
+    }
+
+    /// `y_i`
+    fn sign(&self, i: usize) -> f64 {
+        if self.problem.positive[i] { 1.0 } else { -1.0 }
+    }
+
+    /// `C_i`
+    fn cost(&self, i: usize) -> f64 {
+        self.problem.cost[usize::from(self.problem.positive[i])]
+    }
+
+    /// What the loss adds to the dual's diagonal.
+    fn diagonal(&self, i: usize) -> f64 {
+        match self.problem.loss {
+            Loss::SquaredHinge => 0.5 / self.cost(i),
+            Loss::Hinge => 0.0,
+        }
+    }
+
+    /// The upper bound of a multiplier.
+    fn upper(&self, i: usize) -> f64 {
+        match self.problem.loss {
+            Loss::SquaredHinge => f64::INFINITY,
+            Loss::Hinge => self.cost(i),
+        }
+    }
+
+    /// `y_i w·x_i`
+    fn margin(&self, plane: &Plane, i: usize) -> f64 {
+        let score = self.vectors.dot(self.problem.features.row(i), &plane.weight)
+            + plane.constant * self.problem.constant;
+        self.sign(i) * score
+    }
+
+    /// `plane += scale y_i x_i`
+    fn add(&self, plane: &mut Plane, scale: f64, i: usize) {
+        let scale = self.sign(i) * scale;
+        self.vectors.add_scaled(&mut plane.weight, scale, self.problem.features.row(i));
+        plane.constant += scale * self.problem.constant;
+    }
+
+    /// `|plane|²`
+    fn squared_norm(&self, plane: &Plane) -> f64 {
+        self.vectors.dot(&plane.weight, &plane.weight) + plane.constant * plane.constant
+    }
+
+    /// `Σ scale_k y_k x_k` over `samples`.
+    fn combine(&self, samples: &[usize], scales: &[f64]) -> Plane {
+        let mut plane = Plane::zero(self.problem.features.width());
+        for (&i, &scale) in samples.iter().zip(scales) {
+            if scale != 0.0 {
+                self.add(&mut plane, scale, i);
+            }
+        }
+        plane
+    }
+
+    /// Dual coordinate descent over the active samples, which it shrinks: Hsieh et al., algorithm 3.
+    fn sweep(&mut self, active: &mut Vec<usize>, mut random: Keyed) {
+        let mut plane = std::mem::replace(&mut self.plane, Plane::zero(0));
+        let (mut highest_before, mut lowest_before) = (f64::INFINITY, f64::NEG_INFINITY);
+        for _ in 0..SWEEPS {
+            random.shuffle(active);
+            let (mut highest, mut lowest) = (f64::NEG_INFINITY, f64::INFINITY);
+            active.retain(|&i| {
+                let (value, upper) = (self.multipliers[i], self.upper(i));
+                let gradient = self.margin(&plane, i) - 1.0 + self.diagonal(i) * value;
+                let projected = if value == 0.0 {
+                    if gradient > highest_before {
+                        return false;
+                    }
+                    gradient.min(0.0)
+                } else if value == upper {
+                    if gradient < lowest_before {
+                        return false;
+                    }
+                    gradient.max(0.0)
+                } else {
+                    gradient
+                };
+                highest = highest.max(projected);
+                lowest = lowest.min(projected);
+                if projected != 0.0 {
+                    let curvature = self.problem.squared_norms[i] + self.diagonal(i);
+                    let moved = (value - gradient / curvature).clamp(0.0, upper);
+                    self.multipliers[i] = moved;
+                    self.add(&mut plane, moved - value, i);
+                }
+                true
+            });
+            highest_before = if highest > 0.0 { highest } else { f64::INFINITY };
+            lowest_before = if lowest < 0.0 { lowest } else { f64::NEG_INFINITY };
+        }
+        self.plane = plane;
+    }
+
+    /// Computes the plane anew from the multipliers, so that rounding does not pile up, and looks at every sample.
+    fn look(&mut self) -> Look {
+        let samples: Vec<usize> = (0..self.multipliers.len()).collect();
+        self.plane = self.combine(&samples, &self.multipliers);
+        let half_norm = 0.5 * self.squared_norm(&self.plane);
+        let (mut primal, mut dual) = (half_norm, -half_norm);
+        let gradient = samples
+            .iter()
+            .map(|&i| {
+                let (value, margin) = (self.multipliers[i], self.margin(&self.plane, i));
+                let slack = (1.0 - margin).max(0.0);
+                primal += self.cost(i)
+                    * match self.problem.loss {
+                        Loss::SquaredHinge => slack * slack,
+                        Loss::Hinge => slack,
+                    };
+                dual += value - 0.5 * self.diagonal(i) * value * value;
+                margin - 1.0 + self.diagonal(i) * value
+            })
+            .collect();
+        Look { progress: Progress { primal, gap: primal - dual }, gradient }
+    }
+
+    /// Samples whose multiplier is between its bounds, or at one but would leave it.
+    fn free(&self, gradient: &[f64]) -> Vec<usize> {
+        (0..gradient.len())
+            .filter(|&i| {
+                let value = self.multipliers[i];
+                (value > 0.0 || gradient[i] < 0.0) && (value < self.upper(i) || gradient[i] > 0.0)
+            })
+            .collect()
+    }
+
+    /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than the largest
+    /// of a free one. Every round looks at the rest again.
+    fn unsettled(&self, gradient: &[f64]) -> Vec<usize> {
+        let largest = self.free(gradient).iter().map(|&i| gradient[i].abs()).fold(0.0, f64::max);
+        (0..gradient.len())
+            .filter(|&i| {
+                let value = self.multipliers[i];
+                (value > 0.0 || gradient[i] <= largest) && (value < self.upper(i) || gradient[i] >= -largest)
+            })
+            .collect()
+    }
+
+    /// One projected Newton step on the free multipliers; it never raises the dual objective.
+    fn newton_step(&mut self, gradient: &[f64]) {
+        let free = self.free(gradient);
+        let start: Vec<f64> = free.iter().map(|&i| self.multipliers[i]).collect();
+        let slope: Vec<f64> = free.iter().map(|&i| gradient[i]).collect();
+        let direction = self.newton_direction(&free, &slope);
+        let mut length = 1.0;
+        for _ in 0..10 {
+            let step: Vec<f64> = (0..free.len())
+                .map(|k| (start[k] + length * direction[k]).clamp(0.0, self.upper(free[k])) - start[k])
+                .collect();
+            let descent = self.vectors.dot(&slope, &step);
+            if descent < 0.0 {
+                // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
+                let plane = self.combine(&free, &step);
+                let diagonal: f64 = free.iter().zip(&step).map(|(&i, s)| self.diagonal(i) * s * s).sum();
+                let curvature = self.squared_norm(&plane) + diagonal;
+                let fraction = (-descent / curvature).min(1.0);
+                for (k, &i) in free.iter().enumerate() {
+                    self.multipliers[i] = (start[k] + fraction * step[k]).clamp(0.0, self.upper(i));
+                }
+                self.vectors.add_scaled(&mut self.plane.weight, fraction, &plane.weight);
+                self.plane.constant += fraction * plane.constant;
+                return;
+            }
+            length *= 0.5;
+        }
+    }
+
+    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples.
+    fn newton_direction(&self, free: &[usize], slope: &[f64]) -> Vec<f64> {
+        let mut direction = vec![0.0; free.len()];
+        let mut residual: Vec<f64> = slope.iter().map(|s| -s).collect();
+        let mut search = residual.clone();
+        let mut norm = self.vectors.dot(&residual, &residual);
+        let enough = NEWTON_RESIDUAL * NEWTON_RESIDUAL * norm;
+        for _ in 0..NEWTON_ITERATIONS {
+            if norm <= enough {
+                break;
+            }
+            let plane = self.combine(free, &search);
+            let image: Vec<f64> = free
+                .iter()
+                .zip(&search)
+                .map(|(&i, s)| self.margin(&plane, i) + self.diagonal(i) * s)
+                .collect();
+            let curvature = self.vectors.dot(&search, &image);
+            let step = norm / curvature;
+            if !step.is_finite() {
+                break;
+            }
+            self.vectors.add_scaled(&mut direction, step, &search);
+            self.vectors.add_scaled(&mut residual, -step, &image);
+            let before = std::mem::replace(&mut norm, self.vectors.dot(&residual, &residual));
+            for (s, r) in search.iter_mut().zip(&residual) {
+                *s = r + norm / before * *s;
+            }
+        }
+        direction
+    }
+}

@@ -1,0 +1,260 @@
+//! Limited-memory BFGS with a strong Wolfe line search.
+//!
+//! Nocedal and Wright, *Numerical Optimization*, 2nd edition: algorithm 7.4 for the direction, 3.5 and 3.6 for the step. The
+//! inverse Hessian starts as a diagonal that the caller knows, scaled by the last step's curvature (7.20).
+
+use std::collections::VecDeque;
+
+use crate::vector::Vectors;
+
+/// Steps that the inverse Hessian is made of.
+const MEMORY: usize = 10;
+/// A step must lower the value by this part of what the slope promises.
+const SUFFICIENT_DECREASE: f64 = 1e-4;
+/// A step must lower the slope to this part.
+const CURVATURE: f64 = 0.9;
+/// Evaluations in one line search, at most.
+const LINE_SEARCH: usize = 30;
+
+/// When to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopping {
+    /// The largest component of the gradient that is small enough.
+    pub(crate) tolerance: f64,
+    /// Iterations at most.
+    pub(crate) iterations: u64,
+}
+
+/// What [`minimize`] found.
+#[derive(Clone, Debug)]
+pub(crate) struct Minimum {
+    /// The best point.
+    pub(crate) point: Vec<f64>,
+    /// Value and largest component of the gradient, first at the start and then after each iteration.
+    pub(crate) progress: Vec<(f64, f64)>,
+    /// Whether the gradient is small enough.
+    pub(crate) converged: bool,
+}
+
+/// Minimises `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
+///
+/// `diagonal` is about the inverse of the Hessian's diagonal, up to a factor. `on_iteration` is told how many are done.
+pub(crate) fn minimize(
+    start: Vec<f64>,
+    diagonal: &[f64],
+    stopping: Stopping,
+    mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
+    on_iteration: impl Fn(u64),
+) -> Minimum {
+    let vectors = Vectors::new();
+    let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
+    at.value = evaluate(&at.point, &mut at.gradient);
+    let mut progress = vec![(at.value, largest(&at.gradient))];
+    let mut memory = Memory { steps: VecDeque::new(), diagonal, vectors };
+    for iteration in 1..=stopping.iterations {
+        if largest(&at.gradient) <= stopping.tolerance {
+            break;
+        }
+        let direction = memory.direction(&at.gradient);
+        let Some(next) = line_search(&at, &direction, vectors, &mut evaluate) else {
+            if memory.steps.is_empty() {
+                break;
+            }
+            // The remembered curvature misleads, as it may where the value is lost in rounding: start again without it.
+            memory.steps.clear();
+            continue;
+        };
+        memory.remember(&at, &next);
+        at = next;
+        progress.push((at.value, largest(&at.gradient)));
+        on_iteration(iteration);
+    }
+    Minimum { converged: largest(&at.gradient) <= stopping.tolerance, point: at.point, progress }
+}
+
+fn largest(gradient: &[f64]) -> f64 {
+    gradient.iter().fold(0.0, |top, g| g.abs().max(top))
+}
+
+struct At {
+    point: Vec<f64>,
+    value: f64,
+    gradient: Vec<f64>,
+}
+
+struct Step {
+    point: Vec<f64>,
+    gradient: Vec<f64>,
+    /// `1 / (point · gradient)`
+    inverse: f64,
+}
+
+struct Memory<'a> {
+    steps: VecDeque<Step>,
+    diagonal: &'a [f64],
+    vectors: Vectors,
+}
+
+impl Memory<'_> {
+    fn remember(&mut self, from: &At, to: &At) {
+        let difference =
+            |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
+        let (point, gradient) =
+            (difference(&to.point, &from.point), difference(&to.gradient, &from.gradient));
+        let product = self.vectors.dot(&point, &gradient);
+        if product > 0.0 {
+            self.steps.push_back(Step { point, gradient, inverse: 1.0 / product });
+            if self.steps.len() > MEMORY {
+                self.steps.pop_front();
+            }
+        }
+    }
+
+    /// Minus the inverse Hessian times the gradient.
+    fn direction(&self, gradient: &[f64]) -> Vec<f64> {
+        let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
+        let mut shares = Vec::with_capacity(self.steps.len());
+        for step in self.steps.iter().rev() {
+            let share = step.inverse * self.vectors.dot(&step.point, &direction);
+            self.vectors.add_scaled(&mut direction, -share, &step.gradient);
+            shares.push(share);
+        }
+        let scale = self.steps.back().map_or(1.0, |last| {
+            let scaled: Vec<f64> = last.gradient.iter().zip(self.diagonal).map(|(y, d)| y * d).collect();
+            1.0 / (last.inverse * self.vectors.dot(&last.gradient, &scaled))
+        });
+        for (d, diagonal) in direction.iter_mut().zip(self.diagonal) {
+            *d *= scale * diagonal;
+        }
+        for (step, share) in self.steps.iter().zip(shares.iter().rev()) {
+            let back = step.inverse * self.vectors.dot(&step.gradient, &direction);
+            self.vectors.add_scaled(&mut direction, share - back, &step.point);
+        }
+        direction
+    }
+}
+
+/// A length tried: the value and the slope there.
+#[derive(Clone, Copy)]
+struct Trial {
+    length: f64,
+    value: f64,
+    slope: f64,
+}
+
+/// A point along `direction` that satisfies the strong Wolfe conditions; or the lowest one tried, where rounding hides them;
+/// nothing where none is lower.
+fn line_search(
+    from: &At,
+    direction: &[f64],
+    vectors: Vectors,
+    evaluate: &mut impl FnMut(&[f64], &mut [f64]) -> f64,
+) -> Option<At> {
+    let start = Trial { length: 0.0, value: from.value, slope: vectors.dot(&from.gradient, direction) };
+    if start.slope >= 0.0 || !start.slope.is_finite() {
+        return None;
+    }
+    let mut lowest: Option<At> = None;
+    // The step sought lies between `low`, the best so far, and `high`, once there is one.
+    let (mut low, mut high): (Trial, Option<Trial>) = (start, None);
+    let mut length = 1.0;
+    for _ in 0..LINE_SEARCH {
+        let mut point = from.point.clone();
+        vectors.add_scaled(&mut point, length, direction);
+        let mut gradient = vec![0.0; point.len()];
+        let value = evaluate(&point, &mut gradient);
+        let trial = Trial { length, value, slope: vectors.dot(&gradient, direction) };
+        let lower = value < lowest.as_ref().map_or(from.value, |at| at.value);
+        if lower {
+            lowest = Some(At { point, value, gradient });
+        }
+        let enough = value <= start.value + SUFFICIENT_DECREASE * length * start.slope;
+        if !enough || value >= low.value {
+            high = Some(trial);
+        } else if trial.slope.abs() <= -CURVATURE * start.slope {
+            return lowest;
+        } else {
+            if trial.slope * (high.map_or(f64::INFINITY, |high| high.length) - length) >= 0.0 {
+                high = Some(low);
+            }
+            low = trial;
+        }
+        length = match high {
+            None => 2.0 * length,
+            Some(high) if (high.length - low.length).abs() <= f64::EPSILON * low.length => break,
+            Some(high) => between(low, high),
+        };
+    }
+    lowest
+}
+
+/// The minimum of the cubic through both (3.59), kept a tenth of the interval away from its ends.
+fn between(low: Trial, high: Trial) -> f64 {
+    let width = high.length - low.length;
+    let d1 = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.length - high.length);
+    let d2 = width.signum() * (d1 * d1 - low.slope * high.slope).sqrt();
+    let share = 1.0 - (high.slope + d2 - d1) / (high.slope - low.slope + 2.0 * d2);
+    let share = if share.is_finite() { share.clamp(0.1, 0.9) } else { 0.5 };
+    low.length + share * width
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STOPPING: Stopping = Stopping { tolerance: 1e-9, iterations: 500 };
+
+    fn rosenbrock(x: &[f64], gradient: &mut [f64]) -> f64 {
+        gradient.fill(0.0);
+        (0..x.len() - 1)
+            .map(|i| {
+                let (a, b) = (x[i + 1] - x[i] * x[i], 1.0 - x[i]);
+                gradient[i] += -400.0 * x[i] * a - 2.0 * b;
+                gradient[i + 1] += 200.0 * a;
+                100.0 * a * a + b * b
+            })
+            .sum()
+    }
+
+    #[test]
+    fn rosenbrocks_valley_leads_to_its_known_minimum() {
+        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &[1.0; 4], STOPPING, rosenbrock, |_| {});
+        assert!(minimum.converged, "{:?}", minimum.progress);
+        assert!(minimum.point.iter().all(|x| (x - 1.0).abs() < 1e-7), "{:?}", minimum.point);
+    }
+
+    #[test]
+    fn no_iteration_raises_the_value() {
+        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &[1.0; 4], STOPPING, rosenbrock, |_| {});
+        assert!(minimum.progress.is_sorted_by(|before, after| before.0 > after.0));
+    }
+
+    #[test]
+    fn an_exact_diagonal_solves_a_separable_quadratic_in_one_iteration() {
+        let scales = [1e-6, 1.0, 1e6];
+        let diagonal: Vec<f64> = scales.iter().map(|s| 1.0 / s).collect();
+        let quadratic = |x: &[f64], gradient: &mut [f64]| {
+            (0..3)
+                .map(|i| {
+                    gradient[i] = scales[i] * (x[i] - 3.0);
+                    0.5 * scales[i] * (x[i] - 3.0).powi(2)
+                })
+                .sum()
+        };
+        let minimum = minimize(vec![0.0; 3], &diagonal, STOPPING, quadratic, |_| {});
+        assert_eq!((minimum.converged, minimum.progress.len()), (true, 2));
+    }
+
+    #[test]
+    fn too_few_iterations_are_reported() {
+        let stopping = Stopping { iterations: 3, ..STOPPING };
+        let minimum = minimize(vec![-1.2, 1.0], &[1.0; 2], stopping, rosenbrock, |_| {});
+        assert_eq!((minimum.converged, minimum.progress.len()), (false, 4));
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_stops_the_search() {
+        let minimum = minimize(vec![1.0], &[1.0], STOPPING, |_, _| f64::NAN, |_| {});
+        assert_eq!(minimum.point, [1.0]);
+    }
+}

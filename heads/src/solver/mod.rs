@@ -1,0 +1,7 @@
+//! What fits a head.
+
+pub(crate) mod dual_coordinate_descent;
+pub(crate) mod gradient;
+pub(crate) mod hold_out;
+pub(crate) mod lbfgs;
+pub(crate) mod logistic;
