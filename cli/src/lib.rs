@@ -1,1 +1,18 @@
-//! placeholder
+//! The command `headstock`, as a library: a binary elsewhere adds its heads to [`App`] and runs it.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     headstock_cli::App::new().run() // with_head::<MyConfig>() before it adds yours
+//! }
+//! ```
+
+mod app;
+mod args;
+mod commands;
+mod messages;
+mod output;
+mod progress;
+
+pub use app::App;

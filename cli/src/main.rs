@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `headstock`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    headstock_cli::App::new().run()
+}

@@ -1,1 +1,53 @@
-//! placeholder
+//! What ties headstock together: from settings to a run, and from a run to predictions.
+//!
+//! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set, sees to it that
+//! the features are in the cache, fits the head, tests it and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
+//! anew and [`Predictor`] uses it on new photos. [`extract`] writes features for other tools.
+//!
+//! ```
+//! use std::path::Path;
+//! use headstock_heads::Registry;
+//! use headstock_train::{Quiet, RunPlace, config::Config, train};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let features: Vec<f32> = (0..40).map(|i| if i % 4 < 2 { i as f32 } else { -(i as f32) }).collect();
+//! # let mut archive = zip::ZipWriter::new(std::fs::File::create(folder.path().join("x.npz"))?);
+//! # { use npyz::WriterBuilder;
+//! #   archive.start_file("features.npy", zip::write::SimpleFileOptions::default())?;
+//! #   let mut out = npyz::WriteOptions::new().default_dtype().shape(&[20, 2]).writer(&mut archive).begin_nd()?;
+//! #   out.extend(features)?; out.finish()?;
+//! #   archive.start_file("labels.npy", zip::write::SimpleFileOptions::default())?;
+//! #   let mut out = npyz::WriteOptions::new().default_dtype().shape(&[20]).writer(&mut archive).begin_nd()?;
+//! #   out.extend((0..20i64).map(|i| i % 2))?; out.finish()?; }
+//! # archive.finish()?;
+//! let heads = Registry::builtin();
+//! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n[split]\ntest_size = 4\n";
+//! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
+//! let outcome = train(&settings, &RunPlace::Named(folder.path().join("run")), &Quiet)?;
+//! assert_eq!(outcome.metrics.test.top1, 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod config;
+mod error;
+mod evaluate;
+mod extract;
+pub mod feature_file;
+pub mod features;
+mod files;
+mod fit;
+mod matrix;
+pub mod metrics;
+mod predict;
+mod progress;
+mod report;
+pub mod run;
+pub mod samples;
+
+pub use error::{Kind, TrainError, Unreadable};
+pub use evaluate::{Evaluation, evaluate};
+pub use extract::{Extracted, extract};
+pub use fit::{Outcome, train};
+pub use predict::Predictor;
+pub use progress::{Progress, Quiet};
+pub use run::{Run, RunPlace};

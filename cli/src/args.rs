@@ -1,0 +1,195 @@
+//! The arguments of every command.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use headstock_backbone::{Layer, Precision};
+
+/// Train an image classifier of your own: a pretrained ResNet stays frozen, and a head that you choose learns your
+/// classes.
+///
+/// Features are computed once for each photo and kept, so that another head, another split or ten more photos take
+/// seconds.
+#[derive(Debug, Parser)]
+#[command(name = "headstock", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+const EXAMPLES: &str = "\
+From photos to predictions:
+  headstock init photos                     write headstock.toml for a folder with a folder per class
+  headstock train                           features, fit, test; writes runs/linear-1
+  headstock train --head svm                another head on the same features
+  headstock predict runs/linear-1 new.jpg   use it
+
+Exit status: 0 done, 1 failed, 2 bad usage or config, 3 bad data, 4 the hub or the network";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// The config [default: headstock.toml; for predict and evaluate, the run's own]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override a key of the config: --set head.C=0.01. Paths are relative to the config, as in it
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Threads to use [default: one per core]; results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// End stdout with one line of JSON that holds the figures
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented config for a folder of photos or a CSV
+    Init(InitArgs),
+    /// Compute features, fit the head, test it; write a run
+    Train(TrainArgs),
+    /// Predict the classes of photos with a run
+    Predict(PredictArgs),
+    /// Test a run again, on its own test photos or on others
+    Evaluate(EvaluateArgs),
+    /// Write the features of all photos to a file for other tools
+    Extract(ExtractArgs),
+    /// Write which photos are trained on and which are tested on
+    Split(SplitArgs),
+    /// List the heads, or show one's keys and defaults
+    Heads(HeadsArgs),
+    /// Measure how many photos a second the network alone computes
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock init photos                        a folder per class, or train/ and test/ with a folder per class
+  headstock init labels.csv --images train     a table with a photo and its class in each row
+
+The config is written to headstock.toml, or where --config says. It never replaces a file.")]
+pub(crate) struct InitArgs {
+    /// A folder with a folder per class, or a CSV
+    pub(crate) path: PathBuf,
+    /// The folder that the CSV's ids are relative to [default: looked for beside the CSV]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) images: Option<PathBuf>,
+    /// The CSV's column with the file's name [default: guessed from the header]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) id: Option<String>,
+    /// The CSV's column with the class [default: guessed from the header]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock train
+  headstock train --head svm --set head.C=0.1
+  headstock train --config pets/headstock.toml --run runs/pets --set features.views=3
+
+An interrupted run goes on where it stopped: features that were computed are kept.")]
+pub(crate) struct TrainArgs {
+    /// The run's folder, which must not be there yet [default: runs/HEAD-N]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// The head; short for --set head.kind=NAME
+    #[arg(long, value_name = "NAME")]
+    pub(crate) head: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock predict runs/linear-1 cat.jpg dog.png
+  headstock predict runs/linear-1 new_photos --format csv > predictions.csv
+  headstock predict runs/linear-1 cat.jpg --set backbone.weights=/elsewhere/backbone
+
+A photo that cannot be read is reported, the others are predicted, and the exit status is 3.")]
+pub(crate) struct PredictArgs {
+    /// The run's folder
+    pub(crate) run: PathBuf,
+    /// Photos, or folders of photos
+    #[arg(required = true, value_name = "PHOTO")]
+    pub(crate) photos: Vec<PathBuf>,
+    /// How predictions are printed
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// How predictions are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The three most probable classes of each photo
+    Table,
+    /// path,predicted,probability, then a column per class
+    Csv,
+    /// An object per line: path, predicted, probability, probabilities
+    Jsonl,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock evaluate runs/linear-1
+  headstock evaluate runs/linear-1 --set data.test_folder=/photos/taken_later")]
+pub(crate) struct EvaluateArgs {
+    /// The run's folder
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock extract --out features.npz
+  headstock extract --out layer3.parquet --layer layer3
+
+Rows are in the order of the paths, sorted. Beside .npy and .npz a .csv is written: row,path,class,label.
+A layer before avgpool is averaged over its positions.")]
+pub(crate) struct ExtractArgs {
+    /// The file; its ending tells the format: .npy, .npz (features, labels), .safetensors or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The layer [default: backbone.layer of the config]
+    #[arg(long, value_name = "LAYER")]
+    pub(crate) layer: Option<Layer>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitArgs {
+    /// The CSV to write: path,label,split
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HeadsArgs {
+    /// The head whose keys to show
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  headstock bench --weights demo/backbone --batch 16 --threads 2 --seconds 4 --json")]
+pub(crate) struct BenchArgs {
+    /// A directory, a .safetensors file, or hf://owner/name [default: backbone.weights of the config]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) weights: Option<String>,
+    /// What the network computes in: f32 or bf16
+    #[arg(long, value_name = "NAME", default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
+    /// Photos in a batch
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub(crate) batch: NonZeroUsize,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 4.0)]
+    pub(crate) seconds: f64,
+}

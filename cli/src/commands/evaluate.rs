@@ -1,0 +1,38 @@
+//! `headstock evaluate`
+
+use headstock_train::evaluate;
+use headstock_train::metrics::Metrics;
+use serde::Serialize;
+
+use super::{Session, counted, line_of};
+use crate::args::EvaluateArgs;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Figures<'a> {
+    #[serde(flatten)]
+    metrics: &'a Metrics,
+    samples: usize,
+    skipped: usize,
+    same_samples: bool,
+}
+
+pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
+    let (run, settings) = session.run(&args.run)?;
+    let evaluation = evaluate(&run, &settings, session.bars)?;
+    if !evaluation.same_samples {
+        tracing::info!(
+            "these are not the samples that the run was tested on: its own figures are for others"
+        );
+    }
+    let out = &mut *session.output;
+    out.line(format!("{} on {}", run.model.record.head.kind, counted(evaluation.samples, "sample")))?;
+    out.line(line_of(&evaluation.metrics))?;
+    out.figures(&Figures {
+        metrics: &evaluation.metrics,
+        samples: evaluation.samples,
+        skipped: evaluation.skipped,
+        same_samples: evaluation.same_samples,
+    })?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The commands, one a file.
+
+pub(crate) mod bench;
+pub(crate) mod evaluate;
+pub(crate) mod extract;
+pub(crate) mod heads;
+pub(crate) mod init;
+pub(crate) mod predict;
+pub(crate) mod split;
+pub(crate) mod train;
+
+use std::path::{Path, PathBuf};
+
+use headstock_heads::Registry;
+use headstock_train::config::{Config, Settings};
+use headstock_train::metrics::Metrics;
+use headstock_train::{Run, TrainError};
+
+use crate::args::Global;
+use crate::output::Output;
+use crate::progress::Bars;
+
+const CONFIG: &str = "headstock.toml";
+
+/// What a command runs with.
+pub(crate) struct Session<'a> {
+    pub(crate) global: Global,
+    pub(crate) heads: Registry,
+    pub(crate) bars: &'a Bars,
+    pub(crate) output: &'a mut Output,
+}
+
+impl Session<'_> {
+    /// The config's file.
+    fn config_path(&self) -> PathBuf {
+        self.global.config.clone().unwrap_or_else(|| CONFIG.into())
+    }
+
+    /// The settings of the config, with `more` overrides before the user's.
+    fn settings(&self, more: &[String]) -> Result<Settings, TrainError> {
+        let mut config = Config::read(&self.config_path())?;
+        config.set(&[more, &self.global.overrides].concat())?;
+        Ok(config.resolve(&self.heads)?)
+    }
+
+    /// A run and the settings to use it with: its own, or those of `--config`.
+    fn run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
+        let run = Run::open(folder, &self.heads)?;
+        let settings = match &self.global.config {
+            Some(_) => self.settings(&[])?,
+            None => run.settings(&self.global.overrides, &self.heads)?,
+        };
+        Ok((run, settings))
+    }
+}
+
+/// The figures of a test in a line.
+fn line_of(metrics: &Metrics) -> String {
+    format!(
+        "top-1 {:.3}   top-5 {:.3}   macro F1 {:.3}   log loss {:.3}   calibration error {:.3}",
+        metrics.top1, metrics.top5, metrics.macro_f1, metrics.log_loss, metrics.ece
+    )
+}
+
+/// `1 photo`, `2 photos`
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,107 @@
+//! Progress bars, on stderr and only where it is a terminal.
+
+use std::sync::{Mutex, PoisonError};
+
+use headstock_backbone::DownloadProgress;
+use headstock_train::Progress;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The bar of the phase that runs, if any. Where stderr is no terminal nothing is drawn.
+pub(crate) struct Bars {
+    screen: MultiProgress,
+    current: Mutex<Option<ProgressBar>>,
+}
+
+const COUNTED: &str = "{prefix} {wide_bar} {pos}/{len} {msg}  {per_sec}  {eta} left";
+const STEPPED: &str = "{prefix} {wide_bar} {pos}/{len} {msg}  {elapsed}";
+const UNSIZED: &str = "{prefix} {spinner} {pos} {msg}  {elapsed}";
+const BYTES: &str = "{prefix} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+const UNSIZED_BYTES: &str = "{prefix} {spinner} {bytes}  {bytes_per_sec}";
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        // indicatif draws nothing where stderr is no terminal.
+        Self {
+            screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            current: Mutex::default(),
+        }
+    }
+
+    /// Writes a line to stderr without tearing a bar.
+    pub(crate) fn print(&self, line: &str) {
+        self.screen.suspend(|| messages_line(line));
+    }
+
+    fn show(&self, bar: ProgressBar, style: &str, prefix: &str, unit: &'static str) {
+        let style = ProgressStyle::with_template(style).expect("the templates are constants");
+        let bar = self.screen.add(bar.with_style(style).with_prefix(prefix.to_owned()).with_message(unit));
+        if let Some(old) = self.slot().replace(bar) {
+            old.finish_and_clear();
+        }
+    }
+
+    fn with(&self, act: impl FnOnce(&ProgressBar)) {
+        if let Some(bar) = self.slot().as_ref() {
+            act(bar);
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.slot().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is where messages go")]
+fn messages_line(line: &str) {
+    eprintln!("{line}");
+}
+
+impl DownloadProgress for Bars {
+    fn start(&self, file: &str, bytes: Option<u64>) {
+        let (bar, style) = match bytes {
+            Some(bytes) => (ProgressBar::new(bytes), BYTES),
+            None => (ProgressBar::no_length(), UNSIZED_BYTES),
+        };
+        self.show(bar, style, &format!("downloading {file}"), "");
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.with(|bar| bar.inc(bytes));
+    }
+
+    fn finish(&self) {
+        self.clear();
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, what: &str, total: u64, unit: &'static str) {
+        let (bar, style) =
+            if total > 0 { (ProgressBar::new(total), COUNTED) } else { (ProgressBar::no_length(), UNSIZED) };
+        self.show(bar, style, what, unit);
+    }
+
+    fn step(&self, count: u64) {
+        self.with(|bar| bar.inc(count));
+    }
+
+    fn reach(&self, done: u64, total: u64) {
+        self.with(|bar| {
+            if bar.length() != Some(total) {
+                bar.set_style(ProgressStyle::with_template(STEPPED).expect("the templates are constants"));
+                bar.set_length(total);
+            }
+            bar.set_position(done);
+        });
+    }
+
+    fn end(&self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,170 @@
+//! What may stand in `headstock.toml`, with the defaults.
+
+use std::path::PathBuf;
+
+use headstock_backbone::{DeviceChoice, Layer, Precision};
+use headstock_loader::{Augment, ClassOrder, TestSize};
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+/// The version of the config that is read and written.
+pub const VERSION: u32 = 1;
+
+/// The whole file. Field order is the order in which it is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The photos, or features made elsewhere.
+    #[serde(default)]
+    pub data: DataOptions,
+    /// How the test part is taken from the data, where it has none of its own.
+    #[serde(default)]
+    pub split: SplitOptions,
+    /// What turns photos into features; not there when they were made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<BackboneOptions>,
+    /// How features are kept.
+    #[serde(default)]
+    pub features: FeatureOptions,
+    /// What may happen to an augmented view.
+    #[serde(default, skip_serializing_if = "Augment::is_empty")]
+    pub augment: Augment,
+    /// `kind`, and the rest of the table as that head takes it.
+    #[serde(default)]
+    pub head: Table,
+}
+
+impl Options {
+    /// The file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("options are tables of TOML values")
+    }
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataOptions {
+    /// A folder with a folder per class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// A CSV with a row per photo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csv: Option<PathBuf>,
+    /// The folder that the CSV's ids are relative to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<PathBuf>,
+    /// The column with the file's name; `id` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The column with the class; `label` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Appended to the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension: Option<String>,
+    /// An `.npz` with `features` `[N, F]` and `labels` `[N]`, in place of photos.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<PathBuf>,
+    /// A folder of photos that are only tested on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_folder: Option<PathBuf>,
+    /// How classes are numbered.
+    pub class_order: ClassOrder,
+    /// What an unreadable photo does.
+    pub on_error: OnError,
+    /// Photos of more pixels are not decoded.
+    pub max_pixels: u64,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            csv: None,
+            images: None,
+            id: None,
+            label: None,
+            extension: None,
+            features: None,
+            test_folder: None,
+            class_order: ClassOrder::default(),
+            on_error: OnError::default(),
+            // Twice the largest sensor of a phone; decoded it takes 600 MB.
+            max_pixels: 200_000_000,
+        }
+    }
+}
+
+/// What an unreadable photo does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The command stops before the long work, with a list of all of them.
+    #[default]
+    Stop,
+    /// It is left out, with a line that says so.
+    Skip,
+}
+
+/// `[split]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitOptions {
+    /// How samples are drawn.
+    pub method: SplitMethod,
+    /// How large the test part is.
+    pub test_size: TestSize,
+    /// scikit-learn's `random_state`.
+    pub seed: u32,
+}
+
+impl Default for SplitOptions {
+    fn default() -> Self {
+        Self { method: SplitMethod::StratifiedShuffle, test_size: TestSize::Fraction(0.1), seed: 0 }
+    }
+}
+
+/// How samples are drawn for the test part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitMethod {
+    /// scikit-learn's `StratifiedShuffleSplit`.
+    StratifiedShuffle,
+}
+
+/// `[backbone]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneOptions {
+    /// A directory, a `.safetensors` file, or `hf://owner/name@revision`.
+    pub weights: String,
+    /// Where features are taken.
+    #[serde(default)]
+    pub layer: Layer,
+    /// Where the network runs.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// What it computes in.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// `[features]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FeatureOptions {
+    /// The folder of the cache.
+    pub cache: PathBuf,
+    /// Augmented views kept per training photo, beside the plain one.
+    pub views: u32,
+}
+
+impl Default for FeatureOptions {
+    fn default() -> Self {
+        Self { cache: PathBuf::from(".headstock"), views: 0 }
+    }
+}

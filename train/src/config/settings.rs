@@ -1,0 +1,185 @@
+//! Settings: checked, with absolute paths, ready to run.
+
+use std::path::{Path, PathBuf};
+
+use headstock_heads::{ConfiguredHead, HeadError, Registry};
+use headstock_loader::CsvSource;
+use toml::Value;
+
+use super::keys::nearest;
+use super::{ConfigError, DataOptions, Options};
+
+const DEFAULT_HEAD: &str = "linear";
+
+/// Where samples come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder per class.
+    Folder {
+        /// The folder of the classes.
+        root: PathBuf,
+        /// Photos that are only tested on.
+        test: Option<PathBuf>,
+    },
+    /// A table of photos.
+    Csv(CsvSource),
+    /// An `.npz` of features made elsewhere.
+    Features(PathBuf),
+}
+
+/// A config that can be run: every value checked, defaults filled in, paths absolute.
+pub struct Settings {
+    /// The config as it would be written: running it again gives the same.
+    pub options: Options,
+    /// Where samples come from.
+    pub source: Source,
+    /// The head.
+    pub head: Box<dyn ConfiguredHead>,
+    /// The name of the config, for messages.
+    pub origin: String,
+}
+
+impl Settings {
+    pub(super) fn resolve(
+        mut options: Options,
+        origin: &str,
+        base: &Path,
+        heads: &Registry,
+    ) -> Result<Self, ConfigError> {
+        let checks = Checks { origin };
+        let source = checks.source(&mut options.data, base)?;
+        match (&source, &mut options.backbone) {
+            (Source::Features(_), Some(_)) => {
+                return Err(
+                    checks.key("backbone", "does nothing with `data.features`: leave one of them out")
+                );
+            }
+            (Source::Features(_), None) => {}
+            (_, None) => {
+                let problem = "is missing: a directory, a .safetensors file, or hf://timm/resnet50.a1_in1k";
+                return Err(checks.key("backbone.weights", problem));
+            }
+            (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
+                backbone.weights = text_of(&base.join(&backbone.weights));
+            }
+            _ => {}
+        }
+        options.features.cache = base.join(&options.features.cache);
+        options.augment.check().map_err(|error| checks.value(error.to_string()))?;
+        if options.features.views > 0 {
+            if matches!(source, Source::Features(_)) {
+                let problem = "needs photos: `data.features` has none";
+                return Err(checks.key("features.views", problem));
+            }
+            if options.augment.is_empty() {
+                let problem =
+                    "asks for augmented views, but [augment] is empty: every view would be the plain one";
+                return Err(checks.key("features.views", problem));
+            }
+        }
+        let head = checks.head(&mut options, heads)?;
+        Ok(Self { options, source, head, origin: origin.into() })
+    }
+}
+
+struct Checks<'a> {
+    origin: &'a str,
+}
+
+impl Checks<'_> {
+    fn key(&self, key: &str, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
+    }
+
+    fn value(&self, message: String) -> ConfigError {
+        ConfigError::Value { origin: self.origin.into(), message }
+    }
+
+    fn source(&self, data: &mut DataOptions, base: &Path) -> Result<Source, ConfigError> {
+        for path in
+            [&mut data.folder, &mut data.csv, &mut data.images, &mut data.features, &mut data.test_folder]
+        {
+            if let Some(path) = path {
+                *path = base.join(&path);
+            }
+        }
+        if data.max_pixels == 0 {
+            return Err(self.key("data.max_pixels", "is 0: no photo is that small"));
+        }
+        let of_csv = [
+            ("data.images", data.images.is_some()),
+            ("data.id", data.id.is_some()),
+            ("data.label", data.label.is_some()),
+            ("data.extension", data.extension.is_some()),
+        ];
+        let misplaced = of_csv.iter().find(|(_, given)| *given && data.csv.is_none());
+        if let Some((key, _)) = misplaced {
+            return Err(self.key(key, "belongs to a CSV data set: add `data.csv`, or leave it out"));
+        }
+        if data.test_folder.is_some() && data.folder.is_none() {
+            return Err(self.key(
+                "data.test_folder",
+                "goes with `data.folder`: for other data, [split] takes the test part",
+            ));
+        }
+        match (&data.folder, &data.csv, &data.features) {
+            (Some(root), None, None) => {
+                Ok(Source::Folder { root: root.clone(), test: data.test_folder.clone() })
+            }
+            (None, Some(csv), None) => {
+                let Some(images) = data.images.clone() else {
+                    return Err(self.key(
+                        "data.images",
+                        "is missing: the folder that the ids in `data.csv` are relative to",
+                    ));
+                };
+                let text = |given: &mut Option<String>, default: &str| {
+                    given.get_or_insert_with(|| default.to_owned()).clone()
+                };
+                let csv = csv.clone();
+                let id = text(&mut data.id, "id");
+                let label = text(&mut data.label, "label");
+                let extension = text(&mut data.extension, "");
+                Ok(Source::Csv(CsvSource { csv, images, id, label, extension }))
+            }
+            (None, None, Some(features)) => Ok(Source::Features(features.clone())),
+            (None, None, None) => {
+                Err(self
+                    .key("data", "says nothing of where the photos are: give `folder`, `csv` or `features`"))
+            }
+            _ => Err(self.key("data", "takes one of `folder`, `csv` and `features`")),
+        }
+    }
+
+    /// The head by its kind; its table is completed with the defaults.
+    fn head(&self, options: &mut Options, heads: &Registry) -> Result<Box<dyn ConfiguredHead>, ConfigError> {
+        let kind = match options.head.remove("kind") {
+            None => DEFAULT_HEAD.to_owned(),
+            Some(Value::String(kind)) => kind,
+            Some(other) => {
+                return Err(self.key("head.kind", format!("is {other}: it must be a name in quotes")));
+            }
+        };
+        let head =
+            heads.get(&kind).map_err(|error| self.key("head.kind", format!("is \"{kind}\": {error}")))?;
+        let known: Vec<&str> = head.parameters().iter().map(|(name, _)| *name).collect();
+        if let Some(key) = options.head.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(ConfigError::UnknownKey {
+                origin: self.origin.into(),
+                key: format!("head.{key}"),
+                nearest: format!("head.{}", nearest(key, &known)),
+                known: known.iter().map(|&key| key.to_owned()).collect(),
+            });
+        }
+        let configured =
+            head.configure(options.head.clone()).map_err(|error: HeadError| self.value(error.to_string()))?;
+        let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(kind))]);
+        table.extend(configured.table());
+        options.head = table;
+        Ok(configured)
+    }
+}
+
+fn text_of(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

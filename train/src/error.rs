@@ -1,0 +1,135 @@
+//! What can go wrong, and what kind of thing it is.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use headstock_backbone::{BackboneError, ErrorKind, HubError};
+use headstock_heads::HeadError;
+use headstock_loader::{DatasetError, DecodeError, SplitError};
+use thiserror::Error;
+
+use crate::config::ConfigError;
+
+/// An error of training or of using a run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The config cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something asked for that the settings or the run do not allow; a whole sentence.
+    #[error("{0}")]
+    Usage(String),
+    /// The data set cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The data cannot be split.
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    /// Photos that cannot be read.
+    #[error(transparent)]
+    Unreadable(Unreadable),
+    /// Data that cannot be learned from or tested on; a whole sentence.
+    #[error("{0}")]
+    Data(String),
+    /// The backbone.
+    #[error(transparent)]
+    Backbone(#[from] BackboneError),
+    /// The head.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// A file or folder cannot be read or written.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// `read`, `write` and the like.
+        action: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The feature cache failed.
+    #[error("the feature cache {} failed; if it is damaged, delete it: features are then computed anew", path.display())]
+    Cache {
+        /// The cache's file.
+        path: PathBuf,
+        /// What the store says.
+        source: Box<redb::Error>,
+    },
+}
+
+/// What kind of thing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything else.
+    Failed,
+    /// Bad usage or a bad config.
+    Usage,
+    /// Bad data.
+    Data,
+    /// The hub or the network.
+    Hub,
+}
+
+impl TrainError {
+    /// What kind of thing went wrong.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Config(_) | Self::Usage(_) => Kind::Usage,
+            Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => Kind::Usage,
+            Self::Dataset(_) | Self::Split(_) | Self::Unreadable(_) | Self::Data(_) => Kind::Data,
+            Self::Head(HeadError::Data(_) | HeadError::Width { .. }) => Kind::Data,
+            Self::Backbone(error) => match error.kind() {
+                ErrorKind::Config => Kind::Usage,
+                ErrorKind::Hub => Kind::Hub,
+                ErrorKind::Failed => Kind::Failed,
+            },
+            Self::Head(_) | Self::Io { .. } | Self::Format { .. } | Self::Cache { .. } => Kind::Failed,
+        }
+    }
+
+    /// For `map_err`: `action` on `path` failed.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// For `map_err`: `path` is not what it should be.
+    pub(crate) fn format<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Self {
+        let path = path.to_path_buf();
+        move |error| Self::Format { path, problem: error.to_string() }
+    }
+}
+
+impl From<HubError> for TrainError {
+    fn from(error: HubError) -> Self {
+        Self::Backbone(error.into())
+    }
+}
+
+/// Photos that cannot be read, each with the reason.
+#[derive(Debug)]
+pub struct Unreadable(pub Vec<(PathBuf, DecodeError)>);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let photos = if self.0.len() == 1 { "photo" } else { "photos" };
+        write!(f, "{} {photos} cannot be read", self.0.len())?;
+        for (path, error) in &self.0 {
+            write!(f, "\n  {}: {error}", path.display())?;
+        }
+        f.write_str("\nmend or remove them, or go on without them: data.on_error = \"skip\"")
+    }
+}
+
+impl std::error::Error for Unreadable {}

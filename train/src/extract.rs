@@ -1,0 +1,61 @@
+//! Features of a whole data set, into a file.
+
+use std::path::Path;
+
+use crate::config::Settings;
+use crate::error::TrainError;
+use crate::feature_file::{self, Described, Format};
+use crate::features::{Features, Stock};
+use crate::progress::Progress;
+use crate::samples::{Inputs, Samples};
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extracted {
+    /// Rows, `N`.
+    pub rows: usize,
+    /// Features a row, `F`.
+    pub width: usize,
+    /// How many rows were computed now, rather than found in the cache.
+    pub computed: usize,
+    /// Photos left out because they cannot be read.
+    pub skipped: usize,
+}
+
+/// Writes the features of every photo, plain view, in the order of the paths, sorted.
+///
+/// # Errors
+/// [`TrainError`]; `out` is written whole or not at all.
+pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Result<Extracted, TrainError> {
+    Format::of(out)?;
+    let (samples, inputs) = Samples::unsplit(settings)?;
+    let (Inputs::Photos(paths), Some(options)) = (inputs, &settings.options.backbone) else {
+        return Err(TrainError::Usage(
+            "features are extracted from photos, and `data.features` has none".into(),
+        ));
+    };
+    let stock = Stock::open(options, progress)?;
+    let features = Features::prepare(&stock, settings, &paths, &vec![0; paths.len()], progress)?;
+    let mut order: Vec<usize> = (0..paths.len()).filter(|&photo| features.has(photo)).collect();
+    order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
+    let described: Vec<Described> = order
+        .iter()
+        .map(|&i| &samples.rows[i])
+        .map(|row| Described {
+            path: row.id.clone(),
+            class: samples.classes.name(row.label).into(),
+            label: row.label,
+        })
+        .collect();
+    feature_file::write(out, &described, features.width(), &mut |range| {
+        let mut values = Vec::new();
+        features.append(&order[range], 0, &mut values)?;
+        Ok(values)
+    })?;
+    Ok(Extracted {
+        rows: order.len(),
+        width: features.width(),
+        computed: features.computed(),
+        skipped: paths.len() - order.len(),
+    })
+}

@@ -1,0 +1,121 @@
+//! Features made elsewhere.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+use npyz::{Deserialize, NpyFile, Order};
+use zip::ZipArchive;
+
+use crate::error::TrainError;
+
+/// Features in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeatureTable {
+    /// `[N, F]`, row-major.
+    pub values: Vec<f32>,
+    /// The number of features, `F`.
+    pub width: usize,
+}
+
+/// Reads `features` `[N, F]` (f32, or f64 that is rounded) and `labels` `[N]` (integers) from numpy's archive.
+///
+/// # Errors
+/// [`TrainError::Io`] and [`TrainError::Format`], which name the file and the array.
+pub fn read_npz(path: &Path) -> Result<(FeatureTable, Vec<i64>), TrainError> {
+    let file = File::open(path).map_err(TrainError::io("read", path))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(TrainError::format(path))?;
+    let (values, shape) = array(&mut archive, "features", floats).map_err(TrainError::format(path))?;
+    let (labels, label_shape) = array(&mut archive, "labels", integers).map_err(TrainError::format(path))?;
+    let fault = |problem: String| TrainError::Format { path: path.into(), problem };
+    let &[rows, width] = shape.as_slice() else {
+        return Err(fault(format!("`features` is {shape:?}, not [samples, features]")));
+    };
+    if rows == 0 || width == 0 {
+        return Err(fault(format!("`features` is {shape:?}: there is nothing in it")));
+    }
+    if label_shape != [rows] {
+        return Err(fault(format!("`labels` is {label_shape:?}, but `features` has {rows} rows")));
+    }
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let (row, column) = (at / width, at % width);
+        return Err(TrainError::Data(format!(
+            "{}: feature {column} of row {row} is {}: features must be finite",
+            path.display(),
+            values[at]
+        )));
+    }
+    Ok((FeatureTable { values, width }, labels))
+}
+
+/// The values of the array `name` in C order, and its shape.
+fn array<T, R: Read + Seek>(
+    archive: &mut ZipArchive<R>,
+    name: &str,
+    values: impl Fn(&mut dyn Read) -> io::Result<(Vec<T>, Vec<usize>)>,
+) -> Result<(Vec<T>, Vec<usize>), String> {
+    let present: Vec<String> = archive
+        .file_names()
+        .filter_map(|name| npyz::npz::array_name_from_file_name(&name.ok()?).map(str::to_owned))
+        .collect();
+    let file_name = npyz::npz::file_name_from_array_name(name);
+    if !present.iter().any(|array| array == name) {
+        return Err(format!("there is no array `{name}`; it has: {}", present.join(", ")));
+    }
+    let mut member = archive.by_name(&file_name).map_err(|error| format!("`{name}`: {error}"))?;
+    values(&mut member).map_err(|error| format!("`{name}`: {error}"))
+}
+
+fn floats(reader: &mut dyn Read) -> io::Result<(Vec<f32>, Vec<usize>)> {
+    let file = NpyFile::new(reader)?;
+    let shape = shape(&file)?;
+    let values = match typed::<f32, _>(file) {
+        Ok(values) => values?,
+        Err(file) => match typed::<f64, _>(file) {
+            Ok(values) => values?.into_iter().map(|value| value as f32).collect(),
+            Err(file) => return Err(unknown_type(&file, "float32")),
+        },
+    };
+    Ok((values, shape))
+}
+
+fn integers(reader: &mut dyn Read) -> io::Result<(Vec<i64>, Vec<usize>)> {
+    fn widened<T: Deserialize + TryInto<i64>, R: Read>(
+        file: NpyFile<R>,
+    ) -> Result<io::Result<Vec<i64>>, NpyFile<R>> {
+        let too_large = || io::Error::other("a label is beyond 64 bits");
+        Ok(typed::<T, R>(file)?.and_then(|values| {
+            values.into_iter().map(|value| value.try_into().map_err(|_| too_large())).collect()
+        }))
+    }
+    let file = NpyFile::new(reader)?;
+    let shape = shape(&file)?;
+    let values = widened::<i64, _>(file)
+        .or_else(widened::<i32, _>)
+        .or_else(widened::<i16, _>)
+        .or_else(widened::<i8, _>)
+        .or_else(widened::<u64, _>)
+        .or_else(widened::<u32, _>)
+        .or_else(widened::<u16, _>)
+        .or_else(widened::<u8, _>);
+    match values {
+        Ok(values) => Ok((values?, shape)),
+        Err(file) => Err(unknown_type(&file, "int64")),
+    }
+}
+
+/// The values, or the file back where they are of another type.
+fn typed<T: Deserialize, R: Read>(file: NpyFile<R>) -> Result<io::Result<Vec<T>>, NpyFile<R>> {
+    file.try_data::<T>().map(Iterator::collect)
+}
+
+fn unknown_type<R: Read>(file: &NpyFile<R>, wanted: &str) -> io::Error {
+    io::Error::other(format!("it holds {}; save it as {wanted}", file.dtype().descr()))
+}
+
+fn shape<R: Read>(file: &NpyFile<R>) -> io::Result<Vec<usize>> {
+    if file.order() == Order::Fortran && file.shape().len() > 1 {
+        return Err(io::Error::other("it is in Fortran order; save numpy.ascontiguousarray of it"));
+    }
+    file.shape().iter().map(|&side| usize::try_from(side).map_err(io::Error::other)).collect()
+}

@@ -1,0 +1,248 @@
+//! Features for elsewhere, written as they come: memory does not grow with the rows.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use npyz::{AutoSerialize, WriteOptions, WriterBuilder};
+use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use serde_json::json;
+use tempfile::NamedTempFile;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::Format;
+use crate::error::TrainError;
+
+/// Rows that are in memory at a time.
+const CHUNK: usize = 512;
+
+/// What a row is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The photo's path relative to the data root.
+    pub path: String,
+    /// The name of its class.
+    pub class: String,
+    /// The number of its class.
+    pub label: u32,
+}
+
+/// Writes `rows` with `width` features each to `path`, in the format that its ending tells. `read` gives the features
+/// of some rows, `[len, F]`. What beside `.npy` and `.npz` describes the rows is written to the same name with `.csv`.
+///
+/// # Errors
+/// [`TrainError::Usage`] for an unknown ending, [`TrainError::Io`] when a file cannot be written, and what `read` gives.
+pub fn write(
+    path: &Path,
+    rows: &[Described],
+    width: usize,
+    read: &mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
+) -> Result<(), TrainError> {
+    let format = Format::of(path)?;
+    let failed = |error| TrainError::io("write", path)(error);
+    let mut file = beside(path)?;
+    let mut chunks = Chunks { rows: rows.len(), width, read };
+    match format {
+        Format::Npy => write_npy(file.as_file_mut(), &mut chunks).map_err(|e| e.located(path))?,
+        Format::Npz => write_npz(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?,
+        Format::Safetensors => {
+            write_safetensors(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?
+        }
+        Format::Parquet => {
+            write_parquet(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?
+        }
+    }
+    if matches!(format, Format::Npy | Format::Npz) {
+        let table = path.with_extension("csv");
+        let mut described = beside(&table)?;
+        write_csv(described.as_file_mut(), rows).map_err(TrainError::io("write", &table))?;
+        described.persist(&table).map_err(|error| TrainError::io("write", &table)(error.error))?;
+    }
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// A file that becomes `path` once it is complete.
+fn beside(path: &Path) -> Result<NamedTempFile, TrainError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    crate::files::temporary_in(&folder).map_err(TrainError::io("write", path))
+}
+
+/// What can go wrong in a writer: its own file, or the source of the features.
+enum Fault {
+    Io(io::Error),
+    Source(TrainError),
+}
+
+impl Fault {
+    fn located(self, path: &Path) -> TrainError {
+        match self {
+            Self::Io(source) => TrainError::io("write", path)(source),
+            Self::Source(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ParquetError> for Fault {
+    fn from(error: ParquetError) -> Self {
+        Self::Io(io::Error::other(error))
+    }
+}
+
+struct Chunks<'a> {
+    rows: usize,
+    width: usize,
+    read: &'a mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
+}
+
+impl Chunks<'_> {
+    fn shape(&self) -> [u64; 2] {
+        [self.rows as u64, self.width as u64]
+    }
+
+    fn each(
+        &mut self,
+        mut take: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        for start in (0..self.rows).step_by(CHUNK) {
+            let rows = start..(start + CHUNK).min(self.rows);
+            let values = (self.read)(rows.clone()).map_err(Fault::Source)?;
+            take(rows, values)?;
+        }
+        Ok(())
+    }
+
+    fn write_array(&mut self, to: impl Write) -> Result<(), Fault> {
+        let mut array =
+            WriteOptions::<f32>::new().default_dtype().shape(&self.shape()).writer(to).begin_nd()?;
+        self.each(|_, values| Ok(array.extend(values)?))?;
+        Ok(array.finish()?)
+    }
+}
+
+fn write_npy(file: &mut File, chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+    let mut out = BufWriter::new(file);
+    chunks.write_array(&mut out)?;
+    Ok(out.flush()?)
+}
+
+fn write_npz(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+    // numpy's savez stores without compression, and members may pass 4 GiB.
+    let options =
+        SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
+    let mut archive = ZipWriter::new(BufWriter::new(file));
+    let member = |archive: &mut ZipWriter<BufWriter<&mut File>>, name| {
+        archive.start_file(npyz::npz::file_name_from_array_name(name), options).map_err(io::Error::from)
+    };
+    member(&mut archive, "features")?;
+    chunks.write_array(&mut archive)?;
+    member(&mut archive, "labels")?;
+    write_labels(&mut archive, rows)?;
+    archive.finish().map_err(io::Error::from)?.flush()?;
+    Ok(())
+}
+
+fn write_labels(to: impl Write, rows: &[Described]) -> io::Result<()> {
+    let mut array = WriteOptions::<i64>::new()
+        .dtype(<i64 as AutoSerialize>::default_dtype())
+        .shape(&[rows.len() as u64])
+        .writer(to)
+        .begin_nd()?;
+    array.extend(rows.iter().map(|row| i64::from(row.label)))?;
+    array.finish()
+}
+
+/// By hand, since the crate wants a tensor whole: the length of the header, the header as JSON, then the tensors' bytes.
+fn write_safetensors(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+    let [count, width] = chunks.shape();
+    let (features, labels) = (count * width * 4, count * 8);
+    let paths: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();
+    let classes: Vec<&str> = rows.iter().map(|row| row.class.as_str()).collect();
+    let described = json!({ "path": paths, "class": classes });
+    let header = json!({
+        "__metadata__": { "headstock": described.to_string() },
+        "labels": { "dtype": "I64", "shape": [count], "data_offsets": [0, labels] },
+        "features": { "dtype": "F32", "shape": [count, width], "data_offsets": [labels, labels + features] },
+    });
+    let mut header = header.to_string();
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    let mut out = BufWriter::new(file);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    for row in rows {
+        out.write_all(&i64::from(row.label).to_le_bytes())?;
+    }
+    chunks.each(|_, values| {
+        for value in values {
+            out.write_all(&value.to_le_bytes())?;
+        }
+        Ok(())
+    })?;
+    Ok(out.flush()?)
+}
+
+const SCHEMA: &str = "
+message features {
+    REQUIRED BINARY path (STRING);
+    REQUIRED BINARY class (STRING);
+    REQUIRED INT64 label;
+    REQUIRED GROUP features (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
+}";
+
+fn write_parquet(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let width = chunks.width;
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::default())?;
+    chunks.each(|range, values| {
+        let rows = &rows[range];
+        let text = |field: fn(&Described) -> &str| -> Vec<ByteArray> {
+            rows.iter().map(|row| ByteArray::from(field(row))).collect()
+        };
+        let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.label)).collect();
+        // A list begins at repetition level 0; its elements are there, which is definition level 1.
+        let begins: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
+        let present = vec![1; values.len()];
+        let mut group = writer.next_row_group()?;
+        let mut column = 0;
+        while let Some(mut next) = group.next_column()? {
+            match column {
+                0 => next.typed::<ByteArrayType>().write_batch(&text(|row| &row.path), None, None)?,
+                1 => next.typed::<ByteArrayType>().write_batch(&text(|row| &row.class), None, None)?,
+                2 => next.typed::<Int64Type>().write_batch(&labels, None, None)?,
+                _ => next.typed::<FloatType>().write_batch(&values, Some(&present), Some(&begins))?,
+            };
+            next.close()?;
+            column += 1;
+        }
+        group.close()?;
+        Ok(())
+    })?;
+    writer.close()?;
+    Ok(())
+}
+
+fn write_csv(to: &mut File, rows: &[Described]) -> io::Result<()> {
+    let mut table = csv::Writer::from_writer(BufWriter::new(to));
+    table.write_record(["row", "path", "class", "label"])?;
+    for (i, row) in rows.iter().enumerate() {
+        table.write_record([&i.to_string(), &row.path, &row.class, &row.label.to_string()])?;
+    }
+    table.flush()
+}

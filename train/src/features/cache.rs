@@ -1,0 +1,145 @@
+//! Features that were computed once, keyed by everything that they depend on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use redb::{ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+
+use crate::error::TrainError;
+
+/// The hash of everything that a feature vector depends on.
+pub(crate) type Key = [u8; 32];
+
+const FILE: &str = "features.redb";
+const FEATURES: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("features");
+
+/// Pages of the store kept in memory; a batch is a few hundred kilobytes.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// A crash-safe store of feature vectors, shared by processes: a vector is there whole or not at all.
+pub(crate) struct Cache {
+    database: Database,
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Opens the store in `folder`, or begins one.
+    pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
+        let path = folder.join(FILE);
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .set_concurrency_mode(ConcurrencyMode::MultiWriter)
+            .create(&path)
+            .map_err(fault(&path))?;
+        Ok(Self { database, path })
+    }
+
+    /// What is stored now.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, TrainError> {
+        let transaction = self.database.begin_read().map_err(fault(&self.path))?;
+        let table = match transaction.open_table(FEATURES) {
+            Ok(table) => Some(table),
+            Err(TableError::TableDoesNotExist(_)) => None,
+            Err(error) => return Err(fault(&self.path)(error)),
+        };
+        Ok(Snapshot { table, path: &self.path })
+    }
+
+    /// Stores vectors, all of them or none, and only returns when they are on the disk.
+    pub(crate) fn store<'a>(
+        &self,
+        vectors: impl Iterator<Item = (&'a Key, &'a [f32])>,
+    ) -> Result<(), TrainError> {
+        let transaction = self.database.begin_write().map_err(fault(&self.path))?;
+        {
+            let mut table = transaction.open_table(FEATURES).map_err(fault(&self.path))?;
+            for (key, values) in vectors {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                table.insert(key, bytes.as_slice()).map_err(fault(&self.path))?;
+            }
+        }
+        transaction.commit().map_err(fault(&self.path))
+    }
+}
+
+/// The store at one moment.
+pub(crate) struct Snapshot<'a> {
+    table: Option<ReadOnlyTable<&'static Key, &'static [u8]>>,
+    path: &'a Path,
+}
+
+impl Snapshot<'_> {
+    /// Whether a vector of `width` values is stored under `key`.
+    pub(crate) fn contains(&self, key: &Key, width: usize) -> Result<bool, TrainError> {
+        let Some(table) = &self.table else { return Ok(false) };
+        Ok(table.get(key).map_err(fault(self.path))?.is_some_and(|bytes| bytes.value().len() == width * 4))
+    }
+
+    /// Appends the vector under `key` to `out`; false when there is none of `width` values.
+    pub(crate) fn append(&self, key: &Key, width: usize, out: &mut Vec<f32>) -> Result<bool, TrainError> {
+        let Some(table) = &self.table else { return Ok(false) };
+        let Some(stored) = table.get(key).map_err(fault(self.path))? else { return Ok(false) };
+        let (values, rest) = stored.value().as_chunks::<4>();
+        if values.len() != width || !rest.is_empty() {
+            return Ok(false);
+        }
+        out.extend(values.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        Ok(true)
+    }
+}
+
+fn fault<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
+    let path = path.to_path_buf();
+    move |error| TrainError::Cache { path, source: Box::new(error.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(cache: &Cache, key: &Key, width: usize) -> Option<Vec<f32>> {
+        let mut out = Vec::new();
+        cache.snapshot().unwrap().append(key, width, &mut out).unwrap().then_some(out)
+    }
+
+    #[test]
+    fn what_is_stored_is_there_when_the_cache_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let values = [1.5f32, -0.0, f32::MIN_POSITIVE];
+        let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(vector(&cache, &[1; 32], 3), None);
+        cache.store([(&[1; 32], values.as_slice())].into_iter()).unwrap();
+        drop(cache);
+        let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(vector(&cache, &[1; 32], 3).unwrap(), values);
+        assert_eq!(vector(&cache, &[2; 32], 3), None);
+    }
+
+    #[test]
+    fn a_vector_of_another_length_counts_as_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        cache.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
+        assert!(!cache.snapshot().unwrap().contains(&[1; 32], 2).unwrap());
+        assert_eq!(vector(&cache, &[1; 32], 2), None);
+    }
+
+    #[test]
+    fn two_handles_share_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Cache::open(folder.path()).unwrap(), Cache::open(folder.path()).unwrap());
+        one.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
+        other.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
+        assert_eq!(vector(&one, &[2; 32], 1), Some(vec![2.0]));
+        assert_eq!(vector(&other, &[1; 32], 1), Some(vec![1.0]));
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "not a store at all, but long enough to be looked at").unwrap();
+        let error = Cache::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("features.redb") && error.contains("delete it"), "{error}");
+    }
+}

@@ -1,0 +1,287 @@
+//! Features of photos: computed once, kept, read as often as wanted.
+
+mod cache;
+mod compute;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use headstock_backbone::{Backbone, Checkpoint, Interpolation, Preprocessing, Source};
+use headstock_loader::{Augment, DecodeError, EvalTransform, read_photo};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::config::{BackboneOptions, OnError, Settings};
+use crate::error::{TrainError, Unreadable};
+use crate::progress::Progress;
+use cache::{Cache, Key};
+pub(crate) use compute::{BATCH, Network, Renderer};
+
+/// What a change in how features are computed changes, so that older ones are not taken for them.
+const FORMAT: &str = "headstock features 1";
+
+/// One rendering of a photo: 0 is the plain one, others are augmented.
+pub type View = u32;
+
+/// The weights, opened but not on a device yet.
+pub struct Stock {
+    checkpoint: Checkpoint,
+    options: BackboneOptions,
+}
+
+impl Stock {
+    /// Finds, fetches and checks the weights.
+    ///
+    /// # Errors
+    /// [`TrainError::Backbone`].
+    pub fn open(options: &BackboneOptions, progress: &dyn Progress) -> Result<Self, TrainError> {
+        let source = Source::parse(&options.weights, std::path::Path::new(""))?;
+        let checkpoint = Checkpoint::open(&source.fetch(progress)?)?;
+        Ok(Self { checkpoint, options: options.clone() })
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn options(&self) -> &BackboneOptions {
+        &self.options
+    }
+
+    /// The number of features at the layer, `F`.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.options.layer.channels(self.checkpoint.architecture())
+    }
+
+    /// The weights on their device.
+    ///
+    /// # Errors
+    /// [`TrainError::Backbone`].
+    pub fn load(&self) -> Result<Backbone, TrainError> {
+        Ok(Backbone::new(&self.checkpoint, self.options.device, self.options.precision)?)
+    }
+
+    /// How a photo is rendered for these weights.
+    #[must_use]
+    pub fn transform(&self) -> EvalTransform {
+        let Preprocessing { resize, crop: [height, width], interpolation, .. } =
+            *self.checkpoint.preprocessing();
+        let interpolation = match interpolation {
+            Interpolation::Nearest => headstock_loader::Interpolation::Nearest,
+            Interpolation::Bilinear => headstock_loader::Interpolation::Bilinear,
+            Interpolation::Bicubic => headstock_loader::Interpolation::Bicubic,
+            Interpolation::Lanczos => headstock_loader::Interpolation::Lanczos,
+        };
+        EvalTransform { resize, crop: (height, width), interpolation }
+    }
+}
+
+/// The features of photos, in the cache.
+pub struct Features {
+    cache: Cache,
+    keys: KeyMaker,
+    /// The hash of each photo's bytes; none for one that cannot be read.
+    photos: Hashes,
+    width: usize,
+    /// How many vectors were computed now, rather than found.
+    computed: usize,
+}
+
+impl Features {
+    /// Sees to it that the features of `paths` are in the cache: the plain view of each, and `views[i]` augmented ones.
+    /// Photos that cannot be read stop the work before the network runs, or are skipped, as the settings say.
+    ///
+    /// # Errors
+    /// [`TrainError::Unreadable`] with all photos that cannot be read; [`TrainError::Backbone`], [`TrainError::Cache`].
+    pub fn prepare(
+        stock: &Stock,
+        settings: &Settings,
+        paths: &[PathBuf],
+        views: &[View],
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let augment = settings.options.augment.clone();
+        let keys = KeyMaker::new(stock, &augment);
+        let (width, max_pixels) = (stock.width(), settings.options.data.max_pixels);
+        let cache = Cache::open(&settings.options.features.cache)?;
+
+        let (mut photos, mut unreadable) = hash_all(paths, progress);
+        let missing = missing(&cache, &keys, &photos, views, width)?;
+        unreadable.extend(compute::check(paths, &missing.photos, max_pixels, progress));
+        unreadable.sort_unstable_by_key(|(photo, _)| *photo);
+        for (photo, _) in &unreadable {
+            photos[*photo] = None;
+        }
+        let unreadable =
+            Unreadable(unreadable.into_iter().map(|(photo, error)| (paths[photo].clone(), error)).collect());
+        if !unreadable.0.is_empty() {
+            match settings.options.data.on_error {
+                OnError::Stop => return Err(TrainError::Unreadable(unreadable)),
+                OnError::Skip => warn_of(&unreadable),
+            }
+        }
+
+        let wanted: Vec<_> =
+            missing.wanted.into_iter().filter(|wanted| photos[wanted.photo].is_some()).collect();
+        let renderer = Renderer::new(stock.transform(), augment, max_pixels);
+        if !wanted.is_empty() {
+            let backbone = stock.load()?;
+            let network = Network { backbone: &backbone, layer: stock.options().layer };
+            compute::run(&network, &renderer, paths, &photos, &wanted, &cache, progress)?;
+        }
+        Ok(Self { cache, keys, photos, width, computed: wanted.len() })
+    }
+
+    /// The number of features, `F`.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How many vectors were computed now; the others were there.
+    #[must_use]
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Whether photo `i` could be read.
+    #[must_use]
+    pub fn has(&self, photo: usize) -> bool {
+        self.photos[photo].is_some()
+    }
+
+    /// Appends the features of some photos in one view to `out`, `[len, F]`, row-major.
+    ///
+    /// # Errors
+    /// [`TrainError::Cache`].
+    ///
+    /// # Panics
+    /// When a photo could not be read.
+    pub fn append(&self, photos: &[usize], view: View, out: &mut Vec<f32>) -> Result<(), TrainError> {
+        let snapshot = self.cache.snapshot()?;
+        out.reserve(photos.len() * self.width);
+        for &photo in photos {
+            let hash = self.photos[photo].expect("only photos that could be read are asked for");
+            if !snapshot.append(&self.keys.key(&hash, view), self.width, out)? {
+                return Err(TrainError::Data(
+                    "features have left the cache while they were in use: run the command again".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn warn_of(unreadable: &Unreadable) {
+    let photos = if unreadable.0.len() == 1 { "photo" } else { "photos" };
+    tracing::warn!("{} {photos} cannot be read and are left out", unreadable.0.len());
+    for (path, error) in &unreadable.0 {
+        tracing::warn!("left out: {}: {error}", path.display());
+    }
+}
+
+/// Makes keys: everything but the photo and the view is hashed once.
+struct KeyMaker {
+    weights: Sha256,
+    augment: String,
+}
+
+impl KeyMaker {
+    fn new(stock: &Stock, augment: &Augment) -> Self {
+        let BackboneOptions { layer, precision, .. } = stock.options();
+        let preprocessing = serde_json::to_string(stock.checkpoint().preprocessing())
+            .expect("a preprocessing record is JSON");
+        let mut weights = Sha256::new();
+        for part in [FORMAT, stock.checkpoint().sha256(), &preprocessing, layer.as_str(), precision.as_str()]
+        {
+            weights.update(part);
+            weights.update([0]);
+        }
+        let augment = serde_json::to_string(augment).expect("[augment] is JSON");
+        Self { weights, augment }
+    }
+
+    fn key(&self, photo: &[u8; 32], view: View) -> Key {
+        let mut hash = self.weights.clone();
+        hash.update(photo);
+        if view > 0 {
+            hash.update(view.to_le_bytes());
+            hash.update(&self.augment);
+        }
+        hash.finalize().into()
+    }
+}
+
+/// The hash of each photo's bytes, none where it cannot be read.
+type Hashes = Vec<Option<[u8; 32]>>;
+
+/// Reads every photo's bytes and hashes them, on all cores; those that cannot be read come back with the reason.
+fn hash_all(paths: &[PathBuf], progress: &dyn Progress) -> (Hashes, Vec<(usize, DecodeError)>) {
+    progress.begin("reading photos", paths.len() as u64, "photos");
+    let hashes: Vec<_> = paths
+        .par_iter()
+        .map(|path| {
+            let hash = read_photo(path).map(|bytes| Sha256::digest(&bytes).into());
+            progress.step(1);
+            hash
+        })
+        .collect();
+    progress.end();
+    let mut unreadable = Vec::new();
+    let photos = hashes
+        .into_iter()
+        .enumerate()
+        .map(|(photo, hash)| hash.map_err(|error| unreadable.push((photo, error))).ok())
+        .collect();
+    (photos, unreadable)
+}
+
+/// A vector that has to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    photo: usize,
+    view: View,
+    key: Key,
+}
+
+/// What the cache lacks.
+struct Missing {
+    /// The vectors, each once even where photos are the same, photo by photo.
+    wanted: Vec<Wanted>,
+    /// Every photo that lacks one: whether it can be decoded is not known yet.
+    photos: Vec<usize>,
+}
+
+fn missing(
+    cache: &Cache,
+    keys: &KeyMaker,
+    photos: &[Option<[u8; 32]>],
+    views: &[View],
+    width: usize,
+) -> Result<Missing, TrainError> {
+    let snapshot = cache.snapshot()?;
+    let mut seen = HashSet::new();
+    let mut missing = Missing { wanted: Vec::new(), photos: Vec::new() };
+    for (photo, (hash, &views)) in photos.iter().zip(views).enumerate() {
+        let Some(hash) = hash else { continue };
+        let mut lacks = false;
+        for view in 0..=views {
+            let key = keys.key(hash, view);
+            if !snapshot.contains(&key, width)? {
+                lacks = true;
+                if seen.insert(key) {
+                    missing.wanted.push(Wanted { photo, view, key });
+                }
+            }
+        }
+        if lacks {
+            missing.photos.push(photo);
+        }
+    }
+    Ok(missing)
+}

@@ -1,0 +1,74 @@
+//! Feature rows by number, wherever they come from.
+
+use crate::config::Settings;
+use crate::error::TrainError;
+use crate::feature_file::FeatureTable;
+use crate::features::{Features, Stock, View};
+use crate::progress::Progress;
+use crate::samples::Inputs;
+
+/// The features of samples.
+pub(crate) enum Matrix {
+    /// Of photos, in the cache.
+    Cached(Features),
+    /// Made elsewhere, in memory.
+    Given(FeatureTable),
+}
+
+impl Matrix {
+    /// Computes what is not there yet. `views[i]` augmented views of sample `i` are wanted beside the plain one.
+    pub(crate) fn prepare(
+        inputs: Inputs,
+        stock: Option<&Stock>,
+        settings: &Settings,
+        views: &[View],
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        match (inputs, stock) {
+            (Inputs::Features(table), _) => Ok(Self::Given(table)),
+            (Inputs::Photos(paths), Some(stock)) => {
+                Ok(Self::Cached(Features::prepare(stock, settings, &paths, views, progress)?))
+            }
+            (Inputs::Photos(_), None) => Err(TrainError::Usage(
+                "`backbone.weights` is missing: photos become features by a backbone".into(),
+            )),
+        }
+    }
+
+    /// The number of features, `F`.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Cached(features) => features.width(),
+            Self::Given(table) => table.width,
+        }
+    }
+
+    /// How many vectors were computed now.
+    pub(crate) fn computed(&self) -> usize {
+        match self {
+            Self::Cached(features) => features.computed(),
+            Self::Given(_) => 0,
+        }
+    }
+
+    /// The samples among `rows` that have features, the others being unreadable photos.
+    pub(crate) fn present(&self, rows: Vec<usize>) -> Vec<usize> {
+        match self {
+            Self::Cached(features) => rows.into_iter().filter(|&row| features.has(row)).collect(),
+            Self::Given(_) => rows,
+        }
+    }
+
+    /// Appends the features of `rows` in one view to `out`.
+    pub(crate) fn append(&self, rows: &[usize], view: View, out: &mut Vec<f32>) -> Result<(), TrainError> {
+        match self {
+            Self::Cached(features) => features.append(rows, view, out),
+            Self::Given(table) => {
+                for &row in rows {
+                    out.extend(&table.values[row * table.width..][..table.width]);
+                }
+                Ok(())
+            }
+        }
+    }
+}

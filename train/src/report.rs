@@ -1,0 +1,147 @@
+//! `report.html`: a run to look at, in one file without a script.
+
+use std::fmt::Write;
+
+use crate::metrics::Predictions;
+use crate::run::{ModelRecord, RunMetrics, TestRow};
+
+/// Mistakes that are listed.
+const MISTAKES: usize = 50;
+
+const STYLE: &str = "\
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}\
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
+td:first-child,th:first-child{text-align:left}.confusion td{min-width:2.2rem;text-align:center}\
+.confusion th{font-weight:normal}.scroll{overflow-x:auto}code{background:#f3f3f3;padding:0 .2rem}";
+
+/// The page.
+pub(crate) fn html(
+    record: &ModelRecord,
+    metrics: &RunMetrics,
+    rows: &[TestRow<'_>],
+    predictions: &Predictions,
+) -> String {
+    let labels: Vec<u32> = rows.iter().map(|row| row.label).collect();
+    let confusion = predictions.confusion(&labels);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock: {head}</title>\n\
+         <style>{STYLE}</style>\n<h1>Head <code>{head}</code></h1>\n{}\n",
+        summary(record),
+        head = escaped(&record.head.kind),
+    );
+    figures(&mut page, metrics);
+    classes(&mut page, &record.classes, &confusion);
+    matrix(&mut page, &record.classes, &confusion);
+    mistakes(&mut page, &record.classes, rows, predictions);
+    page
+}
+
+fn summary(record: &ModelRecord) -> String {
+    match &record.backbone {
+        Some(backbone) => format!(
+            "<p>on <code>{}</code> of {} (<code>{}</code>)</p>",
+            backbone.layer,
+            escaped(&backbone.architecture),
+            escaped(&backbone.source)
+        ),
+        None => "<p>on features made elsewhere</p>".into(),
+    }
+}
+
+fn figures(page: &mut String, metrics: &RunMetrics) {
+    let test = &metrics.test;
+    page.push_str("<h2>Test</h2>\n<table>\n");
+    let counts = [
+        ("training photos", metrics.counts.train),
+        ("test photos", metrics.counts.test),
+        ("left out", metrics.counts.skipped),
+    ];
+    for (name, count) in counts {
+        push(page, format_args!("<tr><td>{name}<td>{count}\n"));
+    }
+    let figures = [
+        ("top-1 accuracy", test.top1),
+        ("top-5 accuracy", test.top5),
+        ("macro F1", test.macro_f1),
+        ("log loss", test.log_loss),
+        ("calibration error", test.ece),
+    ];
+    for (name, figure) in figures {
+        push(page, format_args!("<tr><td>{name}<td>{figure:.4}\n"));
+    }
+    page.push_str("</table>\n");
+}
+
+fn classes(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+    page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>precision<th>recall<th>F1<th>photos\n");
+    for (class, name) in names.iter().enumerate() {
+        let right = confusion[class][class] as f64;
+        let photos: usize = confusion[class].iter().sum();
+        let predicted: usize = confusion.iter().map(|row| row[class]).sum();
+        let (precision, recall) = (ratio(right, predicted), ratio(right, photos));
+        let f1 = ratio(2.0 * right, photos + predicted);
+        push(
+            page,
+            format_args!("<tr><td>{}<td>{precision}<td>{recall}<td>{f1}<td>{photos}\n", escaped(name)),
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+fn ratio(part: f64, whole: usize) -> String {
+    if whole == 0 { "-".into() } else { format!("{:.3}", part / whole as f64) }
+}
+
+fn matrix(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+    page.push_str("<h2>Confusion</h2>\n<p>A row is a class, a column what was predicted.</p>\n<div class=\"scroll\"><table class=\"confusion\">\n<tr><th>");
+    for name in names {
+        push(page, format_args!("<th>{}", escaped(name)));
+    }
+    for (name, row) in names.iter().zip(confusion) {
+        push(page, format_args!("\n<tr><th>{}", escaped(name)));
+        let all: usize = row.iter().sum();
+        for &count in row {
+            let shade = if all == 0 { 0.0 } else { count as f64 / all as f64 };
+            let shown = if count == 0 { String::new() } else { count.to_string() };
+            push(page, format_args!("<td style=\"background:rgba(60,120,200,{:.2})\">{shown}", shade * 0.8));
+        }
+    }
+    page.push_str("\n</table></div>\n");
+}
+
+fn mistakes(page: &mut String, names: &[String], rows: &[TestRow<'_>], predictions: &Predictions) {
+    let mut wrong: Vec<(f32, &TestRow<'_>, u32)> = rows
+        .iter()
+        .zip(&predictions.predicted)
+        .zip(predictions.rows())
+        .filter(|((row, predicted), _)| row.label != **predicted)
+        .map(|((row, &predicted), all)| (all[predicted as usize], row, predicted))
+        .collect();
+    wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.path.cmp(b.1.path)));
+    push(page, format_args!("<h2>Mistakes</h2>\n<p>{} in all, the surest first.</p>\n", wrong.len()));
+    page.push_str("<table>\n<tr><th>photo<th>class<th>predicted<th>probability\n");
+    for (probability, row, predicted) in wrong.into_iter().take(MISTAKES) {
+        let (class, predicted) = (&names[row.label as usize], &names[predicted as usize]);
+        let (path, class, predicted) = (escaped(row.path), escaped(class), escaped(predicted));
+        push(page, format_args!("<tr><td>{path}<td>{class}<td>{predicted}<td>{probability:.3}\n"));
+    }
+    page.push_str("</table>\n");
+}
+
+fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("a string takes every byte");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_become_markup() {
+        assert_eq!(escaped("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
+    }
+}

@@ -1,0 +1,82 @@
+//! The tables of a run, as CSV.
+
+use std::fs;
+use std::path::Path;
+
+use headstock_heads::History;
+use serde::Deserialize;
+
+use crate::error::TrainError;
+use crate::files::write_whole;
+use crate::metrics::Predictions;
+use crate::samples::Samples;
+
+/// A row of `split.csv`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct SplitRow {
+    /// The photo, relative to the data root.
+    pub path: String,
+    /// The name of its class.
+    pub label: String,
+    /// `train` or `test`.
+    pub split: String,
+}
+
+/// `path,label,split` of some rows.
+pub(crate) fn split(samples: &Samples, rows: &[usize]) -> Vec<u8> {
+    let rows = rows.iter().map(|&i| &samples.rows[i]).map(|row| {
+        [row.id.clone(), samples.classes.name(row.label).to_owned(), row.part.as_str().to_owned()]
+    });
+    table(&["path", "label", "split"], rows)
+}
+
+/// Writes the split of `samples` to `path`, as a run has it.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn write_split(samples: &Samples, path: &Path) -> Result<(), TrainError> {
+    write_whole(path, &split(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
+        .map_err(TrainError::io("write", path))
+}
+
+pub(super) fn read_split(path: &Path) -> Result<Vec<SplitRow>, TrainError> {
+    let bytes = fs::read(path).map_err(TrainError::io("read", path))?;
+    csv::Reader::from_reader(bytes.as_slice())
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .map_err(TrainError::format(path))
+}
+
+/// A row per epoch or iteration.
+pub(crate) fn history(history: &History) -> Vec<u8> {
+    table(&history.columns, history.rows.iter().map(|row| row.iter().map(ToString::to_string)))
+}
+
+/// A sample of the test part.
+pub(crate) struct TestRow<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) label: u32,
+}
+
+/// `path,label,predicted,probability`, then a column per class.
+pub(crate) fn predictions(rows: &[TestRow<'_>], predictions: &Predictions, classes: &[String]) -> Vec<u8> {
+    let fixed = ["path", "label", "predicted", "probability"];
+    let header: Vec<&str> = fixed.into_iter().chain(classes.iter().map(String::as_str)).collect();
+    let rows =
+        rows.iter().zip(&predictions.predicted).zip(predictions.rows()).map(|((row, &predicted), all)| {
+            let probability = all[predicted as usize].to_string();
+            let name = |class: u32| classes[class as usize].clone();
+            let fixed = [row.path.to_owned(), name(row.label), name(predicted), probability];
+            fixed.into_iter().chain(all.iter().map(ToString::to_string))
+        });
+    table(&header, rows)
+}
+
+fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<Item = R>) -> Vec<u8> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(header).expect("a vector takes every byte");
+    for row in rows {
+        writer.write_record(row.into_iter()).expect("every row is as long as the header");
+    }
+    writer.into_inner().expect("a vector takes every byte")
+}

@@ -1,0 +1,227 @@
+//! Which samples there are, and which of them are tested on.
+
+use std::path::{Path, PathBuf};
+
+use headstock_loader::{
+    ClassMap, ClassOrder, Dataset, read_csv, read_folder, read_folder_with, stratified_shuffle_split,
+};
+use serde::Serialize;
+
+use crate::config::{Settings, Source};
+use crate::error::TrainError;
+use crate::feature_file::{FeatureTable, read_npz};
+
+/// What a sample is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Fitted on.
+    Train,
+    /// Only tested on.
+    Test,
+}
+
+impl Part {
+    /// `train` or `test`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// A sample without its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The photo's path relative to the data root, with `/` between its parts; for features, the number of the row.
+    pub id: String,
+    /// The number of its class.
+    pub label: u32,
+    /// What it is for.
+    pub part: Part,
+}
+
+/// What the samples consist of, each in the order of the rows.
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// Where the photos lie.
+    Photos(Vec<PathBuf>),
+    /// Features made elsewhere.
+    Features(FeatureTable),
+}
+
+/// The samples of the settings, split.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// The classes.
+    pub classes: ClassMap,
+    /// The samples in an order that depends on the data alone.
+    pub rows: Vec<Row>,
+}
+
+impl Samples {
+    /// Reads the data set that `settings` name and splits it; beside the samples, what they consist of, in the same order.
+    /// No photo is opened.
+    ///
+    /// # Errors
+    /// [`TrainError::Dataset`], [`TrainError::Split`], or for features [`TrainError::Format`] and [`TrainError::Data`].
+    pub fn read(settings: &Settings) -> Result<(Self, Inputs), TrainError> {
+        Self::read_with(settings, &|labels| split(labels, settings))
+    }
+
+    fn read_with(
+        settings: &Settings,
+        split: &dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError>,
+    ) -> Result<(Self, Inputs), TrainError> {
+        let order = settings.options.data.class_order;
+        match &settings.source {
+            Source::Folder { root, test: None } => Self::of_photos(read_folder(root, order)?, split),
+            Source::Folder { root, test: Some(test) } => {
+                let mut train = read_folder(root, order)?;
+                let mut tested = read_folder_with(test, &train.classes)?;
+                let (here, there) = prefixes(root, test)?;
+                train.prefix_ids(&here);
+                tested.prefix_ids(&there);
+                let parts = [vec![Part::Train; train.samples.len()], vec![Part::Test; tested.samples.len()]];
+                train.samples.extend(tested.samples);
+                Ok(Self::new(train, parts.concat()))
+            }
+            Source::Csv(csv) => Self::of_photos(read_csv(csv, order)?, split),
+            Source::Features(path) => {
+                let (table, labels) = read_npz(path)?;
+                let (classes, labels) = number(&labels, order);
+                if classes.len() < 2 {
+                    return Err(TrainError::Data(format!(
+                        "{} has one class only: there is nothing to tell it from",
+                        path.display()
+                    )));
+                }
+                let parts = split(&labels)?;
+                let rows = labels.iter().zip(parts).enumerate();
+                let rows = rows.map(|(i, (&label, part))| Row { id: i.to_string(), label, part }).collect();
+                Ok((Self { classes, rows }, Inputs::Features(table)))
+            }
+        }
+    }
+
+    fn of_photos(
+        dataset: Dataset,
+        split: &dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError>,
+    ) -> Result<(Self, Inputs), TrainError> {
+        let parts = split(&dataset.labels())?;
+        Ok(Self::new(dataset, parts))
+    }
+
+    fn new(dataset: Dataset, parts: Vec<Part>) -> (Self, Inputs) {
+        let mut rows = Vec::with_capacity(parts.len());
+        let mut paths = Vec::with_capacity(parts.len());
+        for (sample, part) in dataset.samples.into_iter().zip(parts) {
+            rows.push(Row { id: sample.id, label: sample.label, part });
+            paths.push(sample.path);
+        }
+        (Self { classes: dataset.classes, rows }, Inputs::Photos(paths))
+    }
+
+    /// As [`read`](Self::read), but everything is one part: nothing is split, so nothing can be too small to be.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unsplit(settings: &Settings) -> Result<(Self, Inputs), TrainError> {
+        Self::read_with(settings, &|labels| Ok(vec![Part::Train; labels.len()]))
+    }
+
+    /// The numbers of the rows of a part.
+    #[must_use]
+    pub fn of(&self, part: Part) -> Vec<usize> {
+        (0..self.rows.len()).filter(|&i| self.rows[i].part == part).collect()
+    }
+
+    /// The labels of some rows.
+    #[must_use]
+    pub fn labels(&self, rows: &[usize]) -> Vec<u32> {
+        rows.iter().map(|&i| self.rows[i].label).collect()
+    }
+}
+
+impl Inputs {
+    /// Where the photos lie; none for features.
+    #[must_use]
+    pub fn photos(&self) -> Option<&[PathBuf]> {
+        match self {
+            Self::Photos(paths) => Some(paths),
+            Self::Features(_) => None,
+        }
+    }
+
+    /// Those of some rows.
+    #[must_use]
+    pub fn only(self, rows: &[usize]) -> Self {
+        match self {
+            Self::Photos(paths) => Self::Photos(rows.iter().map(|&row| paths[row].clone()).collect()),
+            Self::Features(FeatureTable { values, width }) => {
+                let values = rows.iter().flat_map(|&row| &values[row * width..][..width]).copied().collect();
+                Self::Features(FeatureTable { values, width })
+            }
+        }
+    }
+}
+
+fn split(labels: &[u32], settings: &Settings) -> Result<Vec<Part>, TrainError> {
+    let options = &settings.options.split;
+    let splits = stratified_shuffle_split(labels, 1, options.test_size, options.seed)?;
+    let mut parts = vec![Part::Train; labels.len()];
+    for &i in splits.iter().flat_map(|split| &split.test) {
+        parts[i] = Part::Test;
+    }
+    Ok(parts)
+}
+
+/// Numbers the classes of features made elsewhere: they are called as their labels, and sorted by value.
+fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
+    let mut distinct = labels.to_vec();
+    if order == ClassOrder::Sorted {
+        distinct.sort_unstable();
+        distinct.dedup();
+    }
+    let names: Vec<String> = distinct.iter().map(ToString::to_string).collect();
+    let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
+    let numbered = labels
+        .iter()
+        .map(|label| classes.number(&label.to_string()).expect("the map is made of these labels"))
+        .collect();
+    (classes, numbered)
+}
+
+/// The paths of both folders relative to the folder that holds both.
+fn prefixes(train: &Path, test: &Path) -> Result<(String, String), TrainError> {
+    let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
+    let (train, test) = (canonical(train)?, canonical(test)?);
+    let shared = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
+    let rest = |path: &Path| {
+        let parts: Vec<_> =
+            path.components().skip(shared).map(|part| part.as_os_str().to_string_lossy()).collect();
+        parts.join("/")
+    };
+    Ok((rest(&train), rest(&test)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_features_are_numbered_by_value_or_by_appearance() {
+        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Sorted);
+        assert_eq!(
+            (classes.names(), labels),
+            (["-2", "9", "10"].map(String::from).as_slice(), vec![2, 0, 2, 1])
+        );
+        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Appearance);
+        assert_eq!(
+            (classes.names(), labels),
+            (["10", "-2", "9"].map(String::from).as_slice(), vec![0, 1, 0, 2])
+        );
+    }
+}
