@@ -10,18 +10,10 @@
 //! use headstock_train::{Quiet, RunPlace, config::Config, train};
 //!
 //! # let folder = tempfile::tempdir()?;
-//! # let features: Vec<f32> = (0..40).map(|i| if i % 4 < 2 { i as f32 } else { -(i as f32) }).collect();
-//! # let mut archive = zip::ZipWriter::new(std::fs::File::create(folder.path().join("x.npz"))?);
-//! # { use npyz::WriterBuilder;
-//! #   archive.start_file("features.npy", zip::write::SimpleFileOptions::default())?;
-//! #   let mut out = npyz::WriteOptions::new().default_dtype().shape(&[20, 2]).writer(&mut archive).begin_nd()?;
-//! #   out.extend(features)?; out.finish()?;
-//! #   archive.start_file("labels.npy", zip::write::SimpleFileOptions::default())?;
-//! #   let mut out = npyz::WriteOptions::new().default_dtype().shape(&[20]).writer(&mut archive).begin_nd()?;
-//! #   out.extend((0..20i64).map(|i| i % 2))?; out.finish()?; }
-//! # archive.finish()?;
+//! # let features = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/separable.npz");
+//! # std::fs::copy(features, folder.path().join("x.npz"))?;
 //! let heads = Registry::builtin();
-//! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n[split]\ntest_size = 4\n";
+//! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 //! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
 //! let outcome = train(&settings, &RunPlace::Named(folder.path().join("run")), &Quiet)?;
 //! assert_eq!(outcome.metrics.test.top1, 1.0);

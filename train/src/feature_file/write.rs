@@ -9,6 +9,7 @@ use std::sync::Arc;
 use npyz::{AutoSerialize, WriteOptions, WriterBuilder};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
@@ -209,7 +210,9 @@ message features {
 fn write_parquet(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
     let width = chunks.width;
-    let mut writer = SerializedFileWriter::new(file, schema, Arc::default())?;
+    // Features hardly ever repeat: a dictionary would only be one more copy.
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
     chunks.each(|range, values| {
         let rows = &rows[range];
         let text = |field: fn(&Described) -> &str| -> Vec<ByteArray> {
