@@ -29,7 +29,8 @@ const MINIMAL: &str = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nwei
 #[test]
 fn valid_configs_resolve_to_settings_that_resolve_to_themselves() {
     for file in corpus("valid") {
-        let settings = resolve(&fs::read_to_string(&file).unwrap(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+        let settings =
+            resolve(&fs::read_to_string(&file).unwrap(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
         let again = resolve(&settings.options.to_toml(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
         assert_eq!(again.options, settings.options, "{file:?}");
         assert_eq!(again.source, settings.source, "{file:?}");

@@ -44,7 +44,11 @@ const WIDTH: usize = 3;
 /// More rows than are in memory at a time.
 fn rows() -> Vec<Described> {
     (0..1300)
-        .map(|i| Described { path: format!("a, \"b\"/{i}.jpg"), class: format!("class {}", i % 3), label: i % 3 })
+        .map(|i| Described {
+            path: format!("a, \"b\"/{i}.jpg"),
+            class: format!("class {}", i % 3),
+            label: i % 3,
+        })
         .collect()
 }
 
@@ -82,7 +86,11 @@ fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
     assert_eq!(values, all_values());
 
     let table = fs::read_to_string(path.with_extension("csv")).unwrap();
-    assert!(table.starts_with("row,path,class,label\n0,\"a, \"\"b\"\"/0.jpg\",class 0,0\n"), "{}", &table[..80]);
+    assert!(
+        table.starts_with("row,path,class,label\n0,\"a, \"\"b\"\"/0.jpg\",class 0,0\n"),
+        "{}",
+        &table[..80]
+    );
     assert_eq!(table.lines().count(), 1301);
 }
 
