@@ -7,6 +7,7 @@
 
 mod affine;
 mod check;
+pub mod conformance;
 pub mod data;
 pub mod differentiable;
 pub mod error;
@@ -21,6 +22,7 @@ mod standardize;
 pub mod svm;
 mod vector;
 
+pub use conformance::{check_head, check_head_with};
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;

@@ -240,3 +240,24 @@ impl Head for LinearHead {
         self.0.tensors("")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+
+    #[test]
+    fn linear_keeps_the_laws_of_heads() {
+        check_head::<LinearConfig>();
+    }
+
+    #[test]
+    fn linear_by_adam_keeps_the_laws_of_heads() {
+        check_head_with(&LinearConfig { solver: LinearSolver::Adam, epochs: 100, ..LinearConfig::default() });
+    }
+
+    #[test]
+    fn linear_on_standardised_features_keeps_the_laws_of_heads() {
+        check_head_with(&LinearConfig { standardize: true, ..LinearConfig::default() });
+    }
+}

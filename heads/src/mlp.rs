@@ -245,3 +245,19 @@ impl Head for MlpHead {
         Ok(tensors)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+
+    #[test]
+    fn mlp_keeps_the_laws_of_heads() {
+        check_head::<MlpConfig>();
+    }
+
+    #[test]
+    fn a_deep_mlp_on_standardised_features_keeps_the_laws_of_heads() {
+        check_head_with(&MlpConfig { hidden: vec![32, 16], standardize: true, ..MlpConfig::default() });
+    }
+}

@@ -201,3 +201,19 @@ impl Head for SvmHead {
         self.0.tensors("")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+
+    #[test]
+    fn svm_keeps_the_laws_of_heads() {
+        check_head::<SvmConfig>();
+    }
+
+    #[test]
+    fn svm_with_the_hinge_loss_on_standardised_features_keeps_the_laws_of_heads() {
+        check_head_with(&SvmConfig { loss: SvmLoss::Hinge, standardize: true, ..SvmConfig::default() });
+    }
+}

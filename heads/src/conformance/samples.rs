@@ -1,0 +1,87 @@
+//! The data sets that the suite fits on.
+
+use crate::data::{Features, TrainingSet};
+use crate::random::Keyed;
+
+/// Features `[N, F]` and labels `[N]` of known make.
+#[derive(Clone, Debug)]
+pub(super) struct Samples {
+    pub(super) values: Vec<f32>,
+    pub(super) labels: Vec<u32>,
+    pub(super) width: usize,
+    pub(super) classes: usize,
+}
+
+impl Samples {
+    pub(super) fn features(&self) -> Features<'_> {
+        Features::rows_of(&self.values, self.width)
+    }
+
+    pub(super) fn training_set(&self) -> TrainingSet<'_> {
+        TrainingSet::new(self.features(), &self.labels, self.classes).expect("the suite's samples are valid")
+    }
+
+    /// Values from 0 to 1 as from a ReLU; feature `c` is higher by `distance` in the samples of class `c`.
+    fn clouds(labels: Vec<u32>, width: usize, classes: usize, distance: f32) -> Self {
+        let mut random = Keyed::new(&[labels.len() as u64, width as u64]);
+        let mut values = Vec::with_capacity(labels.len() * width);
+        for &label in &labels {
+            for feature in 0..width {
+                let shift = if feature == label as usize { distance } else { 0.0 };
+                values.push(random.uniform() as f32 + shift);
+            }
+        }
+        Self { values, labels, width, classes }
+    }
+
+    /// `n` samples, the classes in turn.
+    fn in_turn(n: usize, width: usize, classes: usize, distance: f32) -> Self {
+        Self::clouds((0..n).map(|i| (i % classes) as u32).collect(), width, classes, distance)
+    }
+
+    /// Four classes far apart.
+    pub(super) fn separable() -> Self {
+        Self::in_turn(120, 8, 4, 4.0)
+    }
+
+    /// Three classes that overlap, as frequent.
+    pub(super) fn overlapping() -> Self {
+        Self::in_turn(90, 7, 3, 0.4)
+    }
+
+    /// Samples of the first class alone, among `classes`.
+    pub(super) fn one_class(classes: usize) -> Self {
+        Self::clouds(vec![0; 10], 4, classes, 1.0)
+    }
+
+    pub(super) fn one_each() -> Self {
+        Self::in_turn(3, 5, 3, 1.0)
+    }
+
+    pub(super) fn wide() -> Self {
+        Self::in_turn(6, 40, 3, 1.0)
+    }
+
+    /// Two of four features do not vary; one of them is 0.
+    pub(super) fn constant() -> Self {
+        let mut samples = Self::in_turn(30, 4, 2, 2.0);
+        for row in samples.values.chunks_exact_mut(4) {
+            row[2..].copy_from_slice(&[0.0, 3.0]);
+        }
+        samples
+    }
+
+    /// Values near the end of `f32`.
+    pub(super) fn huge() -> Self {
+        let mut samples = Self::in_turn(30, 4, 2, 2.0);
+        for value in &mut samples.values {
+            *value *= 1e38;
+        }
+        samples
+    }
+
+    /// Two classes that overlap, the second one a tenth as frequent.
+    pub(super) fn unbalanced() -> Self {
+        Self::clouds((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
+    }
+}
