@@ -85,10 +85,18 @@ impl Augment {
         let ordered = |[low, high]: [f64; 2]| low > 0.0 && low <= high && high.is_finite();
         if let Some(RandomResizedCrop { scale, ratio }) = self.random_resized_crop {
             if !ordered(scale) || scale[1] > 1.0 {
-                return fault("random_resized_crop.scale", format!("{scale:?}"), "must be two shares of the area in order, above 0 and up to 1");
+                return fault(
+                    "random_resized_crop.scale",
+                    format!("{scale:?}"),
+                    "must be two shares of the area in order, above 0 and up to 1",
+                );
             }
             if !ordered(ratio) {
-                return fault("random_resized_crop.ratio", format!("{ratio:?}"), "must be two ratios in order, above 0");
+                return fault(
+                    "random_resized_crop.ratio",
+                    format!("{ratio:?}"),
+                    "must be two ratios in order, above 0",
+                );
             }
         }
         match self.horizontal_flip {

@@ -89,7 +89,11 @@ fn within(width: u64, height: u64, max_pixels: u64) -> Result<(), DecodeError> {
     Ok(())
 }
 
-fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DynamicImage, Orientation), DecodeError> {
+fn decode_other(
+    bytes: &[u8],
+    format: ImageFormat,
+    max_pixels: u64,
+) -> Result<(DynamicImage, Orientation), DecodeError> {
     let name = match format {
         ImageFormat::Png => "PNG",
         ImageFormat::WebP => "WebP",
@@ -112,7 +116,10 @@ fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(D
 
 /// JPEG by the decoder that `image` uses as well, but strictly: what is cut short is an error.
 fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), DecodeError> {
-    let damaged = |error: zune_jpeg::errors::DecodeErrors| DecodeError::Damaged { format: "JPEG", message: error.to_string() };
+    let damaged = |error: zune_jpeg::errors::DecodeErrors| DecodeError::Damaged {
+        format: "JPEG",
+        message: error.to_string(),
+    };
     let options =
         DecoderOptions::default().set_strict_mode(true).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);

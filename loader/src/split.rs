@@ -95,7 +95,9 @@ pub enum SplitError {
         labels: Vec<u32>,
     },
     /// The training part would have fewer samples than there are classes.
-    #[error("the training part would have {train} samples for {classes} classes: every class needs at least one; make the test part smaller")]
+    #[error(
+        "the training part would have {train} samples for {classes} classes: every class needs at least one; make the test part smaller"
+    )]
     TrainTooSmall {
         /// Samples in the training part.
         train: usize,
@@ -103,7 +105,9 @@ pub enum SplitError {
         classes: usize,
     },
     /// The test part would have fewer samples than there are classes.
-    #[error("the test part would have {test} samples for {classes} classes: every class needs at least one; make it larger")]
+    #[error(
+        "the test part would have {test} samples for {classes} classes: every class needs at least one; make it larger"
+    )]
     TestTooSmall {
         /// Samples in the test part.
         test: usize,
@@ -136,7 +140,8 @@ pub fn stratified_shuffle_split(
 ) -> Result<Vec<Split>, SplitError> {
     let (n_train, n_test) = sizes(labels.len(), test_size)?;
     let classes = samples_of_classes(labels);
-    let lone: Vec<u32> = classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
+    let lone: Vec<u32> =
+        classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
     if !lone.is_empty() {
         return Err(SplitError::LoneSample { labels: lone });
     }
@@ -172,7 +177,9 @@ fn sizes(samples: usize, test_size: TestSize) -> Result<(usize, usize), SplitErr
         return Err(SplitError::Empty);
     }
     let n_test = match test_size {
-        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => (fraction * samples as f64).ceil() as usize,
+        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
+            (fraction * samples as f64).ceil() as usize
+        }
         TestSize::Count(count) if count > 0 && count < samples => count,
         _ => return Err(SplitError::TestSize { test_size, samples }),
     };

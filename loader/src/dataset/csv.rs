@@ -36,12 +36,19 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
         return Err(DatasetError::NoFolder(source.images.clone()));
     }
     let classes = ClassMap::new(rows.iter().map(|row| row.label.as_str()), order);
-    let root = source.images.canonicalize().map_err(|e| DatasetError::Io { path: source.images.clone(), source: e })?;
+    let root = source
+        .images
+        .canonicalize()
+        .map_err(|e| DatasetError::Io { path: source.images.clone(), source: e })?;
     let mut lines = HashMap::with_capacity(rows.len());
     let mut missing = Vec::new();
     let mut samples = Vec::with_capacity(rows.len());
     for row in rows {
-        let relative = if source.extension.is_empty() { row.id.clone() } else { format!("{}.{}", row.id, source.extension) };
+        let relative = if source.extension.is_empty() {
+            row.id.clone()
+        } else {
+            format!("{}.{}", row.id, source.extension)
+        };
         let leaves = || DatasetError::LeavesRoot {
             what: format!("{}, line {}: the id `{}`", source.csv.display(), row.line, row.id.escape_debug()),
             root: source.images.clone(),
@@ -64,7 +71,12 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
     }
     if !missing.is_empty() {
         let (csv, images) = (source.csv.clone(), source.images.clone());
-        return Err(DatasetError::MissingPhotos { csv, images, count: missing.len(), photos: Listed(missing) });
+        return Err(DatasetError::MissingPhotos {
+            csv,
+            images,
+            count: missing.len(),
+            photos: Listed(missing),
+        });
     }
     if let [class] = classes.names() {
         return Err(DatasetError::OneClass { path: source.csv.clone(), class: class.clone() });

@@ -146,5 +146,9 @@ pub enum DatasetError {
 }
 
 fn found_instead(extensions: &[String]) -> String {
-    if extensions.is_empty() { String::new() } else { format!(" (files found there end in {})", extensions.join(", ")) }
+    if extensions.is_empty() {
+        String::new()
+    } else {
+        format!(" (files found there end in {})", extensions.join(", "))
+    }
 }

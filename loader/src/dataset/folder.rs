@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::error::Listed;
 use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample, lies_below};
 
-const PHOTO_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
+const PHOTO_EXTENSIONS: [&str; 10] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Folders within folders: more than this is a mistake, or a loop of links.
 const DEEPEST: usize = 32;
@@ -36,8 +37,13 @@ pub fn read_folder(root: &Path, order: ClassOrder) -> Result<Dataset, DatasetErr
     }
     let classes = ClassMap::new(names.iter().map(String::as_str), order);
     let (dataset, others) = read_classes(root, classes)?;
-    let empty: Vec<String> =
-        dataset.class_counts().iter().zip(&names).filter(|&(&n, _)| n == 0).map(|(_, name)| name.clone()).collect();
+    let empty: Vec<String> = dataset
+        .class_counts()
+        .iter()
+        .zip(&names)
+        .filter(|&(&n, _)| n == 0)
+        .map(|(_, name)| name.clone())
+        .collect();
     if !empty.is_empty() {
         let extensions = others.into_iter().collect();
         return Err(DatasetError::EmptyClass { root: root.into(), classes: Listed(empty), extensions });
@@ -83,7 +89,8 @@ fn class_folders(root: &Path) -> Result<Vec<String>, DatasetError> {
 /// The samples of every class, and the endings of the files that are no photos.
 fn read_classes(root: &Path, classes: ClassMap) -> Result<(Dataset, BTreeSet<String>), DatasetError> {
     let canonical = root.canonicalize().map_err(|source| DatasetError::Io { path: root.into(), source })?;
-    let mut walk = Walk { root, canonical: &canonical, photos: Vec::new(), others: BTreeSet::new(), passed_over: 0 };
+    let mut walk =
+        Walk { root, canonical: &canonical, photos: Vec::new(), others: BTreeSet::new(), passed_over: 0 };
     let mut samples = Vec::new();
     for path in listed(root)? {
         if !path.is_dir() {
@@ -97,7 +104,11 @@ fn read_classes(root: &Path, classes: ClassMap) -> Result<(Dataset, BTreeSet<Str
     }
     if walk.passed_over > 0 {
         let endings = walk.others.iter().cloned().collect::<Vec<_>>().join(", ");
-        tracing::info!("{} files below {} are no photos and are passed over ({endings})", walk.passed_over, root.display());
+        tracing::info!(
+            "{} files below {} are no photos and are passed over ({endings})",
+            walk.passed_over,
+            root.display()
+        );
     }
     Ok((Dataset { classes, samples }, walk.others))
 }
@@ -119,7 +130,8 @@ impl Walk<'_> {
         for path in listed(folder)? {
             let id = format!("{id}/{}", name(&path)?);
             if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink())
-                && !lies_below(self.canonical, &path).map_err(|source| DatasetError::Io { path: path.clone(), source })?
+                && !lies_below(self.canonical, &path)
+                    .map_err(|source| DatasetError::Io { path: path.clone(), source })?
             {
                 let what = format!("the link {}", path.display());
                 return Err(DatasetError::LeavesRoot { what, root: self.root.into() });

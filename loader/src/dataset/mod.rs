@@ -4,6 +4,7 @@ mod class_map;
 mod csv;
 mod error;
 mod folder;
+mod unreadable;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -11,6 +12,7 @@ pub use class_map::{ClassMap, ClassOrder};
 pub use csv::{CsvSource, read_csv};
 pub use error::{DatasetError, Listed};
 pub use folder::{is_photo, read_folder, read_folder_with};
+pub use unreadable::unreadable;
 
 /// A photo and its class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,12 @@ pub struct Sample {
     pub path: PathBuf,
     /// The number of its class.
     pub label: u32,
+}
+
+impl AsRef<Path> for Sample {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Photos with their classes, in an order that depends on the data alone.

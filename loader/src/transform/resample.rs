@@ -52,7 +52,8 @@ fn cubic(x: f64) -> f64 {
 }
 
 fn lanczos(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+    let sinc =
+        |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
     if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
@@ -99,7 +100,8 @@ pub(crate) fn resize_window(
         between
     };
     let pixels = if photo.height() == size.1 { between } else { vertical(&between, wide, first, &rows) };
-    RgbImage::from_raw(window.width, window.height, pixels).expect("a row of pixels for each row of the window")
+    RgbImage::from_raw(window.width, window.height, pixels)
+        .expect("a row of pixels for each row of the window")
 }
 
 fn photo_rows(photo: &RgbImage, first: usize, last: usize) -> impl Iterator<Item = &[u8]> {

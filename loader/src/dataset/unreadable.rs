@@ -1,0 +1,35 @@
+//! Photos that cannot be read, found before the long work.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::decode::{DecodeError, decode, read_photo};
+
+/// The photos that cannot be read or decoded: the index of each among `photos` and the reason, by index.
+///
+/// Every photo is decoded in full, on all cores of the current rayon pool. Each core holds one photo at a time, so that
+/// memory does not grow with their number. `done` is called once a photo, from the threads that decode.
+///
+/// ```
+/// use headstock_loader::dataset::unreadable;
+///
+/// let faults = unreadable(&["no-such-photo.jpg"], 1 << 26, || ());
+/// assert_eq!(faults[0].0, 0);
+/// ```
+#[must_use]
+pub fn unreadable<P: AsRef<Path> + Sync>(
+    photos: &[P],
+    max_pixels: u64,
+    done: impl Fn() + Sync,
+) -> Vec<(usize, DecodeError)> {
+    photos
+        .par_iter()
+        .enumerate()
+        .filter_map(|(index, photo)| {
+            let outcome = read_photo(photo.as_ref()).and_then(|bytes| decode(&bytes, max_pixels));
+            done();
+            outcome.err().map(|error| (index, error))
+        })
+        .collect()
+}
