@@ -175,3 +175,6 @@ impl Drawn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 pub mod augment;
 pub mod dataset;
 pub mod decode;
+#[cfg(test)]
+mod golden;
 mod random;
 pub mod split;
 pub mod transform;

@@ -6,6 +6,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::dataset::{ClassMap, Listed};
 use crate::random::RandomState;
 
 /// How large the test part is: a fraction of the samples, or a count.
@@ -89,14 +90,14 @@ pub enum SplitError {
         samples: usize,
     },
     /// Classes with one sample: it cannot be both trained on and tested on.
-    #[error("{} with only one photo cannot be split between training and testing (labels {labels:?}): add photos, or leave it out", if labels.len() == 1 { "a class" } else { "classes" })]
+    #[error("{}", lone_sample(labels.iter().map(u32::to_string).collect()))]
     LoneSample {
-        /// The labels of those classes.
+        /// The labels of those classes; [`SplitError::named`] has their names.
         labels: Vec<u32>,
     },
     /// The training part would have fewer samples than there are classes.
     #[error(
-        "the training part would have {train} samples for {classes} classes: every class needs at least one; make the test part smaller"
+        "the training part would have {} for {}: every class needs at least one; make the test part smaller", counted(*train, "sample", "samples"), counted(*classes, "class", "classes")
     )]
     TrainTooSmall {
         /// Samples in the training part.
@@ -106,7 +107,7 @@ pub enum SplitError {
     },
     /// The test part would have fewer samples than there are classes.
     #[error(
-        "the test part would have {test} samples for {classes} classes: every class needs at least one; make it larger"
+        "the test part would have {} for {}: every class needs at least one; make it larger", counted(*test, "sample", "samples"), counted(*classes, "class", "classes")
     )]
     TestTooSmall {
         /// Samples in the test part.
@@ -114,6 +115,35 @@ pub enum SplitError {
         /// Number of classes.
         classes: usize,
     },
+}
+
+impl SplitError {
+    /// The message with the classes' names in place of their numbers.
+    #[must_use]
+    pub fn named(&self, classes: &ClassMap) -> String {
+        match self {
+            Self::LoneSample { labels } => {
+                lone_sample(labels.iter().map(|&label| classes.name(label).to_owned()).collect())
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+fn lone_sample(classes: Vec<String>) -> String {
+    let (class, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
+    format!(
+        "{class} {} {has} one photo only, which cannot be split between training and testing: add photos, or leave the {class} out",
+        Listed(classes)
+    )
+}
+
+fn counted(count: usize, one: &str, more: &str) -> String {
+    match count {
+        0 => format!("no {one}"),
+        1 => format!("1 {one}"),
+        _ => format!("{count} {more}"),
+    }
 }
 
 /// `n_splits` independent splits, each class divided in the same proportion.
@@ -142,6 +172,9 @@ pub fn stratified_shuffle_split(
     let classes = samples_of_classes(labels);
     let lone: Vec<u32> =
         classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
+    if n_train == 0 {
+        return Err(SplitError::TrainTooSmall { train: 0, classes: classes.len() });
+    }
     if !lone.is_empty() {
         return Err(SplitError::LoneSample { labels: lone });
     }
@@ -222,3 +255,6 @@ fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) ->
     }
     given
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! Pillow's resampling of 8-bit RGB, to the bit.
 //!
-//! Source: Pillow's `src/libImaging/Resample.c` (filters, fixed-point coefficients, two passes) and `Geometry.c`
-//! (`ImagingScaleAffine`, for nearest). Only what a window keeps is computed.
+//! Source: Pillow 13.0.0's `src/libImaging/Resample.c` (filters, fixed-point coefficients, two passes and their order) and
+//! `Geometry.c` (`ImagingScaleAffine`, for nearest). Only what a window keeps is computed.
+
+use std::ops::Range;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -23,15 +25,25 @@ pub enum Interpolation {
 impl Interpolation {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos];
+}
 
-    /// The filter and its support; none for nearest.
-    fn filter(self) -> Option<(fn(f64) -> f64, f64)> {
-        match self {
-            Self::Nearest => None,
-            Self::Bilinear => Some((triangle, 1.0)),
-            Self::Bicubic => Some((cubic, 2.0)),
-            Self::Lanczos => Some((lanczos, 3.0)),
-        }
+/// How much an input counts by its distance, in output pixels, and how far that reaches.
+#[derive(Clone, Copy)]
+struct Filter {
+    weight: fn(f64) -> f64,
+    support: f64,
+}
+
+impl Filter {
+    /// None for nearest, which takes single pixels.
+    fn of(interpolation: Interpolation) -> Option<Self> {
+        let (weight, support): (fn(f64) -> f64, f64) = match interpolation {
+            Interpolation::Nearest => return None,
+            Interpolation::Bilinear => (triangle, 1.0),
+            Interpolation::Bicubic => (cubic, 2.0),
+            Interpolation::Lanczos => (lanczos, 3.0),
+        };
+        Some(Self { weight, support })
     }
 }
 
@@ -71,73 +83,101 @@ pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Interpol
     resize_window(photo, size, Window { x: 0, y: 0, width: size.0, height: size.1 }, interpolation)
 }
 
-/// The part `window` of `photo` resized to `size` (width, height).
+/// The part `window` of `photo` resized to `size` (width, height). No size is zero.
 pub(crate) fn resize_window(
     photo: &RgbImage,
     size: (u32, u32),
     window: Window,
     interpolation: Interpolation,
 ) -> RgbImage {
+    if photo.is_empty() {
+        return RgbImage::new(window.width, window.height);
+    }
     if photo.dimensions() == size {
         return image::imageops::crop_imm(photo, window.x, window.y, window.width, window.height).to_image();
     }
-    let Some((filter, support)) = interpolation.filter() else {
-        return nearest(photo, size, window);
-    };
-    let columns = Coefficients::new(filter, support, photo.width(), size.0, window.x, window.width);
-    let rows = Coefficients::new(filter, support, photo.height(), size.1, window.y, window.height);
-    let (first, last) = rows.reach();
-
-    let wide = window.width as usize * 3;
-    let between = if photo.width() == size.0 {
-        let from = window.x as usize * 3;
-        photo_rows(photo, first, last).flat_map(|row| row[from..from + wide].iter().copied()).collect()
+    let mut columns = Taps::new(interpolation, photo.width(), size.0, window.x..window.x + window.width);
+    let mut rows = Taps::new(interpolation, photo.height(), size.1, window.y..window.y + window.height);
+    let source = Rows { bytes: photo.as_raw(), stride: photo.width() as usize * 3 };
+    // Each pass rounds to 8 bits, so that their order shows.
+    let pixels = if rows_go_first(photo.dimensions(), size) {
+        let kept = columns.shift_to_zero();
+        let between = down(source, kept.start * 3..kept.end * 3, &rows);
+        across(Rows { bytes: &between, stride: kept.len() * 3 }, 0..rows.len(), &columns)
     } else {
-        let mut between = vec![0; (last - first) * wide];
-        for (row, out) in photo_rows(photo, first, last).zip(between.chunks_exact_mut(wide)) {
-            horizontal(row, out, &columns);
-        }
-        between
+        let kept = rows.shift_to_zero();
+        let between = across(source, kept, &columns);
+        let stride = columns.len() * 3;
+        down(Rows { bytes: &between, stride }, 0..stride, &rows)
     };
-    let pixels = if photo.height() == size.1 { between } else { vertical(&between, wide, first, &rows) };
     RgbImage::from_raw(window.width, window.height, pixels)
         .expect("a row of pixels for each row of the window")
 }
 
-fn photo_rows(photo: &RgbImage, first: usize, last: usize) -> impl Iterator<Item = &[u8]> {
-    photo.as_raw().chunks_exact(photo.width() as usize * 3).skip(first).take(last - first)
+/// Whether Pillow reduces the height before the width: where it takes away more than twice as many rows as columns.
+/// Before version 13 it never did.
+fn rows_go_first(from: (u32, u32), to: (u32, u32)) -> bool {
+    let taken_away = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (columns, rows) = (taken_away(from.0, to.0), taken_away(from.1, to.1));
+    rows > 0 && rows > columns * 2
 }
 
+/// Bits behind the point of a weight: a value has 8 bits, and a sum may be twice as large with either sign.
 const PRECISION: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// For each output pixel along one axis: where its inputs begin, and their weights in fixed point.
-struct Coefficients {
+/// For each output along one axis: where its inputs begin, and their weights in fixed point.
+struct Taps {
     starts: Vec<usize>,
     lengths: Vec<usize>,
     weights: Vec<i32>,
     stride: usize,
 }
 
-impl Coefficients {
-    fn new(filter: fn(f64) -> f64, support: f64, input: u32, output: u32, first: u32, count: u32) -> Self {
+impl Taps {
+    /// Those of the outputs `kept`, of `output` in all, over `input` inputs.
+    fn new(interpolation: Interpolation, input: u32, output: u32, kept: Range<u32>) -> Self {
+        match Filter::of(interpolation) {
+            _ if input == output => Self::single(kept.map(|at| at as usize).collect()),
+            Some(filter) => Self::filtered(filter, input, output, kept),
+            None => {
+                let inputs = nearest_inputs(input, output);
+                Self::single(inputs[kept.start as usize..kept.end as usize].to_vec())
+            }
+        }
+    }
+
+    /// One input for each output, as it is.
+    fn single(starts: Vec<usize>) -> Self {
+        Self {
+            lengths: vec![1; starts.len()],
+            weights: vec![1 << PRECISION; starts.len()],
+            starts,
+            stride: 1,
+        }
+    }
+
+    /// `precompute_coeffs` and `normalize_coeffs_8bpc`.
+    fn filtered(filter: Filter, input: u32, output: u32, kept: Range<u32>) -> Self {
         let scale = f64::from(input) / f64::from(output);
         let filter_scale = scale.max(1.0);
-        let support = support * filter_scale;
+        let support = filter.support * filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
         let mut this = Self {
-            starts: Vec::with_capacity(count as usize),
-            lengths: Vec::with_capacity(count as usize),
-            weights: vec![0; stride * count as usize],
+            starts: Vec::with_capacity(kept.len()),
+            lengths: Vec::with_capacity(kept.len()),
+            weights: vec![0; stride * kept.len()],
             stride,
         };
         let mut exact = Vec::with_capacity(stride);
-        for (at, weights) in (first..first + count).zip(this.weights.chunks_exact_mut(stride)) {
+        for (at, weights) in kept.zip(this.weights.chunks_exact_mut(stride)) {
             let centre = (f64::from(at) + 0.5) * scale;
             let start = ((centre - support + 0.5).max(0.0)) as usize;
             let end = ((centre + support + 0.5) as usize).min(input as usize);
             exact.clear();
-            exact.extend((start..end).map(|x| filter((x as f64 - centre + 0.5) * (1.0 / filter_scale))));
+            exact.extend(
+                (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * (1.0 / filter_scale))),
+            );
             let sum: f64 = exact.iter().sum();
             for (weight, &exact) in weights.iter_mut().zip(&exact) {
                 let share = if sum == 0.0 { exact } else { exact / sum };
@@ -149,15 +189,49 @@ impl Coefficients {
         this
     }
 
+    /// Number of outputs.
+    fn len(&self) -> usize {
+        self.starts.len()
+    }
+
     fn weights(&self, at: usize) -> &[i32] {
         &self.weights[at * self.stride..][..self.lengths[at]]
     }
 
-    /// The inputs that any output needs: first, and one past the last.
-    fn reach(&self) -> (usize, usize) {
-        let first = self.starts.first().copied().unwrap_or(0);
+    /// Counts inputs from the first that is needed on; gives those that are needed.
+    fn shift_to_zero(&mut self) -> Range<usize> {
+        let first = self.starts.iter().copied().min().unwrap_or(0);
         let last = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
-        (first, last.unwrap_or(first))
+        for start in &mut self.starts {
+            *start -= first;
+        }
+        first..last.unwrap_or(first)
+    }
+}
+
+/// The input of each output; Pillow adds the scale up, rounding included.
+fn nearest_inputs(input: u32, output: u32) -> Vec<usize> {
+    let scale = f64::from(input) / f64::from(output);
+    let mut at = scale * 0.5;
+    (0..output)
+        .map(|_| {
+            let here = (at as usize).min(input as usize - 1);
+            at += scale;
+            here
+        })
+        .collect()
+}
+
+/// RGB bytes, a row every `stride` of them.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn from(self, first: usize) -> impl Iterator<Item = &'a [u8]> {
+        self.bytes[first * self.stride..].chunks_exact(self.stride)
     }
 }
 
@@ -165,51 +239,35 @@ fn to_u8(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-fn horizontal(row: &[u8], out: &mut [u8], columns: &Coefficients) {
-    for (at, pixel) in out.chunks_exact_mut(3).enumerate() {
-        let mut sums = [HALF; 3];
-        for (input, &weight) in row[columns.starts[at] * 3..].chunks_exact(3).zip(columns.weights(at)) {
-            for (sum, &value) in sums.iter_mut().zip(input) {
-                *sum += i32::from(value) * weight;
+/// The horizontal pass over the rows `kept`.
+fn across(source: Rows<'_>, kept: Range<usize>, columns: &Taps) -> Vec<u8> {
+    let mut out = vec![0; kept.len() * columns.len() * 3];
+    for (row, out) in source.from(kept.start).zip(out.chunks_exact_mut(columns.len() * 3)) {
+        for (at, pixel) in out.chunks_exact_mut(3).enumerate() {
+            let mut sums = [HALF; 3];
+            for (input, &weight) in row[columns.starts[at] * 3..].chunks_exact(3).zip(columns.weights(at)) {
+                for (sum, &value) in sums.iter_mut().zip(input) {
+                    *sum += i32::from(value) * weight;
+                }
             }
+            pixel.copy_from_slice(&sums.map(to_u8));
         }
-        pixel.copy_from_slice(&sums.map(to_u8));
     }
+    out
 }
 
-fn vertical(between: &[u8], wide: usize, first: usize, rows: &Coefficients) -> Vec<u8> {
-    let mut pixels = Vec::with_capacity(wide * rows.starts.len());
-    let mut sums = vec![0; wide];
-    for at in 0..rows.starts.len() {
+/// The vertical pass over the bytes `kept` of each row.
+fn down(source: Rows<'_>, kept: Range<usize>, rows: &Taps) -> Vec<u8> {
+    let mut out = Vec::with_capacity(kept.len() * rows.len());
+    let mut sums = vec![0; kept.len()];
+    for at in 0..rows.len() {
         sums.fill(HALF);
-        let inputs = between[(rows.starts[at] - first) * wide..].chunks_exact(wide);
-        for (input, &weight) in inputs.zip(rows.weights(at)) {
-            for (sum, &value) in sums.iter_mut().zip(input) {
+        for (input, &weight) in source.from(rows.starts[at]).zip(rows.weights(at)) {
+            for (sum, &value) in sums.iter_mut().zip(&input[kept.clone()]) {
                 *sum += i32::from(value) * weight;
             }
         }
-        pixels.extend(sums.iter().map(|&sum| to_u8(sum)));
+        out.extend(sums.iter().map(|&sum| to_u8(sum)));
     }
-    pixels
-}
-
-fn nearest(photo: &RgbImage, size: (u32, u32), window: Window) -> RgbImage {
-    let xs = nearest_inputs(photo.width(), size.0);
-    let ys = nearest_inputs(photo.height(), size.1);
-    RgbImage::from_fn(window.width, window.height, |x, y| {
-        *photo.get_pixel(xs[(window.x + x) as usize], ys[(window.y + y) as usize])
-    })
-}
-
-/// The input of each output; Pillow adds the scale up, rounding included.
-fn nearest_inputs(input: u32, output: u32) -> Vec<u32> {
-    let scale = f64::from(input) / f64::from(output);
-    let mut at = scale * 0.5;
-    (0..output)
-        .map(|_| {
-            let here = (at as u32).min(input - 1);
-            at += scale;
-            here
-        })
-        .collect()
+    out
 }

@@ -1,0 +1,59 @@
+//! Golden files and formulas that the scripts in `reference/` know as well.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use image::{Rgb, RgbImage};
+use safetensors::SafeTensors;
+
+/// The file or folder `name` in `reference/`.
+pub(crate) fn path(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference")).join(name)
+}
+
+/// The photos `[H, W, 3]` of a `.safetensors` file, by name.
+pub(crate) fn photos(name: &str) -> BTreeMap<String, RgbImage> {
+    let bytes = fs::read(path(name)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let photo = |tensor: safetensors::tensor::TensorView<'_>| {
+        let &[height, width, 3] = tensor.shape() else { panic!("{:?}", tensor.shape()) };
+        RgbImage::from_raw(width as u32, height as u32, tensor.data().to_vec()).unwrap()
+    };
+    tensors.iter().map(|(name, tensor)| (name.to_owned(), photo(tensor))).collect()
+}
+
+/// The cases of a `.json` file.
+pub(crate) fn json(name: &str) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path(name)).unwrap()).unwrap()
+}
+
+/// `photo(width, height)` of `reference/transform/make.py`: waves, edges and noise.
+pub(crate) fn formula_photo(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let (x, y) = (u64::from(x), u64::from(y));
+        Rgb([0, 1, 2].map(|c| {
+            let wave = (x * (3 + c) + y * (5 - c)) % 256;
+            let edge = if (x / 5 + y / 3 + c).is_multiple_of(2) { 255 } else { 0 };
+            let noise = ((x * 73_856_093) ^ (y * 19_349_663) ^ (c * 83_492_791)) % 256;
+            ((2 * wave + edge + noise) / 4) as u8
+        }))
+    })
+}
+
+/// How far two photos are apart: the greatest difference of a value, and the share of equal values.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    pub(crate) most: u8,
+    pub(crate) equal: f64,
+}
+
+pub(crate) fn apart(ours: &RgbImage, theirs: &RgbImage) -> Apart {
+    assert_eq!(ours.dimensions(), theirs.dimensions());
+    let differences: Vec<u8> = ours.iter().zip(theirs.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let share = |count: f64| count / differences.len() as f64;
+    Apart {
+        most: differences.iter().copied().max().unwrap_or(0),
+        equal: share(differences.iter().filter(|&&d| d == 0).count() as f64),
+    }
+}

@@ -1,0 +1,171 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::{ClassOrder, golden};
+
+/// `label` of `reference/split/make.py`.
+fn label(shape: &str, classes: u64, i: u64) -> u32 {
+    let u = i * 2_654_435_761 % (1 << 32);
+    let squared = (u * u) >> 32;
+    let number = match shape {
+        _ if i < 2 * classes => i % classes,
+        "turns" => i % classes,
+        "blocks" => i / 7 % classes,
+        "scattered" => (u * classes) >> 32,
+        "steep" => (((squared * squared) >> 32) * classes) >> 32,
+        _ => (squared * classes) >> 32,
+    };
+    (if shape == "gaps" { number * 3 + 1 } else { number }) as u32
+}
+
+fn indices(value: &serde_json::Value) -> Vec<usize> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn splits_are_scikit_learns_index_for_index() {
+    let golden = golden::json("split/stratified_shuffle.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() >= 60);
+    for case in cases {
+        let number = |key: &str| case[key].as_u64().unwrap();
+        let shape = case["shape"].as_str().unwrap();
+        let labels: Vec<u32> = (0..number("samples")).map(|i| label(shape, number("classes"), i)).collect();
+        let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
+        let (n_splits, seed) = (number("n_splits") as usize, number("seed") as u32);
+        let splits = stratified_shuffle_split(&labels, n_splits, test_size, seed).unwrap();
+
+        assert_eq!(splits.len(), n_splits);
+        for (split, expected) in splits.iter().zip(case["splits"].as_array().unwrap()) {
+            if let Some(sha256) = expected["sha256"].as_str() {
+                assert_eq!(split.train[..8], indices(&expected["train_first"]), "{case}");
+                assert_eq!(split.test[..8.min(split.test.len())], indices(&expected["test_first"]), "{case}");
+                let mut hash = Sha256::new();
+                for &index in split.train.iter().chain(&split.test) {
+                    hash.update((index as u32).to_le_bytes());
+                }
+                let ours: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(ours, sha256, "{case}");
+            } else {
+                assert_eq!(split.train, indices(&expected["train"]), "{case}");
+                assert_eq!(split.test, indices(&expected["test"]), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_scikit_learn_refuses_is_refused() {
+    let golden = golden::json("split/stratified_shuffle.json");
+    for case in golden["refused"].as_array().unwrap() {
+        let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
+        let kind = case["kind"].as_str().unwrap();
+        let Ok(test_size) = serde_json::from_value::<TestSize>(case["test_size"].clone()) else {
+            assert_eq!(kind, "size out of range", "{case}");
+            continue;
+        };
+        let error = stratified_shuffle_split(&labels, 1, test_size, 0).unwrap_err();
+        let as_expected = match kind {
+            "lone sample" => matches!(error, SplitError::LoneSample { .. }),
+            "test part too small" => matches!(error, SplitError::TestTooSmall { .. }),
+            "training part too small" => matches!(error, SplitError::TrainTooSmall { .. }),
+            "empty training part" => matches!(error, SplitError::TrainTooSmall { train: 0, .. }),
+            "size out of range" => matches!(error, SplitError::TestSize { .. }),
+            "no samples" => error == SplitError::Empty,
+            _ => false,
+        };
+        assert!(as_expected, "{case}: {error:?}");
+    }
+}
+
+#[test]
+fn messages_say_what_to_do() {
+    let message = |labels: &[u32], test_size| {
+        stratified_shuffle_split(labels, 1, test_size, 0).unwrap_err().to_string()
+    };
+    let labels = [0, 0, 0, 1, 1, 1];
+    assert_eq!(
+        message(&labels, TestSize::Count(6)),
+        "a test part of 6 cannot be taken from 6 samples: give a count below 6, or a fraction between 0 and 1"
+    );
+    assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test part of NaN cannot be taken"));
+    assert_eq!(
+        message(&labels, TestSize::Count(1)),
+        "the test part would have 1 sample for 2 classes: every class needs at least one; make it larger"
+    );
+    assert_eq!(
+        message(&labels, TestSize::Fraction(0.9)),
+        "the training part would have no sample for 2 classes: every class needs at least one; make the test part smaller"
+    );
+    assert_eq!(
+        message(&[0, 0, 1, 1, 2], TestSize::Fraction(0.4)),
+        "class 2 has one photo only, which cannot be split between training and testing: add photos, or leave the class out"
+    );
+    let lone = SplitError::LoneSample { labels: vec![0, 2] };
+    let classes = ClassMap::new(["akita", "boxer", "pug"], ClassOrder::Sorted);
+    assert_eq!(
+        lone.named(&classes),
+        "classes akita, pug have one photo only, which cannot be split between training and testing: add photos, or leave the classes out"
+    );
+}
+
+#[test]
+fn a_size_is_read_as_a_fraction_or_a_count() {
+    let read = |text: &str| serde_json::from_str::<TestSize>(text);
+    assert_eq!(read("0.1").unwrap(), TestSize::Fraction(0.1));
+    assert_eq!(read("1.0").unwrap(), TestSize::Fraction(1.0));
+    assert_eq!(read("1").unwrap(), TestSize::Count(1));
+    let error = read("-1").unwrap_err().to_string();
+    assert!(error.contains("a fraction between 0 and 1, or a whole number of samples"), "{error}");
+    for size in [TestSize::Fraction(0.1), TestSize::Count(7)] {
+        assert_eq!(read(&serde_json::to_string(&size).unwrap()).unwrap(), size);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_split_is_a_partition(
+        labels in prop::collection::vec(0u32..6, 2..200),
+        fraction in 0.01f64..0.99,
+        seed: u32,
+        n_splits in 1usize..4,
+    ) {
+        let Ok(splits) = stratified_shuffle_split(&labels, n_splits, TestSize::Fraction(fraction), seed) else {
+            return Ok(());
+        };
+        prop_assert_eq!(splits.len(), n_splits);
+        for Split { train, test } in splits {
+            prop_assert_eq!(test.len(), (fraction * labels.len() as f64).ceil() as usize);
+            let all: BTreeSet<usize> = train.iter().chain(&test).copied().collect();
+            prop_assert_eq!(all.len(), train.len() + test.len());
+            prop_assert!(all.into_iter().eq(0..labels.len()));
+        }
+    }
+
+    #[test]
+    fn every_class_is_divided_in_proportion(
+        labels in prop::collection::vec(0u32..6, 20..200),
+        fraction in 0.1f64..0.9,
+        seed: u32,
+    ) {
+        let Ok(splits) = stratified_shuffle_split(&labels, 1, TestSize::Fraction(fraction), seed) else {
+            return Ok(());
+        };
+        for class in 0..6 {
+            let all = labels.iter().filter(|&&label| label == class).count() as f64;
+            let tested = splits[0].test.iter().filter(|&&index| labels[index] == class).count() as f64;
+            let share = splits[0].test.len() as f64 / labels.len() as f64;
+            prop_assert!((tested - all * share).abs() < 1.0 + 1e-9, "{} of {}", tested, all);
+        }
+    }
+
+    #[test]
+    fn only_the_order_of_labels_counts(labels in prop::collection::vec(0u32..5, 10..60), seed: u32, gap in 1u32..1000) {
+        let renamed: Vec<u32> = labels.iter().map(|label| label * gap + 7).collect();
+        let split = |labels: &[u32]| stratified_shuffle_split(labels, 2, TestSize::Count(labels.len() / 2), seed).ok();
+        prop_assert_eq!(split(&labels), split(&renamed));
+    }
+}
