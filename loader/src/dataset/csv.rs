@@ -1,10 +1,12 @@
 //! A table of photos: the tutorial's `labels.csv`.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
 
 use super::error::Listed;
-use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample, lies_below, stays_below};
+use super::same::{Seen, real_path};
+use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
 
 /// Where a CSV data set lies and which columns to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +19,16 @@ pub struct CsvSource {
     pub id: String,
     /// The column with the class.
     pub label: String,
-    /// Appended to the id with a dot; empty when the id has its ending.
+    /// Appended to the id, after a dot that may be written or not; empty when the id has its ending.
     pub extension: String,
 }
 
-/// Reads a CSV data set; samples are in the order of the rows.
+/// Reads a CSV data set; samples are in the order of the rows. Space around a field does not count.
 ///
 /// # Errors
-/// [`DatasetError`] for a file that cannot be read or parsed, a column that is not there, an empty field, an id twice,
-/// an id that leaves the folder of the photos (`..`, absolute, by a link), photos that are not there, one class only.
+/// [`DatasetError`] for a file that cannot be read or parsed, a column that is not there, an empty field, a photo that is
+/// listed twice, an id that leaves the folder of the photos (`..`, absolute, by a link), photos that are not there, one
+/// class only.
 pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, DatasetError> {
     let rows = read_rows(source)?;
     if rows.is_empty() {
@@ -36,35 +39,31 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
         return Err(DatasetError::NoFolder(source.images.clone()));
     }
     let classes = ClassMap::new(rows.iter().map(|row| row.label.as_str()), order);
-    let root = source
-        .images
-        .canonicalize()
-        .map_err(|e| DatasetError::Io { path: source.images.clone(), source: e })?;
-    let mut lines = HashMap::with_capacity(rows.len());
+    let root = real_path(&source.images)?;
+    let (mut lines, mut seen) = (HashMap::with_capacity(rows.len()), Seen::default());
     let mut missing = Vec::new();
     let mut samples = Vec::with_capacity(rows.len());
     for row in rows {
-        let relative = if source.extension.is_empty() {
-            row.id.clone()
-        } else {
-            format!("{}.{}", row.id, source.extension)
-        };
         let leaves = || DatasetError::LeavesRoot {
             what: format!("{}, line {}: the id `{}`", source.csv.display(), row.line, row.id.escape_debug()),
             root: source.images.clone(),
         };
-        if !stays_below(Path::new(&relative)) {
-            return Err(leaves());
-        }
+        let relative = relative_path(&with_extension(&row.id, &source.extension)).ok_or_else(leaves)?;
         if let Some(first) = lines.insert(relative.clone(), row.line) {
-            let (path, id, second) = (source.csv.clone(), row.id, row.line);
-            return Err(DatasetError::DuplicateId { path, id, first, second });
+            let (path, second) = (source.csv.clone(), row.line);
+            return Err(DatasetError::DuplicateId { path, id: relative, first, second });
         }
         let path = source.images.join(&relative);
-        match lies_below(&root, &path) {
-            Ok(true) if path.is_file() => {}
-            Ok(true) | Err(_) => missing.push(relative.clone()),
-            Ok(false) => return Err(leaves()),
+        match path.canonicalize() {
+            Ok(real) if !real.starts_with(&root) => return Err(leaves()),
+            Ok(real) if real.is_file() => {
+                seen.meet(real, format!("{}, line {}: `{relative}`", source.csv.display(), row.line))?;
+            }
+            Ok(_) => missing.push(relative.clone()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                missing.push(relative.clone());
+            }
+            Err(source) => return Err(DatasetError::Io { path, source }),
         }
         let label = classes.number(&row.label).expect("the map is made of these labels");
         samples.push(Sample { id: relative, path, label });
@@ -84,6 +83,26 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
     Ok(Dataset { classes, samples })
 }
 
+fn with_extension(id: &str, extension: &str) -> String {
+    match extension.strip_prefix('.').unwrap_or(extension) {
+        "" => id.into(),
+        extension => format!("{id}.{extension}"),
+    }
+}
+
+/// `id` as a path with `/` between its parts and no `.` among them; none for one that is absolute, has `..` or NUL.
+fn relative_path(id: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in Path::new(id).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!id.contains('\0')).then(|| parts.join("/"))
+}
+
 struct Row {
     line: u64,
     id: String,
@@ -94,23 +113,21 @@ fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
     let path = || source.csv.clone();
     let bytes = std::fs::read(&source.csv).map_err(|e| DatasetError::Io { path: path(), source: e })?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let fault = |error: &csv::Error| DatasetError::Csv { path: path(), message: message(error, bytes) };
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let fault = |error: &csv::Error| DatasetError::Csv { path: path(), message: error.to_string() };
     let header = reader.headers().map_err(|e| fault(&e))?.clone();
-    let column = |key, name: &str| {
-        header.iter().position(|column| column == name).ok_or_else(|| DatasetError::NoColumn {
-            path: path(),
-            key,
-            column: name.into(),
-            columns: Listed(header.iter().map(str::to_owned).collect()),
-        })
-    };
-    let (id, label) = (column("id", &source.id)?, column("label", &source.label)?);
+    if header.is_empty() {
+        let hint = "its first line names the columns";
+        return Err(DatasetError::Empty { path: path(), missing: "header", hint });
+    }
+    let id = column(&header, source, "id", &source.id)?;
+    let label = column(&header, source, "label", &source.label)?;
 
+    let mut lines = Lines { bytes, at: 0, line: 1 };
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| fault(&e))?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.line_of(record.position());
         let field = |at: usize, name: &str| match record.get(at) {
             Some(value) if !value.is_empty() => Ok(value.to_owned()),
             _ => Err(DatasetError::EmptyField { path: path(), line, column: name.into() }),
@@ -118,4 +135,59 @@ fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
         rows.push(Row { line, id: field(id, &source.id)?, label: field(label, &source.label)? });
     }
     Ok(rows)
+}
+
+/// Counts lines. The parser's own count stands one too low behind `\r\n` and empty lines.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line, from 1, of a record that does not lie before the last one asked for.
+    fn line_of(&mut self, position: Option<&csv::Position>) -> u64 {
+        let mut record = position.map_or(self.at, |position| position.byte() as usize);
+        while self.bytes.get(record).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+            record += 1;
+        }
+        let passed = self.bytes.get(self.at..record).unwrap_or_default();
+        self.line += passed.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.at = record;
+        self.line
+    }
+}
+
+fn message(error: &csv::Error, bytes: &[u8]) -> String {
+    let line = Lines { bytes, at: 0, line: 1 }.line_of(error.position());
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("line {line} has {len} fields, the header {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { .. } => format!("line {line} is not UTF-8: save the table as UTF-8"),
+        _ => error.to_string(),
+    }
+}
+
+/// Where the column `name`, set by `data.KEY`, stands in the header.
+fn column(
+    header: &csv::StringRecord,
+    source: &CsvSource,
+    key: &'static str,
+    name: &str,
+) -> Result<usize, DatasetError> {
+    let path = source.csv.clone();
+    let mut places = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(at, _)| at);
+    match (places.next(), places.next()) {
+        (Some(at), None) => Ok(at),
+        (Some(_), Some(_)) => {
+            Err(DatasetError::Csv { path, message: format!("the header has the column `{name}` twice") })
+        }
+        (None, _) => Err(DatasetError::NoColumn {
+            path,
+            key,
+            column: name.into(),
+            columns: Listed(header.iter().map(str::to_owned).collect()),
+        }),
+    }
 }

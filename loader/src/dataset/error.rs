@@ -51,6 +51,16 @@ pub enum DatasetError {
         /// The folder of the photos.
         root: PathBuf,
     },
+    /// A photo, or a folder of photos, that is met twice because of a link.
+    #[error(
+        "{first} and {second} are the same by a link: every photo may be in the data once, remove one of them"
+    )]
+    SameFile {
+        /// How it was met first.
+        first: String,
+        /// How it was met again.
+        second: String,
+    },
     /// No class folder, or no row.
     #[error("{} has no {missing}: {hint}", path.display())]
     Empty {
@@ -98,7 +108,7 @@ pub enum DatasetError {
         message: String,
     },
     /// A column is not in the header.
-    #[error("{} has no column `{column}` (`data.{key}`); its columns: {columns}", path.display())]
+    #[error("{} has no column `{column}` (`data.{key}`); its columns: {columns}{}", path.display(), did_you_mean(column, columns))]
     NoColumn {
         /// The CSV.
         path: PathBuf,
@@ -132,7 +142,11 @@ pub enum DatasetError {
         second: u64,
     },
     /// Photos that are listed are not there.
-    #[error("{count} of the photos in {} are not in {}: {photos}", csv.display(), images.display())]
+    #[error(
+        "{} lists photos that are not in {} ({count}): {photos}; check `data.images`, `data.id` and `data.extension`",
+        csv.display(),
+        images.display()
+    )]
     MissingPhotos {
         /// The CSV.
         csv: PathBuf,
@@ -143,6 +157,17 @@ pub enum DatasetError {
         /// Which.
         photos: Listed,
     },
+}
+
+fn did_you_mean(column: &str, columns: &Listed) -> String {
+    let distance =
+        |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());
+    match columns.0.iter().min_by_key(|known| distance(known)) {
+        Some(nearest) if distance(nearest) * 2 < column.chars().count() => {
+            format!("; did you mean `{nearest}`?")
+        }
+        _ => String::new(),
+    }
 }
 
 fn found_instead(extensions: &[String]) -> String {

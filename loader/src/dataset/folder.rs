@@ -5,15 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::Listed;
-use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample, lies_below};
+use super::same::{Seen, real_path};
+use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
 
 const PHOTO_EXTENSIONS: [&str; 10] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
-/// Folders within folders: more than this is a mistake, or a loop of links.
-const DEEPEST: usize = 32;
-
-/// Whether a file is a photo by the ending of its name.
+/// Whether a file is a photo by the ending of its name, in small or capital letters.
 #[must_use]
 pub fn is_photo(path: &Path) -> bool {
     extension(path).is_some_and(|extension| PHOTO_EXTENSIONS.contains(&extension.as_str()))
@@ -25,33 +23,37 @@ fn extension(path: &Path) -> Option<String> {
 
 /// Reads the photos below `root`, whose folders are the classes; photos may lie deeper within them. Samples are ordered
 /// by class and path, bytewise. Hidden files are passed over; files that are no photos too, with a line that says so.
+/// Links are followed as long as they stay below `root` and lead to nothing that is met otherwise.
 ///
 /// # Errors
 /// [`DatasetError`] for a folder that is not there, no class, one class only, a class without photos, a link that leads
-/// out of `root`, a name that is not UTF-8.
+/// out of `root` or nowhere, a photo or folder that is met twice, a name that is not UTF-8.
 pub fn read_folder(root: &Path, order: ClassOrder) -> Result<Dataset, DatasetError> {
-    let names = class_folders(root)?;
-    if names.is_empty() {
+    let mut walk = Walk::new(root)?;
+    let folders = walk.class_folders()?;
+    if folders.is_empty() {
         let hint = "it needs a folder for each class, with the photos of that class in it";
         return Err(DatasetError::Empty { path: root.into(), missing: "class folders", hint });
     }
-    let classes = ClassMap::new(names.iter().map(String::as_str), order);
-    let (dataset, others) = read_classes(root, classes)?;
-    let empty: Vec<String> = dataset
-        .class_counts()
-        .iter()
-        .zip(&names)
-        .filter(|&(&n, _)| n == 0)
-        .map(|(_, name)| name.clone())
-        .collect();
+    let classes = ClassMap::new(folders.iter().map(|folder| folder.id.as_str()), order);
+    let (mut samples, mut empty, mut found_instead) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for folder in &folders {
+        let photos = walk.photos_of(folder)?;
+        if photos.is_empty() {
+            empty.push(folder.id.clone());
+            found_instead.append(&mut walk.others);
+        }
+        samples.extend(labelled(photos, &classes, &folder.id));
+    }
     if !empty.is_empty() {
-        let extensions = others.into_iter().collect();
+        let extensions = found_instead.into_iter().collect();
         return Err(DatasetError::EmptyClass { root: root.into(), classes: Listed(empty), extensions });
     }
-    if let [class] = dataset.classes.names() {
+    if let [class] = classes.names() {
         return Err(DatasetError::OneClass { path: root.into(), class: class.clone() });
     }
-    Ok(dataset)
+    walk.tell_what_was_passed_over();
+    Ok(Dataset { classes, samples })
 }
 
 /// Reads the photos below `root` with the numbers of `classes`: a test folder. A class may have no photo here.
@@ -59,93 +61,137 @@ pub fn read_folder(root: &Path, order: ClassOrder) -> Result<Dataset, DatasetErr
 /// # Errors
 /// [`DatasetError`] as for [`read_folder`], and for a class folder that is not among `classes`.
 pub fn read_folder_with(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
-    let names = class_folders(root)?;
-    let unknown: Vec<String> = names.iter().filter(|name| classes.number(name).is_none()).cloned().collect();
+    let mut walk = Walk::new(root)?;
+    let folders = walk.class_folders()?;
+    let unknown: Vec<String> = folders
+        .iter()
+        .filter(|folder| classes.number(&folder.id).is_none())
+        .map(|folder| folder.id.clone())
+        .collect();
     if !unknown.is_empty() {
         let known = Listed(classes.names().to_vec());
         return Err(DatasetError::UnknownClass { root: root.into(), classes: Listed(unknown), known });
     }
-    let (dataset, _) = read_classes(root, classes.clone())?;
-    if dataset.samples.is_empty() {
+    let mut samples = Vec::new();
+    for folder in &folders {
+        samples.extend(labelled(walk.photos_of(folder)?, classes, &folder.id));
+    }
+    if samples.is_empty() {
         let hint = "it needs a folder for each class, with the photos of that class in it";
         return Err(DatasetError::Empty { path: root.into(), missing: "photos", hint });
     }
-    Ok(dataset)
+    walk.tell_what_was_passed_over();
+    Ok(Dataset { classes: classes.clone(), samples })
 }
 
-fn class_folders(root: &Path) -> Result<Vec<String>, DatasetError> {
-    if !root.is_dir() {
-        return Err(DatasetError::NoFolder(root.into()));
-    }
-    let mut names = Vec::new();
-    for path in listed(root)? {
-        if path.is_dir() {
-            names.push(name(&path)?.to_owned());
-        }
-    }
-    Ok(names)
+fn labelled(photos: Vec<Entry>, classes: &ClassMap, class: &str) -> impl Iterator<Item = Sample> {
+    let label = classes.number(class).expect("the folders were checked against the map, or made it");
+    photos.into_iter().map(move |photo| Sample { id: photo.id, path: photo.path, label })
 }
 
-/// The samples of every class, and the endings of the files that are no photos.
-fn read_classes(root: &Path, classes: ClassMap) -> Result<(Dataset, BTreeSet<String>), DatasetError> {
-    let canonical = root.canonicalize().map_err(|source| DatasetError::Io { path: root.into(), source })?;
-    let mut walk =
-        Walk { root, canonical: &canonical, photos: Vec::new(), others: BTreeSet::new(), passed_over: 0 };
-    let mut samples = Vec::new();
-    for path in listed(root)? {
-        if !path.is_dir() {
-            continue;
-        }
-        let name = name(&path)?;
-        let Some(label) = classes.number(name) else { continue };
-        walk.enter(&path, name, 0)?;
-        walk.photos.sort_unstable();
-        samples.extend(walk.photos.drain(..).map(|(id, path)| Sample { id, path, label }));
-    }
-    if walk.passed_over > 0 {
-        let endings = walk.others.iter().cloned().collect::<Vec<_>>().join(", ");
-        tracing::info!(
-            "{} files below {} are no photos and are passed over ({endings})",
-            walk.passed_over,
-            root.display()
-        );
-    }
-    Ok((Dataset { classes, samples }, walk.others))
+/// Something below the root: its path relative to that, where it lies, and where that is once links are followed.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    id: String,
+    path: PathBuf,
+    real: PathBuf,
 }
 
 struct Walk<'a> {
     root: &'a Path,
-    canonical: &'a Path,
-    photos: Vec<(String, PathBuf)>,
+    canonical: PathBuf,
+    seen: Seen,
+    /// Endings of the files that are no photos, of the class that was read last.
     others: BTreeSet<String>,
-    passed_over: usize,
+    passed_over: (usize, BTreeSet<String>),
+    loose_photos: usize,
 }
 
-impl Walk<'_> {
-    fn enter(&mut self, folder: &Path, id: &str, depth: usize) -> Result<(), DatasetError> {
-        let io = |source| DatasetError::Io { path: folder.into(), source };
-        if depth > DEEPEST {
-            return Err(io(std::io::Error::other(format!("more than {DEEPEST} folders within each other"))));
+impl<'a> Walk<'a> {
+    fn new(root: &'a Path) -> Result<Self, DatasetError> {
+        if !root.is_dir() {
+            return Err(DatasetError::NoFolder(root.into()));
         }
-        for path in listed(folder)? {
-            let id = format!("{id}/{}", name(&path)?);
-            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink())
-                && !lies_below(self.canonical, &path)
-                    .map_err(|source| DatasetError::Io { path: path.clone(), source })?
-            {
-                let what = format!("the link {}", path.display());
-                return Err(DatasetError::LeavesRoot { what, root: self.root.into() });
-            }
+        let canonical = real_path(root)?;
+        let mut seen = Seen::default();
+        seen.meet(canonical.clone(), root.display().to_string())?;
+        let (others, passed_over) = (BTreeSet::new(), (0, BTreeSet::new()));
+        Ok(Self { root, canonical, seen, others, passed_over, loose_photos: 0 })
+    }
+
+    /// The folders in the root.
+    fn class_folders(&mut self) -> Result<Vec<Entry>, DatasetError> {
+        let mut folders = Vec::new();
+        for path in listed(self.root)? {
+            let real = self.resolve(&self.canonical, &path)?;
             if path.is_dir() {
-                self.enter(&path, &id, depth + 1)?;
+                folders.push(Entry { id: name(&path)?.to_owned(), path, real });
             } else if is_photo(&path) {
-                self.photos.push((id, path));
+                self.loose_photos += 1;
             } else {
-                self.passed_over += 1;
-                self.others.insert(extension(&path).map_or_else(|| "no ending".into(), |e| format!(".{e}")));
+                self.pass_over(&path);
+            }
+        }
+        Ok(folders)
+    }
+
+    /// The photos below a folder, sorted by id, bytewise.
+    fn photos_of(&mut self, class: &Entry) -> Result<Vec<Entry>, DatasetError> {
+        self.others.clear();
+        let mut photos = Vec::new();
+        self.enter(class, &mut photos)?;
+        photos.sort_unstable();
+        Ok(photos)
+    }
+
+    fn enter(&mut self, folder: &Entry, photos: &mut Vec<Entry>) -> Result<(), DatasetError> {
+        self.seen.meet(folder.real.clone(), folder.path.display().to_string())?;
+        for path in listed(&folder.path)? {
+            let real = self.resolve(&folder.real, &path)?;
+            let below = |path: &Path| Ok(format!("{}/{}", folder.id, name(path)?));
+            if path.is_dir() {
+                self.enter(&Entry { id: below(&path)?, path, real }, photos)?;
+            } else if is_photo(&path) && path.is_file() {
+                let id = below(&path)?;
+                self.seen.meet(real.clone(), path.display().to_string())?;
+                photos.push(Entry { id, path, real });
+            } else {
+                self.pass_over(&path);
             }
         }
         Ok(())
+    }
+
+    /// Where `path`, in a folder that really is `parent`, is once links are followed; it must not leave the root.
+    fn resolve(&self, parent: &Path, path: &Path) -> Result<PathBuf, DatasetError> {
+        let io = |source| DatasetError::Io { path: path.into(), source };
+        if !fs::symlink_metadata(path).map_err(io)?.is_symlink() {
+            return Ok(path.file_name().map_or_else(|| parent.into(), |name| parent.join(name)));
+        }
+        let real = real_path(path)?;
+        if real.starts_with(&self.canonical) {
+            return Ok(real);
+        }
+        Err(DatasetError::LeavesRoot { what: format!("the link {}", path.display()), root: self.root.into() })
+    }
+
+    fn pass_over(&mut self, path: &Path) {
+        let ending = extension(path).map_or_else(|| "no ending".into(), |extension| format!(".{extension}"));
+        self.passed_over.0 += 1;
+        self.passed_over.1.insert(ending.clone());
+        self.others.insert(ending);
+    }
+
+    fn tell_what_was_passed_over(&self) {
+        let root = self.root.display();
+        if self.loose_photos > 0 {
+            tracing::warn!("passed over in {root}: {} photos outside the class folders", self.loose_photos);
+        }
+        let (count, endings) = &self.passed_over;
+        if *count > 0 {
+            let endings = endings.iter().cloned().collect::<Vec<_>>().join(", ");
+            tracing::info!("passed over below {root}: {count} files that are no photos ({endings})");
+        }
     }
 }
 

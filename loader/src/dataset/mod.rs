@@ -4,9 +4,10 @@ mod class_map;
 mod csv;
 mod error;
 mod folder;
+mod same;
 mod unreadable;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 pub use class_map::{ClassMap, ClassOrder};
 pub use csv::{CsvSource, read_csv};
@@ -67,13 +68,5 @@ impl Dataset {
     }
 }
 
-/// Whether `path`, relative to some root, stays below it by its parts alone: nothing absolute, no `..`, no NUL.
-fn stays_below(path: &Path) -> bool {
-    !path.as_os_str().as_encoded_bytes().contains(&0)
-        && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-}
-
-/// Whether what `path` really is, links followed, lies below `root`, which is canonical.
-fn lies_below(root: &Path, path: &Path) -> std::io::Result<bool> {
-    Ok(path.canonicalize()?.starts_with(root))
-}
+#[cfg(test)]
+mod tests;

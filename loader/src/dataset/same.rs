@@ -1,0 +1,31 @@
+//! Files and folders that are the same under two names.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::DatasetError;
+
+/// What was met so far, by what it really is.
+#[derive(Default)]
+pub(super) struct Seen(HashMap<PathBuf, String>);
+
+impl Seen {
+    /// Notes that `real` was met under `name`.
+    ///
+    /// # Errors
+    /// [`DatasetError::SameFile`] where it was met before.
+    pub(super) fn meet(&mut self, real: PathBuf, name: String) -> Result<(), DatasetError> {
+        match self.0.get(&real) {
+            Some(first) => Err(DatasetError::SameFile { first: first.clone(), second: name }),
+            None => {
+                self.0.insert(real, name);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where `path` is once links are followed.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf, DatasetError> {
+    path.canonicalize().map_err(|source| DatasetError::Io { path: path.into(), source })
+}

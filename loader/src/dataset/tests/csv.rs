@@ -1,0 +1,232 @@
+use super::*;
+
+/// The tutorial's data set: `labels.csv` with `id,breed`, the photos in `train/`, their ending left out.
+struct Table(tempfile::TempDir);
+
+impl Table {
+    fn new(csv: impl AsRef<[u8]>, photos: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("train")).unwrap();
+        fs::write(root.path().join("labels.csv"), csv).unwrap();
+        touch(&root.path().join("train"), photos);
+        Self(root)
+    }
+
+    fn source(&self) -> CsvSource {
+        CsvSource {
+            csv: self.0.path().join("labels.csv"),
+            images: self.0.path().join("train"),
+            id: "id".into(),
+            label: "breed".into(),
+            extension: "jpg".into(),
+        }
+    }
+
+    fn read(&self) -> Dataset {
+        read_csv(&self.source(), ClassOrder::Sorted).unwrap()
+    }
+
+    fn refusal(&self) -> String {
+        self.refusal_of(&self.source())
+    }
+
+    fn refusal_of(&self, source: &CsvSource) -> String {
+        refusal(read_csv(source, ClassOrder::Sorted), self.0.path())
+    }
+}
+
+#[test]
+fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
+    let table =
+        Table::new("id,breed\nf3,pug\na1,akita\nc2,pug\n", &["a1.jpg", "c2.jpg", "f3.jpg", "unlisted.jpg"]);
+    let dataset = table.read();
+    assert_eq!(ids(&dataset), ["f3.jpg", "a1.jpg", "c2.jpg"]);
+    assert_eq!(dataset.classes.names(), ["akita", "pug"]);
+    assert_eq!(dataset.labels(), [1, 0, 1]);
+    assert_eq!(dataset.samples[0].path, table.0.path().join("train/f3.jpg"));
+
+    let dataset = read_csv(&table.source(), ClassOrder::Appearance).unwrap();
+    assert_eq!(dataset.classes.names(), ["pug", "akita"]);
+    assert_eq!(dataset.labels(), [0, 1, 0]);
+}
+
+#[test]
+fn the_extension_may_have_its_dot_or_stand_in_the_id() {
+    let table = Table::new("id,breed\na,x\nb,y\n", &["a.jpg", "b.jpg"]);
+    let dotted = CsvSource { extension: ".jpg".into(), ..table.source() };
+    assert_eq!(ids(&read_csv(&dotted, ClassOrder::Sorted).unwrap()), ["a.jpg", "b.jpg"]);
+
+    let table = Table::new("id,breed\na.png,x\nsub/b.JPG,y\n", &["a.png", "sub/b.JPG"]);
+    for extension in ["", "."] {
+        let source = CsvSource { extension: extension.into(), ..table.source() };
+        assert_eq!(ids(&read_csv(&source, ClassOrder::Sorted).unwrap()), ["a.png", "sub/b.JPG"]);
+    }
+}
+
+#[test]
+fn columns_are_found_by_name_wherever_they_stand() {
+    let table = Table::new("size,breed, id ,x\n1,pug,a,\n2,akita,b,\n", &["a.jpg", "b.jpg"]);
+    assert_eq!(table.read().labels(), [1, 0]);
+}
+
+#[test]
+fn tables_of_other_programs_are_read() {
+    let expected = ["a, b.jpg", "c.jpg"];
+    for csv in [
+        "id,breed\n\"a, b\",pug\nc,akita\n",
+        "\u{FEFF}id,breed\r\n\"a, b\",pug\r\nc,akita\r\n",
+        "id,breed\n\"a, b\" , pug \n\n c ,akita",
+    ] {
+        assert_eq!(ids(&Table::new(csv, &expected).read()), expected, "{csv:?}");
+    }
+    let table = Table::new("id,breed\na,\"Hund, \"\"gross\"\"\"\nb,x\n", &["a.jpg", "b.jpg"]);
+    assert_eq!(table.read().classes.names(), ["Hund, \"gross\"", "x"]);
+}
+
+#[test]
+fn a_column_that_is_not_there_is_named_with_those_that_are() {
+    let table = Table::new("id,Breed,size\na,x,1\n", &["a.jpg"]);
+    assert_eq!(
+        table.refusal(),
+        "ROOT/labels.csv has no column `breed` (`data.label`); its columns: id, Breed, size; did you mean `Breed`?"
+    );
+    let other = CsvSource { id: "filename".into(), label: "Breed".into(), ..table.source() };
+    assert_eq!(
+        table.refusal_of(&other),
+        "ROOT/labels.csv has no column `filename` (`data.id`); its columns: id, Breed, size"
+    );
+    let table = Table::new("id,breed,id\na,x,b\n", &["a.jpg"]);
+    assert_eq!(table.refusal(), "ROOT/labels.csv: the header has the column `id` twice");
+}
+
+#[test]
+fn a_table_without_rows_or_header_says_so() {
+    assert_eq!(
+        Table::new("id,breed\n", &[]).refusal(),
+        "ROOT/labels.csv has no rows: every line below the header is a photo"
+    );
+    for csv in ["", "\n\n", "\u{FEFF}"] {
+        assert_eq!(
+            Table::new(csv, &[]).refusal(),
+            "ROOT/labels.csv has no header: its first line names the columns",
+            "{csv:?}"
+        );
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_parsed_is_named_with_the_line() {
+    for csv in ["id,breed\na,x\nb,y,z\n", "id,breed\r\na,x\r\nb,y,z\r\n", "id,breed\n\nb,y,z\n"] {
+        assert_eq!(
+            Table::new(csv, &[]).refusal(),
+            "ROOT/labels.csv: line 3 has 3 fields, the header 2",
+            "{csv:?}"
+        );
+    }
+    assert_eq!(
+        Table::new(b"id,breed\na,caf\xE9\n", &[]).refusal(),
+        "ROOT/labels.csv: line 2 is not UTF-8: save the table as UTF-8"
+    );
+    assert_eq!(
+        Table::new(b"id,ra\xE7a\na,x\n", &[]).refusal(),
+        "ROOT/labels.csv: line 1 is not UTF-8: save the table as UTF-8"
+    );
+}
+
+#[test]
+fn an_empty_field_is_named_with_its_line() {
+    assert_eq!(Table::new("id,breed\na,x\n,y\n", &[]).refusal(), "ROOT/labels.csv, line 3: `id` is empty");
+    assert_eq!(Table::new("id,breed\r\na, \r\n", &[]).refusal(), "ROOT/labels.csv, line 2: `breed` is empty");
+    assert_eq!(
+        Table::new("id,breed\n\"a\nb\",x\n\n\nc,\n", &[]).refusal(),
+        "ROOT/labels.csv, line 6: `breed` is empty"
+    );
+}
+
+#[test]
+fn a_photo_listed_twice_is_named_with_both_lines() {
+    for (csv, id) in [
+        ("id,breed\na,x\nb,y\na,y\n", "a.jpg"),
+        ("id,breed\na,x\nb,y\n./a,x\n", "a.jpg"),
+        ("id,breed\nsub/a,x\nb,y\nsub//./a,x\n", "sub/a.jpg"),
+    ] {
+        assert_eq!(
+            Table::new(csv, &["a.jpg", "b.jpg", "sub/a.jpg"]).refusal(),
+            format!(
+                "ROOT/labels.csv: `{id}` stands in line 2 and again in line 4: every photo may be listed once"
+            )
+        );
+    }
+}
+
+#[test]
+fn photos_that_are_not_there_are_counted_and_named() {
+    let rows: String = (0..12).map(|i| format!("p{i},x\n")).collect();
+    assert_eq!(
+        Table::new(format!("id,breed\n{rows}a,y\n"), &["a.jpg", "p3.jpg"]).refusal(),
+        "ROOT/labels.csv lists photos that are not in ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, p4.jpg, p5.jpg, p6.jpg, \
+         p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; check `data.images`, `data.id` and `data.extension`"
+    );
+    for (id, photo) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {
+        let message = Table::new(format!("id,breed\n{id},y\n"), &[photo]).refusal();
+        assert!(
+            message.starts_with("ROOT/labels.csv lists photos that are not in ROOT/train (1)"),
+            "{id}: {message}"
+        );
+    }
+}
+
+#[test]
+fn an_id_that_leaves_the_folder_is_refused() {
+    for (id, shown) in [
+        ("../secret", "../secret"),
+        ("sub/../../secret", "sub/../../secret"),
+        ("sub/../a", "sub/../a"),
+        ("/etc/passwd", "/etc/passwd"),
+        ("a\0b", "a\\0b"),
+    ] {
+        assert_eq!(
+            Table::new(format!("id,breed\na,x\n\"{id}\",y\n"), &["a.jpg", "sub/a.jpg", "../secret.jpg"])
+                .refusal(),
+            format!(
+                "ROOT/labels.csv, line 3: the id `{shown}` leads out of ROOT/train: photos must lie below that folder"
+            )
+        );
+    }
+}
+
+#[test]
+fn missing_files_and_folders_are_named() {
+    let table = Table::new("id,breed\na,x\n", &["a.jpg"]);
+    let no_csv = CsvSource { csv: table.0.path().join("none.csv"), ..table.source() };
+    assert_eq!(table.refusal_of(&no_csv), "failed to read ROOT/none.csv");
+    let no_images = CsvSource { images: table.0.path().join("none"), ..table.source() };
+    assert_eq!(table.refusal_of(&no_images), "there is no folder ROOT/none");
+    assert_eq!(table.refusal(), "ROOT/labels.csv has one class only, `x`: there is nothing to tell it from");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_folder_and_to_a_photo_that_is_listed_are_refused() {
+    use std::os::unix::fs::symlink;
+
+    let table = Table::new("id,breed\na,x\nb,y\n", &["a.jpg", "../secret.jpg"]);
+    let link = table.0.path().join("train/b.jpg");
+    symlink("../secret.jpg", &link).unwrap();
+    assert_eq!(
+        table.refusal(),
+        "ROOT/labels.csv, line 3: the id `b` leads out of ROOT/train: photos must lie below that folder"
+    );
+    fs::remove_file(&link).unwrap();
+    symlink("a.jpg", &link).unwrap();
+    assert_eq!(
+        table.refusal(),
+        "ROOT/labels.csv, line 2: `a.jpg` and ROOT/labels.csv, line 3: `b.jpg` are the same by a link: every photo may be \
+         in the data once, remove one of them"
+    );
+    fs::rename(table.0.path().join("train/a.jpg"), table.0.path().join("train/unlisted.jpg")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink("unlisted.jpg", &link).unwrap();
+    touch(&table.0.path().join("train"), &["a.jpg"]);
+    assert_eq!(ids(&table.read()), ["a.jpg", "b.jpg"]);
+}

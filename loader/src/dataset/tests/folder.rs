@@ -1,0 +1,277 @@
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+fn refused(files: &[&str]) -> String {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), files);
+    refusal(read_folder(root.path(), ClassOrder::Sorted), root.path())
+}
+
+#[test]
+fn folders_are_classes_and_photos_may_lie_deeper() {
+    let root = tempfile::tempdir().unwrap();
+    touch(
+        root.path(),
+        &["pug/b.jpg", "pug/a.JPEG", "akita/2019/z.png", "akita/2018/x/y.webp", "akita/q.TIF"],
+    );
+    for order in [ClassOrder::Sorted, ClassOrder::Appearance] {
+        let dataset = read_folder(root.path(), order).unwrap();
+        assert_eq!(dataset.classes.names(), ["akita", "pug"]);
+        assert_eq!(
+            ids(&dataset),
+            ["akita/2018/x/y.webp", "akita/2019/z.png", "akita/q.TIF", "pug/a.JPEG", "pug/b.jpg"]
+        );
+        assert_eq!(dataset.labels(), [0, 0, 0, 1, 1]);
+        assert_eq!(dataset.class_counts(), [3, 2]);
+        assert!(dataset.samples.iter().all(|sample| sample.path == root.path().join(&sample.id)));
+    }
+}
+
+#[test]
+fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
+    let files = [
+        "b/Z.jpg",
+        "b/a.jpg",
+        "b/ä.jpg",
+        "b/10.jpg",
+        "b/9.jpg",
+        "B/x.jpg",
+        "a/x.jpg",
+        "b/a/1.jpg",
+        "b/a!.jpg",
+    ];
+    let sorted = [
+        "B/x.jpg",
+        "a/x.jpg",
+        "b/10.jpg",
+        "b/9.jpg",
+        "b/Z.jpg",
+        "b/a!.jpg",
+        "b/a.jpg",
+        "b/a/1.jpg",
+        "b/ä.jpg",
+    ];
+    for turn in 0..files.len() {
+        let root = tempfile::tempdir().unwrap();
+        let mut files = files;
+        files.rotate_left(turn);
+        touch(root.path(), &files);
+        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), sorted);
+    }
+}
+
+#[test]
+fn hidden_files_are_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a/1.jpg", "a/.2.jpg", "a/.cache/3.jpg", "b/1.jpg", ".git/x.jpg", ".DS_Store"]);
+    assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+}
+
+/// What is logged while `work` runs.
+fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn what_is_no_photo_is_passed_over_with_a_line() {
+    let root = tempfile::tempdir().unwrap();
+    touch(
+        root.path(),
+        &["a/1.jpg", "a/notes.txt", "a/Thumbs.DB", "b/1.jpg", "b/README", "LICENSE.txt", "c.jpg"],
+    );
+    let lines = logged(|| {
+        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+    });
+    let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
+    assert!(
+        lines.contains("passed over below ROOT: 4 files that are no photos (.db, .txt, no ending)"),
+        "{lines}"
+    );
+    assert!(lines.contains("passed over in ROOT: 1 photos outside the class folders"), "{lines}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["file"]);
+    for missing in ["none", "file"] {
+        let outcome = read_folder(&root.path().join(missing), ClassOrder::Sorted);
+        assert_eq!(refusal(outcome, root.path()), format!("there is no folder ROOT/{missing}"));
+    }
+}
+
+#[test]
+fn a_folder_without_classes_says_what_it_needs() {
+    let says =
+        "ROOT has no class folders: it needs a folder for each class, with the photos of that class in it";
+    assert_eq!(refused(&[]), says);
+    assert_eq!(refused(&["a.jpg", ".hidden/b.jpg"]), says);
+}
+
+#[test]
+fn classes_without_photos_are_named_with_what_is_there_instead() {
+    assert_eq!(
+        refused(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
+        "no photos in the class folders b, c of ROOT: add photos, or remove the folders (files found there end in .avif, .heic)"
+    );
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a/1.jpg"]);
+    fs::create_dir(root.path().join("b")).unwrap();
+    assert_eq!(
+        refusal(read_folder(root.path(), ClassOrder::Sorted), root.path()),
+        "no photos in the class folders b of ROOT: add photos, or remove the folders"
+    );
+}
+
+#[test]
+fn one_class_only_is_refused() {
+    assert_eq!(
+        refused(&["a/1.jpg", "a/2.jpg"]),
+        "ROOT has one class only, `a`: there is nothing to tell it from"
+    );
+}
+
+#[test]
+fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["b/1.jpg", "c/1.jpg"]);
+    let classes = ClassMap::new(["c", "a", "b"], ClassOrder::Appearance);
+    let dataset = read_folder_with(root.path(), &classes).unwrap();
+    assert_eq!(ids(&dataset), ["b/1.jpg", "c/1.jpg"]);
+    assert_eq!(dataset.labels(), [2, 0]);
+    assert_eq!(dataset.class_counts(), [1, 0, 1]);
+
+    let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
+    assert_eq!(
+        refusal(read_folder_with(root.path(), &known), root.path()),
+        "the class folders c of ROOT are not among the classes trained on: a, b"
+    );
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a/notes.txt"]);
+    assert!(refusal(read_folder_with(root.path(), &known), root.path()).starts_with("ROOT has no photos: "));
+}
+
+#[test]
+fn ids_can_move_to_a_root_further_up() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+    let mut dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
+    dataset.prefix_ids("");
+    assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
+    dataset.prefix_ids("train");
+    assert_eq!(ids(&dataset), ["train/a/1.jpg", "train/b/1.jpg"]);
+}
+
+#[cfg(unix)]
+mod links {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A data set of two classes, and a folder beside it.
+    fn with_link(target: &str, link: &str) -> String {
+        let temporary = tempfile::tempdir().unwrap();
+        touch(
+            temporary.path(),
+            &["data/a/1.jpg", "data/b/1.jpg", "data/b/deep/2.jpg", "elsewhere/x.jpg", "data/kept/x"],
+        );
+        fs::remove_dir_all(temporary.path().join("data/kept")).unwrap();
+        let root = temporary.path().join("data");
+        symlink(target, root.join(link)).unwrap();
+        match read_folder(&root, ClassOrder::Sorted) {
+            Ok(dataset) => ids(&dataset).join(" "),
+            Err(error) => format!("{error}").replace(root.to_str().unwrap(), "ROOT"),
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_root_is_refused() {
+        let leaves =
+            |link: &str| format!("the link ROOT/{link} leads out of ROOT: photos must lie below that folder");
+        assert_eq!(with_link("../elsewhere", "c"), leaves("c"));
+        assert_eq!(with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
+        assert_eq!(with_link("../../elsewhere/x.jpg", "a/x.jpg"), leaves("a/x.jpg"));
+        assert_eq!(with_link("/", "c"), leaves("c"));
+    }
+
+    #[test]
+    fn a_loop_of_links_is_refused() {
+        assert_eq!(
+            with_link("..", "a/up"),
+            "ROOT and ROOT/a/up are the same by a link: every photo may be in the data once, remove one of them"
+        );
+        assert!(with_link(".", "a/self").starts_with("ROOT/a and ROOT/a/self are the same by a link"));
+        assert!(with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
+    }
+
+    #[test]
+    fn a_photo_that_is_met_twice_is_refused() {
+        assert!(
+            with_link("1.jpg", "a/2.jpg").starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same by a link")
+        );
+        assert!(with_link("../a/1.jpg", "b/0.jpg").starts_with("ROOT/a/1.jpg and ROOT/b/0.jpg are the same"));
+        assert!(with_link("b/deep", "c").starts_with("ROOT/b/deep and ROOT/c are the same"));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_named() {
+        assert_eq!(with_link("gone.jpg", "a/2.jpg"), "failed to read ROOT/a/2.jpg");
+    }
+
+    #[test]
+    fn a_link_to_a_hidden_file_below_the_root_is_followed() {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &[".store/1.jpg", ".store/more/2.jpg", "b/1.jpg"]);
+        fs::create_dir(root.path().join("a")).unwrap();
+        symlink("../.store/1.jpg", root.path().join("a/one.jpg")).unwrap();
+        symlink("../.store/more", root.path().join("a/more")).unwrap();
+        let dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
+        assert_eq!(ids(&dataset), ["a/more/2.jpg", "a/one.jpg", "b/1.jpg"]);
+    }
+
+    #[test]
+    fn the_root_may_be_a_link_itself() {
+        let temporary = tempfile::tempdir().unwrap();
+        touch(temporary.path(), &["data/a/1.jpg", "data/b/1.jpg"]);
+        symlink("data", temporary.path().join("link")).unwrap();
+        let dataset = read_folder(&temporary.path().join("link"), ClassOrder::Sorted).unwrap();
+        assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
+        assert_eq!(dataset.samples[0].path, temporary.path().join("link/a/1.jpg"));
+    }
+
+    #[test]
+    fn a_photo_or_folder_whose_name_is_not_utf8_is_refused() {
+        let name = OsStr::from_bytes(b"caf\xE9.jpg");
+        for folder in ["a", ""] {
+            let root = tempfile::tempdir().unwrap();
+            touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+            let path = root.path().join(folder).join(name);
+            if folder.is_empty() { fs::create_dir(path) } else { fs::write(path, []) }.unwrap();
+            let message = refusal(read_folder(root.path(), ClassOrder::Sorted), root.path());
+            assert!(message.ends_with("has a name that is not UTF-8: rename it"), "{message}");
+            assert!(message.contains("caf\u{FFFD}.jpg"), "{message}");
+        }
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+        fs::write(root.path().join("a").join(OsStr::from_bytes(b"caf\xE9.txt")), []).unwrap();
+        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+    }
+}

@@ -1,0 +1,47 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::golden::formula_photo;
+
+#[test]
+fn every_photo_that_cannot_be_read_is_found_with_its_reason() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a/0.png", "a/1.png", "a/2.png", "a/empty.png", "b/large.png", "b/text.jpg"]);
+    for name in ["a/0.png", "a/1.png", "a/2.png"] {
+        formula_photo(9, 7).save(root.path().join(name)).unwrap();
+    }
+    formula_photo(100, 101).save(root.path().join("b/large.png")).unwrap();
+    fs::write(root.path().join("b/text.jpg"), "not a photo").unwrap();
+    let cut = fs::read(root.path().join("a/1.png")).unwrap();
+    fs::write(root.path().join("a/1.png"), &cut[..cut.len() / 2]).unwrap();
+    let mut dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
+    dataset.samples[2].path = root.path().join("gone.png");
+
+    let done = AtomicUsize::new(0);
+    let faults = unreadable(&dataset.samples, 10_000, || {
+        done.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(done.into_inner(), dataset.samples.len());
+    let told: Vec<String> =
+        faults.iter().map(|(index, error)| format!("{}: {error}", dataset.samples[*index].id)).collect();
+    assert!(told[0].starts_with("a/1.png: PNG: "), "{told:?}");
+    assert!(told[1].starts_with("a/2.png: ") && told[1].contains("os error 2"), "{told:?}");
+    assert_eq!(
+        told[2..],
+        [
+            "a/empty.png: the file is empty",
+            "b/large.png: 100 x 101 pixels are more than `data.max_pixels` = 10000",
+            "b/text.jpg: not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
+        ]
+    );
+}
+
+#[test]
+fn the_order_does_not_depend_on_threads() {
+    let paths: Vec<String> = (0..200).map(|i| format!("no-such-photo-{i}.jpg")).collect();
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let faults = pool.install(|| unreadable(&paths, 1, || ()));
+        assert!(faults.iter().map(|(index, _)| *index).eq(0..200));
+    }
+}
