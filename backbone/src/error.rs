@@ -48,7 +48,7 @@ impl BackboneError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(_) | Self::Device(_) => ErrorKind::Config,
-            Self::Hub(HubError::Name(..)) => ErrorKind::Config,
+            Self::Hub(HubError::Name { .. }) => ErrorKind::Config,
             Self::Hub(_) => ErrorKind::Hub,
             Self::Checkpoint(_) | Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
         }

@@ -20,7 +20,7 @@ pub use backbone::{Backbone, Pixels};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
-pub use hub::{HubError, HubSource};
+pub use hub::{HubError, HubSettings, HubSource};
 pub use layer::Layer;
 pub use preprocessing::{Interpolation, Preprocessing};
 pub use source::{DownloadProgress, Source, SourceError, WeightFiles};

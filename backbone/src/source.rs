@@ -66,19 +66,22 @@ pub enum SourceError {
     Pickled(PathBuf),
 }
 
-fn convert(pickled: Option<&str>) -> String {
+pub(crate) fn convert(pickled: Option<&str>) -> String {
     pickled.map_or_else(String::new, |file| {
         format!(": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")")
     })
 }
 
-/// Is told how a download goes.
+/// Is told how a download goes: from what the bytes add up to over time, a bar shows the rate and what is left.
+///
+/// What is in the cache already is not told of. A file that ends in an error has no `finish`.
 pub trait DownloadProgress: Sync {
-    /// A file begins; `bytes` is its size where the hub says it.
+    /// A file begins, or begins anew after a damaged download: what was told of it before counts no more. `bytes` is its
+    /// size where the hub says it.
     fn start(&self, file: &str, bytes: Option<u64>);
-    /// So many bytes more.
+    /// So many bytes more, about ten times a second.
     fn advance(&self, bytes: u64);
-    /// The file is there.
+    /// The file is there, and is what the hub announced.
     fn finish(&self);
 }
 
@@ -145,7 +148,7 @@ fn in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     }
 }
 
-fn is_pickled(path: &Path) -> bool {
+pub(crate) fn is_pickled(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["bin", "pt", "pth", "ckpt"].iter().any(|known| extension == *known))
 }

@@ -1,0 +1,300 @@
+//! The hub's client: hf-hub, with time limits, progress on the caller's terms, and errors that say what to do.
+//!
+//! hf-hub's asynchronous client, not the blocking one: it asks for a file's metadata through an HTTP client of its own that
+//! has no time limit, and only dropping the request ends the wait for a server that has fallen silent there.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::repository::{HFRepository, RepoTypeModel};
+use hf_hub::{HFClient, HFError, HFResult};
+use reqwest::Url;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use super::error::{Cause, HubError};
+use super::name::{HubSource, is_commit};
+use super::settings::HubSettings;
+use crate::source::DownloadProgress;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(8);
+
+/// How often a request that failed is made again.
+const RETRIES: usize = 2;
+
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A token that cannot be in a header, so that hf-hub sends none. Given none, it would look into the environment itself.
+const NO_TOKEN: &str = "\n";
+
+/// A client for one repository.
+pub(super) struct Client<'a> {
+    source: &'a HubSource,
+    settings: &'a HubSettings,
+    repo: HFRepository<RepoTypeModel>,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+/// What a revision is now.
+pub(super) struct Revision {
+    pub(super) commit: String,
+    /// Its files, where the hub lists them.
+    pub(super) files: Option<Vec<String>>,
+}
+
+/// Why a download failed.
+pub(super) enum Failure {
+    /// There is no such file.
+    Missing,
+    /// Another process writes the blob of this name.
+    Busy(String),
+    /// The transfer broke off.
+    Interrupted(Cause),
+    /// Anything else.
+    Other(HubError),
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(source: &'a HubSource, settings: &'a HubSettings) -> Result<Self, HubError> {
+        let failed = |source: Cause| HubError::Client { endpoint: settings.address().into(), source };
+        let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
+        let http = reqwest::Client::builder()
+            .user_agent(agent)
+            .connect_timeout(CONNECT)
+            .build()
+            .map_err(|error| failed(error.into()))?;
+        let hub = HFClient::builder()
+            .endpoint(settings.address())
+            .cache_dir(&settings.cache)
+            .token(settings.token.as_deref().unwrap_or(NO_TOKEN))
+            .user_agent(agent)
+            .client(http)
+            .retry_max_attempts(RETRIES)
+            .retry_base_delay(settings.pause)
+            .build()
+            .map_err(|error| failed(error.into()))?;
+        let (owner, name) = hf_hub::split_id(source.repo());
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(|error| failed(error.into()))?;
+        Ok(Self { source, settings, repo: hub.model(owner, name), runtime: Some(runtime) })
+    }
+
+    /// Asks which commit the revision is, and which files it has.
+    pub(super) fn revision(&self) -> Result<Revision, HubError> {
+        let expand = vec!["sha".to_owned(), "siblings".to_owned()];
+        let request = self.repo.info().revision(self.source.branch()).expand(expand).send();
+        let info = self.run(request, || false).ok_or_else(|| self.silent(None))?;
+        let info = info.map_err(|error| self.explain(error, None))?;
+        // It becomes a path in the cache.
+        let Some(commit) = info.sha.filter(|sha| is_commit(sha)) else {
+            return Err(self.answer(None, "the answer names no commit".into()));
+        };
+        let files = info.siblings.map(|files| files.into_iter().map(|file| file.rfilename).collect());
+        Ok(Revision { commit, files })
+    }
+
+    /// Downloads a file of `commit` into the cache, unchecked.
+    pub(super) fn download(
+        &self,
+        commit: &str,
+        file: &str,
+        progress: &dyn DownloadProgress,
+    ) -> Result<PathBuf, Failure> {
+        let meter = Arc::new(Meter::default());
+        let request =
+            self.repo.download_file().filename(file).revision(commit).progress(Arc::clone(&meter)).send();
+        let mut teller = Teller { file, progress, meter: &meter, started: false, told: 0 };
+        let result = self.run(request, || teller.tell());
+        teller.tell();
+        match result {
+            None => Err(Failure::Other(self.silent(Some(file)))),
+            Some(Ok(path)) => Ok(path),
+            Some(Err(HFError::EntryNotFound { .. })) => Err(Failure::Missing),
+            Some(Err(HFError::CacheLockTimeout { path })) => {
+                Err(Failure::Busy(path.file_stem().unwrap_or_default().to_string_lossy().into_owned()))
+            }
+            Some(Err(HFError::Request { source, .. })) if source.is_body() || source.is_decode() => {
+                Err(Failure::Interrupted(source.into()))
+            }
+            Some(Err(error @ HFError::Xet { .. })) => Err(Failure::Interrupted(error.into())),
+            Some(Err(error)) => Err(Failure::Other(self.explain(error, Some(file)))),
+        }
+    }
+
+    /// Asks whether the file's server gives it at all: a download takes an error's page for the file.
+    pub(super) fn probe(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let request = self.repo.download_file_stream().filename(file).revision(commit).range(0..1).send();
+        match self.run(async { request.await.map(drop) }, || false) {
+            None => Err(self.silent(Some(file))),
+            Some(result) => result.map_err(|error| self.explain(error, Some(file))),
+        }
+    }
+
+    /// Runs a request to its end, or drops it when `tick`, asked again and again, has seen nothing move for too long.
+    fn run<T: Send>(
+        &self,
+        request: impl Future<Output = HFResult<T>> + Send,
+        mut tick: impl FnMut() -> bool + Send,
+    ) -> Option<HFResult<T>> {
+        let runtime = self.runtime.as_ref()?;
+        let watched = async {
+            let mut request = pin!(request);
+            let mut moved = Instant::now();
+            loop {
+                if let Ok(result) = timeout(TICK, request.as_mut()).await {
+                    return Some(result);
+                }
+                if tick() {
+                    moved = Instant::now();
+                } else if moved.elapsed() >= self.settings.patience {
+                    return None;
+                }
+            }
+        };
+        // On a thread of its own, because the caller's may belong to another runtime, which would panic.
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| runtime.block_on(watched));
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// What went wrong, for who reads it. `file` is `None` for the repository itself.
+    fn explain(&self, error: HFError, file: Option<&str>) -> HubError {
+        match error {
+            HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context }
+            | HFError::RateLimited { context, .. }
+            | HFError::Http { context }
+            | HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. }
+            | HFError::EntryNotFound { context: Some(context), .. } => {
+                self.refusal(context.status.as_u16(), &context.url, context.error_code.as_deref(), file)
+            }
+            HFError::Request { source, .. } if source.is_body() || source.is_decode() => {
+                self.answer(file, source.into())
+            }
+            HFError::Request { source, .. } => {
+                let server = source.url().map(|url| url.origin().ascii_serialization());
+                let endpoint = server.unwrap_or_else(|| self.settings.address().into());
+                HubError::Unreachable { name: self.name(file), endpoint, source: source.into() }
+            }
+            HFError::Io(source) => HubError::Cache { path: self.settings.cache.clone(), source },
+            other => self.answer(file, other.into()),
+        }
+    }
+
+    /// What a status other than success means. `code` is the hub's own, in a header.
+    fn refusal(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
+        let server = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
+        // Links to file servers carry signatures, so only the server is named.
+        let host = server(url).unwrap_or_else(|_| url.to_owned());
+        let is_hub = server(self.settings.address()).is_ok_and(|hub| hub == host);
+        let (repo, endpoint) = (self.source.repo().to_owned(), self.settings.address().to_owned());
+        let token = self.settings.token.is_some();
+        match (status, code) {
+            (408 | 429 | 500.., _) => HubError::Unavailable { name: self.name(file), host, status },
+            (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, token },
+            (_, Some("RevisionNotFound")) if is_hub => {
+                HubError::Revision { repo, endpoint, revision: self.source.branch().into() }
+            }
+            (_, Some("RepoNotFound")) | (401 | 403 | 404, None) if is_hub && file.is_none() => {
+                HubError::Repository { repo, endpoint, status, token }
+            }
+            _ => HubError::Refused { name: self.name(file), host, status },
+        }
+    }
+
+    fn answer(&self, file: Option<&str>, source: Cause) -> HubError {
+        HubError::Answer { name: self.name(file), endpoint: self.settings.address().into(), source }
+    }
+
+    fn silent(&self, file: Option<&str>) -> HubError {
+        HubError::Silent {
+            name: self.name(file),
+            endpoint: self.settings.address().into(),
+            seconds: self.settings.patience.as_secs(),
+        }
+    }
+
+    fn name(&self, file: Option<&str>) -> String {
+        self.source.naming(file)
+    }
+}
+
+impl Drop for Client<'_> {
+    /// Without waiting for hf-hub's own threads: one may be stuck at a lock.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// How far a download is, as hf-hub tells it on whatever thread.
+#[derive(Default)]
+struct Meter {
+    started: AtomicBool,
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl ProgressHandler for Meter {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let ProgressEvent::Download(event) = event else { return };
+        match event {
+            DownloadEvent::Start { total_bytes, .. } => {
+                self.total.store(*total_bytes, Ordering::Relaxed);
+                self.started.store(true, Ordering::Release);
+            }
+            DownloadEvent::Progress { files } => {
+                for file in files {
+                    self.done.fetch_max(file.bytes_completed, Ordering::Relaxed);
+                }
+            }
+            DownloadEvent::AggregateProgress { bytes_completed, .. } => {
+                self.done.fetch_max(*bytes_completed, Ordering::Relaxed);
+            }
+            DownloadEvent::Complete => {}
+        }
+    }
+}
+
+/// Tells the caller's progress what a meter shows.
+struct Teller<'a> {
+    file: &'a str,
+    progress: &'a dyn DownloadProgress,
+    meter: &'a Meter,
+    started: bool,
+    told: u64,
+}
+
+impl Teller<'_> {
+    /// Returns whether anything has moved.
+    fn tell(&mut self) -> bool {
+        if !self.meter.started.load(Ordering::Acquire) {
+            return false;
+        }
+        let starts = !self.started;
+        if starts {
+            let total = self.meter.total.load(Ordering::Relaxed);
+            self.progress.start(self.file, Some(total).filter(|&total| total > 0));
+            self.started = true;
+        }
+        let done = self.meter.done.load(Ordering::Relaxed);
+        let more = done.saturating_sub(self.told);
+        if more > 0 {
+            self.progress.advance(more);
+            self.told = done;
+        }
+        starts || more > 0
+    }
+}

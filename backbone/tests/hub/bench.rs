@@ -1,0 +1,202 @@
+//! A hub with a repository, an empty cache, and what the tests look at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use headstock_backbone::hub::{HubError, HubSettings, fetch_with};
+use headstock_backbone::{DownloadProgress, WeightFiles};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::server::{Content, Hub, hex};
+
+pub(crate) const REPO: &str = "owner/resnet.test";
+pub(crate) const COMMIT: &str = "1111111111111111111111111111111111111111";
+pub(crate) const LATER: &str = "2222222222222222222222222222222222222222";
+
+/// The repository's folder in the cache, as Python names it.
+pub(crate) const FOLDER: &str = "models--owner--resnet.test";
+
+pub(crate) fn small(text: &str) -> Content {
+    Content { bytes: text.into(), large: false, etag: None }
+}
+
+/// A few hundred kilobytes that differ with `seed`.
+pub(crate) fn large(seed: u32) -> Content {
+    let bytes =
+        (0..100_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).wrapping_add(seed).to_le_bytes());
+    Content { bytes: bytes.collect(), large: true, etag: None }
+}
+
+pub(crate) struct Bench {
+    pub(crate) hub: Hub,
+    pub(crate) settings: HubSettings,
+    root: tempfile::TempDir,
+}
+
+/// What progress was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Start(String, Option<u64>),
+    /// All that was told between two others.
+    Bytes(u64),
+    Finish,
+}
+
+#[derive(Default)]
+pub(crate) struct Recorder(Mutex<Vec<Told>>);
+
+impl Recorder {
+    pub(crate) fn told(self) -> Vec<Told> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+impl DownloadProgress for Recorder {
+    fn start(&self, file: &str, bytes: Option<u64>) {
+        self.0.lock().unwrap().push(Told::Start(file.into(), bytes));
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut told = self.0.lock().unwrap();
+        match told.last_mut() {
+            Some(Told::Bytes(sum)) => *sum += bytes,
+            _ => told.push(Told::Bytes(bytes)),
+        }
+    }
+
+    fn finish(&self) {
+        self.0.lock().unwrap().push(Told::Finish);
+    }
+}
+
+impl Bench {
+    /// `main` is at [`COMMIT`], with a small `config.json` and a large `model.safetensors`.
+    pub(crate) fn new() -> Self {
+        let hub = Hub::new(REPO);
+        hub.commit("main", COMMIT, &[("config.json", small("{}")), ("model.safetensors", large(0))]);
+        let root = tempfile::tempdir().unwrap();
+        let settings = HubSettings {
+            endpoint: hub.endpoint(),
+            cache: root.path().join("cache"),
+            token: None,
+            offline: false,
+            patience: Duration::from_secs(20),
+            pause: Duration::from_millis(1),
+        };
+        Self { hub, settings, root }
+    }
+
+    /// The same, with nobody at the hub's address.
+    pub(crate) fn without_hub(self) -> Self {
+        Self { hub: Hub::new(REPO), ..self }
+    }
+
+    /// A folder for whatever a test needs beside the cache.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What follows `hf://owner/name`.
+    pub(crate) fn fetch(&self, rest: &str) -> Result<WeightFiles, HubError> {
+        self.fetch_telling(rest, &Recorder::default())
+    }
+
+    pub(crate) fn fetch_telling(&self, rest: &str, progress: &Recorder) -> Result<WeightFiles, HubError> {
+        fetch_with(&format!("{REPO}{rest}").parse().unwrap(), &self.settings, progress)
+    }
+
+    /// The error, after which nothing wrong is left in the cache.
+    pub(crate) fn fails(&self, rest: &str) -> HubError {
+        let error = self.fetch(rest).expect_err(rest);
+        self.assert_clean();
+        error
+    }
+
+    /// The lines that were logged meanwhile, beside the result.
+    pub(crate) fn fetch_with_lines(&self, rest: &str) -> (Result<WeightFiles, HubError>, String) {
+        let lines = Lines::default();
+        let result = self.fetch_logging(rest, &lines);
+        (result, lines.text())
+    }
+
+    pub(crate) fn fetch_logging(&self, rest: &str, lines: &Lines) -> Result<WeightFiles, HubError> {
+        let lines = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+            .with_ansi(false)
+            .with_writer(move || lines.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || self.fetch(rest))
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.settings.cache.join(FOLDER)
+    }
+
+    pub(crate) fn blob(&self, content: &Content) -> PathBuf {
+        self.folder().join("blobs").join(content.etag())
+    }
+
+    pub(crate) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder().join("snapshots").join(commit).join(file)
+    }
+
+    /// Every blob is what its name says, nothing is half-written, and every link leads somewhere.
+    pub(crate) fn assert_clean(&self) {
+        for path in files(&self.folder().join("blobs")) {
+            let bytes = fs::read(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let git = Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), &bytes].concat());
+            assert!(name == hex(&git) || name == hex(&Sha256::digest(&bytes)), "{} is wrong", path.display());
+        }
+        for path in files(&self.folder().join("snapshots")) {
+            assert!(path.exists(), "{} leads nowhere", path.display());
+        }
+        for path in files(&self.folder().join("refs")) {
+            let commit = fs::read_to_string(&path).unwrap();
+            assert!(
+                self.pointer(&commit, "").is_dir(),
+                "{} names a commit that is not there",
+                path.display()
+            );
+        }
+    }
+}
+
+/// All files below a folder, links among them.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// Where lines are logged to.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

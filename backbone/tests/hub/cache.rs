@@ -1,0 +1,56 @@
+//! Locks of the cache.
+
+use std::fs::{self, File};
+use std::thread;
+use std::time::Duration;
+
+use headstock_backbone::HubError;
+
+use super::bench::{Bench, FOLDER, Lines, large};
+use super::server::LIMIT;
+
+#[test]
+fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
+    let mut bench = Bench::new();
+    bench.settings.patience = Duration::from_millis(300);
+    let locks = bench.settings.cache.join(".locks").join(FOLDER);
+    fs::create_dir_all(&locks).unwrap();
+    let held = File::create(locks.join("headstock.lock")).unwrap();
+    held.lock().unwrap();
+    let error = bench.fails("");
+    assert!(matches!(&error, HubError::Locked { path, .. } if path.starts_with(&locks)), "{error:?}");
+    held.unlock().unwrap();
+    bench.settings.patience = LIMIT;
+    bench.fetch("").unwrap();
+}
+
+#[test]
+fn what_is_there_needs_no_lock() {
+    let bench = Bench::new();
+    let cold = bench.fetch("").unwrap();
+    fs::remove_dir_all(bench.settings.cache.join(".locks")).unwrap();
+    assert_eq!(bench.fetch("").unwrap(), cold);
+    assert!(!bench.settings.cache.join(".locks").exists());
+}
+
+#[test]
+#[ignore = "takes the 10 s that hf-hub waits for another program"]
+fn another_program_may_write_the_blob_for_longer_than_hf_hub_waits() {
+    let bench = Bench::new();
+    let locks = bench.settings.cache.join(".locks").join(FOLDER);
+    fs::create_dir_all(&locks).unwrap();
+    let held = File::create(locks.join(format!("{}.lock", large(0).etag()))).unwrap();
+    held.lock().unwrap();
+    let lines = Lines::default();
+    thread::scope(|scope| {
+        let fetching = scope.spawn(|| bench.fetch_logging("", &lines));
+        while !lines.text().contains("waiting for another process") && !fetching.is_finished() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        fs::write(bench.blob(&large(0)), large(0).bytes).unwrap();
+        held.unlock().unwrap();
+        fetching.join().unwrap().unwrap();
+    });
+    assert!(bench.hub.requests().iter().all(|request| !request.path.starts_with("/files/")));
+    bench.assert_clean();
+}

@@ -1,0 +1,180 @@
+//! What the hub, or the host that it sends to, may refuse; and what the error tells.
+
+use headstock_backbone::hub::fetch_with;
+use headstock_backbone::{BackboneError, ErrorKind, HubError};
+
+use super::bench::{Bench, COMMIT, LATER, REPO, Recorder, large, small};
+use super::server::Fault;
+
+#[test]
+fn a_refusal_by_the_second_host_is_told_as_such() {
+    for status in [401, 403, 404, 503] {
+        let bench = Bench::new();
+        bench.hub.fault("GET", "/files/", usize::MAX, Fault::Status(status, None));
+        let error = bench.fails("");
+        let (server, told) = match &error {
+            HubError::Refused { host, status, .. } | HubError::Unavailable { host, status, .. } => {
+                (host, *status)
+            }
+            other => panic!("{status}: {other:?}"),
+        };
+        assert_eq!(matches!(error, HubError::Unavailable { .. }), status == 503);
+        assert!(server.starts_with("http://localhost:") && told == status, "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("/model.safetensors") && text.contains("try again"), "{text}");
+        assert!(!text.contains("secret"), "the link's signature is told: {text}");
+    }
+}
+
+#[test]
+fn a_refusal_that_passes_is_overcome_by_the_second_try() {
+    for status in [401, 403, 404] {
+        let bench = Bench::new();
+        bench.hub.fault("GET", "/files/", 1, Fault::Status(status, None));
+        bench.fetch("").unwrap();
+        bench.assert_clean();
+    }
+}
+
+#[test]
+fn an_unknown_repository_may_be_private_and_a_token_may_help() {
+    let mut bench = Bench::new();
+    let source = "owner/misspelt".parse().unwrap();
+    for (token, hint) in [(None, "set HF_TOKEN"), (Some("hf_old".to_owned()), "expired")] {
+        bench.settings.token = token;
+        let error = fetch_with(&source, &bench.settings, &Recorder::default()).unwrap_err();
+        assert!(matches!(error, HubError::Repository { status: 401, .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("owner/misspelt") && text.contains("private") && text.contains(hint), "{text}");
+        assert!(!text.contains("hf_old"), "{text}");
+    }
+    assert!(!bench.settings.cache.join("models--owner--misspelt").join("refs").exists());
+}
+
+#[test]
+fn a_gated_repository_says_where_its_terms_are_accepted() {
+    for (status, file) in [(401, "config.json"), (403, "config.json"), (403, "model.safetensors")] {
+        let bench = Bench::new();
+        bench.hub.fault("HEAD", file, usize::MAX, Fault::Status(status, Some("GatedRepo")));
+        let error = bench.fails("");
+        assert!(matches!(error, HubError::Gated { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("{}/{REPO}", bench.hub.endpoint())), "{error}");
+    }
+}
+
+#[test]
+fn an_unknown_revision_is_named() {
+    for revision in ["v9", LATER] {
+        let error = Bench::new().fails(&format!("@{revision}"));
+        assert!(matches!(error, HubError::Revision { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("`{revision}`")), "{error}");
+    }
+}
+
+#[test]
+fn a_busy_hub_is_to_be_tried_later() {
+    for (method, path) in [("GET", "/api/"), ("HEAD", "config.json"), ("HEAD", "model.safetensors")] {
+        for status in [429, 500, 503] {
+            let bench = Bench::new();
+            bench.hub.fault(method, path, usize::MAX, Fault::Status(status, None));
+            let error = bench.fails("");
+            assert!(
+                matches!(error, HubError::Unavailable { status: told, .. } if told == status),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("try again later"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_hub_that_stumbles_once_is_asked_again() {
+    for (method, path) in [("GET", "/api/"), ("HEAD", "config.json"), ("GET", "/files/")] {
+        let bench = Bench::new();
+        bench.hub.fault(method, path, 1, Fault::Status(503, None));
+        bench.fetch("").unwrap();
+        bench.assert_clean();
+    }
+}
+
+#[test]
+fn weights_that_are_not_there_are_told_with_what_is() {
+    let bench = Bench::new();
+    let files = |files: &[&str]| {
+        let files: Vec<_> = files.iter().map(|file| (*file, small("x"))).collect();
+        bench.hub.commit("main", COMMIT, &files);
+    };
+    files(&["README.md", "f16.safetensors", "f32.safetensors"]);
+    for name in ["", "/model.safetensors"] {
+        let text = bench.fails(name).to_string();
+        assert!(
+            text.contains("model.safetensors") && text.ends_with("f16.safetensors, f32.safetensors"),
+            "{text}"
+        );
+    }
+    files(&["README.md", "resnet.safetensors"]);
+    assert!(bench.fails("@main").to_string().ends_with(&format!("hf://{REPO}@main/resnet.safetensors")));
+    files(&["README.md", "pytorch_model.bin"]);
+    let text = bench.fails("").to_string();
+    assert!(text.contains("pytorch_model.bin") && text.contains("safetensors.torch"), "{text}");
+    files(&["README.md"]);
+    assert!(bench.fails("").to_string().ends_with("README.md"));
+    // Nothing was fetched to learn that.
+    assert!(bench.hub.requests().iter().all(|request| request.path.starts_with("/api/")));
+}
+
+#[test]
+fn a_record_that_the_hub_lists_and_does_not_give_is_an_error() {
+    let bench = Bench::new();
+    bench.hub.fault("HEAD", "config.json", usize::MAX, Fault::Status(404, Some("EntryNotFound")));
+    let error = bench.fails("");
+    assert!(matches!(&error, HubError::File { file, .. } if file == "config.json"), "{error:?}");
+}
+
+#[test]
+fn what_is_no_hub_is_told() {
+    let bench = Bench::new();
+    bench.hub.fault("GET", "/api/", 1, Fault::Page);
+    let error = bench.fails("");
+    assert!(matches!(error, HubError::Answer { .. }), "{error:?}");
+    assert!(error.to_string().contains("HF_ENDPOINT"), "{error}");
+
+    let mut bench = Bench::new();
+    bench.settings.endpoint = "no address".into();
+    let error = bench.fails("");
+    assert!(matches!(error, HubError::Client { .. }), "{error:?}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_told() {
+    let mut bench = Bench::new();
+    let file = bench.root().join("file");
+    std::fs::write(&file, "").unwrap();
+    bench.settings.cache = file.join("cache");
+    let error = bench.fails("");
+    assert!(matches!(&error, HubError::Cache { path, .. } if path.starts_with(&file)), "{error:?}");
+    assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told() {
+    let bench = Bench::new();
+    let blobs = bench.folder().join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    // What hf-hub writes to lands on a device that is always full.
+    let partial = blobs.join(format!("{}.incomplete", large(0).etag()));
+    std::os::unix::fs::symlink("/dev/full", partial).unwrap();
+    let error = bench.fetch("").unwrap_err();
+    assert!(matches!(error, HubError::Cache { .. }), "{error:?}");
+    assert!(error.to_string().contains("disk is full"), "{error}");
+}
+
+#[test]
+fn all_but_a_malformed_name_is_of_the_hub_kind() {
+    let kind = |error: HubError| BackboneError::from(error).kind();
+    assert_eq!(kind(Bench::new().fails("@v9")), ErrorKind::Hub);
+    assert_eq!(kind(Bench::new().without_hub().fails("")), ErrorKind::Hub);
+    let malformed = headstock_backbone::Source::parse("hf://resnet50", std::path::Path::new("")).unwrap_err();
+    assert_eq!(kind(malformed), ErrorKind::Config);
+}

@@ -1,0 +1,348 @@
+//! A small hub on loopback: the requests that hf-hub makes, answered as huggingface.co does, and faults on demand.
+//!
+//! The hub is `127.0.0.1`; its large files are on another host, `localhost`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+/// No test waits longer for anything.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Without the query.
+    pub(crate) path: String,
+    pub(crate) host: String,
+    pub(crate) token: Option<String>,
+    range: Option<u64>,
+    etag: Option<String>,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// This status, with the hub's own code where there is one.
+    Status(u16, Option<&'static str>),
+    /// Half of the body that was announced.
+    Cut,
+    /// Half of the body, as if that were all.
+    Short,
+    /// One bit is another.
+    Flipped,
+    /// Nothing at all until the hub is gone.
+    Silent,
+    /// Half of the body, and the rest once so many requests have begun with this path.
+    Hold(&'static str, usize),
+    /// A page of something that is no hub.
+    Page,
+}
+
+struct Rule {
+    method: &'static str,
+    path: &'static str,
+    times: usize,
+    fault: Fault,
+}
+
+/// A file of a repository; `large` ones are kept elsewhere, under their SHA-256.
+#[derive(Clone)]
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) large: bool,
+    /// In place of the hash.
+    pub(crate) etag: Option<&'static str>,
+}
+
+impl Content {
+    pub(crate) fn etag(&self) -> String {
+        match self.etag {
+            Some(etag) => etag.into(),
+            None if self.large => hex(&Sha256::digest(&self.bytes)),
+            None => {
+                hex(&Sha1::digest([format!("blob {}\0", self.bytes.len()).as_bytes(), &self.bytes].concat()))
+            }
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+#[derive(Default)]
+struct State {
+    /// Files by commit and path.
+    commits: BTreeMap<String, BTreeMap<String, Content>>,
+    /// Commits by branch.
+    branches: BTreeMap<String, String>,
+    rules: Vec<Rule>,
+    requests: Vec<Request>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    is_over: AtomicBool,
+}
+
+/// A hub with one repository.
+pub(crate) struct Hub {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listening: Option<thread::JoinHandle<()>>,
+}
+
+impl Hub {
+    pub(crate) fn new(repo: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let serving = Arc::clone(&shared);
+        let listening = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if serving.is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&serving);
+                // A client that goes away is its own affair.
+                thread::spawn(move || drop(serve(&shared, repo, address.port(), stream.unwrap())));
+            }
+        });
+        Self { address, shared, listening: Some(listening) }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Puts `files` at `commit`, and `branch` there.
+    pub(crate) fn commit(&self, branch: &str, commit: &str, files: &[(&str, Content)]) {
+        let mut state = self.state();
+        let files = files.iter().map(|(path, content)| ((*path).to_owned(), content.clone())).collect();
+        state.commits.insert(commit.into(), files);
+        state.branches.insert(branch.into(), commit.into());
+    }
+
+    /// The next `times` requests of this method and with this in the path go wrong.
+    pub(crate) fn fault(&self, method: &'static str, path: &'static str, times: usize, fault: Fault) {
+        self.state().rules.push(Rule { method, path, times, fault });
+    }
+
+    /// What has come so far, and is forgotten.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().requests)
+    }
+
+    /// Waits for so many requests of this method and with this in the path.
+    pub(crate) fn wait_for(&self, method: &str, path: &str, times: usize) {
+        wait_for(&self.shared, times, |request| request.method == method && request.path.contains(path));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap()
+    }
+}
+
+impl Drop for Hub {
+    /// From here on connections are refused.
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_all();
+        drop(TcpStream::connect(self.address));
+        self.listening.take().unwrap().join().unwrap();
+    }
+}
+
+/// Waits until so many requests are as wanted, or the hub is gone.
+fn wait_for(shared: &Shared, times: usize, wanted: impl Fn(&Request) -> bool) {
+    let waits = |state: &mut State| {
+        let came = state.requests.iter().filter(|request| wanted(request)).count();
+        came < times && !shared.is_over.load(Ordering::SeqCst)
+    };
+    let state = shared.state.lock().unwrap();
+    let (_state, wait) = shared.changed.wait_timeout_while(state, LIMIT, waits).unwrap();
+    assert!(!wait.timed_out(), "{times} requests have not come");
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let request = read(&stream)?;
+    let (fault, mut answer) = {
+        let mut state = shared.state.lock().unwrap();
+        state.requests.push(request.clone());
+        shared.changed.notify_all();
+        (take_fault(&mut state, &request), respond(&state, repo, port, &request))
+    };
+    let mut announced = answer.body.len();
+    match fault {
+        None => {}
+        Some(Fault::Status(status, code)) => {
+            answer = Answer::new(status, format!("<h1>{status}</h1>"));
+            if let Some(code) = code {
+                answer = answer.with("X-Error-Code", code);
+            }
+            announced = answer.body.len();
+        }
+        Some(Fault::Page) => {
+            answer = Answer::new(200, "<html>Sign in to the network</html>");
+            announced = answer.body.len();
+        }
+        Some(Fault::Cut) => answer.body.truncate(announced / 2),
+        Some(Fault::Short) => {
+            announced /= 2;
+            answer.body.truncate(announced);
+        }
+        Some(Fault::Flipped) => answer.body[announced / 3] ^= 1,
+        Some(Fault::Silent) => {
+            wait_for(shared, usize::MAX, |_| true);
+            return Ok(());
+        }
+        Some(Fault::Hold(..)) => {}
+    }
+    let mut head =
+        format!("HTTP/1.1 {} Status\r\nConnection: close\r\nContent-Length: {announced}\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        write!(head, "{name}: {value}\r\n").unwrap();
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if request.method != "HEAD" {
+        let (first, rest) = answer.body.split_at(answer.body.len() / 2);
+        stream.write_all(first)?;
+        stream.flush()?;
+        if let Some(Fault::Hold(path, times)) = fault {
+            wait_for(shared, times, |request| request.path.starts_with(path));
+        }
+        stream.write_all(rest)?;
+    }
+    stream.flush()
+}
+
+fn read(stream: &TcpStream) -> std::io::Result<Request> {
+    let mut lines = BufReader::new(stream.take(1 << 16));
+    let mut line = String::new();
+    lines.read_line(&mut line)?;
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.split('?').next().unwrap_or_default().to_owned();
+    let mut request = Request { method, path, host: String::new(), token: None, range: None, etag: None };
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { return Ok(request) };
+        match name.to_lowercase().as_str() {
+            "host" => request.host = value.into(),
+            "authorization" => request.token = Some(value.into()),
+            "if-none-match" => request.etag = Some(value.trim_matches('"').into()),
+            "range" => request.range = value.rsplit_once('-').and_then(|(_, last)| last.parse().ok()),
+            _ => {}
+        }
+    }
+}
+
+fn take_fault(state: &mut State, request: &Request) -> Option<Fault> {
+    let rule = state
+        .rules
+        .iter_mut()
+        .find(|rule| rule.times > 0 && request.method == rule.method && request.path.contains(rule.path))?;
+    rule.times -= 1;
+    Some(rule.fault)
+}
+
+fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
+    let missing = |code| Answer::new(404, "{}").with("X-Error-Code", code);
+    let commit = |revision: &str| {
+        let revision = revision.replace("%2F", "/");
+        state
+            .branches
+            .get(&revision)
+            .cloned()
+            .or_else(|| state.commits.contains_key(&revision).then_some(revision))
+    };
+    let path = request.path.as_str();
+    if let Some(etag) = path.strip_prefix("/files/") {
+        let mut files = state.commits.values().flat_map(BTreeMap::values);
+        let Some(content) = files.find(|content| content.etag() == etag) else {
+            return missing("EntryNotFound");
+        };
+        return match request.range {
+            None => Answer::new(200, content.bytes.clone()),
+            Some(last) => {
+                let end = content.bytes.len().min(last as usize + 1);
+                let range = format!("bytes 0-{}/{}", end - 1, content.bytes.len());
+                Answer::new(206, &content.bytes[..end]).with("Content-Range", range)
+            }
+        };
+    }
+    // The hub sends to a repository's right name by a relative link.
+    let lower = path.replace(&repo.to_uppercase(), repo);
+    if lower != path {
+        return Answer::new(307, "").with("Location", lower);
+    }
+    if let Some(revision) = path.strip_prefix(&format!("/api/models/{repo}/revision/")) {
+        let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
+        let files = state.commits[&commit].keys().map(|file| format!(r#"{{"rfilename":"{file}"}}"#));
+        let files = files.collect::<Vec<_>>().join(",");
+        return Answer::new(
+            200,
+            format!(r#"{{"_id":"1","id":"{repo}","sha":"{commit}","siblings":[{files}]}}"#),
+        )
+        .with("Content-Type", "application/json");
+    }
+    let Some((revision, file)) =
+        path.strip_prefix(&format!("/{repo}/resolve/")).and_then(|path| path.split_once('/'))
+    else {
+        return Answer::new(401, "{}").with("X-Error-Code", "RepoNotFound");
+    };
+    let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
+    let Some(content) = state.commits[&commit].get(file) else {
+        return missing("EntryNotFound").with("X-Repo-Commit", commit);
+    };
+    let etag = content.etag();
+    if request.etag.as_deref() == Some(&etag) {
+        return Answer::new(304, "").with("ETag", format!("\"{etag}\"")).with("X-Repo-Commit", commit);
+    }
+    if content.large {
+        Answer::new(302, "")
+            .with("Location", format!("http://localhost:{port}/files/{etag}?signature=secret"))
+            .with("X-Repo-Commit", commit)
+            .with("X-Linked-Etag", format!("\"{etag}\""))
+            .with("X-Linked-Size", content.bytes.len().to_string())
+    } else {
+        Answer::new(200, content.bytes.clone())
+            .with("ETag", format!("\"{etag}\""))
+            .with("X-Repo-Commit", commit)
+    }
+}
