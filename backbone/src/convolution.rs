@@ -1,18 +1,19 @@
 //! Convolution with BatchNorm folded in.
 //!
-//! On the CPU a convolution is a matrix product: the weights `[O, C * K * K]` by the columns `[N, C * K * K, H' * W']`. A
+//! On the CPU a convolution is a matrix product: the weights `[O, C * K * K]` by the columns `[C * K * K, N * H' * W']`. A
 //! 1 x 1 convolution of stride 1, most of a deep ResNet, needs no columns at all. On CUDA it is candle's own.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Result, Tensor};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
+use crate::kernels::{Columns, Finish, Geometry};
 
 /// The epsilon of every BatchNorm in torchvision's ResNets.
 const EPSILON: f64 = 1e-5;
 
-/// A convolution and the BatchNorm after it, as one: `[N, C, H, W]` to `[N, O, H', W']`.
+/// A convolution and the BatchNorm after it, as one: `[N, C, H, W]` to `[N, O, H', W']` on CUDA, `[C, N, H, W]` to
+/// `[O, N, H', W']` on the CPU.
 #[derive(Debug)]
 pub(crate) struct Convolution {
     /// `[O, C, K, K]`.
@@ -20,20 +21,6 @@ pub(crate) struct Convolution {
     /// `[1, O, 1, 1]`.
     bias: Tensor,
     geometry: Geometry,
-}
-
-/// Kernel, stride and padding, the same along both axes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Geometry {
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    pub(crate) padding: usize,
-}
-
-impl Geometry {
-    fn output(self, size: usize) -> usize {
-        (size + 2 * self.padding - self.kernel) / self.stride + 1
-    }
 }
 
 impl Convolution {
@@ -68,75 +55,42 @@ impl Convolution {
         })
     }
 
-    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    /// The convolution, the shortcut's output where there is one added, and ReLU if asked for.
+    pub(crate) fn forward(&self, xs: &Tensor, shortcut: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        self.finish(&self.product(xs)?, shortcut, relu)
+    }
+
+    /// The convolution alone: [`finish`](Self::finish) is to follow.
+    pub(crate) fn product(&self, xs: &Tensor) -> Result<Tensor> {
         let Geometry { kernel, stride, padding } = self.geometry;
-        let product = if xs.device().is_cpu() {
-            let (n, _, height, width) = xs.dims4()?;
-            let (height, width) = (self.geometry.output(height), self.geometry.output(width));
-            let columns = if (kernel, stride) == (1, 1) {
-                xs.flatten_from(2)?
-            } else {
-                xs.apply_op1_no_bwd(&Columns(self.geometry))?
-            };
-            let weight = self.weight.flatten_from(1)?;
-            let outputs = weight.dim(0)?;
-            let weight = weight.broadcast_left(n)?;
-            weight.matmul(&columns)?.reshape((n, outputs, height, width))?
+        if !xs.device().is_cpu() {
+            return xs.conv2d(&self.weight, padding, stride, 1, 1);
+        }
+        let (_, photos, height, width) = xs.dims4()?;
+        let columns = if (kernel, stride) == (1, 1) {
+            xs.flatten_from(1)?
         } else {
-            xs.conv2d(&self.weight, padding, stride, 1, 1)?
+            xs.apply_op1_no_bwd(&Columns(self.geometry))?
         };
-        product.broadcast_add(&self.bias)
-    }
-}
-
-/// The patches under the kernel as columns: `[N, C, H, W]` to `[N, C * K * K, H' * W']`, zeros outside.
-struct Columns(Geometry);
-
-impl CustomOp1 for Columns {
-    fn name(&self) -> &'static str {
-        "columns"
+        let weight = self.weight.flatten_from(1)?;
+        let shape = (weight.dim(0)?, photos, self.geometry.output(height), self.geometry.output(width));
+        weight.matmul(&columns)?.reshape(shape)
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Geometry { kernel, stride, padding } = self.0;
-        let (n, channels, height, width) = layout.shape().dims4()?;
-        let Some((from, to)) = layout.contiguous_offsets() else {
-            candle_core::bail!("columns are taken from a contiguous tensor only");
-        };
-        let xs = &storage.as_slice::<f32>()?[from..to];
-        let (rows, columns) = (self.0.output(height), self.0.output(width));
-        let mut out = vec![0f32; n * channels * kernel * kernel * rows * columns];
-        let per_channel = kernel * kernel * rows * columns;
-        out.par_chunks_exact_mut(per_channel).zip(xs.par_chunks_exact(height * width)).for_each(
-            |(out, plane)| {
-                for (tap, out) in out.chunks_exact_mut(rows * columns).enumerate() {
-                    let (dy, dx) = (tap / kernel, tap % kernel);
-                    // The outputs whose input column lies within the photo.
-                    let first = padding.saturating_sub(dx).div_ceil(stride);
-                    let last = (width + padding).saturating_sub(dx).div_ceil(stride).min(columns);
-                    for (row, out) in out.chunks_exact_mut(columns).enumerate() {
-                        let Some(y) = (row * stride + dy).checked_sub(padding).filter(|&y| y < height) else {
-                            continue;
-                        };
-                        let line = &plane[y * width..(y + 1) * width];
-                        if first >= last {
-                            continue;
-                        }
-                        let start = first * stride + dx - padding;
-                        if stride == 1 {
-                            out[first..last].copy_from_slice(&line[start..start + last - first]);
-                        } else {
-                            for (to, from) in
-                                out[first..last].iter_mut().zip(line[start..].iter().step_by(stride))
-                            {
-                                *to = *from;
-                            }
-                        }
-                    }
-                }
-            },
-        );
-        Ok((CpuStorage::F32(out), (n, channels * kernel * kernel, rows * columns).into()))
+    /// Adds the bias and the shortcut to a product, and applies ReLU. On the CPU in place.
+    pub(crate) fn finish(&self, product: &Tensor, shortcut: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        if !product.device().is_cpu() {
+            let mut ys = product.broadcast_add(&self.bias)?;
+            if let Some(shortcut) = shortcut {
+                ys = (ys + shortcut)?;
+            }
+            return if relu { ys.relu() } else { Ok(ys) };
+        }
+        match shortcut {
+            Some(shortcut) => product.inplace_op3(&self.bias, shortcut, &Finish { relu })?,
+            None => product.inplace_op2(&self.bias, &Finish { relu })?,
+        }
+        Ok(product.clone())
     }
 }
 
@@ -150,19 +104,35 @@ mod tests {
         for (kernel, stride, padding) in [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (7, 2, 3)] {
             for (height, width) in [(9, 9), (8, 8), (7, 12), (12, 5), (1, 3)] {
                 let geometry = Geometry { kernel, stride, padding };
-                let ramp = |count: usize, step: f32| -> Vec<f32> {
-                    (0..count).map(|i| (i as f32 * step).sin()).collect()
+                let wave = |shape: (usize, usize, usize, usize), step: f32| {
+                    let count = shape.0 * shape.1 * shape.2 * shape.3;
+                    Tensor::from_iter((0..count).map(|i| (i as f32 * step).sin()), &Device::Cpu)?
+                        .reshape(shape)
                 };
-                let xs =
-                    Tensor::from_vec(ramp(2 * 3 * height * width, 0.7), (2, 3, height, width), &Device::Cpu)?;
-                let shape = (4, 3, kernel, kernel);
-                let weight = Tensor::from_vec(ramp(12 * kernel * kernel, 1.3), shape, &Device::Cpu)?;
-                let bias = Tensor::zeros((1, 4, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
-                let ours = Convolution { weight: weight.clone(), bias, geometry }.forward(&xs)?;
-                let theirs = xs.conv2d(&weight, padding, stride, 1, 1)?;
-                assert_eq!(ours.dims(), theirs.dims());
-                let gap = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
-                assert!(gap < 1e-5, "{kernel} {stride} {padding} {height} {width}: {gap}");
+                let xs = wave((2, 3, height, width), 0.7)?;
+                let weight = wave((4, 3, kernel, kernel), 1.3)?;
+                let bias = wave((1, 4, 1, 1), 2.1)?;
+                let theirs = xs.conv2d(&weight, padding, stride, 1, 1)?.broadcast_add(&bias)?;
+                let shortcut = wave(theirs.dims4()?, 0.3)?;
+                let across = |xs: &Tensor| xs.transpose(0, 1)?.contiguous();
+                let convolution = Convolution { weight, bias, geometry };
+                for (shortcut, relu) in [(None, false), (None, true), (Some(&shortcut), true)] {
+                    let ours = across(&convolution.forward(
+                        &across(&xs)?,
+                        shortcut.map(across).transpose()?.as_ref(),
+                        relu,
+                    )?)?;
+                    let mut theirs = theirs.clone();
+                    if let Some(shortcut) = shortcut {
+                        theirs = (theirs + shortcut)?;
+                    }
+                    if relu {
+                        theirs = theirs.relu()?;
+                    }
+                    assert_eq!(ours.dims(), theirs.dims());
+                    let gap = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                    assert!(gap < 1e-5, "{geometry:?} on {height} x {width}: {gap}");
+                }
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod convolution;
 mod device;
 mod error;
 pub mod hub;
+mod kernels;
 mod layer;
 pub mod preprocessing;
 mod resnet;

@@ -1,14 +1,21 @@
 //! The network: a stem, four stages of blocks, an average.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 use crate::checkpoint::Checkpoint;
-use crate::convolution::{Convolution, Geometry};
+use crate::convolution::Convolution;
 use crate::error::BackboneError;
+use crate::kernels::{Geometry, MaxPool};
 use crate::layer::Layer;
 
 type Loaded<T> = std::result::Result<T, BackboneError>;
+
+/// The photos that go through the deep part together, on the CPU.
+const GROUP: usize = 8;
 
 /// A ResNet without its classifier, `[N, 3, H, W]` to any layer.
 #[derive(Debug)]
@@ -50,22 +57,61 @@ impl ResNet {
 
     /// Runs as far as `layer`: `[N, C, H', W']`, for `avgpool` `[N, C]`.
     pub(crate) fn forward(&self, xs: &Tensor, layer: Layer) -> Result<Tensor> {
-        let mut xs = self.stem.forward(xs)?;
-        for (at, stage) in
-            [Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4].into_iter().zip(&self.stages)
-        {
-            if layer < at {
-                return Ok(xs);
+        let ys = if xs.device().is_cpu() {
+            self.forward_on_cpu(xs, layer)?
+        } else {
+            self.run_stages(self.stem.forward(xs)?, Self::SHALLOW.start..Self::DEEP.end, layer)?
+        };
+        if layer == Layer::Avgpool { ys.flatten_from(2)?.mean(2) } else { Ok(ys) }
+    }
+
+    /// Photos go one by one through the shallow part, where one alone fills the caches, and in groups through the deep
+    /// part, where a product over the few positions of one photo is too narrow to be worth reading the weights.
+    fn forward_on_cpu(&self, xs: &Tensor, layer: Layer) -> Result<Tensor> {
+        let (photos, channels, height, width) = xs.dims4()?;
+        let photos = (0..photos)
+            .map(|photo| xs.narrow(0, photo, 1)?.reshape((channels, 1, height, width)))
+            .collect::<Result<Vec<_>>>()?;
+        // A product with a single column takes another way through `gemm`, which rounds otherwise: a photo of one
+        // position in layer 4 must then stay alone, for its features not to depend on its company.
+        let group = if height.max(width) <= 32 { 1 } else { GROUP };
+        let groups = photos
+            .par_chunks(group)
+            .map(|photos| {
+                let shallow = photos
+                    .par_iter()
+                    .map(|photo| self.run_stages(self.stem.forward(photo)?, Self::SHALLOW, layer))
+                    .collect::<Result<Vec<_>>>()?;
+                let deep = self.run_stages(Tensor::cat(&shallow, 1)?, Self::DEEP, layer)?;
+                deep.transpose(0, 1)?.contiguous()
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&groups, 0)
+    }
+
+    const SHALLOW: Range<usize> = 0..2;
+    const DEEP: Range<usize> = 2..4;
+
+    /// Runs those of `stages` that lead to `layer`.
+    fn run_stages(&self, mut xs: Tensor, stages: Range<usize>, layer: Layer) -> Result<Tensor> {
+        const OUTPUTS: [Layer; 4] = [Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4];
+        for stage in stages.take_while(|&stage| OUTPUTS[stage] <= layer) {
+            for block in &self.stages[stage].blocks {
+                xs = block.forward(&xs)?;
             }
-            xs = stage.forward(&xs)?;
         }
-        if layer == Layer::Avgpool { xs.flatten_from(2)?.mean(2) } else { Ok(xs) }
+        Ok(xs)
     }
 }
 
 impl Stem {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.convolution.forward(xs)?.relu()?;
+        let product = self.convolution.product(xs)?;
+        if xs.device().is_cpu() {
+            // The largest of some values stays so when a bias is added to each, and through ReLU.
+            return self.convolution.finish(&product.apply_op1_no_bwd(&MaxPool)?, None, true);
+        }
+        let xs = self.convolution.finish(&product, None, true)?;
         // Padding with zeros is padding with nothing: after the ReLU no value is below.
         xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)
     }
@@ -89,14 +135,6 @@ impl Stage {
             })
             .collect::<Loaded<_>>()?;
         Ok(Self { blocks })
-    }
-
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = xs.clone();
-        for block in &self.blocks {
-            xs = block.forward(&xs)?;
-        }
-        Ok(xs)
     }
 }
 
@@ -131,14 +169,15 @@ impl Block {
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut ys = self.convolutions[0].forward(xs)?;
-        for convolution in &self.convolutions[1..] {
-            ys = convolution.forward(&ys.relu()?)?;
-        }
         let around = match &self.shortcut {
-            Some(convolution) => convolution.forward(xs)?,
+            Some(convolution) => convolution.forward(xs, None, false)?,
             None => xs.clone(),
         };
-        (ys + around)?.relu()
+        let mut ys = xs.clone();
+        for (index, convolution) in self.convolutions.iter().enumerate() {
+            let last = index + 1 == self.convolutions.len();
+            ys = convolution.forward(&ys, last.then_some(&around), true)?;
+        }
+        Ok(ys)
     }
 }
