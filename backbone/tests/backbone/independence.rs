@@ -1,0 +1,59 @@
+//! Features depend on the photo and the weights alone.
+
+use headstock_backbone::{Layer, Pixels};
+
+use crate::formula;
+use crate::support::State;
+
+#[test]
+fn a_photo_alone_has_the_features_that_it_has_in_company() {
+    for network in ["resnet18", "resnet50"] {
+        let backbone = State::formula(network).trunk().written().backbone();
+        // Down to one position in the last stage, and to sizes where several photos share a vector register.
+        for (photos, height, width) in [(5, 224, 224), (11, 64, 64), (11, 33, 32), (11, 32, 32)] {
+            let pixels = formula::pixels(photos, height, width);
+            for layer in [Layer::Layer2, Layer::Avgpool] {
+                let features = |bytes: &[u8], photos| {
+                    backbone.features(Pixels::new(bytes, photos, height, width).unwrap(), layer).unwrap()
+                };
+                let alone: Vec<f32> =
+                    pixels.chunks_exact(height * width * 3).flat_map(|photo| features(photo, 1)).collect();
+                assert_same_bits(&features(&pixels, photos), &alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn features_are_the_same_on_one_thread_and_on_several() {
+    let backbone = State::formula("resnet50").trunk().written().backbone();
+    let pixels = formula::pixels(3, 224, 224);
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pixels = Pixels::new(&pixels, 3, 224, 224).unwrap();
+        pool.install(|| backbone.features(pixels, Layer::Avgpool)).unwrap()
+    };
+    let one = on(1);
+    assert_same_bits(&on(2), &one);
+    assert_same_bits(&on(5), &one);
+}
+
+#[test]
+fn features_of_a_layer_are_the_tap_averaged_over_its_positions() {
+    let backbone = State::formula("resnet18").trunk().written().backbone();
+    let pixels = formula::pixels(2, 64, 96);
+    let pixels = Pixels::new(&pixels, 2, 64, 96).unwrap();
+    for layer in Layer::ALL {
+        let features = backbone.features(pixels, layer).unwrap();
+        assert_eq!(features.len(), 2 * backbone.width(layer));
+        let tap = backbone.tap(pixels, layer).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let positions = tap.len() / features.len();
+        let means = tap.chunks_exact(positions).map(|values| values.iter().sum::<f32>() / positions as f32);
+        crate::support::assert_agree(&features, &means.collect::<Vec<_>>(), 1e-6, layer.as_str());
+    }
+}
+
+fn assert_same_bits(a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()));
+}

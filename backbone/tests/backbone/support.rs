@@ -1,0 +1,200 @@
+//! Checkpoints on disk, golden files, and comparing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use headstock_backbone::{
+    Backbone, BackboneError, Checkpoint, DeviceChoice, DownloadProgress, Precision, Source,
+};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::formula;
+
+/// The mean and the std of the formula's networks; no two channels are alike.
+pub(crate) const CONFIG: &str =
+    r#"{"pretrained_cfg": {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.2, 0.3], "license": "mit"}}"#;
+
+/// Tensors by name: type, shape, bytes.
+#[derive(Clone)]
+pub(crate) struct State(pub(crate) BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>);
+
+impl State {
+    /// Every tensor of a network of `names.json`: the trunk from the formula, the rest zero.
+    pub(crate) fn formula(network: &str) -> Self {
+        let shapes = names(network);
+        let bottlenecks = shapes.keys().any(|name| name.contains(".conv3.") || name.contains(".layer.2."));
+        let last: &[&str] = if bottlenecks {
+            &[".bn3.", ".layer.2.normalization."]
+        } else {
+            &[".bn2.", ".layer.1.normalization."]
+        };
+        let tensors = shapes.into_iter().map(|(name, shape)| {
+            let entry = if name.ends_with("num_batches_tracked") {
+                (Dtype::I64, shape, vec![0; 8])
+            } else if is_classifier(&name) {
+                let bytes = 4 * shape.iter().product::<usize>();
+                (Dtype::F32, shape, vec![0; bytes])
+            } else {
+                let values = formula::tensor(&name, &shape, last.iter().any(|part| name.contains(part)));
+                (Dtype::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            };
+            (name, entry)
+        });
+        Self(tensors.collect())
+    }
+
+    /// Only what computes features.
+    pub(crate) fn trunk(mut self) -> Self {
+        self.0.retain(|name, _| !is_classifier(name) && !name.ends_with("num_batches_tracked"));
+        self
+    }
+
+    /// Every `f32` value through `narrow`, stored as `dtype`.
+    pub(crate) fn narrowed(mut self, dtype: Dtype, narrow: impl Fn(f32) -> [u8; 2]) -> Self {
+        for (kind, _, bytes) in self.0.values_mut().filter(|(kind, ..)| *kind == Dtype::F32) {
+            *kind = dtype;
+            *bytes = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .flat_map(|bytes| narrow(f32::from_le_bytes(*bytes)))
+                .collect();
+        }
+        self
+    }
+
+    /// Writes `value` over the first value of the `f32` tensor `name`.
+    pub(crate) fn poke(&mut self, name: &str, value: f32) {
+        let bytes = &mut self.0.get_mut(name).expect("a tensor of that name").2;
+        bytes[..4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// A directory with `model.safetensors` and [`CONFIG`].
+    pub(crate) fn written(&self) -> Folder {
+        let folder = Folder::new();
+        folder.write("config.json", CONFIG);
+        self.write(&folder.path("model.safetensors"));
+        folder
+    }
+
+    pub(crate) fn write(&self, path: &Path) {
+        let views = self.0.iter().map(|(name, (dtype, shape, bytes))| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("bytes that fit the shape"))
+        });
+        safetensors::serialize_to_file(views, None, path).expect("a file is written");
+    }
+}
+
+fn is_classifier(name: &str) -> bool {
+    name.starts_with("fc.") || name.starts_with("classifier.")
+}
+
+/// Writes a `.safetensors` file with such tensors, all zero, and sparse: only the header takes room.
+pub(crate) fn write_zeros<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a str, &'a [usize])>,
+) {
+    let mut end = 0;
+    let mut header = serde_json::Map::new();
+    for (name, dtype, shape) in tensors {
+        let begin = end;
+        end += shape.iter().product::<usize>() * if dtype == "I64" { 8 } else { 4 };
+        header.insert(
+            name.into(),
+            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}),
+        );
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    let length = bytes.len() + end;
+    fs::write(path, bytes).expect("a file is written");
+    let file = fs::OpenOptions::new().write(true).open(path).expect("the file is there");
+    file.set_len(length as u64).expect("the file is extended");
+}
+
+/// A temporary directory.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).expect("a file is written");
+    }
+
+    /// Opens the whole directory.
+    pub(crate) fn open(&self) -> Result<Checkpoint, BackboneError> {
+        self.open_named("")
+    }
+
+    /// Opens a file of it.
+    pub(crate) fn open_named(&self, name: &str) -> Result<Checkpoint, BackboneError> {
+        let source = Source::parse(name, self.0.path())?;
+        Checkpoint::open(&source.fetch(&Quiet)?)
+    }
+
+    /// Why the directory is refused.
+    pub(crate) fn refusal(&self) -> String {
+        report(&self.open().expect_err("a refusal"))
+    }
+
+    pub(crate) fn backbone(&self) -> Backbone {
+        let checkpoint = self.open().expect("a checkpoint");
+        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).expect("a backbone")
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+pub(crate) struct Quiet;
+
+impl DownloadProgress for Quiet {
+    fn start(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+/// A file of `reference/backbone`.
+pub(crate) fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/backbone").join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+pub(crate) fn golden_json<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&golden(name)).expect("a golden file of that form")
+}
+
+/// Names and shapes of a network: `resnet50` is torchvision's, `transformers-resnet50` transformers'.
+pub(crate) fn names(network: &str) -> BTreeMap<String, Vec<usize>> {
+    golden_json::<BTreeMap<String, _>>("names.json").remove(network).expect("a network of names.json")
+}
+
+/// `max |a - b| <= relative * max |b|`.
+pub(crate) fn assert_agree(ours: &[f32], oracle: &[f32], relative: f32, what: &str) {
+    let largest = oracle.iter().fold(0f32, |max, x| max.max(x.abs()));
+    assert_near(ours, oracle, relative * largest, what);
+}
+
+/// `max |a - b| <= bound`.
+pub(crate) fn assert_near(ours: &[f32], oracle: &[f32], bound: f32, what: &str) {
+    assert_eq!(ours.len(), oracle.len(), "{what}");
+    let gaps = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs());
+    // Written so that a NaN fails.
+    let far = gaps.enumerate().find(|(_, gap)| !(*gap <= bound));
+    assert!(far.is_none(), "{what}: value {far:?} is further off than {bound}");
+}

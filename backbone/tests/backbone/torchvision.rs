@@ -1,0 +1,87 @@
+//! Every depth, size and tap against torchvision.
+
+use headstock_backbone::{Layer, Pixels};
+use safetensors::SafeTensors;
+
+use crate::formula;
+use crate::support::{State, assert_agree, assert_near, golden};
+
+const RELATIVE: f32 = 1e-4;
+/// The second is C = H = W in the first stage, where candle's own convolution was once wrong.
+const SIZES: [(usize, usize, usize); 4] = [(1, 224, 224), (1, 256, 256), (2, 160, 160), (1, 193, 129)];
+
+#[test]
+fn every_tap_of_resnet18_is_torchvisions() {
+    every_tap_is_torchvisions("resnet18");
+}
+
+#[test]
+fn every_tap_of_resnet34_is_torchvisions() {
+    every_tap_is_torchvisions("resnet34");
+}
+
+#[test]
+fn every_tap_of_resnet50_is_torchvisions() {
+    every_tap_is_torchvisions("resnet50");
+}
+
+#[test]
+fn every_tap_of_resnet101_is_torchvisions() {
+    every_tap_is_torchvisions("resnet101");
+}
+
+#[test]
+fn every_tap_of_resnet152_is_torchvisions() {
+    every_tap_is_torchvisions("resnet152");
+}
+
+fn every_tap_is_torchvisions(network: &str) {
+    let backbone = State::formula(network).trunk().written().backbone();
+    assert_eq!(backbone.architecture().as_str(), network);
+    let bytes = golden("taps.safetensors");
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    for (photos, height, width) in SIZES {
+        let pixels = formula::pixels(photos, height, width);
+        let pixels = Pixels::new(&pixels, photos, height, width).unwrap();
+        for layer in Layer::ALL {
+            let key = format!("{network}/{photos}x{height}x{width}/{layer}");
+            let tap = backbone.tap(pixels, layer).unwrap();
+            assert_eq!(tap.dims(), integers(&golden, &format!("{key}/shape")), "{key}");
+            assert_eq!(tap.dims()[1], backbone.width(layer), "{key}");
+
+            let ours = tap.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let oracle = floats(&golden, &format!("{key}/values"));
+            if layer == Layer::Avgpool {
+                assert_agree(&ours, &oracle, RELATIVE, &key);
+            }
+            let &[largest, mean] = doubles(&golden, &format!("{key}/largest_and_mean")).as_slice() else {
+                panic!("{key} has two figures")
+            };
+            let bound = RELATIVE * largest as f32;
+            if layer != Layer::Avgpool {
+                let at = formula::draws(&key).map(|draw| (draw % ours.len() as u64) as usize);
+                let sample: Vec<f32> = at.take(oracle.len()).map(|index| ours[index]).collect();
+                assert_near(&sample, &oracle, bound, &key);
+            }
+            // The values between the sampled ones are in these two.
+            let our_largest = ours.iter().fold(0f32, |max, x| max.max(x.abs()));
+            let our_mean = ours.iter().map(|x| f64::from(*x)).sum::<f64>() / ours.len() as f64;
+            assert_near(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &key);
+        }
+    }
+}
+
+pub(crate) fn floats(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
+    data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn doubles(golden: &SafeTensors<'_>, name: &str) -> Vec<f64> {
+    let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
+    data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+fn integers(golden: &SafeTensors<'_>, name: &str) -> Vec<usize> {
+    let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
+    data.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes) as usize).collect()
+}
