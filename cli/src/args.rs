@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 
 const EXAMPLES: &str = "\
 From photos to predictions:
-  headstock init photos                     write headstock.toml for a folder with a folder per class
+  headstock init photos                     write headstock.toml; a folder per class
   headstock train                           features, fit, test; writes runs/linear-1
   headstock train --head svm                another head on the same features
   headstock predict runs/linear-1 new.jpg   use it
@@ -36,7 +36,8 @@ pub(crate) struct Global {
     /// The config [default: headstock.toml; for predict and evaluate, the run's own]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Override a key of the config: --set head.C=0.01. Paths are relative to the config, as in it
+    /// Override a key of the config: --set head.C=0.01. Paths are relative to the config, as in it; for a run's own config,
+    /// to the current folder
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Threads to use [default: one per core]; results do not depend on it

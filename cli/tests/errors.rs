@@ -79,14 +79,14 @@ fn a_run_refuses_other_weights_than_its_own() {
     // It may be a link to the demo's.
     fs::remove_file(&weights).unwrap();
     fs::write(&weights, bytes).unwrap();
-    let other = ["--set", "backbone.weights=../../other"];
+    let other = ["--set", "backbone.weights=other"];
     let predict = [&["predict", "runs/linear-1", "photos/hat/00.jpg"][..], &other].concat();
     project.run(&predict).fails(2, &["are not the weights that the head was fitted on", "sha256"]);
     let layer = ["evaluate", "runs/linear-1", "--set", "backbone.layer=layer1"];
     project.run(&layer).fails(2, &["`backbone.layer`"]);
     // The same weights elsewhere are as good.
     project.weights("moved");
-    let moved = ["predict", "runs/linear-1", "photos/hat/00.jpg", "--set", "backbone.weights=../../moved"];
+    let moved = ["predict", "runs/linear-1", "photos/hat/00.jpg", "--set", "backbone.weights=moved"];
     project.run(&moved).ok();
 }
 

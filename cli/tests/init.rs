@@ -49,7 +49,6 @@ fn a_table_becomes_a_config_that_trains() {
         CLASSES.iter().flat_map(|class| (0..10).map(move |n| format!("{class}/{n:02},{class}\n"))).collect();
     project.write("kaggle/labels.csv", &format!("id,breed\n{}", rows.concat()));
     fs::rename(project.path("photos"), project.path("kaggle/train")).unwrap();
-    project.run(&["init", "kaggle"]).fails(2, &["labels.csv", "headstock init kaggle/labels.csv"]);
     project.run(&["init", "kaggle/labels.csv", "--config", "dogs.toml"]).ok();
     let config = project.read("dogs.toml");
     for line in [
@@ -61,6 +60,15 @@ fn a_table_becomes_a_config_that_trains() {
         assert!(config.contains(line), "{line}: {config}");
     }
     trains(&project, "dogs.toml");
+}
+
+#[test]
+fn a_folder_with_a_table_beside_its_photos_is_no_folder_per_class() {
+    let project = Project::new(2);
+    fs::rename(project.path("photos/hat"), project.path("photos/train")).unwrap();
+    project.write("photos/labels.csv", "id,breed\n00,hat\n01,pug\n");
+    let refused = project.run(&["init", "photos", "--config", "x.toml"]);
+    refused.fails(2, &["has a labels.csv", "headstock init photos/labels.csv"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -105,7 +105,8 @@ impl Project {
     /// The command, in this folder, without the machine's variables of the hub.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headstock"));
-        command.current_dir(self.folder.path()).args(arguments);
+        // No terminal anywhere: its width would show in help.
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
         for variable in ["HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"] {
             command.env_remove(variable);
         }

@@ -6,7 +6,7 @@ mod options;
 mod settings;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
 use toml::{Table, Value};
@@ -24,7 +24,7 @@ pub struct Config {
     /// For messages: the file's name.
     origin: String,
     /// What relative paths are meant from.
-    base: std::path::PathBuf,
+    base: PathBuf,
 }
 
 impl Config {
@@ -49,7 +49,7 @@ impl Config {
     /// Reads `text`, called `origin` in messages, whose relative paths are meant from `base`.
     ///
     /// ```
-    /// use std::path::Path;
+    /// use std::path::{Path, PathBuf};
     /// use headstock_heads::Registry;
     /// use headstock_train::config::Config;
     ///
@@ -77,6 +77,12 @@ impl Config {
             }
         }
         Ok(Self { table, origin: origin.into(), base: base.into() })
+    }
+
+    /// Relative paths in overrides are meant from the current folder, not from the config's: for the config of a run, in
+    /// which all paths are absolute.
+    pub(crate) fn relative_to_here(self) -> Self {
+        Self { base: PathBuf::new(), ..self }
     }
 
     /// Overrides keys: `head.C=0.1`. A value is read as TOML; what is none is a string.

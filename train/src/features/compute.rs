@@ -5,6 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use headstock_backbone::{Backbone, Layer, Pixels};
+use headstock_loader::dataset::unreadable;
 use headstock_loader::{Augment, DecodeError, EvalTransform, decode, read_photo};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -90,16 +91,10 @@ pub(super) fn check(
         return Vec::new();
     }
     progress.begin("checking photos", photos.len() as u64, "photos");
-    let failed = photos
-        .par_iter()
-        .filter_map(|&photo| {
-            let outcome = read_photo(&paths[photo]).and_then(|bytes| decode(&bytes, max_pixels));
-            progress.step(1);
-            outcome.err().map(|error| (photo, error))
-        })
-        .collect();
+    let checked: Vec<&PathBuf> = photos.iter().map(|&photo| &paths[photo]).collect();
+    let failed = unreadable(&checked, max_pixels, || progress.step(1));
     progress.end();
-    failed
+    failed.into_iter().map(|(checked, error)| (photos[checked], error)).collect()
 }
 
 /// Computes what is wanted and stores it, batch by batch.

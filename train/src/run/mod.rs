@@ -89,7 +89,7 @@ impl Run {
                 folder.display()
             )));
         }
-        let config = Config::read(&folder.join(CONFIG))?;
+        let config = Config::read(&folder.join(CONFIG))?.relative_to_here();
         Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config })
     }
 
