@@ -10,7 +10,7 @@ use crate::layer::Layer;
 use crate::resnet::ResNet;
 
 /// The smallest height and width: below it the last stage has nothing left to look at.
-const SMALLEST: usize = 32;
+pub(crate) const SMALLEST_SIDE: usize = 32;
 
 /// A batch of photos, `u8` RGB, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +27,16 @@ impl<'a> Pixels<'a> {
     /// # Errors
     /// [`BackboneError::Pixels`] when the length does not fit, there is no photo, or a side is below 32 pixels.
     pub fn new(data: &'a [u8], photos: usize, height: usize, width: usize) -> Result<Self, BackboneError> {
-        if photos == 0 || data.len() != photos * height * width * 3 {
+        let bytes = [photos, height, width, 3].into_iter().try_fold(1, usize::checked_mul);
+        if photos == 0 || bytes != Some(data.len()) {
             let length = data.len();
             return Err(BackboneError::Pixels(format!(
                 "{length} bytes are not [{photos}, {height}, {width}, 3] pixels"
             )));
         }
-        if height < SMALLEST || width < SMALLEST {
+        if height < SMALLEST_SIDE || width < SMALLEST_SIDE {
             return Err(BackboneError::Pixels(format!(
-                "photos of {height} x {width} pixels are too small: at least {SMALLEST} x {SMALLEST}"
+                "photos of {height} x {width} pixels are too small: at least {SMALLEST_SIDE} x {SMALLEST_SIDE}"
             )));
         }
         Ok(Self { data, photos, height, width })

@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::BackboneError;
 use crate::kernels::{Columns, Finish, Geometry};
 
@@ -24,7 +24,7 @@ pub(crate) struct Convolution {
 }
 
 impl Convolution {
-    /// Folds BatchNorm `bn` into convolution `conv` (torchvision's names), in `f64`.
+    /// Folds BatchNorm `bn` into convolution `conv` (torchvision's names), in `f64`; on the device and in the type of `like`.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         (conv, bn): (&str, &str),
@@ -45,6 +45,11 @@ impl Convolution {
             let scale = f64::from(gamma[o]) / (f64::from(variance[o]) + EPSILON).sqrt();
             kernel.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
             bias.push((f64::from(beta[o]) - f64::from(mean[o]) * scale) as f32);
+        }
+        // A negative variance gives NaN.
+        if !weight.iter().chain(&bias).all(|value| value.is_finite()) {
+            let (path, name) = (checkpoint.path().into(), bn.into());
+            return Err(CheckpointError::BatchNorm { path, name }.into());
         }
         let place = |tensor: Tensor| tensor.to_dtype(like.dtype())?.to_device(like.device());
         let bias = Tensor::from_vec(bias, (1, dims[0], 1, 1), &Device::Cpu)?;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backbone::SMALLEST_SIDE;
+
 /// A resampling filter, by Pillow's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,17 +51,16 @@ impl Default for Preprocessing {
 
 impl Preprocessing {
     fn checked(self) -> Result<Self, String> {
-        let sizes = [self.resize, self.crop[0], self.crop[1]];
-        if sizes.iter().any(|size| !(1..=8192).contains(size)) {
+        let Self { resize, crop: [height, width], mean, std, .. } = self;
+        let sizes = SMALLEST_SIDE as u32..=8192;
+        if [resize, height, width].iter().any(|size| !sizes.contains(size)) || resize < height.max(width) {
             return Err(format!(
-                "a resize to {} and a crop of {:?} pixels cannot be meant",
-                self.resize, self.crop
+                "a short side of {resize} and a crop of {height} x {width} pixels cannot be meant"
             ));
         }
-        if self.std.iter().any(|std| *std <= 0.0 || !std.is_finite())
-            || self.mean.iter().any(|mean| !mean.is_finite())
+        if std.iter().any(|std| *std <= 0.0 || !std.is_finite()) || mean.iter().any(|mean| !mean.is_finite())
         {
-            return Err(format!("mean {:?} and std {:?} cannot be meant", self.mean, self.std));
+            return Err(format!("mean {mean:?} and std {std:?} cannot be meant"));
         }
         Ok(self)
     }
@@ -79,6 +80,16 @@ pub(crate) struct TimmConfig {
 }
 
 impl TimmConfig {
+    /// Whether it says anything of the preprocessing.
+    pub(crate) fn has_a_record(&self) -> bool {
+        let Self { input_size, crop_pct, interpolation, mean, std, .. } = self;
+        input_size.is_some()
+            || crop_pct.is_some()
+            || interpolation.is_some()
+            || mean.is_some()
+            || std.is_some()
+    }
+
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         let [channels, height, width] = self.input_size.unwrap_or([3, 224, 224]);
         if channels != 3 {
@@ -113,11 +124,14 @@ impl TimmConfig {
         .checked()
     }
 
-    /// Says so where the licence forbids commercial use.
-    pub(crate) fn warn_of_licence(&self, origin: &str) {
-        let tagged = |part: &str| self.tag.as_ref().is_some_and(|tag| tag.contains(part));
+    /// Says so where the licence forbids commercial use. Facebook's semi-supervised weights do, whatever the record says.
+    pub(crate) fn warn_of_licence(&self, architecture: Option<&str>, origin: &str) {
         let licence = self.license.as_deref().unwrap_or_default();
-        if tagged("ssl_") || tagged("swsl_") || licence.contains("-nc") {
+        let semi_supervised = [self.tag.as_deref(), architecture]
+            .into_iter()
+            .flatten()
+            .any(|name| ["ssl_", "swsl_"].iter().any(|part| name.contains(part)));
+        if semi_supervised || licence.contains("-nc") {
             let licence = if licence.is_empty() { "cc-by-nc-4.0" } else { licence };
             tracing::warn!("the weights {origin} are for non-commercial use only ({licence})");
         }
@@ -127,6 +141,8 @@ impl TimmConfig {
 /// transformers' `preprocessor_config.json`, of `ConvNextImageProcessor` (ResNet's) and those that crop.
 #[derive(Debug, Deserialize)]
 pub(crate) struct TransformersProcessor {
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
     size: Option<Size>,
     crop_size: Option<Size>,
     crop_pct: Option<f64>,
@@ -134,6 +150,7 @@ pub(crate) struct TransformersProcessor {
     do_center_crop: Option<bool>,
     do_rescale: Option<bool>,
     do_normalize: Option<bool>,
+    rescale_factor: Option<f64>,
     resample: Option<u32>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
@@ -167,23 +184,12 @@ impl TransformersProcessor {
                 "`do_resize` or `do_rescale` is false: photos of any size cannot be prepared so".into()
             );
         }
-        let short = self.size.and_then(|size| size.shortest_edge).ok_or("`size` gives no shortest edge")?;
-        let (resize, crop) = match self.crop_size {
-            Some(crop) if self.do_center_crop != Some(false) => {
-                let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` gives no height")?;
-                (short, [height, crop.width.unwrap_or(height)])
-            }
-            // ConvNextImageProcessor: below 384 it resizes to size / crop_pct and crops, from 384 on it distorts.
-            _ if short < 384 => {
-                ((f64::from(short) / self.crop_pct.unwrap_or(224.0 / 256.0)) as u32, [short, short])
-            }
-            _ => {
-                return Err(format!(
-                    "`size` is {short}: from 384 on the processor squeezes photos into a square, which is not known"
-                ));
-            }
-        };
-        let interpolation = match self.resample.unwrap_or(2) {
+        if self.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+            return Err("`rescale_factor` is not 1/255: only full scale to [0, 1] is known".into());
+        }
+        let (resize, crop) = self.sizes()?;
+        // transformers' own defaults for these have changed between its versions and processors.
+        let interpolation = match self.resample.ok_or("`resample` is missing")? {
             0 => Interpolation::Nearest,
             1 => Interpolation::Lanczos,
             2 => Interpolation::Bilinear,
@@ -193,9 +199,38 @@ impl TransformersProcessor {
         let (mean, std) = if self.do_normalize == Some(false) {
             ([0.0; 3], [1.0; 3])
         } else {
-            (self.image_mean.unwrap_or(IMAGENET_MEAN), self.image_std.unwrap_or(IMAGENET_STD))
+            (
+                self.image_mean.ok_or("`image_mean` is missing")?,
+                self.image_std.ok_or("`image_std` is missing")?,
+            )
         };
         Preprocessing { resize, crop, interpolation, mean, std }.checked()
+    }
+
+    /// The short side after the resize, and the crop.
+    fn sizes(&self) -> Result<(u32, [u32; 2]), String> {
+        let short = self.size.and_then(|size| size.shortest_edge).ok_or("`size` gives no shortest edge")?;
+        if let Some(crop) = self.crop_size.filter(|_| self.do_center_crop != Some(false)) {
+            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` gives no height")?;
+            return Ok((short, [height, crop.width.unwrap_or(height)]));
+        }
+        let kind = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
+        if let Some(kind) = kind.filter(|kind| !kind.starts_with("ConvNext")) {
+            return Err(format!(
+                "a {kind} without `crop_size` leaves photos of different sizes, or is not known"
+            ));
+        }
+        // ConvNextImageProcessor: below 384 it resizes to size / crop_pct and crops, from 384 on it squeezes.
+        if short >= 384 {
+            return Err(format!(
+                "`size` is {short}: from 384 on the processor squeezes photos into a square, which is not known"
+            ));
+        }
+        let crop_pct = self.crop_pct.unwrap_or(224.0 / 256.0);
+        if !(crop_pct > 0.0 && crop_pct <= 1.0) {
+            return Err(format!("`crop_pct` is {crop_pct}: it must lie between 0 and 1"));
+        }
+        Ok(((f64::from(short) / crop_pct) as u32, [short, short]))
     }
 }
 
@@ -208,41 +243,43 @@ mod tests {
     }
 
     fn transformers(json: &str) -> Result<Preprocessing, String> {
-        serde_json::from_str::<TransformersProcessor>(json).unwrap().preprocessing()
+        let rest = r#""resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]"#;
+        serde_json::from_str::<TransformersProcessor>(&format!("{{{json}, {rest}}}")).unwrap().preprocessing()
     }
 
     #[test]
-    fn timms_record_is_followed() {
-        // timm/resnet50.a1_in1k, timm/resnet34.ra4_e3600_r224_in1k
-        let a1 =
-            timm(r#"{"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic"}"#).unwrap();
-        assert_eq!((a1.resize, a1.interpolation, a1.mean), (235, Interpolation::Bicubic, IMAGENET_MEAN));
-        let half = timm(r#"{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9}"#).unwrap();
-        assert_eq!((half.resize, half.mean, half.std), (248, [0.5; 3], [0.5; 3]));
-    }
-
-    #[test]
-    fn transformers_record_is_followed() {
-        // microsoft/resnet-50
-        let record = transformers(
-            r#"{"crop_pct": 0.875, "do_normalize": true, "do_resize": true, "resample": 3, "size": 224,
-                "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}"#,
-        );
-        let expected = Preprocessing { interpolation: Interpolation::Bicubic, ..Preprocessing::default() };
-        assert_eq!(record, Ok(expected));
-        let cropped =
-            transformers(r#"{"size": {"shortest_edge": 232}, "crop_size": {"height": 224, "width": 200}}"#)
-                .unwrap();
-        assert_eq!((cropped.resize, cropped.crop), (232, [224, 200]));
+    fn a_processors_own_crop_is_followed() {
+        let record =
+            transformers(r#""size": {"shortest_edge": 232}, "crop_size": {"height": 224, "width": 200}"#);
+        let record = record.unwrap();
+        assert_eq!((record.resize, record.crop), (232, [224, 200]));
+        let record =
+            transformers(r#""size": {"shortest_edge": 256}, "crop_size": 224, "do_normalize": false"#);
+        let record = record.unwrap();
+        assert_eq!((record.resize, record.crop), (256, [224, 224]));
+        assert_eq!((record.mean, record.std), ([0.0; 3], [1.0; 3]));
     }
 
     #[test]
     fn what_cannot_be_followed_is_named() {
-        assert!(timm(r#"{"crop_mode": "squash"}"#).unwrap_err().contains("squash"));
-        assert!(timm(r#"{"interpolation": "random"}"#).unwrap_err().contains("random"));
-        assert!(timm(r#"{"std": [0.0, 1.0, 1.0]}"#).unwrap_err().contains("std"));
-        assert!(timm(r#"{"crop_pct": 0.0}"#).unwrap_err().contains("crop_pct"));
-        assert!(transformers(r#"{"size": 384}"#).unwrap_err().contains("384"));
-        assert!(transformers(r#"{"size": 224, "do_rescale": false}"#).unwrap_err().contains("do_rescale"));
+        for (json, key) in [
+            (r#"{"crop_mode": "squash"}"#, "squash"),
+            (r#"{"interpolation": "random"}"#, "random"),
+            (r#"{"std": [0.0, 1.0, 1.0]}"#, "std"),
+            (r#"{"crop_pct": 0.0}"#, "crop_pct"),
+            (r#"{"input_size": [3, 224, 192]}"#, "224 x 192"),
+        ] {
+            assert!(timm(json).unwrap_err().contains(key), "{json}");
+        }
+        for (json, key) in [
+            (r#""size": 384"#, "384"),
+            (r#""size": 224, "do_rescale": false"#, "do_rescale"),
+            (r#""size": 224, "rescale_factor": 1.0"#, "rescale_factor"),
+            (r#""size": 224, "crop_pct": -1"#, "crop_pct"),
+            (r#""size": 224, "crop_size": 256"#, "crop of 256 x 256"),
+            (r#""size": 224, "image_processor_type": "BitImageProcessor""#, "BitImageProcessor"),
+        ] {
+            assert!(transformers(json).unwrap_err().contains(key), "{json}");
+        }
     }
 }

@@ -61,6 +61,9 @@ pub enum SourceError {
         /// Their names.
         files: Vec<String>,
     },
+    /// The weights are cut into several files.
+    #[error("{} holds weights in shards: save them as one model.safetensors, no ResNet is too large for that", .0.display())]
+    Sharded(PathBuf),
     /// The file is in PyTorch's own format.
     #[error("{} is not a .safetensors file{}", .0.display(), convert(Some("it")))]
     Pickled(PathBuf),
@@ -137,13 +140,19 @@ fn in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     }
     files.sort_unstable();
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let sharded = files.iter().any(|file| name(file).ends_with(".safetensors.index.json"));
     let pickled = files.iter().find(|file| is_pickled(file)).map(name);
     files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    if let Some(usual) = files.iter().find(|file| name(file) == "model.safetensors") {
+        return Ok(usual.clone());
+    }
     match files.as_slice() {
+        _ if sharded => Err(SourceError::Sharded(directory.into())),
         [] => Err(SourceError::None { directory: directory.into(), pickled }),
         [only] => Ok(only.clone()),
-        several => several.iter().find(|file| name(file) == "model.safetensors").cloned().ok_or_else(|| {
-            SourceError::Several { directory: directory.into(), files: several.iter().map(name).collect() }
+        several => Err(SourceError::Several {
+            directory: directory.into(),
+            files: several.iter().map(name).collect(),
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! What the files beside the weights say: timm's and transformers' `config.json`, `preprocessor_config.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ use crate::source::WeightFiles;
 struct Config {
     architecture: Option<String>,
     pretrained_cfg: Option<TimmConfig>,
+    /// What timm builds the network with.
+    model_args: Option<BTreeMap<String, serde_json::Value>>,
     model_type: Option<String>,
     depths: Option<Vec<usize>>,
     layer_type: Option<String>,
@@ -23,22 +26,42 @@ struct Config {
     hidden_act: Option<String>,
 }
 
+/// timm's arguments that change nothing between the pixels and `avgpool`.
+const HARMLESS_ARGUMENTS: [&str; 7] = [
+    "drop_block_rate",
+    "drop_path_rate",
+    "drop_rate",
+    "global_pool",
+    "in_chans",
+    "num_classes",
+    "zero_init_last",
+];
+
 /// What the files beside the weights say.
 pub(super) struct Described {
+    weights: PathBuf,
+    /// The `config.json`, where there is one.
     path: PathBuf,
     config: Config,
     pub(super) preprocessing: Preprocessing,
 }
 
 pub(super) fn read(files: &WeightFiles) -> Result<Described, CheckpointError> {
-    let config: Config = files.config.as_deref().map(parse).transpose()?.unwrap_or_default();
     let path = files.config.clone().unwrap_or_default();
+    let mut config = Config::default();
+    if let Some(file) = &files.config {
+        config = parse(file)?;
+        // timm's form of 2021 and 2022 has no table for the record: its keys lie beside `architecture`.
+        if config.pretrained_cfg.is_none() && config.architecture.is_some() {
+            config.pretrained_cfg = Some(parse::<TimmConfig>(file)?).filter(TimmConfig::has_a_record);
+        }
+    }
     let fault = |path: &Path| {
         let path = path.to_path_buf();
         move |message| CheckpointError::Config { path, message }
     };
     let preprocessing = if let Some(timm) = &config.pretrained_cfg {
-        timm.warn_of_licence(&files.origin);
+        timm.warn_of_licence(config.architecture.as_deref(), &files.origin);
         timm.preprocessing().map_err(fault(&path))?
     } else if let Some(file) = &files.preprocessor {
         parse::<TransformersProcessor>(file)?.preprocessing().map_err(fault(file))?
@@ -49,7 +72,7 @@ pub(super) fn read(files: &WeightFiles) -> Result<Described, CheckpointError> {
         );
         Preprocessing::default()
     };
-    Ok(Described { path, config, preprocessing })
+    Ok(Described { weights: files.weights.clone(), path, config, preprocessing })
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
@@ -65,9 +88,9 @@ impl Described {
         let config = &self.config;
         let fault = |message: String| CheckpointError::Config { path: self.path.clone(), message };
         let look_alike = |network: &str, evidence: String| CheckpointError::LookAlike {
-            path: self.path.clone(),
+            path: self.weights.clone(),
             network: network.into(),
-            evidence,
+            evidence: format!("{} says that {evidence}", self.path.display()),
         };
         if let Some(name) = &config.architecture {
             match plain(name).parse::<Architecture>() {
@@ -80,22 +103,34 @@ impl Described {
                 Err(()) => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
             }
         }
+        if let Some(name) = config
+            .model_args
+            .iter()
+            .flat_map(BTreeMap::keys)
+            .find(|name| !HARMLESS_ARGUMENTS.contains(&name.as_str()))
+        {
+            return Err(look_alike("a ResNet built with other parts", format!("`model_args` has `{name}`")));
+        }
         if let Some(kind) = config.model_type.as_ref().filter(|kind| *kind != "resnet") {
             return Err(look_alike(kind, format!("`model_type` is \"{kind}\"")));
         }
         if config.downsample_in_bottleneck == Some(true) {
-            let evidence =
-                "`downsample_in_bottleneck` is true: the stride is in the first 1 x 1 convolution".into();
-            return Err(look_alike("ResNet as of 2015", evidence));
+            return Err(look_alike(
+                "a ResNet of 2015, which strides in the first 1 x 1 convolution of a block",
+                "`downsample_in_bottleneck` is true".into(),
+            ));
         }
         if config.downsample_in_first_stage == Some(true) {
             return Err(look_alike(
-                "ResNet with a stride in its first stage",
+                "a ResNet with a stride in its first stage",
                 "`downsample_in_first_stage` is true".into(),
             ));
         }
         if let Some(name) = config.hidden_act.as_ref().filter(|name| *name != "relu") {
-            return Err(look_alike("ResNet with another activation", format!("`hidden_act` is \"{name}\"")));
+            return Err(look_alike(
+                "a ResNet with another activation",
+                format!("`hidden_act` is \"{name}\""),
+            ));
         }
         if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != found.depths()) {
             return Err(fault(format!("`depths` is {depths:?}, but the tensors are those of {found}")));
@@ -108,8 +143,9 @@ impl Described {
     }
 }
 
-/// timm's older names for the same networks: `tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`.
+/// timm's older names for the same networks: `tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`; and a tag behind a dot.
 fn plain(name: &str) -> &str {
+    let name = name.split('.').next().unwrap_or(name);
     let name = ["tv_", "ssl_", "swsl_", "gluon_"]
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))

@@ -27,12 +27,15 @@ pub enum CheckpointError {
         /// What the parser says.
         source: safetensors::SafeTensorError,
     },
+    /// The file is what Git keeps in place of a large file.
+    #[error("{} is a Git LFS pointer, not the weights: run `git lfs pull`", .0.display())]
+    LfsPointer(PathBuf),
     /// A network that looks like a ResNet but computes something else.
-    #[error("{} holds a {network}, not a plain ResNet: {evidence}", path.display())]
+    #[error("{} is no plain ResNet but {network}: {evidence}", path.display())]
     LookAlike {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What it is, with its article.
         network: String,
         /// What gave it away.
         evidence: String,
@@ -55,6 +58,14 @@ pub enum CheckpointError {
         /// Each fault, with the tensor's name.
         faults: Vec<String>,
     },
+    /// Two tensors have the same meaning, under different names.
+    #[error("{} has the same tensor twice, as `{}` and as `{}`", path.display(), names[0], names[1])]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// The tensors' names.
+        names: [String; 2],
+    },
     /// A tensor is not of floating point.
     #[error("{}: tensor `{name}` is {dtype}; known are F32, F16 and BF16", path.display())]
     Dtype {
@@ -66,12 +77,22 @@ pub enum CheckpointError {
         dtype: String,
     },
     /// A weight is NaN or infinite.
-    #[error("tensor `{name}` of the weights holds {value}: the file is damaged")]
+    #[error("{}: tensor `{name}` holds {value}: the file is damaged", path.display())]
     NotFinite {
+        /// The file.
+        path: PathBuf,
         /// torchvision's name of the tensor.
         name: String,
         /// The value.
         value: f32,
+    },
+    /// A BatchNorm whose variance is negative, or that scales beyond what `f32` holds.
+    #[error("{}: BatchNorm `{name}` cannot be computed: its variance is negative or its scale too large", path.display())]
+    BatchNorm {
+        /// The file.
+        path: PathBuf,
+        /// torchvision's name of the layer.
+        name: String,
     },
     /// The config beside the weights cannot be read or followed.
     #[error("{}: {message}", path.display())]

@@ -16,47 +16,58 @@ pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<
     }
 }
 
-fn recognise(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
-    let with =
-        |part: &str| tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has `{name}`"));
-    let shape = |name: &str| tensors.get(name).map(|shape| shape.to_vec());
+/// A part of a name that only one kind of network has.
+const PARTS: [(&str, &str); 7] = [
+    (".se.conv.", "an ECA-ResNet (efficient channel attention)"),
+    ("maxpool.", "a ResNet-RS"),
+    (".se.", "an SE-ResNet (squeeze and excitation)"),
+    (".attn.", "a ResNet with attention in its blocks"),
+    (".convs.", "a Res2Net"),
+    (".conv2.fc1.", "a ResNeSt (split attention)"),
+    ("stages.0.blocks.0.norm1.", "a ResNetV2 (normalises before it convolves)"),
+];
 
+fn recognise(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
+    let found =
+        |part: &str| tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has `{name}`"));
+    if let Some(recognised) = PARTS.iter().find_map(|(part, network)| Some((*network, found(part)?))) {
+        return Some(recognised);
+    }
     if let Some(name) = tensors.keys().find(|name| name.starts_with("stages.") || name.starts_with("stem.")) {
-        return Some(("ResNetV2 or another network of timm's with named stages", format!("it has `{name}`")));
-    }
-    if let Some(evidence) = with(".se.conv.") {
-        return Some(("ECA-ResNet (efficient channel attention)", evidence));
-    }
-    if let Some(evidence) = with(".se.fc").or_else(|| with(".se.")) {
-        return Some(("SE-ResNet (squeeze and excitation) or ResNet-RS", evidence));
-    }
-    if let Some(evidence) = with("conv1.0.weight").filter(|_| tensors.contains_key("conv1.0.weight")) {
-        return Some(("ResNet-C, -D, -S or -T (a stem of three convolutions)", evidence));
+        return Some(("a network of timm's with named stages", format!("it has `{name}`")));
     }
     let pooled =
-        |(name, shape): (&&str, &&[usize])| name.ends_with("downsample.1.weight") && shape.len() == 4;
-    if let Some((name, _)) = tensors.iter().find(|&(name, shape)| pooled((name, shape))) {
-        return Some((
-            "ResNet-D (an average pool before the shortcut's convolution)",
-            format!("`{name}` is a convolution"),
-        ));
+        tensors.iter().find(|(name, shape)| name.ends_with("downsample.1.weight") && shape.len() == 4);
+    if let Some(stem) = tensors.get("conv1.0.weight") {
+        let network = match (stem.first(), pooled) {
+            (Some(24), _) => "a ResNet-T (a stem of three convolutions, tiered)",
+            (Some(32), None) => "a ResNet-C (a stem of three convolutions)",
+            (Some(32), Some(_)) => {
+                "a ResNet-D (a stem of three convolutions, average pools in its shortcuts)"
+            }
+            (Some(64), _) => "a ResNet-S (a stem of three convolutions)",
+            _ => "a ResNet with a stem of several convolutions",
+        };
+        return Some((network, format!("it has `conv1.0.weight` {stem:?}")));
     }
-    if tensors.contains_key("bn1.weight")
-        && !tensors.contains_key("bn1.running_mean")
-        && with("running_mean").is_none()
-    {
-        return Some(("ResNet with GroupNorm", "no layer has a `running_mean`".into()));
+    if let Some((name, _)) = pooled {
+        let evidence = format!("`{name}` is a convolution, behind an average pool");
+        return Some(("a ResNet with average pools in its shortcuts", evidence));
     }
-    if let Some([outputs, inputs, 3, 3]) = shape("layer1.0.conv2.weight").as_deref()
-        && inputs < outputs
-    {
-        let evidence =
-            format!("`layer1.0.conv2.weight` is [{outputs}, {inputs}, 3, 3]: {} groups", outputs / inputs);
-        return Some(("ResNeXt (grouped convolutions)", evidence));
+    if tensors.contains_key("bn1.weight") && found("running_mean").is_none() {
+        return Some(("a ResNet with GroupNorm", "no layer has a `running_mean`".into()));
     }
-    match shape("layer1.0.conv1.weight").as_deref() {
-        Some(&[outputs, 64, 1, 1]) if outputs > 64 => Some((
-            "Wide ResNet",
+    match tensors.get("layer1.0.conv2.weight") {
+        Some(&&[outputs, inputs, 3, 3]) if inputs > 0 && inputs < outputs => {
+            let groups = outputs / inputs;
+            let evidence = format!("`layer1.0.conv2.weight` is [{outputs}, {inputs}, 3, 3]: {groups} groups");
+            return Some(("a ResNeXt (grouped convolutions)", evidence));
+        }
+        _ => {}
+    }
+    match tensors.get("layer1.0.conv1.weight") {
+        Some(&&[outputs, 64, 1, 1]) if outputs > 64 => Some((
+            "a Wide ResNet",
             format!("`layer1.0.conv1.weight` is [{outputs}, 64, 1, 1], not [64, 64, 1, 1]"),
         )),
         _ => None,

@@ -6,31 +6,43 @@ mod lookalike;
 mod names;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::architecture::Architecture;
 use crate::error::BackboneError;
 use crate::preprocessing::Preprocessing;
-use crate::source::WeightFiles;
+use crate::source::{SourceError, WeightFiles};
 
 pub use error::CheckpointError;
 
 /// The weights of a ResNet, read and checked: every tensor that the architecture needs is there, in its shape.
 ///
 /// torchvision's and timm's names are known, and transformers'; the classifier and BatchNorm's counters are passed over.
-#[derive(Debug)]
+/// The weights are one file: none of these networks is so large that it would be cut into shards.
 pub struct Checkpoint {
     bytes: Vec<u8>,
-    /// torchvision's name to the name in the file.
-    names: BTreeMap<String, String>,
+    /// By torchvision's name.
+    tensors: BTreeMap<String, StoredTensor>,
     architecture: Architecture,
     sha256: String,
     preprocessing: Preprocessing,
+    path: PathBuf,
     origin: String,
+}
+
+/// Where a tensor lies in the file.
+struct StoredTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
 }
 
 impl Checkpoint {
@@ -38,42 +50,42 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError`] for a file that cannot be read or is no safetensors, for look-alikes of a ResNet (by name, with
-    /// what gave them away), and for tensors that are missing, misshapen or not of floating point; and for a
-    /// config file beside the weights that contradicts them or cannot be followed.
+    /// what gave them away), and for tensors that are missing, misshapen, unknown or not of floating point; and for a
+    /// config file beside the weights that contradicts them or cannot be followed. `SourceError::Pickled` for PyTorch's own
+    /// format under the name of the other.
     pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;
-        let shapes: BTreeMap<String, (Vec<usize>, Dtype)> = tensors
-            .iter()
-            .map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), view.dtype())))
-            .collect();
-
-        let names = names::to_torchvision(shapes.keys());
-        let canonical: BTreeMap<&str, &[usize]> =
-            names.iter().map(|(name, original)| (name.as_str(), shapes[original].0.as_slice())).collect();
-        lookalike::refuse(path, &canonical)?;
-        let architecture = names::architecture(path, &canonical)?;
-        names::check(path, architecture, &canonical)?;
-        for (name, original) in &names {
-            let dtype = shapes[original].1;
-            if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                return Err(CheckpointError::Dtype {
-                    path: path.into(),
-                    name: name.clone(),
-                    dtype: format!("{dtype:?}"),
-                }
-                .into());
-            }
-        }
+        let mut stored = read_header(path, &bytes)?;
+        let names = names::to_torchvision(path, stored.keys())?;
+        let shapes: BTreeMap<&str, &[usize]> =
+            names.iter().map(|(name, original)| (name.as_str(), stored[original].shape.as_slice())).collect();
+        lookalike::refuse(path, &shapes)?;
+        let architecture = names::architecture(path, &shapes)?;
+        names::check(path, architecture, &shapes)?;
         let described = config::read(files)?;
         described.check(architecture)?;
+
+        let tensors: BTreeMap<String, StoredTensor> = names
+            .into_iter()
+            .filter_map(|(name, original)| Some((name, stored.remove(&original)?)))
+            .collect();
+        if let Some((name, tensor)) =
+            tensors.iter().find(|(_, tensor)| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16))
+        {
+            return Err(CheckpointError::Dtype {
+                path: path.into(),
+                name: name.clone(),
+                dtype: format!("{:?}", tensor.dtype),
+            }
+            .into());
+        }
         Ok(Self {
             sha256: hex(&Sha256::digest(&bytes)),
-            names,
+            tensors,
             architecture,
             preprocessing: described.preprocessing,
+            path: path.into(),
             origin: files.origin.clone(),
             bytes,
         })
@@ -103,13 +115,16 @@ impl Checkpoint {
         &self.origin
     }
 
+    /// The `.safetensors` file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The tensor with torchvision's name `name`, in `f32` on the CPU.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, BackboneError> {
-        let tensors =
-            SafeTensors::deserialize(&self.bytes).expect("it was read when the checkpoint was opened");
-        let view = tensors.tensor(&self.names[name]).expect("it was there when the checkpoint was opened");
-        let data = view.data();
-        let values: Vec<f32> = match view.dtype() {
+        let StoredTensor { dtype, shape, bytes } = &self.tensors[name];
+        let data = &self.bytes[bytes.clone()];
+        let values: Vec<f32> = match dtype {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => {
                 data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
@@ -117,10 +132,43 @@ impl Checkpoint {
             _ => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
         };
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(CheckpointError::NotFinite { name: name.into(), value: *value }.into());
+            let (path, name) = (self.path.clone(), name.into());
+            return Err(CheckpointError::NotFinite { path, name, value: *value }.into());
         }
-        Ok(Tensor::from_vec(values, view.shape(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?)
     }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("architecture", &self.architecture)
+            .field("origin", &self.origin)
+            .field("sha256", &self.sha256)
+            .field("preprocessing", &self.preprocessing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tensors that the file says it has; that they fill it exactly is checked.
+fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>, BackboneError> {
+    // PyTorch's own formats: a zip, or before version 1.6 a bare pickle.
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        return Err(SourceError::Pickled(path.into()).into());
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(CheckpointError::LfsPointer(path.into()).into());
+    }
+    let (header, metadata) = SafeTensors::read_metadata(bytes)
+        .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;
+    // The length of the header is eight bytes of its own.
+    let data = header + size_of::<u64>();
+    let stored = |info: &TensorInfo| StoredTensor {
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+        bytes: data + info.data_offsets.0..data + info.data_offsets.1,
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
 }
 
 fn hex(bytes: &[u8]) -> String {

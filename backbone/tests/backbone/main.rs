@@ -1,7 +1,12 @@
 //! The backbone against its oracles, through its public API alone.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod candle;
+mod checkpoints;
 mod formula;
 mod independence;
+mod lookalikes;
+mod records;
 mod support;
 mod torchvision;

@@ -194,7 +194,6 @@ pub(crate) fn assert_agree(ours: &[f32], oracle: &[f32], relative: f32, what: &s
 pub(crate) fn assert_near(ours: &[f32], oracle: &[f32], bound: f32, what: &str) {
     assert_eq!(ours.len(), oracle.len(), "{what}");
     let gaps = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs());
-    // Written so that a NaN fails.
-    let far = gaps.enumerate().find(|(_, gap)| !(*gap <= bound));
+    let far = gaps.enumerate().find(|(_, gap)| *gap > bound || gap.is_nan());
     assert!(far.is_none(), "{what}: value {far:?} is further off than {bound}");
 }

@@ -1,0 +1,265 @@
+//! What is read as a checkpoint, and what is refused and why.
+
+use std::path::Path;
+
+use headstock_backbone::{
+    Backbone, BackboneError, Checkpoint, DeviceChoice, ErrorKind, Layer, Pixels, Precision, Source,
+};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::formula;
+use crate::support::{Folder, Quiet, State, assert_agree, golden, names, report, write_zeros};
+use crate::torchvision::floats;
+
+const SIZE: (usize, usize) = (193, 129);
+
+fn features(folder: &Folder) -> Vec<f32> {
+    let pixels = formula::pixels(1, SIZE.0, SIZE.1);
+    folder.backbone().features(Pixels::new(&pixels, 1, SIZE.0, SIZE.1).unwrap(), Layer::Avgpool).unwrap()
+}
+
+#[test]
+fn transformers_names_give_transformers_features() {
+    let bytes = golden("taps.safetensors");
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    for network in ["transformers-resnet18", "transformers-resnet50"] {
+        let oracle = floats(&golden, &format!("{network}/1x193x129/avgpool"));
+        let whole = features(&State::formula(network).written());
+        assert_agree(&whole, &oracle, 1e-4, network);
+
+        // `ResNetModel` is saved without the prefix of the classification model.
+        let mut bare = State::formula(network).trunk();
+        bare.0 = bare.0.into_iter().map(|(name, tensor)| (name.replacen("resnet.", "", 1), tensor)).collect();
+        assert_eq!(features(&bare.written()), whole, "{network}");
+    }
+}
+
+#[test]
+fn every_depth_is_known_by_both_naming_schemes() {
+    for depth in [18, 34, 50, 101, 152] {
+        for scheme in ["", "transformers-"] {
+            let folder = Folder::new();
+            let shapes = names(&format!("{scheme}resnet{depth}"));
+            let tensors = shapes.iter().map(|(name, shape)| {
+                (name.as_str(), if shape.is_empty() { "I64" } else { "F32" }, shape.as_slice())
+            });
+            write_zeros(&folder.path("model.safetensors"), tensors);
+            assert_eq!(folder.open().unwrap().architecture().as_str(), format!("resnet{depth}"));
+        }
+    }
+}
+
+#[test]
+fn the_classifier_and_batchnorms_counters_change_nothing() {
+    let whole = State::formula("resnet18");
+    let trunk = whole.clone().trunk();
+    assert!(trunk.0.len() < whole.0.len() - 20);
+    assert_eq!(features(&whole.written()), features(&trunk.written()));
+}
+
+#[test]
+fn half_precision_files_give_the_same_features_within_their_rounding() {
+    let state = State::formula("resnet18").trunk();
+    let exact = features(&state.written());
+    let half = state.clone().narrowed(Dtype::F16, |value| half::f16::from_f32(value).to_le_bytes());
+    assert_agree(&features(&half.written()), &exact, 2e-3, "f16");
+    let brain = state.clone().narrowed(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
+    assert_agree(&features(&brain.written()), &exact, 2e-2, "bf16");
+    // Widening is exact: the rounded values in a file of f32 give the same bits.
+    let mut rounded = state;
+    for (_, _, bytes) in rounded.0.values_mut() {
+        for value in bytes.as_chunks_mut::<4>().0 {
+            *value = half::f16::from_f32(f32::from_le_bytes(*value)).to_f32().to_le_bytes();
+        }
+    }
+    assert_eq!(features(&rounded.written()), features(&half.written()));
+}
+
+#[test]
+fn missing_extra_and_misshapen_tensors_are_all_named() {
+    let mut state = State::formula("resnet50");
+    state.0.remove("layer3.5.conv1.weight");
+    state.0.remove("bn1.running_var");
+    let shape = &mut state.0.get_mut("layer2.0.bn3.bias").unwrap().1;
+    *shape = vec![16, 32];
+    let extra = state.0["bn1.bias"].clone();
+    state.0.insert("layer4.2.gate.bias".into(), extra);
+    let refusal = state.written().refusal();
+    for part in [
+        "model.safetensors is no complete resnet50",
+        "`layer3.5.conv1.weight` [256, 1024, 1, 1] is missing",
+        "`bn1.running_var` [64] is missing",
+        "`layer2.0.bn3.bias` is [16, 32], not [512]",
+        "`layer4.2.gate.bias` is not part of it",
+    ] {
+        assert!(refusal.contains(part), "{refusal}");
+    }
+}
+
+#[test]
+fn many_faults_are_counted_not_listed() {
+    let mut state = State::formula("resnet18");
+    state.0.retain(|name, _| !name.contains("layer1.0.conv") && !name.contains(".running_var"));
+    let refusal = state.written().refusal();
+    assert!(refusal.ends_with("and 14 more"), "{refusal}");
+}
+
+#[test]
+fn a_tensor_under_two_names_is_refused() {
+    let mut state = State::formula("transformers-resnet18");
+    let again = state.0["resnet.embedder.embedder.convolution.weight"].clone();
+    state.0.insert("embedder.embedder.convolution.weight".into(), again);
+    let refusal = state.written().refusal();
+    assert!(
+        refusal.contains(
+            "twice, as `embedder.embedder.convolution.weight` and as `resnet.embedder.embedder.convolution.weight`"
+        ),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn weights_that_are_no_floats_are_refused() {
+    let mut state = State::formula("resnet18");
+    state.0.get_mut("layer1.0.bn1.bias").unwrap().0 = Dtype::I64;
+    state.0.get_mut("layer1.0.bn1.bias").unwrap().2 = vec![0; 64 * 8];
+    let refusal = state.written().refusal();
+    assert!(refusal.contains("tensor `layer1.0.bn1.bias` is I64; known are F32, F16 and BF16"), "{refusal}");
+}
+
+#[test]
+fn values_that_cannot_be_computed_with_are_refused() {
+    for (name, value, part) in [
+        ("layer3.1.conv2.weight", f32::NAN, "tensor `layer3.1.conv2.weight` holds NaN"),
+        ("bn1.bias", f32::NEG_INFINITY, "tensor `bn1.bias` holds -inf"),
+        ("layer4.0.bn2.running_var", -1.0, "BatchNorm `layer4.0.bn2` cannot be computed"),
+        ("layer2.0.downsample.1.weight", f32::MAX, "BatchNorm `layer2.0.downsample.1` cannot be computed"),
+    ] {
+        let mut state = State::formula("resnet18");
+        state.poke(name, value);
+        state.poke("layer2.0.downsample.0.weight", 10.0);
+        let folder = state.written();
+        let checkpoint = folder.open().unwrap();
+        let error = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap_err();
+        assert!(
+            error.to_string().contains(part) && error.to_string().contains("model.safetensors"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_file_cut_short_is_refused() {
+    let folder = State::formula("resnet18").written();
+    let whole = std::fs::read(folder.path("model.safetensors")).unwrap();
+    for length in [0, 7, 8, 100, 20_000, whole.len() - 1] {
+        folder.write("model.safetensors", &whole[..length]);
+        let refusal = folder.refusal();
+        assert!(
+            refusal.contains("model.safetensors is not a complete .safetensors file: fetch or copy it again"),
+            "{length}: {refusal}"
+        );
+    }
+}
+
+#[test]
+fn other_files_under_the_name_are_told_apart() {
+    let folder = Folder::new();
+    for (content, part) in [
+        (&b"PK\x03\x04 archive/data.pkl"[..], "is not a .safetensors file: convert"),
+        (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9", "is not a .safetensors file: convert"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><title>404</title>", "is not a complete .safetensors file"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "is not a complete .safetensors file"),
+        (
+            b"\x02\0\0\0\0\0\0\0{}",
+            "holds no ResNet: no tensor is named like `layer1.0.conv1.weight`; there are none",
+        ),
+    ] {
+        folder.write("model.safetensors", content);
+        let refusal = folder.refusal();
+        assert!(refusal.contains(part) && refusal.contains("model.safetensors"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_directory_without_one_safetensors_file_is_refused() {
+    let folder = Folder::new();
+    assert!(folder.refusal().contains("holds no .safetensors file"));
+    folder.write("pytorch_model.bin", "");
+    let refusal = folder.refusal();
+    assert!(refusal.contains("holds no .safetensors file: convert pytorch_model.bin"), "{refusal}");
+    folder.write("a.safetensors", "");
+    folder.write("b.safetensors", "");
+    let refusal = folder.refusal();
+    assert!(
+        refusal.contains("name one of them in `backbone.weights` (a.safetensors, b.safetensors)"),
+        "{refusal}"
+    );
+
+    let error = folder.open_named("c.safetensors").unwrap_err();
+    assert!(report(&error).contains("there are no weights at"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let error = folder.open_named("pytorch_model.bin").unwrap_err();
+    assert!(matches!(error, BackboneError::Source(_)), "{error}");
+    assert!(
+        error.to_string().contains("pytorch_model.bin is not a .safetensors file: convert it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn of_several_files_model_safetensors_is_taken_and_others_by_name() {
+    let folder = State::formula("resnet18").written();
+    State::formula("resnet34").trunk().write(&folder.path("another.safetensors"));
+    assert_eq!(folder.open().unwrap().architecture().as_str(), "resnet18");
+    let other = folder.open_named("another.safetensors").unwrap();
+    assert_eq!(other.architecture().as_str(), "resnet34");
+    // The records beside it hold for it as well.
+    assert_eq!(other.preprocessing().mean, [0.5, 0.45, 0.4]);
+}
+
+#[test]
+fn shards_are_refused() {
+    let folder = Folder::new();
+    folder.write("model-00001-of-00002.safetensors", "");
+    folder.write("model-00002-of-00002.safetensors", "");
+    folder.write("model.safetensors.index.json", "{}");
+    let refusal = folder.refusal();
+    assert!(refusal.contains("in shards"), "{refusal}");
+}
+
+#[test]
+fn the_hash_is_that_of_the_file() {
+    // sha256sum demo/backbone/model.safetensors
+    let oracle = "4067ec86203c7959d9a99b478714234c50b2d0bdd3224abefa654cd7c158ddee";
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/backbone");
+    let source = Source::parse(demo, Path::new("")).unwrap();
+    let checkpoint = Checkpoint::open(&source.fetch(&Quiet).unwrap()).unwrap();
+    assert_eq!(checkpoint.sha256(), oracle);
+    assert_eq!(checkpoint.origin(), demo);
+}
+
+#[test]
+fn no_damage_to_a_header_makes_it_panic() {
+    let folder = Folder::new();
+    let path = folder.path("model.safetensors");
+    for network in ["resnet18", "transformers-resnet18"] {
+        let shapes = names(network);
+        let scalars = shapes.keys().map(|name| (name.as_str(), "F32", &[1][..]));
+        write_zeros(&path, scalars);
+        let whole = std::fs::read(&path).unwrap();
+        let header = whole.len() - 4 * shapes.len();
+        let mut draws = formula::draws(network);
+        let mut draw = |below: usize| (draws.next().unwrap() % below as u64) as usize;
+        for _ in 0..500 {
+            let mut damaged = whole.clone();
+            for _ in 0..=draw(3) {
+                damaged[draw(header)] = b"0123456789-[]{}\",:.lz\0\xff"[draw(24)];
+            }
+            folder.write("model.safetensors", damaged);
+            // Every tensor is misshapen, so whatever the damage, it is refused.
+            folder.refusal();
+        }
+    }
+}
