@@ -6,6 +6,37 @@ use std::fs;
 
 use support::Project;
 
+/// The texts, so that a change to one is seen.
+#[test]
+fn errors_say_what_failed_on_what_and_what_to_do() {
+    let project = Project::new(3);
+    fs::write(project.path("photos/hat/00.jpg"), "no photo").unwrap();
+    project.write("features.toml", "version = 1\n[data]\nfeatures = \"x.npz\"\n");
+    let folder = project.path("").display().to_string();
+    let canonical = project.path("").canonicalize().unwrap().display().to_string();
+    let mut texts = String::new();
+    for arguments in [
+        "train --config absent.toml",
+        "train --set data.foldr=x",
+        "train --head forest",
+        "train --set head.C=-1",
+        "train --set split.seed=first",
+        "train --set data.folder=absent",
+        "train --set split.test_size=2",
+        "train",
+        "train --set backbone.weights=photos",
+        "train --set backbone.device=cuda",
+        "train --config features.toml",
+        "evaluate photos",
+        "extract --out features.txt",
+    ] {
+        let done = project.run(&arguments.split(' ').collect::<Vec<_>>());
+        let text = done.stderr.replace(&canonical, "FOLDER").replace(folder.trim_end_matches('/'), "FOLDER");
+        texts += &format!("$ headstock {arguments}\n{text}=> {}\n\n", done.code);
+    }
+    insta::assert_snapshot!("errors", texts);
+}
+
 #[test]
 fn bad_usage_ends_with_2() {
     let project = Project::new(3);

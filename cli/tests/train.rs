@@ -53,6 +53,9 @@ fn a_run_has_its_files_and_they_agree_with_each_other() {
         let probabilities: Vec<f64> = line.split(',').skip(4).map(|field| field.parse().unwrap()).collect();
         assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{line}");
     }
+    let folder = project.path("").canonicalize().unwrap();
+    let resolved = project.read("runs/linear-1/headstock.toml");
+    insta::assert_snapshot!("resolved", resolved.replace(folder.to_str().unwrap().trim_end_matches('/'), "FOLDER"));
     let history = project.read("runs/linear-1/history.csv");
     assert!(history.starts_with("iteration,") && history.lines().count() > 2, "{history}");
 }

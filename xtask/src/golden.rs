@@ -6,11 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::step;
+use crate::{python, step};
 
 pub(crate) fn run() -> Result<()> {
     let reference = Path::new("reference");
-    let python = environment(reference)?;
+    let python = python::environment()?;
     let mut scripts: Vec<PathBuf> = fs::read_dir(reference)
         .context("failed to list reference/")?
         .filter_map(|entry| entry.ok().map(|e| e.path().join("make.py")))
@@ -21,20 +21,4 @@ pub(crate) fn run() -> Result<()> {
         step::run(&script.display().to_string(), Command::new(&python).arg(&script))?;
     }
     step::run("what changed", Command::new("git").args(["status", "--short", "--", "reference"]))
-}
-
-/// A virtual environment with the pinned requirements; its Python.
-fn environment(reference: &Path) -> Result<PathBuf> {
-    let venv = reference.join(".venv");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    if !python.exists() {
-        step::run("virtual environment", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
-    step::run(
-        "requirements",
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--requirement"])
-            .arg(reference.join("requirements.txt")),
-    )?;
-    Ok(python)
 }

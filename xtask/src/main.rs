@@ -3,6 +3,8 @@
 mod ci;
 mod cuda;
 mod golden;
+mod parity;
+mod python;
 mod step;
 mod test;
 mod tidy;
@@ -18,6 +20,7 @@ cargo xtask COMMAND
   train [ARGS]   build the release binary and train; without --config on the bundled photos (demo/)
   test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
+  parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -37,17 +40,19 @@ fn run() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1);
     let command = args.next();
     let rest: Vec<String> = args.collect();
-    if command.as_deref() != Some("train") && !rest.is_empty() {
-        bail!("unexpected argument `{}`\n\n{HELP}", rest[0]);
-    }
-    match command.as_deref() {
-        Some("train") => return train::run(&rest),
-        Some("test") => test::run()?,
-        Some("golden") => golden::run()?,
-        Some("ci") => ci::run()?,
-        Some("help" | "--help" | "-h") => step::say(HELP),
-        Some(other) => bail!("there is no command `{other}`\n\n{HELP}"),
-        None => bail!("which command?\n\n{HELP}"),
+    match (command.as_deref(), rest.as_slice()) {
+        (Some("train"), arguments) => return train::run(arguments),
+        (Some("parity"), [config]) => parity::run(config)?,
+        (Some("parity"), _) => bail!("parity takes a config\n\n{HELP}"),
+        (Some("test"), []) => test::run()?,
+        (Some("golden"), []) => golden::run()?,
+        (Some("ci"), []) => ci::run()?,
+        (Some("help" | "--help" | "-h"), _) => step::say(HELP),
+        (Some(command @ ("test" | "golden" | "ci")), [extra, ..]) => {
+            bail!("{command} takes no `{extra}`\n\n{HELP}")
+        }
+        (Some(other), _) => bail!("there is no command `{other}`\n\n{HELP}"),
+        (None, _) => bail!("which command?\n\n{HELP}"),
     }
     Ok(ExitCode::SUCCESS)
 }
