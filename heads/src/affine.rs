@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::data::{Features, Logits};
 use crate::error::HeadError;
 use crate::head::Tensors;
-use crate::product::rows_by_weights;
+use crate::product::PackedWeights;
 use crate::standardize::Prepared;
 
 /// Name of the tensor `[C, F]`, after the prefix.
@@ -62,20 +62,17 @@ impl Affine {
     pub(crate) fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let mut out = vec![0.0; features.len() * self.classes()];
+        let packed = self.packed();
         let blocks = features.as_slice().par_chunks(BLOCK * self.width);
-        out.par_chunks_mut(BLOCK * self.classes()).zip(blocks).for_each(|(out, rows)| self.apply(rows, out));
+        out.par_chunks_mut(BLOCK * self.classes())
+            .zip(blocks)
+            .for_each(|(out, rows)| packed.apply(rows, out));
         Logits::new(out, self.classes())
     }
 
-    /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
-    pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
-        let mut sums = vec![0.0; out.len()];
-        rows_by_weights(rows, &self.weight, self.width, &mut sums);
-        for (out, sums) in out.chunks_exact_mut(self.classes()).zip(sums.chunks_exact(self.classes())) {
-            for ((out, sum), &bias) in out.iter_mut().zip(sums).zip(&self.bias) {
-                *out = (sum + f64::from(bias)) as f32;
-            }
-        }
+    /// The map, laid out for many products.
+    pub(crate) fn packed(&self) -> PackedAffine<'_> {
+        PackedAffine { weight: PackedWeights::new(&self.weight, self.width), bias: &self.bias }
     }
 
     /// The same map of features as they come, where this one takes those that were fitted on.
@@ -139,6 +136,30 @@ impl Affine {
             }
         }
         Ok(map)
+    }
+}
+
+/// An [`Affine`], laid out for many products.
+pub(crate) struct PackedAffine<'a> {
+    weight: PackedWeights,
+    bias: &'a [f32],
+}
+
+impl PackedAffine<'_> {
+    /// Number of classes, `C`.
+    pub(crate) fn classes(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
+    pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
+        let mut sums = vec![0.0; out.len()];
+        self.weight.times(rows, &mut sums);
+        for (out, sums) in out.chunks_exact_mut(self.classes()).zip(sums.chunks_exact(self.classes())) {
+            for ((out, sum), &bias) in out.iter_mut().zip(sums).zip(self.bias) {
+                *out = (sum + f64::from(bias)) as f32;
+            }
+        }
     }
 }
 

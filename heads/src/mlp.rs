@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, BIAS, WEIGHT, problem};
+use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT, problem};
 use crate::check::{at_least_one, fraction, not_negative, positive, require};
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
@@ -203,21 +203,22 @@ impl MlpHead {
     fn last(&self) -> &Affine {
         &self.layers[self.layers.len() - 1]
     }
+}
 
-    /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
-    fn apply(&self, rows: &[f32], out: &mut [f32]) {
-        let n = out.len() / self.classes();
-        let mut x = rows.to_vec();
-        for layer in &self.layers[..self.layers.len() - 1] {
-            let mut y = vec![0.0; n * layer.classes()];
-            layer.apply(&x, &mut y);
-            for value in &mut y {
-                *value = value.max(0.0);
-            }
-            x = y;
+/// `rows` `[n, F]` through the layers to `out` `[n, C]`, on this thread.
+fn apply(layers: &[PackedAffine<'_>], rows: &[f32], out: &mut [f32]) {
+    let Some((last, hidden)) = layers.split_last() else { return };
+    let n = out.len() / last.classes();
+    let mut x = rows.to_vec();
+    for layer in hidden {
+        let mut y = vec![0.0; n * layer.classes()];
+        layer.apply(&x, &mut y);
+        for value in &mut y {
+            *value = value.max(0.0);
         }
-        self.last().apply(&x, out);
+        x = y;
     }
+    last.apply(&x, out);
 }
 
 impl Head for MlpHead {
@@ -232,8 +233,11 @@ impl Head for MlpHead {
     fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width())?;
         let mut out = vec![0.0; features.len() * self.classes()];
+        let layers: Vec<PackedAffine<'_>> = self.layers.iter().map(Affine::packed).collect();
         let blocks = features.as_slice().par_chunks(BLOCK * self.width());
-        out.par_chunks_mut(BLOCK * self.classes()).zip(blocks).for_each(|(out, rows)| self.apply(rows, out));
+        out.par_chunks_mut(BLOCK * self.classes())
+            .zip(blocks)
+            .for_each(|(out, rows)| apply(&layers, rows, out));
         Logits::new(out, self.classes())
     }
 

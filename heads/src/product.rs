@@ -1,212 +1,213 @@
-//! Products of a feature matrix with weights, in `f64`, tiled for registers and caches.
+//! Products of a feature matrix with weights, in `f64`.
 //!
-//! Each value is summed in an order that depends on the length of its sum alone, and products are not fused with sums. So
-//! the bits depend neither on the threads, nor on how many rows come at once, nor on the processor.
+//! Every value is summed one term after the other, in the order of the features or of the samples, and products are not fused
+//! with sums; a vector register holds values that stand side by side, never parts of one sum. So the bits depend neither on the
+//! threads, nor on how many rows come at once, nor on the processor.
 
 use std::array::from_fn;
-use std::ops::Range;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::data::Features;
-use crate::vector::Vectors;
 
-/// Independent sums that a dot product runs over: one AVX-512 register of `f64`.
-const LANES: usize = 8;
-/// Rows in a tile of dot products; with `CLASSES`, the tile's sums take 8 AVX-512 registers, which hides the latency of the
-/// addition and leaves registers for the operands.
-const ROWS: usize = 4;
-/// Classes in a tile of dot products.
-const CLASSES: usize = 2;
-/// Features in a tile of [`transposed`]: a cache line of `f32`, two AVX-512 registers of sums.
-const COLUMNS: usize = 16;
-/// Classes in a tile of [`transposed`].
-const TRANSPOSED_CLASSES: usize = 4;
-/// Features that a thread takes at a time in [`transposed`].
-const PANEL_COLUMNS: usize = 64;
-/// Rows that stay in the first-level cache while all classes pass over them in [`transposed`].
-const PANEL_ROWS: usize = 96;
+/// Values side by side in a tile: two AVX-512 registers, four AVX ones.
+const LANES: usize = 16;
+/// Columns that a thread takes at a time in [`transposed`]: 256 bytes of each row.
+const COLUMNS: usize = 4 * LANES;
+/// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in [`PackedWeights::times`].
+const STEPS: usize = 128;
+/// Samples whose columns stay in the first-level cache while all classes pass over them in [`transposed`].
+const BLOCK: usize = 64;
 
-/// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`.
-pub(crate) fn rows_by_weights<W: Copy + Into<f64>>(
-    rows: &[f32],
-    weight: &[W],
-    width: usize,
-    out: &mut [f64],
+/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and `b` `[K, LANES]` what they
+/// multiply.
+///
+/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they fit.
+#[inline(always)]
+fn add<S: Simd, A: Copy + Into<f64>, const R: usize, const V: usize>(
+    simd: S,
+    a: [&[A]; R],
+    b: &[f64],
+    sums: &mut [[f64; LANES]],
 ) {
-    let classes = weight.len() / width;
-    Vectors::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut tiles = rows.chunks_exact(ROWS * width);
-            let mut out_tiles = out.chunks_exact_mut(ROWS * classes);
-            for (tile, out) in tiles.by_ref().zip(out_tiles.by_ref()) {
-                row_tile::<ROWS, W>(tile, weight, width, out);
-            }
-            let rest = tiles
-                .remainder()
-                .chunks_exact(width)
-                .zip(out_tiles.into_remainder().chunks_exact_mut(classes));
-            for (row, out) in rest {
-                row_tile::<1, W>(row, weight, width, out);
-            }
-        },
-    );
-}
-
-/// `R` rows by all classes.
-#[inline(always)]
-fn row_tile<const R: usize, W: Copy + Into<f64>>(rows: &[f32], weight: &[W], width: usize, out: &mut [f64]) {
-    let classes = weight.len() / width;
-    let rows: [&[f32]; R] = from_fn(|r| &rows[r * width..(r + 1) * width]);
-    let weight_of = |class: usize| &weight[class * width..(class + 1) * width];
-    let mut class = 0;
-    while class + CLASSES <= classes {
-        let sums = dots::<R, CLASSES, W>(rows, from_fn(|c| weight_of(class + c)));
-        for (r, sums) in sums.iter().enumerate() {
-            out[r * classes + class..][..CLASSES].copy_from_slice(sums);
-        }
-        class += CLASSES;
+    let b = S::as_simd_f64s(b).0;
+    let steps = b.len() / V;
+    let a = a.map(|row| &row[..steps]);
+    let mut registers = [[simd.splat_f64s(0.0); V]; R];
+    for r in 0..R {
+        registers[r].copy_from_slice(S::as_simd_f64s(&sums[r]).0);
     }
-    for class in class..classes {
-        for (r, [sum]) in dots::<R, 1, W>(rows, [weight_of(class)]).into_iter().enumerate() {
-            out[r * classes + class] = sum;
-        }
-    }
-}
-
-/// The dot products of `R` rows with `C` weights of the same length.
-#[inline(always)]
-fn dots<const R: usize, const C: usize, W: Copy + Into<f64>>(
-    rows: [&[f32]; R],
-    weights: [&[W]; C],
-) -> [[f64; C]; R] {
-    let rows = rows.map(|row| row.as_chunks::<LANES>());
-    let weights = weights.map(|weight| weight.as_chunks::<LANES>());
-    let mut sums = [[[0.0f64; LANES]; C]; R];
-    for block in 0..rows[0].0.len() {
-        let weight: [[f64; LANES]; C] = from_fn(|c| weights[c].0[block].map(Into::into));
+    for (k, b) in b.chunks_exact(V).enumerate() {
         for r in 0..R {
-            let row = rows[r].0[block].map(f64::from);
-            for c in 0..C {
-                for lane in 0..LANES {
-                    sums[r][c][lane] += row[lane] * weight[c][lane];
+            let a = simd.splat_f64s(a[r][k].into());
+            for v in 0..V {
+                registers[r][v] = simd.add_f64s(registers[r][v], simd.mul_f64s(a, b[v]));
+            }
+        }
+    }
+    for r in 0..R {
+        S::as_mut_simd_f64s(&mut sums[r]).0.copy_from_slice(&registers[r]);
+    }
+}
+
+/// Weights `[C, F]`, laid out for products with rows of features: by 16 classes, and within those by feature.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedWeights {
+    panels: Vec<f64>,
+    width: usize,
+    classes: usize,
+}
+
+impl PackedWeights {
+    /// Packs `weight` `[C, F]`.
+    pub(crate) fn new<W: Copy + Into<f64>>(weight: &[W], width: usize) -> Self {
+        let classes = weight.len() / width;
+        let mut panels = vec![0.0; classes.div_ceil(LANES) * LANES * width];
+        for (class, weight) in weight.chunks_exact(width).enumerate() {
+            let panel = &mut panels[class / LANES * LANES * width..][class % LANES..];
+            for (packed, &w) in panel.iter_mut().step_by(LANES).zip(weight) {
+                *packed = w.into();
+            }
+        }
+        Self { panels, width, classes }
+    }
+
+    /// `rows · weightᵀ`: `rows` `[n, F]` to `out` `[n, C]`, on this thread.
+    pub(crate) fn times(&self, rows: &[f32], out: &mut [f64]) {
+        Arch::new().dispatch(Times { weights: self, rows, out });
+    }
+
+    #[inline(always)]
+    fn tiles<S: Simd, const R: usize, const V: usize>(&self, simd: S, rows: &[f32], out: &mut [f64]) {
+        let mut sums = vec![[0.0; LANES]; rows.len() / self.width];
+        for (panel, first) in self.panels.chunks_exact(LANES * self.width).zip((0..).step_by(LANES)) {
+            sums.fill([0.0; LANES]);
+            for (panel, start) in panel.chunks(STEPS * LANES).zip((0..).step_by(STEPS)) {
+                let row = |i: usize| &rows[i * self.width..(i + 1) * self.width][start..];
+                let mut tiles = sums.chunks_exact_mut(R);
+                let mut i = 0;
+                for sums in tiles.by_ref() {
+                    add::<S, f32, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
+                    i += R;
+                }
+                for sums in tiles.into_remainder().chunks_exact_mut(1) {
+                    add::<S, f32, 1, V>(simd, [row(i)], panel, sums);
+                    i += 1;
                 }
             }
+            let classes = first..self.classes.min(first + LANES);
+            for (out, sums) in out.chunks_exact_mut(self.classes).zip(&sums) {
+                out[classes.clone()].copy_from_slice(&sums[..classes.len()]);
+            }
         }
     }
-    from_fn(|r| {
-        from_fn(|c| {
-            let rest = rows[r].1.iter().zip(weights[c].1);
-            sums[r][c].iter().sum::<f64>() + rest.map(|(&x, &w)| f64::from(x) * w.into()).sum::<f64>()
-        })
-    })
+}
+
+struct Times<'a> {
+    weights: &'a PackedWeights,
+    rows: &'a [f32],
+    out: &'a mut [f64],
+}
+
+impl WithSimd for Times<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match LANES / S::F64_LANES {
+            2 => self.weights.tiles::<S, 4, 2>(simd, self.rows, self.out),
+            4 => self.weights.tiles::<S, 2, 4>(simd, self.rows, self.out),
+            8 => self.weights.tiles::<S, 1, 8>(simd, self.rows, self.out),
+            _ => self.weights.tiles::<S, 1, LANES>(simd, self.rows, self.out),
+        }
+    }
 }
 
 /// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`.
 pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
+    transposed_on(Arch::new(), factors, features)
+}
+
+fn transposed_on(arch: Arch, factors: &[f64], features: Features<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
-    let panels: Vec<Vec<f64>> = (0..width.div_ceil(PANEL_COLUMNS))
+    let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
         .into_par_iter()
-        .map(|panel| {
-            let columns = panel * PANEL_COLUMNS..width.min((panel + 1) * PANEL_COLUMNS);
-            let mut out = vec![0.0; classes * columns.len()];
-            Vectors::new().dispatch(
-                #[inline(always)]
-                || {
-                    let rows = features.as_slice().chunks(PANEL_ROWS * width);
-                    for (rows, factors) in rows.zip(factors.chunks(PANEL_ROWS * classes)) {
-                        add_panel(rows, factors, width, columns.clone(), &mut out);
-                    }
-                },
-            );
-            out
+        .map(|group| {
+            let mut sums = vec![0.0; classes * COLUMNS];
+            arch.dispatch(Columns { first: group * COLUMNS, factors, features, sums: &mut sums });
+            sums
         })
         .collect();
     let mut out = Vec::with_capacity(classes * width);
     for class in 0..classes {
-        for panel in &panels {
-            let columns = panel.len() / classes;
-            out.extend_from_slice(&panel[class * columns..(class + 1) * columns]);
-        }
+        // A class has every C-th piece of a group; the last one may stick out over the width.
+        let pieces = groups.iter().flat_map(|sums| sums.chunks_exact(LANES).skip(class).step_by(classes));
+        out.extend(pieces.flatten().take(width));
     }
     out
 }
 
-/// Adds what `rows` `[n, F]` with `factors` `[n, C]` contribute to `columns` of the product, `out` `[C, columns]`.
-#[inline(always)]
-fn add_panel(rows: &[f32], factors: &[f64], width: usize, columns: Range<usize>, out: &mut [f64]) {
-    let classes = out.len() / columns.len();
-    let mut class = 0;
-    while class < classes {
-        let full = class + TRANSPOSED_CLASSES <= classes;
-        let mut column = columns.start;
-        while column < columns.end {
-            let at = class * columns.len() + column - columns.start;
-            if full && column + COLUMNS <= columns.end {
-                add_tile::<TRANSPOSED_CLASSES, COLUMNS>(
-                    rows,
-                    factors,
-                    (width, column),
-                    (classes, class),
-                    &mut out[at..],
-                    columns.len(),
-                );
-                column += COLUMNS;
-            } else if column + COLUMNS <= columns.end {
-                for c in class..classes {
-                    let at = c * columns.len() + column - columns.start;
-                    add_tile::<1, COLUMNS>(
-                        rows,
-                        factors,
-                        (width, column),
-                        (classes, c),
-                        &mut out[at..],
-                        columns.len(),
-                    );
-                }
-                column += COLUMNS;
-            } else {
-                for c in class..classes.min(class + TRANSPOSED_CLASSES) {
-                    let at = c * columns.len() + column - columns.start;
-                    add_tile::<1, 1>(
-                        rows,
-                        factors,
-                        (width, column),
-                        (classes, c),
-                        &mut out[at..],
-                        columns.len(),
-                    );
-                }
-                column += 1;
-            }
+/// The columns of the transposed product from the first one on, `sums` `[COLUMNS / LANES, C, LANES]`.
+struct Columns<'a> {
+    first: usize,
+    factors: &'a [f64],
+    features: Features<'a>,
+    sums: &'a mut [f64],
+}
+
+impl WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match LANES / S::F64_LANES {
+            2 => self.sum::<S, 4, 2>(simd),
+            4 => self.sum::<S, 2, 4>(simd),
+            8 => self.sum::<S, 1, 8>(simd),
+            _ => self.sum::<S, 1, LANES>(simd),
         }
-        class += if full { TRANSPOSED_CLASSES } else { classes - class };
     }
 }
 
-/// `C` classes from the one given on, by `F` features from the one given on; `out` is the tile's corner, its rows `stride`
-/// apart.
-#[inline(always)]
-fn add_tile<const C: usize, const F: usize>(
-    rows: &[f32],
-    factors: &[f64],
-    (width, column): (usize, usize),
-    (classes, class): (usize, usize),
-    out: &mut [f64],
-    stride: usize,
-) {
-    let mut sums: [[f64; F]; C] = from_fn(|c| from_fn(|f| out[c * stride + f]));
-    for (row, factors) in rows.chunks_exact(width).zip(factors.chunks_exact(classes)) {
-        let (row, factors) = (&row[column..column + F], &factors[class..class + C]);
-        for c in 0..C {
-            for f in 0..F {
-                sums[c][f] += f64::from(row[f]) * factors[c];
+impl Columns<'_> {
+    #[inline(always)]
+    fn sum<S: Simd, const R: usize, const V: usize>(self, simd: S) {
+        let width = self.features.width();
+        let classes = self.factors.len() / self.features.len();
+        let blocks = self.features.as_slice().chunks(BLOCK * width).zip(self.factors.chunks(BLOCK * classes));
+        let mut panel = [0.0; BLOCK * LANES];
+        let mut by_class = vec![0.0; classes * BLOCK];
+        for (rows, factors) in blocks {
+            let samples = rows.len() / width;
+            for (k, factors) in factors.chunks_exact(classes).enumerate() {
+                for (by_class, &factor) in by_class.iter_mut().skip(k).step_by(BLOCK).zip(factors) {
+                    *by_class = factor;
+                }
+            }
+            let firsts = (self.first..width).step_by(LANES);
+            for (sums, first) in self.sums.chunks_exact_mut(classes * LANES).zip(firsts) {
+                let columns = first..width.min(first + LANES);
+                for (panel, row) in panel.chunks_exact_mut(LANES).zip(rows.chunks_exact(width)) {
+                    for (panel, &x) in panel.iter_mut().zip(&row[columns.clone()]) {
+                        *panel = f64::from(x);
+                    }
+                }
+                let panel = &panel[..samples * LANES];
+                let sums = sums.as_chunks_mut::<LANES>().0;
+                let factors = |class: usize| &by_class[class * BLOCK..(class + 1) * BLOCK];
+                let mut tiles = sums.chunks_exact_mut(R);
+                let mut class = 0;
+                for sums in tiles.by_ref() {
+                    add::<S, f64, R, V>(simd, from_fn(|r| factors(class + r)), panel, sums);
+                    class += R;
+                }
+                for sums in tiles.into_remainder().chunks_exact_mut(1) {
+                    add::<S, f64, 1, V>(simd, [factors(class)], panel, sums);
+                    class += 1;
+                }
             }
         }
-    }
-    for (c, sums) in sums.iter().enumerate() {
-        out[c * stride..][..F].copy_from_slice(sums);
     }
 }
 
@@ -225,10 +226,10 @@ mod tests {
     proptest! {
         /// Integers, so that every order of the sum gives the same value.
         #[test]
-        fn products_of_any_shape_are_the_schoolbook_ones(n in 1usize..210, width in 1usize..150, classes in 1usize..12) {
+        fn products_of_any_shape_are_the_schoolbook_ones(n in 1usize..210, width in 1usize..150, classes in 1usize..40) {
             let (rows, weight) = (small_integers(n * width, 1), small_integers(classes * width, 2));
             let mut out = vec![f64::NAN; n * classes];
-            rows_by_weights(&rows, &weight, width, &mut out);
+            PackedWeights::new(&weight, width).times(&rows, &mut out);
             let mut back = vec![0.0; classes * width];
             for i in 0..n {
                 for c in 0..classes {
@@ -243,17 +244,39 @@ mod tests {
         }
     }
 
+    const SHAPE: (usize, usize, usize) = (75, 37, 21);
+
+    fn waves() -> (Vec<f32>, PackedWeights) {
+        let (n, width, classes) = SHAPE;
+        let weight: Vec<f64> = (0..classes * width).map(|i| (i as f64 * 1.3).cos()).collect();
+        ((0..n * width).map(|i| (i as f32 * 0.7).sin()).collect(), PackedWeights::new(&weight, width))
+    }
+
     #[test]
     fn a_row_has_the_same_bits_alone_and_among_others() {
-        let (n, width, classes) = (11, 37, 5);
-        let rows: Vec<f32> = (0..n * width).map(|i| (i as f32 * 0.7).sin()).collect();
-        let weight: Vec<f64> = (0..classes * width).map(|i| (i as f64 * 1.3).cos()).collect();
+        let (n, width, classes) = SHAPE;
+        let (rows, weights) = waves();
         let mut together = vec![0.0; n * classes];
-        rows_by_weights(&rows, &weight, width, &mut together);
+        weights.times(&rows, &mut together);
         for (row, expected) in rows.chunks_exact(width).zip(together.chunks_exact(classes)) {
             let mut alone = vec![0.0; classes];
-            rows_by_weights(row, &weight, width, &mut alone);
+            weights.times(row, &mut alone);
             assert_eq!(alone, expected);
         }
+    }
+
+    /// What a processor without vector instructions of its own gets.
+    #[test]
+    fn every_processor_gives_the_same_bits() {
+        let (n, width, classes) = SHAPE;
+        let (rows, weights) = waves();
+        let features = Features::new(&rows, width).unwrap();
+        let on = |arch: Arch| {
+            let mut out = vec![0.0; n * classes];
+            arch.dispatch(Times { weights: &weights, rows: &rows, out: &mut out });
+            let back = transposed_on(arch, &out, features);
+            (out, back)
+        };
+        assert_eq!(on(Arch::Scalar), on(Arch::new()));
     }
 }

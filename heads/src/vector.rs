@@ -14,11 +14,6 @@ impl Vectors {
         Self(pulp::Arch::new())
     }
 
-    /// Runs `work`, and what is inlined into it, with the processor's own instructions.
-    pub(crate) fn dispatch<R>(self, work: impl FnOnce() -> R) -> R {
-        self.0.dispatch(work)
-    }
-
     /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
         self.0.dispatch(

@@ -2,16 +2,16 @@
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
 use crate::data::{Features, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
+use crate::solver::adamw::AdamW;
 use crate::solver::hold_out::{Parts, hold_out};
 
-/// How to fit: Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019), as PyTorch's `AdamW`.
+/// How to fit with [`AdamW`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recipe {
     /// Learning rate.
@@ -77,8 +77,7 @@ pub(crate) fn fit(
         stopping => stopping,
     };
     let (vars, parameters) = variables(initial)?;
-    let adam = ParamsAdamW { lr: recipe.lr, weight_decay: recipe.weight_decay, ..ParamsAdamW::default() };
-    let mut optimizer = AdamW::new(vars, adam)?;
+    let mut optimizer = AdamW::new(vars, recipe.lr, recipe.weight_decay)?;
     let mut best: Option<Best> = None;
     let mut rows = Vec::new();
     let mut step = 0;
@@ -97,7 +96,7 @@ pub(crate) fn fit(
                 )));
             }
             sum += value * batch.len() as f64;
-            optimizer.backward_step(&(loss + penalty(&parameters, recipe.penalty)?)?)?;
+            optimizer.step(&(loss + penalty(&parameters, recipe.penalty)?)?.backward()?)?;
             step += 1;
         }
         let mut row = vec![(epoch + 1) as f64, sum / fit.len() as f64];

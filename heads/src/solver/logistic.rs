@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::data::Features;
-use crate::product::{rows_by_weights, transposed};
+use crate::product::{PackedWeights, transposed};
 use crate::standardize::column_means;
 use crate::vector::Vectors;
 
@@ -98,6 +98,7 @@ impl<'a> Logistic<'a> {
     /// The mean loss, and its derivative by each logit, `[N, K]`.
     fn residuals(&self, weight: &[f64], bias: &[f64]) -> (f64, Vec<f64>) {
         let (width, classes) = (self.features.width(), self.classes);
+        let packed = PackedWeights::new(weight, width);
         let mut residuals = vec![0.0; self.features.len() * classes];
         let losses: Vec<f64> = residuals
             .par_chunks_mut(BLOCK * classes)
@@ -105,7 +106,7 @@ impl<'a> Logistic<'a> {
             .zip(self.labels.par_chunks(BLOCK))
             .zip(self.shares.par_chunks(BLOCK))
             .map(|(((logits, rows), labels), shares)| {
-                rows_by_weights(rows, weight, width, logits);
+                packed.times(rows, logits);
                 let rows = logits.chunks_exact_mut(classes).zip(labels).zip(shares);
                 rows.map(|((logits, &label), share)| {
                     share * softmax_residual(logits, bias, label as usize, *share)

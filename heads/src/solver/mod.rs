@@ -1,5 +1,6 @@
 //! What fits a head.
 
+pub(crate) mod adamw;
 pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
 pub(crate) mod hold_out;
