@@ -41,10 +41,11 @@ pub(crate) fn formula_photo(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// How far two photos are apart: the greatest difference of a value, and the share of equal values.
+/// How far two photos are apart: the greatest difference of a value, the mean one, and the share of equal values.
 #[derive(Debug)]
 pub(crate) struct Apart {
     pub(crate) most: u8,
+    pub(crate) mean: f64,
     pub(crate) equal: f64,
 }
 
@@ -54,6 +55,7 @@ pub(crate) fn apart(ours: &RgbImage, theirs: &RgbImage) -> Apart {
     let share = |count: f64| count / differences.len() as f64;
     Apart {
         most: differences.iter().copied().max().unwrap_or(0),
+        mean: share(differences.iter().map(|&d| f64::from(d)).sum()),
         equal: share(differences.iter().filter(|&&d| d == 0).count() as f64),
     }
 }

@@ -1,0 +1,29 @@
+//! What the decoders of `image` do not look for in the chunks of a PNG or WebP file.
+
+use image::metadata::Orientation;
+
+/// The orientation in the EXIF chunk of a PNG, which may stand behind the picture; none where the file is cut short.
+pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
+    const CHECKSUM: usize = 4;
+    let mut orientation = Orientation::NoTransforms;
+    let (_signature, mut rest) = bytes.split_first_chunk::<8>()?;
+    loop {
+        let (&length, chunk) = rest.split_first_chunk()?;
+        let (kind, data) = chunk.split_first_chunk::<4>()?;
+        let length = u32::from_be_bytes(length) as usize;
+        match kind {
+            b"IEND" => return Some(orientation),
+            b"eXIf" => orientation = Orientation::from_exif_chunk(data.get(..length)?).unwrap_or(orientation),
+            _ => {}
+        }
+        rest = data.get(length..)?.get(CHECKSUM..)?;
+    }
+}
+
+/// Whether there are fewer bytes than the RIFF header of a WebP says: metadata behind the picture would not be missed.
+pub(super) fn webp_is_cut(bytes: &[u8]) -> bool {
+    match bytes.get(4..8) {
+        Some(&[a, b, c, d]) => (bytes.len() as u64) < u64::from(u32::from_le_bytes([a, b, c, d])) + 8,
+        _ => true,
+    }
+}

@@ -1,0 +1,88 @@
+//! JPEG, by the decoder that `image` uses as well, but strictly.
+
+use image::RgbImage;
+use image::metadata::Orientation;
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+
+use super::{DecodeError, check_size};
+
+const JPEG: &str = "JPEG";
+
+/// Bytes between the segments of the header are passed over, as libjpeg does; in the picture itself every fault is an
+/// error.
+pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), DecodeError> {
+    let damaged = |message: String| DecodeError::Damaged { format: JPEG, message };
+    let fault = |error: DecodeErrors| damaged(said(&error));
+    let options =
+        DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(fault)?;
+    let (width, height) = decoder.dimensions().ok_or_else(|| damaged("no frame header".into()))?;
+    check_size(JPEG, width as u64, height as u64, max_pixels)?;
+    let target = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::YCCK) => ColorSpace::RGB,
+        Some(ColorSpace::CMYK) => ColorSpace::CMYK,
+        other => return Err(damaged(format!("colours of an unknown kind ({other:?})"))),
+    };
+    if !has_end(bytes) {
+        return Err(damaged("the file is cut short".into()));
+    }
+    decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(target));
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let mut pixels = decoder.decode().map_err(fault)?;
+    if target == ColorSpace::CMYK {
+        pixels = cmyk_to_rgb(&pixels);
+    }
+    let photo = RgbImage::from_raw(width as u32, height as u32, pixels)
+        .ok_or_else(|| damaged("fewer pixels than the header says".into()))?;
+    Ok((photo, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// The decoder's message, without the quotes that its `Display` puts around it.
+fn said(error: &DecodeErrors) -> String {
+    match error {
+        DecodeErrors::Format(message) => message.clone(),
+        DecodeErrors::FormatStatic(message) => (*message).into(),
+        DecodeErrors::ExhaustedData => "the file is cut short".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Whether the end of the picture is marked. The decoder fills in what is missing from the last rows of blocks.
+fn has_end(bytes: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let Some(at) = rest.iter().position(|&byte| byte == 0xFF) {
+        rest = &rest[at..];
+        let Some(fill) = rest.iter().position(|&byte| byte != 0xFF) else { return false };
+        let marker = rest[fill];
+        rest = &rest[fill + 1..];
+        match marker {
+            END => return true,
+            // A 0xFF of the compressed data, a restart, or another marker without a segment.
+            0x00 | 0x01 | 0xD0..=0xD8 => {}
+            _ => {
+                let Some(&length) = rest.first_chunk() else { return false };
+                rest = rest.get(usize::from(u16::from_be_bytes(length))..).unwrap_or_default();
+            }
+        }
+    }
+    false
+}
+
+/// Pillow's `cmyk2rgb`, of inks stored inverted: every JPEG is taken as Adobe's programs write it, as Pillow does.
+fn cmyk_to_rgb(pixels: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pixels.len() / 4 * 3);
+    for pixel in pixels.chunks_exact(4) {
+        let paper = u32::from(pixel[3]);
+        out.extend(pixel[..3].iter().map(|&inverted| {
+            let shade = u32::from(255 - inverted) * paper + 128;
+            paper.saturating_sub(((shade >> 8) + shade) >> 8) as u8
+        }));
+    }
+    out
+}
