@@ -114,7 +114,26 @@ impl Augment {
     }
 
     /// View `view` of `photo`, as large as `plain`'s crop. It depends on the seed, the view's number, the photo's key
-    /// (the hash of its bytes) and the settings, and on nothing else.
+    /// (the hash of its bytes) and the settings, and on nothing else. Settings that [`Augment::check`] refuses give some
+    /// view, without a panic.
+    ///
+    /// ```
+    /// use headstock_loader::{Augment, EvalTransform, Interpolation, RandomResizedCrop};
+    ///
+    /// let augment = Augment {
+    ///     random_resized_crop: Some(RandomResizedCrop::default()),
+    ///     horizontal_flip: Some(0.5),
+    ///     rotation: Some(30.0),
+    ///     seed: 0,
+    /// };
+    /// augment.check()?;
+    /// let plain = EvalTransform { resize: 32, crop: (28, 28), interpolation: Interpolation::Bilinear };
+    /// let photo = image::RgbImage::new(60, 40);
+    /// let first = augment.view(&photo, &plain, 1, &[7; 32]);
+    /// assert_eq!(first, augment.view(&photo, &plain, 1, &[7; 32]));
+    /// assert_eq!(first.dimensions(), (28, 28));
+    /// # Ok::<(), headstock_loader::AugmentError>(())
+    /// ```
     #[must_use]
     pub fn view(&self, photo: &RgbImage, plain: &EvalTransform, view: u32, key: &[u8; 32]) -> RgbImage {
         self.draw(photo.dimensions(), view, key).apply(photo, plain)

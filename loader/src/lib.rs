@@ -1,6 +1,40 @@
 //! From files to pixels: data sets, splits, decoding, transforms, augmentation.
 //!
 //! Everything ends in `u8` RGB pixels `[H, W, 3]`; normalising them is the backbone's work. No tensor is known here.
+//! Splits are scikit-learn's index for index, transforms torchvision's on PIL images pixel for pixel.
+//!
+//! ```
+//! use headstock_loader::dataset::unreadable;
+//! use headstock_loader::{
+//!     ClassOrder, EvalTransform, Interpolation, TestSize, decode, read_folder, read_photo, stratified_shuffle_split,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # for (class, grey) in [("dress", 50), ("shirt", 200)] {
+//! #     std::fs::create_dir(folder.path().join(class))?;
+//! #     for photo in ["1.png", "2.jpg", "3.png", "4.bmp"] {
+//! #         image::RgbImage::from_pixel(60, 40, image::Rgb([grey; 3])).save(folder.path().join(class).join(photo))?;
+//! #     }
+//! # }
+//! # let photos = folder.path();
+//! let data = read_folder(photos, ClassOrder::Sorted)?;
+//! assert_eq!(data.classes.names(), ["dress", "shirt"]);
+//! assert_eq!(data.samples[1].id, "dress/2.jpg");
+//!
+//! let max_pixels = 100_000_000;
+//! assert!(unreadable(&data.samples, max_pixels, || ()).is_empty());
+//!
+//! let splits = stratified_shuffle_split(&data.labels(), 1, TestSize::Fraction(0.25), 0)?;
+//! let transform = EvalTransform { resize: 32, crop: (28, 28), interpolation: Interpolation::Bilinear };
+//! for &index in &splits[0].train {
+//!     let photo = decode(&read_photo(&data.samples[index].path)?, max_pixels)?;
+//!     let pixels = transform.apply(&photo);
+//!     assert_eq!(pixels.as_raw().len(), 28 * 28 * 3);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod augment;
 pub mod dataset;

@@ -16,6 +16,15 @@ pub enum ClassOrder {
 }
 
 /// Class names, each with its number: a bijection.
+///
+/// ```
+/// use headstock_loader::{ClassMap, ClassOrder};
+///
+/// let classes = ClassMap::new(["pug", "akita", "pug"], ClassOrder::Sorted);
+/// assert_eq!(classes.names(), ["akita", "pug"]);
+/// assert_eq!(classes.number("pug"), Some(1));
+/// assert_eq!(classes.name(0), "akita");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassMap {
     names: Vec<String>,
@@ -60,6 +69,9 @@ impl ClassMap {
     }
 
     /// The name of class `number`.
+    ///
+    /// # Panics
+    /// For a number that is not below [`ClassMap::len`].
     #[must_use]
     pub fn name(&self, number: u32) -> &str {
         &self.names[number as usize]

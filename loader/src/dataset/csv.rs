@@ -25,6 +25,31 @@ pub struct CsvSource {
 
 /// Reads a CSV data set; samples are in the order of the rows. Space around a field does not count.
 ///
+/// ```
+/// use headstock_loader::{ClassOrder, CsvSource, read_csv};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// # std::fs::create_dir(folder.join("train"))?;
+/// # for photo in ["000bec18.jpg", "001513df.jpg"] {
+/// #     std::fs::write(folder.join("train").join(photo), [])?;
+/// # }
+/// std::fs::write(folder.join("labels.csv"), "id,breed\n000bec18,pug\n001513df,akita\n")?;
+/// let source = CsvSource {
+///     csv: folder.join("labels.csv"),
+///     images: folder.join("train"),
+///     id: "id".into(),
+///     label: "breed".into(),
+///     extension: "jpg".into(),
+/// };
+/// let data = read_csv(&source, ClassOrder::Sorted)?;
+/// assert_eq!(data.samples[0].id, "000bec18.jpg");
+/// assert_eq!(data.labels(), [1, 0]);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`DatasetError`] for a file that cannot be read or parsed, a column that is not there, an empty field, a photo that is
 /// listed twice, an id that leaves the folder of the photos (`..`, absolute, by a link), photos that are not there, one
