@@ -79,10 +79,19 @@ impl Cache {
         } else if pointer.is_symlink() {
             // hf-hub would take its name for that of a blob that is there.
             fs::remove_file(&pointer).map_err(|error| failed(&pointer, error))?;
-        } else if self.folder.join(".no_exist").join(commit).join(file).exists() {
+        } else if self.absence(commit, file).exists() {
             return Ok(Entry::Absent);
         }
         Ok(Entry::Unknown)
+    }
+
+    /// Takes back that there is no `file` at `commit`.
+    pub(super) fn unmark(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let mark = self.absence(commit, file);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&mark, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Checks what a download that ended well has written; `before` are the blobs before it.
@@ -160,7 +169,7 @@ impl Cache {
         }
         let place = self.folder.join("refs").join(revision);
         // Not below `refs`, where it would be taken for a branch.
-        let beside = self.folder.join(".headstock-ref");
+        let beside = self.folder.join(format!(".headstock-ref-{}", std::process::id()));
         fs::create_dir_all(place.parent().unwrap_or(&place))
             .and_then(|()| fs::write(&beside, commit))
             .and_then(|()| fs::rename(&beside, &place))
@@ -198,6 +207,10 @@ impl Cache {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(&path, error)),
         }
+    }
+
+    fn absence(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit).join(file)
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
@@ -250,4 +263,61 @@ fn blob_name(pointer: &Path) -> Option<String> {
 
 fn failed(path: &Path, source: io::Error) -> HubError {
     HubError::Cache { path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A cache with a blob under the name of another content, and a copy of it in place of a link, as on Windows.
+    fn copied(root: &Path) -> (Cache, PathBuf, String) {
+        let cache = Cache::new(root, "owner/name");
+        let name = "a".repeat(64);
+        let pointer = root.join("models--owner--name/snapshots/commit/model.safetensors");
+        for file in [&cache.blob(&name), &pointer] {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "wrong").unwrap();
+        }
+        (cache, pointer, name)
+    }
+
+    #[test]
+    fn where_there_are_no_links_the_blobs_that_a_download_wrote_are_checked() {
+        let root = tempfile::tempdir().unwrap();
+        let (cache, pointer, name) = copied(root.path());
+        let checked = cache.check(&pointer, &Blobs::new()).unwrap();
+        assert!(matches!(checked.as_slice(), [(blob, Verdict::Wrong(_))] if *blob == name), "{checked:?}");
+        cache.reject(&pointer, &name, PATIENCE).unwrap();
+        assert!(!pointer.exists() && cache.blobs().unwrap().is_empty());
+        // Of one that was there before nothing is known.
+        let (cache, pointer, _) = copied(root.path());
+        assert_eq!(cache.check(&pointer, &cache.blobs().unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_blob_that_is_being_written_is_left_to_who_writes_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (cache, _, name) = copied(root.path());
+        fs::write(cache.blob(&format!("{name}.incomplete")), "half").unwrap();
+        let lock = cache.lock(&name, PATIENCE).unwrap();
+        cache.sweep(&Blobs::new()).unwrap();
+        assert_eq!(cache.blobs().unwrap().len(), 2);
+        drop(lock);
+        cache.sweep(&Blobs::new()).unwrap();
+        assert!(cache.blobs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_reference_is_a_whole_commit_or_none() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::new(root.path(), "owner/name");
+        let commit = "1".repeat(40);
+        cache.set_reference("refs/pr/1", &commit).unwrap();
+        assert_eq!(cache.reference("refs/pr/1"), Some(commit));
+        assert_eq!(cache.reference("main"), None);
+        fs::write(root.path().join("models--owner--name/refs/main"), "../../x").unwrap();
+        assert_eq!(cache.reference("main"), None);
+    }
 }

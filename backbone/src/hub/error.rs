@@ -222,10 +222,16 @@ fn account(token: bool) -> &'static str {
     }
 }
 
+/// The most files that an error names.
+const NAMED: usize = 10;
+
 fn instead(name: &str, found: &[String]) -> String {
     match found {
-        [] => String::new(),
+        [] => ", though the hub may list it: look at its files there, and try again later".into(),
         [only] if only.ends_with(".safetensors") => format!(": its weights are {name}/{only}"),
+        several if several.len() > NAMED => {
+            format!(": there are {} and {} more", several[..NAMED].join(", "), several.len() - NAMED)
+        }
         several => format!(": there are {}", several.join(", ")),
     }
 }

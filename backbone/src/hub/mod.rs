@@ -98,23 +98,20 @@ impl Fetch<'_> {
     /// The files of `commit` out of the cache.
     fn cached(&self, commit: &str, unknown: Unknown) -> Result<Option<WeightFiles>, HubError> {
         let mut records = [None, None];
+        let mut left_out = Vec::new();
         for (place, file) in records.iter_mut().zip(self.records()) {
             match self.look(commit, &file)? {
                 Entry::Here(path) => *place = Some(path),
                 Entry::Absent => {}
                 Entry::Unknown if unknown == Unknown::Ask => return Ok(None),
-                Entry::Unknown => {
-                    tracing::warn!(
-                        "only the hub knows whether {} has a {file}: going on without",
-                        self.source
-                    );
-                }
+                Entry::Unknown => left_out.push(file),
             }
         }
-        Ok(match self.look(commit, self.source.weights())? {
-            Entry::Here(weights) => Some(self.files(commit, weights, records)),
-            Entry::Absent | Entry::Unknown => None,
-        })
+        let Entry::Here(weights) = self.look(commit, self.source.weights())? else { return Ok(None) };
+        for file in left_out {
+            tracing::warn!("only the hub knows whether {} has a {file}: going on without", self.source);
+        }
+        Ok(Some(self.files(commit, weights, records)))
     }
 
     /// The files out of the cache without asking the hub, of the commit that a branch was at last.
@@ -130,15 +127,15 @@ impl Fetch<'_> {
     fn online(&self) -> Result<WeightFiles, HubError> {
         let client = Client::new(self.source, self.settings)?;
         let Revision { commit, files: listed } = client.revision()?;
-        let lacks =
-            |file: &str| listed.as_ref().is_some_and(|listed| listed.iter().all(|known| known != file));
-        if lacks(self.source.weights()) {
+        let lists = |file: &str| listed.as_ref().map(|listed| listed.iter().any(|known| known == file));
+        if lists(self.source.weights()) == Some(false) {
             return Err(self.missing(listed.unwrap_or_default()));
         }
-        let cached = self.cached(&commit, Unknown::Ask)?;
-        let is_noted = self.source.commit().is_some()
-            || self.cache.reference(self.source.branch()) == Some(commit.clone());
-        if is_noted && let Some(files) = cached {
+        if let Some(files) = self.cached(&commit, Unknown::Ask)? {
+            // Only for the day when the hub is down: a cache that may not be written serves as well.
+            if let Err(error) = self.note(&commit) {
+                tracing::debug!("{error}");
+            }
             return Ok(files);
         }
 
@@ -146,27 +143,37 @@ impl Fetch<'_> {
         // The small ones first: what is amiss shows before the large one is fetched.
         let mut records = [None, None];
         for (place, file) in records.iter_mut().zip(self.records()) {
-            *place = self.obtain(&client, &commit, &file)?;
-            if place.is_none() && listed.is_some() && !lacks(&file) {
-                return Err(HubError::File { name: self.source.repository(), file, found: Vec::new() });
-            }
+            *place = self.obtain(&client, &commit, &file, lists(&file))?;
         }
-        let Some(weights) = self.obtain(&client, &commit, self.source.weights())? else {
-            return Err(self.missing(listed.unwrap_or_default()));
+        let weights = self.source.weights();
+        let Some(weights) = self.obtain(&client, &commit, weights, lists(weights))? else {
+            return Err(self.missing(Vec::new()));
         };
-        if self.source.commit().is_none() {
-            self.cache.set_reference(self.source.branch(), &commit)?;
-        }
+        self.note(&commit)?;
         Ok(self.files(&commit, weights, records))
     }
 
-    /// A file out of the cache or from the hub, checked; `None` when the repository has none. A download that is wrong is
-    /// removed and made once more.
-    fn obtain(&self, client: &Client<'_>, commit: &str, file: &str) -> Result<Option<PathBuf>, HubError> {
+    /// Notes that the branch or tag is at `commit`.
+    fn note(&self, commit: &str) -> Result<(), HubError> {
+        match self.source.commit() {
+            Some(_) => Ok(()),
+            None => self.cache.set_reference(self.source.branch(), commit),
+        }
+    }
+
+    /// A file out of the cache or from the hub, checked; `None` when the repository has none, which must agree with what it
+    /// lists. A download that is wrong is removed and made once more.
+    fn obtain(
+        &self,
+        client: &Client<'_>,
+        commit: &str,
+        file: &str,
+        is_listed: Option<bool>,
+    ) -> Result<Option<PathBuf>, HubError> {
         match self.look(commit, file)? {
             Entry::Here(path) => return Ok(Some(path)),
-            Entry::Absent => return Ok(None),
-            Entry::Unknown => {}
+            Entry::Absent if is_listed != Some(true) => return Ok(None),
+            Entry::Absent | Entry::Unknown => {}
         }
         let mut is_second = false;
         loop {
@@ -179,7 +186,12 @@ impl Fetch<'_> {
                     }
                     Some(damage) => damage,
                 },
-                Err(Failure::Missing) => return Ok(None),
+                Err(Failure::Missing) if is_listed != Some(true) => return Ok(None),
+                Err(Failure::Missing) => {
+                    self.cache.unmark(commit, file)?;
+                    let name = self.source.repository();
+                    return Err(HubError::File { name, file: file.into(), found: Vec::new() });
+                }
                 Err(Failure::Busy(blob)) => {
                     // Another program writes it: hf-hub finds it once that is done.
                     self.cache.lock(&blob, self.settings.patience)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headstock_backbone::HubError;
 
-use super::bench::{Bench, FOLDER, Lines, large};
+use super::bench::{Bench, COMMIT, FOLDER, Lines, large};
 use super::server::LIMIT;
 
 #[test]
@@ -25,10 +25,12 @@ fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
 }
 
 #[test]
-fn what_is_there_needs_no_lock() {
+fn what_is_there_needs_a_cache_neither_to_lock_nor_to_write() {
     let bench = Bench::new();
-    let cold = bench.fetch("").unwrap();
+    let cold = bench.fetch(&format!("@{COMMIT}")).unwrap();
     fs::remove_dir_all(bench.settings.cache.join(".locks")).unwrap();
+    // Where the branch would be noted.
+    fs::write(bench.folder().join("refs"), "").unwrap();
     assert_eq!(bench.fetch("").unwrap(), cold);
     assert!(!bench.settings.cache.join(".locks").exists());
 }

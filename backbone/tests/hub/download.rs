@@ -202,8 +202,9 @@ fn offline_makes_no_request_and_takes_what_the_cache_has() {
     let mut bench = Bench::new();
     bench.settings.offline = true;
     for name in ["".to_owned(), format!("@{COMMIT}")] {
-        let error = bench.fails(&name);
-        assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
+        let (fetched, lines) = bench.fetch_with_lines(&name);
+        let error = fetched.unwrap_err();
+        assert!(matches!(error, HubError::Offline { .. }) && lines.is_empty(), "{error:?} {lines}");
         assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     }
     bench.settings.offline = false;

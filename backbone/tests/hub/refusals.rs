@@ -124,11 +124,25 @@ fn weights_that_are_not_there_are_told_with_what_is() {
 }
 
 #[test]
-fn a_record_that_the_hub_lists_and_does_not_give_is_an_error() {
+fn a_file_that_the_hub_lists_and_does_not_give_is_an_error_and_not_remembered_as_missing() {
+    for missing in ["config.json", "model.safetensors"] {
+        let bench = Bench::new();
+        bench.hub.fault("HEAD", missing, 1, Fault::Status(404, Some("EntryNotFound")));
+        let error = bench.fails("");
+        assert!(matches!(&error, HubError::File { file, .. } if file == missing), "{error:?}");
+        assert_eq!(bench.fetch("").unwrap().config, Some(bench.pointer(COMMIT, "config.json")));
+    }
+}
+
+#[test]
+fn a_file_that_was_wrongly_remembered_as_missing_is_asked_for() {
     let bench = Bench::new();
-    bench.hub.fault("HEAD", "config.json", usize::MAX, Fault::Status(404, Some("EntryNotFound")));
-    let error = bench.fails("");
-    assert!(matches!(&error, HubError::File { file, .. } if file == "config.json"), "{error:?}");
+    let mark = bench.folder().join(".no_exist").join(COMMIT);
+    std::fs::create_dir_all(&mark).unwrap();
+    for file in ["model.safetensors", "config.json"] {
+        std::fs::write(mark.join(file), "").unwrap();
+    }
+    assert_eq!(bench.fetch("").unwrap().config, Some(bench.pointer(COMMIT, "config.json")));
 }
 
 #[test]

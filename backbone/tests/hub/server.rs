@@ -210,7 +210,9 @@ fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::
     match fault {
         None => {}
         Some(Fault::Status(status, code)) => {
-            answer = Answer::new(status, format!("<h1>{status}</h1>"));
+            // As the hub does, also when it says that there is no such file.
+            answer.headers.retain(|(name, _)| *name == "X-Repo-Commit");
+            answer = Answer { status, body: format!("<h1>{status}</h1>").into(), ..answer };
             if let Some(code) = code {
                 answer = answer.with("X-Error-Code", code);
             }
