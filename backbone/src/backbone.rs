@@ -1,6 +1,7 @@
 //! A backbone that runs: pixels in, features out.
 
 use candle_core::{DType, Device, Tensor};
+use headstock_engine::Isa;
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
@@ -45,22 +46,23 @@ impl<'a> Pixels<'a> {
 
 /// A frozen ResNet on a device.
 ///
-/// ```no_run
-/// use std::path::Path;
-/// use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, DownloadProgress, Layer, Pixels, Precision, Source};
+/// The features of a photo are the same to the bit whatever the other photos of its batch, and on any number of threads.
 ///
-/// # struct Quiet;
-/// # impl DownloadProgress for Quiet {
-/// #     fn start(&self, _: &str, _: Option<u64>) {}
-/// #     fn advance(&self, _: u64) {}
-/// #     fn finish(&self) {}
-/// # }
-/// let source = Source::parse("demo/backbone", Path::new("."))?;
-/// let checkpoint = Checkpoint::open(&source.fetch(&Quiet)?)?;
+/// ```
+/// use std::path::Path;
+///
+/// use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, Layer, Pixels, Precision, Source};
+///
+/// let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+/// let source = Source::parse("demo/backbone", &project)?;
+/// let checkpoint = Checkpoint::open(&source.fetch(&())?)?;
 /// let backbone = Backbone::new(&checkpoint, DeviceChoice::Auto, Precision::F32)?;
-/// let pixels = vec![0; 2 * 224 * 224 * 3];
-/// let features = backbone.features(Pixels::new(&pixels, 2, 224, 224)?, Layer::Avgpool)?;
-/// assert_eq!(features.len(), 2 * backbone.width(Layer::Avgpool));
+///
+/// // Two grey photos of 64 x 96 pixels.
+/// let pixels = vec![128; 2 * 64 * 96 * 3];
+/// let pixels = Pixels::new(&pixels, 2, 64, 96)?;
+/// assert_eq!(backbone.features(pixels, Layer::Avgpool)?.len(), 2 * 2048);
+/// assert_eq!(backbone.tap(pixels, Layer::Layer3)?.dims(), [2, 1024, 4, 6]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Backbone {
     ///
     /// # Errors
     /// [`BackboneError::Device`] when the device is not there or cannot compute so, [`BackboneError::Checkpoint`] for a
-    /// weight that is NaN or infinite.
+    /// weight that is NaN or infinite and for a BatchNorm that cannot be computed.
     pub fn new(
         checkpoint: &Checkpoint,
         device: DeviceChoice,
@@ -112,13 +114,20 @@ impl Backbone {
         layer.channels(self.architecture)
     }
 
+    /// What runs it: `cuda`, or the CPU's widest instruction set (`avx512`, `avx2`, `portable`).
+    #[must_use]
+    pub fn isa(&self) -> &'static str {
+        if self.is_on_cpu() { Isa::detect().as_str() } else { "cuda" }
+    }
+
     /// Whether it runs on the CPU.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
         self.device.is_cpu()
     }
 
-    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`.
+    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`; [`Layer`] says the sizes. On the
+    /// CPU at most `8 * threads` photos are under way at once, whatever the size of the batch.
     ///
     /// # Errors
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.

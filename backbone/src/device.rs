@@ -134,7 +134,8 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let numbered = || name.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda);
+        let digits = name.strip_prefix("cuda:").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let numbered = || digits?.parse().ok().map(Self::Cuda);
         match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
@@ -167,24 +168,62 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back() {
-        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(3)] {
-            assert_eq!(choice.to_string().parse(), Ok(choice));
+    fn names_are_read_back_from_text_and_from_configs() {
+        for (name, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            let json = format!("\"{name}\"");
+            assert_eq!(name.parse(), Ok(choice));
+            assert_eq!(serde_json::from_str::<DeviceChoice>(&json).unwrap(), choice);
+            assert_eq!(serde_json::to_string(&choice).unwrap(), json);
         }
-        assert!("gpu".parse::<DeviceChoice>().is_err());
+        assert_eq!("cuda:0".parse(), Ok(DeviceChoice::Cuda(0)));
+        for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+            let json = format!("\"{name}\"");
+            assert_eq!(name.parse(), Ok(precision));
+            assert_eq!(serde_json::from_str::<Precision>(&json).unwrap(), precision);
+            assert_eq!(serde_json::to_string(&precision).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        for name in
+            ["gpu", "", "CPU", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999999999999", "cuda 1"]
+        {
+            let error = name.parse::<DeviceChoice>().unwrap_err();
+            assert!(
+                error.contains(&format!("no device `{name}`; known: \"auto\", \"cpu\", \"cuda\"")),
+                "{error}"
+            );
+            let json = serde_json::to_string(name).unwrap();
+            assert!(serde_json::from_str::<DeviceChoice>(&json).unwrap_err().to_string().contains(&error));
+        }
+        assert_eq!(
+            "fp16".parse::<Precision>().unwrap_err(),
+            "there is no precision `fp16`; known: f32, bf16"
+        );
     }
 
     #[test]
     fn bf16_on_the_cpu_is_refused() {
-        assert!(matches!(DeviceChoice::Cpu.open(Precision::Bf16), Err(DeviceError::Bf16OnCpu)));
+        let error = DeviceChoice::Cpu.open(Precision::Bf16).unwrap_err();
+        assert!(error.to_string().contains("`backbone.precision = \"bf16\"` runs on CUDA only"), "{error}");
     }
 
     #[test]
     fn auto_without_a_gpu_is_the_cpu_and_cuda_an_error() {
         if Device::new_cuda(0).is_err() {
             assert!(DeviceChoice::Auto.open(Precision::F32).unwrap().is_cpu());
-            let error = DeviceChoice::Cuda(0).open(Precision::F32).unwrap_err().to_string();
-            assert!(error.contains("backbone.device = \"cuda\""), "{error}");
+            assert!(matches!(DeviceChoice::Auto.open(Precision::Bf16), Err(DeviceError::Bf16OnCpu)));
+            for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)] {
+                let error = choice.open(Precision::F32).unwrap_err().to_string();
+                assert!(error.contains(&format!("`backbone.device = \"{choice}\"`")), "{error}");
+                assert!(error.contains("use \"cpu\" or \"auto\""), "{error}");
+            }
         }
     }
 }

@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 
 /// A place in the network where features can be taken.
+///
+/// `[C, H', W']` there, for photos of 224 x 224 pixels; elsewhere a side is the photo's, divided by 4 (`stem`, `layer1`), 8,
+/// 16 or 32 and rounded up:
+///
+/// | layer | ResNet-18, 34 | ResNet-50, 101, 152 |
+/// |---|---|---|
+/// | `stem` | `[64, 56, 56]` | `[64, 56, 56]` |
+/// | `layer1` | `[64, 56, 56]` | `[256, 56, 56]` |
+/// | `layer2` | `[128, 28, 28]` | `[512, 28, 28]` |
+/// | `layer3` | `[256, 14, 14]` | `[1024, 14, 14]` |
+/// | `layer4` | `[512, 7, 7]` | `[2048, 7, 7]` |
+/// | `avgpool` | `[512]` | `[2048]` |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {

@@ -88,6 +88,13 @@ pub trait DownloadProgress: Sync {
     fn finish(&self);
 }
 
+/// Nobody is told.
+impl DownloadProgress for () {
+    fn start(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
 impl Source {
     /// Reads `backbone.weights`; a relative path is meant from `base`.
     ///

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::{
-    Backbone, BackboneError, Checkpoint, DeviceChoice, DownloadProgress, Precision, Source,
-};
+use headstock_backbone::{Backbone, BackboneError, Checkpoint, DeviceChoice, Precision, Source};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::de::DeserializeOwned;
@@ -141,7 +139,7 @@ impl Folder {
     /// Opens a file of it.
     pub(crate) fn open_named(&self, name: &str) -> Result<Checkpoint, BackboneError> {
         let source = Source::parse(name, self.0.path())?;
-        Checkpoint::open(&source.fetch(&Quiet)?)
+        Checkpoint::open(&source.fetch(&())?)
     }
 
     /// Why the directory is refused.
@@ -159,14 +157,6 @@ impl Folder {
 pub(crate) fn report(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-pub(crate) struct Quiet;
-
-impl DownloadProgress for Quiet {
-    fn start(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn finish(&self) {}
 }
 
 /// A file of `reference/backbone`.
