@@ -34,8 +34,12 @@ fn a_command_killed_at_any_moment_loses_a_batch_at_most_and_the_features_are_rig
         assert!(kills < 200, "it never ends");
     };
     assert!(kills > 3, "it was too fast to be disturbed: {kills}");
-    let figures: serde_json::Value = serde_json::from_slice(last.stdout.split(|&b| b == b'\n').nth(1).unwrap()).unwrap();
-    assert!(figures["computed"].as_u64().unwrap() < 75, "nothing was kept of what was computed before: {figures}");
+    let figures: serde_json::Value =
+        serde_json::from_slice(last.stdout.split(|&b| b == b'\n').nth(1).unwrap()).unwrap();
+    assert!(
+        figures["computed"].as_u64().unwrap() < 75,
+        "nothing was kept of what was computed before: {figures}"
+    );
     let read = |name: &str| fs::read(project.path(name)).unwrap();
     assert!(read("x.npz") == read("undisturbed.npz"), "features differ after {kills} kills");
     let left: Vec<_> =

@@ -55,7 +55,10 @@ fn a_run_has_its_files_and_they_agree_with_each_other() {
     }
     let folder = project.path("").canonicalize().unwrap();
     let resolved = project.read("runs/linear-1/headstock.toml");
-    insta::assert_snapshot!("resolved", resolved.replace(folder.to_str().unwrap().trim_end_matches('/'), "FOLDER"));
+    insta::assert_snapshot!(
+        "resolved",
+        resolved.replace(folder.to_str().unwrap().trim_end_matches('/'), "FOLDER")
+    );
     let history = project.read("runs/linear-1/history.csv");
     assert!(history.starts_with("iteration,") && history.lines().count() > 2, "{history}");
 }

@@ -40,6 +40,6 @@ pub use error::{Kind, TrainError, Unreadable};
 pub use evaluate::{Evaluation, evaluate};
 pub use extract::{Extracted, extract};
 pub use fit::{Outcome, train};
-pub use predict::Predictor;
+pub use predict::{Predictor, Told};
 pub use progress::{Progress, Quiet};
 pub use run::{Run, RunPlace};

@@ -14,6 +14,9 @@ use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
 
+/// Is told the number of a photo and the probability of each class, or why it cannot be read.
+pub type Told<'a> = dyn FnMut(usize, Result<&[f32], DecodeError>) -> Result<(), TrainError> + 'a;
+
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
     model: &'a Model,
@@ -40,16 +43,11 @@ impl<'a> Predictor<'a> {
         Ok(Self { model, stock, backbone, renderer })
     }
 
-    /// Predicts `photos` in order, a batch at a time. `each` is told the number of a photo and the probability of each
-    /// class, or why it cannot be read.
+    /// Predicts `photos` in order, a batch at a time.
     ///
     /// # Errors
     /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `each` gives.
-    pub fn predict(
-        &self,
-        photos: &[PathBuf],
-        each: &mut dyn FnMut(usize, Result<&[f32], DecodeError>) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
+    pub fn predict(&self, photos: &[PathBuf], each: &mut Told<'_>) -> Result<(), TrainError> {
         let network = Network { backbone: &self.backbone, layer: self.stock.options().layer };
         for (batch, first) in photos.chunks(BATCH).zip((0..).step_by(BATCH)) {
             let rendered: Vec<_> = batch.par_iter().map(|path| self.renderer.open(path)).collect();

@@ -71,10 +71,7 @@ impl Samples {
         Self::read_with(settings, &|labels| split(labels, settings))
     }
 
-    fn read_with(
-        settings: &Settings,
-        split: &dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError>,
-    ) -> Result<(Self, Inputs), TrainError> {
+    fn read_with(settings: &Settings, split: &Splitter<'_>) -> Result<(Self, Inputs), TrainError> {
         let order = settings.options.data.class_order;
         match &settings.source {
             Source::Folder { root, test: None } => Self::of_photos(read_folder(root, order)?, split),
@@ -106,10 +103,7 @@ impl Samples {
         }
     }
 
-    fn of_photos(
-        dataset: Dataset,
-        split: &dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError>,
-    ) -> Result<(Self, Inputs), TrainError> {
+    fn of_photos(dataset: Dataset, split: &Splitter<'_>) -> Result<(Self, Inputs), TrainError> {
         let parts = split(&dataset.labels())?;
         Ok(Self::new(dataset, parts))
     }
@@ -167,6 +161,9 @@ impl Inputs {
         }
     }
 }
+
+/// Gives each label its part.
+type Splitter<'a> = dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError> + 'a;
 
 fn split(labels: &[u32], settings: &Settings) -> Result<Vec<Part>, TrainError> {
     let options = &settings.options.split;

@@ -37,7 +37,7 @@ pub(crate) fn check() -> Result<()> {
     let tools = step::target_dir().join("nvcc-stand-in");
     write_stand_in(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
     let tools = fs::canonicalize(&tools)?;
-    let path = env::var_os("PATH").unwrap_or_default();
+    let path = step::variable("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))?;
     step::run(
         "CUDA type-check",

@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,9 +13,15 @@ pub(crate) fn say(line: &str) {
     eprintln!("{line}");
 }
 
+/// A variable of the environment.
+#[expect(clippy::disallowed_methods, reason = "cargo tells its commands where things are by the environment")]
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}
+
 /// `cargo`, the one that runs us, with `arguments`.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(variable("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
     command
 }
@@ -32,7 +39,7 @@ pub(crate) fn run(name: &str, command: &mut Command) -> Result<()> {
 
 /// Where cargo puts what it builds, from the workspace's folder.
 pub(crate) fn target_dir() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from)
+    variable("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from)
 }
 
 fn shown(command: &Command) -> String {

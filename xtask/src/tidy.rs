@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 7] = [
     ("heads", &[]),
     ("loader", &[]),
     ("train", &["backbone", "heads", "loader"]),
-    ("cli", &["engine", "backbone", "heads", "loader", "train"]),
+    ("cli", &["backbone", "heads", "loader", "train"]),
     ("xtask", &[]),
 ];
 

@@ -31,6 +31,10 @@ impl HubSettings {
     ///
     /// The one place where this crate reads the environment.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the hub's variables are shared with Python's huggingface_hub"
+    )]
     pub fn from_environment() -> Self {
         Self::from_variables(|name| env::var_os(name), env::home_dir())
     }

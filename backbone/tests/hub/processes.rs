@@ -16,6 +16,7 @@ const CACHE: &str = "HEADSTOCK_TEST_CACHE";
 
 #[test]
 #[ignore = "the other tests here run it in processes of their own"]
+#[expect(clippy::disallowed_methods, reason = "the test passes it to its own child")]
 fn fetches_in_a_process_of_its_own() {
     let (Ok(endpoint), Some(cache)) = (env::var(ENDPOINT), env::var_os(CACHE)) else { return };
     let settings = HubSettings {

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{DeviceChoice, Pixels};
-use headstock_engine::Isa;
 use headstock_train::TrainError;
 use headstock_train::config::BackboneOptions;
 use headstock_train::features::Stock;
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
 
     let rate = (batches * batch) as f64 / seconds;
     let architecture = backbone.architecture().to_string();
-    let (device, isa) = if backbone.is_on_cpu() { ("cpu", Isa::detect().as_str()) } else { ("cuda", "cuda") };
+    let (device, isa) = (if backbone.is_on_cpu() { "cpu" } else { "cuda" }, backbone.isa());
     let threads = rayon::current_num_threads();
     let out = &mut *session.output;
     out.line(format!(

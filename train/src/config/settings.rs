@@ -96,12 +96,10 @@ impl Checks<'_> {
     }
 
     fn source(&self, data: &mut DataOptions, base: &Path) -> Result<Source, ConfigError> {
-        for path in
-            [&mut data.folder, &mut data.csv, &mut data.images, &mut data.features, &mut data.test_folder]
-        {
-            if let Some(path) = path {
-                *path = base.join(&path);
-            }
+        let paths =
+            [&mut data.folder, &mut data.csv, &mut data.images, &mut data.features, &mut data.test_folder];
+        for path in paths.into_iter().flatten() {
+            *path = base.join(&path);
         }
         if data.max_pixels == 0 {
             return Err(self.key("data.max_pixels", "is 0: no photo is that small"));

@@ -49,16 +49,14 @@ pub fn write(
     let failed = |error| TrainError::io("write", path)(error);
     let mut file = beside(path)?;
     let mut chunks = Chunks { rows: rows.len(), width, read };
-    match format {
-        Format::Npy => write_npy(file.as_file_mut(), &mut chunks).map_err(|e| e.located(path))?,
-        Format::Npz => write_npz(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?,
-        Format::Safetensors => {
-            write_safetensors(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?
-        }
-        Format::Parquet => {
-            write_parquet(file.as_file_mut(), rows, &mut chunks).map_err(|e| e.located(path))?
-        }
-    }
+    let out = file.as_file_mut();
+    let written = match format {
+        Format::Npy => write_npy(out, &mut chunks),
+        Format::Npz => write_npz(out, rows, &mut chunks),
+        Format::Safetensors => write_safetensors(out, rows, &mut chunks),
+        Format::Parquet => write_parquet(out, rows, &mut chunks),
+    };
+    written.map_err(|fault| fault.located(path))?;
     if matches!(format, Format::Npy | Format::Npz) {
         let table = path.with_extension("csv");
         let mut described = beside(&table)?;

@@ -76,7 +76,7 @@ fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<It
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(header).expect("a vector takes every byte");
     for row in rows {
-        writer.write_record(row.into_iter()).expect("every row is as long as the header");
+        writer.write_record(row).expect("every row is as long as the header");
     }
     writer.into_inner().expect("a vector takes every byte")
 }
