@@ -57,12 +57,12 @@ fn value(row: usize, column: usize) -> f32 {
 }
 
 fn written(name: &str) -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join(name);
     let read = &mut |range: std::ops::Range<usize>| {
         Ok(range.flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect())
     };
-    write(&path, &rows(), WIDTH, read).unwrap();
+    write(&path, &rows(), WIDTH, read).expect("it can be written");
     (folder, path)
 }
 

@@ -153,7 +153,7 @@ impl Printer<'_> {
     fn record(&mut self, fields: impl Iterator<Item = String>) -> std::io::Result<()> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(fields)?;
-        let line = writer.into_inner().map_err(|error| error.into_error())?;
+        let line = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
         self.out.write_all(&line)
     }
 }
