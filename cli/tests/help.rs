@@ -25,7 +25,7 @@ fn heads_are_listed_and_described_by_tables_that_can_be_pasted() {
         insta::assert_snapshot!(format!("heads_{head}"), shown);
         project.write("pasted.toml", &format!("version = 1\n[data]\nfeatures = \"x.npz\"\n{shown}"));
         // It gets as far as the data: the table was accepted.
-        project.run(&["train", "--config", "pasted.toml"]).fails(1, &["x.npz"]);
+        project.run(&["train", "--config", "pasted.toml"]).fails(3, &["x.npz"]);
     }
     project.run(&["heads", "forest"]).fails(2, &["there is no head `forest`; known: linear, mlp, svm"]);
 }

@@ -16,12 +16,14 @@ pub(crate) fn run() -> Result<()> {
         cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     step::run("tests", &mut cargo(&["test", "--workspace"]))?;
-    let target = step::target_dir();
-    step::run(
-        "external example",
-        // In the workspace's target folder, so that nothing is compiled twice.
-        cargo(&["test", "--manifest-path", EXAMPLE, "--target-dir"]).arg(target),
-    )?;
+    // In the workspace's target folder, so that nothing is compiled twice.
+    let example = |command: &str| {
+        let mut cargo = cargo(&[command, "--quiet", "--manifest-path", EXAMPLE, "--target-dir"]);
+        cargo.arg(step::target_dir());
+        cargo
+    };
+    step::run("external example", &mut example("test"))?;
+    step::run("external example, its command", example("run").args(["--", "heads", "nearest-mean-example"]))?;
     cuda::check()?;
     step::say("\nall checks passed");
     Ok(())

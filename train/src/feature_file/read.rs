@@ -21,29 +21,28 @@ pub struct FeatureTable {
 /// Reads `features` `[N, F]` (f32, or f64 that is rounded) and `labels` `[N]` (integers) from numpy's archive.
 ///
 /// # Errors
-/// [`TrainError::Io`] and [`TrainError::Format`], which name the file and the array.
+/// [`TrainError::Data`], which names the file and the array.
 pub fn read_npz(path: &Path) -> Result<(FeatureTable, Vec<i64>), TrainError> {
-    let file = File::open(path).map_err(TrainError::io("read", path))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(TrainError::format(path))?;
-    let (values, shape) = array(&mut archive, "features", floats).map_err(TrainError::format(path))?;
-    let (labels, label_shape) = array(&mut archive, "labels", integers).map_err(TrainError::format(path))?;
-    let fault = |problem: String| TrainError::Format { path: path.into(), problem };
+    read(path).map_err(|problem| TrainError::Data(format!("{}: {problem}", path.display())))
+}
+
+fn read(path: &Path) -> Result<(FeatureTable, Vec<i64>), String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| error.to_string())?;
+    let (values, shape) = array(&mut archive, "features", floats)?;
+    let (labels, label_shape) = array(&mut archive, "labels", integers)?;
     let &[rows, width] = shape.as_slice() else {
-        return Err(fault(format!("`features` is {shape:?}, not [samples, features]")));
+        return Err(format!("`features` is {shape:?}, not [samples, features]"));
     };
     if rows == 0 || width == 0 {
-        return Err(fault(format!("`features` is {shape:?}: there is nothing in it")));
+        return Err(format!("`features` is {shape:?}: there is nothing in it"));
     }
     if label_shape != [rows] {
-        return Err(fault(format!("`labels` is {label_shape:?}, but `features` has {rows} rows")));
+        return Err(format!("`labels` is {label_shape:?}, but `features` has {rows} rows"));
     }
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         let (row, column) = (at / width, at % width);
-        return Err(TrainError::Data(format!(
-            "{}: feature {column} of row {row} is {}: features must be finite",
-            path.display(),
-            values[at]
-        )));
+        return Err(format!("feature {column} of row {row} is {}: features must be finite", values[at]));
     }
     Ok((FeatureTable { values, width }, labels))
 }

@@ -112,6 +112,8 @@ impl Features {
 
         let (mut photos, mut unreadable) = hash_all(paths, progress);
         let missing = missing(&cache, &keys, &photos, views, width)?;
+        // Before photos are decoded: what is wrong with the device is told at once.
+        let backbone = if missing.wanted.is_empty() { None } else { Some(stock.load()?) };
         unreadable.extend(compute::check(paths, &missing.photos, max_pixels, progress));
         unreadable.sort_unstable_by_key(|(photo, _)| *photo);
         for (photo, _) in &unreadable {
@@ -129,9 +131,8 @@ impl Features {
         let wanted: Vec<_> =
             missing.wanted.into_iter().filter(|wanted| photos[wanted.photo].is_some()).collect();
         let renderer = Renderer::new(stock.transform(), augment, max_pixels);
-        if !wanted.is_empty() {
-            let backbone = stock.load()?;
-            let network = Network { backbone: &backbone, layer: stock.options().layer };
+        if let Some(backbone) = &backbone {
+            let network = Network { backbone, layer: stock.options().layer };
             compute::run(&network, &renderer, paths, &photos, &wanted, &cache, progress)?;
         }
         Ok(Self { cache, keys, photos, width, computed: wanted.len() })
