@@ -127,7 +127,7 @@ impl Backbone {
     }
 
     /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`; [`Layer`] says the sizes. On the
-    /// CPU at most `8 * threads` photos are under way at once, whatever the size of the batch.
+    /// CPU photos go through in groups of eight, about one group a thread at a time.
     ///
     /// # Errors
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.

@@ -51,7 +51,7 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] for a file that cannot be read or is no safetensors, for look-alikes of a ResNet (by name, with
     /// what gave them away), and for tensors that are missing, misshapen, unknown or not of floating point; and for a
-    /// config file beside the weights that contradicts them or cannot be followed. `SourceError::Pickled` for PyTorch's own
+    /// config file beside the weights that contradicts them or cannot be followed. [`SourceError::Pickled`] for PyTorch's own
     /// format under the name of the other.
     pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
