@@ -7,7 +7,7 @@
 //! ```
 //! use std::path::Path;
 //! use headstock_heads::Registry;
-//! use headstock_train::{Quiet, RunPlace, config::Config, train};
+//! use headstock_train::{RunPlace, config::Config, train};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let features = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/separable.npz");
@@ -15,7 +15,7 @@
 //! let heads = Registry::builtin();
 //! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 //! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
-//! let outcome = train(&settings, &RunPlace::Named(folder.path().join("run")), &Quiet)?;
+//! let outcome = train(&settings, &RunPlace::Named(folder.path().join("run")), &())?;
 //! assert_eq!(outcome.metrics.test.top1, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -41,5 +41,5 @@ pub use evaluate::{Evaluation, evaluate};
 pub use extract::{Extracted, extract};
 pub use fit::{Outcome, train};
 pub use predict::{Predictor, Told};
-pub use progress::{Progress, Quiet};
+pub use progress::Progress;
 pub use run::{Run, RunPlace};

@@ -15,16 +15,7 @@ pub trait Progress: DownloadProgress {
 }
 
 /// Reports to nobody.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet;
-
-impl DownloadProgress for Quiet {
-    fn start(&self, _file: &str, _bytes: Option<u64>) {}
-    fn advance(&self, _bytes: u64) {}
-    fn finish(&self) {}
-}
-
-impl Progress for Quiet {
+impl Progress for () {
     fn begin(&self, _what: &str, _total: u64, _unit: &'static str) {}
     fn step(&self, _count: u64) {}
     fn reach(&self, _done: u64, _total: u64) {}

@@ -13,6 +13,8 @@ const NVCC: &str = r#"#!/bin/sh
 # Stand-in for nvcc: enough for a type-check of `--features cuda`, which runs no kernel.
 case " $* " in *" --version "*)
     echo "nvcc: NVIDIA (R) Cuda compiler driver"
+    echo "Copyright (c) 2005-2025 NVIDIA Corporation"
+    echo "Built on a stand-in"
     echo "Cuda compilation tools, release 13.0, V13.0.88"
     exit 0 ;;
 esac
