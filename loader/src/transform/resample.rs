@@ -243,14 +243,15 @@ fn to_u8(sum: i32) -> u8 {
 fn across(source: Rows<'_>, kept: Range<usize>, columns: &Taps) -> Vec<u8> {
     let mut out = vec![0; kept.len() * columns.len() * 3];
     for (row, out) in source.from(kept.start).zip(out.chunks_exact_mut(columns.len() * 3)) {
-        for (at, pixel) in out.chunks_exact_mut(3).enumerate() {
-            let mut sums = [HALF; 3];
-            for (input, &weight) in row[columns.starts[at] * 3..].chunks_exact(3).zip(columns.weights(at)) {
-                for (sum, &value) in sums.iter_mut().zip(input) {
-                    *sum += i32::from(value) * weight;
-                }
+        let (inputs, _) = row.as_chunks::<3>();
+        for (at, pixel) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let [mut red, mut green, mut blue] = [HALF; 3];
+            for (&[r, g, b], &weight) in inputs[columns.starts[at]..].iter().zip(columns.weights(at)) {
+                red += i32::from(r) * weight;
+                green += i32::from(g) * weight;
+                blue += i32::from(b) * weight;
             }
-            pixel.copy_from_slice(&sums.map(to_u8));
+            *pixel = [red, green, blue].map(to_u8);
         }
     }
     out
