@@ -73,6 +73,10 @@ fn bad_data_ends_with_3() {
     project
         .run(&["train", "--set", "data.max_pixels=1000"])
         .fails(3, &["9 photos cannot be read", "data.max_pixels"]);
+    fs::create_dir(project.path("photos/lone")).unwrap();
+    fs::copy(project.path("photos/hat/00.jpg"), project.path("photos/lone/00.jpg")).unwrap();
+    project.run(&["train"]).fails(3, &["class lone has one photo only"]);
+    fs::remove_dir_all(project.path("photos/lone")).unwrap();
     fs::create_dir(project.path("photos/empty")).unwrap();
     project.run(&["train"]).fails(3, &["empty", "no photos"]);
     fs::remove_dir(project.path("photos/empty")).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use headstock_backbone::{BackboneError, ErrorKind, HubError};
 use headstock_heads::HeadError;
-use headstock_loader::{DatasetError, DecodeError, SplitError};
+use headstock_loader::{DatasetError, DecodeError};
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -24,9 +24,6 @@ pub enum TrainError {
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// The data cannot be split.
-    #[error(transparent)]
-    Split(#[from] SplitError),
     /// Photos that cannot be read.
     #[error(transparent)]
     Unreadable(Unreadable),
@@ -87,7 +84,7 @@ impl TrainError {
         match self {
             Self::Config(_) | Self::Usage(_) => Kind::Usage,
             Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => Kind::Usage,
-            Self::Dataset(_) | Self::Split(_) | Self::Unreadable(_) | Self::Data(_) => Kind::Data,
+            Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => Kind::Data,
             Self::Head(HeadError::Data(_) | HeadError::Width { .. }) => Kind::Data,
             Self::Backbone(error) => match error.kind() {
                 ErrorKind::Config => Kind::Usage,

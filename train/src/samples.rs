@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use headstock_loader::{
-    ClassMap, ClassOrder, Dataset, read_csv, read_folder, read_folder_with, stratified_shuffle_split,
+    ClassMap, ClassOrder, Dataset, SplitError, read_csv, read_folder, read_folder_with,
+    stratified_shuffle_split,
 };
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ impl Samples {
     /// No photo is opened.
     ///
     /// # Errors
-    /// [`TrainError::Dataset`], [`TrainError::Split`], or for features [`TrainError::Format`] and [`TrainError::Data`].
+    /// [`TrainError::Dataset`], and [`TrainError::Data`] for data that cannot be split or features that cannot be used.
     pub fn read(settings: &Settings) -> Result<(Self, Inputs), TrainError> {
         Self::read_with(settings, &|labels| split(labels, settings))
     }
@@ -95,7 +96,7 @@ impl Samples {
                         path.display()
                     )));
                 }
-                let parts = split(&labels)?;
+                let parts = split(&labels).map_err(|error| TrainError::Data(error.named(&classes)))?;
                 let rows = labels.iter().zip(parts).enumerate();
                 let rows = rows.map(|(i, (&label, part))| Row { id: i.to_string(), label, part }).collect();
                 Ok((Self { classes, rows }, Inputs::Features(table)))
@@ -104,7 +105,8 @@ impl Samples {
     }
 
     fn of_photos(dataset: Dataset, split: &Splitter<'_>) -> Result<(Self, Inputs), TrainError> {
-        let parts = split(&dataset.labels())?;
+        let parts =
+            split(&dataset.labels()).map_err(|error| TrainError::Data(error.named(&dataset.classes)))?;
         Ok(Self::new(dataset, parts))
     }
 
@@ -163,9 +165,9 @@ impl Inputs {
 }
 
 /// Gives each label its part.
-type Splitter<'a> = dyn Fn(&[u32]) -> Result<Vec<Part>, TrainError> + 'a;
+type Splitter<'a> = dyn Fn(&[u32]) -> Result<Vec<Part>, SplitError> + 'a;
 
-fn split(labels: &[u32], settings: &Settings) -> Result<Vec<Part>, TrainError> {
+fn split(labels: &[u32], settings: &Settings) -> Result<Vec<Part>, SplitError> {
     let options = &settings.options.split;
     let splits = stratified_shuffle_split(labels, 1, options.test_size, options.seed)?;
     let mut parts = vec![Part::Train; labels.len()];
