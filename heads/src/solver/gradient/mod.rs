@@ -1,5 +1,8 @@
 //! Fitting a differentiable head by gradients.
 
+#[cfg(test)]
+mod tests;
+
 use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 

@@ -2,9 +2,13 @@
 //!
 //! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate descent method
 //! for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which samples are support vectors,
-//! and then takes long over their exact multipliers when `C` is large. So after every few sweeps comes one Newton step on
+//! and then takes long over their exact multipliers when `C` is large. So after every few sweeps come Newton steps on
 //! the support vectors alone, solved by conjugate gradients and projected on the bounds, as in Moré and Toraldo, *On the
 //! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991. Both lower the same dual.
+
+mod newton;
+#[cfg(test)]
+mod tests;
 
 use crate::data::Features;
 use crate::random::Keyed;
@@ -12,12 +16,6 @@ use crate::vector::Vectors;
 
 /// Sweeps between two looks at the whole problem.
 const SWEEPS: u64 = 4;
-
-/// The residual, relative to the first, at which a Newton step is good enough: the next round corrects what is left.
-const NEWTON_RESIDUAL: f64 = 0.03;
-
-/// Conjugate gradient iterations in a Newton step, at most.
-const NEWTON_ITERATIONS: usize = 200;
 
 /// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +48,7 @@ pub(crate) struct Problem<'a> {
 pub(crate) struct Stopping {
     /// The duality gap, relative to the objective, at which the solution is good enough.
     pub(crate) tolerance: f64,
-    /// Rounds (a few sweeps, a Newton step) at most.
+    /// Rounds (a few sweeps, a few Newton steps) at most.
     pub(crate) rounds: u64,
     /// Key of the order in which samples are visited.
     pub(crate) seed: [u64; 2],
@@ -105,8 +103,8 @@ pub(crate) fn solve(problem: Problem<'_>, stopping: Stopping) -> Solution {
             converged = true;
             break;
         }
-        state.newton_step(&look.gradient);
         active = state.unsettled(&look.gradient);
+        state.newton_steps(look.gradient);
     }
     Solution { plane: state.plane, progress, converged }
 }
@@ -229,26 +227,29 @@ impl<'a> State<'a> {
         self.plane = plane;
     }
 
+    /// Derivative of the dual by each multiplier, `[N]`.
+    fn gradient(&self) -> Vec<f64> {
+        let derivative =
+            |(i, value): (usize, &f64)| self.margin(&self.plane, i) - 1.0 + self.diagonal(i) * value;
+        self.multipliers.iter().enumerate().map(derivative).collect()
+    }
+
     /// Computes the plane anew from the multipliers, so that rounding does not pile up, and looks at every sample.
     fn look(&mut self) -> Look {
         let samples: Vec<usize> = (0..self.multipliers.len()).collect();
         self.plane = self.combine(&samples, &self.multipliers);
+        let gradient = self.gradient();
         let half_norm = 0.5 * self.squared_norm(&self.plane);
         let (mut primal, mut dual) = (half_norm, -half_norm);
-        let gradient = samples
-            .iter()
-            .map(|&i| {
-                let (value, margin) = (self.multipliers[i], self.margin(&self.plane, i));
-                let slack = (1.0 - margin).max(0.0);
-                primal += self.cost(i)
-                    * match self.problem.loss {
-                        Loss::SquaredHinge => slack * slack,
-                        Loss::Hinge => slack,
-                    };
-                dual += value - 0.5 * self.diagonal(i) * value * value;
-                margin - 1.0 + self.diagonal(i) * value
-            })
-            .collect();
+        for (i, (&value, derivative)) in self.multipliers.iter().zip(&gradient).enumerate() {
+            let slack = (self.diagonal(i) * value - derivative).max(0.0);
+            primal += self.cost(i)
+                * match self.problem.loss {
+                    Loss::SquaredHinge => slack * slack,
+                    Loss::Hinge => slack,
+                };
+            dual += value - 0.5 * self.diagonal(i) * value * value;
+        }
         Look { progress: Progress { primal, gap: primal - dual }, gradient }
     }
 
@@ -272,66 +273,5 @@ impl<'a> State<'a> {
                 (value > 0.0 || gradient[i] <= largest) && (value < self.upper(i) || gradient[i] >= -largest)
             })
             .collect()
-    }
-
-    /// One projected Newton step on the free multipliers; it never raises the dual objective.
-    fn newton_step(&mut self, gradient: &[f64]) {
-        let free = self.free(gradient);
-        let start: Vec<f64> = free.iter().map(|&i| self.multipliers[i]).collect();
-        let slope: Vec<f64> = free.iter().map(|&i| gradient[i]).collect();
-        let direction = self.newton_direction(&free, &slope);
-        let mut length = 1.0;
-        for _ in 0..10 {
-            let step: Vec<f64> = (0..free.len())
-                .map(|k| (start[k] + length * direction[k]).clamp(0.0, self.upper(free[k])) - start[k])
-                .collect();
-            let descent = self.vectors.dot(&slope, &step);
-            if descent < 0.0 {
-                // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
-                let plane = self.combine(&free, &step);
-                let diagonal: f64 = free.iter().zip(&step).map(|(&i, s)| self.diagonal(i) * s * s).sum();
-                let curvature = self.squared_norm(&plane) + diagonal;
-                let fraction = (-descent / curvature).min(1.0);
-                for (k, &i) in free.iter().enumerate() {
-                    self.multipliers[i] = (start[k] + fraction * step[k]).clamp(0.0, self.upper(i));
-                }
-                self.vectors.add_scaled(&mut self.plane.weight, fraction, &plane.weight);
-                self.plane.constant += fraction * plane.constant;
-                return;
-            }
-            length *= 0.5;
-        }
-    }
-
-    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples.
-    fn newton_direction(&self, free: &[usize], slope: &[f64]) -> Vec<f64> {
-        let mut direction = vec![0.0; free.len()];
-        let mut residual: Vec<f64> = slope.iter().map(|s| -s).collect();
-        let mut search = residual.clone();
-        let mut norm = self.vectors.dot(&residual, &residual);
-        let enough = NEWTON_RESIDUAL * NEWTON_RESIDUAL * norm;
-        for _ in 0..NEWTON_ITERATIONS {
-            if norm <= enough {
-                break;
-            }
-            let plane = self.combine(free, &search);
-            let image: Vec<f64> = free
-                .iter()
-                .zip(&search)
-                .map(|(&i, s)| self.margin(&plane, i) + self.diagonal(i) * s)
-                .collect();
-            let curvature = self.vectors.dot(&search, &image);
-            let step = norm / curvature;
-            if !step.is_finite() {
-                break;
-            }
-            self.vectors.add_scaled(&mut direction, step, &search);
-            self.vectors.add_scaled(&mut residual, -step, &image);
-            let before = std::mem::replace(&mut norm, self.vectors.dot(&residual, &residual));
-            for (s, r) in search.iter_mut().zip(&residual) {
-                *s = r + norm / before * *s;
-            }
-        }
-        direction
     }
 }

@@ -1,0 +1,76 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const STOPPING: Stopping = Stopping { tolerance: 1e-9, rounds: 1000, seed: [0, 0] };
+
+fn squared_norms(features: Features<'_>, constant: f64) -> Vec<f64> {
+    features.rows().map(|x| Vectors::new().dot(x, x) + constant * constant).collect()
+}
+
+fn objective(problem: Problem<'_>, plane: &Plane) -> f64 {
+    let losses = problem.features.rows().zip(problem.positive).map(|(row, &positive)| {
+        let score: f64 = row.iter().zip(&plane.weight).map(|(&x, w)| f64::from(x) * w).sum();
+        let score = score + plane.constant * problem.constant;
+        let slack = (1.0 - if positive { score } else { -score }).max(0.0);
+        problem.cost[usize::from(positive)] * if problem.loss == Loss::Hinge { slack } else { slack * slack }
+    });
+    let norm: f64 = plane.weight.iter().map(|w| w * w).sum::<f64>() + plane.constant * plane.constant;
+    losses.sum::<f64>() + 0.5 * norm
+}
+
+/// One sample `x = (3, constant 4)`: `w = s x` with `s = 2C / (1 + 2C |x|²)` for the squared hinge and
+/// `min(C, 1 / |x|²)` for the hinge.
+#[test]
+fn one_sample_has_the_solution_of_the_formula() {
+    let features = Features::new(&[3.0], 1).unwrap();
+    for (loss, cost, share) in
+        [(Loss::SquaredHinge, 0.5, 1.0 / 26.0), (Loss::Hinge, 0.01, 0.01), (Loss::Hinge, 1.0, 1.0 / 25.0)]
+    {
+        let problem = Problem {
+            features,
+            squared_norms: &squared_norms(features, 4.0),
+            constant: 4.0,
+            positive: &[true],
+            cost: [cost; 2],
+            loss,
+        };
+        let plane = solve(problem, STOPPING).plane;
+        assert!((plane.weight[0] - 3.0 * share).abs() < 1e-8, "{loss:?}: {plane:?}");
+        assert!((plane.constant - 4.0 * share).abs() < 1e-8, "{loss:?}: {plane:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// The dual is the proof: no plane has an objective below `primal - gap`.
+    #[test]
+    fn the_gap_closes_and_the_objective_is_the_planes(
+        n in 2usize..40, width in 1usize..30, log_cost in -3.0f64..4.0, weight in 0.1f64..10.0, hinge: bool, seed: u64,
+    ) {
+        let cost = 10f64.powf(log_cost);
+        let mut random = Keyed::new(&[seed]);
+        let values: Vec<f32> = (0..n * width).map(|_| random.uniform() as f32 * 2.0 - 0.5).collect();
+        let positive: Vec<bool> = (0..n).map(|_| random.below(3) == 0).collect();
+        let features = Features::new(&values, width).unwrap();
+        let problem = Problem {
+            features,
+            squared_norms: &squared_norms(features, 1.0),
+            constant: 1.0,
+            positive: &positive,
+            cost: [cost, cost * weight],
+            loss: if hinge { Loss::Hinge } else { Loss::SquaredHinge },
+        };
+        let solution = solve(problem, Stopping { seed: [seed, 0], ..STOPPING });
+        let last = solution.progress[solution.progress.len() - 1];
+        prop_assert!(solution.converged, "{last:?}");
+        let found = objective(problem, &solution.plane);
+        prop_assert!((found - last.primal).abs() <= 1e-10 * found);
+        for _ in 0..20 {
+            let mut beside = solution.plane.clone();
+            beside.weight.iter_mut().for_each(|w| *w += 0.01 * (random.uniform() - 0.5));
+            beside.constant += 0.01 * (random.uniform() - 0.5);
+            prop_assert!(objective(problem, &beside) >= last.primal - last.gap - 1e-12);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The linear heads against scikit-learn's `LogisticRegression` and `LinearSVC` (`reference/heads/make.py`).
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use headstock_heads::linear::LinearConfig;
+use headstock_heads::svm::{SvmConfig, SvmLoss};
+use headstock_heads::{ClassWeight, Features, FitContext, Head, HeadConfig, Logits, TrainingSet};
+
+const SETS: [&str; 6] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced"];
+
+struct Golden(HashMap<String, Tensor>);
+
+impl Golden {
+    fn load() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/heads/scikit-learn.safetensors");
+        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+    }
+
+    fn f64s(&self, name: &str) -> Vec<f64> {
+        self.0[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn u32s(&self, name: &str) -> Vec<u32> {
+        self.0[name].to_vec1().unwrap()
+    }
+
+    fn set(&self, name: &str) -> Set {
+        let features = &self.0[&format!("{name}.features")];
+        let labels = self.u32s(&format!("{name}.labels"));
+        Set {
+            values: features.flatten_all().unwrap().to_vec1().unwrap(),
+            width: features.dims()[1],
+            classes: *labels.iter().max().unwrap() as usize + 1,
+            labels,
+        }
+    }
+}
+
+struct Set {
+    values: Vec<f32>,
+    width: usize,
+    labels: Vec<u32>,
+    classes: usize,
+}
+
+impl Set {
+    fn features(&self) -> Features<'_> {
+        Features::new(&self.values, self.width).unwrap()
+    }
+
+    fn training_set(&self) -> TrainingSet<'_> {
+        TrainingSet::new(self.features(), &self.labels, self.classes).unwrap()
+    }
+
+    /// `w·x + b` of each sample and plane, in `f64`.
+    fn scores(&self, planes: &Planes) -> Vec<Vec<f64>> {
+        let score = |row: &[f32], (w, b): (&[f64], &f64)| {
+            row.iter().zip(w).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + b
+        };
+        self.features()
+            .rows()
+            .map(|row| {
+                planes
+                    .weight
+                    .chunks_exact(self.width)
+                    .zip(&planes.bias)
+                    .map(|plane| score(row, plane))
+                    .collect()
+            })
+            .collect()
+    }
+}
+
+/// Weights `[K, F]` and intercepts `[K]`; as in scikit-learn, two classes share one.
+#[derive(Debug)]
+struct Planes {
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Planes {
+    fn golden(golden: &Golden, case: &str) -> Self {
+        Self { weight: golden.f64s(&format!("{case}.weight")), bias: golden.f64s(&format!("{case}.bias")) }
+    }
+
+    /// Those of a head; with two classes, `factor` times the second.
+    fn of(head: &impl Head, factor: f64) -> Self {
+        let tensors = head.tensors().unwrap();
+        let values = |name: &str| -> Vec<f64> {
+            tensors[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (weight, bias) = (values("weight"), values("bias"));
+        if head.classes() != 2 {
+            return Self { weight, bias };
+        }
+        let scaled = |values: &[f64]| values.iter().map(|v| factor * v).collect();
+        Self { weight: scaled(&weight[head.width()..]), bias: scaled(&bias[1..]) }
+    }
+
+    fn assert_near(&self, expected: &Self, tolerance: f64, case: &str) {
+        for (name, found, expected) in
+            [("weight", &self.weight, &expected.weight), ("bias", &self.bias, &expected.bias)]
+        {
+            let largest = expected.iter().fold(1.0f64, |top, value| top.max(value.abs()));
+            let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(
+                found.len() == expected.len() && error <= tolerance * largest,
+                "{case}: {name} is off by {error}"
+            );
+        }
+    }
+}
+
+fn assert_relative(found: f64, expected: f64, tolerance: f64, case: &str) {
+    let error = (found - expected) / expected;
+    assert!(error.abs() <= tolerance, "{case}: objective {found}, expected {expected}: off by {error:.1e}");
+}
+
+/// `C Σ s_i log-loss_i + ½ |w|²`
+fn logistic_objective(set: &Set, planes: &Planes, config: &LinearConfig) -> f64 {
+    let weights = set.training_set().class_weights(config.class_weight);
+    let losses = set.scores(planes).into_iter().zip(&set.labels).map(|(scores, &label)| {
+        let scores = if scores.len() == 1 { vec![0.0, scores[0]] } else { scores };
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+        weights[label as usize] * (sum.ln() + top - scores[label as usize])
+    });
+    config.c * losses.sum::<f64>() + 0.5 * planes.weight.iter().map(|w| w * w).sum::<f64>()
+}
+
+#[test]
+fn linear_finds_the_optimum_that_logistic_regression_finds() {
+    let golden = Golden::load();
+    for name in SETS {
+        let set = golden.set(name);
+        for (case, c, class_weight, standardize) in [
+            ("linear-0.01-none", 0.01, ClassWeight::None, false),
+            ("linear-1.0-none", 1.0, ClassWeight::None, false),
+            ("linear-1.0-balanced", 1.0, ClassWeight::Balanced, false),
+            ("linear-1.0-none-standardize", 1.0, ClassWeight::None, true),
+        ] {
+            let case = format!("{name}.{case}");
+            let config = LinearConfig { c, class_weight, standardize, tol: 1e-9, ..LinearConfig::default() };
+            let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
+            let logits = head.logits(set.features()).unwrap();
+            let probabilities = golden.f64s(&format!("{case}.probabilities"));
+            let error = logits
+                .softmax()
+                .iter()
+                .zip(&probabilities)
+                .map(|(&a, b)| (f64::from(a) - b).abs())
+                .fold(0.0, f64::max);
+            assert!(error < 1e-5, "{case}: a probability is off by {error}");
+            if standardize {
+                // scikit-learn's weights are those of the standardised features.
+                continue;
+            }
+            let (planes, expected) = (Planes::of(&*head, 2.0), Planes::golden(&golden, &case));
+            planes.assert_near(&expected, 1e-5, &case);
+            let objective = |planes: &Planes| logistic_objective(&set, planes, &config);
+            assert_relative(objective(&planes), objective(&expected), 1e-8, &case);
+        }
+    }
+}
+
+#[test]
+fn linear_with_its_default_tolerance_is_within_a_thousandth_of_the_optimum() {
+    let golden = Golden::load();
+    for name in SETS {
+        let (set, config) = (golden.set(name), LinearConfig::default());
+        let fitted = config.fit(&set.training_set(), &FitContext::quiet()).unwrap();
+        let expected = Planes::golden(&golden, &format!("{name}.linear-1.0-none"));
+        let expected = logistic_objective(&set, &expected, &config);
+        let found = logistic_objective(&set, &Planes::of(&*fitted.head, 2.0), &config);
+        assert_relative(found, expected, 1e-3, name);
+        assert_relative(fitted.history.rows.last().unwrap()[1], found, 1e-5, "the history's last row");
+    }
+}
+
+/// `½ (|w|² + w₀²) + Σ C_i loss_i` of each plane, where `w₀` is the weight of the constant feature.
+fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
+    let weights = set.training_set().class_weights(config.class_weight);
+    let scores = set.scores(planes);
+    let two = set.classes == 2;
+    (0..planes.bias.len())
+        .map(|plane| {
+            let class = if two { 1 } else { plane as u32 };
+            let losses = scores.iter().zip(&set.labels).map(|(scores, &label)| {
+                let positive = label == class;
+                let slack = (1.0 - if positive { scores[plane] } else { -scores[plane] }).max(0.0);
+                let weight = if positive || two { weights[label as usize] } else { 1.0 };
+                config.c
+                    * weight
+                    * match config.loss {
+                        SvmLoss::SquaredHinge => slack * slack,
+                        SvmLoss::Hinge => slack,
+                    }
+            });
+            let weight = &planes.weight[plane * set.width..(plane + 1) * set.width];
+            let constant = planes.bias[plane] / config.intercept_scaling;
+            losses.sum::<f64>() + 0.5 * (weight.iter().map(|w| w * w).sum::<f64>() + constant * constant)
+        })
+        .collect()
+}
+
+/// Where the two highest logits differ by less than rounding, either may win.
+fn assert_same_predictions(logits: &Logits, expected: &[u32], case: &str) {
+    for (row, (&expected, logits)) in expected.iter().zip(logits.rows()).enumerate() {
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert!(
+            best - logits[expected as usize] < 1e-4,
+            "{case}: row {row} has {logits:?}, expected class {expected}"
+        );
+    }
+}
+
+#[test]
+fn svm_finds_the_optimum_that_linear_svc_finds() {
+    let golden = Golden::load();
+    let losses = [("squared-hinge", SvmLoss::SquaredHinge), ("hinge", SvmLoss::Hinge)];
+    for name in SETS {
+        let set = golden.set(name);
+        for (text, loss) in losses {
+            for (c, class_weight, intercept_scaling) in [
+                (0.01, ClassWeight::None, 1.0),
+                (1.0, ClassWeight::None, 1.0),
+                (0.1, ClassWeight::Balanced, 1.0),
+                (0.1, ClassWeight::None, 10.0),
+            ] {
+                if loss == SvmLoss::Hinge && intercept_scaling == 10.0 {
+                    continue;
+                }
+                let weights = if class_weight == ClassWeight::Balanced { "balanced" } else { "none" };
+                let case = format!("{name}.svm-{c:?}-{text}-{weights}-{intercept_scaling:?}");
+                let config = SvmConfig {
+                    loss,
+                    c,
+                    class_weight,
+                    intercept_scaling,
+                    tol: 1e-10,
+                    ..SvmConfig::default()
+                };
+                let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
+                let (planes, expected) = (Planes::of(&*head, 1.0), Planes::golden(&golden, &case));
+                planes.assert_near(&expected, 1e-4, &case);
+                let objectives = |planes: &Planes| svm_objectives(&set, planes, &config);
+                // The hinge has a kink where its optimum lies: rounding the weights to f32 costs more there.
+                let tolerance = if loss == SvmLoss::Hinge { 1e-5 } else { 1e-6 };
+                for (found, expected) in objectives(&planes).into_iter().zip(objectives(&expected)) {
+                    assert_relative(found, expected, tolerance, &case);
+                }
+                let logits = head.logits(set.features()).unwrap();
+                assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The table `[head]`: what is refused, and what a fit says about itself.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+
+#[test]
+fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
+    for (kind, table, expected) in [
+        ("linear", "C = 0.0", "`head.C` is 0: must be a number greater than 0"),
+        ("linear", "C = nan", "`head.C` is NaN: must be a number greater than 0"),
+        ("linear", "tol = -1.0", "`head.tol` is -1: must be a number greater than 0"),
+        ("linear", "max_iter = 0", "`head.max_iter` is 0: must be at least 1"),
+        ("linear", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
+        ("linear", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
+        ("linear", "lr = inf", "`head.lr` is inf: must be a number greater than 0"),
+        ("svm", "C = -0.5", "`head.C` is -0.5: must be a number greater than 0"),
+        ("svm", "intercept_scaling = 0.0", "`head.intercept_scaling` is 0: must be a number greater than 0"),
+        ("svm", "tol = 0.0", "`head.tol` is 0: must be a number greater than 0"),
+        ("svm", "max_iter = 0", "`head.max_iter` is 0: must be at least 1"),
+        ("mlp", "hidden = []", "`head.hidden` is []: must be layers of 1 to 1048576 units, at least one"),
+        (
+            "mlp",
+            "hidden = [8, 0]",
+            "`head.hidden` is [8, 0]: must be layers of 1 to 1048576 units, at least one",
+        ),
+        ("mlp", "dropout = 1.0", "`head.dropout` is 1: must be at least 0 and less than 1"),
+        ("mlp", "lr = 0.0", "`head.lr` is 0: must be a number greater than 0"),
+        ("mlp", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number not less than 0"),
+        ("mlp", "validation = 1.5", "`head.validation` is 1.5: must be at least 0 and less than 1"),
+        ("mlp", "patience = 0", "`head.patience` is 0: must be at least 1"),
+        ("mlp", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
+        ("mlp", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
+    ] {
+        let registry = Registry::builtin();
+        let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_key_of_the_wrong_type_and_an_unknown_value_are_errors_of_the_head() {
+    for (kind, table, expected) in [
+        ("linear", "C = \"high\"", "head `linear`: invalid type: string \"high\", expected f64"),
+        ("svm", "loss = \"log\"", "head `svm`: unknown variant `log`, expected `squared-hinge` or `hinge`"),
+    ] {
+        let registry = Registry::builtin();
+        let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a fit on overlapping classes logs.
+fn log_of(kind: &str, table: &str, samples: usize) -> String {
+    let values: Vec<f32> = (0..samples * 5).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+    let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
+    let data = TrainingSet::new(Features::new(&values, 5).unwrap(), &labels, 3).unwrap();
+    let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || config.fit(&data, &FitContext::quiet())).unwrap();
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_fit_that_stops_short_of_its_tolerance_warns_and_one_that_does_not_is_silent() {
+    for (kind, table, expected) in [
+        ("linear", "max_iter = 2", "linear has not converged: after 2 iterations the gradient is"),
+        (
+            "svm",
+            "max_iter = 1\nC = 100.0\nloss = \"hinge\"",
+            "svm has not converged for class 0: after 1 rounds",
+        ),
+    ] {
+        let log = log_of(kind, table, 60);
+        assert!(log.contains("WARN") && log.contains(expected), "{log}");
+        assert_eq!(log_of(kind, "", 60), "");
+    }
+}
+
+#[test]
+fn an_mlp_that_can_hold_nothing_out_says_so() {
+    assert!(log_of("mlp", "", 3).contains("no class has enough photos to hold out 0.1 of them"));
+    assert_eq!(log_of("mlp", "validation = 0.0\nepochs = 1", 3), "");
+}
