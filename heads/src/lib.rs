@@ -3,7 +3,34 @@
 //! A head is two types. A *configuration* ([`HeadConfig`]) is what `[head]` in `headstock.toml` holds: serde, checked,
 //! with defaults, and it knows how to fit. A *fitted head* ([`Head`]) turns features `[N, F]` into logits `[N, C]`.
 //! The [`Registry`] finds a configuration by its name; nothing registers itself behind your back.
-//! [`check_head`](conformance::check_head) is the suite that every head passes, ours and yours.
+//! [`check_head`] is the suite that every head passes, ours and yours.
+//!
+//! ```
+//! use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+//!
+//! // Four photos with two features each, of two classes.
+//! let features = [0.1, 2.0, 0.2, 1.5, 3.0, 0.3, 2.5, 0.1];
+//! let data = TrainingSet::new(Features::new(&features, 2)?, &[0, 0, 1, 1], 2)?;
+//!
+//! let registry = Registry::builtin();
+//! let config = registry.get("linear")?.configure("C = 10.0".parse()?)?;
+//! let fitted = config.fit(&data, &FitContext::quiet())?;
+//! let logits = fitted.head.logits(Features::new(&[2.8, 0.2], 2)?)?;
+//! assert_eq!(logits.argmax(), [1]);
+//! assert!(logits.softmax()[1] > 0.9);
+//!
+//! // What `model.safetensors` keeps is all that the head is.
+//! let again = config.load(&fitted.head.tensors()?)?;
+//! assert_eq!(again.logits(data.features())?, fitted.head.logits(data.features())?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Inside
+//!
+//! A head is a file: [`linear`], [`svm`], [`mlp`]. What they share has files of its own: the affine map that a linear layer
+//! is, standardising, and in `solver` what minimises an objective: L-BFGS, dual coordinate descent, and AdamW on anything
+//! [`Differentiable`]. Nothing here depends on the number of threads: sums run in a fixed order, and what is random is keyed
+//! by the seed and by what it is for.
 
 mod affine;
 mod check;

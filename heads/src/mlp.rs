@@ -49,10 +49,10 @@ impl Default for MlpConfig {
     fn default() -> Self {
         Self {
             hidden: vec![512],
-            dropout: 0.5,
-            lr: 1e-3,
+            dropout: 0.2,
+            lr: 3e-4,
             weight_decay: 0.01,
-            epochs: 50,
+            epochs: 200,
             batch_size: 128,
             validation: 0.1,
             patience: 5,

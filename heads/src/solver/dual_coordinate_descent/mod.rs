@@ -17,6 +17,9 @@ use crate::vector::Vectors;
 /// Sweeps between two looks at the whole problem.
 const SWEEPS: u64 = 4;
 
+/// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by then.
+const PATIENCE: u64 = 10;
+
 /// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
@@ -104,7 +107,7 @@ pub(crate) fn solve(problem: Problem<'_>, stopping: Stopping) -> Solution {
             break;
         }
         active = state.unsettled(&look.gradient);
-        state.newton_steps(look.gradient);
+        state.newton_steps(look.gradient, 1 + round / PATIENCE);
     }
     Solution { plane: state.plane, progress, converged }
 }

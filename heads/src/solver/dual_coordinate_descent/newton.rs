@@ -3,7 +3,7 @@
 use super::{Loss, Plane, State};
 
 /// Newton steps in a round, at most.
-const STEPS: usize = 10;
+const STEPS: u64 = 10;
 
 /// The residual, relative to the first, at which a direction is good enough: the next step corrects what is left.
 const RESIDUAL: f64 = 0.03;
@@ -31,8 +31,8 @@ struct Step {
 
 impl State<'_> {
     /// Projected Newton steps from where the dual has this `gradient`; none raises the dual.
-    pub(super) fn newton_steps(&mut self, mut gradient: Vec<f64>) {
-        for _ in 0..STEPS {
+    pub(super) fn newton_steps(&mut self, mut gradient: Vec<f64>, steps: u64) {
+        for _ in 0..steps.min(STEPS) {
             let free = self.free(&gradient);
             let slope: Vec<f64> = free.iter().map(|&i| gradient[i]).collect();
             let Some(step) = self.newton_step(&free, &slope) else { return };
