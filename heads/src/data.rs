@@ -260,3 +260,65 @@ impl<'a> TrainingSet<'a> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(features: &[f32], width: usize, labels: &[u32], classes: usize) -> String {
+        let features = Features::new(features, width);
+        features.and_then(|features| TrainingSet::new(features, labels, classes)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_learned_from_is_refused_with_the_place() {
+        let cases = [
+            (error(&[1.0, 2.0, 3.0], 2, &[0], 1), "3 values are not rows of 2 features"),
+            (error(&[], 2, &[], 1), "there is nothing to fit on: no samples or no classes"),
+            (error(&[1.0], 1, &[0], 0), "there is nothing to fit on: no samples or no classes"),
+            (error(&[1.0, 2.0], 1, &[0], 1), "2 rows of features but 1 labels"),
+            (error(&[1.0, 2.0], 1, &[0, 2], 2), "label 2 in row 1 is not below 2, the number of classes"),
+            (
+                error(&[1.0, 2.0, 3.0, f32::NAN], 2, &[0, 1], 2),
+                "feature 1 of row 1 is NaN: features must be finite",
+            ),
+            (error(&[f32::INFINITY, 2.0], 2, &[0], 1), "feature 0 of row 0 is inf: features must be finite"),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn photos_of_another_length_are_refused() {
+        let data = TrainingSet::new(Features::rows_of(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
+        let error = data.with_photos(&[7]).unwrap_err();
+        assert_eq!(error.to_string(), "1 photo numbers but 2 labels");
+    }
+
+    /// scikit-learn: `compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1])` knows no class 2.
+    #[test]
+    fn balanced_weights_are_scikit_learns_and_a_class_without_samples_has_none() {
+        let values = [0.0; 4];
+        let data = TrainingSet::new(Features::rows_of(&values, 1), &[0, 0, 0, 1], 3).unwrap();
+        assert_eq!(data.class_weights(ClassWeight::Balanced), [4.0 / (2.0 * 3.0), 4.0 / (2.0 * 1.0), 0.0]);
+        assert_eq!(data.class_weights(ClassWeight::None), [1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_lowest_class_wins_a_tie() {
+        let logits = Logits::new(vec![1.0, 3.0, 3.0, 2.0, 2.0, 2.0], 3).unwrap();
+        assert_eq!(logits.argmax(), [1, 0]);
+    }
+
+    #[test]
+    fn a_softmax_of_any_logits_sums_to_one() {
+        let logits =
+            Logits::new(vec![1e30, 0.0, -1e30, 0.0, 0.0, 0.0, f32::MAX, f32::MAX, f32::MIN], 3).unwrap();
+        let probabilities = logits.softmax();
+        for row in probabilities.chunks_exact(3) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+        }
+        assert_eq!(probabilities[6..], [0.5, 0.5, 0.0]);
+    }
+}

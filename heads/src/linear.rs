@@ -260,4 +260,33 @@ mod tests {
     fn linear_on_standardised_features_keeps_the_laws_of_heads() {
         check_head_with(&LinearConfig { standardize: true, ..LinearConfig::default() });
     }
+
+    const VALUES: [f32; 16] =
+        [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 1.1, 0.2, 0.2, 1.4, 2.2, 0.5, 2.8, 1.0, 0.6];
+
+    fn fit(labels: &[u32], classes: usize) -> LinearHead {
+        let data = TrainingSet::new(Features::new(&VALUES, 2).unwrap(), labels, classes).unwrap();
+        let config = LinearConfig { tol: 1e-9, ..LinearConfig::default() };
+        *config.fit(&data, &FitContext::quiet()).unwrap().head
+    }
+
+    fn probabilities(head: &LinearHead) -> Vec<Vec<f32>> {
+        let logits = head.logits(Features::new(&VALUES, 2).unwrap()).unwrap();
+        logits.softmax().chunks_exact(head.classes()).map(<[f32]>::to_vec).collect()
+    }
+
+    #[test]
+    fn a_class_without_samples_has_probability_0_and_changes_nothing_for_the_others() {
+        let among_three = fit(&[0, 0, 2, 2, 0, 2, 0, 2], 3);
+        let among_two = fit(&[0, 0, 1, 1, 0, 1, 0, 1], 2);
+        for (three, two) in probabilities(&among_three).iter().zip(probabilities(&among_two)) {
+            assert_eq!(*three, [two[0], 0.0, two[1]]);
+        }
+    }
+
+    #[test]
+    fn one_class_is_certain() {
+        assert!(probabilities(&fit(&[0; 8], 1)).iter().all(|row| *row == [1.0]));
+        assert!(probabilities(&fit(&[1; 8], 3)).iter().all(|row| *row == [0.0, 1.0, 0.0]));
+    }
 }

@@ -264,4 +264,29 @@ mod tests {
     fn a_deep_mlp_on_standardised_features_keeps_the_laws_of_heads() {
         check_head_with(&MlpConfig { hidden: vec![32, 16], standardize: true, ..MlpConfig::default() });
     }
+
+    #[test]
+    fn dropout_leaves_out_its_share_and_keeps_the_mean() {
+        let config = MlpConfig { dropout: 0.3, ..MlpConfig::default() };
+        let mask = |step: u64| {
+            config.mask(&[100, 100], &[0, step, 0]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let values: Vec<f32> = mask(0);
+        let dropped = values.iter().filter(|&&value| value == 0.0).count();
+        assert!((2800..3200).contains(&dropped), "{dropped} of 10000");
+        assert!(values.iter().all(|&value| value == 0.0 || value == 1.0 / 0.7));
+        assert_ne!(values, mask(1));
+    }
+
+    #[test]
+    fn tensors_of_another_shape_are_named() {
+        let config = MlpConfig { hidden: vec![3], ..MlpConfig::default() };
+        let other = MlpConfig { hidden: vec![4], ..MlpConfig::default() };
+        let tensors = other.initial(2, 5).unwrap();
+        let error = config.load(&tensors).unwrap_err().to_string();
+        assert_eq!(error, "tensor `layers.0.weight`: does not lead to 3 units, as `hidden` says");
+        let mut missing = config.initial(2, 5).unwrap();
+        missing.remove("layers.1.bias");
+        assert_eq!(config.load(&missing).unwrap_err().to_string(), "tensor `layers.1.bias`: is missing");
+    }
 }

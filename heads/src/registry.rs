@@ -177,3 +177,45 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
         self.0.differentiable()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_builtin_heads_are_listed_by_name_with_what_gradients_can_do() {
+        let registry = Registry::builtin();
+        let heads: Vec<_> = registry.iter().map(|kind| (kind.name(), kind.is_differentiable())).collect();
+        assert_eq!(heads, [("linear", true), ("mlp", true), ("svm", false)]);
+    }
+
+    #[test]
+    fn a_name_given_twice_is_an_error() {
+        let error = Registry::builtin().add::<LinearConfig>().unwrap_err();
+        assert_eq!(error.to_string(), "a head named `linear` is registered already");
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let registry = Registry::builtin();
+        let error = registry.get("liner").err().expect("there is no such head");
+        assert_eq!(error.to_string(), "there is no head `liner`; known: linear, mlp, svm");
+    }
+
+    #[test]
+    fn a_configured_head_fits_and_loads_as_its_type_does() {
+        let values = [0.0, 1.0, 5.0, 6.0];
+        let data = TrainingSet::new(crate::Features::new(&values, 1).unwrap(), &[0, 0, 1, 1], 2).unwrap();
+        let registry = Registry::builtin();
+        let head = registry.get("svm").unwrap().configure(toml::Table::new()).unwrap();
+        let fitted = head.fit(&data, &FitContext::quiet()).unwrap().head;
+        let direct = SvmConfig::default().fit(&data, &FitContext::quiet()).unwrap().head;
+        let loaded = head.load(&fitted.tensors().unwrap()).unwrap();
+        let logits =
+            [direct.logits(data.features()), fitted.logits(data.features()), loaded.logits(data.features())];
+        let [direct, fitted, loaded] = logits.map(Result::unwrap);
+        assert_eq!(fitted, direct);
+        assert_eq!(loaded, direct);
+        assert!(head.differentiable().is_none());
+    }
+}

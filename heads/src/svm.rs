@@ -216,4 +216,14 @@ mod tests {
     fn svm_with_the_hinge_loss_on_standardised_features_keeps_the_laws_of_heads() {
         check_head_with(&SvmConfig { loss: SvmLoss::Hinge, standardize: true, ..SvmConfig::default() });
     }
+
+    #[test]
+    fn two_classes_share_a_plane() {
+        let values = [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 1.1];
+        let data = TrainingSet::new(Features::new(&values, 2).unwrap(), &[0, 0, 1, 1], 2).unwrap();
+        let head = SvmConfig::default().fit(&data, &FitContext::quiet()).unwrap().head;
+        for row in head.logits(data.features()).unwrap().rows() {
+            assert_eq!(row[0], -row[1]);
+        }
+    }
 }
