@@ -25,7 +25,8 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    /// Rounds the `f64` that a solver works in to the `f32` that are kept: `weight` `[C, F]` row-major, `bias` `[C]`.
+    /// Rounds the `f64` that a solver works in to the `f32` that are kept: `weight` `[C, F]` row-major,
+    /// `bias` `[C]`.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.

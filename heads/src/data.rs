@@ -129,7 +129,8 @@ impl Logits {
             .collect()
     }
 
-    /// Softmax of each row, `[N, C]`, computed in `f64`. For margins (an SVM's) these are no calibrated probabilities.
+    /// Softmax of each row, `[N, C]`, computed in `f64`. For margins (an SVM's) these are no calibrated
+    /// probabilities.
     #[must_use]
     pub fn softmax(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.data.len());
@@ -167,8 +168,8 @@ impl<'a> TrainingSet<'a> {
     /// Checks and wraps.
     ///
     /// # Errors
-    /// [`HeadError::Data`] for no sample, no class, another number of labels than rows, a label that is not below
-    /// `classes`, and a feature that is NaN or infinite (the message names the row and the column).
+    /// [`HeadError::Data`] for no sample, no class, another number of labels than rows, a label that is not
+    /// below `classes`, and a feature that is NaN or infinite (the message names the row and the column).
     pub fn new(features: Features<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         if features.is_empty() || classes == 0 {
             return Err(HeadError::Data("there is nothing to fit on: no samples or no classes".into()));
@@ -195,8 +196,8 @@ impl<'a> TrainingSet<'a> {
         Ok(Self { features, labels, classes, photos: None })
     }
 
-    /// Says which photo each row shows, where several rows are views of one photo: what is held out for early stopping
-    /// is then held out by photo. `photos[i]` is any number that is equal for views of one photo.
+    /// Says which photo each row shows, where several rows are views of one photo: what is held out for early
+    /// stopping is then held out by photo. `photos[i]` is any number that is equal for views of one photo.
     ///
     /// # Errors
     /// [`HeadError::Data`] when `photos` has another length than the labels.

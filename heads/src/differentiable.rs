@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use crate::error::HeadError;
 use crate::head::Tensors;
 
-/// A head whose logits are differentiable by its parameters and by its features: it can be fitted by gradients, and can sit on
-/// a backbone that is tuned together with it.
+/// A head whose logits are differentiable by its parameters and by its features: it can be fitted by
+/// gradients, and can sit on a backbone that is tuned together with it.
 ///
 /// The parameters are `f32` tensors under the names that [`Head::tensors`](crate::Head::tensors) has, so that
 /// [`HeadConfig::load`](crate::HeadConfig::load) takes them.
@@ -27,7 +27,8 @@ pub trait Differentiable: Send + Sync {
 /// What a pass through a differentiable head is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Learning: what is random, such as dropout, is drawn from the configuration's seed and the number of the step.
+    /// Learning: what is random, such as dropout, is drawn from the configuration's seed and the number of
+    /// the step.
     Train {
         /// Steps of the optimiser done.
         step: u64,

@@ -19,8 +19,8 @@ pub type Parameter = (&'static str, &'static str);
 
 /// The configuration of a head: the table `[head]` without `kind`.
 ///
-/// Deserialise with `#[serde(deny_unknown_fields, default)]`, so that a misspelt key is an error and every key has a
-/// default.
+/// Deserialise with `#[serde(deny_unknown_fields, default)]`, so that a misspelt key is an error and every
+/// key has a default.
 pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name in `head.kind`.
     const KIND: &'static str;
@@ -49,8 +49,8 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
     /// [`HeadError::Tensor`] for one that is missing or misshapen.
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError>;
 
-    /// The head as a function that gradients pass through, which fine-tuning a backbone needs; nothing for a head that has
-    /// no such form.
+    /// The head as a function that gradients pass through, which fine-tuning a backbone needs; nothing for a
+    /// head that has no such form.
     fn differentiable(&self) -> Option<&dyn Differentiable> {
         None
     }

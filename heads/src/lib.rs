@@ -1,9 +1,9 @@
 //! Classification heads: what learns a user's classes from frozen features.
 //!
-//! A head is two types. A *configuration* ([`HeadConfig`]) is what `[head]` in `headstock.toml` holds: serde, checked,
-//! with defaults, and it knows how to fit. A *fitted head* ([`Head`]) turns features `[N, F]` into logits `[N, C]`.
-//! The [`Registry`] finds a configuration by its name; nothing registers itself behind your back.
-//! [`check_head`] is the suite that every head passes, ours and yours.
+//! A head is two types. A *configuration* ([`HeadConfig`]) is what `[head]` in `headstock.toml` holds: serde,
+//! checked, with defaults, and it knows how to fit. A *fitted head* ([`Head`]) turns features `[N, F]` into
+//! logits `[N, C]`. The [`Registry`] finds a configuration by its name; nothing registers itself behind your
+//! back. [`check_head`] is the suite that every head passes, ours and yours.
 //!
 //! ```
 //! use headstock_heads::{Features, FitContext, Registry, TrainingSet};
@@ -27,10 +27,10 @@
 //!
 //! # Inside
 //!
-//! A head is a file: [`linear`], [`svm`], [`mlp`]. What they share has files of its own: the affine map that a linear layer
-//! is, standardising, and in `solver` what minimises an objective: L-BFGS, dual coordinate descent, and AdamW on anything
-//! [`Differentiable`]. Nothing here depends on the number of threads: sums run in a fixed order, and what is random is keyed
-//! by the seed and by what it is for.
+//! A head is a file: [`linear`], [`svm`], [`mlp`]. What they share has files of its own: the affine map that
+//! a linear layer is, standardising, and in `solver` what minimises an objective: L-BFGS, dual coordinate
+//! descent, and AdamW on anything [`Differentiable`]. Nothing here depends on the number of threads: sums run
+//! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
 mod affine;
 mod check;

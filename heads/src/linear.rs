@@ -30,8 +30,9 @@ pub enum LinearSolver {
 
 /// `[head]` with `kind = "linear"`.
 ///
-/// The objective is scikit-learn's `LogisticRegression`: `C Σ s_i log-loss_i + ½ |w|²`, the intercept free, `s_i` the weight of
-/// the sample's class. With two classes, `w` is the difference of the two rows of weights, as there.
+/// The objective is scikit-learn's `LogisticRegression`: `C Σ s_i log-loss_i + ½ |w|²`, the intercept free,
+/// `s_i` the weight of the sample's class. With two classes, `w` is the difference of the two rows of
+/// weights, as there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinearConfig {
@@ -124,8 +125,8 @@ impl HeadConfig for LinearConfig {
 }
 
 impl LinearConfig {
-    /// `λ` of the objective divided by `C S`, with `S = Σ s_i`: `mean loss + ½ λ |W|²` over the rows of all classes. Two classes
-    /// share one `w = w₁ - w₀`; at the optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
+    /// `λ` of the objective divided by `C S`, with `S = Σ s_i`: `mean loss + ½ λ |W|²` over the rows of all
+    /// classes. Two classes share one `w = w₁ - w₀`; at the optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
     fn lambda(&self, classes: usize, sum: f64) -> f64 {
         (if classes == 2 { 2.0 } else { 1.0 }) / (self.c * sum)
     }
@@ -138,7 +139,8 @@ impl LinearConfig {
         context: &FitContext<'_>,
     ) -> Result<(Affine, History), HeadError> {
         let width = data.features().width();
-        // An intercept that is free would go to minus infinity for a class without samples: they stay outside.
+        // An intercept that is free would go to minus infinity for a class without samples: they stay
+        // outside.
         let counts = data.class_counts();
         let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
         let mut weight = vec![0.0; data.classes() * width];

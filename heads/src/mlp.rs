@@ -144,8 +144,8 @@ fn prefix(layer: usize) -> String {
 }
 
 impl Differentiable for MlpConfig {
-    /// Hidden layers as PyTorch's `nn.Linear` starts: uniform within `1/√F` around 0. The last layer starts at 0, as is usual
-    /// when a head is grafted on a pretrained network, so that no class is preferred.
+    /// Hidden layers as PyTorch's `nn.Linear` starts: uniform within `1/√F` around 0. The last layer starts
+    /// at 0, as is usual when a head is grafted on a pretrained network, so that no class is preferred.
     fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let mut tensors = Tensors::new();
         let mut width = width;
@@ -193,7 +193,8 @@ impl MlpConfig {
     }
 }
 
-/// A fitted `mlp`: tensors `layers.0.weight` `[H, F]`, `layers.0.bias` `[H]`, and so on to the layer of the classes.
+/// A fitted `mlp`: tensors `layers.0.weight` `[H, F]`, `layers.0.bias` `[H]`, and so on to the layer of the
+/// classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlpHead {
     layers: Vec<Affine>,

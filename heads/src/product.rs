@@ -1,8 +1,9 @@
 //! Products of a feature matrix with weights, in `f64`.
 //!
-//! Every value is summed one term after the other, in the order of the features or of the samples, and products are not fused
-//! with sums; a vector register holds values that stand side by side, never parts of one sum. So the bits depend neither on the
-//! threads, nor on how many rows come at once, nor on the processor.
+//! Every value is summed one term after the other, in the order of the features or of the samples, and
+//! products are not fused with sums; a vector register holds values that stand side by side, never parts of
+//! one sum. So the bits depend neither on the threads, nor on how many rows come at once, nor on the
+//! processor.
 
 use std::array::from_fn;
 
@@ -15,15 +16,17 @@ use crate::data::Features;
 const LANES: usize = 16;
 /// Columns that a thread takes at a time in [`transposed`]: 256 bytes of each row.
 const COLUMNS: usize = 4 * LANES;
-/// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in [`PackedWeights::times`].
+/// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
+/// [`PackedWeights::times`].
 const STEPS: usize = 128;
 /// Samples whose columns stay in the first-level cache while all classes pass over them in [`transposed`].
 const BLOCK: usize = 64;
 
-/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and `b` `[K, LANES]` what they
-/// multiply.
+/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and
+/// `b` `[K, LANES]` what they multiply.
 ///
-/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they fit.
+/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they
+/// fit.
 #[inline(always)]
 fn add<S: Simd, A: Copy + Into<f64>, const R: usize, const V: usize>(
     simd: S,

@@ -1,4 +1,5 @@
-//! Features brought to mean 0 and variance 1 for the fit, and weights brought back to the features as they come.
+//! Features brought to mean 0 and variance 1 for the fit, and weights brought back to the features as they
+//! come.
 
 use std::borrow::Cow;
 
@@ -6,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::data::Features;
 
-/// What maps a feature to mean 0 and variance 1, as scikit-learn's `StandardScaler`: the variance is over `N`, and a constant
-/// feature is only shifted.
+/// What maps a feature to mean 0 and variance 1, as scikit-learn's `StandardScaler`: the variance is over
+/// `N`, and a constant feature is only shifted.
 #[derive(Clone, Debug, PartialEq)]
 struct Scaler {
     /// `[F]`
@@ -83,8 +84,8 @@ impl<'a> Prepared<'a> {
         Features::rows_of(&self.data, self.width)
     }
 
-    /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map of the features
-    /// as they come.
+    /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map
+    /// of the features as they come.
     pub(crate) fn undo(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {

@@ -28,16 +28,17 @@ pub enum SvmLoss {
 /// `[head]` with `kind = "svm"`.
 ///
 /// The objective is LIBLINEAR's and so scikit-learn's `LinearSVC`, for each class against the rest:
-/// `½ (|w|² + w₀²) + Σ C_i loss_i`, where `w₀` is the weight of a constant feature and makes the intercept. As there,
-/// `class_weight` scales the `C` of the class's own samples and not of the rest; and two classes are one problem, with both
-/// weights, whose plane serves both.
+/// `½ (|w|² + w₀²) + Σ C_i loss_i`, where `w₀` is the weight of a constant feature and makes the intercept. As
+/// there, `class_weight` scales the `C` of the class's own samples and not of the rest; and two classes are one
+/// problem, with both weights, whose plane serves both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SvmConfig {
     /// What a photo within a margin costs.
     pub loss: SvmLoss,
-    /// Weight of the losses against `½ |w|²`. The default suits a ResNet's features as they come: they are positive and their
-    /// squares sum to hundreds, so that 1, scikit-learn's default, fits every training photo, takes long and generalises less.
+    /// Weight of the losses against `½ |w|²`. The default suits a ResNet's features as they come: they are
+    /// positive and their squares sum to hundreds, so that 1, scikit-learn's default, fits every training
+    /// photo, takes long and generalises less.
     #[serde(rename = "C")]
     pub c: f64,
     /// The constant feature that the intercept is the weight of: the larger, the freer the intercept.

@@ -1,7 +1,9 @@
-//! Products of long vectors, compiled for every level of vector instructions and picked when the program runs.
+//! Products of long vectors, compiled for every level of vector instructions and picked when the program
+//! runs.
 
-/// Independent sums that a dot product runs over: four AVX-512 registers of `f64`, which hides the latency of the
-/// addition. It is fixed, and products are not fused with sums, so that every processor gives the same bits.
+/// Independent sums that a dot product runs over: four AVX-512 registers of `f64`, which hides the latency of
+/// the addition. It is fixed, and products are not fused with sums, so that every processor gives the same
+/// bits.
 const LANES: usize = 32;
 
 /// The products, for the processor at hand.

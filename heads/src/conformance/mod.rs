@@ -23,17 +23,20 @@ use samples::Samples;
 
 /// Checks that a head keeps the laws that `train` and the commands rely on, with its default configuration.
 ///
-/// * The defaults are valid; `PARAMETERS` lists the keys of the table; the table comes back from TOML; an unknown key is an
-///   error that names it.
-/// * Logits are `[N, C]` and finite; separable classes are told apart; features of another width are an error.
+/// * The defaults are valid; `PARAMETERS` lists the keys of the table; the table comes back from TOML; an
+///   unknown key is an error that names it.
+/// * Logits are `[N, C]` and finite; separable classes are told apart; features of another width are an
+///   error.
 /// * The same data and seed give the same bits, on one thread and on two.
 /// * A head that is saved and loaded gives the same bits; a tensor that is missing is an error.
 /// * A row's logits do not depend on the other rows, even where those are NaN or infinite.
-/// * It takes one class, one sample a class, a class without samples, more features than samples, constant features; huge
-///   features are fitted or refused without a panic.
-/// * `class_weight = "balanced"`, if there is such a key, favours rare classes and changes nothing where all are as frequent.
+/// * It takes one class, one sample a class, a class without samples, more features than samples, constant
+///   features; huge features are fitted or refused without a panic.
+/// * `class_weight = "balanced"`, if there is such a key, favours rare classes and changes nothing where all
+///   are as frequent.
 /// * Classes with other numbers get the same predictions under their new numbers.
-/// * A head that says it is differentiable is: the same logits through tensors, and gradients as finite differences have them.
+/// * A head that says it is differentiable is: the same logits through tensors, and gradients as finite
+///   differences have them.
 ///
 /// # Panics
 /// When a law is broken; the message says which, and how.

@@ -69,8 +69,8 @@ fn a_head_without_fault_passes() {
     check_head::<Means<NONE>>();
 }
 
-/// The class whose mean is nearest, with the frequency of the classes as prior: linear discriminant analysis with the
-/// identity as covariance. `FAULT` breaks it.
+/// The class whose mean is nearest, with the frequency of the classes as prior: linear discriminant analysis
+/// with the identity as covariance. `FAULT` breaks it.
 #[derive(Clone, Debug, Serialize)]
 struct Means<const FAULT: u8> {
     class_weight: ClassWeight,

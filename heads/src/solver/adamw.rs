@@ -15,10 +15,11 @@ const EPSILON: f32 = 1e-8;
 /// Values that a thread takes at a time.
 const BLOCK: usize = 1 << 14;
 
-/// Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), as PyTorch's `AdamW`.
+/// Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), as
+/// PyTorch's `AdamW`.
 ///
-/// It passes over the memory once; candle's own makes a tensor of every intermediate result, which takes longer than the
-/// gradient of a perceptron does.
+/// It passes over the memory once; candle's own makes a tensor of every intermediate result, which takes
+/// longer than the gradient of a perceptron does.
 #[derive(Debug)]
 pub(crate) struct AdamW {
     lr: f64,

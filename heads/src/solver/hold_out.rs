@@ -14,8 +14,9 @@ pub(crate) struct Parts {
     pub(crate) held_out: Vec<usize>,
 }
 
-/// Holds out about `fraction` of the photos of each class, rounded; a class never loses its last photo. All rows of a photo go
-/// together. Which photos depends on the seed and on their numbers, not on those of the classes.
+/// Holds out about `fraction` of the photos of each class, rounded; a class never loses its last photo. All
+/// rows of a photo go together. Which photos depends on the seed and on their numbers, not on those of the
+/// classes.
 pub(crate) fn hold_out(data: &TrainingSet<'_>, fraction: f64, seed: u64) -> Parts {
     let photo_of = |row: usize| data.photos().map_or(row, |photos| photos[row] as usize);
     let mut photos: Vec<BTreeMap<usize, Vec<usize>>> = vec![BTreeMap::new(); data.classes()];

@@ -1,7 +1,8 @@
 //! Limited-memory BFGS with a strong Wolfe line search.
 //!
-//! Nocedal and Wright, *Numerical Optimization*, 2nd edition: algorithm 7.4 for the direction, 3.5 and 3.6 for the step. The
-//! inverse Hessian starts as a diagonal that the caller knows, scaled by the last step's curvature (7.20).
+//! Nocedal and Wright, *Numerical Optimization*, 2nd edition: algorithm 7.4 for the direction, 3.5 and 3.6
+//! for the step. The inverse Hessian starts as a diagonal that the caller knows, scaled by the last step's
+//! curvature (7.20).
 
 use std::collections::VecDeque;
 
@@ -38,7 +39,8 @@ pub(crate) struct Minimum {
 
 /// Minimises `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
 ///
-/// `diagonal` is about the inverse of the Hessian's diagonal, up to a factor. `on_iteration` is told how many are done.
+/// `diagonal` is about the inverse of the Hessian's diagonal, up to a factor. `on_iteration` is told how many
+/// are done.
 pub(crate) fn minimize(
     start: Vec<f64>,
     diagonal: &[f64],
@@ -60,7 +62,8 @@ pub(crate) fn minimize(
             if memory.steps.is_empty() {
                 break;
             }
-            // The remembered curvature misleads, as it may where the value is lost in rounding: start again without it.
+            // The remembered curvature misleads, as it may where the value is lost in rounding: start again
+            // without it.
             memory.steps.clear();
             continue;
         };
@@ -142,8 +145,8 @@ struct Trial {
     slope: f64,
 }
 
-/// A point along `direction` that satisfies the strong Wolfe conditions; or the lowest one tried, where rounding hides them;
-/// nothing where none is lower.
+/// A point along `direction` that satisfies the strong Wolfe conditions; or the lowest one tried, where
+/// rounding hides them; nothing where none is lower.
 fn line_search(
     from: &At,
     direction: &[f64],

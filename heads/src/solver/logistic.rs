@@ -12,8 +12,9 @@ const BLOCK: usize = 64;
 
 /// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i`, over `W` `[K, F]` and a free intercept `b` `[K]`.
 ///
-/// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`: the same objective, as the intercept
-/// is free, but weights and intercepts no longer pull at each other, and solvers need far fewer iterations.
+/// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`: the same objective,
+/// as the intercept is free, but weights and intercepts no longer pull at each other, and solvers need far
+/// fewer iterations.
 pub(crate) struct Logistic<'a> {
     features: Features<'a>,
     labels: &'a [u32],

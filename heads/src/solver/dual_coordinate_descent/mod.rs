@@ -1,10 +1,11 @@
 //! Linear support vector machines, two classes at a time.
 //!
-//! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate descent method
-//! for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which samples are support vectors,
-//! and then takes long over their exact multipliers when `C` is large. So after every few sweeps come Newton steps on
-//! the support vectors alone, solved by conjugate gradients and projected on the bounds, as in Moré and Toraldo, *On the
-//! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991. Both lower the same dual.
+//! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate
+//! descent method for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which
+//! samples are support vectors, and then takes long over their exact multipliers when `C` is large. So after
+//! every few sweeps come Newton steps on the support vectors alone, solved by conjugate gradients and
+//! projected on the bounds, as in Moré and Toraldo, *On the solution of large quadratic programming problems
+//! with bound constraints*, SIAM J. Optim. 1991. Both lower the same dual.
 
 mod newton;
 #[cfg(test)]
@@ -17,7 +18,8 @@ use crate::vector::Vectors;
 /// Sweeps between two looks at the whole problem.
 const SWEEPS: u64 = 4;
 
-/// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by then.
+/// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by
+/// then.
 const PATIENCE: u64 = 10;
 
 /// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
@@ -237,7 +239,8 @@ impl<'a> State<'a> {
         self.multipliers.iter().enumerate().map(derivative).collect()
     }
 
-    /// Computes the plane anew from the multipliers, so that rounding does not pile up, and looks at every sample.
+    /// Computes the plane anew from the multipliers, so that rounding does not pile up, and looks at every
+    /// sample.
     fn look(&mut self) -> Look {
         let samples: Vec<usize> = (0..self.multipliers.len()).collect();
         self.plane = self.combine(&samples, &self.multipliers);
@@ -266,8 +269,8 @@ impl<'a> State<'a> {
             .collect()
     }
 
-    /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than the largest
-    /// of a free one. Every round looks at the rest again.
+    /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than
+    /// the largest of a free one. Every round looks at the rest again.
     fn unsettled(&self, gradient: &[f64]) -> Vec<usize> {
         let largest = self.free(gradient).iter().map(|&i| gradient[i].abs()).fold(0.0, f64::max);
         (0..gradient.len())

@@ -5,7 +5,8 @@ use super::{Loss, Plane, State};
 /// Newton steps in a round, at most.
 const STEPS: u64 = 10;
 
-/// The residual, relative to the first, at which a direction is good enough: the next step corrects what is left.
+/// The residual, relative to the first, at which a direction is good enough: the next step corrects what is
+/// left.
 const RESIDUAL: f64 = 0.03;
 
 /// Conjugate gradient iterations for a direction, at most.
@@ -14,9 +15,10 @@ const ITERATIONS: usize = 200;
 /// Halvings of a step that runs into bounds, at most.
 const HALVINGS: usize = 10;
 
-/// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is singular, and
-/// without this a direction runs off along its null space, into the bounds, and the step comes to nothing. The dual's optimum
-/// is the same: this only shortens the steps, as in the proximal point method (Rockafellar, SIAM J. Control Optim. 1976).
+/// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is
+/// singular, and without this a direction runs off along its null space, into the bounds, and the step comes
+/// to nothing. The dual's optimum is the same: this only shortens the steps, as in the proximal point method
+/// (Rockafellar, SIAM J. Control Optim. 1976).
 const PROXIMAL: f64 = 1e-4;
 
 /// A step of the free multipliers and what it does.
@@ -46,7 +48,8 @@ impl State<'_> {
         }
     }
 
-    /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing if none gains.
+    /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing
+    /// if none gains.
     fn newton_step(&self, free: &[usize], slope: &[f64]) -> Option<Step> {
         let direction = self.newton_direction(free, slope);
         let mut best: Option<Step> = None;
@@ -59,7 +62,8 @@ impl State<'_> {
             let change: Vec<f64> = free.iter().zip(&direction).map(project).collect();
             let descent = self.vectors.dot(slope, &change);
             if descent < 0.0 {
-                // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
+                // The multipliers are a box, so that any fraction of the step stays inside: take the best
+                // one.
                 let plane = self.combine(free, &change);
                 let diagonal: f64 = free.iter().zip(&change).map(|(&i, c)| self.diagonal(i) * c * c).sum();
                 let curvature = self.squared_norm(&plane) + diagonal;
@@ -75,7 +79,8 @@ impl State<'_> {
         best
     }
 
-    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples; see [`PROXIMAL`].
+    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples;
+    /// see [`PROXIMAL`].
     fn newton_direction(&self, free: &[usize], slope: &[f64]) -> Vec<f64> {
         let proximal = match self.problem.loss {
             Loss::Hinge => {
