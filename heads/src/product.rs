@@ -220,6 +220,7 @@ mod tests {
 
     use super::*;
     use crate::random::Keyed;
+    use crate::vector::processors;
 
     fn small_integers(n: usize, key: u64) -> Vec<f32> {
         let mut random = Keyed::new(&[key]);
@@ -268,7 +269,6 @@ mod tests {
         }
     }
 
-    /// What a processor without vector instructions of its own gets.
     #[test]
     fn every_processor_gives_the_same_bits() {
         let (n, width, classes) = SHAPE;
@@ -280,6 +280,8 @@ mod tests {
             let back = transposed_on(arch, &out, features);
             (out, back)
         };
-        assert_eq!(on(Arch::Scalar), on(Arch::new()));
+        for arch in processors() {
+            assert_eq!(on(arch), on(Arch::new()), "{arch:?}");
+        }
     }
 }

@@ -48,6 +48,16 @@ impl Vectors {
     }
 }
 
+/// What processors can do, from nothing up to the one at hand.
+#[cfg(test)]
+pub(crate) fn processors() -> Vec<pulp::Arch> {
+    let mut all = vec![pulp::Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    all.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    all.push(pulp::Arch::new());
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,16 +81,17 @@ mod tests {
         }
     }
 
-    /// What a processor without vector instructions of its own gets.
     #[test]
     fn every_processor_gives_the_same_bits() {
         let a: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
         let b: Vec<f64> = (0..1000).map(|i| (i as f64 * 1.3).cos()).collect();
-        let plain = Vectors(pulp::Arch::Scalar);
-        assert_eq!(plain.dot(&a, &b).to_bits(), Vectors::new().dot(&a, &b).to_bits());
-        let (mut y, mut z) = (b.clone(), b);
-        plain.add_scaled(&mut y, 0.3, &a);
-        Vectors::new().add_scaled(&mut z, 0.3, &a);
-        assert_eq!(y, z);
+        let on = |vectors: Vectors| {
+            let mut y = b.clone();
+            vectors.add_scaled(&mut y, 0.3, &a);
+            (vectors.dot(&a, &b).to_bits(), y)
+        };
+        for arch in processors() {
+            assert_eq!(on(Vectors(arch)), on(Vectors::new()), "{arch:?}");
+        }
     }
 }
