@@ -1,11 +1,13 @@
 //! What every linear head fits: logits that are an affine function of the features.
+//!
+//! A head of your own whose fit ends in weights and a bias needs no more than `type Head = Affine`.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::data::{Features, Logits};
 use crate::error::HeadError;
-use crate::head::Tensors;
+use crate::head::{Head, Tensors};
 use crate::product::PackedWeights;
 use crate::standardize::Prepared;
 
@@ -16,9 +18,9 @@ pub(crate) const BIAS: &str = "bias";
 /// Rows that a thread takes at a time.
 const BLOCK: usize = 64;
 
-/// `logits = features · weightᵀ + bias`, with `weight` `[C, F]` and `bias` `[C]`.
+/// A fitted linear head: `logits = features · weightᵀ + bias`, with the tensors `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Affine {
+pub struct Affine {
     weight: Vec<f32>,
     bias: Vec<f32>,
     width: usize,
@@ -33,7 +35,7 @@ impl Affine {
     ///
     /// # Panics
     /// When `weight` is not `[bias.len(), width]`.
-    pub(crate) fn from_f64(weight: &[f64], bias: &[f64], width: usize) -> Result<Self, HeadError> {
+    pub fn from_f64(weight: &[f64], bias: &[f64], width: usize) -> Result<Self, HeadError> {
         assert_eq!(weight.len(), bias.len() * width, "weight is [C, F] and bias [C]");
         let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
         let (weight, bias) = (narrow(weight), narrow(bias));
@@ -44,31 +46,6 @@ impl Affine {
             ));
         }
         Ok(Self { weight, bias, width })
-    }
-
-    /// Number of features, `F`.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Number of classes, `C`.
-    pub(crate) fn classes(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// Features `[N, F]` to logits `[N, C]`. Sums run in `f64` and in an order that depends on `F` alone.
-    ///
-    /// # Errors
-    /// [`HeadError::Width`] when the features have another width.
-    pub(crate) fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width)?;
-        let mut out = vec![0.0; features.len() * self.classes()];
-        let packed = self.packed();
-        let blocks = features.as_slice().par_chunks(BLOCK * self.width);
-        out.par_chunks_mut(BLOCK * self.classes())
-            .zip(blocks)
-            .for_each(|(out, rows)| packed.apply(rows, out));
-        Logits::new(out, self.classes())
     }
 
     /// The map, laid out for many products.
@@ -105,17 +82,17 @@ impl Affine {
     ///
     /// # Errors
     /// When candle cannot make them.
-    pub(crate) fn tensors(&self, prefix: &str) -> Result<Tensors, HeadError> {
-        let weight = Tensor::from_slice(&self.weight, (self.classes(), self.width), &Device::Cpu)?;
-        let bias = Tensor::from_slice(&self.bias, self.classes(), &Device::Cpu)?;
+    pub(crate) fn prefixed(&self, prefix: &str) -> Result<Tensors, HeadError> {
+        let weight = Tensor::from_slice(&self.weight, (self.bias.len(), self.width), &Device::Cpu)?;
+        let bias = Tensor::from_slice(&self.bias, self.bias.len(), &Device::Cpu)?;
         Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))
     }
 
-    /// Back from the tensors that [`Affine::tensors`] gave.
+    /// Back from the tensors that [`Head::tensors`] gave, `prefix` before their names.
     ///
     /// # Errors
     /// [`HeadError::Tensor`] for one that is missing, misshapen, not `f32` or not finite.
-    pub(crate) fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
+    pub fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
         let names = [format!("{prefix}{WEIGHT}"), format!("{prefix}{BIAS}")];
         let [weight, bias] = [tensor(tensors, &names[0])?, tensor(tensors, &names[1])?];
         let &[classes, width] = weight.dims() else {
@@ -137,6 +114,32 @@ impl Affine {
             }
         }
         Ok(map)
+    }
+}
+
+impl Head for Affine {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn classes(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Sums run in `f64` and in an order that depends on `F` alone.
+    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+        features.expect_width(self.width)?;
+        let mut out = vec![0.0; features.len() * self.classes()];
+        let packed = self.packed();
+        let blocks = features.as_slice().par_chunks(BLOCK * self.width);
+        out.par_chunks_mut(BLOCK * self.classes())
+            .zip(blocks)
+            .for_each(|(out, rows)| packed.apply(rows, out));
+        Logits::new(out, self.classes())
+    }
+
+    fn tensors(&self) -> Result<Tensors, HeadError> {
+        self.prefixed("")
     }
 }
 
@@ -200,12 +203,12 @@ mod tests {
     #[test]
     fn tensors_come_back_as_they_were() {
         let head = affine();
-        assert_eq!(Affine::load(&head.tensors("layer.").unwrap(), "layer.").unwrap(), head);
+        assert_eq!(Affine::load(&head.prefixed("layer.").unwrap(), "layer.").unwrap(), head);
     }
 
     #[test]
     fn a_missing_misshapen_or_mistyped_tensor_is_named() {
-        let good = affine().tensors("").unwrap();
+        let good = affine().tensors().unwrap();
         let cases = [
             (WEIGHT, None, "tensor `weight`: is missing"),
             (

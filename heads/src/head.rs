@@ -86,6 +86,13 @@ pub struct Fitted<H: ?Sized> {
     pub history: History,
 }
 
+impl<H> Fitted<H> {
+    /// A head that was fitted in one step, without a history.
+    pub fn at_once(head: H) -> Self {
+        Self { head: Box::new(head), history: History::default() }
+    }
+}
+
 /// What `history.csv` holds: named columns and a row per epoch or iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {

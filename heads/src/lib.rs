@@ -32,7 +32,7 @@
 //! descent, and AdamW on anything [`Differentiable`]. Nothing here depends on the number of threads: sums run
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
-mod affine;
+pub mod affine;
 mod check;
 pub mod conformance;
 pub mod data;
@@ -49,6 +49,7 @@ mod standardize;
 pub mod svm;
 mod vector;
 
+pub use affine::Affine;
 pub use conformance::{check_head, check_head_with};
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use differentiable::{Differentiable, Mode};

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::affine::{Affine, BIAS, WEIGHT};
 use crate::check::{at_least_one, positive};
-use crate::data::{ClassWeight, Features, Logits, TrainingSet};
+use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Tensors};
 use crate::solver::gradient::{self, Recipe, Samples};
 use crate::solver::lbfgs::{self, Stopping};
 use crate::solver::logistic::Logistic;
@@ -94,7 +94,7 @@ impl HeadConfig for LinearConfig {
         ("lr", "adam: learning rate"),
         ("seed", "adam: another seed, another order of the samples"),
     ];
-    type Head = LinearHead;
+    type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         positive("C", self.c)?;
@@ -105,18 +105,18 @@ impl HeadConfig for LinearConfig {
         positive("lr", self.lr)
     }
 
-    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<LinearHead>, HeadError> {
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let prepared = Prepared::new(data.features(), self.standardize);
         let weights = data.class_weights(self.class_weight);
         let (map, history) = match self.solver {
             LinearSolver::Lbfgs => self.fit_lbfgs(data, &prepared, &weights, context)?,
             LinearSolver::Adam => self.fit_adam(data, &prepared, &weights, context)?,
         };
-        Ok(Fitted { head: Box::new(LinearHead(map)), history })
+        Ok(Fitted { head: Box::new(map), history })
     }
 
-    fn load(&self, tensors: &Tensors) -> Result<LinearHead, HeadError> {
-        Ok(LinearHead(Affine::load(tensors, "")?))
+    fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
+        Affine::load(tensors, "")
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
@@ -221,32 +221,12 @@ impl Differentiable for LinearConfig {
     }
 }
 
-/// A fitted `linear`: tensors `weight` `[C, F]` and `bias` `[C]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinearHead(Affine);
-
-impl Head for LinearHead {
-    fn width(&self) -> usize {
-        self.0.width()
-    }
-
-    fn classes(&self) -> usize {
-        self.0.classes()
-    }
-
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        self.0.logits(features)
-    }
-
-    fn tensors(&self) -> Result<Tensors, HeadError> {
-        self.0.tensors("")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::conformance::{check_head, check_head_with};
+    use crate::data::Features;
+    use crate::head::Head;
 
     #[test]
     fn linear_keeps_the_laws_of_heads() {
@@ -266,13 +246,13 @@ mod tests {
     const VALUES: [f32; 16] =
         [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 1.1, 0.2, 0.2, 1.4, 2.2, 0.5, 2.8, 1.0, 0.6];
 
-    fn fit(labels: &[u32], classes: usize) -> LinearHead {
+    fn fit(labels: &[u32], classes: usize) -> Affine {
         let data = TrainingSet::new(Features::new(&VALUES, 2).unwrap(), labels, classes).unwrap();
         let config = LinearConfig { tol: 1e-9, ..LinearConfig::default() };
         *config.fit(&data, &FitContext::quiet()).unwrap().head
     }
 
-    fn probabilities(head: &LinearHead) -> Vec<Vec<f32>> {
+    fn probabilities(head: &Affine) -> Vec<Vec<f32>> {
         let logits = head.logits(Features::new(&VALUES, 2).unwrap()).unwrap();
         logits.softmax().chunks_exact(head.classes()).map(<[f32]>::to_vec).collect()
     }

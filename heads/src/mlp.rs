@@ -245,7 +245,7 @@ impl Head for MlpHead {
     fn tensors(&self) -> Result<Tensors, HeadError> {
         let mut tensors = Tensors::new();
         for (layer, map) in self.layers.iter().enumerate() {
-            tensors.extend(map.tensors(&prefix(layer))?);
+            tensors.extend(map.prefixed(&prefix(layer))?);
         }
         Ok(tensors)
     }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::affine::Affine;
 use crate::check::{at_least_one, positive};
-use crate::data::{ClassWeight, Features, Logits, TrainingSet};
+use crate::data::{ClassWeight, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Tensors};
 use crate::solver::dual_coordinate_descent::{self, Loss, Problem, Solution, Stopping};
 use crate::standardize::Prepared;
 use crate::vector::Vectors;
@@ -86,7 +86,7 @@ impl HeadConfig for SvmConfig {
         ("standardize", "bring each feature to mean 0 and variance 1 first"),
         ("seed", "another seed, another order in which photos are visited; the optimum is the same"),
     ];
-    type Head = SvmHead;
+    type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         positive("C", self.c)?;
@@ -95,7 +95,7 @@ impl HeadConfig for SvmConfig {
         at_least_one("max_iter", self.max_iter)
     }
 
-    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<SvmHead>, HeadError> {
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let prepared = Prepared::new(data.features(), self.standardize);
         let planes = if data.classes() == 2 { 1..2 } else { 0..data.classes() };
         let solutions = self.solve(data, &prepared, planes.clone(), context);
@@ -119,11 +119,11 @@ impl HeadConfig for SvmConfig {
         });
         let history =
             History { columns: vec!["iteration", "class", "objective", "duality_gap"], rows: rows.collect() };
-        Ok(Fitted { head: Box::new(SvmHead(Affine::from_f64(&weight, &bias, width)?)), history })
+        Ok(Fitted { head: Box::new(Affine::from_f64(&weight, &bias, width)?), history })
     }
 
-    fn load(&self, tensors: &Tensors) -> Result<SvmHead, HeadError> {
-        Ok(SvmHead(Affine::load(tensors, "")?))
+    fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
+        Affine::load(tensors, "")
     }
 }
 
@@ -181,32 +181,12 @@ impl SvmConfig {
     }
 }
 
-/// A fitted `svm`: tensors `weight` `[C, F]` and `bias` `[C]`. Its logits are the decision values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SvmHead(Affine);
-
-impl Head for SvmHead {
-    fn width(&self) -> usize {
-        self.0.width()
-    }
-
-    fn classes(&self) -> usize {
-        self.0.classes()
-    }
-
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        self.0.logits(features)
-    }
-
-    fn tensors(&self) -> Result<Tensors, HeadError> {
-        self.0.tensors("")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::conformance::{check_head, check_head_with};
+    use crate::data::Features;
+    use crate::head::Head;
 
     #[test]
     fn svm_keeps_the_laws_of_heads() {

@@ -1,55 +1,56 @@
 //! A head from outside: the class whose mean feature is nearest, in `headstock` beside all the built-in heads.
 use std::process::ExitCode;
 
-use candle_core::{Device, Tensor};
 use headstock_cli::App;
-use headstock_heads::{Features, FitContext, Fitted, Head, HeadConfig, HeadError, History, Logits, Parameter, Tensors, TrainingSet};
+use headstock_heads::{
+    Affine, FitContext, Fitted, HeadConfig, HeadError, Parameter, Tensors, TrainingSet, check_head,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct NearestMeanConfig {
-    shrink: f32,
+struct NearestMean {
+    shrink: f64,
 }
-struct NearestMean(Tensor); // the class means, [C, F]
 
-impl HeadConfig for NearestMeanConfig {
+impl HeadConfig for NearestMean {
     const KIND: &'static str = "nearest-mean-example";
     const ABOUT: &'static str = "the class whose mean feature is nearest";
-    const PARAMETERS: &'static [Parameter] = &[("shrink", "how far the means are drawn towards 0, from 0 to 1")];
-    type Head = NearestMean;
+    const PARAMETERS: &'static [Parameter] = &[("shrink", "how far means are drawn towards 0, from 0 to 1")];
+    type Head = Affine; // a head with logits of another kind implements `Head` itself
+
     fn check(&self) -> Result<(), HeadError> {
-        let (value, expected) = (self.shrink.to_string(), "must lie between 0 and 1");
-        if (0.0..=1.0).contains(&self.shrink) { Ok(()) } else { Err(HeadError::Parameter { parameter: "shrink", value, expected }) }
-    }
-    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<NearestMean>, HeadError> {
-        let (width, counts) = (data.features().width(), data.class_counts());
-        let mut means = vec![0f32; data.classes() * width];
-        for (row, &label) in data.features().rows().zip(data.labels()) {
-            let share = (1.0 - self.shrink) / counts[label as usize] as f32;
-            means[label as usize * width..][..width].iter_mut().zip(row).for_each(|(mean, x)| *mean += x * share);
+        if (0.0..=1.0).contains(&self.shrink) {
+            return Ok(());
         }
-        let means = Tensor::from_vec(means, (data.classes(), width), &Device::Cpu)?;
-        Ok(Fitted { head: Box::new(NearestMean(means)), history: History::default() })
+        let (value, expected) = (self.shrink.to_string(), "must lie between 0 and 1");
+        Err(HeadError::Parameter { parameter: "shrink", value, expected })
     }
-    fn load(&self, tensors: &Tensors) -> Result<NearestMean, HeadError> {
-        let missing = || HeadError::Tensor { name: "means".into(), problem: "is missing".into() };
-        tensors.get("means").cloned().map(NearestMean).ok_or_else(missing)
+
+    /// `-|x - m|²` is `2 m·x - |m|²` and a term that is the same for every class.
+    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
+        let (width, counts) = (data.features().width(), data.class_counts());
+        let mut weight = vec![0.0; data.classes() * width];
+        for (row, &label) in data.features().rows().zip(data.labels()) {
+            let share = 2.0 * (1.0 - self.shrink) / counts[label as usize] as f64;
+            let twice_mean = &mut weight[label as usize * width..][..width];
+            twice_mean.iter_mut().zip(row).for_each(|(m, &x)| *m += share * f64::from(x));
+        }
+        let squares = weight.chunks_exact(width).map(|m| m.iter().map(|m| m * m / 4.0).sum::<f64>());
+        let bias: Vec<f64> = squares.map(|square| -square).collect();
+        Ok(Fitted::at_once(Affine::from_f64(&weight, &bias, width)?))
     }
-}
-impl Head for NearestMean {
-    fn width(&self) -> usize { self.0.dims()[1] }
-    fn classes(&self) -> usize { self.0.dims()[0] }
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width())?;
-        let means = self.0.to_vec2::<f32>()?;
-        let distance = |row: &[f32], mean: &[f32]| row.iter().zip(mean).map(|(x, m)| (x - m) * (x - m)).sum::<f32>();
-        Logits::new(features.rows().flat_map(|row| means.iter().map(move |mean| -distance(row, mean))).collect(), means.len())
+
+    fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
+        Affine::load(tensors, "")
     }
-    fn tensors(&self) -> Result<Tensors, HeadError> { Ok(Tensors::from([("means".into(), self.0.clone())])) }
 }
 
-fn main() -> ExitCode { App::new().with_head::<NearestMeanConfig>().run() }
+fn main() -> ExitCode {
+    App::new().with_head::<NearestMean>().run()
+}
 
 #[test]
-fn passes_the_conformance_suite() { headstock_heads::check_head::<NearestMeanConfig>() }
+fn passes_the_conformance_suite() {
+    check_head::<NearestMean>();
+}

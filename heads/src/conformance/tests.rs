@@ -210,7 +210,7 @@ impl<const FAULT: u8> Head for MeansHead<FAULT> {
     }
 
     fn tensors(&self) -> Result<Tensors, HeadError> {
-        let mut tensors = self.0.tensors("")?;
+        let mut tensors = self.0.tensors()?;
         if FAULT == LOSSY {
             for tensor in tensors.values_mut() {
                 *tensor = tensor.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
@@ -223,7 +223,7 @@ impl<const FAULT: u8> Head for MeansHead<FAULT> {
 impl<const FAULT: u8> Differentiable for Means<FAULT> {
     fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let prefix = if FAULT == OTHER_NAMES { "initial." } else { "" };
-        Affine::from_f64(&vec![0.0; classes * width], &vec![0.0; classes], width)?.tensors(prefix)
+        Affine::from_f64(&vec![0.0; classes * width], &vec![0.0; classes], width)?.prefixed(prefix)
     }
 
     fn forward(&self, parameters: &Tensors, features: &Tensor, mode: Mode) -> Result<Tensor, HeadError> {
