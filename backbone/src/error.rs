@@ -47,10 +47,10 @@ impl BackboneError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Source(_) | Self::Device(_) => ErrorKind::Config,
+            Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
             Self::Hub(HubError::Name { .. }) => ErrorKind::Config,
             Self::Hub(_) => ErrorKind::Hub,
-            Self::Checkpoint(_) | Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
+            Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
         }
     }
 }

@@ -55,13 +55,26 @@ pub enum TrainError {
         problem: String,
     },
     /// The feature cache failed.
-    #[error("the feature cache {} failed; if it is damaged, delete it: features are then computed anew", path.display())]
+    #[error("the feature cache {} failed{}", path.display(), advice(source))]
     Cache {
         /// The cache's file.
         path: PathBuf,
         /// What the store says.
         source: Box<redb::Error>,
     },
+}
+
+/// What to do about a store that failed. A disk that is full, or a folder that may not be written to, is no reason to throw
+/// features away.
+fn advice(error: &redb::Error) -> &'static str {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let no_room = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    match error {
+        redb::Error::Io(error) if no_room.contains(&error.kind()) => {
+            ": make room or give access, or keep features elsewhere (`features.cache`)"
+        }
+        _ => "; if it is damaged, delete it: features are then computed anew",
+    }
 }
 
 /// What kind of thing went wrong.

@@ -1,13 +1,20 @@
 //! A run, tested anew.
 
-use crate::config::Settings;
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+use headstock_heads::Registry;
+
+use crate::config::{Settings, Source};
 use crate::error::TrainError;
+use crate::files;
 use crate::fit::test;
 use crate::matrix::Matrix;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::Run;
-use crate::samples::{Part, Samples};
+use crate::run::{Run, SplitRow};
+use crate::samples::{Inputs, Part, Samples, data_root};
 
 /// What testing a run anew gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,40 +25,92 @@ pub struct Evaluation {
     pub samples: usize,
     /// How many photos were left out because they cannot be read.
     pub skipped: usize,
-    /// Whether these are the samples that the run was tested on.
+    /// Whether these are the paths that the run was tested on, with the same classes.
     pub same_samples: bool,
 }
 
-/// Tests a run on the test part of `settings`, which are the run's own or others.
+/// Tests a run anew: on the test part that its `split.csv` lists when `settings` name the run's own data, else on the test
+/// part of theirs. Photos that the run was trained on are counted in a warning.
 ///
 /// # Errors
-/// [`TrainError`]; [`TrainError::Data`] when the classes are not those of the run.
-pub fn evaluate(run: &Run, settings: &Settings, progress: &dyn Progress) -> Result<Evaluation, TrainError> {
+/// [`TrainError`]; [`TrainError::Data`] when photos are gone, or the classes are not those of the run.
+pub fn evaluate(
+    run: &Run,
+    settings: &Settings,
+    heads: &Registry,
+    progress: &dyn Progress,
+) -> Result<Evaluation, TrainError> {
     let model = &run.model;
-    let (samples, inputs) = Samples::read(settings)?;
-    if samples.classes.names() != model.record.classes {
-        return Err(TrainError::Data(format!(
-            "the data has the classes {}, but the run was trained on {}",
-            samples.classes.names().join(", "),
-            model.record.classes.join(", ")
-        )));
-    }
-    let tested = samples.of(Part::Test);
+    let split = run.split()?;
+    let own = run.settings(&[], heads)?;
+    let is_own = own.source == settings.source && own.options.split == settings.options.split;
+    let (samples, inputs) = if is_own {
+        Samples::of_run(settings, &model.record.classes, &split)?
+    } else {
+        let (samples, inputs) = others(settings, &model.record.classes)?;
+        warn_of_trained_on(&inputs, &own, &split);
+        (samples, inputs)
+    };
+
     let stock = model.stock(settings, progress)?;
-    let matrix =
-        Matrix::prepare(inputs.only(&tested), stock.as_ref(), settings, &vec![0; tested.len()], progress)?;
-    let present = matrix.present((0..tested.len()).collect());
+    let mut options = settings.options.clone();
+    let temporary = tempfile::tempdir().map_err(TrainError::io("make", &std::env::temp_dir()))?;
+    if inputs.photos().is_some() && !can_write(&options.features.cache) {
+        tracing::info!("{} cannot be written to: features are not kept", options.features.cache.display());
+        options.features.cache = temporary.path().to_path_buf();
+    }
+    let count = samples.rows.len();
+    let matrix = Matrix::prepare(inputs, stock.as_ref(), &options, &vec![0; count], progress)?;
+    let present = matrix.present((0..count).collect());
     if present.is_empty() {
         return Err(TrainError::Data("no photo of the test part can be read".into()));
     }
-    let rows: Vec<usize> = present.iter().map(|&i| tested[i]).collect();
     let predictions = test(model.head.as_ref(), &matrix, &present)?;
-    let before = run.split()?;
-    let before = before.iter().filter(|row| row.split == Part::Test.as_str()).map(|row| row.path.as_str());
     Ok(Evaluation {
-        metrics: predictions.metrics(&samples.labels(&rows)),
+        metrics: predictions.metrics(&samples.labels(&present)),
         samples: present.len(),
-        skipped: tested.len() - present.len(),
-        same_samples: before.eq(rows.iter().map(|&row| samples.rows[row].id.as_str())),
+        skipped: count - present.len(),
+        same_samples: is_own && present.len() == count,
     })
+}
+
+/// The test part of other data than the run's.
+fn others(settings: &Settings, classes: &[String]) -> Result<(Samples, Inputs), TrainError> {
+    if let Source::Folder { test: Some(test), .. } = &settings.source {
+        return Samples::only_tested(test, classes);
+    }
+    let (samples, inputs) = Samples::read(settings)?;
+    if samples.classes.names() != classes {
+        return Err(TrainError::Data(format!(
+            "the data has the classes {}, but the run was trained on {}",
+            samples.classes.names().join(", "),
+            classes.join(", ")
+        )));
+    }
+    let tested = samples.of(Part::Test);
+    let rows = tested.iter().map(|&row| samples.rows[row].clone()).collect();
+    Ok((Samples { rows, ..samples }, inputs.only(&tested)))
+}
+
+fn warn_of_trained_on(inputs: &Inputs, own: &Settings, split: &[SplitRow]) {
+    let root = data_root(&own.source);
+    let trained = split.iter().filter(|row| row.split == Part::Train.as_str());
+    let trained: HashSet<PathBuf> =
+        trained.filter_map(|row| root.join(&row.path).canonicalize().ok()).collect();
+    let photos = inputs.photos().unwrap_or_default();
+    let known = photos
+        .iter()
+        .filter(|photo| photo.canonicalize().is_ok_and(|photo| trained.contains(&photo)))
+        .count();
+    if known > 0 {
+        tracing::warn!(
+            "the run was trained on {known} of these {} photos: the figures flatter it",
+            photos.len()
+        );
+    }
+}
+
+/// Whether files can be made in a folder.
+fn can_write(folder: &std::path::Path) -> bool {
+    fs::create_dir_all(folder).is_ok() && files::temporary_in(folder).is_ok()
 }

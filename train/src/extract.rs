@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::feature_file::{self, Described, Format};
+use crate::feature_file::{Described, Target};
 use crate::features::{Features, Stock};
 use crate::progress::Progress;
 use crate::samples::{Inputs, Samples};
@@ -27,7 +27,7 @@ pub struct Extracted {
 /// # Errors
 /// [`TrainError`]; `out` is written whole or not at all.
 pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Result<Extracted, TrainError> {
-    Format::of(out)?;
+    let target = Target::open(out)?;
     let (samples, inputs) = Samples::unsplit(settings)?;
     let (Inputs::Photos(paths), Some(options)) = (inputs, &settings.options.backbone) else {
         return Err(TrainError::Usage(
@@ -35,8 +35,11 @@ pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Resu
         ));
     };
     let stock = Stock::open(options, progress)?;
-    let features = Features::prepare(&stock, settings, &paths, &vec![0; paths.len()], progress)?;
+    let features = Features::prepare(&stock, &settings.options, &paths, &vec![0; paths.len()], progress)?;
     let mut order: Vec<usize> = (0..paths.len()).filter(|&photo| features.has(photo)).collect();
+    if order.is_empty() {
+        return Err(TrainError::Data("no photo can be read".into()));
+    }
     order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
     let described: Vec<Described> = order
         .iter()
@@ -47,7 +50,7 @@ pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Resu
             label: row.label,
         })
         .collect();
-    feature_file::write(out, &described, features.width(), &mut |range| {
+    target.write(&described, features.width(), &mut |range| {
         let mut values = Vec::new();
         features.append(&order[range], 0, &mut values)?;
         Ok(values)

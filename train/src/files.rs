@@ -6,6 +6,8 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use crate::error::TrainError;
+
 /// What temporary names begin with; a killed program may leave one behind, which nobody reads.
 pub(crate) const TEMPORARY: &str = ".headstock-part-";
 
@@ -23,11 +25,32 @@ pub(crate) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
+/// A new file that is going to be renamed to `path`.
+pub(crate) fn beside(path: &Path) -> io::Result<NamedTempFile> {
+    temporary_in(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
 /// Writes `bytes` to `path`, whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = temporary_in(folder)?;
+    let mut file = beside(path)?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Refuses to replace a file that is not a table of ours, which begins with `header`: it may be the user's labels.
+pub(crate) fn refuse_to_replace(path: &Path, header: &[&str]) -> Result<(), TrainError> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let begins = format!("{}\n", header.join(","));
+    let ours = fs::read(path).is_ok_and(|bytes| bytes.starts_with(begins.as_bytes()));
+    if ours {
+        Ok(())
+    } else {
+        Err(TrainError::Usage(format!(
+            "{} is there already, and is not what would be written: name another file",
+            path.display()
+        )))
+    }
 }

@@ -1,6 +1,6 @@
 //! Training: features, fit, test, and a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use headstock_heads::{Features, FitContext, Fitted, Head, TrainingSet};
@@ -34,7 +34,7 @@ pub struct Outcome {
 /// # Errors
 /// [`TrainError`]; nothing is written then but features, which the next try finds.
 pub fn train(settings: &Settings, place: &RunPlace, progress: &dyn Progress) -> Result<Outcome, TrainError> {
-    place.check()?;
+    let place = place.reserve(&settings.source)?;
     let started = Instant::now();
     let (samples, inputs) = Samples::read(settings)?;
     let stock =
@@ -43,7 +43,7 @@ pub fn train(settings: &Settings, place: &RunPlace, progress: &dyn Progress) -> 
     let views: Vec<View> =
         samples.rows.iter().map(|row| if row.part == Part::Train { wanted } else { 0 }).collect();
     let photos = inputs.photos().map(<[PathBuf]>::to_vec);
-    let matrix = Matrix::prepare(inputs, stock.as_ref(), settings, &views, progress)?;
+    let matrix = Matrix::prepare(inputs, stock.as_ref(), &settings.options, &views, progress)?;
     let listed = samples.rows.len();
     let kept = matrix.present((0..listed).collect());
     let parts = Parts::of(&samples, &kept)?;
@@ -154,7 +154,7 @@ fn record(settings: &Settings, stock: Option<&Stock>, samples: &Samples, width: 
         let checkpoint = stock.checkpoint();
         let backbone = BackboneRecord {
             architecture: checkpoint.architecture().to_string(),
-            source: checkpoint.origin().into(),
+            source: source(stock),
             sha256: checkpoint.sha256().into(),
             layer: stock.options().layer,
             precision: stock.options().precision,
@@ -162,6 +162,15 @@ fn record(settings: &Settings, stock: Option<&Stock>, samples: &Samples, width: 
         (checkpoint.preprocessing().clone(), backbone)
     });
     ModelRecord::new(head, samples.classes.names().to_vec(), width, stock)
+}
+
+/// Where the weights came from, without the folders above a local file: the same run elsewhere has the same bytes.
+fn source(stock: &Stock) -> String {
+    let weights = &stock.options().weights;
+    if weights.starts_with("hf://") {
+        return stock.checkpoint().origin().into();
+    }
+    Path::new(weights).file_name().map_or_else(|| weights.clone(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The settings, with the commit that a branch of the hub stood at: the same weights the next time.

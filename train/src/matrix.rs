@@ -1,6 +1,6 @@
 //! Feature rows by number, wherever they come from.
 
-use crate::config::Settings;
+use crate::config::Options;
 use crate::error::TrainError;
 use crate::feature_file::FeatureTable;
 use crate::features::{Features, Stock, View};
@@ -20,17 +20,17 @@ impl Matrix {
     pub(crate) fn prepare(
         inputs: Inputs,
         stock: Option<&Stock>,
-        settings: &Settings,
+        options: &Options,
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         match (inputs, stock) {
             (Inputs::Features(table), _) => Ok(Self::Given(table)),
             (Inputs::Photos(paths), Some(stock)) => {
-                Ok(Self::Cached(Features::prepare(stock, settings, &paths, views, progress)?))
+                Ok(Self::Cached(Features::prepare(stock, options, &paths, views, progress)?))
             }
             (Inputs::Photos(_), None) => Err(TrainError::Usage(
-                "`backbone.weights` is missing: photos become features by a backbone".into(),
+                "photos become features by a backbone, and there is none: the head was fitted on features made elsewhere".into(),
             )),
         }
     }

@@ -5,8 +5,11 @@ use std::fmt::Write;
 use crate::metrics::Predictions;
 use crate::run::{ModelRecord, RunMetrics, TestRow};
 
-/// Mistakes that are listed.
+/// Mistakes, and pairs of classes, that are listed.
 const MISTAKES: usize = 50;
+
+/// Classes beyond which the matrix of all pairs is left out: nobody reads it, and it grows with their square.
+const WIDEST_MATRIX: usize = 60;
 
 const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}\
@@ -31,7 +34,10 @@ pub(crate) fn html(
     );
     figures(&mut page, metrics);
     classes(&mut page, &record.classes, &confusion);
-    matrix(&mut page, &record.classes, &confusion);
+    if record.classes.len() <= WIDEST_MATRIX {
+        matrix(&mut page, &record.classes, &confusion);
+    }
+    confused(&mut page, &record.classes, &confusion);
     mistakes(&mut page, &record.classes, rows, predictions);
     page
 }
@@ -101,12 +107,31 @@ fn matrix(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
         push(page, format_args!("\n<tr><th>{}", escaped(name)));
         let all: usize = row.iter().sum();
         for &count in row {
-            let shade = if all == 0 { 0.0 } else { count as f64 / all as f64 };
-            let shown = if count == 0 { String::new() } else { count.to_string() };
-            push(page, format_args!("<td style=\"background:rgba(60,120,200,{:.2})\">{shown}", shade * 0.8));
+            if count == 0 {
+                page.push_str("<td>");
+            } else {
+                let shade = 0.8 * count as f64 / all as f64;
+                push(page, format_args!("<td style=\"background:rgba(60,120,200,{shade:.2})\">{count}"));
+            }
         }
     }
     page.push_str("\n</table></div>\n");
+}
+
+/// The pairs of classes that are taken for each other most often.
+fn confused(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+    let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
+    for (class, row) in confusion.iter().enumerate() {
+        let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != class && count > 0);
+        pairs.extend(wrong.map(|(predicted, &count)| (count, class, predicted)));
+    }
+    pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    page.push_str("<h2>Confused most</h2>\n<table>\n<tr><th>class<th>taken for<th>photos\n");
+    for (count, class, predicted) in pairs.into_iter().take(MISTAKES) {
+        let (class, predicted) = (escaped(&names[class]), escaped(&names[predicted]));
+        push(page, format_args!("<tr><td>{class}<td>{predicted}<td>{count}\n"));
+    }
+    page.push_str("</table>\n");
 }
 
 fn mistakes(page: &mut String, names: &[String], rows: &[TestRow<'_>], predictions: &Predictions) {

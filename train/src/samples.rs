@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::config::{Settings, Source};
 use crate::error::TrainError;
 use crate::feature_file::{FeatureTable, read_npz};
+use crate::run::SplitRow;
 
 /// What a sample is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +81,13 @@ impl Samples {
                 let mut train = read_folder(root, order)?;
                 let mut tested = read_folder_with(test, &train.classes)?;
                 let (here, there) = prefixes(root, test)?;
+                if here.is_empty() || there.is_empty() {
+                    return Err(TrainError::Data(format!(
+                        "`data.folder` {} and `data.test_folder` {} lie within each other: photos would be both trained on and tested on",
+                        root.display(),
+                        test.display()
+                    )));
+                }
                 train.prefix_ids(&here);
                 tested.prefix_ids(&there);
                 let parts = [vec![Part::Train; train.samples.len()], vec![Part::Test; tested.samples.len()]];
@@ -128,6 +136,60 @@ impl Samples {
         Self::read_with(settings, &|labels| Ok(vec![Part::Train; labels.len()]))
     }
 
+    /// The test part of a run, as its `split.csv` lists it; no other photo has to be there.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`TrainError::Data`] for a photo that is gone.
+    pub(crate) fn of_run(
+        settings: &Settings,
+        classes: &[String],
+        split: &[SplitRow],
+    ) -> Result<(Self, Inputs), TrainError> {
+        let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
+        let mut rows = Vec::new();
+        for row in split.iter().filter(|row| row.split == Part::Test.as_str()) {
+            let label = classes.number(&row.label).ok_or_else(|| {
+                TrainError::Data(format!(
+                    "split.csv names a class `{}` that the model does not know",
+                    row.label
+                ))
+            })?;
+            rows.push(Row { id: row.path.clone(), label, part: Part::Test });
+        }
+        if let Source::Features(path) = &settings.source {
+            let (table, _) = read_npz(path)?;
+            let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
+            let there = table.values.len() / table.width;
+            let numbers =
+                numbers.filter(|numbers| numbers.iter().all(|&number| number < there)).ok_or_else(|| {
+                    TrainError::Data(format!("{} has not the rows that split.csv lists", path.display()))
+                })?;
+            return Ok((Self { classes, rows }, Inputs::Features(table).only(&numbers)));
+        }
+        let root = data_root(&settings.source);
+        let paths: Vec<PathBuf> = rows.iter().map(|row| root.join(&row.id)).collect();
+        let gone = paths.iter().filter(|path| !path.is_file()).count();
+        if let Some(path) = paths.iter().find(|path| !path.is_file()) {
+            let more = if gone > 1 { format!(" and {} more", gone - 1) } else { String::new() };
+            return Err(TrainError::Data(format!(
+                "{}{more} of the run's test photos are not there any more: test it on others with --set data.test_folder=...",
+                path.display()
+            )));
+        }
+        Ok((Self { classes, rows }, Inputs::Photos(paths)))
+    }
+
+    /// The photos of a folder that are only tested on, whatever the rest of the data set is.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn only_tested(test: &Path, classes: &[String]) -> Result<(Self, Inputs), TrainError> {
+        let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
+        let dataset = read_folder_with(test, &classes)?;
+        let parts = vec![Part::Test; dataset.samples.len()];
+        Ok(Self::new(dataset, parts))
+    }
+
     /// The numbers of the rows of a part.
     #[must_use]
     pub fn of(&self, part: Part) -> Vec<usize> {
@@ -164,6 +226,22 @@ impl Inputs {
     }
 }
 
+/// The folder that the paths of a run are relative to.
+pub(crate) fn data_root(source: &Source) -> PathBuf {
+    match source {
+        Source::Folder { root, test: None } => root.clone(),
+        Source::Folder { root, test: Some(test) } => {
+            let there = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+            let root = there(root);
+            let (below, _) = relative_to_shared(&root, &there(test));
+            let up = Path::new(&below).components().count();
+            root.ancestors().nth(up).unwrap_or(&root).to_path_buf()
+        }
+        Source::Csv(csv) => csv.images.clone(),
+        Source::Features(_) => PathBuf::new(),
+    }
+}
+
 /// Gives each label its part.
 type Splitter<'a> = dyn Fn(&[u32]) -> Result<Vec<Part>, SplitError> + 'a;
 
@@ -196,14 +274,17 @@ fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
 /// The paths of both folders relative to the folder that holds both.
 fn prefixes(train: &Path, test: &Path) -> Result<(String, String), TrainError> {
     let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
-    let (train, test) = (canonical(train)?, canonical(test)?);
+    Ok(relative_to_shared(&canonical(train)?, &canonical(test)?))
+}
+
+fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
     let shared = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
     let rest = |path: &Path| {
         let parts: Vec<_> =
             path.components().skip(shared).map(|part| part.as_os_str().to_string_lossy()).collect();
         parts.join("/")
     };
-    Ok((rest(&train), rest(&test)))
+    (rest(train), rest(test))
 }
 
 #[cfg(test)]

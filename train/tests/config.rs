@@ -76,6 +76,12 @@ fn overrides_that_cannot_be_followed_are_named() {
         ("head.C", "--set head.C: write KEY=VALUE"),
         ("head..C=1", "the key has an empty part"),
         ("version.minor=1", "`version` is a value, not a section"),
+        ("version=2", "cannot be overridden"),
+        ("data.folder=", "`data.folder` is empty"),
+        ("split.test_size=1.0", "`split.test_size` is 1"),
+        ("split.test_size=nan", "`split.test_size` is NaN"),
+        ("split.test_size=0", "`split.test_size` is 0"),
+        ("features.views=1001", "`features.views` is 1001"),
         ("split.sede=1", "there is no key `split.sede`; did you mean `split.seed`?"),
         ("data.folder=3", "data.folder"),
     ] {
@@ -94,6 +100,10 @@ fn another_head_drops_the_keys_of_the_one_in_the_file() {
         assert_eq!(settings.head.table()["tol"].as_float(), Some(0.5));
         assert_ne!(settings.head.table()["C"].as_float(), Some(3.0));
     }
+    // A file that names no head means the default one.
+    let unnamed = format!("{MINIMAL}[head]\nC = 3.0\n");
+    let kept = resolve(&unnamed, &["head.kind=linear"]).unwrap();
+    assert_eq!(kept.head.table()["C"].as_float(), Some(3.0));
     let kept = resolve(&text, &["head.kind=linear"]).unwrap();
     assert_eq!(kept.head.table()["C"].as_float(), Some(3.0));
 }

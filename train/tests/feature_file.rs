@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use headstock_train::feature_file::{Described, FeatureTable, read_npz, write};
+use headstock_train::feature_file::{Described, FeatureTable, Target, read_npz};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::RowAccessor;
 
@@ -62,7 +62,7 @@ fn written(name: &str) -> (tempfile::TempDir, PathBuf) {
     let read = &mut |range: std::ops::Range<usize>| {
         Ok(range.flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect())
     };
-    write(&path, &rows(), WIDTH, read).expect("it can be written");
+    Target::open(&path).and_then(|target| target.write(&rows(), WIDTH, read)).expect("it can be written");
     (folder, path)
 }
 
@@ -142,7 +142,7 @@ fn parquet_has_a_row_per_sample() {
 
 #[test]
 fn an_unknown_ending_lists_the_known_ones() {
-    let error = write(Path::new("x.h5"), &rows(), WIDTH, &mut |_| unreachable!()).unwrap_err().to_string();
+    let error = Target::open(Path::new("x.h5")).err().unwrap().to_string();
     assert!(error.contains(".npy, .npz, .safetensors, .parquet"), "{error}");
 }
 
@@ -155,10 +155,23 @@ fn what_cannot_be_finished_leaves_the_old_file_and_nothing_else() {
         0 => Ok(vec![0.0; range.len() * WIDTH]),
         _ => Err(headstock_train::TrainError::Data("the disk is on fire".into())),
     };
-    let error = write(&path, &rows(), WIDTH, failing).unwrap_err();
+    let error = Target::open(&path).unwrap().write(&rows(), WIDTH, failing).unwrap_err();
     assert_eq!(error.to_string(), "the disk is on fire");
     let mut text = String::new();
     File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_table_of_the_users_is_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = folder.path().join("labels.csv");
+    fs::write(&labels, "id,breed\n1,pug\n").unwrap();
+    let error = Target::open(&folder.path().join("labels.npz")).err().unwrap().to_string();
+    assert!(error.contains("labels.csv is there already"), "{error}");
+    assert_eq!(fs::read_to_string(&labels).unwrap(), "id,breed\n1,pug\n");
+    // Our own is.
+    fs::write(&labels, "row,path,class,label\n0,a,b,0\n").unwrap();
+    Target::open(&folder.path().join("labels.npz")).unwrap();
 }

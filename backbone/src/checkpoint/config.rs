@@ -46,7 +46,8 @@ pub(super) struct Described {
     pub(super) preprocessing: Preprocessing,
 }
 
-pub(super) fn read(files: &WeightFiles) -> Result<Described, CheckpointError> {
+/// Reads them; a record of preprocessing that is `known` takes the place of theirs.
+pub(super) fn read(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Described, CheckpointError> {
     let path = files.config.clone().unwrap_or_default();
     let mut config = Config::default();
     if let Some(file) = &files.config {
@@ -60,7 +61,9 @@ pub(super) fn read(files: &WeightFiles) -> Result<Described, CheckpointError> {
         let path = path.to_path_buf();
         move |message| CheckpointError::Config { path, message }
     };
-    let preprocessing = if let Some(timm) = &config.pretrained_cfg {
+    let preprocessing = if let Some(known) = known {
+        known.clone()
+    } else if let Some(timm) = &config.pretrained_cfg {
         timm.warn_of_licence(config.architecture.as_deref(), &files.origin);
         timm.preprocessing().map_err(fault(&path))?
     } else if let Some(file) = &files.preprocessor {

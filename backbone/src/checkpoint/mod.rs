@@ -54,6 +54,19 @@ impl Checkpoint {
     /// config file beside the weights that contradicts them or cannot be followed. [`SourceError::Pickled`] for PyTorch's own
     /// format under the name of the other.
     pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
+        Self::read(files, None)
+    }
+
+    /// As [`open`](Self::open), with a record of preprocessing that is known from elsewhere, from a run for example: what
+    /// lies beside the weights does not count.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, BackboneError> {
+        Self::read(files, Some(preprocessing))
+    }
+
+    fn read(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;
@@ -63,7 +76,7 @@ impl Checkpoint {
         lookalike::refuse(path, &shapes)?;
         let architecture = names::architecture(path, &shapes)?;
         names::check(path, architecture, &shapes)?;
-        let described = config::read(files)?;
+        let described = config::read(files, known)?;
         described.check(architecture)?;
 
         let tensors: BTreeMap<String, StoredTensor> = names

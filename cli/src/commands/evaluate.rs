@@ -19,7 +19,7 @@ struct Figures<'a> {
 
 pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
     let (run, settings) = session.run(&args.run)?;
-    let evaluation = evaluate(&run, &settings, session.bars)?;
+    let evaluation = evaluate(&run, &settings, &session.heads, session.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
             "these are not the samples that the run was tested on: its own figures are for others"

@@ -15,6 +15,7 @@ pub use error::ConfigError;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
 };
+use settings::DEFAULT_HEAD;
 pub use settings::{Settings, Source};
 
 /// A config before it is resolved: its text as a table, overrides applied, and where it came from.
@@ -99,7 +100,9 @@ impl Config {
             assignments.into_iter().partition(|a| a.path == ["head", "kind"]);
         if let Some(kind) = kinds.last() {
             let head = self.table.get("head").and_then(Value::as_table);
-            let same = head.and_then(|head| head.get("kind")).is_some_and(|present| *present == kind.value);
+            let present =
+                head.and_then(|head| head.get("kind")).and_then(Value::as_str).unwrap_or(DEFAULT_HEAD);
+            let same = kind.value.as_str() == Some(present);
             if !same && let Some(dropped) = self.table.remove("head") {
                 let keys =
                     dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
@@ -138,6 +141,9 @@ impl<'a> Assignment<'a> {
     fn parse(text: &'a str) -> Result<Self, ConfigError> {
         let (key, value) = text.split_once('=').ok_or_else(|| Self::fault(text, "write KEY=VALUE"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
+        if path == ["version"] {
+            return Err(Self::fault(text, "it says what the file is written in, and cannot be overridden"));
+        }
         if path.iter().any(|part| part.is_empty()) {
             return Err(Self::fault(text, "the key has an empty part"));
         }

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use headstock_heads::{ConfiguredHead, HeadError, Registry};
-use headstock_loader::CsvSource;
+use headstock_loader::{CsvSource, TestSize};
 use toml::Value;
 
 use super::keys::nearest;
 use super::{ConfigError, DataOptions, Options};
 
-const DEFAULT_HEAD: &str = "linear";
+/// The head of a config that names none.
+pub(super) const DEFAULT_HEAD: &str = "linear";
+
+/// Augmented views of a photo, at most.
+const MOST_VIEWS: u32 = 1000;
 
 /// Where samples come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +39,6 @@ pub struct Settings {
     pub source: Source,
     /// The head.
     pub head: Box<dyn ConfiguredHead>,
-    /// The name of the config, for messages.
-    pub origin: String,
 }
 
 impl Settings {
@@ -60,12 +62,29 @@ impl Settings {
                 return Err(checks.key("backbone.weights", problem));
             }
             (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
-                backbone.weights = text_of(&base.join(&backbone.weights));
+                backbone.weights = checks.place("backbone.weights", Path::new(&backbone.weights), base)?.1;
             }
             _ => {}
         }
-        options.features.cache = base.join(&options.features.cache);
+        options.features.cache = checks.place("features.cache", &options.features.cache, base)?.0;
+        match options.split.test_size {
+            TestSize::Fraction(share) if !(share > 0.0 && share < 1.0) => {
+                let problem = format!("is {share}: a share lies between 0 and 1; a whole number is a count");
+                return Err(checks.key("split.test_size", problem));
+            }
+            TestSize::Count(0) => {
+                return Err(checks.key("split.test_size", "is 0: nothing would be tested on"));
+            }
+            _ => {}
+        }
         options.augment.check().map_err(|error| checks.value(error.to_string()))?;
+        if options.features.views > MOST_VIEWS {
+            let problem = format!(
+                "is {}: more than {MOST_VIEWS} views of a photo cannot be meant",
+                options.features.views
+            );
+            return Err(checks.key("features.views", problem));
+        }
         if options.features.views > 0 {
             if matches!(source, Source::Features(_)) {
                 let problem = "needs photos: `data.features` has none";
@@ -78,7 +97,7 @@ impl Settings {
             }
         }
         let head = checks.head(&mut options, heads)?;
-        Ok(Self { options, source, head, origin: origin.into() })
+        Ok(Self { options, source, head })
     }
 }
 
@@ -95,11 +114,32 @@ impl Checks<'_> {
         ConfigError::Value { origin: self.origin.into(), message }
     }
 
+    /// A path from `base` on, also as text: a config is text, and a run writes it.
+    fn place(&self, key: &str, path: &Path, base: &Path) -> Result<(PathBuf, String), ConfigError> {
+        if path.as_os_str().is_empty() {
+            return Err(self.key(key, "is empty: it must name a place"));
+        }
+        let place = base.join(path);
+        match place.to_str() {
+            Some(text) => Ok((place.clone(), text.to_owned())),
+            None => {
+                Err(self
+                    .key(key, format!("leads to {}, a path that is not UTF-8: rename it", place.display())))
+            }
+        }
+    }
+
     fn source(&self, data: &mut DataOptions, base: &Path) -> Result<Source, ConfigError> {
-        let paths =
-            [&mut data.folder, &mut data.csv, &mut data.images, &mut data.features, &mut data.test_folder];
-        for path in paths.into_iter().flatten() {
-            *path = base.join(&path);
+        for (key, path) in [
+            ("data.folder", &mut data.folder),
+            ("data.csv", &mut data.csv),
+            ("data.images", &mut data.images),
+            ("data.features", &mut data.features),
+            ("data.test_folder", &mut data.test_folder),
+        ] {
+            if let Some(path) = path {
+                *path = self.place(key, path, base)?.0;
+            }
         }
         if data.max_pixels == 0 {
             return Err(self.key("data.max_pixels", "is 0: no photo is that small"));
@@ -176,8 +216,4 @@ impl Checks<'_> {
         options.head = table;
         Ok(configured)
     }
-}
-
-fn text_of(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

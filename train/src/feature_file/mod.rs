@@ -6,7 +6,7 @@ mod write;
 use std::path::Path;
 
 pub use read::{FeatureTable, read_npz};
-pub use write::{Described, write};
+pub use write::{Described, Target};
 
 use crate::error::TrainError;
 

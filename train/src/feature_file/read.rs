@@ -51,7 +51,7 @@ fn read(path: &Path) -> Result<(FeatureTable, Vec<i64>), String> {
 fn array<T, R: Read + Seek>(
     archive: &mut ZipArchive<R>,
     name: &str,
-    values: impl Fn(&mut dyn Read) -> io::Result<(Vec<T>, Vec<usize>)>,
+    values: impl Fn(&mut dyn Read, u64) -> io::Result<(Vec<T>, Vec<usize>)>,
 ) -> Result<(Vec<T>, Vec<usize>), String> {
     let present: Vec<String> = archive
         .file_names()
@@ -62,12 +62,13 @@ fn array<T, R: Read + Seek>(
         return Err(format!("there is no array `{name}`; it has: {}", present.join(", ")));
     }
     let mut member = archive.by_name(&file_name).map_err(|error| format!("`{name}`: {error}"))?;
-    values(&mut member).map_err(|error| format!("`{name}`: {error}"))
+    let bytes = member.size();
+    values(&mut member, bytes).map_err(|error| format!("`{name}`: {error}"))
 }
 
-fn floats(reader: &mut dyn Read) -> io::Result<(Vec<f32>, Vec<usize>)> {
+fn floats(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<f32>, Vec<usize>)> {
     let file = NpyFile::new(reader)?;
-    let shape = shape(&file)?;
+    let shape = shape(&file, bytes)?;
     let values = match typed::<f32, _>(file) {
         Ok(values) => values?,
         Err(file) => match typed::<f64, _>(file) {
@@ -78,7 +79,7 @@ fn floats(reader: &mut dyn Read) -> io::Result<(Vec<f32>, Vec<usize>)> {
     Ok((values, shape))
 }
 
-fn integers(reader: &mut dyn Read) -> io::Result<(Vec<i64>, Vec<usize>)> {
+fn integers(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<i64>, Vec<usize>)> {
     fn widened<T: Deserialize + TryInto<i64>, R: Read>(
         file: NpyFile<R>,
     ) -> Result<io::Result<Vec<i64>>, NpyFile<R>> {
@@ -88,7 +89,7 @@ fn integers(reader: &mut dyn Read) -> io::Result<(Vec<i64>, Vec<usize>)> {
         }))
     }
     let file = NpyFile::new(reader)?;
-    let shape = shape(&file)?;
+    let shape = shape(&file, bytes)?;
     let values = widened::<i64, _>(file)
         .or_else(widened::<i32, _>)
         .or_else(widened::<i16, _>)
@@ -112,9 +113,17 @@ fn unknown_type<R: Read>(file: &NpyFile<R>, wanted: &str) -> io::Error {
     io::Error::other(format!("it holds {}; save it as {wanted}", file.dtype().descr()))
 }
 
-fn shape<R: Read>(file: &NpyFile<R>) -> io::Result<Vec<usize>> {
+/// The shape of an array in a member of so many `bytes`: a header that promises more is not believed.
+fn shape<R: Read>(file: &NpyFile<R>, bytes: u64) -> io::Result<Vec<usize>> {
     if file.order() == Order::Fortran && file.shape().len() > 1 {
         return Err(io::Error::other("it is in Fortran order; save numpy.ascontiguousarray of it"));
+    }
+    let values = file.shape().iter().try_fold(1u64, |values, &side| values.checked_mul(side));
+    if values.is_none_or(|values| values > bytes) {
+        return Err(io::Error::other(format!(
+            "it says that it is {:?}, but has {bytes} bytes",
+            file.shape()
+        )));
     }
     file.shape().iter().map(|&side| usize::try_from(side).map_err(io::Error::other)).collect()
 }

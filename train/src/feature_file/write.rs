@@ -13,12 +13,13 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PersistError};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::Format;
 use crate::error::TrainError;
+use crate::files::{beside, refuse_to_replace};
 
 /// Rows that are in memory at a time.
 const CHUNK: usize = 512;
@@ -34,46 +35,72 @@ pub struct Described {
     pub label: u32,
 }
 
-/// Writes `rows` with `width` features each to `path`, in the format that its ending tells. `read` gives the features
-/// of some rows, `[len, F]`. What beside `.npy` and `.npz` describes the rows is written to the same name with `.csv`.
-///
-/// # Errors
-/// [`TrainError::Usage`] for an unknown ending, [`TrainError::Io`] when a file cannot be written, and what `read` gives.
-pub fn write(
-    path: &Path,
-    rows: &[Described],
-    width: usize,
-    read: &mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
-) -> Result<(), TrainError> {
-    let format = Format::of(path)?;
-    let failed = |error| TrainError::io("write", path)(error);
-    let mut file = beside(path)?;
-    let mut chunks = Chunks { rows: rows.len(), width, read };
-    let out = file.as_file_mut();
-    let written = match format {
-        Format::Npy => write_npy(out, &mut chunks),
-        Format::Npz => write_npz(out, rows, &mut chunks),
-        Format::Safetensors => write_safetensors(out, rows, &mut chunks),
-        Format::Parquet => write_parquet(out, rows, &mut chunks),
-    };
-    written.map_err(|fault| fault.located(path))?;
-    if matches!(format, Format::Npy | Format::Npz) {
-        let table = path.with_extension("csv");
-        let mut described = beside(&table)?;
-        write_csv(described.as_file_mut(), rows).map_err(TrainError::io("write", &table))?;
-        described.persist(&table).map_err(|error| TrainError::io("write", &table)(error.error))?;
-    }
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+/// The header of the table beside `.npy` and `.npz`.
+const HEADER: [&str; 4] = ["row", "path", "class", "label"];
+
+/// A file of features that is going to be: written beside its place, and renamed into it once it is complete.
+pub struct Target {
+    format: Format,
+    path: PathBuf,
+    file: NamedTempFile,
+    /// What describes the rows, for formats that cannot.
+    table: Option<(PathBuf, NamedTempFile)>,
 }
 
-/// A file that becomes `path` once it is complete.
-fn beside(path: &Path) -> Result<NamedTempFile, TrainError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    crate::files::temporary_in(&folder).map_err(TrainError::io("write", path))
+impl Target {
+    /// Sees to it that `path` can be written, in the format that its ending tells: before the long work. The table beside
+    /// `.npy` and `.npz` has the same name with `.csv`; another table there is not replaced.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for an unknown ending, a folder of that name, or a CSV that is something else;
+    /// [`TrainError::Io`] when nothing can be written there.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let format = Format::of(path)?;
+        if path.is_dir() {
+            return Err(TrainError::Usage(format!("{} is a folder", path.display())));
+        }
+        let table = match format {
+            Format::Npy | Format::Npz => {
+                let table = path.with_extension("csv");
+                refuse_to_replace(&table, &HEADER)?;
+                let file = beside(&table).map_err(TrainError::io("write", &table))?;
+                Some((table, file))
+            }
+            Format::Safetensors | Format::Parquet => None,
+        };
+        let file = beside(path).map_err(TrainError::io("write", path))?;
+        Ok(Self { format, path: path.into(), file, table })
+    }
+
+    /// Writes `rows` with `width` features each. `read` gives the features of some rows, `[len, F]`.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] when a file cannot be written, and what `read` gives.
+    pub fn write(
+        mut self,
+        rows: &[Described],
+        width: usize,
+        read: &mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
+    ) -> Result<(), TrainError> {
+        let mut chunks = Chunks { rows: rows.len(), width, read };
+        let out = self.file.as_file_mut();
+        let written = match self.format {
+            Format::Npy => write_npy(out, &mut chunks),
+            Format::Npz => write_npz(out, rows, &mut chunks),
+            Format::Safetensors => write_safetensors(out, rows, &mut chunks),
+            Format::Parquet => write_parquet(out, rows, &mut chunks),
+        };
+        written.map_err(|fault| fault.located(&self.path))?;
+        if let Some((path, file)) = &mut self.table {
+            write_csv(file.as_file_mut(), rows).map_err(TrainError::io("write", path))?;
+        }
+        let failed = |path: &Path, error: PersistError| TrainError::io("write", path)(error.error);
+        self.file.persist(&self.path).map_err(|error| failed(&self.path, error))?;
+        if let Some((path, file)) = self.table {
+            file.persist(&path).map_err(|error| failed(&path, error))?;
+        }
+        Ok(())
+    }
 }
 
 /// What can go wrong in a writer: its own file, or the source of the features.
@@ -241,7 +268,7 @@ fn write_parquet(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -
 
 fn write_csv(to: &mut File, rows: &[Described]) -> io::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(to));
-    table.write_record(["row", "path", "class", "label"])?;
+    table.write_record(HEADER)?;
     for (i, row) in rows.iter().enumerate() {
         table.write_record([&i.to_string(), &row.path, &row.class, &row.label.to_string()])?;
     }

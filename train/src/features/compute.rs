@@ -10,9 +10,9 @@ use headstock_loader::{Augment, DecodeError, EvalTransform, decode, read_photo};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Wanted;
 use super::cache::Cache;
-use crate::error::{TrainError, Unreadable};
+use super::{View, Wanted};
+use crate::error::TrainError;
 use crate::progress::Progress;
 
 /// Photos in a batch. Large enough for wide matrix products, small enough that a killed run loses seconds.
@@ -64,19 +64,20 @@ impl Renderer {
         &self.transform
     }
 
-    /// A view of a photo, `[H, W, 3]`; `hash` is that of `bytes`.
-    fn render(&self, bytes: &[u8], hash: &[u8; 32], view: u32) -> Result<Vec<u8>, DecodeError> {
+    /// Views of a photo, each `[H, W, 3]`; `hash` is that of `bytes`.
+    fn render(&self, bytes: &[u8], hash: &[u8; 32], views: &[View]) -> Result<Vec<Vec<u8>>, DecodeError> {
         let photo = decode(bytes, self.max_pixels)?;
-        let view = match view {
-            0 => self.transform.apply(&photo),
-            view => self.augment.view(&photo, &self.transform, view, hash),
-        };
-        Ok(view.into_raw())
+        let rendered = views.iter().map(|&view| match view {
+            0 => self.transform.apply(&photo).into_raw(),
+            view => self.augment.view(&photo, &self.transform, view, hash).into_raw(),
+        });
+        Ok(rendered.collect())
     }
 
     /// The plain view of the photo at `path`.
     pub(crate) fn open(&self, path: &Path) -> Result<Vec<u8>, DecodeError> {
-        self.render(&read_photo(path)?, &[0; 32], 0)
+        let photo = decode(&read_photo(path)?, self.max_pixels)?;
+        Ok(self.transform.apply(&photo).into_raw())
     }
 }
 
@@ -97,7 +98,8 @@ pub(super) fn check(
     failed.into_iter().map(|(checked, error)| (photos[checked], error)).collect()
 }
 
-/// Computes what is wanted and stores it, batch by batch.
+/// Computes what is wanted and stores it, batch by batch. Photos that have become unreadable since they were checked are
+/// passed over and given back.
 pub(super) fn run(
     network: &Network<'_>,
     renderer: &Renderer,
@@ -106,40 +108,65 @@ pub(super) fn run(
     wanted: &[Wanted],
     cache: &Cache,
     progress: &dyn Progress,
-) -> Result<(), TrainError> {
-    let render = |wanted: &Wanted| -> Result<Vec<u8>, TrainError> {
-        let path = &paths[wanted.photo];
-        let unreadable = |error| TrainError::Unreadable(Unreadable(vec![(path.clone(), error)]));
-        let bytes = read_photo(path).map_err(unreadable)?;
+) -> Result<Vec<(usize, DecodeError)>, TrainError> {
+    // A photo is decoded once for all of its views.
+    let render = |views: &&[Wanted]| -> Result<Vec<Vec<u8>>, Lost> {
+        let photo = views[0].photo;
+        let unreadable = |error| Lost::Unreadable(photo, error);
+        let bytes = read_photo(&paths[photo]).map_err(unreadable)?;
         let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        if hashes[wanted.photo] != Some(hash) {
-            let problem = "changed while it was being read: run the command again".into();
-            return Err(TrainError::Format { path: path.clone(), problem });
+        if hashes[photo] != Some(hash) {
+            return Err(Lost::Changed(photo));
         }
-        let unreadable = |error| TrainError::Unreadable(Unreadable(vec![(path.clone(), error)]));
-        renderer.render(&bytes, &hash, wanted.view).map_err(unreadable)
+        let numbers: Vec<View> = views.iter().map(|wanted| wanted.view).collect();
+        renderer.render(&bytes, &hash, &numbers).map_err(unreadable)
     };
+    let photos: Vec<&[Wanted]> = wanted.chunk_by(|a, b| a.photo == b.photo).collect();
+    let in_batch = (BATCH * photos.len()).div_ceil(wanted.len().max(1)).max(1);
+    let mut lost = Vec::new();
     progress.begin("computing features", wanted.len() as u64, "photos");
     let outcome = thread::scope(|scope| {
         let (send, receive) = sync_channel(AHEAD);
+        let photos = &photos;
         scope.spawn(move || {
-            for batch in wanted.chunks(BATCH) {
-                let rendered: Result<Vec<Vec<u8>>, TrainError> = batch.par_iter().map(render).collect();
-                let failed = rendered.is_err();
+            for batch in photos.chunks(in_batch) {
+                let rendered: Vec<Result<Vec<Vec<u8>>, Lost>> = batch.par_iter().map(render).collect();
                 // No receiver: the other side has failed and says why.
-                if send.send((batch, rendered)).is_err() || failed {
+                if send.send((batch, rendered)).is_err() {
                     return;
                 }
             }
         });
         for (batch, rendered) in receive {
-            let features = network.features(&renderer.transform, &rendered?)?;
-            let width = features.len() / batch.len();
-            cache.store(batch.iter().map(|wanted| &wanted.key).zip(features.chunks_exact(width)))?;
-            progress.step(batch.len() as u64);
+            let (mut keys, mut pixels) = (Vec::new(), Vec::new());
+            for (views, rendered) in batch.iter().zip(rendered) {
+                match rendered {
+                    Ok(rendered) => {
+                        keys.extend(views.iter().map(|wanted| &wanted.key));
+                        pixels.extend(rendered);
+                    }
+                    Err(Lost::Unreadable(photo, error)) => lost.push((photo, error)),
+                    Err(Lost::Changed(photo)) => {
+                        let problem = "changed while it was being read: run the command again".into();
+                        return Err(TrainError::Format { path: paths[photo].clone(), problem });
+                    }
+                }
+            }
+            for (keys, pixels) in keys.chunks(BATCH).zip(pixels.chunks(BATCH)) {
+                let features = network.features(&renderer.transform, pixels)?;
+                let width = features.len() / keys.len();
+                cache.store(keys.iter().copied().zip(features.chunks_exact(width)))?;
+                progress.step(keys.len() as u64);
+            }
         }
         Ok(())
     });
     progress.end();
-    outcome
+    outcome.map(|()| lost)
+}
+
+/// Why a photo that was fine when it was checked cannot be used.
+enum Lost {
+    Unreadable(usize, DecodeError),
+    Changed(usize),
 }

@@ -4,14 +4,14 @@ mod cache;
 mod compute;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstock_backbone::{Backbone, Checkpoint, Interpolation, Preprocessing, Source};
 use headstock_loader::{Augment, DecodeError, EvalTransform, read_photo};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::{BackboneOptions, OnError, Settings};
+use crate::config::{BackboneOptions, OnError, Options};
 use crate::error::{TrainError, Unreadable};
 use crate::progress::Progress;
 use cache::{Cache, Key};
@@ -35,8 +35,23 @@ impl Stock {
     /// # Errors
     /// [`TrainError::Backbone`].
     pub fn open(options: &BackboneOptions, progress: &dyn Progress) -> Result<Self, TrainError> {
-        let source = Source::parse(&options.weights, std::path::Path::new(""))?;
-        let checkpoint = Checkpoint::open(&source.fetch(progress)?)?;
+        Self::open_with(options, None, progress)
+    }
+
+    /// As [`open`](Self::open); a record of `preprocessing` takes the place of that beside the weights.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(
+        options: &BackboneOptions,
+        preprocessing: Option<&Preprocessing>,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let files = Source::parse(&options.weights, Path::new(""))?.fetch(progress)?;
+        let checkpoint = match preprocessing {
+            Some(known) => Checkpoint::open_with(&files, known)?,
+            None => Checkpoint::open(&files)?,
+        };
         Ok(Self { checkpoint, options: options.clone() })
     }
 
@@ -100,15 +115,15 @@ impl Features {
     /// [`TrainError::Unreadable`] with all photos that cannot be read; [`TrainError::Backbone`], [`TrainError::Cache`].
     pub fn prepare(
         stock: &Stock,
-        settings: &Settings,
+        options: &Options,
         paths: &[PathBuf],
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let augment = settings.options.augment.clone();
+        let augment = options.augment.clone();
         let keys = KeyMaker::new(stock, &augment);
-        let (width, max_pixels) = (stock.width(), settings.options.data.max_pixels);
-        let cache = Cache::open(&settings.options.features.cache)?;
+        let (width, max_pixels) = (stock.width(), options.data.max_pixels);
+        let cache = Cache::open(&options.features.cache)?;
 
         let (mut photos, mut unreadable) = hash_all(paths, progress);
         let missing = missing(&cache, &keys, &photos, views, width)?;
@@ -119,23 +134,23 @@ impl Features {
         for (photo, _) in &unreadable {
             photos[*photo] = None;
         }
-        let unreadable =
-            Unreadable(unreadable.into_iter().map(|(photo, error)| (paths[photo].clone(), error)).collect());
-        if !unreadable.0.is_empty() {
-            match settings.options.data.on_error {
-                OnError::Stop => return Err(TrainError::Unreadable(unreadable)),
-                OnError::Skip => warn_of(&unreadable),
-            }
-        }
+        let on_error = options.data.on_error;
+        leave_out(on_error, paths, unreadable)?;
 
         let wanted: Vec<_> =
             missing.wanted.into_iter().filter(|wanted| photos[wanted.photo].is_some()).collect();
         let renderer = Renderer::new(stock.transform(), augment, max_pixels);
+        let mut computed = wanted.len();
         if let Some(backbone) = &backbone {
             let network = Network { backbone, layer: stock.options().layer };
-            compute::run(&network, &renderer, paths, &photos, &wanted, &cache, progress)?;
+            let lost = compute::run(&network, &renderer, paths, &photos, &wanted, &cache, progress)?;
+            for (photo, _) in &lost {
+                computed -= wanted.iter().filter(|wanted| wanted.photo == *photo).count();
+                photos[*photo] = None;
+            }
+            leave_out(on_error, paths, lost)?;
         }
-        Ok(Self { cache, keys, photos, width, computed: wanted.len() })
+        Ok(Self { cache, keys, photos, width, computed })
     }
 
     /// The number of features, `F`.
@@ -178,12 +193,28 @@ impl Features {
     }
 }
 
-fn warn_of(unreadable: &Unreadable) {
-    let photos = if unreadable.0.len() == 1 { "photo" } else { "photos" };
-    tracing::warn!("{} {photos} cannot be read and are left out", unreadable.0.len());
-    for (path, error) in &unreadable.0 {
+/// What becomes of photos that cannot be read: an error with all of them, or a line each.
+fn leave_out(
+    on_error: OnError,
+    paths: &[PathBuf],
+    unreadable: Vec<(usize, DecodeError)>,
+) -> Result<(), TrainError> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let unreadable: Vec<_> =
+        unreadable.into_iter().map(|(photo, error)| (paths[photo].clone(), error)).collect();
+    if on_error == OnError::Stop {
+        return Err(TrainError::Unreadable(Unreadable(unreadable)));
+    }
+    match unreadable.len() {
+        1 => tracing::warn!("1 photo cannot be read and is left out"),
+        several => tracing::warn!("{several} photos cannot be read and are left out"),
+    }
+    for (path, error) in &unreadable {
         tracing::warn!("left out: {}: {error}", path.display());
     }
+    Ok(())
 }
 
 /// Makes keys: everything but the photo and the view is hashed once.

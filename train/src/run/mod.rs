@@ -4,7 +4,6 @@ mod model;
 mod tables;
 mod write;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Settings};
 use crate::error::TrainError;
 use crate::metrics::Metrics;
-pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
+pub use model::{BackboneRecord, Calibration, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
 pub(crate) use tables::{TestRow, history, predictions, split};
 pub(crate) use write::RunFiles;
@@ -89,7 +88,14 @@ impl Run {
                 folder.display()
             )));
         }
-        let config = Config::read(&folder.join(CONFIG))?.relative_to_here();
+        let config = folder.join(CONFIG);
+        if !config.is_file() {
+            return Err(TrainError::Format {
+                path: config,
+                problem: "it is missing: the run is not whole".into(),
+            });
+        }
+        let config = Config::read(&config)?.relative_to_here();
         Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config })
     }
 
@@ -101,16 +107,6 @@ impl Run {
         let mut config = self.config.clone();
         config.set(overrides)?;
         Ok(config.resolve(heads)?)
-    }
-
-    /// The figures that training ended with.
-    ///
-    /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Format`].
-    pub fn metrics(&self) -> Result<RunMetrics, TrainError> {
-        let path = self.folder.join(METRICS);
-        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-        serde_json::from_str(&text).map_err(TrainError::format(&path))
     }
 
     /// The split that training used, by path.

@@ -37,8 +37,16 @@ pub struct ModelRecord {
     pub preprocessing: Option<Preprocessing>,
     /// What makes the features; none where they were made elsewhere.
     pub backbone: Option<BackboneRecord>,
-    /// How logits become probabilities: `none` is softmax as it is.
-    pub calibration: String,
+    /// How logits become probabilities.
+    pub calibration: Calibration,
+}
+
+/// How logits become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Calibration {
+    /// Softmax as it is.
+    None,
 }
 
 /// The head of a model.
@@ -74,7 +82,7 @@ impl ModelRecord {
         stock: Option<(Preprocessing, BackboneRecord)>,
     ) -> Self {
         let (preprocessing, backbone) = stock.unzip();
-        Self { format: FORMAT, head, classes, width, preprocessing, backbone, calibration: "none".into() }
+        Self { format: FORMAT, head, classes, width, preprocessing, backbone, calibration: Calibration::None }
     }
 }
 
@@ -118,7 +126,8 @@ impl Model {
                 path.display()
             ))
         })?;
-        let head = kind.configure(record.head.parameters.clone())?.load(&tensors)?;
+        let configured = kind.configure(record.head.parameters.clone()).map_err(TrainError::format(path))?;
+        let head = configured.load(&tensors).map_err(TrainError::format(path))?;
         if head.classes() != record.classes.len() || head.width() != record.width {
             let problem = format!(
                 "its head takes {} features to {} classes, but it names {} and {}",
@@ -149,7 +158,8 @@ impl Model {
                 record.layer, record.precision
             )));
         }
-        let stock = Stock::open(options, progress)?;
+        // What lies beside the weights may be another record, or none: that of the run counts.
+        let stock = Stock::open_with(options, self.record.preprocessing.as_ref(), progress)?;
         let found = stock.checkpoint().sha256();
         if found != record.sha256 {
             return Err(TrainError::Usage(format!(

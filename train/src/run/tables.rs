@@ -7,9 +7,11 @@ use headstock_heads::History;
 use serde::Deserialize;
 
 use crate::error::TrainError;
-use crate::files::write_whole;
+use crate::files::{refuse_to_replace, write_whole};
 use crate::metrics::Predictions;
 use crate::samples::Samples;
+
+const SPLIT_HEADER: [&str; 3] = ["path", "label", "split"];
 
 /// A row of `split.csv`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -27,14 +29,15 @@ pub(crate) fn split(samples: &Samples, rows: &[usize]) -> Vec<u8> {
     let rows = rows.iter().map(|&i| &samples.rows[i]).map(|row| {
         [row.id.clone(), samples.classes.name(row.label).to_owned(), row.part.as_str().to_owned()]
     });
-    table(&["path", "label", "split"], rows)
+    table(&SPLIT_HEADER, rows)
 }
 
-/// Writes the split of `samples` to `path`, as a run has it.
+/// Writes the split of `samples` to `path`, as a run has it. A file there that is no split is not replaced.
 ///
 /// # Errors
-/// [`TrainError::Io`].
+/// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
 pub fn write_split(samples: &Samples, path: &Path) -> Result<(), TrainError> {
+    refuse_to_replace(path, &SPLIT_HEADER)?;
     write_whole(path, &split(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
         .map_err(TrainError::io("write", path))
 }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::{CONFIG, HISTORY, METRICS, MODEL, PREDICTIONS, REPORT, SPLIT};
+use crate::config::Source;
 use crate::error::TrainError;
 use crate::files::TEMPORARY;
 
@@ -31,27 +34,51 @@ pub(crate) struct RunFiles {
 }
 
 impl RunPlace {
-    /// Refuses a place that is taken, before the long work.
-    pub(crate) fn check(&self) -> Result<(), TrainError> {
-        match self {
-            Self::Named(folder) if folder.exists() => Err(taken(folder)),
-            _ => Ok(()),
+    /// Makes the folder beside the place, before the long work: a place that is taken, cannot be written to or lies among
+    /// the photos is refused now.
+    pub(crate) fn reserve(&self, source: &Source) -> Result<Reserved<'_>, TrainError> {
+        if let Self::Named(folder) = self {
+            if folder.to_str().is_none() || folder.file_name().is_none() {
+                let name = folder.display();
+                return Err(TrainError::Usage(format!(
+                    "--run {name}: give the name of a new folder, in UTF-8"
+                )));
+            }
+            // A link that leads nowhere is taken as well.
+            if fs::symlink_metadata(folder).is_ok() {
+                return Err(taken(folder));
+            }
         }
-    }
-
-    /// Writes the run and says where it is.
-    pub(crate) fn write(&self, head: &str, files: &RunFiles) -> Result<PathBuf, TrainError> {
         let parent = match self {
             Self::Named(folder) => {
                 folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
             }
             Self::Numbered => Path::new(RUNS),
         };
+        refuse_among_photos(parent, source)?;
         fs::create_dir_all(parent).map_err(TrainError::io("make", parent))?;
-        let beside = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .tempdir_in(parent)
-            .map_err(TrainError::io("write in", parent))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Temporary folders are private, runs are not; the umask still applies.
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let beside = builder.tempdir_in(parent).map_err(TrainError::io("write in", parent))?;
+        Ok(Reserved { place: self, beside })
+    }
+}
+
+/// A folder beside the place of a run; without a run it goes again.
+pub(crate) struct Reserved<'a> {
+    place: &'a RunPlace,
+    beside: TempDir,
+}
+
+impl Reserved<'_> {
+    /// Writes the run and says where it is.
+    pub(crate) fn write(self, head: &str, files: &RunFiles) -> Result<PathBuf, TrainError> {
         for (name, bytes) in [
             (CONFIG, files.config.as_bytes()),
             (MODEL, &files.model),
@@ -61,30 +88,38 @@ impl RunPlace {
             (PREDICTIONS, &files.predictions),
             (REPORT, files.report.as_bytes()),
         ] {
-            let path = beside.path().join(name);
+            let path = self.beside.path().join(name);
             fs::write(&path, bytes).map_err(TrainError::io("write", &path))?;
         }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary folders are private, runs are not.
-            let mode = fs::metadata(parent).map_or(0o755, |meta| meta.permissions().mode());
-            let path = beside.path();
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(TrainError::io("write", path))?;
-        }
-        let folder = match self {
-            Self::Named(folder) => {
-                self.check()?;
-                fs::rename(beside.path(), folder).map_err(TrainError::io("write", folder))?;
+        let folder = match self.place {
+            RunPlace::Named(folder) if fs::symlink_metadata(folder).is_ok() => return Err(taken(folder)),
+            RunPlace::Named(folder) => {
+                fs::rename(self.beside.path(), folder).map_err(TrainError::io("write", folder))?;
                 folder.clone()
             }
-            Self::Numbered => numbered(beside.path(), head)?,
+            RunPlace::Numbered => numbered(self.beside.path(), head)?,
         };
         // It has another name now: nothing is left to be removed.
-        let _ = beside.keep();
+        let _ = self.beside.keep();
         Ok(folder)
     }
+}
+
+/// A folder of runs within the folder of the photos would be a class the next time.
+fn refuse_among_photos(parent: &Path, source: &Source) -> Result<(), TrainError> {
+    let Source::Folder { root, test } = source else { return Ok(()) };
+    let parent = std::path::absolute(parent).map_err(TrainError::io("find", parent))?;
+    // It may not be there yet.
+    let there = parent.ancestors().find_map(|folder| folder.canonicalize().ok()).unwrap_or_default();
+    for folder in std::iter::once(root).chain(test) {
+        if folder.canonicalize().is_ok_and(|folder| there.starts_with(folder)) {
+            return Err(TrainError::Usage(format!(
+                "the run would lie in {}, among the photos, and be taken for a class: name a folder elsewhere with --run",
+                parent.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Renames `from` to the first free number. Two programs may want the same: a folder that is not empty is never replaced.
