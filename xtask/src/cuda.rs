@@ -36,7 +36,7 @@ pub(crate) fn check() -> Result<()> {
         step::say("\n== CUDA type-check: skipped, it is only set up for Linux on x86-64");
         return Ok(());
     }
-    let tools = step::target_dir().join("nvcc-stand-in");
+    let tools = step::target_dir()?.join("nvcc-stand-in");
     write_stand_in(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
     let tools = fs::canonicalize(&tools)?;
     let path = step::variable("PATH").unwrap_or_default();

@@ -10,6 +10,7 @@ mod test;
 mod tidy;
 mod train;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -35,24 +36,27 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode> {
-    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .context("failed to enter the workspace's folder")?;
-    let mut args = std::env::args().skip(1);
-    let command = args.next();
-    let rest: Vec<String> = args.collect();
-    match (command.as_deref(), rest.as_slice()) {
-        (Some("train"), arguments) => return train::run(arguments),
-        (Some("parity"), [config]) => parity::run(config)?,
-        (Some("parity"), _) => bail!("parity takes a config\n\n{HELP}"),
-        (Some("test"), []) => test::run()?,
-        (Some("golden"), []) => golden::run()?,
-        (Some("ci"), []) => ci::run()?,
-        (Some("help" | "--help" | "-h"), _) => step::say(HELP),
-        (Some(command @ ("test" | "golden" | "ci")), [extra, ..]) => {
-            bail!("{command} takes no `{extra}`\n\n{HELP}")
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some((command, rest)) = words.split_first() else { bail!("which command?\n\n{HELP}") };
+    match (&*command.to_string_lossy(), rest) {
+        ("train", arguments) => return train::run(arguments),
+        ("parity", [config]) => parity::run(config)?,
+        ("parity", _) => bail!("parity takes a config\n\n{HELP}"),
+        ("test", []) => in_the_workspace(test::run)?,
+        ("golden", []) => in_the_workspace(golden::run)?,
+        ("ci", []) => in_the_workspace(ci::run)?,
+        ("help" | "--help" | "-h", _) => step::say(HELP),
+        (command @ ("test" | "golden" | "ci"), [extra, ..]) => {
+            bail!("{command} takes no `{}`\n\n{HELP}", extra.display())
         }
-        (Some(other), _) => bail!("there is no command `{other}`\n\n{HELP}"),
-        (None, _) => bail!("which command?\n\n{HELP}"),
+        (other, _) => bail!("there is no command `{other}`\n\n{HELP}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command in the workspace's folder. Only for those that take no path: a path is relative to where it was typed.
+fn in_the_workspace(command: fn() -> Result<()>) -> Result<()> {
+    let root = step::workspace();
+    std::env::set_current_dir(root).with_context(|| format!("failed to enter {}", root.display()))?;
+    command()
 }

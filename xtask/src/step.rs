@@ -2,8 +2,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,18 +28,45 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 
 /// Runs `command` as a named step; an exit status other than 0 is an error.
 pub(crate) fn run(name: &str, command: &mut Command) -> Result<()> {
+    announce(name);
+    let status = command.status();
+    ended_well(name, command, status.with_context(|| not_started(name, command))?)
+}
+
+/// As [`run`]; what the program writes to stdout.
+pub(crate) fn output(name: &str, command: &mut Command) -> Result<Vec<u8>> {
+    announce(name);
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| not_started(name, command))?;
+    ended_well(name, command, output.status)?;
+    Ok(output.stdout)
+}
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// Where cargo puts what it builds, as whatever sets it says: this program was built there too, as `debug/xtask`.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let own = env::current_exe().context("failed to find out where this program is")?;
+    let folder = own.parent().and_then(Path::parent);
+    Ok(folder.with_context(|| format!("{} is not in a target folder", own.display()))?.to_path_buf())
+}
+
+fn announce(name: &str) {
     say(&format!("\n== {name}"));
-    let status =
-        command.status().with_context(|| format!("{name}: failed to start {:?}", command.get_program()))?;
+}
+
+fn not_started(name: &str, command: &Command) -> String {
+    format!("{name}: failed to start {}", command.get_program().display())
+}
+
+fn ended_well(name: &str, command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("{name} failed ({status}): {}", shown(command));
     }
     Ok(())
-}
-
-/// Where cargo puts what it builds, from the workspace's folder.
-pub(crate) fn target_dir() -> PathBuf {
-    variable("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from)
 }
 
 fn shown(command: &Command) -> String {

@@ -17,9 +17,10 @@ pub(crate) fn run() -> Result<()> {
     )?;
     step::run("tests", &mut cargo(&["test", "--workspace"]))?;
     // In the workspace's target folder, so that nothing is compiled twice.
+    let target = step::target_dir()?;
     let example = |command: &str| {
         let mut cargo = cargo(&[command, "--quiet", "--manifest-path", EXAMPLE, "--target-dir"]);
-        cargo.arg(step::target_dir());
+        cargo.arg(&target);
         cargo
     };
     step::run("external example", &mut example("test"))?;
