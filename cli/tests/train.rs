@@ -5,10 +5,7 @@ mod support;
 use std::fs;
 
 use headstock_train::metrics::Metrics;
-use support::{CLASSES, Project, demo_photo};
-
-/// The files that are the same bytes whenever the settings are.
-const SAME_BYTES: [&str; 3] = ["model.safetensors", "split.csv", "predictions.csv"];
+use support::{CLASSES, Project, SAME_BYTES, demo_photo};
 
 fn computed(project: &Project, arguments: &[&str]) -> u64 {
     let done = project.run(&[&["train", "--json"], arguments].concat()).ok();

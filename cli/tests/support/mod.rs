@@ -5,9 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use redb::{ConcurrencyMode, Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use tempfile::TempDir;
 
 pub(crate) const CLASSES: [&str; 3] = ["dress", "hat", "shoes"];
+
+/// The files of a run that are the same bytes whenever the settings are.
+pub(crate) const SAME_BYTES: [&str; 3] = ["model.safetensors", "split.csv", "predictions.csv"];
 
 /// What a command left behind.
 pub(crate) struct Done {
@@ -115,6 +119,24 @@ impl Project {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Done {
         done(&mut self.command(arguments))
+    }
+
+    /// How many feature vectors are in the store of this cache, whoever else has it open; none before there is one.
+    pub(crate) fn stored(&self, cache: &str) -> u64 {
+        const FEATURES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("features");
+        let path = self.path(cache).join("features.redb");
+        if !path.exists() {
+            return 0;
+        }
+        let mut builder = Database::builder();
+        let database = builder.set_concurrency_mode(ConcurrencyMode::MultiWriter).create(path);
+        let database = database.unwrap_or_else(|error| panic!("{cache}: {error}"));
+        let transaction = database.begin_read().expect("a store can be read");
+        match transaction.open_table(FEATURES) {
+            Ok(table) => table.len().expect("a number of vectors"),
+            Err(redb::TableError::TableDoesNotExist(_)) => 0,
+            Err(error) => panic!("{cache}: {error}"),
+        }
     }
 }
 
