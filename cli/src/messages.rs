@@ -1,7 +1,6 @@
 //! Notes, warnings and errors, on stderr.
 
 use std::fmt::{self, Write};
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use crate::output::StdoutError;
 use crate::progress::Bars;
 
 /// Prints events of the libraries as lines from now on.
@@ -25,9 +25,8 @@ struct Lines(Arc<Bars>);
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let (level, target) = (*event.metadata().level(), event.metadata().target());
-        // Of other crates only what matters to everyone.
-        let least = if target.starts_with("headstock") { Level::INFO } else { Level::WARN };
-        if level > least {
+        // What other crates complain of comes back as an error, and is told then with what it means.
+        if level > Level::INFO || !target.starts_with("headstock") {
             return;
         }
         let mut message = Message::default();
@@ -55,8 +54,7 @@ impl Visit for Message {
 
 /// Says what went wrong, and with which status the program ends.
 pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
-    let broken_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    if error.chain().filter_map(|cause| cause.downcast_ref()).any(broken_pipe) {
+    if error.downcast_ref().is_some_and(StdoutError::reader_left) {
         // Whoever read our output has seen enough.
         return ExitCode::SUCCESS;
     }
@@ -77,4 +75,22 @@ pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
         Some(Kind::Hub) => 4,
         Some(Kind::Failed) | None => 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_pipe_is_forgiven_on_stdout_alone() {
+        let bars = Bars::new();
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(report(&StdoutError::from(broken()).into(), &bars), ExitCode::SUCCESS);
+        let socket = TrainError::Io { action: "read", path: "x.npz".into(), source: broken() };
+        assert_eq!(report(&socket.into(), &bars), ExitCode::from(1));
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(report(&StdoutError::from(full).into(), &bars), ExitCode::from(1));
+    }
 }

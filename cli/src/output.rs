@@ -1,13 +1,27 @@
 //! What goes to stdout.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
+use thiserror::Error;
 
 /// Stdout: figures for people, and with `--json` a last line for programs.
 pub(crate) struct Output {
     json: bool,
     out: io::BufWriter<io::Stdout>,
+}
+
+/// Stdout takes no more. A type of its own: a reader who has seen enough is no failure, and a broken pipe elsewhere is one.
+#[derive(Debug, Error)]
+#[error("failed to write to stdout")]
+pub(crate) struct StdoutError(#[from] io::Error);
+
+impl StdoutError {
+    /// Whether whoever read our output has gone.
+    pub(crate) fn reader_left(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
 }
 
 impl Output {
@@ -16,31 +30,53 @@ impl Output {
     }
 
     /// A line.
-    pub(crate) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
-        writeln!(self.out, "{}", line.as_ref())
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) -> Result<(), StdoutError> {
+        Ok(writeln!(self.out, "{}", line.as_ref())?)
+    }
+
+    /// A line of a CSV.
+    pub(crate) fn record(&mut self, fields: impl IntoIterator<Item = String>) -> Result<(), StdoutError> {
+        let mut line = csv::Writer::from_writer(Vec::new());
+        line.write_record(fields).expect("a vector takes every byte");
+        Ok(self.out.write_all(&line.into_inner().expect("a vector takes every byte"))?)
     }
 
     /// Shows what was written so far.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    pub(crate) fn flush(&mut self) -> Result<(), StdoutError> {
+        Ok(self.out.flush()?)
     }
 
     /// The figures of the command: the last line where `--json` is given.
-    pub(crate) fn figures(&mut self, figures: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn figures(&mut self, figures: &impl Serialize) -> Result<(), StdoutError> {
         if self.json {
-            let figures = serde_json::to_string(figures)?;
-            self.line(figures)?;
+            self.line(serde_json::to_string(figures).expect("figures are JSON"))?;
         }
         self.flush()
     }
 }
 
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
-    }
+/// Text that stays on its line and gives the terminal no orders: control characters are escaped.
+pub(crate) struct Shown<T>(pub(crate) T);
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+impl<T: fmt::Display> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.to_string().chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_letters_are_not() {
+        assert_eq!(Shown("a\nb\u{1b}[31m\u{9b}\tGröße 猫").to_string(), r"a\nb\u{1b}[31m\u{9b}\tGröße 猫");
     }
 }

@@ -6,6 +6,8 @@ use headstock_backbone::DownloadProgress;
 use headstock_train::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::Shown;
+
 /// The bar of the phase that runs, if any. Where stderr is no terminal nothing is drawn.
 pub(crate) struct Bars {
     screen: MultiProgress,
@@ -27,9 +29,14 @@ impl Bars {
         }
     }
 
-    /// Writes a line to stderr without tearing a bar.
-    pub(crate) fn print(&self, line: &str) {
-        self.screen.suspend(|| messages_line(line));
+    /// Writes lines to stderr without tearing a bar.
+    pub(crate) fn print(&self, lines: &str) {
+        self.aside(|| lines.split('\n').for_each(|line| messages_line(&Shown(line))));
+    }
+
+    /// Takes the bar away while `act` writes to the terminal. `act` must not come back here.
+    pub(crate) fn aside<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.screen.suspend(act)
     }
 
     fn show(&self, bar: ProgressBar, style: &str, prefix: &str, unit: &'static str) {
@@ -58,7 +65,7 @@ impl Bars {
 }
 
 #[expect(clippy::print_stderr, reason = "this is where messages go")]
-fn messages_line(line: &str) {
+fn messages_line(line: &Shown<&str>) {
     eprintln!("{line}");
 }
 

@@ -14,8 +14,8 @@ use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
 
-/// Is told the number of a photo and the probability of each class, or why it cannot be read.
-pub type Told<'a> = dyn FnMut(usize, Result<&[f32], DecodeError>) -> Result<(), TrainError> + 'a;
+/// Is told a batch: some photos, and for each the probability of each class, `[C]`, or why it cannot be read.
+pub type Told<'a, E> = dyn FnMut(&[PathBuf], Vec<Result<&[f32], DecodeError>>) -> Result<(), E> + 'a;
 
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
@@ -43,33 +43,43 @@ impl<'a> Predictor<'a> {
         Ok(Self { model, stock, backbone, renderer })
     }
 
-    /// Predicts `photos` in order, a batch at a time.
+    /// Predicts `photos` in order, a batch at a time; `told` hears of each batch when it is done.
     ///
     /// # Errors
-    /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `each` gives.
-    pub fn predict(&self, photos: &[PathBuf], each: &mut Told<'_>) -> Result<(), TrainError> {
+    /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `told` gives.
+    pub fn predict<E: From<TrainError>>(
+        &self,
+        photos: &[PathBuf],
+        progress: &dyn Progress,
+        told: &mut Told<'_, E>,
+    ) -> Result<(), E> {
+        progress.begin("predicting", photos.len() as u64, "photos");
+        let outcome = photos.chunks(BATCH).try_for_each(|batch| {
+            self.predict_batch(batch, told)?;
+            progress.step(batch.len() as u64);
+            Ok(())
+        });
+        progress.end();
+        outcome
+    }
+
+    fn predict_batch<E: From<TrainError>>(&self, batch: &[PathBuf], told: &mut Told<'_, E>) -> Result<(), E> {
+        let rendered: Vec<_> = batch.par_iter().map(|path| self.renderer.open(path)).collect();
+        let mut pixels = Vec::with_capacity(batch.len());
+        let failed: Vec<Option<DecodeError>> =
+            rendered.into_iter().map(|outcome| outcome.map(|photo| pixels.push(photo)).err()).collect();
+        let predictions = if pixels.is_empty() { None } else { Some(self.predictions(&pixels)?) };
+        let mut rows = predictions.iter().flat_map(Predictions::rows);
+        let predicted = failed.into_iter().map(|failed| match failed {
+            Some(error) => Err(error),
+            None => Ok(rows.next().expect("a row for each photo that could be read")),
+        });
+        told(batch, predicted.collect())
+    }
+
+    fn predictions(&self, pixels: &[Vec<u8>]) -> Result<Predictions, TrainError> {
         let network = Network { backbone: &self.backbone, layer: self.stock.options().layer };
-        for (batch, first) in photos.chunks(BATCH).zip((0..).step_by(BATCH)) {
-            let rendered: Vec<_> = batch.par_iter().map(|path| self.renderer.open(path)).collect();
-            let mut pixels = Vec::with_capacity(batch.len());
-            let failed: Vec<Option<DecodeError>> =
-                rendered.into_iter().map(|outcome| outcome.map(|photo| pixels.push(photo)).err()).collect();
-            let predictions = if pixels.is_empty() {
-                None
-            } else {
-                let features = network.features(self.renderer.transform(), &pixels)?;
-                let features = Features::new(&features, self.stock.width())?;
-                Some(Predictions::new(&self.model.head.logits(features)?))
-            };
-            let mut rows = predictions.iter().flat_map(Predictions::rows);
-            for (number, failed) in (first..).zip(failed) {
-                let outcome = match failed {
-                    Some(error) => Err(error),
-                    None => Ok(rows.next().expect("a row for each photo that could be read")),
-                };
-                each(number, outcome)?;
-            }
-        }
-        Ok(())
+        let features = network.features(self.renderer.transform(), pixels)?;
+        Ok(Predictions::new(&self.model.head.logits(Features::new(&features, self.stock.width())?)?))
     }
 }

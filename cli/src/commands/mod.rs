@@ -9,6 +9,7 @@ pub(crate) mod predict;
 pub(crate) mod split;
 pub(crate) mod train;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
@@ -65,4 +66,31 @@ fn line_of(metrics: &Metrics) -> String {
 /// `1 photo`, `2 photos`
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// As a shell takes it.
+fn quoted(text: impl Display) -> String {
+    let text = text.to_string();
+    // On Windows a backslash parts folders; elsewhere a shell would swallow it.
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || (cfg!(windows) && c == '\\');
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_a_shell_would_take_apart_is_quoted() {
+        for plain in ["runs/linear-1", "größe.jpg", "C:/x"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        assert_eq!(quoted("my run"), "'my run'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use headstock_train::{Outcome, RunPlace, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, counted, line_of};
+use super::{CONFIG, Session, line_of, quoted};
 use crate::args::TrainArgs;
+use crate::output::{Output, StdoutError};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -24,15 +25,21 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
     let outcome = train(&settings, &place, session.bars)?;
 
-    let Outcome { folder, metrics, example } = &outcome;
+    let shown = show(&outcome, settings.head.kind(), session.output);
+    if shown.is_err() {
+        // It may have been the work of hours.
+        tracing::info!("the run is {}", outcome.folder.display());
+    }
+    Ok(shown?)
+}
+
+/// What came of it, and what to do next.
+fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
+    let Outcome { folder, metrics, example } = outcome;
     let (counts, seconds) = (&metrics.counts, &metrics.seconds);
-    let kind = settings.head.kind();
-    let out = &mut *session.output;
     out.line(format!(
-        "{kind}: {}, trained on {}, tested on {}",
-        counted(counts.classes, "class").replace("classs", "classes"),
-        counts.train,
-        counts.test
+        "{kind}: {} classes, trained on {}, tested on {}",
+        counts.classes, counts.train, counts.test
     ))?;
     out.line(line_of(&metrics.test))?;
     out.line(format!(
@@ -40,35 +47,29 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
         seconds.features, counts.computed, seconds.fit, seconds.test
     ))?;
     out.line(format!("run: {}", folder.display()))?;
-    let program = program();
-    let config = session.global.config.as_deref().unwrap_or(Path::new(CONFIG)).display();
+    let program = quoted(program().display());
     let other = if kind == "svm" { "linear" } else { "svm" };
     out.line("\nnext:")?;
     if let Some(example) = example {
-        out.line(format!("  {program} predict {} {}", folder.display(), quoted(&from_here(example))))?;
+        let example = quoted(from_here(example).display());
+        out.line(format!("  {program} predict {} {example}", quoted(folder.display())))?;
     }
+    // The run's own config has all that this command was told, and its features are kept.
+    let config = quoted(folder.join(CONFIG).display());
     out.line(format!(
         "  {program} train --config {config} --head {other}   # seconds: the features are kept"
     ))?;
     out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))?;
-    out.figures(&Figures { run: folder, head: kind, metrics })?;
-    Ok(())
+    out.figures(&Figures { run: folder, head: kind, metrics })
 }
 
 /// How this program was called.
-fn program() -> String {
-    env::args().next().unwrap_or_else(|| "headstock".into())
+fn program() -> PathBuf {
+    env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
 }
 
 /// A path below the current folder without that folder.
 fn from_here(path: &Path) -> PathBuf {
     let here = env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).to_path_buf()
-}
-
-/// As a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:\\".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -56,10 +56,6 @@ pub struct CsvSource {
 /// class only.
 pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, DatasetError> {
     let rows = read_rows(source)?;
-    if rows.is_empty() {
-        let hint = "every line below the header is a photo";
-        return Err(DatasetError::Empty { path: source.csv.clone(), missing: "rows", hint });
-    }
     if !source.images.is_dir() {
         return Err(DatasetError::NoFolder(source.images.clone()));
     }
@@ -135,31 +131,91 @@ struct Row {
 }
 
 fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
-    let path = || source.csv.clone();
-    let bytes = std::fs::read(&source.csv).map_err(|e| DatasetError::Io { path: path(), source: e })?;
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    let fault = |error: &csv::Error| DatasetError::Csv { path: path(), message: message(error, bytes) };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let header = reader.headers().map_err(|e| fault(&e))?.clone();
-    if header.is_empty() {
-        let hint = "its first line names the columns";
-        return Err(DatasetError::Empty { path: path(), missing: "header", hint });
-    }
+    let table = Table::open(&source.csv)?;
+    let mut reader = table.reader();
+    let header = table.header(&mut reader)?;
     let id = column(&header, source, "id", &source.id)?;
     let label = column(&header, source, "label", &source.label)?;
 
-    let mut lines = Lines { bytes, at: 0, line: 1 };
+    let mut lines = Lines { bytes: table.text(), at: 0, line: 1 };
     let mut rows = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(|e| fault(&e))?;
+        let record = record.map_err(|e| table.fault(&e))?;
         let line = lines.line_of(record.position());
         let field = |at: usize, name: &str| match record.get(at) {
             Some(value) if !value.is_empty() => Ok(value.to_owned()),
-            _ => Err(DatasetError::EmptyField { path: path(), line, column: name.into() }),
+            _ => Err(DatasetError::EmptyField { path: source.csv.clone(), line, column: name.into() }),
         };
         rows.push(Row { line, id: field(id, &source.id)?, label: field(label, &source.label)? });
     }
+    if rows.is_empty() {
+        return Err(table.has_no_rows());
+    }
     Ok(rows)
+}
+
+/// How a table begins: enough to tell what its columns hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableHead {
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    /// The fields of the first row, one a column.
+    pub first: Vec<String>,
+}
+
+/// Reads the header and the first row of a CSV, as [`read_csv`] would.
+///
+/// # Errors
+/// [`DatasetError`] for a file that cannot be read, has no row, or cannot be parsed up to there.
+pub fn read_table_head(csv: &Path) -> Result<TableHead, DatasetError> {
+    let table = Table::open(csv)?;
+    let mut reader = table.reader();
+    let fields = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
+    let columns = fields(&table.header(&mut reader)?);
+    match reader.records().next() {
+        Some(first) => Ok(TableHead { columns, first: fields(&first.map_err(|e| table.fault(&e))?) }),
+        None => Err(table.has_no_rows()),
+    }
+}
+
+/// The bytes of a CSV.
+struct Table<'a> {
+    path: &'a Path,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Table<'a> {
+    fn open(path: &'a Path) -> Result<Self, DatasetError> {
+        let bytes = std::fs::read(path).map_err(|source| DatasetError::Io { path: path.into(), source })?;
+        Ok(Self { path, bytes })
+    }
+
+    /// Without a byte order mark.
+    fn text(&self) -> &[u8] {
+        self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes)
+    }
+
+    fn reader(&self) -> csv::Reader<&[u8]> {
+        csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(self.text())
+    }
+
+    fn header(&self, reader: &mut csv::Reader<&[u8]>) -> Result<csv::StringRecord, DatasetError> {
+        let header = reader.headers().map_err(|e| self.fault(&e))?;
+        if header.is_empty() {
+            let hint = "its first line names the columns";
+            return Err(DatasetError::Empty { path: self.path.into(), missing: "header", hint });
+        }
+        Ok(header.clone())
+    }
+
+    fn fault(&self, error: &csv::Error) -> DatasetError {
+        DatasetError::Csv { path: self.path.into(), message: message(error, self.text()) }
+    }
+
+    fn has_no_rows(&self) -> DatasetError {
+        let hint = "every line below the header is a photo";
+        DatasetError::Empty { path: self.path.into(), missing: "rows", hint }
+    }
 }
 
 /// Counts lines. The parser's own count stands one too low behind `\r\n` and empty lines.

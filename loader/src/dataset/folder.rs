@@ -84,6 +84,33 @@ pub fn read_folder_with(root: &Path, classes: &ClassMap) -> Result<Dataset, Data
     Ok(Dataset { classes: classes.clone(), samples })
 }
 
+/// The photos below `root`, which need no class, sorted by their path below it, bytewise. What is hidden is passed over, and
+/// links are followed, as by [`read_folder`].
+///
+/// ```
+/// use headstock_loader::dataset::photos_below;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// # std::fs::create_dir(folder.join("march"))?;
+/// for file in ["b.jpg", "march/a.png", "._b.jpg", "notes.txt"] {
+///     std::fs::write(folder.join(file), [])?;
+/// }
+/// assert_eq!(photos_below(folder)?, [folder.join("b.jpg"), folder.join("march/a.png")]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`DatasetError`] for a folder that is not there or cannot be read, a link that leads out of `root` or nowhere, a photo or
+/// folder that is met twice, a name that is not UTF-8.
+pub fn photos_below(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let mut walk = Walk::new(root)?;
+    let everything = Entry { id: String::new(), path: root.into(), real: walk.canonical.clone() };
+    Ok(walk.photos_of(&everything)?.into_iter().map(|photo| photo.path).collect())
+}
+
 fn labelled(photos: Vec<Entry>, classes: &ClassMap, class: &str) -> impl Iterator<Item = Sample> {
     let label = classes.number(class).expect("the folders were checked against the map, or made it");
     photos.into_iter().map(move |photo| Sample { id: photo.id, path: photo.path, label })
@@ -113,14 +140,13 @@ impl<'a> Walk<'a> {
             return Err(DatasetError::NoFolder(root.into()));
         }
         let canonical = real_path(root)?;
-        let mut seen = Seen::default();
-        seen.meet(canonical.clone(), root.display().to_string())?;
         let (others, passed_over) = (BTreeSet::new(), (0, BTreeSet::new()));
-        Ok(Self { root, canonical, seen, others, passed_over, loose_photos: 0 })
+        Ok(Self { root, canonical, seen: Seen::default(), others, passed_over, loose_photos: 0 })
     }
 
     /// The folders in the root.
     fn class_folders(&mut self) -> Result<Vec<Entry>, DatasetError> {
+        self.seen.meet(self.canonical.clone(), self.root.display().to_string())?;
         let mut folders = Vec::new();
         for path in listed(self.root)? {
             let real = self.resolve(&self.canonical, &path)?;
@@ -148,7 +174,10 @@ impl<'a> Walk<'a> {
         self.seen.meet(folder.real.clone(), folder.path.display().to_string())?;
         for path in listed(&folder.path)? {
             let real = self.resolve(&folder.real, &path)?;
-            let below = |path: &Path| Ok(format!("{}/{}", folder.id, name(path)?));
+            let below = |path: &Path| match folder.id.as_str() {
+                "" => name(path).map(str::to_owned),
+                id => Ok(format!("{id}/{}", name(path)?)),
+            };
             if path.is_dir() {
                 self.enter(&Entry { id: below(&path)?, path, real }, photos)?;
             } else if is_photo(&path) && path.is_file() {

@@ -10,9 +10,9 @@ mod unreadable;
 use std::path::{Path, PathBuf};
 
 pub use class_map::{ClassMap, ClassOrder};
-pub use csv::{CsvSource, read_csv};
+pub use csv::{CsvSource, TableHead, read_csv, read_table_head};
 pub use error::{DatasetError, Listed};
-pub use folder::{is_photo, read_folder, read_folder_with};
+pub use folder::{is_photo, photos_below, read_folder, read_folder_with};
 pub use unreadable::unreadable;
 
 /// A photo and its class.

@@ -69,6 +69,30 @@ fn hidden_files_are_passed_over() {
     assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
 }
 
+#[test]
+fn photos_without_classes_are_found_by_the_same_rules() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["b/2.jpg", "b/10.png", "a.gif", "b.txt", "._a.gif", ".cache/3.jpg"]);
+    let found = photos_below(root.path()).unwrap();
+    assert_eq!(found, ["a.gif", "b/10.png", "b/2.jpg"].map(|photo| root.path().join(photo)));
+    assert!(matches!(photos_below(&root.path().join("c")), Err(DatasetError::NoFolder(_))));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_linked_folder_is_entered_or_refused_but_not_dropped() {
+    let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    touch(root.path(), &["in/.shelf/1.jpg", "in/2.jpg"]);
+    std::os::unix::fs::symlink("in/.shelf", root.path().join("link")).unwrap();
+    let found = photos_below(root.path()).unwrap();
+    assert_eq!(found, ["in/2.jpg", "link/1.jpg"].map(|photo| root.path().join(photo)));
+    std::os::unix::fs::symlink(elsewhere.path(), root.path().join("out")).unwrap();
+    assert!(matches!(photos_below(root.path()), Err(DatasetError::LeavesRoot { .. })));
+    fs::remove_file(root.path().join("out")).unwrap();
+    std::os::unix::fs::symlink("..", root.path().join("in/loop")).unwrap();
+    assert!(matches!(photos_below(root.path()), Err(DatasetError::SameFile { .. })));
+}
+
 /// What is logged while `work` runs.
 fn logged(work: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
