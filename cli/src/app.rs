@@ -63,7 +63,7 @@ impl App {
         let heads = self.heads.context("this program is built wrongly")?;
         let Arguments { command, global } = arguments;
         if let Some(threads) = global.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
             pool.build_global().context("failed to start the threads")?;
         }
         let mut output = Output::new(global.json);

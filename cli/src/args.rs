@@ -1,6 +1,5 @@
 //! The arguments of every command.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -29,20 +28,26 @@ From photos to predictions:
 
 Exit status: 0 done, 1 failed, 2 bad usage or config, 3 bad data, 4 the hub or the network";
 
+/// More threads than any machine has cores: far more would take minutes to start.
+const MAX_THREADS: i64 = 1024;
+
+/// Photos in a batch to measure: far more would fit in no memory.
+const MAX_BATCH: i64 = 4096;
+
 /// What every command takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// The config [default: headstock.toml; for predict and evaluate, the run's own]
+    /// The config [default: headstock.toml; for predict and evaluate, the run's own]. init writes it, heads needs none
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Override a key of the config: --set head.C=0.01. Paths are relative to the config, as in it; for a run's own config,
-    /// to the current folder
+    /// to the current folder. init and heads use no key, and refuse it
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Threads to use [default: one per core]; results do not depend on it
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    pub(crate) threads: Option<u16>,
     /// End stdout with one line of JSON that holds the figures
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -178,18 +183,22 @@ pub(crate) struct HeadsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  headstock bench --weights demo/backbone --batch 16 --threads 2 --seconds 4 --json")]
+Examples:
+  headstock bench --weights demo/backbone --batch 16 --threads 2 --seconds 4 --json
+  headstock bench --set backbone.device=cuda --precision bf16
+
+Of the config, [backbone] counts: where the network runs, in which precision, and up to which layer.
+With --weights no config is needed, and none is read unless --config names it.")]
 pub(crate) struct BenchArgs {
     /// A directory, a .safetensors file, or hf://owner/name [default: backbone.weights of the config]
     #[arg(long, value_name = "PATH")]
     pub(crate) weights: Option<String>,
-    /// What the network computes in: f32 or bf16
-    #[arg(long, value_name = "NAME", default_value_t = Precision::F32)]
-    pub(crate) precision: Precision,
-    /// Photos in a batch
-    #[arg(long, value_name = "N", default_value = "16")]
-    pub(crate) batch: NonZeroUsize,
+    /// What the network computes in: f32 or bf16 [default: backbone.precision of the config, or f32]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) precision: Option<Precision>,
+    /// Photos in a batch, up to 4096
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH))]
+    pub(crate) batch: u16,
     /// How long to measure
     #[arg(long, value_name = "S", default_value_t = 4.0)]
     pub(crate) seconds: f64,

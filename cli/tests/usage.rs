@@ -93,3 +93,81 @@ fn a_failure_is_told_once_and_in_our_words() {
     assert!(failed.stderr.starts_with("error: "), "{}", failed.stderr);
     assert_eq!(failed.stderr.matches("error: ").count(), 1, "{}", failed.stderr);
 }
+
+#[test]
+fn bench_measures_what_it_is_told_and_nothing_else() {
+    let project = Project::new(0);
+    let bench = |more: &[&str]| {
+        project.run(&[&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat())
+    };
+    let figures = bench(&[]).ok().json();
+    assert_eq!((&figures["precision"], &figures["batch"]), (&"f32".into(), &1.into()));
+    let weights = ["--weights", "backbone"];
+    fs::rename(project.path("headstock.toml"), project.path("away.toml")).unwrap();
+    bench(&weights).ok();
+    fs::rename(project.path("away.toml"), project.path("headstock.toml")).unwrap();
+    // Neither is to be had here, and that it says so proves that it was heard.
+    let (bf16, cuda) = ("backbone.precision=bf16", "backbone.device=cuda");
+    let no_bf16 = ["`backbone.precision = \"bf16\"` runs on CUDA only"];
+    let on_cpu = ["--set", "backbone.device=cpu"];
+    for told in [["--set", bf16], ["--precision", "bf16"]] {
+        bench(&[told, on_cpu].concat()).fails(2, &no_bf16);
+        bench(&[weights, told, on_cpu].concat()).fails(2, &no_bf16);
+    }
+    let text = project.read("headstock.toml");
+    project.write("headstock.toml", &format!("{text}precision = \"bf16\"\ndevice = \"cpu\"\n"));
+    bench(&[]).fails(2, &no_bf16);
+    bench(&["--precision", "f32"]).ok();
+    bench(&["--config", "headstock.toml", "--weights", "backbone"]).fails(2, &no_bf16);
+    if !cfg!(feature = "cuda") {
+        bench(&[&weights[..], &["--set", cuda]].concat()).fails(2, &["--features cuda"]);
+    }
+    bench(&[&weights[..], &["--set", "backbone.devise=cpu"]].concat())
+        .fails(2, &["the arguments: there is no key `backbone.devise`"]);
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let project = Project::new(0);
+    for (option, value) in [
+        ("--seconds", "1e300"),
+        ("--seconds", "NaN"),
+        ("--seconds", "inf"),
+        ("--seconds", "-1"),
+        ("--batch", "0"),
+        ("--batch", "4097"),
+        ("--batch", "100000000000"),
+        ("--batch", "18446744073709551615"),
+        ("--threads", "1025"),
+        ("--threads", "10000000"),
+    ] {
+        let argument = format!("{option}={value}");
+        project.run(&["bench", "--weights", "backbone", &argument]).fails(2, &[option, value]);
+    }
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    let project = Project::new(2);
+    for command in [&["heads"][..], &["heads", "svm"], &["init", "photos", "--config", "new.toml"]] {
+        let told = [command, &["--set", "head.C=1"]].concat();
+        project.run(&told).fails(2, &["--set head.C=1", "uses no key of the config"]);
+    }
+    assert!(!project.path("new.toml").exists());
+    project.run(&["heads", "--config", "absent.toml"]).ok();
+}
+
+#[test]
+fn heads_are_described_to_programs() {
+    let project = Project::new(0);
+    let described = project.run(&["heads", "--json"]).ok().json();
+    let names: Vec<&str> =
+        described["heads"].as_array().unwrap().iter().map(|head| head["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["linear", "mlp", "svm"]);
+    let one = project.run(&["heads", "svm", "--json"]).ok().json();
+    assert_eq!(one["heads"].as_array().unwrap().len(), 1);
+    assert_eq!(one["heads"][0], described["heads"][2]);
+    let keys = one["heads"][0]["keys"].as_array().unwrap();
+    let c = keys.iter().find(|key| key["name"] == "C").unwrap();
+    assert!(c["default"].is_number() && !c["about"].as_str().unwrap().is_empty(), "{c}");
+}

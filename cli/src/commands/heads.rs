@@ -2,38 +2,82 @@
 
 use headstock_heads::HeadKind;
 use headstock_train::TrainError;
+use serde::Serialize;
 
 use super::Session;
 use crate::args::HeadsArgs;
 
-pub(crate) fn run(args: &HeadsArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let out = &mut *session.output;
-    match &args.name {
-        None => {
-            for head in session.heads.iter() {
-                out.line(format!("{:<12}  {}", head.name(), head.about()))?;
-            }
-            out.line("\nheadstock heads NAME shows the keys of one.")?;
-        }
-        Some(name) => {
-            let head = session.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
-            out.line(described(head)?)?;
-        }
-    }
-    out.flush()?;
-    Ok(())
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Figures {
+    heads: Vec<Described>,
 }
 
-/// The table of a head with its defaults, as it may stand in a config.
-fn described(head: &dyn HeadKind) -> Result<String, TrainError> {
-    let defaults = head.configure(toml::Table::new())?.table();
-    let mut text = format!("# {}: {}\n[head]\nkind = \"{}\"", head.name(), head.about(), head.name());
-    for (key, about) in head.parameters() {
-        let value = defaults.get(*key).map(ToString::to_string);
-        text += &match value {
-            Some(value) => format!("\n\n# {about}\n{key} = {value}"),
-            None => format!("\n\n# {about}\n# {key} ="),
-        };
+#[derive(Serialize)]
+struct Described {
+    name: &'static str,
+    about: &'static str,
+    differentiable: bool,
+    keys: Vec<Key>,
+}
+
+#[derive(Serialize)]
+struct Key {
+    name: &'static str,
+    about: &'static str,
+    /// None where the key is left out by default.
+    default: Option<toml::Value>,
+}
+
+impl Described {
+    fn new(head: &dyn HeadKind) -> Result<Self, TrainError> {
+        let defaults = head.configure(toml::Table::new())?.table();
+        let keys = head.parameters().iter().map(|&(name, about)| {
+            let default = defaults.get(name).cloned();
+            Key { name, about, default }
+        });
+        Ok(Self {
+            name: head.name(),
+            about: head.about(),
+            differentiable: head.is_differentiable(),
+            keys: keys.collect(),
+        })
     }
-    Ok(text)
+
+    /// The table, as it may stand in a config.
+    fn table(&self) -> String {
+        let Self { name, about, .. } = self;
+        let mut text = format!("# {name}: {about}\n[head]\nkind = \"{name}\"");
+        for Key { name, about, default } in &self.keys {
+            text += &match default {
+                Some(value) => format!("\n\n# {about}\n{name} = {value}"),
+                None => format!("\n\n# {about}\n# {name} ="),
+            };
+        }
+        text
+    }
+}
+
+pub(crate) fn run(args: &HeadsArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
+    session.refuse_overrides("heads")?;
+    let heads: Vec<Described> = match &args.name {
+        None => session.heads.iter().map(Described::new).collect::<Result<_, _>>()?,
+        Some(name) => {
+            let head = session.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
+            vec![Described::new(head)?]
+        }
+    };
+    let out = &mut *session.output;
+    if args.name.is_some() {
+        for head in &heads {
+            out.line(head.table())?;
+        }
+    } else {
+        for head in &heads {
+            out.line(format!("{:<12}  {}", head.name, head.about))?;
+        }
+        out.line("\nheadstock heads NAME shows the keys of one.")?;
+    }
+    out.figures(&Figures { heads })?;
+    Ok(())
 }

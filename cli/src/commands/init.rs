@@ -1,14 +1,19 @@
 //! `headstock init`: a commented config for what is there.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use headstock_loader::dataset::is_photo;
-use headstock_loader::{ClassOrder, CsvSource, Dataset, read_csv, read_folder, read_folder_with};
+use headstock_loader::dataset::{TableHead, is_photo, photos_below, read_table_head};
+use headstock_loader::{
+    ClassOrder, CsvSource, Dataset, TestSize, read_csv, read_folder, read_folder_with,
+    stratified_shuffle_split,
+};
 use headstock_train::TrainError;
+use serde::Serialize;
 
-use super::{Session, counted};
+use super::{Session, counted, quoted};
 use crate::args::InitArgs;
 
 /// What columns with the file's name, and with the class, are usually called.
@@ -18,6 +23,7 @@ const LABEL_COLUMNS: [&str; 8] = ["label", "class", "breed", "species", "categor
 
 /// Where photos usually lie beside their table, and where those to test on lie beside those to train on.
 const IMAGE_FOLDERS: [&str; 6] = ["train", "images", "photos", "img", "data", "."];
+const TRAIN_FOLDER: &str = "train";
 const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
 
 const EXTENSIONS: [&str; 7] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif"];
@@ -28,7 +34,17 @@ enum Found {
     Csv(CsvSource),
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Figures<'a> {
+    config: &'a Path,
+    classes: usize,
+    train: usize,
+    test: usize,
+}
+
 pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
+    session.refuse_overrides("init")?;
     let config = session.config_path();
     let base = std::path::absolute(&config).map_err(|error| failed("find", &config, error))?;
     let base = base.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -41,27 +57,63 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
         }
         Found::Csv(source) => (read_csv(source, ClassOrder::Sorted).map_err(TrainError::from)?, None),
     };
-    write(&config, &text(&found, &base))?;
+    let part = match &tested {
+        Some(_) => TestPart::USUAL,
+        None => TestPart::of(&dataset),
+    };
+    write(&config, &text(&found, &part, &base))?;
+
+    let (classes, photos) = (dataset.classes.len(), dataset.samples.len());
+    let (train, test) = match &tested {
+        Some(tested) => (photos, tested.samples.len()),
+        None => (photos - part.photos, part.photos),
+    };
     let out = &mut *session.output;
-    out.line(format!("{}: {}", config.display(), summary(&dataset, tested.as_ref())))?;
-    let option = if session.global.config.is_some() {
-        format!(" --config {}", config.display())
-    } else {
-        String::new()
+    out.line(format!(
+        "{}: {classes} classes, {} to train on, {test} to test on",
+        config.display(),
+        counted(train, "photo")
+    ))?;
+    let option = match &session.global.config {
+        Some(config) => format!(" --config {}", quoted(config.display())),
+        None => String::new(),
     };
     out.line(format!("\nnext:\n  headstock train{option}"))?;
-    out.flush()?;
+    out.figures(&Figures { config: &config, classes, train, test })?;
     Ok(())
 }
 
-fn summary(dataset: &Dataset, tested: Option<&Dataset>) -> String {
-    let classes = dataset.classes.len();
-    let photos = counted(dataset.samples.len(), "photo");
-    match tested {
-        Some(tested) => {
-            format!("{classes} classes, {photos} to train on, {} to test on", tested.samples.len())
+/// The `test_size` of the config.
+struct TestPart {
+    size: TestSize,
+    /// How many photos that is.
+    photos: usize,
+    about: &'static str,
+}
+
+impl TestPart {
+    const USUAL: Self =
+        Self { size: TestSize::Fraction(0.1), photos: 0, about: "a share, or a whole number of photos" };
+
+    /// A tenth, or as much as it takes for a photo of every class.
+    fn of(dataset: &Dataset) -> Self {
+        let sizes = [
+            (Self::USUAL.size, Self::USUAL.about),
+            (TestSize::Fraction(0.25), "a tenth would be fewer photos than classes"),
+            (TestSize::Count(dataset.classes.len()), "photos; a quarter of all would be fewer than classes"),
+        ];
+        let labels = dataset.labels();
+        let mut refused = None;
+        for (size, about) in sizes {
+            match stratified_shuffle_split(&labels, 1, size, 0) {
+                Ok(split) => return Self { size, photos: split[0].test.len(), about },
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
-        None => format!("{classes} classes, {photos}, a tenth of them to test on"),
+        if let Some(error) = refused {
+            tracing::warn!("it cannot be trained on yet: {}", error.named(&dataset.classes));
+        }
+        Self::USUAL
     }
 }
 
@@ -79,20 +131,59 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
             path.display()
         )));
     }
-    let inside = path.join("train");
-    if !inside.is_dir() {
-        return Ok(Found::Folder { root: path.clone(), test: None });
-    }
+    let train = path.join(TRAIN_FOLDER);
     let labels = path.join("labels.csv");
-    if labels.is_file() && has_photos(&inside) {
+    if labels.is_file() && has_photos(&train) {
         return Err(TrainError::Usage(format!(
             "{} has a labels.csv beside its photos: try `headstock init {}`",
             path.display(),
-            labels.display()
+            quoted(labels.display())
         )));
     }
-    let test = TEST_FOLDERS.iter().map(|name| path.join(name)).find(|folder| folder.is_dir());
-    Ok(Found::Folder { root: inside, test })
+    let known = class_folders(&train);
+    if known.is_empty() && !is_split(path) {
+        // A class may be called `train`.
+        return Ok(Found::Folder { root: path.clone(), test: None });
+    }
+    for other in class_folders(path).into_iter().filter(|name| !names_a_part(name)) {
+        tracing::info!("passed over {}: {} is trained on", path.join(other).display(), train.display());
+    }
+    let mut test: Option<PathBuf> = None;
+    for folder in TEST_FOLDERS.map(|name| path.join(name)).into_iter().filter(|folder| folder.is_dir()) {
+        let shown = folder.display();
+        let classes = class_folders(&folder);
+        if let Some(test) = &test {
+            tracing::info!("passed over {shown}: {} is tested on", test.display());
+        } else if classes.is_empty() {
+            tracing::info!("passed over {shown}: there is no folder per class in it");
+        } else if classes.iter().all(|class| !known.contains(class)) {
+            tracing::info!("passed over {shown}: none of its folders is a class of {}", train.display());
+        } else {
+            test = Some(folder);
+        }
+    }
+    Ok(Found::Folder { root: train, test })
+}
+
+/// Whether there are folders of photos to train and to test on in `root`, and no other.
+fn is_split(root: &Path) -> bool {
+    root.join(TRAIN_FOLDER).is_dir() && class_folders(root).iter().all(names_a_part)
+}
+
+fn names_a_part(name: &OsString) -> bool {
+    name == TRAIN_FOLDER || TEST_FOLDERS.iter().any(|test| name == test)
+}
+
+/// The names of the folders in `root` that have photos below them, sorted.
+fn class_folders(root: &Path) -> Vec<OsString> {
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir() && !hidden(&entry.file_name()));
+    // What cannot be walked is told when the data set is read.
+    let full = folders.filter(|folder| !photos_below(&folder.path()).is_ok_and(|photos| photos.is_empty()));
+    let mut names: Vec<OsString> = full.map(|folder| folder.file_name()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn has_photos(folder: &Path) -> bool {
@@ -104,33 +195,22 @@ fn has_photos(folder: &Path) -> bool {
 fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
     let csv = args.path.clone();
     let bad = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_path(&csv)
-        .map_err(|error| TrainError::Usage(error.to_string()))?;
-    let header = reader.headers().map_err(|error| bad(error.to_string()))?.clone();
-    let columns: Vec<&str> = header.iter().map(|column| column.trim_start_matches('\u{feff}')).collect();
+    let TableHead { columns, first } = read_table_head(&csv)?;
     let column = |given: &Option<String>, usual: &[&str], option: &str, what: &str| match given {
-        Some(name) => Ok(name.clone()),
+        Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
+            bad(format!("there is no column `{name}` ({option}); its columns: {}", columns.join(", ")))
+        }),
         None => usual
             .iter()
-            .find_map(|usual| columns.iter().find(|column| column.eq_ignore_ascii_case(usual)))
-            .map(|&column| column.to_owned())
+            .find_map(|usual| columns.iter().position(|column| column.eq_ignore_ascii_case(usual)))
             .ok_or_else(|| {
                 bad(format!("which column is {what}? Say {option} with one of: {}", columns.join(", ")))
             }),
     };
     let id = column(&args.id, &ID_COLUMNS, "--id", "the file's name")?;
     let label = column(&args.label, &LABEL_COLUMNS, "--label", "the class")?;
-    let at = columns
-        .iter()
-        .position(|column| **column == id)
-        .ok_or_else(|| bad(format!("there is no column `{id}`; its columns: {}", columns.join(", "))))?;
-    let first = match reader.records().next() {
-        Some(record) => record.map_err(|error| bad(error.to_string()))?,
-        None => return Err(bad("it has no rows".into())),
-    };
-    let first = first.get(at).unwrap_or_default();
+    let first = &first[id];
+    let (id, label) = (columns[id].clone(), columns[label].clone());
     let beside = csv.parent().unwrap_or(Path::new(""));
     let folders = match &args.images {
         Some(folder) => vec![folder.clone()],
@@ -138,7 +218,7 @@ fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
     };
     for images in &folders {
         for extension in EXTENSIONS {
-            let name = if extension.is_empty() { first.to_owned() } else { format!("{first}.{extension}") };
+            let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
                 return Ok(CsvSource { csv, images, id, label, extension });
@@ -171,27 +251,28 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> TrainErr
 }
 
 /// The config.
-fn text(found: &Found, base: &Path) -> String {
-    let quoted = |path: &Path| toml::Value::String(relative(path, base)).to_string();
+fn text(found: &Found, part: &TestPart, base: &Path) -> String {
+    let named_path = |path: &Path| toml::Value::String(relative(path, base)).to_string();
     let named = |name: &str| toml::Value::String(name.to_owned()).to_string();
     let data = match found {
         Found::Folder { root, test } => {
             let test = match test {
-                Some(test) => format!("test_folder = {}   # only looked at to measure", quoted(test)),
+                Some(test) => format!("test_folder = {}   # only looked at to measure", named_path(test)),
                 None => "# test_folder = \"test\"            # without it [split] takes the test part from the data".into(),
             };
-            format!("folder = {}   # a folder per class\n{test}", quoted(root))
+            format!("folder = {}   # a folder per class\n{test}", named_path(root))
         }
         Found::Csv(source) => format!(
             "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # the column with the file's name\nlabel = {}   # the column with the class\nextension = {}   # appended to the id",
-            quoted(&source.csv),
-            quoted(&source.images),
+            named_path(&source.csv),
+            named_path(&source.images),
             named(&source.id),
             named(&source.label),
             named(&source.extension)
         ),
     };
-    format!("{HEADER}\n[data]\n{data}\n{REST}")
+    let split = format!("test_size = {:<22}# {}", part.size.to_string(), part.about);
+    format!("{HEADER}\n[data]\n{data}\n{OF_DATA}{split}\n{REST}")
 }
 
 /// `path` as the config would name it.
@@ -207,14 +288,15 @@ const HEADER: &str = "\
 version = 1
 ";
 
-const REST: &str = r#"# class_order = "sorted"          # numbers of the classes: by name, or "appearance"
+const OF_DATA: &str = r#"# class_order = "sorted"          # numbers of the classes: by name, or "appearance"
 # on_error = "stop"               # an unreadable photo: list them all and stop, or "skip"
 # max_pixels = 200000000          # larger photos are refused
 
 # How the test part is drawn: as scikit-learn's StratifiedShuffleSplit with random_state = seed.
 [split]
-test_size = 0.1                   # a share, or a whole number of photos
-seed = 0
+"#;
+
+const REST: &str = r#"seed = 0
 
 [backbone]
 weights = "hf://timm/resnet50.a1_in1k"   # or a directory, or a .safetensors file; @REVISION pins it

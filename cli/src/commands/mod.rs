@@ -44,6 +44,16 @@ impl Session<'_> {
         Ok(config.resolve(&self.heads)?)
     }
 
+    /// For a command that uses no key of the config: what nobody reads is refused, not ignored.
+    fn refuse_overrides(&self, command: &str) -> Result<(), TrainError> {
+        match self.global.overrides.first() {
+            None => Ok(()),
+            Some(text) => Err(TrainError::Usage(format!(
+                "--set {text}: `headstock {command}` uses no key of the config"
+            ))),
+        }
+    }
+
     /// A run and the settings to use it with: its own, or those of `--config`.
     fn run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
         let run = Run::open(folder, &self.heads)?;
