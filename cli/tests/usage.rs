@@ -3,8 +3,16 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
+use headstock_backbone::DownloadProgress;
+use headstock_heads::Registry;
+use headstock_loader::dataset::photos_below;
+use headstock_train::{Predictor, Progress, Run, TrainError};
 use support::{Project, done};
 
 /// The line below "next:" that has `word` in it.
@@ -170,4 +178,84 @@ fn heads_are_described_to_programs() {
     let keys = one["heads"][0]["keys"].as_array().unwrap();
     let c = keys.iter().find(|key| key["name"] == "C").unwrap();
     assert!(c["default"].is_number() && !c["about"].as_str().unwrap().is_empty(), "{c}");
+}
+
+#[cfg(unix)]
+#[test]
+fn predictions_are_shown_as_they_are_made() {
+    let project = Project::new(4);
+    project.run(&["train"]).ok();
+    // The last photo comes through a pipe: until something is written to it, the program waits.
+    assert!(Command::new("mkfifo").arg(project.path("last.jpg")).status().unwrap().success());
+    let photos = ["photos/hat/00.jpg"].repeat(64);
+    let predict = [&["predict", "runs/linear-1"][..], &photos, &["last.jpg"]].concat();
+    let mut child = project.command(&predict).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (send, receive) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        send.send(lines.next()).unwrap();
+        lines.count()
+    });
+    let first = receive.recv_timeout(Duration::from_secs(120));
+    fs::copy(project.path("photos/hat/01.jpg"), project.path("last.jpg")).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(reader.join().unwrap(), 64);
+    assert!(first.unwrap().unwrap().unwrap().starts_with("photos/hat/00.jpg  "));
+}
+
+/// What is told of a prediction.
+#[derive(Default)]
+struct Recorder {
+    begun: Mutex<Vec<(String, u64, &'static str)>>,
+    steps: Mutex<Vec<u64>>,
+    ended: Mutex<usize>,
+}
+
+impl DownloadProgress for Recorder {
+    fn start(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+impl Progress for Recorder {
+    fn begin(&self, what: &str, total: u64, unit: &'static str) {
+        self.begun.lock().expect("no panic before").push((what.to_owned(), total, unit));
+    }
+    fn step(&self, count: u64) {
+        self.steps.lock().expect("no panic before").push(count);
+    }
+    fn reach(&self, _: u64, _: u64) {}
+    fn end(&self) {
+        *self.ended.lock().expect("no panic before") += 1;
+    }
+}
+
+#[test]
+fn predicting_tells_how_far_it_is() {
+    let project = Project::new(10);
+    project.run(&["train"]).ok();
+    let heads = Registry::builtin();
+    let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
+    let settings = run.settings(&[], &heads).unwrap();
+    let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
+    let photos = photos_below(&project.path("photos")).unwrap();
+    let (progress, mut told) = (Recorder::default(), Vec::new());
+    predictor
+        .predict::<TrainError>(&photos, &progress, &mut |batch, predicted| {
+            assert!(predicted.len() == batch.len() && predicted.iter().all(Result::is_ok));
+            told.extend_from_slice(batch);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(told, photos, "in order");
+    assert_eq!(*progress.begun.lock().unwrap(), [("predicting".to_owned(), 30, "photos")]);
+    let steps = progress.steps.lock().unwrap().clone();
+    assert!(steps.len() > 1 && steps.iter().sum::<u64>() == 30, "{steps:?}");
+    assert_eq!(*progress.ended.lock().unwrap(), 1);
+
+    // What the listener gives stops it, and the phase is over all the same.
+    let stop = || TrainError::Usage("enough".into());
+    let stopped = predictor.predict::<TrainError>(&photos, &progress, &mut |_, _| Err(stop()));
+    assert_eq!(stopped.unwrap_err().to_string(), "enough");
+    assert_eq!(*progress.ended.lock().unwrap(), 2);
 }
