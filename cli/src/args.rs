@@ -42,7 +42,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Override a key of the config: --set head.C=0.01. Paths are relative to the config, as in it; for a run's own config,
-    /// to the current folder. init and heads use no key, and refuse it
+    /// to the current folder. init and heads use no key
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Threads to use [default: one per core]; results do not depend on it

@@ -59,7 +59,7 @@ impl Described {
 }
 
 pub(crate) fn run(args: &HeadsArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    session.refuse_overrides("heads")?;
+    session.note_unused_overrides("heads");
     let heads: Vec<Described> = match &args.name {
         None => session.heads.iter().map(Described::new).collect::<Result<_, _>>()?,
         Some(name) => {

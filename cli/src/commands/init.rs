@@ -44,7 +44,7 @@ struct Figures<'a> {
 }
 
 pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    session.refuse_overrides("init")?;
+    session.note_unused_overrides("init");
     let config = session.config_path();
     let base = std::path::absolute(&config).map_err(|error| failed("find", &config, error))?;
     let base = base.parent().unwrap_or(Path::new("/")).to_path_buf();

@@ -44,13 +44,10 @@ impl Session<'_> {
         Ok(config.resolve(&self.heads)?)
     }
 
-    /// For a command that uses no key of the config: what nobody reads is refused, not ignored.
-    fn refuse_overrides(&self, command: &str) -> Result<(), TrainError> {
-        match self.global.overrides.first() {
-            None => Ok(()),
-            Some(text) => Err(TrainError::Usage(format!(
-                "--set {text}: `headstock {command}` uses no key of the config"
-            ))),
+    /// For a command that takes overrides as all do, but uses no key of the config: says so.
+    fn note_unused_overrides(&self, command: &str) {
+        for text in &self.global.overrides {
+            tracing::info!("--set {text} does nothing here: `headstock {command}` uses no key of the config");
         }
     }
 
