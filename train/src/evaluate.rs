@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
 
@@ -54,10 +54,12 @@ pub fn evaluate(
 
     let stock = model.stock(settings, progress)?;
     let mut options = settings.options.clone();
-    let temporary = tempfile::tempdir().map_err(TrainError::io("make", &std::env::temp_dir()))?;
+    let mut temporary = None;
     if inputs.photos().is_some() && !can_write(&options.features.cache) {
         tracing::info!("{} cannot be written to: features are not kept", options.features.cache.display());
-        options.features.cache = temporary.path().to_path_buf();
+        let folder = tempfile::tempdir().map_err(TrainError::io("make", Path::new("a temporary folder")))?;
+        options.features.cache = folder.path().to_path_buf();
+        temporary = Some(folder);
     }
     let count = samples.rows.len();
     let matrix = Matrix::prepare(inputs, stock.as_ref(), &options, &vec![0; count], progress)?;
@@ -66,6 +68,7 @@ pub fn evaluate(
         return Err(TrainError::Data("no photo of the test part can be read".into()));
     }
     let predictions = test(model.head.as_ref(), &matrix, &present)?;
+    drop((matrix, temporary));
     Ok(Evaluation {
         metrics: predictions.metrics(&samples.labels(&present)),
         samples: present.len(),
@@ -111,6 +114,6 @@ fn warn_of_trained_on(inputs: &Inputs, own: &Settings, split: &[SplitRow]) {
 }
 
 /// Whether files can be made in a folder.
-fn can_write(folder: &std::path::Path) -> bool {
+fn can_write(folder: &Path) -> bool {
     fs::create_dir_all(folder).is_ok() && files::temporary_in(folder).is_ok()
 }
