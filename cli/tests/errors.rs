@@ -135,6 +135,13 @@ fn damaged_runs_are_named() {
         fs::write(&model, &bytes[..keep]).unwrap();
         project.run(&["evaluate", "runs/linear-1"]).fails(1, &["model.safetensors"]);
     }
+    // What a later headstock may write is not taken for what this one knows.
+    let known = br#"calibration\":\"none"#;
+    let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
+    let mut later = bytes.clone();
+    later[at + known.len() - 4..at + known.len()].copy_from_slice(b"beta");
+    fs::write(&model, later).unwrap();
+    project.run(&["evaluate", "runs/linear-1"]).fails(1, &["model.safetensors", "beta"]);
 }
 
 #[test]

@@ -50,6 +50,10 @@ fn a_run_has_its_files_and_they_agree_with_each_other() {
         let probabilities: Vec<f64> = line.split(',').skip(4).map(|field| field.parse().unwrap()).collect();
         assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{line}");
     }
+    let report = project.read("runs/linear-1/report.html");
+    let top1 = format!("<tr><td>top-1 accuracy<td>{:.4}", metrics["top1"].as_f64().unwrap());
+    assert!(report.contains(&top1), "{report}");
+    assert!(CLASSES.iter().all(|class| report.contains(&format!("<tr><td>{class}<td>"))), "{report}");
     let folder = project.path("").canonicalize().unwrap();
     let resolved = project.read("runs/linear-1/headstock.toml");
     insta::assert_snapshot!(

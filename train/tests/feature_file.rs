@@ -175,3 +175,21 @@ fn a_table_of_the_users_is_never_replaced() {
     fs::write(&labels, "row,path,class,label\n0,a,b,0\n").unwrap();
     Target::open(&folder.path().join("labels.npz")).unwrap();
 }
+
+#[test]
+fn a_header_that_promises_more_than_the_file_holds_is_not_believed() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("huge.npz");
+    for shape in ["(4611686018427387904, 8)", "(1000000000, 2048)"] {
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        archive.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        archive.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        archive.finish().unwrap();
+        let error = read_npz(&path).unwrap_err().to_string();
+        assert!(error.contains("huge.npz: `features`: it says that it is"), "{error}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use npyz::{Deserialize, NpyFile, Order};
@@ -67,7 +68,7 @@ fn array<T, R: Read + Seek>(
 }
 
 fn floats(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<f32>, Vec<usize>)> {
-    let file = NpyFile::new(reader)?;
+    let file = opened(reader)?;
     let shape = shape(&file, bytes)?;
     let values = match typed::<f32, _>(file) {
         Ok(values) => values?,
@@ -88,7 +89,7 @@ fn integers(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<i64>, Vec<usiz
             values.into_iter().map(|value| value.try_into().map_err(|_| too_large())).collect()
         }))
     }
-    let file = NpyFile::new(reader)?;
+    let file = opened(reader)?;
     let shape = shape(&file, bytes)?;
     let values = widened::<i64, _>(file)
         .or_else(widened::<i32, _>)
@@ -111,6 +112,12 @@ fn typed<T: Deserialize, R: Read>(file: NpyFile<R>) -> Result<io::Result<Vec<T>>
 
 fn unknown_type<R: Read>(file: &NpyFile<R>, wanted: &str) -> io::Error {
     io::Error::other(format!("it holds {}; save it as {wanted}", file.dtype().descr()))
+}
+
+/// npyz multiplies the sides of the shape unchecked: where overflow is checked, it panics on one that cannot be.
+fn opened<R: Read>(reader: R) -> io::Result<NpyFile<R>> {
+    catch_unwind(AssertUnwindSafe(|| NpyFile::new(reader)))
+        .unwrap_or_else(|_| Err(io::Error::other("it says that it is larger than can be")))
 }
 
 /// The shape of an array in a member of so many `bytes`: a header that promises more is not believed.
