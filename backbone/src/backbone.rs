@@ -1,12 +1,15 @@
 //! A backbone that runs: pixels in, features out.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Tensor};
-use headstock_engine::Isa;
+use headstock_engine::{Form, Isa, Normalisation, Photos, Session, Values};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::device::{DeviceChoice, Precision};
 use crate::error::BackboneError;
+use crate::frozen::Frozen;
 use crate::layer::Layer;
 use crate::resnet::ResNet;
 
@@ -44,7 +47,7 @@ impl<'a> Pixels<'a> {
     }
 }
 
-/// A frozen ResNet on a device.
+/// A frozen ResNet on a device: on the CPU the engine's, on CUDA candle's.
 ///
 /// The features of a photo are the same to the bit whatever the other photos of its batch, and on any number of threads.
 ///
@@ -67,39 +70,63 @@ impl<'a> Pixels<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Backbone {
-    network: ResNet,
+    runner: Runner,
     architecture: Architecture,
-    /// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
-    normalised: [[f32; 256]; 3],
-    device: Device,
-    dtype: DType,
+    threads: usize,
+}
+
+#[derive(Debug)]
+enum Runner {
+    Engine {
+        frozen: Frozen,
+        /// On all threads.
+        session: Mutex<Session>,
+    },
+    Candle {
+        network: ResNet,
+        normalisation: Box<Normalisation>,
+        device: Device,
+        dtype: DType,
+    },
+}
+
+/// One of those that run a [`Backbone`] side by side, each with photos of its own.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    backbone: &'a Backbone,
+    /// On one thread, the caller's; without it the backbone's own is used.
+    session: Option<Session>,
 }
 
 impl Backbone {
-    /// Puts the weights on the device, BatchNorm folded in.
+    /// Puts the weights on the device, BatchNorm folded in. On the CPU it runs on as many threads as rayon has.
     ///
     /// # Errors
     /// [`BackboneError::Device`] when the device is not there or cannot compute so, [`BackboneError::Checkpoint`] for a
-    /// weight that is NaN or infinite and for a BatchNorm that cannot be computed.
+    /// weight that is NaN or infinite and for a BatchNorm that cannot be computed, [`BackboneError::Engine`] when the
+    /// instruction set that is forced is not to be had.
     pub fn new(
         checkpoint: &Checkpoint,
         device: DeviceChoice,
         precision: Precision,
     ) -> Result<Self, BackboneError> {
-        let device = device.open(precision)?;
-        let like = Tensor::zeros(1, precision.dtype(), &device)?;
+        let device = device.open()?;
         let record = checkpoint.preprocessing();
-        let normalised = [0, 1, 2].map(|channel| {
+        let normalisation = [0, 1, 2].map(|channel| {
             std::array::from_fn(|value| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel])
         });
-        let network = ResNet::load(checkpoint, &like)?;
-        Ok(Self {
-            network,
-            architecture: checkpoint.architecture(),
-            normalised,
-            device,
-            dtype: precision.dtype(),
-        })
+        let threads = rayon::current_num_threads();
+        let runner = if device.is_cpu() {
+            let isa = Isa::choose(precision.into())?;
+            let frozen = Frozen::load(checkpoint, isa, precision.into(), normalisation)?;
+            let session = Mutex::new(Session::new(frozen.network.clone(), threads)?);
+            Runner::Engine { frozen, session }
+        } else {
+            let dtype = precision.dtype();
+            let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
+            Runner::Candle { network, normalisation: Box::new(normalisation), device, dtype }
+        };
+        Ok(Self { runner, architecture: checkpoint.architecture(), threads })
     }
 
     /// Which ResNet it is.
@@ -114,26 +141,56 @@ impl Backbone {
         layer.channels(self.architecture)
     }
 
-    /// What runs it: `cuda`, or the CPU's widest instruction set (`avx512`, `avx2`, `portable`).
+    /// What runs it: `cuda`, or the CPU's instruction set (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
     #[must_use]
     pub fn isa(&self) -> &'static str {
-        if self.is_on_cpu() { Isa::detect().as_str() } else { "cuda" }
+        match &self.runner {
+            Runner::Engine { frozen, .. } => frozen.network.isa().as_str(),
+            Runner::Candle { .. } => "cuda",
+        }
     }
 
     /// Whether it runs on the CPU.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
-        self.device.is_cpu()
+        matches!(self.runner, Runner::Engine { .. })
     }
 
-    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`; [`Layer`] says the sizes. On the
-    /// CPU photos go through in groups of eight, about one group a thread at a time.
+    /// Those that run it side by side: on the CPU one for each thread, each in memory of its own; on CUDA one.
+    ///
+    /// # Errors
+    /// [`BackboneError::Engine`] when the engine cannot start.
+    pub fn workers(&self) -> Result<Vec<Worker<'_>>, BackboneError> {
+        match &self.runner {
+            Runner::Engine { frozen, .. } => (0..self.threads)
+                .map(|_| Ok(Worker { backbone: self, session: Some(Session::new(frozen.network.clone(), 1)?) }))
+                .collect(),
+            Runner::Candle { .. } => Ok(vec![Worker { backbone: self, session: None }]),
+        }
+    }
+
+    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`; [`Layer`] says the sizes.
     ///
     /// # Errors
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.
     pub fn tap(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Tensor, BackboneError> {
-        let input = self.input(pixels)?.to_dtype(self.dtype)?;
-        Ok(self.network.forward(&input, layer)?.to_dtype(DType::F32)?)
+        match &self.runner {
+            Runner::Engine { .. } if layer == Layer::Avgpool => {
+                Ok(Tensor::from_vec(self.features(pixels, layer)?, (pixels.photos, self.width(layer)), &Device::Cpu)?)
+            }
+            Runner::Engine { frozen, session } => {
+                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                let (height, width) = session.size(frozen.tap(layer), pixels.height, pixels.width)?;
+                let shape = (pixels.photos, self.width(layer), height, width);
+                let mut out = vec![0.0; shape.0 * shape.1 * shape.2 * shape.3];
+                session.run(pixels.into(), frozen.tap(layer), Form::Planes, &mut out)?;
+                Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+            }
+            Runner::Candle { network, normalisation, device, dtype } => {
+                let input = planes(pixels, normalisation, device)?.to_dtype(*dtype)?;
+                Ok(network.forward(&input, layer)?.to_dtype(DType::F32)?)
+            }
+        }
     }
 
     /// Features at `layer`, `[N, F]` row-major: what the network gives there, averaged over its positions.
@@ -141,20 +198,63 @@ impl Backbone {
     /// # Errors
     /// As [`tap`](Self::tap).
     pub fn features(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
-        let tap = self.tap(pixels, layer)?;
-        let features = if layer == Layer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
-        Ok(features.flatten_all()?.to_vec1()?)
-    }
-
-    /// Normalised, channels first: `[N, 3, H, W]`.
-    fn input(&self, pixels: Pixels<'_>) -> Result<Tensor, BackboneError> {
-        let Pixels { data, photos, height, width } = pixels;
-        let mut planes = Vec::with_capacity(data.len());
-        for photo in data.chunks_exact(height * width * 3) {
-            for (channel, table) in self.normalised.iter().enumerate() {
-                planes.extend(photo[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
+        match &self.runner {
+            Runner::Engine { session, .. } => {
+                self.pooled(&mut session.lock().unwrap_or_else(PoisonError::into_inner), pixels, layer)
+            }
+            Runner::Candle { .. } => {
+                let tap = self.tap(pixels, layer)?;
+                let features = if layer == Layer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
+                Ok(features.flatten_all()?.to_vec1()?)
             }
         }
-        Ok(Tensor::from_vec(planes, (photos, 3, height, width), &self.device)?)
     }
+
+    fn pooled(
+        &self,
+        session: &mut Session,
+        pixels: Pixels<'_>,
+        layer: Layer,
+    ) -> Result<Vec<f32>, BackboneError> {
+        let Runner::Engine { frozen, .. } = &self.runner else { unreachable!("only the engine has sessions") };
+        let mut features = vec![0.0; pixels.photos * self.width(layer)];
+        session.run(pixels.into(), frozen.tap(layer), Form::Pooled, &mut features)?;
+        Ok(features)
+    }
+}
+
+impl Worker<'_> {
+    /// As [`Backbone::features`]. Batches of a multiple of eight photos make the most of the weights.
+    ///
+    /// # Errors
+    /// As [`Backbone::features`].
+    pub fn features(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+        match &mut self.session {
+            Some(session) => self.backbone.pooled(session, pixels, layer),
+            None => self.backbone.features(pixels, layer),
+        }
+    }
+}
+
+impl<'a> From<Pixels<'a>> for Photos<'a> {
+    fn from(pixels: Pixels<'a>) -> Self {
+        let Pixels { data, photos, height, width } = pixels;
+        Self { values: Values::U8(data), count: photos, height, width }
+    }
+}
+
+/// Normalised, channels first: `[N, 3, H, W]`.
+fn planes(
+    pixels: Pixels<'_>,
+    normalisation: &Normalisation,
+    device: &Device,
+) -> Result<Tensor, BackboneError> {
+    let Pixels { data, photos, height, width } = pixels;
+    let mut planes = Vec::with_capacity(data.len());
+    for photo in data.chunks_exact(height * width * 3) {
+        for (channel, table) in normalisation.iter().enumerate() {
+            planes.extend(photo[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
+        }
+    }
+    Ok(Tensor::from_vec(planes, (photos, 3, height, width), device)?)
 }

@@ -50,17 +50,14 @@ pub enum DeviceError {
         /// What candle says.
         source: candle_core::Error,
     },
-    /// candle has no bfloat16 convolution on the CPU.
-    #[error("`backbone.precision = \"bf16\"` runs on CUDA only so far; use \"f32\" on the CPU")]
-    Bf16OnCpu,
 }
 
 impl DeviceChoice {
-    /// Opens the device for networks in `precision`.
+    /// Opens the device.
     ///
     /// # Errors
-    /// [`DeviceError`] when it is not there or cannot compute so. `Auto` falls back to the CPU, with an event that says so.
-    pub fn open(self, precision: Precision) -> Result<Device, DeviceError> {
+    /// [`DeviceError`] when it is not there. `Auto` falls back to the CPU, with an event that says so.
+    pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Device::Cpu,
             Self::Cuda(_) if !cfg!(feature = "cuda") => return Err(DeviceError::NotBuilt(self)),
@@ -73,9 +70,6 @@ impl DeviceChoice {
                 Device::Cpu
             }),
         };
-        if precision == Precision::Bf16 && device.is_cpu() {
-            return Err(DeviceError::Bf16OnCpu);
-        }
         Ok(device)
     }
 }
@@ -98,6 +92,15 @@ impl Precision {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl From<Precision> for headstock_engine::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
         }
     }
 }
@@ -209,18 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn bf16_on_the_cpu_is_refused() {
-        let error = DeviceChoice::Cpu.open(Precision::Bf16).unwrap_err();
-        assert!(error.to_string().contains("`backbone.precision = \"bf16\"` runs on CUDA only"), "{error}");
-    }
-
-    #[test]
     fn auto_without_a_gpu_is_the_cpu_and_cuda_an_error() {
         if Device::new_cuda(0).is_err() {
-            assert!(DeviceChoice::Auto.open(Precision::F32).unwrap().is_cpu());
-            assert!(matches!(DeviceChoice::Auto.open(Precision::Bf16), Err(DeviceError::Bf16OnCpu)));
+            assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
             for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)] {
-                let error = choice.open(Precision::F32).unwrap_err().to_string();
+                let error = choice.open().unwrap_err().to_string();
                 assert!(error.contains(&format!("`backbone.device = \"{choice}\"`")), "{error}");
                 assert!(error.contains("use \"cpu\" or \"auto\""), "{error}");
             }

@@ -1,5 +1,6 @@
 //! What can go wrong in the backbone.
 
+use headstock_engine::EngineError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
@@ -23,6 +24,9 @@ pub enum BackboneError {
     /// The device is not there, or cannot compute in that precision.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The engine cannot run the network: no arithmetic in `bf16`, or an instruction set that is not to be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// Pixels of another size than they are said to have, or too small.
     #[error("{0}")]
     Pixels(String),
@@ -48,9 +52,10 @@ impl BackboneError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
-            Self::Hub(HubError::Name { .. }) => ErrorKind::Config,
+            Self::Hub(HubError::Name { .. })
+            | Self::Engine(EngineError::NoBf16 | EngineError::Isa { .. }) => ErrorKind::Config,
             Self::Hub(_) => ErrorKind::Hub,
-            Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
+            Self::Engine(_) | Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
         }
     }
 }

@@ -5,19 +5,19 @@
 
 mod architecture;
 mod backbone;
+mod blueprint;
 pub mod checkpoint;
-mod convolution;
 mod device;
 mod error;
+mod frozen;
 pub mod hub;
-mod kernels;
 mod layer;
 pub mod preprocessing;
 mod resnet;
 mod source;
 
 pub use architecture::Architecture;
-pub use backbone::{Backbone, Pixels};
+pub use backbone::{Backbone, Pixels, Worker};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};

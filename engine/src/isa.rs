@@ -2,40 +2,113 @@
 
 use std::fmt;
 
-/// The widest instruction set for `f32` arithmetic that kernels may use on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
-    /// Whatever the target has.
-    Portable,
-    /// AVX2 with FMA, 8 lanes.
-    Avx2,
-    /// AVX-512 F, 16 lanes.
-    Avx512,
+use crate::error::EngineError;
+
+/// What values and weights are kept in between layers. Sums are always `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16, the upper half of an `f32`.
+    Bf16,
 }
 
+/// An instruction set for which there are kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Whatever the target has; `f32` only.
+    Portable,
+    /// AVX2 with FMA; `f32` only.
+    Avx2,
+    /// AVX-512 F; `f32` only.
+    Avx512,
+    /// AVX-512 with dot products of `bf16`.
+    Avx512Bf16,
+    /// Tiles of AMX for products of `bf16`, AVX-512 for the rest.
+    AmxBf16,
+}
+
+/// The variable that forces an instruction set: a name from [`Isa::ALL`]. For tests and comparisons; what the machine lacks
+/// is an error, and so is one that cannot compute in the precision asked for.
+pub const ISA_VARIABLE: &str = "HEADSTOCK_ISA";
+
 impl Isa {
-    /// What this machine has.
-    #[must_use]
-    pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
+    /// All there are, slowest first.
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::AmxBf16];
+
+    /// The one [`ISA_VARIABLE`] names, or the fastest that this machine has for `precision`.
+    ///
+    /// # Errors
+    /// [`EngineError::Isa`] when the variable names none or one that is not to be had here,
+    /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
+    pub fn choose(precision: Precision) -> Result<Self, EngineError> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the engine's variable")]
+        let forced = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty());
+        match forced {
+            Some(name) => Self::forced(&name.to_string_lossy(), precision),
+            None => Self::fastest(precision),
         }
-        Self::Portable
     }
 
-    /// Its name: `portable`, `avx2`, `avx512`.
+    /// The fastest that this machine has for `precision`.
+    ///
+    /// # Errors
+    /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
+    pub fn fastest(precision: Precision) -> Result<Self, EngineError> {
+        let fits = |isa: &Self| isa.computes(precision) && isa.is_present();
+        Self::ALL.into_iter().rev().find(fits).ok_or(EngineError::NoBf16)
+    }
+
+    fn forced(name: &str, precision: Precision) -> Result<Self, EngineError> {
+        let refused = |problem: String| EngineError::Isa { name: name.to_owned(), problem };
+        let isa = Self::ALL.into_iter().find(|isa| isa.as_str() == name).ok_or_else(|| {
+            refused(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
+        })?;
+        if !isa.is_present() {
+            return Err(refused("this machine does not have it".to_owned()));
+        }
+        if !isa.computes(precision) {
+            return Err(refused(format!("it has no kernels for {precision}")));
+        }
+        Ok(isa)
+    }
+
+    /// Whether this machine has it.
+    #[must_use]
+    pub fn is_present(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16};
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => Avx2::new().is_some(),
+                Self::Avx512 => Avx512::new().is_some(),
+                Self::Avx512Bf16 => Avx512Bf16::new().is_some(),
+                Self::AmxBf16 => AmxBf16::new().is_some(),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+
+    /// Whether it has kernels for `precision`.
+    #[must_use]
+    pub fn computes(self, precision: Precision) -> bool {
+        let bf16 = matches!(self, Self::Avx512Bf16 | Self::AmxBf16);
+        bf16 == (precision == Precision::Bf16)
+    }
+
+    /// Its name: `portable`, `avx2`, `avx512`, `avx512-bf16`, `amx-bf16`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
+            Self::AmxBf16 => "amx-bf16",
         }
     }
 }
@@ -46,20 +119,59 @@ impl fmt::Display for Isa {
     }
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Isa;
+    use super::*;
 
     #[test]
     #[cfg(target_os = "linux")]
     fn agrees_with_the_kernel() {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-        let has = |flag: &str| cpu.split_whitespace().any(|word| word == flag);
-        let expected = match () {
-            () if has("avx512f") => Isa::Avx512,
-            () if has("avx2") && has("fma") => Isa::Avx2,
-            () => Isa::Portable,
-        };
-        assert_eq!(Isa::detect(), expected);
+        let has = |flags: &[&str]| flags.iter().all(|flag| cpu.split_whitespace().any(|word| word == *flag));
+        let bf16 = has(&["avx512f", "avx512bw", "avx512_bf16"]);
+        for (isa, expected) in [
+            (Isa::Portable, true),
+            (Isa::Avx2, has(&["avx2", "fma"])),
+            (Isa::Avx512, has(&["avx512f"])),
+            (Isa::Avx512Bf16, bf16),
+            (Isa::AmxBf16, bf16 && has(&["amx_tile", "amx_bf16"])),
+        ] {
+            assert_eq!(isa.is_present(), expected, "{isa}");
+        }
+    }
+
+    #[test]
+    fn the_fastest_is_the_last_that_is_present() {
+        let fastest = Isa::fastest(Precision::F32).unwrap();
+        assert!(fastest.is_present() && fastest.computes(Precision::F32));
+        assert!(Isa::ALL.iter().all(|isa| *isa == fastest || !isa.is_present() || isa.computes(Precision::Bf16) || {
+            let place = |isa| Isa::ALL.iter().position(|other| *other == isa);
+            place(*isa) < place(fastest)
+        }));
+        assert_eq!(
+            Isa::fastest(Precision::Bf16).is_ok(),
+            Isa::Avx512Bf16.is_present() || Isa::AmxBf16.is_present()
+        );
+    }
+
+    #[test]
+    fn a_forced_one_is_taken_or_refused_with_the_reason() {
+        assert_eq!(Isa::forced("portable", Precision::F32).unwrap(), Isa::Portable);
+        for (name, precision, reason) in [
+            ("neon", Precision::F32, "known: portable, avx2, avx512, avx512-bf16, amx-bf16"),
+            ("portable", Precision::Bf16, "it has no kernels for bf16"),
+        ] {
+            let error = Isa::forced(name, precision).unwrap_err().to_string();
+            assert!(error.contains(&format!("HEADSTOCK_ISA={name}")) && error.contains(reason), "{error}");
+        }
     }
 }

@@ -1,0 +1,1 @@
+fn main(){headstock_engine::probe::run()}

@@ -1,0 +1,50 @@
+//! What can go wrong before the arithmetic starts.
+
+use thiserror::Error;
+
+use crate::isa::ISA_VARIABLE;
+
+/// A network cannot be built, or not run on this.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The instruction set that was asked for is not to be had.
+    #[error("{ISA_VARIABLE}={name} cannot be used: {problem}")]
+    Isa {
+        /// Its name.
+        name: String,
+        /// Why.
+        problem: String,
+    },
+    /// The machine has no arithmetic for `bf16`.
+    #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32")]
+    NoBf16,
+    /// A layer is not one that the engine has, or does not fit the one before.
+    #[error("failed to add {layer}: {problem}")]
+    Layer {
+        /// Which one.
+        layer: String,
+        /// Why.
+        problem: String,
+    },
+    /// The photos are not what they are said to be, or too small for the network.
+    #[error("failed to run on {photos} photos of {height} x {width} pixels: {problem}")]
+    Photos {
+        /// How many.
+        photos: usize,
+        /// Their height in pixels.
+        height: usize,
+        /// Their width in pixels.
+        width: usize,
+        /// Why.
+        problem: String,
+    },
+    /// The threads cannot be started.
+    #[error("failed to start {threads} threads")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// What the system says.
+        source: rayon::ThreadPoolBuildError,
+    },
+}

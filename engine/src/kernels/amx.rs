@@ -1,0 +1,218 @@
+//! AMX-BF16: products of tiles of 16 rows by 64 bytes, eight of which are registers.
+//!
+//! The intrinsics are not stable, so that the six instructions are written out. Linux lends the registers to a process
+//! that asks for them.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use super::{Avx512, Avx512Bf16, Job, Kernel, Simd};
+use crate::cell::Cell;
+use crate::tile::{Stride, Tile};
+
+/// AMX-BF16 for products, AVX-512 for the rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AmxBf16(Avx512Bf16);
+
+impl AmxBf16 {
+    pub(crate) fn new() -> Option<Self> {
+        static USABLE: OnceLock<bool> = OnceLock::new();
+        Avx512Bf16::new().filter(|_| *USABLE.get_or_init(|| is_present() && is_lent())).map(Self)
+    }
+}
+
+/// Whether the CPU has AMX-TILE and AMX-BF16, and the system saves tiles when it switches threads.
+fn is_present() -> bool {
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    const OSXSAVE: u32 = 1 << 27;
+    const TILES_SAVED: u64 = 1 << 17 | 1 << 18;
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: register 0 is there wherever XSAVE is.
+        unsafe { _xgetbv(0) }
+    }
+    let features = AMX_BF16 | AMX_TILE;
+    let (most, first, seventh) = (__cpuid(0).eax, __cpuid(1), __cpuid_count(7, 0));
+    most >= 7
+        && seventh.edx & features == features
+        && first.ecx & OSXSAVE != 0
+        // SAFETY: OSXSAVE says that XSAVE is there and switched on.
+        && unsafe { saved() } & TILES_SAVED == TILES_SAVED
+}
+
+/// Asks the system for the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`. It holds for all threads
+/// of the process, those to come as well.
+#[cfg(target_os = "linux")]
+fn is_lent() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let result: i64;
+    // SAFETY: a system call that touches no memory of ours; the kernel changes rax, rcx and r11.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// Other systems lend them in other ways.
+#[cfg(not(target_os = "linux"))]
+fn is_lent() -> bool {
+    false
+}
+
+/// What `ldtilecfg` reads: all eight tiles are 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIG: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// The sums of a tile of 32 pixels by 32 channels.
+#[repr(C, align(64))]
+struct Square([[f32; 32]; 32]);
+
+impl Kernel for AmxBf16 {
+    type Simd = Avx512;
+    type Sums = <Avx512Bf16 as Kernel>::Sums;
+    type Weights = <Avx512Bf16 as Kernel>::Weights;
+    /// Two by two tiles of sums, two of activations, two of weights: all eight registers.
+    const ROWS: usize = 32;
+    const VECTORS: usize = 2;
+    const PARTS: usize = 2;
+    /// A tile of weights is 16 rows, a step each.
+    const LEAST_STEPS: usize = 16;
+    /// Products cost less than the transforms would.
+    const WINOGRAD: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0.simd()
+    }
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        /// With the tiles set up for as long as it lives.
+        struct Tiles<J>(AmxBf16, J);
+        impl<J: Job> Job for Tiles<J> {
+            #[inline(always)]
+            fn run<K: Kernel>(self, _: K) {
+                // SAFETY: the kernel can only be made where AMX is present and lent.
+                unsafe {
+                    asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly));
+                    self.1.run(self.0);
+                    asm!("tilerelease", options(nostack, nomem));
+                }
+            }
+        }
+        self.0.vectorize(Tiles(self, job));
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.load_part(from, part) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: __m512) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.store_part(to, part, vector) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::Sums {
+        self.0.zero()
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &Self::Sums, index: usize) -> __m512 {
+        self.0.vector(sums, index)
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> Self::Weights {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.weights(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.step(sums, activations, weights) }
+    }
+
+    /// Whole registers are read, so that up to 31 pixels past the tile are: values have that much room at their end.
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        let mut square = Square([[0.0; 32]; 32]);
+        let weights_stride = Self::VECTORS * Cell::BYTES;
+        // SAFETY: `Tile` vouches for weights and activations, the plan for the room after them; tiles are set up by
+        // `vectorize`; `square` holds four tiles of 16 rows, 128 bytes apart.
+        unsafe {
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+            let mut weights = tile.weights;
+            for &offset in tile.offsets {
+                let activations = tile.activations.add(offset);
+                asm!(
+                    "tileloadd tmm4, [{activations} + {stride} * 1]",
+                    "tileloadd tmm6, [{weights} + {weights_stride} * 1]",
+                    "tileloadd tmm7, [{weights} + {weights_stride} * 1 + 64]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    activations = in(reg) activations,
+                    stride = in(reg) S::BYTES,
+                    weights = in(reg) weights,
+                    weights_stride = in(reg) weights_stride,
+                    options(nostack, readonly),
+                );
+                if rows > 16 {
+                    asm!(
+                        "tileloadd tmm5, [{activations} + {stride} * 1]",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tdpbf16ps tmm3, tmm5, tmm7",
+                        activations = in(reg) activations.add(16 * S::BYTES),
+                        stride = in(reg) S::BYTES,
+                        options(nostack, readonly),
+                    );
+                }
+                weights = weights.add(Self::LEAST_STEPS * Self::VECTORS);
+            }
+            asm!(
+                "tilestored [{square} + {stride} * 1], tmm0",
+                "tilestored [{square} + {stride} * 1 + 64], tmm1",
+                "tilestored [{lower} + {stride} * 1], tmm2",
+                "tilestored [{lower} + {stride} * 1 + 64], tmm3",
+                square = in(reg) &raw mut square,
+                lower = in(reg) &raw mut square.0[16],
+                stride = in(reg) size_of::<[f32; 32]>(),
+                options(nostack),
+            );
+            for (row, sums) in square.0.iter().enumerate().take(rows) {
+                let sums = [self.simd().load(sums.as_ptr()), self.simd().load(sums.as_ptr().add(16))];
+                tile.output.store(self, row, &sums);
+            }
+        }
+    }
+}

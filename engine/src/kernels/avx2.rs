@@ -1,0 +1,138 @@
+//! AVX2 with FMA.
+
+use std::arch::x86_64::*;
+
+use super::{Job, Kernel, Simd};
+use crate::cell::Cell;
+use crate::tile::{self, Stride, Tile};
+
+/// AVX2 with FMA in `f32`: a vector is two registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+}
+
+impl Simd for Avx2 {
+    type Vector = [__m256; 2];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [__m256; 2] {
+        // SAFETY: the type can only be made where AVX2 and FMA are present.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as in `splat`.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as in `splat`.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as in `splat`.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn max(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as in `splat`.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> [__m256; 2] {
+        // SAFETY: as in `splat`; the caller vouches for the address.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, vector: [__m256; 2]) {
+        // SAFETY: as in `load`.
+        unsafe {
+            _mm256_storeu_ps(to, vector[0]);
+            _mm256_storeu_ps(to.add(8), vector[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+impl Kernel for Avx2 {
+    type Simd = Self;
+    type Sums = [__m256; 2];
+    type Weights = [__m256; 2];
+    /// 6 rows by 2 registers of sums, 2 of weights and a broadcast: 15 of the 16 registers.
+    const ROWS: usize = 6;
+    const VECTORS: usize = 1;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn simd(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        #[target_feature(enable = "avx2,fma")]
+        fn enter<J: Job>(kernel: Avx2, job: J) {
+            job.run(kernel);
+        }
+        // SAFETY: the type can only be made where these are present.
+        unsafe { enter(self, job) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, _: usize) -> [__m256; 2] {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { self.load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: [__m256; 2]) {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { self.store(to.cast(), vector) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [__m256; 2] {
+        self.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[__m256; 2], _: usize) -> [__m256; 2] {
+        *sums
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [__m256; 2] {
+        // SAFETY: the caller vouches for a cell, 16 `f32`.
+        unsafe { self.load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, sums: [__m256; 2], activations: *const u8, weights: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let value = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
+        self.mul_add(value, weights, sums)
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+}

@@ -1,0 +1,226 @@
+//! AVX-512, and its dot products of `bf16`.
+
+use std::arch::x86_64::*;
+
+use super::{Job, Kernel, Simd};
+use crate::cell::Cell;
+use crate::tile::{self, Stride, Tile};
+
+/// AVX-512 F in `f32`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+/// AVX512-BF16: sums of two products a lane in one instruction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Bf16(Avx512);
+
+impl Avx512 {
+    pub(crate) fn new() -> Option<Self> {
+        is_x86_feature_detected!("avx512f").then_some(Self(()))
+    }
+}
+
+impl Avx512Bf16 {
+    pub(crate) fn new() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        Avx512::new().filter(|_| present).map(Self)
+    }
+}
+
+/// 14 rows by 2 vectors of sums, 2 of weights and a broadcast: 31 of the 32 registers. ResNets' widths at 224 x 224 are
+/// multiples of 14 down to layer3.
+const ROWS: usize = 14;
+
+impl Simd for Avx512 {
+    type Vector = __m512;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        // SAFETY: the type can only be made where AVX-512 is present.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: as in `splat`; the caller vouches for the address.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, vector: __m512) {
+        // SAFETY: as in `load`.
+        unsafe { _mm512_storeu_ps(to, vector) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+impl Kernel for Avx512 {
+    type Simd = Avx512;
+    type Sums = [__m512; 2];
+    type Weights = [__m512; 2];
+    const ROWS: usize = ROWS;
+    const VECTORS: usize = 2;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        #[target_feature(enable = "avx512f")]
+        fn enter<J: Job>(kernel: Avx512, job: J) {
+            job.run(kernel);
+        }
+        // SAFETY: the type can only be made where AVX-512 is present.
+        unsafe { enter(self, job) }
+    }
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [__m512; 2] {
+        [self.simd().splat(0.0); 2]
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[__m512; 2], index: usize) -> __m512 {
+        sums[index]
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, _: usize) -> __m512 {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { self.simd().load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: __m512) {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { self.simd().store(to.cast(), vector) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [__m512; 2] {
+        // SAFETY: the caller vouches for two cells.
+        unsafe { [self.simd().load(from.cast()), self.simd().load(from.add(1).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, sums: [__m512; 2], activations: *const u8, weights: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let value = self.simd().splat(unsafe { activations.cast::<f32>().read_unaligned() });
+        [self.simd().mul_add(value, weights[0], sums[0]), self.simd().mul_add(value, weights[1], sums[1])]
+    }
+}
+
+impl Kernel for Avx512Bf16 {
+    type Simd = Avx512;
+    type Sums = [__m512; 2];
+    type Weights = [__m512bh; 2];
+    const ROWS: usize = ROWS;
+    const VECTORS: usize = 2;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        fn enter<J: Job>(kernel: Avx512Bf16, job: J) {
+            job.run(kernel);
+        }
+        // SAFETY: the type can only be made where these are present.
+        unsafe { enter(self, job) }
+    }
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [__m512; 2] {
+        [self.simd().splat(0.0); 2]
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[__m512; 2], index: usize) -> __m512 {
+        sums[index]
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
+        // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX-512 is present.
+        unsafe {
+            let halves = _mm256_loadu_si256(from.cast::<__m256i>().add(part));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: __m512) {
+        // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX512-BF16 is present.
+        unsafe {
+            let halves: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(vector));
+            _mm256_storeu_si256(to.cast::<__m256i>().add(part), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [__m512bh; 2] {
+        // SAFETY: the caller vouches for two cells; any bits are 32 `bf16`.
+        unsafe {
+            let load = |cell| std::mem::transmute::<__m512, __m512bh>(self.simd().load(cell));
+            [load(from.cast()), load(from.add(1).cast())]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, sums: [__m512; 2], activations: *const u8, weights: [__m512bh; 2]) -> [__m512; 2] {
+        // SAFETY: the caller vouches for 4 bytes; any bits are 32 `bf16`; AVX512-BF16 is present.
+        unsafe {
+            let pair = self.simd().splat(activations.cast::<f32>().read_unaligned());
+            let pairs: __m512bh = std::mem::transmute(pair);
+            [_mm512_dpbf16_ps(sums[0], pairs, weights[0]), _mm512_dpbf16_ps(sums[1], pairs, weights[1])]
+        }
+    }
+}

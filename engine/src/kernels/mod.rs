@@ -1,0 +1,111 @@
+//! What differs between instruction sets.
+//!
+//! Everything is written once, over [`Simd`] (vectors of 16 `f32`) and [`Kernel`] (an instruction set in one precision:
+//! the cells that values are stored in, one step of a product). Each is a type that can only be made where its
+//! instructions are present, so that its methods are safe to call; [`Kernel::vectorize`] enters a function compiled for
+//! them, into which all else is inlined.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+pub(crate) use portable::{Portable, PortableBf16, PortableF32};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {
+    amx::AmxBf16,
+    avx2::Avx2,
+    avx512::{Avx512, Avx512Bf16},
+};
+
+use crate::cell::Cell;
+use crate::tile::{Stride, Tile};
+
+/// Work that is compiled once for each instruction set.
+pub(crate) trait Job {
+    /// Does it. Implementations are `#[inline(always)]`: only so do they get the instruction set of their caller.
+    fn run<K: Kernel>(self, kernel: K);
+}
+
+/// Vectors of 16 `f32`.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// 16 `f32`.
+    type Vector: Copy;
+
+    fn splat(self, value: f32) -> Self::Vector;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b + c`, rounded once where the instruction set has that.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The larger; `b` where one is NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// # Safety
+    /// `from` is valid for reads of 16 `f32`.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+    /// # Safety
+    /// `to` is valid for writes of 16 `f32`.
+    unsafe fn store(self, to: *mut f32, vector: Self::Vector);
+
+    /// Asks for a cache line. Any address will do.
+    fn prefetch(self, address: *const u8);
+}
+
+/// An instruction set in one precision.
+pub(crate) trait Kernel: Copy + Send + Sync + 'static {
+    type Simd: Simd;
+    /// One pixel's sums over a panel of weights.
+    type Sums: Copy;
+    /// One step's weights of a panel.
+    type Weights: Copy;
+    /// Pixels in the tallest tile.
+    const ROWS: usize;
+    /// Vectors of 16 output channels in a panel of weights.
+    const VECTORS: usize;
+    /// Vectors of 16 channels in a cell: 1 for `f32`, 2 for `bf16`.
+    const PARTS: usize;
+    /// The fewest steps in a segment.
+    const LEAST_STEPS: usize = 1;
+    /// Whether Winograd's transforms pay.
+    const WINOGRAD: bool = true;
+
+    fn simd(self) -> Self::Simd;
+
+    /// Runs `job` compiled for this instruction set.
+    fn vectorize<J: Job>(self, job: J);
+
+    /// The channels `16 * part..` of a cell.
+    ///
+    /// # Safety
+    /// `from` is valid for reads; `part` is below [`PARTS`](Self::PARTS).
+    unsafe fn load_part(self, from: *const Cell, part: usize) -> Vector<Self>;
+    /// Rounds to the precision of cells.
+    ///
+    /// # Safety
+    /// `to` is valid for writes; `part` is below [`PARTS`](Self::PARTS).
+    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: Vector<Self>);
+
+    fn zero(self) -> Self::Sums;
+    /// Vector `index` of [`VECTORS`](Self::VECTORS).
+    fn vector(self, sums: &Self::Sums, index: usize) -> Vector<Self>;
+    /// # Safety
+    /// `from` is valid for reads of [`VECTORS`](Self::VECTORS) cells.
+    unsafe fn weights(self, from: *const Cell) -> Self::Weights;
+    /// Adds to `sums` the product of the 4 bytes at `activations` (one `f32`, or two `bf16`) with a step's weights.
+    ///
+    /// # Safety
+    /// `activations` is valid for reads of 4 bytes.
+    unsafe fn step(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums;
+
+    /// Computes a tile of `rows` pixels by one panel.
+    ///
+    /// # Safety
+    /// As [`Tile`] says. `rows` is in `1..=ROWS`.
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>);
+}
+
+/// 16 `f32` of a kernel.
+pub(crate) type Vector<K> = <<K as Kernel>::Simd as Simd>::Vector;

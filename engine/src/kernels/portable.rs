@@ -1,0 +1,194 @@
+//! Plain Rust, for any target: the compiler vectorises it with what the target has.
+
+use super::{Job, Kernel, Simd};
+use crate::bf16;
+use crate::cell::Cell;
+use crate::tile::{self, Stride, Tile};
+
+/// Vectors as arrays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+/// `f32`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortableF32;
+
+/// `bf16` without its arithmetic: only tests use it, to see what the kernels of other instruction sets should give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortableBf16;
+
+impl Simd for Portable {
+    type Vector = [f32; 16];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; 16] {
+        [value; 16]
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|lane| a[lane] - b[lane])
+    }
+
+    /// Rounded twice: a fused one is a call into the C library where the target has no instruction for it.
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+    }
+
+    #[inline(always)]
+    fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> [f32; 16] {
+        // SAFETY: the caller vouches for the address.
+        unsafe { from.cast::<[f32; 16]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, vector: [f32; 16]) {
+        // SAFETY: the caller vouches for the address.
+        unsafe { to.cast::<[f32; 16]>().write_unaligned(vector) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+}
+
+impl Kernel for PortableF32 {
+    type Simd = Portable;
+    type Sums = [f32; 16];
+    type Weights = [f32; 16];
+    /// 2 rows of 4 registers of 4 lanes: half of SSE2's registers, a quarter of NEON's.
+    const ROWS: usize = 2;
+    const VECTORS: usize = 1;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn simd(self) -> Portable {
+        Portable
+    }
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        job.run(self);
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, _: usize) -> [f32; 16] {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { Portable.load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: [f32; 16]) {
+        // SAFETY: a cell is 16 `f32`.
+        unsafe { Portable.store(to.cast(), vector) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [f32; 16] {
+        [0.0; 16]
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[f32; 16], _: usize) -> [f32; 16] {
+        *sums
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [f32; 16] {
+        // SAFETY: the caller vouches for a cell, 16 `f32`.
+        unsafe { Portable.load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, sums: [f32; 16], activations: *const u8, weights: [f32; 16]) -> [f32; 16] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let value = unsafe { activations.cast::<f32>().read_unaligned() };
+        Portable.mul_add([value; 16], weights, sums)
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+}
+
+impl Kernel for PortableBf16 {
+    type Simd = Portable;
+    type Sums = [[f32; 16]; 2];
+    type Weights = [[[f32; 2]; 16]; 2];
+    const ROWS: usize = 1;
+    const VECTORS: usize = 2;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn simd(self) -> Portable {
+        Portable
+    }
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        job.run(self);
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, part: usize) -> [f32; 16] {
+        // SAFETY: half a cell is 16 `bf16`.
+        unsafe { from.cast::<[u16; 16]>().add(part).read() }.map(bf16::widen)
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: [f32; 16]) {
+        // SAFETY: half a cell is 16 `bf16`.
+        unsafe { to.cast::<[u16; 16]>().add(part).write(vector.map(bf16::round)) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [[f32; 16]; 2] {
+        [[0.0; 16]; 2]
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[[f32; 16]; 2], index: usize) -> [f32; 16] {
+        sums[index]
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
+        // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
+        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }.map(|vector| vector.map(|pair| pair.map(bf16::widen)))
+    }
+
+    #[inline(always)]
+    unsafe fn step(
+        self,
+        sums: [[f32; 16]; 2],
+        activations: *const u8,
+        weights: [[[f32; 2]; 16]; 2],
+    ) -> [[f32; 16]; 2] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let [a, b] = unsafe { activations.cast::<[u16; 2]>().read_unaligned() }.map(bf16::widen);
+        std::array::from_fn(|vector| {
+            std::array::from_fn(|lane| {
+                let [wa, wb] = weights[vector][lane];
+                sums[vector][lane] + a * wa + b * wb
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+}

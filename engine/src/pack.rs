@@ -1,0 +1,59 @@
+//! Weights in the order in which tiles read them.
+
+use rayon::prelude::*;
+
+use crate::bf16;
+use crate::cell::{self, Cell};
+use crate::machine::Form;
+
+/// A weight that the order asks for: output channel, segment of the sum, index within the segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) output: usize,
+    pub(crate) segment: usize,
+    pub(crate) index: usize,
+}
+
+/// The sizes of a packed matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    pub(crate) count: usize,
+    pub(crate) segments: usize,
+    /// Steps in a segment.
+    pub(crate) steps: usize,
+}
+
+impl Panels {
+    /// Cells in a panel.
+    pub(crate) fn cells(self, form: Form) -> usize {
+        self.segments * self.steps * form.vectors
+    }
+}
+
+/// `[panel][segment][step][vector][16 channels]`, with `bf16` two indices of the sum to a step, side by side. Rounded from
+/// `f64` once.
+pub(crate) fn pack(
+    form: Form,
+    panels: Panels,
+    to: &mut [Cell],
+    weight: impl Fn(Place) -> f64 + Sync,
+) {
+    let Panels { steps, .. } = panels;
+    to.par_chunks_exact_mut(panels.cells(form)).enumerate().for_each(|(panel, cells)| {
+        for (position, cell) in cells.chunks_exact_mut(1).enumerate() {
+            let (vector, position) = (position % form.vectors, position / form.vectors);
+            let (step, segment) = (position % steps, position / steps);
+            let output = |lane: usize| (panel * form.vectors + vector) * 16 + lane;
+            if form.parts == 1 {
+                for (lane, value) in cell::as_f32(cell).iter_mut().enumerate() {
+                    *value = weight(Place { output: output(lane), segment, index: step }) as f32;
+                }
+            } else {
+                for (at, value) in cell::as_bf16(cell).iter_mut().enumerate() {
+                    let index = 2 * step + at % 2;
+                    *value = bf16::round(weight(Place { output: output(at / 2), segment, index }) as f32);
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,360 @@
+//! Where every value lies, for photos of one size.
+//!
+//! A segment is what lies between two taps. It takes a group of photos at a time, as many as make its weights worth the
+//! reading; the segment before runs in smaller groups until there are enough. So one arena holds the inputs of all
+//! segments, and room that the values within a segment share.
+
+use crate::cell::Cell;
+use crate::error::EngineError;
+use crate::gather::Padded;
+use crate::image::{self, Framed};
+use crate::layer::{Method, Packed, blocks, vectors};
+use crate::network::{Network, Node, Op};
+use crate::pool;
+use crate::winograd::{self, Tiling};
+
+/// Cells past the last value that a tile may read, though nothing comes of it.
+const ROOM: usize = 64;
+
+/// The most photos in a group: values of more would leave the cache.
+const LARGEST_GROUP: usize = 8;
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    /// Its first cell in the arena.
+    pub(crate) offset: usize,
+    /// Cells from a block of channels to the next.
+    pub(crate) block: usize,
+}
+
+/// What a node needs to run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) node: usize,
+    pub(crate) input: Place,
+    pub(crate) output: Place,
+    pub(crate) residual: Place,
+    /// The first cell of its own memory.
+    pub(crate) scratch: usize,
+    /// Cells from a block of the copy it makes there to the next.
+    pub(crate) block: usize,
+    /// Bytes from a pixel to what each segment of its sum reads.
+    pub(crate) offsets: Vec<usize>,
+    /// Tiles that go through Winograd's transforms at a time.
+    pub(crate) tiles: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Photos at a time.
+    pub(crate) group: usize,
+    pub(crate) steps: Vec<Step>,
+    /// The value at its end.
+    pub(crate) output: Place,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    /// Height and width of each value.
+    pub(crate) sizes: Vec<(usize, usize)>,
+    pub(crate) segments: Vec<Segment>,
+    /// Cells of the arena.
+    pub(crate) cells: usize,
+}
+
+/// Memory that is in use from one step to another, both included.
+struct Lease {
+    offset: usize,
+    cells: usize,
+    first: usize,
+    last: usize,
+}
+
+/// Room shared by values that do not live at the same time.
+#[derive(Default)]
+struct Shared {
+    leases: Vec<Lease>,
+}
+
+impl Shared {
+    /// The lowest place for `cells` from step `first` to `last`.
+    fn lease(&mut self, cells: usize, first: usize, last: usize) -> usize {
+        let mut taken: Vec<(usize, usize)> = self
+            .leases
+            .iter()
+            .filter(|lease| lease.first <= last && first <= lease.last)
+            .map(|lease| (lease.offset, lease.offset + lease.cells))
+            .collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (start, end) in taken {
+            if offset + cells <= start {
+                break;
+            }
+            offset = offset.max(end);
+        }
+        self.leases.push(Lease { offset, cells, first, last });
+        offset
+    }
+
+    fn cells(&self) -> usize {
+        self.leases.iter().map(|lease| lease.offset + lease.cells).max().unwrap_or(0)
+    }
+}
+
+/// Cells from a block to the next for `pixels`: blocks then start a tile's height apart in the cache, not on top of each
+/// other, as they would with a distance of a multiple of 4 KiB.
+fn block_stride(pixels: usize) -> usize {
+    const SETS: usize = 64;
+    const APART: usize = 15;
+    (pixels + SETS - 1 - APART) / SETS * SETS + APART
+}
+
+impl Plan {
+    /// # Errors
+    /// [`EngineError::Photos`] when a layer has nothing left to look at.
+    pub(crate) fn new(network: &Network, height: usize, width: usize) -> Result<Self, EngineError> {
+        let sizes = sizes(network, height, width)?;
+        let mut cells = 0;
+        let groups: Vec<usize> =
+            (0..network.taps.len()).map(|segment| group(network, &sizes, segment)).collect();
+        let stride = |value: usize, photos: usize| block_stride(photos * sizes[value].0 * sizes[value].1);
+        // The value at the end of each segment serves the next one's groups.
+        let ends: Vec<Place> = network
+            .taps
+            .iter()
+            .enumerate()
+            .map(|(segment, &value)| {
+                let photos = groups[segment].max(groups.get(segment + 1).copied().unwrap_or(0));
+                let place = Place { offset: cells, block: stride(value, photos) };
+                cells += blocks(network.form, network.channels[value]) * place.block;
+                place
+            })
+            .collect();
+        let mut shared_cells = 0;
+        let mut segments = Vec::with_capacity(groups.len());
+        for (segment, &group) in groups.iter().enumerate() {
+            let range = network.segment(segment);
+            let nodes = &network.nodes[range.clone()];
+            let mut shared = Shared::default();
+            let mut places: Vec<Option<Place>> = vec![None; network.channels.len()];
+            if let Some(before) = segment.checked_sub(1) {
+                places[network.taps[before]] = Some(ends[before]);
+            }
+            let mut steps = Vec::with_capacity(nodes.len());
+            for (index, node) in nodes.iter().enumerate() {
+                let last_use = |value: usize| {
+                    (index..nodes.len()).rev().find(|&later| uses(&nodes[later], value)).unwrap_or(index)
+                };
+                let residual = residual_of(node);
+                let size = |value: usize| blocks(network.form, network.channels[value]) * stride(value, group);
+                let output = if node.output == network.taps[segment] {
+                    ends[segment]
+                } else if let Some((value, place)) = residual
+                    .and_then(|value| Some((value, places[value]?)))
+                    .filter(|&(value, _)| value >= first_inside(network, segment) && last_use(value) == index)
+                {
+                    // The sum takes the place of what is added: each pixel is read before it is written.
+                    let lease = shared.leases.iter_mut().find(|lease| {
+                        cells + lease.offset == place.offset && (lease.first..=lease.last).contains(&index)
+                    });
+                    debug_assert!(lease.is_some(), "value {value} has a lease");
+                    if let Some(lease) = lease {
+                        lease.last = last_use(node.output);
+                    }
+                    place
+                } else {
+                    let offset = cells + shared.lease(size(node.output), index, last_use(node.output));
+                    Place { offset, block: stride(node.output, group) }
+                };
+                places[node.output] = Some(output);
+                let tiles = winograd_tiles(network, &sizes, node, group);
+                let scratch = cells + shared.lease(scratch(network, &sizes, node, group, tiles), index, index);
+                let input = places[node.input].unwrap_or_default();
+                let block = copied_block(&sizes, node, group);
+                steps.push(Step {
+                    node: range.start + index,
+                    input,
+                    block,
+                    offsets: offsets(network, &sizes, node, input.block, block, tiles),
+                    output,
+                    residual: residual.and_then(|value| places[value]).unwrap_or_default(),
+                    scratch,
+                    tiles,
+                });
+            }
+            shared_cells = shared_cells.max(shared.cells());
+            segments.push(Segment { group, steps, output: ends[segment] });
+        }
+        Ok(Self { height, width, sizes, segments, cells: cells + shared_cells + ROOM })
+    }
+}
+
+/// The first value that a segment makes.
+fn first_inside(network: &Network, segment: usize) -> usize {
+    segment.checked_sub(1).map_or(1, |before| network.taps[before] + 1)
+}
+
+fn residual_of(node: &Node) -> Option<usize> {
+    match node.op {
+        Op::Convolution { residual, .. } => residual,
+        Op::MaxPool { .. } => None,
+    }
+}
+
+fn uses(node: &Node, value: usize) -> bool {
+    node.input == value || residual_of(node) == Some(value)
+}
+
+/// Height and width of each value.
+fn sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(usize, usize)>, EngineError> {
+    let mut sizes = vec![(height, width)];
+    for node in &network.nodes {
+        let (input, residual) = (sizes[node.input], residual_of(node));
+        let along = |size: usize| match &node.op {
+            Op::Convolution { packed, .. } => packed.outputs_along(size),
+            Op::MaxPool { kernel, stride, padding } => {
+                (size + 2 * padding >= *kernel).then(|| pool::outputs(size, *kernel, *stride, *padding))
+            }
+        };
+        let wrong = |problem: String| EngineError::Photos { photos: 1, height, width, problem };
+        let (Some(rows), Some(columns)) = (along(input.0), along(input.1)) else {
+            let problem = format!("{} has only {} x {} pixels left", node.name, input.0, input.1);
+            return Err(wrong(problem));
+        };
+        if let Some(residual) = residual.map(|value| sizes[value]).filter(|&size| size != (rows, columns)) {
+            let (height, width) = residual;
+            return Err(wrong(format!("{}: {rows} x {columns} cannot be added to {height} x {width}", node.name)));
+        }
+        sizes.push((rows, columns));
+    }
+    Ok(sizes)
+}
+
+/// Photos that a segment takes at a time: more where its weights are many beside its values, since all weights pass by for
+/// each group.
+fn group(network: &Network, sizes: &[(usize, usize)], segment: usize) -> usize {
+    let nodes = &network.nodes[network.segment(segment)];
+    let weights: usize = nodes
+        .iter()
+        .map(|node| match &node.op {
+            Op::Convolution { packed, .. } => packed.weights.len(),
+            Op::MaxPool { .. } => 0,
+        })
+        .sum();
+    let value = |value: usize| blocks(network.form, network.channels[value]) * sizes[value].0 * sizes[value].1;
+    let largest = nodes.iter().map(|node| value(node.output)).max().unwrap_or(1).max(1);
+    (weights / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
+}
+
+/// A photo more in a group for each time that a segment's weights are this many times its largest value. Measured: layer2 of
+/// a ResNet-50 is slower with two photos, layer3 faster with four, layer4 with eight.
+const WEIGHTS_PER_VALUE: usize = 16;
+
+/// Bytes of transformed tiles and their products that stay in the L2 cache beside weights that do as well.
+const TRANSFORMED_IN_CACHE: usize = 512 << 10;
+
+/// Tiles that go through Winograd's transforms at a time: as many as stay in the cache where the weights do too, all of them
+/// where the weights come from further away.
+fn winograd_tiles(network: &Network, sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
+    let Op::Convolution { packed, .. } = &node.op else { return 0 };
+    if packed.method != Method::Winograd {
+        return 0;
+    }
+    let (height, width) = sizes[node.input];
+    let all = group * Tiling { height, width }.count();
+    let tile = winograd::POINTS * (packed.panels.segments + vectors(packed.outputs)) * Cell::BYTES;
+    let rows = network.form.rows;
+    if packed.weights.len() * Cell::BYTES <= 2 * TRANSFORMED_IN_CACHE {
+        (TRANSFORMED_IN_CACHE / tile / rows * rows).clamp(rows, all.max(rows)).min(all)
+    } else {
+        all
+    }
+}
+
+/// Cells that a node needs for itself.
+fn scratch(network: &Network, sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usize) -> usize {
+    let Op::Convolution { packed, .. } = &node.op else { return 0 };
+    let (height, width) = sizes[node.input];
+    match packed.method {
+        Method::Image => {
+            let framed = framed(packed, network.form.parts, height, width);
+            (group * framed.rows() * framed.row * 4 / network.form.parts).div_ceil(Cell::BYTES)
+        }
+        Method::Pointwise if packed.stride == 1 => 0,
+        Method::Pointwise => packed.panels.segments * copied_block(sizes, node, group),
+        Method::Direct => {
+            packed.panels.segments / (packed.kernel * packed.kernel) * copied_block(sizes, node, group)
+        }
+        Method::Winograd => {
+            transformed(packed.panels.segments, tiles) + transformed(vectors(packed.outputs), tiles)
+        }
+    }
+}
+
+/// Cells from a block to the next of the copy that a node makes of its input.
+fn copied_block(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
+    let Op::Convolution { packed, .. } = &node.op else { return 0 };
+    let (height, width) = sizes[node.input];
+    match packed.method {
+        Method::Pointwise if packed.stride > 1 => {
+            block_stride(group * sizes[node.output].0 * sizes[node.output].1)
+        }
+        Method::Direct => block_stride(group * padded(packed, height, width).photo()),
+        Method::Pointwise | Method::Image | Method::Winograd => 0,
+    }
+}
+
+/// Bytes from a pixel of what a product reads to where each segment of its sum lies.
+fn offsets(
+    network: &Network,
+    sizes: &[(usize, usize)],
+    node: &Node,
+    input: usize,
+    copied: usize,
+    tiles: usize,
+) -> Vec<usize> {
+    let Op::Convolution { packed, .. } = &node.op else { return Vec::new() };
+    let (height, width) = sizes[node.input];
+    let parts = network.form.parts;
+    let offset = |segment: usize| match packed.method {
+        Method::Image => segment * framed(packed, parts, height, width).row * 4 / parts,
+        Method::Pointwise if packed.stride == 1 => segment * input * Cell::BYTES,
+        Method::Pointwise => segment * copied * Cell::BYTES,
+        Method::Winograd => segment * tiles * Cell::BYTES,
+        Method::Direct => {
+            let padded = padded(packed, height, width);
+            let (block, tap) = (segment / (packed.kernel * packed.kernel), segment % (packed.kernel * packed.kernel));
+            let (y, x) = (tap / packed.kernel, tap % packed.kernel);
+            let column = x % packed.stride * padded.columns() + x / packed.stride;
+            (block * copied + y * padded.row() + column) * Cell::BYTES
+        }
+    };
+    (0..packed.panels.segments).map(offset).collect()
+}
+
+/// Cells from a point of transformed tiles to the next: odd, so that they spread over the cache.
+pub(crate) fn point_stride(blocks: usize, tiles: usize) -> usize {
+    blocks * tiles | 1
+}
+
+/// Cells of transformed tiles.
+pub(crate) fn transformed(blocks: usize, tiles: usize) -> usize {
+    winograd::POINTS * point_stride(blocks, tiles)
+}
+
+/// The photo's rows as the first layer reads them.
+pub(crate) fn framed(packed: &Packed, parts: usize, height: usize, width: usize) -> Framed {
+    let columns = packed.outputs_along(width).unwrap_or(1);
+    let read = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps * parts;
+    let row = read.max((width + 2 * packed.padding) * image::CHANNELS).next_multiple_of(32);
+    Framed { height, width, padding: packed.padding, row }
+}
+
+/// The copy that a direct convolution reads.
+pub(crate) fn padded(packed: &Packed, height: usize, width: usize) -> Padded {
+    Padded { stride: packed.stride, padding: packed.padding, height, width }
+}

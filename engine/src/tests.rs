@@ -1,0 +1,194 @@
+//! Networks on every kernel that the machine has, beside a naive one in `f64`.
+
+mod naive;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::image::Values;
+use crate::isa::{Isa, Precision};
+use crate::layer::Convolution;
+use crate::machine::Machine;
+use crate::network::{Builder, Network, Tap};
+use crate::session::{Form, Photos, Session};
+use naive::{Map, Naive};
+
+/// Numbers in -1..1 from a seed.
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    pub(crate) fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn many(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| self.next() * scale).collect()
+    }
+
+    /// A convolution that keeps the size of numbers.
+    pub(crate) fn convolution(&mut self, shape: [usize; 5]) -> Convolution {
+        let [inputs, outputs, kernel, stride, padding] = shape;
+        let count = inputs * kernel * kernel;
+        let scale = (3.0 / count as f32).sqrt();
+        let weights = self.many(outputs * count, scale);
+        Convolution { inputs, outputs, kernel, stride, padding, weights, bias: self.many(outputs, 0.3) }
+    }
+}
+
+/// Every kernel there is here, with what a result may be off by.
+fn machines() -> Vec<(Machine, f64)> {
+    let mut machines = vec![(Machine::PortableF32, 1e-5), (Machine::PortableBf16, 2e-2)];
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
+            if isa.computes(precision) {
+                machines.push((Machine::new(isa, precision).unwrap(), tolerance));
+            }
+        }
+    }
+    machines
+}
+
+/// One layer after the first, and what surrounds it.
+#[derive(Clone, Debug)]
+struct Case {
+    /// Inputs, outputs, kernel, stride, padding.
+    shape: [usize; 5],
+    residual: bool,
+    relu: bool,
+    photos: usize,
+    height: usize,
+    width: usize,
+    threads: usize,
+}
+
+/// The network of a case: a first layer that halves the photo, the layer, and a 1 x 1 convolution to add to it.
+fn build(machine: Machine, case: &Case) -> (Network, Naive, Tap) {
+    let mut numbers = Numbers(case.shape.iter().fold(7, |seed, &size| seed * 31 + size as u64));
+    let normalisation = [0, 1, 2].map(|c| std::array::from_fn(|v| (v as f32 / 255.0 - 0.4) / (0.2 + 0.1 * c as f32)));
+    let mut builder = Builder::on(machine, Isa::Portable, Precision::F32, normalisation);
+    let mut naive = Naive::new(normalisation);
+    let [inputs, outputs, kernel, stride, padding] = case.shape;
+    let first = numbers.convolution([3, inputs, 3, 2, 1]);
+    let layer = numbers.convolution([inputs, outputs, kernel, stride, padding]);
+    let around = numbers.convolution([inputs, outputs, 1, stride, 0]);
+    let a = builder.convolution("first", builder.image(), first.clone(), None, true).unwrap();
+    let na = naive.convolution(0, &first, None, true);
+    let fits = kernel == 2 * padding + 1;
+    let (b, nb) = if case.residual && fits {
+        let b = builder.convolution("around", a, around.clone(), None, false).unwrap();
+        (Some(b), Some(naive.convolution(na, &around, None, false)))
+    } else {
+        (None, None)
+    };
+    builder.convolution("layer", a, layer.clone(), b, case.relu).unwrap();
+    naive.convolution(na, &layer, nb, case.relu);
+    let tap = builder.tap().unwrap();
+    (builder.build(), naive, tap)
+}
+
+fn pixels(count: usize) -> Vec<u8> {
+    let mut numbers = Numbers(11);
+    (0..count).map(|_| (numbers.next() * 127.0 + 128.0) as u8).collect()
+}
+
+fn assert_close(ours: &[f32], exact: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(ours.len(), exact.len());
+    let scale = exact.iter().fold(0.0, |max: f64, value| max.max(value.abs()));
+    for (index, (ours, value)) in ours.iter().zip(exact).enumerate() {
+        let gap = (f64::from(*ours) - value).abs();
+        assert!(gap <= tolerance * scale, "{what}: {ours} for {value} at {index} of {}", exact.len());
+    }
+}
+
+fn check(case: &Case) {
+    let Case { photos, height, width, threads, .. } = *case;
+    let data = pixels(photos * height * width * 3);
+    for (machine, tolerance) in machines() {
+        let (network, naive, tap) = build(machine, case);
+        let exact: Vec<Map> = naive.run(&data, photos, height, width);
+        let mut session = Session::new(Arc::new(network), threads).unwrap();
+        let size = session.size(tap, height, width).unwrap();
+        let outputs = case.shape[1];
+        let batch = Photos { values: Values::U8(&data), count: photos, height, width };
+        let what = format!("{machine:?} {case:?}");
+        let mut planes = vec![f32::NAN; photos * outputs * size.0 * size.1];
+        session.run(batch, tap, Form::Planes, &mut planes).unwrap();
+        let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
+        assert_close(&planes, &all, tolerance, &what);
+        let mut pooled = vec![f32::NAN; photos * outputs];
+        session.run(batch, tap, Form::Pooled, &mut pooled).unwrap();
+        let means: Vec<f64> = exact.iter().flat_map(Map::means).collect();
+        let scale = all.iter().fold(0.0, |max: f64, value| max.max(value.abs()));
+        for (ours, exact) in pooled.iter().zip(&means) {
+            assert!((f64::from(*ours) - exact).abs() <= tolerance * scale, "{what}: mean {ours} for {exact}");
+        }
+    }
+}
+
+const ONE: Case = Case {
+    shape: [32, 32, 1, 1, 0],
+    residual: false,
+    relu: true,
+    photos: 1,
+    height: 8,
+    width: 8,
+    threads: 1,
+};
+
+#[test]
+fn one_by_one() {
+    check(&ONE);
+}
+
+#[test]
+fn winograd() {
+    check(&Case { shape: [32, 32, 3, 1, 1], height: 16, width: 16, ..ONE });
+}
+
+#[test]
+fn direct() {
+    check(&Case { shape: [32, 32, 3, 2, 1], height: 16, width: 16, ..ONE });
+}
+
+#[test]
+fn a_single_pixel() {
+    for kernel in [1, 3, 5] {
+        check(&Case { shape: [32, 64, kernel, 1, kernel / 2], height: 1, width: 1, residual: true, ..ONE });
+    }
+}
+
+#[test]
+fn a_single_channel() {
+    check(&Case { shape: [1, 1, 3, 1, 1], residual: true, photos: 2, ..ONE });
+    check(&Case { shape: [1, 1, 3, 2, 1], residual: true, photos: 2, ..ONE });
+}
+
+#[test]
+fn sizes_that_are_no_multiple_of_anything() {
+    check(&Case { shape: [17, 33, 3, 1, 1], height: 13, width: 29, photos: 3, residual: true, ..ONE });
+    check(&Case { shape: [17, 33, 3, 2, 1], height: 13, width: 29, photos: 3, residual: true, ..ONE });
+    check(&Case { shape: [47, 5, 1, 2, 0], height: 31, width: 7, photos: 3, threads: 3, ..ONE });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 64 }, ..ProptestConfig::default() })]
+    #[test]
+    fn any_layer_is_what_the_naive_one_is(
+        inputs in 1usize..70,
+        outputs in 1usize..70,
+        kernel in 1usize..6,
+        stride in 1usize..4,
+        padding in 0usize..3,
+        residual: bool,
+        relu: bool,
+        photos in 1usize..6,
+        height in 10usize..40,
+        width in 10usize..40,
+        threads in 1usize..4,
+    ) {
+        let padding = padding.min(kernel - 1);
+        check(&Case { shape: [inputs, outputs, kernel, stride, padding], residual, relu, photos, height, width, threads });
+    }
+}

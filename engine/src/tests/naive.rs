@@ -1,0 +1,138 @@
+//! The definition, in `f64`.
+
+use crate::image::Normalisation;
+use crate::layer::Convolution;
+
+/// One photo's values, `[C, H, W]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Map {
+    pub(crate) channels: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Map {
+    /// Zero outside.
+    fn at(&self, channel: usize, y: isize, x: isize) -> f64 {
+        let inside = |at: isize, size: usize| usize::try_from(at).ok().filter(|&at| at < size);
+        match (inside(y, self.height), inside(x, self.width)) {
+            (Some(y), Some(x)) => self.values[(channel * self.height + y) * self.width + x],
+            _ => 0.0,
+        }
+    }
+
+    pub(crate) fn means(&self) -> Vec<f64> {
+        let pixels = self.height * self.width;
+        self.values.chunks_exact(pixels).map(|plane| plane.iter().sum::<f64>() / pixels as f64).collect()
+    }
+
+    fn convolved(&self, layer: &Convolution) -> Self {
+        let Convolution { inputs, outputs, kernel, stride, padding, .. } = *layer;
+        assert_eq!(inputs, self.channels);
+        let along = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        let (height, width) = (along(self.height), along(self.width));
+        let mut values = Vec::new();
+        for output in 0..outputs {
+            for y in 0..height {
+                for x in 0..width {
+                    let mut sum = f64::from(layer.bias[output]);
+                    for input in 0..inputs {
+                        for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
+                            let weight = layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
+                            let place = |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
+                            sum += f64::from(weight) * self.at(input, place(y, ky), place(x, kx));
+                        }
+                    }
+                    values.push(sum);
+                }
+            }
+        }
+        Self { channels: outputs, height, width, values }
+    }
+
+    fn pooled(&self, kernel: usize, stride: usize, padding: usize) -> Self {
+        let along = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        let (height, width) = (along(self.height), along(self.width));
+        let mut values = Vec::new();
+        for channel in 0..self.channels {
+            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                let mut largest = f64::NEG_INFINITY;
+                for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
+                    let (row, column) = ((y * stride + ky).wrapping_sub(padding), (x * stride + kx).wrapping_sub(padding));
+                    if row < self.height && column < self.width {
+                        largest = largest.max(self.values[(channel * self.height + row) * self.width + column]);
+                    }
+                }
+                values.push(largest);
+            }
+        }
+        Self { channels: self.channels, height, width, values }
+    }
+}
+
+enum Op {
+    Convolution(Convolution, Option<usize>, bool),
+    MaxPool(usize, usize, usize),
+}
+
+/// Layers in the order in which they run; value 0 is the photo.
+pub(crate) struct Naive {
+    normalisation: Normalisation,
+    layers: Vec<(usize, Op)>,
+}
+
+impl Naive {
+    pub(crate) fn new(normalisation: Normalisation) -> Self {
+        Self { normalisation, layers: Vec::new() }
+    }
+
+    pub(crate) fn convolution(
+        &mut self,
+        input: usize,
+        layer: &Convolution,
+        residual: Option<usize>,
+        relu: bool,
+    ) -> usize {
+        self.layers.push((input, Op::Convolution(layer.clone(), residual, relu)));
+        self.layers.len()
+    }
+
+    pub(crate) fn max_pool(&mut self, input: usize, kernel: usize, stride: usize, padding: usize) -> usize {
+        self.layers.push((input, Op::MaxPool(kernel, stride, padding)));
+        self.layers.len()
+    }
+
+    /// The last value of each photo.
+    pub(crate) fn run(&self, pixels: &[u8], photos: usize, height: usize, width: usize) -> Vec<Map> {
+        let each = height * width * 3;
+        let run = |photo: usize| {
+            let mut values = Vec::new();
+            for channel in 0..3 {
+                for pixel in 0..height * width {
+                    let value = pixels[photo * each + pixel * 3 + channel];
+                    values.push(f64::from(self.normalisation[channel][usize::from(value)]));
+                }
+            }
+            let mut maps = vec![Map { channels: 3, height, width, values }];
+            for (input, op) in &self.layers {
+                let map = match op {
+                    Op::MaxPool(kernel, stride, padding) => maps[*input].pooled(*kernel, *stride, *padding),
+                    Op::Convolution(layer, residual, relu) => {
+                        let mut map = maps[*input].convolved(layer);
+                        if let Some(residual) = residual {
+                            map.values.iter_mut().zip(&maps[*residual].values).for_each(|(a, b)| *a += b);
+                        }
+                        if *relu {
+                            map.values.iter_mut().for_each(|value| *value = value.max(0.0));
+                        }
+                        map
+                    }
+                };
+                maps.push(map);
+            }
+            maps.swap_remove(maps.len() - 1)
+        };
+        (0..photos).map(run).collect()
+    }
+}

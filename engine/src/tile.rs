@@ -1,0 +1,189 @@
+//! The microkernel: a tile of pixels by a panel of output channels, summed in registers over all inputs.
+
+use crate::cell::Cell;
+use crate::kernels::{Kernel, Simd};
+
+/// Bytes from a pixel's activations to the next one's, known when compiling so that they become displacements.
+pub(crate) trait Stride {
+    const BYTES: usize;
+}
+
+/// Pixels one after the other, a cell each.
+pub(crate) struct Cells;
+/// Every other pixel of an image row, 3 channels each, as `f32`.
+pub(crate) struct ImageF32;
+/// The same as `bf16`.
+pub(crate) struct ImageBf16;
+
+impl Stride for Cells {
+    const BYTES: usize = Cell::BYTES;
+}
+impl Stride for ImageF32 {
+    const BYTES: usize = 2 * 3 * 4;
+}
+impl Stride for ImageBf16 {
+    const BYTES: usize = 2 * 3 * 2;
+}
+
+/// What a tile reads and writes.
+///
+/// Row `r`, step `s` of segment `b` reads the 4 bytes at `activations + offsets[b] + r * stride + 4 * s`; the weights are
+/// read in order, [`Kernel::VECTORS`] cells a step. All these are valid for reads, as are the residual's; the outputs
+/// are valid for writes and overlap nothing that is read, but for the residual, which may be the output itself.
+pub(crate) struct Tile<'a> {
+    pub(crate) activations: *const u8,
+    /// In bytes, a segment each.
+    pub(crate) offsets: &'a [usize],
+    /// Steps in a segment.
+    pub(crate) steps: usize,
+    pub(crate) weights: *const Cell,
+    pub(crate) output: Output,
+}
+
+/// Where a tile's sums go. Vector `v` of row `r` lies in cell `v / parts * block + r`.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) cells: *mut Cell,
+    /// Cells from a block of channels to the next.
+    pub(crate) block: usize,
+    pub(crate) finish: Finish,
+}
+
+/// What happens to the sums while they are in registers.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish {
+    /// Nothing: stored as `f32`, whatever the precision of cells.
+    Raw,
+    /// Bias and residual are added; then `floor` is the least.
+    Add { bias: *const f32, residual: Option<Residual>, floor: f32 },
+}
+
+/// What is added to an output, pixel by pixel.
+#[derive(Clone, Copy)]
+pub(crate) struct Residual {
+    pub(crate) cells: *const Cell,
+    /// Cells from a block of channels to the next.
+    pub(crate) block: usize,
+}
+
+impl Output {
+    /// The output `pixels` and `blocks` further on; the bias is that of `channels` further on.
+    ///
+    /// # Safety
+    /// These are inside the value, the residual and the bias.
+    #[inline(always)]
+    pub(crate) unsafe fn at(self, pixels: usize, blocks: usize, channels: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let finish = match self.finish {
+                Finish::Raw => Finish::Raw,
+                Finish::Add { bias, residual, floor } => {
+                    let there = |Residual { cells, block }| Residual { cells: cells.add(pixels + blocks * block), block };
+                    Finish::Add { bias: bias.add(channels), residual: residual.map(there), floor }
+                }
+            };
+            Self { cells: self.cells.add(pixels + blocks * self.block), block: self.block, finish }
+        }
+    }
+
+    /// Finishes and stores row `row`.
+    ///
+    /// # Safety
+    /// As for [`Tile`].
+    #[inline(always)]
+    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+        let simd = kernel.simd();
+        for index in 0..K::VECTORS {
+            let vector = kernel.vector(sums, index);
+            // SAFETY: the caller vouches for the output, the bias and the residual of this row.
+            unsafe {
+                match self.finish {
+                    Finish::Raw => simd.store(self.cells.add(index * self.block + row).cast(), vector),
+                    Finish::Add { bias, residual, floor } => {
+                        let (cell, part) = (index / K::PARTS * self.block + row, index % K::PARTS);
+                        let mut sum = simd.add(vector, simd.load(bias.add(16 * index)));
+                        if let Some(Residual { cells, block }) = residual {
+                            let cell = cells.add(index / K::PARTS * block + row);
+                            sum = simd.add(sum, kernel.load_part(cell, part));
+                        }
+                        kernel.store_part(self.cells.add(cell), part, simd.max(simd.splat(floor), sum));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`Kernel::tile`] with all sums in registers.
+///
+/// # Safety
+/// As for [`Kernel::tile`].
+#[inline(always)]
+pub(crate) unsafe fn in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
+    // SAFETY: the caller's promise, for each number of rows.
+    unsafe {
+        match rows {
+            14 => of_rows::<K, S, 14>(kernel, tile),
+            13 => of_rows::<K, S, 13>(kernel, tile),
+            12 => of_rows::<K, S, 12>(kernel, tile),
+            11 => of_rows::<K, S, 11>(kernel, tile),
+            10 => of_rows::<K, S, 10>(kernel, tile),
+            9 => of_rows::<K, S, 9>(kernel, tile),
+            8 => of_rows::<K, S, 8>(kernel, tile),
+            7 => of_rows::<K, S, 7>(kernel, tile),
+            6 => of_rows::<K, S, 6>(kernel, tile),
+            5 => of_rows::<K, S, 5>(kernel, tile),
+            4 => of_rows::<K, S, 4>(kernel, tile),
+            3 => of_rows::<K, S, 3>(kernel, tile),
+            2 => of_rows::<K, S, 2>(kernel, tile),
+            1 => of_rows::<K, S, 1>(kernel, tile),
+            _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
+        }
+    }
+}
+
+/// The statement once for each row below `$rows`, with the row's number a constant: loops the compiler might leave as
+/// loops, and their sums in memory.
+macro_rules! each_row {
+    ($rows:ident, |$row:ident| $body:expr) => {
+        each_row!(@ $rows, $row, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $row:ident, $body:expr, $($number:literal)*) => {
+        $(if $number < $rows {
+            const $row: usize = $number;
+            $body
+        })*
+    };
+}
+
+#[inline(always)]
+unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'_>) {
+    let simd = kernel.simd();
+    let mut sums = [kernel.zero(); R];
+    let mut cell = tile.weights;
+    // SAFETY: `Tile` says that all of these are valid.
+    unsafe {
+        for (index, &offset) in tile.offsets.iter().enumerate() {
+            let mut activations = tile.activations.add(offset);
+            let ahead = tile.activations.wrapping_add(tile.offsets[(index + 2).min(tile.offsets.len() - 1)]);
+            each_row!(R, |ROW| simd.prefetch(ahead.wrapping_add(ROW * S::BYTES)));
+            let mut left = tile.steps;
+            loop {
+                simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS).cast());
+                simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + 1).cast());
+                let weights = kernel.weights(cell);
+                each_row!(R, |ROW| sums[ROW] = kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));
+                cell = cell.add(K::VECTORS);
+                activations = activations.add(4);
+                left -= 1;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        each_row!(R, |ROW| tile.output.store(kernel, ROW, &sums[ROW]));
+    }
+}
+
+/// Steps that weights are asked for before they are used.
+const WEIGHTS_AHEAD: usize = 32;
