@@ -163,7 +163,9 @@ impl Backbone {
     pub fn workers(&self) -> Result<Vec<Worker<'_>>, BackboneError> {
         match &self.runner {
             Runner::Engine { frozen, .. } => (0..self.threads)
-                .map(|_| Ok(Worker { backbone: self, session: Some(Session::new(frozen.network.clone(), 1)?) }))
+                .map(|_| {
+                    Ok(Worker { backbone: self, session: Some(Session::new(frozen.network.clone(), 1)?) })
+                })
                 .collect(),
             Runner::Candle { .. } => Ok(vec![Worker { backbone: self, session: None }]),
         }
@@ -175,9 +177,11 @@ impl Backbone {
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.
     pub fn tap(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Tensor, BackboneError> {
         match &self.runner {
-            Runner::Engine { .. } if layer == Layer::Avgpool => {
-                Ok(Tensor::from_vec(self.features(pixels, layer)?, (pixels.photos, self.width(layer)), &Device::Cpu)?)
-            }
+            Runner::Engine { .. } if layer == Layer::Avgpool => Ok(Tensor::from_vec(
+                self.features(pixels, layer)?,
+                (pixels.photos, self.width(layer)),
+                &Device::Cpu,
+            )?),
             Runner::Engine { frozen, session } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 let (height, width) = session.size(frozen.tap(layer), pixels.height, pixels.width)?;
@@ -216,7 +220,9 @@ impl Backbone {
         pixels: Pixels<'_>,
         layer: Layer,
     ) -> Result<Vec<f32>, BackboneError> {
-        let Runner::Engine { frozen, .. } = &self.runner else { unreachable!("only the engine has sessions") };
+        let Runner::Engine { frozen, .. } = &self.runner else {
+            unreachable!("only the engine has sessions")
+        };
         let mut features = vec![0.0; pixels.photos * self.width(layer)];
         session.run(pixels.into(), frozen.tap(layer), Form::Pooled, &mut features)?;
         Ok(features)

@@ -29,20 +29,21 @@ impl Frozen {
         normalisation: Normalisation,
     ) -> Result<Self, BackboneError> {
         let mut builder = Builder::new(isa, precision, normalisation)?;
-        let add = |builder: &mut Builder, part: &Part, from, residual, relu| -> Result<Value, BackboneError> {
-            let folded = part.load(checkpoint)?;
-            let [outputs, inputs, kernel, _] = folded.dims;
-            let convolution = Convolution {
-                inputs,
-                outputs,
-                kernel,
-                stride: part.geometry.stride,
-                padding: part.geometry.padding,
-                weights: folded.weight,
-                bias: folded.bias,
+        let add =
+            |builder: &mut Builder, part: &Part, from, residual, relu| -> Result<Value, BackboneError> {
+                let folded = part.load(checkpoint)?;
+                let [outputs, inputs, kernel, _] = folded.dims;
+                let convolution = Convolution {
+                    inputs,
+                    outputs,
+                    kernel,
+                    stride: part.geometry.stride,
+                    padding: part.geometry.padding,
+                    weights: folded.weight,
+                    bias: folded.bias,
+                };
+                Ok(builder.convolution(&part.conv, from, convolution, residual, relu)?)
             };
-            Ok(builder.convolution(&part.conv, from, convolution, residual, relu)?)
-        };
         let image = builder.image();
         let stem = add(&mut builder, &blueprint::stem(), image, None, true)?;
         let mut value = builder.max_pool("maxpool", stem, 3, 2, 1)?;

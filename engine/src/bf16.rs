@@ -1,11 +1,5 @@
 //! `bfloat16`: the upper half of an `f32`.
 
-/// As `f32`, exactly.
-#[inline(always)]
-pub(crate) fn widen(half: u16) -> f32 {
-    f32::from_bits(u32::from(half) << 16)
-}
-
 /// The nearest, ties to even; a NaN stays one.
 #[inline(always)]
 pub(crate) fn round(value: f32) -> u16 {

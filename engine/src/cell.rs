@@ -15,7 +15,9 @@ impl Cell {
         if count == 0 {
             return Vec::new();
         }
-        let Ok(layout) = Layout::array::<Self>(count) else { panic!("{count} cells are more than can be addressed") };
+        let Ok(layout) = Layout::array::<Self>(count) else {
+            panic!("{count} cells are more than can be addressed")
+        };
         // SAFETY: the layout is not empty; a cell of zeros is a cell; the vector takes over memory of its own layout.
         unsafe {
             let memory = alloc_zeroed(layout).cast::<Self>();
@@ -24,6 +26,35 @@ impl Cell {
             }
             Vec::from_raw_parts(memory, count, count)
         }
+    }
+}
+
+/// Cells that threads share; who writes which is said where they do.
+pub(crate) struct Arena {
+    cells: *mut [Cell],
+}
+
+// SAFETY: it owns plain memory; `pointer` leaves it to its users not to write what others read.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// `count` cells of zeros.
+    pub(crate) fn new(count: usize) -> Self {
+        Self { cells: Box::into_raw(Cell::zeros(count).into_boxed_slice()) }
+    }
+
+    /// The first cell.
+    pub(crate) fn pointer(&self) -> *mut Cell {
+        self.cells.cast()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: it was a box, and is given up.
+        drop(unsafe { Box::from_raw(self.cells) });
     }
 }
 

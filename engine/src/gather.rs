@@ -67,11 +67,11 @@ impl Job for Pad {
             let (photo, block) = (photo % self.from.photos, photo / self.from.photos);
             // SAFETY: the maker of the job vouches for both values; every row of the copy is written whole, by one unit.
             unsafe {
-                let to = self.to.add(block * self.block + photo * self.padded.photo() + row * self.padded.row());
+                let to =
+                    self.to.add(block * self.block + photo * self.padded.photo() + row * self.padded.row());
                 to.write_bytes(0, self.padded.row());
                 let Some(row) = row.checked_sub(padding).filter(|&row| row < height) else { continue };
-                let from =
-                    self.from.cells.add(block * self.from.block + (photo * height + row) * width);
+                let from = self.from.cells.add(block * self.from.block + (photo * height + row) * width);
                 for x in 0..width {
                     let column = x + padding;
                     *to.add(column % stride * self.padded.columns() + column / stride) = *from.add(x);
@@ -101,8 +101,10 @@ impl Job for Subsample {
             let (photo, block) = (photo % photos, photo / photos);
             // SAFETY: the maker of the job vouches for both values.
             unsafe {
-                let from =
-                    self.from.cells.add(block * self.from.block + (photo * height + row * self.stride) * width);
+                let from = self
+                    .from
+                    .cells
+                    .add(block * self.from.block + (photo * height + row * self.stride) * width);
                 let to = self.to.add(block * self.block + (photo * rows + row) * columns);
                 for x in 0..columns {
                     *to.add(x) = *from.add(x * self.stride);

@@ -153,10 +153,13 @@ mod tests {
     fn the_fastest_is_the_last_that_is_present() {
         let fastest = Isa::fastest(Precision::F32).unwrap();
         assert!(fastest.is_present() && fastest.computes(Precision::F32));
-        assert!(Isa::ALL.iter().all(|isa| *isa == fastest || !isa.is_present() || isa.computes(Precision::Bf16) || {
-            let place = |isa| Isa::ALL.iter().position(|other| *other == isa);
-            place(*isa) < place(fastest)
-        }));
+        assert!(Isa::ALL.iter().all(|isa| *isa == fastest
+            || !isa.is_present()
+            || isa.computes(Precision::Bf16)
+            || {
+                let place = |isa| Isa::ALL.iter().position(|other| *other == isa);
+                place(*isa) < place(fastest)
+            }));
         assert_eq!(
             Isa::fastest(Precision::Bf16).is_ok(),
             Isa::Avx512Bf16.is_present() || Isa::AmxBf16.is_present()

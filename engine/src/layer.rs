@@ -78,10 +78,14 @@ impl Convolution {
             ));
         }
         if stride == 0 || padding >= kernel {
-            return Some(format!("stride {stride} and padding {padding} do not go with a kernel of {kernel}"));
+            return Some(format!(
+                "stride {stride} and padding {padding} do not go with a kernel of {kernel}"
+            ));
         }
         if first && (inputs, stride) != (image::CHANNELS, 2) {
-            return Some(format!("the first layer takes 3 channels and a stride of 2, not {inputs} and {stride}"));
+            return Some(format!(
+                "the first layer takes 3 channels and a stride of 2, not {inputs} and {stride}"
+            ));
         }
         None
     }
@@ -115,7 +119,11 @@ impl Convolution {
         };
         match method {
             Method::Image => pack(form, panels, &mut weights, |Place { output, segment, index }| {
-                if index < inputs * kernel { of(output, index % inputs, segment * kernel + index / inputs) } else { 0.0 }
+                if index < inputs * kernel {
+                    of(output, index % inputs, segment * kernel + index / inputs)
+                } else {
+                    0.0
+                }
             }),
             Method::Pointwise | Method::Direct => pack(form, panels, &mut weights, |place| {
                 of(place.output, place.segment / taps * channels + place.index, place.segment % taps)

@@ -2,18 +2,18 @@
 
 use crate::error::EngineError;
 use crate::isa::{Isa, Precision};
-use crate::kernels::{Job, Kernel, PortableF32};
 #[cfg(test)]
-use crate::kernels::PortableBf16;
+use crate::kernels::EmulatedBf16;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16};
+use crate::kernels::{Job, Kernel, PortableF32};
 
 /// A kernel that this machine has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Machine {
     PortableF32,
     #[cfg(test)]
-    PortableBf16,
+    EmulatedBf16,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
@@ -70,7 +70,7 @@ impl Machine {
         match self {
             Self::PortableF32 => PortableF32.vectorize(job),
             #[cfg(test)]
-            Self::PortableBf16 => PortableBf16.vectorize(job),
+            Self::EmulatedBf16 => EmulatedBf16.vectorize(job),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(kernel) => kernel.vectorize(job),
             #[cfg(target_arch = "x86_64")]
@@ -84,12 +84,18 @@ impl Machine {
 
     pub(crate) fn form(self) -> Form {
         fn of<K: Kernel>(_: K) -> Form {
-            Form { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, least_steps: K::LEAST_STEPS, winograd: K::WINOGRAD }
+            Form {
+                rows: K::ROWS,
+                vectors: K::VECTORS,
+                parts: K::PARTS,
+                least_steps: K::LEAST_STEPS,
+                winograd: K::WINOGRAD,
+            }
         }
         match self {
             Self::PortableF32 => of(PortableF32),
             #[cfg(test)]
-            Self::PortableBf16 => of(PortableBf16),
+            Self::EmulatedBf16 => of(EmulatedBf16),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(kernel) => of(kernel),
             #[cfg(target_arch = "x86_64")]

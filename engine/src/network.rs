@@ -116,7 +116,9 @@ impl Builder {
         padding: usize,
     ) -> Result<Value, EngineError> {
         if input.0 == 0 || stride == 0 || padding >= kernel {
-            let problem = format!("kernel {kernel}, stride {stride} and padding {padding} do not go together, or not here");
+            let problem = format!(
+                "kernel {kernel}, stride {stride} and padding {padding} do not go together, or not here"
+            );
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
         let channels = self.network.channels[input.0];
@@ -194,6 +196,10 @@ impl Network {
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-        f.debug_struct("Network").field("isa", &self.isa).field("precision", &self.precision).field("nodes", &names).finish()
+        f.debug_struct("Network")
+            .field("isa", &self.isa)
+            .field("precision", &self.precision)
+            .field("nodes", &names)
+            .finish()
     }
 }

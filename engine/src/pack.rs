@@ -32,12 +32,7 @@ impl Panels {
 
 /// `[panel][segment][step][vector][16 channels]`, with `bf16` two indices of the sum to a step, side by side. Rounded from
 /// `f64` once.
-pub(crate) fn pack(
-    form: Form,
-    panels: Panels,
-    to: &mut [Cell],
-    weight: impl Fn(Place) -> f64 + Sync,
-) {
+pub(crate) fn pack(form: Form, panels: Panels, to: &mut [Cell], weight: impl Fn(Place) -> f64 + Sync) {
     let Panels { steps, .. } = panels;
     to.par_chunks_exact_mut(panels.cells(form)).enumerate().for_each(|(panel, cells)| {
         for (position, cell) in cells.chunks_exact_mut(1).enumerate() {

@@ -150,7 +150,8 @@ impl Plan {
                     (index..nodes.len()).rev().find(|&later| uses(&nodes[later], value)).unwrap_or(index)
                 };
                 let residual = residual_of(node);
-                let size = |value: usize| blocks(network.form, network.channels[value]) * stride(value, group);
+                let size =
+                    |value: usize| blocks(network.form, network.channels[value]) * stride(value, group);
                 let output = if node.output == network.taps[segment] {
                     ends[segment]
                 } else if let Some((value, place)) = residual
@@ -172,7 +173,8 @@ impl Plan {
                 };
                 places[node.output] = Some(output);
                 let tiles = winograd_tiles(network, &sizes, node, group);
-                let scratch = cells + shared.lease(scratch(network, &sizes, node, group, tiles), index, index);
+                let scratch =
+                    cells + shared.lease(scratch(network, &sizes, node, group, tiles), index, index);
                 let input = places[node.input].unwrap_or_default();
                 let block = copied_block(&sizes, node, group);
                 steps.push(Step {
@@ -227,7 +229,10 @@ fn sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(usize, u
         };
         if let Some(residual) = residual.map(|value| sizes[value]).filter(|&size| size != (rows, columns)) {
             let (height, width) = residual;
-            return Err(wrong(format!("{}: {rows} x {columns} cannot be added to {height} x {width}", node.name)));
+            return Err(wrong(format!(
+                "{}: {rows} x {columns} cannot be added to {height} x {width}",
+                node.name
+            )));
         }
         sizes.push((rows, columns));
     }
@@ -245,7 +250,8 @@ fn group(network: &Network, sizes: &[(usize, usize)], segment: usize) -> usize {
             Op::MaxPool { .. } => 0,
         })
         .sum();
-    let value = |value: usize| blocks(network.form, network.channels[value]) * sizes[value].0 * sizes[value].1;
+    let value =
+        |value: usize| blocks(network.form, network.channels[value]) * sizes[value].0 * sizes[value].1;
     let largest = nodes.iter().map(|node| value(node.output)).max().unwrap_or(1).max(1);
     (weights / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
 }
@@ -327,7 +333,8 @@ fn offsets(
         Method::Winograd => segment * tiles * Cell::BYTES,
         Method::Direct => {
             let padded = padded(packed, height, width);
-            let (block, tap) = (segment / (packed.kernel * packed.kernel), segment % (packed.kernel * packed.kernel));
+            let (block, tap) =
+                (segment / (packed.kernel * packed.kernel), segment % (packed.kernel * packed.kernel));
             let (y, x) = (tap / packed.kernel, tap % packed.kernel);
             let column = x % packed.stride * padded.columns() + x / packed.stride;
             (block * copied + y * padded.row() + column) * Cell::BYTES
@@ -338,7 +345,7 @@ fn offsets(
 
 /// Cells from a point of transformed tiles to the next: odd, so that they spread over the cache.
 pub(crate) fn point_stride(blocks: usize, tiles: usize) -> usize {
-    blocks * tiles | 1
+    (blocks * tiles) | 1
 }
 
 /// Cells of transformed tiles.

@@ -54,7 +54,9 @@ impl<S: Stride> Job for Product<'_, S> {
                             kernel.tile::<S>(
                                 rows,
                                 &Tile {
-                                    activations: self.activations.add(run * self.runs.from + start * S::BYTES),
+                                    activations: self
+                                        .activations
+                                        .add(run * self.runs.from + start * S::BYTES),
                                     offsets: self.offsets,
                                     steps: self.steps,
                                     weights: self.weights.add(index * panel),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::cell::Cell;
+use crate::cell::{Arena, Cell};
 use crate::error::EngineError;
 use crate::image::{self, Values};
 use crate::layer::Method;
@@ -40,7 +40,7 @@ pub enum Form {
 /// Runs a [`Network`] on threads of its own, in memory of its own.
 ///
 /// Memory is planned for a size of photos when the first of that size come, and used again as long as they do; it does not
-/// depend on the size of the batch. What comes out does not depend on the number of threads, nor on the other photos of the
+/// depend on the size of the batch. A run on one thread allocates nothing else. What comes out does not depend on the number of threads, nor on the other photos of the
 /// batch.
 pub struct Session {
     network: Arc<Network>,
@@ -48,7 +48,7 @@ pub struct Session {
     pool: Option<ThreadPool>,
     plan: Option<Plan>,
     /// One for each team.
-    arenas: Vec<Vec<Cell>>,
+    arenas: Vec<Arena>,
     barriers: Vec<Barrier>,
     times: Option<Vec<AtomicU64>>,
 }
@@ -75,16 +75,16 @@ pub struct LayerTime {
 /// The fewest photos that a team is given: with fewer, threads work on the same photos, and read weights once.
 const PHOTOS_PER_TEAM: usize = 4;
 
-/// A pointer that threads may share: what they do with it is said where they do it.
+/// Where results go: each thread writes those of its own photos, or its share of them.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-// SAFETY: see above.
-unsafe impl<T> Send for Shared<T> {}
-// SAFETY: see above.
-unsafe impl<T> Sync for Shared<T> {}
+struct Out(*mut f32);
+// SAFETY: as said above, no two threads touch the same place.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
 
-impl<T> Shared<T> {
-    fn pointer(self) -> *mut T {
+impl Out {
+    fn pointer(self) -> *mut f32 {
         self.0
     }
 }
@@ -126,7 +126,13 @@ impl Session {
     /// # Errors
     /// [`EngineError::Photos`] when the pixels are not as many as the sizes say, there is no room for what comes out, or the
     /// photos are too small for the network.
-    pub fn run(&mut self, photos: Photos<'_>, tap: Tap, form: Form, out: &mut [f32]) -> Result<(), EngineError> {
+    pub fn run(
+        &mut self,
+        photos: Photos<'_>,
+        tap: Tap,
+        form: Form,
+        out: &mut [f32],
+    ) -> Result<(), EngineError> {
         let Photos { values, count, height, width } = photos;
         let wrong = |problem: String| EngineError::Photos { photos: count, height, width, problem };
         let pixels = [count, height, width, image::CHANNELS].into_iter().try_fold(1, usize::checked_mul);
@@ -142,11 +148,10 @@ impl Session {
         let members = self.threads / teams;
         if let Some(plan) = &self.plan {
             while self.arenas.len() < teams {
-                self.arenas.push(Cell::zeros(plan.cells));
+                self.arenas.push(Arena::new(plan.cells));
             }
             self.barriers.resize_with(teams.max(self.barriers.len()), Barrier::default);
-            let arenas: &[Shared<Cell>] = &self.arenas.iter_mut().map(|arena| Shared(arena.as_mut_ptr())).collect::<Vec<_>>();
-            let (out, barriers) = (Shared(out.as_mut_ptr()), &self.barriers);
+            let (out, arenas, barriers) = (Out(out.as_mut_ptr()), &self.arenas, &self.barriers);
             let (network, times) = (&*self.network, self.times.as_deref());
             let work = |thread: usize| {
                 let team = thread / members;
@@ -207,11 +212,14 @@ impl Session {
 /// As many teams of equal size as have photos enough.
 fn teams(threads: usize, photos: usize) -> usize {
     let most = (photos / PHOTOS_PER_TEAM).clamp(1, threads);
-    (1..=most).rev().find(|teams| threads % teams == 0).unwrap_or(1)
+    (1..=most).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("network", &self.network).field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("network", &self.network)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }

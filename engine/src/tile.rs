@@ -78,7 +78,10 @@ impl Output {
             let finish = match self.finish {
                 Finish::Raw => Finish::Raw,
                 Finish::Add { bias, residual, floor } => {
-                    let there = |Residual { cells, block }| Residual { cells: cells.add(pixels + blocks * block), block };
+                    let there = |Residual { cells, block }| Residual {
+                        cells: cells.add(pixels + blocks * block),
+                        block,
+                    };
                     Finish::Add { bias: bias.add(channels), residual: residual.map(there), floor }
                 }
             };
@@ -172,7 +175,8 @@ unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'
                 simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS).cast());
                 simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + 1).cast());
                 let weights = kernel.weights(cell);
-                each_row!(R, |ROW| sums[ROW] = kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));
+                each_row!(R, |ROW| sums[ROW] =
+                    kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));
                 cell = cell.add(K::VECTORS);
                 activations = activations.add(4);
                 left -= 1;

@@ -131,11 +131,7 @@ impl Walk<'_> {
                     }),
                     floor: if *relu { 0.0 } else { f32::NEG_INFINITY },
                 };
-                let output = Output {
-                    cells: to,
-                    block: step.output.block,
-                    finish,
-                };
+                let output = Output { cells: to, block: step.output.block, finish };
                 let scene = Scene { step, packed, input, output, size };
                 match packed.method {
                     Method::Image => self.image(scene, first),
@@ -177,7 +173,13 @@ impl Walk<'_> {
         if packed.stride > 1 {
             let to = self.scratch(step);
             let units = self.member.share(packed.panels.segments * input.photos * size.0);
-            self.network.machine.run(Subsample { from: input, stride: packed.stride, to, block: step.block, units });
+            self.network.machine.run(Subsample {
+                from: input,
+                stride: packed.stride,
+                to,
+                block: step.block,
+                units,
+            });
             self.member.wait();
             from = to;
         }
@@ -204,22 +206,18 @@ impl Walk<'_> {
 
     /// A product whose runs are rows of the output, from rows at `from`: `photo` bytes from a photo to the next, `row` from
     /// a row to the next.
-    fn rows<S: Stride>(
-        &self,
-        scene: Scene<'_>,
-        from: *const u8,
-        photo: usize,
-        row: usize,
-    ) {
+    fn rows<S: Stride>(&self, scene: Scene<'_>, from: *const u8, photo: usize, row: usize) {
         let Scene { packed, input, output, size: (height, width), .. } = scene;
-        let (panels, rows) = self.grid(packed, input.photos * height, input.photos * input.height * input.width);
+        let (panels, rows) =
+            self.grid(packed, input.photos * height, input.photos * input.height * input.width);
         let mut start = rows.start;
         while start < rows.end {
             let (index, y) = (start / height, start % height);
             let count = (height - y).min(rows.end - start);
             let down = row * packed.stride;
             // SAFETY: photos and rows are those of the copy and of the output.
-            let (from, output) = unsafe { (from.add(index * photo + y * down), output.at(start * width, 0, 0)) };
+            let (from, output) =
+                unsafe { (from.add(index * photo + y * down), output.at(start * width, 0, 0)) };
             let runs = Runs { count, length: width, from: down, to: width };
             self.multiply::<S>(scene, 0, panels.clone(), from, runs, output);
             start += count;
@@ -245,7 +243,14 @@ impl Walk<'_> {
             let count = tiles.len();
 
             let units = self.member.share(blocks * count);
-            let job = ToPoints { tiling, input: input.cells, block: input.block, tiles: tiles.clone(), units, to: points };
+            let job = ToPoints {
+                tiling,
+                input: input.cells,
+                block: input.block,
+                tiles: tiles.clone(),
+                units,
+                to: points,
+            };
             self.network.machine.run(job);
             self.member.wait();
             let units = self.member.share(POINTS * packed.panels.count);
@@ -264,7 +269,13 @@ impl Walk<'_> {
             }
             self.member.wait();
             let units = self.member.share(vectors * count);
-            self.network.machine.run(FromPoints { tiling, from: products, tiles: tiles.clone(), units, output });
+            self.network.machine.run(FromPoints {
+                tiling,
+                from: products,
+                tiles: tiles.clone(),
+                units,
+                output,
+            });
             first = tiles.end;
         }
     }
@@ -305,13 +316,13 @@ impl Walk<'_> {
             Finish::Add { .. } => form.vectors / form.parts,
         };
         // SAFETY: the panels are those of the weights, and of the output.
-        let output =
-            unsafe { output.at(0, panels.start * blocks, panels.start * 16 * form.vectors) };
+        let output = unsafe { output.at(0, panels.start * blocks, panels.start * 16 * form.vectors) };
         self.network.machine.run(Product {
             activations: from,
             offsets: &step.offsets,
             steps: packed.panels.steps,
-            weights: packed.weights[(matrix * packed.panels.count + panels.start) * packed.panels.cells(form)..]
+            weights: packed.weights
+                [(matrix * packed.panels.count + panels.start) * packed.panels.cells(form)..]
                 .as_ptr(),
             panels: panels.len(),
             runs,

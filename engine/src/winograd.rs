@@ -111,6 +111,7 @@ pub(crate) struct ToPoints {
 
 impl Job for ToPoints {
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
         let Tiling { height, width } = self.tiling;
         for unit in self.units {
@@ -124,11 +125,11 @@ impl Job for ToPoints {
                 for x in 0..INPUTS {
                     let mut line = [zero; INPUTS];
                     // Outputs start at `left`, inputs a pixel before.
-                    if let Some(column) = (left + x).checked_sub(1).filter(|&column| column < width) {
+                    if let Some(left) = (left + x).checked_sub(1).filter(|&left| left < width) {
                         for (y, value) in line.iter_mut().enumerate() {
                             if let Some(row) = (top + y).checked_sub(1).filter(|&row| row < height) {
                                 // SAFETY: row and column are inside.
-                                *value = unsafe { kernel.load_part(photo.add(row * width + column), part) };
+                                *value = unsafe { kernel.load_part(photo.add(row * width + left), part) };
                             }
                         }
                     }
@@ -158,10 +159,13 @@ pub(crate) struct FromPoints {
 
 impl Job for FromPoints {
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         let Tiling { height, width } = self.tiling;
-        let Finish::Add { bias, residual, floor } = self.output.finish else { unreachable!("nothing is left to finish") };
+        let Finish::Add { bias, residual, floor } = self.output.finish else {
+            unreachable!("nothing is left to finish")
+        };
         for unit in self.units {
             let (vector, tile) = (unit / self.tiles.len(), unit % self.tiles.len());
             let (photo, top, left) = self.tiling.place(self.tiles.start + tile);
@@ -191,7 +195,11 @@ impl Job for FromPoints {
                             sum = simd.add(sum, kernel.load_part(cell, part));
                         }
                         let sum = simd.max(simd.splat(floor), sum);
-                        kernel.store_part(self.output.cells.add(block * self.output.block + pixel), part, sum);
+                        kernel.store_part(
+                            self.output.cells.add(block * self.output.block + pixel),
+                            part,
+                            sum,
+                        );
                     }
                 }
             }
@@ -217,7 +225,11 @@ mod tests {
                 let y = output(Portable, products);
                 for (position, y) in y.iter().enumerate() {
                     let expected = f32::from(u8::from(position + kernel == inputs));
-                    assert!((y[0] - expected).abs() < 1e-5, "{inputs} {kernel} {position}: {} {expected}", y[0]);
+                    assert!(
+                        (y[0] - expected).abs() < 1e-5,
+                        "{inputs} {kernel} {position}: {} {expected}",
+                        y[0]
+                    );
                 }
             }
         }

@@ -11,9 +11,15 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod emulated;
 mod portable;
 
-pub(crate) use portable::{Portable, PortableBf16, PortableF32};
+#[cfg(test)]
+pub(crate) use emulated::EmulatedBf16;
+#[cfg(test)]
+pub(crate) use portable::Portable;
+pub(crate) use portable::PortableF32;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
     amx::AmxBf16,

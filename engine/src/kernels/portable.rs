@@ -1,7 +1,6 @@
 //! Plain Rust, for any target: the compiler vectorises it with what the target has.
 
 use super::{Job, Kernel, Simd};
-use crate::bf16;
 use crate::cell::Cell;
 use crate::tile::{self, Stride, Tile};
 
@@ -12,10 +11,6 @@ pub(crate) struct Portable;
 /// `f32`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortableF32;
-
-/// `bf16` without its arithmetic: only tests use it, to see what the kernels of other instruction sets should give.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PortableBf16;
 
 impl Simd for Portable {
     type Vector = [f32; 16];
@@ -114,76 +109,6 @@ impl Kernel for PortableF32 {
         // SAFETY: the caller vouches for 4 bytes.
         let value = unsafe { activations.cast::<f32>().read_unaligned() };
         Portable.mul_add([value; 16], weights, sums)
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
-    }
-}
-
-impl Kernel for PortableBf16 {
-    type Simd = Portable;
-    type Sums = [[f32; 16]; 2];
-    type Weights = [[[f32; 2]; 16]; 2];
-    const ROWS: usize = 1;
-    const VECTORS: usize = 2;
-    const PARTS: usize = 2;
-
-    #[inline(always)]
-    fn simd(self) -> Portable {
-        Portable
-    }
-
-    #[inline(always)]
-    fn vectorize<J: Job>(self, job: J) {
-        job.run(self);
-    }
-
-    #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> [f32; 16] {
-        // SAFETY: half a cell is 16 `bf16`.
-        unsafe { from.cast::<[u16; 16]>().add(part).read() }.map(bf16::widen)
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: [f32; 16]) {
-        // SAFETY: half a cell is 16 `bf16`.
-        unsafe { to.cast::<[u16; 16]>().add(part).write(vector.map(bf16::round)) }
-    }
-
-    #[inline(always)]
-    fn zero(self) -> [[f32; 16]; 2] {
-        [[0.0; 16]; 2]
-    }
-
-    #[inline(always)]
-    fn vector(self, sums: &[[f32; 16]; 2], index: usize) -> [f32; 16] {
-        sums[index]
-    }
-
-    #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
-        // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
-        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }.map(|vector| vector.map(|pair| pair.map(bf16::widen)))
-    }
-
-    #[inline(always)]
-    unsafe fn step(
-        self,
-        sums: [[f32; 16]; 2],
-        activations: *const u8,
-        weights: [[[f32; 2]; 16]; 2],
-    ) -> [[f32; 16]; 2] {
-        // SAFETY: the caller vouches for 4 bytes.
-        let [a, b] = unsafe { activations.cast::<[u16; 2]>().read_unaligned() }.map(bf16::widen);
-        std::array::from_fn(|vector| {
-            std::array::from_fn(|lane| {
-                let [wa, wb] = weights[vector][lane];
-                sums[vector][lane] + a * wa + b * wb
-            })
-        })
     }
 
     #[inline(always)]

@@ -39,8 +39,10 @@ impl Map {
                     let mut sum = f64::from(layer.bias[output]);
                     for input in 0..inputs {
                         for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
-                            let weight = layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
-                            let place = |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
+                            let weight =
+                                layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
+                            let place =
+                                |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
                             sum += f64::from(weight) * self.at(input, place(y, ky), place(x, kx));
                         }
                     }
@@ -59,9 +61,11 @@ impl Map {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
                 let mut largest = f64::NEG_INFINITY;
                 for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
-                    let (row, column) = ((y * stride + ky).wrapping_sub(padding), (x * stride + kx).wrapping_sub(padding));
+                    let (row, column) =
+                        ((y * stride + ky).wrapping_sub(padding), (x * stride + kx).wrapping_sub(padding));
                     if row < self.height && column < self.width {
-                        largest = largest.max(self.values[(channel * self.height + row) * self.width + column]);
+                        largest =
+                            largest.max(self.values[(channel * self.height + row) * self.width + column]);
                     }
                 }
                 values.push(largest);
@@ -105,6 +109,18 @@ impl Naive {
 
     /// The last value of each photo.
     pub(crate) fn run(&self, pixels: &[u8], photos: usize, height: usize, width: usize) -> Vec<Map> {
+        self.run_to(self.layers.len(), pixels, photos, height, width)
+    }
+
+    /// A value of each photo.
+    pub(crate) fn run_to(
+        &self,
+        value: usize,
+        pixels: &[u8],
+        photos: usize,
+        height: usize,
+        width: usize,
+    ) -> Vec<Map> {
         let each = height * width * 3;
         let run = |photo: usize| {
             let mut values = Vec::new();
@@ -115,7 +131,7 @@ impl Naive {
                 }
             }
             let mut maps = vec![Map { channels: 3, height, width, values }];
-            for (input, op) in &self.layers {
+            for (input, op) in &self.layers[..value] {
                 let map = match op {
                     Op::MaxPool(kernel, stride, padding) => maps[*input].pooled(*kernel, *stride, *padding),
                     Op::Convolution(layer, residual, relu) => {
@@ -131,7 +147,7 @@ impl Naive {
                 };
                 maps.push(map);
             }
-            maps.swap_remove(maps.len() - 1)
+            maps.swap_remove(value)
         };
         (0..photos).map(run).collect()
     }

@@ -1,1 +1,0 @@
-fn main(){headstock_engine::probe::run()}

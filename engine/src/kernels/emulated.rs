@@ -1,0 +1,87 @@
+//! `bf16` without instructions for it, to see what the kernels that have them should give.
+
+use super::portable::Portable;
+use super::{Job, Kernel};
+use crate::bf16;
+use crate::cell::Cell;
+use crate::tile::{self, Stride, Tile};
+
+/// `bf16` in plain Rust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EmulatedBf16;
+
+/// As `f32`, exactly.
+fn widen(half: u16) -> f32 {
+    f32::from_bits(u32::from(half) << 16)
+}
+
+impl Kernel for EmulatedBf16 {
+    type Simd = Portable;
+    type Sums = [[f32; 16]; 2];
+    type Weights = [[[f32; 2]; 16]; 2];
+    const ROWS: usize = 1;
+    const VECTORS: usize = 2;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn simd(self) -> Portable {
+        Portable
+    }
+
+    #[inline(always)]
+    fn vectorize<J: Job>(self, job: J) {
+        job.run(self);
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const Cell, part: usize) -> [f32; 16] {
+        // SAFETY: half a cell is 16 `bf16`.
+        unsafe { from.cast::<[u16; 16]>().add(part).read() }.map(widen)
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: [f32; 16]) {
+        // SAFETY: half a cell is 16 `bf16`.
+        unsafe { to.cast::<[u16; 16]>().add(part).write(vector.map(bf16::round)) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [[f32; 16]; 2] {
+        [[0.0; 16]; 2]
+    }
+
+    #[inline(always)]
+    fn vector(self, sums: &[[f32; 16]; 2], index: usize) -> [f32; 16] {
+        sums[index]
+    }
+
+    #[inline(always)]
+    unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
+        // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
+        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }
+            .map(|vector| vector.map(|pair| pair.map(widen)))
+    }
+
+    #[inline(always)]
+    unsafe fn step(
+        self,
+        sums: [[f32; 16]; 2],
+        activations: *const u8,
+        weights: [[[f32; 2]; 16]; 2],
+    ) -> [[f32; 16]; 2] {
+        // SAFETY: the caller vouches for 4 bytes.
+        let [a, b] = unsafe { activations.cast::<[u16; 2]>().read_unaligned() }.map(widen);
+        std::array::from_fn(|vector| {
+            std::array::from_fn(|lane| {
+                let [wa, wb] = weights[vector][lane];
+                sums[vector][lane] + a * wa + b * wb
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
+}
