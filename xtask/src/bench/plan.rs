@@ -47,13 +47,18 @@ pub(super) const BF16: Run = Run { precision: Precision::Bf16, ..F32 };
 pub(super) const F32_FILES: Run = Run { who: Who::HeadstockFiles, ..F32 };
 pub(super) const BF16_FILES: Run = Run { who: Who::HeadstockFiles, ..BF16 };
 
+/// What is compared stands close together, and so runs close together.
 pub(super) const ROWS: [Row; 9] = [
     Row {
         what: "f32, batch 16",
         ours: F32,
         beside: &[Run { who: Who::OnnxRuntime, ..F32 }, Run { who: Who::OpenVino, ..F32 }],
     },
+    Row { what: "f32, batch 16, 2 threads", ours: F32, beside: &[Run { threads: 1, ..F32 }] },
+    Row { what: "f32, from JPEG files", ours: F32_FILES, beside: &[F32] },
     Row { what: "bf16, batch 16", ours: BF16, beside: &[Run { who: Who::OpenVino, ..BF16 }] },
+    Row { what: "bf16, batch 16, 2 threads", ours: BF16, beside: &[Run { threads: 1, ..BF16 }] },
+    Row { what: "bf16, from JPEG files", ours: BF16_FILES, beside: &[BF16] },
     Row {
         what: "f32, one photo at a time",
         ours: Run { batch: 1, ..F32 },
@@ -69,10 +74,6 @@ pub(super) const ROWS: [Row; 9] = [
         ours: Run { avx2: true, ..F32 },
         beside: &[Run { who: Who::OpenVino, avx2: true, ..F32 }],
     },
-    Row { what: "f32, batch 16, 2 threads", ours: F32, beside: &[Run { threads: 1, ..F32 }] },
-    Row { what: "bf16, batch 16, 2 threads", ours: BF16, beside: &[Run { threads: 1, ..BF16 }] },
-    Row { what: "f32, from JPEG files", ours: F32_FILES, beside: &[F32] },
-    Row { what: "bf16, from JPEG files", ours: BF16_FILES, beside: &[BF16] },
 ];
 
 /// Every run of the table once, in the order of a round.
