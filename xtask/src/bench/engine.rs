@@ -10,7 +10,7 @@ use super::plan::{Run, Who};
 use crate::step;
 
 pub(super) const WEIGHTS: &str = "demo/backbone";
-const DATA: &str = "demo/headstock.toml";
+const CONFIG: &str = "demo/headstock.toml";
 const SCRIPT: &str = "reference/throughput/measure.py";
 
 /// Makes ours use no more than it names.
@@ -32,9 +32,12 @@ pub(super) struct Engines {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figures {
     pub(super) images_per_second: f64,
+    /// Of the network alone, where the whole way from files was measured.
+    pub(super) network_images_per_second: Option<f64>,
     pub(super) isa: Option<String>,
     pub(super) version: Option<String>,
     pub(super) peak_memory_mib: Option<f64>,
+    /// From the start of the program to the first features.
     pub(super) seconds_to_first: Option<f64>,
 }
 
@@ -75,7 +78,7 @@ fn command(engines: &Engines, run: Run) -> Command {
         let mut command = Command::new(&engines.headstock);
         command.args(["bench", "--json"]);
         match run.who {
-            Who::HeadstockFiles => command.args(["--data", DATA]),
+            Who::HeadstockFiles => command.args(["--data", "--config", CONFIG]),
             _ => command.args(["--weights", WEIGHTS]),
         };
         command
@@ -104,6 +107,7 @@ fn figures(stdout: &str) -> Option<Figures> {
         let number = |key: &str| object.get(key).and_then(Value::as_f64);
         Some(Figures {
             images_per_second: number("images_per_second").filter(|rate| *rate > 0.0)?,
+            network_images_per_second: number("network_images_per_second").filter(|rate| *rate > 0.0),
             isa: text("isa"),
             version: text("version"),
             peak_memory_mib: number("peak_memory_mib"),

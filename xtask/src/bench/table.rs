@@ -1,7 +1,7 @@
 //! The README's table, from what was measured.
 
 use super::engine::Figures;
-use super::plan::{BF16, BF16_FILES, F32, F32_FILES, ROWS, Row, Run, Who};
+use super::plan::{BF16, BF16_FILES, Beside, F32, F32_FILES, F32_ONE, ROWS, Row, Run, Who};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -41,46 +41,60 @@ impl Results {
              `cargo xtask bench --rounds {rounds} --seconds {seconds}`.\n\n{HEADER}{rows}",
             self.engines()
         );
-        if let Some(files) = self.files() {
-            text.push_str(&format!("\n{files}\n"));
+        if let Some(besides) = self.besides() {
+            text.push_str(&format!("\n{besides}\n"));
         }
         text
     }
 
     fn row(&self, Row { what, ours, beside }: &Row) -> String {
-        let fastest = beside.iter().copied().max_by(|a, b| self.rate(*a).total_cmp(&self.rate(*b)));
-        let Some(theirs) = fastest else { return String::new() };
-        let slower: String = (beside.iter().filter(|run| **run != theirs))
-            .map(|run| format!(" ({}: {})", run.who, self.cell(*run)))
-            .collect();
-        let pairs = self.measured(*ours).iter().zip(self.measured(theirs));
-        let ratios = pairs.map(|(a, b)| a.images_per_second / b.images_per_second).collect();
+        let (name, cell, theirs) = match beside {
+            Beside::Fastest(rivals) => {
+                let fastest = rivals.iter().copied().max_by(|a, b| self.rate(*a).total_cmp(&self.rate(*b)));
+                let Some(fastest) = fastest else { return String::new() };
+                let slower = rivals.iter().filter(|run| **run != fastest);
+                let slower = slower.map(|run| format!(" ({}: {})", run.who, self.cell(*run)));
+                let name = format!("{}{}", counterpart(fastest), slower.collect::<String>());
+                (name, self.cell(fastest), self.rates(fastest))
+            }
+            Beside::ItsNetwork => {
+                let figures = self.figures(*ours).iter();
+                let network: Vec<f64> =
+                    figures.filter_map(|figures| figures.network_images_per_second).collect();
+                let median = Spread::of(&network).map(|spread| format!("{:.1}", spread.median));
+                ("headstock, network alone".into(), median.unwrap_or("-".into()), network)
+            }
+        };
+        let ratios: Vec<f64> = self.rates(*ours).iter().zip(&theirs).map(|(a, b)| a / b).collect();
         let (median, range) =
-            Spread::of(ratios).map_or(("-".into(), "-".into()), |Spread { median, lowest, highest }| {
+            Spread::of(&ratios).map_or(("-".into(), "-".into()), |Spread { median, lowest, highest }| {
                 (format!("{median:.2}"), format!("{lowest:.2} to {highest:.2}"))
             });
-        let (name, known) = (counterpart(*ours, theirs), !self.measured(theirs).is_empty());
-        let (ours, cell) = (self.cell(*ours), self.cell(theirs));
+        let ours = self.cell(*ours);
         // The same reason is told once.
-        let cell = if known || cell != ours { &cell } else { "-" };
-        format!("| {what} | {ours} | {name}{slower} | {cell} | {median} | {range} |\n")
+        let cell = if theirs.is_empty() && cell == ours { "-" } else { &cell };
+        format!("| {what} | {ours} | {name} | {cell} | {median} | {range} |\n")
     }
 
     fn outcome(&self, run: Run) -> Option<&Outcome> {
         self.0.iter().find_map(|(known, outcome)| (*known == run).then_some(outcome))
     }
 
-    fn measured(&self, run: Run) -> &[Figures] {
+    fn figures(&self, run: Run) -> &[Figures] {
         match self.outcome(run) {
             Some(Outcome::Measured(figures)) => figures,
             _ => &[],
         }
     }
 
+    /// Photos a second of each round.
+    fn rates(&self, run: Run) -> Vec<f64> {
+        self.figures(run).iter().map(|figures| figures.images_per_second).collect()
+    }
+
     /// Median photos a second; below every rate where there is none.
     fn rate(&self, run: Run) -> f64 {
-        let rates = self.measured(run).iter().map(|figures| figures.images_per_second).collect();
-        Spread::of(rates).map_or(f64::NEG_INFINITY, |spread| spread.median)
+        Spread::of(&self.rates(run)).map_or(f64::NEG_INFINITY, |spread| spread.median)
     }
 
     fn cell(&self, run: Run) -> String {
@@ -94,41 +108,43 @@ impl Results {
     /// Which instructions ours chose, and whom it is beside.
     fn engines(&self) -> String {
         let isas = [F32, BF16].into_iter().filter_map(|run| {
-            let isa = self.measured(run).first()?.isa.as_ref()?;
+            let isa = self.figures(run).first()?.isa.as_ref()?;
             Some(format!("{isa} in {}", run.precision.as_str()))
         });
         let mut parts = vec![format!("headstock with {}", isas.collect::<Vec<_>>().join(" and "))];
         for who in [Who::OnnxRuntime, Who::OpenVino] {
             let version =
-                self.measured(Run { who, ..F32 }).first().and_then(|figures| figures.version.as_ref());
+                self.figures(Run { who, ..F32 }).first().and_then(|figures| figures.version.as_ref());
             parts.extend(version.map(|version| format!("{who} {version}")));
         }
         format!("{}.", parts.join("; "))
     }
 
-    /// The way from files in other figures, where it tells them.
-    fn files(&self) -> Option<String> {
-        let lines = [F32_FILES, BF16_FILES].into_iter().filter_map(|run| {
-            let figures = self.measured(run);
-            let median = |of: fn(&Figures) -> Option<f64>| {
-                Spread::of(figures.iter().filter_map(of).collect()).map(|spread| spread.median)
-            };
-            let memory = median(|figures| figures.peak_memory_mib).map(|mib| format!("at most {mib:.0} MiB"));
-            let first =
-                median(|figures| figures.seconds_to_first).map(|s| format!("the first photo after {s:.2} s"));
-            let parts: Vec<String> = memory.into_iter().chain(first).collect();
-            (!parts.is_empty()).then(|| format!("in {} {}", run.precision.as_str(), parts.join(" and ")))
+    /// What else the runs tell of headstock, where they do.
+    fn besides(&self) -> Option<String> {
+        let median = |run, of: fn(&Figures) -> Option<f64>| {
+            let values: Vec<f64> = self.figures(run).iter().filter_map(of).collect();
+            Spread::of(&values).map(|spread| spread.median)
+        };
+        let memory = [F32_FILES, BF16_FILES].into_iter().filter_map(|run| {
+            let peak = median(run, |figures| figures.peak_memory_mib)?;
+            Some(format!("{peak:.0} MiB in {}", run.precision.as_str()))
         });
-        let lines: Vec<String> = lines.collect();
-        (!lines.is_empty()).then(|| format!("From files, headstock takes {}.", lines.join(", ")))
+        let memory: Vec<String> = memory.collect();
+        let memory = (!memory.is_empty()).then(|| {
+            format!("The most memory that headstock takes on the way from files: {}.", memory.join(" and "))
+        });
+        let first = median(F32_ONE, |figures| figures.seconds_to_first)
+            .map(|s| format!("The features of a first photo are there {s:.2} s after its start, in f32."));
+        let sentences: Vec<String> = memory.into_iter().chain(first).collect();
+        (!sentences.is_empty()).then(|| sentences.join("\n"))
     }
 }
 
 /// Whom the row is beside, as far as it is not the same as ours.
-fn counterpart(ours: Run, theirs: Run) -> String {
+fn counterpart(theirs: Run) -> String {
     match theirs.who {
-        Who::Headstock | Who::HeadstockFiles if ours.who != theirs.who => "headstock, network alone".into(),
-        Who::Headstock | Who::HeadstockFiles => format!("headstock, {} thread", theirs.threads),
+        Who::Headstock if theirs.threads == 1 => "headstock, 1 thread".into(),
         who if theirs.avx2 => format!("{who}, `ONEDNN_MAX_CPU_ISA=AVX2`"),
         who => who.to_string(),
     }
@@ -143,7 +159,8 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    fn of(values: &[f64]) -> Option<Self> {
+        let mut values = values.to_vec();
         values.sort_by(f64::total_cmp);
         let (lowest, highest) = (*values.first()?, *values.last()?);
         let (a, b) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -153,14 +170,18 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{self, Precision};
+    use super::super::plan;
     use super::*;
 
     const HERE: fn() -> Circumstances =
         || Circumstances { cpu: "A CPU".into(), cores: 2, rounds: 3, seconds: 4.0 };
 
     fn figures(rates: [f64; 3]) -> Outcome {
-        let figure = |images_per_second| Figures { images_per_second, ..Figures::default() };
+        let figure = |images_per_second| Figures {
+            images_per_second,
+            network_images_per_second: Some(images_per_second * 1.25),
+            ..Figures::default()
+        };
         Outcome::Measured(rates.map(figure).to_vec())
     }
 
@@ -193,10 +214,10 @@ mod tests {
 |---|---|---|---|---|---|
 | f32, batch 16 | 10.0 | OpenVINO (ONNX Runtime: 20.0) | 30.0 | 0.33 | 0.33 to 0.33 |
 | f32, batch 16, 2 threads | 10.0 | headstock, 1 thread | 40.0 | 0.25 | 0.25 to 0.25 |
-| f32, from JPEG files | 50.0 | headstock, network alone | 10.0 | 5.00 | 5.00 to 5.00 |
+| f32, from JPEG files | 50.0 | headstock, network alone | 62.5 | 0.80 | 0.80 to 0.80 |
 | bf16, batch 16 | 60.0 | OpenVINO | 70.0 | 0.86 | 0.86 to 0.86 |
 | bf16, batch 16, 2 threads | 60.0 | headstock, 1 thread | 80.0 | 0.75 | 0.75 to 0.75 |
-| bf16, from JPEG files | 90.0 | headstock, network alone | 60.0 | 1.50 | 1.50 to 1.50 |
+| bf16, from JPEG files | 90.0 | headstock, network alone | 112.5 | 0.80 | 0.80 to 0.80 |
 | f32, one photo at a time | 100.0 | ONNX Runtime | 110.0 | 0.91 | 0.91 to 0.91 |
 | f32, one photo at a time | 100.0 | OpenVINO for latency | 120.0 | 0.83 | 0.83 to 0.83 |
 | f32, batch 16, AVX2 alone | 130.0 | OpenVINO, `ONEDNN_MAX_CPU_ISA=AVX2` | 140.0 | 0.93 | 0.93 to 0.93 |"
@@ -237,9 +258,9 @@ mod tests {
         );
         let once = "at all | headstock, 1 thread | - | - | - |";
         assert!(line(&results, "| bf16, batch 16, 2").ends_with(once));
-        let files =
-            "| bf16, from JPEG files | 90.0 | headstock, network alone | not measured: this machine has no";
-        assert!(line(&results, "| bf16, from").starts_with(files));
+        set(&mut results, BF16_FILES, refused());
+        let files = "at all | headstock, network alone | - | - | - |";
+        assert!(line(&results, "| bf16, from JPEG files").ends_with(files));
     }
 
     #[test]
@@ -267,26 +288,31 @@ mod tests {
     #[test]
     fn memory_and_the_first_photo_are_told_where_they_are_known() {
         let mut results = all();
-        assert!(!results.render(&HERE()).contains("From files, headstock"));
+        assert_eq!(results.besides(), None);
         let known = |peak_memory_mib, seconds_to_first| {
-            let figures =
-                Figures { images_per_second: 1.0, peak_memory_mib, seconds_to_first, ..Figures::default() };
+            let figures = Figures { peak_memory_mib, seconds_to_first, ..Figures::default() };
             Outcome::Measured(vec![figures])
         };
-        set(&mut results, F32_FILES, known(Some(312.4), Some(0.875)));
-        set(&mut results, Run { precision: Precision::Bf16, ..F32_FILES }, known(None, Some(0.5)));
-        let line = line(&results, "From files");
-        assert_eq!(
-            line,
-            "From files, headstock takes in f32 at most 312 MiB and the first photo after 0.88 s, in bf16 the first photo after 0.50 s."
-        );
+        set(&mut results, F32_FILES, known(Some(312.4), Some(9.0)));
+        let memory = "The most memory that headstock takes on the way from files: 312 MiB in f32.";
+        assert_eq!(results.besides().as_deref(), Some(memory));
+        set(&mut results, BF16_FILES, known(Some(280.0), None));
+        set(&mut results, F32_ONE, known(None, Some(0.875)));
+        assert!(results.render(&HERE()).ends_with(
+            "
+The most memory that headstock takes on the way from files: 312 MiB in f32 and 280 MiB in bf16.
+The features of a first photo are there 0.88 s after its start, in f32.
+"
+        ));
     }
 
     #[test]
     fn the_median_of_an_even_count_lies_between_the_middle_two() {
-        let spread = |values: &[f64]| Spread::of(values.to_vec());
-        assert_eq!(spread(&[4.0, 1.0, 2.0, 8.0]), Some(Spread { median: 3.0, lowest: 1.0, highest: 8.0 }));
-        assert_eq!(spread(&[5.0]), Some(Spread { median: 5.0, lowest: 5.0, highest: 5.0 }));
-        assert_eq!(spread(&[]), None);
+        assert_eq!(
+            Spread::of(&[4.0, 1.0, 2.0, 8.0]),
+            Some(Spread { median: 3.0, lowest: 1.0, highest: 8.0 })
+        );
+        assert_eq!(Spread::of(&[5.0]), Some(Spread { median: 5.0, lowest: 5.0, highest: 5.0 }));
+        assert_eq!(Spread::of(&[]), None);
     }
 }
