@@ -125,7 +125,9 @@ fn reason(stderr: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{BF16, F32};
+    use std::iter;
+
+    use super::super::plan::{BF16_FILES, F32, F32_ONE};
     use super::*;
 
     fn engines() -> Engines {
@@ -140,9 +142,10 @@ mod tests {
     #[test]
     fn figures_are_found_between_what_else_is_printed() {
         let stdout = "Warning: {\n{\"images_per_second\": 1.0}\nresnet50: 21.3 photos/s\n\
-            {\"images_per_second\":21.3,\"isa\":\"avx512\",\"peak_memory_mib\":300,\"batch\":16}\n{}\n3.5\nbye\n";
+            {\"images_per_second\":21.3,\"isa\":\"avx512\",\"network_images_per_second\":22.5,\"peak_memory_mib\":300,\"batch\":16}\n{}\n3.5\nbye\n";
         let expected = Figures {
             images_per_second: 21.3,
+            network_images_per_second: Some(22.5),
             isa: Some("avx512".into()),
             peak_memory_mib: Some(300.0),
             ..Figures::default()
@@ -182,10 +185,22 @@ mod tests {
 
     #[test]
     fn an_engine_is_told_what_the_plan_says() {
-        let command = command(&engines(), Run { who: Who::OpenVino, batch: 1, ..BF16 });
-        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        let expected =
-            format!("{SCRIPT} trunk.onnx openvino --precision bf16 --batch 1 --threads 2 --seconds 1.5");
-        assert_eq!((command.get_program(), words.join(" ")), ("python".as_ref(), expected));
+        let options = "--threads 2 --seconds 1.5";
+        for (run, expected) in [
+            (F32, "headstock bench --json --weights demo/backbone --precision f32 --batch 16"),
+            (
+                BF16_FILES,
+                "headstock bench --json --data --config demo/headstock.toml --precision bf16 --batch 16",
+            ),
+            (
+                Run { who: Who::OpenVinoLatency, ..F32_ONE },
+                "python reference/throughput/measure.py trunk.onnx openvino-latency --precision f32 --batch 1",
+            ),
+        ] {
+            let command = command(&engines(), run);
+            let words = iter::once(command.get_program()).chain(command.get_args());
+            let typed = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+            assert_eq!(typed, format!("{expected} {options}"));
+        }
     }
 }
