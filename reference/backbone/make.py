@@ -1,7 +1,7 @@
 """Golden files for headstock-backbone, from torchvision, transformers and timm.
 
-No weights are stored: they, and the pixels, come from a formula (SplitMix64 over a hash of the tensor's name and the
-element's index), which backbone/tests/backbone/formula.rs computes to the same bits.
+No weights are stored: they, and the pixels, come from a formula (formula.py), which backbone/tests/backbone/formula.rs
+computes to the same bits.
 
 taps.safetensors     for each depth, size and layer: 256 values at positions from the same formula, the largest
                      magnitude and the mean; for avgpool every value
@@ -21,6 +21,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from formula import MEAN, STD, draws, pixels, tensor, torchvisions_last
 from safetensors.numpy import save_file
 from timm.data import create_transform, resolve_data_config
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -31,45 +32,12 @@ CLASSIFIERS = ("fc.", "classifier.")
 # photos, height, width
 SIZES = [(1, 224, 224), (1, 256, 256), (2, 160, 160), (1, 193, 129)]
 LAYERS = ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"]
-MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.2, 0.3]
 SAMPLES = 256
-
-
-def draws(name, count):
-    """`count` 64-bit numbers that belong to `name`: SplitMix64 seeded with the FNV-1a hash of the name."""
-    seed = 0xCBF29CE484222325
-    for byte in name.encode():
-        seed = (seed ^ byte) * 0x100000001B3 % 2**64
-    with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def uniform(name, count):
-    """Numbers in [-1, 1), exact in float32."""
-    return (draws(name, count) >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - np.float32(1)
-
-
-def tensor(name, shape, last):
-    """`last`: the BatchNorm of a block whose output is added to the shortcut. Kept small there, so that activations do
-    not grow through 50 blocks."""
-    u = uniform(name, int(np.prod(shape)))
-    if len(shape) == 4:
-        values = u * np.float32(np.sqrt(6.0 / (shape[1] * shape[2] * shape[3])))
-    elif name.endswith(".weight"):
-        values = (np.float32(1) + np.float32(0.25) * u) * np.float32(0.125 if last else 1)
-    elif name.endswith(".running_var"):
-        values = np.float32(1) + np.float32(0.5) * u
-    else:
-        values = np.float32(0.125) * u
-    return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
 
 def load_formula(model, last):
     state = {
-        name: tensor(name, tuple(value.shape), last in name)
+        name: torch.from_numpy(tensor(name, tuple(value.shape), last in name))
         for name, value in model.state_dict().items()
         if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
     }
@@ -80,7 +48,7 @@ def load_formula(model, last):
 
 def torchvisions(depth):
     model = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-    return load_formula(model, ".bn3." if depth >= 50 else ".bn2.")
+    return load_formula(model, torchvisions_last(depth))
 
 
 def transformers_config(depth):
@@ -95,11 +63,6 @@ def transformers_config(depth):
 def transformers(depth):
     last = ".layer.2.normalization." if depth >= 50 else ".layer.1.normalization."
     return load_formula(ResNetForImageClassification(transformers_config(depth)), last)
-
-
-def pixels(photos, height, width):
-    shape = (photos, height, width, 3)
-    return (draws("pixels", int(np.prod(shape))) >> np.uint64(56)).astype(np.uint8).reshape(shape)
 
 
 def normalised(photos):

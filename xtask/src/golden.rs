@@ -10,7 +10,7 @@ use crate::{python, step};
 
 pub(crate) fn run() -> Result<()> {
     let reference = Path::new("reference");
-    let python = python::environment()?;
+    let python = python::ready(&python::ORACLES)?;
     let mut scripts: Vec<PathBuf> = fs::read_dir(reference)
         .context("failed to list reference/")?
         .filter_map(|entry| entry.ok().map(|e| e.path().join("make.py")))

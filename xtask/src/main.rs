@@ -1,8 +1,10 @@
-//! The project's own commands: `cargo xtask train`, `test`, `golden`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
 
+mod bench;
 mod ci;
 mod cuda;
 mod golden;
+mod page;
 mod parity;
 mod python;
 mod step;
@@ -13,7 +15,7 @@ mod train;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -22,6 +24,8 @@ cargo xtask COMMAND
   test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
   parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
+  bench [--rounds N] [--seconds S]
+                 write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -42,6 +46,10 @@ fn run() -> Result<ExitCode> {
         ("train", arguments) => return train::run(arguments),
         ("parity", [config]) => parity::run(config)?,
         ("parity", _) => bail!("parity takes a config\n\n{HELP}"),
+        ("bench", arguments) => {
+            let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+            in_the_workspace(|| bench::run(&options))?;
+        }
         ("test", []) => in_the_workspace(test::run)?,
         ("golden", []) => in_the_workspace(golden::run)?,
         ("ci", []) => in_the_workspace(ci::run)?,
@@ -55,7 +63,7 @@ fn run() -> Result<ExitCode> {
 }
 
 /// Runs a command in the workspace's folder. Only for those that take no path: a path is relative to where it was typed.
-fn in_the_workspace(command: fn() -> Result<()>) -> Result<()> {
+fn in_the_workspace(command: impl FnOnce() -> Result<()>) -> Result<()> {
     let root = step::workspace();
     std::env::set_current_dir(root).with_context(|| format!("failed to enter {}", root.display()))?;
     command()

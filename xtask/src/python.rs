@@ -1,4 +1,4 @@
-//! The oracles' Python: for golden files and comparisons, never for the product.
+//! The Python of oracles and of rivals: for golden files and comparisons, never for the product.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,9 +7,23 @@ use anyhow::Result;
 
 use crate::step;
 
-/// A virtual environment with the pinned requirements; its Python.
-pub(crate) fn environment() -> Result<PathBuf> {
-    let venv = step::target_dir()?.join("reference-venv");
+/// A virtual environment in the target folder and the requirements, pinned, that it is made from.
+pub(crate) struct Environment {
+    folder: &'static str,
+    requirements: &'static str,
+}
+
+/// The tools that are oracles.
+pub(crate) const ORACLES: Environment =
+    Environment { folder: "reference-venv", requirements: "reference/requirements.txt" };
+
+/// The engines that ours is measured beside.
+pub(crate) const ENGINES: Environment =
+    Environment { folder: "throughput-venv", requirements: "reference/throughput/requirements.txt" };
+
+/// Makes the environment where it is not there yet, brings it up to its requirements; its Python.
+pub(crate) fn ready(environment: &Environment) -> Result<PathBuf> {
+    let venv = step::target_dir()?.join(environment.folder);
     let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {
         step::run("virtual environment", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
@@ -18,7 +32,7 @@ pub(crate) fn environment() -> Result<PathBuf> {
         "requirements",
         Command::new(&python)
             .args(["-m", "pip", "install", "--quiet", "--requirement"])
-            .arg(step::workspace().join("reference/requirements.txt")),
+            .arg(step::workspace().join(environment.requirements)),
     )?;
     Ok(python)
 }

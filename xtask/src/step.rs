@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -39,6 +39,11 @@ pub(crate) fn output(name: &str, command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| not_started(name, command))?;
     ended_well(name, command, output.status)?;
     Ok(output.stdout)
+}
+
+/// Runs `command` without a word; what it writes to both streams, however it ends.
+pub(crate) fn quietly(name: &str, command: &mut Command) -> Result<Output> {
+    command.output().with_context(|| not_started(name, command))
 }
 
 /// The workspace's folder.
