@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use headstock_engine::{Form, Isa, Normalisation, Photos, Session, Values};
+use headstock_engine::{Form, Isa, LayerTime, Normalisation, Photos, Session, Values};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
@@ -11,6 +11,7 @@ use crate::device::{DeviceChoice, Precision};
 use crate::error::BackboneError;
 use crate::frozen::Frozen;
 use crate::layer::Layer;
+use crate::preprocessing::Preprocessing;
 use crate::resnet::ResNet;
 
 /// The smallest height and width: below it the last stage has nothing left to look at.
@@ -111,21 +112,26 @@ impl Backbone {
         precision: Precision,
     ) -> Result<Self, BackboneError> {
         let device = device.open()?;
-        let record = checkpoint.preprocessing();
-        let normalisation = [0, 1, 2].map(|channel| {
-            std::array::from_fn(|value| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel])
-        });
+        if device.is_cpu() {
+            return Self::on_cpu(checkpoint, Isa::choose(precision.into())?, precision);
+        }
+        let dtype = precision.dtype();
+        let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
+        let normalisation = Box::new(normalisation(checkpoint.preprocessing()));
+        let runner = Runner::Candle { network, normalisation, device, dtype };
+        Ok(Self { runner, architecture: checkpoint.architecture(), threads: 1 })
+    }
+
+    /// As [`new`](Self::new) on the CPU, with an instruction set of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn on_cpu(checkpoint: &Checkpoint, isa: Isa, precision: Precision) -> Result<Self, BackboneError> {
         let threads = rayon::current_num_threads();
-        let runner = if device.is_cpu() {
-            let isa = Isa::choose(precision.into())?;
-            let frozen = Frozen::load(checkpoint, isa, precision.into(), normalisation)?;
-            let session = Mutex::new(Session::new(frozen.network.clone(), threads)?);
-            Runner::Engine { frozen, session }
-        } else {
-            let dtype = precision.dtype();
-            let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
-            Runner::Candle { network, normalisation: Box::new(normalisation), device, dtype }
-        };
+        let normalisation = normalisation(checkpoint.preprocessing());
+        let frozen = Frozen::load(checkpoint, isa, precision.into(), normalisation)?;
+        let session = Mutex::new(Session::new(frozen.network.clone(), threads)?);
+        let runner = Runner::Engine { frozen, session };
         Ok(Self { runner, architecture: checkpoint.architecture(), threads })
     }
 
@@ -214,6 +220,28 @@ impl Backbone {
         }
     }
 
+    /// What each layer takes, over `runs` runs on one thread, and what that thread's arithmetic could do at most, in GFLOP/s.
+    /// None on CUDA.
+    ///
+    /// # Errors
+    /// As [`tap`](Self::tap).
+    pub fn profile(
+        &self,
+        pixels: Pixels<'_>,
+        runs: usize,
+    ) -> Result<Option<(Vec<LayerTime>, f64)>, BackboneError> {
+        let Runner::Engine { frozen, .. } = &self.runner else { return Ok(None) };
+        let mut session = Session::new(frozen.network.clone(), 1)?;
+        let layer = Layer::Avgpool;
+        self.pooled(&mut session, pixels, layer)?;
+        session.time_layers(true);
+        for _ in 0..runs {
+            self.pooled(&mut session, pixels, layer)?;
+        }
+        let peak = headstock_engine::peak(frozen.network.isa(), frozen.network.precision())?;
+        Ok(Some((session.layer_times(), peak)))
+    }
+
     fn pooled(
         &self,
         session: &mut Session,
@@ -249,8 +277,15 @@ impl<'a> From<Pixels<'a>> for Photos<'a> {
     }
 }
 
+/// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
+pub(crate) fn normalisation(record: &Preprocessing) -> Normalisation {
+    let of =
+        |channel: usize, value: usize| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel];
+    [0, 1, 2].map(|channel| std::array::from_fn(|value| of(channel, value)))
+}
+
 /// Normalised, channels first: `[N, 3, H, W]`.
-fn planes(
+pub(crate) fn planes(
     pixels: Pixels<'_>,
     normalisation: &Normalisation,
     device: &Device,

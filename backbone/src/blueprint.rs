@@ -7,10 +7,9 @@ use crate::error::BackboneError;
 /// The epsilon of every BatchNorm in torchvision's ResNets.
 const EPSILON: f64 = 1e-5;
 
-/// Kernel, stride and padding, the same along both axes.
+/// Stride and padding, the same along both axes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
-    pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
 }
@@ -42,7 +41,7 @@ pub(crate) struct Folded {
 
 /// 7 x 7 of stride 2; a 3 x 3 max pool of stride 2 follows.
 pub(crate) fn stem() -> Part {
-    let geometry = Geometry { kernel: 7, stride: 2, padding: 3 };
+    let geometry = Geometry { stride: 2, padding: 3 };
     Part { conv: "conv1".into(), bn: "bn1".into(), geometry }
 }
 
@@ -54,8 +53,8 @@ pub(crate) fn stage(architecture: Architecture, index: usize) -> Vec<Block> {
         let name = format!("layer{}.{block}", index + 1);
         // The first block of a stage changes the width, but in stage 1 of the basic kind.
         let widens = block == 0 && (index > 0 || architecture.expansion() * inside != 64);
-        let narrow = |stride| Geometry { kernel: 1, stride, padding: 0 };
-        let wide = |stride| Geometry { kernel: 3, stride, padding: 1 };
+        let narrow = |stride| Geometry { stride, padding: 0 };
+        let wide = |stride| Geometry { stride, padding: 1 };
         // torchvision's (V1.5): a bottleneck strides in its 3 x 3 convolution.
         let geometries = if architecture.has_bottlenecks() {
             vec![narrow(1), wide(stride), narrow(1)]

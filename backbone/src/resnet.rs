@@ -91,11 +91,42 @@ impl Convolution {
 
     /// The convolution, the shortcut's output where there is one added, and ReLU if asked for.
     fn forward(&self, xs: &Tensor, shortcut: Option<&Tensor>, relu: bool) -> Result<Tensor> {
-        let Geometry { stride, padding, .. } = self.geometry;
+        let Geometry { stride, padding } = self.geometry;
         let mut ys = xs.conv2d(&self.weight, padding, stride, 1, 1)?.broadcast_add(&self.bias)?;
         if let Some(shortcut) = shortcut {
             ys = (ys + shortcut)?;
         }
         if relu { ys.relu() } else { Ok(ys) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backbone::{normalisation, planes};
+    use crate::{Backbone, Pixels, Precision, Source};
+
+    /// candle's operations on the CPU: what runs on CUDA is tested here, and the engine is the oracle.
+    #[test]
+    fn every_layer_is_the_engines() {
+        let source =
+            Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+        let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
+        let like = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let network = ResNet::load(&checkpoint, &like).unwrap();
+        let engine = Backbone::new(&checkpoint, crate::DeviceChoice::Cpu, Precision::F32).unwrap();
+        let bytes: Vec<u8> = (0..2 * 65 * 96 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let pixels = Pixels::new(&bytes, 2, 65, 96).unwrap();
+        let input = planes(pixels, &normalisation(checkpoint.preprocessing()), &Device::Cpu).unwrap();
+        for layer in Layer::ALL {
+            let (ours, theirs) =
+                (network.forward(&input, layer).unwrap(), engine.tap(pixels, layer).unwrap());
+            assert_eq!(ours.dims(), theirs.dims());
+            let largest = |xs: Tensor| xs.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let gap = largest((&ours - &theirs).unwrap());
+            assert!(gap <= 1e-4 * largest(theirs), "{layer}: {gap}");
+        }
     }
 }

@@ -58,6 +58,9 @@ fn main() {
     let batch: usize = a[3].parse().unwrap();
     let layers = a.len() > 4;
     let isa = Isa::choose(p).unwrap();
+    if layers {
+        println!("peak {:.0}", peak(isa, p).unwrap());
+    }
     let t = Instant::now();
     let (n, taps) = net(isa, p);
     let n = Arc::new(n);

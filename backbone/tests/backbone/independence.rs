@@ -26,16 +26,36 @@ fn a_photo_alone_has_the_features_that_it_has_in_company() {
 
 #[test]
 fn features_are_the_same_on_one_thread_and_on_several() {
-    let backbone = State::formula("resnet50").trunk().written().backbone();
-    let pixels = formula::pixels(3, 224, 224);
+    let folder = State::formula("resnet50").trunk().written();
+    let pixels = formula::pixels(5, 224, 224);
+    let pixels = Pixels::new(&pixels, 5, 224, 224).unwrap();
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let pixels = Pixels::new(&pixels, 3, 224, 224).unwrap();
-        pool.install(|| backbone.features(pixels, Layer::Avgpool)).unwrap()
+        pool.install(|| folder.backbone().features(pixels, Layer::Avgpool)).unwrap()
     };
     let one = on(1);
     assert_same_bits(&on(2), &one);
     assert_same_bits(&on(5), &one);
+}
+
+#[test]
+fn workers_give_the_features_that_all_threads_give() {
+    let folder = State::formula("resnet18").trunk().written();
+    let pixels = formula::pixels(3, 64, 96);
+    let pixels = Pixels::new(&pixels, 3, 64, 96).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let backbone = pool.install(|| folder.backbone());
+    let mut workers = backbone.workers().unwrap();
+    assert_eq!(workers.len(), 3);
+    let together = backbone.features(pixels, Layer::Layer3).unwrap();
+    std::thread::scope(|scope| {
+        for worker in &mut workers {
+            let together = &together;
+            scope.spawn(move || {
+                assert_same_bits(&worker.features(pixels, Layer::Layer3).unwrap(), together);
+            });
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Every depth, size and tap against torchvision.
+//! Every depth, size and tap against torchvision, on every instruction set that the machine has.
 
-use headstock_backbone::{Layer, Pixels};
+use headstock_backbone::{Backbone, Isa, Layer, Pixels, Precision};
 use safetensors::SafeTensors;
 
 use crate::formula;
@@ -36,8 +36,17 @@ fn every_tap_of_resnet152_is_torchvisions() {
 }
 
 fn every_tap_is_torchvisions(network: &str) {
-    let backbone = State::formula(network).trunk().written().backbone();
-    assert_eq!(backbone.architecture().as_str(), network);
+    let checkpoint = State::formula(network).trunk().written().open().unwrap();
+    let on = |isa| Backbone::on_cpu(&checkpoint, isa, Precision::F32).unwrap();
+    let here = |isa: &Isa| isa.is_present() && isa.computes(Precision::F32.into());
+    for backbone in Isa::ALL.into_iter().filter(here).map(on) {
+        assert_eq!(backbone.architecture().as_str(), network);
+        taps_are_torchvisions(&backbone);
+    }
+}
+
+fn taps_are_torchvisions(backbone: &Backbone) {
+    let (network, isa) = (backbone.architecture().as_str(), backbone.isa());
     let bytes = golden("taps.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for (photos, height, width) in SIZES {
@@ -45,6 +54,7 @@ fn every_tap_is_torchvisions(network: &str) {
         let pixels = Pixels::new(&pixels, photos, height, width).unwrap();
         for layer in Layer::ALL {
             let key = format!("{network}/{photos}x{height}x{width}/{layer}");
+            let what = format!("{key} on {isa}");
             let tap = backbone.tap(pixels, layer).unwrap();
             assert_eq!(tap.dims(), integers(&golden, &format!("{key}/shape")), "{key}");
             assert_eq!(tap.dims()[1], backbone.width(layer), "{key}");
@@ -52,7 +62,7 @@ fn every_tap_is_torchvisions(network: &str) {
             let ours = tap.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let oracle = floats(&golden, &format!("{key}/values"));
             if layer == Layer::Avgpool {
-                assert_agree(&ours, &oracle, RELATIVE, &key);
+                assert_agree(&ours, &oracle, RELATIVE, &what);
             }
             let &[largest, mean] = doubles(&golden, &format!("{key}/largest_and_mean")).as_slice() else {
                 panic!("{key} has two figures")
@@ -61,12 +71,12 @@ fn every_tap_is_torchvisions(network: &str) {
             if layer != Layer::Avgpool {
                 let at = formula::draws(&key).map(|draw| (draw % ours.len() as u64) as usize);
                 let sample: Vec<f32> = at.take(oracle.len()).map(|index| ours[index]).collect();
-                assert_near(&sample, &oracle, bound, &key);
+                assert_near(&sample, &oracle, bound, &what);
             }
             // The values between the sampled ones are in these two.
             let our_largest = ours.iter().fold(0f32, |max, x| max.max(x.abs()));
             let our_mean = ours.iter().map(|x| f64::from(*x)).sum::<f64>() / ours.len() as f64;
-            assert_near(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &key);
+            assert_near(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &what);
         }
     }
 }

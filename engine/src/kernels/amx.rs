@@ -103,6 +103,7 @@ impl Kernel for AmxBf16 {
     const PARTS: usize = 2;
     /// A tile of weights is 16 rows, a step each.
     const LEAST_STEPS: usize = 16;
+    const IN_TILES: bool = true;
     /// Products cost less than the transforms would.
     const WINOGRAD: bool = false;
 

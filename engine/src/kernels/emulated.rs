@@ -58,8 +58,7 @@ impl Kernel for EmulatedBf16 {
     #[inline(always)]
     unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
         // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
-        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }
-            .map(|vector| vector.map(|pair| pair.map(widen)))
+        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }.map(|vector| vector.map(|pair| pair.map(widen)))
     }
 
     #[inline(always)]

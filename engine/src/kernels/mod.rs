@@ -75,6 +75,8 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const PARTS: usize;
     /// The fewest steps in a segment.
     const LEAST_STEPS: usize = 1;
+    /// Whether products are of whole tiles, not step by step.
+    const IN_TILES: bool = false;
     /// Whether Winograd's transforms pay.
     const WINOGRAD: bool = true;
 

@@ -1,0 +1,54 @@
+//! What each layer of the demo's ResNet-50 takes on one thread, as a Markdown table: `docs/engine.md` has it.
+//!
+//! `cargo run --release -p headstock-backbone --example layers -- f32` (or `bf16`), 224 x 224, batch 16.
+
+#![expect(clippy::print_stdout, reason = "a program")]
+
+use std::error::Error;
+use std::path::Path;
+
+use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, LayerTime, Method, Pixels, Precision, Source};
+
+const BATCH: usize = 16;
+const SIDE: usize = 224;
+const RUNS: usize = 12;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let precision: Precision = std::env::args().nth(1).as_deref().unwrap_or("f32").parse()?;
+    let source = Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+    let backbone = Backbone::new(&Checkpoint::open(&source.fetch(&())?)?, DeviceChoice::Cpu, precision)?;
+    let bytes: Vec<u8> = (0..BATCH * SIDE * SIDE * 3).map(|i| (i * 37 % 251) as u8).collect();
+    let pixels = Pixels::new(&bytes, BATCH, SIDE, SIDE)?;
+    let (layers, peak) = backbone.profile(pixels, RUNS)?.ok_or("there is no engine on CUDA")?;
+
+    println!("{precision}, {}, one thread, peak {peak:.0} GFLOP/s:\n", backbone.isa());
+    println!("| layer | method | output | ms a photo | GFLOP/s | share of the peak |");
+    println!("|---|---|---|---|---|---|");
+    let (mut all, mut products) = (0.0, 0);
+    for layer in &layers {
+        let LayerTime { name, method, size, channels, .. } = layer;
+        let time = layer.time.as_secs_f64() * 1e3 / (RUNS * BATCH) as f64;
+        let method = match method {
+            Some(Method::Image) => "image",
+            Some(Method::Pointwise) => "pointwise",
+            Some(Method::Direct) => "direct",
+            Some(Method::Winograd) => "Winograd",
+            None => "",
+        };
+        let size = format!("{channels} x {} x {}", size.0, size.1);
+        println!("| {name} | {method} | {size} | {} |", figures(time, layer.products, peak));
+        all += time;
+        products += layer.products;
+    }
+    println!("| all | | | {} |", figures(all, products, peak));
+    Ok(())
+}
+
+/// Time, rate and share of the peak, cell by cell.
+fn figures(milliseconds: f64, products: u64, peak: f64) -> String {
+    let rate = 2.0 * products as f64 / milliseconds / 1e6;
+    match products {
+        0 => format!("{milliseconds:.3} | | "),
+        _ => format!("{milliseconds:.3} | {rate:.0} | {:.0} %", 100.0 * rate / peak),
+    }
+}
