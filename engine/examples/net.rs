@@ -22,8 +22,16 @@ fn conv(i: usize, o: usize, k: usize, s: usize, seed: &mut u64) -> Convolution {
 fn net(isa: Isa, p: Precision) -> (Network, Vec<Tap>) {
     let norm = [0, 1, 2].map(|_| std::array::from_fn(|v| v as f32 / 255.0));
     let mut seed = 1;
-    let mut b = Builder::new(isa, p, norm).unwrap();
-    let x = b.convolution("conv1", b.image(), conv(3, 64, 7, 2, &mut seed), None, true).unwrap();
+    let mut kept = Precision::F32;
+    let mut b = Builder::new(isa, norm).unwrap();
+    let x = b
+        .convolution(
+            "conv1",
+            b.image(),
+            conv(3, 64, 7, 2, &mut seed),
+            Epilogue { residual: None, relu: true, precision: kept },
+        )
+        .unwrap();
     let mut x = b.max_pool("maxpool", x, 3, 2, 1).unwrap();
     let mut taps = vec![b.tap().unwrap()];
     let mut c = 64;
@@ -34,17 +42,51 @@ fn net(isa: Isa, p: Precision) -> (Network, Vec<Tap>) {
             let around = if i == 0 {
                 let mut cc = conv(c, w * 4, 1, s, &mut seed);
                 cc.padding = 0;
-                b.convolution(&format!("{n}.ds"), x, cc, None, false).unwrap()
+                b.convolution(
+                    &format!("{n}.ds"),
+                    x,
+                    cc,
+                    Epilogue { residual: None, relu: false, precision: kept },
+                )
+                .unwrap()
             } else {
                 x
             };
-            let y = b.convolution(&format!("{n}.conv1"), x, conv(c, w, 1, 1, &mut seed), None, true).unwrap();
-            let y = b.convolution(&format!("{n}.conv2"), y, conv(w, w, 3, s, &mut seed), None, true).unwrap();
+            let y = b
+                .convolution(
+                    &format!("{n}.conv1"),
+                    x,
+                    conv(c, w, 1, 1, &mut seed),
+                    Epilogue { residual: None, relu: true, precision: kept },
+                )
+                .unwrap();
+            let y = b
+                .convolution(
+                    &format!("{n}.conv2"),
+                    y,
+                    conv(w, w, 3, s, &mut seed),
+                    Epilogue { residual: None, relu: true, precision: kept },
+                )
+                .unwrap();
             let mut c3 = conv(w, w * 4, 1, 1, &mut seed);
             for v in &mut c3.weights {
                 *v *= 0.2
             }
-            x = b.convolution(&format!("{n}.conv3"), y, c3, Some(around), true).unwrap();
+            x = b
+                .convolution(
+                    &format!("{n}.conv3"),
+                    y,
+                    c3,
+                    Epilogue {
+                        residual: Some(around),
+                        relu: true,
+                        precision: {
+                            kept = p;
+                            p
+                        },
+                    },
+                )
+                .unwrap();
             c = w * 4;
         }
         taps.push(b.tap().unwrap());

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::bf16;
 use crate::kernels::{Job, Kernel};
 
 /// Channels of a photo: red, green, blue.
@@ -30,7 +29,7 @@ impl Values<'_> {
     }
 }
 
-/// Photos within a margin of zeros, in the precision of cells: `[photo][row][column][3]`.
+/// Photos within a margin of zeros: `[photo][row][column][3]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Framed {
     pub(crate) height: usize,
@@ -54,7 +53,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) first: usize,
     pub(crate) normalisation: &'a Normalisation,
     pub(crate) framed: Framed,
-    pub(crate) to: *mut u8,
+    pub(crate) to: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
@@ -67,15 +66,8 @@ impl Job for Frame<'_> {
             let inside = row.checked_sub(padding).filter(|&row| row < height);
             let values = inside.map(|row| ((self.first + photo) * height + row) * width * CHANNELS);
             // SAFETY: the maker of the job vouches for the copy; every row is written whole, by one unit.
-            unsafe {
-                if K::PARTS == 1 {
-                    let to = self.to.cast::<f32>().add(unit * length);
-                    self.fill(std::slice::from_raw_parts_mut(to, length), values, |value| value);
-                } else {
-                    let to = self.to.cast::<u16>().add(unit * length);
-                    self.fill(std::slice::from_raw_parts_mut(to, length), values, bf16::round);
-                }
-            }
+            let row = unsafe { std::slice::from_raw_parts_mut(self.to.add(unit * length), length) };
+            self.fill(row, values);
         }
     }
 }
@@ -83,8 +75,8 @@ impl Job for Frame<'_> {
 impl Frame<'_> {
     /// One row: from value `start` of the batch on, or zeros.
     #[inline(always)]
-    fn fill<T: Copy + Default>(&self, row: &mut [T], start: Option<usize>, round: impl Fn(f32) -> T) {
-        row.fill(T::default());
+    fn fill(&self, row: &mut [f32], start: Option<usize>) {
+        row.fill(0.0);
         let (Some(start), left) = (start, self.framed.padding * CHANNELS) else { return };
         let row = &mut row[left..left + self.framed.width * CHANNELS];
         match self.values {
@@ -92,16 +84,11 @@ impl Frame<'_> {
                 let pixels = values[start..start + row.len()].chunks_exact(CHANNELS);
                 for (to, pixel) in row.chunks_exact_mut(CHANNELS).zip(pixels) {
                     for channel in 0..CHANNELS {
-                        to[channel] = round(self.normalisation[channel][usize::from(pixel[channel])]);
+                        to[channel] = self.normalisation[channel][usize::from(pixel[channel])];
                     }
                 }
             }
-            Values::F32(values) => {
-                let values = &values[start..start + row.len()];
-                for (to, &value) in row.iter_mut().zip(values) {
-                    *to = round(value);
-                }
-            }
+            Values::F32(values) => row.copy_from_slice(&values[start..start + row.len()]),
         }
     }
 }

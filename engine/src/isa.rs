@@ -13,6 +13,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Vectors of 16 channels in a cell.
+    pub(crate) fn parts(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 /// An instruction set for which there are kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -22,9 +32,9 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F; `f32` only.
     Avx512,
-    /// AVX-512 with dot products of `bf16`.
+    /// AVX-512 with dot products of `bf16`; `f32` as with AVX-512 where a network asks for it.
     Avx512Bf16,
-    /// Tiles of AMX for products of `bf16`, AVX-512 for the rest.
+    /// Tiles of AMX for products of `bf16`; AVX-512 for the rest.
     AmxBf16,
 }
 

@@ -3,6 +3,7 @@
 use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::image;
+use crate::isa::Precision;
 use crate::machine::Form;
 use crate::pack::{Panels, Place, pack};
 use crate::winograd;
@@ -56,9 +57,9 @@ pub(crate) struct Packed {
 /// Channels are kept in multiples of this, whatever the width of panels and cells: the rest are zeros.
 const WHOLE: usize = 32;
 
-/// Blocks of cells for `channels`.
-pub(crate) fn blocks(form: Form, channels: usize) -> usize {
-    channels.div_ceil(WHOLE) * WHOLE / (16 * form.parts)
+/// Blocks of cells of `precision` for `channels`.
+pub(crate) fn blocks(precision: Precision, channels: usize) -> usize {
+    vectors(channels) / precision.parts()
 }
 
 /// Vectors of 16 for `channels`.
@@ -106,7 +107,7 @@ impl Convolution {
         let (channels, taps) = (16 * form.parts, kernel * kernel);
         let input_blocks = inputs.div_ceil(channels);
         let (segments, steps) = match method {
-            Method::Image => (kernel, (inputs * kernel).div_ceil(form.parts).max(form.least_steps)),
+            Method::Image => (kernel, inputs * kernel),
             Method::Pointwise | Method::Winograd => (input_blocks, 16),
             Method::Direct => (input_blocks * taps, 16),
         };

@@ -10,10 +10,12 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use headstock_engine::{Builder, Convolution, Form, Isa, Photos, Precision, Session, Values};
+//! use headstock_engine::{
+//!     Builder, Convolution, Epilogue, Form, Isa, Photos, Precision, Session, Values,
+//! };
 //!
 //! let normalisation = [[0.5; 256]; 3];
-//! let mut builder = Builder::new(Isa::fastest(Precision::F32)?, Precision::F32, normalisation)?;
+//! let mut builder = Builder::new(Isa::fastest(Precision::F32)?, normalisation)?;
 //! let first = Convolution {
 //!     inputs: 3,
 //!     outputs: 8,
@@ -23,7 +25,8 @@
 //!     weights: vec![0.1; 8 * 3 * 3 * 3],
 //!     bias: vec![0.0; 8],
 //! };
-//! let value = builder.convolution("first", builder.image(), first, None, true)?;
+//! let epilogue = Epilogue { residual: None, relu: true, precision: Precision::F32 };
+//! let value = builder.convolution("first", builder.image(), first, epilogue)?;
 //! builder.max_pool("pool", value, 3, 2, 1)?;
 //! let tap = builder.tap()?;
 //! let mut session = Session::new(Arc::new(builder.build()), 2)?;
@@ -66,6 +69,6 @@ pub use error::EngineError;
 pub use image::{Normalisation, Values};
 pub use isa::{ISA_VARIABLE, Isa, Precision};
 pub use layer::{Convolution, Method};
-pub use network::{Builder, Network, Tap, Value};
+pub use network::{Builder, Epilogue, Network, Tap, Value};
 pub use peak::peak;
 pub use session::{Form, LayerTime, Photos, Session};

@@ -1,11 +1,11 @@
-//! Which kernel runs, chosen once.
+//! Which kernels run, chosen once.
 
 use crate::error::EngineError;
 use crate::isa::{Isa, Precision};
-#[cfg(test)]
-use crate::kernels::EmulatedBf16;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16};
+use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Avx512Narrowing};
+#[cfg(test)]
+use crate::kernels::{EmulatedBf16, EmulatedNarrowing};
 use crate::kernels::{Job, Kernel, PortableF32};
 
 /// A kernel that this machine has.
@@ -13,15 +13,28 @@ use crate::kernels::{Job, Kernel, PortableF32};
 pub(crate) enum Machine {
     PortableF32,
     #[cfg(test)]
+    EmulatedNarrowing,
+    #[cfg(test)]
     EmulatedBf16,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
+    Avx512Narrowing(Avx512Narrowing),
+    #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
     #[cfg(target_arch = "x86_64")]
     AmxBf16(AmxBf16),
+}
+
+/// The kernels of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machines {
+    /// `f32` in, `f32` out.
+    pub(crate) wide: Machine,
+    /// `f32` in, `bf16` out; then `bf16` in, `bf16` out.
+    pub(crate) narrow: Option<(Machine, Machine)>,
 }
 
 /// What packing and planning need to know of a kernel.
@@ -31,79 +44,94 @@ pub(crate) struct Form {
     pub(crate) rows: usize,
     /// Vectors of 16 output channels in a panel of weights.
     pub(crate) vectors: usize,
-    /// Vectors of 16 channels in a cell.
+    /// Vectors of 16 channels in a cell that is read.
     pub(crate) parts: usize,
-    /// The fewest steps in a segment.
-    pub(crate) least_steps: usize,
     /// Whether Winograd's transforms pay.
     pub(crate) winograd: bool,
 }
 
-impl Machine {
-    /// The kernel of `isa` for `precision`.
+impl Machines {
+    /// The kernels of `isa`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when this machine has it not, or it has none for `precision`.
-    pub(crate) fn new(isa: Isa, precision: Precision) -> Result<Self, EngineError> {
-        let absent = |problem: &str| EngineError::Isa { name: isa.to_string(), problem: problem.to_owned() };
-        if !isa.computes(precision) {
-            return Err(absent(&format!("it has no kernels for {precision}")));
-        }
-        let machine = match isa {
-            Isa::Portable => Some(Self::PortableF32),
+    /// [`EngineError::Isa`] when this machine does not have it.
+    pub(crate) fn new(isa: Isa) -> Result<Self, EngineError> {
+        let machines = match isa {
+            Isa::Portable => Some(Self { wide: Machine::PortableF32, narrow: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Avx2::new().map(Self::Avx2),
+            Isa::Avx2 => Avx2::new().map(|kernel| Self { wide: Machine::Avx2(kernel), narrow: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Avx512::new().map(Self::Avx512),
+            Isa::Avx512 => Avx512::new().map(|kernel| Self { wide: Machine::Avx512(kernel), narrow: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Avx512Bf16::new().map(Self::Avx512Bf16),
+            Isa::Avx512Bf16 => Avx512Bf16::new().map(Machine::Avx512Bf16).and_then(Self::narrow),
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxBf16 => AmxBf16::new().map(Self::AmxBf16),
+            Isa::AmxBf16 => AmxBf16::new().map(Machine::AmxBf16).and_then(Self::narrow),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
-        machine.ok_or_else(|| absent("this machine does not have it"))
+        let problem = || "this machine does not have it".to_owned();
+        machines.ok_or_else(|| EngineError::Isa { name: isa.to_string(), problem: problem() })
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn narrow(bf16: Machine) -> Option<Self> {
+        let narrowing = Machine::Avx512Narrowing(Avx512Narrowing::new()?);
+        Some(Self { wide: Machine::Avx512(Avx512::new()?), narrow: Some((narrowing, bf16)) })
+    }
+
+    /// The kernel that reads values in one precision and gives them in another; there is none that widens.
+    pub(crate) fn from(&self, input: Precision, output: Precision) -> Option<Machine> {
+        match (input, output) {
+            (Precision::F32, Precision::F32) => Some(self.wide),
+            (Precision::F32, Precision::Bf16) => Some(self.narrow?.0),
+            (Precision::Bf16, Precision::Bf16) => Some(self.narrow?.1),
+            (Precision::Bf16, Precision::F32) => None,
+        }
+    }
+}
+
+/// Evaluates `$body` with the kernel of `$machine` as `$kernel`.
+macro_rules! with_kernel {
+    ($machine:expr, $kernel:ident => $body:expr) => {
+        match $machine {
+            Machine::PortableF32 => {
+                let $kernel = PortableF32;
+                $body
+            }
+            #[cfg(test)]
+            Machine::EmulatedNarrowing => {
+                let $kernel = EmulatedNarrowing;
+                $body
+            }
+            #[cfg(test)]
+            Machine::EmulatedBf16 => {
+                let $kernel = EmulatedBf16;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512Narrowing($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512Bf16($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::AmxBf16($kernel) => $body,
+        }
+    };
+}
+
+impl Machine {
     /// Runs `job` on it.
     pub(crate) fn run<J: Job>(self, job: J) {
-        match self {
-            Self::PortableF32 => PortableF32.vectorize(job),
-            #[cfg(test)]
-            Self::EmulatedBf16 => EmulatedBf16.vectorize(job),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(kernel) => kernel.vectorize(job),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(kernel) => kernel.vectorize(job),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16(kernel) => kernel.vectorize(job),
-            #[cfg(target_arch = "x86_64")]
-            Self::AmxBf16(kernel) => kernel.vectorize(job),
-        }
+        with_kernel!(self, kernel => kernel.vectorize(job));
     }
 
     pub(crate) fn form(self) -> Form {
         fn of<K: Kernel>(_: K) -> Form {
-            Form {
-                rows: K::ROWS,
-                vectors: K::VECTORS,
-                parts: K::PARTS,
-                least_steps: K::LEAST_STEPS,
-                winograd: K::WINOGRAD,
-            }
+            Form { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }
         }
-        match self {
-            Self::PortableF32 => of(PortableF32),
-            #[cfg(test)]
-            Self::EmulatedBf16 => of(EmulatedBf16),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(kernel) => of(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(kernel) => of(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16(kernel) => of(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Self::AmxBf16(kernel) => of(kernel),
-        }
+        with_kernel!(self, kernel => of(kernel))
     }
 }

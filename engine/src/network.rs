@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::error::EngineError;
-use crate::image::Normalisation;
+use crate::image::{self, Normalisation};
 use crate::isa::{Isa, Precision};
-use crate::layer::{Convolution, Packed};
-use crate::machine::{Form, Machine};
+use crate::layer::{Convolution, Packed, blocks};
+use crate::machine::{Machine, Machines};
 
 /// What a layer gives, or the photos themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,12 +20,24 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) input: usize,
     pub(crate) output: usize,
+    pub(crate) machine: Machine,
     pub(crate) op: Op,
 }
 
 pub(crate) enum Op {
     Convolution { packed: Packed, residual: Option<usize>, relu: bool },
     MaxPool { kernel: usize, stride: usize, padding: usize },
+}
+
+/// How the sums of a convolution end.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue {
+    /// What is added to them; it is kept in what the convolution reads.
+    pub residual: Option<Value>,
+    /// Whether negative ones become zero.
+    pub relu: bool,
+    /// What they are kept in: as the input, or `bf16` of `f32`.
+    pub precision: Precision,
 }
 
 /// Makes a [`Network`], layer by layer.
@@ -35,13 +47,11 @@ pub struct Builder {
 
 /// Layers packed for one instruction set. It is shared by all who run it; [`Session`](crate::Session) is what runs.
 pub struct Network {
-    pub(crate) machine: Machine,
-    pub(crate) form: Form,
+    pub(crate) machines: Machines,
     isa: Isa,
-    precision: Precision,
     pub(crate) normalisation: Normalisation,
-    /// Channels of each value; the photos are the first.
-    pub(crate) channels: Vec<usize>,
+    /// Channels of each value, and what it is kept in; the photos are the first.
+    pub(crate) values: Vec<(usize, Precision)>,
     pub(crate) nodes: Vec<Node>,
     /// The value of each tap.
     pub(crate) taps: Vec<usize>,
@@ -51,15 +61,16 @@ impl Builder {
     /// Starts with photos `[N, H, W, 3]`, which `normalisation` turns into `f32`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when this machine has not `isa`, or it has no kernels for `precision`.
-    pub fn new(isa: Isa, precision: Precision, normalisation: Normalisation) -> Result<Self, EngineError> {
-        Ok(Self::on(Machine::new(isa, precision)?, isa, precision, normalisation))
+    /// [`EngineError::Isa`] when this machine does not have `isa`.
+    pub fn new(isa: Isa, normalisation: Normalisation) -> Result<Self, EngineError> {
+        Ok(Self::on(Machines::new(isa)?, isa, normalisation))
     }
 
-    pub(crate) fn on(machine: Machine, isa: Isa, precision: Precision, normalisation: Normalisation) -> Self {
-        let form = machine.form();
-        let (channels, nodes, taps) = (vec![crate::image::CHANNELS], Vec::new(), Vec::new());
-        Self { network: Network { machine, form, isa, precision, normalisation, channels, nodes, taps } }
+    pub(crate) fn on(machines: Machines, isa: Isa, normalisation: Normalisation) -> Self {
+        let values = vec![(image::CHANNELS, Precision::F32)];
+        Self {
+            network: Network { machines, isa, normalisation, values, nodes: Vec::new(), taps: Vec::new() },
+        }
     }
 
     /// The photos.
@@ -68,38 +79,39 @@ impl Builder {
         Value(0)
     }
 
-    /// Adds a convolution of `input`, then the sum with `residual` where there is one, then ReLU if asked for.
+    /// Adds a convolution of `input`; it is computed in the precision of that, and its sums end as `epilogue` says.
     ///
     /// # Errors
-    /// [`EngineError::Layer`] when the sizes do not fit, or a value from before a tap is used after it.
+    /// [`EngineError::Layer`] when sizes or precisions do not fit, or a value from before a tap is used after it.
     pub fn convolution(
         &mut self,
         name: &str,
         input: Value,
         convolution: Convolution,
-        residual: Option<Value>,
-        relu: bool,
+        epilogue: Epilogue,
     ) -> Result<Value, EngineError> {
-        let network = &self.network;
-        let inputs = network.channels[input.0];
-        let mut problem = None;
+        let refused = |problem: String| Err(EngineError::Layer { layer: name.to_owned(), problem });
+        let Epilogue { residual, relu, precision } = epilogue;
+        let (inputs, from) = self.network.values[input.0];
+        let outputs = convolution.outputs;
         if inputs != convolution.inputs {
-            problem = Some(format!("it takes {} channels and is given {inputs}", convolution.inputs));
+            return refused(format!("it takes {} channels and is given {inputs}", convolution.inputs));
         }
         if let Some(residual) = residual {
-            let channels = network.channels[residual.0];
-            if residual.0 == 0 || channels != convolution.outputs {
-                problem = Some(format!("{} channels cannot be added to {channels}", convolution.outputs));
+            let (channels, kept) = self.network.values[residual.0];
+            if residual.0 == 0 || (channels, kept) != (outputs, from) {
+                return refused(format!(
+                    "{outputs} channels in {from} cannot be added to {channels} in {kept}"
+                ));
             }
             self.check_reach(name, residual)?;
         }
-        if let Some(problem) = problem {
-            return Err(EngineError::Layer { layer: name.to_owned(), problem });
-        }
-        let outputs = convolution.outputs;
-        let packed = convolution.pack(name, network.form, input.0 == 0)?;
+        let Some(machine) = self.network.machines.from(from, precision) else {
+            return refused(format!("{} has no kernel from {from} to {precision}", self.network.isa));
+        };
+        let packed = convolution.pack(name, machine.form(), input.0 == 0)?;
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
-        self.add(name, input, outputs, op)
+        self.add(name, input, machine, (outputs, precision), op)
     }
 
     /// Adds a maximum over windows; what lies outside counts for nothing.
@@ -121,8 +133,9 @@ impl Builder {
             );
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
-        let channels = self.network.channels[input.0];
-        self.add(name, input, channels, Op::MaxPool { kernel, stride, padding })
+        let (channels, precision) = self.network.values[input.0];
+        let machine = self.network.machine(precision);
+        self.add(name, input, machine, (channels, precision), Op::MaxPool { kernel, stride, padding })
     }
 
     /// Makes the last value a tap. What comes after can use no value from before it.
@@ -131,7 +144,7 @@ impl Builder {
     /// [`EngineError::Layer`] when there is no layer since the last tap.
     pub fn tap(&mut self) -> Result<Tap, EngineError> {
         let network = &mut self.network;
-        let last = network.channels.len() - 1;
+        let last = network.values.len() - 1;
         if last == network.taps.last().copied().unwrap_or(0) {
             let problem = "there is no layer for it".to_owned();
             return Err(EngineError::Layer { layer: "a tap".to_owned(), problem });
@@ -149,11 +162,18 @@ impl Builder {
         network
     }
 
-    fn add(&mut self, name: &str, input: Value, channels: usize, op: Op) -> Result<Value, EngineError> {
+    fn add(
+        &mut self,
+        name: &str,
+        input: Value,
+        machine: Machine,
+        value: (usize, Precision),
+        op: Op,
+    ) -> Result<Value, EngineError> {
         self.check_reach(name, input)?;
-        let output = self.network.channels.len();
-        self.network.nodes.push(Node { name: name.to_owned(), input: input.0, output, op });
-        self.network.channels.push(channels);
+        let output = self.network.values.len();
+        self.network.nodes.push(Node { name: name.to_owned(), input: input.0, output, machine, op });
+        self.network.values.push(value);
         Ok(Value(output))
     }
 
@@ -173,16 +193,27 @@ impl Network {
         self.isa
     }
 
-    /// What values and weights are kept in.
+    /// What the last value is kept in, and most of what leads to it.
     #[must_use]
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.values.last().map_or(Precision::F32, |value| value.1)
     }
 
     /// Channels at `tap`.
     #[must_use]
     pub fn channels(&self, tap: Tap) -> usize {
-        self.channels[self.taps[tap.0]]
+        self.values[self.taps[tap.0]].0
+    }
+
+    /// Blocks of cells of a value.
+    pub(crate) fn blocks(&self, value: usize) -> usize {
+        let (channels, precision) = self.values[value];
+        blocks(precision, channels)
+    }
+
+    /// The kernel for what is in one precision and stays so.
+    pub(crate) fn machine(&self, precision: Precision) -> Machine {
+        self.machines.from(precision, precision).unwrap_or(self.machines.wide)
     }
 
     /// The nodes between the tap before `segment` and its own.
@@ -198,7 +229,7 @@ impl std::fmt::Debug for Network {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         f.debug_struct("Network")
             .field("isa", &self.isa)
-            .field("precision", &self.precision)
+            .field("precision", &self.precision())
             .field("nodes", &names)
             .finish()
     }

@@ -6,7 +6,7 @@ use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::isa::{Isa, Precision};
 use crate::kernels::{Job, Kernel};
-use crate::machine::Machine;
+use crate::machine::Machines;
 use crate::tile::{Cells, Finish, Output, Tile};
 
 /// Steps of a round: enough to make its ends count for nothing.
@@ -20,7 +20,9 @@ const SUMS: usize = 12;
 /// # Errors
 /// [`EngineError::Isa`] when this machine has not `isa`, or it has no kernels for `precision`.
 pub fn peak(isa: Isa, precision: Precision) -> Result<f64, EngineError> {
-    let machine = Machine::new(isa, precision)?;
+    let machine = Machines::new(isa)?.from(precision, precision);
+    let problem = || format!("it has no kernels for {precision}");
+    let machine = machine.ok_or_else(|| EngineError::Isa { name: isa.to_string(), problem: problem() })?;
     let mut best = 0.0f64;
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(200) {
@@ -79,6 +81,8 @@ fn tiles<K: Kernel>(kernel: K) -> usize {
             steps: STEPS_IN_SEGMENT,
             weights: weights.as_ptr(),
             output,
+            pixel: 0,
+            vector: 0,
         };
         // SAFETY: activations, weights and sums are as many as a tile of all rows has.
         unsafe { kernel.tile::<Cells>(K::ROWS, &tile) };

@@ -8,7 +8,7 @@ use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::gather::Padded;
 use crate::image::{self, Framed};
-use crate::layer::{Method, Packed, blocks, vectors};
+use crate::layer::{Method, Packed, vectors};
 use crate::network::{Network, Node, Op};
 use crate::pool;
 use crate::winograd::{self, Tiling};
@@ -130,7 +130,7 @@ impl Plan {
             .map(|(segment, &value)| {
                 let photos = groups[segment].max(groups.get(segment + 1).copied().unwrap_or(0));
                 let place = Place { offset: cells, block: stride(value, photos) };
-                cells += blocks(network.form, network.channels[value]) * place.block;
+                cells += network.blocks(value) * place.block;
                 place
             })
             .collect();
@@ -140,7 +140,7 @@ impl Plan {
             let range = network.segment(segment);
             let nodes = &network.nodes[range.clone()];
             let mut shared = Shared::default();
-            let mut places: Vec<Option<Place>> = vec![None; network.channels.len()];
+            let mut places: Vec<Option<Place>> = vec![None; network.values.len()];
             if let Some(before) = segment.checked_sub(1) {
                 places[network.taps[before]] = Some(ends[before]);
             }
@@ -150,13 +150,14 @@ impl Plan {
                     (index..nodes.len()).rev().find(|&later| uses(&nodes[later], value)).unwrap_or(index)
                 };
                 let residual = residual_of(node);
-                let size =
-                    |value: usize| blocks(network.form, network.channels[value]) * stride(value, group);
+                let size = |value: usize| network.blocks(value) * stride(value, group);
                 let output = if node.output == network.taps[segment] {
                     ends[segment]
-                } else if let Some((value, place)) = residual
-                    .and_then(|value| Some((value, places[value]?)))
-                    .filter(|&(value, _)| value >= first_inside(network, segment) && last_use(value) == index)
+                } else if let Some((value, place)) =
+                    residual.and_then(|value| Some((value, places[value]?))).filter(|&(value, _)| {
+                        let alike = network.values[value] == network.values[node.output];
+                        alike && value >= first_inside(network, segment) && last_use(value) == index
+                    })
                 {
                     // The sum takes the place of what is added: each pixel is read before it is written.
                     let lease = shared.leases.iter_mut().find(|lease| {
@@ -172,16 +173,15 @@ impl Plan {
                     Place { offset, block: stride(node.output, group) }
                 };
                 places[node.output] = Some(output);
-                let tiles = winograd_tiles(network, &sizes, node, group);
-                let scratch =
-                    cells + shared.lease(scratch(network, &sizes, node, group, tiles), index, index);
+                let tiles = winograd_tiles(&sizes, node, group);
+                let scratch = cells + shared.lease(scratch(&sizes, node, group, tiles), index, index);
                 let input = places[node.input].unwrap_or_default();
                 let block = copied_block(&sizes, node, group);
                 steps.push(Step {
                     node: range.start + index,
                     input,
                     block,
-                    offsets: offsets(network, &sizes, node, input.block, block, tiles),
+                    offsets: offsets(&sizes, node, input.block, block, tiles),
                     output,
                     residual: residual.and_then(|value| places[value]).unwrap_or_default(),
                     scratch,
@@ -250,8 +250,7 @@ fn group(network: &Network, sizes: &[(usize, usize)], segment: usize) -> usize {
             Op::MaxPool { .. } => 0,
         })
         .sum();
-    let value =
-        |value: usize| blocks(network.form, network.channels[value]) * sizes[value].0 * sizes[value].1;
+    let value = |value: usize| network.blocks(value) * sizes[value].0 * sizes[value].1;
     let largest = nodes.iter().map(|node| value(node.output)).max().unwrap_or(1).max(1);
     (weights / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
 }
@@ -265,7 +264,7 @@ const TRANSFORMED_IN_CACHE: usize = 512 << 10;
 
 /// Tiles that go through Winograd's transforms at a time: as many as stay in the cache where the weights do too, all of them
 /// where the weights come from further away.
-fn winograd_tiles(network: &Network, sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
+fn winograd_tiles(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     if packed.method != Method::Winograd {
         return 0;
@@ -273,7 +272,7 @@ fn winograd_tiles(network: &Network, sizes: &[(usize, usize)], node: &Node, grou
     let (height, width) = sizes[node.input];
     let all = group * Tiling { height, width }.count();
     let tile = winograd::POINTS * (packed.panels.segments + vectors(packed.outputs)) * Cell::BYTES;
-    let rows = network.form.rows;
+    let rows = node.machine.form().rows;
     if packed.weights.len() * Cell::BYTES <= 2 * TRANSFORMED_IN_CACHE {
         (TRANSFORMED_IN_CACHE / tile / rows * rows).clamp(rows, all.max(rows)).min(all)
     } else {
@@ -282,13 +281,13 @@ fn winograd_tiles(network: &Network, sizes: &[(usize, usize)], node: &Node, grou
 }
 
 /// Cells that a node needs for itself.
-fn scratch(network: &Network, sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usize) -> usize {
+fn scratch(sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     let (height, width) = sizes[node.input];
     match packed.method {
         Method::Image => {
-            let framed = framed(packed, network.form.parts, height, width);
-            (group * framed.rows() * framed.row * 4 / network.form.parts).div_ceil(Cell::BYTES)
+            let framed = framed(packed, height, width);
+            (group * framed.rows() * framed.row * size_of::<f32>()).div_ceil(Cell::BYTES)
         }
         Method::Pointwise if packed.stride == 1 => 0,
         Method::Pointwise => packed.panels.segments * copied_block(sizes, node, group),
@@ -315,19 +314,11 @@ fn copied_block(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
 }
 
 /// Bytes from a pixel of what a product reads to where each segment of its sum lies.
-fn offsets(
-    network: &Network,
-    sizes: &[(usize, usize)],
-    node: &Node,
-    input: usize,
-    copied: usize,
-    tiles: usize,
-) -> Vec<usize> {
+fn offsets(sizes: &[(usize, usize)], node: &Node, input: usize, copied: usize, tiles: usize) -> Vec<usize> {
     let Op::Convolution { packed, .. } = &node.op else { return Vec::new() };
     let (height, width) = sizes[node.input];
-    let parts = network.form.parts;
     let offset = |segment: usize| match packed.method {
-        Method::Image => segment * framed(packed, parts, height, width).row * 4 / parts,
+        Method::Image => segment * framed(packed, height, width).row * size_of::<f32>(),
         Method::Pointwise if packed.stride == 1 => segment * input * Cell::BYTES,
         Method::Pointwise => segment * copied * Cell::BYTES,
         Method::Winograd => segment * tiles * Cell::BYTES,
@@ -354,9 +345,9 @@ pub(crate) fn transformed(blocks: usize, tiles: usize) -> usize {
 }
 
 /// The photo's rows as the first layer reads them.
-pub(crate) fn framed(packed: &Packed, parts: usize, height: usize, width: usize) -> Framed {
+pub(crate) fn framed(packed: &Packed, height: usize, width: usize) -> Framed {
     let columns = packed.outputs_along(width).unwrap_or(1);
-    let read = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps * parts;
+    let read = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps;
     let row = read.max((width + 2 * packed.padding) * image::CHANNELS).next_multiple_of(32);
     Framed { height, width, padding: packed.padding, row }
 }

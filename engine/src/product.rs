@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::cell::Cell;
 use crate::kernels::{Job, Kernel};
-use crate::tile::{Finish, Output, Stride, Tile};
+use crate::tile::{Output, Stride, Tile};
 
 /// Bytes of weights that stay in the L2 cache while tiles of pixels pass by. Half of what the smallest server core has:
 /// the other half is for activations.
@@ -17,7 +17,7 @@ pub(crate) struct Runs {
     pub(crate) length: usize,
     /// Bytes from a run's activations to the next one's.
     pub(crate) from: usize,
-    /// Cells from a run's output to the next one's.
+    /// Pixels from a run's output to the next one's.
     pub(crate) to: usize,
 }
 
@@ -30,6 +30,10 @@ pub(crate) struct Product<'a, S> {
     pub(crate) panels: usize,
     pub(crate) runs: Runs,
     pub(crate) output: Output,
+    /// The first pixel of the output.
+    pub(crate) pixel: usize,
+    /// The first vector of 16 channels of the output.
+    pub(crate) vector: usize,
     pub(crate) stride: PhantomData<S>,
 }
 
@@ -38,10 +42,6 @@ impl<S: Stride> Job for Product<'_, S> {
     fn run<K: Kernel>(self, kernel: K) {
         let panel = self.offsets.len() * self.steps * K::VECTORS;
         let together = (WEIGHTS_IN_CACHE / (panel * Cell::BYTES)).clamp(1, self.panels);
-        let blocks = match self.output.finish {
-            Finish::Raw => K::VECTORS,
-            Finish::Add { .. } => K::VECTORS / K::PARTS,
-        };
         let mut first = 0;
         while first < self.panels {
             let last = (first + together).min(self.panels);
@@ -50,17 +50,17 @@ impl<S: Stride> Job for Product<'_, S> {
                     for index in first..last {
                         // SAFETY: the maker of the job vouches for all pixels of all runs and for all panels.
                         unsafe {
-                            let pixels = run * self.runs.to + start;
+                            let activations = self.activations.add(run * self.runs.from + start * S::BYTES);
                             kernel.tile::<S>(
                                 rows,
                                 &Tile {
-                                    activations: self
-                                        .activations
-                                        .add(run * self.runs.from + start * S::BYTES),
+                                    activations,
                                     offsets: self.offsets,
                                     steps: self.steps,
                                     weights: self.weights.add(index * panel),
-                                    output: self.output.at(pixels, index * blocks, index * 16 * K::VECTORS),
+                                    output: self.output,
+                                    pixel: self.pixel + run * self.runs.to + start,
+                                    vector: self.vector + index * K::VECTORS,
                                 },
                             );
                         }

@@ -182,7 +182,7 @@ impl Session {
         let (Some(plan), Some(times)) = (&self.plan, &self.times) else { return Vec::new() };
         let of = |(node, nanoseconds): (&crate::network::Node, &AtomicU64)| {
             let size = plan.sizes[node.output];
-            let channels = self.network.channels[node.output];
+            let channels = self.network.values[node.output].0;
             let (method, products, weights) = match &node.op {
                 Op::MaxPool { .. } => (None, 0, 0),
                 Op::Convolution { packed, .. } => {

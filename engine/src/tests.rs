@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::image::Values;
 use crate::isa::{Isa, Precision};
 use crate::layer::Convolution;
-use crate::machine::Machine;
-use crate::network::{Builder, Network, Tap};
+use crate::machine::{Machine, Machines};
+use crate::network::{Builder, Epilogue, Network, Tap, Value};
 use crate::session::{Form, Photos, Session};
 use naive::{Map, Naive};
 
@@ -37,17 +37,38 @@ impl Numbers {
     }
 }
 
-/// Every kernel there is here, with what a result may be off by.
-fn machines() -> Vec<(Machine, f64)> {
-    let mut machines = vec![(Machine::PortableF32, 1e-5), (Machine::EmulatedBf16, 2e-2)];
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
-        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
-            if isa.computes(precision) {
-                machines.push((Machine::new(isa, precision).unwrap(), tolerance));
-            }
+/// A way through the kernels that are here.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    machines: Machines,
+    /// What the first layer's values are kept in, and all later ones'.
+    precisions: (Precision, Precision),
+    /// What a result may be off by.
+    tolerance: f64,
+}
+
+/// Every kernel there is here.
+fn ways() -> Vec<Way> {
+    let emulated = Machines {
+        wide: Machine::PortableF32,
+        narrow: Some((Machine::EmulatedNarrowing, Machine::EmulatedBf16)),
+    };
+    let here = Isa::ALL.into_iter().filter(|isa| isa.is_present()).map(|isa| Machines::new(isa).unwrap());
+    let mut ways = Vec::new();
+    for machines in here.chain([emulated]) {
+        use Precision::{Bf16, F32};
+        if machines.narrow.is_some() {
+            ways.push(Way { machines, precisions: (F32, Bf16), tolerance: 2e-2 });
+            ways.push(Way { machines, precisions: (Bf16, Bf16), tolerance: 2e-2 });
+        } else {
+            ways.push(Way { machines, precisions: (F32, F32), tolerance: 1e-5 });
         }
     }
-    machines
+    ways
+}
+
+fn epilogue(residual: Option<Value>, relu: bool, precision: Precision) -> Epilogue {
+    Epilogue { residual, relu, precision }
 }
 
 /// One layer after the first, and what surrounds it.
@@ -64,26 +85,27 @@ struct Case {
 }
 
 /// The network of a case: a first layer that halves the photo, the layer, and a 1 x 1 convolution to add to it.
-fn build(machine: Machine, case: &Case) -> (Network, Naive, Tap) {
+fn build(way: Way, case: &Case) -> (Network, Naive, Tap) {
     let mut numbers = Numbers(case.shape.iter().fold(7, |seed, &size| seed * 31 + size as u64));
     let normalisation =
         [0, 1, 2].map(|c| std::array::from_fn(|v| (v as f32 / 255.0 - 0.4) / (0.2 + 0.1 * c as f32)));
-    let mut builder = Builder::on(machine, Isa::Portable, Precision::F32, normalisation);
+    let mut builder = Builder::on(way.machines, Isa::Portable, normalisation);
+    let (kept, given) = way.precisions;
     let mut naive = Naive::new(normalisation);
     let [inputs, outputs, kernel, stride, padding] = case.shape;
     let first = numbers.convolution([3, inputs, 3, 2, 1]);
     let layer = numbers.convolution([inputs, outputs, kernel, stride, padding]);
     let around = numbers.convolution([inputs, outputs, 1, stride, 0]);
-    let a = builder.convolution("first", builder.image(), first.clone(), None, true).unwrap();
+    let a = builder.convolution("first", builder.image(), first.clone(), epilogue(None, true, kept)).unwrap();
     let na = naive.convolution(0, &first, None, true);
     let fits = kernel == 2 * padding + 1;
     let (b, nb) = if case.residual && fits {
-        let b = builder.convolution("around", a, around.clone(), None, false).unwrap();
+        let b = builder.convolution("around", a, around.clone(), epilogue(None, false, kept)).unwrap();
         (Some(b), Some(naive.convolution(na, &around, None, false)))
     } else {
         (None, None)
     };
-    builder.convolution("layer", a, layer.clone(), b, case.relu).unwrap();
+    builder.convolution("layer", a, layer.clone(), epilogue(b, case.relu, given)).unwrap();
     naive.convolution(na, &layer, nb, case.relu);
     let tap = builder.tap().unwrap();
     (builder.build(), naive, tap)
@@ -106,14 +128,15 @@ fn assert_close(ours: &[f32], exact: &[f64], tolerance: f64, what: &str) {
 fn check(case: &Case) {
     let Case { photos, height, width, threads, .. } = *case;
     let data = pixels(photos * height * width * 3);
-    for (machine, tolerance) in machines() {
-        let (network, naive, tap) = build(machine, case);
+    for way in ways() {
+        let (network, naive, tap) = build(way, case);
+        let tolerance = way.tolerance;
         let exact: Vec<Map> = naive.run(&data, photos, height, width);
         let mut session = Session::new(Arc::new(network), threads).unwrap();
         let size = session.size(tap, height, width).unwrap();
         let outputs = case.shape[1];
         let batch = Photos { values: Values::U8(&data), count: photos, height, width };
-        let what = format!("{machine:?} {case:?}");
+        let what = format!("{way:?} {case:?}");
         let mut planes = vec![f32::NAN; photos * outputs * size.0 * size.1];
         session.run(batch, tap, Form::Planes, &mut planes).unwrap();
         let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
@@ -174,13 +197,14 @@ fn sizes_that_are_no_multiple_of_anything() {
 }
 
 /// Three segments whose groups differ, values that take each other's place, sums across taps.
-fn deep(machine: Machine) -> (Network, Naive, Vec<(Tap, usize)>) {
+fn deep(way: Way) -> (Network, Naive, Vec<(Tap, usize)>) {
     let normalisation = [0, 1, 2].map(|_| std::array::from_fn(|v| v as f32 / 128.0 - 1.0));
     let mut numbers = Numbers(5);
-    let mut builder = Builder::on(machine, Isa::Portable, Precision::F32, normalisation);
+    let mut builder = Builder::on(way.machines, Isa::Portable, normalisation);
+    let mut kept = way.precisions.0;
     let mut naive = Naive::new(normalisation);
     let first = numbers.convolution([3, 16, 7, 2, 3]);
-    let a = builder.convolution("first", builder.image(), first.clone(), None, true).unwrap();
+    let a = builder.convolution("first", builder.image(), first.clone(), epilogue(None, true, kept)).unwrap();
     let mut value = builder.max_pool("pool", a, 3, 2, 1).unwrap();
     let a = naive.convolution(0, &first, None, true);
     let mut exact = naive.max_pool(a, 3, 2, 1);
@@ -189,19 +213,22 @@ fn deep(machine: Machine) -> (Network, Naive, Vec<(Tap, usize)>) {
         for block in 0..3 {
             let stride = if block == 0 && inputs != outputs { 2 } else { 1 };
             let from = if block == 0 { inputs } else { outputs };
-            let mut add = |shape, input: (_, usize), residual: Option<(_, usize)>, relu| {
+            let mut add = |shape, input: (_, usize), residual: Option<(_, usize)>, relu, precision| {
                 let layer = numbers.convolution(shape);
-                let ours = builder.convolution("layer", input.0, layer.clone(), residual.map(|r| r.0), relu);
+                let end = epilogue(residual.map(|r| r.0), relu, precision);
+                let ours = builder.convolution("layer", input.0, layer.clone(), end);
                 (ours.unwrap(), naive.convolution(input.1, &layer, residual.map(|r| r.1), relu))
             };
             let around = if from == outputs && stride == 1 {
                 (value, exact)
             } else {
-                add([from, outputs, 1, stride, 0], (value, exact), None, false)
+                add([from, outputs, 1, stride, 0], (value, exact), None, false, kept)
             };
-            let inside = add([from, 16, 1, 1, 0], (value, exact), None, true);
-            let inside = add([16, 16, 3, stride, 1], inside, None, true);
-            (value, exact) = add([16, outputs, 1, 1, 0], inside, Some(around), true);
+            let inside = add([from, 16, 1, 1, 0], (value, exact), None, true, kept);
+            let inside = add([16, 16, 3, stride, 1], inside, None, true, kept);
+            // The first block goes over to what the rest is kept in.
+            (value, exact) = add([16, outputs, 1, 1, 0], inside, Some(around), true, way.precisions.1);
+            kept = way.precisions.1;
         }
         taps.push((builder.tap().unwrap(), exact));
     }
@@ -212,8 +239,8 @@ fn deep(machine: Machine) -> (Network, Naive, Vec<(Tap, usize)>) {
 fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
     let (height, width, most) = if cfg!(miri) { (33, 35, 2) } else { (65, 43, 11) };
     let data = pixels(most * height * width * 3);
-    for (machine, tolerance) in machines() {
-        let (network, naive, taps) = deep(machine);
+    for way in ways() {
+        let (network, naive, taps) = deep(way);
         let network = Arc::new(network);
         let mut alone = Session::new(network.clone(), 1).unwrap();
         for (tap, value) in taps {
@@ -226,7 +253,7 @@ fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
             }
             let exact = naive.run_to(value, &data, most, height, width);
             let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
-            assert_close(&single, &all, 4.0 * tolerance, &format!("{machine:?} {tap:?}"));
+            assert_close(&single, &all, 4.0 * way.tolerance, &format!("{way:?} {tap:?}"));
             for (threads, count) in [(1, most), (2, 1), (2, most), (3, most - 1), (4, most)] {
                 let mut session = Session::new(network.clone(), threads).unwrap();
                 let values = Values::U8(&data[..count * height * width * 3]);
@@ -235,7 +262,7 @@ fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
                 session.run(photos, tap, Form::Planes, &mut together).unwrap();
                 assert!(
                     together == single[..count * each],
-                    "{machine:?} {tap:?} {threads} threads, {count} photos"
+                    "{way:?} {tap:?} {threads} threads, {count} photos"
                 );
             }
         }
@@ -244,7 +271,7 @@ fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
 
 #[test]
 fn photos_of_one_size_after_another_and_pixels_normalised_before() {
-    let (network, naive, taps) = deep(Machine::PortableF32);
+    let (network, naive, taps) = deep(ways()[0]);
     let mut session = Session::new(Arc::new(network), 2).unwrap();
     let (tap, value) = taps[3];
     for (height, width) in [(32, 32), (33, 60), (32, 32)] {
@@ -263,10 +290,11 @@ fn photos_of_one_size_after_another_and_pixels_normalised_before() {
 #[test]
 fn what_does_not_fit_is_refused_with_the_reason() {
     let convolution = |inputs, outputs, kernel| Numbers(1).convolution([inputs, outputs, kernel, 2, 1]);
-    let mut builder = Builder::new(Isa::Portable, Precision::F32, [[0.0; 256]; 3]).unwrap();
+    let mut builder = Builder::new(Isa::Portable, [[0.0; 256]; 3]).unwrap();
     let image = builder.image();
+    let end = |residual| epilogue(residual, true, Precision::F32);
     let mut refused = |layer: Convolution, input, residual| {
-        builder.convolution("conv1", input, layer, residual, true).unwrap_err().to_string()
+        builder.convolution("conv1", input, layer, end(residual)).unwrap_err().to_string()
     };
     let mut short = convolution(3, 8, 3);
     short.weights.pop();
@@ -275,17 +303,23 @@ fn what_does_not_fit_is_refused_with_the_reason() {
             .contains("failed to add conv1: 215 weights and 8 biases are not [8, 3, 3, 3]")
     );
     assert!(refused(convolution(4, 8, 3), image, None).contains("it takes 4 channels and is given 3"));
-    assert!(refused(convolution(3, 8, 3), image, Some(image)).contains("8 channels cannot be added to 3"));
+    assert!(
+        refused(convolution(3, 8, 3), image, Some(image))
+            .contains("8 channels in f32 cannot be added to 3 in f32")
+    );
     assert!(refused(convolution(3, 8, 1), image, None).contains("padding 1 do not go with a kernel of 1"));
-    let a = builder.convolution("a", image, convolution(3, 8, 3), None, true).unwrap();
+    let narrow = epilogue(None, true, Precision::Bf16);
+    let narrowed = builder.convolution("conv1", image, convolution(3, 8, 3), narrow).unwrap_err().to_string();
+    assert!(narrowed.contains("portable has no kernel from f32 to bf16"), "{narrowed}");
+    let a = builder.convolution("a", image, convolution(3, 8, 3), end(None)).unwrap();
     assert!(
         builder.max_pool("pool", a, 2, 2, 2).is_err() && builder.max_pool("pool", image, 3, 2, 1).is_err()
     );
     let tap = builder.tap().unwrap();
     assert!(builder.tap().is_err());
-    builder.convolution("b", a, convolution(8, 8, 3), None, true).unwrap();
+    builder.convolution("b", a, convolution(8, 8, 3), end(None)).unwrap();
     builder.tap().unwrap();
-    let late = builder.convolution("c", a, convolution(8, 8, 3), None, true).unwrap_err().to_string();
+    let late = builder.convolution("c", a, convolution(8, 8, 3), end(None)).unwrap_err().to_string();
     assert!(late.contains("failed to add c: it uses a value from before the last tap"), "{late}");
     let mut session = Session::new(Arc::new(builder.build()), 1).unwrap();
     let mut run = |values: &[u8], height, width, room| {

@@ -1,7 +1,7 @@
 //! The microkernel: a tile of pixels by a panel of output channels, summed in registers over all inputs.
 
 use crate::cell::Cell;
-use crate::kernels::{Kernel, Simd};
+use crate::kernels::{Kernel, Simd, Vector};
 
 /// Bytes from a pixel's activations to the next one's, known when compiling so that they become displacements.
 pub(crate) trait Stride {
@@ -10,26 +10,22 @@ pub(crate) trait Stride {
 
 /// Pixels one after the other, a cell each.
 pub(crate) struct Cells;
-/// Every other pixel of an image row, 3 channels each, as `f32`.
-pub(crate) struct ImageF32;
-/// The same as `bf16`.
-pub(crate) struct ImageBf16;
+/// Every other pixel of an image row, 3 channels of `f32` each.
+pub(crate) struct Image;
 
 impl Stride for Cells {
     const BYTES: usize = Cell::BYTES;
 }
-impl Stride for ImageF32 {
+impl Stride for Image {
     const BYTES: usize = 2 * 3 * 4;
-}
-impl Stride for ImageBf16 {
-    const BYTES: usize = 2 * 3 * 2;
 }
 
 /// What a tile reads and writes.
 ///
 /// Row `r`, step `s` of segment `b` reads the 4 bytes at `activations + offsets[b] + r * stride + 4 * s`; the weights are
-/// read in order, [`Kernel::VECTORS`] cells a step. All these are valid for reads, as are the residual's; the outputs
-/// are valid for writes and overlap nothing that is read, but for the residual, which may be the output itself.
+/// read in order, [`Kernel::VECTORS`] cells a step. There is a step at least. All these are valid for reads, as are bias and
+/// residual; the outputs are valid for writes and overlap nothing that is read, but for the residual, which may be the
+/// output itself.
 pub(crate) struct Tile<'a> {
     pub(crate) activations: *const u8,
     /// In bytes, a segment each.
@@ -38,9 +34,13 @@ pub(crate) struct Tile<'a> {
     pub(crate) steps: usize,
     pub(crate) weights: *const Cell,
     pub(crate) output: Output,
+    /// The pixel of row 0.
+    pub(crate) pixel: usize,
+    /// The first vector of 16 channels.
+    pub(crate) vector: usize,
 }
 
-/// Where a tile's sums go. Vector `v` of row `r` lies in cell `v / parts * block + r`.
+/// Where sums go. Channels `16 * v..` of pixel `p` lie in cell `v / parts * block + p`.
 #[derive(Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) cells: *mut Cell,
@@ -49,16 +49,16 @@ pub(crate) struct Output {
     pub(crate) finish: Finish,
 }
 
-/// What happens to the sums while they are in registers.
+/// What happens to sums while they are in registers.
 #[derive(Clone, Copy)]
 pub(crate) enum Finish {
-    /// Nothing: stored as `f32`, whatever the precision of cells.
+    /// Nothing: stored as `f32`, whatever the kernel's precision.
     Raw,
     /// Bias and residual are added; then `floor` is the least.
     Add { bias: *const f32, residual: Option<Residual>, floor: f32 },
 }
 
-/// What is added to an output, pixel by pixel.
+/// What is added to an output, pixel by pixel, in the precision that the kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Residual {
     pub(crate) cells: *const Cell,
@@ -67,52 +67,42 @@ pub(crate) struct Residual {
 }
 
 impl Output {
-    /// The output `pixels` and `blocks` further on; the bias is that of `channels` further on.
+    /// Finishes and stores channels `16 * vector..` of a pixel.
     ///
     /// # Safety
-    /// These are inside the value, the residual and the bias.
+    /// These are inside the output, the bias and the residual; the first is valid for writes, the others for reads.
     #[inline(always)]
-    pub(crate) unsafe fn at(self, pixels: usize, blocks: usize, channels: usize) -> Self {
+    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
+        let simd = kernel.simd();
         // SAFETY: the caller's promise.
         unsafe {
-            let finish = match self.finish {
-                Finish::Raw => Finish::Raw,
+            match self.finish {
+                Finish::Raw => simd.store(self.cells.add(vector * self.block + pixel).cast(), sums),
                 Finish::Add { bias, residual, floor } => {
-                    let there = |Residual { cells, block }| Residual {
-                        cells: cells.add(pixels + blocks * block),
-                        block,
-                    };
-                    Finish::Add { bias: bias.add(channels), residual: residual.map(there), floor }
-                }
-            };
-            Self { cells: self.cells.add(pixels + blocks * self.block), block: self.block, finish }
-        }
-    }
-
-    /// Finishes and stores row `row`.
-    ///
-    /// # Safety
-    /// As for [`Tile`].
-    #[inline(always)]
-    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        let simd = kernel.simd();
-        for index in 0..K::VECTORS {
-            let vector = kernel.vector(sums, index);
-            // SAFETY: the caller vouches for the output, the bias and the residual of this row.
-            unsafe {
-                match self.finish {
-                    Finish::Raw => simd.store(self.cells.add(index * self.block + row).cast(), vector),
-                    Finish::Add { bias, residual, floor } => {
-                        let (cell, part) = (index / K::PARTS * self.block + row, index % K::PARTS);
-                        let mut sum = simd.add(vector, simd.load(bias.add(16 * index)));
-                        if let Some(Residual { cells, block }) = residual {
-                            let cell = cells.add(index / K::PARTS * block + row);
-                            sum = simd.add(sum, kernel.load_part(cell, part));
-                        }
-                        kernel.store_part(self.cells.add(cell), part, simd.max(simd.splat(floor), sum));
+                    let mut sums = simd.add(sums, simd.load(bias.add(16 * vector)));
+                    if let Some(Residual { cells, block }) = residual {
+                        let cell = cells.add(vector / K::PARTS * block + pixel);
+                        sums = simd.add(sums, kernel.load_part(cell, vector % K::PARTS));
                     }
+                    let cell = self.cells.add(vector / K::OUT_PARTS * self.block + pixel);
+                    kernel.store_out(cell, vector % K::OUT_PARTS, simd.max(simd.splat(floor), sums));
                 }
             }
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// Finishes and stores a row.
+    ///
+    /// # Safety
+    /// The row is one of the tile's, which is as [`Tile`] says.
+    #[inline(always)]
+    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+        for index in 0..K::VECTORS {
+            let vector = kernel.vector(sums, index);
+            // SAFETY: the caller's promise.
+            unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
         }
     }
 }
@@ -185,7 +175,7 @@ unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'
                 }
             }
         }
-        each_row!(R, |ROW| tile.output.store(kernel, ROW, &sums[ROW]));
+        each_row!(R, |ROW| tile.store(kernel, ROW, &sums[ROW]));
     }
 }
 

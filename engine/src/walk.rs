@@ -8,13 +8,14 @@ use std::time::Instant;
 use crate::cell::Cell;
 use crate::gather::{Pad, Pixels, Subsample};
 use crate::image::{Frame, Values};
-use crate::layer::{Method, Packed, blocks, vectors};
+use crate::layer::{Method, Packed, vectors};
+use crate::machine::Machine;
 use crate::network::{Network, Op};
 use crate::plan::{Place, Plan, Step, framed, padded, point_stride, transformed};
 use crate::pool::{self, MaxPool, Mean};
 use crate::product::{Product, Runs};
 use crate::team::{Member, share};
-use crate::tile::{Cells, Finish, ImageBf16, ImageF32, Output, Residual, Stride};
+use crate::tile::{Cells, Finish, Image, Output, Residual, Stride};
 use crate::winograd::{FromPoints, POINTS, Tiling, ToPoints, Transformed};
 
 /// What is wanted of the last segment.
@@ -44,6 +45,7 @@ pub(crate) struct Walk<'a> {
 #[derive(Clone, Copy)]
 struct Scene<'a> {
     step: &'a Step,
+    machine: Machine,
     packed: &'a Packed,
     input: Pixels,
     output: Output,
@@ -111,8 +113,8 @@ impl Walk<'_> {
         let to = self.cell(step.output, slot, size);
         match &node.op {
             Op::MaxPool { kernel, stride, padding } => {
-                let units = blocks(self.network.form, self.network.channels[node.output]) * photos * size.0;
-                self.network.machine.run(MaxPool {
+                let units = self.network.blocks(node.output) * photos * size.0;
+                node.machine.run(MaxPool {
                     from: input,
                     kernel: *kernel,
                     stride: *stride,
@@ -132,7 +134,7 @@ impl Walk<'_> {
                     floor: if *relu { 0.0 } else { f32::NEG_INFINITY },
                 };
                 let output = Output { cells: to, block: step.output.block, finish };
-                let scene = Scene { step, packed, input, output, size };
+                let scene = Scene { step, machine: node.machine, packed, input, output, size };
                 match packed.method {
                     Method::Image => self.image(scene, first),
                     Method::Pointwise => self.pointwise(scene),
@@ -145,11 +147,10 @@ impl Walk<'_> {
 
     /// The first layer, from rows of the photo.
     fn image(&self, scene: Scene<'_>, first: usize) {
-        let Scene { step, packed, input, .. } = scene;
-        let parts = self.network.form.parts;
-        let framed = framed(packed, parts, input.height, input.width);
-        let rows: *mut u8 = self.scratch(step).cast();
-        self.network.machine.run(Frame {
+        let Scene { step, machine, packed, input, .. } = scene;
+        let framed = framed(packed, input.height, input.width);
+        let rows: *mut f32 = self.scratch(step).cast();
+        machine.run(Frame {
             values: self.values,
             first,
             normalisation: &self.network.normalisation,
@@ -158,47 +159,37 @@ impl Walk<'_> {
             units: self.member.share(input.photos * framed.rows()),
         });
         self.member.wait();
-        let row = framed.row * 4 / parts;
-        if parts == 1 {
-            self.rows::<ImageF32>(scene, rows, framed.rows() * row, row);
-        } else {
-            self.rows::<ImageBf16>(scene, rows, framed.rows() * row, row);
-        }
+        let row = framed.row * size_of::<f32>();
+        self.rows::<Image>(scene, rows.cast(), framed.rows() * row, row);
     }
 
     fn pointwise(&self, scene: Scene<'_>) {
-        let Scene { step, packed, input, output, size } = scene;
+        let Scene { step, machine, packed, input, output, size } = scene;
         let pixels = input.photos * size.0 * size.1;
         let mut from = input.cells;
         if packed.stride > 1 {
             let to = self.scratch(step);
             let units = self.member.share(packed.panels.segments * input.photos * size.0);
-            self.network.machine.run(Subsample {
-                from: input,
-                stride: packed.stride,
-                to,
-                block: step.block,
-                units,
-            });
+            machine.run(Subsample { from: input, stride: packed.stride, to, block: step.block, units });
             self.member.wait();
             from = to;
         }
-        let rows = self.network.form.rows;
+        let rows = machine.form().rows;
         let (panels, tiles) = self.grid(packed, pixels.div_ceil(rows), pixels * packed.inputs);
         let (start, end) = ((tiles.start * rows).min(pixels), (tiles.end * rows).min(pixels));
         // SAFETY: the pixels are those of the value.
-        let (from, output) = unsafe { (from.add(start).cast(), output.at(start, 0, 0)) };
+        let from = unsafe { from.add(start).cast() };
         let runs = Runs { count: 1, length: end - start, from: 0, to: 0 };
-        self.multiply::<Cells>(scene, 0, panels, from, runs, output);
+        self.multiply::<Cells>(scene, 0, panels, (from, start, runs), output);
     }
 
     fn direct(&self, scene: Scene<'_>) {
-        let Scene { step, packed, input, .. } = scene;
+        let Scene { step, machine, packed, input, .. } = scene;
         let padded = padded(packed, input.height, input.width);
         let to = self.scratch(step);
         let blocks = packed.panels.segments / (packed.kernel * packed.kernel);
         let units = self.member.share(blocks * input.photos * padded.rows());
-        self.network.machine.run(Pad { from: input, padded, to, block: step.block, units });
+        machine.run(Pad { from: input, padded, to, block: step.block, units });
         self.member.wait();
         let (photo, row) = (padded.photo() * Cell::BYTES, padded.row() * Cell::BYTES);
         self.rows::<Cells>(scene, to.cast(), photo, row);
@@ -215,17 +206,16 @@ impl Walk<'_> {
             let (index, y) = (start / height, start % height);
             let count = (height - y).min(rows.end - start);
             let down = row * packed.stride;
-            // SAFETY: photos and rows are those of the copy and of the output.
-            let (from, output) =
-                unsafe { (from.add(index * photo + y * down), output.at(start * width, 0, 0)) };
+            // SAFETY: photos and rows are those of the copy.
+            let from = unsafe { from.add(index * photo + y * down) };
             let runs = Runs { count, length: width, from: down, to: width };
-            self.multiply::<S>(scene, 0, panels.clone(), from, runs, output);
+            self.multiply::<S>(scene, 0, panels.clone(), (from, start * width, runs), output);
             start += count;
         }
     }
 
     fn winograd(&self, scene: Scene<'_>) {
-        let Scene { step, packed, input, output, .. } = scene;
+        let Scene { step, machine, packed, input, output, .. } = scene;
         let tiling = Tiling { height: input.height, width: input.width };
         let all = input.photos * tiling.count();
         let (blocks, vectors) = (packed.panels.segments, vectors(packed.outputs));
@@ -251,7 +241,7 @@ impl Walk<'_> {
                 units,
                 to: points,
             };
-            self.network.machine.run(job);
+            machine.run(job);
             self.member.wait();
             let units = self.member.share(POINTS * packed.panels.count);
             let mut unit = units.start;
@@ -264,18 +254,12 @@ impl Walk<'_> {
                 };
                 let to = Output { cells: to, block: products.block, finish: Finish::Raw };
                 let runs = Runs { count: 1, length: count, from: 0, to: 0 };
-                self.multiply::<Cells>(scene, point, start..end, from.cast(), runs, to);
+                self.multiply::<Cells>(scene, point, start..end, (from.cast(), 0, runs), to);
                 unit += end - start;
             }
             self.member.wait();
             let units = self.member.share(vectors * count);
-            self.network.machine.run(FromPoints {
-                tiling,
-                from: products,
-                tiles: tiles.clone(),
-                units,
-                output,
-            });
+            machine.run(FromPoints { tiling, from: products, tiles: tiles.clone(), units, output });
             first = tiles.end;
         }
     }
@@ -296,37 +280,32 @@ impl Walk<'_> {
         (share(index % across, across, panels), share(index / across, of / across, units))
     }
 
-    /// Some panels of a layer's matrix by the pixels of `runs`.
+    /// Some panels of a layer's matrix by the pixels of runs: where these are read, the first one's number in the output, and
+    /// their lengths.
     fn multiply<S: Stride>(
         &self,
         scene: Scene<'_>,
         matrix: usize,
         panels: Range<usize>,
-        from: *const u8,
-        runs: Runs,
+        (activations, pixel, runs): (*const u8, usize, Runs),
         output: Output,
     ) {
-        let Scene { packed, step, .. } = scene;
+        let Scene { packed, step, machine, .. } = scene;
         if panels.is_empty() || runs.count * runs.length == 0 {
             return;
         }
-        let form = self.network.form;
-        let blocks = match output.finish {
-            Finish::Raw => form.vectors,
-            Finish::Add { .. } => form.vectors / form.parts,
-        };
-        // SAFETY: the panels are those of the weights, and of the output.
-        let output = unsafe { output.at(0, panels.start * blocks, panels.start * 16 * form.vectors) };
-        self.network.machine.run(Product {
-            activations: from,
+        let form = machine.form();
+        let first = (matrix * packed.panels.count + panels.start) * packed.panels.cells(form);
+        machine.run(Product {
+            activations,
             offsets: &step.offsets,
             steps: packed.panels.steps,
-            weights: packed.weights
-                [(matrix * packed.panels.count + panels.start) * packed.panels.cells(form)..]
-                .as_ptr(),
+            weights: packed.weights[first..].as_ptr(),
             panels: panels.len(),
             runs,
             output,
+            pixel,
+            vector: panels.start * form.vectors,
             stride: PhantomData::<S>,
         });
     }
@@ -335,7 +314,8 @@ impl Walk<'_> {
     fn emit(&self, first: usize, count: usize) {
         let Wanted { segment, pooled, out } = self.wanted;
         let value = self.network.taps[segment];
-        let (channels, (height, width)) = (self.network.channels[value], self.plan.sizes[value]);
+        let ((channels, precision), (height, width)) = (self.network.values[value], self.plan.sizes[value]);
+        let machine = self.network.machine(precision);
         let place = self.plan.segments[segment].output;
         let from = Pixels {
             cells: self.cell(place, 0, (height, width)),
@@ -344,14 +324,14 @@ impl Walk<'_> {
             height,
             width,
         };
-        let units = self.member.share(count * channels.div_ceil(16 * self.network.form.parts));
+        let units = self.member.share(count * channels.div_ceil(16 * precision.parts()));
         let each = if pooled { channels } else { channels * height * width };
         // SAFETY: the session has checked that there is room for all photos.
         let to = unsafe { out.add(first * each) };
         if pooled {
-            self.network.machine.run(Mean { from, channels, features: to, units });
+            machine.run(Mean { from, channels, features: to, units });
         } else {
-            self.network.machine.run(pool::Planes { from, channels, planes: to, units });
+            machine.run(pool::Planes { from, channels, planes: to, units });
         }
     }
 }

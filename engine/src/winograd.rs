@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::cell::Cell;
 use crate::kernels::{Job, Kernel, Simd};
-use crate::tile::{Finish, Output};
+use crate::tile::Output;
 
 /// Outputs of a tile, along one axis.
 pub(crate) const OUTPUTS: usize = 4;
@@ -163,9 +163,6 @@ impl Job for FromPoints {
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         let Tiling { height, width } = self.tiling;
-        let Finish::Add { bias, residual, floor } = self.output.finish else {
-            unreachable!("nothing is left to finish")
-        };
         for unit in self.units {
             let (vector, tile) = (unit / self.tiles.len(), unit % self.tiles.len());
             let (photo, top, left) = self.tiling.place(self.tiles.start + tile);
@@ -180,27 +177,12 @@ impl Job for FromPoints {
                 });
                 columns[x] = output(simd, line);
             }
-            let (block, part) = (vector / K::PARTS, vector % K::PARTS);
-            // SAFETY: the maker of the job vouches for the bias.
-            let bias = unsafe { simd.load(bias.add(16 * vector)) };
             for y in 0..OUTPUTS.min(height - top) {
                 let line = output(simd, std::array::from_fn(|x| columns[x][y]));
                 for (x, value) in line.into_iter().enumerate().take(width - left) {
                     let pixel = (photo * height + top + y) * width + left + x;
-                    let mut sum = simd.add(value, bias);
-                    // SAFETY: row and column are inside; the maker of the job vouches for photos and blocks.
-                    unsafe {
-                        if let Some(residual) = residual {
-                            let cell = residual.cells.add(block * residual.block + pixel);
-                            sum = simd.add(sum, kernel.load_part(cell, part));
-                        }
-                        let sum = simd.max(simd.splat(floor), sum);
-                        kernel.store_part(
-                            self.output.cells.add(block * self.output.block + pixel),
-                            part,
-                            sum,
-                        );
-                    }
+                    // SAFETY: row and column are inside; the maker of the job vouches for photos and vectors.
+                    unsafe { self.output.store(kernel, pixel, vector, value) };
                 }
             }
         }

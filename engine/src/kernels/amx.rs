@@ -7,7 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Avx512, Avx512Bf16, Job, Kernel, Simd};
+use super::{Avx512, Avx512Bf16, Job, Kernel, On, Simd};
 use crate::cell::Cell;
 use crate::tile::{Stride, Tile};
 
@@ -89,6 +89,9 @@ static CONFIG: Config = Config {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// Steps in a segment: a tile of weights is 16 rows, a step each.
+const STEPS: usize = 16;
+
 /// The sums of a tile of 32 pixels by 32 channels.
 #[repr(C, align(64))]
 struct Square([[f32; 32]; 32]);
@@ -101,8 +104,6 @@ impl Kernel for AmxBf16 {
     const ROWS: usize = 32;
     const VECTORS: usize = 2;
     const PARTS: usize = 2;
-    /// A tile of weights is 16 rows, a step each.
-    const LEAST_STEPS: usize = 16;
     const IN_TILES: bool = true;
     /// Products cost less than the transforms would.
     const WINOGRAD: bool = false;
@@ -114,20 +115,20 @@ impl Kernel for AmxBf16 {
 
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
-        /// With the tiles set up for as long as it lives.
-        struct Tiles<J>(AmxBf16, J);
+        /// With the tiles set up for as long as it runs.
+        struct Tiles<J>(J);
         impl<J: Job> Job for Tiles<J> {
             #[inline(always)]
-            fn run<K: Kernel>(self, _: K) {
-                // SAFETY: the kernel can only be made where AMX is present and lent.
+            fn run<K: Kernel>(self, kernel: K) {
+                // SAFETY: only `AmxBf16` makes these, which can only be made where AMX is present and lent.
                 unsafe {
                     asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly));
-                    self.1.run(self.0);
+                    self.0.run(kernel);
                     asm!("tilerelease", options(nostack, nomem));
                 }
             }
         }
-        self.0.vectorize(Tiles(self, job));
+        self.0.vectorize(On(self, Tiles(job)));
     }
 
     #[inline(always)]
@@ -167,6 +168,7 @@ impl Kernel for AmxBf16 {
     /// Whole registers are read, so that up to 31 pixels past the tile are: values have that much room at their end.
     #[inline(always)]
     unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        debug_assert_eq!(tile.steps, STEPS);
         let mut square = Square([[0.0; 32]; 32]);
         let weights_stride = Self::VECTORS * Cell::BYTES;
         // SAFETY: `Tile` vouches for weights and activations, the plan for the room after them; tiles are set up by
@@ -198,7 +200,7 @@ impl Kernel for AmxBf16 {
                         options(nostack, readonly),
                     );
                 }
-                weights = weights.add(Self::LEAST_STEPS * Self::VECTORS);
+                weights = weights.add(STEPS * Self::VECTORS);
             }
             asm!(
                 "tilestored [{square} + {stride} * 1], tmm0",
@@ -212,7 +214,7 @@ impl Kernel for AmxBf16 {
             );
             for (row, sums) in square.0.iter().enumerate().take(rows) {
                 let sums = [self.simd().load(sums.as_ptr()), self.simd().load(sums.as_ptr().add(16))];
-                tile.output.store(self, row, &sums);
+                tile.store(self, row, &sums);
             }
         }
     }

@@ -16,7 +16,7 @@ mod emulated;
 mod portable;
 
 #[cfg(test)]
-pub(crate) use emulated::EmulatedBf16;
+pub(crate) use emulated::{EmulatedBf16, EmulatedNarrowing};
 #[cfg(test)]
 pub(crate) use portable::Portable;
 pub(crate) use portable::PortableF32;
@@ -24,7 +24,7 @@ pub(crate) use portable::PortableF32;
 pub(crate) use {
     amx::AmxBf16,
     avx2::Avx2,
-    avx512::{Avx512, Avx512Bf16},
+    avx512::{Avx512, Avx512Bf16, Avx512Narrowing},
 };
 
 use crate::cell::Cell;
@@ -34,6 +34,16 @@ use crate::tile::{Stride, Tile};
 pub(crate) trait Job {
     /// Does it. Implementations are `#[inline(always)]`: only so do they get the instruction set of their caller.
     fn run<K: Kernel>(self, kernel: K);
+}
+
+/// A job on one kernel that runs in the function of another, compiled for the same instructions or more.
+pub(crate) struct On<K, J>(pub(crate) K, pub(crate) J);
+
+impl<K: Kernel, J: Job> Job for On<K, J> {
+    #[inline(always)]
+    fn run<Around: Kernel>(self, _: Around) {
+        self.1.run(self.0);
+    }
 }
 
 /// Vectors of 16 `f32`.
@@ -60,7 +70,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch(self, address: *const u8);
 }
 
-/// An instruction set in one precision.
+/// An instruction set in one precision, and the precision in which it keeps what comes out.
 pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     type Simd: Simd;
     /// One pixel's sums over a panel of weights.
@@ -71,10 +81,10 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const ROWS: usize;
     /// Vectors of 16 output channels in a panel of weights.
     const VECTORS: usize;
-    /// Vectors of 16 channels in a cell: 1 for `f32`, 2 for `bf16`.
+    /// Vectors of 16 channels in a cell that is read: 1 for `f32`, 2 for `bf16`.
     const PARTS: usize;
-    /// The fewest steps in a segment.
-    const LEAST_STEPS: usize = 1;
+    /// Vectors of 16 channels in a cell that a layer gives.
+    const OUT_PARTS: usize = Self::PARTS;
     /// Whether products are of whole tiles, not step by step.
     const IN_TILES: bool = false;
     /// Whether Winograd's transforms pay.
@@ -95,6 +105,16 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writes; `part` is below [`PARTS`](Self::PARTS).
     unsafe fn store_part(self, to: *mut Cell, part: usize, vector: Vector<Self>);
+
+    /// As [`store_part`](Self::store_part), to what a layer gives; `part` is below [`OUT_PARTS`](Self::OUT_PARTS).
+    ///
+    /// # Safety
+    /// `to` is valid for writes.
+    #[inline(always)]
+    unsafe fn store_out(self, to: *mut Cell, part: usize, vector: Vector<Self>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.store_part(to, part, vector) }
+    }
 
     fn zero(self) -> Self::Sums;
     /// Vector `index` of [`VECTORS`](Self::VECTORS).
