@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use headstock_engine::{Builder, Convolution, Epilogue, Isa, Network, Normalisation, Precision, Tap, Value};
+use headstock_engine::{
+    Builder, Calibration, Convolution, Epilogue, Isa, Network, Normalisation, Photos, Precision, Tap, Value,
+    Values, plain_photos,
+};
 
 use crate::blueprint::{self, Geometry, Part};
 use crate::checkpoint::Checkpoint;
@@ -20,7 +23,8 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// Reads, folds and packs the weights.
     ///
-    /// In `bf16` the stem and the inside of the first block stay in `f32`: what is rounded there is what all else is made of.
+    /// In `bf16` the stem and the inside of the first block stay in `f32`, and the weights of the first two stages are rounded
+    /// together: what errs there, all that follows is made of.
     ///
     /// # Errors
     /// As [`Part::load`]; [`BackboneError::Engine`] when the engine refuses a layer.
@@ -31,29 +35,15 @@ impl Frozen {
         normalisation: Normalisation,
     ) -> Result<Self, BackboneError> {
         let mut builder = Builder::new(isa, normalisation)?;
-        let image = builder.image();
-        let stem = Epilogue { residual: None, relu: true, precision: Precision::F32 };
-        let stem = add(&mut builder, checkpoint, &blueprint::stem(), image, stem)?;
-        let mut value = builder.max_pool("maxpool", stem, 3, 2, 1)?;
-        let mut taps = [builder.tap()?; 5];
-        let mut kept = Precision::F32;
-        for (index, tap) in taps.iter_mut().skip(1).enumerate() {
-            for block in blueprint::stage(checkpoint.architecture(), index) {
-                let inside = |residual, relu, precision| Epilogue { residual, relu, precision };
-                let around = match &block.shortcut {
-                    Some(part) => add(&mut builder, checkpoint, part, value, inside(None, false, kept))?,
-                    None => value,
-                };
-                let Some((last, first)) = block.convolutions.split_last() else { continue };
-                for part in first {
-                    value = add(&mut builder, checkpoint, part, value, inside(None, true, kept))?;
-                }
-                value = add(&mut builder, checkpoint, last, value, inside(Some(around), true, precision))?;
-                kept = precision;
-            }
-            *tap = builder.tap()?;
+        if precision == Precision::Bf16 {
+            builder = builder.calibrate(calibration(checkpoint, isa, normalisation)?);
         }
-        Ok(Self { network: Arc::new(builder.build()), taps })
+        let mut trunk = Trunk::new(builder, checkpoint)?;
+        let mut taps = [trunk.builder.tap()?; 5];
+        for (index, tap) in taps.iter_mut().skip(1).enumerate() {
+            *tap = trunk.stage(index, precision)?;
+        }
+        Ok(Self { network: Arc::new(trunk.builder.build()), taps })
     }
 
     /// Where `layer` is; the average is taken of the last stage.
@@ -68,17 +58,74 @@ impl Frozen {
     }
 }
 
-fn add(
-    builder: &mut Builder,
+/// What the first two stages read of plain photos, in `f32`.
+fn calibration(
     checkpoint: &Checkpoint,
-    part: &Part,
-    input: Value,
-    epilogue: Epilogue,
-) -> Result<Value, BackboneError> {
-    let folded = part.load(checkpoint)?;
-    let [outputs, inputs, kernel, _] = folded.dims;
-    let Geometry { stride, padding } = part.geometry;
-    let (weights, bias) = (folded.weight, folded.bias);
-    let convolution = Convolution { inputs, outputs, kernel, stride, padding, weights, bias };
-    Ok(builder.convolution(&part.conv, input, convolution, epilogue)?)
+    isa: Isa,
+    normalisation: Normalisation,
+) -> Result<Calibration, BackboneError> {
+    const COUNT: usize = 24;
+    const SIDE: usize = 160;
+    let mut trunk = Trunk::new(Builder::new(isa, normalisation)?, checkpoint)?;
+    trunk.builder.tap()?;
+    trunk.stage(0, Precision::F32)?;
+    let tap = trunk.stage(1, Precision::F32)?;
+    let pixels = plain_photos(COUNT, SIDE);
+    let photos = Photos { values: Values::U8(&pixels), count: COUNT, height: SIDE, width: SIDE };
+    Ok(Calibration::new(&Arc::new(trunk.builder.build()), photos, tap)?)
+}
+
+/// A network that grows stage by stage.
+struct Trunk<'a> {
+    builder: Builder,
+    checkpoint: &'a Checkpoint,
+    value: Value,
+    /// What `value` is kept in.
+    kept: Precision,
+}
+
+impl<'a> Trunk<'a> {
+    /// The stem.
+    fn new(builder: Builder, checkpoint: &'a Checkpoint) -> Result<Self, BackboneError> {
+        let (value, kept) = (builder.image(), Precision::F32);
+        let mut trunk = Self { builder, checkpoint, value, kept };
+        let stem = trunk.add(&blueprint::stem(), value, None, true, kept)?;
+        trunk.value = trunk.builder.max_pool("maxpool", stem, 3, 2, 1)?;
+        Ok(trunk)
+    }
+
+    /// A stage whose blocks give `precision`, and a tap after it.
+    fn stage(&mut self, index: usize, precision: Precision) -> Result<Tap, BackboneError> {
+        for block in blueprint::stage(self.checkpoint.architecture(), index) {
+            let (input, kept) = (self.value, self.kept);
+            let around = match &block.shortcut {
+                Some(part) => self.add(part, input, None, false, kept)?,
+                None => input,
+            };
+            let last = block.convolutions.len() - 1;
+            for (index, part) in block.convolutions.iter().enumerate() {
+                let (residual, kept) = if index == last { (Some(around), precision) } else { (None, kept) };
+                self.value = self.add(part, self.value, residual, true, kept)?;
+            }
+            self.kept = precision;
+        }
+        Ok(self.builder.tap()?)
+    }
+
+    fn add(
+        &mut self,
+        part: &Part,
+        input: Value,
+        residual: Option<Value>,
+        relu: bool,
+        precision: Precision,
+    ) -> Result<Value, BackboneError> {
+        let folded = part.load(self.checkpoint)?;
+        let [outputs, inputs, kernel, _] = folded.dims;
+        let Geometry { stride, padding } = part.geometry;
+        let (weights, bias) = (folded.weight, folded.bias);
+        let convolution = Convolution { inputs, outputs, kernel, stride, padding, weights, bias };
+        let epilogue = Epilogue { residual, relu, precision };
+        Ok(self.builder.convolution(&part.conv, input, convolution, epilogue)?)
+    }
 }

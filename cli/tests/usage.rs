@@ -114,19 +114,24 @@ fn bench_measures_what_it_is_told_and_nothing_else() {
     fs::rename(project.path("headstock.toml"), project.path("away.toml")).unwrap();
     bench(&weights).ok();
     fs::rename(project.path("away.toml"), project.path("headstock.toml")).unwrap();
-    // Neither is to be had here, and that it says so proves that it was heard.
+    // Neither is to be had like this, and that it says so proves that it was heard.
     let (bf16, cuda) = ("backbone.precision=bf16", "backbone.device=cuda");
-    let no_bf16 = ["`backbone.precision = \"bf16\"` runs on CUDA only"];
+    let portable = |more: &[&str]| {
+        let arguments = [&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat();
+        done(project.command(&arguments).env("HEADSTOCK_ISA", "portable"))
+    };
+    assert_eq!(portable(&[]).ok().json()["isa"], "portable");
+    let no_bf16 = ["HEADSTOCK_ISA=portable cannot be used: it has no kernels for bf16"];
     let on_cpu = ["--set", "backbone.device=cpu"];
     for told in [["--set", bf16], ["--precision", "bf16"]] {
-        bench(&[told, on_cpu].concat()).fails(2, &no_bf16);
-        bench(&[weights, told, on_cpu].concat()).fails(2, &no_bf16);
+        portable(&[told, on_cpu].concat()).fails(2, &no_bf16);
+        portable(&[weights, told, on_cpu].concat()).fails(2, &no_bf16);
     }
     let text = project.read("headstock.toml");
     project.write("headstock.toml", &format!("{text}precision = \"bf16\"\ndevice = \"cpu\"\n"));
-    bench(&[]).fails(2, &no_bf16);
-    bench(&["--precision", "f32"]).ok();
-    bench(&["--config", "headstock.toml", "--weights", "backbone"]).fails(2, &no_bf16);
+    portable(&[]).fails(2, &no_bf16);
+    portable(&["--precision", "f32"]).ok();
+    portable(&["--config", "headstock.toml", "--weights", "backbone"]).fails(2, &no_bf16);
     if !cfg!(feature = "cuda") {
         bench(&[&weights[..], &["--set", cuda]].concat()).fails(2, &["--features cuda"]);
     }

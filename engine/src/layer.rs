@@ -1,11 +1,14 @@
 //! Layers as they are given, and as they are kept.
 
+use rayon::prelude::*;
+
 use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::image;
 use crate::isa::Precision;
 use crate::machine::Form;
 use crate::pack::{Panels, Place, pack};
+use crate::rounding::{self, Gram};
 use crate::winograd;
 
 /// A convolution, with BatchNorm folded in where there was one.
@@ -91,8 +94,14 @@ impl Convolution {
         None
     }
 
-    /// Packs it for kernels of `form`.
-    pub(crate) fn pack(self, name: &str, form: Form, first: bool) -> Result<Packed, EngineError> {
+    /// Packs it for kernels of `form`; where `bf16` is read, weights are rounded with an eye on what was seen of the inputs.
+    pub(crate) fn pack(
+        self,
+        name: &str,
+        form: Form,
+        first: bool,
+        seen: Option<&[Gram]>,
+    ) -> Result<Packed, EngineError> {
         if let Some(problem) = self.problem(first) {
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
@@ -118,6 +127,11 @@ impl Convolution {
             let inside = output < outputs && input < inputs;
             if inside { f64::from(self.weights[(output * inputs + input) * taps + tap]) } else { 0.0 }
         };
+        let compensate = |matrix: &mut [f64], index: usize| {
+            if let Some(gram) = seen.filter(|_| form.parts == 2).and_then(|grams| grams.get(index)) {
+                rounding::compensated(matrix, gram);
+            }
+        };
         match method {
             Method::Image => pack(form, panels, &mut weights, |Place { output, segment, index }| {
                 if index < inputs * kernel {
@@ -126,16 +140,17 @@ impl Convolution {
                     0.0
                 }
             }),
-            Method::Pointwise | Method::Direct => pack(form, panels, &mut weights, |place| {
-                of(place.output, place.segment / taps * channels + place.index, place.segment % taps)
-            }),
-            Method::Winograd => {
-                let matrix = panels.count * panels.cells(form);
-                for (point, weights) in weights.chunks_exact_mut(matrix).enumerate() {
-                    let factors = winograd::weight_factors(point);
+            Method::Pointwise | Method::Direct | Method::Winograd => {
+                // One matrix whose sums go over taps as well, or one a point.
+                let taps = if method == Method::Winograd { 1 } else { taps };
+                let each = panels.count * panels.cells(form);
+                for (index, weights) in weights.chunks_exact_mut(each).enumerate() {
+                    let mut matrix = self.matrix(method, index);
+                    compensate(&mut matrix, index);
                     pack(form, panels, weights, |Place { output, segment, index }| {
-                        let input = segment * channels + index;
-                        factors.iter().enumerate().map(|(tap, factor)| factor * of(output, input, tap)).sum()
+                        let (input, tap) = (segment / taps * channels + index, segment % taps);
+                        let inside = output < outputs && input < inputs;
+                        if inside { matrix[(output * inputs + input) * taps + tap] } else { 0.0 }
                     });
                 }
             }
@@ -143,6 +158,20 @@ impl Convolution {
         let mut bias = self.bias;
         bias.resize(16 * vectors(outputs), 0.0);
         Ok(Packed { method, panels, weights, bias, inputs, outputs, kernel, stride, padding })
+    }
+}
+
+impl Convolution {
+    /// The matrix `[O, C * K * K]` of a product, or `[O, C]` of one of Winograd's points.
+    fn matrix(&self, method: Method, point: usize) -> Vec<f64> {
+        if method != Method::Winograd {
+            return self.weights.iter().map(|&weight| f64::from(weight)).collect();
+        }
+        let factors = winograd::weight_factors(point);
+        let at_point = |kernel: &[f32]| {
+            factors.iter().zip(kernel).map(|(factor, &weight)| factor * f64::from(weight)).sum()
+        };
+        self.weights.par_chunks_exact(factors.len()).map(at_point).collect()
     }
 }
 

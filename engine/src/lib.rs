@@ -43,6 +43,7 @@
 #![expect(unsafe_code, reason = "kernels work on raw memory; every other crate denies it")]
 
 mod bf16;
+mod calibration;
 mod cell;
 mod error;
 mod gather;
@@ -57,6 +58,7 @@ mod peak;
 mod plan;
 mod pool;
 mod product;
+mod rounding;
 mod session;
 mod team;
 #[cfg(test)]
@@ -65,6 +67,7 @@ mod tile;
 mod walk;
 mod winograd;
 
+pub use calibration::{Calibration, plain_photos};
 pub use error::EngineError;
 pub use image::{Normalisation, Values};
 pub use isa::{ISA_VARIABLE, Isa, Precision};

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::calibration::Calibration;
 use crate::error::EngineError;
 use crate::image::{self, Normalisation};
 use crate::isa::{Isa, Precision};
@@ -43,6 +44,7 @@ pub struct Epilogue {
 /// Makes a [`Network`], layer by layer.
 pub struct Builder {
     network: Network,
+    calibration: Option<Calibration>,
 }
 
 /// Layers packed for one instruction set. It is shared by all who run it; [`Session`](crate::Session) is what runs.
@@ -68,9 +70,15 @@ impl Builder {
 
     pub(crate) fn on(machines: Machines, isa: Isa, normalisation: Normalisation) -> Self {
         let values = vec![(image::CHANNELS, Precision::F32)];
-        Self {
-            network: Network { machines, isa, normalisation, values, nodes: Vec::new(), taps: Vec::new() },
-        }
+        let network = Network { machines, isa, normalisation, values, nodes: Vec::new(), taps: Vec::new() };
+        Self { network, calibration: None }
+    }
+
+    /// Rounds the weights of layers that read `bf16` so that their errors cancel on what was seen of layers of the same name.
+    #[must_use]
+    pub fn calibrate(mut self, calibration: Calibration) -> Self {
+        self.calibration = Some(calibration);
+        self
     }
 
     /// The photos.
@@ -109,7 +117,10 @@ impl Builder {
         let Some(machine) = self.network.machines.from(from, precision) else {
             return refused(format!("{} has no kernel from {from} to {precision}", self.network.isa));
         };
-        let packed = convolution.pack(name, machine.form(), input.0 == 0)?;
+        let packed = {
+            let seen = self.calibration.as_ref().and_then(|calibration| calibration.layer(name));
+            convolution.pack(name, machine.form(), input.0 == 0, seen)?
+        };
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
         self.add(name, input, machine, (outputs, precision), op)
     }

@@ -13,7 +13,7 @@ use crate::layer::Method;
 use crate::network::{Network, Op, Tap};
 use crate::plan::Plan;
 use crate::team::{Barrier, Member, share};
-use crate::walk::{Walk, Wanted};
+use crate::walk::{Walk, Wanted, Watch};
 
 /// A batch of photos of one size, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,16 @@ pub struct Session {
     /// One for each team.
     arenas: Vec<Arena>,
     barriers: Vec<Barrier>,
-    times: Option<Vec<AtomicU64>>,
+    times: Option<Times>,
+}
+
+/// Nanoseconds that each node took, added up.
+struct Times(Vec<AtomicU64>);
+
+impl Watch for Times {
+    fn done(&self, node: usize, took: Duration) {
+        self.0[node].fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
 }
 
 /// What a layer took.
@@ -133,6 +142,22 @@ impl Session {
         form: Form,
         out: &mut [f32],
     ) -> Result<(), EngineError> {
+        let times = self.times.take();
+        let watch = times.as_ref().map(|times| times as &dyn Watch);
+        let result = self.run_watched(photos, tap, form, out, watch);
+        self.times = times;
+        result
+    }
+
+    /// As [`run`](Self::run), with each layer told to `watch`.
+    pub(crate) fn run_watched(
+        &mut self,
+        photos: Photos<'_>,
+        tap: Tap,
+        form: Form,
+        out: &mut [f32],
+        watch: Option<&dyn Watch>,
+    ) -> Result<(), EngineError> {
         let Photos { values, count, height, width } = photos;
         let wrong = |problem: String| EngineError::Photos { photos: count, height, width, problem };
         let pixels = [count, height, width, image::CHANNELS].into_iter().try_fold(1, usize::checked_mul);
@@ -152,13 +177,13 @@ impl Session {
             }
             self.barriers.resize_with(teams.max(self.barriers.len()), Barrier::default);
             let (out, arenas, barriers) = (Out(out.as_mut_ptr()), &self.arenas, &self.barriers);
-            let (network, times) = (&*self.network, self.times.as_deref());
+            let network = &*self.network;
             let work = |thread: usize| {
                 let team = thread / members;
                 let member = Member { index: thread % members, of: members, barrier: &barriers[team] };
                 let wanted = Wanted { segment: tap.0, pooled: form == Form::Pooled, out: out.pointer() };
                 let arena = arenas[team].pointer();
-                let walk = Walk { network, plan, arena, member, values, wanted, times };
+                let walk = Walk { network, plan, arena, member, values, wanted, watch };
                 walk.run(share(team, teams, count));
             };
             match &self.pool {
@@ -173,13 +198,14 @@ impl Session {
 
     /// Starts or stops taking the time of each layer.
     pub fn time_layers(&mut self, on: bool) {
-        self.times = on.then(|| self.network.nodes.iter().map(|_| AtomicU64::new(0)).collect());
+        let zeros = || self.network.nodes.iter().map(|_| AtomicU64::new(0)).collect();
+        self.times = on.then(|| Times(zeros()));
     }
 
     /// What each layer took since [`time_layers`](Self::time_layers), on the first thread of each team.
     #[must_use]
     pub fn layer_times(&self) -> Vec<LayerTime> {
-        let (Some(plan), Some(times)) = (&self.plan, &self.times) else { return Vec::new() };
+        let (Some(plan), Some(Times(times))) = (&self.plan, &self.times) else { return Vec::new() };
         let of = |(node, nanoseconds): (&crate::network::Node, &AtomicU64)| {
             let size = plan.sizes[node.output];
             let channels = self.network.values[node.output].0;

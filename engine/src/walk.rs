@@ -2,8 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cell::Cell;
 use crate::gather::{Pad, Pixels, Subsample};
@@ -37,8 +36,16 @@ pub(crate) struct Walk<'a> {
     pub(crate) member: Member<'a>,
     pub(crate) values: Values<'a>,
     pub(crate) wanted: Wanted,
-    /// Nanoseconds that each node took, added up.
-    pub(crate) times: Option<&'a [AtomicU64]>,
+    pub(crate) watch: Option<&'a dyn Watch>,
+}
+
+/// Is told of each layer, by the first member of each team.
+pub(crate) trait Watch: Sync {
+    /// The node of this number is about to read this.
+    fn reads(&self, _node: usize, _input: Pixels) {}
+
+    /// The node of this number has run.
+    fn done(&self, _node: usize, _took: Duration) {}
 }
 
 /// A step's surroundings.
@@ -79,11 +86,16 @@ impl Walk<'_> {
             }
             for step in &plan.steps {
                 let last = self.network.nodes[step.node].output == self.network.taps[segment];
-                let started = self.times.map(|_| Instant::now());
+                let watch = self.watch.filter(|_| self.member.index == 0);
+                let started = watch.map(|watch| {
+                    let node = &self.network.nodes[step.node];
+                    watch.reads(step.node, self.pixels(step.input, photos, self.plan.sizes[node.input]));
+                    Instant::now()
+                });
                 self.step(step, first + done, photos, if last { slot + done } else { 0 });
                 self.member.wait();
-                if let (Some(times), Some(started), 0) = (self.times, started, self.member.index) {
-                    times[step.node].fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                if let (Some(watch), Some(started)) = (watch, started) {
+                    watch.done(step.node, started.elapsed());
                 }
             }
             done += photos;
@@ -96,6 +108,11 @@ impl Walk<'_> {
         unsafe { self.arena.add(place.offset + slot * height * width) }
     }
 
+    fn pixels(&self, place: Place, photos: usize, (height, width): (usize, usize)) -> Pixels {
+        let cells = self.cell(place, 0, (height, width));
+        Pixels { cells, block: place.block, photos, height, width }
+    }
+
     fn scratch(&self, step: &Step) -> *mut Cell {
         self.cell(Place { offset: step.scratch, block: 0 }, 0, (0, 0))
     }
@@ -103,13 +120,7 @@ impl Walk<'_> {
     fn step(&self, step: &Step, first: usize, photos: usize, slot: usize) {
         let node = &self.network.nodes[step.node];
         let (from, size) = (self.plan.sizes[node.input], self.plan.sizes[node.output]);
-        let input = Pixels {
-            cells: self.cell(step.input, 0, from),
-            block: step.input.block,
-            photos,
-            height: from.0,
-            width: from.1,
-        };
+        let input = self.pixels(step.input, photos, from);
         let to = self.cell(step.output, slot, size);
         match &node.op {
             Op::MaxPool { kernel, stride, padding } => {
@@ -317,13 +328,7 @@ impl Walk<'_> {
         let ((channels, precision), (height, width)) = (self.network.values[value], self.plan.sizes[value]);
         let machine = self.network.machine(precision);
         let place = self.plan.segments[segment].output;
-        let from = Pixels {
-            cells: self.cell(place, 0, (height, width)),
-            block: place.block,
-            photos: count,
-            height,
-            width,
-        };
+        let from = self.pixels(place, count, (height, width));
         let units = self.member.share(count * channels.div_ceil(16 * precision.parts()));
         let each = if pooled { channels } else { channels * height * width };
         // SAFETY: the session has checked that there is room for all photos.

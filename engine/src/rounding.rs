@@ -1,0 +1,471 @@
+//! Weights rounded to `bf16` so that their errors compensate: GPTQ (Frantar et al. 2022, "GPTQ: Accurate Post-Training
+//! Quantization for Generative Pre-trained Transformers") on the grid of `bf16`.
+//!
+//! Column by column, in the order of falling power, a weight is rounded and what that did to the sum is made up for in the
+//! columns yet to come, as far as the inputs of the layer are correlated. With `H` the damped Gram matrix of the inputs in
+//! that order, the paper subtracts `(w_j - q_j) / L_jj * L_jk` from `w_k`, where `H^-1 = L^T L` and `L` is upper triangular.
+//! Here nothing is inverted: for `R = L^-1`, `H = R R^T`, and the weight that is rounded in column `k` is
+//! `w_k + sum over j < k of (w_j - q_j) R_jk / R_kk`, with `w` as given.
+//!
+//! No result depends on threads: each sum has one order. Only the Gram matrix may differ in its last bits between instruction
+//! sets.
+
+use rayon::prelude::*;
+
+use crate::bf16;
+use crate::kernels::{Job, Kernel, Simd};
+use crate::machine::Machine;
+
+/// What is added to the diagonal, in parts of its mean: keeps few samples, or channels that are always 0, from ruling.
+const DAMPING: f64 = 1e-3;
+/// Samples summed in `f32` before the sum is added in `f64`; their panels stay in the second-level cache.
+const SAMPLES: usize = 128;
+/// The sides of a tile of the Gram matrix: a vector, and as many rows as hide the latency of a sum with AVX-512.
+const WIDE: usize = 16;
+const TALL: usize = 8;
+/// The side of a tile of `f64`: half of the registers of plain x86-64.
+const SIDE: usize = 4;
+
+/// The sum of `x x^T` over samples `x` of a layer's inputs.
+pub(crate) struct Gram {
+    size: usize,
+    /// `[size, size]`; only the upper triangle counts.
+    values: Vec<f64>,
+}
+
+impl Gram {
+    /// Of no samples yet, of `size` inputs.
+    pub(crate) fn new(size: usize) -> Self {
+        Self { size, values: vec![0.0; size * size] }
+    }
+
+    /// Adds samples `[S, size]`, with the instructions of `machine`; in which precision that works does not matter.
+    pub(crate) fn add_many(&mut self, machine: Machine, samples: &[f32]) {
+        let size = self.size;
+        if size == 0 {
+            return;
+        }
+        debug_assert_eq!(samples.len() % size, 0, "whole samples");
+        for samples in samples.chunks(SAMPLES * size) {
+            let count = samples.len() / size;
+            let panels = pack(samples, size);
+            self.values.par_chunks_mut(TALL * size).enumerate().for_each(|(block, rows)| {
+                machine.run(Products { panels: &panels, count, size, first: block * TALL, rows });
+            });
+        }
+    }
+
+    fn at(&self, row: usize, column: usize) -> f64 {
+        self.values[row.min(column) * self.size + row.max(column)]
+    }
+}
+
+/// Samples `[S, size]` as `[panel][S][16]`, with zeros after the last input.
+fn pack(samples: &[f32], size: usize) -> Vec<[f32; WIDE]> {
+    let count = samples.len() / size;
+    let mut panels = vec![[0.0; WIDE]; size.div_ceil(WIDE) * count];
+    for (index, sample) in samples.chunks_exact(size).enumerate() {
+        for (panel, inputs) in sample.chunks(WIDE).enumerate() {
+            panels[panel * count + index][..inputs.len()].copy_from_slice(inputs);
+        }
+    }
+    panels
+}
+
+/// Adds to rows of a Gram matrix from `first`, right of the diagonal, the products of packed samples.
+struct Products<'a> {
+    panels: &'a [[f32; WIDE]],
+    count: usize,
+    size: usize,
+    first: usize,
+    /// At most [`TALL`].
+    rows: &'a mut [f64],
+}
+
+impl Job for Products<'_> {
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) {
+        let simd = kernel.simd();
+        let panel = |index: usize| &self.panels[index * self.count..][..self.count];
+        let left = panel(self.first / WIDE);
+        let start = self.first % WIDE;
+        for index in self.first / WIDE..self.size.div_ceil(WIDE) {
+            let mut sums = [simd.splat(0.0); TALL];
+            for (left, right) in left.iter().zip(panel(index)) {
+                // SAFETY: 16 values are there.
+                let right = unsafe { simd.load(right.as_ptr()) };
+                for (sum, &factor) in sums.iter_mut().zip(&left[start..]) {
+                    *sum = simd.mul_add(simd.splat(factor), right, *sum);
+                }
+            }
+            for (row, sum) in self.rows.chunks_exact_mut(self.size).zip(sums) {
+                let mut products = [0.0; WIDE];
+                // SAFETY: as above.
+                unsafe { simd.store(products.as_mut_ptr(), sum) };
+                for (value, product) in row[index * WIDE..].iter_mut().zip(products) {
+                    *value += f64::from(product);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of outer products of as many pairs as both have.
+#[inline(always)]
+fn products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
+    let mut sums = [[0.0; SIDE]; SIDE];
+    for (left, right) in left.iter().zip(right) {
+        for (row, &factor) in sums.iter_mut().zip(left) {
+            for (sum, &value) in row.iter_mut().zip(right) {
+                *sum += factor * value;
+            }
+        }
+    }
+    sums
+}
+
+/// An upper triangle in panels of [`SIDE`] columns, each from the first row to the end of its tile on the diagonal.
+#[derive(Default)]
+struct Triangle(Vec<[f64; SIDE]>);
+
+impl Triangle {
+    /// Rows before panel `index`.
+    fn start(index: usize) -> usize {
+        SIDE * index * (index + 1) / 2
+    }
+
+    fn panel(&self, index: usize) -> &[[f64; SIDE]] {
+        &self.0[Self::start(index)..Self::start(index + 1)]
+    }
+
+    fn at(&self, row: usize, column: usize) -> f64 {
+        self.0[Self::start(column / SIDE) + row][column % SIDE]
+    }
+
+    /// `G` of `G^T G = A`, where `A [size, size]` is positive definite; `None` where it is not. Past `size` it is the identity.
+    fn cholesky(size: usize, a: impl Fn(usize, usize) -> f64) -> Option<Self> {
+        let mut factor = Self::default();
+        for index in 0..size.div_ceil(SIDE) {
+            let first = index * SIDE;
+            let mut panel: Vec<[f64; SIDE]> = Vec::with_capacity(first + SIDE);
+            for above in 0..=index {
+                let start = above * SIDE;
+                let left = if above < index { &factor.panel(above)[..start] } else { &panel[..] };
+                let sums = products(left, &panel);
+                let mut tile = [[0.0; SIDE]; SIDE];
+                for (i, row) in tile.iter_mut().enumerate() {
+                    for (j, value) in row.iter_mut().enumerate() {
+                        let (row, column) = (start + i, first + j);
+                        let given =
+                            if row.max(column) < size { a(row, column) } else { f64::from(row == column) };
+                        *value = given - sums[i][j];
+                    }
+                }
+                if above < index {
+                    let diagonal = &factor.panel(above)[start..];
+                    for i in 0..SIDE {
+                        eliminate(&mut tile, i, |k| diagonal[k][i]);
+                        tile[i] = tile[i].map(|value| value / diagonal[i][i]);
+                    }
+                } else {
+                    for i in 0..SIDE {
+                        let done = tile;
+                        eliminate(&mut tile, i, |k| done[k][i]);
+                        let pivot = tile[i][i];
+                        if !(pivot > 0.0 && pivot.is_finite()) {
+                            return None;
+                        }
+                        tile[i] = tile[i].map(|value| value / pivot.sqrt());
+                        tile[i][..i].fill(0.0);
+                    }
+                }
+                panel.extend(tile);
+            }
+            factor.0.extend(panel);
+        }
+        Some(factor)
+    }
+}
+
+/// Takes the rows of `tile` before `row`, each by its factor, from `row`.
+fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) -> f64) {
+    for before in 0..row {
+        let (factor, above) = (factor(before), tile[before]);
+        for (value, above) in tile[row].iter_mut().zip(above) {
+            *value -= factor * above;
+        }
+    }
+}
+
+/// The order of the columns, and `R_jk / R_kk` for `j < k` in that order.
+struct Feedback {
+    order: Vec<usize>,
+    shares: Triangle,
+}
+
+impl Feedback {
+    /// `None` if `gram` is all zeros or, with values that are not finite, no Gram matrix.
+    fn new(gram: &Gram) -> Option<Self> {
+        let size = gram.size;
+        let mut order: Vec<usize> = (0..size).collect();
+        order.sort_by(|&a, &b| gram.at(b, b).total_cmp(&gram.at(a, a)));
+        // Summed in this order, so that it does not depend on the one given.
+        let damping = DAMPING * order.iter().map(|&i| gram.at(i, i)).sum::<f64>() / size as f64;
+        // From the last column to the first: the transpose of its factor is `R`, turned about.
+        let reversed = |row: usize, column: usize| {
+            let value = gram.at(order[size - 1 - row], order[size - 1 - column]);
+            if row == column { value + damping } else { value }
+        };
+        let factor = Triangle::cholesky(size, reversed)?;
+        let mut shares = vec![[0.0; SIDE]; Triangle::start(size.div_ceil(SIDE))];
+        for column in 0..size {
+            let start = Triangle::start(column / SIDE);
+            let k = size - 1 - column;
+            let pivot = factor.at(k, k);
+            for row in 0..column {
+                shares[start + row][column % SIDE] = factor.at(k, size - 1 - row) / pivot;
+            }
+        }
+        Some(Self { order, shares: Triangle(shares) })
+    }
+
+    /// Rounds at most [`SIDE`] rows.
+    fn round(&self, rows: &mut [f64]) {
+        let size = self.order.len();
+        // What rounding took from each weight so far, `[column][row]`.
+        let mut errors: Vec<[f64; SIDE]> = Vec::with_capacity(size);
+        for (index, columns) in self.order.chunks(SIDE).enumerate() {
+            let shares = self.shares.panel(index);
+            let mut carried = products(&errors, shares);
+            for (at, &column) in columns.iter().enumerate() {
+                let mut error = [0.0; SIDE];
+                for ((row, carried), error) in rows.chunks_exact_mut(size).zip(&mut carried).zip(&mut error) {
+                    let exact = row[column];
+                    row[column] = nearest(exact + carried[at]);
+                    *error = exact - row[column];
+                    for (carried, share) in carried.iter_mut().zip(shares[index * SIDE + at]) {
+                        *carried += *error * share;
+                    }
+                }
+                errors.push(error);
+            }
+        }
+    }
+}
+
+/// Rounds `weights [rows, size]` to values of `bf16` such that the outputs for inputs like those in `gram` change little.
+/// Inputs that were always 0, and all weights if `gram` has no samples or values that are not finite, are rounded to nearest.
+pub(crate) fn compensated(weights: &mut [f64], gram: &Gram) {
+    match Feedback::new(gram) {
+        Some(feedback) if gram.size > 0 => {
+            weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| feedback.round(rows));
+        }
+        _ => weights.iter_mut().for_each(|weight| *weight = nearest(*weight)),
+    }
+}
+
+fn nearest(value: f64) -> f64 {
+    f64::from(f32::from_bits(u32::from(bf16::round(value as f32)) << 16))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rayon::ThreadPoolBuilder;
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use crate::isa::Isa;
+    use crate::machine::Machines;
+    use crate::tests::Numbers;
+
+    /// `[samples, size]`, at least 0, mixed of few causes.
+    fn correlated(numbers: &mut Numbers, samples: usize, size: usize) -> Vec<f32> {
+        let mixing: Vec<[f32; 6]> = (0..size).map(|_| [(); 6].map(|()| numbers.next())).collect();
+        let mut values = Vec::new();
+        for _ in 0..samples {
+            let causes = [(); 6].map(|()| numbers.next());
+            for weights in &mixing {
+                let sum: f32 = weights.iter().zip(causes).map(|(a, b)| a * b).sum();
+                values.push((sum + 0.2 * numbers.next() + 0.3).max(0.0));
+            }
+        }
+        values
+    }
+
+    fn weights(numbers: &mut Numbers, count: usize) -> Vec<f64> {
+        (0..count).map(|_| f64::from(numbers.next()) * 0.1 + 1e-9 * f64::from(numbers.next())).collect()
+    }
+
+    fn gram(samples: &[f32], size: usize) -> Gram {
+        let mut gram = Gram::new(size);
+        gram.add_many(Machine::PortableF32, samples);
+        gram
+    }
+
+    fn rounded(weights: &[f64], gram: &Gram) -> Vec<f64> {
+        let mut rounded = weights.to_vec();
+        compensated(&mut rounded, gram);
+        rounded
+    }
+
+    fn all_nearest(weights: &[f64]) -> Vec<f64> {
+        weights.iter().copied().map(nearest).collect()
+    }
+
+    /// What numpy computes.
+    struct Golden {
+        name: &'static str,
+        samples: Vec<f32>,
+        gram: Gram,
+        weights: Vec<f64>,
+        rounded: Vec<f64>,
+    }
+
+    fn golden() -> [Golden; 3] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/rounding/golden.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        ["small", "correlated", "dead"].map(|name| {
+            let doubles = |key: &str| -> Vec<f64> {
+                let tensor = file.tensor(&format!("{name}.{key}")).unwrap();
+                tensor.data().as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()
+            };
+            let samples = file.tensor(&format!("{name}.samples")).unwrap();
+            Golden {
+                name,
+                samples: samples.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+                gram: Gram { size: samples.shape()[1], values: doubles("gram") },
+                weights: doubles("weights"),
+                rounded: doubles("rounded"),
+            }
+        })
+    }
+
+    #[test]
+    fn rounds_as_the_paper_does_with_the_inverse() {
+        for Golden { name, gram, weights, rounded: expected, .. } in golden() {
+            assert_ne!(expected, all_nearest(&weights), "{name}");
+            assert_eq!(rounded(&weights, &gram), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn sums_the_products_of_samples_as_numpy_does() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
+            let machine = Machines::new(isa).unwrap().wide;
+            for Golden { name, samples, gram: expected, .. } in golden() {
+                // In two calls, of which the first ends within a block.
+                let size = expected.size;
+                let mut sums = Gram::new(size);
+                let (first, second) = samples.split_at(5 * size);
+                sums.add_many(machine, first);
+                sums.add_many(machine, second);
+                let scale = expected.values.iter().copied().fold(0.0, f64::max);
+                for i in 0..size {
+                    for j in 0..size {
+                        let (sum, expected) = (sums.at(i, j), expected.at(i, j));
+                        let near = (sum - expected).abs() <= 3e-7 * scale;
+                        assert!(near, "{name} {isa} {i} {j}: {sum}, not {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn outputs_change_less_than_by_rounding_to_nearest() {
+        let (size, rows) = (70, 9);
+        let numbers = &mut Numbers(1);
+        let samples = correlated(numbers, 400, size);
+        let exact = weights(numbers, rows * size);
+        let error = |rounded: &[f64]| -> f64 {
+            let mut sum = 0.0;
+            for sample in samples.chunks(size) {
+                for (exact, rounded) in exact.chunks(size).zip(rounded.chunks(size)) {
+                    let differences = exact.iter().zip(rounded).map(|(a, b)| a - b);
+                    sum += differences.zip(sample).map(|(d, &x)| d * f64::from(x)).sum::<f64>().powi(2);
+                }
+            }
+            sum.sqrt()
+        };
+        let compensated = rounded(&exact, &gram(&samples, size));
+        assert_eq!(compensated, all_nearest(&compensated), "all are of bf16");
+        let (before, after) = (error(&all_nearest(&exact)), error(&compensated));
+        assert!(after < before / 3.0, "{after}, and {before} by rounding to nearest");
+    }
+
+    #[test]
+    fn without_inputs_other_than_zero_all_is_rounded_to_nearest() {
+        let exact = weights(&mut Numbers(2), 7 * 10);
+        for samples in [vec![], vec![0.0; 3 * 10]] {
+            assert_eq!(rounded(&exact, &gram(&samples, 10)), all_nearest(&exact));
+        }
+    }
+
+    #[test]
+    fn a_channel_that_is_always_zero_is_rounded_to_nearest_and_moves_no_other() {
+        let (size, dead) = (14, 5);
+        let numbers = &mut Numbers(3);
+        let mut samples = correlated(numbers, 50, size);
+        samples.chunks_mut(size).for_each(|sample| sample[dead] = 0.0);
+        let mut exact = weights(numbers, 6 * size);
+        let first = rounded(&exact, &gram(&samples, size));
+        for row in exact.chunks_mut(size) {
+            row[dead] += 0.01;
+        }
+        let second = rounded(&exact, &gram(&samples, size));
+        for ((first, second), exact) in first.chunks(size).zip(second.chunks(size)).zip(exact.chunks(size)) {
+            assert_eq!(second[dead], nearest(exact[dead]));
+            assert!((0..size).all(|column| column == dead || first[column] == second[column]));
+        }
+    }
+
+    #[test]
+    fn samples_that_are_not_finite_or_too_large_round_to_nearest() {
+        let numbers = &mut Numbers(4);
+        let samples = correlated(numbers, 50, 12);
+        let exact = weights(numbers, 6 * 12);
+        for value in [f32::NAN, f32::INFINITY, 1e30] {
+            let mut samples = samples.clone();
+            samples[40] = value;
+            assert_eq!(rounded(&exact, &gram(&samples, 12)), all_nearest(&exact), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_columns_does_not_matter() {
+        let (size, count, rows) = (21, 60, 5);
+        let numbers = &mut Numbers(5);
+        let samples = correlated(numbers, count, size);
+        let exact = weights(numbers, rows * size);
+        let permuted = |column: usize| column * 8 % size;
+        let plain = rounded(&exact, &gram(&samples, size));
+        let samples: Vec<f32> =
+            (0..count * size).map(|i| samples[i / size * size + permuted(i % size)]).collect();
+        let moved: Vec<f64> = (0..rows * size).map(|i| exact[i / size * size + permuted(i % size)]).collect();
+        let moved = rounded(&moved, &gram(&samples, size));
+        for (i, value) in moved.iter().enumerate() {
+            assert_eq!(*value, plain[i / size * size + permuted(i % size)]);
+        }
+    }
+
+    #[test]
+    fn rows_and_threads_do_not_matter() {
+        let (size, rows) = (50, 23);
+        let numbers = &mut Numbers(6);
+        let samples = correlated(numbers, 300, size);
+        let exact = weights(numbers, rows * size);
+        let on = |threads: usize| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| rounded(&exact, &gram(&samples, size)))
+        };
+        let alone = on(1);
+        assert_eq!(on(3), alone);
+        let sums = gram(&samples, size);
+        for (row, expected) in exact.chunks(size).zip(alone.chunks(size)) {
+            assert_eq!(rounded(row, &sums), expected);
+        }
+    }
+}
