@@ -31,8 +31,7 @@ impl Calibration {
     /// # Errors
     /// As [`Session::run`].
     pub fn new(network: &Arc<Network>, photos: Photos<'_>, tap: Tap) -> Result<Self, EngineError> {
-        let seen =
-            Seen { network: &network, grams: network.nodes.iter().map(|_| Mutex::default()).collect() };
+        let seen = Seen { network, grams: network.nodes.iter().map(|_| Mutex::default()).collect() };
         let mut features = vec![0.0; photos.count * network.channels(tap)];
         let mut session = Session::new(network.clone(), 1)?;
         session.run_watched(photos, tap, Form::Pooled, &mut features, Some(&seen))?;
