@@ -146,6 +146,29 @@ impl Backbone {
         Ok(features.flatten_all()?.to_vec1()?)
     }
 
+    /// Those that run the network side by side: on the CPU one for each thread of the current rayon pool, on CUDA one.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, Layer, Pixels, Precision, Source};
+    /// # let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    /// # let checkpoint = Checkpoint::open(&Source::parse("demo/backbone", &project)?.fetch(&())?)?;
+    /// let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32)?;
+    /// let data = vec![128; 32 * 32 * 3];
+    /// std::thread::scope(|scope| {
+    ///     for mut worker in backbone.workers() {
+    ///         let pixels = Pixels::new(&data, 1, 32, 32).unwrap();
+    ///         scope.spawn(move || assert_eq!(worker.features(pixels, Layer::Avgpool).unwrap().len(), 2048));
+    ///     }
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn workers(&self) -> Vec<Worker<'_>> {
+        let count = if self.is_on_cpu() { rayon::current_num_threads() } else { 1 };
+        (0..count).map(|_| Worker { backbone: self }).collect()
+    }
+
     /// Normalised, channels first: `[N, 3, H, W]`.
     fn input(&self, pixels: Pixels<'_>) -> Result<Tensor, BackboneError> {
         let Pixels { data, photos, height, width } = pixels;
@@ -156,5 +179,21 @@ impl Backbone {
             }
         }
         Ok(Tensor::from_vec(planes, (photos, 3, height, width), &self.device)?)
+    }
+}
+
+/// One of those that run a [`Backbone`] side by side, each on a thread of its own.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    backbone: &'a Backbone,
+}
+
+impl Worker<'_> {
+    /// As [`Backbone::features`], and the same to the bit.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn features(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+        self.backbone.features(pixels, layer)
     }
 }

@@ -17,7 +17,7 @@ mod resnet;
 mod source;
 
 pub use architecture::Architecture;
-pub use backbone::{Backbone, Pixels};
+pub use backbone::{Backbone, Pixels, Worker};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
