@@ -125,6 +125,18 @@ impl Features {
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
+        Self::prepare_on(None, stock, options, paths, views, progress)
+    }
+
+    /// As [`prepare`](Self::prepare), on a backbone that is loaded already.
+    pub(crate) fn prepare_on(
+        backbone: Option<&Backbone>,
+        stock: &Stock,
+        options: &Options,
+        paths: &[PathBuf],
+        views: &[View],
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
         let augment = options.augment.clone();
         let keys = KeyMaker::new(stock, &augment);
         let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
@@ -135,12 +147,12 @@ impl Features {
         let mut computed = 0;
         if !missing.wanted.is_empty() {
             // Before photos are decoded: what is wrong with the device is told at once.
-            let backbone = stock.load()?;
+            let loaded = if backbone.is_none() { Some(stock.load()?) } else { None };
+            let backbone = backbone.or(loaded.as_ref()).expect("one of them is there");
             let mut rest = missing.photos;
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = stock.transform();
-                let network =
-                    Network { backbone: &backbone, layer: stock.options().layer, size: transform.crop };
+                let network = Network { backbone, layer: stock.options().layer, size: transform.crop };
                 let renderer = Renderer::new(transform, augment, max_pixels);
                 let work = Work { paths, hashes: &photos, wanted: &missing.wanted, on_error };
                 let done = work.run(network, &renderer, &cache, progress)?;
