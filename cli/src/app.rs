@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
@@ -42,6 +43,7 @@ impl App {
     /// or config, 3 bad data, 4 the hub or the network.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        let started = Instant::now();
         let arguments = match Arguments::try_parse() {
             Ok(arguments) => arguments,
             Err(error) => {
@@ -53,13 +55,13 @@ impl App {
         };
         let bars = Arc::new(Bars::new());
         messages::install(&bars);
-        match self.dispatch(arguments, &bars) {
+        match self.dispatch(arguments, &bars, started) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => messages::report(&error, &bars),
         }
     }
 
-    fn dispatch(self, arguments: Arguments, bars: &Bars) -> anyhow::Result<()> {
+    fn dispatch(self, arguments: Arguments, bars: &Bars, started: Instant) -> anyhow::Result<()> {
         let heads = self.heads.context("this program is built wrongly")?;
         let Arguments { command, global } = arguments;
         if let Some(threads) = global.threads {
@@ -67,7 +69,7 @@ impl App {
             pool.build_global().context("failed to start the threads")?;
         }
         let mut output = Output::new(global.json);
-        let mut session = Session { global, heads, bars, output: &mut output };
+        let mut session = Session { global, heads, bars, output: &mut output, started };
         match command {
             Command::Init(args) => commands::init::run(&args, &mut session),
             Command::Train(args) => commands::train::run(&args, &mut session),

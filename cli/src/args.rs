@@ -69,7 +69,7 @@ pub(crate) enum Command {
     Split(SplitArgs),
     /// List the heads, or show one's keys and defaults
     Heads(HeadsArgs),
-    /// Measure how many photos a second the network alone computes
+    /// Measure how many photos a second the network computes, alone or from files
     Bench(BenchArgs),
 }
 
@@ -186,9 +186,10 @@ pub(crate) struct HeadsArgs {
 Examples:
   headstock bench --weights demo/backbone --batch 16 --threads 2 --seconds 4 --json
   headstock bench --set backbone.device=cuda --precision bf16
+  headstock bench --data --seconds 20
 
 Of the config, [backbone] counts: where the network runs, in which precision, and up to which layer.
-With --weights no config is needed, and none is read unless --config names it.")]
+With --weights no config is needed, and none is read unless --config names it or --data asks for its photos.")]
 pub(crate) struct BenchArgs {
     /// A directory, a .safetensors file, or hf://owner/name [default: backbone.weights of the config]
     #[arg(long, value_name = "PATH")]
@@ -196,10 +197,14 @@ pub(crate) struct BenchArgs {
     /// What the network computes in: f32 or bf16 [default: backbone.precision of the config, or f32]
     #[arg(long, value_name = "NAME")]
     pub(crate) precision: Option<Precision>,
-    /// Photos in a batch, up to 4096
+    /// Measure all the way from the files of the config's photos to kept features, with a cache of its own, and the network
+    /// alone beside it
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Photos in a batch of the network alone, up to 4096
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH))]
     pub(crate) batch: u16,
-    /// How long to measure
+    /// How long to measure, about
     #[arg(long, value_name = "S", default_value_t = 4.0)]
     pub(crate) seconds: f64,
 }

@@ -2,8 +2,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
+use std::io::Cursor;
+use std::path::Path;
 use std::process::Stdio;
 
 use support::{CLASSES, Project, demo_photo};
@@ -51,6 +54,11 @@ fn bench_tells_the_rate_and_all_that_it_depends_on() {
     assert!(seconds >= 0.01 && batches >= 1, "{}", done.stdout);
     assert!((rate.as_f64().unwrap() - 2.0 * batches as f64 / seconds).abs() < 1e-6, "{}", done.stdout);
     assert!(!measured.remove("isa").unwrap().as_str().unwrap().is_empty());
+    assert!(measured.remove("seconds_to_first").unwrap().as_f64().unwrap() > 0.0);
+    // The weights alone take about 90.
+    let memory = measured.remove("peak_memory_mib").map(|memory| memory.as_f64().unwrap());
+    assert_eq!(memory.is_some(), cfg!(target_os = "linux"));
+    assert!(memory.is_none_or(|memory| (90.0..10_000.0).contains(&memory)), "{memory:?}");
     let expected = serde_json::json!({
         "precision": "f32", "device": "cpu", "architecture": "resnet50",
         "batch": 2, "threads": 1, "height": 64, "width": 64,
@@ -132,6 +140,97 @@ fn extract_leaves_out_what_cannot_be_read_when_told_to() {
     let expected =
         ["dress/00", "dress/01", "dress/02", "hat/00", "hat/02", "shoes/00", "shoes/01", "shoes/02"];
     assert_eq!(paths, expected.map(|path| format!("{path}.jpg")));
+}
+
+#[test]
+fn bench_measures_the_way_from_files_and_keeps_nothing() {
+    let project = Project::new(8);
+    project.run(&["extract", "--out", "x.npz", "--set", "features.cache=kept"]).ok();
+    let arguments =
+        ["bench", "--data", "--set", "features.cache=kept", "--seconds", "0.01", "--threads", "1"];
+    let before: BTreeSet<_> = names_in(&project.path(""));
+    let done = project.run(&[&arguments[..], &["--json"]].concat()).ok();
+    // What the user keeps was neither taken for the work nor added to.
+    let (figures, photos) = (done.json(), done.json()["photos"].as_u64().unwrap());
+    assert!((8..=24).contains(&photos), "{figures}");
+    assert_eq!(names_in(&project.path("")), before);
+    assert_eq!(project.stored("kept"), 24);
+    let figure = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name}: {figures}"));
+    let rate = photos as f64 / figure("seconds");
+    assert!((figure("images_per_second") / rate - 1.0).abs() < 1e-9, "{figures}");
+    let ratio = figure("images_per_second") / figure("network_images_per_second");
+    assert!((figure("ratio") / ratio - 1.0).abs() < 1e-9, "{figures}");
+    let plain = project.run(&arguments).ok().stdout;
+    assert!(plain.lines().count() == 1 && plain.contains("photos/s from files"), "{plain}");
+
+    // It has no photos of its own.
+    let away = ["--config", "away.toml"];
+    project.run(&[&arguments[..], &["--weights", "backbone"], &away].concat()).fails(2, &["away.toml"]);
+    project.write("photos/hat/00.jpg", "no photo");
+    project.run(&arguments).fails(3, &["1 photo cannot be read", "00.jpg"]);
+    assert_eq!(names_in(&project.path("")), before);
+}
+
+fn names_in(folder: &Path) -> BTreeSet<OsString> {
+    fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect()
+}
+
+#[test]
+fn features_are_the_same_to_the_bit_on_one_thread_and_on_three() {
+    let project = Project::new(9);
+    let text = project.read("headstock.toml");
+    let views = "[features]\nviews = 2\n[augment]\nhorizontal_flip = 0.5\nrotation = 30\n";
+    project.write("headstock.toml", &(text + views));
+    for threads in ["1", "3"] {
+        let cache = format!("features.cache=cache{threads}");
+        let extract = ["extract", "--out", &format!("{threads}.npz"), "--threads", threads, "--set", &cache];
+        project.run(&extract).ok();
+        let train = ["train", "--run", &format!("run{threads}"), "--threads", threads, "--set", &cache];
+        project.run(&train).ok();
+    }
+    let read = |name: &str| fs::read(project.path(name)).unwrap();
+    assert!(read("1.npz") == read("3.npz"), "plain views differ");
+    // The head was fitted on the augmented views too.
+    assert!(read("run1/model.safetensors") == read("run3/model.safetensors"), "augmented views differ");
+}
+
+#[test]
+fn a_photo_that_is_damaged_within_stops_the_work_or_is_skipped_and_what_was_computed_is_kept() {
+    let project = Project::new(10);
+    // Header and end are whole: only decoding tells.
+    let mut png = Vec::new();
+    let noise =
+        image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, (x + y) as u8, (x ^ y) as u8]));
+    noise.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    let middle = png.len() / 2;
+    png[middle] ^= 0xFF;
+    // The second has the same bytes; the third is another one.
+    fs::write(project.path("photos/shoes/04.png"), &png).unwrap();
+    fs::write(project.path("photos/shoes/05.png"), &png).unwrap();
+    png[middle + 1] ^= 0xFF;
+    fs::write(project.path("photos/shoes/99.png"), &png).unwrap();
+
+    let all = ["04.png", "05.png", "99.png"];
+    let extract = ["extract", "--out", "x.npz", "--threads", "1"];
+    let stopped = project.run(&extract).fails(3, &[&["3 photos cannot be read"][..], &all].concat());
+    assert!(all.iter().all(|name| stopped.stderr.matches(name).count() == 1), "{}", stopped.stderr);
+    assert!(!project.path("x.npz").exists());
+    // Of 30 whole photos 24 come before the first that is damaged; a batch may be in hand.
+    let stored = project.stored(".headstock");
+    assert!((16..30).contains(&stored), "{stored} were kept");
+
+    let skip = [&extract[..], &["--set", "data.on_error=skip", "--json"]].concat();
+    let done = project.run(&skip).ok();
+    let figures = done.json();
+    let told = (&figures["rows"], &figures["skipped"], &figures["computed"]);
+    assert_eq!(told, (&30.into(), &3.into(), &(30 - stored).into()));
+    assert!(done.stderr.contains("3 photos cannot be read and are left out"), "{}", done.stderr);
+    assert!(all.iter().all(|name| done.stderr.matches(name).count() == 1), "{}", done.stderr);
+    // With one that a look finds: all are told as well, and nothing is computed.
+    project.write("photos/dress/00.jpg", "no photo");
+    let nothing_kept = [&extract[..], &["--set", "features.cache=other"]].concat();
+    project.run(&nothing_kept).fails(3, &[&["4 photos cannot be read", "00.jpg"][..], &all].concat());
+    assert_eq!(project.stored("other"), 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::{Project, SAME_BYTES};
 
 /// Vectors that are stored at once.
-const BATCH: u64 = 16;
+const BATCH: u64 = 8;
 
 /// What a killed program may leave behind begins with this.
 const PART: &str = ".headstock-part-";

@@ -35,6 +35,7 @@ mod progress;
 mod report;
 pub mod run;
 pub mod samples;
+mod throughput;
 
 pub use error::{Kind, TrainError, Unreadable};
 pub use evaluate::{Evaluation, evaluate};
@@ -43,3 +44,4 @@ pub use fit::{Outcome, train};
 pub use predict::{Predictor, Told};
 pub use progress::Progress;
 pub use run::{Run, RunPlace};
+pub use throughput::{Throughput, throughput};

@@ -1,15 +1,16 @@
 //! A run, used on new photos.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use headstock_backbone::Backbone;
 use headstock_heads::Features;
 use headstock_loader::DecodeError;
-use rayon::prelude::*;
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::{BATCH, Network, Renderer, Stock};
+use crate::features::{BATCH, Done, Job, Network, Renderer, Stock, run};
 use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
@@ -43,7 +44,7 @@ impl<'a> Predictor<'a> {
         Ok(Self { model, stock, backbone, renderer })
     }
 
-    /// Predicts `photos` in order, a batch at a time; `told` hears of each batch when it is done.
+    /// Predicts `photos` in order, a few at a time; `told` hears of them when they are done.
     ///
     /// # Errors
     /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `told` gives.
@@ -53,33 +54,62 @@ impl<'a> Predictor<'a> {
         progress: &dyn Progress,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {
+        let network = Network {
+            backbone: &self.backbone,
+            layer: self.stock.options().layer,
+            size: self.stock.transform().crop,
+        };
+        let jobs: Vec<Job<'_>> = (photos.iter().enumerate())
+            .map(|(photo, path)| Job { path, renderings: photo..photo + 1 })
+            .collect();
+        let render = |_, bytes: &[u8]| Ok(vec![self.renderer.plain_view(bytes)?]);
+        let (mut ahead, mut next) = (BTreeMap::new(), 0);
         progress.begin("predicting", photos.len() as u64, "photos");
-        let outcome = photos.chunks(BATCH).try_for_each(|batch| {
-            self.predict_batch(batch, told)?;
-            progress.step(batch.len() as u64);
-            Ok(())
+        let outcome = run::<DecodeError, E>(network, &jobs, &render, &mut |news| {
+            for done in news {
+                match done {
+                    Done::Features { of, values } => {
+                        let each = values.chunks_exact(self.stock.width()).map(|values| Ok(values.to_vec()));
+                        ahead.extend(of.into_iter().zip(each));
+                    }
+                    Done::Failed { job, error } => {
+                        ahead.insert(job, Err(error));
+                    }
+                }
+            }
+            // Photos come as they are done; they are told in order.
+            let in_order: Vec<_> = (next..).map_while(|photo| ahead.remove(&photo)).collect();
+            let mut in_order = in_order.into_iter();
+            while in_order.len() > 0 {
+                let batch: Vec<_> = in_order.by_ref().take(BATCH).collect();
+                let paths = &photos[next..next + batch.len()];
+                next += batch.len();
+                self.tell(paths, batch, told)?;
+                progress.step(paths.len() as u64);
+            }
+            Ok(ControlFlow::Continue(()))
         });
         progress.end();
         outcome
     }
 
-    fn predict_batch<E: From<TrainError>>(&self, batch: &[PathBuf], told: &mut Told<'_, E>) -> Result<(), E> {
-        let rendered: Vec<_> = batch.par_iter().map(|path| self.renderer.open(path)).collect();
-        let mut pixels = Vec::with_capacity(batch.len());
-        let failed: Vec<Option<DecodeError>> =
-            rendered.into_iter().map(|outcome| outcome.map(|photo| pixels.push(photo)).err()).collect();
-        let predictions = if pixels.is_empty() { None } else { Some(self.predictions(&pixels)?) };
+    /// Tells what the head makes of the features of some photos.
+    fn tell<E: From<TrainError>>(
+        &self,
+        photos: &[PathBuf],
+        features: Vec<Result<Vec<f32>, DecodeError>>,
+        told: &mut Told<'_, E>,
+    ) -> Result<(), E> {
+        let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
+        let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
         let mut rows = predictions.iter().flat_map(Predictions::rows);
-        let predicted = failed.into_iter().map(|failed| match failed {
-            Some(error) => Err(error),
-            None => Ok(rows.next().expect("a row for each photo that could be read")),
-        });
-        told(batch, predicted.collect())
+        let predicted = features
+            .into_iter()
+            .map(|outcome| outcome.map(|_| rows.next().expect("a row for each photo that could be read")));
+        told(photos, predicted.collect())
     }
 
-    fn predictions(&self, pixels: &[Vec<u8>]) -> Result<Predictions, TrainError> {
-        let network = Network { backbone: &self.backbone, layer: self.stock.options().layer };
-        let features = network.features(self.renderer.transform(), pixels)?;
-        Ok(Predictions::new(&self.model.head.logits(Features::new(&features, self.stock.width())?)?))
+    fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
+        Ok(Predictions::new(&self.model.head.logits(Features::new(features, self.stock.width())?)?))
     }
 }

@@ -1,12 +1,13 @@
-//! `headstock bench`: the network alone, pixels in memory in, features out.
+//! `headstock bench`: the network alone, pixels in memory in, features out; with `--data` all the way from files.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headstock_backbone::Pixels;
-use headstock_train::TrainError;
-use headstock_train::config::{BackboneOptions, Config};
+use headstock_backbone::{Backbone, Layer, Pixels};
+use headstock_train::config::{Config, Settings};
 use headstock_train::features::Stock;
+use headstock_train::{TrainError, throughput};
 use serde::Serialize;
 
 use super::Session;
@@ -24,8 +25,21 @@ struct Figures<'a> {
     threads: usize,
     height: usize,
     width: usize,
-    batches: usize,
-    seconds: f64,
+    #[serde(flatten)]
+    measured: Measured,
+    /// From the start of the program to the first batch of features.
+    seconds_to_first: f64,
+    /// Where the system tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_mib: Option<f64>,
+}
+
+/// How often, and how long that took.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Measured {
+    Network { batches: usize, seconds: f64 },
+    Data { photos: usize, seconds: f64, network_images_per_second: f64, ratio: f64 },
 }
 
 pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -36,30 +50,43 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
                 args.seconds
             ))
         })?;
-    let options = options(args, session)?;
-    let stock = Stock::open(&options, session.bars)?;
+    let settings = settings(args, session)?;
+    let without = || TrainError::Usage("give --weights, or a config with a backbone".into());
+    let options = settings.options.backbone.as_ref().ok_or_else(without)?;
+    let stock = Stock::open(options, session.bars)?;
     let backbone = stock.load()?;
-    let layer = stock.options().layer;
     let (height, width) = stock.transform().crop;
     let (height, width, batch) = (height as usize, width as usize, usize::from(args.batch));
     let data = some_pixels(batch, height, width)?;
     let pixels = Pixels::new(&data, batch, height, width).map_err(TrainError::from)?;
+    let alone = Alone { backbone: &backbone, pixels, layer: options.layer };
 
-    backbone.features(pixels, layer).map_err(TrainError::from)?;
-    let (started, mut batches) = (Instant::now(), 0);
-    while batches == 0 || started.elapsed() < limit {
-        backbone.features(pixels, layer).map_err(TrainError::from)?;
-        batches += 1;
-    }
-    let seconds = started.elapsed().as_secs_f64();
+    alone.once()?;
+    let seconds_to_first = session.started.elapsed().as_secs_f64();
+    let (rate, measured) = if args.data {
+        // Half of the time before and half after: what else the machine does shows in both.
+        let before = alone.measure(limit / 2)?;
+        let way = throughput(&settings, &stock, &backbone, limit, session.bars)?;
+        let after = alone.measure(limit / 2)?;
+        let network = ((before.0 + after.0) * batch) as f64 / (before.1 + after.1);
+        let rate = way.photos as f64 / way.seconds;
+        let (photos, seconds, ratio) = (way.photos, way.seconds, rate / network);
+        (rate, Measured::Data { photos, seconds, network_images_per_second: network, ratio })
+    } else {
+        let (batches, seconds) = alone.measure(limit)?;
+        ((batches * batch) as f64 / seconds, Measured::Network { batches, seconds })
+    };
 
-    let rate = (batches * batch) as f64 / seconds;
     let architecture = backbone.architecture().to_string();
     let (device, isa) = (if backbone.is_on_cpu() { "cpu" } else { "cuda" }, backbone.isa());
     let threads = rayon::current_num_threads();
     let out = &mut *session.output;
+    let from_files = match measured {
+        Measured::Data { ratio, .. } => format!(" from files, {ratio:.3} of the network alone"),
+        Measured::Network { .. } => String::new(),
+    };
     out.line(format!(
-        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {threads} threads: {rate:.1} photos/s",
+        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {threads} threads: {rate:.1} photos/s{from_files}",
         options.precision
     ))?;
     out.figures(&Figures {
@@ -72,10 +99,43 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
         threads,
         height,
         width,
-        batches,
-        seconds,
+        measured,
+        seconds_to_first,
+        peak_memory_mib: peak_memory(),
     })?;
     Ok(())
+}
+
+/// The network alone, on the same pixels again and again.
+struct Alone<'a> {
+    backbone: &'a Backbone,
+    pixels: Pixels<'a>,
+    layer: Layer,
+}
+
+impl Alone<'_> {
+    fn once(&self) -> Result<(), TrainError> {
+        self.backbone.features(self.pixels, self.layer)?;
+        Ok(())
+    }
+
+    /// Runs batches for `limit`, one at least; how many, and in how many seconds.
+    fn measure(&self, limit: Duration) -> Result<(usize, f64), TrainError> {
+        let (started, mut batches) = (Instant::now(), 0);
+        while batches == 0 || started.elapsed() < limit {
+            self.once()?;
+            batches += 1;
+        }
+        Ok((batches, started.elapsed().as_secs_f64()))
+    }
+}
+
+/// The most memory that this program has held so far, in MiB; none where the system does not say so as Linux does.
+fn peak_memory() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
 }
 
 /// `[batch, height, width, 3]`. Any pixels do, but zeros might be fast by accident.
@@ -93,8 +153,8 @@ fn some_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>, Tra
     }
 }
 
-/// `[backbone]` of the config, or of one in memory where `--weights` is all that is needed, with what the arguments change.
-fn options(args: &BenchArgs, session: &Session<'_>) -> Result<BackboneOptions, TrainError> {
+/// The config's settings, or those of one in memory where `--weights` is all that is needed, with what the arguments change.
+fn settings(args: &BenchArgs, session: &Session<'_>) -> Result<Settings, TrainError> {
     let mut changes = Vec::new();
     if let Some(precision) = args.precision {
         changes.push(format!("backbone.precision={precision}"));
@@ -102,17 +162,15 @@ fn options(args: &BenchArgs, session: &Session<'_>) -> Result<BackboneOptions, T
     if let Some(weights) = &args.weights {
         changes.push(format!("backbone.weights={}", toml::Value::String(from_here(weights)?)));
     }
-    let settings = match (&args.weights, &session.global.config) {
-        (Some(_), None) => {
+    match (&args.weights, &session.global.config) {
+        (Some(_), None) if !args.data => {
             let config = "version = 1\n[data]\nfolder = \".\"\n";
             let mut config = Config::parse(config, "the arguments", Path::new(""))?;
             config.set(&[&changes[..], &session.global.overrides].concat())?;
-            config.resolve(&session.heads)?
+            Ok(config.resolve(&session.heads)?)
         }
-        _ => session.settings(&changes)?,
-    };
-    let without = || TrainError::Usage("give --weights, or a config with a backbone".into());
-    settings.options.backbone.ok_or_else(without)
+        _ => session.settings(&changes),
+    }
 }
 
 /// `weights` as a config anywhere would name them.

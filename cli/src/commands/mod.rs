@@ -11,6 +11,7 @@ pub(crate) mod train;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use headstock_heads::Registry;
 use headstock_train::config::{Config, Settings};
@@ -29,6 +30,8 @@ pub(crate) struct Session<'a> {
     pub(crate) heads: Registry,
     pub(crate) bars: &'a Bars,
     pub(crate) output: &'a mut Output,
+    /// When the program began.
+    pub(crate) started: Instant,
 }
 
 impl Session<'_> {

@@ -2,6 +2,7 @@
 
 use image::RgbImage;
 use image::metadata::Orientation;
+use memchr::memchr;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -12,18 +13,31 @@ use super::{DecodeError, check_size};
 
 const JPEG: &str = "JPEG";
 
-/// Bytes between the segments of the header are passed over, as libjpeg does; in the picture itself every fault is an
-/// error.
-pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), DecodeError> {
-    let damaged = |message: String| DecodeError::Damaged { format: JPEG, message };
-    let fault = |error: DecodeErrors| damaged(said(&error));
+/// A JPEG whose header was read: its pixels come out as `colours`.
+pub(super) struct Opened<'a> {
+    decoder: JpegDecoder<ZCursor<&'a [u8]>>,
+    colours: ColorSpace,
+    size: (u32, u32),
+}
+
+fn damaged(message: String) -> DecodeError {
+    DecodeError::Damaged { format: JPEG, message }
+}
+
+fn fault(error: &DecodeErrors) -> DecodeError {
+    damaged(said(error))
+}
+
+/// Reads what comes before the picture, and looks for its end. Bytes between the segments of the header are passed over,
+/// as libjpeg does; in the picture itself every fault is an error.
+pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<Opened<'_>, DecodeError> {
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(fault)?;
+    decoder.decode_headers().map_err(|error| fault(&error))?;
     let (width, height) = decoder.dimensions().ok_or_else(|| damaged("no frame header".into()))?;
     check_size(JPEG, width as u64, height as u64, max_pixels)?;
-    let target = match decoder.input_colorspace() {
+    let colours = match decoder.input_colorspace() {
         Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::YCCK) => ColorSpace::RGB,
         Some(ColorSpace::CMYK) => ColorSpace::CMYK,
         other => return Err(damaged(format!("colours of an unknown kind ({other:?})"))),
@@ -31,13 +45,19 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orienta
     if !has_end(bytes) {
         return Err(damaged("the file is cut short".into()));
     }
-    decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(target));
+    decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(colours));
+    Ok(Opened { decoder, colours, size: (width as u32, height as u32) })
+}
+
+/// The photo as it is stored, and how it is to be turned.
+pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), DecodeError> {
+    let Opened { mut decoder, colours, size: (width, height) } = open(bytes, max_pixels)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let mut pixels = decoder.decode().map_err(fault)?;
-    if target == ColorSpace::CMYK {
+    let mut pixels = decoder.decode().map_err(|error| fault(&error))?;
+    if colours == ColorSpace::CMYK {
         pixels = cmyk_to_rgb(&pixels);
     }
-    let photo = RgbImage::from_raw(width as u32, height as u32, pixels)
+    let photo = RgbImage::from_raw(width, height, pixels)
         .ok_or_else(|| damaged("fewer pixels than the header says".into()))?;
     Ok((photo, orientation.unwrap_or(Orientation::NoTransforms)))
 }
@@ -56,7 +76,7 @@ fn said(error: &DecodeErrors) -> String {
 fn has_end(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut rest = bytes.get(2..).unwrap_or_default();
-    while let Some(at) = rest.iter().position(|&byte| byte == 0xFF) {
+    while let Some(at) = memchr(0xFF, rest) {
         rest = &rest[at..];
         let Some(fill) = rest.iter().position(|&byte| byte != 0xFF) else { return false };
         let marker = rest[fill];

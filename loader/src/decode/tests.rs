@@ -105,8 +105,16 @@ fn a_jpeg_png_or_webp_that_is_cut_is_an_error() {
             for end in 0..needed {
                 let outcome = decode(&bytes[..end], MAX_PIXELS);
                 assert!(outcome.is_err(), "{name}: decoded from its first {end} of {} bytes", bytes.len());
+                assert!(glance(&bytes[..end], MAX_PIXELS).is_err(), "{name}: {end} bytes look whole");
             }
         }
+    }
+}
+
+#[test]
+fn a_glance_finds_no_fault_with_what_can_be_decoded() {
+    for (name, bytes) in files("photos") {
+        glance(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
@@ -224,7 +232,12 @@ proptest! {
     #[test]
     fn damaged_photos_give_errors_or_photos_within_the_limit(changes in prop::collection::vec(change(), 1..6)) {
         for (name, bytes) in files("photos") {
-            match decode(&changed(bytes, &changes), MAX_PIXELS) {
+            let bytes = changed(bytes, &changes);
+            let outcome = decode(&bytes, MAX_PIXELS);
+            if let Err(error) = glance(&bytes, MAX_PIXELS) {
+                prop_assert_eq!(Some(error.to_string()), outcome.as_ref().err().map(ToString::to_string), "{}", name);
+            }
+            match outcome {
                 Ok(photo) => prop_assert!(u64::from(photo.width()) * u64::from(photo.height()) <= MAX_PIXELS, "{}", name),
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use image::RgbImage;
+use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
 /// Pillow's resampling filters; those with a support are antialiased.
@@ -90,6 +91,17 @@ pub(crate) fn resize_window(
     window: Window,
     interpolation: Interpolation,
 ) -> RgbImage {
+    resize_window_on(Arch::new(), photo, size, window, interpolation)
+}
+
+/// [`resize_window`], compiled for the vector instructions of `arch`. It holds whole numbers only: all of them give the same.
+pub(super) fn resize_window_on(
+    arch: Arch,
+    photo: &RgbImage,
+    size: (u32, u32),
+    window: Window,
+    interpolation: Interpolation,
+) -> RgbImage {
     if photo.is_empty() {
         return RgbImage::new(window.width, window.height);
     }
@@ -102,13 +114,14 @@ pub(crate) fn resize_window(
     // Each pass rounds to 8 bits, so that their order shows.
     let pixels = if rows_go_first(photo.dimensions(), size) {
         let kept = columns.shift_to_zero();
-        let between = down(source, kept.start * 3..kept.end * 3, &rows);
-        across(Rows { bytes: &between, stride: kept.len() * 3 }, 0..rows.len(), &columns)
+        let between = arch.dispatch(Down { source, kept: kept.start * 3..kept.end * 3, rows: &rows });
+        let source = Rows { bytes: &between, stride: kept.len() * 3 };
+        arch.dispatch(Across { source, kept: 0..rows.len(), columns: &columns })
     } else {
         let kept = rows.shift_to_zero();
-        let between = across(source, kept, &columns);
+        let between = arch.dispatch(Across { source, kept, columns: &columns });
         let stride = columns.len() * 3;
-        down(Rows { bytes: &between, stride }, 0..stride, &rows)
+        arch.dispatch(Down { source: Rows { bytes: &between, stride }, kept: 0..stride, rows: &rows })
     };
     RgbImage::from_raw(window.width, window.height, pixels)
         .expect("a row of pixels for each row of the window")
@@ -194,18 +207,27 @@ impl Taps {
         self.starts.len()
     }
 
-    fn weights(&self, at: usize) -> &[i32] {
-        &self.weights[at * self.stride..][..self.lengths[at]]
+    /// Of each output the first input and the weights from there on.
+    #[inline(always)]
+    fn outputs(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = self.weights.chunks_exact(self.stride).zip(&self.lengths);
+        self.starts.iter().zip(weights).map(|(&start, (weights, &length))| (start, &weights[..length]))
+    }
+
+    /// The inputs that are needed.
+    fn inputs(&self) -> Range<usize> {
+        let first = self.starts.iter().copied().min().unwrap_or(0);
+        let last = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
+        first..last.unwrap_or(first)
     }
 
     /// Counts inputs from the first that is needed on; gives those that are needed.
     fn shift_to_zero(&mut self) -> Range<usize> {
-        let first = self.starts.iter().copied().min().unwrap_or(0);
-        let last = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
+        let inputs = self.inputs();
         for start in &mut self.starts {
-            *start -= first;
+            *start -= inputs.start;
         }
-        first..last.unwrap_or(first)
+        inputs
     }
 }
 
@@ -230,45 +252,107 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn from(self, first: usize) -> impl Iterator<Item = &'a [u8]> {
-        self.bytes[first * self.stride..].chunks_exact(self.stride)
+    fn row(self, at: usize) -> &'a [u8] {
+        &self.bytes[at * self.stride..][..self.stride]
     }
 }
 
+#[inline(always)]
 fn to_u8(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// Rows that [`Across`] takes at a time: their pixels at one place make up a vector.
+const TOGETHER: usize = 4;
+
+/// A pixel of each of the rows taken together, four bytes each.
+type Pixels = [u8; TOGETHER * 4];
+
+/// Bytes of a row that [`Down`] takes at a time: as many sums as stay in registers.
+const BLOCK: usize = 32;
+
 /// The horizontal pass over the rows `kept`.
-fn across(source: Rows<'_>, kept: Range<usize>, columns: &Taps) -> Vec<u8> {
-    let mut out = vec![0; kept.len() * columns.len() * 3];
-    for (row, out) in source.from(kept.start).zip(out.chunks_exact_mut(columns.len() * 3)) {
-        let (inputs, _) = row.as_chunks::<3>();
-        for (at, pixel) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-            let [mut red, mut green, mut blue] = [HALF; 3];
-            for (&[r, g, b], &weight) in inputs[columns.starts[at]..].iter().zip(columns.weights(at)) {
-                red += i32::from(r) * weight;
-                green += i32::from(g) * weight;
-                blue += i32::from(b) * weight;
+struct Across<'a> {
+    source: Rows<'a>,
+    kept: Range<usize>,
+    columns: &'a Taps,
+}
+
+impl WithSimd for Across<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
+        let Self { source, kept, columns } = self;
+        let inputs = columns.inputs();
+        let mut wide: Vec<Pixels> = vec![[0; _]; inputs.len()];
+        let mut narrow: Vec<Pixels> = vec![[0; _]; columns.len()];
+        let stride = columns.len() * 3;
+        let mut out = vec![0; kept.len() * stride];
+        for (first, out) in kept.step_by(TOGETHER).zip(out.chunks_mut(TOGETHER * stride)) {
+            for row in 0..out.len() / stride {
+                let pixels = &source.row(first + row).as_chunks::<3>().0[inputs.clone()];
+                for (wide, pixel) in wide.iter_mut().zip(pixels) {
+                    wide[row * 4..][..3].copy_from_slice(pixel);
+                }
             }
-            *pixel = [red, green, blue].map(to_u8);
+            for ((start, weights), pixels) in columns.outputs().zip(&mut narrow) {
+                let mut sums = [HALF; TOGETHER * 4];
+                for (values, &weight) in wide[start - inputs.start..].iter().zip(weights) {
+                    for (sum, &value) in sums.iter_mut().zip(values) {
+                        *sum += i32::from(value) * weight;
+                    }
+                }
+                *pixels = sums.map(to_u8);
+            }
+            for (row, out) in out.chunks_exact_mut(stride).enumerate() {
+                for (pixel, narrow) in out.as_chunks_mut::<3>().0.iter_mut().zip(&narrow) {
+                    pixel.copy_from_slice(&narrow[row * 4..][..3]);
+                }
+            }
         }
+        out
     }
-    out
 }
 
 /// The vertical pass over the bytes `kept` of each row.
-fn down(source: Rows<'_>, kept: Range<usize>, rows: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(kept.len() * rows.len());
-    let mut sums = vec![0; kept.len()];
-    for at in 0..rows.len() {
-        sums.fill(HALF);
-        for (input, &weight) in source.from(rows.starts[at]).zip(rows.weights(at)) {
-            for (sum, &value) in sums.iter_mut().zip(&input[kept.clone()]) {
-                *sum += i32::from(value) * weight;
+struct Down<'a> {
+    source: Rows<'a>,
+    kept: Range<usize>,
+    rows: &'a Taps,
+}
+
+impl WithSimd for Down<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
+        let Self { source, kept, rows } = self;
+        let mut out = vec![0; kept.len() * rows.len()];
+        for ((start, weights), out) in rows.outputs().zip(out.chunks_exact_mut(kept.len())) {
+            let inputs = &source.bytes[start * source.stride + kept.start..];
+            let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+            let blocked = blocks.len() * BLOCK;
+            for (block, out) in blocks.iter_mut().enumerate() {
+                *out = weighted(&inputs[block * BLOCK..], source.stride, weights);
+            }
+            for (byte, out) in rest.iter_mut().enumerate() {
+                [*out] = weighted(&inputs[blocked + byte..], source.stride, weights);
             }
         }
-        out.extend(sums.iter().map(|&sum| to_u8(sum)));
+        out
     }
-    out
+}
+
+/// The sums over inputs that lie `stride` bytes apart, each `N` bytes wide, by their weights.
+#[inline(always)]
+fn weighted<const N: usize>(inputs: &[u8], stride: usize, weights: &[i32]) -> [u8; N] {
+    let mut sums = [HALF; N];
+    for (at, &weight) in weights.iter().enumerate() {
+        let values: &[u8; N] = inputs[at * stride..].first_chunk().expect("a window lies within the photo");
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += i32::from(value) * weight;
+        }
+    }
+    sums.map(to_u8)
 }

@@ -89,7 +89,69 @@ fn half_a_pixel_goes_to_the_even_side() {
     assert_eq!(offset(3, 8), (0, 2));
 }
 
+/// What processors can do, from nothing up to the one at hand.
+fn processors() -> Vec<pulp::Arch> {
+    let mut all = vec![pulp::Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    all.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    all.push(pulp::Arch::new());
+    all
+}
+
+/// One value of a resized photo as Pillow's documentation has it: the mean of the inputs under the filter, across and
+/// down, each rounded to 8 bits.
+fn by_the_book(photo: &RgbImage, size: (u32, u32), (x, y): (u32, u32), channel: usize) -> u8 {
+    let mean = |input: u32, output: u32, at: u32, value: &dyn Fn(u32) -> u8| {
+        let scale = f64::from(input) / f64::from(output);
+        let (centre, reach) = ((f64::from(at) + 0.5) * scale, scale.max(1.0));
+        let weight = |from: u32| (1.0 - ((f64::from(from) + 0.5 - centre) / reach).abs()).max(0.0);
+        let sum: f64 = (0..input).map(weight).sum();
+        let mean = (0..input).map(|from| weight(from) * f64::from(value(from))).sum::<f64>() / sum;
+        mean.round() as u8
+    };
+    let across = |row: u32| mean(photo.width(), size.0, x, &|from| photo.get_pixel(from, row).0[channel]);
+    mean(photo.height(), size.1, y, &across)
+}
+
 proptest! {
+    #[test]
+    fn every_processor_gives_the_same_part_of_a_resized_photo(
+        (width, height) in (1u32..70, 1u32..40),
+        size in (1u32..60, 1u32..60),
+        corner in (0.0..1.0, 0.0..1.0),
+    ) {
+        let photo = formula_photo(width, height);
+        let part = |size: u32, share: f64| (f64::from(size) * share) as u32;
+        let (x, y) = (part(size.0, corner.0), part(size.1, corner.1));
+        let window = Window { x, y, width: size.0 - x, height: (size.1 - y).div_ceil(2) };
+        for interpolation in Interpolation::ALL {
+            let whole = resize(&photo, size, interpolation);
+            let expected = image::imageops::crop_imm(&whole, x, y, window.width, window.height).to_image();
+            for arch in processors() {
+                let ours = resample::resize_window_on(arch, &photo, size, window, interpolation);
+                prop_assert!(ours == expected, "{interpolation:?} on {arch:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_resized_photo_is_the_mean_under_the_filter(
+        (width, height) in (1u32..40, 1u32..20),
+        size in (1u32..30, 1u32..30),
+    ) {
+        // Of taller photos Pillow may reduce the height first.
+        prop_assume!(height <= size.1 || width >= size.0 + (height - size.1));
+        let photo = formula_photo(width, height);
+        let ours = resize(&photo, size, Interpolation::Bilinear);
+        for (x, y, pixel) in ours.enumerate_pixels() {
+            for channel in 0..3 {
+                let expected = by_the_book(&photo, size, (x, y), channel);
+                // Rounded twice: a half may fall either way.
+                prop_assert!(pixel.0[channel].abs_diff(expected) <= 1, "{x}, {y}");
+            }
+        }
+    }
+
     #[test]
     fn the_crop_always_has_its_size(width in 1u32..80, height in 1u32..80, resize in 1u32..60, h in 1u32..70, w in 1u32..70) {
         let transform = EvalTransform { resize, crop: (h, w), interpolation: Interpolation::Bicubic };

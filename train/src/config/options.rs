@@ -103,7 +103,7 @@ impl Default for DataOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// The command stops before the long work, with a list of all of them.
+    /// The command stops with a list of all of them: before the long work where a look tells, else when one is met.
     #[default]
     Stop,
     /// It is left out, with a line that says so.

@@ -1,45 +1,19 @@
-//! Photos through the network: decoded ahead on all cores, a batch at a time, stored as they come out.
+//! Features of photos that the cache lacks: computed side by side, stored as they come out.
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
-use std::thread;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-use headstock_backbone::{Backbone, Layer, Pixels};
 use headstock_loader::dataset::unreadable;
-use headstock_loader::{Augment, DecodeError, EvalTransform, decode, read_photo};
-use rayon::prelude::*;
+use headstock_loader::{Augment, DecodeError, EvalTransform, decode};
 use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
+use super::pipeline::{self, Done, Job, Network};
 use super::{View, Wanted};
+use crate::config::OnError;
 use crate::error::TrainError;
 use crate::progress::Progress;
-
-/// Photos in a batch. Large enough for wide matrix products, small enough that a killed run loses seconds.
-pub(crate) const BATCH: usize = 16;
-
-/// Batches that are decoded while the network is busy with another.
-const AHEAD: usize = 2;
-
-/// The network and where it is tapped.
-pub(crate) struct Network<'a> {
-    pub(crate) backbone: &'a Backbone,
-    pub(crate) layer: Layer,
-}
-
-impl Network<'_> {
-    /// Features `[N, F]` of rendered photos, each `[H, W, 3]`.
-    pub(crate) fn features(
-        &self,
-        transform: &EvalTransform,
-        photos: &[Vec<u8>],
-    ) -> Result<Vec<f32>, TrainError> {
-        let (height, width) = (transform.crop.0 as usize, transform.crop.1 as usize);
-        let pixels = photos.concat();
-        let pixels = Pixels::new(&pixels, photos.len(), height, width)?;
-        Ok(self.backbone.features(pixels, self.layer)?)
-    }
-}
 
 /// What makes pixels of a photo's bytes.
 pub(crate) struct Renderer {
@@ -59,27 +33,24 @@ impl Renderer {
         Self::new(transform, Augment::default(), max_pixels)
     }
 
-    /// How the plain view is made.
-    pub(crate) fn transform(&self) -> &EvalTransform {
-        &self.transform
+    /// The plain view of a photo, `[H, W, 3]`.
+    pub(crate) fn plain_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        Ok(self.transform.apply(&decode(bytes, self.max_pixels)?).into_raw())
     }
 
-    /// Views of a photo, each `[H, W, 3]`; `hash` is that of `bytes`.
-    fn render(&self, bytes: &[u8], hash: &[u8; 32], views: &[View]) -> Result<Vec<Vec<u8>>, DecodeError> {
+    /// Views of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. It is decoded once for all of them.
+    fn views(&self, bytes: &[u8], hash: &[u8; 32], views: &[Wanted]) -> Result<Vec<Vec<u8>>, DecodeError> {
         let photo = decode(bytes, self.max_pixels)?;
-        let rendered = views.iter().map(|&view| match view {
-            0 => self.transform.apply(&photo).into_raw(),
+        let rendered = views.iter().map(|wanted| match wanted.view {
+            PLAIN => self.transform.apply(&photo).into_raw(),
             view => self.augment.view(&photo, &self.transform, view, hash).into_raw(),
         });
         Ok(rendered.collect())
     }
-
-    /// The plain view of the photo at `path`.
-    pub(crate) fn open(&self, path: &Path) -> Result<Vec<u8>, DecodeError> {
-        let photo = decode(&read_photo(path)?, self.max_pixels)?;
-        Ok(self.transform.apply(&photo).into_raw())
-    }
 }
+
+/// The view that is not augmented.
+const PLAIN: View = 0;
 
 /// Decodes the photos of these numbers, on all cores, and gives those that fail.
 pub(super) fn check(
@@ -98,75 +69,94 @@ pub(super) fn check(
     failed.into_iter().map(|(checked, error)| (photos[checked], error)).collect()
 }
 
-/// Computes what is wanted and stores it, batch by batch. Photos that have become unreadable since they were checked are
-/// passed over and given back.
-pub(super) fn run(
-    network: &Network<'_>,
-    renderer: &Renderer,
-    paths: &[PathBuf],
-    hashes: &[Option<[u8; 32]>],
-    wanted: &[Wanted],
-    cache: &Cache,
-    progress: &dyn Progress,
-) -> Result<Vec<(usize, DecodeError)>, TrainError> {
-    // A photo is decoded once for all of its views.
-    let render = |views: &&[Wanted]| -> Result<Vec<Vec<u8>>, Lost> {
-        let photo = views[0].photo;
-        let unreadable = |error| Lost::Unreadable(photo, error);
-        let bytes = read_photo(&paths[photo]).map_err(unreadable)?;
-        let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        if hashes[photo] != Some(hash) {
-            return Err(Lost::Changed(photo));
-        }
-        let numbers: Vec<View> = views.iter().map(|wanted| wanted.view).collect();
-        renderer.render(&bytes, &hash, &numbers).map_err(unreadable)
-    };
-    let photos: Vec<&[Wanted]> = wanted.chunk_by(|a, b| a.photo == b.photo).collect();
-    let in_batch = (BATCH * photos.len()).div_ceil(wanted.len().max(1)).max(1);
-    let mut lost = Vec::new();
-    progress.begin("computing features", wanted.len() as u64, "photos");
-    let outcome = thread::scope(|scope| {
-        let (send, receive) = sync_channel(AHEAD);
-        let photos = &photos;
-        scope.spawn(move || {
-            for batch in photos.chunks(in_batch) {
-                let rendered: Vec<Result<Vec<Vec<u8>>, Lost>> = batch.par_iter().map(render).collect();
-                // No receiver: the other side has failed and says why.
-                if send.send((batch, rendered)).is_err() {
-                    return;
-                }
-            }
-        });
-        for (batch, rendered) in receive {
-            let (mut keys, mut pixels) = (Vec::new(), Vec::new());
-            for (views, rendered) in batch.iter().zip(rendered) {
-                match rendered {
-                    Ok(rendered) => {
-                        keys.extend(views.iter().map(|wanted| &wanted.key));
-                        pixels.extend(rendered);
-                    }
-                    Err(Lost::Unreadable(photo, error)) => lost.push((photo, error)),
-                    Err(Lost::Changed(photo)) => {
-                        let problem = "changed while it was being read: run the command again".into();
-                        return Err(TrainError::Format { path: paths[photo].clone(), problem });
-                    }
-                }
-            }
-            for (keys, pixels) in keys.chunks(BATCH).zip(pixels.chunks(BATCH)) {
-                let features = network.features(&renderer.transform, pixels)?;
-                let width = features.len() / keys.len();
-                cache.store(keys.iter().copied().zip(features.chunks_exact(width)))?;
-                progress.step(keys.len() as u64);
-            }
-        }
-        Ok(())
-    });
-    progress.end();
-    outcome.map(|()| lost)
+/// What is computed of which photos, and what becomes of those that cannot be read.
+pub(super) struct Work<'a> {
+    pub(super) paths: &'a [PathBuf],
+    /// The hash of each photo's bytes.
+    pub(super) hashes: &'a [Option<[u8; 32]>],
+    /// Photo by photo.
+    pub(super) wanted: &'a [Wanted],
+    pub(super) on_error: OnError,
 }
 
-/// Why a photo that was fine when it was checked cannot be used.
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Computed {
+    /// The photos that features are stored of.
+    pub(super) photos: HashSet<usize>,
+    /// How many vectors were stored.
+    pub(super) vectors: usize,
+    /// The photos that cannot be read.
+    pub(super) unreadable: Vec<(usize, DecodeError)>,
+}
+
+impl Work<'_> {
+    /// Computes what is wanted and stores it as it comes out. Where unreadable photos stop the work, the first one ends it;
+    /// what was computed until then is stored all the same.
+    pub(super) fn run(
+        &self,
+        network: Network<'_>,
+        renderer: &Renderer,
+        cache: &Cache,
+        progress: &dyn Progress,
+    ) -> Result<Computed, TrainError> {
+        let mut numbers = 0..0;
+        let views: Vec<&[Wanted]> = self.wanted.chunk_by(|a, b| a.photo == b.photo).collect();
+        let jobs: Vec<Job<'_>> = views
+            .iter()
+            .map(|views| {
+                numbers = numbers.end..numbers.end + views.len();
+                Job { path: &self.paths[views[0].photo], renderings: numbers.clone() }
+            })
+            .collect();
+        let render = |job: usize, bytes: &[u8]| {
+            let hash: [u8; 32] = Sha256::digest(bytes).into();
+            if self.hashes[views[job][0].photo] != Some(hash) {
+                return Err(Lost::Changed);
+            }
+            Ok(renderer.views(bytes, &hash, views[job])?)
+        };
+        let mut computed = Computed::default();
+        progress.begin("computing features", self.wanted.len() as u64, "photos");
+        let outcome = pipeline::run::<Lost, TrainError>(network, &jobs, &render, &mut |news| {
+            let mut vectors = Vec::new();
+            for one in &news {
+                if let Done::Features { of, values } = one {
+                    let wanted = of.iter().map(|&number| &self.wanted[number]);
+                    vectors.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
+                }
+            }
+            cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))?;
+            computed.photos.extend(vectors.iter().map(|(wanted, _)| wanted.photo));
+            computed.vectors += vectors.len();
+            progress.step(vectors.len() as u64);
+            for one in news {
+                let Done::Failed { job, error } = one else { continue };
+                let photo = views[job][0].photo;
+                match error {
+                    Lost::Unreadable(error) => computed.unreadable.push((photo, error)),
+                    Lost::Changed => {
+                        let problem = "changed while it was being read: run the command again".into();
+                        return Err(TrainError::Format { path: self.paths[photo].clone(), problem });
+                    }
+                }
+            }
+            let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();
+            Ok(if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        progress.end();
+        outcome.map(|()| computed)
+    }
+}
+
+/// Why a photo whose bytes could be hashed cannot be used.
 enum Lost {
-    Unreadable(usize, DecodeError),
-    Changed(usize),
+    Unreadable(DecodeError),
+    Changed,
+}
+
+impl From<DecodeError> for Lost {
+    fn from(error: DecodeError) -> Self {
+        Self::Unreadable(error)
+    }
 }

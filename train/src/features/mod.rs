@@ -2,12 +2,13 @@
 
 mod cache;
 mod compute;
+mod pipeline;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::{Backbone, Checkpoint, Interpolation, Preprocessing, Source};
-use headstock_loader::{Augment, DecodeError, EvalTransform, read_photo};
+use headstock_loader::{Augment, DecodeError, EvalTransform, glance, read_photo};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,9 @@ use crate::config::{BackboneOptions, OnError, Options};
 use crate::error::{TrainError, Unreadable};
 use crate::progress::Progress;
 use cache::{Cache, Key};
-pub(crate) use compute::{BATCH, Network, Renderer};
+pub(crate) use compute::Renderer;
+use compute::Work;
+pub(crate) use pipeline::{BATCH, Done, Job, Network, run};
 
 /// What a change in how features are computed changes, so that older ones are not taken for them.
 const FORMAT: &str = "headstock features 1";
@@ -109,7 +112,9 @@ pub struct Features {
 
 impl Features {
     /// Sees to it that the features of `paths` are in the cache: the plain view of each, and `views[i]` augmented ones.
-    /// Photos that cannot be read stop the work before the network runs, or are skipped, as the settings say.
+    /// Photos that cannot be read stop the work or are skipped, as the settings say. Most of them (no photo, cut short, too
+    /// large) are found before the network runs; one that is damaged within, when it is decoded. What was computed until then
+    /// is kept.
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] with all photos that cannot be read; [`TrainError::Backbone`], [`TrainError::Cache`].
@@ -120,36 +125,56 @@ impl Features {
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
+        Self::prepare_on(None, stock, options, paths, views, progress)
+    }
+
+    /// As [`prepare`](Self::prepare), on a backbone that is loaded already.
+    pub(crate) fn prepare_on(
+        backbone: Option<&Backbone>,
+        stock: &Stock,
+        options: &Options,
+        paths: &[PathBuf],
+        views: &[View],
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
         let augment = options.augment.clone();
         let keys = KeyMaker::new(stock, &augment);
-        let (width, max_pixels) = (stock.width(), options.data.max_pixels);
+        let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
         let cache = Cache::open(&options.features.cache)?;
 
-        let (mut photos, mut unreadable) = hash_all(paths, progress);
+        let (mut photos, mut unreadable) = look_at_all(&cache, &keys, paths, width, max_pixels, progress)?;
         let missing = missing(&cache, &keys, &photos, views, width)?;
-        // Before photos are decoded: what is wrong with the device is told at once.
-        let backbone = if missing.wanted.is_empty() { None } else { Some(stock.load()?) };
-        unreadable.extend(compute::check(paths, &missing.photos, max_pixels, progress));
+        let mut computed = 0;
+        if !missing.wanted.is_empty() {
+            // Before photos are decoded: what is wrong with the device is told at once.
+            let loaded = if backbone.is_none() { Some(stock.load()?) } else { None };
+            let backbone = backbone.or(loaded.as_ref()).expect("one of them is there");
+            let mut rest = missing.photos;
+            if on_error == OnError::Skip || unreadable.is_empty() {
+                let transform = stock.transform();
+                let network = Network { backbone, layer: stock.options().layer, size: transform.crop };
+                let renderer = Renderer::new(transform, augment, max_pixels);
+                let work = Work { paths, hashes: &photos, wanted: &missing.wanted, on_error };
+                let done = work.run(network, &renderer, &cache, progress)?;
+                computed = done.vectors;
+                let failed: HashSet<usize> = done.unreadable.iter().map(|(photo, _)| *photo).collect();
+                let same: HashSet<_> = failed.iter().map(|&photo| photos[photo]).collect();
+                unreadable.extend(done.unreadable);
+                // Of photos with the same bytes one was decoded; where the work stopped, others were not.
+                rest.retain(|photo| {
+                    let unseen = on_error == OnError::Stop && !done.photos.contains(photo);
+                    !failed.contains(photo) && (same.contains(&photos[*photo]) || unseen)
+                });
+            }
+            if !unreadable.is_empty() {
+                unreadable.extend(compute::check(paths, &rest, max_pixels, progress));
+            }
+        }
         unreadable.sort_unstable_by_key(|(photo, _)| *photo);
         for (photo, _) in &unreadable {
             photos[*photo] = None;
         }
-        let on_error = options.data.on_error;
         leave_out(on_error, paths, unreadable)?;
-
-        let wanted: Vec<_> =
-            missing.wanted.into_iter().filter(|wanted| photos[wanted.photo].is_some()).collect();
-        let renderer = Renderer::new(stock.transform(), augment, max_pixels);
-        let mut computed = wanted.len();
-        if let Some(backbone) = &backbone {
-            let network = Network { backbone, layer: stock.options().layer };
-            let lost = compute::run(&network, &renderer, paths, &photos, &wanted, &cache, progress)?;
-            for (photo, _) in &lost {
-                computed -= wanted.iter().filter(|wanted| wanted.photo == *photo).count();
-                photos[*photo] = None;
-            }
-            leave_out(on_error, paths, lost)?;
-        }
         Ok(Self { cache, keys, photos, width, computed })
     }
 
@@ -252,25 +277,37 @@ impl KeyMaker {
 /// The hash of each photo's bytes, none where it cannot be read.
 type Hashes = Vec<Option<[u8; 32]>>;
 
-/// Reads every photo's bytes and hashes them, on all cores; those that cannot be read come back with the reason.
-fn hash_all(paths: &[PathBuf], progress: &dyn Progress) -> (Hashes, Vec<(usize, DecodeError)>) {
+/// Reads every photo's bytes and hashes them, on all cores. Those of which nothing is kept are looked at as far as that is
+/// quick. Photos that cannot be read come back with the reason.
+fn look_at_all(
+    cache: &Cache,
+    keys: &KeyMaker,
+    paths: &[PathBuf],
+    width: usize,
+    max_pixels: u64,
+    progress: &dyn Progress,
+) -> Result<(Hashes, Vec<(usize, DecodeError)>), TrainError> {
+    let snapshot = cache.snapshot()?;
+    let look = |path: &PathBuf| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
+        let bytes = match read_photo(path) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(error)),
+        };
+        let hash = Sha256::digest(&bytes).into();
+        let kept = snapshot.contains(&keys.key(&hash, 0), width)?;
+        Ok(if kept { Ok(hash) } else { glance(&bytes, max_pixels).map(|()| hash) })
+    };
     progress.begin("reading photos", paths.len() as u64, "photos");
-    let hashes: Vec<_> = paths
-        .par_iter()
-        .map(|path| {
-            let hash = read_photo(path).map(|bytes| Sha256::digest(&bytes).into());
-            progress.step(1);
-            hash
-        })
-        .collect();
+    let looked: Result<Vec<_>, TrainError> =
+        paths.par_iter().map(|path| look(path).inspect(|_| progress.step(1))).collect();
     progress.end();
     let mut unreadable = Vec::new();
-    let photos = hashes
+    let photos = looked?
         .into_iter()
         .enumerate()
         .map(|(photo, hash)| hash.map_err(|error| unreadable.push((photo, error))).ok())
         .collect();
-    (photos, unreadable)
+    Ok((photos, unreadable))
 }
 
 /// A vector that has to be computed.

@@ -1,0 +1,184 @@
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use headstock_backbone::{Checkpoint, DeviceChoice, Precision, Source};
+use tempfile::TempDir;
+
+use super::*;
+
+const SIDE: usize = 32;
+
+fn network() -> Network<'static> {
+    static BACKBONE: OnceLock<Backbone> = OnceLock::new();
+    let backbone = BACKBONE.get_or_init(|| {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let files = Source::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap();
+        let checkpoint = Checkpoint::open(&files).unwrap();
+        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
+    });
+    Network { backbone, layer: Layer::Stem, size: (SIDE as u32, SIDE as u32) }
+}
+
+/// Files whose only byte is their number.
+fn files(count: u8) -> (TempDir, Vec<PathBuf>) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = (0..count).map(|number| folder.path().join(number.to_string())).collect();
+    for (number, path) in paths.iter().enumerate() {
+        std::fs::write(path, [number as u8]).unwrap();
+    }
+    (folder, paths)
+}
+
+/// A job for each file, with as many renderings as `renderings` says.
+fn jobs(paths: &[PathBuf], renderings: impl Fn(usize) -> usize) -> Vec<Job<'_>> {
+    let mut end = 0;
+    let job = |(job, path)| {
+        let begin = end;
+        end += renderings(job);
+        Job { path, renderings: begin..end }
+    };
+    paths.iter().map(PathBuf::as_path).enumerate().map(job).collect()
+}
+
+/// The pixels of a rendering: of each another grey.
+fn grey(job: usize, rendering: usize) -> Vec<u8> {
+    vec![(job * 7 + rendering * 50) as u8; SIDE * SIDE * 3]
+}
+
+fn on_threads<T: Send>(threads: usize, act: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(act)
+}
+
+/// What [`run`] tells of each rendering and each job that failed, when nothing stops it.
+fn told(
+    jobs: &[Job<'_>],
+    render: &Render<'_, DecodeError>,
+) -> (BTreeMap<usize, Vec<f32>>, BTreeMap<usize, String>) {
+    let (mut features, mut failed) = (BTreeMap::new(), BTreeMap::new());
+    run::<DecodeError, TrainError>(network(), jobs, render, &mut |news| {
+        for done in news {
+            match done {
+                Done::Features { of, values } => {
+                    let width = values.len() / of.len();
+                    for (number, values) in of.into_iter().zip(values.chunks_exact(width)) {
+                        assert!(features.insert(number, values.to_vec()).is_none(), "{number} came twice");
+                    }
+                }
+                Done::Failed { job, error } => {
+                    assert!(failed.insert(job, error.to_string()).is_none(), "{job} failed twice");
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    (features, failed)
+}
+
+#[test]
+fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() {
+    let (folder, mut paths) = files(29);
+    paths[11] = folder.path().join("gone");
+    let jobs = jobs(&paths, |job| job % 3);
+    let render = |job: usize, bytes: &[u8]| {
+        assert_eq!(bytes, [job as u8]);
+        if job == 20 { Err(DecodeError::Format) } else { Ok((0..job % 3).map(|k| grey(job, k)).collect()) }
+    };
+    let expected: BTreeMap<usize, Vec<f32>> = jobs
+        .iter()
+        .enumerate()
+        .filter(|(job, _)| ![11, 20].contains(job))
+        .flat_map(|(job, Job { renderings, .. })| {
+            renderings.clone().enumerate().map(move |(k, number)| {
+                let pixels = grey(job, k);
+                let pixels = Pixels::new(&pixels, 1, SIDE, SIDE).unwrap();
+                (number, network().backbone.features(pixels, Layer::Stem).unwrap())
+            })
+        })
+        .collect();
+    for threads in [1, 3] {
+        let (features, failed) = on_threads(threads, || told(&jobs, &render));
+        assert!(features == expected, "on {threads} threads");
+        assert_eq!(failed.keys().copied().collect::<Vec<_>>(), [11, 20]);
+        assert_eq!(failed[&20], DecodeError::Format.to_string());
+    }
+}
+
+#[test]
+fn no_jobs_are_done_at_once() {
+    let (features, failed) = told(&[], &|_, _| unreachable!("there is nothing to render"));
+    assert!(features.is_empty() && failed.is_empty());
+}
+
+#[test]
+fn to_break_off_takes_no_new_work_on_and_an_error_is_given_back() {
+    let (_folder, paths) = files(200);
+    let jobs = jobs(&paths, |_| 1);
+    let render = |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![grey(job, 0)]);
+    for threads in [1, 3] {
+        let mut count = 0;
+        let broken = on_threads(threads, || {
+            run::<_, TrainError>(network(), &jobs, &render, &mut |news| {
+                count += news.len();
+                Ok(ControlFlow::Break(()))
+            })
+        });
+        assert!(broken.is_ok() && (1..200 / BATCH).contains(&count), "{count} batches");
+        let failed = on_threads(threads, || {
+            run::<_, TrainError>(network(), &jobs, &render, &mut |_| Err(TrainError::Data("enough".into())))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "enough");
+    }
+}
+
+#[test]
+fn an_error_of_the_network_ends_the_work() {
+    let (_folder, paths) = files(100);
+    let jobs = jobs(&paths, |_| 1);
+    let short =
+        |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![grey(job, 0)[usize::from(job == 50)..].to_vec()]);
+    for threads in [1, 3] {
+        let failed = on_threads(threads, || {
+            run::<_, TrainError>(network(), &jobs, &short, &mut |_| Ok(ControlFlow::Continue(())))
+        });
+        assert!(matches!(failed, Err(TrainError::Backbone(_))), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_panic_ends_the_work_and_nobody_waits_for_it() {
+    let (_folder, paths) = files(100);
+    let jobs = jobs(&paths, |_| 1);
+    let render = |job: usize, _: &[u8]| {
+        assert_ne!(job, 30, "meant to panic");
+        Ok::<_, DecodeError>(vec![grey(job, 0)])
+    };
+    for threads in [1, 3] {
+        let work = || run::<_, TrainError>(network(), &jobs, &render, &mut |_| Ok(ControlFlow::Continue(())));
+        assert!(catch_unwind(AssertUnwindSafe(|| on_threads(threads, work))).is_err());
+    }
+}
+
+#[test]
+fn the_last_photos_are_shared_out_evenly() {
+    let batches = |photos: usize, workers: usize| {
+        let shared = Shared::new(photos, workers);
+        shared.change(|state| {
+            state.ready.extend((0..photos).map(|number| (number, Vec::new())));
+            state.exhausted = true;
+        });
+        let mut sizes = Vec::new();
+        while let Next::Run(batch) = shared.next(true) {
+            sizes.push(batch.len());
+        }
+        sizes
+    };
+    assert!(batches(0, 2).is_empty());
+    assert_eq!(batches(1, 2), [1]);
+    assert_eq!(batches(12, 2), [6, 6]);
+    assert_eq!(batches(16, 2), [8, 8]);
+    assert_eq!(batches(29, 2), [8, 8, 7, 6]);
+    assert_eq!(batches(20, 1), [8, 8, 4]);
+}

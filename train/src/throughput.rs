@@ -1,0 +1,75 @@
+//! How fast photos become features, all the way from their files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use headstock_backbone::Backbone;
+
+use crate::config::{Options, Settings};
+use crate::error::TrainError;
+use crate::features::{BATCH, Features, Stock};
+use crate::files::TEMPORARY;
+use crate::progress::Progress;
+use crate::samples::{Inputs, Samples};
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Throughput {
+    /// Photos whose features were computed.
+    pub photos: usize,
+    /// How long that took: reading, hashing, decoding, rendering, the network, and storing.
+    pub seconds: f64,
+}
+
+/// Measures the way from files to stored features on photos of the settings' data, for about `limit` and on a batch for each
+/// thread at least. Features go to a cache of their own beside the settings', which is removed afterwards.
+///
+/// # Errors
+/// [`TrainError`]; photos that cannot be read are treated as the settings say.
+pub fn throughput(
+    settings: &Settings,
+    stock: &Stock,
+    backbone: &Backbone,
+    limit: Duration,
+    progress: &dyn Progress,
+) -> Result<Throughput, TrainError> {
+    let (_, Inputs::Photos(photos)) = Samples::unsplit(settings)? else {
+        return Err(TrainError::Usage(
+            "the way from files is measured on photos, and `data.features` has none".into(),
+        ));
+    };
+    let mut options = settings.options.clone();
+    let beside = options.features.cache.parent().unwrap_or(Path::new(".")).to_path_buf();
+    let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&beside);
+    let folder = folder.map_err(TrainError::io("make a folder in", &beside))?;
+    options.features.cache = folder.path().to_path_buf();
+
+    let measure = |photos: &[PathBuf]| -> Result<Throughput, TrainError> {
+        measured(stock, backbone, &options, photos, progress)
+    };
+    // The first photos tell how many are enough.
+    let (first, rest) = photos.split_at((2 * BATCH * rayon::current_num_threads()).min(photos.len()));
+    let begun = measure(first)?;
+    let enough = begun.photos as f64 * limit.as_secs_f64() / begun.seconds;
+    if begun.seconds >= limit.as_secs_f64() || rest.is_empty() {
+        return Ok(begun);
+    }
+    measure(&rest[..rest.len().min(enough as usize)])
+}
+
+fn measured(
+    stock: &Stock,
+    backbone: &Backbone,
+    options: &Options,
+    photos: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<Throughput, TrainError> {
+    let started = Instant::now();
+    let features =
+        Features::prepare_on(Some(backbone), stock, options, photos, &vec![0; photos.len()], progress)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if features.computed() == 0 {
+        return Err(TrainError::Data("no photo can be read".into()));
+    }
+    Ok(Throughput { photos: features.computed(), seconds })
+}
