@@ -1,6 +1,8 @@
 //! Networks on every kernel that the machine has, beside a naive one in `f64`.
 
+mod edges;
 mod naive;
+mod plans;
 
 use std::sync::Arc;
 
@@ -131,7 +133,6 @@ fn check(case: &Case) {
     for way in ways() {
         let (network, naive, tap) = build(way, case);
         let tolerance = way.tolerance;
-        let exact: Vec<Map> = naive.run(&data, photos, height, width);
         let mut session = Session::new(Arc::new(network), threads).unwrap();
         let size = session.size(tap, height, width).unwrap();
         let outputs = case.shape[1];
@@ -139,6 +140,12 @@ fn check(case: &Case) {
         let what = format!("{way:?} {case:?}");
         let mut planes = vec![f32::NAN; photos * outputs * size.0 * size.1];
         session.run(batch, tap, Form::Planes, &mut planes).unwrap();
+        if cfg!(miri) {
+            // It looks at memory; the naive network would take it minutes.
+            assert!(planes.iter().all(|value| value.is_finite()), "{what}");
+            continue;
+        }
+        let exact: Vec<Map> = naive.run(&data, photos, height, width);
         let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
         assert_close(&planes, &all, tolerance, &what);
         let mut pooled = vec![f32::NAN; photos * outputs];
