@@ -12,7 +12,7 @@ use crate::session::{Form, Photos, Session};
 #[test]
 fn tiles_of_every_height() {
     // Half as many pixels as the photo is wide are one run: each number of rows that a tile can have.
-    let widths = if cfg!(miri) { 1..=3 } else { 1..=33 };
+    let widths = if cfg!(miri) { 1..=2 } else { 1..=33 };
     for width in widths {
         check(&Case { height: 1, width: 2 * width, residual: true, ..ONE });
         check(&Case { shape: [16, 32, 3, 2, 1], height: 5, width: 4 * width, ..ONE });
@@ -20,7 +20,7 @@ fn tiles_of_every_height() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "many weights; nothing that smaller layers do not do")]
+#[cfg_attr(miri, ignore = "minutes; nothing that smaller layers do not do")]
 fn panels_that_do_not_stay_in_the_cache_together() {
     check(&Case { shape: [1100, 130, 1, 1, 0], height: 6, width: 10, residual: true, threads: 2, ..ONE });
     check(&Case { shape: [160, 70, 3, 2, 1], height: 6, width: 10, threads: 2, ..ONE });
@@ -29,6 +29,7 @@ fn panels_that_do_not_stay_in_the_cache_together() {
 
 /// What is added to a layer may be what the layer reads: nothing is overwritten that is still to be read.
 #[test]
+#[cfg_attr(miri, ignore = "minutes; nothing that smaller layers do not do")]
 fn a_layer_added_to_its_own_input() {
     for way in ways() {
         for (kernel, height, width) in [(1, 6, 11), (3, 6, 11), (5, 6, 11), (3, 2, 1)] {
@@ -68,6 +69,7 @@ fn a_layer_added_to_its_own_input() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; nothing that smaller layers do not do")]
 fn maxima_at_odd_sizes_and_of_a_single_pixel() {
     for way in ways() {
         for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (3, 1, 1), (5, 3, 2), (1, 1, 0)] {
@@ -132,6 +134,7 @@ fn of_weight(weight: f32, kernel: usize, bytes: &[u8]) -> Vec<(f64, Vec<f32>)> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; nothing that smaller layers do not do")]
 fn weights_of_zero_leave_the_bias() {
     for kernel in [1, 3, 5] {
         for (_, out) in of_weight(0.0, kernel, &pixels(8 * 10 * 3)) {
@@ -143,6 +146,7 @@ fn weights_of_zero_leave_the_bias() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; nothing that smaller layers do not do")]
 fn saturated_photos_give_what_plain_arithmetic_does() {
     for (byte, light) in [(0, 0.0), (255, 1.0)] {
         for (tolerance, out) in of_weight(0.5, 1, &[byte; 8 * 10 * 3]) {
