@@ -6,9 +6,10 @@ use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::gather::Pixels;
 use crate::image::CHANNELS;
+use crate::isa::Precision;
 use crate::layer::{Method, Packed};
 use crate::machine::Machine;
-use crate::network::{Network, Op, Tap};
+use crate::network::{Network, Node, Op, Tap};
 use crate::rounding::Gram;
 use crate::session::{Form, Photos, Session};
 use crate::walk::Watch;
@@ -26,7 +27,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Runs a network of `f32` on photos as far as `tap`, on one thread.
+    /// Runs a network of `f32` on photos as far as `tap`, on one thread. Layers that read `bf16` are passed over.
     ///
     /// # Errors
     /// As [`Session::run`].
@@ -56,7 +57,12 @@ struct Seen<'a> {
 
 impl Watch for Seen<'_> {
     fn reads(&self, node: usize, input: Pixels) {
-        let Op::Convolution { packed, .. } = &self.network.nodes[node].op else { return };
+        let Node { op: Op::Convolution { packed, .. }, input: value, .. } = &self.network.nodes[node] else {
+            return;
+        };
+        if self.network.values[*value].1 != Precision::F32 {
+            return;
+        }
         let grams = &mut *self.grams[node].lock().unwrap_or_else(PoisonError::into_inner);
         let machine = self.network.machines.wide;
         match packed.method {
@@ -83,7 +89,7 @@ fn pointwise(grams: &mut Vec<Gram>, machine: Machine, packed: &Packed, input: Pi
             let (y, x) = (place / columns * stride, place % columns * stride);
             let pixel = (photo * input.height + y) * input.width + x;
             samples.extend((0..inputs).map(|channel| {
-                // SAFETY: the pixel is one of the value's, which holds 16 `f32` a cell.
+                // SAFETY: the pixel is one of the value's, which holds 16 `f32` a cell: `reads` has seen to that.
                 unsafe {
                     *input.cells.add(channel / 16 * input.block + pixel).cast::<f32>().add(channel % 16)
                 }

@@ -144,6 +144,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
+    #[cfg_attr(miri, ignore = "Miri has not the machine's instructions")]
     fn agrees_with_the_kernel() {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let has = |flags: &[&str]| flags.iter().all(|flag| cpu.split_whitespace().any(|word| word == *flag));

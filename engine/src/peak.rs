@@ -95,6 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "runs for as long as a clock says")]
     fn every_kernel_has_one() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
             let precision = if isa.computes(Precision::F32) { Precision::F32 } else { Precision::Bf16 };

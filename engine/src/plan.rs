@@ -14,7 +14,7 @@ use crate::pool;
 use crate::winograd::{self, Tiling};
 
 /// Cells past the last value that a tile may read, though nothing comes of it.
-const ROOM: usize = 64;
+pub(crate) const ROOM: usize = 64;
 
 /// The most photos in a group: values of more would leave the cache.
 const LARGEST_GROUP: usize = 8;
@@ -156,10 +156,14 @@ impl Plan {
                 } else if let Some((value, place)) =
                     residual.and_then(|value| Some((value, places[value]?))).filter(|&(value, _)| {
                         let alike = network.values[value] == network.values[node.output];
-                        alike && value >= first_inside(network, segment) && last_use(value) == index
+                        alike
+                            && value != node.input
+                            && value >= first_inside(network, segment)
+                            && last_use(value) == index
                     })
                 {
-                    // The sum takes the place of what is added: each pixel is read before it is written.
+                    // The sum takes the place of what is added: each pixel is read before it is written. Not of what is
+                    // multiplied as well: later panels still read that.
                     let lease = shared.leases.iter_mut().find(|lease| {
                         cells + lease.offset == place.offset && (lease.first..=lease.last).contains(&index)
                     });

@@ -10,7 +10,7 @@ use crate::image::{Frame, Values};
 use crate::layer::{Method, Packed, vectors};
 use crate::machine::Machine;
 use crate::network::{Network, Op};
-use crate::plan::{Place, Plan, Step, framed, padded, point_stride, transformed};
+use crate::plan::{Place, Plan, ROOM, Step, framed, padded, point_stride, transformed};
 use crate::pool::{self, MaxPool, Mean};
 use crate::product::{Product, Runs};
 use crate::team::{Member, share};
@@ -307,6 +307,25 @@ impl Walk<'_> {
         }
         let form = machine.form();
         let first = (matrix * packed.panels.count + panels.start) * packed.panels.cells(form);
+        debug_assert!(first + panels.len() * packed.panels.cells(form) <= packed.weights.len(), "panels");
+        debug_assert!(packed.bias.len() >= 16 * panels.end * form.vectors, "biases");
+        // What is read and written is the arena's, and what tiles may read past that is there.
+        #[cfg(debug_assertions)]
+        {
+            let end = (self.plan.cells - ROOM) * Cell::BYTES;
+            let at = |address: usize| address - self.arena.addr();
+            let farthest = step.offsets.iter().max().map_or(0, |offset| offset + 4 * packed.panels.steps);
+            let read = (runs.count - 1) * runs.from + (runs.length - 1) * S::BYTES + farthest;
+            debug_assert!(at(activations.addr()) + read <= end, "activations");
+            // The products of Winograd's points are `f32`, all others what the output is kept in.
+            let parts = match output.finish {
+                Finish::Raw => 1,
+                Finish::Add { .. } => self.network.values[self.network.nodes[step.node].output].1.parts(),
+            };
+            let block = (panels.end * form.vectors - 1) / parts * output.block;
+            let cells = block + pixel + (runs.count - 1) * runs.to + runs.length;
+            debug_assert!(at(output.cells.addr()) + cells * Cell::BYTES <= end, "output");
+        }
         machine.run(Product {
             activations,
             offsets: &step.offsets,

@@ -37,8 +37,10 @@ pub(crate) trait Job {
 }
 
 /// A job on one kernel that runs in the function of another, compiled for the same instructions or more.
+#[cfg(target_arch = "x86_64")]
 pub(crate) struct On<K, J>(pub(crate) K, pub(crate) J);
 
+#[cfg(target_arch = "x86_64")]
 impl<K: Kernel, J: Job> Job for On<K, J> {
     #[inline(always)]
     fn run<Around: Kernel>(self, _: Around) {
