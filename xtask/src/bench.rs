@@ -1,9 +1,11 @@
-//! `cargo xtask bench`: the README's figures, measured beside other engines on this machine.
+//! `cargo xtask bench`: the README's figures, measured beside other engines on this machine, and each layer's in
+//! `docs/engine.md`.
 //!
 //! In every round each engine runs once, in turn and in a process of its own, so that a drift of the machine's speed hits
 //! all alike; what is compared is what ran in the same round.
 
 mod engine;
+mod layers;
 mod plan;
 mod table;
 
@@ -15,12 +17,12 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{page, python, step, train};
+use crate::page::Place;
+use crate::{python, step, train};
 use engine::Engines;
 use table::{Circumstances, Outcome, Results};
 
-const PAGE: &str = "README.md";
-const PART: &str = "bench";
+const TABLE: Place = Place { page: "README.md", part: "bench" };
 const TRUNK: &str = "reference/throughput/trunk.py";
 
 /// How long to measure.
@@ -56,11 +58,10 @@ fn number<T: std::str::FromStr>(name: &str, value: &str, fits: fn(&T) -> bool) -
     number.with_context(|| format!("{name} {value}: give a number above 0, of seconds up to 3600"))
 }
 
-/// Measures, and writes the table between its marks in the README.
+/// Measures, and writes the tables between their marks in the README and in `docs/engine.md`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let page = Path::new(PAGE);
-    // A README without a place for the table should say so now, not after the measurements.
-    with_table(page, "")?;
+    TABLE.check()?;
+    layers::check()?;
     let headstock = train::build()?;
     let python = python::ready(&python::ENGINES)?;
     let model = step::target_dir()?.join("throughput.onnx");
@@ -68,15 +69,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step::run("ONNX file", Command::new(&python).arg(TRUNK).arg(weights).arg(&model))?;
 
     let results = measure(&Engines { headstock, python, model, seconds: options.seconds }, options.rounds)?;
-    let table = results.render(&Circumstances {
+    let circumstances = Circumstances {
         cpu: cpu(),
         cores: thread::available_parallelism().map_or(1, usize::from),
         rounds: options.rounds,
         seconds: options.seconds,
-    });
-    page::write(page, with_table(page, &table)?.as_bytes())?;
-    step::say(&format!("\n{table}\nwrote {PAGE}"));
-    Ok(())
+    };
+    let table = results.render(&circumstances);
+    TABLE.write(&table)?;
+    step::say(&format!("\n{table}\nwrote {}", TABLE.page));
+    layers::write(&results, &circumstances)
 }
 
 fn measure(engines: &Engines, rounds: usize) -> Result<Results> {
@@ -100,11 +102,6 @@ fn measure(engines: &Engines, rounds: usize) -> Result<Results> {
         }
     }
     Ok(Results(results))
-}
-
-fn with_table(page: &Path, table: &str) -> Result<String> {
-    let text = fs::read_to_string(page).with_context(|| format!("failed to read {}", page.display()))?;
-    page::with_part(&text, PART, table).with_context(|| format!("failed to find the table's place in {PAGE}"))
 }
 
 /// The processor's name, where Linux tells it; else the architecture.

@@ -25,7 +25,8 @@ cargo xtask COMMAND
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
   parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
   bench [--rounds N] [--seconds S]
-                 write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine
+                 write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
+                 and what each layer takes, into docs/engine.md
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 

@@ -14,8 +14,33 @@ pub(crate) fn write(page: &Path, text: &[u8]) -> Result<()> {
         .with_context(|| format!("failed to write {}", page.display()))
 }
 
+/// A part of a page that is a command's to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) page: &'static str,
+    pub(crate) part: &'static str,
+}
+
+impl Place {
+    /// Fails where [`write`](Self::write) would find no place: before long work, not after it.
+    pub(crate) fn check(self) -> Result<()> {
+        self.with("").map(drop)
+    }
+
+    /// Writes the page with `text` in place of what the part was.
+    pub(crate) fn write(self, text: &str) -> Result<()> {
+        write(Path::new(self.page), self.with(text)?.as_bytes())
+    }
+
+    fn with(self, part: &str) -> Result<String> {
+        let Self { page, part: name } = self;
+        let text = fs::read_to_string(page).with_context(|| format!("failed to read {page}"))?;
+        with_part(&text, name, part).with_context(|| format!("failed to find the place of {name} in {page}"))
+    }
+}
+
 /// `text` with `part` between its lines `<!-- name -->` and `<!-- /name -->`, in place of what is there.
-pub(crate) fn with_part(text: &str, name: &str, part: &str) -> Result<String> {
+fn with_part(text: &str, name: &str, part: &str) -> Result<String> {
     let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let halves = text.split_once(&start).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let Some((before, after)) = halves else {

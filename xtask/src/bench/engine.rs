@@ -14,7 +14,7 @@ const CONFIG: &str = "demo/headstock.toml";
 const SCRIPT: &str = "reference/throughput/measure.py";
 
 /// Makes ours use no more than it names.
-const OUR_ISA: &str = "HEADSTOCK_ISA";
+pub(super) const OUR_ISA: &str = "HEADSTOCK_ISA";
 /// The same for oneDNN, on which OpenVINO computes.
 const THEIR_ISA: &str = "ONEDNN_MAX_CPU_ISA";
 

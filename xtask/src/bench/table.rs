@@ -20,6 +20,14 @@ pub(super) struct Circumstances {
     pub(super) seconds: f64,
 }
 
+impl Circumstances {
+    /// The machine's name and size.
+    pub(super) fn machine(&self) -> String {
+        let Self { cpu, cores, .. } = self;
+        format!("{cpu}, {cores} core{}", if *cores == 1 { "" } else { "s" })
+    }
+}
+
 /// All runs and what came of them.
 pub(super) struct Results(pub(super) Vec<(Run, Outcome)>);
 
@@ -31,11 +39,11 @@ const HEADER: &str = "\
 impl Results {
     /// The table, and what one must know to read it.
     pub(super) fn render(&self, circumstances: &Circumstances) -> String {
-        let Circumstances { cpu, cores, rounds, seconds } = circumstances;
-        let (s, times) = (if *cores == 1 { "" } else { "s" }, if *rounds == 1 { "round" } else { "rounds" });
+        let (Circumstances { rounds, seconds, .. }, machine) = (circumstances, circumstances.machine());
+        let times = if *rounds == 1 { "round" } else { "rounds" };
         let rows: String = ROWS.iter().map(|row| self.row(row)).collect();
         let mut text = format!(
-            "ResNet-50, 224 x 224, photos a second on {cpu}, {cores} core{s}; 2 threads, where nothing else is said.\n\
+            "ResNet-50, 224 x 224, photos a second on {machine}; 2 threads, where nothing else is said.\n\
              {}\nMedians of {rounds} {times}; in a round each runs for {seconds} s, in turn and in a process of its own. The \
              ratio is\nours / theirs within a round: its median, its lowest and its highest. Made by\n\
              `cargo xtask bench --rounds {rounds} --seconds {seconds}`.\n\n{HEADER}{rows}",
@@ -45,6 +53,14 @@ impl Results {
             text.push_str(&format!("\n{besides}\n"));
         }
         text
+    }
+
+    /// Why a run was not made, if so.
+    pub(super) fn refusal(&self, run: Run) -> Option<&str> {
+        match self.outcome(run) {
+            Some(Outcome::Refused(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
     fn row(&self, Row { what, ours, beside }: &Row) -> String {
