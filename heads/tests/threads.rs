@@ -51,6 +51,8 @@ fn fits_on_one_thread_two_and_three_are_the_same_to_the_bit() {
         let text = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<String> = text
             .lines()
+            // On one core the test's name stands before the first line.
+            .map(|line| line.trim_start_matches("test print_a_fit ... "))
             .filter(|line| FITS.iter().any(|(kind, _)| line.starts_with(kind)))
             .map(String::from)
             .collect();

@@ -10,6 +10,8 @@ pub(crate) struct Map {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) values: Vec<f64>,
+    /// The largest that a value could be if all that it sums had one sign: what rounding errors are in proportion to.
+    pub(crate) reach: f64,
 }
 
 impl Map {
@@ -32,25 +34,29 @@ impl Map {
         assert_eq!(inputs, self.channels);
         let along = |size: usize| (size + 2 * padding - kernel) / stride + 1;
         let (height, width) = (along(self.height), along(self.width));
-        let mut values = Vec::new();
+        let (mut values, mut reach) = (Vec::new(), 0f64);
         for output in 0..outputs {
             for y in 0..height {
                 for x in 0..width {
                     let mut sum = f64::from(layer.bias[output]);
+                    let mut all = sum.abs();
                     for input in 0..inputs {
                         for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
                             let weight =
                                 layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
                             let place =
                                 |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
-                            sum += f64::from(weight) * self.at(input, place(y, ky), place(x, kx));
+                            let product = f64::from(weight) * self.at(input, place(y, ky), place(x, kx));
+                            sum += product;
+                            all += product.abs();
                         }
                     }
                     values.push(sum);
+                    reach = reach.max(all);
                 }
             }
         }
-        Self { channels: outputs, height, width, values }
+        Self { channels: outputs, height, width, values, reach }
     }
 
     fn pooled(&self, kernel: usize, stride: usize, padding: usize) -> Self {
@@ -71,7 +77,7 @@ impl Map {
                 values.push(largest);
             }
         }
-        Self { channels: self.channels, height, width, values }
+        Self { channels: self.channels, height, width, values, reach: self.reach }
     }
 }
 
@@ -130,7 +136,7 @@ impl Naive {
                     values.push(f64::from(self.normalisation[channel][usize::from(value)]));
                 }
             }
-            let mut maps = vec![Map { channels: 3, height, width, values }];
+            let mut maps = vec![Map { channels: 3, height, width, values, reach: 0.0 }];
             for (input, op) in &self.layers[..value] {
                 let map = match op {
                     Op::MaxPool(kernel, stride, padding) => maps[*input].pooled(*kernel, *stride, *padding),
@@ -138,6 +144,7 @@ impl Naive {
                         let mut map = maps[*input].convolved(layer);
                         if let Some(residual) = residual {
                             map.values.iter_mut().zip(&maps[*residual].values).for_each(|(a, b)| *a += b);
+                            map.reach += maps[*residual].reach;
                         }
                         if *relu {
                             map.values.iter_mut().for_each(|value| *value = value.max(0.0));
