@@ -128,7 +128,12 @@ impl Convolution {
             if inside { f64::from(self.weights[(output * inputs + input) * taps + tap]) } else { 0.0 }
         };
         let compensate = |matrix: &mut [f64], index: usize| {
-            if let Some(gram) = seen.filter(|_| form.parts == 2).and_then(|grams| grams.get(index)) {
+            // Other kernels than the one that was watched may take another way, whose sums are of other lengths.
+            let fits =
+                |grams: &&[Gram]| form.parts == 2 && grams.len() == matrices && grams[index].size() == inputs;
+            if let Some(gram) =
+                seen.filter(fits).filter(|_| method != Method::Direct).map(|grams| &grams[index])
+            {
                 rounding::compensated(matrix, gram);
             }
         };

@@ -39,6 +39,11 @@ impl Gram {
         Self { size, values: vec![0.0; size * size] }
     }
 
+    /// Inputs.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
     /// Adds samples `[S, size]`, with the instructions of `machine`; in which precision that works does not matter.
     pub(crate) fn add_many(&mut self, machine: Machine, samples: &[f32]) {
         let size = self.size;

@@ -10,7 +10,7 @@ use crate::image::{Frame, Values};
 use crate::layer::{Method, Packed, vectors};
 use crate::machine::Machine;
 use crate::network::{Network, Op};
-use crate::plan::{Place, Plan, ROOM, Step, framed, padded, point_stride, transformed};
+use crate::plan::{Place, Plan, Step, framed, padded, point_stride, transformed};
 use crate::pool::{self, MaxPool, Mean};
 use crate::product::{Product, Runs};
 use crate::team::{Member, share};
@@ -312,7 +312,7 @@ impl Walk<'_> {
         // What is read and written is the arena's, and what tiles may read past that is there.
         #[cfg(debug_assertions)]
         {
-            let end = (self.plan.cells - ROOM) * Cell::BYTES;
+            let end = (self.plan.cells - crate::plan::ROOM) * Cell::BYTES;
             let at = |address: usize| address - self.arena.addr();
             let farthest = step.offsets.iter().max().map_or(0, |offset| offset + 4 * packed.panels.steps);
             let read = (runs.count - 1) * runs.from + (runs.length - 1) * S::BYTES + farthest;
