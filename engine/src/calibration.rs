@@ -110,7 +110,7 @@ fn winograd(grams: &mut Vec<Gram>, machine: Machine, packed: &Packed, input: Pix
     let to = Transformed { cells: cells.as_mut_ptr(), point: blocks * tiles, block: tiles };
     let (block, units) = (input.block, 0..blocks * tiles);
     machine.run(ToPoints { tiling, input: input.cells, block, tiles: 0..tiles, units, to });
-    let values = crate::cell::as_f32(&mut cells);
+    let values = bytemuck::cast_slice::<Cell, f32>(&cells);
     for (gram, values) in grams.iter_mut().zip(values.chunks_exact(blocks * tiles * 16)) {
         let sample = |tile: usize| {
             (0..packed.inputs).map(move |channel| values[(channel / 16 * tiles + tile) * 16 + channel % 16])

@@ -42,7 +42,6 @@
 
 #![expect(unsafe_code, reason = "kernels work on raw memory; every other crate denies it")]
 
-mod bf16;
 mod calibration;
 mod cell;
 mod error;

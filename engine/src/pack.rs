@@ -1,9 +1,9 @@
 //! Weights in the order in which tiles read them.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use crate::bf16;
-use crate::cell::{self, Cell};
+use crate::cell::Cell;
 use crate::machine::Form;
 
 /// A weight that the order asks for: output channel, segment of the sum, index within the segment.
@@ -40,13 +40,13 @@ pub(crate) fn pack(form: Form, panels: Panels, to: &mut [Cell], weight: impl Fn(
             let (step, segment) = (position % steps, position / steps);
             let output = |lane: usize| (panel * form.vectors + vector) * 16 + lane;
             if form.parts == 1 {
-                for (lane, value) in cell::as_f32(cell).iter_mut().enumerate() {
+                for (lane, value) in bytemuck::cast_slice_mut::<Cell, f32>(cell).iter_mut().enumerate() {
                     *value = weight(Place { output: output(lane), segment, index: step }) as f32;
                 }
             } else {
-                for (at, value) in cell::as_bf16(cell).iter_mut().enumerate() {
+                for (at, value) in bytemuck::cast_slice_mut::<Cell, bf16>(cell).iter_mut().enumerate() {
                     let index = 2 * step + at % 2;
-                    *value = bf16::round(weight(Place { output: output(at / 2), segment, index }) as f32);
+                    *value = bf16::from_f32(weight(Place { output: output(at / 2), segment, index }) as f32);
                 }
             }
         }

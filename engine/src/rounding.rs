@@ -10,9 +10,9 @@
 //! No result depends on threads: each sum has one order. Only the Gram matrix may differ in its last bits between instruction
 //! sets.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use crate::bf16;
 use crate::kernels::{Job, Kernel, Simd};
 use crate::machine::Machine;
 
@@ -270,7 +270,7 @@ pub(crate) fn compensated(weights: &mut [f64], gram: &Gram) {
 }
 
 fn nearest(value: f64) -> f64 {
-    f64::from(f32::from_bits(u32::from(bf16::round(value as f32)) << 16))
+    bf16::from_f32(value as f32).to_f64()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `bf16` without instructions for it, to see what the kernels that have them should give.
 
+use half::bf16;
+
 use super::portable::{Portable, PortableF32};
 use super::{Job, Kernel};
-use crate::bf16;
 use crate::cell::Cell;
 use crate::tile::{self, Stride, Tile};
 
@@ -13,11 +14,6 @@ pub(crate) struct EmulatedBf16;
 /// `f32` in plain Rust, giving `bf16`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EmulatedNarrowing;
-
-/// As `f32`, exactly.
-fn widen(half: u16) -> f32 {
-    f32::from_bits(u32::from(half) << 16)
-}
 
 impl Kernel for EmulatedBf16 {
     type Simd = Portable;
@@ -40,13 +36,13 @@ impl Kernel for EmulatedBf16 {
     #[inline(always)]
     unsafe fn load_part(self, from: *const Cell, part: usize) -> [f32; 16] {
         // SAFETY: half a cell is 16 `bf16`.
-        unsafe { from.cast::<[u16; 16]>().add(part).read() }.map(widen)
+        unsafe { from.cast::<[bf16; 16]>().add(part).read() }.map(bf16::to_f32)
     }
 
     #[inline(always)]
     unsafe fn store_part(self, to: *mut Cell, part: usize, vector: [f32; 16]) {
         // SAFETY: half a cell is 16 `bf16`.
-        unsafe { to.cast::<[u16; 16]>().add(part).write(vector.map(bf16::round)) }
+        unsafe { to.cast::<[bf16; 16]>().add(part).write(vector.map(bf16::from_f32)) }
     }
 
     #[inline(always)]
@@ -62,7 +58,8 @@ impl Kernel for EmulatedBf16 {
     #[inline(always)]
     unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
         // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
-        unsafe { from.cast::<[[[u16; 2]; 16]; 2]>().read() }.map(|vector| vector.map(|pair| pair.map(widen)))
+        unsafe { from.cast::<[[[bf16; 2]; 16]; 2]>().read() }
+            .map(|vector| vector.map(|pair| pair.map(bf16::to_f32)))
     }
 
     #[inline(always)]
@@ -73,7 +70,7 @@ impl Kernel for EmulatedBf16 {
         weights: [[[f32; 2]; 16]; 2],
     ) -> [[f32; 16]; 2] {
         // SAFETY: the caller vouches for 4 bytes.
-        let [a, b] = unsafe { activations.cast::<[u16; 2]>().read_unaligned() }.map(widen);
+        let [a, b] = unsafe { activations.cast::<[bf16; 2]>().read_unaligned() }.map(bf16::to_f32);
         std::array::from_fn(|vector| {
             std::array::from_fn(|lane| {
                 let [wa, wb] = weights[vector][lane];
