@@ -2,10 +2,12 @@
 
 use crate::error::EngineError;
 use crate::isa::{Isa, Precision};
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Avx512Narrowing};
 #[cfg(test)]
-use crate::kernels::{EmulatedBf16, EmulatedNarrowing};
+use crate::kernels::EmulatedBf16;
+#[cfg(all(test, not(target_arch = "x86_64")))]
+use crate::kernels::Narrowing;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Narrowing};
 use crate::kernels::{Job, Kernel, PortableF32};
 
 /// A kernel that this machine has.
@@ -13,7 +15,7 @@ use crate::kernels::{Job, Kernel, PortableF32};
 pub(crate) enum Machine {
     PortableF32,
     #[cfg(test)]
-    EmulatedNarrowing,
+    EmulatedNarrowing(Narrowing<PortableF32, EmulatedBf16>),
     #[cfg(test)]
     EmulatedBf16,
     #[cfg(target_arch = "x86_64")]
@@ -21,7 +23,7 @@ pub(crate) enum Machine {
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
-    Avx512Narrowing(Avx512Narrowing),
+    Avx512Narrowing(Narrowing<Avx512, Avx512Bf16>),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
     #[cfg(target_arch = "x86_64")]
@@ -75,8 +77,9 @@ impl Machines {
 
     #[cfg(target_arch = "x86_64")]
     fn narrow(bf16: Machine) -> Option<Self> {
-        let narrowing = Machine::Avx512Narrowing(Avx512Narrowing::new()?);
-        Some(Self { wide: Machine::Avx512(Avx512::new()?), narrow: Some((narrowing, bf16)) })
+        let wide = Avx512::new()?;
+        let narrowing = Machine::Avx512Narrowing(Narrowing(wide, Avx512Bf16::new()?));
+        Some(Self { wide: Machine::Avx512(wide), narrow: Some((narrowing, bf16)) })
     }
 
     /// The kernel that reads values in one precision and gives them in another; there is none that widens.
@@ -99,10 +102,7 @@ macro_rules! with_kernel {
                 $body
             }
             #[cfg(test)]
-            Machine::EmulatedNarrowing => {
-                let $kernel = EmulatedNarrowing;
-                $body
-            }
+            Machine::EmulatedNarrowing($kernel) => $body,
             #[cfg(test)]
             Machine::EmulatedBf16 => {
                 let $kernel = EmulatedBf16;

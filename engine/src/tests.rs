@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use crate::image::Values;
 use crate::isa::{Isa, Precision};
+use crate::kernels::{EmulatedBf16, Narrowing, PortableF32};
 use crate::layer::Convolution;
 use crate::machine::{Machine, Machines};
 use crate::network::{Builder, Epilogue, Network, Tap, Value};
@@ -53,7 +54,10 @@ struct Way {
 fn ways() -> Vec<Way> {
     let emulated = Machines {
         wide: Machine::PortableF32,
-        narrow: Some((Machine::EmulatedNarrowing, Machine::EmulatedBf16)),
+        narrow: Some((
+            Machine::EmulatedNarrowing(Narrowing(PortableF32, EmulatedBf16)),
+            Machine::EmulatedBf16,
+        )),
     };
     let here = Isa::ALL.into_iter().filter(|isa| isa.is_present()).map(|isa| Machines::new(isa).unwrap());
     let mut ways = Vec::new();

@@ -99,8 +99,7 @@ impl Tile<'_> {
     /// The row is one of the tile's, which is as [`Tile`] says.
     #[inline(always)]
     pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        for index in 0..K::VECTORS {
-            let vector = kernel.vector(sums, index);
+        for (index, &vector) in sums.as_ref().iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
         }
@@ -115,23 +114,16 @@ impl Tile<'_> {
 pub(crate) unsafe fn in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
     // SAFETY: the caller's promise, for each number of rows.
     unsafe {
-        match rows {
-            14 => of_rows::<K, S, 14>(kernel, tile),
-            13 => of_rows::<K, S, 13>(kernel, tile),
-            12 => of_rows::<K, S, 12>(kernel, tile),
-            11 => of_rows::<K, S, 11>(kernel, tile),
-            10 => of_rows::<K, S, 10>(kernel, tile),
-            9 => of_rows::<K, S, 9>(kernel, tile),
-            8 => of_rows::<K, S, 8>(kernel, tile),
-            7 => of_rows::<K, S, 7>(kernel, tile),
-            6 => of_rows::<K, S, 6>(kernel, tile),
-            5 => of_rows::<K, S, 5>(kernel, tile),
-            4 => of_rows::<K, S, 4>(kernel, tile),
-            3 => of_rows::<K, S, 3>(kernel, tile),
-            2 => of_rows::<K, S, 2>(kernel, tile),
-            1 => of_rows::<K, S, 1>(kernel, tile),
-            _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
+        macro_rules! of_each_height {
+            ($($height:literal)*) => {
+                match rows {
+                    // The heights that a kernel does not have leave no code.
+                    $($height if $height <= K::ROWS => of_rows::<K, S, $height>(kernel, tile),)*
+                    _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
+                }
+            };
         }
+        of_each_height!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
     }
 }
 
@@ -162,8 +154,9 @@ unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'
             each_row!(R, |ROW| simd.prefetch(ahead.wrapping_add(ROW * S::BYTES)));
             let mut left = tile.steps;
             loop {
-                simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS).cast());
-                simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + 1).cast());
+                for vector in 0..K::VECTORS {
+                    simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + vector).cast());
+                }
                 let weights = kernel.weights(cell);
                 each_row!(R, |ROW| sums[ROW] =
                     kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));

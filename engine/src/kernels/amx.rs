@@ -149,11 +149,6 @@ impl Kernel for AmxBf16 {
     }
 
     #[inline(always)]
-    fn vector(self, sums: &Self::Sums, index: usize) -> __m512 {
-        self.0.vector(sums, index)
-    }
-
-    #[inline(always)]
     unsafe fn weights(self, from: *const Cell) -> Self::Weights {
         // SAFETY: the caller's promise is the same.
         unsafe { self.0.weights(from) }

@@ -4,7 +4,6 @@ use std::arch::x86_64::*;
 
 use super::{Job, Kernel, Simd};
 use crate::cell::Cell;
-use crate::tile::{self, Stride, Tile};
 
 /// AVX2 with FMA in `f32`: a vector is two registers.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +72,7 @@ impl Simd for Avx2 {
 
 impl Kernel for Avx2 {
     type Simd = Self;
-    type Sums = [__m256; 2];
+    type Sums = [[__m256; 2]; 1];
     type Weights = [__m256; 2];
     /// 6 rows by 2 registers of sums, 2 of weights and a broadcast: 15 of the 16 registers.
     const ROWS: usize = 6;
@@ -108,13 +107,8 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn zero(self) -> [__m256; 2] {
-        self.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn vector(self, sums: &[__m256; 2], _: usize) -> [__m256; 2] {
-        *sums
+    fn zero(self) -> [[__m256; 2]; 1] {
+        [self.splat(0.0)]
     }
 
     #[inline(always)]
@@ -124,15 +118,9 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn step(self, sums: [__m256; 2], activations: *const u8, weights: [__m256; 2]) -> [__m256; 2] {
+    unsafe fn step(self, [sums]: Self::Sums, activations: *const u8, weights: [__m256; 2]) -> Self::Sums {
         // SAFETY: the caller vouches for 4 bytes.
         let value = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
-        self.mul_add(value, weights, sums)
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+        [self.mul_add(value, weights, sums)]
     }
 }

@@ -2,17 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Job, Kernel, On, Simd};
+use super::{Job, Kernel, Simd};
 use crate::cell::Cell;
-use crate::tile::{self, Stride, Tile};
 
 /// AVX-512 F in `f32`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512(());
-
-/// AVX-512 in `f32`, giving `bf16`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512Narrowing(Avx512Bf16);
 
 /// AVX512-BF16: sums of two products a lane in one instruction.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +23,6 @@ impl Avx512Bf16 {
     pub(crate) fn new() -> Option<Self> {
         let present = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
         Avx512::new().filter(|_| present).map(Self)
-    }
-}
-
-impl Avx512Narrowing {
-    pub(crate) fn new() -> Option<Self> {
-        Avx512Bf16::new().map(Self)
     }
 }
 
@@ -122,17 +111,6 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
-    fn vector(self, sums: &[__m512; 2], index: usize) -> __m512 {
-        sums[index]
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
-    }
-
-    #[inline(always)]
     unsafe fn load_part(self, from: *const Cell, _: usize) -> __m512 {
         // SAFETY: a cell is 16 `f32`.
         unsafe { self.simd().load(from.cast()) }
@@ -187,17 +165,6 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    fn vector(self, sums: &[__m512; 2], index: usize) -> __m512 {
-        sums[index]
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
-    }
-
-    #[inline(always)]
     unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
         // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX-512 is present.
         unsafe {
@@ -232,71 +199,5 @@ impl Kernel for Avx512Bf16 {
             let pairs: __m512bh = std::mem::transmute(pair);
             [_mm512_dpbf16_ps(sums[0], pairs, weights[0]), _mm512_dpbf16_ps(sums[1], pairs, weights[1])]
         }
-    }
-}
-
-impl Kernel for Avx512Narrowing {
-    type Simd = Avx512;
-    type Sums = <Avx512 as Kernel>::Sums;
-    type Weights = <Avx512 as Kernel>::Weights;
-    const ROWS: usize = ROWS;
-    const VECTORS: usize = 2;
-    const PARTS: usize = 1;
-    const OUT_PARTS: usize = 2;
-
-    #[inline(always)]
-    fn simd(self) -> Avx512 {
-        self.0.simd()
-    }
-
-    #[inline(always)]
-    fn vectorize<J: Job>(self, job: J) {
-        self.0.vectorize(On(self, job));
-    }
-
-    #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.simd().load_part(from, part) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: __m512) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.simd().store_part(to, part, vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_out(self, to: *mut Cell, part: usize, vector: __m512) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.store_part(to, part, vector) }
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        self.simd().zero()
-    }
-
-    #[inline(always)]
-    fn vector(self, sums: &Self::Sums, index: usize) -> __m512 {
-        sums[index]
-    }
-
-    #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> Self::Weights {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.simd().weights(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn step(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.simd().step(sums, activations, weights) }
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
     }
 }

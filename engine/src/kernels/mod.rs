@@ -13,10 +13,14 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod emulated;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod narrowing;
 mod portable;
 
 #[cfg(test)]
-pub(crate) use emulated::{EmulatedBf16, EmulatedNarrowing};
+pub(crate) use emulated::EmulatedBf16;
+#[cfg(any(test, target_arch = "x86_64"))]
+pub(crate) use narrowing::Narrowing;
 #[cfg(test)]
 pub(crate) use portable::Portable;
 pub(crate) use portable::PortableF32;
@@ -24,11 +28,11 @@ pub(crate) use portable::PortableF32;
 pub(crate) use {
     amx::AmxBf16,
     avx2::Avx2,
-    avx512::{Avx512, Avx512Bf16, Avx512Narrowing},
+    avx512::{Avx512, Avx512Bf16},
 };
 
 use crate::cell::Cell;
-use crate::tile::{Stride, Tile};
+use crate::tile::{self, Stride, Tile};
 
 /// Work that is compiled once for each instruction set.
 pub(crate) trait Job {
@@ -37,10 +41,10 @@ pub(crate) trait Job {
 }
 
 /// A job on one kernel that runs in the function of another, compiled for the same instructions or more.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) struct On<K, J>(pub(crate) K, pub(crate) J);
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 impl<K: Kernel, J: Job> Job for On<K, J> {
     #[inline(always)]
     fn run<Around: Kernel>(self, _: Around) {
@@ -75,8 +79,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 /// An instruction set in one precision, and the precision in which it keeps what comes out.
 pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     type Simd: Simd;
-    /// One pixel's sums over a panel of weights.
-    type Sums: Copy;
+    /// One pixel's sums over a panel of weights: an array of [`VECTORS`](Self::VECTORS) vectors.
+    type Sums: Copy + AsRef<[Vector<Self>]>;
     /// One step's weights of a panel.
     type Weights: Copy;
     /// Pixels in the tallest tile.
@@ -119,8 +123,6 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     }
 
     fn zero(self) -> Self::Sums;
-    /// Vector `index` of [`VECTORS`](Self::VECTORS).
-    fn vector(self, sums: &Self::Sums, index: usize) -> Vector<Self>;
     /// # Safety
     /// `from` is valid for reads of [`VECTORS`](Self::VECTORS) cells.
     unsafe fn weights(self, from: *const Cell) -> Self::Weights;
@@ -134,7 +136,11 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     /// As [`Tile`] says. `rows` is in `1..=ROWS`.
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>);
+    #[inline(always)]
+    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+    }
 }
 
 /// 16 `f32` of a kernel.

@@ -2,7 +2,6 @@
 
 use super::{Job, Kernel, Simd};
 use crate::cell::Cell;
-use crate::tile::{self, Stride, Tile};
 
 /// Vectors as arrays.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +58,7 @@ impl Simd for Portable {
 
 impl Kernel for PortableF32 {
     type Simd = Portable;
-    type Sums = [f32; 16];
+    type Sums = [[f32; 16]; 1];
     type Weights = [f32; 16];
     /// 2 rows of 4 registers of 4 lanes: half of SSE2's registers, a quarter of NEON's.
     const ROWS: usize = 2;
@@ -89,13 +88,8 @@ impl Kernel for PortableF32 {
     }
 
     #[inline(always)]
-    fn zero(self) -> [f32; 16] {
-        [0.0; 16]
-    }
-
-    #[inline(always)]
-    fn vector(self, sums: &[f32; 16], _: usize) -> [f32; 16] {
-        *sums
+    fn zero(self) -> [[f32; 16]; 1] {
+        [[0.0; 16]]
     }
 
     #[inline(always)]
@@ -105,15 +99,9 @@ impl Kernel for PortableF32 {
     }
 
     #[inline(always)]
-    unsafe fn step(self, sums: [f32; 16], activations: *const u8, weights: [f32; 16]) -> [f32; 16] {
+    unsafe fn step(self, [sums]: Self::Sums, activations: *const u8, weights: [f32; 16]) -> Self::Sums {
         // SAFETY: the caller vouches for 4 bytes.
         let value = unsafe { activations.cast::<f32>().read_unaligned() };
-        Portable.mul_add([value; 16], weights, sums)
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+        [Portable.mul_add([value; 16], weights, sums)]
     }
 }
