@@ -12,7 +12,7 @@ use crate::image::{self, Values};
 use crate::layer::Method;
 use crate::network::{Network, Op, Tap};
 use crate::plan::Plan;
-use crate::team::{Barrier, Member, share};
+use crate::team::{Barrier, Breaking, Member, share};
 use crate::walk::{Walk, Wanted, Watch};
 
 /// A batch of photos of one size, `[N, H, W, 3]`.
@@ -40,8 +40,8 @@ pub enum Form {
 /// Runs a [`Network`] on threads of its own, in memory of its own.
 ///
 /// Memory is planned for a size of photos when the first of that size come, and used again as long as they do; it does not
-/// depend on the size of the batch. A run on one thread allocates nothing else. What comes out does not depend on the number of threads, nor on the other photos of the
-/// batch.
+/// depend on the size of the batch. A run on one thread allocates nothing else. What comes out does not depend on the number
+/// of threads, nor on the other photos of the batch.
 pub struct Session {
     network: Arc<Network>,
     threads: usize,
@@ -99,7 +99,7 @@ impl Out {
 }
 
 impl Session {
-    /// Starts `threads` threads; one is the caller's own.
+    /// Starts `threads` threads; a single one is the caller's own.
     ///
     /// # Errors
     /// [`EngineError::Threads`] when they cannot be started.
@@ -175,11 +175,13 @@ impl Session {
             while self.arenas.len() < teams {
                 self.arenas.push(Arena::new(plan.cells));
             }
-            self.barriers.resize_with(teams.max(self.barriers.len()), Barrier::default);
+            self.barriers.clear();
+            self.barriers.resize_with(teams, Barrier::default);
             let (out, arenas, barriers) = (Out(out.as_mut_ptr()), &self.arenas, &self.barriers);
             let network = &*self.network;
             let work = |thread: usize| {
                 let team = thread / members;
+                let _breaking = Breaking(&barriers[team]);
                 let member = Member { index: thread % members, of: members, barrier: &barriers[team] };
                 let wanted = Wanted { segment: tap.0, pooled: form == Form::Pooled, out: out.pointer() };
                 let arena = arenas[team].pointer();

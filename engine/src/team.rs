@@ -1,7 +1,7 @@
 //! Threads that go through a network side by side.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Turns of a waiting thread before it lets others have the core. Members arrive within microseconds of each other unless
 /// something else runs on their core.
@@ -12,6 +12,19 @@ const SPINS: usize = 2_000;
 pub(crate) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
+    /// A member will never come.
+    broken: AtomicBool,
+}
+
+/// Breaks a barrier when its thread panics, so that nobody waits there for ever.
+pub(crate) struct Breaking<'a>(pub(crate) &'a Barrier);
+
+impl Drop for Breaking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.broken.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// One thread of a team.
@@ -24,12 +37,12 @@ pub(crate) struct Member<'a> {
 }
 
 impl Member<'_> {
-    /// Waits until all members are here; what they wrote before can then be read.
+    /// Waits until all members are here; what they wrote before can then be read. Panics when one of them has.
     pub(crate) fn wait(&self) {
         if self.of == 1 {
             return;
         }
-        let Barrier { arrived, round } = self.barrier;
+        let Barrier { arrived, round, broken } = self.barrier;
         let now = round.load(Ordering::Relaxed);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.of {
             arrived.store(0, Ordering::Relaxed);
@@ -38,6 +51,7 @@ impl Member<'_> {
         }
         let mut turns = 0;
         while round.load(Ordering::Acquire) == now {
+            assert!(!broken.load(Ordering::Acquire), "another thread of the team has panicked");
             turns += 1;
             if turns < SPINS {
                 std::hint::spin_loop();
@@ -70,6 +84,23 @@ mod tests {
                 assert_eq!(all, (0..count).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_has_panicked() {
+        let barrier = Barrier::default();
+        let member = |index| {
+            let barrier = &barrier;
+            move || {
+                let _breaking = Breaking(barrier);
+                assert_eq!(index, 0, "on purpose");
+                Member { index, of: 2, barrier }.wait();
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads = [scope.spawn(member(0)), scope.spawn(member(1))];
+            assert!(threads.into_iter().all(|thread| thread.join().is_err()));
+        });
     }
 
     #[test]
