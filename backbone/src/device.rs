@@ -27,7 +27,7 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// bfloat16 weights and activations.
+    /// bfloat16 weights and activations; on the CPU the first layers, where rounding costs most, stay in `f32`.
     Bf16,
 }
 

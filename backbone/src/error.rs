@@ -53,7 +53,9 @@ impl BackboneError {
         match self {
             Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
             Self::Hub(HubError::Name { .. })
-            | Self::Engine(EngineError::NoBf16 | EngineError::Isa { .. }) => ErrorKind::Config,
+            | Self::Engine(EngineError::NoBf16 | EngineError::Forced { .. } | EngineError::Isa { .. }) => {
+                ErrorKind::Config
+            }
             Self::Hub(_) => ErrorKind::Hub,
             Self::Engine(_) | Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
         }

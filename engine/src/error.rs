@@ -2,17 +2,25 @@
 
 use thiserror::Error;
 
-use crate::isa::ISA_VARIABLE;
+use crate::isa::{ISA_VARIABLE, Isa};
 
 /// A network cannot be built, or not run on this.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The instruction set that was asked for is not to be had.
+    /// The instruction set that the variable names is not to be had.
     #[error("{ISA_VARIABLE}={name} cannot be used: {problem}")]
-    Isa {
+    Forced {
         /// Its name.
         name: String,
+        /// Why.
+        problem: String,
+    },
+    /// The instruction set that the caller names is not to be had.
+    #[error("the instruction set {isa} cannot be used: {problem}")]
+    Isa {
+        /// Which one.
+        isa: Isa,
         /// Why.
         problem: String,
     },

@@ -49,7 +49,7 @@ impl Isa {
     /// The one [`ISA_VARIABLE`] names, or the fastest that this machine has for `precision`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when the variable names none or one that is not to be had here,
+    /// [`EngineError::Forced`] when the variable names none or one that is not to be had here,
     /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
     pub fn choose(precision: Precision) -> Result<Self, EngineError> {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the engine's variable")]
@@ -70,7 +70,7 @@ impl Isa {
     }
 
     fn forced(name: &str, precision: Precision) -> Result<Self, EngineError> {
-        let refused = |problem: String| EngineError::Isa { name: name.to_owned(), problem };
+        let refused = |problem: String| EngineError::Forced { name: name.to_owned(), problem };
         let isa = Self::ALL.into_iter().find(|isa| isa.as_str() == name).ok_or_else(|| {
             refused(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
         })?;

@@ -6,8 +6,8 @@ use crate::cell::Cell;
 use crate::error::EngineError;
 use crate::image;
 use crate::isa::Precision;
-use crate::machine::Form;
-use crate::pack::{Panels, Place, pack};
+use crate::machine::Layout;
+use crate::pack::{Panels, Position, pack};
 use crate::rounding::{self, Gram};
 use crate::winograd;
 
@@ -94,11 +94,11 @@ impl Convolution {
         None
     }
 
-    /// Packs it for kernels of `form`; where `bf16` is read, weights are rounded with an eye on what was seen of the inputs.
+    /// Packs it for kernels of `layout`; where `bf16` is read, weights are rounded with an eye on what was seen of the inputs.
     pub(crate) fn pack(
         self,
         name: &str,
-        form: Form,
+        layout: Layout,
         first: bool,
         seen: Option<&[Gram]>,
     ) -> Result<Packed, EngineError> {
@@ -109,28 +109,29 @@ impl Convolution {
         let method = match (kernel, stride, padding) {
             _ if first => Method::Image,
             (1, _, 0) => Method::Pointwise,
-            (3, 1, 1) if form.winograd => Method::Winograd,
+            (3, 1, 1) if layout.winograd => Method::Winograd,
             _ => Method::Direct,
         };
         // Channels in a cell, which is what a segment sums over; values of a kernel's row for the first layer.
-        let (channels, taps) = (16 * form.parts, kernel * kernel);
+        let (channels, taps) = (16 * layout.parts, kernel * kernel);
         let input_blocks = inputs.div_ceil(channels);
         let (segments, steps) = match method {
             Method::Image => (kernel, inputs * kernel),
             Method::Pointwise | Method::Winograd => (input_blocks, 16),
             Method::Direct => (input_blocks * taps, 16),
         };
-        let panels = Panels { count: vectors(outputs) / form.vectors, segments, steps };
+        let panels = Panels { count: vectors(outputs) / layout.vectors, segments, steps };
         let matrices = if method == Method::Winograd { winograd::POINTS } else { 1 };
-        let mut weights = Cell::zeros(matrices * panels.count * panels.cells(form));
+        let mut weights = Cell::zeros(matrices * panels.count * panels.cells(layout));
         let of = |output: usize, input: usize, tap: usize| {
             let inside = output < outputs && input < inputs;
             if inside { f64::from(self.weights[(output * inputs + input) * taps + tap]) } else { 0.0 }
         };
         let compensate = |matrix: &mut [f64], index: usize| {
             // Other kernels than the one that was watched may take another way, whose sums are of other lengths.
-            let fits =
-                |grams: &&[Gram]| form.parts == 2 && grams.len() == matrices && grams[index].size() == inputs;
+            let fits = |grams: &&[Gram]| {
+                layout.parts == 2 && grams.len() == matrices && grams[index].size() == inputs
+            };
             if let Some(gram) =
                 seen.filter(fits).filter(|_| method != Method::Direct).map(|grams| &grams[index])
             {
@@ -138,7 +139,7 @@ impl Convolution {
             }
         };
         match method {
-            Method::Image => pack(form, panels, &mut weights, |Place { output, segment, index }| {
+            Method::Image => pack(layout, panels, &mut weights, |Position { output, segment, index }| {
                 if index < inputs * kernel {
                     of(output, index % inputs, segment * kernel + index / inputs)
                 } else {
@@ -148,11 +149,11 @@ impl Convolution {
             Method::Pointwise | Method::Direct | Method::Winograd => {
                 // One matrix whose sums go over taps as well, or one a point.
                 let taps = if method == Method::Winograd { 1 } else { taps };
-                let each = panels.count * panels.cells(form);
+                let each = panels.count * panels.cells(layout);
                 for (index, weights) in weights.chunks_exact_mut(each).enumerate() {
                     let mut matrix = self.matrix(method, index);
                     compensate(&mut matrix, index);
-                    pack(form, panels, weights, |Place { output, segment, index }| {
+                    pack(layout, panels, weights, |Position { output, segment, index }| {
                         let (input, tap) = (segment / taps * channels + index, segment % taps);
                         let inside = output < outputs && input < inputs;
                         if inside { matrix[(output * inputs + input) * taps + tap] } else { 0.0 }
@@ -184,5 +185,36 @@ impl Packed {
     /// Outputs along an axis of `size`; none where the kernel does not fit.
     pub(crate) fn outputs_along(&self, size: usize) -> Option<usize> {
         Some((size + 2 * self.padding).checked_sub(self.kernel)? / self.stride + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::tests::Numbers;
+
+    fn packed(winograd: bool, seen: Option<&[Gram]>) -> Vec<u8> {
+        let layout = Layout { rows: 1, vectors: 2, parts: 2, winograd };
+        let convolution = Numbers(3).convolution([16, 32, 3, 1, 1]);
+        let packed = convolution.pack("layer", layout, false, seen).unwrap();
+        bytemuck::cast_slice::<Cell, u8>(&packed.weights).to_vec()
+    }
+
+    /// With AMX a layer is direct that was Winograd's on the kernel of `f32` that was watched.
+    #[test]
+    fn weights_are_compensated_for_what_was_seen_on_their_own_way_only() {
+        let mut numbers = Numbers(4);
+        let samples: Vec<f32> = (0..64).flat_map(|_| vec![numbers.next(); 16]).collect();
+        let grams: Vec<Gram> = (0..winograd::POINTS)
+            .map(|_| {
+                let mut gram = Gram::new(16);
+                gram.add_many(Machine::PortableF32, &samples);
+                gram
+            })
+            .collect();
+        assert!(packed(true, Some(&grams)) != packed(true, None));
+        assert!(packed(false, Some(&grams)) == packed(false, None));
+        assert!(packed(true, Some(&grams[..1])) == packed(true, None));
     }
 }

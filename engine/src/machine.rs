@@ -41,7 +41,7 @@ pub(crate) struct Machines {
 
 /// What packing and planning need to know of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Form {
+pub(crate) struct Layout {
     /// Pixels in the tallest tile.
     pub(crate) rows: usize,
     /// Vectors of 16 output channels in a panel of weights.
@@ -72,7 +72,7 @@ impl Machines {
             _ => None,
         };
         let problem = || "this machine does not have it".to_owned();
-        machines.ok_or_else(|| EngineError::Isa { name: isa.to_string(), problem: problem() })
+        machines.ok_or_else(|| EngineError::Isa { isa, problem: problem() })
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -128,9 +128,9 @@ impl Machine {
         with_kernel!(self, kernel => kernel.vectorize(job));
     }
 
-    pub(crate) fn form(self) -> Form {
-        fn of<K: Kernel>(_: K) -> Form {
-            Form { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }
+    pub(crate) fn layout(self) -> Layout {
+        fn of<K: Kernel>(_: K) -> Layout {
+            Layout { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }
         }
         with_kernel!(self, kernel => of(kernel))
     }

@@ -119,7 +119,7 @@ impl Builder {
         };
         let packed = {
             let seen = self.calibration.as_ref().and_then(|calibration| calibration.layer(name));
-            convolution.pack(name, machine.form(), input.0 == 0, seen)?
+            convolution.pack(name, machine.layout(), input.0 == 0, seen)?
         };
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
         self.add(name, input, machine, (outputs, precision), op)
@@ -170,6 +170,7 @@ impl Builder {
         let mut network = self.network;
         let last = network.taps.last().copied().unwrap_or(0);
         network.nodes.retain(|node| node.output <= last);
+        network.values.truncate(last + 1);
         network
     }
 

@@ -22,7 +22,7 @@ const SUMS: usize = 12;
 pub fn peak(isa: Isa, precision: Precision) -> Result<f64, EngineError> {
     let machine = Machines::new(isa)?.from(precision, precision);
     let problem = || format!("it has no kernels for {precision}");
-    let machine = machine.ok_or_else(|| EngineError::Isa { name: isa.to_string(), problem: problem() })?;
+    let machine = machine.ok_or_else(|| EngineError::Isa { isa, problem: problem() })?;
     let mut best = 0.0f64;
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(200) {

@@ -185,7 +185,7 @@ impl Walk<'_> {
             self.member.wait();
             from = to;
         }
-        let rows = machine.form().rows;
+        let rows = machine.layout().rows;
         let (panels, tiles) = self.grid(packed, pixels.div_ceil(rows), pixels * packed.inputs);
         let (start, end) = ((tiles.start * rows).min(pixels), (tiles.end * rows).min(pixels));
         // SAFETY: the pixels are those of the value.
@@ -305,10 +305,10 @@ impl Walk<'_> {
         if panels.is_empty() || runs.count * runs.length == 0 {
             return;
         }
-        let form = machine.form();
-        let first = (matrix * packed.panels.count + panels.start) * packed.panels.cells(form);
-        debug_assert!(first + panels.len() * packed.panels.cells(form) <= packed.weights.len(), "panels");
-        debug_assert!(packed.bias.len() >= 16 * panels.end * form.vectors, "biases");
+        let layout = machine.layout();
+        let first = (matrix * packed.panels.count + panels.start) * packed.panels.cells(layout);
+        debug_assert!(first + panels.len() * packed.panels.cells(layout) <= packed.weights.len(), "panels");
+        debug_assert!(packed.bias.len() >= 16 * panels.end * layout.vectors, "biases");
         // What is read and written is the arena's, and what tiles may read past that is there.
         #[cfg(debug_assertions)]
         {
@@ -322,7 +322,7 @@ impl Walk<'_> {
                 Finish::Raw => 1,
                 Finish::Add { .. } => self.network.values[self.network.nodes[step.node].output].1.parts(),
             };
-            let block = (panels.end * form.vectors - 1) / parts * output.block;
+            let block = (panels.end * layout.vectors - 1) / parts * output.block;
             let cells = block + pixel + (runs.count - 1) * runs.to + runs.length;
             debug_assert!(at(output.cells.addr()) + cells * Cell::BYTES <= end, "output");
         }
@@ -335,7 +335,7 @@ impl Walk<'_> {
             runs,
             output,
             pixel,
-            vector: panels.start * form.vectors,
+            vector: panels.start * layout.vectors,
             stride: PhantomData::<S>,
         });
     }
