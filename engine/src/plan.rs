@@ -80,7 +80,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// The lowest place for `cells` from step `first` to `last`.
+    /// The lowest place for `cells` from step `first` to `last`: the number of the lease.
     fn lease(&mut self, cells: usize, first: usize, last: usize) -> usize {
         let mut taken: Vec<(usize, usize)> = self
             .leases
@@ -97,7 +97,7 @@ impl Shared {
             offset = offset.max(end);
         }
         self.leases.push(Lease { offset, cells, first, last });
-        offset
+        self.leases.len() - 1
     }
 
     fn cells(&self) -> usize {
@@ -118,90 +118,107 @@ impl Plan {
     /// [`EngineError::Photos`] when a layer has nothing left to look at.
     pub(crate) fn new(network: &Network, height: usize, width: usize) -> Result<Self, EngineError> {
         let sizes = sizes(network, height, width)?;
-        let mut cells = 0;
-        let groups: Vec<usize> =
-            (0..network.taps.len()).map(|segment| group(network, &sizes, segment)).collect();
-        let stride = |value: usize, photos: usize| block_stride(photos * sizes[value].0 * sizes[value].1);
-        // The value at the end of each segment serves the next one's groups.
-        let ends: Vec<Place> = network
-            .taps
-            .iter()
-            .enumerate()
-            .map(|(segment, &value)| {
-                let photos = groups[segment].max(groups.get(segment + 1).copied().unwrap_or(0));
-                let place = Place { offset: cells, block: stride(value, photos) };
-                cells += network.blocks(value) * place.block;
-                place
-            })
-            .collect();
-        let mut shared_cells = 0;
-        let mut segments = Vec::with_capacity(groups.len());
-        for (segment, &group) in groups.iter().enumerate() {
-            let range = network.segment(segment);
-            let nodes = &network.nodes[range.clone()];
-            let mut shared = Shared::default();
-            let mut places: Vec<Option<Place>> = vec![None; network.values.len()];
-            if let Some(before) = segment.checked_sub(1) {
-                places[network.taps[before]] = Some(ends[before]);
-            }
-            let mut steps = Vec::with_capacity(nodes.len());
-            for (index, node) in nodes.iter().enumerate() {
-                let last_use = |value: usize| {
-                    (index..nodes.len()).rev().find(|&later| uses(&nodes[later], value)).unwrap_or(index)
-                };
-                let residual = residual_of(node);
-                let size = |value: usize| network.blocks(value) * stride(value, group);
-                let output = if node.output == network.taps[segment] {
-                    ends[segment]
-                } else if let Some((value, place)) =
-                    residual.and_then(|value| Some((value, places[value]?))).filter(|&(value, _)| {
-                        let alike = network.values[value] == network.values[node.output];
-                        alike
-                            && value != node.input
-                            && value >= first_inside(network, segment)
-                            && last_use(value) == index
-                    })
-                {
-                    // The sum takes the place of what is added: each pixel is read before it is written. Not of what is
-                    // multiplied as well: later panels still read that.
-                    let lease = shared.leases.iter_mut().find(|lease| {
-                        cells + lease.offset == place.offset && (lease.first..=lease.last).contains(&index)
-                    });
-                    debug_assert!(lease.is_some(), "value {value} has a lease");
-                    if let Some(lease) = lease {
-                        lease.last = last_use(node.output);
-                    }
-                    place
-                } else {
-                    let offset = cells + shared.lease(size(node.output), index, last_use(node.output));
-                    Place { offset, block: stride(node.output, group) }
-                };
-                places[node.output] = Some(output);
-                let tiles = winograd_tiles(&sizes, node, group);
-                let scratch = cells + shared.lease(scratch(&sizes, node, group, tiles), index, index);
-                let input = places[node.input].unwrap_or_default();
-                let block = copied_block(&sizes, node, group);
-                steps.push(Step {
-                    node: range.start + index,
-                    input,
-                    block,
-                    offsets: offsets(&sizes, node, input.block, block, tiles),
-                    output,
-                    residual: residual.and_then(|value| places[value]).unwrap_or_default(),
-                    scratch,
-                    tiles,
-                });
-            }
-            shared_cells = shared_cells.max(shared.cells());
-            segments.push(Segment { group, steps, output: ends[segment] });
+        let count = network.taps.len();
+        let groups: Vec<usize> = (0..count).map(|segment| group(network, &sizes, segment)).collect();
+        let mut planner = Planner { network, sizes: &sizes, ends: Vec::new(), start: 0 };
+        for (segment, &value) in network.taps.iter().enumerate() {
+            // The value at the end of a segment serves the next one's groups.
+            let photos = groups[segment].max(groups.get(segment + 1).copied().unwrap_or(0));
+            let place = Place { offset: planner.start, block: planner.stride(value, photos) };
+            planner.start += network.blocks(value) * place.block;
+            planner.ends.push(place);
         }
-        Ok(Self { height, width, sizes, segments, cells: cells + shared_cells + ROOM })
+        let (mut segments, mut shared) = (Vec::with_capacity(count), 0);
+        for (segment, &group) in groups.iter().enumerate() {
+            let (planned, cells) = planner.segment(segment, group);
+            segments.push(planned);
+            shared = shared.max(cells);
+        }
+        let cells = planner.start + shared + ROOM;
+        Ok(Self { height, width, sizes, segments, cells })
     }
 }
 
-/// The first value that a segment makes.
-fn first_inside(network: &Network, segment: usize) -> usize {
-    segment.checked_sub(1).map_or(1, |before| network.taps[before] + 1)
+/// What all segments are planned with.
+struct Planner<'a> {
+    network: &'a Network,
+    /// Height and width of each value.
+    sizes: &'a [(usize, usize)],
+    /// The value at the end of each segment.
+    ends: Vec<Place>,
+    /// The first cell of the room that values within a segment share.
+    start: usize,
+}
+
+/// Where a value lies while its segment runs. One at a tap has no lease: its place is its own.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    place: Place,
+    lease: Option<usize>,
+}
+
+impl Planner<'_> {
+    /// Cells from a block to the next of a value of so many photos.
+    fn stride(&self, value: usize, photos: usize) -> usize {
+        block_stride(photos * self.sizes[value].0 * self.sizes[value].1)
+    }
+
+    /// A segment that takes `group` photos at a time, and the cells that it needs of the shared room.
+    fn segment(&self, segment: usize, group: usize) -> (Segment, usize) {
+        let (network, sizes) = (self.network, self.sizes);
+        let range = network.segment(segment);
+        let nodes = &network.nodes[range.clone()];
+        let (mut shared, mut steps) = (Shared::default(), Vec::with_capacity(nodes.len()));
+        let mut held = vec![Held::default(); network.values.len()];
+        if let Some(before) = segment.checked_sub(1) {
+            held[network.taps[before]].place = self.ends[before];
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            held[node.output] = if node.output == network.taps[segment] {
+                Held { place: self.ends[segment], lease: None }
+            } else {
+                self.output(nodes, index, group, &held, &mut shared)
+            };
+            let tiles = winograd_tiles(sizes, node, group);
+            let scratch = shared.lease(scratch(sizes, node, group, tiles), index, index);
+            let input = held[node.input].place;
+            let block = copied_block(sizes, node, group);
+            steps.push(Step {
+                node: range.start + index,
+                input,
+                block,
+                offsets: offsets(sizes, node, input.block, block, tiles),
+                output: held[node.output].place,
+                residual: residual_of(node).map(|value| held[value].place).unwrap_or_default(),
+                scratch: self.start + shared.leases[scratch].offset,
+                tiles,
+            });
+        }
+        (Segment { group, steps, output: self.ends[segment] }, shared.cells())
+    }
+
+    /// Finds a place for what the node of this number gives.
+    fn output(&self, nodes: &[Node], index: usize, group: usize, held: &[Held], shared: &mut Shared) -> Held {
+        let (network, node) = (self.network, &nodes[index]);
+        let last_use = |value: usize| {
+            (index..nodes.len()).rev().find(|&later| uses(&nodes[later], value)).unwrap_or(index)
+        };
+        let last = last_use(node.output);
+        // A sum takes the place of what is added, where nobody needs that any more: each pixel is read before it is written.
+        // Not of what is multiplied as well: later panels still read that.
+        let replaced = residual_of(node).filter(|&value| {
+            let alike = network.values[value] == network.values[node.output];
+            alike && value != node.input && last_use(value) == index
+        });
+        if let Some((held, lease)) = replaced.and_then(|value| Some((held[value], held[value].lease?))) {
+            shared.leases[lease].last = last;
+            return held;
+        }
+        let block = self.stride(node.output, group);
+        let lease = shared.lease(network.blocks(node.output) * block, index, last);
+        let offset = self.start + shared.leases[lease].offset;
+        Held { place: Place { offset, block }, lease: Some(lease) }
+    }
 }
 
 fn residual_of(node: &Node) -> Option<usize> {
