@@ -148,7 +148,7 @@ impl Results {
         });
         let memory: Vec<String> = memory.collect();
         let memory = (!memory.is_empty()).then(|| {
-            format!("The most memory that headstock takes on the way from files: {}.", memory.join(" and "))
+            format!("The most memory that headstock takes on the way from files, the network alone measured beside it: {}.", memory.join(" and "))
         });
         let first = median(F32_ONE, |figures| figures.seconds_to_first)
             .map(|s| format!("The features of a first photo are there {s:.2} s after its start, in f32."));
@@ -310,13 +310,13 @@ mod tests {
             Outcome::Measured(vec![figures])
         };
         set(&mut results, F32_FILES, known(Some(312.4), Some(9.0)));
-        let memory = "The most memory that headstock takes on the way from files: 312 MiB in f32.";
+        let memory = "The most memory that headstock takes on the way from files, the network alone measured beside it: 312 MiB in f32.";
         assert_eq!(results.besides().as_deref(), Some(memory));
         set(&mut results, BF16_FILES, known(Some(280.0), None));
         set(&mut results, F32_ONE, known(None, Some(0.875)));
         assert!(results.render(&HERE()).ends_with(
             "
-The most memory that headstock takes on the way from files: 312 MiB in f32 and 280 MiB in bf16.
+The most memory that headstock takes on the way from files, the network alone measured beside it: 312 MiB in f32 and 280 MiB in bf16.
 The features of a first photo are there 0.88 s after its start, in f32.
 "
         ));
