@@ -28,6 +28,8 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
     const ABOUT: &'static str;
     /// Every key with a line about it, in the order in which they are shown.
     const PARAMETERS: &'static [Parameter];
+    /// Whether a fit starts from [`FitContext::start`] where that is given.
+    const WARM: bool = false;
     /// What fitting gives.
     type Head: Head;
 
@@ -48,6 +50,18 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
     /// # Errors
     /// [`HeadError::Tensor`] for one that is missing or misshapen.
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError>;
+
+    /// Configurations that `compare` tries in place of this one: a small grid over what matters most.
+    fn grid(&self) -> Vec<Self> {
+        vec![self.clone()]
+    }
+
+    /// About how many bytes a fit takes beside the features, so that a user hears of it before the work starts; 0 for
+    /// a head that needs next to nothing.
+    fn memory(&self, shape: Shape) -> u64 {
+        let _ = shape;
+        0
+    }
 
     /// The head as a function that gradients pass through, which fine-tuning a backbone needs; nothing for a
     /// head that has no such form.
@@ -84,12 +98,26 @@ pub struct Fitted<H: ?Sized> {
     pub head: Box<H>,
     /// A row per epoch or iteration.
     pub history: History,
+    /// Parameters that the configuration left to the fit, such as `C = "auto"`, and what it chose.
+    pub chosen: Vec<(&'static str, f64)>,
 }
 
 impl<H> Fitted<H> {
     /// A head that was fitted in one step, without a history.
     pub fn at_once(head: H) -> Self {
-        Self { head: Box::new(head), history: History::default() }
+        Self::with_history(head, History::default())
+    }
+
+    /// A head and how its fit went.
+    pub fn with_history(head: H, history: History) -> Self {
+        Self { head: Box::new(head), history, chosen: Vec::new() }
+    }
+
+    /// Adds a parameter that the fit chose.
+    #[must_use]
+    pub fn choosing(mut self, parameter: &'static str, value: Option<f64>) -> Self {
+        self.chosen.extend(value.map(|value| (parameter, value)));
+        self
     }
 }
 
@@ -102,17 +130,38 @@ pub struct History {
     pub rows: Vec<Vec<f64>>,
 }
 
-/// What a fit may report to.
+/// How much there is to fit on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of samples, `N`.
+    pub samples: usize,
+    /// Number of features, `F`.
+    pub features: usize,
+    /// Number of classes, `C`.
+    pub classes: usize,
+}
+
+/// What surrounds a fit.
 #[derive(Clone, Copy)]
 pub struct FitContext<'a> {
     /// Called after each epoch or iteration with (done, at most).
     pub on_step: &'a (dyn Fn(u64, u64) + Sync),
+    /// The tensors of a head of the same kind that was fitted on like data, for a head that can start from one
+    /// ([`HeadConfig::WARM`]). It takes as many features; its classes are the first of those to fit, and there may be
+    /// fewer.
+    pub start: Option<&'a Tensors>,
 }
 
-impl FitContext<'_> {
+impl<'a> FitContext<'a> {
     /// A context that reports to nobody.
     #[must_use]
     pub fn quiet() -> Self {
-        Self { on_step: &|_, _| {} }
+        Self { on_step: &|_, _| {}, start: None }
+    }
+
+    /// The same, and a head to start from.
+    #[must_use]
+    pub fn starting_from(self, start: &'a Tensors) -> Self {
+        Self { start: Some(start), ..self }
     }
 }

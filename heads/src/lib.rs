@@ -46,6 +46,7 @@ mod random;
 pub mod registry;
 mod solver;
 mod standardize;
+pub mod strength;
 pub mod svm;
 mod vector;
 
@@ -54,5 +55,6 @@ pub use conformance::{check_head, check_head_with};
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
-pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
+pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
+pub use strength::Strength;

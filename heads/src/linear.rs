@@ -112,7 +112,7 @@ impl HeadConfig for LinearConfig {
             LinearSolver::Lbfgs => self.fit_lbfgs(data, &prepared, &weights, context)?,
             LinearSolver::Adam => self.fit_adam(data, &prepared, &weights, context)?,
         };
-        Ok(Fitted { head: Box::new(map), history })
+        Ok(Fitted::with_history(map, history))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {

@@ -118,7 +118,7 @@ impl HeadConfig for MlpConfig {
         let (parameters, history) = gradient::fit(self, &initial, samples, &recipe, context)?;
         let MlpHead { mut layers } = self.load(&parameters)?;
         layers[0] = layers[0].of_raw_features(&prepared)?;
-        Ok(Fitted { head: Box::new(MlpHead { layers }), history })
+        Ok(Fitted::with_history(MlpHead { layers }, history))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<MlpHead, HeadError> {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
 use crate::linear::LinearConfig;
 use crate::mlp::MlpConfig;
 use crate::svm::SvmConfig;
@@ -123,6 +123,12 @@ pub trait ConfiguredHead: Send + Sync {
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
     /// As [`HeadConfig::differentiable`].
     fn differentiable(&self) -> Option<&dyn Differentiable>;
+    /// As [`HeadConfig::WARM`].
+    fn starts_warm(&self) -> bool;
+    /// As [`HeadConfig::grid`].
+    fn grid(&self) -> Vec<Box<dyn ConfiguredHead>>;
+    /// As [`HeadConfig::memory`].
+    fn memory(&self, shape: Shape) -> u64;
 }
 
 struct Kind<C>(PhantomData<C>);
@@ -165,8 +171,8 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError> {
-        let Fitted { head, history } = self.0.fit(data, context)?;
-        Ok(Fitted { head, history })
+        let Fitted { head, history, chosen } = self.0.fit(data, context)?;
+        Ok(Fitted { head, history, chosen })
     }
 
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError> {
@@ -175,6 +181,22 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
         self.0.differentiable()
+    }
+
+    fn starts_warm(&self) -> bool {
+        C::WARM
+    }
+
+    fn grid(&self) -> Vec<Box<dyn ConfiguredHead>> {
+        self.0
+            .grid()
+            .into_iter()
+            .map(|config| Box::new(Configured(config)) as Box<dyn ConfiguredHead>)
+            .collect()
+    }
+
+    fn memory(&self, shape: Shape) -> u64 {
+        self.0.memory(shape)
     }
 }
 

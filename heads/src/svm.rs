@@ -119,7 +119,7 @@ impl HeadConfig for SvmConfig {
         });
         let history =
             History { columns: vec!["iteration", "class", "objective", "duality_gap"], rows: rows.collect() };
-        Ok(Fitted { head: Box::new(Affine::from_f64(&weight, &bias, width)?), history })
+        Ok(Fitted::with_history(Affine::from_f64(&weight, &bias, width)?, history))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {

@@ -50,7 +50,7 @@ pub fn train(settings: &Settings, place: &RunPlace, progress: &dyn Progress) -> 
     let features = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let Fitted { head, history: fit_history } = fit(settings, &samples, &parts.train, &matrix, progress)?;
+    let Fitted { head, history: fit_history, .. } = fit(settings, &samples, &parts.train, &matrix, progress)?;
     let fit = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -135,8 +135,8 @@ fn fit(
     let data = TrainingSet::new(Features::new(&values, matrix.width())?, &labels, samples.classes.len())?;
     let data = data.with_photos(&photos)?;
     progress.begin(&format!("fitting {}", settings.head.kind()), 0, "steps");
-    let fitted =
-        settings.head.fit(&data, &FitContext { on_step: &|done, total| progress.reach(done, total) });
+    let context = FitContext { on_step: &|done, total| progress.reach(done, total), start: None };
+    let fitted = settings.head.fit(&data, &context);
     progress.end();
     Ok(fitted?)
 }

@@ -11,7 +11,7 @@ use crate::affine::Affine;
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
 
 /// Declares the faults, and for each a test that the suite names the law which it breaks.
 macro_rules! faults {
@@ -163,7 +163,7 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
         }
         // Where features are huge, the sums above are not finite: the map refuses them.
         let map = Affine::from_f64(&weight, &bias, width)?;
-        Ok(Fitted { head: Box::new(MeansHead(map)), history: History::default() })
+        Ok(Fitted::at_once(MeansHead(map)))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError> {

@@ -18,26 +18,27 @@ pub(crate) struct Parts {
 /// rows of a photo go together. Which photos depends on the seed and on their numbers, not on those of the
 /// classes.
 pub(crate) fn hold_out(data: &TrainingSet<'_>, fraction: f64, seed: u64) -> Parts {
-    let photo_of = |row: usize| data.photos().map_or(row, |photos| photos[row] as usize);
-    let mut photos: Vec<BTreeMap<usize, Vec<usize>>> = vec![BTreeMap::new(); data.classes()];
-    for (row, &label) in data.labels().iter().enumerate() {
-        photos[label as usize].entry(photo_of(row)).or_default().push(row);
-    }
     let mut parts = Parts { fit: Vec::new(), held_out: Vec::new() };
-    for photos in photos {
+    for photos in photos_of_classes(data, |photo| Keyed::new(&[seed, photo]).next()) {
         let count = ((photos.len() as f64 * fraction).round() as usize).min(photos.len().saturating_sub(1));
-        let mut photos: Vec<(u64, Vec<usize>)> = photos
-            .into_iter()
-            .map(|(photo, rows)| (Keyed::new(&[seed, photo as u64]).next(), rows))
-            .collect();
-        photos.sort_unstable();
-        for (rank, (_, rows)) in photos.into_iter().enumerate() {
+        for (rank, rows) in photos.into_iter().enumerate() {
             if rank < count { &mut parts.held_out } else { &mut parts.fit }.extend(rows);
         }
     }
     parts.fit.sort_unstable();
     parts.held_out.sort_unstable();
     parts
+}
+
+/// The rows of each photo of each class, `[C][photos][rows]`; the photos in the order of `key` of their numbers.
+pub(crate) fn photos_of_classes(data: &TrainingSet<'_>, key: impl Fn(u64) -> u64) -> Vec<Vec<Vec<usize>>> {
+    let photo_of = |row: usize| data.photos().map_or(row as u64, |photos| u64::from(photos[row]));
+    let mut photos: Vec<BTreeMap<(u64, u64), Vec<usize>>> = vec![BTreeMap::new(); data.classes()];
+    for (row, &label) in data.labels().iter().enumerate() {
+        let photo = photo_of(row);
+        photos[label as usize].entry((key(photo), photo)).or_default().push(row);
+    }
+    photos.into_iter().map(|photos| photos.into_values().collect()).collect()
 }
 
 #[cfg(test)]

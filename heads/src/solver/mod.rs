@@ -1,6 +1,7 @@
 //! What fits a head.
 
 pub(crate) mod adamw;
+pub(crate) mod choose;
 pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
 pub(crate) mod hold_out;

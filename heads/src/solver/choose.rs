@@ -1,0 +1,169 @@
+//! Choosing how strongly to regularise, by folds.
+
+use crate::data::{Features, TrainingSet};
+use crate::error::HeadError;
+use crate::head::History;
+use crate::random::Keyed;
+use crate::solver::hold_out::{Parts, photos_of_classes};
+
+/// Folds to choose by.
+const FOLDS: usize = 5;
+
+/// Key of the folds: the same candidates are always judged by the same photos.
+const SEED: u64 = 0x666f_6c64;
+
+/// What was chosen, and how each candidate did.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    /// The best candidate; the first of equals.
+    pub(crate) value: f64,
+    /// A row per candidate: its value and its mean loss.
+    pub(crate) history: History,
+}
+
+/// Samples to fit on and samples to judge by.
+pub(crate) struct Fold<'a> {
+    /// Fitted on.
+    pub(crate) fit: &'a TrainingSet<'a>,
+    /// Judged by.
+    pub(crate) held_out: &'a TrainingSet<'a>,
+}
+
+/// Chooses among `candidates` by stratified folds, in which all views of a photo stay together. `path` fits each of them on
+/// a fold, in their order, so that one fit may start from the one before, and gives the sum of each one's loss over
+/// the held-out samples.
+///
+/// Where no class has two photos there is nothing to hold out: the middle candidate is taken, and a warning says so.
+pub(crate) fn choose(
+    data: &TrainingSet<'_>,
+    parameter: &'static str,
+    candidates: &[f64],
+    mut path: impl FnMut(Fold<'_>) -> Result<Vec<f64>, HeadError>,
+) -> Result<Choice, HeadError> {
+    let mut losses = vec![0.0; candidates.len()];
+    let mut judged = 0;
+    for Parts { fit, held_out } in stratified(data, FOLDS) {
+        if fit.is_empty() || held_out.is_empty() {
+            continue;
+        }
+        judged += held_out.len();
+        let (fit, held_out) = (Owned::of(data, &fit), Owned::of(data, &held_out));
+        let found = path(Fold { fit: &fit.set(data)?, held_out: &held_out.set(data)? })?;
+        for (sum, loss) in losses.iter_mut().zip(found) {
+            *sum += loss;
+        }
+    }
+    if judged == 0 {
+        let value = candidates[candidates.len() / 2];
+        tracing::warn!("`{parameter} = \"auto\"` takes {value}: no class has two photos to choose by");
+        return Ok(Choice { value, history: History::default() });
+    }
+    let rank = |loss: f64| if loss.is_finite() { loss } else { f64::INFINITY };
+    let best = (0..losses.len()).min_by(|&a, &b| rank(losses[a]).total_cmp(&rank(losses[b])));
+    let rows =
+        candidates.iter().zip(&losses).map(|(&value, loss)| vec![value, loss / judged as f64]).collect();
+    let history = History { columns: vec![parameter, "held_out_loss"], rows };
+    Ok(Choice { value: candidates[best.unwrap_or_default()], history })
+}
+
+/// `count` folds: the photos of each class dealt out in an order that depends on their numbers alone, each class beginning
+/// where the one before ended.
+fn stratified(data: &TrainingSet<'_>, count: usize) -> Vec<Parts> {
+    let mut fold_of = vec![0; data.labels().len()];
+    let mut next = 0;
+    for photos in photos_of_classes(data, |photo| Keyed::new(&[SEED, photo]).next()) {
+        if photos.len() == 1 {
+            // It can be missed in no fold.
+            photos[0].iter().for_each(|&row| fold_of[row] = usize::MAX);
+            continue;
+        }
+        for rows in photos {
+            rows.into_iter().for_each(|row| fold_of[row] = next % count);
+            next += 1;
+        }
+    }
+    (0..count)
+        .map(|fold| {
+            let (held_out, fit) = (0..fold_of.len()).partition(|&row| fold_of[row] == fold);
+            Parts { fit, held_out }
+        })
+        .collect()
+}
+
+/// Some rows of a training set.
+struct Owned {
+    values: Vec<f32>,
+    labels: Vec<u32>,
+    photos: Option<Vec<u32>>,
+}
+
+impl Owned {
+    fn of(data: &TrainingSet<'_>, rows: &[usize]) -> Self {
+        Self {
+            values: rows.iter().flat_map(|&row| data.features().row(row)).copied().collect(),
+            labels: rows.iter().map(|&row| data.labels()[row]).collect(),
+            photos: data.photos().map(|photos| rows.iter().map(|&row| photos[row]).collect()),
+        }
+    }
+
+    fn set(&self, data: &TrainingSet<'_>) -> Result<TrainingSet<'_>, HeadError> {
+        let features = Features::rows_of(&self.values, data.features().width());
+        let set = TrainingSet::new(features, &self.labels, data.classes())?;
+        self.photos.as_deref().map_or(Ok(set), |photos| set.with_photos(photos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn folds_judge_every_photo_once_and_keep_views_and_classes_together(
+            labels in prop::collection::vec(0u32..4, 2..60), views in 1usize..4,
+        ) {
+            let rows: Vec<u32> = labels.iter().flat_map(|&label| std::iter::repeat_n(label, views)).collect();
+            let photos: Vec<u32> = (0..rows.len()).map(|row| (row / views) as u32).collect();
+            let values = vec![0.0; rows.len()];
+            let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &rows, 4).unwrap();
+            let data = data.with_photos(&photos).unwrap();
+            let mut times = vec![0; rows.len()];
+            for Parts { fit, held_out } in stratified(&data, 3) {
+                prop_assert_eq!(fit.len() + held_out.len(), rows.len());
+                for &row in &held_out {
+                    times[row] += 1;
+                    prop_assert!(fit.iter().all(|&other| photos[other] != photos[row]));
+                    prop_assert!(fit.iter().any(|&other| rows[other] == rows[row]));
+                }
+            }
+            for (row, times) in times.into_iter().enumerate() {
+                let of_class = labels.iter().filter(|&&label| label == rows[row]).count();
+                prop_assert_eq!(times, usize::from(of_class > 1));
+            }
+        }
+    }
+
+    fn choice(losses: &[f64]) -> f64 {
+        let values = [0.0; 20];
+        let labels: Vec<u32> = (0..20).map(|i| i % 2).collect();
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 2).unwrap();
+        choose(&data, "C", &[0.1, 1.0, 10.0], |_| Ok(losses.to_vec())).unwrap().value
+    }
+
+    #[test]
+    fn the_lowest_loss_wins_and_the_first_of_equals() {
+        assert_eq!(choice(&[3.0, 2.0, 4.0]), 1.0);
+        assert_eq!(choice(&[2.0, 2.0, 2.0]), 0.1);
+        assert_eq!(choice(&[f64::NAN, 2.0, 2.0]), 1.0);
+    }
+
+    #[test]
+    fn one_photo_a_class_leaves_the_middle_candidate() {
+        let values = [0.0; 3];
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0, 1, 2], 3).unwrap();
+        let choice = choose(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit")).unwrap();
+        assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
+    }
+}
