@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::data::{Features, Logits};
+use crate::data::{Features, Logits, TrainingSet};
 use crate::error::HeadError;
 use crate::head::{Head, Tensors};
 use crate::product::PackedWeights;
@@ -15,6 +15,8 @@ use crate::standardize::Prepared;
 pub(crate) const WEIGHT: &str = "weight";
 /// Name of the tensor `[C]`, after the prefix.
 pub(crate) const BIAS: &str = "bias";
+/// The logit of a class that had no sample, beside others near 0: a softmax makes it 0.
+pub(crate) const ABSENT: f64 = -1e4;
 /// Rows that a thread takes at a time.
 const BLOCK: usize = 64;
 
@@ -58,10 +60,50 @@ impl Affine {
     /// # Errors
     /// As [`Affine::from_f64`].
     pub(crate) fn of_raw_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
-        let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
-        let (mut weight, mut bias) = (wide(&self.weight), wide(&self.bias));
+        let (mut weight, mut bias) = self.to_f64();
         prepared.undo(&mut weight, &mut bias);
         Self::from_f64(&weight, &bias, self.width)
+    }
+
+    /// The same map of the features that are fitted on, where this one takes them as they come.
+    ///
+    /// # Errors
+    /// As [`Affine::from_f64`].
+    pub(crate) fn of_prepared_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
+        let (mut weight, mut bias) = self.to_f64();
+        prepared.apply(&mut weight, &mut bias);
+        Self::from_f64(&weight, &bias, self.width)
+    }
+
+    /// The map of an earlier fit, to start one on `data` from: new classes have zeros, and so has a class that had no sample.
+    ///
+    /// # Errors
+    /// [`HeadError::Tensor`], and [`HeadError::Data`] when it takes other many features, or knows more classes.
+    pub(crate) fn start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
+        let mut map = Self::load(tensors, "")?;
+        let (width, classes) = (data.features().width(), data.classes());
+        if map.width != width || map.bias.len() > classes {
+            return Err(HeadError::Data(format!(
+                "a head of {} features and {} classes is no start for one of {width} and {classes}",
+                map.width,
+                map.bias.len()
+            )));
+        }
+        for (bias, weight) in map.bias.iter_mut().zip(map.weight.chunks_exact_mut(width)) {
+            if *bias <= ABSENT as f32 {
+                *bias = 0.0;
+                weight.fill(0.0);
+            }
+        }
+        map.weight.resize(classes * width, 0.0);
+        map.bias.resize(classes, 0.0);
+        Ok(map)
+    }
+
+    /// `weight` `[C, F]` and `bias` `[C]`, as solvers take them.
+    pub(crate) fn to_f64(&self) -> (Vec<f64>, Vec<f64>) {
+        let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
+        (wide(&self.weight), wide(&self.bias))
     }
 
     /// The map as operations on tensors, for gradients: `features` `[N, F]` to `[N, C]`.

@@ -128,7 +128,7 @@ fn logistic_objective(set: &Set, planes: &Planes, config: &LinearConfig) -> f64 
         let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
         weights[label as usize] * (sum.ln() + top - scores[label as usize])
     });
-    config.c * losses.sum::<f64>() + 0.5 * planes.weight.iter().map(|w| w * w).sum::<f64>()
+    config.c.given().unwrap() * losses.sum::<f64>() + 0.5 * planes.weight.iter().map(|w| w * w).sum::<f64>()
 }
 
 #[test]
@@ -143,7 +143,8 @@ fn linear_finds_the_optimum_that_logistic_regression_finds() {
             ("linear-1.0-none-standardize", 1.0, ClassWeight::None, true),
         ] {
             let case = format!("{name}.{case}");
-            let config = LinearConfig { c, class_weight, standardize, tol: 1e-9, ..LinearConfig::default() };
+            let config =
+                LinearConfig { c: c.into(), class_weight, standardize, tol: 1e-9, ..LinearConfig::default() };
             let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
             let logits = head.logits(set.features()).unwrap();
             let probabilities = golden.f64s(&format!("{case}.probabilities"));

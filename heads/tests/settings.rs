@@ -12,6 +12,17 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
     for (kind, table, expected) in [
         ("linear", "C = 0.0", "`head.C` is 0: must be a number greater than 0"),
         ("linear", "C = nan", "`head.C` is NaN: must be a number greater than 0"),
+        ("linear", "l1_ratio = 1.5", "`head.l1_ratio` is 1.5: must lie between 0 and 1"),
+        (
+            "linear",
+            "solver = \"adam\"\npenalty = \"l1\"",
+            "`head.penalty` is l1: must be l2 with solver = \"adam\"",
+        ),
+        (
+            "linear",
+            "solver = \"adam\"\nC = \"auto\"",
+            "`head.C` is auto: must be a number with solver = \"adam\"",
+        ),
         ("linear", "tol = -1.0", "`head.tol` is -1: must be a number greater than 0"),
         ("linear", "max_iter = 0", "`head.max_iter` is 0: must be at least 1"),
         ("linear", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
@@ -44,7 +55,11 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
 #[test]
 fn a_key_of_the_wrong_type_and_an_unknown_value_are_errors_of_the_head() {
     for (kind, table, expected) in [
-        ("linear", "C = \"high\"", "head `linear`: invalid type: string \"high\", expected f64"),
+        (
+            "linear",
+            "C = \"high\"",
+            "head `linear`: invalid value: string \"high\", expected a number or \"auto\"",
+        ),
         ("svm", "loss = \"log\"", "head `svm`: unknown variant `log`, expected `squared-hinge` or `hinge`"),
     ] {
         let registry = Registry::builtin();

@@ -52,19 +52,19 @@ pub(crate) fn minimize(
     let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     at.value = evaluate(&at.point, &mut at.gradient);
     let mut progress = vec![(at.value, largest(&at.gradient))];
-    let mut memory = Memory { steps: VecDeque::new(), diagonal, vectors };
+    let mut memory = Memory::new(diagonal);
     for iteration in 1..=stopping.iterations {
         if largest(&at.gradient) <= stopping.tolerance {
             break;
         }
         let direction = memory.direction(&at.gradient);
         let Some(next) = line_search(&at, &direction, vectors, &mut evaluate) else {
-            if memory.steps.is_empty() {
+            if memory.is_empty() {
                 break;
             }
             // The remembered curvature misleads, as it may where the value is lost in rounding: start again
             // without it.
-            memory.steps.clear();
+            memory.clear();
             continue;
         };
         memory.remember(&at, &next);
@@ -79,10 +79,11 @@ fn largest(gradient: &[f64]) -> f64 {
     gradient.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
-struct At {
-    point: Vec<f64>,
-    value: f64,
-    gradient: Vec<f64>,
+/// A point with the value and the gradient there.
+pub(crate) struct At {
+    pub(crate) point: Vec<f64>,
+    pub(crate) value: f64,
+    pub(crate) gradient: Vec<f64>,
 }
 
 struct Step {
@@ -92,14 +93,31 @@ struct Step {
     inverse: f64,
 }
 
-struct Memory<'a> {
+/// The last steps, and the inverse Hessian that follows from them.
+pub(crate) struct Memory<'a> {
     steps: VecDeque<Step>,
     diagonal: &'a [f64],
     vectors: Vectors,
 }
 
-impl Memory<'_> {
-    fn remember(&mut self, from: &At, to: &At) {
+impl<'a> Memory<'a> {
+    /// No step yet: the inverse Hessian is about `diagonal`.
+    pub(crate) fn new(diagonal: &'a [f64]) -> Self {
+        Self { steps: VecDeque::new(), diagonal, vectors: Vectors::new() }
+    }
+
+    /// Whether no step is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Forgets every step.
+    pub(crate) fn clear(&mut self) {
+        self.steps.clear();
+    }
+
+    /// Remembers the step between two points.
+    pub(crate) fn remember(&mut self, from: &At, to: &At) {
         let difference =
             |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
         let (point, gradient) =
@@ -114,7 +132,7 @@ impl Memory<'_> {
     }
 
     /// Minus the inverse Hessian times the gradient.
-    fn direction(&self, gradient: &[f64]) -> Vec<f64> {
+    pub(crate) fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut shares = Vec::with_capacity(self.steps.len());
         for step in self.steps.iter().rev() {

@@ -10,33 +10,26 @@ use crate::vector::Vectors;
 /// Rows whose logits a thread computes at a time.
 const BLOCK: usize = 64;
 
-/// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i`, over `W` `[K, F]` and a free intercept `b` `[K]`.
+/// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i` and any `λ`, over `W` `[K, F]` and a free intercept `b` `[K]`.
 ///
 /// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`: the same objective,
 /// as the intercept is free, but weights and intercepts no longer pull at each other, and solvers need far
 /// fewer iterations.
 pub(crate) struct Logistic<'a> {
     features: Features<'a>,
-    labels: &'a [u32],
+    labels: Vec<u32>,
     /// `s_i / S`, `[N]`.
     shares: Vec<f64>,
     classes: usize,
-    lambda: f64,
     mean: Vec<f64>,
 }
 
 impl<'a> Logistic<'a> {
-    /// The objective for `labels` below `classes`, `s_i` in `weights` `[N]`, and `λ`.
-    pub(crate) fn new(
-        features: Features<'a>,
-        labels: &'a [u32],
-        weights: &[f64],
-        classes: usize,
-        lambda: f64,
-    ) -> Self {
+    /// The objective for `labels` below `classes` and `s_i` in `weights` `[N]`.
+    pub(crate) fn new(features: Features<'a>, labels: Vec<u32>, weights: &[f64], classes: usize) -> Self {
         let sum: f64 = weights.iter().sum();
         let shares = weights.iter().map(|weight| weight / sum).collect();
-        Self { features, labels, shares, classes, lambda, mean: column_means(features) }
+        Self { features, labels, shares, classes, mean: column_means(features) }
     }
 
     /// Length of a point, `K F + K`.
@@ -47,19 +40,26 @@ impl<'a> Logistic<'a> {
     /// The weights `[K, F]` and intercepts `[K]` of a point.
     pub(crate) fn unpack(&self, mut point: Vec<f64>) -> (Vec<f64>, Vec<f64>) {
         let mut bias = point.split_off(self.classes * self.features.width());
-        self.shift(&point, &mut bias);
+        self.shift(&point, &mut bias, -1.0);
         (point, bias)
     }
 
-    /// Intercepts at the mean to intercepts at 0.
-    fn shift(&self, weight: &[f64], bias: &mut [f64]) {
+    /// The point of some weights `[K, F]` and intercepts `[K]`.
+    pub(crate) fn pack(&self, mut weight: Vec<f64>, mut bias: Vec<f64>) -> Vec<f64> {
+        self.shift(&weight, &mut bias, 1.0);
+        weight.append(&mut bias);
+        weight
+    }
+
+    /// Intercepts at 0 to intercepts at the mean, or back with a `sign` of -1.
+    fn shift(&self, weight: &[f64], bias: &mut [f64], sign: f64) {
         for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(self.features.width())) {
-            *bias -= Vectors::new().dot(weight, &self.mean);
+            *bias += sign * Vectors::new().dot(weight, &self.mean);
         }
     }
 
     /// About the inverse of the Hessian's diagonal: as if the classes were independent of the features.
-    pub(crate) fn inverse_diagonal(&self) -> Vec<f64> {
+    pub(crate) fn inverse_diagonal(&self, lambda: f64) -> Vec<f64> {
         let classes = self.classes as f64;
         let spread = (1.0 - 1.0 / classes) / classes;
         let mut curvature = vec![0.0; self.features.width()];
@@ -68,16 +68,16 @@ impl<'a> Logistic<'a> {
                 *curvature += share * (f64::from(x) - mean).powi(2);
             }
         }
-        let weight = curvature.iter().map(|curvature| 1.0 / (self.lambda + spread * curvature));
+        let weight = curvature.iter().map(|curvature| 1.0 / (lambda + spread * curvature));
         let weight = weight.cycle().take(self.classes * self.features.width());
         weight.chain(std::iter::repeat_n(1.0 / spread, self.classes)).collect()
     }
 
     /// The value at `point`; fills in the gradient.
-    pub(crate) fn evaluate(&self, point: &[f64], gradient: &mut [f64]) -> f64 {
+    pub(crate) fn evaluate(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
         let (weight, bias) = point.split_at(self.classes * self.features.width());
         let mut bias = bias.to_vec();
-        self.shift(weight, &mut bias);
+        self.shift(weight, &mut bias, -1.0);
         let (loss, residuals) = self.residuals(weight, &bias);
 
         let (weight_gradient, bias_gradient) = gradient.split_at_mut(weight.len());
@@ -92,8 +92,8 @@ impl<'a> Logistic<'a> {
         for (gradient, &sum) in weight_gradient.chunks_exact_mut(self.features.width()).zip(&*bias_gradient) {
             vectors.add_scaled(gradient, -sum, &self.mean);
         }
-        vectors.add_scaled(weight_gradient, self.lambda, weight);
-        loss + 0.5 * self.lambda * vectors.dot(weight, weight)
+        vectors.add_scaled(weight_gradient, lambda, weight);
+        loss + 0.5 * lambda * vectors.dot(weight, weight)
     }
 
     /// The mean loss, and its derivative by each logit, `[N, K]`.
@@ -151,17 +151,17 @@ mod tests {
         let rows: Vec<f32> = (0..n * width).map(|_| random.uniform() as f32 * 4.0 - 1.0).collect();
         let labels: Vec<u32> = (0..n).map(|_| random.below(classes) as u32).collect();
         let weights: Vec<f64> = (0..n).map(|_| 0.5 + random.uniform()).collect();
-        let logistic = Logistic::new(Features::new(&rows, width).unwrap(), &labels, &weights, classes, 0.3);
+        let logistic = Logistic::new(Features::new(&rows, width).unwrap(), labels, &weights, classes);
         let point: Vec<f64> = (0..logistic.len()).map(|_| random.uniform() - 0.5).collect();
 
         let mut gradient = vec![0.0; point.len()];
-        logistic.evaluate(&point, &mut gradient);
+        logistic.evaluate(0.3, &point, &mut gradient);
         let mut ignored = gradient.clone();
         for i in 0..point.len() {
             let mut beside = |step: f64| {
                 let mut point = point.clone();
                 point[i] += step;
-                logistic.evaluate(&point, &mut ignored)
+                logistic.evaluate(0.3, &point, &mut ignored)
             };
             let slope = (beside(1e-5) - beside(-1e-5)) / 2e-5;
             assert!((slope - gradient[i]).abs() < 1e-9, "component {i}: {slope} and {}", gradient[i]);
@@ -170,9 +170,9 @@ mod tests {
 
     #[test]
     fn huge_logits_neither_overflow_nor_lose_the_loss() {
-        let logistic = Logistic::new(Features::new(&[1.0], 1).unwrap(), &[0], &[1.0], 2, 0.0);
+        let logistic = Logistic::new(Features::new(&[1.0], 1).unwrap(), vec![0], &[1.0], 2);
         let mut gradient = [0.0; 4];
-        assert_eq!(logistic.evaluate(&[0.0, 0.0, 0.0, 1e6], &mut gradient), 1e6);
+        assert_eq!(logistic.evaluate(0.0, &[0.0, 0.0, 0.0, 1e6], &mut gradient), 1e6);
         assert_eq!(gradient[2..], [-1.0, 1.0]);
     }
 }

@@ -7,3 +7,4 @@ pub(crate) mod gradient;
 pub(crate) mod hold_out;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
+pub(crate) mod orthant;

@@ -102,7 +102,7 @@ fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
     let config = LinearConfig {
         solver: LinearSolver::Adam,
-        c: 0.1,
+        c: 0.1.into(),
         epochs: 30,
         batch_size: labels.len() as u64,
         lr: 0.01,

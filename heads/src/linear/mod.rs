@@ -1,0 +1,406 @@
+//! The head `linear`: multinomial logistic regression.
+
+mod problem;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::affine::{Affine, BIAS, WEIGHT};
+use crate::check::{at_least_one, positive, require};
+use crate::data::{ClassWeight, TrainingSet};
+use crate::differentiable::{Differentiable, Mode};
+use crate::error::HeadError;
+use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
+use crate::solver::choose::{Fold, choose};
+use crate::solver::gradient::{self, Recipe, Samples};
+use crate::standardize::Prepared;
+use crate::strength::Strength;
+use problem::Problem;
+
+/// Values of `C` that `"auto"` chooses among: half decades.
+const PATH: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
+
+/// The tolerance of the fits that `"auto"` compares: what is left does not change which one is best.
+const PATH_TOLERANCE: f64 = 1e-4;
+
+/// What minimises the objective of `linear`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinearSolver {
+    /// L-BFGS on all samples at once, to convergence.
+    #[default]
+    Lbfgs,
+    /// Adam on minibatches, for a number of epochs.
+    Adam,
+}
+
+/// What the size of the weights costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Penalty {
+    /// `½ |w|²`
+    #[default]
+    L2,
+    /// `Σ |w_i|`, which makes weights 0.
+    L1,
+    /// `l1_ratio Σ |w_i| + (1 - l1_ratio) ½ |w|²`
+    ElasticNet,
+}
+
+/// `[head]` with `kind = "linear"`.
+///
+/// The objective is scikit-learn's `LogisticRegression`: `C Σ s_i log-loss_i + penalty(w)`, the intercept free,
+/// `s_i` the weight of the sample's class. With two classes, `w` is the difference of the two rows of
+/// weights, as there.
+///
+/// `C = "auto"` chooses the value with the lowest log-loss on held-out photos, of five stratified folds; each fit of the
+/// path starts from the one before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinearConfig {
+    /// What minimises the objective.
+    pub solver: LinearSolver,
+    /// Weight of the losses against the penalty.
+    #[serde(rename = "C")]
+    pub c: Strength,
+    /// What the size of the weights costs.
+    pub penalty: Penalty,
+    /// `elastic-net`: the part of the absolute values in the penalty.
+    pub l1_ratio: f64,
+    /// How much a class counts.
+    pub class_weight: ClassWeight,
+    /// Whether features are brought to mean 0 and variance 1 first.
+    pub standardize: bool,
+    /// `lbfgs`: the largest derivative, of the objective divided by `C Σ s_i`, at which to stop.
+    pub tol: f64,
+    /// `lbfgs`: iterations at most.
+    pub max_iter: u64,
+    /// `adam`: passes over the samples.
+    pub epochs: u64,
+    /// `adam`: samples in a step.
+    pub batch_size: u64,
+    /// `adam`: learning rate.
+    pub lr: f64,
+    /// `adam`: key of the order of the samples.
+    pub seed: u64,
+}
+
+impl Default for LinearConfig {
+    fn default() -> Self {
+        Self {
+            solver: LinearSolver::Lbfgs,
+            c: Strength::Given(1.0),
+            penalty: Penalty::L2,
+            l1_ratio: 0.5,
+            class_weight: ClassWeight::None,
+            standardize: false,
+            tol: 1e-5,
+            max_iter: 1000,
+            epochs: 9,
+            batch_size: 128,
+            lr: 1e-3,
+            seed: 0,
+        }
+    }
+}
+
+impl HeadConfig for LinearConfig {
+    const KIND: &'static str = "linear";
+    const ABOUT: &'static str = "multinomial logistic regression";
+    const PARAMETERS: &'static [Parameter] = &[
+        (
+            "solver",
+            "\"lbfgs\": all samples at once, to convergence; \"adam\": minibatches for a number of epochs",
+        ),
+        (
+            "C",
+            "weight of the losses against the penalty: higher fits the training photos closer; \"auto\" chooses by folds",
+        ),
+        (
+            "penalty",
+            "on the size of the weights: \"l2\", \"l1\" (lbfgs; makes weights 0) or \"elastic-net\" (lbfgs)",
+        ),
+        ("l1_ratio", "elastic-net: the part of \"l1\" in the penalty"),
+        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
+        ("standardize", "bring each feature to mean 0 and variance 1 first"),
+        ("tol", "lbfgs: the gradient's largest component at which to stop"),
+        ("max_iter", "lbfgs: iterations at most"),
+        ("epochs", "adam: passes over the samples"),
+        ("batch_size", "adam: samples in a step"),
+        ("lr", "adam: learning rate"),
+        ("seed", "adam: another seed, another order of the samples"),
+    ];
+    const WARM: bool = true;
+    type Head = Affine;
+
+    fn check(&self) -> Result<(), HeadError> {
+        self.c.check("C")?;
+        let unit = (0.0..=1.0).contains(&self.l1_ratio);
+        require(unit, "l1_ratio", &self.l1_ratio, "must lie between 0 and 1")?;
+        if self.solver == LinearSolver::Adam {
+            require(
+                self.penalty == Penalty::L2,
+                "penalty",
+                &self.penalty,
+                "must be l2 with solver = \"adam\"",
+            )?;
+            require(self.c != Strength::Auto, "C", &"auto", "must be a number with solver = \"adam\"")?;
+        }
+        positive("tol", self.tol)?;
+        at_least_one("max_iter", self.max_iter)?;
+        at_least_one("epochs", self.epochs)?;
+        at_least_one("batch_size", self.batch_size)?;
+        positive("lr", self.lr)
+    }
+
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
+        let Some(c) = self.c.given() else { return self.fit_best(data, context) };
+        let prepared = Prepared::new(data.features(), self.standardize);
+        let weights = data.class_weights(self.class_weight);
+        let start = context.start.map(|start| Affine::start(start, data)).transpose()?;
+        let (map, history) = match self.solver {
+            LinearSolver::Lbfgs => {
+                let problem = Problem::new(self, data, &prepared, &weights);
+                let point = start.map_or_else(|| problem.zero(), |start| problem.point(&start));
+                problem.fit(c, point, context)?
+            }
+            LinearSolver::Adam => self.fit_adam(c, data, &prepared, &weights, start.as_ref(), context)?,
+        };
+        Ok(Fitted::with_history(map, history))
+    }
+
+    fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
+        Affine::load(tensors, "")
+    }
+
+    fn differentiable(&self) -> Option<&dyn Differentiable> {
+        Some(self)
+    }
+
+    fn grid(&self) -> Vec<Self> {
+        if self.solver == LinearSolver::Adam {
+            return vec![self.clone()];
+        }
+        [0.01, 0.1, 1.0].map(|c| Self { c: Strength::Given(c), ..self.clone() }).into()
+    }
+
+    /// L-BFGS keeps a point, its gradient and ten steps of both, and the derivatives by the logits, in `f64`; Adam three
+    /// copies of the weights and a batch.
+    fn memory(&self, Shape { samples, features, classes }: Shape) -> u64 {
+        let weights = (features * classes) as u64;
+        let standardized = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
+        let own = match self.solver {
+            LinearSolver::Lbfgs => 8 * (30 * weights + (samples * classes) as u64),
+            LinearSolver::Adam => 4 * 6 * weights,
+        };
+        own + standardized
+    }
+}
+
+impl LinearConfig {
+    /// Chooses `C`, and fits with it.
+    fn fit_best(
+        &self,
+        data: &TrainingSet<'_>,
+        context: &FitContext<'_>,
+    ) -> Result<Fitted<Affine>, HeadError> {
+        let quick = Self { tol: self.tol.max(PATH_TOLERANCE), ..self.clone() };
+        let choice = choose(data, "C", &PATH, |Fold { fit, held_out }| {
+            let prepared = Prepared::new(fit.features(), self.standardize);
+            let weights = fit.class_weights(self.class_weight);
+            let problem = Problem::new(&quick, fit, &prepared, &weights);
+            let mut point = problem.zero();
+            PATH.iter().map(|&c| problem.held_out_loss(c, &mut point, held_out)).collect()
+        })?;
+        let best = Self { c: Strength::Given(choice.value), ..self.clone() };
+        let fitted = Fitted { history: choice.history, ..best.fit(data, context)? };
+        Ok(fitted.choosing("C", Some(choice.value)))
+    }
+
+    fn fit_adam(
+        &self,
+        c: f64,
+        data: &TrainingSet<'_>,
+        prepared: &Prepared<'_>,
+        class_weights: &[f64],
+        start: Option<&Affine>,
+        context: &FitContext<'_>,
+    ) -> Result<(Affine, History), HeadError> {
+        let sum: f64 = data.labels().iter().map(|&label| class_weights[label as usize]).sum();
+        let recipe = Recipe {
+            lr: self.lr,
+            weight_decay: 0.0,
+            penalty: squares(data.classes()) / (c * sum),
+            epochs: self.epochs,
+            batch_size: usize::try_from(self.batch_size).unwrap_or(usize::MAX),
+            seed: self.seed,
+            early_stopping: None,
+        };
+        let initial = match start {
+            Some(start) => start.of_prepared_features(prepared)?.prefixed("")?,
+            None => self.initial(data.features().width(), data.classes())?,
+        };
+        let samples = Samples { data, features: prepared.features(), class_weights };
+        let (parameters, history) = gradient::fit(self, &initial, samples, &recipe, context)?;
+        Ok((Affine::load(&parameters, "")?.of_raw_features(prepared)?, history))
+    }
+}
+
+/// What `½ |W|²` over the rows of all classes counts for, where the penalty is `½ |w|²`. Two classes share one `w = w₁ - w₀`; at the
+/// optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
+fn squares(classes: usize) -> f64 {
+    if classes == 2 { 2.0 } else { 1.0 }
+}
+
+impl std::fmt::Display for Penalty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::L2 => "l2",
+            Self::L1 => "l1",
+            Self::ElasticNet => "elastic-net",
+        })
+    }
+}
+
+impl Differentiable for LinearConfig {
+    /// Zeros: the objective is convex, and no class is preferred.
+    fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
+        Ok(Tensors::from([
+            (WEIGHT.into(), Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?),
+            (BIAS.into(), Tensor::zeros(classes, DType::F32, &Device::Cpu)?),
+        ]))
+    }
+
+    fn forward(&self, parameters: &Tensors, features: &Tensor, _: Mode) -> Result<Tensor, HeadError> {
+        Affine::forward(parameters, "", features)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+    use crate::data::Features;
+    use crate::head::Head;
+
+    #[test]
+    fn linear_keeps_the_laws_of_heads() {
+        check_head::<LinearConfig>();
+    }
+
+    #[test]
+    fn linear_by_adam_keeps_the_laws_of_heads() {
+        check_head_with(&LinearConfig { solver: LinearSolver::Adam, epochs: 100, ..LinearConfig::default() });
+    }
+
+    #[test]
+    fn linear_on_standardised_features_keeps_the_laws_of_heads() {
+        check_head_with(&LinearConfig { standardize: true, ..LinearConfig::default() });
+    }
+
+    #[test]
+    fn linear_that_chooses_c_keeps_the_laws_of_heads() {
+        check_head_with(&LinearConfig { c: Strength::Auto, ..LinearConfig::default() });
+    }
+
+    #[test]
+    fn linear_with_weights_at_0_keeps_the_laws_of_heads() {
+        let elastic = LinearConfig { penalty: Penalty::ElasticNet, l1_ratio: 0.2, ..LinearConfig::default() };
+        check_head_with(&LinearConfig { c: 10.0.into(), ..elastic });
+    }
+
+    /// Three classes of 40 features, of which the first three tell something.
+    fn noisy(samples: usize) -> (Vec<f32>, Vec<u32>) {
+        let mut random = crate::random::Keyed::new(&[11]);
+        let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
+        let value = |label: u32, feature: u32, noise: f64| {
+            (noise * 3.0 + f64::from(u8::from(label == feature))) as f32
+        };
+        let values = labels.iter().flat_map(|&label| (0..40).map(move |feature| (label, feature)));
+        (values.map(|(label, feature)| value(label, feature, random.uniform())).collect(), labels)
+    }
+
+    #[test]
+    fn auto_is_the_value_of_the_path_that_does_best_on_photos_not_fitted_on() {
+        let (values, labels) = noisy(150);
+        let data = TrainingSet::new(Features::new(&values, 40).unwrap(), &labels, 3).unwrap();
+        let auto = LinearConfig { c: Strength::Auto, ..LinearConfig::default() };
+        let fitted = auto.fit(&data, &FitContext::quiet()).unwrap();
+        let [("C", chosen)] = fitted.chosen[..] else { panic!("{:?}", fitted.chosen) };
+        let losses: Vec<f64> = fitted.history.rows.iter().map(|row| row[1]).collect();
+        let best = (0..PATH.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
+        assert_eq!((PATH[best], losses.len()), (chosen, PATH.len()));
+        assert!(
+            best > 0 && best < PATH.len() - 1,
+            "noise wants some of the penalty, and not all: {losses:?}"
+        );
+
+        let given = LinearConfig { c: chosen.into(), ..LinearConfig::default() };
+        assert_eq!(fitted.head, given.fit(&data, &FitContext::quiet()).unwrap().head);
+    }
+
+    #[test]
+    fn a_warm_start_ends_at_the_same_optimum_sooner_also_with_a_new_class() {
+        let (values, labels) = noisy(150);
+        let features = Features::new(&values, 40).unwrap();
+        let two: Vec<usize> = (0..150).filter(|&row| labels[row] < 2).collect();
+        let earlier: Vec<f32> = two.iter().flat_map(|&row| features.row(row)).copied().collect();
+        let earlier_labels: Vec<u32> = two.iter().map(|&row| labels[row]).collect();
+        let earlier = TrainingSet::new(Features::new(&earlier, 40).unwrap(), &earlier_labels, 2).unwrap();
+        let data = TrainingSet::new(features, &labels, 3).unwrap();
+        for standardize in [false, true] {
+            let config = LinearConfig { standardize, tol: 1e-8, ..LinearConfig::default() };
+            let cold = config.fit(&data, &FitContext::quiet()).unwrap();
+            let warm_from = |start: &Affine| {
+                let tensors = start.tensors().unwrap();
+                config.fit(&data, &FitContext::quiet().starting_from(&tensors)).unwrap()
+            };
+            let again = warm_from(&cold.head);
+            assert!(again.history.rows.len() * 4 < cold.history.rows.len(), "from its own optimum");
+            let grown = warm_from(&config.fit(&earlier, &FitContext::quiet()).unwrap().head);
+            assert!(grown.history.rows[0][1] < cold.history.rows[0][1], "it starts lower");
+            for warm in [again, grown] {
+                let logits = [&cold, &warm].map(|fitted| fitted.head.logits(features).unwrap().softmax());
+                assert!(logits[0].iter().zip(&logits[1]).all(|(a, b)| (a - b).abs() < 1e-4));
+            }
+        }
+        let five = config_of_five_features();
+        let error =
+            LinearConfig::default().fit(&data, &FitContext::quiet().starting_from(&five)).unwrap_err();
+        let expected = "a head of 5 features and 2 classes is no start for one of 40 and 3";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    fn config_of_five_features() -> Tensors {
+        LinearConfig::default().initial(5, 2).unwrap()
+    }
+
+    const VALUES: [f32; 16] =
+        [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 1.1, 0.2, 0.2, 1.4, 2.2, 0.5, 2.8, 1.0, 0.6];
+
+    fn fit(labels: &[u32], classes: usize) -> Affine {
+        let data = TrainingSet::new(Features::new(&VALUES, 2).unwrap(), labels, classes).unwrap();
+        let config = LinearConfig { tol: 1e-9, ..LinearConfig::default() };
+        *config.fit(&data, &FitContext::quiet()).unwrap().head
+    }
+
+    fn probabilities(head: &Affine) -> Vec<Vec<f32>> {
+        let logits = head.logits(Features::new(&VALUES, 2).unwrap()).unwrap();
+        logits.softmax().chunks_exact(head.classes()).map(<[f32]>::to_vec).collect()
+    }
+
+    #[test]
+    fn a_class_without_samples_has_probability_0_and_changes_nothing_for_the_others() {
+        let among_three = fit(&[0, 0, 2, 2, 0, 2, 0, 2], 3);
+        let among_two = fit(&[0, 0, 1, 1, 0, 1, 0, 1], 2);
+        for (three, two) in probabilities(&among_three).iter().zip(probabilities(&among_two)) {
+            assert_eq!(*three, [two[0], 0.0, two[1]]);
+        }
+    }
+
+    #[test]
+    fn one_class_is_certain() {
+        assert!(probabilities(&fit(&[0; 8], 1)).iter().all(|row| *row == [1.0]));
+        assert!(probabilities(&fit(&[1; 8], 3)).iter().all(|row| *row == [0.0, 1.0, 0.0]));
+    }
+}

@@ -1,0 +1,139 @@
+//! What L-BFGS minimises for `linear`.
+
+use super::{LinearConfig, Penalty, squares};
+use crate::affine::{ABSENT, Affine};
+use crate::data::TrainingSet;
+use crate::error::HeadError;
+use crate::head::{FitContext, Head, History};
+use crate::solver::lbfgs::{self, Minimum, Stopping};
+use crate::solver::logistic::Logistic;
+use crate::solver::orthant;
+use crate::standardize::Prepared;
+
+/// The objective on some samples, for any `C`. An intercept that is free would go to minus infinity for a class without
+/// samples: such classes stay outside.
+pub(super) struct Problem<'a> {
+    config: &'a LinearConfig,
+    prepared: &'a Prepared<'a>,
+    logistic: Logistic<'a>,
+    /// Classes with samples, in order.
+    present: Vec<usize>,
+    classes: usize,
+    /// `Σ s_i`
+    sum: f64,
+}
+
+impl<'a> Problem<'a> {
+    pub(super) fn new(
+        config: &'a LinearConfig,
+        data: &TrainingSet<'_>,
+        prepared: &'a Prepared<'a>,
+        class_weights: &[f64],
+    ) -> Self {
+        let counts = data.class_counts();
+        let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
+        let position: Vec<u32> =
+            (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
+        let labels = data.labels().iter().map(|&label| position[label as usize]).collect();
+        let weights: Vec<f64> = data.labels().iter().map(|&label| class_weights[label as usize]).collect();
+        let logistic = Logistic::new(prepared.features(), labels, &weights, present.len());
+        Self { config, prepared, logistic, present, classes: data.classes(), sum: weights.iter().sum() }
+    }
+
+    /// The point at which nothing has been learned.
+    pub(super) fn zero(&self) -> Vec<f64> {
+        vec![0.0; self.logistic.len()]
+    }
+
+    /// The point of a map of the features as they come.
+    pub(super) fn point(&self, map: &Affine) -> Vec<f64> {
+        let (mut weight, mut bias) = map.to_f64();
+        self.prepared.apply(&mut weight, &mut bias);
+        let width = map.width();
+        let rows = self.present.iter().flat_map(|&class| &weight[class * width..][..width]);
+        self.logistic.pack(rows.copied().collect(), self.present.iter().map(|&class| bias[class]).collect())
+    }
+
+    /// Fits with this `C` from `start`: a map of the features as they come, and a row of history per iteration.
+    pub(super) fn fit(
+        &self,
+        c: f64,
+        start: Vec<f64>,
+        context: &FitContext<'_>,
+    ) -> Result<(Affine, History), HeadError> {
+        let iterations = self.config.max_iter;
+        let minimum = self.minimize(c, start, &|done| (context.on_step)(done, iterations));
+        if !minimum.converged {
+            let gradient = minimum.progress.last().map_or(f64::NAN, |last| last.1);
+            tracing::warn!(
+                "linear has not converged: after {} iterations the gradient is {gradient:.1e}, above tol = {:.1e}; raise \
+                 `max_iter`, or set `standardize = true`",
+                minimum.progress.len() - 1,
+                self.config.tol
+            );
+        }
+        let scale = c * self.sum;
+        let row = |(i, (value, gradient)): (usize, &(f64, f64))| vec![i as f64, value * scale, *gradient];
+        let rows = minimum.progress.iter().enumerate().map(row).collect();
+        let history = History { columns: vec!["iteration", "objective", "gradient"], rows };
+        Ok((self.map(minimum.point)?, history))
+    }
+
+    /// Fits with this `C` from `point`, which moves to the optimum: the sum of the log-losses of other samples there.
+    pub(super) fn held_out_loss(
+        &self,
+        c: f64,
+        point: &mut Vec<f64>,
+        held_out: &TrainingSet<'_>,
+    ) -> Result<f64, HeadError> {
+        let Minimum { point: optimum, .. } = self.minimize(c, std::mem::take(point), &|_| {});
+        point.clone_from(&optimum);
+        let logits = self.map(optimum)?.logits(held_out.features())?;
+        let loss = |(row, &label): (&[f32], &u32)| {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|logit| f64::from(logit - top).exp()).sum();
+            sum.ln() - f64::from(row[label as usize] - top)
+        };
+        Ok(logits.rows().zip(held_out.labels()).map(loss).sum())
+    }
+
+    fn minimize(&self, c: f64, start: Vec<f64>, on_iteration: &dyn Fn(u64)) -> Minimum {
+        if self.present.len() == 1 {
+            return Minimum { point: start, progress: Vec::new(), converged: true };
+        }
+        let ratio = match self.config.penalty {
+            Penalty::L2 => 0.0,
+            Penalty::L1 => 1.0,
+            Penalty::ElasticNet => self.config.l1_ratio,
+        };
+        let scale = c * self.sum;
+        let lambda = (1.0 - ratio) * squares(self.present.len()) / scale;
+        let diagonal = self.logistic.inverse_diagonal(lambda);
+        let stopping = Stopping { tolerance: self.config.tol, iterations: self.config.max_iter };
+        let evaluate = |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate(lambda, point, gradient);
+        if ratio == 0.0 {
+            return lbfgs::minimize(start, &diagonal, stopping, evaluate, on_iteration);
+        }
+        // The intercepts, which stand last, cost nothing.
+        let weights = start.len() - self.present.len();
+        let absolute: Vec<f64> =
+            (0..start.len()).map(|i| if i < weights { ratio / scale } else { 0.0 }).collect();
+        orthant::minimize(start, &absolute, &diagonal, stopping, evaluate, on_iteration)
+    }
+
+    /// The map of the features as they come that `point` stands for.
+    fn map(&self, point: Vec<f64>) -> Result<Affine, HeadError> {
+        let (w, b) = self.logistic.unpack(point);
+        let width = w.len() / self.present.len();
+        let mut weight = vec![0.0; self.classes * width];
+        let mut bias = vec![0.0; self.classes];
+        for (k, &class) in self.present.iter().enumerate() {
+            weight[class * width..][..width].copy_from_slice(&w[k * width..][..width]);
+            bias[class] = b[k];
+        }
+        self.prepared.undo(&mut weight, &mut bias);
+        let absent = (0..self.classes).filter(|class| !self.present.contains(class));
+        absent.for_each(|class| bias[class] = ABSENT);
+        Affine::from_f64(&weight, &bias, width)
+    }
+}

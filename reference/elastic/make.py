@@ -1,0 +1,35 @@
+"""Golden file for `linear` with absolute values in its penalty: scikit-learn's LogisticRegression by SAGA, to convergence.
+
+Writes scikit-learn.safetensors beside this file: SET.features, SET.labels, and SET.RATIO.weight, SET.RATIO.bias.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+
+HERE = Path(__file__).parent
+C = 0.5
+
+
+def samples(seed, counts, width):
+    """Features as from a ReLU, in classes that overlap."""
+    random = np.random.RandomState(seed)
+    labels = random.permutation(np.repeat(np.arange(len(counts)), counts))
+    centres = random.normal(size=(len(counts), width))
+    features = np.maximum(0, centres[labels] + 1.5 * random.normal(size=(len(labels), width)) + 1)
+    return features.astype(np.float32), labels.astype(np.uint32)
+
+
+out = {}
+warnings.filterwarnings("ignore", module="sklearn")
+for name, (features, labels) in {"two": samples(0, [33, 27], 12), "four": samples(1, [15, 20, 18, 12], 16)}.items():
+    out[f"{name}.features"], out[f"{name}.labels"] = features, labels
+    for ratio in (1.0, 0.3):
+        model = LogisticRegression(C=C, l1_ratio=ratio, solver="saga", tol=1e-13, max_iter=1_000_000, random_state=0)
+        model.fit(features.astype(np.float64), labels)
+        out[f"{name}.{ratio}.weight"], out[f"{name}.{ratio}.bias"] = model.coef_, model.intercept_
+        print(name, ratio, model.n_iter_, (model.coef_ == 0).sum(), "weights of", model.coef_.size, "are 0")
+save_file({key: np.ascontiguousarray(value) for key, value in sorted(out.items())}, HERE / "scikit-learn.safetensors")
