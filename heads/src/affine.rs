@@ -38,7 +38,14 @@ impl Affine {
     pub fn from_f64(weight: &[f64], bias: &[f64], width: usize) -> Result<Self, HeadError> {
         assert_eq!(weight.len(), bias.len() * width, "weight is [C, F] and bias [C]");
         let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
-        let (weight, bias) = (narrow(weight), narrow(bias));
+        Self::new(narrow(weight), narrow(bias), width)
+    }
+
+    /// The map with these weights `[C, F]` and biases `[C]`.
+    ///
+    /// # Errors
+    /// [`HeadError::Diverged`] for a value that is not finite.
+    pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>, width: usize) -> Result<Self, HeadError> {
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
                 "the fitted weights leave the range of f32: scale the features, or set `standardize = true`"
@@ -46,6 +53,19 @@ impl Affine {
             ));
         }
         Ok(Self { weight, bias, width })
+    }
+
+    /// Weights `[C, F]`, biases `[C]` and `F`.
+    pub(crate) fn into_parts(self) -> (Vec<f32>, Vec<f32>, usize) {
+        (self.weight, self.bias, self.width)
+    }
+
+    /// The same map with outputs that are 0 after its own, `classes` in all.
+    #[must_use]
+    pub(crate) fn with_classes(mut self, classes: usize) -> Self {
+        self.weight.resize(classes * self.width, 0.0);
+        self.bias.resize(classes, 0.0);
+        self
     }
 
     /// The map, laid out for many products.
@@ -58,9 +78,21 @@ impl Affine {
     /// # Errors
     /// As [`Affine::from_f64`].
     pub(crate) fn of_raw_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
+        self.changed(|weight, bias| prepared.undo(weight, bias))
+    }
+
+    /// The same map of the features that are fitted on, where this one takes them as they come.
+    ///
+    /// # Errors
+    /// As [`Affine::from_f64`].
+    pub(crate) fn of_prepared_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
+        self.changed(|weight, bias| prepared.redo(weight, bias))
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
         let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
         let (mut weight, mut bias) = (wide(&self.weight), wide(&self.bias));
-        prepared.undo(&mut weight, &mut bias);
+        change(&mut weight, &mut bias);
         Self::from_f64(&weight, &bias, self.width)
     }
 

@@ -9,7 +9,8 @@ use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Tensors};
-use crate::solver::gradient::{self, Recipe, Samples};
+use crate::solver::gradient::stack::Stack;
+use crate::solver::gradient::{self, Recipe, Samples, Schedule};
 use crate::solver::lbfgs::{self, Stopping};
 use crate::solver::logistic::Logistic;
 use crate::standardize::Prepared;
@@ -193,6 +194,7 @@ impl LinearConfig {
         let sum = data.labels().iter().map(|&label| class_weights[label as usize]).sum();
         let recipe = Recipe {
             lr: self.lr,
+            schedule: Schedule::Constant,
             weight_decay: 0.0,
             penalty: self.lambda(data.classes(), sum),
             epochs: self.epochs,
@@ -200,10 +202,11 @@ impl LinearConfig {
             seed: self.seed,
             early_stopping: None,
         };
-        let initial = self.initial(data.features().width(), data.classes())?;
+        let initial = Affine::load(&self.initial(data.features().width(), data.classes())?, "")?;
         let samples = Samples { data, features: prepared.features(), class_weights };
-        let (parameters, history) = gradient::fit(self, &initial, samples, &recipe, context)?;
-        Ok((Affine::load(&parameters, "")?.of_raw_features(prepared)?, history))
+        let stack = Stack::new(vec![initial], None);
+        let (maps, history) = gradient::fit(stack, samples, &recipe, context)?;
+        Ok((maps[0].of_raw_features(prepared)?, history))
     }
 }
 
