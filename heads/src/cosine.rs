@@ -11,13 +11,11 @@ use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
 use crate::product::PackedWeights;
-use crate::solver::gradient::traced::Traced;
+use crate::solver::gradient::cosines::{Cosines, FLOOR, norm};
 use crate::solver::gradient::{self, EarlyStopping, Recipe, Samples, Schedule};
 
 /// Name of the scalar that the scale is the exponential of.
 const LOG_SCALE: &str = "log_scale";
-/// The least norm that a row is divided by, as in PyTorch's `normalize`.
-const FLOOR: f64 = 1e-12;
 /// Rows that a thread takes at a time.
 const BLOCK: usize = 64;
 
@@ -94,12 +92,6 @@ impl HeadConfig for CosineConfig {
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<CosineHead>, HeadError> {
-        let lengths = data.features().rows().map(|row| row.iter().map(|x| x * x).sum::<f32>());
-        if let Some(row) = lengths.into_iter().position(|square| !square.is_finite()) {
-            return Err(HeadError::Data(format!(
-                "the features of row {row} are too large: the square of their norm leaves the range of f32"
-            )));
-        }
         let early_stopping = EarlyStopping { validation: self.validation, patience: self.patience };
         let recipe = Recipe {
             lr: self.lr,
@@ -113,14 +105,19 @@ impl HeadConfig for CosineConfig {
         };
         let class_weights = data.class_weights(self.class_weight);
         let samples = Samples { data, features: data.features(), class_weights: &class_weights };
-        let fresh = self.initial(data.features().width(), data.classes())?;
+        let fresh = self.load(&self.initial(data.features().width(), data.classes())?)?;
         let initial = match context.start {
-            Some(start) => self.load(start)?.continued_by(self.load(&fresh)?)?.tensors()?,
+            Some(start) => self.load(start)?.continued_by(&fresh)?,
             None => fresh,
         };
-        let traced = Traced::new(self, &initial)?;
-        let (parameters, history) = gradient::fit(traced, samples, &recipe, context)?;
-        Ok(Fitted::with_history(self.load(&parameters)?, history))
+        let width = initial.width;
+        let cosines = Cosines::new(initial.weight, initial.log_scale, width);
+        let ((weight, log_scale), history) = gradient::fit(cosines, samples, &recipe, context)?;
+        let head = CosineHead { weight, log_scale, width };
+        match head.not_finite() {
+            None => Ok(Fitted::with_history(head, history)),
+            Some(name) => Err(HeadError::Diverged(format!("`{name}` leaves the range of f32: lower `lr`"))),
+        }
     }
 
     fn load(&self, tensors: &Tensors) -> Result<CosineHead, HeadError> {
@@ -133,7 +130,7 @@ impl HeadConfig for CosineConfig {
 
     fn memory(&self, shape: Shape) -> u64 {
         let rows = gradient::batch_size(self.batch_size, shape.samples);
-        Traced::memory(shape.classes.saturating_mul(shape.features), rows * (shape.features + shape.classes))
+        Cosines::memory(shape.classes, shape.features, rows)
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
@@ -151,15 +148,17 @@ impl Differentiable for CosineConfig {
 
     fn forward(&self, parameters: &Tensors, features: &Tensor, _: Mode) -> Result<Tensor, HeadError> {
         let get = |name: &str| parameters.get(name).ok_or_else(|| problem(name, "is missing".into()));
-        let cosines = normalized(features)?.matmul(&normalized(get(WEIGHT)?)?.t()?)?;
+        let weight = get(WEIGHT)?;
+        let directions = weight.broadcast_div(&norms(weight)?)?;
+        // The products are divided, which are fewer than the features.
+        let cosines = features.matmul(&directions.t()?)?.broadcast_div(&norms(features)?)?;
         Ok(cosines.broadcast_mul(&get(LOG_SCALE)?.exp()?)?)
     }
 }
 
-/// Rows divided by their norms. The floor is under the root: its gradient at 0 would not be finite.
-fn normalized(rows: &Tensor) -> Result<Tensor, HeadError> {
-    let squares = rows.sqr()?.sum_keepdim(1)?;
-    Ok(rows.broadcast_div(&squares.maximum(FLOOR * FLOOR)?.sqrt()?)?)
+/// The norm of each row, `[n, 1]`. The floor is under the root, whose gradient at 0 would not be finite.
+fn norms(rows: &Tensor) -> Result<Tensor, HeadError> {
+    Ok(rows.sqr()?.sum_keepdim(1)?.maximum(FLOOR * FLOOR)?.sqrt()?)
 }
 
 /// A fitted `cosine`: tensors `weight` `[C, F]` and the scalar `log_scale`.
@@ -194,19 +193,22 @@ impl CosineHead {
         }
         let head =
             Self { weight: weight.flatten_all()?.to_vec1()?, log_scale: log_scale.to_scalar()?, width };
-        for (name, finite) in [
-            (WEIGHT, head.weight.iter().all(|w| w.is_finite())),
-            (LOG_SCALE, head.log_scale.exp().is_finite()),
-        ] {
-            if !finite {
-                return Err(problem(name, "holds a value that is not finite".into()));
-            }
+        match head.not_finite() {
+            None => Ok(head),
+            Some(name) => Err(problem(name, "holds a value that is not finite".into())),
         }
-        Ok(head)
+    }
+
+    /// The name of a tensor that holds a value that is not finite.
+    fn not_finite(&self) -> Option<&'static str> {
+        if self.weight.iter().any(|w| !w.is_finite()) {
+            return Some(WEIGHT);
+        }
+        (!self.log_scale.exp().is_finite()).then_some(LOG_SCALE)
     }
 
     /// This head, with the classes that only `fresh` has after its own.
-    fn continued_by(mut self, fresh: Self) -> Result<Self, HeadError> {
+    fn continued_by(mut self, fresh: &Self) -> Result<Self, HeadError> {
         gradient::check_start([self.width, self.classes()], [fresh.width, fresh.classes()])?;
         self.weight.extend_from_slice(&fresh.weight[self.weight.len()..]);
         Ok(self)
@@ -222,11 +224,6 @@ impl CosineHead {
         })
         .collect()
     }
-}
-
-/// The norm of a row, or the floor.
-fn norm(row: &[f32]) -> f64 {
-    row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(FLOOR)
 }
 
 impl Head for CosineHead {
@@ -303,12 +300,14 @@ mod tests {
     const VALUES: [f32; 12] = [1.0, 0.1, 2.0, 0.0, 0.1, 1.0, 0.0, 3.0, -1.0, 0.2, -2.0, 0.1];
 
     #[test]
-    fn features_whose_norm_is_not_finite_are_refused_with_their_row() {
-        let mut values = VALUES;
-        values[4] = 1e30;
-        let data = TrainingSet::new(Features::new(&values, 2).unwrap(), &[0, 0, 1, 1, 2, 2], 3).unwrap();
-        let error = CosineConfig::default().fit(&data, &FitContext::quiet()).unwrap_err().to_string();
-        assert!(error.starts_with("the features of row 2 are too large"), "{error}");
+    fn features_near_the_end_of_f32_are_fitted_as_their_directions() {
+        let labels = [0, 0, 1, 1, 2, 2];
+        let fit = |values: &[f32]| {
+            let data = TrainingSet::new(Features::new(values, 2).unwrap(), &labels, 3).unwrap();
+            *CosineConfig::default().fit(&data, &FitContext::quiet()).unwrap().head
+        };
+        let huge = VALUES.map(|value| value * 2f32.powi(126));
+        assert_eq!(fit(&huge).weight, fit(&VALUES).weight);
     }
 
     #[test]

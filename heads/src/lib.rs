@@ -58,4 +58,5 @@ pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
+pub use solver::gradient::{EarlyStopping, Recipe, Schedule, fit_by_gradients};
 pub use strength::Strength;

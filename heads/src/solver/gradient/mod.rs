@@ -1,43 +1,48 @@
 //! Fitting a differentiable head by gradients.
 
+pub(crate) mod cosines;
+mod parts;
 pub(crate) mod stack;
 #[cfg(test)]
 mod tests;
-pub(crate) mod traced;
+mod traced;
 
 use std::f64::consts::PI;
 
-use crate::data::{Features, TrainingSet};
+use rayon::prelude::*;
+
+use crate::data::{ClassWeight, Features, TrainingSet};
+use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::head::{FitContext, History};
+use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
 use crate::solver::adamw::AdamW;
 use crate::solver::hold_out::{Parts, hold_out};
 
-/// How to fit with [`AdamW`].
+/// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Recipe {
+pub struct Recipe {
     /// Learning rate, the highest of the schedule.
-    pub(crate) lr: f64,
+    pub lr: f64,
     /// How the rate changes from step to step.
-    pub(crate) schedule: Schedule,
+    pub schedule: Schedule,
     /// Decoupled weight decay of every parameter that is no scalar.
-    pub(crate) weight_decay: f64,
+    pub weight_decay: f64,
     /// `λ` of the penalty `½ λ |W|²` on the matrices among the parameters, a part of the loss.
-    pub(crate) penalty: f64,
+    pub penalty: f64,
     /// Passes over the samples, at most.
-    pub(crate) epochs: u64,
-    /// Samples in a step; the last one of an epoch may have fewer.
-    pub(crate) batch_size: usize,
+    pub epochs: u64,
+    /// Samples in a step, at least 1; the last one of an epoch may have fewer.
+    pub batch_size: usize,
     /// Key of the order of the samples, and of what is held out.
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// Whether to stop early.
-    pub(crate) early_stopping: Option<EarlyStopping>,
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 /// How the learning rate changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Schedule {
+pub enum Schedule {
     /// It does not.
     Constant,
     /// Up from near 0 along a line over a tenth of all steps, then down to near 0 along half a cosine (Loshchilov and
@@ -61,11 +66,11 @@ impl Schedule {
 
 /// When to stop before all epochs are done. The parameters of the best epoch are kept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EarlyStopping {
+pub struct EarlyStopping {
     /// Fraction of the photos that is held out.
-    pub(crate) validation: f64,
+    pub validation: f64,
     /// Epochs without a lower loss on what is held out.
-    pub(crate) patience: u64,
+    pub patience: u64,
 }
 
 /// Steps that an epoch has at the least, so that few samples are learned from often enough.
@@ -112,6 +117,14 @@ impl Samples<'_> {
     fn weight(&self, row: usize) -> f32 {
         self.class_weights[self.label(row)] as f32
     }
+
+    /// The features of some rows, `[n, F]`.
+    fn gather(&self, rows: &[usize], out: &mut Vec<f32>) {
+        let width = self.features.width();
+        out.resize(rows.len() * width, 0.0);
+        let copies = out.par_chunks_exact_mut(width).zip(rows);
+        copies.for_each(|(out, &row)| out.copy_from_slice(self.features.row(row)));
+    }
 }
 
 /// What is known of a step before its gradients.
@@ -149,6 +162,51 @@ pub(crate) trait Learner {
     fn parameters(&self) -> Result<Self::Parameters, HeadError>;
 }
 
+/// Fits any differentiable head from `initial` on: its parameters, which
+/// [`HeadConfig::load`](crate::HeadConfig::load) takes, and a row of history per epoch. The loss is the mean of
+/// `weight · log-loss`, the weight that of the sample's class.
+///
+/// ```
+/// use headstock_heads::mlp::MlpConfig;
+/// use headstock_heads::{ClassWeight, Differentiable, Features, FitContext, HeadConfig, TrainingSet};
+/// use headstock_heads::{Recipe, Schedule, fit_by_gradients};
+///
+/// let values = [0.1, 2.0, 0.2, 1.5, 3.0, 0.3, 2.5, 0.1];
+/// let data = TrainingSet::new(Features::new(&values, 2)?, &[0, 0, 1, 1], 2)?;
+/// let config = MlpConfig::default();
+/// let recipe = Recipe {
+///     lr: 0.01,
+///     schedule: Schedule::WarmCosine,
+///     weight_decay: 0.01,
+///     penalty: 0.0,
+///     epochs: 20,
+///     batch_size: 4,
+///     seed: 0,
+///     early_stopping: None,
+/// };
+/// let initial = config.initial(2, 2)?;
+/// let fitted = fit_by_gradients(&config, &initial, &data, ClassWeight::None, &recipe, &FitContext::quiet())?;
+/// let head = config.load(&fitted.0)?;
+/// # let losses: Vec<f64> = fitted.1.rows.iter().map(|row| row[1]).collect();
+/// # assert!(losses[19] < losses[0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`HeadError::Diverged`] when the loss is no longer finite, and candle's.
+pub fn fit_by_gradients(
+    head: &dyn Differentiable,
+    initial: &Tensors,
+    data: &TrainingSet<'_>,
+    class_weight: ClassWeight,
+    recipe: &Recipe,
+    context: &FitContext<'_>,
+) -> Result<(Tensors, History), HeadError> {
+    let class_weights = data.class_weights(class_weight);
+    let samples = Samples { data, features: data.features(), class_weights: &class_weights };
+    fit(traced::Traced::new(head, initial)?, samples, recipe, context)
+}
+
 /// Fits: the parameters and a row of history per epoch.
 ///
 /// # Errors
@@ -174,7 +232,7 @@ pub(crate) fn fit<L: Learner>(
         }
         stopping => stopping,
     };
-    let batch_size = recipe.batch_size.min(fit.len());
+    let batch_size = recipe.batch_size.clamp(1, fit.len());
     let steps = recipe.epochs.saturating_mul(fit.len().div_ceil(batch_size) as u64);
     let mut best: Option<Best<L::Parameters>> = None;
     let mut rows = Vec::new();

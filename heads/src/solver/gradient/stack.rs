@@ -5,17 +5,12 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::parts::{Parameter, UNITS, product, softmax_slope, wins};
 use super::{Learner, Samples, Step};
 use crate::affine::Affine;
 use crate::error::HeadError;
 use crate::random::Keyed;
 use crate::solver::adamw::Slot;
-
-/// Rows of a product that a thread takes at a time.
-const ROWS: usize = 128;
-/// Columns of a product, and units of a layer, that a thread takes at a time. The sizes are fixed, and each piece is
-/// summed on one thread: the bits do not depend on how many there are.
-const UNITS: usize = 64;
 
 /// Affine maps with a ReLU after each but the last, and dropout after each ReLU: what learns a perceptron and, of one
 /// layer, logistic regression.
@@ -37,16 +32,6 @@ struct Layer {
     /// `[units]`
     bias: Parameter,
     width: usize,
-}
-
-#[derive(Debug)]
-struct Parameter {
-    value: Vec<f32>,
-    gradient: Vec<f32>,
-    /// Mean of the gradient.
-    first: Vec<f32>,
-    /// Mean of its square.
-    second: Vec<f32>,
 }
 
 /// Leaves out units, each with the same probability, and keeps the mean (Srivastava et al., JMLR 2014).
@@ -74,22 +59,6 @@ impl Dropout {
     /// What the units that are left are multiplied by.
     fn scale(self) -> f32 {
         (1.0 / (1.0 - self.part)) as f32
-    }
-}
-
-impl Parameter {
-    fn new(value: Vec<f32>) -> Self {
-        let zeros = vec![0.0; value.len()];
-        Self { gradient: zeros.clone(), first: zeros.clone(), second: zeros, value }
-    }
-
-    /// Pieces of so many values: value, gradient, and its means.
-    fn pieces(
-        &mut self,
-        len: usize,
-    ) -> impl IndexedParallelIterator<Item = ((&mut [f32], &mut [f32]), (&mut [f32], &mut [f32]))> {
-        let means = self.first.par_chunks_mut(len).zip(self.second.par_chunks_mut(len));
-        self.value.par_chunks_mut(len).zip(self.gradient.par_chunks_mut(len)).zip(means)
     }
 }
 
@@ -121,11 +90,7 @@ impl Stack {
 
     /// Fills `values` for some rows, up to the products of the last layer; `step` where they are to learn from.
     fn forward(&mut self, samples: Samples<'_>, rows: &[usize], step: Option<u64>) {
-        let width = samples.features.width();
-        self.values[0].resize(rows.len() * width, 0.0);
-        self.values[0].par_chunks_exact_mut(width).zip(rows).for_each(|(out, &row)| {
-            out.copy_from_slice(samples.features.row(row));
-        });
+        samples.gather(rows, &mut self.values[0]);
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             let (x, y) = self.values.split_at_mut(number + 1);
@@ -159,12 +124,6 @@ impl Stack {
         });
         losses.collect()
     }
-}
-
-/// Whether the class has the highest logit; the lowest number wins a tie.
-fn wins(logits: &[f32], class: usize) -> bool {
-    let (before, from) = logits.split_at(class);
-    before.iter().all(|&other| other < from[0]) && from.iter().all(|&other| other <= from[0])
 }
 
 impl Learner for Stack {
@@ -208,23 +167,6 @@ impl Learner for Stack {
             |layer: &Layer| Affine::new(layer.weight.value.clone(), layer.bias.value.clone(), layer.width);
         self.layers.iter().map(map).collect()
     }
-}
-
-/// The log-loss of a row of logits; in their place `scale` times its derivatives.
-fn softmax_slope(logits: &mut [f32], label: usize, scale: f32) -> f64 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let of_label = f64::from(logits[label] - top);
-    let mut sum = 0.0;
-    for logit in &mut *logits {
-        *logit = (*logit - top).exp();
-        sum += f64::from(*logit);
-    }
-    let part = (f64::from(scale) / sum) as f32;
-    for value in &mut *logits {
-        *value *= part;
-    }
-    logits[label] -= scale;
-    sum.ln() - of_label
 }
 
 impl Layer {
@@ -280,26 +222,6 @@ impl Layer {
     }
 }
 
-/// `left · right` to `out` or added to it, in parallel over pieces of the result.
-fn product(out: MatMut<'_, f32>, accum: Accum, left: MatRef<'_, f32>, right: MatRef<'_, f32>) {
-    let mut pieces = Vec::with_capacity(out.nrows().div_ceil(ROWS) * out.ncols().div_ceil(UNITS));
-    let mut below = out;
-    for row in (0..left.nrows()).step_by(ROWS) {
-        let (mut strip, rest) = below.split_at_row_mut(ROWS.min(left.nrows() - row));
-        below = rest;
-        for column in (0..right.ncols()).step_by(UNITS) {
-            let (piece, rest) = strip.split_at_col_mut(UNITS.min(right.ncols() - column));
-            strip = rest;
-            pieces.push((row, column, piece));
-        }
-    }
-    pieces.into_par_iter().for_each(|(row, column, piece)| {
-        let left = left.subrows(row, piece.nrows());
-        let right = right.subcols(column, piece.ncols());
-        matmul(piece, accum, left, right, 1.0, Par::Seq);
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,38 +240,6 @@ mod tests {
         assert!(units.iter().all(|&value| value == 0.0 || value == 1.0 / 0.7));
         for other in [mask(1, 0, 0), mask(0, 1, 0), mask(0, 0, 1)] {
             assert_ne!(units, other);
-        }
-    }
-
-    #[test]
-    fn the_lowest_class_wins_a_tie() {
-        let right = |class: usize| wins(&[1.0, 3.0, 3.0, f32::NAN], class);
-        assert_eq!([right(0), right(1), right(2)], [false, false, false]);
-        let right = |class: usize| wins(&[1.0, 3.0, 3.0], class);
-        assert_eq!([right(0), right(1), right(2)], [false, true, false]);
-    }
-
-    #[test]
-    fn a_product_of_any_shape_is_the_schoolbook_one() {
-        let integers = |n: usize, key: u64| -> Vec<f32> {
-            let mut random = Keyed::new(&[key]);
-            (0..n).map(|_| random.below(15) as f32 - 7.0).collect()
-        };
-        for (n, width, units) in [(1, 1, 1), (3, 7, 65), (129, 5, 3), (200, 33, 130)] {
-            let (left, right) = (integers(n * width, 1), integers(width * units, 2));
-            let mut out = vec![0.0; n * units];
-            product(
-                MatMut::from_row_major_slice_mut(&mut out, n, units),
-                Accum::Replace,
-                MatRef::from_row_major_slice(&left, n, width),
-                MatRef::from_row_major_slice(&right, width, units),
-            );
-            for (i, out) in out.chunks_exact(units).enumerate() {
-                for (j, &found) in out.iter().enumerate() {
-                    let expected: f32 = (0..width).map(|k| left[i * width + k] * right[k * units + j]).sum();
-                    assert_eq!(found, expected, "({n}, {width}, {units}) at ({i}, {j})");
-                }
-            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::solver::adamw::Slot;
 const BLOCK: usize = 1 << 14;
 
 /// A [`Differentiable`] head that learns.
-pub(crate) struct Traced<'a> {
+pub(super) struct Traced<'a> {
     head: &'a dyn Differentiable,
     parameters: Tensors,
     /// In the order of the parameters' names.
@@ -35,7 +35,7 @@ impl<'a> Traced<'a> {
     ///
     /// # Errors
     /// When a tensor is not `f32`.
-    pub(crate) fn new(head: &'a dyn Differentiable, initial: &Tensors) -> Result<Self, HeadError> {
+    pub(super) fn new(head: &'a dyn Differentiable, initial: &Tensors) -> Result<Self, HeadError> {
         let (mut parameters, mut learned) = (Tensors::new(), Vec::new());
         for (name, tensor) in initial {
             let var = Var::from_tensor(tensor)?;
@@ -49,14 +49,6 @@ impl<'a> Traced<'a> {
             });
         }
         Ok(Self { head, parameters, learned })
-    }
-
-    /// About how many bytes a fit takes beside its features, for so many parameters and values of a batch.
-    pub(crate) fn memory(parameters: usize, values: usize) -> u64 {
-        // The variables, their values, two means, the gradient twice, what passes on the way to it, and the best.
-        const COPIES: usize = 12;
-        let floats = parameters.saturating_mul(COPIES).saturating_add(values.saturating_mul(4));
-        (floats as u64).saturating_mul(size_of::<f32>() as u64)
     }
 
     /// The loss on some rows, and its gradient by each parameter that it depends on, in the order of their names.
@@ -79,8 +71,10 @@ impl<'a> Traced<'a> {
 
     /// Logits `[n, C]` of some rows.
     fn logits(&self, samples: Samples<'_>, rows: &[usize], mode: Mode) -> Result<Tensor, HeadError> {
-        let values: Vec<f32> = rows.iter().flat_map(|&row| samples.features.row(row)).copied().collect();
-        let batch = Tensor::from_vec(values, (rows.len(), samples.features.width()), &Device::Cpu)?;
+        let width = samples.features.width();
+        let mut values = Vec::new();
+        samples.gather(rows, &mut values);
+        let batch = Tensor::from_vec(values, (rows.len(), width), &Device::Cpu)?;
         self.head.forward(&self.parameters, &batch, mode)
     }
 
