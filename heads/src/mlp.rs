@@ -56,7 +56,7 @@ impl Default for MlpConfig {
             weight_decay: 0.01,
             epochs: 15,
             batch_size: 128,
-            validation: 0.1,
+            validation: 0.0,
             patience: 5,
             class_weight: ClassWeight::None,
             standardize: false,

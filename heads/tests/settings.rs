@@ -105,6 +105,7 @@ fn a_fit_that_stops_short_of_its_tolerance_warns_and_one_that_does_not_is_silent
 
 #[test]
 fn an_mlp_that_can_hold_nothing_out_says_so() {
-    assert!(log_of("mlp", "", 3).contains("no class has enough photos to hold out 0.1 of them"));
-    assert_eq!(log_of("mlp", "validation = 0.0\nepochs = 1", 3), "");
+    let log = log_of("mlp", "validation = 0.1\nepochs = 1", 3);
+    assert!(log.contains("no class has enough photos to hold out 0.1 of them"), "{log}");
+    assert_eq!(log_of("mlp", "epochs = 1", 3), "");
 }
