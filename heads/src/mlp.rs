@@ -120,7 +120,7 @@ impl HeadConfig for MlpConfig {
         let samples = Samples { data, features: prepared.features(), class_weights: &class_weights };
         let (width, classes) = (data.features().width(), data.classes());
         let MlpHead { layers } = match context.start {
-            Some(start) => self.load(start)?.to_start(start, &prepared, classes)?,
+            Some(start) => self.load(start)?.continued_on(start, &prepared, classes)?,
             None => self.load(&self.initial(width, classes)?)?,
         };
         let stack = Stack::new(layers, self.dropout());
@@ -235,7 +235,7 @@ impl MlpHead {
 
     /// Where a fit on these features begins: this head with further classes after its own, which start as a fresh
     /// head's do. `tensors` are those that it was loaded from.
-    fn to_start(
+    fn continued_on(
         mut self,
         tensors: &Tensors,
         prepared: &Prepared<'_>,

@@ -44,7 +44,7 @@ impl AdamW {
             #[inline(always)]
             || {
                 let means = slot.first.iter_mut().zip(slot.second);
-                for ((value, &g), (first, second)) in slot.value.iter_mut().zip(slot.gradient).zip(means) {
+                for ((value, &g), (first, second)) in slot.value.iter_mut().zip(&*slot.gradient).zip(means) {
                     let g = g + penalty * *value;
                     *first = BETA1 * *first + (1.0 - BETA1) * g;
                     *second = BETA2 * *second + (1.0 - BETA2) * g * g;
@@ -59,7 +59,7 @@ impl AdamW {
 #[derive(Debug)]
 pub(crate) struct Slot<'a> {
     pub(crate) value: &'a mut [f32],
-    pub(crate) gradient: &'a [f32],
+    pub(crate) gradient: &'a mut [f32],
     /// Mean of the gradient.
     pub(crate) first: &'a mut [f32],
     /// Mean of its square.

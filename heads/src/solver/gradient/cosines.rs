@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use super::parts::{Parameter, UNITS, product, softmax_slope, wins};
 use super::{Learner, Samples, Step};
 use crate::error::HeadError;
-use crate::solver::adamw::Slot;
 use crate::vector::Vectors;
 
 /// The least norm that a row is divided by, as in PyTorch's `normalize`.
@@ -133,19 +132,18 @@ impl Learner for Cosines {
         let adamw = step.of_rank(2);
         let directions = self.directions.par_chunks(UNITS * width).zip(self.norms.par_chunks(UNITS));
         let pieces = self.weight.pieces(UNITS * width).zip(directions).enumerate();
-        pieces.for_each(|(piece, (((value, gradient), (first, second)), (directions, norms)))| {
+        pieces.for_each(|(piece, (slot, (directions, norms)))| {
             let slopes = slopes.subcols(piece * UNITS, norms.len());
-            let out = MatMut::from_row_major_slice_mut(gradient, norms.len(), width);
+            let out = MatMut::from_row_major_slice_mut(slot.gradient, norms.len(), width);
             matmul(out, Accum::Replace, slopes.transpose(), features, 1.0, Par::Seq);
-            let rows = gradient.chunks_exact_mut(width).zip(directions.chunks_exact(width));
+            let rows = slot.gradient.chunks_exact_mut(width).zip(directions.chunks_exact(width));
             for ((gradient, direction), &norm) in rows.zip(norms) {
                 through_norm(gradient, direction, norm);
             }
-            adamw.apply(Slot { value, gradient, first, second });
+            adamw.apply(slot);
         });
-        let Parameter { value, gradient, first, second } = &mut self.log_scale;
-        gradient[0] = losses.iter().map(|row| row.by_scale).sum::<f64>() as f32;
-        step.of_rank(0).apply(Slot { value, gradient, first, second });
+        self.log_scale.gradient[0] = losses.iter().map(|row| row.by_scale).sum::<f64>() as f32;
+        step.of_rank(0).apply(self.log_scale.slot());
         Ok(losses.iter().map(|row| row.loss).sum::<f64>() / n as f64)
     }
 

@@ -4,6 +4,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::solver::adamw::Slot;
+
 /// Rows of a product that a thread takes at a time.
 const ROWS: usize = 128;
 /// Columns of a product, and units of a layer, that a thread takes at a time. The sizes are fixed, and each piece is
@@ -16,9 +18,9 @@ pub(super) struct Parameter {
     pub(super) value: Vec<f32>,
     pub(super) gradient: Vec<f32>,
     /// Mean of the gradient.
-    pub(super) first: Vec<f32>,
+    first: Vec<f32>,
     /// Mean of its square.
-    pub(super) second: Vec<f32>,
+    second: Vec<f32>,
 }
 
 impl Parameter {
@@ -27,13 +29,18 @@ impl Parameter {
         Self { gradient: zeros.clone(), first: zeros.clone(), second: zeros, value }
     }
 
-    /// Pieces of so many values: value, gradient, and its means.
-    pub(super) fn pieces(
-        &mut self,
-        len: usize,
-    ) -> impl IndexedParallelIterator<Item = ((&mut [f32], &mut [f32]), (&mut [f32], &mut [f32]))> {
+    /// All of it.
+    pub(super) fn slot(&mut self) -> Slot<'_> {
+        let Self { value, gradient, first, second } = self;
+        Slot { value, gradient, first, second }
+    }
+
+    /// Pieces of so many values.
+    pub(super) fn pieces(&mut self, len: usize) -> impl IndexedParallelIterator<Item = Slot<'_>> {
         let means = self.first.par_chunks_mut(len).zip(self.second.par_chunks_mut(len));
-        self.value.par_chunks_mut(len).zip(self.gradient.par_chunks_mut(len)).zip(means)
+        let values = self.value.par_chunks_mut(len).zip(self.gradient.par_chunks_mut(len));
+        let slot = |((value, gradient), (first, second))| Slot { value, gradient, first, second };
+        values.zip(means).map(slot)
     }
 }
 

@@ -10,7 +10,6 @@ use super::{Learner, Samples, Step};
 use crate::affine::Affine;
 use crate::error::HeadError;
 use crate::random::Keyed;
-use crate::solver::adamw::Slot;
 
 /// Affine maps with a ReLU after each but the last, and dropout after each ReLU: what learns a perceptron and, of one
 /// layer, logistic regression.
@@ -207,17 +206,15 @@ impl Layer {
         let (of_weight, of_bias) = (step.of_rank(2), step.of_rank(1));
         let pieces = self.weight.pieces(UNITS * width).zip(self.bias.pieces(UNITS)).enumerate();
         pieces.for_each(|(piece, (weight, bias))| {
-            let ((value, gradient), (first, second)) = bias;
-            let slope = slope.subcols(piece * UNITS, value.len());
-            for (column, sum) in gradient.iter_mut().enumerate() {
+            let slope = slope.subcols(piece * UNITS, bias.value.len());
+            for (column, sum) in bias.gradient.iter_mut().enumerate() {
                 *sum = (0..n).map(|row| slope[(row, column)]).sum();
             }
-            of_bias.apply(Slot { value, gradient, first, second });
+            of_bias.apply(bias);
 
-            let ((value, gradient), (first, second)) = weight;
-            let out = MatMut::from_row_major_slice_mut(gradient, slope.ncols(), width);
+            let out = MatMut::from_row_major_slice_mut(weight.gradient, slope.ncols(), width);
             matmul(out, Accum::Replace, slope.transpose(), x, 1.0, Par::Seq);
-            of_weight.apply(Slot { value, gradient, first, second });
+            of_weight.apply(weight);
         });
     }
 }

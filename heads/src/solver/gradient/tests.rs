@@ -119,7 +119,7 @@ fn the_gradients_of_a_perceptron_are_pytorchs() {
     let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
-    let class_weights = data.class_weights(crate::ClassWeight::Balanced);
+    let class_weights = data.class_weights(ClassWeight::Balanced);
     let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
     let rows: Vec<usize> = (0..labels.len()).collect();
     let (initial, expected) = (golden.tensors("mlp.initial."), golden.tensors("mlp.gradient."));
@@ -140,7 +140,7 @@ fn steps_of_adamw_lead_where_pytorchs_lead() {
     let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
-    let class_weights = data.class_weights(crate::ClassWeight::Balanced);
+    let class_weights = data.class_weights(ClassWeight::Balanced);
     let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
     let initial = golden.tensors("mlp.initial.");
     for steps in [1, 20] {

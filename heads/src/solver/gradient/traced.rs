@@ -13,6 +13,9 @@ use crate::solver::adamw::Slot;
 /// Values that a thread takes at a time.
 const BLOCK: usize = 1 << 14;
 
+/// Gradients by each parameter, in the order of their names; none by one that the loss does not depend on.
+type Gradients = Vec<Option<Vec<f32>>>;
+
 /// A [`Differentiable`] head that learns.
 pub(super) struct Traced<'a> {
     head: &'a dyn Differentiable,
@@ -57,7 +60,7 @@ impl<'a> Traced<'a> {
         samples: Samples<'_>,
         rows: &[usize],
         step: u64,
-    ) -> Result<(f64, Vec<Option<Vec<f32>>>), HeadError> {
+    ) -> Result<(f64, Gradients), HeadError> {
         let logits = self.logits(samples, rows, Mode::Train { step })?;
         let loss = Self::loss(samples, rows, &logits)?;
         let gradients = loss.backward()?;
@@ -96,9 +99,9 @@ impl Learner for Traced<'_> {
     fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
         let (loss, gradients) = self.gradients(samples, rows, step.done)?;
         for (Learned { var, value, first, second }, gradient) in self.learned.iter_mut().zip(gradients) {
-            let Some(gradient) = gradient else { continue };
+            let Some(mut gradient) = gradient else { continue };
             let adamw = step.of_rank(var.rank());
-            let values = value.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+            let values = value.par_chunks_mut(BLOCK).zip(gradient.par_chunks_mut(BLOCK));
             let means = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
             values.zip(means).for_each(|((value, gradient), (first, second))| {
                 adamw.apply(Slot { value, gradient, first, second });
