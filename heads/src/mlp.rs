@@ -51,7 +51,7 @@ impl Default for MlpConfig {
     fn default() -> Self {
         Self {
             hidden: vec![512],
-            dropout: 0.2,
+            dropout: 0.5,
             lr: 1e-3,
             weight_decay: 0.01,
             epochs: 15,
@@ -67,7 +67,7 @@ impl Default for MlpConfig {
 
 impl HeadConfig for MlpConfig {
     const KIND: &'static str = "mlp";
-    const ABOUT: &'static str = "multi-layer perceptron with dropout, stopped early";
+    const ABOUT: &'static str = "multi-layer perceptron with dropout";
     const PARAMETERS: &'static [Parameter] = &[
         ("hidden", "units of each hidden layer"),
         ("dropout", "part of the hidden units that each step leaves out"),
@@ -145,7 +145,7 @@ impl HeadConfig for MlpConfig {
         let wide = self.hidden.iter().map(|units| 2 * units).collect();
         vec![
             self.clone(),
-            Self { dropout: (self.dropout + 0.3).min(0.8), ..self.clone() },
+            Self { dropout: 0.5 * self.dropout, ..self.clone() },
             Self { hidden: wide, ..self.clone() },
         ]
     }
