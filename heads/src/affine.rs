@@ -9,6 +9,7 @@ use crate::data::{Features, Logits, TrainingSet};
 use crate::error::HeadError;
 use crate::head::{Head, Tensors};
 use crate::product::PackedWeights;
+use crate::solver::gradient::check_start;
 use crate::standardize::Prepared;
 
 /// Name of the tensor `[C, F]`, after the prefix.
@@ -40,7 +41,14 @@ impl Affine {
     pub fn from_f64(weight: &[f64], bias: &[f64], width: usize) -> Result<Self, HeadError> {
         assert_eq!(weight.len(), bias.len() * width, "weight is [C, F] and bias [C]");
         let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
-        let (weight, bias) = (narrow(weight), narrow(bias));
+        Self::new(narrow(weight), narrow(bias), width)
+    }
+
+    /// The map with these weights `[C, F]` and biases `[C]`.
+    ///
+    /// # Errors
+    /// [`HeadError::Diverged`] for a value that is not finite.
+    pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>, width: usize) -> Result<Self, HeadError> {
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
                 "the fitted weights leave the range of f32: scale the features, or set `standardize = true`"
@@ -48,6 +56,19 @@ impl Affine {
             ));
         }
         Ok(Self { weight, bias, width })
+    }
+
+    /// Weights `[C, F]`, biases `[C]` and `F`.
+    pub(crate) fn into_parts(self) -> (Vec<f32>, Vec<f32>, usize) {
+        (self.weight, self.bias, self.width)
+    }
+
+    /// The same map with outputs that are 0 after its own, `classes` in all.
+    #[must_use]
+    pub(crate) fn with_classes(mut self, classes: usize) -> Self {
+        self.weight.resize(classes * self.width, 0.0);
+        self.bias.resize(classes, 0.0);
+        self
     }
 
     /// The map, laid out for many products.
@@ -60,9 +81,7 @@ impl Affine {
     /// # Errors
     /// As [`Affine::from_f64`].
     pub(crate) fn of_raw_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
-        let (mut weight, mut bias) = self.to_f64();
-        prepared.undo(&mut weight, &mut bias);
-        Self::from_f64(&weight, &bias, self.width)
+        self.changed(|weight, bias| prepared.undo(weight, bias))
     }
 
     /// The same map of the features that are fitted on, where this one takes them as they come.
@@ -70,40 +89,36 @@ impl Affine {
     /// # Errors
     /// As [`Affine::from_f64`].
     pub(crate) fn of_prepared_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
-        let (mut weight, mut bias) = self.to_f64();
-        prepared.apply(&mut weight, &mut bias);
-        Self::from_f64(&weight, &bias, self.width)
+        self.changed(|weight, bias| prepared.redo(weight, bias))
     }
 
     /// The map of an earlier fit, to start one on `data` from: new classes have zeros, and so has a class that had no sample.
     ///
     /// # Errors
-    /// [`HeadError::Tensor`], and [`HeadError::Data`] when it takes other many features, or knows more classes.
+    /// [`HeadError::Tensor`], [`HeadError::Width`] for other many features, and [`HeadError::Data`] when it knows more classes.
     pub(crate) fn start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
         let mut map = Self::load(tensors, "")?;
-        let (width, classes) = (data.features().width(), data.classes());
-        if map.width != width || map.bias.len() > classes {
-            return Err(HeadError::Data(format!(
-                "a head of {} features and {} classes is no start for one of {width} and {classes}",
-                map.width,
-                map.bias.len()
-            )));
-        }
+        let width = map.width;
+        check_start([width, map.bias.len()], [data.features().width(), data.classes()])?;
         for (bias, weight) in map.bias.iter_mut().zip(map.weight.chunks_exact_mut(width)) {
             if *bias <= ABSENT as f32 {
                 *bias = 0.0;
                 weight.fill(0.0);
             }
         }
-        map.weight.resize(classes * width, 0.0);
-        map.bias.resize(classes, 0.0);
-        Ok(map)
+        Ok(map.with_classes(data.classes()))
     }
 
     /// `weight` `[C, F]` and `bias` `[C]`, as solvers take them.
     pub(crate) fn to_f64(&self) -> (Vec<f64>, Vec<f64>) {
         let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
         (wide(&self.weight), wide(&self.bias))
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
+        let (mut weight, mut bias) = self.to_f64();
+        change(&mut weight, &mut bias);
+        Self::from_f64(&weight, &bias, self.width)
     }
 
     /// The map as operations on tensors, for gradients: `features` `[N, F]` to `[N, C]`.

@@ -27,7 +27,7 @@
 //!
 //! # Inside
 //!
-//! A head is a file: [`linear`], [`svm`], [`mlp`]. What they share has files of its own: the affine map that
+//! A head is a file: [`linear`], [`svm`], [`mlp`], [`cosine`]. What they share has files of its own: the affine map that
 //! a linear layer is, standardising, and in `solver` what minimises an objective: L-BFGS, dual coordinate
 //! descent, and AdamW on anything [`Differentiable`]. Nothing here depends on the number of threads: sums run
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
@@ -35,6 +35,7 @@
 pub mod affine;
 mod check;
 pub mod conformance;
+pub mod cosine;
 pub mod data;
 pub mod differentiable;
 pub mod error;
@@ -57,4 +58,5 @@ pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
+pub use solver::gradient::{EarlyStopping, Recipe, Schedule, fit_by_gradients};
 pub use strength::Strength;

@@ -9,9 +9,10 @@ use crate::check::{at_least_one, fraction, not_negative, positive, require};
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
 use crate::random::Keyed;
-use crate::solver::gradient::{self, EarlyStopping, Recipe, Samples};
+use crate::solver::gradient::stack::{Dropout, Stack};
+use crate::solver::gradient::{self, EarlyStopping, Recipe, Samples, Schedule};
 use crate::standardize::Prepared;
 
 /// Rows that a thread takes at a time.
@@ -25,13 +26,14 @@ pub struct MlpConfig {
     pub hidden: Vec<u64>,
     /// Part of the hidden units that each step leaves out.
     pub dropout: f64,
-    /// Learning rate of AdamW.
+    /// Learning rate of AdamW, the highest of the schedule: up to it along a line in a tenth of all steps, then down
+    /// along half a cosine.
     pub lr: f64,
     /// Decoupled weight decay of AdamW.
     pub weight_decay: f64,
     /// Passes over the samples, at most.
     pub epochs: u64,
-    /// Samples in a step.
+    /// Samples in a step, at most: an epoch has 16 steps or more.
     pub batch_size: u64,
     /// Part of the photos of each class that is held out, to see when to stop; 0 runs all epochs.
     pub validation: f64,
@@ -49,12 +51,12 @@ impl Default for MlpConfig {
     fn default() -> Self {
         Self {
             hidden: vec![512],
-            dropout: 0.2,
-            lr: 3e-4,
+            dropout: 0.5,
+            lr: 1e-3,
             weight_decay: 0.01,
-            epochs: 200,
+            epochs: 15,
             batch_size: 128,
-            validation: 0.1,
+            validation: 0.0,
             patience: 5,
             class_weight: ClassWeight::None,
             standardize: false,
@@ -65,20 +67,21 @@ impl Default for MlpConfig {
 
 impl HeadConfig for MlpConfig {
     const KIND: &'static str = "mlp";
-    const ABOUT: &'static str = "multi-layer perceptron with dropout, stopped early";
+    const ABOUT: &'static str = "multi-layer perceptron with dropout";
     const PARAMETERS: &'static [Parameter] = &[
         ("hidden", "units of each hidden layer"),
         ("dropout", "part of the hidden units that each step leaves out"),
-        ("lr", "learning rate of AdamW"),
+        ("lr", "learning rate of AdamW: up to it in a tenth of the steps, then down along a cosine"),
         ("weight_decay", "decoupled weight decay of AdamW"),
         ("epochs", "passes over the samples, at most"),
-        ("batch_size", "samples in a step"),
+        ("batch_size", "samples in a step, at most: an epoch has 16 steps or more"),
         ("validation", "part of each class's photos held out to see when to stop; 0 runs all epochs"),
         ("patience", "epochs without a lower loss on what is held out, after which to stop"),
         ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
         ("standardize", "bring each feature to mean 0 and variance 1 first"),
         ("seed", "another seed: other weights to start from, another order, other photos held out"),
     ];
+    const WARM: bool = true;
     type Head = MlpHead;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -105,18 +108,23 @@ impl HeadConfig for MlpConfig {
         let early_stopping = EarlyStopping { validation: self.validation, patience: self.patience };
         let recipe = Recipe {
             lr: self.lr,
+            schedule: Schedule::WarmCosine,
             weight_decay: self.weight_decay,
             penalty: 0.0,
             epochs: self.epochs,
-            batch_size: usize::try_from(self.batch_size).unwrap_or(usize::MAX),
+            batch_size: gradient::batch_size(self.batch_size, data.labels().len()),
             seed: self.seed,
             early_stopping: (self.validation > 0.0).then_some(early_stopping),
         };
         let class_weights = data.class_weights(self.class_weight);
         let samples = Samples { data, features: prepared.features(), class_weights: &class_weights };
-        let initial = self.initial(data.features().width(), data.classes())?;
-        let (parameters, history) = gradient::fit(self, &initial, samples, &recipe, context)?;
-        let MlpHead { mut layers } = self.load(&parameters)?;
+        let (width, classes) = (data.features().width(), data.classes());
+        let MlpHead { layers } = match context.start {
+            Some(start) => self.load(start)?.continued_on(start, &prepared, classes)?,
+            None => self.load(&self.initial(width, classes)?)?,
+        };
+        let stack = Stack::new(layers, self.dropout());
+        let (mut layers, history) = gradient::fit(stack, samples, &recipe, context)?;
         layers[0] = layers[0].of_raw_features(&prepared)?;
         Ok(Fitted::with_history(MlpHead { layers }, history))
     }
@@ -131,6 +139,28 @@ impl HeadConfig for MlpConfig {
             }
         }
         Ok(MlpHead { layers })
+    }
+
+    fn grid(&self) -> Vec<Self> {
+        let wide = self.hidden.iter().map(|units| 2 * units).collect();
+        vec![
+            self.clone(),
+            Self { dropout: 0.5 * self.dropout, ..self.clone() },
+            Self { hidden: wide, ..self.clone() },
+        ]
+    }
+
+    fn memory(&self, shape: Shape) -> u64 {
+        let mut width = shape.features;
+        let mut maps = Vec::new();
+        for units in self.hidden.iter().map(|&units| usize::try_from(units).unwrap_or(usize::MAX)) {
+            maps.push([units, width]);
+            width = units;
+        }
+        maps.push([shape.classes, width]);
+        let copy = if self.standardize { shape.samples.saturating_mul(shape.features) } else { 0 };
+        let copy = (copy as u64).saturating_mul(size_of::<f32>() as u64);
+        Stack::memory(&maps, gradient::batch_size(self.batch_size, shape.samples)).saturating_add(copy)
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
@@ -172,10 +202,13 @@ impl Differentiable for MlpConfig {
         let mut x = features.clone();
         for layer in 0..self.hidden.len() {
             x = Affine::forward(parameters, &prefix(layer), &x)?.relu()?;
-            if let Mode::Train { step } = mode
-                && self.dropout > 0.0
-            {
-                x = (&x * self.mask(x.dims(), &[self.seed, step, layer as u64])?)?;
+            if let (Mode::Train { step }, Some(dropout)) = (mode, self.dropout()) {
+                let (rows, units) = x.dims2()?;
+                let mut mask = vec![1.0; rows * units];
+                for (row, mask) in mask.chunks_mut(units).enumerate() {
+                    dropout.apply(step, layer, row, mask);
+                }
+                x = (&x * Tensor::from_vec(mask, (rows, units), &Device::Cpu)?)?;
             }
         }
         Affine::forward(parameters, &prefix(self.hidden.len()), &x)
@@ -183,13 +216,8 @@ impl Differentiable for MlpConfig {
 }
 
 impl MlpConfig {
-    /// 0 where a unit is left out, and what keeps the mean elsewhere.
-    fn mask(&self, shape: &[usize], key: &[u64]) -> Result<Tensor, HeadError> {
-        let mut random = Keyed::new(key);
-        let kept = (1.0 / (1.0 - self.dropout)) as f32;
-        let draw = |_| if random.uniform() < self.dropout { 0.0 } else { kept };
-        let mask: Vec<f32> = (0..shape.iter().product()).map(draw).collect();
-        Ok(Tensor::from_vec(mask, shape, &Device::Cpu)?)
+    fn dropout(&self) -> Option<Dropout> {
+        (self.dropout > 0.0).then_some(Dropout { part: self.dropout, seed: self.seed })
     }
 }
 
@@ -203,6 +231,25 @@ pub struct MlpHead {
 impl MlpHead {
     fn last(&self) -> &Affine {
         &self.layers[self.layers.len() - 1]
+    }
+
+    /// Where a fit on these features begins: this head with further classes after its own, which start as a fresh
+    /// head's do. `tensors` are those that it was loaded from.
+    fn continued_on(
+        mut self,
+        tensors: &Tensors,
+        prepared: &Prepared<'_>,
+        classes: usize,
+    ) -> Result<Self, HeadError> {
+        let other = prefix(self.layers.len());
+        if let Some(name) = tensors.keys().find(|name| name.starts_with(&other)) {
+            return Err(problem(name, "is of a layer that `hidden` does not have".into()));
+        }
+        gradient::check_start([self.width(), self.classes()], [prepared.features().width(), classes])?;
+        self.layers[0] = self.layers[0].of_prepared_features(prepared)?;
+        let last = self.layers.pop().map(|last| last.with_classes(classes));
+        self.layers.extend(last);
+        Ok(self)
     }
 }
 
@@ -267,19 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn dropout_leaves_out_its_share_and_keeps_the_mean() {
-        let config = MlpConfig { dropout: 0.3, ..MlpConfig::default() };
-        let mask = |step: u64| {
-            config.mask(&[100, 100], &[0, step, 0]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-        };
-        let values: Vec<f32> = mask(0);
-        let dropped = values.iter().filter(|&&value| value == 0.0).count();
-        assert!((2800..3200).contains(&dropped), "{dropped} of 10000");
-        assert!(values.iter().all(|&value| value == 0.0 || value == 1.0 / 0.7));
-        assert_ne!(values, mask(1));
-    }
-
-    #[test]
     fn tensors_of_another_shape_are_named() {
         let config = MlpConfig { hidden: vec![3], ..MlpConfig::default() };
         let other = MlpConfig { hidden: vec![4], ..MlpConfig::default() };
@@ -289,5 +323,81 @@ mod tests {
         let mut missing = config.initial(2, 5).unwrap();
         missing.remove("layers.1.bias");
         assert_eq!(config.load(&missing).unwrap_err().to_string(), "tensor `layers.1.bias`: is missing");
+    }
+
+    /// Features `[150, 6]` from 0 to 1, where one of them is higher: that of the class, from 0 to 2.
+    fn clouds() -> (Vec<f32>, Vec<u32>) {
+        let mut random = Keyed::new(&[8]);
+        let labels: Vec<u32> = (0..150).map(|i| i % 3).collect();
+        let row = |&label: &u32| -> Vec<f32> {
+            (0..6).map(|f| random.uniform() as f32 + if f == label { 1.0 } else { 0.0 }).collect()
+        };
+        (labels.iter().flat_map(row).collect(), labels)
+    }
+
+    fn small() -> MlpConfig {
+        MlpConfig { hidden: vec![16], epochs: 3, dropout: 0.0, lr: 1e-4, ..MlpConfig::default() }
+    }
+
+    #[test]
+    fn a_fit_from_another_head_goes_on_where_that_one_was_with_new_classes_at_0() {
+        let (values, labels) = clouds();
+        for standardize in [false, true] {
+            let config = MlpConfig { standardize, ..small() };
+            // Photos of the first two classes alone, then of all three.
+            let two: Vec<usize> = (0..150).filter(|&row| labels[row] < 2).collect();
+            let values_of_two: Vec<f32> =
+                two.iter().flat_map(|&row| &values[row * 6..row * 6 + 6]).copied().collect();
+            let labels_of_two: Vec<u32> = two.iter().map(|&row| labels[row]).collect();
+            let features = Features::new(&values_of_two, 6).unwrap();
+            let first = TrainingSet::new(features, &labels_of_two, 2).unwrap();
+            let long = MlpConfig { epochs: 60, lr: 1e-2, ..config.clone() };
+            let start = long.fit(&first, &FitContext::quiet()).unwrap().head.tensors().unwrap();
+
+            let all = TrainingSet::new(Features::new(&values, 6).unwrap(), &labels, 3).unwrap();
+            let cold = config.fit(&all, &FitContext::quiet()).unwrap().history.rows;
+            let warm = config.fit(&all, &FitContext::quiet().starting_from(&start)).unwrap();
+            assert_eq!(warm.head.classes(), 3);
+            // Where all stays as it was, the loss would be that of the start.
+            let still = MlpConfig { lr: 1e-30, ..config.clone() };
+            let unmoved = still.fit(&first, &FitContext::quiet().starting_from(&start)).unwrap().head;
+            let before = config.load(&start).unwrap().logits(features).unwrap();
+            let after = unmoved.logits(features).unwrap();
+            for (a, b) in before.as_slice().iter().zip(after.as_slice()) {
+                assert!((a - b).abs() < 1e-4, "{a} and {b}");
+            }
+            // And the photos of the two classes are told apart from the first epoch on.
+            let again = config.fit(&first, &FitContext::quiet().starting_from(&start)).unwrap().history.rows;
+            assert!(again[0][1] < 0.2, "{again:?}");
+            assert!(cold[0][1] > 1.0, "{cold:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_that_does_not_fit_is_refused_with_the_reason() {
+        let (values, labels) = clouds();
+        let data = TrainingSet::new(Features::new(&values, 6).unwrap(), &labels, 3).unwrap();
+        let refusal = |hidden: &[u64], width: usize, classes: usize| {
+            let other = MlpConfig { hidden: hidden.to_vec(), ..small() };
+            let start = other.initial(width, classes).unwrap();
+            small().fit(&data, &FitContext::quiet().starting_from(&start)).unwrap_err().to_string()
+        };
+        let units = "tensor `layers.0.weight`: does not lead to 16 units, as `hidden` says";
+        assert_eq!(refusal(&[8], 6, 3), units);
+        let deeper = "tensor `layers.2.bias`: is of a layer that `hidden` does not have";
+        assert_eq!(refusal(&[16, 8], 6, 3), deeper);
+        assert_eq!(refusal(&[16], 5, 3), "the head takes 5 features a photo, these have 6");
+        let classes = "the head to start from tells 4 classes apart, the data has 3: its classes must be the first of them";
+        assert_eq!(refusal(&[16], 6, 4), classes);
+    }
+
+    #[test]
+    fn the_memory_of_a_fit_is_that_of_its_parameters_times_what_is_kept_of_each() {
+        let shape = Shape { samples: 100_000, features: 2048, classes: 1000 };
+        let plain = MlpConfig::default().memory(shape);
+        let parameters = 4 * (512 * 2049 + 1000 * 513);
+        assert!((5 * parameters..10 * parameters).contains(&plain), "{plain}");
+        let standardized = MlpConfig { standardize: true, ..MlpConfig::default() }.memory(shape);
+        assert_eq!(standardized - plain, 100_000 * 2048 * 4);
     }
 }

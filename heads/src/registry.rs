@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use thiserror::Error;
 
+use crate::cosine::CosineConfig;
 use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
@@ -39,10 +40,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The heads that come with headstock: `linear`, `mlp` and `svm`.
+    /// The heads that come with headstock: `cosine`, `linear`, `mlp` and `svm`.
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
+        registry.insert::<CosineConfig>();
         registry.insert::<LinearConfig>();
         registry.insert::<MlpConfig>();
         registry.insert::<SvmConfig>();
@@ -208,7 +210,7 @@ mod tests {
     fn the_builtin_heads_are_listed_by_name_with_what_gradients_can_do() {
         let registry = Registry::builtin();
         let heads: Vec<_> = registry.iter().map(|kind| (kind.name(), kind.is_differentiable())).collect();
-        assert_eq!(heads, [("linear", true), ("mlp", true), ("svm", false)]);
+        assert_eq!(heads, [("cosine", true), ("linear", true), ("mlp", true), ("svm", false)]);
     }
 
     #[test]
@@ -221,7 +223,7 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let registry = Registry::builtin();
         let error = registry.get("liner").err().expect("there is no such head");
-        assert_eq!(error.to_string(), "there is no head `liner`; known: linear, mlp, svm");
+        assert_eq!(error.to_string(), "there is no head `liner`; known: cosine, linear, mlp, svm");
     }
 
     #[test]

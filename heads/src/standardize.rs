@@ -84,18 +84,6 @@ impl<'a> Prepared<'a> {
         Features::rows_of(&self.data, self.width)
     }
 
-    /// Turns an affine map of the features as they come, `weight` `[C, F]` and `bias` `[C]`, into the same map of those
-    /// fitted on.
-    pub(crate) fn apply(&self, weight: &mut [f64], bias: &mut [f64]) {
-        let Some(scaler) = &self.scaler else { return };
-        for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
-            for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
-                *bias += *w * mean;
-                *w *= scale;
-            }
-        }
-    }
-
     /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map
     /// of the features as they come.
     pub(crate) fn undo(&self, weight: &mut [f64], bias: &mut [f64]) {
@@ -104,6 +92,18 @@ impl<'a> Prepared<'a> {
             for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
                 *w /= scale;
                 *bias -= *w * mean;
+            }
+        }
+    }
+
+    /// Turns an affine map of the features as they come into the same map of the features fitted on: the way back of
+    /// [`Prepared::undo`].
+    pub(crate) fn redo(&self, weight: &mut [f64], bias: &mut [f64]) {
+        let Some(scaler) = &self.scaler else { return };
+        for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
+            for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
+                *bias += *w * mean;
+                *w *= scale;
             }
         }
     }
@@ -136,13 +136,14 @@ mod tests {
             row.iter().zip(weight).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + bias[0]
         };
         let expected: Vec<f64> = prepared.features().rows().map(|row| apply(row, &weight, &bias)).collect();
+        let before = (weight, bias);
         prepared.undo(&mut weight, &mut bias);
         for (row, expected) in ROWS.chunks_exact(3).zip(expected) {
             assert!((apply(row, &weight, &bias) - expected).abs() < 1e-6);
         }
-        prepared.apply(&mut weight, &mut bias);
-        for (w, expected) in weight.iter().chain(&bias).zip([0.5, -1.0, 2.0, 0.25]) {
-            assert!((w - expected).abs() < 1e-12, "and back");
+        prepared.redo(&mut weight, &mut bias);
+        for (found, expected) in weight.iter().chain(&bias).zip(before.0.iter().chain(&before.1)) {
+            assert!((found - expected).abs() < 1e-12);
         }
     }
 

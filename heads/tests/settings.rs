@@ -45,6 +45,13 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
         ("mlp", "patience = 0", "`head.patience` is 0: must be at least 1"),
         ("mlp", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
         ("mlp", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
+        ("cosine", "scale = 0.0", "`head.scale` is 0: must be a number greater than 0"),
+        ("cosine", "lr = -1.0", "`head.lr` is -1: must be a number greater than 0"),
+        ("cosine", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number not less than 0"),
+        ("cosine", "validation = 1.5", "`head.validation` is 1.5: must be at least 0 and less than 1"),
+        ("cosine", "patience = 0", "`head.patience` is 0: must be at least 1"),
+        ("cosine", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
+        ("cosine", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
     ] {
         let registry = Registry::builtin();
         let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
@@ -113,6 +120,7 @@ fn a_fit_that_stops_short_of_its_tolerance_warns_and_one_that_does_not_is_silent
 
 #[test]
 fn an_mlp_that_can_hold_nothing_out_says_so() {
-    assert!(log_of("mlp", "", 3).contains("no class has enough photos to hold out 0.1 of them"));
-    assert_eq!(log_of("mlp", "validation = 0.0\nepochs = 1", 3), "");
+    let log = log_of("mlp", "validation = 0.1\nepochs = 1", 3);
+    assert!(log.contains("no class has enough photos to hold out 0.1 of them"), "{log}");
+    assert_eq!(log_of("mlp", "epochs = 1", 3), "");
 }

@@ -12,7 +12,8 @@ use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
 use crate::solver::choose::{Fold, choose};
-use crate::solver::gradient::{self, Recipe, Samples};
+use crate::solver::gradient::stack::Stack;
+use crate::solver::gradient::{self, Recipe, Samples, Schedule};
 use crate::standardize::Prepared;
 use crate::strength::Strength;
 use problem::Problem;
@@ -184,14 +185,13 @@ impl HeadConfig for LinearConfig {
         [0.01, 0.1, 1.0].map(|c| Self { c: Strength::Given(c), ..self.clone() }).into()
     }
 
-    /// L-BFGS keeps a point, its gradient and ten steps of both, and the derivatives by the logits, in `f64`; Adam three
-    /// copies of the weights and a batch.
+    /// L-BFGS keeps a point, its gradient and ten steps of both, and the derivatives by the logits, in `f64`.
     fn memory(&self, Shape { samples, features, classes }: Shape) -> u64 {
         let weights = (features * classes) as u64;
         let standardized = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
         let own = match self.solver {
             LinearSolver::Lbfgs => 8 * (30 * weights + (samples * classes) as u64),
-            LinearSolver::Adam => 4 * 6 * weights,
+            LinearSolver::Adam => Stack::memory(&[[classes, features]], self.batch_size),
         };
         own + standardized
     }
@@ -229,6 +229,7 @@ impl LinearConfig {
         let sum: f64 = data.labels().iter().map(|&label| class_weights[label as usize]).sum();
         let recipe = Recipe {
             lr: self.lr,
+            schedule: Schedule::Constant,
             weight_decay: 0.0,
             penalty: squares(data.classes()) / (c * sum),
             epochs: self.epochs,
@@ -237,12 +238,13 @@ impl LinearConfig {
             early_stopping: None,
         };
         let initial = match start {
-            Some(start) => start.of_prepared_features(prepared)?.prefixed("")?,
-            None => self.initial(data.features().width(), data.classes())?,
+            Some(start) => start.of_prepared_features(prepared)?,
+            None => Affine::load(&self.initial(data.features().width(), data.classes())?, "")?,
         };
         let samples = Samples { data, features: prepared.features(), class_weights };
-        let (parameters, history) = gradient::fit(self, &initial, samples, &recipe, context)?;
-        Ok((Affine::load(&parameters, "")?.of_raw_features(prepared)?, history))
+        let stack = Stack::new(vec![initial], None);
+        let (maps, history) = gradient::fit(stack, samples, &recipe, context)?;
+        Ok((maps[0].of_raw_features(prepared)?, history))
     }
 }
 
@@ -367,8 +369,7 @@ mod tests {
         let five = config_of_five_features();
         let error =
             LinearConfig::default().fit(&data, &FitContext::quiet().starting_from(&five)).unwrap_err();
-        let expected = "a head of 5 features and 2 classes is no start for one of 40 and 3";
-        assert_eq!(error.to_string(), expected);
+        assert!(matches!(error, HeadError::Width { expected: 5, found: 40 }), "{error}");
     }
 
     fn config_of_five_features() -> Tensors {

@@ -48,7 +48,7 @@ impl<'a> Problem<'a> {
     /// The point of a map of the features as they come.
     pub(super) fn point(&self, map: &Affine) -> Vec<f64> {
         let (mut weight, mut bias) = map.to_f64();
-        self.prepared.apply(&mut weight, &mut bias);
+        self.prepared.redo(&mut weight, &mut bias);
         let width = map.width();
         let rows = self.present.iter().flat_map(|&class| &weight[class * width..][..width]);
         self.logistic.pack(rows.copied().collect(), self.present.iter().map(|&class| bias[class]).collect())

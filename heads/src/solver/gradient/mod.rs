@@ -1,45 +1,101 @@
 //! Fitting a differentiable head by gradients.
 
+pub(crate) mod cosines;
+mod parts;
+pub(crate) mod stack;
 #[cfg(test)]
 mod tests;
+mod traced;
 
-use candle_core::{Device, Tensor, Var};
-use candle_nn::ops::log_softmax;
+use std::f64::consts::PI;
 
-use crate::data::{Features, TrainingSet};
-use crate::differentiable::{Differentiable, Mode};
+use rayon::prelude::*;
+
+use crate::data::{ClassWeight, Features, TrainingSet};
+use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
 use crate::solver::adamw::AdamW;
 use crate::solver::hold_out::{Parts, hold_out};
 
-/// How to fit with [`AdamW`].
+/// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Recipe {
-    /// Learning rate.
-    pub(crate) lr: f64,
-    /// Decoupled weight decay of every parameter.
-    pub(crate) weight_decay: f64,
+pub struct Recipe {
+    /// Learning rate, the highest of the schedule.
+    pub lr: f64,
+    /// How the rate changes from step to step.
+    pub schedule: Schedule,
+    /// Decoupled weight decay of every parameter that is no scalar.
+    pub weight_decay: f64,
     /// `λ` of the penalty `½ λ |W|²` on the matrices among the parameters, a part of the loss.
-    pub(crate) penalty: f64,
+    pub penalty: f64,
     /// Passes over the samples, at most.
-    pub(crate) epochs: u64,
-    /// Samples in a step; the last one of an epoch may have fewer.
-    pub(crate) batch_size: usize,
+    pub epochs: u64,
+    /// Samples in a step, at least 1; the last one of an epoch may have fewer.
+    pub batch_size: usize,
     /// Key of the order of the samples, and of what is held out.
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// Whether to stop early.
-    pub(crate) early_stopping: Option<EarlyStopping>,
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+/// How the learning rate changes from step to step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// It does not.
+    Constant,
+    /// Up from near 0 along a line over a tenth of all steps, then down to near 0 along half a cosine (Loshchilov and
+    /// Hutter, ICLR 2017; the warm-up of Goyal et al. 2017). No step has the rate 0: it is
+    /// `get_cosine_schedule_with_warmup` of transformers between its ends.
+    WarmCosine,
+}
+
+impl Schedule {
+    /// What the rate is multiplied by in the step after `done` others of `all`.
+    fn factor(self, done: u64, all: u64) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::WarmCosine => {
+                let (at, end, warm) = ((done + 1) as f64, (all + 1) as f64, (all / 10) as f64);
+                if at < warm { at / warm } else { 0.5 * (1.0 + (PI * (at - warm) / (end - warm)).cos()) }
+            }
+        }
+    }
 }
 
 /// When to stop before all epochs are done. The parameters of the best epoch are kept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EarlyStopping {
+pub struct EarlyStopping {
     /// Fraction of the photos that is held out.
-    pub(crate) validation: f64,
+    pub validation: f64,
     /// Epochs without a lower loss on what is held out.
-    pub(crate) patience: u64,
+    pub patience: u64,
+}
+
+/// Steps that an epoch has at the least, so that few samples are learned from often enough.
+const STEPS: usize = 16;
+
+/// Samples in a step: `most`, or fewer where `samples` are few.
+pub(crate) fn batch_size(most: u64, samples: usize) -> usize {
+    usize::try_from(most).unwrap_or(usize::MAX).min(samples.div_ceil(STEPS)).max(1)
+}
+
+/// Whether a head that takes `[F, C]` can be the start of one that takes `[F, C]`.
+///
+/// # Errors
+/// [`HeadError::Width`] for another `F`, [`HeadError::Data`] for more classes than there are to fit.
+pub(crate) fn check_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), HeadError> {
+    if start[0] != fit[0] {
+        return Err(HeadError::Width { expected: start[0], found: fit[0] });
+    }
+    if start[1] > fit[1] {
+        return Err(HeadError::Data(format!(
+            "the head to start from tells {} classes apart, the data has {}: its classes must be the first of them",
+            start[1], fit[1]
+        )));
+    }
+    Ok(())
 }
 
 /// Samples as the fit sees them.
@@ -53,17 +109,114 @@ pub(crate) struct Samples<'a> {
     pub(crate) class_weights: &'a [f64],
 }
 
-/// Fits from `initial`: the parameters and a row of history per epoch.
+impl Samples<'_> {
+    fn label(&self, row: usize) -> usize {
+        self.data.labels()[row] as usize
+    }
+
+    fn weight(&self, row: usize) -> f32 {
+        self.class_weights[self.label(row)] as f32
+    }
+
+    /// The features of some rows, `[n, F]`.
+    fn gather(&self, rows: &[usize], out: &mut Vec<f32>) {
+        let width = self.features.width();
+        out.resize(rows.len() * width, 0.0);
+        let copies = out.par_chunks_exact_mut(width).zip(rows);
+        copies.for_each(|(out, &row)| out.copy_from_slice(self.features.row(row)));
+    }
+}
+
+/// What is known of a step before its gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// Steps done before.
+    done: u64,
+    lr: f64,
+    weight_decay: f64,
+    penalty: f64,
+}
+
+impl Step {
+    /// The step of a parameter with so many axes: matrices are penalised, scalars do not decay.
+    fn of_rank(&self, rank: usize) -> AdamW {
+        let weight_decay = if rank > 0 { self.weight_decay } else { 0.0 };
+        let penalty = if rank == 2 { self.penalty } else { 0.0 };
+        AdamW::after(self.done, self.lr, weight_decay, penalty)
+    }
+}
+
+/// A model that [`fit`] improves step by step.
+pub(crate) trait Learner {
+    /// All that it learns.
+    type Parameters;
+
+    /// The gradient of `1/n Σ weight · log-loss` over `rows`, and a step against it: the loss before. Where that is not
+    /// finite the parameters may be anything.
+    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError>;
+
+    /// `Σ weight · log-loss` over `rows`, and how many of them are predicted right.
+    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
+
+    /// The parameters as they are.
+    fn parameters(&self) -> Result<Self::Parameters, HeadError>;
+}
+
+/// Fits any differentiable head from `initial` on: its parameters, which
+/// [`HeadConfig::load`](crate::HeadConfig::load) takes, and a row of history per epoch. The loss is the mean of
+/// `weight · log-loss`, the weight that of the sample's class.
+///
+/// ```
+/// use headstock_heads::mlp::MlpConfig;
+/// use headstock_heads::{ClassWeight, Differentiable, Features, FitContext, HeadConfig, TrainingSet};
+/// use headstock_heads::{Recipe, Schedule, fit_by_gradients};
+///
+/// let values = [0.1, 2.0, 0.2, 1.5, 3.0, 0.3, 2.5, 0.1];
+/// let data = TrainingSet::new(Features::new(&values, 2)?, &[0, 0, 1, 1], 2)?;
+/// let config = MlpConfig::default();
+/// let recipe = Recipe {
+///     lr: 0.01,
+///     schedule: Schedule::WarmCosine,
+///     weight_decay: 0.01,
+///     penalty: 0.0,
+///     epochs: 20,
+///     batch_size: 4,
+///     seed: 0,
+///     early_stopping: None,
+/// };
+/// let initial = config.initial(2, 2)?;
+/// let fitted = fit_by_gradients(&config, &initial, &data, ClassWeight::None, &recipe, &FitContext::quiet())?;
+/// let head = config.load(&fitted.0)?;
+/// # let losses: Vec<f64> = fitted.1.rows.iter().map(|row| row[1]).collect();
+/// # assert!(losses[19] < losses[0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// [`HeadError::Diverged`] when the loss is no longer finite.
-pub(crate) fn fit(
+/// [`HeadError::Diverged`] when the loss is no longer finite, and candle's.
+pub fn fit_by_gradients(
     head: &dyn Differentiable,
     initial: &Tensors,
-    samples: Samples<'_>,
+    data: &TrainingSet<'_>,
+    class_weight: ClassWeight,
     recipe: &Recipe,
     context: &FitContext<'_>,
 ) -> Result<(Tensors, History), HeadError> {
+    let class_weights = data.class_weights(class_weight);
+    let samples = Samples { data, features: data.features(), class_weights: &class_weights };
+    fit(traced::Traced::new(head, initial)?, samples, recipe, context)
+}
+
+/// Fits: the parameters and a row of history per epoch.
+///
+/// # Errors
+/// [`HeadError::Diverged`] when the loss is no longer finite.
+pub(crate) fn fit<L: Learner>(
+    mut learner: L,
+    samples: Samples<'_>,
+    recipe: &Recipe,
+    context: &FitContext<'_>,
+) -> Result<(L::Parameters, History), HeadError> {
     let Parts { mut fit, held_out } = match recipe.early_stopping {
         Some(stopping) => hold_out(samples.data, stopping.validation, recipe.seed),
         None => Parts { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
@@ -79,115 +232,66 @@ pub(crate) fn fit(
         }
         stopping => stopping,
     };
-    let (vars, parameters) = variables(initial)?;
-    let mut optimizer = AdamW::new(vars, recipe.lr, recipe.weight_decay)?;
-    let mut best: Option<Best> = None;
+    let batch_size = recipe.batch_size.clamp(1, fit.len());
+    let steps = recipe.epochs.saturating_mul(fit.len().div_ceil(batch_size) as u64);
+    let mut best: Option<Best<L::Parameters>> = None;
     let mut rows = Vec::new();
-    let mut step = 0;
+    let mut done = 0;
     for epoch in 0..recipe.epochs {
         fit.sort_unstable();
         Keyed::new(&[recipe.seed, epoch]).shuffle(&mut fit);
         let mut sum = 0.0;
-        for batch in fit.chunks(recipe.batch_size) {
-            let logits = head.forward(&parameters, &samples.batch(batch)?, Mode::Train { step })?;
-            let loss = samples.loss(&logits, batch)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            if !value.is_finite() {
+        for batch in fit.chunks(batch_size) {
+            let step = Step {
+                done,
+                lr: recipe.lr * recipe.schedule.factor(done, steps),
+                weight_decay: recipe.weight_decay,
+                penalty: recipe.penalty,
+            };
+            let loss = learner.step(samples, batch, step)?;
+            if !loss.is_finite() {
                 return Err(HeadError::Diverged(format!(
-                    "the loss is {value} in epoch {}: lower `lr`, or set `standardize = true`",
+                    "the loss is {loss} in epoch {}: lower `lr`, or set `standardize = true`",
                     epoch + 1
                 )));
             }
-            sum += value * batch.len() as f64;
-            optimizer.step(&(loss + penalty(&parameters, recipe.penalty)?)?.backward()?)?;
-            step += 1;
+            sum += loss * batch.len() as f64;
+            done += 1;
         }
         let mut row = vec![(epoch + 1) as f64, sum / fit.len() as f64];
         (context.on_step)(epoch + 1, recipe.epochs);
+        let mut stop = false;
         if let Some(stopping) = judge {
-            let (loss, accuracy) = samples.judge(head, &parameters, &held_out)?;
-            row.extend([loss, accuracy]);
+            let (mut loss, mut right) = (0.0, 0);
+            for batch in held_out.chunks(batch_size) {
+                let (losses, hits) = learner.judge(samples, batch)?;
+                loss += losses;
+                right += hits;
+            }
+            let count = held_out.len() as f64;
+            loss /= count;
+            row.extend([loss, right as f64 / count]);
             if best.as_ref().is_none_or(|best| loss < best.loss) {
-                best = Some(Best { epoch, loss, parameters: copies(&parameters)? });
+                best = Some(Best { epoch, loss, parameters: learner.parameters()? });
             }
-            if best.as_ref().is_some_and(|best| epoch - best.epoch >= stopping.patience) {
-                rows.push(row);
-                break;
-            }
+            stop = best.as_ref().is_some_and(|best| epoch - best.epoch >= stopping.patience);
         }
         rows.push(row);
+        if stop {
+            break;
+        }
     }
     let parameters = match best {
         Some(best) => best.parameters,
-        None => copies(&parameters)?,
+        None => learner.parameters()?,
     };
     let columns = ["epoch", "loss", "validation_loss", "validation_accuracy"];
     let columns = columns[..if judge.is_some() { 4 } else { 2 }].to_vec();
     Ok((parameters, History { columns, rows }))
 }
 
-struct Best {
+struct Best<P> {
     epoch: u64,
     loss: f64,
-    parameters: Tensors,
-}
-
-/// The parameters as variables, in the order of their names, and by name.
-fn variables(initial: &Tensors) -> Result<(Vec<Var>, Tensors), HeadError> {
-    let mut vars = Vec::new();
-    let mut parameters = Tensors::new();
-    for (name, tensor) in initial {
-        let var = Var::from_tensor(tensor)?;
-        parameters.insert(name.clone(), var.as_tensor().clone());
-        vars.push(var);
-    }
-    Ok((vars, parameters))
-}
-
-fn copies(parameters: &Tensors) -> Result<Tensors, HeadError> {
-    parameters.iter().map(|(name, tensor)| Ok((name.clone(), tensor.detach().copy()?))).collect()
-}
-
-/// `½ λ |W|²` over the matrices.
-fn penalty(parameters: &Tensors, lambda: f64) -> Result<Tensor, HeadError> {
-    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
-    if lambda > 0.0 {
-        for matrix in parameters.values().filter(|tensor| tensor.rank() == 2) {
-            sum = (sum + (matrix.sqr()?.sum_all()? * (0.5 * lambda))?)?;
-        }
-    }
-    Ok(sum)
-}
-
-impl Samples<'_> {
-    /// The features of `rows`, `[n, F]`.
-    fn batch(&self, rows: &[usize]) -> Result<Tensor, HeadError> {
-        let values: Vec<f32> = rows.iter().flat_map(|&row| self.features.row(row)).copied().collect();
-        Ok(Tensor::from_vec(values, (rows.len(), self.features.width()), &Device::Cpu)?)
-    }
-
-    /// `1/n Σ weight · log-loss` over `rows`, from their logits.
-    fn loss(&self, logits: &Tensor, rows: &[usize]) -> Result<Tensor, HeadError> {
-        let labels: Vec<u32> = rows.iter().map(|&row| self.data.labels()[row]).collect();
-        let weights: Vec<f32> =
-            labels.iter().map(|&label| self.class_weights[label as usize] as f32).collect();
-        let labels = Tensor::from_vec(labels, (rows.len(), 1), &Device::Cpu)?;
-        let weights = Tensor::from_vec(weights, (rows.len(), 1), &Device::Cpu)?;
-        Ok((log_softmax(logits, 1)?.gather(&labels, 1)? * weights)?.mean_all()?.neg()?)
-    }
-
-    /// Mean loss and accuracy on `rows`.
-    fn judge(
-        &self,
-        head: &dyn Differentiable,
-        parameters: &Tensors,
-        rows: &[usize],
-    ) -> Result<(f64, f64), HeadError> {
-        let logits = head.forward(parameters, &self.batch(rows)?, Mode::Evaluate)?.detach();
-        let loss = self.loss(&logits, rows)?.to_scalar::<f32>()?;
-        let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
-        let right =
-            predicted.iter().zip(rows).filter(|&(&class, &row)| class == self.data.labels()[row]).count();
-        Ok((f64::from(loss), right as f64 / rows.len() as f64))
-    }
+    parameters: P,
 }

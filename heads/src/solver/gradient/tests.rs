@@ -2,16 +2,24 @@
 
 use std::collections::HashMap;
 
+use candle_core::{Device, Tensor};
+
+use super::cosines::Cosines;
+use super::stack::{Dropout, Stack};
+use super::traced::Traced;
 use super::*;
-use crate::head::HeadConfig;
+use crate::affine::Affine;
+use crate::cosine::CosineConfig;
+use crate::differentiable::{Differentiable, Mode};
+use crate::head::{Head, HeadConfig, Tensors};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
 
 struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
-    fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/heads/pytorch.safetensors");
+    fn load(file: &str) -> Self {
+        let path = format!("{}/../reference/{file}", env!("CARGO_MANIFEST_DIR"));
         Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
     }
 
@@ -31,7 +39,14 @@ impl Golden {
     fn labels(&self) -> Vec<u32> {
         self.0["set.labels"].to_vec1().unwrap()
     }
+
+    /// The value of each step's loss.
+    fn losses(&self, name: &str) -> Vec<f64> {
+        self.0[name].to_vec1().unwrap()
+    }
 }
+
+const HEADS: &str = "heads/pytorch.safetensors";
 
 fn assert_near(found: &Tensors, expected: &Tensors, tolerance: f32) {
     assert!(
@@ -51,53 +66,101 @@ fn assert_near(found: &Tensors, expected: &Tensors, tolerance: f32) {
 
 const MLP: fn() -> MlpConfig = || MlpConfig { hidden: vec![16, 8], dropout: 0.0, ..MlpConfig::default() };
 
+/// A perceptron that learns by hand.
+fn stack(config: &MlpConfig, initial: &Tensors, dropout: Option<Dropout>) -> Stack {
+    Stack::new(maps(config, initial), dropout)
+}
+
+fn maps(config: &MlpConfig, tensors: &Tensors) -> Vec<Affine> {
+    let map = |layer: usize| Affine::load(tensors, &format!("layers.{layer}.")).unwrap();
+    (0..=config.hidden.len()).map(map).collect()
+}
+
+fn tensors(maps: &[Affine]) -> Tensors {
+    let of = |(layer, map): (usize, &Affine)| map.prefixed(&format!("layers.{layer}.")).unwrap();
+    maps.iter().enumerate().flat_map(of).collect()
+}
+
+const STEP: Step = Step { done: 0, lr: 0.01, weight_decay: 0.1, penalty: 0.0 };
+
+/// Gradients on all samples by candle.
+fn gradients(head: &dyn Differentiable, parameters: &Tensors, samples: Samples<'_>) -> Tensors {
+    let rows: Vec<usize> = (0..samples.features.len()).collect();
+    let traced = Traced::new(head, parameters).unwrap();
+    let (_, gradients) = traced.gradients(samples, &rows, 0).unwrap();
+    let of = |((name, tensor), gradient): ((&String, &Tensor), Option<Vec<f32>>)| {
+        (name.clone(), Tensor::from_vec(gradient.unwrap(), tensor.dims(), &Device::Cpu).unwrap())
+    };
+    parameters.iter().zip(gradients).map(of).collect()
+}
+
+/// Full batches, so that the order of the samples does not matter.
+fn recipe(steps: u64, samples: usize) -> Recipe {
+    Recipe {
+        lr: 0.01,
+        schedule: Schedule::Constant,
+        weight_decay: 0.1,
+        penalty: 0.0,
+        epochs: steps,
+        batch_size: samples,
+        seed: 0,
+        early_stopping: None,
+    }
+}
+
+fn assert_losses(history: &History, expected: &[f64]) {
+    for (row, loss) in history.rows.iter().zip(expected) {
+        assert!((row[1] - loss).abs() < 1e-5, "{row:?}, expected {loss}");
+    }
+}
+
 #[test]
 fn the_gradients_of_a_perceptron_are_pytorchs() {
-    let golden = Golden::load();
+    let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
-    let class_weights = data.class_weights(crate::ClassWeight::Balanced);
+    let class_weights = data.class_weights(ClassWeight::Balanced);
     let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
-    let (vars, parameters) = variables(&golden.tensors("mlp.initial.")).unwrap();
     let rows: Vec<usize> = (0..labels.len()).collect();
-    let logits = MLP().forward(&parameters, &samples.batch(&rows).unwrap(), Mode::Train { step: 0 }).unwrap();
-    let logits_by_name = |tensor: Tensor| Tensors::from([("logits".to_string(), tensor)]);
-    assert_near(&logits_by_name(logits.clone()), &logits_by_name(golden.0["mlp.logits"].clone()), 1e-5);
-    let gradients = samples.loss(&logits, &rows).unwrap().backward().unwrap();
-    let of = |(name, var): (&String, &Var)| (name.clone(), gradients.get(var).unwrap().clone());
-    assert_near(&parameters.keys().zip(&vars).map(of).collect(), &golden.tensors("mlp.gradient."), 1e-5);
+    let (initial, expected) = (golden.tensors("mlp.initial."), golden.tensors("mlp.gradient."));
+
+    let mut by_hand = stack(&MLP(), &initial, None);
+    by_hand.step(samples, &rows, STEP).unwrap();
+    assert_near(&tensors(&by_hand.gradients()), &expected, 1e-5);
+    assert_near(&gradients(&MLP(), &initial, samples), &expected, 1e-5);
+
+    let logits = |tensor: Tensor| Tensors::from([("logits".to_string(), tensor)]);
+    let features = Tensor::from_slice(&values, (labels.len(), width), &Device::Cpu).unwrap();
+    let found = MLP().forward(&initial, &features, Mode::Train { step: 0 }).unwrap();
+    assert_near(&logits(found), &logits(golden.0["mlp.logits"].clone()), 1e-5);
 }
 
 #[test]
 fn steps_of_adamw_lead_where_pytorchs_lead() {
-    let golden = Golden::load();
+    let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
-    let class_weights = data.class_weights(crate::ClassWeight::Balanced);
+    let class_weights = data.class_weights(ClassWeight::Balanced);
     let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
+    let initial = golden.tensors("mlp.initial.");
     for steps in [1, 20] {
-        let recipe = Recipe {
-            lr: 0.01,
-            weight_decay: 0.1,
-            penalty: 0.0,
-            epochs: steps,
-            batch_size: labels.len(),
-            seed: 0,
-            early_stopping: None,
-        };
-        let initial = golden.tensors("mlp.initial.");
-        let (parameters, history) = fit(&MLP(), &initial, samples, &recipe, &FitContext::quiet()).unwrap();
-        assert_near(&parameters, &golden.tensors(&format!("mlp.after-{steps}.")), 1e-4);
-        let losses: Vec<f64> = golden.0["mlp.losses"].to_vec1().unwrap();
-        for (row, loss) in history.rows.iter().zip(losses) {
-            assert!((row[1] - loss).abs() < 1e-5, "{row:?}, expected {loss}");
-        }
+        let recipe = recipe(steps, labels.len());
+        let expected = golden.tensors(&format!("mlp.after-{steps}."));
+        let by_hand = stack(&MLP(), &initial, None);
+        let (found, history) = fit(by_hand, samples, &recipe, &FitContext::quiet()).unwrap();
+        assert_near(&tensors(&found), &expected, 1e-4);
+        assert_losses(&history, &golden.losses("mlp.losses"));
+        let config = MLP();
+        let traced = Traced::new(&config, &initial).unwrap();
+        let (found, history) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
+        assert_near(&found, &expected, 1e-4);
+        assert_losses(&history, &golden.losses("mlp.losses"));
     }
 }
 
 #[test]
 fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
-    let golden = Golden::load();
+    let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
     let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
     let config = LinearConfig {
@@ -109,7 +172,7 @@ fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
         ..LinearConfig::default()
     };
     let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
-    assert_near(&crate::Head::tensors(&*head).unwrap(), &golden.tensors("adam."), 1e-4);
+    assert_near(&head.tensors().unwrap(), &golden.tensors("adam."), 1e-4);
 }
 
 /// Labels at random, so that what is held out soon gets worse.
@@ -119,30 +182,118 @@ fn noise() -> (Vec<f32>, Vec<u32>) {
     (values, (0..60).map(|_| random.below(3) as u32).collect())
 }
 
-#[test]
-fn an_early_stop_comes_after_patience_runs_out_and_keeps_the_best_epoch() {
+/// Stops early on noise: what is kept is the best epoch.
+fn assert_stops_early<L: Learner>(learn: impl Fn(&Tensors) -> L, read: impl Fn(L::Parameters) -> Tensors) {
     let (values, labels) = noise();
     let data = TrainingSet::new(Features::new(&values, 30).unwrap(), &labels, 3).unwrap();
     let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 3] };
     let stopping = EarlyStopping { validation: 0.3, patience: 4 };
     let recipe = Recipe {
-        lr: 0.01,
         weight_decay: 0.0,
-        penalty: 0.0,
-        epochs: 500,
         batch_size: 16,
         seed: 3,
         early_stopping: Some(stopping),
+        ..recipe(500, labels.len())
     };
-    let initial = MLP().initial(30, 3).unwrap();
-    let (parameters, history) = fit(&MLP(), &initial, samples, &recipe, &FitContext::quiet()).unwrap();
+    let learner = learn(&MLP().initial(30, 3).unwrap());
+    let (parameters, history) = fit(learner, samples, &recipe, &FitContext::quiet()).unwrap();
     let losses: Vec<f64> = history.rows.iter().map(|row| row[2]).collect();
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
     assert_eq!(losses.len(), best + 1 + 4, "{losses:?}");
 
     let held_out = hold_out(&data, stopping.validation, recipe.seed).held_out;
-    let (loss, accuracy) = samples.judge(&MLP(), &parameters, &held_out).unwrap();
-    assert_eq!([loss, accuracy], history.rows[best][2..]);
+    let (loss, right) = learn(&read(parameters)).judge(samples, &held_out).unwrap();
+    let count = held_out.len() as f64;
+    assert!((loss / count - history.rows[best][2]).abs() < 1e-6);
+    assert_eq!(right as f64 / count, history.rows[best][3]);
+}
+
+#[test]
+fn an_early_stop_comes_after_patience_runs_out_and_keeps_the_best_epoch() {
+    assert_stops_early(|initial| stack(&MLP(), initial, None), |maps| tensors(&maps));
+    let config = MLP();
+    assert_stops_early(|initial| Traced::new(&config, initial).unwrap(), |tensors| tensors);
+}
+
+#[test]
+fn steps_by_hand_and_by_candle_go_the_same_way_under_dropout() {
+    let (values, labels) = noise();
+    let data = TrainingSet::new(Features::new(&values, 30).unwrap(), &labels, 3).unwrap();
+    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0, 2.0, 0.5] };
+    let recipe = Recipe { batch_size: 16, schedule: Schedule::WarmCosine, ..recipe(5, labels.len()) };
+    let config = MlpConfig { dropout: 0.4, ..MLP() };
+    let initial = config.initial(30, 3).unwrap();
+    let by_hand = stack(&config, &initial, Some(Dropout { part: 0.4, seed: config.seed }));
+    let (by_hand, _) = fit(by_hand, samples, &recipe, &FitContext::quiet()).unwrap();
+    let traced = Traced::new(&config, &initial).unwrap();
+    let (traced, _) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
+    assert_near(&tensors(&by_hand), &traced, 1e-4);
+}
+
+fn cosines(initial: &Tensors) -> Cosines {
+    let weight = &initial["weight"];
+    let values = weight.flatten_all().unwrap().to_vec1().unwrap();
+    Cosines::new(values, initial["log_scale"].to_scalar().unwrap(), weight.dims()[1])
+}
+
+fn cosine_tensors((weight, log_scale): (Vec<f32>, f32), width: usize) -> Tensors {
+    let shape = (weight.len() / width, width);
+    let weight = Tensor::from_vec(weight, shape, &Device::Cpu).unwrap();
+    Tensors::from([
+        ("weight".into(), weight),
+        ("log_scale".into(), Tensor::new(log_scale, &Device::Cpu).unwrap()),
+    ])
+}
+
+const COSINE: &str = "cosine/pytorch.safetensors";
+
+/// One of the rows is 0.
+#[test]
+fn logits_and_gradients_of_cosines_are_pytorchs() {
+    let golden = Golden::load(COSINE);
+    let ((values, width), labels) = (golden.features(), golden.labels());
+    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 4).unwrap();
+    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
+    let (config, initial) = (CosineConfig::default(), golden.tensors("initial."));
+    let found = gradients(&config, &initial, samples);
+    assert_near(&found, &golden.tensors("gradient."), 1e-5);
+    let rows: Vec<usize> = (0..labels.len()).collect();
+    let mut by_hand = cosines(&initial);
+    by_hand.step(samples, &rows, STEP).unwrap();
+    assert_near(&cosine_tensors(by_hand.gradients(), width), &golden.tensors("gradient."), 1e-5);
+    let logits = config.load(&initial).unwrap().logits(data.features()).unwrap();
+    let found = Tensor::from_slice(logits.as_slice(), (labels.len(), 4), &Device::Cpu).unwrap();
+    let logits = |tensor: Tensor| Tensors::from([("logits".to_string(), tensor)]);
+    assert_near(&logits(found), &logits(golden.0["logits"].clone()), 1e-5);
+}
+
+#[test]
+fn cosines_on_a_rate_that_warms_up_and_decays_go_the_way_of_pytorch_and_transformers() {
+    let golden = Golden::load(COSINE);
+    let ((values, width), labels) = (golden.features(), golden.labels());
+    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 4).unwrap();
+    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
+    let rates: Vec<f64> = golden.0["rates"].to_vec1().unwrap();
+    let steps = rates.len() as u64;
+    for (done, rate) in (0..).zip(rates) {
+        assert!((Schedule::WarmCosine.factor(done, steps) - rate).abs() < 1e-12, "step {done}");
+    }
+    let recipe = Recipe { lr: 0.05, schedule: Schedule::WarmCosine, ..recipe(steps, labels.len()) };
+    let config = CosineConfig::default();
+    let (initial, expected) = (golden.tensors("initial."), golden.tensors("after."));
+    let traced = Traced::new(&config, &initial).unwrap();
+    let (found, history) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
+    assert_near(&found, &expected, 1e-4);
+    assert_losses(&history, &golden.losses("losses"));
+    let (found, history) = fit(cosines(&initial), samples, &recipe, &FitContext::quiet()).unwrap();
+    assert_near(&cosine_tensors(found, width), &expected, 1e-4);
+    assert_losses(&history, &golden.losses("losses"));
+}
+
+#[test]
+fn few_samples_are_taken_in_smaller_steps() {
+    let sizes = [1, 16, 17, 320, 10_000].map(|samples| batch_size(128, samples));
+    assert_eq!(sizes, [1, 1, 2, 20, 128]);
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! What gradients that are written out are made of.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use crate::solver::adamw::Slot;
+
+/// Rows of a product that a thread takes at a time.
+const ROWS: usize = 128;
+/// Columns of a product, and units of a layer, that a thread takes at a time. The sizes are fixed, and each piece is
+/// summed on one thread: the bits do not depend on how many there are.
+pub(super) const UNITS: usize = 64;
+
+/// Values that learn.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) value: Vec<f32>,
+    pub(super) gradient: Vec<f32>,
+    /// Mean of the gradient.
+    first: Vec<f32>,
+    /// Mean of its square.
+    second: Vec<f32>,
+}
+
+impl Parameter {
+    pub(super) fn new(value: Vec<f32>) -> Self {
+        let zeros = vec![0.0; value.len()];
+        Self { gradient: zeros.clone(), first: zeros.clone(), second: zeros, value }
+    }
+
+    /// All of it.
+    pub(super) fn slot(&mut self) -> Slot<'_> {
+        let Self { value, gradient, first, second } = self;
+        Slot { value, gradient, first, second }
+    }
+
+    /// Pieces of so many values.
+    pub(super) fn pieces(&mut self, len: usize) -> impl IndexedParallelIterator<Item = Slot<'_>> {
+        let means = self.first.par_chunks_mut(len).zip(self.second.par_chunks_mut(len));
+        let values = self.value.par_chunks_mut(len).zip(self.gradient.par_chunks_mut(len));
+        let slot = |((value, gradient), (first, second))| Slot { value, gradient, first, second };
+        values.zip(means).map(slot)
+    }
+}
+
+/// Whether the class has the highest logit; the lowest number wins a tie.
+pub(super) fn wins(logits: &[f32], class: usize) -> bool {
+    let (before, from) = logits.split_at(class);
+    before.iter().all(|&other| other < from[0]) && from.iter().all(|&other| other <= from[0])
+}
+
+/// The log-loss of a row of logits; in their place `scale` times its derivatives.
+pub(super) fn softmax_slope(logits: &mut [f32], label: usize, scale: f32) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let of_label = f64::from(logits[label] - top);
+    let mut sum = 0.0;
+    for logit in &mut *logits {
+        *logit = (*logit - top).exp();
+        sum += f64::from(*logit);
+    }
+    let part = (f64::from(scale) / sum) as f32;
+    for value in &mut *logits {
+        *value *= part;
+    }
+    logits[label] -= scale;
+    sum.ln() - of_label
+}
+
+/// `left · right` to `out` or added to it, in parallel over pieces of the result.
+pub(super) fn product(out: MatMut<'_, f32>, accum: Accum, left: MatRef<'_, f32>, right: MatRef<'_, f32>) {
+    let mut pieces = Vec::with_capacity(out.nrows().div_ceil(ROWS) * out.ncols().div_ceil(UNITS));
+    let mut below = out;
+    for row in (0..left.nrows()).step_by(ROWS) {
+        let (mut strip, rest) = below.split_at_row_mut(ROWS.min(left.nrows() - row));
+        below = rest;
+        for column in (0..right.ncols()).step_by(UNITS) {
+            let (piece, rest) = strip.split_at_col_mut(UNITS.min(right.ncols() - column));
+            strip = rest;
+            pieces.push((row, column, piece));
+        }
+    }
+    pieces.into_par_iter().for_each(|(row, column, piece)| {
+        let left = left.subrows(row, piece.nrows());
+        let right = right.subcols(column, piece.ncols());
+        matmul(piece, accum, left, right, 1.0, Par::Seq);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Keyed;
+
+    #[test]
+    fn the_lowest_class_wins_a_tie() {
+        let right = |class: usize| wins(&[1.0, 3.0, 3.0, f32::NAN], class);
+        assert_eq!([right(0), right(1), right(2)], [false, false, false]);
+        let right = |class: usize| wins(&[1.0, 3.0, 3.0], class);
+        assert_eq!([right(0), right(1), right(2)], [false, true, false]);
+    }
+
+    #[test]
+    fn a_product_of_any_shape_is_the_schoolbook_one() {
+        let integers = |n: usize, key: u64| -> Vec<f32> {
+            let mut random = Keyed::new(&[key]);
+            (0..n).map(|_| random.below(15) as f32 - 7.0).collect()
+        };
+        for (n, width, units) in [(1, 1, 1), (3, 7, 65), (129, 5, 3), (200, 33, 130)] {
+            let (left, right) = (integers(n * width, 1), integers(width * units, 2));
+            let mut out = vec![0.0; n * units];
+            product(
+                MatMut::from_row_major_slice_mut(&mut out, n, units),
+                Accum::Replace,
+                MatRef::from_row_major_slice(&left, n, width),
+                MatRef::from_row_major_slice(&right, width, units),
+            );
+            for (i, out) in out.chunks_exact(units).enumerate() {
+                for (j, &found) in out.iter().enumerate() {
+                    let expected: f32 = (0..width).map(|k| left[i * width + k] * right[k * units + j]).sum();
+                    assert_eq!(found, expected, "({n}, {width}, {units}) at ({i}, {j})");
+                }
+            }
+        }
+    }
+}
