@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask train`, `test`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
 mod cuda;
 mod golden;
+mod new_head;
 mod page;
 mod parity;
 mod python;
@@ -22,6 +23,8 @@ cargo xtask COMMAND
 
   train [ARGS]   build the release binary and train; without --config on the bundled photos (demo/)
   test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
+  new-head NAME [FOLDER]
+                 make a crate with a head of yours, its test, and a headstock that knows it; FOLDER is NAME unless given
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
   parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
   bench [--rounds N] [--seconds S]
@@ -47,6 +50,9 @@ fn run() -> Result<ExitCode> {
         ("train", arguments) => return train::run(arguments),
         ("parity", [config]) => parity::run(config)?,
         ("parity", _) => bail!("parity takes a config\n\n{HELP}"),
+        ("new-head", [name]) => new_head::run(&name.to_string_lossy(), None)?,
+        ("new-head", [name, folder]) => new_head::run(&name.to_string_lossy(), Some(folder.into()))?,
+        ("new-head", _) => bail!("new-head takes a name and perhaps a folder\n\n{HELP}"),
         ("bench", arguments) => {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;
