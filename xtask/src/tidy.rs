@@ -30,6 +30,7 @@ pub(crate) fn run() -> Result<()> {
             module(&file, &mut faults)?;
         }
     }
+    chapter(&mut faults)?;
     if !faults.is_empty() {
         bail!("tidy:\n  {}", faults.join("\n  "));
     }
@@ -46,6 +47,15 @@ fn arrows(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<(
         if !allowed.contains(&used) {
             faults.push(format!("{}: {package} may not use {used}", manifest.display()));
         }
+    }
+    Ok(())
+}
+
+/// The chapter's first head is the example, which is compiled and run with its own test.
+fn chapter(faults: &mut Vec<String>) -> Result<()> {
+    let [page, example] = ["docs/write-a-head.md", "examples/external-head/src/main.rs"].map(Path::new);
+    if !read(page)?.contains(&format!("```rust,no_run\n{}```\n", read(example)?)) {
+        faults.push(format!("{}: its first head is not {} to the letter", page.display(), example.display()));
     }
     Ok(())
 }
