@@ -8,6 +8,11 @@
 //! }
 //! ```
 
+/// The code of the chapter, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-head.md")]
+struct WriteAHead;
+
 mod app;
 mod args;
 mod commands;

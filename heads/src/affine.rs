@@ -125,11 +125,7 @@ impl Affine {
     ///
     /// # Errors
     /// [`HeadError::Tensor`] for a parameter that is missing; candle's for shapes that do not fit.
-    pub(crate) fn forward(
-        parameters: &Tensors,
-        prefix: &str,
-        features: &Tensor,
-    ) -> Result<Tensor, HeadError> {
+    pub fn forward(parameters: &Tensors, prefix: &str, features: &Tensor) -> Result<Tensor, HeadError> {
         let weight = tensor(parameters, &format!("{prefix}{WEIGHT}"))?;
         let bias = tensor(parameters, &format!("{prefix}{BIAS}"))?;
         Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
@@ -139,7 +135,7 @@ impl Affine {
     ///
     /// # Errors
     /// When candle cannot make them.
-    pub(crate) fn prefixed(&self, prefix: &str) -> Result<Tensors, HeadError> {
+    pub fn prefixed(&self, prefix: &str) -> Result<Tensors, HeadError> {
         let weight = Tensor::from_slice(&self.weight, (self.bias.len(), self.width), &Device::Cpu)?;
         let bias = Tensor::from_slice(&self.bias, self.bias.len(), &Device::Cpu)?;
         Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))

@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask train`, `test`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
 mod cuda;
 mod golden;
+mod new_head;
 mod page;
 mod parity;
 mod python;
@@ -22,8 +23,12 @@ cargo xtask COMMAND
 
   train [ARGS]   build the release binary and train; without --config on the bundled photos (demo/)
   test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
+  new-head NAME [FOLDER]
+                 make a crate with a head of yours, its test, and a headstock that knows it; FOLDER is NAME unless given
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
-  parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
+  parity [CONFIG] [--large] [--only HEAD,HEAD] [--repeats N]
+                 write docs/parity.md: the heads beside scikit-learn's, on the photos of a config (the demo's where none is
+                 given) and on made-up features; with --only no page, but what it would hold of these heads
   bench [--rounds N] [--seconds S]
                  write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
                  and what each layer takes, into docs/engine.md
@@ -45,8 +50,14 @@ fn run() -> Result<ExitCode> {
     let Some((command, rest)) = words.split_first() else { bail!("which command?\n\n{HELP}") };
     match (&*command.to_string_lossy(), rest) {
         ("train", arguments) => return train::run(arguments),
-        ("parity", [config]) => parity::run(config)?,
-        ("parity", _) => bail!("parity takes a config\n\n{HELP}"),
+        ("parity", arguments) => {
+            let options =
+                parity::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+            parity::run(&options)?;
+        }
+        ("new-head", [name]) => new_head::run(&name.to_string_lossy(), None)?,
+        ("new-head", [name, folder]) => new_head::run(&name.to_string_lossy(), Some(folder.into()))?,
+        ("new-head", _) => bail!("new-head takes a name and perhaps a folder\n\n{HELP}"),
         ("bench", arguments) => {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;

@@ -1,10 +1,12 @@
 //! `cargo xtask test`: everything that must hold.
 
-use anyhow::Result;
+use std::path::Path;
+use std::process::{self, Command};
+use std::{env, fs};
 
-use crate::{cuda, step, tidy};
+use anyhow::{Context, Result};
 
-const EXAMPLE: &str = "examples/external-head/Cargo.toml";
+use crate::{cuda, new_head, step, tidy};
 
 pub(crate) fn run() -> Result<()> {
     let cargo = step::cargo;
@@ -16,16 +18,31 @@ pub(crate) fn run() -> Result<()> {
         cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     step::run("tests", &mut cargo(&["test", "--workspace"]))?;
-    // In the workspace's target folder, so that nothing is compiled twice.
-    let target = step::target_dir()?;
-    let example = |command: &str| {
-        let mut cargo = cargo(&[command, "--quiet", "--manifest-path", EXAMPLE, "--target-dir"]);
-        cargo.arg(&target);
-        cargo
-    };
-    step::run("external example", &mut example("test"))?;
-    step::run("external example, its command", example("run").args(["--", "heads", "nearest-mean-example"]))?;
+    let example = Path::new("examples/external-head");
+    step::run("external example", &mut outside(example, "test")?)?;
+    step::run(
+        "external example, its command",
+        outside(example, "run")?.args(["--", "heads", "nearest-mean-example"]),
+    )?;
+    made_head()?;
     cuda::check()?;
     step::say("\nall checks passed");
     Ok(())
+}
+
+/// A cargo command on a crate outside the workspace, in the workspace's target folder, so that nothing is compiled twice.
+fn outside(folder: &Path, command: &str) -> Result<Command> {
+    let mut cargo = step::cargo(&[command, "--quiet", "--manifest-path"]);
+    cargo.arg(folder.join("Cargo.toml")).arg("--target-dir").arg(step::target_dir()?);
+    Ok(cargo)
+}
+
+/// What `new-head` makes passes its own test.
+fn made_head() -> Result<()> {
+    let folder = env::temp_dir().join(format!("headstock-made-head-{}", process::id()));
+    let name = "made-by-new-head";
+    let outcome = new_head::make(name, &folder)
+        .and_then(|()| step::run("head made by new-head", &mut outside(&folder, "test")?));
+    fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))?;
+    outcome
 }

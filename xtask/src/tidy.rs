@@ -30,6 +30,7 @@ pub(crate) fn run() -> Result<()> {
             module(&file, &mut faults)?;
         }
     }
+    chapter(&mut faults)?;
     if !faults.is_empty() {
         bail!("tidy:\n  {}", faults.join("\n  "));
     }
@@ -50,6 +51,15 @@ fn arrows(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
+/// The chapter's first head is the example, which is compiled and run with its own test.
+fn chapter(faults: &mut Vec<String>) -> Result<()> {
+    let [page, example] = ["docs/write-a-head.md", "examples/external-head/src/main.rs"].map(Path::new);
+    if !read(page)?.contains(&format!("```rust,no_run\n{}```\n", read(example)?)) {
+        faults.push(format!("{}: its first head is not {} to the letter", page.display(), example.display()));
+    }
+    Ok(())
+}
+
 fn module(file: &Path, faults: &mut Vec<String>) -> Result<()> {
     let lines = read(file)?.lines().count();
     if lines > LONGEST_MODULE {
@@ -61,7 +71,8 @@ fn module(file: &Path, faults: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust files below a folder, sorted.
+pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))? {
         let path = entry?.path();

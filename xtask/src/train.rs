@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-const DEMO: &str = "demo/headstock.toml";
+/// The bundled photos' config.
+pub(crate) const DEMO: &str = "demo/headstock.toml";
 
 /// Builds the release binary and runs its `train` in the folder where we are; its exit status is ours.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
