@@ -1,9 +1,8 @@
 //! Products of a feature matrix with weights, in `f64`.
 //!
-//! Every value is summed one term after the other, in the order of the features or of the samples, and
-//! products are not fused with sums; a vector register holds values that stand side by side, never parts of
-//! one sum. So the bits depend neither on the threads, nor on how many rows come at once, nor on the
-//! processor.
+//! Every value is summed one term after the other, in the order of the features or of the samples, each product
+//! fused with its sum; a vector register holds values that stand side by side, never parts of one sum. So the
+//! bits depend neither on the threads, nor on how many rows come at once, nor on the processor.
 
 use std::array::from_fn;
 
@@ -45,7 +44,7 @@ fn add<S: Simd, A: Copy + Into<f64>, const R: usize, const V: usize>(
         for r in 0..R {
             let a = simd.splat_f64s(a[r][k].into());
             for v in 0..V {
-                registers[r][v] = simd.add_f64s(registers[r][v], simd.mul_f64s(a, b[v]));
+                registers[r][v] = simd.mul_add_f64s(a, b[v], registers[r][v]);
             }
         }
     }

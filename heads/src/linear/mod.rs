@@ -191,7 +191,9 @@ impl HeadConfig for LinearConfig {
         let standardized = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
         let own = match self.solver {
             LinearSolver::Lbfgs => 8 * (30 * weights + (samples * classes) as u64),
-            LinearSolver::Adam => Stack::memory(&[[classes, features]], self.batch_size),
+            LinearSolver::Adam => {
+                Stack::memory(&[[classes, features]], usize::try_from(self.batch_size).unwrap_or(usize::MAX))
+            }
         };
         own + standardized
     }
