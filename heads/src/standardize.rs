@@ -84,6 +84,18 @@ impl<'a> Prepared<'a> {
         Features::rows_of(&self.data, self.width)
     }
 
+    /// Turns an affine map of the features as they come, `weight` `[C, F]` and `bias` `[C]`, into the same map of the
+    /// features fitted on.
+    pub(crate) fn redo(&self, weight: &mut [f64], bias: &mut [f64]) {
+        let Some(scaler) = &self.scaler else { return };
+        for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
+            for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
+                *bias += *w * mean;
+                *w *= scale;
+            }
+        }
+    }
+
     /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map
     /// of the features as they come.
     pub(crate) fn undo(&self, weight: &mut [f64], bias: &mut [f64]) {
@@ -117,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_affine_map_of_standardised_features_comes_back_as_one_of_the_raw_ones() {
+    fn an_affine_map_of_standardised_features_becomes_one_of_the_raw_ones_and_back() {
         let prepared = Prepared::new(Features::new(&ROWS, 3).unwrap(), true);
         let (mut weight, mut bias) = ([0.5, -1.0, 2.0], [0.25]);
         let apply = |row: &[f32], weight: &[f64], bias: &[f64]| -> f64 {
@@ -128,6 +140,9 @@ mod tests {
         for (row, expected) in ROWS.chunks_exact(3).zip(expected) {
             assert!((apply(row, &weight, &bias) - expected).abs() < 1e-6);
         }
+        prepared.redo(&mut weight, &mut bias);
+        let near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+        assert!(weight.iter().chain(&bias).zip(&[0.5, -1.0, 2.0, 0.25]).all(near), "{weight:?} {bias:?}");
     }
 
     #[test]
