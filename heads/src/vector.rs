@@ -1,9 +1,11 @@
 //! Products of long vectors, compiled for every level of vector instructions and picked when the program
 //! runs.
 
+use pulp::{Simd, WithSimd};
+
 /// Independent sums that a dot product runs over: four AVX-512 registers of `f64`, which hides the latency of
-/// the addition. It is fixed, and products are not fused with sums, so that every processor gives the same
-/// bits.
+/// the addition. It is fixed, and products are fused with sums, in software where a processor cannot, so that every
+/// processor gives the same bits.
 const LANES: usize = 32;
 
 /// The products, for the processor at hand.
@@ -18,33 +20,57 @@ impl Vectors {
 
     /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(
-            #[inline(always)]
-            || {
-                let mut sums = [0.0f64; LANES];
-                let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-                let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-                for (a, b) in a_blocks.iter().zip(b_blocks) {
-                    for lane in 0..LANES {
-                        sums[lane] += a[lane].into() * b[lane].into();
-                    }
-                }
-                let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| a.into() * b.into()).sum();
-                sums.iter().sum::<f64>() + rest
-            },
-        )
+        self.0.dispatch(Dot { a, b })
     }
 
     /// `y_i += scale * x_i`.
     pub(crate) fn add_scaled<X: Copy + Into<f64>>(self, y: &mut [f64], scale: f64, x: &[X]) {
-        self.0.dispatch(
-            #[inline(always)]
-            || {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y += scale * x.into();
-                }
-            },
-        );
+        self.0.dispatch(AddScaled { y, scale, x });
+    }
+}
+
+/// An operation of its own, not a closure: it has to be inlined for the processor's instructions, or each fused product
+/// would be a call.
+struct Dot<'a, A, B> {
+    a: &'a [A],
+    b: &'a [B],
+}
+
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>> WithSimd for Dot<'_, A, B> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let mut sums = [0.0f64; LANES];
+        let (a_blocks, a_rest) = self.a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for lane in 0..LANES {
+                sums[lane] = a[lane].into().mul_add(b[lane].into(), sums[lane]);
+            }
+        }
+        let mut rest = 0.0;
+        for (&a, &b) in a_rest.iter().zip(b_rest) {
+            rest = a.into().mul_add(b.into(), rest);
+        }
+        sums.iter().sum::<f64>() + rest
+    }
+}
+
+struct AddScaled<'a, X> {
+    y: &'a mut [f64],
+    scale: f64,
+    x: &'a [X],
+}
+
+impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = self.scale.mul_add(x.into(), *y);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use headstock_heads::linear::LinearConfig;
 use headstock_heads::svm::{SvmConfig, SvmLoss};
-use headstock_heads::{ClassWeight, Features, FitContext, Head, HeadConfig, Logits, TrainingSet};
+use headstock_heads::{ClassWeight, Features, FitContext, Head, HeadConfig, Logits, Strength, TrainingSet};
 
 const SETS: [&str; 6] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced"];
 
@@ -186,6 +186,7 @@ fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
     let weights = set.training_set().class_weights(config.class_weight);
     let scores = set.scores(planes);
     let two = set.classes == 2;
+    let c = config.c.given().unwrap();
     (0..planes.bias.len())
         .map(|plane| {
             let class = if two { 1 } else { plane as u32 };
@@ -193,8 +194,7 @@ fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
                 let positive = label == class;
                 let slack = (1.0 - if positive { scores[plane] } else { -scores[plane] }).max(0.0);
                 let weight = if positive || two { weights[label as usize] } else { 1.0 };
-                config.c
-                    * weight
+                c * weight
                     * match config.loss {
                         SvmLoss::SquaredHinge => slack * slack,
                         SvmLoss::Hinge => slack,
@@ -238,7 +238,7 @@ fn svm_finds_the_optimum_that_linear_svc_finds() {
                 let case = format!("{name}.svm-{c:?}-{text}-{weights}-{intercept_scaling:?}");
                 let config = SvmConfig {
                     loss,
-                    c,
+                    c: Strength::Given(c),
                     class_weight,
                     intercept_scaling,
                     tol: 1e-10,

@@ -2,9 +2,11 @@
 
 pub(crate) mod adamw;
 pub(crate) mod choose;
+pub(crate) mod crammer_singer;
 pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
 pub(crate) mod hold_out;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
 pub(crate) mod orthant;
+pub(crate) mod one_vs_rest;

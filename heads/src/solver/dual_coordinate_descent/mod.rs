@@ -3,24 +3,37 @@
 //! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate
 //! descent method for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which
 //! samples are support vectors, and then takes long over their exact multipliers when `C` is large. So after
-//! every few sweeps come Newton steps on the support vectors alone, solved by conjugate gradients and
-//! projected on the bounds, as in Moré and Toraldo, *On the solution of large quadratic programming problems
-//! with bound constraints*, SIAM J. Optim. 1991. Both lower the same dual.
+//! a few sweeps come Newton steps on the support vectors alone, projected on the bounds, as in Moré and Toraldo, *On the
+//! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991: solved exactly where they
+//! are few, by conjugate gradients where they are many. All lower the same dual.
 
+mod exact;
+mod kernel;
 mod newton;
 #[cfg(test)]
 mod tests;
 
 use crate::data::Features;
+use crate::head::Shape;
 use crate::random::Keyed;
 use crate::vector::Vectors;
+use kernel::Kernel;
 
 /// Sweeps between two looks at the whole problem.
 const SWEEPS: u64 = 4;
 
+/// The part of what the tolerance leaves that a Newton step has to gain for another one to follow.
+const ENOUGH: f64 = 0.01;
+
 /// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by
 /// then.
 const PATIENCE: u64 = 10;
+
+/// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is
+/// singular, and without this a direction runs off along its null space, into the bounds, and the step comes
+/// to nothing. The dual's optimum is the same: this only shortens the steps, as in the proximal point method
+/// (Rockafellar, SIAM J. Control Optim. 1976).
+const PROXIMAL: f64 = 1e-4;
 
 /// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,30 +101,55 @@ pub(crate) struct Progress {
 pub(crate) struct Solution {
     /// `w`
     pub(crate) plane: Plane,
+    /// Those of the dual, `[N]`: `w = Σ α_i y_i x_i`.
+    pub(crate) multipliers: Vec<f64>,
     /// A record per round.
     pub(crate) progress: Vec<Progress>,
     /// Whether the gap came below the tolerance.
     pub(crate) converged: bool,
 }
 
-/// Solves the problem.
-pub(crate) fn solve(problem: Problem<'_>, stopping: Stopping) -> Solution {
+/// Solves the problem, from a guess of the multipliers if there is one.
+pub(crate) fn solve(problem: Problem<'_>, guess: Option<&[f64]>, stopping: Stopping) -> Solution {
     let mut state = State::new(problem);
     let mut active: Vec<usize> = (0..problem.features.len()).collect();
-    let mut progress = Vec::new();
+    let mut progress: Vec<Progress> = Vec::new();
     let mut converged = false;
+    let mut settling = guess.is_some_and(|guess| state.start(guess));
     for round in 0..stopping.rounds {
-        state.sweep(&mut active, Keyed::new(&[stopping.seed[0], stopping.seed[1], round]));
+        if !settling {
+            state.sweep(&mut active, Keyed::new(&[stopping.seed[0], stopping.seed[1], round]));
+        }
         let look = state.look();
+        let gap = look.progress.gap;
+        let halved = progress.last().is_none_or(|last| gap <= 0.5 * last.gap);
         progress.push(look.progress);
-        if look.progress.gap <= stopping.tolerance * look.progress.primal {
+        if gap <= stopping.tolerance * look.progress.primal {
             converged = true;
             break;
         }
         active = state.unsettled(&look.gradient);
-        state.newton_steps(look.gradient, 1 + round / PATIENCE);
+        let enough = ENOUGH * stopping.tolerance * look.progress.primal;
+        let exact = state.exact_steps(&state.free(&look.gradient), &look.gradient, enough);
+        if !exact {
+            state.newton_steps(look.gradient, 1 + round / PATIENCE);
+        }
+        // Where exact steps get on, sweeps would only cost time.
+        settling = exact && halved;
+        if exact && !settling {
+            state.renew_plane();
+        }
     }
-    Solution { plane: state.plane, progress, converged }
+    Solution { plane: state.plane, multipliers: state.multipliers, progress, converged }
+}
+
+/// About how many bytes [`solve`] takes for a problem of this shape, beside the features and what it returns.
+pub(crate) fn memory(shape: Shape) -> u64 {
+    let held = shape.samples.min(kernel::LARGEST) as u64;
+    // Products, a factor, two blocks of rows; the order, the gradient and other lists of all samples.
+    12 * held * held
+        + 2 * (kernel::BLOCK * shape.features * size_of::<f64>()) as u64
+        + 40 * shape.samples as u64
 }
 
 struct Look {
@@ -125,6 +163,7 @@ struct State<'a> {
     vectors: Vectors,
     multipliers: Vec<f64>,
     plane: Plane,
+    kernel: Kernel,
 }
 
 impl<'a> State<'a> {
@@ -134,6 +173,7 @@ impl<'a> State<'a> {
             vectors: Vectors::new(),
             multipliers: vec![0.0; problem.features.len()],
             plane: Plane::zero(problem.features.width()),
+            kernel: Kernel::new(problem.features.len()),
         }
     }
 
@@ -168,6 +208,24 @@ impl<'a> State<'a> {
         let score = self.vectors.dot(self.problem.features.row(i), &plane.weight)
             + plane.constant * self.problem.constant;
         self.sign(i) * score
+    }
+
+    /// Starts from the multiple of `guess` at which the dual is lowest among those within the bounds; whether that is other
+    /// than zero. So no guess is worse than none.
+    fn start(&mut self, guess: &[f64]) -> bool {
+        let guess: Vec<f64> = guess.iter().enumerate().map(|(i, v)| v.clamp(0.0, self.upper(i))).collect();
+        let samples: Vec<usize> = (0..guess.len()).collect();
+        let plane = self.combine(&samples, &guess);
+        let diagonal: f64 = guess.iter().enumerate().map(|(i, v)| self.diagonal(i) * v * v).sum();
+        let curvature = self.squared_norm(&plane) + diagonal;
+        let room = guess.iter().enumerate().filter(|&(_, &v)| v > 0.0).map(|(i, v)| self.upper(i) / v);
+        let multiple = (guess.iter().sum::<f64>() / curvature).min(room.fold(f64::INFINITY, f64::min));
+        if !(multiple > 0.0 && multiple.is_finite()) {
+            return false;
+        }
+        let scaled = |(i, v): (usize, &f64)| (multiple * v).min(self.upper(i));
+        self.multipliers = guess.iter().enumerate().map(scaled).collect();
+        true
     }
 
     /// `plane += scale y_i x_i`
@@ -239,11 +297,15 @@ impl<'a> State<'a> {
         self.multipliers.iter().enumerate().map(derivative).collect()
     }
 
-    /// Computes the plane anew from the multipliers, so that rounding does not pile up, and looks at every
-    /// sample.
-    fn look(&mut self) -> Look {
+    /// Computes the plane anew from the multipliers, so that rounding does not pile up.
+    fn renew_plane(&mut self) {
         let samples: Vec<usize> = (0..self.multipliers.len()).collect();
         self.plane = self.combine(&samples, &self.multipliers);
+    }
+
+    /// Looks at every sample, with the plane that the multipliers make.
+    fn look(&mut self) -> Look {
+        self.renew_plane();
         let gradient = self.gradient();
         let half_norm = 0.5 * self.squared_norm(&self.plane);
         let (mut primal, mut dual) = (half_norm, -half_norm);

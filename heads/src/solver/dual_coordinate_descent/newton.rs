@@ -1,6 +1,6 @@
-//! Newton steps on the multipliers that are free to move.
+//! Newton steps on the multipliers that are free to move, solved by conjugate gradients.
 
-use super::{Loss, Plane, State};
+use super::{Loss, PROXIMAL, Plane, State};
 
 /// Newton steps in a round, at most.
 const STEPS: u64 = 10;
@@ -14,12 +14,6 @@ const ITERATIONS: usize = 200;
 
 /// Halvings of a step that runs into bounds, at most.
 const HALVINGS: usize = 10;
-
-/// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is
-/// singular, and without this a direction runs off along its null space, into the bounds, and the step comes
-/// to nothing. The dual's optimum is the same: this only shortens the steps, as in the proximal point method
-/// (Rockafellar, SIAM J. Control Optim. 1976).
-const PROXIMAL: f64 = 1e-4;
 
 /// A step of the free multipliers and what it does.
 struct Step {

@@ -35,7 +35,7 @@ fn one_sample_has_the_solution_of_the_formula() {
             cost: [cost; 2],
             loss,
         };
-        let plane = solve(problem, STOPPING).plane;
+        let plane = solve(problem, None, STOPPING).plane;
         assert!((plane.weight[0] - 3.0 * share).abs() < 1e-8, "{loss:?}: {plane:?}");
         assert!((plane.constant - 4.0 * share).abs() < 1e-8, "{loss:?}: {plane:?}");
     }
@@ -61,11 +61,15 @@ proptest! {
             cost: [cost, cost * weight],
             loss: if hinge { Loss::Hinge } else { Loss::SquaredHinge },
         };
-        let solution = solve(problem, Stopping { seed: [seed, 0], ..STOPPING });
+        let solution = solve(problem, None, Stopping { seed: [seed, 0], ..STOPPING });
         let last = solution.progress[solution.progress.len() - 1];
         prop_assert!(solution.converged, "{last:?}");
         let found = objective(problem, &solution.plane);
         prop_assert!((found - last.primal).abs() <= 1e-10 * found);
+        let guess: Vec<f64> = solution.multipliers.iter().map(|a| a * random.uniform()).collect();
+        let again = solve(problem, Some(&guess), Stopping { seed: [seed, 0], ..STOPPING });
+        prop_assert!(again.converged);
+        prop_assert!((objective(problem, &again.plane) - found).abs() <= 1e-8 * found);
         for _ in 0..20 {
             let mut beside = solution.plane.clone();
             beside.weight.iter_mut().for_each(|w| *w += 0.01 * (random.uniform() - 0.5));

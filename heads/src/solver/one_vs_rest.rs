@@ -1,0 +1,110 @@
+//! A support vector machine for each class against the rest.
+
+use rayon::prelude::*;
+
+use super::dual_coordinate_descent::{self, Loss, Problem, Progress, Solution, Stopping};
+use crate::data::Features;
+
+/// A problem of two classes for each class: `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature
+/// for the intercept and `y_i` is 1 for the samples of the class. Two classes are one problem, that of the second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OneVsRest<'a> {
+    /// `[N, F]`
+    pub(crate) features: Features<'a>,
+    /// `|x_i|²` with the constant feature, `[N]`.
+    pub(crate) squared_norms: &'a [f64],
+    /// The constant feature.
+    pub(crate) constant: f64,
+    /// The class of each sample, `[N]`.
+    pub(crate) labels: &'a [u32],
+    /// `C`
+    pub(crate) c: f64,
+    /// What `C` is multiplied by for the samples of each class, `[C]`; for the rest of a class only where that is one class.
+    pub(crate) class_weights: &'a [f64],
+    /// The loss.
+    pub(crate) loss: Loss,
+}
+
+/// The planes of all classes.
+#[derive(Clone, Debug)]
+pub(crate) struct Planes {
+    /// Weights of the features, `[K, F]`.
+    pub(crate) weight: Vec<f64>,
+    /// Weights of the constant feature, `[K]`.
+    pub(crate) constant: Vec<f64>,
+    /// The dual's multipliers, from which a fit with another `C` can start.
+    pub(crate) multipliers: Vec<f64>,
+    /// The progress of each problem and whether its gap came below the tolerance.
+    pub(crate) solved: Vec<(Vec<Progress>, bool)>,
+}
+
+impl OneVsRest<'_> {
+    /// The class of each plane.
+    pub(crate) fn planes(&self) -> std::ops::Range<usize> {
+        let classes = self.class_weights.len();
+        if classes == 2 { 1..2 } else { 0..classes }
+    }
+
+    /// Solves all problems, from `guess` of the multipliers `[K, N]` if there is one. Calls `on_done` after each.
+    pub(crate) fn solve(
+        &self,
+        guess: Option<&[f64]>,
+        stopping: Stopping,
+        on_done: impl Fn() + Sync,
+    ) -> Planes {
+        let samples = self.labels.len();
+        let solve = |(plane, class): (usize, usize)| {
+            let positive: Vec<bool> = self.labels.iter().map(|&label| label as usize == class).collect();
+            let problem = Problem {
+                features: self.features,
+                squared_norms: self.squared_norms,
+                constant: self.constant,
+                positive: &positive,
+                cost: self.cost(class),
+                loss: self.loss,
+            };
+            let guess = guess.map(|guess| &guess[plane * samples..(plane + 1) * samples]);
+            let [seed, key] = stopping.seed;
+            let stopping = Stopping { seed: [seed, key + class as u64], ..stopping };
+            let solution = dual_coordinate_descent::solve(problem, guess, stopping);
+            on_done();
+            solution
+        };
+        let numbered: Vec<(usize, usize)> = self.planes().enumerate().collect();
+        // One problem at a time to a thread: they differ in length.
+        let solutions: Vec<Solution> = numbered.into_par_iter().with_max_len(1).map(solve).collect();
+        Planes {
+            weight: solutions.iter().flat_map(|s| s.plane.weight.iter().copied()).collect(),
+            constant: solutions.iter().map(|s| s.plane.constant).collect(),
+            multipliers: solutions.iter().flat_map(|s| s.multipliers.iter().copied()).collect(),
+            solved: solutions.into_iter().map(|s| (s.progress, s.converged)).collect(),
+        }
+    }
+
+    /// `C_i` of the rest and of the class itself.
+    fn cost(&self, class: usize) -> [f64; 2] {
+        let two = self.class_weights.len() == 2;
+        let rest = if two { self.class_weights[1 - class] } else { 1.0 };
+        [self.c * rest, self.c * self.class_weights[class]]
+    }
+
+    /// The multipliers `[K, N]` that planes with these `scores` `[N, K]` have at their optimum; a hinge's are known but for
+    /// those of samples right at their margin.
+    pub(crate) fn multipliers_of(&self, scores: &[f64]) -> Vec<f64> {
+        let planes = self.planes();
+        let of_plane = |(plane, class): (usize, usize)| {
+            let cost = self.cost(class);
+            let rows = scores.chunks_exact(planes.len()).zip(self.labels);
+            rows.map(move |(scores, &label)| {
+                let positive = label as usize == class;
+                let slack = 1.0 - if positive { scores[plane] } else { -scores[plane] };
+                cost[usize::from(positive)]
+                    * match self.loss {
+                        Loss::SquaredHinge => 2.0 * slack.max(0.0),
+                        Loss::Hinge => f64::from(u8::from(slack > 0.0)),
+                    }
+            })
+        };
+        planes.clone().enumerate().flat_map(of_plane).collect()
+    }
+}

@@ -1,0 +1,250 @@
+//! The head `svm`: Crammer and Singer's objective against scikit-learn's (`reference/crammer_singer/make.py`), the choice of `C`,
+//! and fits that start from another head.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use headstock_heads::svm::{MultiClass, SvmConfig, SvmLoss};
+use headstock_heads::{
+    Affine, ClassWeight, Features, FitContext, Fitted, Head, HeadConfig, Strength, Tensors, TrainingSet,
+};
+
+const SETS: [&str; 5] = ["two", "three", "seven", "wide", "unbalanced"];
+
+struct Set {
+    values: Vec<f32>,
+    width: usize,
+    labels: Vec<u32>,
+    classes: usize,
+}
+
+impl Set {
+    fn golden(tensors: &HashMap<String, Tensor>, name: &str) -> Self {
+        let features = &tensors[&format!("{name}.features")];
+        let labels: Vec<u32> = tensors[&format!("{name}.labels")].to_vec1().unwrap();
+        Self {
+            values: features.flatten_all().unwrap().to_vec1().unwrap(),
+            width: features.dims()[1],
+            classes: *labels.iter().max().unwrap() as usize + 1,
+            labels,
+        }
+    }
+
+    fn data(&self) -> TrainingSet<'_> {
+        TrainingSet::new(Features::new(&self.values, self.width).unwrap(), &self.labels, self.classes)
+            .unwrap()
+    }
+
+    /// The samples of the first `classes` classes.
+    fn first(&self, classes: usize) -> Self {
+        let rows = || (0..self.labels.len()).filter(|&row| (self.labels[row] as usize) < classes);
+        let values = rows().flat_map(|row| &self.values[row * self.width..(row + 1) * self.width]);
+        Self {
+            values: values.copied().collect(),
+            width: self.width,
+            labels: rows().map(|row| self.labels[row]).collect(),
+            classes,
+        }
+    }
+}
+
+fn tensors() -> HashMap<String, Tensor> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/crammer_singer/scikit-learn.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn f64s(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, the margin of two classes being that of one plane, which
+/// both weights of opposite sign have halves of.
+fn objective(set: &Set, weight: &[f64], bias: &[f64], config: &SvmConfig) -> f64 {
+    let (mut weight, mut bias) = (weight.to_vec(), bias.to_vec());
+    if bias.len() == 1 {
+        weight = weight.iter().map(|w| -0.5 * w).chain(weight.iter().map(|w| 0.5 * w)).collect();
+        bias = vec![-0.5 * bias[0], 0.5 * bias[0]];
+    }
+    let counts = set.data().class_weights(config.class_weight);
+    let c = config.c.given().unwrap();
+    let losses = set.values.chunks_exact(set.width).zip(&set.labels).map(|(row, &label)| {
+        let score = |m: usize| {
+            let plane = &weight[m * set.width..(m + 1) * set.width];
+            row.iter().zip(plane).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + bias[m]
+        };
+        let own = label as usize;
+        let reached = (0..set.classes).map(|m| score(m) + if m == own { 0.0 } else { 1.0 });
+        c * counts[own] * (reached.fold(f64::NEG_INFINITY, f64::max) - score(own))
+    });
+    let constants = bias.iter().map(|b| (b / config.intercept_scaling).powi(2));
+    losses.sum::<f64>() + 0.5 * (weight.iter().map(|w| w * w).sum::<f64>() + constants.sum::<f64>())
+}
+
+#[test]
+fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
+    let golden = tensors();
+    for name in SETS {
+        let set = Set::golden(&golden, name);
+        for (text, c, class_weight, intercept_scaling) in [
+            ("0.01-none-1.0", 0.01, ClassWeight::None, 1.0),
+            ("1.0-none-1.0", 1.0, ClassWeight::None, 1.0),
+            ("0.1-balanced-1.0", 0.1, ClassWeight::Balanced, 1.0),
+            ("0.1-none-10.0", 0.1, ClassWeight::None, 10.0),
+        ] {
+            let case = format!("{name}.{text}");
+            let config = SvmConfig {
+                multi_class: MultiClass::CrammerSinger,
+                c: Strength::Given(c),
+                class_weight,
+                intercept_scaling,
+                tol: 1e-9,
+                max_iter: 100_000,
+                ..SvmConfig::default()
+            };
+            let fitted = config.fit(&set.data(), &FitContext::quiet()).unwrap();
+            let found = fitted.head.tensors().unwrap();
+            let (weight, bias) = (f64s(&found["weight"]), f64s(&found["bias"]));
+            let expected = (f64s(&golden[&format!("{case}.weight")]), f64s(&golden[&format!("{case}.bias")]));
+            let [ours, theirs] =
+                [(&weight, &bias), (&expected.0, &expected.1)].map(|(w, b)| objective(&set, w, b, &config));
+            assert!((ours - theirs).abs() <= 1e-5 * theirs, "{case}: {ours}, scikit-learn {theirs}");
+            let last = fitted.history.rows.last().unwrap();
+            assert!((last[1] - ours).abs() <= 1e-5 * ours, "{case}: the history says {last:?}, found {ours}");
+
+            let difference = |values: &[f64], length: usize| -> Vec<f64> {
+                (0..length).map(|i| values[length + i] - values[i]).collect()
+            };
+            let (weight, bias) = match set.classes {
+                2 => (difference(&weight, set.width), difference(&bias, 1)),
+                _ => (weight, bias),
+            };
+            for (found, expected) in [(weight, &expected.0), (bias, &expected.1)] {
+                let largest = expected.iter().fold(1.0f64, |top, value| top.max(value.abs()));
+                let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(found.len() == expected.len() && error <= 1e-3 * largest, "{case}: off by {error}");
+            }
+            let logits = fitted.head.logits(set.data().features()).unwrap();
+            let predictions: Vec<u32> = golden[&format!("{case}.predictions")].to_vec1().unwrap();
+            for (row, &expected) in logits.rows().zip(&predictions) {
+                // Where the two highest logits differ by less than rounding, either may win.
+                let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert!(best - row[expected as usize] < 1e-3, "{case}: {row:?}, expected class {expected}");
+            }
+        }
+    }
+}
+
+/// Configurations of every objective.
+fn objectives(c: Strength) -> [SvmConfig; 3] {
+    let with = |multi_class, loss| SvmConfig { multi_class, loss, c, ..SvmConfig::default() };
+    [
+        with(MultiClass::Ovr, SvmLoss::SquaredHinge),
+        with(MultiClass::Ovr, SvmLoss::Hinge),
+        with(MultiClass::CrammerSinger, SvmLoss::SquaredHinge),
+    ]
+}
+
+/// Rounds of all problems together, and the sum of their objectives.
+fn rounds_and_objective(fitted: &Fitted<Affine>) -> (usize, f64) {
+    let rows = &fitted.history.rows;
+    let objective = |row: &[f64]| row[row.len() - 2];
+    let last = (0..rows.len()).filter(|&k| rows.get(k + 1).is_none_or(|next| next[0] <= rows[k][0]));
+    (rows.len(), last.map(|k| objective(&rows[k])).sum())
+}
+
+fn fit(config: &SvmConfig, set: &Set, start: Option<&Tensors>) -> Fitted<Affine> {
+    let context = FitContext { start, ..FitContext::quiet() };
+    config.fit(&set.data(), &context).unwrap()
+}
+
+#[test]
+fn a_fit_that_starts_from_its_own_optimum_has_the_same_objective_and_the_squared_hinge_takes_fewer_rounds() {
+    let golden = tensors();
+    for name in SETS {
+        let set = Set::golden(&golden, name);
+        for config in objectives(Strength::Given(0.1)) {
+            for standardize in [false, true] {
+                let config = SvmConfig { standardize, ..config.clone() };
+                let cold = fit(&config, &set, None);
+                let warm = fit(&config, &set, Some(&cold.head.tensors().unwrap()));
+                let (before, after) = (rounds_and_objective(&cold), rounds_and_objective(&warm));
+                assert!(
+                    (before.1 - after.1).abs() <= 3e-5 * before.1,
+                    "{name} {config:?}: {before:?} {after:?}"
+                );
+                if config.loss == SvmLoss::SquaredHinge && config.multi_class == MultiClass::Ovr {
+                    assert!(after.0 < before.0, "{name} {config:?}: {before:?} {after:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fit_that_starts_from_fewer_classes_finds_the_optimum_of_all() {
+    let golden = tensors();
+    let set = Set::golden(&golden, "seven");
+    for config in objectives(Strength::Given(0.1)) {
+        let start = fit(&config, &set.first(5), None).head.tensors().unwrap();
+        let (cold, warm) = (fit(&config, &set, None), fit(&config, &set, Some(&start)));
+        let (cold, warm) = (rounds_and_objective(&cold), rounds_and_objective(&warm));
+        assert!((cold.1 - warm.1).abs() <= 3e-5 * cold.1, "{config:?}: {cold:?} {warm:?}");
+    }
+}
+
+#[test]
+fn a_head_of_another_width_or_of_more_classes_is_no_start() {
+    let golden = tensors();
+    let [three, seven, wide] = ["three", "seven", "wide"].map(|name| Set::golden(&golden, name));
+    let config = SvmConfig::default();
+    let error = |start: &Set, set: &Set| {
+        let start = fit(&config, start, None).head.tensors().unwrap();
+        let context = FitContext::quiet().starting_from(&start);
+        config.fit(&set.data(), &context).unwrap_err().to_string()
+    };
+    assert_eq!(error(&wide, &three), "the head takes 40 features a photo, these have 12");
+    assert_eq!(error(&seven, &seven.first(5)), "the head to start from has 7 classes, there are 5 to fit");
+}
+
+#[test]
+fn auto_is_the_fit_with_the_strength_that_it_reports() {
+    let golden = tensors();
+    let set = Set::golden(&golden, "seven");
+    for config in objectives(Strength::Auto) {
+        let auto = fit(&config, &set, None);
+        let [("C", c)] = auto.chosen[..] else { panic!("{:?}", auto.chosen) };
+        assert!((1e-4..=1.0).contains(&c), "{c}");
+        let given = fit(&SvmConfig { c: Strength::Given(c), ..config }, &set, None);
+        assert!(given.chosen.is_empty());
+        assert_eq!(given.head, auto.head);
+    }
+}
+
+/// Classes that two features tell apart, which are small beside eight that mean nothing.
+#[test]
+fn auto_fits_closely_where_that_predicts() {
+    let (samples, width) = (120, 10);
+    let noise = |i: usize| ((i * i) as f32 * 0.37).sin();
+    let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
+    let value = |at: usize| match (at / width, at % width) {
+        (row, 0) => 0.3 * labels[row] as f32 * labels[row] as f32,
+        (row, 1) => 0.3 * labels[row] as f32,
+        _ => noise(at),
+    };
+    let set =
+        Set { values: (0..samples * width).map(value).collect(), width, labels: labels.clone(), classes: 3 };
+    let [squared, ..] = objectives(Strength::Auto);
+    let chosen = fit(&squared, &set, None).chosen[0].1;
+    assert!(chosen >= 0.1, "{chosen}");
+}
+
+#[test]
+fn the_grid_spans_two_decades_and_keeps_the_rest_of_the_configuration() {
+    let config = SvmConfig { loss: SvmLoss::Hinge, standardize: true, ..SvmConfig::default() };
+    let grid = config.grid();
+    let strengths: Vec<Strength> = grid.iter().map(|config| config.c).collect();
+    assert_eq!(strengths, [0.001, 0.01, 0.1].map(Strength::Given));
+    assert!(grid.iter().all(|other| SvmConfig { c: config.c, ..other.clone() } == config));
+}
