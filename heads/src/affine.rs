@@ -15,6 +15,8 @@ use crate::standardize::Prepared;
 pub(crate) const WEIGHT: &str = "weight";
 /// Name of the tensor `[C]`, after the prefix.
 pub(crate) const BIAS: &str = "bias";
+/// The logit of a class that had no sample, beside others near 0: a softmax makes it 0.
+pub(crate) const ABSENT: f64 = -1e4;
 /// Rows that a thread takes at a time.
 const BLOCK: usize = 64;
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, BIAS, WEIGHT};
+use crate::affine::{ABSENT, Affine, BIAS, WEIGHT};
 use crate::check::{at_least_one, positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
@@ -13,9 +13,6 @@ use crate::solver::gradient::{self, Recipe, Samples};
 use crate::solver::lbfgs::{self, Stopping};
 use crate::solver::logistic::Logistic;
 use crate::standardize::Prepared;
-
-/// The logit of a class that had no sample, beside others near 0: a softmax makes it 0.
-const ABSENT: f64 = -1e4;
 
 /// What minimises the objective of `linear`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

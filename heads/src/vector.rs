@@ -18,6 +18,21 @@ impl Vectors {
 
     /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
+        self.sum(a, b, |a, b| a * b)
+    }
+
+    /// `Σ (a_i - b_i)²` in `f64`; the order of the sum depends on the length alone.
+    pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
+        self.sum(a, b, |a, b| (a - b) * (a - b))
+    }
+
+    #[inline(always)]
+    fn sum<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+        self,
+        a: &[A],
+        b: &[B],
+        term: impl Fn(f64, f64) -> f64,
+    ) -> f64 {
         self.0.dispatch(
             #[inline(always)]
             || {
@@ -26,10 +41,10 @@ impl Vectors {
                 let (b_blocks, b_rest) = b.as_chunks::<LANES>();
                 for (a, b) in a_blocks.iter().zip(b_blocks) {
                     for lane in 0..LANES {
-                        sums[lane] += a[lane].into() * b[lane].into();
+                        sums[lane] += term(a[lane].into(), b[lane].into());
                     }
                 }
-                let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| a.into() * b.into()).sum();
+                let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| term(a.into(), b.into())).sum();
                 sums.iter().sum::<f64>() + rest
             },
         )
@@ -68,6 +83,15 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let twos = vec![2.0f64; n];
             assert_eq!(Vectors::new().dot(&a, &twos), (n * n) as f64 - n as f64, "length {n}");
+        }
+    }
+
+    #[test]
+    fn squared_distances_of_every_length_count_each_value_once() {
+        for n in 0..100 {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let b: Vec<f32> = a.iter().map(|i| i + 3.0).collect();
+            assert_eq!(Vectors::new().squared_distance(&a, &b), 9.0 * n as f64, "length {n}");
         }
     }
 
