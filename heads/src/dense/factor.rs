@@ -151,3 +151,47 @@ fn column_chunks(matrix: MatMut<'_, f64>) -> Vec<(usize, MatMut<'_, f64>)> {
 fn row_chunks(matrix: MatMut<'_, f64>) -> Vec<MatMut<'_, f64>> {
     column_chunks(matrix.transpose_mut()).into_iter().map(|(_, chunk)| chunk.transpose_mut()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Keyed;
+
+    /// `B Bᵀ` for random `B` `[size, rank]`, column-major.
+    fn positive(size: usize, rank: usize) -> Vec<f64> {
+        let mut random = Keyed::new(&[size as u64, rank as u64]);
+        let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
+        let square = product(factor.as_ref(), factor.transpose());
+        square.col_iter().flat_map(|column| column.iter().copied()).collect()
+    }
+
+    /// `|A X - B| / |B|`
+    fn residual(values: &[f64], solution: &Mat<f64>, right: &Mat<f64>) -> f64 {
+        let matrix = MatRef::from_column_major_slice(values, right.nrows(), right.nrows());
+        (product(matrix, solution.as_ref()) - right).norm_l2() / right.norm_l2()
+    }
+
+    #[test]
+    fn systems_of_several_panels_are_solved() {
+        for size in [1, PANEL, 2 * PANEL + 31] {
+            let values = positive(size, size + 50);
+            let right = Mat::from_fn(size, COLUMNS + 3, |i, j| ((i * 7 + j * 3) % 11) as f64 - 5.0);
+            let matrix = Lower::from_columns(values.clone(), size);
+            let by_eigen = Eigen::new(&matrix).unwrap().pseudo_solve(right.as_ref());
+            assert!(residual(&values, &by_eigen, &right) < 1e-9, "{size} by eigenvectors");
+            let by_cholesky = Cholesky::new(matrix).unwrap().solve(right.clone());
+            assert!(residual(&values, &by_cholesky, &right) < 1e-9, "{size} by Cholesky");
+        }
+    }
+
+    #[test]
+    fn a_singular_matrix_has_no_cholesky_factor_and_is_solved_where_it_can_be() {
+        let values = positive(40, 12);
+        assert!(Cholesky::new(Lower::from_columns(values.clone(), 40)).is_none());
+        let matrix = MatRef::from_column_major_slice(&values, 40, 40);
+        let right = product(matrix, Mat::from_fn(40, 2, |i, j| (i + j) as f64).as_ref());
+        let solution =
+            Eigen::new(&Lower::from_columns(values.clone(), 40)).unwrap().pseudo_solve(right.as_ref());
+        assert!(residual(&values, &solution, &right) < 1e-10);
+    }
+}

@@ -196,3 +196,45 @@ pub(crate) fn tiles(matrix: MatMut<'_, f64>, side: usize) -> Vec<Tile<'_>> {
     }
     tiles
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Features;
+    use crate::dense::rows::Centred;
+    use crate::random::Keyed;
+
+    /// Small integers, so that every order of a sum gives the same value; more than two tiles and two blocks of terms.
+    #[test]
+    fn products_of_many_tiles_are_the_schoolbook_ones() {
+        for (count, width) in [(300, 2 * TILE + 7), (2 * TILE + 7, 300)] {
+            let mut random = Keyed::new(&[count as u64]);
+            let values: Vec<f32> = (0..count * width).map(|_| random.below(9) as f32 - 4.0).collect();
+            let mean: Vec<f64> = (0..width).map(|column| (column % 3) as f64).collect();
+            let rows = Centred {
+                features: Features::rows_of(&values, width),
+                group: &vec![0; count],
+                means: &mean,
+                scales: &[2.0],
+            };
+            let value =
+                |row: usize, column: usize| 2.0 * (f64::from(values[row * width + column]) - mean[column]);
+            let (columns, pairs) = (Lower::of_columns(&rows), Lower::of_rows(&rows));
+            for (a, b) in [(0, 0), (299, 5), (299, 299), (260, 259)] {
+                let expected: f64 = (0..width).map(|column| value(a, column) * value(b, column)).sum();
+                assert_eq!(pairs.as_ref()[(a, b)], expected, "rows {a} and {b}");
+                let expected: f64 = (0..count).map(|row| value(row, a) * value(row, b)).sum();
+                assert_eq!(columns.as_ref()[(a, b)], expected, "columns {a} and {b}");
+            }
+            let last = width.max(count) - 1;
+            let of_last: f64 = if width > count {
+                (0..count).map(|row| value(row, last) * value(row, TILE)).sum()
+            } else {
+                (0..width).map(|column| value(last, column) * value(TILE, column)).sum()
+            };
+            let large = if width > count { &columns } else { &pairs };
+            assert_eq!(large.as_ref()[(last, TILE)], of_last);
+            assert_eq!(columns.sum_of_squares(), pairs.sum_of_squares(), "|XᵀX| = |XXᵀ|");
+        }
+    }
+}
