@@ -27,9 +27,10 @@
 //!
 //! # Inside
 //!
-//! A head is a file: [`linear`], [`svm`], [`mlp`], [`cosine`]. What they share has files of its own: the affine map that
-//! a linear layer is, standardising, and in `solver` what minimises an objective: L-BFGS, dual coordinate
-//! descent, and AdamW on anything [`Differentiable`]. Nothing here depends on the number of threads: sums run
+//! A head is a file or a folder: [`linear`], [`svm`], [`mlp`], [`cosine`], [`ridge`], [`lda`], [`nearest_mean`], [`knn`]. What they share
+//! has files of its own: the affine map that a linear layer is, standardising, in `dense` the linear algebra of closed
+//! forms, and in `solver` what minimises an objective: L-BFGS, dual coordinate descent, and AdamW on anything
+//! [`Differentiable`]. Nothing here depends on the number of threads: sums run
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
 pub mod affine;
@@ -37,14 +38,20 @@ mod check;
 pub mod conformance;
 pub mod cosine;
 pub mod data;
+mod dense;
 pub mod differentiable;
 pub mod error;
 pub mod head;
+pub mod knn;
+pub mod lda;
 pub mod linear;
+pub mod metric;
 pub mod mlp;
+pub mod nearest_mean;
 mod product;
 mod random;
 pub mod registry;
+pub mod ridge;
 mod solver;
 mod standardize;
 pub mod strength;
@@ -57,6 +64,7 @@ pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
+pub use metric::Metric;
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
 pub use solver::gradient::{EarlyStopping, Recipe, Schedule, fit_by_gradients};
 pub use strength::Strength;

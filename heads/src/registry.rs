@@ -10,8 +10,12 @@ use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::knn::KnnConfig;
+use crate::lda::LdaConfig;
 use crate::linear::LinearConfig;
 use crate::mlp::MlpConfig;
+use crate::nearest_mean::NearestMeanConfig;
+use crate::ridge::RidgeConfig;
 use crate::svm::SvmConfig;
 
 /// An error of finding or adding a head.
@@ -40,13 +44,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The heads that come with headstock: `cosine`, `linear`, `mlp` and `svm`.
+    /// The heads that come with headstock: `cosine`, `knn`, `lda`, `linear`, `mlp`, `nearest-mean`, `ridge` and `svm`.
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
         registry.insert::<CosineConfig>();
+        registry.insert::<KnnConfig>();
+        registry.insert::<LdaConfig>();
         registry.insert::<LinearConfig>();
         registry.insert::<MlpConfig>();
+        registry.insert::<NearestMeanConfig>();
+        registry.insert::<RidgeConfig>();
         registry.insert::<SvmConfig>();
         registry
     }
@@ -210,7 +218,17 @@ mod tests {
     fn the_builtin_heads_are_listed_by_name_with_what_gradients_can_do() {
         let registry = Registry::builtin();
         let heads: Vec<_> = registry.iter().map(|kind| (kind.name(), kind.is_differentiable())).collect();
-        assert_eq!(heads, [("cosine", true), ("linear", true), ("mlp", true), ("svm", false)]);
+        let expected = [
+            ("cosine", true),
+            ("knn", false),
+            ("lda", false),
+            ("linear", true),
+            ("mlp", true),
+            ("nearest-mean", false),
+            ("ridge", false),
+            ("svm", false),
+        ];
+        assert_eq!(heads, expected);
     }
 
     #[test]
@@ -223,7 +241,8 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let registry = Registry::builtin();
         let error = registry.get("liner").err().expect("there is no such head");
-        assert_eq!(error.to_string(), "there is no head `liner`; known: cosine, linear, mlp, svm");
+        let known = "cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm";
+        assert_eq!(error.to_string(), format!("there is no head `liner`; known: {known}"));
     }
 
     #[test]

@@ -20,7 +20,12 @@ impl Vectors {
 
     /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(Dot { a, b })
+        self.0.dispatch(Products::<A, B, false> { a, b })
+    }
+
+    /// `Σ (a_i - b_i)²` in `f64`; the order of the sum depends on the length alone.
+    pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
+        self.0.dispatch(Products::<A, B, true> { a, b })
     }
 
     /// `y_i += scale * x_i`.
@@ -29,14 +34,26 @@ impl Vectors {
     }
 }
 
+/// The sum of the products of two vectors, or of their difference with itself.
+///
 /// An operation of its own, not a closure: it has to be inlined for the processor's instructions, or each fused product
 /// would be a call.
-struct Dot<'a, A, B> {
+struct Products<'a, A, B, const OF_DIFFERENCE: bool> {
     a: &'a [A],
     b: &'a [B],
 }
 
-impl<A: Copy + Into<f64>, B: Copy + Into<f64>> WithSimd for Dot<'_, A, B> {
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const OF_DIFFERENCE: bool> Products<'_, A, B, OF_DIFFERENCE> {
+    #[inline(always)]
+    fn add(sum: f64, a: A, b: B) -> f64 {
+        let (a, b) = (a.into(), b.into());
+        if OF_DIFFERENCE { (a - b).mul_add(a - b, sum) } else { a.mul_add(b, sum) }
+    }
+}
+
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const OF_DIFFERENCE: bool> WithSimd
+    for Products<'_, A, B, OF_DIFFERENCE>
+{
     type Output = f64;
 
     #[inline(always)]
@@ -46,12 +63,12 @@ impl<A: Copy + Into<f64>, B: Copy + Into<f64>> WithSimd for Dot<'_, A, B> {
         let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for lane in 0..LANES {
-                sums[lane] = a[lane].into().mul_add(b[lane].into(), sums[lane]);
+                sums[lane] = Self::add(sums[lane], a[lane], b[lane]);
             }
         }
         let mut rest = 0.0;
         for (&a, &b) in a_rest.iter().zip(b_rest) {
-            rest = a.into().mul_add(b.into(), rest);
+            rest = Self::add(rest, a, b);
         }
         sums.iter().sum::<f64>() + rest
     }
@@ -94,6 +111,15 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let twos = vec![2.0f64; n];
             assert_eq!(Vectors::new().dot(&a, &twos), (n * n) as f64 - n as f64, "length {n}");
+        }
+    }
+
+    #[test]
+    fn squared_distances_of_every_length_count_each_value_once() {
+        for n in 0..100 {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let b: Vec<f32> = a.iter().map(|i| i + 3.0).collect();
+            assert_eq!(Vectors::new().squared_distance(&a, &b), 9.0 * n as f64, "length {n}");
         }
     }
 

@@ -6,10 +6,13 @@ use std::process::Command;
 
 use headstock_heads::{Features, FitContext, Registry, TrainingSet};
 
-const FITS: [(&str, &str); 5] = [
+const FITS: [(&str, &str); 8] = [
     ("linear", ""),
     ("linear", "solver = \"adam\"\nepochs = 2"),
     ("svm", "C = 1.0"),
+    ("ridge", ""),
+    ("lda", ""),
+    ("nearest-mean", ""),
     ("mlp", "hidden = [96]\nepochs = 3\nclass_weight = \"balanced\"\nstandardize = true"),
     ("cosine", "epochs = 3"),
 ];
@@ -57,7 +60,7 @@ fn fits_on_one_thread_two_and_three_are_the_same_to_the_bit() {
             .filter(|line| FITS.iter().any(|(kind, _)| line.starts_with(kind)))
             .map(String::from)
             .collect();
-        assert_eq!(lines.len(), 12, "{text}");
+        assert_eq!(lines.len(), 18, "{text}");
         lines
     };
     let one = on("1");

@@ -1,13 +1,14 @@
 """Golden files for the heads: scikit-learn's linear models and PyTorch's optimisers on small data sets.
 
-Writes scikit-learn.safetensors and pytorch.safetensors beside this file. The names of the tensors are the cases:
-SET.features, SET.labels, and SET.CASE.weight and so on.
+Writes scikit-learn.safetensors, pytorch.safetensors and closed_form.safetensors beside this file. The names of the
+tensors are the cases: SET.features, SET.labels, and SET.CASE.weight and so on.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from closed_form import closed_form
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -140,6 +141,11 @@ def pytorch():
     return out
 
 
-for file, tensors in (("scikit-learn.safetensors", scikit_learn()), ("pytorch.safetensors", pytorch())):
+FILES = {
+    "scikit-learn.safetensors": scikit_learn(),
+    "pytorch.safetensors": pytorch(),
+    "closed_form.safetensors": closed_form(SETS),
+}
+for file, tensors in FILES.items():
     save_file(dict(sorted(tensors.items())), HERE / file)
     print(f"{HERE / file}: {len(tensors)} tensors, {(HERE / file).stat().st_size} bytes")

@@ -8,5 +8,5 @@ pub(crate) mod gradient;
 pub(crate) mod hold_out;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
-pub(crate) mod orthant;
 pub(crate) mod one_vs_rest;
+pub(crate) mod orthant;

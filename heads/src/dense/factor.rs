@@ -1,0 +1,197 @@
+//! Factorisations of symmetric matrices, and what is solved with them.
+
+use faer::diag::DiagMut;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{LltParams, cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::evd::{
+    ComputeEigenvectors, SelfAdjointEvdParams, self_adjoint_evd, self_adjoint_evd_scratch,
+};
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
+use rayon::prelude::*;
+
+use super::gram::{Lower, tiles};
+use crate::error::HeadError;
+
+/// Columns that are eliminated at a time, and side of the tiles that they are taken from.
+const PANEL: usize = 192;
+/// Columns of a result that a thread computes at a time.
+const COLUMNS: usize = 64;
+
+/// `L` of `A = L Lᵀ`.
+#[derive(Clone, Debug)]
+pub(crate) struct Cholesky(Lower);
+
+impl Cholesky {
+    /// Factors in place; nothing when `A` is not positive definite beyond rounding: when a pivot is at most `n ε` times the
+    /// largest value of the diagonal, the share below which numpy's `matrix_rank` counts a direction as none.
+    pub(crate) fn new(mut matrix: Lower) -> Option<Self> {
+        let largest = matrix.diagonal().fold(0.0, f64::max);
+        let floor = matrix.size() as f64 * f64::EPSILON * largest;
+        let mut rest = matrix.as_mut();
+        while rest.nrows() > 0 {
+            let width = rest.nrows().min(PANEL);
+            let (left, right) = rest.split_at_col_mut(width);
+            let (mut diagonal, mut below) = left.split_at_row_mut(width);
+            factor(diagonal.as_mut())?;
+            let diagonal = diagonal.as_ref();
+            row_chunks(below.as_mut()).into_par_iter().for_each(|chunk| {
+                solve_lower_triangular_in_place(diagonal, chunk.transpose_mut(), Par::Seq);
+            });
+            let (mut trailing, below) = (right.split_at_row_mut(width).1, below.as_ref());
+            tiles(trailing.as_mut(), PANEL).into_par_iter().for_each(|mut tile| {
+                let (rows, columns) = (tile.rows(), tile.columns());
+                let left = below.subrows(rows.start, rows.len());
+                tile.add(left, below.subrows(columns.start, columns.len()), -1.0);
+            });
+            rest = trailing;
+        }
+        let definite = matrix.diagonal().all(|root| root * root > floor);
+        definite.then_some(Self(matrix))
+    }
+
+    /// `A⁻¹ B` for `B` `[n, m]`.
+    pub(crate) fn solve(&self, mut right: Mat<f64>) -> Mat<f64> {
+        let factor = self.0.as_ref();
+        column_chunks(right.as_mut()).into_par_iter().for_each(|(_, mut chunk)| {
+            solve_lower_triangular_in_place(factor, chunk.as_mut(), Par::Seq);
+            solve_upper_triangular_in_place(factor.transpose(), chunk, Par::Seq);
+        });
+        right
+    }
+}
+
+/// The Cholesky factor of one tile, in place; nothing when a pivot is not positive.
+fn factor(matrix: MatMut<'_, f64>) -> Option<()> {
+    let params = Spec::<LltParams, f64>::new(Auto::<f64>::auto());
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(matrix.nrows(), Par::Seq, params));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(matrix, Default::default(), Par::Seq, stack, params).ok().map(drop)
+}
+
+/// `V` and `λ` of `A = V diag(λ) Vᵀ`, `λ` ascending.
+#[derive(Clone, Debug)]
+pub(crate) struct Eigen {
+    /// `λ`, `[n]`; those below 0 by rounding are 0, as for a matrix that is positive semidefinite.
+    pub(crate) values: Vec<f64>,
+    /// `V`, `[n, n]`, a vector a column.
+    pub(crate) vectors: Mat<f64>,
+}
+
+impl Eigen {
+    /// Of a matrix that is positive semidefinite.
+    ///
+    /// # Errors
+    /// [`HeadError::Diverged`] when the iteration does not end.
+    pub(crate) fn new(matrix: &Lower) -> Result<Self, HeadError> {
+        let size = matrix.size();
+        let (mut values, mut vectors) = (vec![0.0; size], Mat::zeros(size, size));
+        let params = Spec::<SelfAdjointEvdParams, f64>::new(Auto::<f64>::auto());
+        let scratch = self_adjoint_evd_scratch::<f64>(size, ComputeEigenvectors::Yes, Par::Seq, params);
+        let mut memory = MemBuffer::new(scratch);
+        let stack = MemStack::new(&mut memory);
+        let diagonal = DiagMut::from_slice_mut(&mut values);
+        self_adjoint_evd(matrix.as_ref(), diagonal, Some(vectors.as_mut()), Par::Seq, stack, params)
+            .map_err(|_| {
+                HeadError::Diverged("the eigenvalues of the features' covariance are not found".into())
+            })?;
+        values.iter_mut().for_each(|value| *value = value.max(0.0));
+        Ok(Self { values, vectors })
+    }
+
+    /// `V diag(f(λ)) Vᵀ B` for `B` `[n, m]`.
+    pub(crate) fn apply(&self, f: impl Fn(f64) -> f64, right: MatRef<'_, f64>) -> Mat<f64> {
+        let mut inner = product(self.vectors.transpose(), right);
+        self.scale_rows(f, &mut inner);
+        product(self.vectors.as_ref(), inner.as_ref())
+    }
+
+    /// `diag(f(λ)) B`, in place.
+    pub(crate) fn scale_rows(&self, f: impl Fn(f64) -> f64, matrix: &mut Mat<f64>) {
+        let factors: Vec<f64> = self.values.iter().map(|&value| f(value)).collect();
+        for column in matrix.col_iter_mut() {
+            for (value, factor) in column.iter_mut().zip(&factors) {
+                *value *= factor;
+            }
+        }
+    }
+
+    /// `A⁺ B` as LAPACK's `gelsd` and so scipy's `lstsq` find it, but for the eigenvalues that are no more than rounding: at
+    /// most `n ε` times the largest one (there `ε` times).
+    pub(crate) fn pseudo_solve(&self, right: MatRef<'_, f64>) -> Mat<f64> {
+        let floor = self.values.len() as f64 * f64::EPSILON * self.values.last().copied().unwrap_or_default();
+        self.apply(|value| if value > floor { 1.0 / value } else { 0.0 }, right)
+    }
+}
+
+/// `A B`, in parallel over the columns of the result.
+pub(crate) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(left.nrows(), right.ncols());
+    column_chunks(out.as_mut()).into_par_iter().for_each(|(first, chunk)| {
+        let right = right.subcols(first, chunk.ncols());
+        matmul(chunk, Accum::Replace, left, right, 1.0, Par::Seq);
+    });
+    out
+}
+
+/// Pieces of a matrix along its columns, each with its first column.
+fn column_chunks(matrix: MatMut<'_, f64>) -> Vec<(usize, MatMut<'_, f64>)> {
+    let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
+    while rest.ncols() > 0 {
+        let width = rest.ncols().min(COLUMNS);
+        let (chunk, right) = rest.split_at_col_mut(width);
+        chunks.push((first, chunk));
+        (rest, first) = (right, first + width);
+    }
+    chunks
+}
+
+/// Pieces of a matrix along its rows.
+fn row_chunks(matrix: MatMut<'_, f64>) -> Vec<MatMut<'_, f64>> {
+    column_chunks(matrix.transpose_mut()).into_iter().map(|(_, chunk)| chunk.transpose_mut()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Keyed;
+
+    /// `B Bᵀ` for random `B` `[size, rank]`, column-major.
+    fn positive(size: usize, rank: usize) -> Vec<f64> {
+        let mut random = Keyed::new(&[size as u64, rank as u64]);
+        let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
+        let square = product(factor.as_ref(), factor.transpose());
+        square.col_iter().flat_map(|column| column.iter().copied()).collect()
+    }
+
+    /// `|A X - B| / |B|`
+    fn residual(values: &[f64], solution: &Mat<f64>, right: &Mat<f64>) -> f64 {
+        let matrix = MatRef::from_column_major_slice(values, right.nrows(), right.nrows());
+        (product(matrix, solution.as_ref()) - right).norm_l2() / right.norm_l2()
+    }
+
+    #[test]
+    fn systems_of_several_panels_are_solved() {
+        for size in [1, PANEL, 2 * PANEL + 31] {
+            let values = positive(size, size + 50);
+            let right = Mat::from_fn(size, COLUMNS + 3, |i, j| ((i * 7 + j * 3) % 11) as f64 - 5.0);
+            let matrix = Lower::from_columns(values.clone(), size);
+            let by_eigen = Eigen::new(&matrix).unwrap().pseudo_solve(right.as_ref());
+            assert!(residual(&values, &by_eigen, &right) < 1e-9, "{size} by eigenvectors");
+            let by_cholesky = Cholesky::new(matrix).unwrap().solve(right.clone());
+            assert!(residual(&values, &by_cholesky, &right) < 1e-9, "{size} by Cholesky");
+        }
+    }
+
+    #[test]
+    fn a_singular_matrix_has_no_cholesky_factor_and_is_solved_where_it_can_be() {
+        let values = positive(40, 12);
+        assert!(Cholesky::new(Lower::from_columns(values.clone(), 40)).is_none());
+        let matrix = MatRef::from_column_major_slice(&values, 40, 40);
+        let right = product(matrix, Mat::from_fn(40, 2, |i, j| (i + j) as f64).as_ref());
+        let solution =
+            Eigen::new(&Lower::from_columns(values.clone(), 40)).unwrap().pseudo_solve(right.as_ref());
+        assert!(residual(&values, &solution, &right) < 1e-10);
+    }
+}

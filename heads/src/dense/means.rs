@@ -1,0 +1,89 @@
+//! The mean of each class.
+
+use rayon::prelude::*;
+
+use crate::data::{Features, TrainingSet};
+use crate::vector::Vectors;
+
+/// Columns that a thread sums at a time: the sums of many classes stay in the cache.
+const COLUMNS: usize = 128;
+
+/// The classes that have samples, and the mean of each.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassMeans {
+    /// The classes with samples, in ascending order; there are `K` of them.
+    pub(crate) present: Vec<usize>,
+    /// Samples of each of those, `[K]`.
+    pub(crate) counts: Vec<usize>,
+    /// Their means, `[K, F]`.
+    pub(crate) means: Vec<f64>,
+    /// For each sample, which of those classes is its own; `[N]`.
+    pub(crate) of_row: Vec<u32>,
+    /// Number of features, `F`.
+    pub(crate) width: usize,
+}
+
+impl ClassMeans {
+    /// One pass over the features.
+    pub(crate) fn new(data: &TrainingSet<'_>) -> Self {
+        Self::of_scaled(data, None)
+    }
+
+    /// The same, of rows that are each multiplied by a number, `scales` `[N]`.
+    pub(crate) fn of_scaled(data: &TrainingSet<'_>, scales: Option<&[f64]>) -> Self {
+        let counts = data.class_counts();
+        let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
+        let position: Vec<u32> =
+            (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
+        let of_row: Vec<u32> = data.labels().iter().map(|&label| position[label as usize]).collect();
+        let counts: Vec<usize> = present.iter().map(|&class| counts[class]).collect();
+        let mut means = class_sums(data.features(), &of_row, present.len(), scales);
+        for (mean, &count) in means.chunks_exact_mut(data.features().width()).zip(&counts) {
+            mean.iter_mut().for_each(|sum| *sum /= count as f64);
+        }
+        Self { present, counts, means, of_row, width: data.features().width() }
+    }
+
+    /// The mean of class `k` of those present, `[F]`.
+    pub(crate) fn mean(&self, k: usize) -> &[f64] {
+        &self.means[k * self.width..(k + 1) * self.width]
+    }
+
+    /// The mean of the class means, each counting `weights` `[K]`; `[F]`.
+    pub(crate) fn mean_of_means(&self, weights: impl IntoIterator<Item = f64>) -> Vec<f64> {
+        let (mut mean, mut all) = (vec![0.0; self.width], 0.0);
+        for (k, weight) in weights.into_iter().enumerate() {
+            Vectors::new().add_scaled(&mut mean, weight, self.mean(k));
+            all += weight;
+        }
+        mean.iter_mut().for_each(|sum| *sum /= all);
+        mean
+    }
+}
+
+/// The sum of the rows of each class, `[K, F]`, in parallel over the columns; each sum in the order of the rows.
+fn class_sums(features: Features<'_>, of_row: &[u32], classes: usize, scales: Option<&[f64]>) -> Vec<f64> {
+    let width = features.width();
+    let vectors = Vectors::new();
+    let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
+        .into_par_iter()
+        .map(|group| {
+            let columns = group * COLUMNS..width.min((group + 1) * COLUMNS);
+            let mut sums = vec![0.0; classes * columns.len()];
+            for (i, (row, &class)) in features.rows().zip(of_row).enumerate() {
+                let sums = &mut sums[class as usize * columns.len()..][..columns.len()];
+                let scale = scales.map_or(1.0, |scales| scales[i]);
+                vectors.add_scaled(sums, scale, &row[columns.clone()]);
+            }
+            sums
+        })
+        .collect();
+    let mut out = Vec::with_capacity(classes * width);
+    for class in 0..classes {
+        for sums in &groups {
+            let columns = sums.len() / classes;
+            out.extend_from_slice(&sums[class * columns..(class + 1) * columns]);
+        }
+    }
+    out
+}

@@ -1,0 +1,58 @@
+//! From the planes of the classes that have samples to a head for all classes.
+
+use crate::affine::{ABSENT, Affine};
+use crate::error::HeadError;
+
+/// An affine head for `classes` classes from weights `[K, F]` and biases `[K]` of those in `present`.
+///
+/// A class without samples gets the mean of the others' logits and [`ABSENT`] on top: on no features can it win, and a
+/// softmax makes it 0.
+///
+/// # Errors
+/// [`HeadError::Diverged`] where they leave the range of `f32`.
+pub(crate) fn spread(
+    present: &[usize],
+    weight: &[f64],
+    bias: &[f64],
+    classes: usize,
+) -> Result<Affine, HeadError> {
+    let count = present.len();
+    let width = weight.len() / count;
+    let mean = |values: &[f64], column: usize| {
+        values.iter().skip(column).step_by(values.len() / count).sum::<f64>() / count as f64
+    };
+    let absent: Vec<f64> =
+        if count < classes { (0..width).map(|column| mean(weight, column)).collect() } else { Vec::new() };
+    let (mut all_weights, mut all_biases) =
+        (Vec::with_capacity(classes * width), Vec::with_capacity(classes));
+    for class in 0..classes {
+        if let Ok(k) = present.binary_search(&class) {
+            all_weights.extend_from_slice(&weight[k * width..(k + 1) * width]);
+            all_biases.push(bias[k]);
+        } else {
+            all_weights.extend_from_slice(&absent);
+            all_biases.push(mean(bias, 0) + ABSENT);
+        }
+    }
+    Affine::from_f64(&all_weights, &all_biases, width).map_err(|_| {
+        HeadError::Diverged("the fitted weights leave the range of f32: scale the features".into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Features;
+    use crate::head::Head;
+
+    #[test]
+    fn a_class_without_samples_wins_nowhere() {
+        let head = spread(&[0, 2], &[3.0, -1.0, 2.0, 5.0], &[1.0, -7.0], 3).unwrap();
+        let asked = [1e6, 0.0, -1e6, 0.0, 0.0, 1e6, 0.0, -1e6, -1e6, -1e6];
+        let logits = head.logits(Features::new(&asked, 2).unwrap()).unwrap();
+        for row in logits.rows() {
+            assert!(row[1] <= row[0].max(row[2]) - 9e3, "{row:?}");
+        }
+        assert_eq!(logits.argmax(), [0, 2, 2, 0, 0]);
+    }
+}

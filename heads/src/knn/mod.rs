@@ -1,0 +1,282 @@
+//! The head `knn`: a vote of the nearest training photos.
+
+mod search;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::affine::{ABSENT, problem};
+use crate::check::at_least_one;
+use crate::data::{Features, Logits, TrainingSet};
+use crate::error::HeadError;
+use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::metric::Metric;
+use crate::vector::Vectors;
+use search::{Neighbour, Search};
+
+/// Name of the tensor `[N, F]`, the training photos' features.
+const FEATURES: &str = "features";
+/// Name of the tensor `[N]`, their classes.
+const LABELS: &str = "labels";
+/// Name of the tensor `[C]`, how many there are of each class.
+const COUNTS: &str = "counts";
+/// Rows that a thread takes at a time, at most.
+const BLOCK: usize = 256;
+
+/// How much a neighbour's vote counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Votes {
+    /// As much as any other's.
+    #[default]
+    Uniform,
+    /// The inverse of its distance; those at distance 0 count alone, where there are any.
+    Distance,
+}
+
+/// `[head]` with `kind = "knn"`.
+///
+/// Predicts as scikit-learn's `KNeighborsClassifier`: the class with the most votes among the `k` nearest training photos,
+/// all of them when there are fewer. Of photos as far, those that come first in the training set are nearer; of classes with
+/// as many votes, the one with the lowest number wins. Distances are those of `f64`, exactly. With `metric = "cosine"` the
+/// distance is 1 less the cosine (0 where they differ by rounding); a row of zeros has the cosine 0 to everything.
+///
+/// The logits are the logarithms of the shares of the vote, after one more vote that all classes with samples share: so
+/// they are finite, and a softmax gives the shares. A row that is not finite has no neighbours, and its logits are NaN.
+///
+/// ```
+/// use headstock_heads::knn::KnnConfig;
+/// use headstock_heads::{Features, FitContext, Head, HeadConfig, TrainingSet};
+///
+/// let features = Features::new(&[0.0, 1.0, 2.5, 4.0], 1)?;
+/// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
+/// let config = KnnConfig { k: 3, ..KnnConfig::default() };
+/// let fitted = config.fit(&data, &FitContext::quiet())?;
+/// let logits = fitted.head.logits(Features::new(&[1.5], 1)?)?;
+/// // Two votes of three, and half of one more.
+/// assert_eq!(logits.softmax(), [2.5 / 4.0, 1.5 / 4.0]);
+/// # Ok::<(), headstock_heads::HeadError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KnnConfig {
+    /// How many neighbours vote.
+    pub k: u64,
+    /// How much a neighbour's vote counts.
+    pub weights: Votes,
+    /// How near a photo is.
+    pub metric: Metric,
+}
+
+impl Default for KnnConfig {
+    fn default() -> Self {
+        Self { k: 5, weights: Votes::Uniform, metric: Metric::Euclidean }
+    }
+}
+
+impl HeadConfig for KnnConfig {
+    const KIND: &'static str = "knn";
+    const ABOUT: &'static str = "a vote of the nearest training photos";
+    const PARAMETERS: &'static [Parameter] = &[
+        ("k", "how many of the nearest training photos vote"),
+        ("weights", "\"uniform\": each vote counts 1, or \"distance\": the nearer the more"),
+        ("metric", "\"euclidean\": near by distance, or \"cosine\": by angle"),
+    ];
+    type Head = Neighbours;
+
+    fn check(&self) -> Result<(), HeadError> {
+        at_least_one("k", self.k)
+    }
+
+    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Neighbours>, HeadError> {
+        let counts = data.class_counts().into_iter().map(|count| count as u32).collect();
+        let values = data.features().as_slice().to_vec();
+        let head = Neighbours::new(self, values, data.features().width(), data.labels().to_vec(), counts);
+        Ok(Fitted::at_once(head))
+    }
+
+    fn load(&self, tensors: &Tensors) -> Result<Neighbours, HeadError> {
+        let features = tensor(tensors, FEATURES, DType::F32, 2)?;
+        let labels: Vec<u32> = tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
+        let counts: Vec<u32> = tensor(tensors, COUNTS, DType::U32, 1)?.to_vec1()?;
+        let (rows, width) = features.dims2()?;
+        if rows != labels.len() {
+            return Err(problem(LABELS, format!("has {} values for {rows} rows of features", labels.len())));
+        }
+        let mut found = vec![0; counts.len()];
+        for &label in &labels {
+            let count = found.get_mut(label as usize);
+            *count.ok_or_else(|| problem(LABELS, format!("has {label}, of {} classes", counts.len())))? += 1;
+        }
+        if found != counts {
+            return Err(problem(COUNTS, "does not count the labels".into()));
+        }
+        let values: Vec<f32> = features.flatten_all()?.to_vec1()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(problem(FEATURES, "holds a value that is not finite".into()));
+        }
+        Ok(Neighbours::new(self, values, width, labels, counts))
+    }
+
+    fn grid(&self) -> Vec<Self> {
+        let of = |k| [Votes::Uniform, Votes::Distance].map(|weights| Self { k, weights, ..self.clone() });
+        [of(5), of(15)].concat()
+    }
+
+    fn memory(&self, shape: Shape) -> u64 {
+        (4 * shape.features + 12) as u64 * shape.samples as u64
+    }
+}
+
+fn tensor<'a>(tensors: &'a Tensors, name: &str, dtype: DType, rank: usize) -> Result<&'a Tensor, HeadError> {
+    let tensor = tensors.get(name).ok_or_else(|| problem(name, "is missing".into()))?;
+    if tensor.dtype() != dtype {
+        return Err(problem(name, format!("is {}, expected {}", tensor.dtype().as_str(), dtype.as_str())));
+    }
+    if tensor.rank() != rank || tensor.elem_count() == 0 {
+        let shape = tensor.dims();
+        return Err(problem(
+            name,
+            format!("has shape {shape:?}, expected {rank} dimensions that are not empty"),
+        ));
+    }
+    Ok(tensor)
+}
+
+/// The training photos, as `knn` keeps them: the tensors `features` `[N, F]`, `labels` `[N]` and `counts` `[C]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbours {
+    values: Vec<f32>,
+    width: usize,
+    labels: Vec<u32>,
+    counts: Vec<u32>,
+    /// The length of each row, `[N]`.
+    norms: Vec<f64>,
+    k: usize,
+    votes: Votes,
+    metric: Metric,
+}
+
+impl Neighbours {
+    fn new(config: &KnnConfig, values: Vec<f32>, width: usize, labels: Vec<u32>, counts: Vec<u32>) -> Self {
+        let norm = |row: &[f32]| Vectors::new().dot(row, row).sqrt();
+        let norms = values.par_chunks_exact(width).map(norm).collect();
+        let k = usize::try_from(config.k).unwrap_or(usize::MAX).min(labels.len());
+        Self { values, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
+    }
+
+    /// The logits `[C]` of a row with these neighbours.
+    fn vote(&self, neighbours: &[Neighbour], logits: &mut [f32]) {
+        let alone = self.votes == Votes::Distance && neighbours.iter().any(|near| near.distance == 0.0);
+        let mut votes = vec![0.0; self.counts.len()];
+        for near in neighbours {
+            votes[self.labels[near.row] as usize] += match self.votes {
+                Votes::Uniform => 1.0,
+                Votes::Distance if alone => f64::from(near.distance == 0.0),
+                Votes::Distance => 1.0 / near.distance,
+            };
+        }
+        let sum: f64 = votes.iter().sum();
+        let present = self.counts.iter().filter(|count| **count > 0).count() as f64;
+        let voters = neighbours.len() as f64;
+        for ((logit, vote), &count) in logits.iter_mut().zip(votes).zip(&self.counts) {
+            let share = (vote / sum * voters + 1.0 / present) / (voters + 1.0);
+            *logit = if count > 0 { share.ln() } else { ABSENT } as f32;
+        }
+    }
+}
+
+impl Head for Neighbours {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn classes(&self) -> usize {
+        self.counts.len()
+    }
+
+    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+        features.expect_width(self.width)?;
+        let stored = Features::rows_of(&self.values, self.width);
+        let search = Search { stored, norms: &self.norms, metric: self.metric, k: self.k };
+        let mut out = vec![f32::NAN; features.len() * self.classes()];
+        // A row's neighbours do not depend on the rows beside it, so these may be as many as suit the threads.
+        let block = features.len().div_ceil(rayon::current_num_threads()).clamp(1, BLOCK);
+        let blocks = features.as_slice().par_chunks(block * self.width);
+        out.par_chunks_mut(block * self.classes()).zip(blocks).for_each(|(out, rows)| {
+            let rows = rows.chunks_exact(self.width).zip(out.chunks_exact_mut(self.classes()));
+            let (rows, out): (Vec<_>, Vec<_>) =
+                rows.filter(|(row, _)| row.iter().all(|value| value.is_finite())).unzip();
+            for (neighbours, logits) in search.nearest(&rows.concat()).iter().zip(out) {
+                self.vote(neighbours, logits);
+            }
+        });
+        Logits::new(out, self.classes())
+    }
+
+    fn tensors(&self) -> Result<Tensors, HeadError> {
+        let features = Tensor::from_slice(&self.values, (self.labels.len(), self.width), &Device::Cpu)?;
+        let labels = Tensor::from_slice(&self.labels, self.labels.len(), &Device::Cpu)?;
+        let counts = Tensor::from_slice(&self.counts, self.counts.len(), &Device::Cpu)?;
+        Ok(Tensors::from([(FEATURES.into(), features), (LABELS.into(), labels), (COUNTS.into(), counts)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+
+    #[test]
+    fn knn_keeps_the_laws_of_heads() {
+        check_head::<KnnConfig>();
+    }
+
+    #[test]
+    fn knn_of_every_kind_keeps_the_laws_of_heads() {
+        for weights in [Votes::Uniform, Votes::Distance] {
+            for metric in [Metric::Euclidean, Metric::Cosine] {
+                check_head_with(&KnnConfig { k: 3, weights, metric });
+            }
+        }
+    }
+
+    fn fit(config: &KnnConfig) -> Neighbours {
+        let data = TrainingSet::new(Features::rows_of(&[0.0, 1.0, 3.0, 7.0], 1), &[0, 2, 2, 0], 3).unwrap();
+        *config.fit(&data, &FitContext::quiet()).unwrap().head
+    }
+
+    fn shares(config: &KnnConfig, row: f32) -> Vec<f32> {
+        fit(config).logits(Features::rows_of(&[row], 1)).unwrap().softmax()
+    }
+
+    #[test]
+    fn fewer_photos_than_k_all_vote_and_a_class_without_samples_has_no_share() {
+        assert_eq!(shares(&KnnConfig { k: 9, ..KnnConfig::default() }, 1.0), [0.5, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn a_photo_that_is_known_decides_alone_where_distances_count() {
+        let config = KnnConfig { k: 3, weights: Votes::Distance, ..KnnConfig::default() };
+        // All three votes for class 0, and half of one more.
+        let shares = shares(&config, 0.0);
+        assert!((shares[0] - 3.5 / 4.0).abs() < 1e-6 && shares[1] == 0.0, "{shares:?}");
+    }
+
+    #[test]
+    fn labels_and_counts_that_do_not_agree_are_refused() {
+        let config = KnnConfig::default();
+        let good = fit(&config).tensors().unwrap();
+        for (name, values, message) in [
+            (LABELS, vec![0u32, 2, 2], "tensor `labels`: has 3 values for 4 rows of features"),
+            (LABELS, vec![0, 2, 3, 0], "tensor `labels`: has 3, of 3 classes"),
+            (COUNTS, vec![2, 1, 1], "tensor `counts`: does not count the labels"),
+        ] {
+            let mut tensors = good.clone();
+            let count = values.len();
+            tensors.insert(name.into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap());
+            assert_eq!(config.load(&tensors).unwrap_err().to_string(), message);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The head `ridge`: least squares on ±1, in closed form.
+
+mod leave_out;
+mod problem;
+
+use serde::{Deserialize, Serialize};
+
+use crate::affine::Affine;
+use crate::check::{positive, require};
+use crate::data::{ClassWeight, TrainingSet};
+use crate::dense::means::ClassMeans;
+use crate::dense::planes::spread;
+use crate::error::HeadError;
+use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
+use crate::strength::Strength;
+use problem::Problem;
+
+/// `[head]` with `kind = "ridge"`.
+///
+/// The objective is that of scikit-learn's `RidgeClassifier`, for each class against the rest:
+/// `Σ s_i (y_i - w·x_i - b)² + alpha |w|²`, where `y` is 1 for the class's own samples and -1 for the rest, `s_i` is the
+/// weight of the sample's class, and the intercept `b` is free. Two classes are one problem, whose plane serves both.
+///
+/// `alpha = "auto"` takes that of `alphas` with the least squared error when each photo is left out and predicted from the
+/// others, as `RidgeClassifierCV` does (Rifkin and Lippert 2007, *Notes on Regularized Least Squares*): exactly, and from
+/// one eigendecomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. Where rows are views of one photo, they
+/// are left out together. `chosen` has the `alpha`, the history the error of each.
+///
+/// With classes that have no sample the others are fitted as if they were all; a class that is alone is certain. Constant
+/// features get the weight 0. Where `alpha` is so small beside the features that `XᵀX + alpha` has no Cholesky factor, its
+/// eigendecomposition solves it.
+///
+/// ```
+/// use headstock_heads::ridge::RidgeConfig;
+/// use headstock_heads::{Features, FitContext, HeadConfig, Strength, TrainingSet};
+///
+/// let features = Features::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
+/// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
+/// let config = RidgeConfig { alpha: Strength::Given(2.0), ..RidgeConfig::default() };
+/// let fitted = config.fit(&data, &FitContext::quiet())?;
+/// // Σ y (x - 2) / (Σ (x - 2)² + 2) = 6 / 12, and the plane passes through the mean, 2.
+/// assert_eq!(*fitted.head, headstock_heads::Affine::from_f64(&[-0.5, 0.5], &[1.0, -1.0], 1)?);
+/// # Ok::<(), headstock_heads::HeadError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RidgeConfig {
+    /// Weight of `|w|²`.
+    pub alpha: Strength,
+    /// What `alpha = "auto"` chooses from.
+    pub alphas: Vec<f64>,
+    /// How much a class counts.
+    pub class_weight: ClassWeight,
+}
+
+impl Default for RidgeConfig {
+    fn default() -> Self {
+        Self {
+            alpha: Strength::Auto,
+            alphas: vec![0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5],
+            class_weight: ClassWeight::None,
+        }
+    }
+}
+
+impl HeadConfig for RidgeConfig {
+    const KIND: &'static str = "ridge";
+    const ABOUT: &'static str = "least squares on ±1, one class against the rest, in closed form";
+    const PARAMETERS: &'static [Parameter] = &[
+        (
+            "alpha",
+            "weight of the size of the weights against the errors: higher is simpler; \"auto\": by leaving out each photo",
+        ),
+        ("alphas", "what \"auto\" chooses from"),
+        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
+    ];
+    type Head = Affine;
+
+    fn check(&self) -> Result<(), HeadError> {
+        self.alpha.check("alpha")?;
+        let listed = self.alphas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        require(!self.alphas.is_empty(), "alphas", &format!("[{listed}]"), "must have at least one number")?;
+        self.alphas.iter().try_for_each(|&alpha| positive("alphas", alpha))
+    }
+
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
+        let classes = ClassMeans::new(data);
+        let width = data.features().width();
+        if classes.present.len() == 1 {
+            let head = spread(&classes.present, &vec![0.0; width], &[1.0], data.classes())?;
+            return Ok(Fitted::at_once(head));
+        }
+        let weights = data.class_weights(self.class_weight);
+        let weights: Vec<f64> = classes.present.iter().map(|&class| weights[class]).collect();
+        let problem = Problem::new(data.features(), &classes, &weights);
+        let (solution, history, chosen) = match self.alpha {
+            Strength::Given(alpha) => (problem.solve(alpha)?, History::default(), None),
+            Strength::Auto => {
+                let eigen = problem.decompose()?;
+                let choice = leave_out::choose(&problem, &eigen, &self.alphas, data.photos(), context);
+                (problem.solution(&eigen, choice.value), choice.history, Some(choice.value))
+            }
+        };
+        let (mut weight, mut bias) = problem.planes(&solution);
+        if let [of_second] = bias[..] {
+            weight = weight.iter().map(|w| -w).chain(weight.iter().copied()).collect();
+            bias = vec![-of_second, of_second];
+        }
+        let head = spread(&classes.present, &weight, &bias, data.classes())?;
+        Ok(Fitted::with_history(head, history).choosing("alpha", chosen))
+    }
+
+    fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
+        Affine::load(tensors, "")
+    }
+
+    fn memory(&self, shape: Shape) -> u64 {
+        let side = shape.samples.min(shape.features) as u64;
+        let (width, classes) = (shape.features as u64, shape.classes as u64);
+        // The matrix and, to choose, its vectors and what the decomposition works in; a few values for each weight.
+        let squares = if self.alpha == Strength::Auto { 5 } else { 1 };
+        8 * (squares * side * side + 4 * width.max(side) * classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_head, check_head_with};
+
+    #[test]
+    fn ridge_keeps_the_laws_of_heads() {
+        check_head::<RidgeConfig>();
+    }
+
+    #[test]
+    fn ridge_with_a_given_alpha_keeps_the_laws_of_heads() {
+        check_head_with(&RidgeConfig { alpha: Strength::Given(1.0), ..RidgeConfig::default() });
+    }
+}
