@@ -1,11 +1,13 @@
 //! Products of a feature matrix with weights, in `f64`.
 //!
-//! Every value is summed one term after the other, in the order of the features or of the samples, each product
-//! fused with its sum; a vector register holds values that stand side by side, never parts of one sum. So the
-//! bits depend neither on the threads, nor on how many rows come at once, nor on the processor.
+//! Where a row's logits must be the same alone and among others, on any processor, they come from [`PackedWeights`]:
+//! every value is summed one term after the other, each product fused with its sum, and a vector register holds values
+//! that stand side by side, never parts of one sum. Solvers look at all rows again and again: faer computes their products.
 
 use std::array::from_fn;
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -13,13 +15,13 @@ use crate::data::Features;
 
 /// Values side by side in a tile: two AVX-512 registers, four AVX ones.
 const LANES: usize = 16;
-/// Columns that a thread takes at a time in [`transposed`]: 256 bytes of each row.
-const COLUMNS: usize = 4 * LANES;
+/// Columns that a thread takes at a time in [`transposed`].
+const COLUMNS: usize = 256;
 /// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
 /// [`PackedWeights::times`].
 const STEPS: usize = 128;
-/// Samples whose columns stay in the first-level cache while all classes pass over them in [`transposed`].
-const BLOCK: usize = 64;
+/// Samples that are summed at a time in [`transposed`]: with the columns half a mebibyte, which stays in the second-level cache.
+const BLOCK: usize = 256;
 
 /// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and
 /// `b` `[K, LANES]` what they multiply.
@@ -27,9 +29,9 @@ const BLOCK: usize = 64;
 /// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they
 /// fit.
 #[inline(always)]
-fn add<S: Simd, A: Copy + Into<f64>, const R: usize, const V: usize>(
+fn add<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    a: [&[A]; R],
+    a: [&[f32]; R],
     b: &[f64],
     sums: &mut [[f64; LANES]],
 ) {
@@ -42,7 +44,7 @@ fn add<S: Simd, A: Copy + Into<f64>, const R: usize, const V: usize>(
     }
     for (k, b) in b.chunks_exact(V).enumerate() {
         for r in 0..R {
-            let a = simd.splat_f64s(a[r][k].into());
+            let a = simd.splat_f64s(f64::from(a[r][k]));
             for v in 0..V {
                 registers[r][v] = simd.mul_add_f64s(a, b[v], registers[r][v]);
             }
@@ -90,11 +92,11 @@ impl PackedWeights {
                 let mut tiles = sums.chunks_exact_mut(R);
                 let mut i = 0;
                 for sums in tiles.by_ref() {
-                    add::<S, f32, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
+                    add::<S, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
                     i += R;
                 }
                 for sums in tiles.into_remainder().chunks_exact_mut(1) {
-                    add::<S, f32, 1, V>(simd, [row(i)], panel, sums);
+                    add::<S, 1, V>(simd, [row(i)], panel, sums);
                     i += 1;
                 }
             }
@@ -126,91 +128,65 @@ impl WithSimd for Times<'_> {
     }
 }
 
-/// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`.
-pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
-    transposed_on(Arch::new(), factors, features)
+/// The same numbers as `f64`.
+fn widen(arch: Arch, from: &[f32], to: &mut [f64]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for (to, &x) in to.iter_mut().zip(from) {
+                *to = f64::from(x);
+            }
+        },
+    );
 }
 
-fn transposed_on(arch: Arch, factors: &[f64], features: Features<'_>) -> Vec<f64> {
+/// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on this thread. Faster than
+/// [`PackedWeights::times`] for many classes, but the bits depend on how many rows come at once, and on the processor's
+/// instructions. `scratch` holds the rows as `f64`.
+pub(crate) fn times(rows: &[f32], weight: &[f64], width: usize, out: &mut [f64], scratch: &mut Vec<f64>) {
+    let (count, classes) = (rows.len() / width, weight.len() / width);
+    scratch.resize(rows.len(), 0.0);
+    widen(Arch::new(), rows, scratch);
+    let rows = MatRef::from_row_major_slice(scratch, count, width);
+    let weight = MatRef::from_row_major_slice(weight, classes, width);
+    let out = MatMut::from_row_major_slice_mut(out, count, classes);
+    matmul(out, Accum::Replace, rows, weight.transpose(), 1.0, Par::Seq);
+}
+
+/// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The bits do not depend on
+/// the threads.
+pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
+    let arch = Arch::new();
     let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
         .into_par_iter()
-        .map(|group| {
-            let mut sums = vec![0.0; classes * COLUMNS];
-            arch.dispatch(Columns { first: group * COLUMNS, factors, features, sums: &mut sums });
+        .map_init(Vec::new, |block: &mut Vec<f64>, group| {
+            let columns = group * COLUMNS..width.min((group + 1) * COLUMNS);
+            let mut sums = vec![0.0; classes * columns.len()];
+            for (rows, factors) in
+                features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
+            {
+                let count = rows.len() / width;
+                block.resize(count * columns.len(), 0.0);
+                for (row, block) in rows.chunks_exact(width).zip(block.chunks_exact_mut(columns.len())) {
+                    widen(arch, &row[columns.clone()], block);
+                }
+                let sums = MatMut::from_row_major_slice_mut(&mut sums, classes, columns.len());
+                let factors = MatRef::from_row_major_slice(factors, count, classes);
+                let block = MatRef::from_row_major_slice(block, count, columns.len());
+                matmul(sums, Accum::Add, factors.transpose(), block, 1.0, Par::Seq);
+            }
             sums
         })
         .collect();
     let mut out = Vec::with_capacity(classes * width);
     for class in 0..classes {
-        // A class has every C-th piece of a group; the last one may stick out over the width.
-        let pieces = groups.iter().flat_map(|sums| sums.chunks_exact(LANES).skip(class).step_by(classes));
-        out.extend(pieces.flatten().take(width));
+        for sums in &groups {
+            let columns = sums.len() / classes;
+            out.extend_from_slice(&sums[class * columns..][..columns]);
+        }
     }
     out
-}
-
-/// The columns of the transposed product from the first one on, `sums` `[COLUMNS / LANES, C, LANES]`.
-struct Columns<'a> {
-    first: usize,
-    factors: &'a [f64],
-    features: Features<'a>,
-    sums: &'a mut [f64],
-}
-
-impl WithSimd for Columns<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match LANES / S::F64_LANES {
-            2 => self.sum::<S, 4, 2>(simd),
-            4 => self.sum::<S, 2, 4>(simd),
-            8 => self.sum::<S, 1, 8>(simd),
-            _ => self.sum::<S, 1, LANES>(simd),
-        }
-    }
-}
-
-impl Columns<'_> {
-    #[inline(always)]
-    fn sum<S: Simd, const R: usize, const V: usize>(self, simd: S) {
-        let width = self.features.width();
-        let classes = self.factors.len() / self.features.len();
-        let blocks = self.features.as_slice().chunks(BLOCK * width).zip(self.factors.chunks(BLOCK * classes));
-        let mut panel = [0.0; BLOCK * LANES];
-        let mut by_class = vec![0.0; classes * BLOCK];
-        for (rows, factors) in blocks {
-            let samples = rows.len() / width;
-            for (k, factors) in factors.chunks_exact(classes).enumerate() {
-                for (by_class, &factor) in by_class.iter_mut().skip(k).step_by(BLOCK).zip(factors) {
-                    *by_class = factor;
-                }
-            }
-            let firsts = (self.first..width).step_by(LANES);
-            for (sums, first) in self.sums.chunks_exact_mut(classes * LANES).zip(firsts) {
-                let columns = first..width.min(first + LANES);
-                for (panel, row) in panel.chunks_exact_mut(LANES).zip(rows.chunks_exact(width)) {
-                    for (panel, &x) in panel.iter_mut().zip(&row[columns.clone()]) {
-                        *panel = f64::from(x);
-                    }
-                }
-                let panel = &panel[..samples * LANES];
-                let sums = sums.as_chunks_mut::<LANES>().0;
-                let factors = |class: usize| &by_class[class * BLOCK..(class + 1) * BLOCK];
-                let mut tiles = sums.chunks_exact_mut(R);
-                let mut class = 0;
-                for sums in tiles.by_ref() {
-                    add::<S, f64, R, V>(simd, from_fn(|r| factors(class + r)), panel, sums);
-                    class += R;
-                }
-                for sums in tiles.into_remainder().chunks_exact_mut(1) {
-                    add::<S, f64, 1, V>(simd, [factors(class)], panel, sums);
-                    class += 1;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -244,6 +220,10 @@ mod tests {
                 }
             }
             prop_assert_eq!(transposed(&out, Features::new(&rows, width).unwrap()), back);
+            let weight: Vec<f64> = weight.iter().map(|&w| f64::from(w)).collect();
+            let mut again = vec![f64::NAN; n * classes];
+            times(&rows, &weight, width, &mut again, &mut Vec::new());
+            prop_assert_eq!(again, out);
         }
     }
 
@@ -270,14 +250,12 @@ mod tests {
 
     #[test]
     fn every_processor_gives_the_same_bits() {
-        let (n, width, classes) = SHAPE;
+        let (n, _, classes) = SHAPE;
         let (rows, weights) = waves();
-        let features = Features::new(&rows, width).unwrap();
         let on = |arch: Arch| {
             let mut out = vec![0.0; n * classes];
             arch.dispatch(Times { weights: &weights, rows: &rows, out: &mut out });
-            let back = transposed_on(arch, &out, features);
-            (out, back)
+            out
         };
         for arch in processors() {
             assert_eq!(on(arch), on(Arch::new()), "{arch:?}");

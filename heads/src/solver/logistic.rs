@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::data::Features;
-use crate::product::{PackedWeights, transposed};
+use crate::product::{times, transposed};
 use crate::standardize::column_means;
 use crate::vector::Vectors;
 
@@ -99,15 +99,14 @@ impl<'a> Logistic<'a> {
     /// The mean loss, and its derivative by each logit, `[N, K]`.
     fn residuals(&self, weight: &[f64], bias: &[f64]) -> (f64, Vec<f64>) {
         let (width, classes) = (self.features.width(), self.classes);
-        let packed = PackedWeights::new(weight, width);
         let mut residuals = vec![0.0; self.features.len() * classes];
         let losses: Vec<f64> = residuals
             .par_chunks_mut(BLOCK * classes)
             .zip(self.features.as_slice().par_chunks(BLOCK * width))
             .zip(self.labels.par_chunks(BLOCK))
             .zip(self.shares.par_chunks(BLOCK))
-            .map(|(((logits, rows), labels), shares)| {
-                packed.times(rows, logits);
+            .map_init(Vec::new, |scratch, (((logits, rows), labels), shares)| {
+                times(rows, weight, width, logits, scratch);
                 let rows = logits.chunks_exact_mut(classes).zip(labels).zip(shares);
                 rows.map(|((logits, &label), share)| {
                     share * softmax_residual(logits, bias, label as usize, *share)
