@@ -124,14 +124,14 @@ pub enum SplitError {
     },
     /// Fewer than two folds.
     #[error(
-        "{n_splits} folds cannot be: each is tested on what is learned from the others; ask for 2 at least"
+        "{} cannot be tested on what the others teach: ask for 2 at least", counted(*n_splits, "fold", "folds")
     )]
     TooFewFolds {
         /// As asked for.
         n_splits: usize,
     },
     /// More folds than the samples, the groups or the largest class can fill.
-    #[error("{n_splits} folds are more than {count} {what}: ask for {count} at most", what = of.as_str())]
+    #[error("{n_splits} folds are more than {}: ask for {count} at most", of.counted(*count))]
     TooManyFolds {
         /// As asked for.
         n_splits: usize,
@@ -162,11 +162,11 @@ pub enum Fillers {
 }
 
 impl Fillers {
-    fn as_str(self) -> &'static str {
+    fn counted(self, count: usize) -> String {
         match self {
-            Self::Samples => "samples",
-            Self::Class => "samples of the largest class",
-            Self::Groups => "groups",
+            Self::Samples => counted(count, "sample", "samples"),
+            Self::Class => format!("the largest class has, {}", counted(count, "sample", "samples")),
+            Self::Groups => counted(count, "group", "groups"),
         }
     }
 }

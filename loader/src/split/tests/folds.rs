@@ -110,15 +110,15 @@ fn refusals_say_what_to_do() {
     let message = |labels: &[u32], n_splits| stratified_k_fold(labels, n_splits, 0).unwrap_err().to_string();
     assert_eq!(
         message(&[0, 0, 1], 1),
-        "1 folds cannot be: each is tested on what is learned from the others; ask for 2 at least"
+        "1 fold cannot be tested on what the others teach: ask for 2 at least"
     );
     assert_eq!(
         message(&[0, 0, 1, 1, 1], 4),
-        "4 folds are more than 3 samples of the largest class: ask for 3 at most"
+        "4 folds are more than the largest class has, 3 samples: ask for 3 at most"
     );
     assert_eq!(
         stratified_group_k_fold(&[0, 1, 1], &[5, 5, 5], 2, 0).unwrap_err().to_string(),
-        "2 folds are more than 1 groups: ask for 1 at most"
+        "2 folds are more than 1 group: ask for 1 at most"
     );
 }
 
