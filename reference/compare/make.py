@@ -129,7 +129,7 @@ def temperatures():
 def cross_validated(features, labels, groups):
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=0.1, random_state=0)
     train = np.sort(next(splitter.split(features, labels))[0])
-    x, y = features[train], labels[train]
+    x, y = features[train].astype(np.float64), labels[train]  # in float32 its solver stops early
     if groups is None:
         folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(x, y))
     else:
