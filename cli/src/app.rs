@@ -73,6 +73,7 @@ impl App {
         match command {
             Command::Init(args) => commands::init::run(&args, &mut session),
             Command::Train(args) => commands::train::run(&args, &mut session),
+            Command::Compare(args) => commands::compare::run(&args, &mut session),
             Command::Predict(args) => commands::predict::run(&args, &mut session),
             Command::Evaluate(args) => commands::evaluate::run(&args, &mut session),
             Command::Extract(args) => commands::extract::run(&args, &mut session),

@@ -1,6 +1,7 @@
 //! The arguments of every command.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{Layer, Precision};
@@ -24,6 +25,7 @@ From photos to predictions:
   headstock init photos                     write headstock.toml; a folder per class
   headstock train                           features, fit, test; writes runs/linear-1
   headstock train --head svm                another head on the same features
+  headstock compare                         all heads, cross-validated
   headstock predict runs/linear-1 new.jpg   use it
 
 Exit status: 0 done, 1 failed, 2 bad usage or config, 3 bad data, 4 the hub or the network";
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Compute features, fit the head, test it; write a run
     Train(TrainArgs),
+    /// Compare heads, cross-validated on the same features
+    Compare(CompareArgs),
     /// Predict the classes of photos with a run
     Predict(PredictArgs),
     /// Test a run again, on its own test photos or on others
@@ -109,6 +113,67 @@ pub(crate) struct TrainArgs {
     /// The head; short for --set head.kind=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) head: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock compare
+  headstock compare --heads linear,svm --all --by log-loss
+  headstock compare --budget 60 --out comparison.csv
+  headstock compare --take-best --run runs/best
+
+Each head is tried with a small grid of its parameters; for the head that the config names, a grid around the config's.
+Each is fitted on all folds of the training part but one and predicts that one; the test part is not looked at. Folds are
+those of scikit-learn's StratifiedKFold, or of StratifiedGroupKFold where the data names groups. Log loss and calibration
+error are those after a temperature fitted on the other folds. `~` marks what may be as good as the best: the interval
+of the difference, from a paired bootstrap, holds 0.
+
+What has begun when the budget ends is finished; what has not is listed as left out.")]
+pub(crate) struct CompareArgs {
+    /// The heads, with commas between them [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) heads: Option<Vec<String>>,
+    /// How many folds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) folds: u32,
+    /// scikit-learn's random_state of the folds
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u32,
+    /// What the best is the best in
+    #[arg(long, value_enum, value_name = "FIGURE", default_value_t = By::Accuracy)]
+    pub(crate) by: By,
+    /// Show every candidate, not only the best of each head
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Write every candidate to a file; its ending tells the format: .csv or .json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Begin no candidate after so many seconds of comparing; the first points of all grids come first
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) budget: Option<Duration>,
+    /// Train the best on the whole training part and write a run, as train does
+    #[arg(long)]
+    pub(crate) take_best: bool,
+    /// The run's folder, which must not be there yet [default: runs/HEAD-N]
+    #[arg(long, value_name = "DIR", requires = "take_best")]
+    pub(crate) run: Option<PathBuf>,
+}
+
+/// What candidates are ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// The share of photos whose class is the most probable
+    Accuracy,
+    /// The F1 score averaged over the classes
+    MacroF1,
+    /// The mean of -ln p(class)
+    LogLoss,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds is wanted, 0 or more".to_owned())
 }
 
 #[derive(Debug, Args)]

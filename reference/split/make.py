@@ -1,16 +1,19 @@
-"""Golden splits: scikit-learn's StratifiedShuffleSplit over labels made by a formula (`label`, also in the test).
+"""Golden splits by scikit-learn, over labels and groups made by formulas (`label` and `group`, also in the tests).
 
-A split of up to 100 samples is kept whole; of a larger one the sha256 of its indices (u32, little-endian: train, then
-test) and the first eight of each part.
+stratified_shuffle.json, StratifiedShuffleSplit: a split of up to 100 samples is kept whole; of a larger one the sha256 of
+its indices (u32, little-endian: train, then test) and the first eight of each part.
+folds.json, StratifiedKFold and StratifiedGroupKFold, shuffled: the fold that each sample is tested in, of up to 100
+samples; of more the sha256 of the folds (a byte each) and the first sixteen.
 """
 
 import hashlib
 import json
 import pathlib
+import warnings
 
 import numpy as np
 import sklearn
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 HERE = pathlib.Path(__file__).parent
 WHOLE = 100
@@ -167,7 +170,141 @@ def refusal(y, test_size, kind):
     raise AssertionError(f"scikit-learn splits {y} by {test_size}")
 
 
-def main():
+def group(shape, groups, i, label):
+    v = (i * 2246822519 + 374761393) % 2**32
+    if shape == "alone":
+        return i
+    if shape == "runs":
+        return i // 6 % groups
+    if shape == "pure":  # every group is of one class
+        return label * groups + (v * groups >> 32)
+    if shape == "skewed":  # many small groups, a few large ones
+        return ((v * v >> 32) * groups >> 32) * 5 + 2
+    return v * groups >> 32
+
+
+def folded(y, groups, n_splits, seed):
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(n_splits=n_splits, shuffle=True, random_state=seed)
+    folds = np.full(len(y), 255)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The (least populated|number of unique) class")
+        for fold, (train, test) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
+            assert (folds[test] == 255).all() and (np.diff(train) > 0).all() and (np.diff(test) > 0).all()
+            folds[test] = fold
+    return folds
+
+
+FOLDS = [
+    # shape, classes, samples, backwards, group shape, groups, n_splits, seed
+    ("turns", 2, 10, False, None, 0, 2, 0),
+    ("turns", 2, 10, False, None, 0, 5, 1),
+    ("turns", 3, 11, True, None, 0, 3, 7),
+    ("skewed", 3, 50, False, None, 0, 5, 42),
+    ("steep", 5, 100, True, None, 0, 10, 0),
+    ("gaps", 5, 64, True, None, 0, 4, 11),
+    ("blocks", 7, 99, False, None, 0, 3, 2**32 - 1),
+    ("turns", 10, 95, False, None, 0, 9, 3),
+    ("skewed", 10, 2761, False, None, 0, 5, 0),
+    ("skewed", 10, 2761, True, None, 0, 5, 1),
+    ("steep", 10, 2761, False, None, 0, 7, 2),
+    ("scattered", 37, 1000, True, None, 0, 20, 5),  # classes smaller than the number of folds
+    ("steep", 50, 2000, False, None, 0, 30, 6),
+    ("scattered", 120, 9199, False, None, 0, 5, 0),
+    ("skewed", 120, 9199, True, None, 0, 10, 42),
+    ("gaps", 200, 19999, False, None, 0, 3, 9),
+    ("turns", 2, 12, False, "even", 5, 2, 0),
+    ("turns", 2, 20, False, "alone", 0, 4, 0),
+    ("turns", 2, 30, True, "runs", 5, 5, 1),
+    ("turns", 3, 40, False, "pure", 3, 3, 2),
+    ("skewed", 3, 50, False, "skewed", 20, 5, 42),
+    ("steep", 5, 100, True, "even", 30, 4, 0),
+    ("gaps", 5, 100, False, "runs", 17, 6, 11),
+    ("blocks", 7, 99, False, "alone", 0, 3, 2**32 - 1),
+    ("turns", 1, 40, False, "even", 20, 9, 4),  # one class: numpy sums over the folds in another order
+    ("turns", 1, 400, False, "skewed", 90, 17, 4),
+    ("skewed", 10, 2761, False, "even", 400, 5, 0),
+    ("skewed", 10, 2761, True, "skewed", 400, 5, 1),
+    ("steep", 10, 2761, False, "runs", 461, 7, 2),
+    ("turns", 10, 2761, False, "alone", 0, 5, 3),
+    ("scattered", 10, 2761, False, "pure", 40, 5, 4),
+    ("turns", 12, 1200, False, "runs", 150, 10, 8),  # many ties
+    ("scattered", 37, 1000, True, "even", 90, 20, 5),
+    ("steep", 50, 2000, False, "skewed", 300, 12, 6),
+    ("scattered", 120, 9199, False, "even", 800, 5, 0),
+    ("skewed", 120, 9199, True, "skewed", 1500, 10, 42),
+    ("turns", 150, 6000, False, "pure", 4, 5, 1),  # sums over more than 128 classes
+    ("scattered", 300, 6000, True, "runs", 900, 4, 2),
+]
+
+REFUSED_FOLDS = [
+    # labels, groups, n_splits, kind
+    ([0, 0, 1, 1], None, 1, "too few folds"),
+    ([0, 0, 1, 1], None, 0, "too few folds"),
+    ([0, 0, 1, 1], None, 5, "more folds than samples"),
+    ([0, 0, 1, 1], None, 3, "more folds than any class"),
+    ([5], None, 2, "more folds than samples"),
+    ([0, 0, 1, 1], [0, 1, 2, 3], 1, "too few folds"),
+    ([0, 0, 1, 1], [0, 1, 2, 3], 5, "more folds than samples"),
+    ([0, 0, 1, 1], [0, 1, 2, 3], 3, "more folds than any class"),
+    ([0, 0, 0, 1, 1, 1], [4, 4, 4, 2, 2, 2], 3, "more folds than groups"),
+    ([0, 0, 0, 1, 1, 1], [0, 1, 2], 2, "another number of groups"),
+]
+
+SAYS_OF_FOLDS = {
+    "too few folds": "requires at least one train/test split",
+    "more folds than samples": "greater than the number of samples",
+    "more folds than any class": "cannot be greater than the number of members in each class",
+    "more folds than groups": "greater than the number of groups",
+    "another number of groups": "inconsistent numbers of samples",
+}
+
+
+def refusal_of_folds(y, groups, n_splits, kind):
+    try:
+        folded(np.array(y), groups and np.array(groups), n_splits, 0)
+    except ValueError as error:
+        assert SAYS_OF_FOLDS[kind] in str(error), (y, groups, n_splits, kind, str(error))
+        return {"labels": y, "groups": groups, "n_splits": n_splits, "kind": kind, "scikit_learn": str(error)}
+    raise AssertionError(f"scikit-learn folds {y} by {n_splits}")
+
+
+def kept_folds(folds):
+    if len(folds) <= WHOLE:
+        return {"folds": folds.tolist()}
+    sha256 = hashlib.sha256(folds.astype(np.uint8).tobytes()).hexdigest()
+    return {"first": folds[:16].tolist(), "sha256": sha256}
+
+
+def write_folds():
+    cases = []
+    for shape, classes, samples, backwards, of_groups, groups, n_splits, seed in FOLDS:
+        y = labels(shape, classes, samples)[:: -1 if backwards else 1]
+        g = None if of_groups is None else np.array([group(of_groups, groups, i, int(y[i])) for i in range(samples)])
+        case = {
+            "shape": shape,
+            "classes": classes,
+            "samples": samples,
+            "backwards": backwards,
+            "group_shape": of_groups,
+            "groups": groups,
+            "n_splits": n_splits,
+            "seed": seed,
+        }
+        cases.append(case | kept_folds(folded(y, g, n_splits, seed)))
+    write("folds.json", {"cases": cases, "refused": [refusal_of_folds(*case) for case in REFUSED_FOLDS]})
+
+
+def write(name, golden):
+    path = HERE / name
+    with open(path, "w", newline="\n") as file:
+        json.dump({"made_by": f"scikit-learn {sklearn.__version__}"} | golden, file, separators=(",", ":"))
+        file.write("\n")
+    counts = f"{len(golden['cases'])} cases, {len(golden['refused'])} refused"
+    print(f"{path.relative_to(HERE.parent.parent)}: {counts}, {path.stat().st_size} bytes")
+
+
+def write_shuffle():
     cases = []
     for shape, classes, samples, n_splits, test_size, seed in CASES:
         y = labels(shape, classes, samples)
@@ -183,16 +320,8 @@ def main():
                 "splits": [kept(*parts) for parts in split(y, n_splits, test_size, seed)],
             }
         )
-    golden = {
-        "made_by": f"scikit-learn {sklearn.__version__}",
-        "cases": cases,
-        "refused": [refusal(*case) for case in REFUSED],
-    }
-    path = HERE / "stratified_shuffle.json"
-    with open(path, "w", newline="\n") as file:
-        json.dump(golden, file, separators=(",", ":"))
-        file.write("\n")
-    print(f"{path.relative_to(HERE.parent.parent)}: {len(cases)} cases, {len(REFUSED)} refused, {path.stat().st_size} bytes")
+    write("stratified_shuffle.json", {"cases": cases, "refused": [refusal(*case) for case in REFUSED]})
 
 
-main()
+write_shuffle()
+write_folds()

@@ -7,16 +7,17 @@ use headstock_heads::{Features, FitContext, Fitted, Head, TrainingSet};
 
 use crate::config::{Options, Settings};
 use crate::error::TrainError;
-use crate::features::{Stock, View};
+use crate::features::Stock;
 use crate::matrix::Matrix;
 use crate::metrics::Predictions;
+use crate::prepared::Prepared;
 use crate::progress::Progress;
 use crate::report;
 use crate::run::{
-    BackboneRecord, Counts, HeadRecord, Model, ModelRecord, RunFiles, RunMetrics, RunPlace, Seconds, TestRow,
-    history, predictions, split,
+    BackboneRecord, Counts, HeadRecord, Model, ModelRecord, Reserved, RunFiles, RunMetrics, RunPlace,
+    Seconds, TestRow, history, predictions, split,
 };
-use crate::samples::{Part, Samples};
+use crate::samples::Samples;
 
 /// What training ended with.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,84 +36,60 @@ pub struct Outcome {
 /// [`TrainError`]; nothing is written then but features, which the next try finds.
 pub fn train(settings: &Settings, place: &RunPlace, progress: &dyn Progress) -> Result<Outcome, TrainError> {
     let place = place.reserve(&settings.source)?;
-    let started = Instant::now();
-    let (samples, inputs) = Samples::read(settings)?;
-    let stock =
-        settings.options.backbone.as_ref().map(|options| Stock::open(options, progress)).transpose()?;
-    let wanted = settings.options.features.views;
-    let views: Vec<View> =
-        samples.rows.iter().map(|row| if row.part == Part::Train { wanted } else { 0 }).collect();
-    let photos = inputs.photos().map(<[PathBuf]>::to_vec);
-    let matrix = Matrix::prepare(inputs, stock.as_ref(), &settings.options, &views, progress)?;
-    let listed = samples.rows.len();
-    let kept = matrix.present((0..listed).collect());
-    let parts = Parts::of(&samples, &kept)?;
-    let features = started.elapsed().as_secs_f64();
-
-    let started = Instant::now();
-    let Fitted { head, history: fit_history, .. } = fit(settings, &samples, &parts.train, &matrix, progress)?;
-    let fit = started.elapsed().as_secs_f64();
-
-    let started = Instant::now();
-    let tested = test(head.as_ref(), &matrix, &parts.test)?;
-    let labels = samples.labels(&parts.test);
-    let metrics = RunMetrics {
-        test: tested.metrics(&labels),
-        counts: Counts {
-            classes: samples.classes.len(),
-            train: parts.train.len(),
-            test: parts.test.len(),
-            views: wanted,
-            skipped: listed - kept.len(),
-            computed: matrix.computed(),
-        },
-        seconds: Seconds { features, fit, test: started.elapsed().as_secs_f64() },
-    };
-
-    let record = record(settings, stock.as_ref(), &samples, matrix.width());
-    let classes = samples.classes.names();
-    let rows: Vec<TestRow<'_>> = parts
-        .test
-        .iter()
-        .map(|&i| TestRow { path: &samples.rows[i].id, label: samples.rows[i].label })
-        .collect();
-    let files = RunFiles {
-        config: resolved(settings, stock.as_ref()),
-        model: Model::to_bytes(&record, &head.tensors()?)?,
-        metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
-        history: history(&fit_history),
-        split: split(&samples, &kept),
-        predictions: predictions(&rows, &tested, classes),
-        report: report::html(&record, &metrics, &rows, &tested),
-    };
-    let folder = place.write(settings.head.kind(), &files)?;
-    let example = photos.map(|photos| photos[parts.test[0]].clone());
-    Ok(Outcome { folder, metrics, example })
+    Prepared::new(settings, progress)?.train(settings, place, progress)
 }
 
-/// The samples of each part that have features.
-struct Parts {
-    train: Vec<usize>,
-    test: Vec<usize>,
-}
+impl Prepared {
+    /// Fits the head of `settings` on the training part, tests it and writes a run. But for the head they are the settings
+    /// that this was made of.
+    ///
+    /// # Errors
+    /// [`TrainError`]; nothing is written then.
+    pub fn train(
+        &self,
+        settings: &Settings,
+        place: Reserved<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Outcome, TrainError> {
+        let Self { samples, matrix, kept, train, test: tested_on, .. } = self;
+        let started = Instant::now();
+        let Fitted { head, history: fit_history, .. } = fit(settings, samples, train, matrix, progress)?;
+        let fit = started.elapsed().as_secs_f64();
 
-impl Parts {
-    /// Every class must be left with something to learn from, and there must be something to test on.
-    fn of(samples: &Samples, kept: &[usize]) -> Result<Self, TrainError> {
-        let of = |part| kept.iter().copied().filter(|&i| samples.rows[i].part == part).collect();
-        let parts = Self { train: of(Part::Train), test: of(Part::Test) };
-        let mut counts = vec![0; samples.classes.len()];
-        for &i in &parts.train {
-            counts[samples.rows[i].label as usize] += 1;
-        }
-        let lost = counts.iter().zip(samples.classes.names()).find(|(count, _)| **count == 0);
-        if let Some((_, class)) = lost {
-            return Err(TrainError::Data(format!("no training photo of class `{class}` can be read")));
-        }
-        if parts.test.is_empty() {
-            return Err(TrainError::Data("no photo of the test part can be read".into()));
-        }
-        Ok(parts)
+        let started = Instant::now();
+        let tested = test(head.as_ref(), matrix, tested_on)?;
+        let labels = samples.labels(tested_on);
+        let metrics = RunMetrics {
+            test: tested.metrics(&labels),
+            counts: Counts {
+                classes: samples.classes.len(),
+                train: train.len(),
+                test: tested_on.len(),
+                views: self.views,
+                skipped: samples.rows.len() - kept.len(),
+                computed: matrix.computed(),
+            },
+            seconds: Seconds { features: self.seconds, fit, test: started.elapsed().as_secs_f64() },
+        };
+
+        let record = record(settings, self.stock.as_ref(), samples, matrix.width());
+        let classes = samples.classes.names();
+        let rows: Vec<TestRow<'_>> = tested_on
+            .iter()
+            .map(|&i| TestRow { path: &samples.rows[i].id, label: samples.rows[i].label })
+            .collect();
+        let files = RunFiles {
+            config: resolved(settings, self.stock.as_ref()),
+            model: Model::to_bytes(&record, &head.tensors()?)?,
+            metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
+            history: history(&fit_history),
+            split: split(samples, kept),
+            predictions: predictions(&rows, &tested, classes),
+            report: report::html(&record, &metrics, &rows, &tested),
+        };
+        let folder = place.write(settings.head.kind(), &files)?;
+        let example = self.photos.as_ref().map(|photos| photos[tested_on[0]].clone());
+        Ok(Outcome { folder, metrics, example })
     }
 }
 

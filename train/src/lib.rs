@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod compare;
 pub mod config;
 mod error;
 mod evaluate;
@@ -31,10 +32,12 @@ mod fit;
 mod matrix;
 pub mod metrics;
 mod predict;
+mod prepared;
 mod progress;
 mod report;
 pub mod run;
 pub mod samples;
+mod score;
 mod throughput;
 
 pub use error::{Kind, TrainError, Unreadable};
@@ -42,6 +45,7 @@ pub use evaluate::{Evaluation, evaluate};
 pub use extract::{Extracted, extract};
 pub use fit::{Outcome, train};
 pub use predict::{Predictor, Told};
+pub use prepared::Prepared;
 pub use progress::Progress;
-pub use run::{Run, RunPlace};
+pub use run::{Reserved, Run, RunPlace};
 pub use throughput::{Throughput, throughput};

@@ -3,8 +3,7 @@
 use headstock_heads::Logits;
 use serde::{Deserialize, Serialize};
 
-/// Bins of the calibration error.
-const BINS: usize = 15;
+use crate::score::{Figures, Score};
 
 /// Figures of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,32 +50,16 @@ impl Predictions {
     #[must_use]
     pub fn metrics(&self, labels: &[u32]) -> Metrics {
         assert_eq!(labels.len(), self.predicted.len(), "a label a sample");
-        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / labels.len() as f64;
-        let hit = |(predicted, label): (&u32, &u32)| f64::from(u8::from(predicted == label));
-        let top1 = mean(&mut self.predicted.iter().zip(labels).map(hit));
-        let top5 =
-            mean(&mut self.rows().zip(labels).map(|(row, &label)| f64::from(u8::from(rank(row, label) < 5))));
-        let least = f64::from(f32::EPSILON);
-        let log_loss = mean(
-            &mut self
-                .rows()
-                .zip(labels)
-                .map(|(row, &label)| -f64::from(row[label as usize]).clamp(least, 1.0 - least).ln()),
-        );
-        Metrics { top1, top5, macro_f1: self.macro_f1(labels), log_loss, ece: self.ece(labels) }
+        let top5 = self.rows().zip(labels).filter(|&(row, &label)| rank(row, label) < 5).count();
+        let Figures { accuracy, macro_f1, log_loss, ece } =
+            Figures::of(&self.scores(labels), self.classes, |_| 1);
+        Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
     }
 
-    fn macro_f1(&self, labels: &[u32]) -> f64 {
-        let confusion = self.confusion(labels);
-        let f1: Vec<f64> = (0..self.classes)
-            .filter_map(|class| {
-                let right = confusion[class][class];
-                let labelled: usize = confusion[class].iter().sum();
-                let predicted: usize = confusion.iter().map(|row| row[class]).sum();
-                (labelled + predicted > 0).then(|| 2.0 * right as f64 / (labelled + predicted) as f64)
-            })
-            .collect();
-        f1.iter().sum::<f64>() / f1.len() as f64
+    /// How each sample was predicted, beside its label.
+    pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<Score> {
+        let rows = self.rows().zip(&self.predicted).zip(labels);
+        rows.map(|((row, &predicted), &label)| Score::new(row, predicted, label)).collect()
     }
 
     /// How many samples of each class (rows) are predicted as each class (columns), `[C][C]`.
@@ -87,20 +70,6 @@ impl Predictions {
             counts[label as usize][predicted as usize] += 1;
         }
         counts
-    }
-
-    fn ece(&self, labels: &[u32]) -> f64 {
-        // Per bin: sum of confidences, of hits.
-        let mut bins = [(0.0, 0.0); BINS];
-        for ((row, &predicted), &label) in self.rows().zip(&self.predicted).zip(labels) {
-            let confidence = f64::from(row[predicted as usize]);
-            // A bin holds its upper edge, not its lower one.
-            let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-            bins[bin].0 += confidence;
-            bins[bin].1 += f64::from(u8::from(predicted == label));
-        }
-        bins.iter().map(|(confidence, hits): &(f64, f64)| (confidence - hits).abs()).sum::<f64>()
-            / labels.len() as f64
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which samples there are, and which of them are tested on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use headstock_loader::dataset::number_groups;
 use headstock_loader::{
     ClassMap, ClassOrder, Dataset, SplitError, read_csv, read_folder, read_folder_with,
     stratified_shuffle_split,
@@ -10,7 +12,7 @@ use serde::Serialize;
 
 use crate::config::{Settings, Source};
 use crate::error::TrainError;
-use crate::feature_file::{FeatureTable, read_npz};
+use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
 use crate::run::SplitRow;
 
 /// What a sample is for.
@@ -41,6 +43,8 @@ pub struct Row {
     pub id: String,
     /// The number of its class.
     pub label: u32,
+    /// The number of the group that it belongs to, where the data names groups.
+    pub group: Option<u32>,
     /// What it is for.
     pub part: Part,
 }
@@ -96,7 +100,8 @@ impl Samples {
             }
             Source::Csv(csv) => Self::of_photos(read_csv(csv, order)?, split),
             Source::Features(path) => {
-                let (table, labels) = read_npz(path)?;
+                let FeatureArchive { table, labels, groups } = read_npz(path)?;
+                let groups = groups.map(|groups| number_groups(&groups));
                 let (classes, labels) = number(&labels, order);
                 if classes.len() < 2 {
                     return Err(TrainError::Data(format!(
@@ -105,8 +110,11 @@ impl Samples {
                     )));
                 }
                 let parts = split(&labels).map_err(|error| TrainError::Data(error.named(&classes)))?;
-                let rows = labels.iter().zip(parts).enumerate();
-                let rows = rows.map(|(i, (&label, part))| Row { id: i.to_string(), label, part }).collect();
+                let row = |(i, (&label, part)): (usize, (&u32, Part))| {
+                    let group = groups.as_ref().map(|groups| groups[i]);
+                    Row { id: i.to_string(), label, group, part }
+                };
+                let rows = labels.iter().zip(parts).enumerate().map(row).collect();
                 Ok((Self { classes, rows }, Inputs::Features(table)))
             }
         }
@@ -122,7 +130,7 @@ impl Samples {
         let mut rows = Vec::with_capacity(parts.len());
         let mut paths = Vec::with_capacity(parts.len());
         for (sample, part) in dataset.samples.into_iter().zip(parts) {
-            rows.push(Row { id: sample.id, label: sample.label, part });
+            rows.push(Row { id: sample.id, label: sample.label, group: sample.group, part });
             paths.push(sample.path);
         }
         (Self { classes: dataset.classes, rows }, Inputs::Photos(paths))
@@ -154,10 +162,10 @@ impl Samples {
                     row.label
                 ))
             })?;
-            rows.push(Row { id: row.path.clone(), label, part: Part::Test });
+            rows.push(Row { id: row.path.clone(), label, group: None, part: Part::Test });
         }
         if let Source::Features(path) = &settings.source {
-            let (table, _) = read_npz(path)?;
+            let table = read_npz(path)?.table;
             let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
             let there = table.values.len() / table.width;
             let numbers =
@@ -194,6 +202,28 @@ impl Samples {
     #[must_use]
     pub fn of(&self, part: Part) -> Vec<usize> {
         (0..self.rows.len()).filter(|&i| self.rows[i].part == part).collect()
+    }
+
+    /// The groups of some rows, where the data names groups.
+    #[must_use]
+    pub fn groups(&self, rows: &[usize]) -> Option<Vec<u32>> {
+        rows.iter().map(|&i| self.rows[i].group).collect()
+    }
+
+    /// Says so where a group is both trained on and tested on: the test is easier than what comes later.
+    pub(crate) fn warn_of_divided_groups(&self) {
+        let of = |part| -> BTreeSet<u32> {
+            self.rows.iter().filter(|row| row.part == part).filter_map(|row| row.group).collect()
+        };
+        let (trained, tested) = (of(Part::Train), of(Part::Test));
+        let both = trained.intersection(&tested).count();
+        if both > 0 {
+            tracing::warn!(
+                "{both} of {} groups are both trained on and tested on: the test flatters; the folds of `compare` keep \
+                 groups together",
+                trained.union(&tested).count()
+            );
+        }
     }
 
     /// The labels of some rows.

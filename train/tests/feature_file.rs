@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use headstock_train::feature_file::{Described, FeatureTable, Target, read_npz};
+use headstock_train::feature_file::{Described, FeatureArchive, FeatureTable, Target, read_npz};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::RowAccessor;
 
@@ -16,10 +16,13 @@ fn golden(name: &str) -> PathBuf {
 fn archives_of_numpy_are_read_whatever_their_types() {
     let values: Vec<f32> = (0..24).map(|i| (i as f32 - 10.0) / 4.0).collect();
     for name in ["plain.npz", "compressed.npz", "double.npz"] {
-        let (table, labels) = read_npz(&golden(name)).unwrap();
-        assert_eq!(table, FeatureTable { values: values.clone(), width: 4 }, "{name}");
-        assert_eq!(labels, [7, -1, 7, 300, -1, 300], "{name}");
+        let archive = read_npz(&golden(name)).unwrap();
+        assert_eq!(archive.table, FeatureTable { values: values.clone(), width: 4 }, "{name}");
+        assert_eq!(archive.labels, [7, -1, 7, 300, -1, 300], "{name}");
+        assert_eq!(archive.groups, None, "{name}");
     }
+    let grouped = read_npz(&golden("grouped.npz")).unwrap();
+    assert_eq!(grouped.groups.unwrap(), [3, 3, -5, 0, 0, -5]);
 }
 
 #[test]
@@ -29,6 +32,8 @@ fn archives_that_cannot_be_used_are_refused_by_file_and_array() {
         ("text.npz", "`labels`: it holds"),
         ("flat.npz", "`features` is [24], not [samples, features]"),
         ("short.npz", "`labels` is [5], but `features` has 6 rows"),
+        ("short_groups.npz", "`groups` is [4], but `features` has 6 rows"),
+        ("text_groups.npz", "`groups`: it holds"),
         ("unnamed.npz", "there is no array `features`; it has: arr_0, arr_1"),
         ("nan.npz", "feature 1 of row 2 is NaN"),
         ("make.py", "make.py"),
@@ -97,7 +102,7 @@ fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
 #[test]
 fn npz_comes_back_as_it_was() {
     let (_folder, path) = written("x.npz");
-    let (table, labels) = read_npz(&path).unwrap();
+    let FeatureArchive { table, labels, .. } = read_npz(&path).unwrap();
     assert_eq!(table, FeatureTable { values: all_values(), width: WIDTH });
     assert_eq!(labels, rows().iter().map(|row| i64::from(row.label)).collect::<Vec<_>>());
     assert!(path.with_extension("csv").is_file());

@@ -221,7 +221,7 @@ fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
             let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
-                return Ok(CsvSource { csv, images, id, label, extension });
+                return Ok(CsvSource { csv, images, id, label, group: None, extension });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod extract;
 pub(crate) mod heads;
@@ -9,6 +10,7 @@ pub(crate) mod predict;
 pub(crate) mod split;
 pub(crate) mod train;
 
+use std::env;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -76,6 +78,11 @@ fn line_of(metrics: &Metrics) -> String {
 /// `1 photo`, `2 photos`
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How this program was called.
+fn program() -> PathBuf {
+    env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
 }
 
 /// As a shell takes it.

@@ -6,17 +6,23 @@ use std::path::{Path, PathBuf};
 use headstock_train::{Outcome, RunPlace, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, line_of, quoted};
+use super::{CONFIG, Session, line_of, program, quoted};
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Figures<'a> {
+pub(super) struct Figures<'a> {
     run: &'a Path,
     head: &'a str,
     #[serde(flatten)]
     metrics: &'a headstock_train::run::RunMetrics,
+}
+
+impl<'a> Figures<'a> {
+    pub(super) fn new(outcome: &'a Outcome, kind: &'a str) -> Self {
+        Self { run: &outcome.folder, head: kind, metrics: &outcome.metrics }
+    }
 }
 
 pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -25,16 +31,20 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
     let outcome = train(&settings, &place, session.bars)?;
 
-    let shown = show(&outcome, settings.head.kind(), session.output);
+    let (kind, out) = (settings.head.kind(), &mut *session.output);
+    Ok(naming(&outcome, show(&outcome, kind, out).and_then(|()| out.figures(&Figures::new(&outcome, kind))))?)
+}
+
+/// Where the run could not be shown, at least where it is: it may have been the work of hours.
+pub(super) fn naming(outcome: &Outcome, shown: Result<(), StdoutError>) -> Result<(), StdoutError> {
     if shown.is_err() {
-        // It may have been the work of hours.
         tracing::info!("the run is {}", outcome.folder.display());
     }
-    Ok(shown?)
+    shown
 }
 
 /// What came of it, and what to do next.
-fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
+pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
     let Outcome { folder, metrics, example } = outcome;
     let (counts, seconds) = (&metrics.counts, &metrics.seconds);
     out.line(format!(
@@ -59,13 +69,7 @@ fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutErr
     out.line(format!(
         "  {program} train --config {config} --head {other}   # seconds: the features are kept"
     ))?;
-    out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))?;
-    out.figures(&Figures { run: folder, head: kind, metrics })
-}
-
-/// How this program was called.
-fn program() -> PathBuf {
-    env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
+    out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))
 }
 
 /// A path below the current folder without that folder.

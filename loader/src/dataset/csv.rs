@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::error::Listed;
 use super::same::{Seen, real_path};
-use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
+use super::{ClassMap, ClassOrder, Dataset, DatasetError, Sample, number_groups};
 
 /// Where a CSV data set lies and which columns to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct CsvSource {
     pub id: String,
     /// The column with the class.
     pub label: String,
+    /// The column with the group that a photo belongs to, where groups are to be kept together.
+    pub group: Option<String>,
     /// Appended to the id, after a dot that may be written or not; empty when the id has its ending.
     pub extension: String,
 }
@@ -41,6 +43,7 @@ pub struct CsvSource {
 ///     images: folder.join("train"),
 ///     id: "id".into(),
 ///     label: "breed".into(),
+///     group: None,
 ///     extension: "jpg".into(),
 /// };
 /// let data = read_csv(&source, ClassOrder::Sorted)?;
@@ -61,10 +64,12 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
     }
     let classes = ClassMap::new(rows.iter().map(|row| row.label.as_str()), order);
     let root = real_path(&source.images)?;
+    let groups: Option<Vec<&str>> = rows.iter().map(|row| row.group.as_deref()).collect();
+    let groups = groups.map(|groups| number_groups(&groups));
     let (mut lines, mut seen) = (HashMap::with_capacity(rows.len()), Seen::default());
     let mut missing = Vec::new();
     let mut samples = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (number, row) in rows.iter().enumerate() {
         let leaves = || DatasetError::LeavesRoot {
             what: format!("{}, line {}: the id `{}`", source.csv.display(), row.line, row.id.escape_debug()),
             root: source.images.clone(),
@@ -87,7 +92,8 @@ pub fn read_csv(source: &CsvSource, order: ClassOrder) -> Result<Dataset, Datase
             Err(source) => return Err(DatasetError::Io { path, source }),
         }
         let label = classes.number(&row.label).expect("the map is made of these labels");
-        samples.push(Sample { id: relative, path, label });
+        let group = groups.as_ref().map(|groups| groups[number]);
+        samples.push(Sample { id: relative, path, label, group });
     }
     if !missing.is_empty() {
         let (csv, images) = (source.csv.clone(), source.images.clone());
@@ -128,6 +134,7 @@ struct Row {
     line: u64,
     id: String,
     label: String,
+    group: Option<String>,
 }
 
 fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
@@ -136,6 +143,10 @@ fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
     let header = table.header(&mut reader)?;
     let id = column(&header, source, "id", &source.id)?;
     let label = column(&header, source, "label", &source.label)?;
+    let group = match &source.group {
+        Some(name) => Some((column(&header, source, "group", name)?, name)),
+        None => None,
+    };
 
     let mut lines = Lines { bytes: table.text(), at: 0, line: 1 };
     let mut rows = Vec::new();
@@ -146,7 +157,8 @@ fn read_rows(source: &CsvSource) -> Result<Vec<Row>, DatasetError> {
             Some(value) if !value.is_empty() => Ok(value.to_owned()),
             _ => Err(DatasetError::EmptyField { path: source.csv.clone(), line, column: name.into() }),
         };
-        rows.push(Row { line, id: field(id, &source.id)?, label: field(label, &source.label)? });
+        let group = group.map(|(at, name)| field(at, name)).transpose()?;
+        rows.push(Row { line, id: field(id, &source.id)?, label: field(label, &source.label)?, group });
     }
     if rows.is_empty() {
         return Err(table.has_no_rows());

@@ -112,14 +112,14 @@ pub enum DatasetError {
     NoColumn {
         /// The CSV.
         path: PathBuf,
-        /// The key of the setting: `id` or `label`.
+        /// The key of the setting: `id`, `label` or `group`.
         key: &'static str,
         /// The column asked for.
         column: String,
         /// The columns that are there.
         columns: Listed,
     },
-    /// A row lacks its id or its label.
+    /// A row lacks its id, its label or its group.
     #[error("{}, line {line}: `{column}` is empty", path.display())]
     EmptyField {
         /// The CSV.

@@ -113,7 +113,7 @@ pub fn photos_below(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
 
 fn labelled(photos: Vec<Entry>, classes: &ClassMap, class: &str) -> impl Iterator<Item = Sample> {
     let label = classes.number(class).expect("the folders were checked against the map, or made it");
-    photos.into_iter().map(move |photo| Sample { id: photo.id, path: photo.path, label })
+    photos.into_iter().map(move |photo| Sample { id: photo.id, path: photo.path, label, group: None })
 }
 
 /// Something below the root: its path relative to that, where it lies, and where that is once links are followed.

@@ -4,6 +4,7 @@ mod class_map;
 mod csv;
 mod error;
 mod folder;
+mod groups;
 mod same;
 mod unreadable;
 
@@ -13,6 +14,7 @@ pub use class_map::{ClassMap, ClassOrder};
 pub use csv::{CsvSource, TableHead, read_csv, read_table_head};
 pub use error::{DatasetError, Listed};
 pub use folder::{is_photo, photos_below, read_folder, read_folder_with};
+pub use groups::number_groups;
 pub use unreadable::unreadable;
 
 /// A photo and its class.
@@ -24,6 +26,8 @@ pub struct Sample {
     pub path: PathBuf,
     /// The number of its class.
     pub label: u32,
+    /// The number of the group that it belongs to, where the data set knows groups.
+    pub group: Option<u32>,
 }
 
 impl AsRef<Path> for Sample {

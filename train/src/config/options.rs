@@ -63,10 +63,13 @@ pub struct DataOptions {
     /// The column with the class; `label` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// The column with the group that a photo belongs to, such as a patient: a group is kept on one side of a fold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Appended to the id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension: Option<String>,
-    /// An `.npz` with `features` `[N, F]` and `labels` `[N]`, in place of photos.
+    /// An `.npz` with `features` `[N, F]`, `labels` `[N]` and, it may be, `groups` `[N]`, in place of photos.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
     /// A folder of photos that are only tested on.
@@ -88,6 +91,7 @@ impl Default for DataOptions {
             images: None,
             id: None,
             label: None,
+            group: None,
             extension: None,
             features: None,
             test_folder: None,

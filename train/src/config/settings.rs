@@ -101,6 +101,29 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The same with another head: the one named `kind`, its table as [`ConfiguredHead::table`] gives it.
+    ///
+    /// # Errors
+    /// [`HeadError`] for a table that is not that head's.
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub fn with_head(&self, kind: &str, table: &toml::Table, heads: &Registry) -> Result<Self, HeadError> {
+        let head = heads.get(kind).expect("a head that was compared is known").configure(table.clone())?;
+        let mut options = self.options.clone();
+        options.head = whole_table(head.as_ref());
+        Ok(Self { options, source: self.source.clone(), head })
+    }
+}
+
+/// `[head]`, whole.
+fn whole_table(head: &dyn ConfiguredHead) -> toml::Table {
+    let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(head.kind().to_owned()))]);
+    table.extend(head.table());
+    table
+}
+
 struct Checks<'a> {
     origin: &'a str,
 }
@@ -148,6 +171,7 @@ impl Checks<'_> {
             ("data.images", data.images.is_some()),
             ("data.id", data.id.is_some()),
             ("data.label", data.label.is_some()),
+            ("data.group", data.group.is_some()),
             ("data.extension", data.extension.is_some()),
         ];
         let misplaced = of_csv.iter().find(|(_, given)| *given && data.csv.is_none());
@@ -178,7 +202,8 @@ impl Checks<'_> {
                 let id = text(&mut data.id, "id");
                 let label = text(&mut data.label, "label");
                 let extension = text(&mut data.extension, "");
-                Ok(Source::Csv(CsvSource { csv, images, id, label, extension }))
+                let group = data.group.clone();
+                Ok(Source::Csv(CsvSource { csv, images, id, label, group, extension }))
             }
             (None, None, Some(features)) => Ok(Source::Features(features.clone())),
             (None, None, None) => {
@@ -211,9 +236,7 @@ impl Checks<'_> {
         }
         let configured =
             head.configure(options.head.clone()).map_err(|error: HeadError| self.value(error.to_string()))?;
-        let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(kind))]);
-        table.extend(configured.table());
-        options.head = table;
+        options.head = whole_table(configured.as_ref());
         Ok(configured)
     }
 }

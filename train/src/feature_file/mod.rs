@@ -5,7 +5,7 @@ mod write;
 
 use std::path::Path;
 
-pub use read::{FeatureTable, read_npz};
+pub use read::{FeatureArchive, FeatureTable, read_npz};
 pub use write::{Described, Target};
 
 use crate::error::TrainError;

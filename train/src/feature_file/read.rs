@@ -19,33 +19,59 @@ pub struct FeatureTable {
     pub width: usize,
 }
 
-/// Reads `features` `[N, F]` (f32, or f64 that is rounded) and `labels` `[N]` (integers) from numpy's archive.
+/// What an archive of features holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeatureArchive {
+    /// The features, `[N, F]`.
+    pub table: FeatureTable,
+    /// The labels, `[N]`.
+    pub labels: Vec<i64>,
+    /// The group that each sample belongs to, `[N]`, where the archive has them.
+    pub groups: Option<Vec<i64>>,
+}
+
+/// Reads `features` `[N, F]` (f32, or f64 that is rounded), `labels` `[N]` (integers) and, where they are there, `groups`
+/// `[N]` (integers) from numpy's archive.
 ///
 /// # Errors
 /// [`TrainError::Data`], which names the file and the array.
-pub fn read_npz(path: &Path) -> Result<(FeatureTable, Vec<i64>), TrainError> {
+pub fn read_npz(path: &Path) -> Result<FeatureArchive, TrainError> {
     read(path).map_err(|problem| TrainError::Data(format!("{}: {problem}", path.display())))
 }
 
-fn read(path: &Path) -> Result<(FeatureTable, Vec<i64>), String> {
+fn read(path: &Path) -> Result<FeatureArchive, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| error.to_string())?;
     let (values, shape) = array(&mut archive, "features", floats)?;
     let (labels, label_shape) = array(&mut archive, "labels", integers)?;
+    let grouped = arrays(&archive).iter().any(|name| name == "groups");
+    let groups = if grouped { Some(array(&mut archive, "groups", integers)?) } else { None };
     let &[rows, width] = shape.as_slice() else {
         return Err(format!("`features` is {shape:?}, not [samples, features]"));
     };
     if rows == 0 || width == 0 {
         return Err(format!("`features` is {shape:?}: there is nothing in it"));
     }
-    if label_shape != [rows] {
-        return Err(format!("`labels` is {label_shape:?}, but `features` has {rows} rows"));
+    let shapes = [("labels", Some(&label_shape)), ("groups", groups.as_ref().map(|(_, shape)| shape))];
+    for (name, shape) in shapes {
+        if let Some(shape) = shape.filter(|shape| **shape != [rows]) {
+            return Err(format!("`{name}` is {shape:?}, but `features` has {rows} rows"));
+        }
     }
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         let (row, column) = (at / width, at % width);
         return Err(format!("feature {column} of row {row} is {}: features must be finite", values[at]));
     }
-    Ok((FeatureTable { values, width }, labels))
+    let groups = groups.map(|(groups, _)| groups);
+    Ok(FeatureArchive { table: FeatureTable { values, width }, labels, groups })
+}
+
+/// The names of the arrays.
+fn arrays<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
+    archive
+        .file_names()
+        .filter_map(|name| npyz::npz::array_name_from_file_name(&name.ok()?).map(str::to_owned))
+        .collect()
 }
 
 /// The values of the array `name` in C order, and its shape.
@@ -54,10 +80,7 @@ fn array<T, R: Read + Seek>(
     name: &str,
     values: impl Fn(&mut dyn Read, u64) -> io::Result<(Vec<T>, Vec<usize>)>,
 ) -> Result<(Vec<T>, Vec<usize>), String> {
-    let present: Vec<String> = archive
-        .file_names()
-        .filter_map(|name| npyz::npz::array_name_from_file_name(&name.ok()?).map(str::to_owned))
-        .collect();
+    let present = arrays(archive);
     let file_name = npyz::npz::file_name_from_array_name(name);
     if !present.iter().any(|array| array == name) {
         return Err(format!("there is no array `{name}`; it has: {}", present.join(", ")));

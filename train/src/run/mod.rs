@@ -16,7 +16,7 @@ pub use model::{BackboneRecord, Calibration, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
 pub(crate) use tables::{TestRow, history, predictions, split};
 pub(crate) use write::RunFiles;
-pub use write::RunPlace;
+pub use write::{Reserved, RunPlace};
 
 const CONFIG: &str = "headstock.toml";
 const MODEL: &str = "model.safetensors";

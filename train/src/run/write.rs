@@ -36,7 +36,10 @@ pub(crate) struct RunFiles {
 impl RunPlace {
     /// Makes the folder beside the place, before the long work: a place that is taken, cannot be written to or lies among
     /// the photos is refused now.
-    pub(crate) fn reserve(&self, source: &Source) -> Result<Reserved<'_>, TrainError> {
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for such a place, [`TrainError::Io`].
+    pub fn reserve(&self, source: &Source) -> Result<Reserved<'_>, TrainError> {
         if let Self::Named(folder) = self {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
@@ -71,7 +74,7 @@ impl RunPlace {
 }
 
 /// A folder beside the place of a run; without a run it goes again.
-pub(crate) struct Reserved<'a> {
+pub struct Reserved<'a> {
     place: &'a RunPlace,
     beside: TempDir,
 }

@@ -18,6 +18,7 @@ impl Table {
             images: self.0.path().join("train"),
             id: "id".into(),
             label: "breed".into(),
+            group: None,
             extension: "jpg".into(),
         }
     }
@@ -97,6 +98,30 @@ fn a_column_that_is_not_there_is_named_with_those_that_are() {
     );
     let table = Table::new("id,breed,id\na,x,b\n", &["a.jpg"]);
     assert_eq!(table.refusal(), "ROOT/labels.csv: the header has the column `id` twice");
+}
+
+#[test]
+fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
+    let table = Table::new(
+        "id,breed,dog\na,x,rex\nb,y, bello \nc,x,rex\nd,y,10\n",
+        &["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+    );
+    let grouped = CsvSource { group: Some("dog".into()), ..table.source() };
+    let groups = |source: &CsvSource| -> Vec<Option<u32>> {
+        let data = read_csv(source, ClassOrder::Sorted).unwrap();
+        data.samples.into_iter().map(|sample| sample.group).collect()
+    };
+    assert_eq!(groups(&grouped), [Some(2), Some(1), Some(2), Some(0)]);
+    assert_eq!(groups(&table.source()), [None; 4]);
+
+    let other = CsvSource { group: Some("dogs".into()), ..table.source() };
+    assert_eq!(
+        table.refusal_of(&other),
+        "ROOT/labels.csv has no column `dogs` (`data.group`); its columns: id, breed, dog; did you mean `dog`?"
+    );
+    let table = Table::new("id,breed,dog\na,x,rex\nb,y,\n", &["a.jpg", "b.jpg"]);
+    let grouped = CsvSource { group: Some("dog".into()), ..table.source() };
+    assert_eq!(table.refusal_of(&grouped), "ROOT/labels.csv, line 3: `dog` is empty");
 }
 
 #[test]

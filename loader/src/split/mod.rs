@@ -1,5 +1,9 @@
 //! Stratified splits, index for index those of scikit-learn.
 
+mod group_k_fold;
+mod k_fold;
+mod shuffle;
+
 use std::fmt;
 
 use serde::de::{Unexpected, Visitor};
@@ -7,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::dataset::{ClassMap, Listed};
-use crate::random::RandomState;
+
+pub use group_k_fold::stratified_group_k_fold;
+pub use k_fold::stratified_k_fold;
+pub use shuffle::stratified_shuffle_split;
 
 /// How large the test part is: a fraction of the samples, or a count.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,6 +122,53 @@ pub enum SplitError {
         /// Number of classes.
         classes: usize,
     },
+    /// Fewer than two folds.
+    #[error(
+        "{} cannot be tested on what the others teach: ask for 2 at least", counted(*n_splits, "fold", "folds")
+    )]
+    TooFewFolds {
+        /// As asked for.
+        n_splits: usize,
+    },
+    /// More folds than the samples, the groups or the largest class can fill.
+    #[error("{n_splits} folds are more than {}: ask for {count} at most", of.counted(*count))]
+    TooManyFolds {
+        /// As asked for.
+        n_splits: usize,
+        /// What there is too little of.
+        of: Fillers,
+        /// How much there is of it.
+        count: usize,
+    },
+    /// Another number of groups than labels.
+    #[error("{groups} groups but {labels} labels: each sample has one of both")]
+    Groups {
+        /// Number of groups.
+        groups: usize,
+        /// Number of labels.
+        labels: usize,
+    },
+}
+
+/// What folds are filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fillers {
+    /// Samples.
+    Samples,
+    /// Samples of the largest class.
+    Class,
+    /// Groups.
+    Groups,
+}
+
+impl Fillers {
+    fn counted(self, count: usize) -> String {
+        match self {
+            Self::Samples => counted(count, "sample", "samples"),
+            Self::Class => format!("the largest class has, {}", counted(count, "sample", "samples")),
+            Self::Groups => counted(count, "group", "groups"),
+        }
+    }
 }
 
 impl SplitError {
@@ -146,79 +200,6 @@ fn counted(count: usize, one: &str, more: &str) -> String {
     }
 }
 
-/// `n_splits` independent splits, each class divided in the same proportion.
-///
-/// The indices are those of scikit-learn 1.9.1's
-/// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`, for every input.
-///
-/// ```
-/// use headstock_loader::split::{TestSize, stratified_shuffle_split};
-///
-/// let labels = [0, 0, 0, 0, 1, 1, 1, 1];
-/// let splits = stratified_shuffle_split(&labels, 1, TestSize::Fraction(0.25), 0)?;
-/// assert_eq!(splits[0].test.len(), 2);
-/// # Ok::<(), headstock_loader::split::SplitError>(())
-/// ```
-///
-/// # Errors
-/// [`SplitError`], where scikit-learn raises `ValueError`.
-pub fn stratified_shuffle_split(
-    labels: &[u32],
-    n_splits: usize,
-    test_size: TestSize,
-    seed: u32,
-) -> Result<Vec<Split>, SplitError> {
-    let (n_train, n_test) = sizes(labels.len(), test_size)?;
-    let classes = samples_of_classes(labels);
-    let lone: Vec<u32> =
-        classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
-    if n_train == 0 {
-        return Err(SplitError::TrainTooSmall { train: 0, classes: classes.len() });
-    }
-    if !lone.is_empty() {
-        return Err(SplitError::LoneSample { labels: lone });
-    }
-    if n_train < classes.len() {
-        return Err(SplitError::TrainTooSmall { train: n_train, classes: classes.len() });
-    }
-    if n_test < classes.len() {
-        return Err(SplitError::TestTooSmall { test: n_test, classes: classes.len() });
-    }
-
-    let counts: Vec<usize> = classes.iter().map(|(_, samples)| samples.len()).collect();
-    let mut random = RandomState::new(seed);
-    Ok((0..n_splits)
-        .map(|_| {
-            let of_train = approximate_mode(&counts, n_train, &mut random);
-            let left: Vec<usize> = counts.iter().zip(&of_train).map(|(all, taken)| all - taken).collect();
-            let of_test = approximate_mode(&left, n_test, &mut random);
-            let (mut train, mut test) = (Vec::with_capacity(n_train), Vec::with_capacity(n_test));
-            for (((_, samples), n), t) in classes.iter().zip(of_train).zip(of_test) {
-                let shuffled = random.permutation(samples.len());
-                train.extend(shuffled[..n].iter().map(|&i| samples[i]));
-                test.extend(shuffled[n..n + t].iter().map(|&i| samples[i]));
-            }
-            random.shuffle(&mut train);
-            random.shuffle(&mut test);
-            Split { train, test }
-        })
-        .collect())
-}
-
-fn sizes(samples: usize, test_size: TestSize) -> Result<(usize, usize), SplitError> {
-    if samples == 0 {
-        return Err(SplitError::Empty);
-    }
-    let n_test = match test_size {
-        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
-            (fraction * samples as f64).ceil() as usize
-        }
-        TestSize::Count(count) if count > 0 && count < samples => count,
-        _ => return Err(SplitError::TestSize { test_size, samples }),
-    };
-    Ok((samples - n_test, n_test))
-}
-
 /// The labels that occur, ascending, each with the indices of its samples.
 fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     let mut classes = std::collections::BTreeMap::<u32, Vec<usize>>::new();
@@ -228,32 +209,41 @@ fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     classes.into_iter().collect()
 }
 
-/// How many of `draws` fall on each class: in proportion, what rounding leaves going to the largest remainders, ties
-/// broken by chance. scikit-learn's `_approximate_mode`, its arithmetic included.
-fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) -> Vec<usize> {
-    let total = counts.iter().sum::<usize>() as f64;
-    let exact: Vec<f64> = counts.iter().map(|&count| count as f64 / total * draws as f64).collect();
-    let mut given: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();
-    let mut missing = draws.saturating_sub(given.iter().sum());
-    if missing == 0 {
-        return given;
+/// What both kinds of folds check. Where a class has fewer samples than there are folds, some folds lack it: a line says so.
+///
+/// # Errors
+/// Fewer than two folds, no samples, fewer samples than folds, or only classes with fewer samples than folds.
+fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -> Result<(), SplitError> {
+    if n_splits < 2 {
+        return Err(SplitError::TooFewFolds { n_splits });
     }
-    let remainders: Vec<f64> = exact.iter().map(|share| share - share.floor()).collect();
-    let mut values = remainders.clone();
-    values.sort_by(|a, b| b.total_cmp(a));
-    values.dedup();
-    for value in values {
-        let tied: Vec<usize> = (0..counts.len()).filter(|&class| remainders[class] == value).collect();
-        let now = tied.len().min(missing);
-        for class in random.choice(&tied, now) {
-            given[class] += 1;
-        }
-        missing -= now;
-        if missing == 0 {
-            break;
-        }
+    let counts = || classes.iter().map(|(_, samples)| samples.len());
+    let (Some(smallest), Some(largest)) = (counts().min(), counts().max()) else {
+        return Err(SplitError::Empty);
+    };
+    if n_splits > samples {
+        return Err(SplitError::TooManyFolds { n_splits, of: Fillers::Samples, count: samples });
     }
-    given
+    if n_splits > largest {
+        return Err(SplitError::TooManyFolds { n_splits, of: Fillers::Class, count: largest });
+    }
+    if n_splits > smallest {
+        tracing::warn!(
+            "the smallest class has {}, fewer than the {n_splits} folds: some folds are not tested on it",
+            counted(smallest, "sample", "samples")
+        );
+    }
+    Ok(())
+}
+
+/// The splits that test on one fold each and train on the others; `folds[i]` is the fold of sample `i`.
+fn splits_of(folds: &[usize], n_splits: usize) -> Vec<Split> {
+    (0..n_splits)
+        .map(|tested| {
+            let (test, train) = (0..folds.len()).partition(|&sample| folds[sample] == tested);
+            Split { train, test }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,105 @@
+//! A share of each class, drawn at random.
+
+use super::{Split, SplitError, TestSize, samples_of_classes};
+use crate::random::RandomState;
+
+/// `n_splits` independent splits, each class divided in the same proportion.
+///
+/// The indices are those of scikit-learn 1.9.1's
+/// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`, for every input.
+///
+/// ```
+/// use headstock_loader::split::{TestSize, stratified_shuffle_split};
+///
+/// let labels = [0, 0, 0, 0, 1, 1, 1, 1];
+/// let splits = stratified_shuffle_split(&labels, 1, TestSize::Fraction(0.25), 0)?;
+/// assert_eq!(splits[0].test.len(), 2);
+/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// ```
+///
+/// # Errors
+/// [`SplitError`], where scikit-learn raises `ValueError`.
+pub fn stratified_shuffle_split(
+    labels: &[u32],
+    n_splits: usize,
+    test_size: TestSize,
+    seed: u32,
+) -> Result<Vec<Split>, SplitError> {
+    let (n_train, n_test) = sizes(labels.len(), test_size)?;
+    let classes = samples_of_classes(labels);
+    let lone: Vec<u32> =
+        classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
+    if n_train == 0 {
+        return Err(SplitError::TrainTooSmall { train: 0, classes: classes.len() });
+    }
+    if !lone.is_empty() {
+        return Err(SplitError::LoneSample { labels: lone });
+    }
+    if n_train < classes.len() {
+        return Err(SplitError::TrainTooSmall { train: n_train, classes: classes.len() });
+    }
+    if n_test < classes.len() {
+        return Err(SplitError::TestTooSmall { test: n_test, classes: classes.len() });
+    }
+
+    let counts: Vec<usize> = classes.iter().map(|(_, samples)| samples.len()).collect();
+    let mut random = RandomState::new(seed);
+    Ok((0..n_splits)
+        .map(|_| {
+            let of_train = approximate_mode(&counts, n_train, &mut random);
+            let left: Vec<usize> = counts.iter().zip(&of_train).map(|(all, taken)| all - taken).collect();
+            let of_test = approximate_mode(&left, n_test, &mut random);
+            let (mut train, mut test) = (Vec::with_capacity(n_train), Vec::with_capacity(n_test));
+            for (((_, samples), n), t) in classes.iter().zip(of_train).zip(of_test) {
+                let shuffled = random.permutation(samples.len());
+                train.extend(shuffled[..n].iter().map(|&i| samples[i]));
+                test.extend(shuffled[n..n + t].iter().map(|&i| samples[i]));
+            }
+            random.shuffle(&mut train);
+            random.shuffle(&mut test);
+            Split { train, test }
+        })
+        .collect())
+}
+
+fn sizes(samples: usize, test_size: TestSize) -> Result<(usize, usize), SplitError> {
+    if samples == 0 {
+        return Err(SplitError::Empty);
+    }
+    let n_test = match test_size {
+        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
+            (fraction * samples as f64).ceil() as usize
+        }
+        TestSize::Count(count) if count > 0 && count < samples => count,
+        _ => return Err(SplitError::TestSize { test_size, samples }),
+    };
+    Ok((samples - n_test, n_test))
+}
+
+/// How many of `draws` fall on each class: in proportion, what rounding leaves going to the largest remainders, ties
+/// broken by chance. scikit-learn's `_approximate_mode`, its arithmetic included.
+fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) -> Vec<usize> {
+    let total = counts.iter().sum::<usize>() as f64;
+    let exact: Vec<f64> = counts.iter().map(|&count| count as f64 / total * draws as f64).collect();
+    let mut given: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();
+    let mut missing = draws.saturating_sub(given.iter().sum());
+    if missing == 0 {
+        return given;
+    }
+    let remainders: Vec<f64> = exact.iter().map(|share| share - share.floor()).collect();
+    let mut values = remainders.clone();
+    values.sort_by(|a, b| b.total_cmp(a));
+    values.dedup();
+    for value in values {
+        let tied: Vec<usize> = (0..counts.len()).filter(|&class| remainders[class] == value).collect();
+        let now = tied.len().min(missing);
+        for class in random.choice(&tied, now) {
+            given[class] += 1;
+        }
+        missing -= now;
+        if missing == 0 {
+            break;
+        }
+    }
+    given
+}

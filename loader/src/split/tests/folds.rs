@@ -1,0 +1,217 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::label;
+use crate::golden;
+use crate::split::*;
+
+/// `group` of `reference/split/make.py`.
+fn group(shape: &str, groups: u64, i: u64, label: u64) -> u32 {
+    let v = (i * 2_246_822_519 + 374_761_393) % (1 << 32);
+    let number = match shape {
+        "alone" => i,
+        "runs" => i / 6 % groups,
+        "pure" => label * groups + ((v * groups) >> 32),
+        "skewed" => ((((v * v) >> 32) * groups) >> 32) * 5 + 2,
+        _ => (v * groups) >> 32,
+    };
+    number as u32
+}
+
+/// With groups, folds that keep them together.
+fn folded(
+    labels: &[u32],
+    groups: Option<&[u32]>,
+    n_splits: usize,
+    seed: u32,
+) -> Result<Vec<Split>, SplitError> {
+    match groups {
+        Some(groups) => stratified_group_k_fold(labels, groups, n_splits, seed),
+        None => stratified_k_fold(labels, n_splits, seed),
+    }
+}
+
+/// The fold that each sample is tested in.
+fn folds_of(splits: &[Split], samples: usize) -> Vec<u8> {
+    let mut folds = vec![u8::MAX; samples];
+    for (fold, split) in splits.iter().enumerate() {
+        assert!(split.train.is_sorted() && split.test.is_sorted());
+        for &sample in &split.test {
+            folds[sample] = fold as u8;
+        }
+    }
+    folds
+}
+
+#[test]
+fn folds_are_scikit_learns_index_for_index() {
+    let golden = golden::json("split/folds.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() >= 35);
+    for case in cases {
+        let number = |key: &str| case[key].as_u64().unwrap();
+        let (shape, samples) = (case["shape"].as_str().unwrap(), number("samples"));
+        let mut labels: Vec<u32> = (0..samples).map(|i| label(shape, number("classes"), i)).collect();
+        if case["backwards"].as_bool().unwrap() {
+            labels.reverse();
+        }
+        let groups: Option<Vec<u32>> = case["group_shape"].as_str().map(|shape| {
+            (0..samples).zip(&labels).map(|(i, &l)| group(shape, number("groups"), i, l.into())).collect()
+        });
+        let splits =
+            folded(&labels, groups.as_deref(), number("n_splits") as usize, number("seed") as u32).unwrap();
+        let folds = folds_of(&splits, labels.len());
+        if let Some(sha256) = case["sha256"].as_str() {
+            assert_eq!(
+                folds[..16],
+                serde_json::from_value::<Vec<u8>>(case["first"].clone()).unwrap(),
+                "{case}"
+            );
+            let ours: String = Sha256::digest(&folds).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(ours, sha256, "{case}");
+        } else {
+            assert_eq!(folds, serde_json::from_value::<Vec<u8>>(case["folds"].clone()).unwrap(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_scikit_learn_does_not_fold_is_refused() {
+    let golden = golden::json("split/folds.json");
+    for case in golden["refused"].as_array().unwrap() {
+        let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
+        let groups: Option<Vec<u32>> = serde_json::from_value(case["groups"].clone()).unwrap();
+        let n_splits = case["n_splits"].as_u64().unwrap() as usize;
+        let error = folded(&labels, groups.as_deref(), n_splits, 0).unwrap_err();
+        let as_expected = match case["kind"].as_str().unwrap() {
+            "too few folds" => matches!(error, SplitError::TooFewFolds { .. }),
+            "more folds than samples" => {
+                matches!(error, SplitError::TooManyFolds { of: Fillers::Samples, .. })
+            }
+            "more folds than any class" => {
+                matches!(error, SplitError::TooManyFolds { of: Fillers::Class, count: 2, .. })
+            }
+            "more folds than groups" => {
+                matches!(error, SplitError::TooManyFolds { of: Fillers::Groups, count: 2, .. })
+            }
+            "another number of groups" => matches!(error, SplitError::Groups { .. }),
+            _ => false,
+        };
+        assert!(as_expected, "{case}: {error:?}");
+    }
+    assert_eq!(stratified_k_fold(&[], 2, 0), Err(SplitError::Empty));
+    assert_eq!(stratified_group_k_fold(&[], &[], 2, 0), Err(SplitError::Empty));
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let message = |labels: &[u32], n_splits| stratified_k_fold(labels, n_splits, 0).unwrap_err().to_string();
+    assert_eq!(
+        message(&[0, 0, 1], 1),
+        "1 fold cannot be tested on what the others teach: ask for 2 at least"
+    );
+    assert_eq!(
+        message(&[0, 0, 1, 1, 1], 4),
+        "4 folds are more than the largest class has, 3 samples: ask for 3 at most"
+    );
+    assert_eq!(
+        stratified_group_k_fold(&[0, 1, 1], &[5, 5, 5], 2, 0).unwrap_err().to_string(),
+        "2 folds are more than 1 group: ask for 1 at most"
+    );
+}
+
+/// What is logged while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_class_smaller_than_the_number_of_folds_is_told_and_no_error_while_another_is_large_enough() {
+    for groups in [None, Some([0, 1, 2, 3, 4, 5].as_slice())] {
+        let told = logged(|| assert_eq!(folded(&[0, 0, 0, 0, 1, 1], groups, 3, 0).unwrap().len(), 3));
+        assert!(told.contains("the smallest class has 2 samples, fewer than the 3 folds"), "{told}");
+        let told = logged(|| assert_eq!(folded(&[0, 0, 0, 1, 1, 1], groups, 3, 0).unwrap().len(), 3));
+        assert_eq!(told, "");
+    }
+}
+
+/// Labels, and groups of about four.
+fn samples() -> impl Strategy<Value = Vec<(u32, u32)>> {
+    (8usize..150).prop_flat_map(|n| prop::collection::vec((0u32..5, 0..n as u32 / 4), n))
+}
+
+proptest! {
+    #[test]
+    fn every_sample_is_tested_once_and_trained_on_in_all_other_folds(
+        samples in samples(),
+        grouped: bool,
+        n_splits in 2usize..6,
+        seed: u32,
+    ) {
+        let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
+        let Ok(splits) = folded(&labels, grouped.then_some(groups.as_slice()), n_splits, seed) else {
+            return Ok(());
+        };
+        prop_assert_eq!(splits.len(), n_splits);
+        let mut tested: Vec<usize> = splits.iter().flat_map(|split| split.test.clone()).collect();
+        tested.sort_unstable();
+        prop_assert!(tested.into_iter().eq(0..labels.len()));
+        for Split { train, test } in &splits {
+            let all: BTreeSet<usize> = train.iter().chain(test).copied().collect();
+            prop_assert_eq!(all.len(), labels.len());
+            prop_assert_eq!(train.len() + test.len(), labels.len());
+        }
+    }
+
+    #[test]
+    fn every_class_and_all_samples_are_spread_evenly(samples in samples(), n_splits in 2usize..6, seed: u32) {
+        let labels: Vec<u32> = samples.into_iter().map(|(label, _)| label).collect();
+        let Ok(splits) = stratified_k_fold(&labels, n_splits, seed) else { return Ok(()) };
+        let spread = |of: &dyn Fn(usize) -> bool| {
+            let counts = || splits.iter().map(|split| split.test.iter().filter(|&&i| of(i)).count());
+            counts().max().unwrap() - counts().min().unwrap()
+        };
+        prop_assert!(spread(&|_| true) <= 1);
+        for class in 0..5 {
+            prop_assert!(spread(&|i| labels[i] == class) <= 1, "class {}", class);
+        }
+    }
+
+    #[test]
+    fn no_group_is_on_both_sides(samples in samples(), n_splits in 2usize..6, seed: u32) {
+        let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
+        let Ok(splits) = stratified_group_k_fold(&labels, &groups, n_splits, seed) else { return Ok(()) };
+        for Split { train, test } in splits {
+            let of = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
+            prop_assert!(of(&train).is_disjoint(&of(&test)));
+        }
+    }
+
+    #[test]
+    fn only_the_order_of_groups_counts(samples in samples(), seed: u32, gap in 1u32..1000) {
+        let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
+        let renamed: Vec<u32> = groups.iter().map(|group| group * gap + 3).collect();
+        let folds = |groups: &[u32]| stratified_group_k_fold(&labels, groups, 3, seed).ok();
+        prop_assert_eq!(folds(&groups), folds(&renamed));
+    }
+}

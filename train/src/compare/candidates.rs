@@ -1,0 +1,71 @@
+//! What is compared: the grids of heads.
+
+use headstock_heads::{ConfiguredHead, Registry};
+use toml::Table;
+
+use super::outcome::{Entry, State};
+use crate::config::Settings;
+use crate::error::TrainError;
+
+/// A configuration of a head.
+pub struct Candidate {
+    pub(super) head: Box<dyn ConfiguredHead>,
+    /// Its place in its head's grid.
+    pub(super) round: usize,
+    /// What it changes of the head's defaults.
+    changed: Table,
+}
+
+impl Candidate {
+    pub(super) fn entry(&self, state: State) -> Entry {
+        Entry {
+            head: self.head.kind().to_owned(),
+            parameters: self.head.table(),
+            changed: self.changed.clone(),
+            state,
+        }
+    }
+
+    /// How `fits` and errors call it.
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> &'static str {
+        self.head.kind()
+    }
+}
+
+/// The grids of the heads that are `named`, or of all: of the defaults, but of the settings' `[head]` for the head that is
+/// named there. The first points of all grids come first, then the second ones, and so on; within a round heads are in the
+/// order of their names, whatever the order of `named`.
+///
+/// # Errors
+/// [`TrainError::Usage`] for a name that is not known or given twice.
+pub fn candidates(
+    settings: &Settings,
+    heads: &Registry,
+    named: Option<&[String]>,
+) -> Result<Vec<Candidate>, TrainError> {
+    let usage = |problem: String| TrainError::Usage(format!("--heads: {problem}"));
+    for (i, name) in named.unwrap_or_default().iter().enumerate() {
+        heads.get(name).map_err(|error| usage(error.to_string()))?;
+        if named.unwrap_or_default()[..i].contains(name) {
+            return Err(usage(format!("`{name}` is named twice")));
+        }
+    }
+    let mut candidates = Vec::new();
+    for kind in heads.iter().filter(|kind| named.is_none_or(|named| named.iter().any(|n| n == kind.name()))) {
+        let plain = kind.configure(Table::new())?;
+        let defaults = plain.table();
+        let grid = if settings.head.kind() == kind.name() { settings.head.grid() } else { plain.grid() };
+        for (round, head) in grid.into_iter().enumerate() {
+            let changed =
+                head.table().into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
+            candidates.push(Candidate { head, round, changed });
+        }
+    }
+    if candidates.is_empty() {
+        return Err(usage("there is no head to compare".into()));
+    }
+    // Stable: heads stay in the order of their names.
+    candidates.sort_by_key(|candidate| candidate.round);
+    Ok(candidates)
+}

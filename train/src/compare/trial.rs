@@ -1,0 +1,200 @@
+//! A candidate in a fold, and in all of them.
+
+use std::cmp::Ordering;
+use std::time::Instant;
+
+use headstock_heads::{
+    ConfiguredHead, Features, FitContext, Fitted, HeadError, Logits, Tensors, TrainingSet,
+};
+use headstock_loader::Split;
+
+use super::bootstrap::Compared;
+use super::heard::hearing;
+use super::outcome::{Chosen, Criterion, Judged};
+use super::temperature;
+use crate::metrics::Predictions;
+use crate::score::{Figures, Score};
+
+/// What came of trying something.
+pub(super) enum Attempt<T> {
+    Done(T),
+    Failed(String),
+    LeftOut,
+}
+
+impl<T> Attempt<T> {
+    pub(super) fn map<U>(self, with: impl FnOnce(T) -> U) -> Attempt<U> {
+        match self {
+            Self::Done(value) => Attempt::Done(with(value)),
+            Self::Failed(error) => Attempt::Failed(error),
+            Self::LeftOut => Attempt::LeftOut,
+        }
+    }
+}
+
+impl Attempt<Vec<Trial>> {
+    /// Adds a fold. Once a candidate has failed or is left out, it stays so.
+    pub(super) fn add(&mut self, fold: Attempt<Trial>) {
+        if let Self::Done(trials) = self {
+            match fold {
+                Attempt::Done(trial) => trials.push(trial),
+                Attempt::Failed(error) => *self = Self::Failed(error),
+                Attempt::LeftOut => *self = Self::LeftOut,
+            }
+        }
+    }
+}
+
+/// What a candidate made of a fold.
+pub(super) struct Trial {
+    /// Of the samples tested, `[n, C]`.
+    logits: Logits,
+    pub(super) fit_seconds: f64,
+    predict_seconds: f64,
+    bytes: u64,
+    chosen: Vec<(&'static str, f64)>,
+    warnings: Vec<String>,
+}
+
+/// Fits a head and lets it predict.
+pub(super) fn run(
+    head: &dyn ConfiguredHead,
+    training: &TrainingSet<'_>,
+    tested: Features<'_>,
+) -> Attempt<Trial> {
+    let (trial, warnings) = hearing(|| fit_and_predict(head, training, tested));
+    match trial {
+        Ok(trial) => Attempt::Done(Trial { warnings, ..trial }),
+        Err(error) => Attempt::Failed(error.to_string()),
+    }
+}
+
+fn fit_and_predict(
+    head: &dyn ConfiguredHead,
+    training: &TrainingSet<'_>,
+    tested: Features<'_>,
+) -> Result<Trial, HeadError> {
+    let started = Instant::now();
+    let Fitted { head, chosen, .. } = head.fit(training, &FitContext::quiet())?;
+    let fit_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let logits = head.logits(tested)?;
+    let predict_seconds = started.elapsed().as_secs_f64();
+    if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
+        return Err(HeadError::Diverged("it gives logits that are not finite".into()));
+    }
+    let bytes = bytes(&head.tensors()?);
+    Ok(Trial { logits, fit_seconds, predict_seconds, bytes, chosen, warnings: Vec::new() })
+}
+
+fn bytes(tensors: &Tensors) -> u64 {
+    tensors.values().map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
+}
+
+/// What a candidate made of all samples.
+pub(super) struct Scored {
+    /// Of each sample, `[N]`.
+    pub(super) scores: Vec<Score>,
+    temperatures: Vec<f64>,
+    fit_seconds: f64,
+    predict_seconds: f64,
+    bytes: u64,
+    chosen: Vec<Chosen>,
+    warnings: Vec<String>,
+}
+
+impl Scored {
+    /// Of a trial a fold.
+    pub(super) fn new(trials: &[Trial], splits: &[Split], labels: &[u32]) -> Self {
+        let tested: Vec<Vec<u32>> =
+            splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
+        let mut scores = vec![Score::default(); labels.len()];
+        let mut temperatures: Vec<f64> = Vec::with_capacity(trials.len());
+        for (fold, trial) in trials.iter().enumerate() {
+            let others = (0..trials.len()).filter(|&other| other != fold);
+            let others: Vec<temperature::Labelled<'_>> =
+                others.map(|other| (&trials[other].logits, tested[other].as_slice())).collect();
+            let temperature = temperature::fit(&others, temperatures.last().copied());
+            temperatures.push(temperature);
+            let of_fold = predictions(&trial.logits, temperature).scores(&tested[fold]);
+            for (&sample, score) in splits[fold].test.iter().zip(of_fold) {
+                scores[sample] = score;
+            }
+        }
+        let mut warnings: Vec<String> = trials.iter().flat_map(|trial| trial.warnings.clone()).collect();
+        warnings.sort_unstable();
+        warnings.dedup();
+        Self {
+            scores,
+            temperatures,
+            fit_seconds: median(trials.iter().map(|trial| trial.fit_seconds).collect()),
+            predict_seconds: median(trials.iter().map(|trial| trial.predict_seconds).collect()),
+            bytes: trials.iter().map(|trial| trial.bytes).max().unwrap_or(0),
+            chosen: chosen(trials),
+            warnings,
+        }
+    }
+
+    /// Which of two is before the other: the better one; by the other figure where they are equal.
+    pub(super) fn order(&self, other: &Self, by: Criterion, classes: usize) -> Ordering {
+        let [a, b] = [self, other].map(|scored| Figures::of(&scored.scores, classes, |_| 1));
+        let less_loss = a.log_loss.total_cmp(&b.log_loss);
+        match by {
+            Criterion::Accuracy => b.accuracy.total_cmp(&a.accuracy).then(less_loss),
+            Criterion::MacroF1 => b.macro_f1.total_cmp(&a.macro_f1).then(less_loss),
+            Criterion::LogLoss => less_loss.then(b.accuracy.total_cmp(&a.accuracy)),
+        }
+    }
+
+    pub(super) fn judged(self, figures: &Compared, by: Criterion) -> Judged {
+        let Compared { accuracy, macro_f1, log_loss, ece } = *figures;
+        let judged = Judged {
+            accuracy,
+            macro_f1,
+            log_loss,
+            ece,
+            tied: false,
+            temperatures: self.temperatures,
+            fit_seconds: self.fit_seconds,
+            predict_seconds: self.predict_seconds,
+            bytes: self.bytes,
+            chosen: self.chosen,
+            warnings: self.warnings,
+        };
+        let to_best = judged.by(by).to_best;
+        Judged { tied: to_best.low <= 0.0 && to_best.high >= 0.0, ..judged }
+    }
+}
+
+/// Probabilities at a temperature; what is predicted does not depend on it, not even where probabilities round to the same.
+fn predictions(logits: &Logits, temperature: f64) -> Predictions {
+    let mut scaled = Vec::with_capacity(logits.as_slice().len());
+    for row in logits.rows() {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        // Below the highest, where rounding to f32 does not matter.
+        scaled.extend(row.iter().map(|&z| ((f64::from(z) - f64::from(top)) / temperature) as f32));
+    }
+    let scaled = Logits::new(scaled, logits.classes()).expect("they are as many as before");
+    Predictions { predicted: logits.argmax(), ..Predictions::new(&scaled) }
+}
+
+fn chosen(trials: &[Trial]) -> Vec<Chosen> {
+    let first = trials.first().map(|trial| trial.chosen.as_slice()).unwrap_or_default();
+    let of_all = |name: &str| {
+        let all = trials.iter().flat_map(|trial| &trial.chosen);
+        all.filter(|(parameter, _)| *parameter == name).map(|(_, value)| *value).collect()
+    };
+    first
+        .iter()
+        .map(|(parameter, _)| Chosen { parameter: (*parameter).to_owned(), values: of_all(parameter) })
+        .collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
