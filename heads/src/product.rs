@@ -5,8 +5,11 @@
 //! that stand side by side, never parts of one sum. Solvers look at all rows again and again: faer computes their products.
 
 use std::array::from_fn;
+use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
+use faer::traits::ComplexField;
+use faer::traits::math_utils::one;
 use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -128,54 +131,68 @@ impl WithSimd for Times<'_> {
     }
 }
 
-/// The same numbers as `f64`.
-fn widen(arch: Arch, from: &[f32], to: &mut [f64]) {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            for (to, &x) in to.iter_mut().zip(from) {
-                *to = f64::from(x);
-            }
-        },
-    );
-}
-
 /// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on this thread. Faster than
-/// [`PackedWeights::times`] for many classes, but the bits depend on how many rows come at once, and on the processor's
-/// instructions. `scratch` holds the rows as `f64`.
-pub(crate) fn times(rows: &[f32], weight: &[f64], width: usize, out: &mut [f64], scratch: &mut Vec<f64>) {
+/// [`PackedWeights::times`], but the bits depend on how many rows come at once, and on the processor's instructions.
+pub(crate) fn times<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usize, out: &mut [T]) {
     let (count, classes) = (rows.len() / width, weight.len() / width);
-    scratch.resize(rows.len(), 0.0);
-    widen(Arch::new(), rows, scratch);
-    let rows = MatRef::from_row_major_slice(scratch, count, width);
+    let rows = MatRef::from_row_major_slice(rows, count, width);
     let weight = MatRef::from_row_major_slice(weight, classes, width);
     let out = MatMut::from_row_major_slice_mut(out, count, classes);
-    matmul(out, Accum::Replace, rows, weight.transpose(), 1.0, Par::Seq);
+    matmul(out, Accum::Replace, rows, weight.transpose(), one::<T>(), Par::Seq);
 }
 
 /// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The bits do not depend on
 /// the threads.
 pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
-    let arch = Arch::new();
+    by_columns(width, classes, |columns, sums| {
+        let (arch, mut block) = (Arch::new(), Vec::new());
+        for (rows, factors) in features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
+        {
+            let count = rows.len() / width;
+            block.resize(count * columns.len(), 0.0);
+            for (row, block) in rows.chunks_exact(width).zip(block.chunks_exact_mut(columns.len())) {
+                widen(arch, &row[columns.clone()], block);
+            }
+            let sums = MatMut::from_row_major_slice_mut(sums, classes, columns.len());
+            let factors = MatRef::from_row_major_slice(factors, count, classes);
+            let block = MatRef::from_row_major_slice(&block, count, columns.len());
+            matmul(sums, Accum::Add, factors.transpose(), block, 1.0, Par::Seq);
+        }
+    })
+}
+
+/// As [`transposed`] from factors in `f32`: products and the sums of 256 of them are `f32` too, the sums of those `f64`.
+pub(crate) fn transposed_in_f32(factors: &[f32], features: Features<'_>) -> Vec<f64> {
+    let (width, classes) = (features.width(), factors.len() / features.len());
+    by_columns(width, classes, |columns, sums| {
+        let mut partial = vec![0.0f32; sums.len()];
+        for (rows, factors) in features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
+        {
+            let count = rows.len() / width;
+            let rows = MatRef::from_row_major_slice(rows, count, width).subcols(columns.start, columns.len());
+            let factors = MatRef::from_row_major_slice(factors, count, classes);
+            let out = MatMut::from_row_major_slice_mut(&mut partial, classes, columns.len());
+            matmul(out, Accum::Replace, factors.transpose(), rows, 1.0, Par::Seq);
+            for (sum, &part) in sums.iter_mut().zip(&partial) {
+                *sum += f64::from(part);
+            }
+        }
+    })
+}
+
+/// A matrix `[C, F]` that is filled in by groups of columns, `[C, columns]` each, in parallel.
+pub(crate) fn by_columns(
+    width: usize,
+    classes: usize,
+    fill: impl Fn(Range<usize>, &mut [f64]) + Sync,
+) -> Vec<f64> {
     let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
         .into_par_iter()
-        .map_init(Vec::new, |block: &mut Vec<f64>, group| {
+        .map(|group| {
             let columns = group * COLUMNS..width.min((group + 1) * COLUMNS);
             let mut sums = vec![0.0; classes * columns.len()];
-            for (rows, factors) in
-                features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
-            {
-                let count = rows.len() / width;
-                block.resize(count * columns.len(), 0.0);
-                for (row, block) in rows.chunks_exact(width).zip(block.chunks_exact_mut(columns.len())) {
-                    widen(arch, &row[columns.clone()], block);
-                }
-                let sums = MatMut::from_row_major_slice_mut(&mut sums, classes, columns.len());
-                let factors = MatRef::from_row_major_slice(factors, count, classes);
-                let block = MatRef::from_row_major_slice(block, count, columns.len());
-                matmul(sums, Accum::Add, factors.transpose(), block, 1.0, Par::Seq);
-            }
+            fill(columns, &mut sums);
             sums
         })
         .collect();
@@ -187,6 +204,18 @@ pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
         }
     }
     out
+}
+
+/// The same numbers as `f64`.
+pub(crate) fn widen(arch: Arch, from: &[f32], to: &mut [f64]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for (to, &x) in to.iter_mut().zip(from) {
+                *to = f64::from(x);
+            }
+        },
+    );
 }
 
 #[cfg(test)]
@@ -220,9 +249,14 @@ mod tests {
                 }
             }
             prop_assert_eq!(transposed(&out, Features::new(&rows, width).unwrap()), back);
-            let weight: Vec<f64> = weight.iter().map(|&w| f64::from(w)).collect();
-            let mut again = vec![f64::NAN; n * classes];
-            times(&rows, &weight, width, &mut again, &mut Vec::new());
+            let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
+            let factors: Vec<f32> = narrow(&out).iter().map(|factor| factor % 3.0).collect();
+            let wide: Vec<f64> = factors.iter().map(|&v| f64::from(v)).collect();
+            let features = Features::new(&rows, width).unwrap();
+            prop_assert_eq!(transposed_in_f32(&factors, features), transposed(&wide, features));
+            let mut again = vec![f32::NAN; n * classes];
+            times(&rows, &weight, width, &mut again);
+            let again: Vec<f64> = again.iter().map(|&v| f64::from(v)).collect();
             prop_assert_eq!(again, out);
         }
     }

@@ -1,6 +1,9 @@
 """Golden file for `linear` with absolute values in its penalty: scikit-learn's LogisticRegression by SAGA, to convergence.
 
 Writes scikit-learn.safetensors beside this file: SET.features, SET.labels, and SET.RATIO.weight, SET.RATIO.bias.
+
+Two classes or an odd number of them: with an even number, a feature's weights can all move by the same amount between the two
+in the middle, and neither the losses nor the sum of the absolute values change.
 """
 
 import warnings
@@ -25,7 +28,7 @@ def samples(seed, counts, width):
 
 out = {}
 warnings.filterwarnings("ignore", module="sklearn")
-for name, (features, labels) in {"two": samples(0, [33, 27], 12), "four": samples(1, [15, 20, 18, 12], 16)}.items():
+for name, (features, labels) in {"two": samples(0, [33, 27], 12), "five": samples(1, [15, 20, 18, 12, 15], 16)}.items():
     out[f"{name}.features"], out[f"{name}.labels"] = features, labels
     for ratio in (1.0, 0.3):
         model = LogisticRegression(C=C, l1_ratio=ratio, solver="saga", tol=1e-13, max_iter=1_000_000, random_state=0)

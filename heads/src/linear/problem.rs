@@ -5,10 +5,15 @@ use crate::affine::{ABSENT, Affine};
 use crate::data::TrainingSet;
 use crate::error::HeadError;
 use crate::head::{FitContext, Head, History};
-use crate::solver::lbfgs::{self, Minimum, Stopping};
+use crate::solver::lbfgs::{self, InverseHessian, Minimum, Stopping};
 use crate::solver::logistic::Logistic;
 use crate::solver::orthant;
 use crate::standardize::Prepared;
+
+/// The gradient down to which products in `f32` lead: their error is a hundredth of it.
+const ROUGH: f64 = 1e-5;
+
+type Evaluate<'a> = dyn Fn(&[f64], &mut [f64]) -> f64 + 'a;
 
 /// The objective on some samples, for any `C`. An intercept that is free would go to minus infinity for a class without
 /// samples: such classes stay outside.
@@ -108,17 +113,38 @@ impl<'a> Problem<'a> {
         };
         let scale = c * self.sum;
         let lambda = (1.0 - ratio) * squares(self.present.len()) / scale;
-        let diagonal = self.logistic.inverse_diagonal(lambda);
-        let stopping = Stopping { tolerance: self.config.tol, iterations: self.config.max_iter };
-        let evaluate = |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate(lambda, point, gradient);
-        if ratio == 0.0 {
-            return lbfgs::minimize(start, &diagonal, stopping, evaluate, on_iteration);
-        }
+        let inverse = self.inverse_hessian(lambda, ratio == 0.0);
         // The intercepts, which stand last, cost nothing.
         let weights = start.len() - self.present.len();
         let absolute: Vec<f64> =
             (0..start.len()).map(|i| if i < weights { ratio / scale } else { 0.0 }).collect();
-        orthant::minimize(start, &absolute, &diagonal, stopping, evaluate, on_iteration)
+        let from = |start: Vec<f64>, evaluate: &Evaluate<'_>, tolerance: f64, done: u64| {
+            let stopping = Stopping { tolerance, iterations: self.config.max_iter.saturating_sub(done) };
+            let on_iteration = |iteration| on_iteration(done + iteration);
+            if ratio == 0.0 {
+                lbfgs::minimize(start, &*inverse, stopping, evaluate, on_iteration)
+            } else {
+                orthant::minimize(start, &absolute, &*inverse, stopping, evaluate, on_iteration)
+            }
+        };
+        let rough =
+            |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate_in_f32(lambda, point, gradient);
+        let exact = |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate(lambda, point, gradient);
+        let mut progress = Vec::new();
+        let near = from(start, &rough, self.config.tol.max(ROUGH), 0);
+        progress.extend(near.progress);
+        progress.pop();
+        let there = from(near.point, &exact, self.config.tol, progress.len() as u64);
+        progress.extend(there.progress);
+        Minimum { progress, ..there }
+    }
+
+    /// What the solver starts from: `whole`, or a diagonal.
+    fn inverse_hessian(&self, lambda: f64, whole: bool) -> Box<InverseHessian<'static>> {
+        if whole && let Some(inverse) = self.logistic.inverse_covariance(lambda) {
+            return Box::new(inverse);
+        }
+        Box::new(self.logistic.inverse_diagonal(lambda))
     }
 
     /// The map of the features as they come that `point` stands for.

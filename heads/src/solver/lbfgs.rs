@@ -1,7 +1,7 @@
 //! Limited-memory BFGS with a strong Wolfe line search.
 //!
 //! Nocedal and Wright, *Numerical Optimization*, 2nd edition: algorithm 7.4 for the direction, 3.5 and 3.6
-//! for the step. The inverse Hessian starts as a diagonal that the caller knows, scaled by the last step's
+//! for the step. The inverse Hessian starts as what the caller knows of it, scaled by the last step's
 //! curvature (7.20).
 
 use std::collections::VecDeque;
@@ -39,11 +39,10 @@ pub(crate) struct Minimum {
 
 /// Minimises `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
 ///
-/// `diagonal` is about the inverse of the Hessian's diagonal, up to a factor. `on_iteration` is told how many
-/// are done.
+/// `on_iteration` is told how many are done.
 pub(crate) fn minimize(
     start: Vec<f64>,
-    diagonal: &[f64],
+    inverse: &InverseHessian<'_>,
     stopping: Stopping,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
     on_iteration: impl Fn(u64),
@@ -52,7 +51,7 @@ pub(crate) fn minimize(
     let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     at.value = evaluate(&at.point, &mut at.gradient);
     let mut progress = vec![(at.value, largest(&at.gradient))];
-    let mut memory = Memory::new(diagonal);
+    let mut memory = Memory::new(inverse);
     for iteration in 1..=stopping.iterations {
         if largest(&at.gradient) <= stopping.tolerance {
             break;
@@ -93,17 +92,20 @@ struct Step {
     inverse: f64,
 }
 
+/// About the inverse Hessian, up to a factor: its product with a vector.
+pub(crate) type InverseHessian<'a> = dyn Fn(&[f64]) -> Vec<f64> + 'a;
+
 /// The last steps, and the inverse Hessian that follows from them.
 pub(crate) struct Memory<'a> {
     steps: VecDeque<Step>,
-    diagonal: &'a [f64],
+    inverse: &'a InverseHessian<'a>,
     vectors: Vectors,
 }
 
 impl<'a> Memory<'a> {
-    /// No step yet: the inverse Hessian is about `diagonal`.
-    pub(crate) fn new(diagonal: &'a [f64]) -> Self {
-        Self { steps: VecDeque::new(), diagonal, vectors: Vectors::new() }
+    /// No step yet.
+    pub(crate) fn new(inverse: &'a InverseHessian<'a>) -> Self {
+        Self { steps: VecDeque::new(), inverse, vectors: Vectors::new() }
     }
 
     /// Whether no step is remembered.
@@ -141,12 +143,10 @@ impl<'a> Memory<'a> {
             shares.push(share);
         }
         let scale = self.steps.back().map_or(1.0, |last| {
-            let scaled: Vec<f64> = last.gradient.iter().zip(self.diagonal).map(|(y, d)| y * d).collect();
-            1.0 / (last.inverse * self.vectors.dot(&last.gradient, &scaled))
+            1.0 / (last.inverse * self.vectors.dot(&last.gradient, &(self.inverse)(&last.gradient)))
         });
-        for (d, diagonal) in direction.iter_mut().zip(self.diagonal) {
-            *d *= scale * diagonal;
-        }
+        direction = (self.inverse)(&direction);
+        direction.iter_mut().for_each(|d| *d *= scale);
         for (step, share) in self.steps.iter().zip(shares.iter().rev()) {
             let back = step.inverse * self.vectors.dot(&step.gradient, &direction);
             self.vectors.add_scaled(&mut direction, share - back, &step.point);
@@ -239,21 +239,21 @@ mod tests {
 
     #[test]
     fn rosenbrocks_valley_leads_to_its_known_minimum() {
-        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &[1.0; 4], STOPPING, rosenbrock, |_| {});
+        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &|v| v.to_vec(), STOPPING, rosenbrock, |_| {});
         assert!(minimum.converged, "{:?}", minimum.progress);
         assert!(minimum.point.iter().all(|x| (x - 1.0).abs() < 1e-7), "{:?}", minimum.point);
     }
 
     #[test]
     fn no_iteration_raises_the_value() {
-        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &[1.0; 4], STOPPING, rosenbrock, |_| {});
+        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &|v| v.to_vec(), STOPPING, rosenbrock, |_| {});
         assert!(minimum.progress.is_sorted_by(|before, after| before.0 > after.0));
     }
 
     #[test]
-    fn an_exact_diagonal_solves_a_separable_quadratic_in_one_iteration() {
+    fn an_exact_inverse_solves_a_separable_quadratic_in_one_iteration() {
         let scales = [1e-6, 1.0, 1e6];
-        let diagonal: Vec<f64> = scales.iter().map(|s| 1.0 / s).collect();
+        let exact = |v: &[f64]| -> Vec<f64> { v.iter().zip(&scales).map(|(v, s)| v / s).collect() };
         let quadratic = |x: &[f64], gradient: &mut [f64]| {
             (0..3)
                 .map(|i| {
@@ -262,20 +262,20 @@ mod tests {
                 })
                 .sum()
         };
-        let minimum = minimize(vec![0.0; 3], &diagonal, STOPPING, quadratic, |_| {});
+        let minimum = minimize(vec![0.0; 3], &exact, STOPPING, quadratic, |_| {});
         assert_eq!((minimum.converged, minimum.progress.len()), (true, 2));
     }
 
     #[test]
     fn too_few_iterations_are_reported() {
         let stopping = Stopping { iterations: 3, ..STOPPING };
-        let minimum = minimize(vec![-1.2, 1.0], &[1.0; 2], stopping, rosenbrock, |_| {});
+        let minimum = minimize(vec![-1.2, 1.0], &|v| v.to_vec(), stopping, rosenbrock, |_| {});
         assert_eq!((minimum.converged, minimum.progress.len()), (false, 4));
     }
 
     #[test]
     fn a_value_that_is_not_a_number_stops_the_search() {
-        let minimum = minimize(vec![1.0], &[1.0], STOPPING, |_, _| f64::NAN, |_| {});
+        let minimum = minimize(vec![1.0], &|v| v.to_vec(), STOPPING, |_, _| f64::NAN, |_| {});
         assert_eq!(minimum.point, [1.0]);
     }
 }

@@ -3,7 +3,7 @@
 //! Andrew and Gao, *Scalable training of L1-regularized log-linear models*, ICML 2007. A step stays in the orthant that
 //! the pseudo-gradient points into, where the absolute values are linear; a weight that would leave it becomes 0.
 
-use crate::solver::lbfgs::{At, Memory, Minimum, Stopping};
+use crate::solver::lbfgs::{At, InverseHessian, Memory, Minimum, Stopping};
 use crate::vector::Vectors;
 
 /// A step must lower the value by this part of what the slope promises.
@@ -12,12 +12,13 @@ const SUFFICIENT_DECREASE: f64 = 1e-4;
 const HALVINGS: usize = 40;
 
 /// Minimises `evaluate(x) + Σ absolute_i |x_i|` from `start`, where `evaluate` returns the value of the smooth part and fills
-/// in its gradient. `diagonal` is about the inverse of the smooth part's Hessian's. The progress holds the whole value,
+/// in its gradient. `inverse` is about the smooth part's inverse Hessian: a diagonal, so that no weight is moved for another's
+/// sake. The progress holds the whole value,
 /// and the largest component of the pseudo-gradient.
 pub(crate) fn minimize(
     start: Vec<f64>,
     absolute: &[f64],
-    diagonal: &[f64],
+    inverse: &InverseHessian<'_>,
     stopping: Stopping,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
     on_iteration: impl Fn(u64),
@@ -28,7 +29,7 @@ pub(crate) fn minimize(
     at.value = evaluate(&at.point, &mut at.gradient) + penalty(&at.point);
     let mut slope = pseudo_gradient(&at, absolute);
     let mut progress = vec![(at.value, largest(&slope))];
-    let mut memory = Memory::new(diagonal);
+    let mut memory = Memory::new(inverse);
     for iteration in 1..=stopping.iterations {
         if largest(&slope) <= stopping.tolerance {
             break;
@@ -124,7 +125,7 @@ mod tests {
                 })
                 .sum()
         };
-        let minimum = minimize(vec![0.0; 4], &[1.0; 4], &[1.0; 4], STOPPING, smooth, |_| {});
+        let minimum = minimize(vec![0.0; 4], &[1.0; 4], &|v| v.to_vec(), STOPPING, smooth, |_| {});
         assert!(minimum.converged, "{:?}", minimum.progress);
         for (x, expected) in minimum.point.iter().zip([2.0, 0.0, -0.49, 0.0]) {
             assert!((x - expected).abs() < 1e-8, "{:?}", minimum.point);
@@ -139,7 +140,7 @@ mod tests {
             gradient.copy_from_slice(&[-400.0 * x[0] * a - 2.0 * b, 200.0 * a]);
             100.0 * a * a + b * b
         };
-        let minimum = minimize(vec![-1.2, 1.0], &[0.1, 0.1], &[1.0; 2], STOPPING, valley, |_| {});
+        let minimum = minimize(vec![-1.2, 1.0], &[0.1, 0.1], &|v| v.to_vec(), STOPPING, valley, |_| {});
         assert!(minimum.progress.len() > 5);
         assert!(minimum.progress.is_sorted_by(|before, after| before.0 > after.0), "{:?}", minimum.progress);
     }
