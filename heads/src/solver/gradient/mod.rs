@@ -9,10 +9,11 @@ use candle_nn::ops::log_softmax;
 use crate::data::{Features, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
+use crate::folds::Fold;
 use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
 use crate::solver::adamw::AdamW;
-use crate::solver::hold_out::{Parts, hold_out};
+use crate::solver::hold_out::hold_out;
 
 /// How to fit with [`AdamW`].
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +65,9 @@ pub(crate) fn fit(
     recipe: &Recipe,
     context: &FitContext<'_>,
 ) -> Result<(Tensors, History), HeadError> {
-    let Parts { mut fit, held_out } = match recipe.early_stopping {
+    let Fold { mut fit, held_out } = match recipe.early_stopping {
         Some(stopping) => hold_out(samples.data, stopping.validation, recipe.seed),
-        None => Parts { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
+        None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
     };
     let judge = match recipe.early_stopping {
         Some(stopping) if held_out.is_empty() => {
