@@ -1,7 +1,7 @@
 //! What ties headstock together: from settings to a run, and from a run to predictions.
 //!
 //! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set, sees to it that
-//! the features are in the cache, fits the head, tests it and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
+//! the features are in the cache, fits the head, calibrates and tests it, and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
 //! anew and [`Predictor`] uses it on new photos. [`extract`] writes features for other tools.
 //!
 //! ```
@@ -41,7 +41,7 @@ pub use error::{Kind, TrainError, Unreadable};
 pub use evaluate::{Evaluation, evaluate};
 pub use extract::{Extracted, extract};
 pub use fit::{Outcome, train};
-pub use predict::{Predictor, Told};
+pub use predict::{Prediction, Predictor, Told};
 pub use progress::Progress;
 pub use run::{Run, RunPlace};
 pub use throughput::{Throughput, throughput};

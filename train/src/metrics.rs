@@ -1,6 +1,6 @@
 //! How good predictions are.
 
-use headstock_heads::Logits;
+use headstock_heads::{Calibration, HeadError, Logits};
 use serde::{Deserialize, Serialize};
 
 /// Bins of the calibration error.
@@ -21,12 +21,29 @@ pub struct Metrics {
     pub ece: f64,
 }
 
+/// Those of the figures that say how honest probabilities are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reliability {
+    /// As [`Metrics::log_loss`].
+    pub log_loss: f64,
+    /// As [`Metrics::ece`].
+    pub ece: f64,
+}
+
+impl Metrics {
+    /// How honest the probabilities are.
+    #[must_use]
+    pub fn reliability(&self) -> Reliability {
+        Reliability { log_loss: self.log_loss, ece: self.ece }
+    }
+}
+
 /// Probabilities of each class, and what follows from them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predictions {
     /// `[N, C]`, row-major.
     pub probabilities: Vec<f32>,
-    /// The most probable class of each sample, `[N]`; the lowest number wins a tie.
+    /// The most probable class of each sample, `[N]`; among equals that of the highest logit, then of the lowest number.
     pub predicted: Vec<u32>,
     /// The number of classes, `C`.
     pub classes: usize,
@@ -36,7 +53,26 @@ impl Predictions {
     /// Softmax of `logits`.
     #[must_use]
     pub fn new(logits: &Logits) -> Self {
-        Self { probabilities: logits.softmax(), predicted: logits.argmax(), classes: logits.classes() }
+        Self::with(logits.softmax(), logits)
+    }
+
+    /// What `calibration` makes of `logits`.
+    ///
+    /// # Errors
+    /// As [`Calibration::probabilities`].
+    pub fn calibrated(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
+        Ok(Self::with(calibration.probabilities(logits)?, logits))
+    }
+
+    /// `probabilities` `[N, C]` that were made of `logits`.
+    pub(crate) fn with(probabilities: Vec<f32>, logits: &Logits) -> Self {
+        let classes = logits.classes();
+        let rows = probabilities.chunks_exact(classes).zip(logits.rows());
+        let predicted = rows.map(|(row, logits)| {
+            let before = |a: usize, b: usize| (row[a], logits[a]) > (row[b], logits[b]);
+            (1..classes).fold(0, |best, class| if before(class, best) { class } else { best }) as u32
+        });
+        Self { predicted: predicted.collect(), probabilities, classes }
     }
 
     /// The probabilities of each sample.
@@ -54,8 +90,10 @@ impl Predictions {
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / labels.len() as f64;
         let hit = |(predicted, label): (&u32, &u32)| f64::from(u8::from(predicted == label));
         let top1 = mean(&mut self.predicted.iter().zip(labels).map(hit));
-        let top5 =
-            mean(&mut self.rows().zip(labels).map(|(row, &label)| f64::from(u8::from(rank(row, label) < 5))));
+        let among_five = |((row, &predicted), &label): ((&[f32], &u32), &u32)| {
+            f64::from(u8::from(predicted == label || rank(row, label) < 5))
+        };
+        let top5 = mean(&mut self.rows().zip(&self.predicted).zip(labels).map(among_five));
         let least = f64::from(f32::EPSILON);
         let log_loss = mean(
             &mut self

@@ -3,10 +3,11 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use headstock_train::run::CalibrationMetrics;
 use headstock_train::{Outcome, RunPlace, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, line_of, quoted};
+use super::{CONFIG, Session, line_of, line_of_sets, quoted};
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
@@ -42,9 +43,16 @@ fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutErr
         counts.classes, counts.train, counts.test
     ))?;
     out.line(line_of(&metrics.test))?;
+    // Why it is not, where it is not, was said before.
+    if let Some(calibration) = metrics.calibration.as_ref().filter(|used| used.dropped.is_none()) {
+        out.line(line_of_calibration(calibration))?;
+    }
+    if let Some(conformal) = &metrics.conformal {
+        out.line(line_of_sets(conformal))?;
+    }
     out.line(format!(
-        "features {:.1} s ({} computed), fit {:.1} s, test {:.1} s",
-        seconds.features, counts.computed, seconds.fit, seconds.test
+        "features {:.1} s ({} computed), fit {:.1} s, calibration {:.1} s, test {:.1} s",
+        seconds.features, counts.computed, seconds.fit, seconds.calibration, seconds.test
     ))?;
     out.line(format!("run: {}", folder.display()))?;
     let program = quoted(program().display());
@@ -61,6 +69,19 @@ fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutErr
     ))?;
     out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))?;
     out.figures(&Figures { run: folder, head: kind, metrics })
+}
+
+/// What calibration did to the figures of the test part.
+fn line_of_calibration(calibration: &CalibrationMetrics) -> String {
+    let method = match calibration.temperature {
+        Some(temperature) => format!("temperature {temperature:.3}"),
+        None => calibration.method.as_str().to_owned(),
+    };
+    let (before, after) = (calibration.test.before, calibration.test.after);
+    format!(
+        "calibrated: {method}, which brings log loss from {:.3} to {:.3}, calibration error from {:.3} to {:.3}",
+        before.log_loss, after.log_loss, before.ece, after.ece
+    )
 }
 
 /// How this program was called.
