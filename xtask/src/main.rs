@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask train`, `test`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `golden`, `parity`, `coverage`, `bench`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
+mod coverage;
 mod cuda;
 mod golden;
 mod page;
@@ -24,6 +25,8 @@ cargo xtask COMMAND
   test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
   parity CONFIG  write docs/parity.md: the heads beside scikit-learn's on the data set of a config
+  coverage CONFIG [HEAD...]
+                 write docs/calibration.md: how honest probabilities and sets are over 20 splits of the data set of a config
   bench [--rounds N] [--seconds S]
                  write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
                  and what each layer takes, into docs/engine.md
@@ -47,6 +50,8 @@ fn run() -> Result<ExitCode> {
         ("train", arguments) => return train::run(arguments),
         ("parity", [config]) => parity::run(config)?,
         ("parity", _) => bail!("parity takes a config\n\n{HELP}"),
+        ("coverage", [config, heads @ ..]) => coverage::run(config, heads)?,
+        ("coverage", []) => bail!("coverage takes a config\n\n{HELP}"),
         ("bench", arguments) => {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;
