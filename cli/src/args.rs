@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{Layer, Precision};
+use headstock_heads::SetMethod;
 
 /// Train an image classifier of your own: a pretrained ResNet stays frozen, and a head that you choose learns your
 /// classes.
@@ -104,6 +105,7 @@ Examples:
   headstock train
   headstock train --head svm --set head.C=0.1
   headstock train --config pets/headstock.toml --run runs/pets --set features.views=3
+  headstock train --warm runs/linear-1           more photos, perhaps new classes, and a head that knows the rest
 
 An interrupted run goes on where it stopped: features that were computed are kept.")]
 pub(crate) struct TrainArgs {
@@ -113,6 +115,9 @@ pub(crate) struct TrainArgs {
     /// The head; short for --set head.kind=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) head: Option<String>,
+    /// Start from the head of an earlier run, of the same kind: its classes keep their numbers, new ones come after them
+    #[arg(long, value_name = "RUN")]
+    pub(crate) warm: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +186,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 Examples:
   headstock predict runs/linear-1 cat.jpg dog.png
   headstock predict runs/linear-1 new_photos --format csv > predictions.csv
+  headstock predict runs/linear-1 cat.jpg --coverage 0.9     the classes among which it is, 9 times of 10
   headstock predict runs/linear-1 cat.jpg --set backbone.weights=/elsewhere/backbone
 
 A photo that cannot be read is reported, the others are predicted, and the exit status is 3.")]
@@ -193,6 +199,30 @@ pub(crate) struct PredictArgs {
     /// How predictions are printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
+    /// Print the set of classes that holds the true one with this frequency, such as 0.9. It may be empty
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) coverage: Option<f64>,
+    /// How sets are made
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t = SetKind::Lac, requires = "coverage")]
+    pub(crate) sets: SetKind,
+}
+
+/// How sets are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SetKind {
+    /// Classes above one probability: small sets
+    Lac,
+    /// The most probable classes up to one sum of probabilities: larger sets for harder photos
+    Aps,
+}
+
+impl From<SetKind> for SetMethod {
+    fn from(kind: SetKind) -> Self {
+        match kind {
+            SetKind::Lac => Self::Lac,
+            SetKind::Aps => Self::Aps,
+        }
+    }
 }
 
 /// How predictions are printed.
@@ -200,9 +230,9 @@ pub(crate) struct PredictArgs {
 pub(crate) enum Format {
     /// The three most probable classes of each photo
     Table,
-    /// path,predicted,probability, then a column per class
+    /// path,predicted,probability, then a column per class; with --coverage a last column set, its classes joined by |
     Csv,
-    /// An object per line: path, predicted, probability, probabilities
+    /// An object per line: path, predicted, probability, probabilities; with --coverage also set, a list
     Jsonl,
 }
 

@@ -129,14 +129,19 @@ impl Logits {
             .collect()
     }
 
-    /// Softmax of each row, `[N, C]`, computed in `f64`. For margins (an SVM's) these are no calibrated
-    /// probabilities.
+    /// Softmax of each row, `[N, C]`, computed in `f64`. Calibrated probabilities are a
+    /// [`Calibration`](crate::Calibration)'s.
     #[must_use]
     pub fn softmax(&self) -> Vec<f32> {
+        self.softmax_at(1.0)
+    }
+
+    /// Softmax of each row divided by `temperature`.
+    pub(crate) fn softmax_at(&self, temperature: f64) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.data.len());
         for row in self.rows() {
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exps: Vec<f64> = row.iter().map(|&v| f64::from(v - top).exp()).collect();
+            let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let exps: Vec<f64> = row.iter().map(|&v| ((f64::from(v) - top) / temperature).exp()).collect();
             let sum: f64 = exps.iter().sum();
             out.extend(exps.iter().map(|e| (e / sum) as f32));
         }

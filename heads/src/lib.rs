@@ -27,20 +27,24 @@
 //!
 //! # Inside
 //!
-//! A head is a file or a folder: [`linear`], [`svm`], [`mlp`], [`cosine`], [`ridge`], [`lda`], [`nearest_mean`], [`knn`]. What they share
-//! has files of its own: the affine map that a linear layer is, standardising, in `dense` the linear algebra of closed
-//! forms, and in `solver` what minimises an objective: L-BFGS, dual coordinate descent, and AdamW on anything
-//! [`Differentiable`]. Nothing here depends on the number of threads: sums run
+//! A head is a file or a folder: [`linear`], [`svm`], [`mlp`], [`cosine`], [`ridge`], [`lda`], [`nearest_mean`], [`knn`].
+//! What they share has files of its own: the affine map that a linear layer is, standardising, in `dense` the linear
+//! algebra of closed forms, and in `solver` what minimises an objective: L-BFGS, dual coordinate descent, and AdamW on
+//! anything [`Differentiable`]. What makes logits honest serves all heads: [`calibration`] and [`conformal`] sets, fitted
+//! on the logits that [`folds`] leave out. Nothing here depends on the number of threads: sums run
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
 pub mod affine;
+pub mod calibration;
 mod check;
+pub mod conformal;
 pub mod conformance;
 pub mod cosine;
 pub mod data;
 mod dense;
 pub mod differentiable;
 pub mod error;
+pub mod folds;
 pub mod head;
 pub mod knn;
 pub mod lda;
@@ -59,6 +63,8 @@ pub mod svm;
 mod vector;
 
 pub use affine::Affine;
+pub use calibration::{Calibration, CalibrationMethod};
+pub use conformal::{Conformal, SetMethod, Sets};
 pub use conformance::{check_head, check_head_with};
 pub use data::{ClassWeight, Features, Logits, TrainingSet};
 pub use differentiable::{Differentiable, Mode};

@@ -121,6 +121,12 @@ pub trait ConfiguredHead: Send + Sync {
     fn kind(&self) -> &'static str;
     /// The whole table with its defaults filled in, without `kind`. [`HeadKind::configure`] takes it back.
     fn table(&self) -> toml::Table;
+    /// The same with the parameters that a fit chose ([`Fitted::chosen`]) in place of `"auto"`: what is fitted again on
+    /// other samples chooses nothing anew.
+    ///
+    /// # Errors
+    /// [`HeadError::Config`] or [`HeadError::Parameter`] for what this head cannot have chosen.
+    fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError>;
     /// As [`HeadConfig::fit`].
     ///
     /// # Errors
@@ -161,15 +167,21 @@ impl<C: HeadConfig> HeadKind for Kind<C> {
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError> {
-        let config: C = table
-            .try_into()
-            .map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
-        config.check()?;
-        Ok(Box::new(Configured(config)))
+        Ok(Box::new(Configured::<C>::read(table)?))
     }
 }
 
 struct Configured<C>(C);
+
+impl<C: HeadConfig> Configured<C> {
+    fn read(table: toml::Table) -> Result<Self, HeadError> {
+        let config: C = table
+            .try_into()
+            .map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
+        config.check()?;
+        Ok(Self(config))
+    }
+}
 
 impl<C: HeadConfig> ConfiguredHead for Configured<C> {
     fn kind(&self) -> &'static str {
@@ -178,6 +190,12 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
 
     fn table(&self) -> toml::Table {
         toml::Table::try_from(&self.0).expect("a head's configuration is a table of TOML values")
+    }
+
+    fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError> {
+        let mut table = self.table();
+        table.extend(chosen.iter().map(|&(key, value)| (key.to_owned(), toml::Value::Float(value))));
+        Ok(Box::new(Self::read(table)?))
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError> {
@@ -260,5 +278,14 @@ mod tests {
         assert_eq!(fitted, direct);
         assert_eq!(loaded, direct);
         assert!(head.differentiable().is_none());
+    }
+    #[test]
+    fn what_a_fit_chose_stands_in_the_configuration_from_then_on() {
+        let registry = Registry::builtin();
+        let head = registry.get("svm").unwrap().configure("tol = 0.5".parse().unwrap()).unwrap();
+        let table = head.with_chosen(&[("C", 0.25)]).unwrap().table();
+        assert_eq!((table["C"].as_float(), table["tol"].as_float()), (Some(0.25), Some(0.5)));
+        assert_eq!(head.with_chosen(&[]).unwrap().table(), head.table());
+        assert!(head.with_chosen(&[("C", -1.0)]).is_err() && head.with_chosen(&[("alpha", 1.0)]).is_err());
     }
 }

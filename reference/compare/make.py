@@ -1,7 +1,7 @@
 """Golden figures of `compare`, by scikit-learn, numpy and scipy.
 
 bootstrap.json: figures of candidates on the same samples and the percentile intervals of their differences to the best, over
-resamples whose indices are in the file. temperature.json: the temperature with the least log-loss. overlapping.npz and
+resamples whose indices are in the file. overlapping.npz and
 grouped.npz: classes that overlap, the second with groups; cross_validated.json: how LogisticRegression does on the training
 part of each, cross-validated, log-loss and calibration error after temperatures fitted on the other folds.
 """
@@ -101,31 +101,6 @@ def temperature(logits, labels):
     return float(np.exp(middle))
 
 
-def temperatures():
-    cases = []
-    for seed, samples, classes, sharpness, skill in [
-        (0, 50, 3, 1.0, 1.5),
-        (1, 80, 10, 5.0, 2.0),
-        (2, 40, 2, 0.01, 1.0),
-        (3, 120, 5, 300.0, 3.0),
-        (4, 30, 8, 1e-4, 2.0),
-        (5, 200, 3, 1.0, 0.1),
-    ]:
-        logits, labels = made(np.random.RandomState(seed), samples, classes, sharpness, skill)
-        if seed == 1:
-            logits[:, 3] = np.where(labels == 3, logits[:, 3], -1e4)  # a class that is never predicted by mistake
-        cases.append(
-            {
-                "classes": classes,
-                "logits": [float(v) for v in logits.ravel()],
-                "labels": labels.tolist(),
-                "temperature": temperature(logits, labels),
-            }
-        )
-    (HERE / "temperature.json").write_text(json.dumps(cases) + "\n")
-    print("reference/compare/temperature.json:", [round(case["temperature"], 4) for case in cases])
-
-
 def cross_validated(features, labels, groups):
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=0.1, random_state=0)
     train = np.sort(next(splitter.split(features, labels))[0])
@@ -163,5 +138,4 @@ def cross_validations():
 
 
 bootstrap()
-temperatures()
 cross_validations()

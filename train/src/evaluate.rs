@@ -9,11 +9,11 @@ use headstock_heads::Registry;
 use crate::config::{Settings, Source};
 use crate::error::TrainError;
 use crate::files;
-use crate::fit::test;
+use crate::fit::logits;
 use crate::matrix::Matrix;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::{Run, SplitRow};
+use crate::run::{ConformalMetrics, Run, SplitRow};
 use crate::samples::{Inputs, Part, Samples, data_root};
 
 /// What testing a run anew gives.
@@ -21,6 +21,8 @@ use crate::samples::{Inputs, Part, Samples, data_root};
 pub struct Evaluation {
     /// The figures.
     pub metrics: Metrics,
+    /// How conformal sets did; none where the run has no scores to make them of.
+    pub conformal: Option<ConformalMetrics>,
     /// How many samples were tested.
     pub samples: usize,
     /// How many photos were left out because they cannot be read.
@@ -67,10 +69,12 @@ pub fn evaluate(
     if present.is_empty() {
         return Err(TrainError::Data("no photo of the test part can be read".into()));
     }
-    let predictions = test(model.head.as_ref(), &matrix, &present)?;
+    let predictions = model.predictions(&logits(model.head.as_ref(), &matrix, &present)?)?;
     drop((matrix, temporary));
+    let labels = samples.labels(&present);
     Ok(Evaluation {
-        metrics: predictions.metrics(&samples.labels(&present)),
+        metrics: predictions.metrics(&labels),
+        conformal: ConformalMetrics::of(model, &predictions, &labels)?,
         samples: present.len(),
         skipped: count - present.len(),
         same_samples: is_own && present.len() == count,

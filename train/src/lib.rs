@@ -1,7 +1,7 @@
 //! What ties headstock together: from settings to a run, and from a run to predictions.
 //!
 //! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set, sees to it that
-//! the features are in the cache, fits the head, tests it and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
+//! the features are in the cache, fits the head, calibrates and tests it, and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
 //! anew and [`Predictor`] uses it on new photos. [`extract`] writes features for other tools.
 //!
 //! ```
@@ -15,7 +15,7 @@
 //! let heads = Registry::builtin();
 //! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 //! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
-//! let outcome = train(&settings, &RunPlace::Named(folder.path().join("run")), &())?;
+//! let outcome = train(&settings, None, &RunPlace::Named(folder.path().join("run")), &())?;
 //! assert_eq!(outcome.metrics.test.top1, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -44,7 +44,7 @@ pub use error::{Kind, TrainError, Unreadable};
 pub use evaluate::{Evaluation, evaluate};
 pub use extract::{Extracted, extract};
 pub use fit::{Outcome, train};
-pub use predict::{Predictor, Told};
+pub use predict::{Prediction, Predictor, Told};
 pub use prepared::Prepared;
 pub use progress::Progress;
 pub use run::{Reserved, Run, RunPlace};

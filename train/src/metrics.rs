@@ -1,6 +1,6 @@
 //! How good predictions are.
 
-use headstock_heads::Logits;
+use headstock_heads::{Calibration, HeadError, Logits};
 use serde::{Deserialize, Serialize};
 
 use crate::score::{Figures, Score};
@@ -20,12 +20,29 @@ pub struct Metrics {
     pub ece: f64,
 }
 
+/// Those of the figures that say how honest probabilities are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reliability {
+    /// As [`Metrics::log_loss`].
+    pub log_loss: f64,
+    /// As [`Metrics::ece`].
+    pub ece: f64,
+}
+
+impl Metrics {
+    /// How honest the probabilities are.
+    #[must_use]
+    pub fn reliability(&self) -> Reliability {
+        Reliability { log_loss: self.log_loss, ece: self.ece }
+    }
+}
+
 /// Probabilities of each class, and what follows from them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predictions {
     /// `[N, C]`, row-major.
     pub probabilities: Vec<f32>,
-    /// The most probable class of each sample, `[N]`; the lowest number wins a tie.
+    /// The most probable class of each sample, `[N]`; among equals that of the highest logit, then of the lowest number.
     pub predicted: Vec<u32>,
     /// The number of classes, `C`.
     pub classes: usize,
@@ -35,7 +52,26 @@ impl Predictions {
     /// Softmax of `logits`.
     #[must_use]
     pub fn new(logits: &Logits) -> Self {
-        Self { probabilities: logits.softmax(), predicted: logits.argmax(), classes: logits.classes() }
+        Self::with(logits.softmax(), logits)
+    }
+
+    /// What `calibration` makes of `logits`.
+    ///
+    /// # Errors
+    /// As [`Calibration::probabilities`].
+    pub fn calibrated(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
+        Ok(Self::with(calibration.probabilities(logits)?, logits))
+    }
+
+    /// `probabilities` `[N, C]` that were made of `logits`.
+    pub(crate) fn with(probabilities: Vec<f32>, logits: &Logits) -> Self {
+        let classes = logits.classes();
+        let rows = probabilities.chunks_exact(classes).zip(logits.rows());
+        let predicted = rows.map(|(row, logits)| {
+            let before = |a: usize, b: usize| (row[a], logits[a]) > (row[b], logits[b]);
+            (1..classes).fold(0, |best, class| if before(class, best) { class } else { best }) as u32
+        });
+        Self { predicted: predicted.collect(), probabilities, classes }
     }
 
     /// The probabilities of each sample.
@@ -50,7 +86,9 @@ impl Predictions {
     #[must_use]
     pub fn metrics(&self, labels: &[u32]) -> Metrics {
         assert_eq!(labels.len(), self.predicted.len(), "a label a sample");
-        let top5 = self.rows().zip(labels).filter(|&(row, &label)| rank(row, label) < 5).count();
+        let rows = self.rows().zip(&self.predicted).zip(labels);
+        let top5 =
+            rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
         let Figures { accuracy, macro_f1, log_loss, ece } =
             Figures::of(&self.scores(labels), self.classes, |_| 1);
         Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }

@@ -15,8 +15,17 @@ use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
 
-/// Is told a batch: some photos, and for each the probability of each class, `[C]`, or why it cannot be read.
-pub type Told<'a, E> = dyn FnMut(&[PathBuf], Vec<Result<&[f32], DecodeError>>) -> Result<(), E> + 'a;
+/// What a model makes of a photo.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction<'a> {
+    /// The probability of each class, `[C]`.
+    pub probabilities: &'a [f32],
+    /// The most probable class; among equals as [`Predictions`] has it.
+    pub predicted: u32,
+}
+
+/// Is told a batch: some photos, and for each what the model makes of it, or why it cannot be read.
+pub type Told<'a, E> = dyn FnMut(&[PathBuf], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
@@ -102,7 +111,10 @@ impl<'a> Predictor<'a> {
     ) -> Result<(), E> {
         let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
         let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
-        let mut rows = predictions.iter().flat_map(Predictions::rows);
+        let mut rows = predictions
+            .iter()
+            .flat_map(|all| all.rows().zip(&all.predicted))
+            .map(|(probabilities, &predicted)| Prediction { probabilities, predicted });
         let predicted = features
             .into_iter()
             .map(|outcome| outcome.map(|_| rows.next().expect("a row for each photo that could be read")));
@@ -110,6 +122,6 @@ impl<'a> Predictor<'a> {
     }
 
     fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
-        Ok(Predictions::new(&self.model.head.logits(Features::new(features, self.stock.width())?)?))
+        self.model.predictions(&self.model.head.logits(Features::new(features, self.stock.width())?)?)
     }
 }

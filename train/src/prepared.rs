@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::features::{Stock, View};
 use crate::matrix::Matrix;
 use crate::progress::Progress;
+use crate::run::Run;
 use crate::samples::{Part, Samples};
 
 /// The samples of the settings, split, with features of all that can be read.
@@ -35,8 +36,24 @@ impl Prepared {
     /// # Errors
     /// [`TrainError`]; features that were computed until then are found by the next try.
     pub fn new(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
+        Self::after(None, settings, progress)
+    }
+
+    /// As [`new`](Self::new); the classes of a run keep their numbers, and those that it does not know come after them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn after(
+        run: Option<&Run>,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
         let started = Instant::now();
         let (samples, inputs) = Samples::read(settings)?;
+        let samples = match run {
+            Some(run) => samples.renumbered(&run.model.record.classes),
+            None => samples,
+        };
         samples.warn_of_divided_groups();
         let options = &settings.options;
         let stock = options.backbone.as_ref().map(|backbone| Stock::open(backbone, progress)).transpose()?;

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use headstock_heads::SetMethod;
+
 use crate::metrics::Predictions;
-use crate::run::{ModelRecord, RunMetrics, TestRow};
+use crate::run::{Change, ModelRecord, RunMetrics, SetMetrics, TestRow};
 
 /// Mistakes, and pairs of classes, that are listed.
 const MISTAKES: usize = 50;
@@ -33,6 +35,7 @@ pub(crate) fn html(
         head = escaped(&record.head.kind),
     );
     figures(&mut page, metrics);
+    honesty(&mut page, metrics);
     classes(&mut page, &record.classes, &confusion);
     if record.classes.len() <= WIDEST_MATRIX {
         matrix(&mut page, &record.classes, &confusion);
@@ -76,6 +79,58 @@ fn figures(page: &mut String, metrics: &RunMetrics) {
         push(page, format_args!("<tr><td>{name}<td>{figure:.4}\n"));
     }
     page.push_str("</table>\n");
+}
+
+/// What calibration changed, and how conformal sets do.
+fn honesty(page: &mut String, metrics: &RunMetrics) {
+    if let Some(calibration) = &metrics.calibration {
+        let method = calibration.method.as_str();
+        push(page, format_args!("<h2>Calibration</h2>\n<p><code>{method}</code>"));
+        if let Some(temperature) = calibration.temperature {
+            push(page, format_args!(" {temperature:.3}"));
+        }
+        push(
+            page,
+            format_args!(
+                ", from {} training photos that were held out in {} folds.</p>\n<table>\n\
+                 <tr><th><th>log loss<th>calibrated<th>calibration error<th>calibrated\n",
+                calibration.samples, calibration.folds
+            ),
+        );
+        for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
+            let Change { before, after } = change;
+            let (loss, ece) = ((before.log_loss, after.log_loss), (before.ece, after.ece));
+            push(
+                page,
+                format_args!(
+                    "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
+                    loss.0, loss.1, ece.0, ece.1
+                ),
+            );
+        }
+        page.push_str("</table>\n");
+    }
+    if let Some(conformal) = &metrics.conformal {
+        push(
+            page,
+            format_args!(
+                "<h2>Sets</h2>\n<p>They are to hold the class {} of the time.</p>\n<table>\n\
+                 <tr><th>sets<th>hold the class<th>classes<th>empty\n",
+                conformal.coverage
+            ),
+        );
+        for (method, sets) in [(SetMethod::Lac, conformal.lac), (SetMethod::Aps, conformal.aps)] {
+            let SetMetrics { coverage, mean_size, empty } = sets;
+            let method = method.as_str();
+            push(
+                page,
+                format_args!(
+                    "<tr><td><code>{method}</code><td>{coverage:.3}<td>{mean_size:.2}<td>{empty:.3}\n"
+                ),
+            );
+        }
+        page.push_str("</table>\n");
+    }
 }
 
 fn classes(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {

@@ -198,6 +198,16 @@ impl Samples {
         Ok(Self::new(dataset, parts))
     }
 
+    /// The same samples, the classes `first` numbered in their order and the others after them.
+    pub(crate) fn renumbered(self, first: &[String]) -> Self {
+        let new = self.classes.names().iter().filter(|name| !first.contains(name));
+        let classes = ClassMap::new(first.iter().chain(new).map(String::as_str), ClassOrder::Appearance);
+        let number =
+            |label: u32| classes.number(self.classes.name(label)).expect("every class is in the new map");
+        let rows = self.rows.into_iter().map(|row| Row { label: number(row.label), ..row }).collect();
+        Self { rows, classes }
+    }
+
     /// The numbers of the rows of a part.
     #[must_use]
     pub fn of(&self, part: Part) -> Vec<usize> {
@@ -320,6 +330,16 @@ fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_of_a_run_keep_their_numbers_and_new_ones_follow() {
+        let names = |names: &[&str]| ClassMap::new(names.iter().copied(), ClassOrder::Appearance);
+        let row = |label: u32| Row { id: label.to_string(), label, part: Part::Train, group: None };
+        let samples = Samples { classes: names(&["a", "b", "c", "d"]), rows: (0..4).map(row).collect() };
+        let samples = samples.renumbered(&["d", "b"].map(String::from));
+        assert_eq!(samples.classes.names(), ["d", "b", "a", "c"]);
+        assert_eq!(samples.labels(&[0, 1, 2, 3]), [2, 1, 3, 0]);
+    }
 
     #[test]
     fn labels_of_features_are_numbered_by_value_or_by_appearance() {

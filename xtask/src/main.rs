@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `bench`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
+mod coverage;
 mod cuda;
 mod golden;
 mod new_head;
@@ -29,6 +30,8 @@ cargo xtask COMMAND
   parity [CONFIG] [--large] [--only HEAD,HEAD] [--repeats N]
                  write docs/parity.md: the heads beside scikit-learn's, on the photos of a config (the demo's where none is
                  given) and on made-up features; with --only no page, but what it would hold of these heads
+  coverage CONFIG [HEAD...]
+                 write docs/calibration.md: how honest probabilities and sets are over 20 splits of the data set of a config
   bench [--rounds N] [--seconds S]
                  write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
                  and what each layer takes, into docs/engine.md
@@ -58,6 +61,8 @@ fn run() -> Result<ExitCode> {
         ("new-head", [name]) => new_head::run(&name.to_string_lossy(), None)?,
         ("new-head", [name, folder]) => new_head::run(&name.to_string_lossy(), Some(folder.into()))?,
         ("new-head", _) => bail!("new-head takes a name and perhaps a folder\n\n{HELP}"),
+        ("coverage", [config, heads @ ..]) => coverage::run(config, heads)?,
+        ("coverage", []) => bail!("coverage takes a config\n\n{HELP}"),
         ("bench", arguments) => {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Resu
     session.output.flush()?;
     let settings =
         settings.with_head(&best.head, &best.parameters, &session.heads).map_err(TrainError::from)?;
-    let outcome = prepared.train(&settings, reserved, session.bars)?;
+    let outcome = prepared.train(&settings, None, reserved, session.bars)?;
     let (kind, out) = (settings.head.kind(), &mut *session.output);
     let shown = out.line("").and_then(|()| train::show(&outcome, kind, out)).and_then(|()| {
         let trained = Some(train::Figures::new(&outcome, kind));

@@ -2,9 +2,10 @@
 
 use headstock_train::evaluate;
 use headstock_train::metrics::Metrics;
+use headstock_train::run::ConformalMetrics;
 use serde::Serialize;
 
-use super::{Session, counted, line_of};
+use super::{Session, counted, line_of, line_of_sets};
 use crate::args::EvaluateArgs;
 
 /// What `--json` prints.
@@ -12,6 +13,8 @@ use crate::args::EvaluateArgs;
 struct Figures<'a> {
     #[serde(flatten)]
     metrics: &'a Metrics,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conformal: Option<&'a ConformalMetrics>,
     samples: usize,
     skipped: usize,
     same_samples: bool,
@@ -28,8 +31,12 @@ pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Res
     let out = &mut *session.output;
     out.line(format!("{} on {}", run.model.record.head.kind, counted(evaluation.samples, "sample")))?;
     out.line(line_of(&evaluation.metrics))?;
+    if let Some(conformal) = &evaluation.conformal {
+        out.line(line_of_sets(conformal))?;
+    }
     out.figures(&Figures {
         metrics: &evaluation.metrics,
+        conformal: evaluation.conformal.as_ref(),
         samples: evaluation.samples,
         skipped: evaluation.skipped,
         same_samples: evaluation.same_samples,

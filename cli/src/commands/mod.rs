@@ -18,6 +18,7 @@ use std::time::Instant;
 use headstock_heads::Registry;
 use headstock_train::config::{Config, Settings};
 use headstock_train::metrics::Metrics;
+use headstock_train::run::{ConformalMetrics, SetMetrics};
 use headstock_train::{Run, TrainError};
 
 use crate::args::Global;
@@ -73,6 +74,15 @@ fn line_of(metrics: &Metrics) -> String {
         "top-1 {:.3}   top-5 {:.3}   macro F1 {:.3}   log loss {:.3}   calibration error {:.3}",
         metrics.top1, metrics.top5, metrics.macro_f1, metrics.log_loss, metrics.ece
     )
+}
+
+/// How conformal sets did, in a line.
+fn line_of_sets(conformal: &ConformalMetrics) -> String {
+    let of = |sets: &SetMetrics| {
+        format!("hold the class {:.3} of the time with {:.2} classes", sets.coverage, sets.mean_size)
+    };
+    let ConformalMetrics { coverage, lac, aps } = conformal;
+    format!("sets for a coverage of {coverage}: lac {}, aps {}", of(lac), of(aps))
 }
 
 /// `1 photo`, `2 photos`

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use headstock_heads::Sets;
 use headstock_loader::DecodeError;
 use headstock_loader::dataset::photos_below;
-use headstock_train::{Predictor, TrainError};
+use headstock_train::{Prediction, Predictor, TrainError};
 use serde_json::json;
 
 use super::{Session, counted};
@@ -17,10 +18,11 @@ const SHOWN: usize = 3;
 pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
     let photos = listed(&args.photos)?;
     let (run, settings) = session.run(&args.run)?;
+    let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
     let predictor = Predictor::new(&run.model, &settings, session.bars)?;
     let classes = &run.model.record.classes;
     let bars = session.bars;
-    let mut printer = Printer { format: args.format, classes, out: session.output };
+    let mut printer = Printer { format: args.format, classes, sets, out: session.output };
     let mut unreadable = 0;
     printer.header()?;
     predictor.predict::<anyhow::Error>(&photos, bars, &mut |batch, predicted| {
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Resu
         bars.aside(|| {
             for (path, predicted) in batch.iter().zip(&predicted) {
                 match predicted {
-                    Ok(probabilities) => printer.row(path, probabilities)?,
+                    Ok(prediction) => printer.row(path, *prediction)?,
                     Err(error) => printer.unreadable(path, error)?,
                 }
             }
@@ -73,6 +75,7 @@ fn listed(arguments: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
 struct Printer<'a> {
     format: Format,
     classes: &'a [String],
+    sets: Option<Sets>,
     out: &'a mut Output,
 }
 
@@ -81,43 +84,54 @@ impl Printer<'_> {
         match self.format {
             Format::Csv => {
                 let fixed = ["path", "predicted", "probability"].map(str::to_owned);
-                self.out.record(fixed.into_iter().chain(self.classes.iter().cloned()))
+                let set = self.sets.map(|_| "set".to_owned());
+                self.out.record(fixed.into_iter().chain(self.classes.iter().cloned()).chain(set))
             }
             Format::Table | Format::Jsonl => Ok(()),
         }
     }
 
-    fn row(&mut self, path: &Path, probabilities: &[f32]) -> Result<(), StdoutError> {
+    fn row(&mut self, path: &Path, prediction: Prediction<'_>) -> Result<(), StdoutError> {
+        let Prediction { probabilities, predicted } = prediction;
+        let best = predicted as usize;
+        let classes = self.classes;
+        let set: Option<Vec<&str>> = self
+            .sets
+            .map(|sets| sets.of(probabilities).into_iter().map(|class| &*classes[class as usize]).collect());
         match self.format {
             Format::Table => {
                 let mut order: Vec<usize> = (0..probabilities.len()).collect();
-                order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-                let shown: Vec<String> = order
+                order.sort_by(|&a, &b| {
+                    probabilities[b].total_cmp(&probabilities[a]).then((b == best).cmp(&(a == best)))
+                });
+                let shown = order
                     .iter()
                     .take(SHOWN)
-                    .map(|&class| format!("{} {:.3}", Shown(&self.classes[class]), probabilities[class]))
-                    .collect();
-                self.out.line(format!("{}  {}", Shown(path.display()), shown.join("  ")))
+                    .map(|&class| format!("{} {:.3}", Shown(&classes[class]), probabilities[class]));
+                let set = set.map(|set| format!("{{{}}}", Shown(set.join(", "))));
+                let fields: Vec<String> =
+                    std::iter::once(Shown(path.display()).to_string()).chain(set).chain(shown).collect();
+                self.out.line(fields.join("  "))
             }
             Format::Csv => {
-                let best = most_probable(probabilities);
                 let fixed =
-                    [path.display().to_string(), self.classes[best].clone(), probabilities[best].to_string()];
-                self.out.record(fixed.into_iter().chain(probabilities.iter().map(ToString::to_string)))
+                    [path.display().to_string(), classes[best].clone(), probabilities[best].to_string()];
+                let each = probabilities.iter().map(ToString::to_string);
+                self.out.record(fixed.into_iter().chain(each).chain(set.map(|set| set.join("|"))))
             }
             Format::Jsonl => {
-                let best = most_probable(probabilities);
                 let all: serde_json::Map<String, serde_json::Value> =
-                    self.classes.iter().cloned().zip(probabilities.iter().map(|&p| json!(p))).collect();
-                self.out.line(
-                    json!({
-                        "path": path.display().to_string(),
-                        "predicted": self.classes[best],
-                        "probability": probabilities[best],
-                        "probabilities": all,
-                    })
-                    .to_string(),
-                )
+                    classes.iter().cloned().zip(probabilities.iter().map(|&p| json!(p))).collect();
+                let mut object = json!({
+                    "path": path.display().to_string(),
+                    "predicted": classes[best],
+                    "probability": probabilities[best],
+                    "probabilities": all,
+                });
+                if let Some(set) = set {
+                    object["set"] = json!(set);
+                }
+                self.out.line(object.to_string())
             }
         }
     }
@@ -128,7 +142,7 @@ impl Printer<'_> {
             // The warning says it.
             Format::Table => Ok(()),
             Format::Csv => {
-                let empty = vec![String::new(); self.classes.len() + 2];
+                let empty = vec![String::new(); self.classes.len() + 2 + usize::from(self.sets.is_some())];
                 self.out.record(std::iter::once(path.display().to_string()).chain(empty))
             }
             Format::Jsonl => self
@@ -136,10 +150,4 @@ impl Printer<'_> {
                 .line(json!({ "path": path.display().to_string(), "error": error.to_string() }).to_string()),
         }
     }
-}
-
-/// The class of the highest probability; the lowest number wins a tie.
-fn most_probable(probabilities: &[f32]) -> usize {
-    let classes = 0..probabilities.len();
-    classes.rev().max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b])).unwrap_or_default()
 }

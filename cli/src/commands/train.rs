@@ -3,10 +3,11 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use headstock_train::{Outcome, RunPlace, train};
+use headstock_train::run::CalibrationMetrics;
+use headstock_train::{Outcome, Run, RunPlace, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, line_of, program, quoted};
+use super::{CONFIG, Session, line_of, line_of_sets, program, quoted};
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
@@ -29,7 +30,8 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
     let head: Vec<String> = args.head.iter().map(|name| format!("head.kind={name}")).collect();
     let settings = session.settings(&head)?;
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
-    let outcome = train(&settings, &place, session.bars)?;
+    let start = args.warm.as_deref().map(|folder| Run::open(folder, &session.heads)).transpose()?;
+    let outcome = train(&settings, start.as_ref(), &place, session.bars)?;
 
     let (kind, out) = (settings.head.kind(), &mut *session.output);
     Ok(naming(&outcome, show(&outcome, kind, out).and_then(|()| out.figures(&Figures::new(&outcome, kind))))?)
@@ -51,10 +53,22 @@ pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<()
         "{kind}: {} classes, trained on {}, tested on {}",
         counts.classes, counts.train, counts.test
     ))?;
+    if !metrics.chosen.is_empty() {
+        let chosen: Vec<String> =
+            metrics.chosen.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        out.line(format!("chosen: {}", chosen.join(", ")))?;
+    }
     out.line(line_of(&metrics.test))?;
+    // Why it is not, where it is not, was said before.
+    if let Some(calibration) = metrics.calibration.as_ref().filter(|used| used.dropped.is_none()) {
+        out.line(line_of_calibration(calibration))?;
+    }
+    if let Some(conformal) = &metrics.conformal {
+        out.line(line_of_sets(conformal))?;
+    }
     out.line(format!(
-        "features {:.1} s ({} computed), fit {:.1} s, test {:.1} s",
-        seconds.features, counts.computed, seconds.fit, seconds.test
+        "features {:.1} s ({} computed), fit {:.1} s, calibration {:.1} s, test {:.1} s",
+        seconds.features, counts.computed, seconds.fit, seconds.calibration, seconds.test
     ))?;
     out.line(format!("run: {}", folder.display()))?;
     let program = quoted(program().display());
@@ -70,6 +84,19 @@ pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<()
         "  {program} train --config {config} --head {other}   # seconds: the features are kept"
     ))?;
     out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))
+}
+
+/// What calibration did to the figures of the test part.
+fn line_of_calibration(calibration: &CalibrationMetrics) -> String {
+    let method = match calibration.temperature {
+        Some(temperature) => format!("temperature {temperature:.3}"),
+        None => calibration.method.as_str().to_owned(),
+    };
+    let (before, after) = (calibration.test.before, calibration.test.after);
+    format!(
+        "calibrated: {method}, which brings log loss from {:.3} to {:.3}, calibration error from {:.3} to {:.3}",
+        before.log_loss, after.log_loss, before.ece, after.ece
+    )
 }
 
 /// A path below the current folder without that folder.

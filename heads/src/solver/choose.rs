@@ -2,15 +2,11 @@
 
 use crate::data::{Features, TrainingSet};
 use crate::error::HeadError;
+use crate::folds::{self, stratified};
 use crate::head::History;
-use crate::random::Keyed;
-use crate::solver::hold_out::{Parts, photos_of_classes};
 
 /// Folds to choose by.
 const FOLDS: usize = 5;
-
-/// Key of the folds: the same candidates are always judged by the same photos.
-const SEED: u64 = 0x666f_6c64;
 
 /// What was chosen, and how each candidate did.
 #[derive(Clone, Debug)]
@@ -42,7 +38,7 @@ pub(crate) fn choose(
 ) -> Result<Choice, HeadError> {
     let mut losses = vec![0.0; candidates.len()];
     let mut judged = 0;
-    for Parts { fit, held_out } in stratified(data, FOLDS) {
+    for folds::Fold { fit, held_out } in stratified(data.labels(), data.photos(), FOLDS) {
         if fit.is_empty() || held_out.is_empty() {
             continue;
         }
@@ -64,30 +60,6 @@ pub(crate) fn choose(
         candidates.iter().zip(&losses).map(|(&value, loss)| vec![value, loss / judged as f64]).collect();
     let history = History { columns: vec![parameter, "held_out_loss"], rows };
     Ok(Choice { value: candidates[best.unwrap_or_default()], history })
-}
-
-/// `count` folds: the photos of each class dealt out in an order that depends on their numbers alone, each class beginning
-/// where the one before ended.
-fn stratified(data: &TrainingSet<'_>, count: usize) -> Vec<Parts> {
-    let mut fold_of = vec![0; data.labels().len()];
-    let mut next = 0;
-    for photos in photos_of_classes(data, |photo| Keyed::new(&[SEED, photo]).next()) {
-        if photos.len() == 1 {
-            // It can be missed in no fold.
-            photos[0].iter().for_each(|&row| fold_of[row] = usize::MAX);
-            continue;
-        }
-        for rows in photos {
-            rows.into_iter().for_each(|row| fold_of[row] = next % count);
-            next += 1;
-        }
-    }
-    (0..count)
-        .map(|fold| {
-            let (held_out, fit) = (0..fold_of.len()).partition(|&row| fold_of[row] == fold);
-            Parts { fit, held_out }
-        })
-        .collect()
 }
 
 /// Some rows of a training set.
@@ -115,35 +87,7 @@ impl Owned {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn folds_judge_every_photo_once_and_keep_views_and_classes_together(
-            labels in prop::collection::vec(0u32..4, 2..60), views in 1usize..4,
-        ) {
-            let rows: Vec<u32> = labels.iter().flat_map(|&label| std::iter::repeat_n(label, views)).collect();
-            let photos: Vec<u32> = (0..rows.len()).map(|row| (row / views) as u32).collect();
-            let values = vec![0.0; rows.len()];
-            let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &rows, 4).unwrap();
-            let data = data.with_photos(&photos).unwrap();
-            let mut times = vec![0; rows.len()];
-            for Parts { fit, held_out } in stratified(&data, 3) {
-                prop_assert_eq!(fit.len() + held_out.len(), rows.len());
-                for &row in &held_out {
-                    times[row] += 1;
-                    prop_assert!(fit.iter().all(|&other| photos[other] != photos[row]));
-                    prop_assert!(fit.iter().any(|&other| rows[other] == rows[row]));
-                }
-            }
-            for (row, times) in times.into_iter().enumerate() {
-                let of_class = labels.iter().filter(|&&label| label == rows[row]).count();
-                prop_assert_eq!(times, usize::from(of_class > 1));
-            }
-        }
-    }
 
     fn choice(losses: &[f64]) -> f64 {
         let values = [0.0; 20];

@@ -1,25 +1,15 @@
 //! Which samples are held out of a fit, to see when it stops getting better.
 
-use std::collections::BTreeMap;
-
 use crate::data::TrainingSet;
+use crate::folds::{Fold, photos_of_classes};
 use crate::random::Keyed;
-
-/// The rows of the training set in two parts, each in ascending order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Parts {
-    /// Rows to fit on.
-    pub(crate) fit: Vec<usize>,
-    /// Rows to judge by.
-    pub(crate) held_out: Vec<usize>,
-}
 
 /// Holds out about `fraction` of the photos of each class, rounded; a class never loses its last photo. All
 /// rows of a photo go together. Which photos depends on the seed and on their numbers, not on those of the
 /// classes.
-pub(crate) fn hold_out(data: &TrainingSet<'_>, fraction: f64, seed: u64) -> Parts {
-    let mut parts = Parts { fit: Vec::new(), held_out: Vec::new() };
-    for photos in photos_of_classes(data, |photo| Keyed::new(&[seed, photo]).next()) {
+pub(crate) fn hold_out(data: &TrainingSet<'_>, fraction: f64, seed: u64) -> Fold {
+    let mut parts = Fold { fit: Vec::new(), held_out: Vec::new() };
+    for photos in photos_of_classes(data.labels(), data.photos(), |photo| Keyed::new(&[seed, photo]).next()) {
         let count = ((photos.len() as f64 * fraction).round() as usize).min(photos.len().saturating_sub(1));
         for (rank, rows) in photos.into_iter().enumerate() {
             if rank < count { &mut parts.held_out } else { &mut parts.fit }.extend(rows);
@@ -28,17 +18,6 @@ pub(crate) fn hold_out(data: &TrainingSet<'_>, fraction: f64, seed: u64) -> Part
     parts.fit.sort_unstable();
     parts.held_out.sort_unstable();
     parts
-}
-
-/// The rows of each photo of each class, `[C][photos][rows]`; the photos in the order of `key` of their numbers.
-pub(crate) fn photos_of_classes(data: &TrainingSet<'_>, key: impl Fn(u64) -> u64) -> Vec<Vec<Vec<usize>>> {
-    let photo_of = |row: usize| data.photos().map_or(row as u64, |photos| u64::from(photos[row]));
-    let mut photos: Vec<BTreeMap<(u64, u64), Vec<usize>>> = vec![BTreeMap::new(); data.classes()];
-    for (row, &label) in data.labels().iter().enumerate() {
-        let photo = photo_of(row);
-        photos[label as usize].entry((key(photo), photo)).or_default().push(row);
-    }
-    photos.into_iter().map(|photos| photos.into_values().collect()).collect()
 }
 
 #[cfg(test)]

@@ -34,7 +34,6 @@ mod folds;
 mod heard;
 mod outcome;
 mod schedule;
-mod temperature;
 mod trial;
 
 use std::time::{Duration, Instant};

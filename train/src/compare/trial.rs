@@ -4,14 +4,14 @@ use std::cmp::Ordering;
 use std::time::Instant;
 
 use headstock_heads::{
-    ConfiguredHead, Features, FitContext, Fitted, HeadError, Logits, Tensors, TrainingSet,
+    Calibration, CalibrationMethod, ConfiguredHead, Features, FitContext, Fitted, HeadError, Logits, Tensors,
+    TrainingSet,
 };
 use headstock_loader::Split;
 
 use super::bootstrap::Compared;
 use super::heard::hearing;
 use super::outcome::{Chosen, Criterion, Judged};
-use super::temperature;
 use crate::metrics::Predictions;
 use crate::score::{Figures, Score};
 
@@ -112,11 +112,18 @@ impl Scored {
         let mut temperatures: Vec<f64> = Vec::with_capacity(trials.len());
         for (fold, trial) in trials.iter().enumerate() {
             let others = (0..trials.len()).filter(|&other| other != fold);
-            let others: Vec<temperature::Labelled<'_>> =
-                others.map(|other| (&trials[other].logits, tested[other].as_slice())).collect();
-            let temperature = temperature::fit(&others, temperatures.last().copied());
-            temperatures.push(temperature);
-            let of_fold = predictions(&trial.logits, temperature).scores(&tested[fold]);
+            let (mut logits, mut of_others) = (Vec::new(), Vec::new());
+            for other in others {
+                logits.extend_from_slice(trials[other].logits.as_slice());
+                of_others.extend_from_slice(&tested[other]);
+            }
+            let calibration = Logits::new(logits, trial.logits.classes())
+                .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &of_others))
+                .expect("logits are finite, and each has a label");
+            temperatures.push(calibration.temperature().unwrap_or(1.0));
+            let of_fold = Predictions::calibrated(&trial.logits, &calibration)
+                .expect("logits are finite, of as many classes")
+                .scores(&tested[fold]);
             for (&sample, score) in splits[fold].test.iter().zip(of_fold) {
                 scores[sample] = score;
             }
@@ -164,18 +171,6 @@ impl Scored {
         let to_best = judged.by(by).to_best;
         Judged { tied: to_best.low <= 0.0 && to_best.high >= 0.0, ..judged }
     }
-}
-
-/// Probabilities at a temperature; what is predicted does not depend on it, not even where probabilities round to the same.
-fn predictions(logits: &Logits, temperature: f64) -> Predictions {
-    let mut scaled = Vec::with_capacity(logits.as_slice().len());
-    for row in logits.rows() {
-        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Below the highest, where rounding to f32 does not matter.
-        scaled.extend(row.iter().map(|&z| ((f64::from(z) - f64::from(top)) / temperature) as f32));
-    }
-    let scaled = Logits::new(scaled, logits.classes()).expect("they are as many as before");
-    Predictions { predicted: logits.argmax(), ..Predictions::new(&scaled) }
 }
 
 fn chosen(trials: &[Trial]) -> Vec<Chosen> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use headstock_backbone::{DeviceChoice, Layer, Precision};
+use headstock_heads::CalibrationMethod;
 use headstock_loader::{Augment, ClassOrder, TestSize};
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -16,6 +17,9 @@ pub const VERSION: u32 = 1;
 pub struct Options {
     /// [`VERSION`].
     pub version: u32,
+    /// How logits become probabilities.
+    #[serde(default)]
+    pub calibration: CalibrationMethod,
     /// The photos, or features made elsewhere.
     #[serde(default)]
     pub data: DataOptions,

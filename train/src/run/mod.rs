@@ -1,5 +1,6 @@
 //! A run: the folder that training leaves behind.
 
+mod metrics;
 mod model;
 mod tables;
 mod write;
@@ -7,12 +8,11 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Settings};
 use crate::error::TrainError;
-use crate::metrics::Metrics;
-pub use model::{BackboneRecord, Calibration, HeadRecord, Model, ModelRecord};
+pub use metrics::{CalibrationMetrics, Change, ConformalMetrics, Counts, RunMetrics, Seconds, SetMetrics};
+pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
 pub(crate) use tables::{TestRow, history, predictions, split};
 pub(crate) use write::RunFiles;
@@ -25,46 +25,6 @@ const HISTORY: &str = "history.csv";
 const SPLIT: &str = "split.csv";
 const PREDICTIONS: &str = "predictions.csv";
 const REPORT: &str = "report.html";
-
-/// `metrics.json`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunMetrics {
-    /// On the test part.
-    #[serde(flatten)]
-    pub test: Metrics,
-    /// How many there are.
-    pub counts: Counts,
-    /// How long each phase took.
-    pub seconds: Seconds,
-}
-
-/// How many samples of each kind there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Classes.
-    pub classes: usize,
-    /// Samples fitted on.
-    pub train: usize,
-    /// Samples tested on.
-    pub test: usize,
-    /// Augmented views of each training photo.
-    pub views: u32,
-    /// Photos left out because they cannot be read.
-    pub skipped: usize,
-    /// Feature vectors that were computed in this run, rather than found in the cache.
-    pub computed: usize,
-}
-
-/// Wall-clock seconds of each phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seconds {
-    /// Reading the data set and computing features.
-    pub features: f64,
-    /// Fitting the head.
-    pub fit: f64,
-    /// Testing it.
-    pub test: f64,
-}
 
 /// A finished run.
 pub struct Run {

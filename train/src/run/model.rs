@@ -1,18 +1,20 @@
 //! `model.safetensors`: the head's tensors, and in the metadata what they are to be used with.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use headstock_backbone::{Layer, Precision, Preprocessing};
-use headstock_heads::{FittedHead, Registry, Tensors};
+use headstock_heads::{Calibration, Conformal, FittedHead, Logits, Registry, SetMethod, Sets, Tensors};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::features::Stock;
+use crate::metrics::Predictions;
 use crate::progress::Progress;
 
 /// The one entry of the metadata. safetensors keeps its metadata in a hash map, whose order differs from run to run:
@@ -21,6 +23,11 @@ const ENTRY: &str = "headstock";
 
 /// The version of the file.
 const FORMAT: u32 = 1;
+
+/// What the names of the tensors with conformal scores begin with: no head's do.
+const SCORES: &str = "conformal.";
+
+const METHODS: [SetMethod; 2] = [SetMethod::Lac, SetMethod::Aps];
 
 /// What stands in the metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,14 +46,6 @@ pub struct ModelRecord {
     pub backbone: Option<BackboneRecord>,
     /// How logits become probabilities.
     pub calibration: Calibration,
-}
-
-/// How logits become probabilities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Calibration {
-    /// Softmax as it is.
-    None,
 }
 
 /// The head of a model.
@@ -80,9 +79,10 @@ impl ModelRecord {
         classes: Vec<String>,
         width: usize,
         stock: Option<(Preprocessing, BackboneRecord)>,
+        calibration: Calibration,
     ) -> Self {
         let (preprocessing, backbone) = stock.unzip();
-        Self { format: FORMAT, head, classes, width, preprocessing, backbone, calibration: Calibration::None }
+        Self { format: FORMAT, head, classes, width, preprocessing, backbone, calibration }
     }
 }
 
@@ -92,16 +92,30 @@ pub struct Model {
     pub record: ModelRecord,
     /// The head.
     pub head: FittedHead,
+    /// The scores that conformal sets are made of; none where nothing was held out to take them from.
+    pub conformal: Option<Conformal>,
 }
 
 impl Model {
     /// The bytes of the file.
-    pub(crate) fn to_bytes(record: &ModelRecord, tensors: &Tensors) -> Result<Vec<u8>, TrainError> {
-        let metadata = serde_json::to_string(record).expect("a record is JSON");
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+        let refused = |error: &dyn fmt::Display| {
+            TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
+        };
+        let mut tensors = self.head.tensors()?;
+        if let Some(name) = tensors.keys().find(|name| name.starts_with(SCORES)) {
+            return Err(refused(&format_args!("its tensor `{name}` has a name that conformal scores have")));
+        }
+        if let Some(conformal) = &self.conformal {
+            for method in METHODS {
+                let scores = conformal.scores(method);
+                let scores = Tensor::from_slice(scores, scores.len(), &Device::Cpu);
+                tensors.insert(name_of(method), scores.map_err(|error| refused(&error))?);
+            }
+        }
+        let metadata = serde_json::to_string(&self.record).expect("a record is JSON");
         let metadata = HashMap::from([(ENTRY.to_owned(), metadata)]);
-        safetensors::serialize(tensors.iter(), Some(metadata)).map_err(|error| {
-            TrainError::Data(format!("the head `{}` cannot be saved: {error}", record.head.kind))
-        })
+        safetensors::serialize(tensors.iter(), Some(metadata)).map_err(|error| refused(&error))
     }
 
     /// Reads the file.
@@ -116,10 +130,12 @@ impl Model {
             return Err(TrainError::format(path)(problem));
         }
         let record: ModelRecord = serde_json::from_str(entry).map_err(TrainError::format(path))?;
-        let tensors: Tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        record.calibration.check(record.classes.len()).map_err(TrainError::format(path))?;
+        let mut tensors: Tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
             .map_err(TrainError::format(path))?
             .into_iter()
             .collect();
+        let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
         let kind = heads.get(&record.head.kind).map_err(|error| {
             TrainError::Usage(format!(
                 "{} holds a head that this program does not know: {error}",
@@ -138,11 +154,33 @@ impl Model {
             );
             return Err(TrainError::format(path)(problem));
         }
-        Ok(Self { record, head })
+        Ok(Self { record, head, conformal })
     }
-}
 
-impl Model {
+    /// What the model makes of its head's logits.
+    ///
+    /// # Errors
+    /// [`TrainError::Head`] for logits that are not finite.
+    pub fn predictions(&self, logits: &Logits) -> Result<Predictions, TrainError> {
+        Ok(Predictions::calibrated(logits, &self.record.calibration)?)
+    }
+
+    /// Conformal sets that hold the true class with a frequency of `coverage`.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] where the model has no scores to make them of, and for a coverage that does not lie between
+    /// 0 and 1.
+    pub fn sets(&self, coverage: f64, method: SetMethod) -> Result<Sets, TrainError> {
+        let conformal = self.conformal.as_ref().ok_or_else(|| {
+            TrainError::Usage(
+                "the run has no scores to make sets of: it was trained with `calibration = \"none\"`, from a class with one \
+                 photo, or by an earlier headstock; train it anew with `calibration = \"temperature\"`"
+                    .into(),
+            )
+        })?;
+        conformal.sets(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
+    }
+
     /// The weights that the head was fitted on, found where `settings` say; none where either knows only features.
     pub(crate) fn stock(
         &self,
@@ -175,4 +213,25 @@ impl Model {
 #[derive(Deserialize)]
 struct Version {
     format: u32,
+}
+
+/// The tensor with the scores of a method.
+fn name_of(method: SetMethod) -> String {
+    format!("{SCORES}{}", method.as_str())
+}
+
+/// Takes the conformal scores out of the tensors, so that the head's are left; runs without any have none.
+fn take_scores(tensors: &mut Tensors) -> Result<Option<Conformal>, String> {
+    let found = METHODS.map(|method| tensors.remove(&name_of(method)));
+    if found.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let [lac, aps] =
+        found.map(|tensor| tensor.ok_or("is missing".to_owned())?.to_vec1().map_err(|e| e.to_string()));
+    let scores = |values: Result<Vec<f32>, String>, method| {
+        values.map_err(|problem| format!("tensor `{}`: {problem}", name_of(method)))
+    };
+    Conformal::from_scores(scores(lac, SetMethod::Lac)?, scores(aps, SetMethod::Aps)?)
+        .map(Some)
+        .map_err(|error| error.to_string())
 }

@@ -14,10 +14,11 @@ use rayon::prelude::*;
 use crate::data::{ClassWeight, Features, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
+use crate::folds::Fold;
 use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
 use crate::solver::adamw::AdamW;
-use crate::solver::hold_out::{Parts, hold_out};
+use crate::solver::hold_out::hold_out;
 
 /// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
@@ -217,9 +218,9 @@ pub(crate) fn fit<L: Learner>(
     recipe: &Recipe,
     context: &FitContext<'_>,
 ) -> Result<(L::Parameters, History), HeadError> {
-    let Parts { mut fit, held_out } = match recipe.early_stopping {
+    let Fold { mut fit, held_out } = match recipe.early_stopping {
         Some(stopping) => hold_out(samples.data, stopping.validation, recipe.seed),
-        None => Parts { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
+        None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
     };
     let judge = match recipe.early_stopping {
         Some(stopping) if held_out.is_empty() => {

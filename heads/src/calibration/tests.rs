@@ -1,0 +1,223 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::random::Keyed;
+
+const METHODS: [CalibrationMethod; 4] = [
+    CalibrationMethod::None,
+    CalibrationMethod::Temperature,
+    CalibrationMethod::Isotonic,
+    CalibrationMethod::Platt,
+];
+
+fn logits(values: &[f32], classes: usize) -> Logits {
+    Logits::new(values.to_vec(), classes).unwrap()
+}
+
+fn temperature(values: &[f32], classes: usize, labels: &[u32]) -> f64 {
+    let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits(values, classes), labels);
+    let Calibration::Temperature(temperature) = fitted.unwrap() else { panic!("another method") };
+    temperature
+}
+
+/// The mean log-loss at a temperature, without the rounding of probabilities.
+fn log_loss(logits: &Logits, temperature: f64, labels: &[u32]) -> f64 {
+    let rows = logits.rows().zip(labels).map(|(row, &label)| {
+        let own = f64::from(row[label as usize]);
+        let above: Vec<f64> = row.iter().map(|&z| (f64::from(z) - own) / temperature).collect();
+        let top = above.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        top + above.iter().map(|z| (z - top).exp()).sum::<f64>().ln()
+    });
+    rows.sum::<f64>() / labels.len() as f64
+}
+
+/// Logits of any scale and labels of some of the classes.
+fn samples() -> impl Strategy<Value = (Logits, Vec<u32>)> {
+    (1usize..6, 1usize..40, -3f32..4.0).prop_flat_map(|(classes, rows, scale)| {
+        let value = (-30i8..30).prop_map(move |v| f32::from(v) / 10.0 * 10f32.powf(scale));
+        let values = prop::collection::vec(value, rows * classes);
+        let labels = prop::collection::vec(0..classes as u32, rows);
+        (values.prop_map(move |values| Logits::new(values, classes).unwrap()), labels)
+    })
+}
+
+proptest! {
+    #[test]
+    fn rows_are_probabilities_that_sum_to_one((logits, labels) in samples()) {
+        for method in METHODS {
+            let fitted = Calibration::fit(method, &logits, &labels).unwrap();
+            for row in fitted.probabilities(&logits).unwrap().chunks_exact(logits.classes()) {
+                prop_assert!(row.iter().all(|p| (0.0..=1.0).contains(p)), "{method:?}: {row:?}");
+                prop_assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{method:?}: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_temperature_keeps_the_most_probable_class((logits, labels) in samples()) {
+        let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits, &labels).unwrap();
+        let probabilities = fitted.probabilities(&logits).unwrap();
+        for (row, best) in probabilities.chunks_exact(logits.classes()).zip(logits.argmax()) {
+            prop_assert!(row.iter().all(|&p| p <= row[best as usize]), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn no_other_temperature_has_a_lower_loss((logits, labels) in samples(), factor in 0.2f64..5.0) {
+        let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits, &labels).unwrap();
+        let Calibration::Temperature(best) = fitted else { return Ok(()) };
+        let loss = |temperature| log_loss(&logits, temperature, &labels);
+        let n = labels.len() as f64;
+        // Beyond the one the rule of succession stops it; beyond the other the bracket, where even probabilities are best.
+        let (least, even) = (((n + 2.0) / (n + 1.0)).ln(), (logits.classes() as f64).ln() - 1e-3);
+        let other = loss(best * factor).max(least);
+        prop_assert!(loss(best) <= if other > even { other + 2e-3 } else { other + 1e-6 }, "{best}");
+    }
+
+    #[test]
+    fn isotonic_never_falls(
+        values in prop::collection::vec(-20i8..20, 1..60), hits in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        let fitted = Isotonic::fit(&values, &hits[..values.len()]);
+        prop_assert!(fitted.is_sound(), "{fitted:?}");
+        let all: Vec<f64> = (-250..250).map(|x| fitted.probability(f64::from(x) / 10.0)).collect();
+        prop_assert!(all.is_sorted(), "{all:?}");
+        // It is right on average.
+        let mean = values.iter().map(|&v| fitted.probability(v)).sum::<f64>();
+        let count = hits[..values.len()].iter().filter(|&&hit| hit).count() as f64;
+        prop_assert!((mean - count).abs() < 1e-9, "{mean} {count}");
+    }
+}
+
+#[test]
+fn a_temperature_makes_probabilities_what_they_were_drawn_from() {
+    // Labels drawn from a softmax, whose logits are then given seven times too large.
+    let mut random = Keyed::new(&[1]);
+    let mut values = Vec::new();
+    let mut labels = Vec::new();
+    for _ in 0..20_000 {
+        let row: Vec<f32> = (0..4).map(|_| (random.uniform() * 4.0) as f32).collect();
+        let mut left = random.uniform() as f32;
+        let probabilities = logits(&row, 4).softmax();
+        let class = probabilities.iter().position(|p| {
+            left -= p;
+            left < 0.0
+        });
+        labels.push(class.unwrap_or(3) as u32);
+        values.extend(row.iter().map(|v| 7.0 * v));
+    }
+    let found = temperature(&values, 4, &labels);
+    assert!((found - 7.0).abs() < 0.2, "{found}");
+}
+
+#[test]
+fn photos_that_are_all_told_right_are_worth_what_the_rule_of_succession_says() {
+    for n in [1, 8, 1000] {
+        let values: Vec<f32> = (0..n).flat_map(|_| [3.0, -1.0, 0.5]).collect();
+        let labels = vec![0; n];
+        let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits(&values, 3), &labels).unwrap();
+        let found = f64::from(fitted.probabilities(&logits(&values, 3)).unwrap()[0]);
+        let expected = (n as f64 + 1.0) / (n as f64 + 2.0);
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+}
+
+#[test]
+fn logits_that_are_worse_than_chance_give_even_probabilities() {
+    let values = [1.0, 0.0, 0.0, 1.0];
+    let found = temperature(&values, 2, &[1, 0]);
+    assert!(found.is_finite() && found > 1e3, "{found}");
+}
+
+#[test]
+fn equal_logits_tell_nothing_and_keep_the_temperature_at_one() {
+    assert_eq!(temperature(&[2.0; 9], 3, &[0, 1, 1]), 1.0);
+    let values = logits(&[2.0; 9], 3);
+    let platt = Calibration::fit(CalibrationMethod::Platt, &values, &[0, 1, 1]).unwrap();
+    let isotonic = Calibration::fit(CalibrationMethod::Isotonic, &values, &[0, 1, 1]).unwrap();
+    // One of three, two of three and none of three, smoothed by Platt's targets; then divided by their sum.
+    let smoothed = [
+        (1.0 / 3.0) * (2.0 / 3.0) + (2.0 / 3.0) * (1.0 / 4.0),
+        (2.0 / 3.0) * (3.0 / 4.0) + (1.0 / 3.0) * (1.0 / 3.0),
+        1.0 / 5.0,
+    ];
+    let sum: f64 = smoothed.iter().sum();
+    for (found, expected) in platt.probabilities(&values).unwrap().iter().zip(smoothed) {
+        assert!((f64::from(*found) - expected / sum).abs() < 1e-6, "{found} {expected}");
+    }
+    assert_eq!(isotonic.probabilities(&values).unwrap()[..3], [1.0 / 3.0, 2.0 / 3.0, 0.0]);
+}
+
+#[test]
+fn a_row_of_which_isotonic_knows_nothing_is_even() {
+    // Low logits of all classes are of none of them.
+    let values = [-5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0];
+    let mut labels = vec![0, 0, 1, 2, 0];
+    let fitted = Calibration::fit(CalibrationMethod::Isotonic, &logits(&values, 3), &labels).unwrap();
+    let low = fitted.probabilities(&logits(&[-9.0; 3], 3)).unwrap();
+    assert!((low.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    labels = vec![0, 0, 1, 2, 2];
+    let fitted =
+        Calibration::fit(CalibrationMethod::Isotonic, &logits(&values[3..12], 3), &labels[1..4]).unwrap();
+    assert_eq!(fitted.probabilities(&logits(&[-9.0; 3], 3)).unwrap(), [1.0 / 3.0; 3]);
+}
+
+#[test]
+fn one_class_is_certain() {
+    for method in METHODS {
+        let fitted = Calibration::fit(method, &logits(&[1.0, -3.0], 1), &[0, 0]).unwrap();
+        assert_eq!(fitted.probabilities(&logits(&[7.0], 1)).unwrap(), [1.0]);
+    }
+}
+
+#[test]
+fn what_cannot_be_calibrated_on_is_refused_with_the_place() {
+    let fit = |values: &[f32], labels: &[u32]| {
+        Calibration::fit(CalibrationMethod::Temperature, &logits(values, 2), labels).unwrap_err().to_string()
+    };
+    let cases = [
+        (fit(&[], &[]), "there is nothing to calibrate on: no samples"),
+        (fit(&[1.0, 2.0], &[0, 1]), "1 rows to calibrate on but 2 labels"),
+        (fit(&[1.0, 2.0], &[2]), "label 2 in row 0 is not below 2, the number of classes"),
+        (
+            fit(&[1.0, 2.0, f32::NAN, 0.0], &[0, 1]),
+            "the logit of class 0 in row 1 is NaN: logits must be finite",
+        ),
+        (fit(&[1.0, f32::INFINITY], &[0]), "the logit of class 1 in row 0 is inf: logits must be finite"),
+    ];
+    for (found, expected) in cases {
+        assert_eq!(found, expected);
+    }
+    for method in METHODS {
+        let fitted = Calibration::fit(method, &logits(&[1.0, 2.0, 3.0, 1.0], 2), &[0, 1]).unwrap();
+        assert!(fitted.probabilities(&logits(&[f32::NEG_INFINITY, 1.0], 2)).is_err(), "{method:?}");
+    }
+}
+
+#[test]
+fn a_calibration_of_other_classes_or_of_no_sense_is_refused() {
+    let steps = |logits: &[f64], probabilities: &[f64]| {
+        Calibration::Isotonic(vec![Isotonic {
+            logits: logits.to_vec(),
+            probabilities: probabilities.to_vec(),
+        }])
+    };
+    for (calibration, classes) in [
+        (Calibration::Temperature(0.0), 3),
+        (Calibration::Temperature(f64::NAN), 3),
+        (Calibration::Temperature(f64::INFINITY), 3),
+        (Calibration::Platt(vec![Sigmoid { slope: 1.0, intercept: 0.0 }]), 3),
+        (Calibration::Platt(vec![Sigmoid { slope: 1.0, intercept: f64::NAN }]), 2),
+        (steps(&[], &[]), 2),
+        (steps(&[1.0, 0.0], &[0.1, 0.2]), 2),
+        (steps(&[0.0, 1.0], &[0.2, 0.1]), 2),
+        (steps(&[0.0, 1.0], &[0.2]), 2),
+        (steps(&[0.0], &[1.5]), 2),
+    ] {
+        assert!(calibration.check(classes).is_err(), "{calibration:?}");
+    }
+    let sound = steps(&[0.0, 1.0], &[0.1, 0.2]);
+    assert!(sound.check(2).is_ok());
+    assert!(sound.probabilities(&logits(&[1.0, 2.0, 3.0], 3)).is_err());
+}

@@ -1,0 +1,102 @@
+//! Calibration against scikit-learn's `CalibratedClassifierCV` and conformal sets against MAPIE
+//! (`reference/calibration/make.py`).
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use headstock_heads::{Calibration, CalibrationMethod, Conformal, Logits, SetMethod};
+
+const CASES: [&str; 6] = ["margins", "sharp", "two", "ties", "rare", "few"];
+
+struct Golden(HashMap<String, Tensor>);
+
+impl Golden {
+    fn load() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/calibration/calibration.safetensors");
+        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+    }
+
+    fn f64s(&self, name: &str) -> Vec<f64> {
+        self.0[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn f32s(&self, name: &str) -> Vec<f32> {
+        self.0[name].flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn u32s(&self, name: &str) -> Vec<u32> {
+        self.0[name].to_vec1().unwrap()
+    }
+
+    fn logits(&self, name: &str) -> Logits {
+        Logits::new(self.f32s(name), self.0[name].dims()[1]).unwrap()
+    }
+
+    fn fit(&self, case: &str, method: CalibrationMethod) -> Calibration {
+        let labels = self.u32s(&format!("{case}.labels"));
+        Calibration::fit(method, &self.logits(&format!("{case}.logits")), &labels).unwrap()
+    }
+}
+
+#[test]
+fn the_temperature_is_scikit_learns() {
+    let golden = Golden::load();
+    for case in CASES {
+        let Calibration::Temperature(found) = golden.fit(case, CalibrationMethod::Temperature) else {
+            panic!("{case}: another method")
+        };
+        let expected = golden.f64s(&format!("{case}.temperature.T"))[0];
+        assert!((found / expected - 1.0).abs() < 1e-6, "{case}: {found} {expected}");
+    }
+}
+
+#[test]
+fn probabilities_are_scikit_learns() {
+    let golden = Golden::load();
+    for method in [CalibrationMethod::Temperature, CalibrationMethod::Isotonic, CalibrationMethod::Platt] {
+        for case in CASES {
+            let found =
+                golden.fit(case, method).probabilities(&golden.logits(&format!("{case}.fresh"))).unwrap();
+            let expected = golden.f64s(&format!("{case}.{}.probabilities", method.as_str()));
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                let name = method.as_str();
+                assert!((f64::from(*found) - expected).abs() < 1e-6, "{case} {name}: {found} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_and_sets_are_mapies() {
+    let golden = Golden::load();
+    for case in ["margins", "sharp", "rare", "few"] {
+        let of = |name: &str| format!("{case}.conformal.{name}");
+        let conformal = Conformal::fit(&golden.f32s(&of("fit")), &golden.u32s(&of("labels"))).unwrap();
+        let fresh = golden.logits(&of("fresh"));
+        for method in [SetMethod::Lac, SetMethod::Aps] {
+            let name = method.as_str();
+            let expected = golden.f64s(&of(&format!("{name}.scores")));
+            assert_eq!(conformal.scores(method).len(), expected.len());
+            // MAPIE's score of LAC is one minus the probability.
+            let more = if method == SetMethod::Lac { 1.0 } else { 0.0 };
+            for (found, expected) in conformal.scores(method).iter().zip(expected) {
+                let found = more + f64::from(*found);
+                assert!((found - expected).abs() < 1e-6, "{case} {name}: {found} {expected}");
+            }
+            for coverage in [0.5, 0.8, 0.9, 0.95] {
+                let expected = golden.f64s(&of(&format!("{name}.{coverage}")));
+                let sets = conformal.sets(coverage, method).unwrap();
+                for (row, expected) in fresh.rows().zip(expected.chunks_exact(fresh.classes())) {
+                    let mut found = sets.of(row);
+                    found.sort_unstable();
+                    let expected: Vec<u32> =
+                        (0..expected.len()).filter(|&k| expected[k] > 0.0).map(|k| k as u32).collect();
+                    assert_eq!(found, expected, "{case} {name} {coverage}: {row:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Calibrating a head on photos that it was not fitted on: the training photos, each predicted by a head that was fitted
+//! without it.
+
+use headstock_heads::folds::{Fold, stratified};
+use headstock_heads::{Calibration, CalibrationMethod, ConfiguredHead, Conformal, Logits};
+
+use super::learn::{Learner, logits};
+use crate::error::TrainError;
+use crate::metrics::{Predictions, Reliability};
+
+/// Folds, where every class has so many photos.
+const FOLDS: usize = 5;
+
+/// What calibrating gives.
+#[derive(Default)]
+pub(super) struct Calibrated {
+    pub(super) calibration: Calibration,
+    /// None where nothing was held out.
+    pub(super) held_out: Option<HeldOut>,
+}
+
+/// What the photos that were held out in turn give.
+pub(super) struct HeldOut {
+    pub(super) conformal: Conformal,
+    pub(super) folds: usize,
+    pub(super) samples: usize,
+    /// Of the logits' softmax.
+    pub(super) before: Reliability,
+    /// Of each fold, calibrated by what the others give.
+    pub(super) after: Reliability,
+    /// The method that was asked for and is not used, for it made things no better.
+    pub(super) dropped: Option<CalibrationMethod>,
+}
+
+/// Fits `head` on each part of `rows` that leaves a fold out, calibrates by `method` on what these heads make of the folds,
+/// and scores the calibrated probabilities for conformal sets.
+///
+/// What is said of a fold comes from the others alone: its head, and for figures and scores its calibration too. A
+/// calibration stays only where it lowers the log-loss of the folds and does not raise their calibration error.
+pub(super) fn calibrate(
+    learner: &Learner<'_>,
+    head: &dyn ConfiguredHead,
+    rows: &[usize],
+    method: CalibrationMethod,
+) -> Result<Calibrated, TrainError> {
+    if method == CalibrationMethod::None {
+        return Ok(Calibrated::default());
+    }
+    let labels = learner.samples.labels(rows);
+    let names = learner.samples.classes.names();
+    let count = |class: usize| labels.iter().filter(|&&label| label as usize == class).count();
+    let fewest = (0..names.len()).map(|class| (count(class), class)).min();
+    let folds = match fewest {
+        None | Some((0 | 1, _)) => {
+            let class = fewest.map_or("", |(_, class)| names[class].as_str());
+            tracing::warn!(
+                "probabilities are not calibrated, and there are no conformal sets: class `{class}` has one training photo, \
+                 and a head that is fitted without it knows nothing of the class"
+            );
+            return Ok(Calibrated::default());
+        }
+        Some((fewest, _)) => stratified(&labels, None, FOLDS.min(fewest)),
+    };
+    let logits = out_of_fold(learner, head, rows, &folds)?;
+    let plain = Predictions::new(&logits);
+    let crossed = Predictions::with(crossed(method, &logits, &labels, &folds)?, &logits);
+    let (before, after) = (plain.metrics(&labels).reliability(), crossed.metrics(&labels).reliability());
+    let better = after.log_loss < before.log_loss && after.ece <= before.ece;
+    let (calibration, after, scored) = if better {
+        (Calibration::fit(method, &logits, &labels)?, after, crossed)
+    } else {
+        tracing::info!(
+            "probabilities stay as they are: calibrating them ({}) would not make them better on photos held out (log loss \
+             {:.4} to {:.4}, calibration error {:.4} to {:.4})",
+            method.as_str(),
+            before.log_loss,
+            after.log_loss,
+            before.ece,
+            after.ece
+        );
+        (Calibration::None, before, plain)
+    };
+    let held_out = HeldOut {
+        conformal: Conformal::fit(&scored.probabilities, &labels)?,
+        folds: folds.len(),
+        samples: labels.len(),
+        before,
+        after,
+        dropped: (!better).then_some(method),
+    };
+    Ok(Calibrated { calibration, held_out: Some(held_out) })
+}
+
+/// The logits of each of `rows` by a head that was fitted without it, `[N, C]`.
+fn out_of_fold(
+    learner: &Learner<'_>,
+    head: &dyn ConfiguredHead,
+    rows: &[usize],
+    folds: &[Fold],
+) -> Result<Logits, TrainError> {
+    let classes = learner.samples.classes.len();
+    let mut all = vec![0.0; rows.len() * classes];
+    for (number, fold) in folds.iter().enumerate() {
+        let of = |part: &[usize]| part.iter().map(|&i| rows[i]).collect::<Vec<_>>();
+        let what = format!("calibrating {}, fold {} of {}", head.kind(), number + 1, folds.len());
+        let fitted = learner.fit(head, None, &of(&fold.fit), &what)?.head;
+        scatter(logits(fitted.as_ref(), learner.matrix, &of(&fold.held_out))?.rows(), fold, &mut all);
+    }
+    Ok(Logits::new(all, classes)?)
+}
+
+/// The probabilities of each fold, calibrated on the others, `[N, C]`.
+fn crossed(
+    method: CalibrationMethod,
+    logits: &Logits,
+    labels: &[u32],
+    folds: &[Fold],
+) -> Result<Vec<f32>, TrainError> {
+    let classes = logits.classes();
+    let of = |part: &[usize]| {
+        let values = part.iter().flat_map(|&i| &logits.as_slice()[i * classes..][..classes]);
+        Logits::new(values.copied().collect(), classes)
+    };
+    let mut all = vec![0.0; logits.as_slice().len()];
+    for fold in folds {
+        let labels: Vec<u32> = fold.fit.iter().map(|&i| labels[i]).collect();
+        let calibration = Calibration::fit(method, &of(&fold.fit)?, &labels)?;
+        let probabilities = calibration.probabilities(&of(&fold.held_out)?)?;
+        scatter(probabilities.chunks_exact(classes), fold, &mut all);
+    }
+    Ok(all)
+}
+
+/// Puts the rows of what was held out where they belong in `all`.
+fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &Fold, all: &mut [f32]) {
+    for (row, &i) in rows.zip(&fold.held_out) {
+        all[i * row.len()..][..row.len()].copy_from_slice(row);
+    }
+}

@@ -1,0 +1,72 @@
+//! Fitting heads on rows of the feature matrix.
+
+use headstock_heads::{
+    ConfiguredHead, Features, FitContext, Fitted, Head, Logits, Shape, Tensors, TrainingSet,
+};
+
+use crate::error::TrainError;
+use crate::features::View;
+use crate::matrix::Matrix;
+use crate::progress::Progress;
+use crate::samples::Samples;
+
+/// Bytes from which on the memory that a fit takes is worth a line.
+const WORTH_TELLING: u64 = 1 << 30;
+
+/// Fits heads on samples that are named by their numbers.
+pub(super) struct Learner<'a> {
+    pub(super) samples: &'a Samples,
+    pub(super) matrix: &'a Matrix,
+    /// Augmented views of each photo to fit on, beside the plain one.
+    pub(super) views: View,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Learner<'_> {
+    /// Says what a fit on so many photos takes, where that is much.
+    pub(super) fn tell_memory(&self, head: &dyn ConfiguredHead, photos: usize) {
+        let (samples, features) = (photos * (self.views as usize + 1), self.matrix.width());
+        let shape = Shape { samples, features, classes: self.samples.classes.len() };
+        let (own, held) = (head.memory(shape), 4 * (samples * features) as u64);
+        if own.saturating_add(held) >= WORTH_TELLING {
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            tracing::info!(
+                "fitting `{}` takes about {:.1} GiB of memory, beside {:.1} GiB of features",
+                head.kind(),
+                gib(own),
+                gib(held)
+            );
+        }
+    }
+
+    /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`.
+    pub(super) fn fit(
+        &self,
+        head: &dyn ConfiguredHead,
+        start: Option<&Tensors>,
+        rows: &[usize],
+        what: &str,
+    ) -> Result<Fitted<dyn Head>, TrainError> {
+        let copies = self.views as usize + 1;
+        let mut values = Vec::with_capacity(rows.len() * copies * self.matrix.width());
+        for view in 0..=self.views {
+            self.matrix.append(rows, view, &mut values)?;
+        }
+        let labels = self.samples.labels(rows).repeat(copies);
+        let photos = (0..rows.len() as u32).collect::<Vec<_>>().repeat(copies);
+        let features = Features::new(&values, self.matrix.width())?;
+        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_photos(&photos)?;
+        self.progress.begin(what, 0, "steps");
+        let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };
+        let fitted = head.fit(&data, &context);
+        self.progress.end();
+        Ok(fitted?)
+    }
+}
+
+/// The head's logits of the plain view of some rows.
+pub(crate) fn logits(head: &dyn Head, matrix: &Matrix, rows: &[usize]) -> Result<Logits, TrainError> {
+    let mut values = Vec::with_capacity(rows.len() * matrix.width());
+    matrix.append(rows, 0, &mut values)?;
+    Ok(head.logits(Features::new(&values, matrix.width())?)?)
+}

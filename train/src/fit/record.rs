@@ -1,0 +1,47 @@
+//! What a run says of how it was made.
+
+use std::path::Path;
+
+use headstock_backbone::Preprocessing;
+
+use crate::config::{Options, Settings};
+use crate::features::Stock;
+use crate::run::{BackboneRecord, HeadRecord};
+
+/// The head as it was asked for.
+pub(super) fn head(settings: &Settings) -> HeadRecord {
+    HeadRecord { kind: settings.head.kind().into(), parameters: settings.head.table() }
+}
+
+/// How photos are prepared, and what makes their features.
+pub(super) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
+    let checkpoint = stock.checkpoint();
+    let backbone = BackboneRecord {
+        architecture: checkpoint.architecture().to_string(),
+        source: source(stock),
+        sha256: checkpoint.sha256().into(),
+        layer: stock.options().layer,
+        precision: stock.options().precision,
+    };
+    (checkpoint.preprocessing().clone(), backbone)
+}
+
+/// Where the weights came from, without the folders above a local file: the same run elsewhere has the same bytes.
+fn source(stock: &Stock) -> String {
+    let weights = &stock.options().weights;
+    if weights.starts_with("hf://") {
+        return stock.checkpoint().origin().into();
+    }
+    Path::new(weights).file_name().map_or_else(|| weights.clone(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The settings, with the commit that a branch of the hub stood at: the same weights the next time.
+pub(super) fn settings(settings: &Settings, stock: Option<&Stock>) -> String {
+    let mut options: Options = settings.options.clone();
+    if let (Some(backbone), Some(stock)) = (&mut options.backbone, stock)
+        && backbone.weights.starts_with("hf://")
+    {
+        backbone.weights = stock.checkpoint().origin().into();
+    }
+    options.to_toml()
+}

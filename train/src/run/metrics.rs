@@ -1,0 +1,148 @@
+//! `metrics.json`: the figures of a run.
+
+use std::collections::BTreeMap;
+
+use headstock_heads::{CalibrationMethod, SetMethod, Sets};
+use serde::{Deserialize, Serialize};
+
+use super::Model;
+use crate::error::TrainError;
+use crate::metrics::{Metrics, Predictions, Reliability};
+
+/// The coverage whose sets are tested.
+const COVERAGE: f64 = 0.9;
+
+/// `metrics.json`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunMetrics {
+    /// On the test part, calibrated.
+    #[serde(flatten)]
+    pub test: Metrics,
+    /// How many there are.
+    pub counts: Counts,
+    /// Parameters that the settings left to the fit, such as `C = "auto"`, and what it chose.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub chosen: BTreeMap<String, f64>,
+    /// What calibration did; none where nothing was held out for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationMetrics>,
+    /// How conformal sets do on the test part; none where nothing was held out for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conformal: Option<ConformalMetrics>,
+    /// How long each phase took.
+    pub seconds: Seconds,
+}
+
+/// How many samples of each kind there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Classes.
+    pub classes: usize,
+    /// Samples fitted on.
+    pub train: usize,
+    /// Samples tested on.
+    pub test: usize,
+    /// Augmented views of each training photo.
+    pub views: u32,
+    /// Photos left out because they cannot be read.
+    pub skipped: usize,
+    /// Feature vectors that were computed in this run, rather than found in the cache.
+    pub computed: usize,
+}
+
+/// Wall-clock seconds of each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Reading the data set and computing features.
+    pub features: f64,
+    /// Fitting the head.
+    pub fit: f64,
+    /// Fitting it again for each fold, and what is learned from the folds.
+    #[serde(default)]
+    pub calibration: f64,
+    /// Testing it.
+    pub test: f64,
+}
+
+/// What calibration did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationMetrics {
+    /// The method in use.
+    pub method: CalibrationMethod,
+    /// What logits are divided by, where that is the method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// The method that was asked for and is not used, for on the photos held out it did not lower the log-loss, or raised
+    /// the calibration error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<CalibrationMethod>,
+    /// Times the head was fitted on a part of the training photos.
+    pub folds: usize,
+    /// Training photos that were held out, each once.
+    pub samples: usize,
+    /// On the test part.
+    #[serde(flatten)]
+    pub test: Change,
+    /// On the training photos, each predicted by a head and a calibration that were fitted without it.
+    pub out_of_fold: Change,
+}
+
+/// Probabilities without calibration and with it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Softmax of the logits.
+    pub before: Reliability,
+    /// Calibrated.
+    pub after: Reliability,
+}
+
+/// How conformal sets do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConformalMetrics {
+    /// The frequency with which sets are to hold the true class.
+    pub coverage: f64,
+    /// Sets by [`SetMethod::Lac`].
+    pub lac: SetMetrics,
+    /// Sets by [`SetMethod::Aps`].
+    pub aps: SetMetrics,
+}
+
+/// How the sets of one method do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetMetrics {
+    /// The share of sets that hold the true class.
+    pub coverage: f64,
+    /// Classes in a set, on average.
+    pub mean_size: f64,
+    /// The share of sets without a class.
+    pub empty: f64,
+}
+
+impl ConformalMetrics {
+    /// Of what `model` predicts for samples with these `labels`; none where it has no scores to make sets of.
+    pub(crate) fn of(
+        model: &Model,
+        predictions: &Predictions,
+        labels: &[u32],
+    ) -> Result<Option<Self>, TrainError> {
+        if model.conformal.is_none() {
+            return Ok(None);
+        }
+        let of = |method| model.sets(COVERAGE, method).map(|sets| SetMetrics::of(&sets, predictions, labels));
+        Ok(Some(Self { coverage: COVERAGE, lac: of(SetMethod::Lac)?, aps: of(SetMethod::Aps)? }))
+    }
+}
+
+impl SetMetrics {
+    fn of(sets: &Sets, predictions: &Predictions, labels: &[u32]) -> Self {
+        let (mut held, mut classes, mut empty) = (0, 0, 0);
+        for (row, label) in predictions.rows().zip(labels) {
+            let set = sets.of(row);
+            held += usize::from(set.contains(label));
+            classes += set.len();
+            empty += usize::from(set.is_empty());
+        }
+        let share = |count: usize| count as f64 / labels.len() as f64;
+        Self { coverage: share(held), mean_size: share(classes), empty: share(empty) }
+    }
+}
