@@ -46,9 +46,10 @@ fn bad_usage_ends_with_2() {
         .run(&["train", "--set", "data.foldr=x"])
         .fails(2, &["headstock.toml", "`data.foldr`", "`data.folder`"]);
     project.run(&["train", "--set", "folder"]).fails(2, &["--set folder: write KEY=VALUE"]);
-    project
-        .run(&["train", "--head", "forest"])
-        .fails(2, &["there is no head `forest`; known: linear, mlp, svm"]);
+    project.run(&["train", "--head", "forest"]).fails(
+        2,
+        &["there is no head `forest`; known: cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
+    );
     project.run(&["train", "--set", "head.C=0"]).fails(2, &["`head.C`"]);
     project
         .run(&["train", "--set", "backbone.weights=absent"])

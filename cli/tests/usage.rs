@@ -175,7 +175,7 @@ fn heads_are_described_to_programs() {
     let described = project.run(&["heads", "--json"]).ok().json();
     let names: Vec<&str> =
         described["heads"].as_array().unwrap().iter().map(|head| head["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["linear", "mlp", "svm"]);
+    assert_eq!(names, ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"]);
     let one = project.run(&["heads", "svm", "--json"]).ok().json();
     assert_eq!(one["heads"].as_array().unwrap().len(), 1);
     assert_eq!(one["heads"][0], described["heads"][2]);

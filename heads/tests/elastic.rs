@@ -38,8 +38,15 @@ fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
                 };
                 (weight, bias) = (difference(&weight, width), difference(&bias, 1));
             }
-            for (name, found) in [("weight", &weight), ("bias", &bias)] {
-                let expected = values(&golden[&format!("{set}.{case}.{name}")]);
+            for (name, mut found) in [("weight", weight), ("bias", bias)] {
+                let mut expected = values(&golden[&format!("{set}.{case}.{name}")]);
+                if name == "bias" && classes > 2 {
+                    // Neither the losses nor the penalty know what all intercepts have in common.
+                    for biases in [&mut found, &mut expected] {
+                        let mean = biases.iter().sum::<f64>() / classes as f64;
+                        biases.iter_mut().for_each(|bias| *bias -= mean);
+                    }
+                }
                 let largest = expected.iter().fold(0.0f64, |top, value| top.max(value.abs()));
                 assert_eq!(found.len(), expected.len());
                 for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {

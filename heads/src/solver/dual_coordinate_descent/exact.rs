@@ -5,7 +5,7 @@
 //! 2007, and a step costs nothing in the number of features. Steps go on until these multipliers are at their
 //! optimum; then all samples are looked at again.
 
-use super::{Loss, PROXIMAL, State};
+use super::{Loss, PROXIMAL, State, best_fraction};
 
 /// Newton steps before the other samples are looked at, at most.
 const STEPS: u64 = 50;
@@ -97,7 +97,7 @@ impl State<'_> {
                 }
                 let curvature = self.vectors.dot(&bend, &change);
                 // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
-                let fraction = (-descent / curvature).min(1.0);
+                let fraction = best_fraction(descent, curvature);
                 let gain = -fraction * (descent + 0.5 * fraction * curvature);
                 if best.as_ref().is_some_and(|best| gain <= best.gain) {
                     break;

@@ -152,6 +152,12 @@ pub(crate) fn memory(shape: Shape) -> u64 {
         + 40 * shape.samples as u64
 }
 
+/// The part of a step that lowers the dual most, at most all of it. Along a direction in which the dual is straight,
+/// rounding may make the curvature less than 0.
+fn best_fraction(descent: f64, curvature: f64) -> f64 {
+    if curvature > 0.0 { (-descent / curvature).min(1.0) } else { 1.0 }
+}
+
 struct Look {
     progress: Progress,
     /// Derivative of the dual objective by each multiplier, `[N]`.

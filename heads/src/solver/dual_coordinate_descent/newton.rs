@@ -1,6 +1,6 @@
 //! Newton steps on the multipliers that are free to move, solved by conjugate gradients.
 
-use super::{Loss, PROXIMAL, Plane, State};
+use super::{Loss, PROXIMAL, Plane, State, best_fraction};
 
 /// Newton steps in a round, at most.
 const STEPS: u64 = 10;
@@ -61,7 +61,7 @@ impl State<'_> {
                 let plane = self.combine(free, &change);
                 let diagonal: f64 = free.iter().zip(&change).map(|(&i, c)| self.diagonal(i) * c * c).sum();
                 let curvature = self.squared_norm(&plane) + diagonal;
-                let fraction = (-descent / curvature).min(1.0);
+                let fraction = best_fraction(descent, curvature);
                 let gain = -fraction * (descent + 0.5 * fraction * curvature);
                 if best.as_ref().is_some_and(|best| gain <= best.gain) {
                     break;
