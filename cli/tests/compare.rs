@@ -12,14 +12,14 @@ use support::{CLASSES, Done, Project, SAME_BYTES, demo};
 fn given(name: &str) -> Project {
     let project = Project::new(0);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../reference/{name}.npz"));
-    fs::copy(path, project.path("x.npz")).unwrap();
+    fs::copy(path, project.path("x.npz")).expect("a copy");
     project.write("headstock.toml", "version = 1\n[data]\nfeatures = \"x.npz\"\n");
     project
 }
 
 /// The figures of a candidate that changes nothing of its head's defaults.
 fn defaults_of(figures: &serde_json::Value, head: &str) -> serde_json::Value {
-    let all = figures["candidates"].as_array().unwrap();
+    let all = figures["candidates"].as_array().expect("candidates");
     let plain = |entry: &&serde_json::Value| {
         entry["head"] == head && entry["changed"].as_object().is_some_and(serde_json::Map::is_empty)
     };
@@ -92,7 +92,7 @@ fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
     let arguments = ["compare", "--heads", "linear,mlp,svm", "--all", "--by", "log-loss", "--json"];
     let done = project.run(&[&arguments[..], &["--out", "tables/all.csv"]].concat()).ok();
     let figures = done.json();
-    let candidates = figures["candidates"].as_array().unwrap();
+    let candidates = figures["candidates"].as_array().expect("candidates");
     assert_eq!(rows(&done).len(), candidates.len(), "{}", done.stdout);
 
     let mut reader = csv::Reader::from_path(project.path("tables/all.csv")).unwrap();

@@ -178,7 +178,7 @@ fn heads_are_described_to_programs() {
     assert_eq!(names, ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"]);
     let one = project.run(&["heads", "svm", "--json"]).ok().json();
     assert_eq!(one["heads"].as_array().unwrap().len(), 1);
-    assert_eq!(one["heads"][0], described["heads"][2]);
+    assert_eq!(one["heads"][0], described["heads"][7]);
     let keys = one["heads"][0]["keys"].as_array().unwrap();
     let c = keys.iter().find(|key| key["name"] == "C").unwrap();
     assert!(c["default"].is_number() && !c["about"].as_str().unwrap().is_empty(), "{c}");

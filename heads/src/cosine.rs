@@ -125,7 +125,8 @@ impl HeadConfig for CosineConfig {
     }
 
     fn grid(&self) -> Vec<Self> {
-        [self.lr, 3.0 * self.lr].map(|lr| Self { lr, ..self.clone() }).into()
+        let tripled = (3e9 * self.lr).round() / 1e9;
+        [self.lr, tripled].map(|lr| Self { lr, ..self.clone() }).into()
     }
 
     fn memory(&self, shape: Shape) -> u64 {

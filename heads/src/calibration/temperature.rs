@@ -91,9 +91,9 @@ impl Loss<'_> {
         for _ in 0..ROUNDS {
             let Point { slope, curvature, .. } = self.at(inverse);
             if slope < 0.0 {
-                low = inverse
+                low = inverse;
             } else {
-                high = inverse
+                high = inverse;
             }
             let newton = inverse - slope / curvature;
             let next = if newton > low && newton < high { newton } else { (low * high).sqrt() };
