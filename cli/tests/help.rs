@@ -29,5 +29,8 @@ fn heads_are_listed_and_described_by_tables_that_can_be_pasted() {
         // It gets as far as the data: the table was accepted.
         project.run(&["train", "--config", "pasted.toml"]).fails(3, &["x.npz"]);
     }
-    project.run(&["heads", "forest"]).fails(2, &["there is no head `forest`; known: cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"]);
+    project.run(&["heads", "forest"]).fails(
+        2,
+        &["there is no head `forest`; known: cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
+    );
 }

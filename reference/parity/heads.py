@@ -64,6 +64,8 @@ class Pair:
     closed: bool = False
     # Whether predicting is the work.
     predicts: bool = False
+    # Whether theirs takes many minutes on the made-up features: measured on photos alone, but for `--slow`.
+    slow: bool = False
 
     @property
     def name(self):
@@ -76,16 +78,17 @@ class Pair:
 
 PAIRS = [
     Pair("linear", "LogisticRegression(C=1, max_iter=1000)", {"C": 1.0}, logistic, 1.0),
-    Pair("linear", "LogisticRegression(C=1, max_iter=10000, tol=1e-6)", {"C": 1.0}, logistic, 1.0, double=True),
+    Pair("linear", "LogisticRegression(C=1, max_iter=10000, tol=1e-6)", {"C": 1.0}, logistic, 1.0, double=True, slow=True),
     Pair("svm", "LinearSVC(C=0.01)", {"C": 0.01}, squared_hinge, 0.01),
-    Pair("svm", "LinearSVC(C=1)", {"C": 1.0}, squared_hinge, 1.0),
-    Pair("svm", "LinearSVC(C=1, loss='hinge')", {"C": 1.0, "loss": "hinge"}, hinge, 1.0),
+    Pair("svm", "LinearSVC(C=1)", {"C": 1.0}, squared_hinge, 1.0, slow=True),
+    Pair("svm", "LinearSVC(C=1, loss='hinge')", {"C": 1.0, "loss": "hinge"}, hinge, 1.0, slow=True),
     Pair(
         "svm",
         "LinearSVC(C=0.01, multi_class='crammer_singer')",
         {"C": 0.01, "multi_class": "crammer-singer"},
         crammer_singer,
         0.01,
+        slow=True,
     ),
     Pair("ridge", "RidgeClassifier(alpha=100)", {"alpha": 100.0}, least_squares, 100.0, closed=True),
     Pair(

@@ -27,7 +27,7 @@ cargo xtask COMMAND
   new-head NAME [FOLDER]
                  make a crate with a head of yours, its test, and a headstock that knows it; FOLDER is NAME unless given
   golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
-  parity [CONFIG] [--large] [--only HEAD,HEAD] [--repeats N]
+  parity [CONFIG] [--slow] [--large] [--only HEAD,HEAD] [--repeats N]
                  write docs/parity.md: the heads beside scikit-learn's, on the photos of a config (the demo's where none is
                  given) and on made-up features; with --only no page, but what it would hold of these heads
   coverage CONFIG [HEAD...]

@@ -29,7 +29,7 @@ impl Options {
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             match &*word.to_string_lossy() {
-                "--large" => options.passed_on.push(word.clone()),
+                "--large" | "--slow" => options.passed_on.push(word.clone()),
                 name @ ("--only" | "--repeats") => {
                     let Some(value) = words.next() else { bail!("`{name}` needs a value") };
                     options.part |= name == "--only";

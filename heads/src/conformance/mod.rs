@@ -34,6 +34,8 @@ use samples::Samples;
 ///   features; huge features are fitted or refused without a panic.
 /// * `class_weight = "balanced"`, if there is such a key, favours rare classes and changes nothing where all
 ///   are as frequent.
+/// * A head that says it starts from another ([`HeadConfig::WARM`]) does, also where classes are new, and refuses one of
+///   other features.
 /// * Classes with other numbers get the same predictions under their new numbers.
 /// * A head that says it is differentiable is: the same logits through tensors, and gradients as finite
 ///   differences have them.
@@ -58,6 +60,7 @@ pub fn check_head_with<C: HeadConfig>(config: &C) {
     subject.small_and_odd_data();
     subject.class_weights();
     subject.renumbered_classes();
+    subject.warm_starts();
     gradients::check(config);
 }
 
@@ -293,6 +296,30 @@ impl<C: HeadConfig> Subject<'_, C> {
         let (without, with) = (rare(&none), rare(&balanced));
         let detail = format_args!("{with} samples are taken for it with them, {without} without");
         self.require(with > without, law, detail);
+    }
+
+    fn warm_starts(&self) {
+        if !C::WARM {
+            return;
+        }
+        let (few, many) = (Samples::overlapping(), Samples::separable());
+        let tensors = |samples: &Samples| {
+            let law = "a head has tensors";
+            self.must(law, self.fit(law, samples).head.tensors())
+        };
+        let law = "a head that starts from another learns classes that are new";
+        let start = tensors(&few.widened(many.width));
+        let context = FitContext::quiet().starting_from(&start);
+        let head = self.must(law, self.config.fit(&many.training_set(), &context)).head;
+        let predicted = self.logits(law, &head, many.features(), true).argmax();
+        let right = predicted.iter().zip(&many.labels).filter(|(a, b)| a == b).count();
+        let detail = format_args!("only {right} of {} training samples are right", predicted.len());
+        self.require(right * 10 >= predicted.len() * 9, law, detail);
+
+        let law = "a head of other features is no start";
+        let start = tensors(&few);
+        let attempt = self.config.fit(&many.training_set(), &FitContext::quiet().starting_from(&start));
+        self.require(attempt.is_err(), law, "it is taken: compare the widths");
     }
 
     fn renumbered_classes(&self) {

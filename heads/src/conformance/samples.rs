@@ -49,6 +49,15 @@ impl Samples {
         Self::in_turn(90, 7, 3, 0.4)
     }
 
+    /// The same, with features that are 0 after its own.
+    pub(super) fn widened(&self, width: usize) -> Self {
+        let widen = |row: &[f32]| -> Vec<f32> {
+            row.iter().copied().chain(std::iter::repeat(0.0)).take(width).collect()
+        };
+        let values = self.values.chunks_exact(self.width).flat_map(widen).collect();
+        Self { values, width, labels: self.labels.clone(), classes: self.classes }
+    }
+
     /// Samples of the first class alone, among `classes`.
     pub(super) fn one_class(classes: usize) -> Self {
         Self::clouds(vec![0; 10], 4, classes, 1.0)

@@ -62,6 +62,8 @@ faults! {
     30 STREAM randomness_from_a_stream_is_found: "the same logits whenever it is taken",
     31 NO_GRADIENT a_gradient_that_is_lost_is_found: "no gradient reaches",
     32 HALF_GRADIENT a_gradient_that_is_wrong_is_found: "gradients are those of finite differences",
+    33 STAYS a_warm_start_that_learns_no_new_class_is_found: "learns classes that are new",
+    34 ANY_START a_start_of_other_features_that_is_taken_is_found: "a head of other features is no start",
 }
 
 #[test]
@@ -117,13 +119,19 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
         KEY_LISTED_TWICE => &[("scale", ""), ("class_weight", ""), ("scale", "")],
         _ => &[("scale", ""), ("class_weight", "")],
     };
+    const WARM: bool = FAULT == STAYS || FAULT == ANY_START;
     type Head = MeansHead<FAULT>;
 
     fn check(&self) -> Result<(), HeadError> {
         refuse(FAULT == INVALID_DEFAULTS)
     }
 
-    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Self::Head>, HeadError> {
+    fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Self::Head>, HeadError> {
+        if FAULT == STAYS
+            && let Some(start) = context.start
+        {
+            return Ok(Fitted::at_once(MeansHead(Affine::start(start, data)?)));
+        }
         let (features, counts) = (data.features(), data.class_counts());
         let (width, classes) = (features.width(), data.classes());
         refuse(FAULT == TWO_CLASSES && classes == 1)?;
