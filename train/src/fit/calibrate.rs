@@ -103,8 +103,8 @@ fn out_of_fold(
     for (number, fold) in folds.iter().enumerate() {
         let of = |part: &[usize]| part.iter().map(|&i| rows[i]).collect::<Vec<_>>();
         let what = format!("calibrating {}, fold {} of {}", head.kind(), number + 1, folds.len());
-        let fitted = learner.fit(head, None, &of(&fold.fit), &what)?.head;
-        scatter(logits(fitted.as_ref(), learner.matrix, &of(&fold.held_out))?.rows(), fold, &mut all);
+        let (fitted, _) = learner.fit(head, None, &of(&fold.fit), &what)?;
+        scatter(logits(fitted.head.as_ref(), learner.matrix, &of(&fold.held_out))?.rows(), fold, &mut all);
     }
     Ok(Logits::new(all, classes)?)
 }

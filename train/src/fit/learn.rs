@@ -1,5 +1,7 @@
 //! Fitting heads on rows of the feature matrix.
 
+use std::time::Instant;
+
 use headstock_heads::{
     ConfiguredHead, Features, FitContext, Fitted, Head, Logits, Shape, Tensors, TrainingSet,
 };
@@ -39,14 +41,15 @@ impl Learner<'_> {
         }
     }
 
-    /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`.
+    /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`. The head,
+    /// and the seconds that its fit took alone.
     pub(super) fn fit(
         &self,
         head: &dyn ConfiguredHead,
         start: Option<&Tensors>,
         rows: &[usize],
         what: &str,
-    ) -> Result<Fitted<dyn Head>, TrainError> {
+    ) -> Result<(Fitted<dyn Head>, f64), TrainError> {
         let copies = self.views as usize + 1;
         let mut values = Vec::with_capacity(rows.len() * copies * self.matrix.width());
         for view in 0..=self.views {
@@ -58,9 +61,10 @@ impl Learner<'_> {
         let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_photos(&photos)?;
         self.progress.begin(what, 0, "steps");
         let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };
+        let started = Instant::now();
         let fitted = head.fit(&data, &context);
         self.progress.end();
-        Ok(fitted?)
+        Ok((fitted?, started.elapsed().as_secs_f64()))
     }
 }
 

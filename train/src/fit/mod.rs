@@ -69,13 +69,11 @@ impl Prepared {
             Some(run) => warm::tensors(run, settings, backbone.as_ref().map(|(_, record)| record), self)?,
             None => None,
         };
-        let started = Instant::now();
         let learner = Learner { samples, matrix, views: self.views, progress };
         let what = format!("fitting {}", settings.head.kind());
         learner.tell_memory(settings.head.as_ref(), train.len());
-        let Fitted { head, history: fit_history, chosen } =
+        let (Fitted { head, history: fit_history, chosen }, fit) =
             learner.fit(settings.head.as_ref(), start.as_ref(), train, &what)?;
-        let fit = started.elapsed().as_secs_f64();
 
         let started = Instant::now();
         let fixed = settings.head.with_chosen(&chosen)?;
