@@ -2,9 +2,7 @@
 use std::process::ExitCode;
 
 use headstock_cli::App;
-use headstock_heads::{
-    Affine, FitContext, Fitted, HeadConfig, HeadError, Parameter, Tensors, TrainingSet, check_head,
-};
+use headstock_heads::{Affine, FitContext, Fitted, HeadConfig, HeadError, Parameter, Tensors, TrainingSet};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,5 +50,5 @@ fn main() -> ExitCode {
 
 #[test]
 fn passes_the_conformance_suite() {
-    check_head::<NearestMean>();
+    headstock_heads::check_head::<NearestMean>();
 }
