@@ -94,7 +94,7 @@ fn figures_before_and_after_are_in_the_metrics_and_evaluate_finds_them_again() {
             }
         }
         let again = project.run(&["evaluate", head, "--json"]).ok();
-        assert!(again.stdout.contains("sets for a coverage of 0.9"), "{}", again.stdout);
+        assert!(again.stdout.contains("sets that are to hold the class 0.9 of the time"), "{}", again.stdout);
         assert_eq!(again.json()["conformal"], metrics["conformal"], "{head}");
         let report = project.read(&format!("{head}/report.html"));
         assert!(report.contains("<h2>Calibration</h2>") && report.contains("<h2>Sets</h2>"), "{report}");

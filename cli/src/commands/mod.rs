@@ -78,11 +78,9 @@ fn line_of(metrics: &Metrics) -> String {
 
 /// How conformal sets did, in a line.
 fn line_of_sets(conformal: &ConformalMetrics) -> String {
-    let of = |sets: &SetMetrics| {
-        format!("hold the class {:.3} of the time with {:.2} classes", sets.coverage, sets.mean_size)
-    };
+    let of = |sets: &SetMetrics| format!("{:.3} with {:.2} classes", sets.coverage, sets.mean_size);
     let ConformalMetrics { coverage, lac, aps } = conformal;
-    format!("sets for a coverage of {coverage}: lac {}, aps {}", of(lac), of(aps))
+    format!("sets that are to hold the class {coverage} of the time: lac {}, aps {}", of(lac), of(aps))
 }
 
 /// `1 photo`, `2 photos`
