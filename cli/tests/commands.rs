@@ -215,9 +215,10 @@ fn a_photo_that_is_damaged_within_stops_the_work_or_is_skipped_and_what_was_comp
     let stopped = project.run(&extract).fails(3, &[&["3 photos cannot be read"][..], &all].concat());
     assert!(all.iter().all(|name| stopped.stderr.matches(name).count() == 1), "{}", stopped.stderr);
     assert!(!project.path("x.npz").exists());
-    // Of 30 whole photos 24 come before the first that is damaged; a batch may be in hand.
+    // Of 30 whole photos 24 come before the first that is damaged. The network goes on while features are stored: on a slow
+    // disk the other six are done by the time that the work is called off.
     let stored = project.stored(".headstock");
-    assert!((16..30).contains(&stored), "{stored} were kept");
+    assert!((16..=30).contains(&stored), "{stored} were kept");
 
     let skip = [&extract[..], &["--set", "data.on_error=skip", "--json"]].concat();
     let done = project.run(&skip).ok();
