@@ -261,12 +261,12 @@ fn share(rows: &impl Rows, varying: f64) -> f64 {
         return 0.0;
     }
     let few = rows.count() <= rows.width();
-    let product = if few { Lower::of_rows(rows) } else { Lower::of_columns(rows) };
+    let product: Lower = if few { Lower::of_rows(rows) } else { Lower::of_columns(rows) };
     let covariance = product.sum_of_squares() / (count * count);
     let fourth: f64 = if few {
         product.diagonal().map(|square| square * square).sum()
     } else {
-        let (vectors, mut row) = (Vectors::new(), Vec::new());
+        let (vectors, mut row) = (Vectors::new(), Vec::<f64>::new());
         let of_row = |i| {
             rows.block([i], 0..rows.width(), &mut row);
             vectors.dot(&row, &row).powi(2)

@@ -11,6 +11,7 @@ use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_uppe
 use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
 use rayon::prelude::*;
 
+use super::Real;
 use super::gram::{Lower, tiles};
 use crate::error::HeadError;
 
@@ -21,14 +22,21 @@ const COLUMNS: usize = 64;
 
 /// `L` of `A = L Lᵀ`.
 #[derive(Clone, Debug)]
-pub(crate) struct Cholesky(Lower);
+pub(crate) struct Cholesky<T = f64>(Lower<T>);
 
-impl Cholesky {
+impl<T: Real> Cholesky<T> {
     /// Factors in place; nothing when `A` is not positive definite beyond rounding: when a pivot is at most `n ε` times the
     /// largest value of the diagonal, the share below which numpy's `matrix_rank` counts a direction as none.
-    pub(crate) fn new(mut matrix: Lower) -> Option<Self> {
+    pub(crate) fn new(matrix: Lower<T>) -> Option<Self> {
         let largest = matrix.diagonal().fold(0.0, f64::max);
-        let floor = matrix.size() as f64 * f64::EPSILON * largest;
+        let floor = matrix.size() as f64 * T::epsilon_impl().into() * largest;
+        let factor = Self::rough(matrix)?;
+        let definite = factor.0.diagonal().all(|root| root * root > floor);
+        definite.then_some(factor)
+    }
+
+    /// Factors in place whatever has positive pivots, be they no more than rounding: good enough to precondition with.
+    pub(crate) fn rough(mut matrix: Lower<T>) -> Option<Self> {
         let mut rest = matrix.as_mut();
         while rest.nrows() > 0 {
             let width = rest.nrows().min(PANEL);
@@ -43,16 +51,15 @@ impl Cholesky {
             tiles(trailing.as_mut(), PANEL).into_par_iter().for_each(|mut tile| {
                 let (rows, columns) = (tile.rows(), tile.columns());
                 let left = below.subrows(rows.start, rows.len());
-                tile.add(left, below.subrows(columns.start, columns.len()), -1.0);
+                tile.add(left, below.subrows(columns.start, columns.len()), T::of(-1.0));
             });
             rest = trailing;
         }
-        let definite = matrix.diagonal().all(|root| root * root > floor);
-        definite.then_some(Self(matrix))
+        Some(Self(matrix))
     }
 
     /// `A⁻¹ B` for `B` `[n, m]`.
-    pub(crate) fn solve(&self, mut right: Mat<f64>) -> Mat<f64> {
+    pub(crate) fn solve(&self, mut right: Mat<T>) -> Mat<T> {
         let factor = self.0.as_ref();
         column_chunks(right.as_mut()).into_par_iter().for_each(|(_, mut chunk)| {
             solve_lower_triangular_in_place(factor, chunk.as_mut(), Par::Seq);
@@ -63,9 +70,9 @@ impl Cholesky {
 }
 
 /// The Cholesky factor of one tile, in place; nothing when a pivot is not positive.
-fn factor(matrix: MatMut<'_, f64>) -> Option<()> {
-    let params = Spec::<LltParams, f64>::new(Auto::<f64>::auto());
-    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(matrix.nrows(), Par::Seq, params));
+fn factor<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
+    let params = Spec::<LltParams, T>::new(Auto::<T>::auto());
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<T>(matrix.nrows(), Par::Seq, params));
     let stack = MemStack::new(&mut memory);
     cholesky_in_place(matrix, Default::default(), Par::Seq, stack, params).ok().map(drop)
 }
@@ -136,7 +143,7 @@ pub(crate) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64>
 }
 
 /// Pieces of a matrix along its columns, each with its first column.
-fn column_chunks(matrix: MatMut<'_, f64>) -> Vec<(usize, MatMut<'_, f64>)> {
+fn column_chunks<T>(matrix: MatMut<'_, T>) -> Vec<(usize, MatMut<'_, T>)> {
     let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
     while rest.ncols() > 0 {
         let width = rest.ncols().min(COLUMNS);
@@ -148,7 +155,7 @@ fn column_chunks(matrix: MatMut<'_, f64>) -> Vec<(usize, MatMut<'_, f64>)> {
 }
 
 /// Pieces of a matrix along its rows.
-fn row_chunks(matrix: MatMut<'_, f64>) -> Vec<MatMut<'_, f64>> {
+fn row_chunks<T>(matrix: MatMut<'_, T>) -> Vec<MatMut<'_, T>> {
     column_chunks(matrix.transpose_mut()).into_iter().map(|(_, chunk)| chunk.transpose_mut()).collect()
 }
 

@@ -7,6 +7,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::Real;
 use super::rows::Rows;
 
 /// Side of the tiles of a product that a thread computes at a time. A tile and a block of factors fit the second-level cache,
@@ -25,13 +26,13 @@ enum Along {
 
 impl Along {
     /// A block of the factor, `[paired, terms]`.
-    fn read<'a>(
+    fn read<'a, T: Real>(
         self,
         rows: &impl Rows,
         paired: Range<usize>,
         terms: Range<usize>,
-        out: &'a mut Vec<f64>,
-    ) -> MatRef<'a, f64> {
+        out: &'a mut Vec<T>,
+    ) -> MatRef<'a, T> {
         let shape = (paired.len(), terms.len());
         match self {
             Self::Columns => {
@@ -48,13 +49,13 @@ impl Along {
 
 /// A symmetric matrix `[n, n]`, of which the lower triangle is kept; or a lower triangular one.
 #[derive(Clone, Debug)]
-pub(crate) struct Lower {
+pub(crate) struct Lower<T = f64> {
     /// Column-major; what lies above the diagonal is not looked at.
-    values: Vec<f64>,
+    values: Vec<T>,
     size: usize,
 }
 
-impl Lower {
+impl<T: Real> Lower<T> {
     /// `Xᵀ X`, `[F, F]`.
     pub(crate) fn of_columns(rows: &impl Rows) -> Self {
         Self::product(rows, Along::Columns)
@@ -70,14 +71,14 @@ impl Lower {
             Along::Columns => (rows.width(), rows.count()),
             Along::Rows => (rows.count(), rows.width()),
         };
-        let mut product = Self { values: vec![0.0; size * size], size };
+        let mut product = Self { values: vec![T::default(); size * size], size };
         tiles(product.as_mut(), TILE).into_par_iter().for_each_init(
             || (Vec::new(), Vec::new(), Vec::new()),
             |(left, right, sums), tile| {
                 // Columns of the whole matrix lie far apart, often by a power of two: a tile of its own stays in the cache.
                 let (height, width) = (tile.values.nrows(), tile.values.ncols());
                 sums.clear();
-                sums.resize(height * width, 0.0);
+                sums.resize(height * width, T::default());
                 let values = MatMut::from_column_major_slice_mut(sums, height, width);
                 let Tile { first_row, first_column, values: mut out } = tile;
                 let mut tile = Tile { first_row, first_column, values };
@@ -85,10 +86,10 @@ impl Lower {
                     let terms = start..depth.min(start + DEPTH);
                     let left = along.read(rows, tile.rows(), terms.clone(), left);
                     if tile.on_diagonal() {
-                        tile.add(left, left, 1.0);
+                        tile.add(left, left, T::of(1.0));
                     } else {
                         let right = along.read(rows, tile.columns(), terms, right);
-                        tile.add(left, right, 1.0);
+                        tile.add(left, right, T::of(1.0));
                     }
                 }
                 out.copy_from(tile.values);
@@ -98,7 +99,7 @@ impl Lower {
     }
 
     /// Of values `[n, n]`, column-major.
-    pub(crate) fn from_columns(values: Vec<f64>, size: usize) -> Self {
+    pub(crate) fn from_columns(values: Vec<T>, size: usize) -> Self {
         Self { values, size }
     }
 
@@ -107,26 +108,28 @@ impl Lower {
         self.size
     }
 
-    pub(crate) fn as_ref(&self) -> MatRef<'_, f64> {
+    pub(crate) fn as_ref(&self) -> MatRef<'_, T> {
         MatRef::from_column_major_slice(&self.values, self.size, self.size)
     }
 
-    pub(crate) fn as_mut(&mut self) -> MatMut<'_, f64> {
+    pub(crate) fn as_mut(&mut self) -> MatMut<'_, T> {
         MatMut::from_column_major_slice_mut(&mut self.values, self.size, self.size)
     }
 
     /// The diagonal, `[n]`.
     pub(crate) fn diagonal(&self) -> impl Iterator<Item = f64> {
-        self.values.iter().copied().step_by(self.size + 1)
+        self.values.iter().step_by(self.size + 1).map(|&value| value.into())
     }
 
     /// Adds to the diagonal, `[n]`.
     pub(crate) fn add_to_diagonal(&mut self, values: impl IntoIterator<Item = f64>) {
         for (sum, value) in self.values.iter_mut().step_by(self.size + 1).zip(values) {
-            *sum += value;
+            *sum = T::of((*sum).into() + value);
         }
     }
+}
 
+impl Lower {
     /// Multiplies all values.
     pub(crate) fn scale(&mut self, factor: f64) {
         self.values.iter_mut().for_each(|value| *value *= factor);
@@ -143,13 +146,13 @@ impl Lower {
 }
 
 /// A tile of a lower triangle.
-pub(crate) struct Tile<'a> {
+pub(crate) struct Tile<'a, T> {
     first_row: usize,
     first_column: usize,
-    values: MatMut<'a, f64>,
+    values: MatMut<'a, T>,
 }
 
-impl Tile<'_> {
+impl<T: Real> Tile<'_, T> {
     /// The rows of the matrix that it holds.
     pub(crate) fn rows(&self) -> Range<usize> {
         self.first_row..self.first_row + self.values.nrows()
@@ -165,7 +168,7 @@ impl Tile<'_> {
     }
 
     /// Adds `factor · left · rightᵀ`: `left` `[rows, terms]`, `right` `[columns, terms]`.
-    pub(crate) fn add(&mut self, left: MatRef<'_, f64>, right: MatRef<'_, f64>, factor: f64) {
+    pub(crate) fn add(&mut self, left: MatRef<'_, T>, right: MatRef<'_, T>, factor: T) {
         let on_diagonal = self.on_diagonal();
         let (out, right) = (self.values.as_mut(), right.transpose());
         if on_diagonal {
@@ -179,7 +182,7 @@ impl Tile<'_> {
 }
 
 /// The tiles of the lower triangle of a square matrix, `side` rows and columns each.
-pub(crate) fn tiles(matrix: MatMut<'_, f64>, side: usize) -> Vec<Tile<'_>> {
+pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_, T>> {
     let mut tiles = Vec::new();
     let (mut rest, mut first_column) = (matrix, 0);
     while rest.ncols() > 0 {
@@ -219,7 +222,7 @@ mod tests {
             };
             let value =
                 |row: usize, column: usize| 2.0 * (f64::from(values[row * width + column]) - mean[column]);
-            let (columns, pairs) = (Lower::of_columns(&rows), Lower::of_rows(&rows));
+            let (columns, pairs) = (Lower::<f64>::of_columns(&rows), Lower::<f64>::of_rows(&rows));
             for (a, b) in [(0, 0), (299, 5), (299, 299), (260, 259)] {
                 let expected: f64 = (0..width).map(|column| value(a, column) * value(b, column)).sum();
                 assert_eq!(pairs.as_ref()[(a, b)], expected, "rows {a} and {b}");

@@ -1,26 +1,27 @@
-//! Features as the closed forms take them: centred and scaled while they become `f64`.
+//! Features as the closed forms take them: centred and scaled on their way into a block.
 
 use std::ops::Range;
 
 use pulp::Arch;
 
+use super::Real;
 use crate::data::Features;
 
-/// A matrix `[N, F]` in `f64` that is made row by row when it is needed.
+/// A matrix `[N, F]`, computed in `f64`, that is made row by row when it is needed.
 pub(crate) trait Rows: Sync {
     /// `N`
     fn count(&self) -> usize;
     /// `F`
     fn width(&self) -> usize;
     /// Writes some columns of a row.
-    fn read(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [f64]);
+    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]);
 
     /// Some columns of some rows, row-major.
-    fn block(&self, rows: impl IntoIterator<Item = usize>, columns: Range<usize>, out: &mut Vec<f64>) {
+    fn block<T: Real>(&self, rows: impl IntoIterator<Item = usize>, columns: Range<usize>, out: &mut Vec<T>) {
         let arch = Arch::new();
         let mut end = 0;
         for row in rows {
-            out.resize(out.len().max(end + columns.len()), 0.0);
+            out.resize(out.len().max(end + columns.len()), T::default());
             self.read(arch, row, columns.clone(), &mut out[end..end + columns.len()]);
             end += columns.len();
         }
@@ -49,7 +50,7 @@ impl Rows for Centred<'_> {
         self.features.width()
     }
 
-    fn read(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [f64]) {
+    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
         let group = self.group[row] as usize;
         let start = if self.means.len() == self.width() { 0 } else { group * self.width() };
         let mean = &self.means[start + columns.start..start + columns.end];
@@ -58,7 +59,7 @@ impl Rows for Centred<'_> {
             #[inline(always)]
             || {
                 for ((out, &x), mean) in out.iter_mut().zip(values).zip(mean) {
-                    *out = (f64::from(x) - mean) * scale;
+                    *out = T::of((f64::from(x) - mean) * scale);
                 }
             },
         );
@@ -86,14 +87,14 @@ impl Rows for Standardised<'_> {
         self.features.width()
     }
 
-    fn read(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [f64]) {
+    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
         let values = &self.features.row(self.chosen[row])[columns.clone()];
         let (mean, inverse) = (&self.mean[columns.clone()], &self.inverse[columns]);
         arch.dispatch(
             #[inline(always)]
             || {
                 for (((out, &x), mean), inverse) in out.iter_mut().zip(values).zip(mean).zip(inverse) {
-                    *out = (f64::from(x) - mean) * inverse;
+                    *out = T::of((f64::from(x) - mean) * inverse);
                 }
             },
         );

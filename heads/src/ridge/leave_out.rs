@@ -123,7 +123,7 @@ impl LeftOut<'_> {
                 rows.iter().flat_map(|&row| (0..vectors.ncols()).map(move |k| vectors[(row, k)])).collect()
             }
             Space::Features => {
-                let (mut block, width) = (Vec::new(), vectors.nrows());
+                let (mut block, width) = (Vec::<f64>::new(), vectors.nrows());
                 self.problem.rows().block(rows.iter().copied(), 0..width, &mut block);
                 let mut out = vec![0.0; block.len()];
                 let product = MatMut::from_row_major_slice_mut(&mut out, rows.len(), width);

@@ -2,6 +2,7 @@
 
 mod leave_out;
 mod problem;
+mod refine;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ use problem::Problem;
 /// others, as `RidgeClassifierCV` does (Rifkin and Lippert 2007, *Notes on Regularized Least Squares*): exactly, and from
 /// one eigendecomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. Where rows are views of one photo, they
 /// are left out together. `chosen` has the `alpha`, the history the error of each.
+///
+/// A given `alpha` is solved by a Cholesky factor in `f32` that preconditions conjugate gradients in `f64` (iterative refinement,
+/// Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 12), or by one in `f64` where that is too rough.
 ///
 /// With classes that have no sample the others are fitted as if they were all; a class that is alone is certain. Constant
 /// features get the weight 0. Where `alpha` is so small beside the features that `XᵀX + alpha` has no Cholesky factor, its

@@ -1,15 +1,24 @@
 //! The least-squares problem of `ridge`, in the space of the features or in that of the samples.
 
 use faer::Mat;
+use pulp::Arch;
+use rayon::prelude::*;
 
+use super::refine;
 use crate::data::Features;
+use crate::dense::Real;
 use crate::dense::factor::{Cholesky, Eigen};
 use crate::dense::gram::Lower;
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{Centred, Rows};
 use crate::error::HeadError;
-use crate::product::transposed;
+use crate::product::{times, transposed, widen};
 use crate::vector::Vectors;
+
+/// Side of the matrix from which on a factor in `f32` that is refined is faster than one in `f64`.
+const REFINED: usize = 512;
+/// Rows whose products with the weights a thread computes at a time.
+const BLOCK: usize = 128;
 
 /// `X` `[N, F]` and `Y` `[N, T]`, both less their weighted means and times the roots of the samples' weights, so that the
 /// free intercept and the weights are gone: `|Y - X W|² + alpha |W|²`.
@@ -27,7 +36,7 @@ pub(super) struct Problem<'a> {
     targets: std::ops::Range<usize>,
     /// In the space of the features, `XᵀY` `[F, T]` for `(XᵀX + alpha) W`; in that of the samples, `Y` for
     /// `(XXᵀ + alpha) A`, where `W = XᵀA`.
-    right: Mat<f64>,
+    pub(super) right: Mat<f64>,
     pub(super) space: Space,
 }
 
@@ -102,7 +111,7 @@ impl<'a> Problem<'a> {
         2.0 * self.weights[class] * self.classes.counts[class] as f64 / self.sum - 1.0
     }
 
-    fn matrix(&self) -> Lower {
+    fn matrix<T: Real>(&self) -> Lower<T> {
         match self.space {
             Space::Features => Lower::of_columns(&self.rows()),
             Space::Samples => Lower::of_rows(&self.rows()),
@@ -126,12 +135,81 @@ impl<'a> Problem<'a> {
 
     /// The solution for one `alpha`.
     pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
-        let mut matrix = self.matrix();
-        matrix.add_to_diagonal(std::iter::repeat(alpha));
-        match Cholesky::new(matrix) {
+        if self.right.nrows() >= REFINED
+            && let Some(factor) = Cholesky::rough(self.shifted(alpha))
+            && let Some(solution) = refine::solve(self, &factor, alpha)
+        {
+            return Ok(solution);
+        }
+        match Cholesky::new(self.shifted(alpha)) {
             Some(factor) => Ok(factor.solve(self.right.clone())),
             None => Ok(self.solution(&self.decompose()?, alpha)),
         }
+    }
+
+    /// The matrix plus `alpha`.
+    pub(super) fn shifted<T: Real>(&self, alpha: f64) -> Lower<T> {
+        let mut matrix = self.matrix();
+        matrix.add_to_diagonal(std::iter::repeat(alpha));
+        matrix
+    }
+
+    /// The matrix plus `alpha` times some columns, without the matrix.
+    pub(super) fn apply(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
+        let targets = columns.ncols();
+        let mut product = match self.space {
+            Space::Features => {
+                let planes: Vec<f64> = columns.col_iter().flat_map(|column| column.iter().copied()).collect();
+                let planes = self.times_transposed(&self.times(&planes));
+                Mat::from_fn(columns.nrows(), targets, |feature, t| planes[t * self.mean.len() + feature])
+            }
+            Space::Samples => {
+                let values = self.times(&self.times_transposed(&by_row(columns)));
+                Mat::from_fn(columns.nrows(), targets, |row, t| values[row * targets + t])
+            }
+        };
+        product += faer::Scale(alpha) * columns;
+        product
+    }
+
+    /// `X` times planes `[T, F]`, `[N, T]`.
+    fn times(&self, planes: &[f64]) -> Vec<f64> {
+        let (width, arch, vectors) = (self.mean.len(), Arch::new(), Vectors::new());
+        let offsets: Vec<f64> =
+            planes.chunks_exact(width).map(|plane| vectors.dot(plane, &self.mean)).collect();
+        let targets = offsets.len();
+        let mut out = vec![0.0; self.features.len() * targets];
+        out.par_chunks_mut(BLOCK * targets).enumerate().for_each_init(Vec::new, |wide, (block, out)| {
+            let first = block * BLOCK;
+            let rows = &self.features.as_slice()[first * width..][..out.len() / targets * width];
+            wide.resize(rows.len(), 0.0);
+            widen(arch, rows, wide);
+            times(wide, planes, width, out);
+            for (row, values) in out.chunks_exact_mut(targets).enumerate() {
+                let root = self.root(first + row);
+                values.iter_mut().zip(&offsets).for_each(|(value, offset)| *value = root * (*value - offset));
+            }
+        });
+        out
+    }
+
+    /// `Xᵀ` times values `[N, T]`, `[T, F]`.
+    fn times_transposed(&self, values: &[f64]) -> Vec<f64> {
+        let targets = values.len() / self.features.len();
+        let mut sums = vec![0.0; targets];
+        let mut factors = Vec::with_capacity(values.len());
+        for (row, values) in values.chunks_exact(targets).enumerate() {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                let factor = self.root(row) * value;
+                *sum += factor;
+                factors.push(factor);
+            }
+        }
+        let mut planes = transposed(&factors, self.features);
+        for (plane, sum) in planes.chunks_exact_mut(self.mean.len()).zip(sums) {
+            Vectors::new().add_scaled(plane, -sum, &self.mean);
+        }
+        planes
     }
 
     /// The weights `[T, F]` and intercepts `[T]` of a solution.
@@ -139,25 +217,15 @@ impl<'a> Problem<'a> {
         let vectors = Vectors::new();
         let weight: Vec<f64> = match self.space {
             Space::Features => solution.col_iter().flat_map(|column| column.iter().copied()).collect(),
-            Space::Samples => {
-                let mut factors = Vec::with_capacity(solution.nrows() * solution.ncols());
-                let mut sums = vec![0.0; solution.ncols()];
-                for row in 0..solution.nrows() {
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        let factor = self.root(row) * solution[(row, t)];
-                        *sum += factor;
-                        factors.push(factor);
-                    }
-                }
-                let mut weight = transposed(&factors, self.features);
-                for (weight, sum) in weight.chunks_exact_mut(self.mean.len()).zip(sums) {
-                    vectors.add_scaled(weight, -sum, &self.mean);
-                }
-                weight
-            }
+            Space::Samples => self.times_transposed(&by_row(solution)),
         };
         let of_plane = |(t, weight)| self.target_mean(t) - vectors.dot::<f64, f64>(weight, &self.mean);
         let bias = weight.chunks_exact(self.mean.len()).enumerate().map(of_plane).collect();
         (weight, bias)
     }
+}
+
+/// The values of a matrix, row by row.
+fn by_row(matrix: &Mat<f64>) -> Vec<f64> {
+    matrix.row_iter().flat_map(|row| row.iter().copied()).collect()
 }

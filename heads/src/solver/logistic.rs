@@ -19,7 +19,7 @@ const FEWEST_CLASSES: usize = 32;
 /// Features up to which the inverse of a matrix `[F, F]` is worth its cost.
 const MOST_FEATURES: usize = 4096;
 /// Rows whose logits a thread computes at a time.
-const BLOCK: usize = 64;
+const BLOCK: usize = 256;
 
 /// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i` and any `λ`, over `W` `[K, F]` and a free intercept `b` `[K]`.
 ///
@@ -100,12 +100,11 @@ impl<'a> Logistic<'a> {
         }
         let rows =
             Centred { features: self.features, group: &self.labels, means: &self.mean, scales: &scales };
-        let mut hessian = Lower::of_columns(&rows);
+        // In `f32`, it is as good a start as in `f64`, and half the work.
+        let mut hessian = Lower::<f32>::of_columns(&rows);
         hessian.add_to_diagonal(std::iter::repeat_n(lambda, width));
-        let inverse = Cholesky::new(hessian)?.solve(Mat::identity(width, width));
-        // Rounded, it is as good a start as before, and half as much to read.
-        let inverse: Vec<f32> =
-            inverse.col_iter().flat_map(|column| column.iter().map(|&v| v as f32)).collect();
+        let inverse = Cholesky::rough(hessian)?.solve(Mat::identity(width, width));
+        let inverse: Vec<f32> = inverse.col_iter().flat_map(|column| column.iter().copied()).collect();
         Some(move |vector: &[f64]| {
             let (weight, bias) = vector.split_at(classes * width);
             let weight: Vec<f32> = weight.iter().map(|&v| v as f32).collect();
