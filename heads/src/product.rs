@@ -23,8 +23,9 @@ const COLUMNS: usize = 256;
 /// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
 /// [`PackedWeights::times`].
 const STEPS: usize = 128;
-/// Samples that are summed at a time in [`transposed`]: with the columns half a mebibyte, which stays in the second-level cache.
-const BLOCK: usize = 256;
+/// Samples that are summed at a time in [`transposed`]: with the columns half a mebibyte of `f32`, which stays in the second-level
+/// cache.
+const BLOCK: usize = 512;
 
 /// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and
 /// `b` `[K, LANES]` what they multiply.
@@ -162,7 +163,7 @@ pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
     })
 }
 
-/// As [`transposed`] from factors in `f32`: products and the sums of 256 of them are `f32` too, the sums of those `f64`.
+/// As [`transposed`] from factors in `f32`: products and the sums of 512 of them are `f32` too, the sums of those `f64`.
 pub(crate) fn transposed_in_f32(factors: &[f32], features: Features<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
     by_columns(width, classes, |columns, sums| {

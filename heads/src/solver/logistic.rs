@@ -9,6 +9,7 @@ use crate::dense::factor::Cholesky;
 use crate::dense::gram::Lower;
 use crate::dense::rows::Centred;
 use crate::product::{by_columns, times, transposed, transposed_in_f32, widen};
+use crate::solver::softmax::{Logit, residual};
 use crate::standardize::column_means;
 use crate::vector::Vectors;
 
@@ -121,52 +122,44 @@ impl<'a> Logistic<'a> {
     /// The value at `point`; fills in the gradient.
     pub(crate) fn evaluate(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
         let arch = Arch::new();
-        let rows_of = |rows: &[f32], weight: &[f64], logits: &mut [f64], scratch: &mut Vec<f64>| {
+        let weight = self.weight(point);
+        let logits = |rows: &[f32], scratch: &mut Vec<f64>, logits: &mut [f64]| {
             scratch.resize(rows.len(), 0.0);
             widen(arch, rows, scratch);
             times(scratch, weight, self.features.width(), logits);
         };
-        let sums = |residuals: &[f64]| transposed(residuals, self.features);
-        self.evaluate_by(lambda, point, gradient, rows_of, sums)
+        self.evaluate_by(lambda, point, gradient, logits, transposed)
     }
 
-    /// The same with products in `f32`: twice as fast. The gradient is off by about `1e-7` times the features.
+    /// The same with logits in `f32`: twice as fast. The gradient is off by about `1e-7` times the features.
     pub(crate) fn evaluate_in_f32(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
-        let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&value| value as f32).collect() };
-        let weight = narrow(&point[..self.classes * self.features.width()]);
-        let rows_of = |rows: &[f32], _: &[f64], logits: &mut [f64], scratch: &mut Vec<f32>| {
-            scratch.resize(logits.len(), 0.0);
-            times(rows, &weight, self.features.width(), scratch);
-            for (logit, &value) in logits.iter_mut().zip(&*scratch) {
-                *logit = f64::from(value);
-            }
+        let weight: Vec<f32> = self.weight(point).iter().map(|&value| value as f32).collect();
+        let logits = |rows: &[f32], _: &mut Vec<f32>, logits: &mut [f32]| {
+            times(rows, &weight, self.features.width(), logits);
         };
-        let sums = |residuals: &[f64]| transposed_in_f32(&narrow(residuals), self.features);
-        self.evaluate_by(lambda, point, gradient, rows_of, sums)
+        self.evaluate_by(lambda, point, gradient, logits, transposed_in_f32)
+    }
+
+    fn weight<'p>(&self, point: &'p [f64]) -> &'p [f64] {
+        &point[..self.classes * self.features.width()]
     }
 
     /// With `logits` of a block of rows, and `sums` of the rows by the derivatives of each logit.
-    fn evaluate_by<S: Send>(
+    fn evaluate_by<T: Logit>(
         &self,
         lambda: f64,
         point: &[f64],
         gradient: &mut [f64],
-        logits: impl Fn(&[f32], &[f64], &mut [f64], &mut Vec<S>) + Sync,
-        sums: impl Fn(&[f64]) -> Vec<f64>,
+        logits: impl Fn(&[f32], &mut Vec<T>, &mut [T]) + Sync,
+        sums: impl Fn(&[T], Features<'_>) -> Vec<f64>,
     ) -> f64 {
         let (weight, bias) = point.split_at(self.classes * self.features.width());
         let mut bias = bias.to_vec();
         self.shift(weight, &mut bias, -1.0);
-        let (loss, residuals) = self.residuals(weight, &bias, logits);
-
+        let bias: Vec<T> = bias.into_iter().map(T::of).collect();
         let (weight_gradient, bias_gradient) = gradient.split_at_mut(weight.len());
-        weight_gradient.copy_from_slice(&sums(&residuals));
-        bias_gradient.fill(0.0);
-        for row in residuals.chunks_exact(self.classes) {
-            for (sum, residual) in bias_gradient.iter_mut().zip(row) {
-                *sum += residual;
-            }
-        }
+        let (loss, residuals) = self.residuals(&bias, logits, bias_gradient);
+        weight_gradient.copy_from_slice(&sums(&residuals, self.features));
         let vectors = Vectors::new();
         for (gradient, &sum) in weight_gradient.chunks_exact_mut(self.features.width()).zip(&*bias_gradient) {
             vectors.add_scaled(gradient, -sum, &self.mean);
@@ -175,51 +168,36 @@ impl<'a> Logistic<'a> {
         loss + 0.5 * lambda * vectors.dot(weight, weight)
     }
 
-    /// The mean loss, and its derivative by each logit, `[N, K]`.
-    fn residuals<S: Send>(
+    /// The mean loss, and its derivative by each logit, `[N, K]`; fills in their sums, `[K]`.
+    fn residuals<T: Logit>(
         &self,
-        weight: &[f64],
-        bias: &[f64],
-        logits_of: impl Fn(&[f32], &[f64], &mut [f64], &mut Vec<S>) + Sync,
-    ) -> (f64, Vec<f64>) {
-        let (width, classes) = (self.features.width(), self.classes);
-        let mut residuals = vec![0.0; self.features.len() * classes];
-        let losses: Vec<f64> = residuals
+        bias: &[T],
+        logits_of: impl Fn(&[f32], &mut Vec<T>, &mut [T]) + Sync,
+        sums: &mut [f64],
+    ) -> (f64, Vec<T>) {
+        let (width, classes, arch) = (self.features.width(), self.classes, Arch::new());
+        let mut residuals = vec![T::default(); self.features.len() * classes];
+        let of_blocks: Vec<(f64, Vec<f64>)> = residuals
             .par_chunks_mut(BLOCK * classes)
             .zip(self.features.as_slice().par_chunks(BLOCK * width))
             .zip(self.labels.par_chunks(BLOCK))
             .zip(self.shares.par_chunks(BLOCK))
             .map_init(Vec::new, |scratch, (((logits, rows), labels), shares)| {
-                logits_of(rows, weight, logits, scratch);
-                let rows = logits.chunks_exact_mut(classes).zip(labels).zip(shares);
-                rows.map(|((logits, &label), share)| {
-                    share * softmax_residual(logits, bias, label as usize, *share)
-                })
-                .sum()
+                logits_of(rows, scratch, logits);
+                let (mut loss, mut sums) = (0.0, vec![0.0; classes]);
+                for ((logits, &label), &share) in logits.chunks_exact_mut(classes).zip(labels).zip(shares) {
+                    loss += share * residual(arch, logits, bias, label as usize, share);
+                    Vectors::new().add_scaled(&mut sums, 1.0, logits);
+                }
+                (loss, sums)
             })
             .collect();
-        (losses.iter().sum(), residuals)
+        sums.fill(0.0);
+        for (_, of_block) in &of_blocks {
+            Vectors::new().add_scaled(sums, 1.0, of_block);
+        }
+        (of_blocks.iter().map(|(loss, _)| loss).sum(), residuals)
     }
-}
-
-/// Adds `bias` to the logits and replaces them by `share (softmax - one-hot)`; returns the log-loss.
-fn softmax_residual(logits: &mut [f64], bias: &[f64], label: usize, share: f64) -> f64 {
-    let mut top = f64::NEG_INFINITY;
-    for (logit, bias) in logits.iter_mut().zip(bias) {
-        *logit += bias;
-        top = top.max(*logit);
-    }
-    let own = logits[label] - top;
-    let mut sum = 0.0;
-    for logit in logits.iter_mut() {
-        *logit = (*logit - top).exp();
-        sum += *logit;
-    }
-    for logit in logits.iter_mut() {
-        *logit *= share / sum;
-    }
-    logits[label] -= share;
-    sum.ln() - own
 }
 
 #[cfg(test)]

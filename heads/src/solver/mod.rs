@@ -10,3 +10,4 @@ pub(crate) mod lbfgs;
 pub(crate) mod logistic;
 pub(crate) mod one_vs_rest;
 pub(crate) mod orthant;
+pub(crate) mod softmax;
