@@ -46,6 +46,7 @@ pub mod differentiable;
 pub mod error;
 pub mod folds;
 pub mod head;
+mod keys;
 pub mod knn;
 pub mod lda;
 pub mod linear;
