@@ -35,6 +35,7 @@
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
 pub mod affine;
+mod auto;
 pub mod calibration;
 mod check;
 pub mod conformal;
