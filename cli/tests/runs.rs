@@ -5,16 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{CLASSES, Project, demo_photo};
-
-/// A photo of each class that no project of so few photos has.
-fn later(project: &Project, folder: &str, number: usize) {
-    for class in CLASSES {
-        let folder = project.path(&format!("{folder}/{class}"));
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::copy(demo_photo(class, number), folder.join("new.jpg")).expect("a photo");
-    }
-}
+use support::{CLASSES, Project};
 
 #[test]
 fn the_same_project_elsewhere_gives_the_same_bytes() {
@@ -74,7 +65,7 @@ fn a_run_is_tested_on_the_photos_that_it_held_out_whatever_was_added_since() {
 fn a_run_is_tested_on_later_photos_without_those_that_it_was_trained_on() {
     let project = Project::new(5);
     project.run(&["train"]).ok();
-    later(&project, "later", 20);
+    project.add_later("later", 20);
     fs::remove_dir_all(project.path("later/hat")).unwrap();
     fs::rename(project.path("photos"), project.path("archive")).unwrap();
     let done = project.run(&["evaluate", "runs/linear-1", "--set", "data.test_folder=later", "--json"]).ok();

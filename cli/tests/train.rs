@@ -214,11 +214,7 @@ fn features_made_elsewhere_need_no_backbone() {
 #[test]
 fn a_test_folder_is_only_tested_on_and_paths_begin_where_both_folders_meet() {
     let project = Project::new(4);
-    for class in CLASSES {
-        let folder = project.path(&format!("later/{class}"));
-        fs::create_dir_all(&folder).unwrap();
-        fs::copy(demo_photo(class, 9), folder.join("new.jpg")).unwrap();
-    }
+    project.add_later("later", 9);
     let done = project.run(&["train", "--set", "data.test_folder=later", "--json"]).ok();
     assert_eq!((&done.json()["counts"]["train"], &done.json()["counts"]["test"]), (&12.into(), &3.into()));
     let split = project.read("runs/linear-1/split.csv");
@@ -232,11 +228,7 @@ fn a_test_folder_is_only_tested_on_and_paths_begin_where_both_folders_meet() {
 fn a_run_is_evaluated_on_other_photos_too_and_says_so() {
     let project = Project::new(6);
     project.run(&["train"]).ok();
-    for class in CLASSES {
-        let folder = project.path(&format!("later/{class}"));
-        fs::create_dir_all(&folder).unwrap();
-        fs::copy(demo_photo(class, 12), folder.join("new.jpg")).unwrap();
-    }
+    project.add_later("later", 12);
     let done = project.run(&["evaluate", "runs/linear-1", "--set", "data.test_folder=later", "--json"]).ok();
     assert_eq!((&done.json()["samples"], &done.json()["same_samples"]), (&3.into(), &false.into()));
     assert!(done.stderr.contains("not the samples that the run was tested on"), "{}", done.stderr);

@@ -147,20 +147,12 @@ impl Affine {
     /// [`HeadError::Tensor`] for one that is missing, misshapen, not `f32` or not finite.
     pub fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
         let names = [format!("{prefix}{WEIGHT}"), format!("{prefix}{BIAS}")];
-        let [weight, bias] = [tensor(tensors, &names[0])?, tensor(tensors, &names[1])?];
-        let &[classes, width] = weight.dims() else {
-            return Err(problem(
-                &names[0],
-                format!("has shape {:?}, expected [classes, features]", weight.dims()),
-            ));
-        };
-        if classes == 0 || width == 0 {
-            return Err(problem(&names[0], format!("has shape {:?}: it is empty", weight.dims())));
-        }
+        let (weight, classes, width) = matrix(tensors, &names[0])?;
+        let bias = tensor(tensors, &names[1])?;
         if bias.dims() != [classes] {
             return Err(problem(&names[1], format!("has shape {:?}, expected [{classes}]", bias.dims())));
         }
-        let map = Self { weight: weight.flatten_all()?.to_vec1()?, bias: bias.to_vec1()?, width };
+        let map = Self { weight, bias: bias.to_vec1()?, width };
         for (name, values) in names.iter().zip([&map.weight, &map.bias]) {
             if values.iter().any(|v| !v.is_finite()) {
                 return Err(problem(name, "holds a value that is not finite".into()));
@@ -220,13 +212,32 @@ impl PackedAffine<'_> {
     }
 }
 
-fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
+/// A tensor of those that were saved.
+///
+/// # Errors
+/// [`HeadError::Tensor`] for one that is missing or not `f32`.
+pub(crate) fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
     let tensor = tensors.get(name).ok_or_else(|| problem(name, "is missing".into()))?;
     if tensor.dtype() == DType::F32 {
         Ok(tensor)
     } else {
         Err(problem(name, format!("is {}, expected f32", tensor.dtype().as_str())))
     }
+}
+
+/// A matrix `[C, F]` of the tensors that were saved, with `C` and `F`.
+///
+/// # Errors
+/// [`HeadError::Tensor`] for one that is missing, not `f32`, misshapen or empty.
+pub(crate) fn matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usize, usize), HeadError> {
+    let matrix = tensor(tensors, name)?;
+    let &[classes, width] = matrix.dims() else {
+        return Err(problem(name, format!("has shape {:?}, expected [classes, features]", matrix.dims())));
+    };
+    if classes == 0 || width == 0 {
+        return Err(problem(name, format!("has shape {:?}: it is empty", matrix.dims())));
+    }
+    Ok((matrix.flatten_all()?.to_vec1()?, classes, width))
 }
 
 pub(crate) fn problem(name: &str, problem: String) -> HeadError {

@@ -1,18 +1,19 @@
 //! The head `cosine`: a softmax of cosines with a learned scale.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{WEIGHT, problem};
-use crate::check::{at_least_one, fraction, not_negative, positive};
+use crate::affine::{WEIGHT, matrix, problem, tensor};
+use crate::check::positive;
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::keys::{self, Training};
 use crate::product::PackedWeights;
 use crate::solver::gradient::cosines::{Cosines, FLOOR, norm};
-use crate::solver::gradient::{self, EarlyStopping, Recipe, Samples, Schedule};
+use crate::solver::gradient::{self, Samples};
 
 /// Name of the scalar that the scale is the exponential of.
 const LOG_SCALE: &str = "log_scale";
@@ -69,13 +70,13 @@ impl HeadConfig for CosineConfig {
     const ABOUT: &'static str = "softmax of cosines with a learned scale";
     const PARAMETERS: &'static [Parameter] = &[
         ("scale", "the scale of the cosines to start from; it is learned"),
-        ("lr", "learning rate of AdamW: up to it in a tenth of the steps, then down along a cosine"),
-        ("weight_decay", "decoupled weight decay of AdamW"),
-        ("epochs", "passes over the samples, at most"),
-        ("batch_size", "samples in a step, at most: an epoch has 16 steps or more"),
-        ("validation", "part of each class's photos held out to see when to stop; 0 runs all epochs"),
-        ("patience", "epochs without a lower loss on what is held out, after which to stop"),
-        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
+        keys::LR,
+        keys::WEIGHT_DECAY,
+        keys::EPOCHS,
+        keys::BATCH_SIZE,
+        keys::VALIDATION,
+        keys::PATIENCE,
+        keys::CLASS_WEIGHT,
         ("seed", "another seed: another order of the samples, other photos held out"),
     ];
     const WARM: bool = true;
@@ -83,26 +84,11 @@ impl HeadConfig for CosineConfig {
 
     fn check(&self) -> Result<(), HeadError> {
         positive("scale", self.scale)?;
-        positive("lr", self.lr)?;
-        not_negative("weight_decay", self.weight_decay)?;
-        at_least_one("epochs", self.epochs)?;
-        at_least_one("batch_size", self.batch_size)?;
-        fraction("validation", self.validation)?;
-        at_least_one("patience", self.patience)
+        self.training().check()
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<CosineHead>, HeadError> {
-        let early_stopping = EarlyStopping { validation: self.validation, patience: self.patience };
-        let recipe = Recipe {
-            lr: self.lr,
-            schedule: Schedule::WarmCosine,
-            weight_decay: self.weight_decay,
-            penalty: 0.0,
-            epochs: self.epochs,
-            batch_size: gradient::batch_size(self.batch_size, data.labels().len()),
-            seed: self.seed,
-            early_stopping: (self.validation > 0.0).then_some(early_stopping),
-        };
+        let recipe = self.training().recipe(data.labels().len());
         let class_weights = data.class_weights(self.class_weight);
         let samples = Samples { data, features: data.features(), class_weights: &class_weights };
         let fresh = self.load(&self.initial(data.features().width(), data.classes())?)?;
@@ -139,6 +125,13 @@ impl HeadConfig for CosineConfig {
     }
 }
 
+impl CosineConfig {
+    fn training(&self) -> Training {
+        let &Self { lr, weight_decay, epochs, batch_size, validation, patience, seed, .. } = self;
+        Training { lr, weight_decay, epochs, batch_size, validation, patience, seed }
+    }
+}
+
 impl Differentiable for CosineConfig {
     /// All classes look the same way, along the diagonal, so that none is preferred.
     fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
@@ -148,12 +141,11 @@ impl Differentiable for CosineConfig {
     }
 
     fn forward(&self, parameters: &Tensors, features: &Tensor, _: Mode) -> Result<Tensor, HeadError> {
-        let get = |name: &str| parameters.get(name).ok_or_else(|| problem(name, "is missing".into()));
-        let weight = get(WEIGHT)?;
+        let weight = tensor(parameters, WEIGHT)?;
         let directions = weight.broadcast_div(&norms(weight)?)?;
         // The products are divided, which are fewer than the features.
         let cosines = features.matmul(&directions.t()?)?.broadcast_div(&norms(features)?)?;
-        Ok(cosines.broadcast_mul(&get(LOG_SCALE)?.exp()?)?)
+        Ok(cosines.broadcast_mul(&tensor(parameters, LOG_SCALE)?.exp()?)?)
     }
 }
 
@@ -172,28 +164,12 @@ pub struct CosineHead {
 
 impl CosineHead {
     fn load(tensors: &Tensors) -> Result<Self, HeadError> {
-        let get = |name: &str| match tensors.get(name) {
-            None => Err(problem(name, "is missing".into())),
-            Some(tensor) if tensor.dtype() != DType::F32 => {
-                Err(problem(name, format!("is {}, expected f32", tensor.dtype().as_str())))
-            }
-            Some(tensor) => Ok(tensor),
-        };
-        let [weight, log_scale] = [get(WEIGHT)?, get(LOG_SCALE)?];
-        let &[classes, width] = weight.dims() else {
-            return Err(problem(
-                WEIGHT,
-                format!("has shape {:?}, expected [classes, features]", weight.dims()),
-            ));
-        };
-        if classes == 0 || width == 0 {
-            return Err(problem(WEIGHT, format!("has shape {:?}: it is empty", weight.dims())));
-        }
+        let (weight, _, width) = matrix(tensors, WEIGHT)?;
+        let log_scale = tensor(tensors, LOG_SCALE)?;
         if log_scale.rank() != 0 {
             return Err(problem(LOG_SCALE, format!("has shape {:?}, expected a scalar", log_scale.dims())));
         }
-        let head =
-            Self { weight: weight.flatten_all()?.to_vec1()?, log_scale: log_scale.to_scalar()?, width };
+        let head = Self { weight, log_scale: log_scale.to_scalar()?, width };
         match head.not_finite() {
             None => Ok(head),
             Some(name) => Err(problem(name, "holds a value that is not finite".into())),
@@ -266,6 +242,8 @@ impl Head for CosineHead {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
     use crate::conformance::{check_head, check_head_with};
 

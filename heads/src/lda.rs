@@ -1,13 +1,11 @@
 //! The head `lda`: linear discriminant analysis with a shrunk covariance.
 
-use std::fmt;
-
 use faer::Mat;
 use rayon::prelude::*;
-use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::affine::Affine;
+use crate::auto;
 use crate::check::require;
 use crate::data::TrainingSet;
 use crate::dense::factor::{Cholesky, Eigen};
@@ -18,8 +16,6 @@ use crate::dense::rows::{Centred, Rows, Standardised};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, Parameter, Shape, Tensors};
 use crate::vector::Vectors;
-
-const AUTO: &str = "auto";
 
 /// How far a class's covariance is drawn towards equal variances without correlation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,44 +30,17 @@ pub enum Shrinkage {
 
 impl Serialize for Shrinkage {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match *self {
-            Self::Auto => serializer.serialize_str(AUTO),
-            Self::Given(share) => serializer.serialize_f64(share),
-        }
+        let share = match *self {
+            Self::Auto => None,
+            Self::Given(share) => Some(share),
+        };
+        auto::serialize(share, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Shrinkage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ShareOrAuto;
-        impl Visitor<'_> for ShareOrAuto {
-            type Value = Shrinkage;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 0 to 1 or \"auto\"")
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, share: f64) -> Result<Shrinkage, E> {
-                Ok(Shrinkage::Given(share))
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, share: i64) -> Result<Shrinkage, E> {
-                Ok(Shrinkage::Given(share as f64))
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, share: u64) -> Result<Shrinkage, E> {
-                Ok(Shrinkage::Given(share as f64))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Shrinkage, E> {
-                if text == AUTO {
-                    Ok(Shrinkage::Auto)
-                } else {
-                    Err(E::invalid_value(Unexpected::Str(text), &self))
-                }
-            }
-        }
-        deserializer.deserialize_any(ShareOrAuto)
+        Ok(auto::deserialize(deserializer, "a number from 0 to 1")?.map_or(Self::Auto, Self::Given))
     }
 }
 

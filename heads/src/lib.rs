@@ -35,6 +35,7 @@
 //! in a fixed order, and what is random is keyed by the seed and by what it is for.
 
 pub mod affine;
+mod auto;
 pub mod calibration;
 mod check;
 pub mod conformal;
@@ -46,6 +47,7 @@ pub mod differentiable;
 pub mod error;
 pub mod folds;
 pub mod head;
+mod keys;
 pub mod knn;
 pub mod lda;
 pub mod linear;

@@ -5,14 +5,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT, problem};
-use crate::check::{at_least_one, fraction, not_negative, positive, require};
+use crate::check::{fraction, require};
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::keys::{self, Training};
 use crate::random::Keyed;
 use crate::solver::gradient::stack::{Dropout, Stack};
-use crate::solver::gradient::{self, EarlyStopping, Recipe, Samples, Schedule};
+use crate::solver::gradient::{self, Samples};
 use crate::standardize::Prepared;
 
 /// Rows that a thread takes at a time.
@@ -71,14 +72,14 @@ impl HeadConfig for MlpConfig {
     const PARAMETERS: &'static [Parameter] = &[
         ("hidden", "units of each hidden layer"),
         ("dropout", "part of the hidden units that each step leaves out"),
-        ("lr", "learning rate of AdamW: up to it in a tenth of the steps, then down along a cosine"),
-        ("weight_decay", "decoupled weight decay of AdamW"),
-        ("epochs", "passes over the samples, at most"),
-        ("batch_size", "samples in a step, at most: an epoch has 16 steps or more"),
-        ("validation", "part of each class's photos held out to see when to stop; 0 runs all epochs"),
-        ("patience", "epochs without a lower loss on what is held out, after which to stop"),
-        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
-        ("standardize", "bring each feature to mean 0 and variance 1 first"),
+        keys::LR,
+        keys::WEIGHT_DECAY,
+        keys::EPOCHS,
+        keys::BATCH_SIZE,
+        keys::VALIDATION,
+        keys::PATIENCE,
+        keys::CLASS_WEIGHT,
+        keys::STANDARDIZE,
         ("seed", "another seed: other weights to start from, another order, other photos held out"),
     ];
     const WARM: bool = true;
@@ -95,27 +96,12 @@ impl HeadConfig for MlpConfig {
             "must be layers of 1 to 1048576 units, at least one",
         )?;
         fraction("dropout", self.dropout)?;
-        positive("lr", self.lr)?;
-        not_negative("weight_decay", self.weight_decay)?;
-        at_least_one("epochs", self.epochs)?;
-        at_least_one("batch_size", self.batch_size)?;
-        fraction("validation", self.validation)?;
-        at_least_one("patience", self.patience)
+        self.training().check()
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<MlpHead>, HeadError> {
         let prepared = Prepared::new(data.features(), self.standardize);
-        let early_stopping = EarlyStopping { validation: self.validation, patience: self.patience };
-        let recipe = Recipe {
-            lr: self.lr,
-            schedule: Schedule::WarmCosine,
-            weight_decay: self.weight_decay,
-            penalty: 0.0,
-            epochs: self.epochs,
-            batch_size: gradient::batch_size(self.batch_size, data.labels().len()),
-            seed: self.seed,
-            early_stopping: (self.validation > 0.0).then_some(early_stopping),
-        };
+        let recipe = self.training().recipe(data.labels().len());
         let class_weights = data.class_weights(self.class_weight);
         let samples = Samples { data, features: prepared.features(), class_weights: &class_weights };
         let (width, classes) = (data.features().width(), data.classes());
@@ -216,6 +202,11 @@ impl Differentiable for MlpConfig {
 }
 
 impl MlpConfig {
+    fn training(&self) -> Training {
+        let &Self { lr, weight_decay, epochs, batch_size, validation, patience, seed, .. } = self;
+        Training { lr, weight_decay, epochs, batch_size, validation, patience, seed }
+    }
+
     fn dropout(&self) -> Option<Dropout> {
         (self.dropout > 0.0).then_some(Dropout { part: self.dropout, seed: self.seed })
     }

@@ -1,14 +1,10 @@
 //! How strongly a head is regularised: a number, or left to the head.
 
-use std::fmt;
-
-use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::auto;
 use crate::check::positive;
 use crate::error::HeadError;
-
-const AUTO: &str = "auto";
 
 /// The value of a key such as `C` or `alpha`: a number greater than 0, or `"auto"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,44 +39,13 @@ impl From<f64> for Strength {
 
 impl Serialize for Strength {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match *self {
-            Self::Auto => serializer.serialize_str(AUTO),
-            Self::Given(value) => serializer.serialize_f64(value),
-        }
+        auto::serialize(self.given(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Strength {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrAuto;
-        impl Visitor<'_> for NumberOrAuto {
-            type Value = Strength;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number or \"auto\"")
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Strength, E> {
-                Ok(Strength::Given(value))
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Strength, E> {
-                Ok(Strength::Given(value as f64))
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Strength, E> {
-                Ok(Strength::Given(value as f64))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Strength, E> {
-                if text == AUTO {
-                    Ok(Strength::Auto)
-                } else {
-                    Err(E::invalid_value(Unexpected::Str(text), &self))
-                }
-            }
-        }
-        deserializer.deserialize_any(NumberOrAuto)
+        Ok(auto::deserialize(deserializer, "a number")?.map_or(Self::Auto, Self::Given))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::check::{at_least_one, positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
+use crate::keys;
 use crate::solver::choose::{Choice, Fold, choose};
 use crate::solver::dual_coordinate_descent;
 use crate::solver::one_vs_rest::Planes;
@@ -116,8 +117,8 @@ impl HeadConfig for SvmConfig {
         ),
         ("tol", "the duality gap, relative to the objective, at which to stop"),
         ("max_iter", "rounds of the solver at most"),
-        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
-        ("standardize", "bring each feature to mean 0 and variance 1 first"),
+        keys::CLASS_WEIGHT,
+        keys::STANDARDIZE,
         ("seed", "another seed, another order in which photos are visited; the optimum is the same"),
     ];
     const WARM: bool = true;

@@ -7,6 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use headstock_heads::{Features, FitContext, Registry, TrainingSet};
 
+/// Why a head does not take a table.
+fn refusal(kind: &str, table: &str) -> String {
+    let registry = Registry::builtin();
+    registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table).to_string()
+}
+
 #[test]
 fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
     for (kind, table, expected) in [
@@ -52,10 +58,14 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
         ("cosine", "patience = 0", "`head.patience` is 0: must be at least 1"),
         ("cosine", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
         ("cosine", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
+        ("ridge", "alpha = 0.0", "`head.alpha` is 0: must be a number greater than 0"),
+        ("ridge", "alphas = []", "`head.alphas` is []: must have at least one number"),
+        ("ridge", "alphas = [1.0, -2.0]", "`head.alphas` is -2: must be a number greater than 0"),
+        ("lda", "shrinkage = 1.5", "`head.shrinkage` is 1.5: must be from 0 to 1"),
+        ("lda", "shrinkage = nan", "`head.shrinkage` is NaN: must be from 0 to 1"),
+        ("knn", "k = 0", "`head.k` is 0: must be at least 1"),
     ] {
-        let registry = Registry::builtin();
-        let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(refusal(kind, table), expected);
     }
 }
 
@@ -68,10 +78,18 @@ fn a_key_of_the_wrong_type_and_an_unknown_value_are_errors_of_the_head() {
             "head `linear`: invalid value: string \"high\", expected a number or \"auto\"",
         ),
         ("svm", "loss = \"log\"", "head `svm`: unknown variant `log`, expected `squared-hinge` or `hinge`"),
+        (
+            "lda",
+            "shrinkage = \"some\"",
+            "head `lda`: invalid value: string \"some\", expected a number from 0 to 1 or \"auto\"",
+        ),
+        (
+            "nearest-mean",
+            "metric = \"l1\"",
+            "head `nearest-mean`: unknown variant `l1`, expected `euclidean` or `cosine`",
+        ),
     ] {
-        let registry = Registry::builtin();
-        let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(refusal(kind, table), expected);
     }
 }
 

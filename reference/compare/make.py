@@ -7,6 +7,7 @@ part of each, cross-validated, log-loss and calibration error after temperatures
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 HERE = Path(__file__).parent
-
-
-def calibration_error(probabilities, labels, bins=15):
-    """Guo et al. 2017, equation 3, with bins (lower, upper]."""
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    edges = np.linspace(0, 1, bins + 1)
-    error = 0.0
-    for lower, upper in zip(edges, edges[1:]):
-        inside = (confidence > lower) & (confidence <= upper)
-        if inside.any():
-            accuracy = (predicted[inside] == labels[inside]).mean()
-            error += inside.mean() * abs(accuracy - confidence[inside].mean())
-    return error
+sys.path.insert(0, str(HERE.parent / "metrics"))
+from calibration_error import calibration_error  # noqa: E402
 
 
 def made(random, samples, classes, sharpness, skill):

@@ -4,22 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from calibration_error import calibration_error
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
 HERE = Path(__file__).parent
-
-
-def calibration_error(probabilities, labels, bins=15):
-    """Guo et al. 2017, equation 3, with bins (lower, upper]."""
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    edges = np.linspace(0, 1, bins + 1)
-    error = 0.0
-    for lower, upper in zip(edges, edges[1:]):
-        inside = (confidence > lower) & (confidence <= upper)
-        if inside.any():
-            accuracy = (predicted[inside] == labels[inside]).mean()
-            error += inside.mean() * abs(accuracy - confidence[inside].mean())
-    return error
 
 
 def case(seed, samples, classes, sharpness, missing=()):

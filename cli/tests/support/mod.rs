@@ -87,7 +87,18 @@ impl Project {
 
     /// Photo `number` of `class` in the demo, as `photos/CLASS/NUMBER.jpg`.
     pub(crate) fn add(&self, class: &str, number: usize) {
-        let target = self.path(&format!("photos/{class}/{number:02}.jpg"));
+        self.copy(class, number, &format!("photos/{class}/{number:02}.jpg"));
+    }
+
+    /// Photo `number` of each class, as `FOLDER/CLASS/new.jpg`: new to a project of fewer photos.
+    pub(crate) fn add_later(&self, folder: &str, number: usize) {
+        for class in CLASSES {
+            self.copy(class, number, &format!("{folder}/{class}/new.jpg"));
+        }
+    }
+
+    fn copy(&self, class: &str, number: usize, name: &str) {
+        let target = self.path(name);
         fs::create_dir_all(target.parent().expect("it lies in a class")).expect("a folder");
         fs::copy(demo_photo(class, number), target).expect("a photo");
     }

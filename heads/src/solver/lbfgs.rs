@@ -11,7 +11,7 @@ use crate::vector::Vectors;
 /// Steps that the inverse Hessian is made of.
 const MEMORY: usize = 10;
 /// A step must lower the value by this part of what the slope promises.
-const SUFFICIENT_DECREASE: f64 = 1e-4;
+pub(crate) const SUFFICIENT_DECREASE: f64 = 1e-4;
 /// A step must lower the slope to this part.
 const CURVATURE: f64 = 0.9;
 /// Evaluations in one line search, at most.
@@ -50,14 +50,29 @@ pub(crate) fn minimize(
     let vectors = Vectors::new();
     let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     at.value = evaluate(&at.point, &mut at.gradient);
-    let mut progress = vec![(at.value, largest(&at.gradient))];
+    let slope = |at: &At| at.gradient.clone();
+    let step = |at: &At, _: &[f64], direction: Vec<f64>| line_search(at, &direction, vectors, &mut evaluate);
+    descend(at, inverse, stopping, slope, step, on_iteration)
+}
+
+/// Steps from point to point until the largest component of the slope there is small enough. `step` is given a point, its
+/// slope and the direction that the inverse Hessian makes of it; it returns a point that is lower, if it finds one.
+pub(crate) fn descend(
+    mut at: At,
+    inverse: &InverseHessian<'_>,
+    stopping: Stopping,
+    slope_at: impl Fn(&At) -> Vec<f64>,
+    mut step: impl FnMut(&At, &[f64], Vec<f64>) -> Option<At>,
+    on_iteration: impl Fn(u64),
+) -> Minimum {
+    let mut slope = slope_at(&at);
+    let mut progress = vec![(at.value, largest(&slope))];
     let mut memory = Memory::new(inverse);
     for iteration in 1..=stopping.iterations {
-        if largest(&at.gradient) <= stopping.tolerance {
+        if largest(&slope) <= stopping.tolerance {
             break;
         }
-        let direction = memory.direction(&at.gradient);
-        let Some(next) = line_search(&at, &direction, vectors, &mut evaluate) else {
+        let Some(next) = step(&at, &slope, memory.direction(&slope)) else {
             if memory.is_empty() {
                 break;
             }
@@ -68,14 +83,15 @@ pub(crate) fn minimize(
         };
         memory.remember(&at, &next);
         at = next;
-        progress.push((at.value, largest(&at.gradient)));
+        slope = slope_at(&at);
+        progress.push((at.value, largest(&slope)));
         on_iteration(iteration);
     }
-    Minimum { converged: largest(&at.gradient) <= stopping.tolerance, point: at.point, progress }
+    Minimum { converged: largest(&slope) <= stopping.tolerance, point: at.point, progress }
 }
 
-fn largest(gradient: &[f64]) -> f64 {
-    gradient.iter().fold(0.0, |top, g| g.abs().max(top))
+fn largest(slope: &[f64]) -> f64 {
+    slope.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
 /// A point with the value and the gradient there.
@@ -96,7 +112,7 @@ struct Step {
 pub(crate) type InverseHessian<'a> = dyn Fn(&[f64]) -> Vec<f64> + 'a;
 
 /// The last steps, and the inverse Hessian that follows from them.
-pub(crate) struct Memory<'a> {
+struct Memory<'a> {
     steps: VecDeque<Step>,
     inverse: &'a InverseHessian<'a>,
     vectors: Vectors,
@@ -104,22 +120,22 @@ pub(crate) struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     /// No step yet.
-    pub(crate) fn new(inverse: &'a InverseHessian<'a>) -> Self {
+    fn new(inverse: &'a InverseHessian<'a>) -> Self {
         Self { steps: VecDeque::new(), inverse, vectors: Vectors::new() }
     }
 
     /// Whether no step is remembered.
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
     /// Forgets every step.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.steps.clear();
     }
 
     /// Remembers the step between two points.
-    pub(crate) fn remember(&mut self, from: &At, to: &At) {
+    fn remember(&mut self, from: &At, to: &At) {
         let difference =
             |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
         let (point, gradient) =
@@ -134,7 +150,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Minus the inverse Hessian times the gradient.
-    pub(crate) fn direction(&self, gradient: &[f64]) -> Vec<f64> {
+    fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut shares = Vec::with_capacity(self.steps.len());
         for step in self.steps.iter().rev() {

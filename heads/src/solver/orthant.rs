@@ -3,11 +3,9 @@
 //! Andrew and Gao, *Scalable training of L1-regularized log-linear models*, ICML 2007. A step stays in the orthant that
 //! the pseudo-gradient points into, where the absolute values are linear; a weight that would leave it becomes 0.
 
-use crate::solver::lbfgs::{At, InverseHessian, Memory, Minimum, Stopping};
+use crate::solver::lbfgs::{At, InverseHessian, Minimum, SUFFICIENT_DECREASE, Stopping, descend};
 use crate::vector::Vectors;
 
-/// A step must lower the value by this part of what the slope promises.
-const SUFFICIENT_DECREASE: f64 = 1e-4;
 /// Halvings of a step, at most.
 const HALVINGS: usize = 40;
 
@@ -27,36 +25,16 @@ pub(crate) fn minimize(
     let penalty = |point: &[f64]| -> f64 { point.iter().zip(absolute).map(|(x, a)| a * x.abs()).sum() };
     let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     at.value = evaluate(&at.point, &mut at.gradient) + penalty(&at.point);
-    let mut slope = pseudo_gradient(&at, absolute);
-    let mut progress = vec![(at.value, largest(&slope))];
-    let mut memory = Memory::new(inverse);
-    for iteration in 1..=stopping.iterations {
-        if largest(&slope) <= stopping.tolerance {
-            break;
-        }
-        let mut direction = memory.direction(&slope);
-        for (d, slope) in direction.iter_mut().zip(&slope) {
+    let slope = |at: &At| pseudo_gradient(at, absolute);
+    let step = |at: &At, slope: &[f64], mut direction: Vec<f64>| {
+        for (d, slope) in direction.iter_mut().zip(slope) {
             if *d * slope >= 0.0 {
                 *d = 0.0;
             }
         }
-        let next = step(&at, &slope, &direction, vectors, |point, gradient| {
-            evaluate(point, gradient) + penalty(point)
-        });
-        let Some(next) = next else {
-            if memory.is_empty() {
-                break;
-            }
-            memory.clear();
-            continue;
-        };
-        memory.remember(&at, &next);
-        at = next;
-        slope = pseudo_gradient(&at, absolute);
-        progress.push((at.value, largest(&slope)));
-        on_iteration(iteration);
-    }
-    Minimum { converged: largest(&slope) <= stopping.tolerance, point: at.point, progress }
+        step(at, slope, &direction, vectors, |point, gradient| evaluate(point, gradient) + penalty(point))
+    };
+    descend(at, inverse, stopping, slope, step, on_iteration)
 }
 
 /// The one-sided derivative of least size, by each weight: their equation 4.
@@ -101,10 +79,6 @@ fn step(
         length *= 0.5;
     }
     None
-}
-
-fn largest(slope: &[f64]) -> f64 {
-    slope.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
 #[cfg(test)]

@@ -57,44 +57,25 @@ pub(super) const BF16_FILES: Run = Run { who: Who::HeadstockFiles, ..BF16 };
 
 /// What is compared stands close together, and so runs close together.
 pub(super) const ROWS: [Row; 9] = [
-    Row {
-        what: "f32, batch 16",
-        ours: F32,
-        beside: Beside::Fastest(&[Run { who: Who::OnnxRuntime, ..F32 }, Run { who: Who::OpenVino, ..F32 }]),
-    },
-    Row {
-        what: "f32, batch 16, 2 threads",
-        ours: F32,
-        beside: Beside::Fastest(&[Run { threads: 1, ..F32 }]),
-    },
+    row("f32, batch 16", F32, &[Run { who: Who::OnnxRuntime, ..F32 }, Run { who: Who::OpenVino, ..F32 }]),
+    row("f32, batch 16, 2 threads", F32, &[Run { threads: 1, ..F32 }]),
     Row { what: "f32, from JPEG files", ours: F32_FILES, beside: Beside::ItsNetwork },
-    Row {
-        what: "bf16, batch 16",
-        ours: BF16,
-        beside: Beside::Fastest(&[Run { who: Who::OpenVino, ..BF16 }]),
-    },
-    Row {
-        what: "bf16, batch 16, 2 threads",
-        ours: BF16,
-        beside: Beside::Fastest(&[Run { threads: 1, ..BF16 }]),
-    },
+    row("bf16, batch 16", BF16, &[Run { who: Who::OpenVino, ..BF16 }]),
+    row("bf16, batch 16, 2 threads", BF16, &[Run { threads: 1, ..BF16 }]),
     Row { what: "bf16, from JPEG files", ours: BF16_FILES, beside: Beside::ItsNetwork },
-    Row {
-        what: "f32, one photo at a time",
-        ours: F32_ONE,
-        beside: Beside::Fastest(&[Run { who: Who::OnnxRuntime, ..F32_ONE }]),
-    },
-    Row {
-        what: "f32, one photo at a time",
-        ours: F32_ONE,
-        beside: Beside::Fastest(&[Run { who: Who::OpenVinoLatency, ..F32_ONE }]),
-    },
-    Row {
-        what: "f32, batch 16, AVX2 alone",
-        ours: Run { avx2: true, ..F32 },
-        beside: Beside::Fastest(&[Run { who: Who::OpenVino, avx2: true, ..F32 }]),
-    },
+    row("f32, one photo at a time", F32_ONE, &[Run { who: Who::OnnxRuntime, ..F32_ONE }]),
+    row("f32, one photo at a time", F32_ONE, &[Run { who: Who::OpenVinoLatency, ..F32_ONE }]),
+    row(
+        "f32, batch 16, AVX2 alone",
+        Run { avx2: true, ..F32 },
+        &[Run { who: Who::OpenVino, avx2: true, ..F32 }],
+    ),
 ];
+
+/// A line beside the fastest of some rivals.
+const fn row(what: &'static str, ours: Run, rivals: &'static [Run]) -> Row {
+    Row { what, ours, beside: Beside::Fastest(rivals) }
+}
 
 /// Every run of the table once, in the order of a round.
 pub(super) fn runs() -> Vec<Run> {

@@ -1,60 +1,18 @@
 //! The linear heads against scikit-learn's `LogisticRegression` and `LinearSVC` (`reference/heads/make.py`).
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use headstock_heads::linear::LinearConfig;
 use headstock_heads::svm::{SvmConfig, SvmLoss};
-use headstock_heads::{ClassWeight, Features, FitContext, Head, HeadConfig, Logits, Strength, TrainingSet};
+use headstock_heads::{ClassWeight, FitContext, Head, HeadConfig, Strength};
+
+use crate::support::{Golden, Planes, Set, assert_same_predictions};
 
 const SETS: [&str; 6] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced"];
 
-struct Golden(HashMap<String, Tensor>);
-
-impl Golden {
-    fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/heads/scikit-learn.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn f64s(&self, name: &str) -> Vec<f64> {
-        self.0[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn u32s(&self, name: &str) -> Vec<u32> {
-        self.0[name].to_vec1().unwrap()
-    }
-
-    fn set(&self, name: &str) -> Set {
-        let features = &self.0[&format!("{name}.features")];
-        let labels = self.u32s(&format!("{name}.labels"));
-        Set {
-            values: features.flatten_all().unwrap().to_vec1().unwrap(),
-            width: features.dims()[1],
-            classes: *labels.iter().max().unwrap() as usize + 1,
-            labels,
-        }
-    }
-}
-
-struct Set {
-    values: Vec<f32>,
-    width: usize,
-    labels: Vec<u32>,
-    classes: usize,
+fn golden() -> Golden {
+    Golden::load("heads/scikit-learn.safetensors")
 }
 
 impl Set {
-    fn features(&self) -> Features<'_> {
-        Features::new(&self.values, self.width).unwrap()
-    }
-
-    fn training_set(&self) -> TrainingSet<'_> {
-        TrainingSet::new(self.features(), &self.labels, self.classes).unwrap()
-    }
-
     /// `w·x + b` of each sample and plane, in `f64`.
     fn scores(&self, planes: &Planes) -> Vec<Vec<f64>> {
         let score = |row: &[f32], (w, b): (&[f64], &f64)| {
@@ -71,46 +29,6 @@ impl Set {
                     .collect()
             })
             .collect()
-    }
-}
-
-/// Weights `[K, F]` and intercepts `[K]`; as in scikit-learn, two classes share one.
-#[derive(Debug)]
-struct Planes {
-    weight: Vec<f64>,
-    bias: Vec<f64>,
-}
-
-impl Planes {
-    fn golden(golden: &Golden, case: &str) -> Self {
-        Self { weight: golden.f64s(&format!("{case}.weight")), bias: golden.f64s(&format!("{case}.bias")) }
-    }
-
-    /// Those of a head; with two classes, `factor` times the second.
-    fn of(head: &impl Head, factor: f64) -> Self {
-        let tensors = head.tensors().unwrap();
-        let values = |name: &str| -> Vec<f64> {
-            tensors[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-        };
-        let (weight, bias) = (values("weight"), values("bias"));
-        if head.classes() != 2 {
-            return Self { weight, bias };
-        }
-        let scaled = |values: &[f64]| values.iter().map(|v| factor * v).collect();
-        Self { weight: scaled(&weight[head.width()..]), bias: scaled(&bias[1..]) }
-    }
-
-    fn assert_near(&self, expected: &Self, tolerance: f64, case: &str) {
-        for (name, found, expected) in
-            [("weight", &self.weight, &expected.weight), ("bias", &self.bias, &expected.bias)]
-        {
-            let largest = expected.iter().fold(1.0f64, |top, value| top.max(value.abs()));
-            let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(
-                found.len() == expected.len() && error <= tolerance * largest,
-                "{case}: {name} is off by {error}"
-            );
-        }
     }
 }
 
@@ -133,7 +51,7 @@ fn logistic_objective(set: &Set, planes: &Planes, config: &LinearConfig) -> f64 
 
 #[test]
 fn linear_finds_the_optimum_that_logistic_regression_finds() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (case, c, class_weight, standardize) in [
@@ -159,7 +77,7 @@ fn linear_finds_the_optimum_that_logistic_regression_finds() {
                 // scikit-learn's weights are those of the standardised features.
                 continue;
             }
-            let (planes, expected) = (Planes::of(&*head, 2.0), Planes::golden(&golden, &case));
+            let (planes, expected) = (Planes::between(&*head), Planes::golden(&golden, &case));
             planes.assert_near(&expected, 1e-5, &case);
             let objective = |planes: &Planes| logistic_objective(&set, planes, &config);
             assert_relative(objective(&planes), objective(&expected), 1e-8, &case);
@@ -169,13 +87,13 @@ fn linear_finds_the_optimum_that_logistic_regression_finds() {
 
 #[test]
 fn linear_with_its_default_tolerance_is_within_a_thousandth_of_the_optimum() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let (set, config) = (golden.set(name), LinearConfig::default());
         let fitted = config.fit(&set.training_set(), &FitContext::quiet()).unwrap();
         let expected = Planes::golden(&golden, &format!("{name}.linear-1.0-none"));
         let expected = logistic_objective(&set, &expected, &config);
-        let found = logistic_objective(&set, &Planes::of(&*fitted.head, 2.0), &config);
+        let found = logistic_objective(&set, &Planes::between(&*fitted.head), &config);
         assert_relative(found, expected, 1e-3, name);
         assert_relative(fitted.history.rows.last().unwrap()[1], found, 1e-5, "the history's last row");
     }
@@ -207,20 +125,9 @@ fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
         .collect()
 }
 
-/// Where the two highest logits differ by less than rounding, either may win.
-fn assert_same_predictions(logits: &Logits, expected: &[u32], case: &str) {
-    for (row, (&expected, logits)) in expected.iter().zip(logits.rows()).enumerate() {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        assert!(
-            best - logits[expected as usize] < 1e-4,
-            "{case}: row {row} has {logits:?}, expected class {expected}"
-        );
-    }
-}
-
 #[test]
 fn svm_finds_the_optimum_that_linear_svc_finds() {
-    let golden = Golden::load();
+    let golden = golden();
     let losses = [("squared-hinge", SvmLoss::SquaredHinge), ("hinge", SvmLoss::Hinge)];
     for name in SETS {
         let set = golden.set(name);
@@ -245,7 +152,7 @@ fn svm_finds_the_optimum_that_linear_svc_finds() {
                     ..SvmConfig::default()
                 };
                 let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
-                let (planes, expected) = (Planes::of(&*head, 1.0), Planes::golden(&golden, &case));
+                let (planes, expected) = (Planes::shared(&*head), Planes::golden(&golden, &case));
                 planes.assert_near(&expected, 1e-4, &case);
                 let objectives = |planes: &Planes| svm_objectives(&set, planes, &config);
                 // The hinge has a kink where its optimum lies: rounding the weights to f32 costs more there.

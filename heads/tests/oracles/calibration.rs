@@ -1,37 +1,19 @@
 //! Calibration against scikit-learn's `CalibratedClassifierCV` and conformal sets against MAPIE
 //! (`reference/calibration/make.py`).
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use headstock_heads::{Calibration, CalibrationMethod, Conformal, Logits, SetMethod};
+
+use crate::support::Golden;
 
 const CASES: [&str; 6] = ["margins", "sharp", "two", "ties", "rare", "few"];
 
-struct Golden(HashMap<String, Tensor>);
+fn golden() -> Golden {
+    Golden::load("calibration/calibration.safetensors")
+}
 
 impl Golden {
-    fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/calibration/calibration.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn f64s(&self, name: &str) -> Vec<f64> {
-        self.0[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn f32s(&self, name: &str) -> Vec<f32> {
-        self.0[name].flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn u32s(&self, name: &str) -> Vec<u32> {
-        self.0[name].to_vec1().unwrap()
-    }
-
     fn logits(&self, name: &str) -> Logits {
-        Logits::new(self.f32s(name), self.0[name].dims()[1]).unwrap()
+        Logits::new(self.f32s(name), self.width(name)).unwrap()
     }
 
     fn fit(&self, case: &str, method: CalibrationMethod) -> Calibration {
@@ -42,7 +24,7 @@ impl Golden {
 
 #[test]
 fn the_temperature_is_scikit_learns() {
-    let golden = Golden::load();
+    let golden = golden();
     for case in CASES {
         let Calibration::Temperature(found) = golden.fit(case, CalibrationMethod::Temperature) else {
             panic!("{case}: another method")
@@ -54,7 +36,7 @@ fn the_temperature_is_scikit_learns() {
 
 #[test]
 fn probabilities_are_scikit_learns() {
-    let golden = Golden::load();
+    let golden = golden();
     for method in [CalibrationMethod::Temperature, CalibrationMethod::Isotonic, CalibrationMethod::Platt] {
         for case in CASES {
             let found =
@@ -71,7 +53,7 @@ fn probabilities_are_scikit_learns() {
 
 #[test]
 fn scores_and_sets_are_mapies() {
-    let golden = Golden::load();
+    let golden = golden();
     for case in ["margins", "sharp", "rare", "few"] {
         let of = |name: &str| format!("{case}.conformal.{name}");
         let conformal = Conformal::fit(&golden.f32s(&of("fit")), &golden.u32s(&of("labels"))).unwrap();

@@ -1,73 +1,33 @@
 //! The head `svm`: Crammer and Singer's objective against scikit-learn's (`reference/crammer_singer/make.py`), the choice of `C`,
 //! and fits that start from another head.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use headstock_heads::svm::{MultiClass, SvmConfig, SvmLoss};
-use headstock_heads::{
-    Affine, ClassWeight, Features, FitContext, Fitted, Head, HeadConfig, Strength, Tensors, TrainingSet,
-};
+use headstock_heads::{Affine, ClassWeight, FitContext, Fitted, Head, HeadConfig, Strength, Tensors};
+
+use crate::support::{Golden, Planes, Set, assert_same_predictions};
 
 const SETS: [&str; 5] = ["two", "three", "seven", "wide", "unbalanced"];
 
-struct Set {
-    values: Vec<f32>,
-    width: usize,
-    labels: Vec<u32>,
-    classes: usize,
+fn golden() -> Golden {
+    Golden::load("crammer_singer/scikit-learn.safetensors")
 }
 
 impl Set {
-    fn golden(tensors: &HashMap<String, Tensor>, name: &str) -> Self {
-        let features = &tensors[&format!("{name}.features")];
-        let labels: Vec<u32> = tensors[&format!("{name}.labels")].to_vec1().unwrap();
-        Self {
-            values: features.flatten_all().unwrap().to_vec1().unwrap(),
-            width: features.dims()[1],
-            classes: *labels.iter().max().unwrap() as usize + 1,
-            labels,
-        }
-    }
-
-    fn data(&self) -> TrainingSet<'_> {
-        TrainingSet::new(Features::new(&self.values, self.width).unwrap(), &self.labels, self.classes)
-            .unwrap()
-    }
-
     /// The samples of the first `classes` classes.
     fn first(&self, classes: usize) -> Self {
-        let rows = || (0..self.labels.len()).filter(|&row| (self.labels[row] as usize) < classes);
-        let values = rows().flat_map(|row| &self.values[row * self.width..(row + 1) * self.width]);
-        Self {
-            values: values.copied().collect(),
-            width: self.width,
-            labels: rows().map(|row| self.labels[row]).collect(),
-            classes,
-        }
+        Self { classes, ..self.part(|_, label| (label as usize) < classes) }
     }
-}
-
-fn tensors() -> HashMap<String, Tensor> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/crammer_singer/scikit-learn.safetensors");
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn f64s(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, the margin of two classes being that of one plane, which
 /// both weights of opposite sign have halves of.
-fn objective(set: &Set, weight: &[f64], bias: &[f64], config: &SvmConfig) -> f64 {
-    let (mut weight, mut bias) = (weight.to_vec(), bias.to_vec());
+fn objective(set: &Set, planes: &Planes, config: &SvmConfig) -> f64 {
+    let (mut weight, mut bias) = (planes.weight.clone(), planes.bias.clone());
     if bias.len() == 1 {
         weight = weight.iter().map(|w| -0.5 * w).chain(weight.iter().map(|w| 0.5 * w)).collect();
         bias = vec![-0.5 * bias[0], 0.5 * bias[0]];
     }
-    let counts = set.data().class_weights(config.class_weight);
+    let counts = set.training_set().class_weights(config.class_weight);
     let c = config.c.given().unwrap();
     let losses = set.values.chunks_exact(set.width).zip(&set.labels).map(|(row, &label)| {
         let score = |m: usize| {
@@ -84,9 +44,9 @@ fn objective(set: &Set, weight: &[f64], bias: &[f64], config: &SvmConfig) -> f64
 
 #[test]
 fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
-    let golden = tensors();
+    let golden = golden();
     for name in SETS {
-        let set = Set::golden(&golden, name);
+        let set = golden.set(name);
         for (text, c, class_weight, intercept_scaling) in [
             ("0.01-none-1.0", 0.01, ClassWeight::None, 1.0),
             ("1.0-none-1.0", 1.0, ClassWeight::None, 1.0),
@@ -103,35 +63,16 @@ fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
                 max_iter: 100_000,
                 ..SvmConfig::default()
             };
-            let fitted = config.fit(&set.data(), &FitContext::quiet()).unwrap();
-            let found = fitted.head.tensors().unwrap();
-            let (weight, bias) = (f64s(&found["weight"]), f64s(&found["bias"]));
-            let expected = (f64s(&golden[&format!("{case}.weight")]), f64s(&golden[&format!("{case}.bias")]));
+            let fitted = config.fit(&set.training_set(), &FitContext::quiet()).unwrap();
+            let expected = Planes::golden(&golden, &case);
             let [ours, theirs] =
-                [(&weight, &bias), (&expected.0, &expected.1)].map(|(w, b)| objective(&set, w, b, &config));
+                [&Planes::each(&*fitted.head), &expected].map(|planes| objective(&set, planes, &config));
             assert!((ours - theirs).abs() <= 1e-5 * theirs, "{case}: {ours}, scikit-learn {theirs}");
             let last = fitted.history.rows.last().unwrap();
             assert!((last[1] - ours).abs() <= 1e-5 * ours, "{case}: the history says {last:?}, found {ours}");
-
-            let difference = |values: &[f64], length: usize| -> Vec<f64> {
-                (0..length).map(|i| values[length + i] - values[i]).collect()
-            };
-            let (weight, bias) = match set.classes {
-                2 => (difference(&weight, set.width), difference(&bias, 1)),
-                _ => (weight, bias),
-            };
-            for (found, expected) in [(weight, &expected.0), (bias, &expected.1)] {
-                let largest = expected.iter().fold(1.0f64, |top, value| top.max(value.abs()));
-                let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                assert!(found.len() == expected.len() && error <= 1e-3 * largest, "{case}: off by {error}");
-            }
-            let logits = fitted.head.logits(set.data().features()).unwrap();
-            let predictions: Vec<u32> = golden[&format!("{case}.predictions")].to_vec1().unwrap();
-            for (row, &expected) in logits.rows().zip(&predictions) {
-                // Where the two highest logits differ by less than rounding, either may win.
-                let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                assert!(best - row[expected as usize] < 1e-3, "{case}: {row:?}, expected class {expected}");
-            }
+            Planes::between(&*fitted.head).assert_near(&expected, 1e-3, &case);
+            let logits = fitted.head.logits(set.features()).unwrap();
+            assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
         }
     }
 }
@@ -156,14 +97,14 @@ fn rounds_and_objective(fitted: &Fitted<Affine>) -> (usize, f64) {
 
 fn fit(config: &SvmConfig, set: &Set, start: Option<&Tensors>) -> Fitted<Affine> {
     let context = FitContext { start, ..FitContext::quiet() };
-    config.fit(&set.data(), &context).unwrap()
+    config.fit(&set.training_set(), &context).unwrap()
 }
 
 #[test]
 fn a_fit_that_starts_from_its_own_optimum_has_the_same_objective_and_the_squared_hinge_takes_fewer_rounds() {
-    let golden = tensors();
+    let golden = golden();
     for name in SETS {
-        let set = Set::golden(&golden, name);
+        let set = golden.set(name);
         for config in objectives(Strength::Given(0.1)) {
             for standardize in [false, true] {
                 let config = SvmConfig { standardize, ..config.clone() };
@@ -184,8 +125,8 @@ fn a_fit_that_starts_from_its_own_optimum_has_the_same_objective_and_the_squared
 
 #[test]
 fn a_fit_that_starts_from_fewer_classes_finds_the_optimum_of_all() {
-    let golden = tensors();
-    let set = Set::golden(&golden, "seven");
+    let golden = golden();
+    let set = golden.set("seven");
     for config in objectives(Strength::Given(0.1)) {
         let start = fit(&config, &set.first(5), None).head.tensors().unwrap();
         let (cold, warm) = (fit(&config, &set, None), fit(&config, &set, Some(&start)));
@@ -196,13 +137,13 @@ fn a_fit_that_starts_from_fewer_classes_finds_the_optimum_of_all() {
 
 #[test]
 fn a_head_of_another_width_or_of_more_classes_is_no_start() {
-    let golden = tensors();
-    let [three, seven, wide] = ["three", "seven", "wide"].map(|name| Set::golden(&golden, name));
+    let golden = golden();
+    let [three, seven, wide] = ["three", "seven", "wide"].map(|name| golden.set(name));
     let config = SvmConfig::default();
     let error = |start: &Set, set: &Set| {
         let start = fit(&config, start, None).head.tensors().unwrap();
         let context = FitContext::quiet().starting_from(&start);
-        config.fit(&set.data(), &context).unwrap_err().to_string()
+        config.fit(&set.training_set(), &context).unwrap_err().to_string()
     };
     assert_eq!(error(&wide, &three), "the head takes 40 features a photo, these have 12");
     assert_eq!(error(&seven, &seven.first(5)), "the head to start from has 7 classes, there are 5 to fit");
@@ -210,8 +151,8 @@ fn a_head_of_another_width_or_of_more_classes_is_no_start() {
 
 #[test]
 fn auto_is_the_fit_with_the_strength_that_it_reports() {
-    let golden = tensors();
-    let set = Set::golden(&golden, "seven");
+    let golden = golden();
+    let set = golden.set("seven");
     for config in objectives(Strength::Auto) {
         let auto = fit(&config, &set, None);
         let [("C", c)] = auto.chosen[..] else { panic!("{:?}", auto.chosen) };

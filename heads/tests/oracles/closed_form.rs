@@ -1,125 +1,28 @@
 //! The heads in closed form and `knn` against scikit-learn (`reference/heads/closed_form.py`).
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use headstock_heads::knn::{KnnConfig, Votes};
 use headstock_heads::lda::{LdaConfig, Shrinkage};
 use headstock_heads::nearest_mean::NearestMeanConfig;
 use headstock_heads::ridge::RidgeConfig;
-use headstock_heads::{
-    Affine, ClassWeight, Features, FitContext, Fitted, Head, HeadConfig, Logits, Metric, Registry, Shape,
-    Strength, TrainingSet,
-};
+use headstock_heads::{ClassWeight, FitContext, Fitted, Head, HeadConfig, Metric, Registry, Shape, Strength};
+
+use crate::support::{Golden, Planes, Set, assert_near, assert_same_predictions, f64s};
 
 const SETS: [&str; 7] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced", "constant"];
 const ALPHAS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
 const WEIGHTS: [(&str, ClassWeight); 2] = [("none", ClassWeight::None), ("balanced", ClassWeight::Balanced)];
 
-struct Golden(HashMap<String, Tensor>);
-
-impl Golden {
-    fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/heads/closed_form.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn f64s(&self, name: &str) -> Vec<f64> {
-        self.0[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn u32s(&self, name: &str) -> Vec<u32> {
-        self.0[name].to_vec1().unwrap()
-    }
-
-    fn set(&self, name: &str) -> Set {
-        let features = &self.0[&format!("{name}.features")];
-        let labels = self.u32s(&format!("{name}.labels"));
-        Set {
-            values: features.flatten_all().unwrap().to_vec1().unwrap(),
-            width: features.dims()[1],
-            classes: *labels.iter().max().unwrap() as usize + 1,
-            labels,
-        }
-    }
-}
-
-struct Set {
-    values: Vec<f32>,
-    width: usize,
-    labels: Vec<u32>,
-    classes: usize,
-}
-
-impl Set {
-    fn features(&self) -> Features<'_> {
-        Features::new(&self.values, self.width).unwrap()
-    }
-
-    fn training_set(&self) -> TrainingSet<'_> {
-        TrainingSet::new(self.features(), &self.labels, self.classes).unwrap()
-    }
-
-    /// The rows at each third place, and the others.
-    fn parts(&self) -> (Self, Self) {
-        let part = |keep: &dyn Fn(usize) -> bool| {
-            let rows: Vec<usize> = (0..self.labels.len()).filter(|&row| keep(row)).collect();
-            Self {
-                values: rows.iter().flat_map(|&row| self.features().row(row)).copied().collect(),
-                labels: rows.iter().map(|&row| self.labels[row]).collect(),
-                ..*self
-            }
-        };
-        (part(&|row| row % 3 == 0), part(&|row| row % 3 != 0))
-    }
+fn golden() -> Golden {
+    Golden::load("heads/closed_form.safetensors")
 }
 
 fn fit<C: HeadConfig>(config: &C, set: &Set) -> Fitted<C::Head> {
     config.fit(&set.training_set(), &FitContext::quiet()).unwrap()
 }
 
-/// `max |a - b| <= tolerance * max |b|`
-fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, case: &str) {
-    let largest = expected.iter().fold(0.0f64, |top, value| top.max(value.abs()));
-    let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    assert!(
-        found.len() == expected.len() && error <= tolerance * largest,
-        "{case}: off by {error} of {largest}"
-    );
-}
-
-/// Where the two highest logits differ by less than rounding, either may win.
-fn assert_same_predictions(logits: &Logits, expected: &[u32], case: &str) {
-    assert_eq!(logits.rows().len(), expected.len(), "{case}");
-    for (row, (&expected, logits)) in expected.iter().zip(logits.rows()).enumerate() {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let rounding = 1e-5 * best.abs().max(1.0);
-        assert!(
-            best - logits[expected as usize] <= rounding,
-            "{case}: row {row} has {logits:?}, expected class {expected}"
-        );
-    }
-}
-
-/// The weights `[K, F]` and intercepts `[K]` of a head; of two classes, the second's.
-fn planes(head: &Affine) -> (Vec<f64>, Vec<f64>) {
-    let tensors = head.tensors().unwrap();
-    let values = |name: &str| -> Vec<f64> {
-        tensors[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    };
-    let (mut weight, mut bias) = (values("weight"), values("bias"));
-    if head.classes() == 2 {
-        weight.drain(..head.width());
-        bias.remove(0);
-    }
-    (weight, bias)
-}
-
 #[test]
 fn ridge_finds_the_planes_that_ridge_classifier_finds() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
@@ -128,9 +31,7 @@ fn ridge_finds_the_planes_that_ridge_classifier_finds() {
                 let config =
                     RidgeConfig { alpha: Strength::Given(alpha), class_weight, ..RidgeConfig::default() };
                 let fitted = fit(&config, &set);
-                let (weight, bias) = planes(&fitted.head);
-                assert_near(&weight, &golden.f64s(&format!("{case}.weight")), 1e-5, &case);
-                assert_near(&bias, &golden.f64s(&format!("{case}.bias")), 1e-5, &case);
+                Planes::shared(&*fitted.head).assert_near(&Planes::golden(&golden, &case), 1e-5, &case);
                 let logits = fitted.head.logits(set.features()).unwrap();
                 assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
                 assert_eq!((fitted.history.rows.len(), fitted.chosen), (0, vec![]), "{case}");
@@ -141,7 +42,7 @@ fn ridge_finds_the_planes_that_ridge_classifier_finds() {
 
 #[test]
 fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
@@ -155,9 +56,7 @@ fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors()
             }
             assert_eq!(fitted.history.columns, ["alpha", "leave_one_out_error"]);
             assert_eq!(fitted.history.rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ALPHAS);
-            let (weight, bias) = planes(&fitted.head);
-            assert_near(&weight, &golden.f64s(&format!("{case}.weight")), 1e-5, &case);
-            assert_near(&bias, &golden.f64s(&format!("{case}.bias")), 1e-5, &case);
+            Planes::shared(&*fitted.head).assert_near(&Planes::golden(&golden, &case), 1e-5, &case);
         }
     }
 }
@@ -165,7 +64,7 @@ fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors()
 /// scikit-learn fits anew without each photo.
 #[test]
 fn ridge_leaves_out_all_views_of_a_photo_together() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
@@ -183,21 +82,19 @@ fn ridge_leaves_out_all_views_of_a_photo_together() {
 
 #[test]
 fn ridge_with_a_decomposition_is_ridge_with_the_alpha_that_it_chose() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         let auto = fit(&RidgeConfig::default(), &set);
         let given = RidgeConfig { alpha: auto.chosen[0].1.into(), ..RidgeConfig::default() };
-        let (found, expected) = (planes(&auto.head), planes(&fit(&given, &set).head));
-        assert_near(&found.0, &expected.0, 1e-6, name);
-        assert_near(&found.1, &expected.1, 1e-6, name);
+        Planes::shared(&*auto.head).assert_near(&Planes::shared(&*fit(&given, &set).head), 1e-6, name);
     }
 }
 
 /// Without two photos there is nothing to leave out.
 #[test]
 fn ridge_takes_the_middle_alpha_where_all_rows_are_views_of_one_photo() {
-    let set = Golden::load().set("three");
+    let set = golden().set("three");
     let photos = vec![7; set.labels.len()];
     let data = set.training_set().with_photos(&photos).unwrap();
     let config = RidgeConfig { alphas: vec![0.5, 2.0, 8.0], ..RidgeConfig::default() };
@@ -207,7 +104,7 @@ fn ridge_takes_the_middle_alpha_where_all_rows_are_views_of_one_photo() {
 
 #[test]
 fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, shrinkage) in
@@ -230,8 +127,7 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
             };
             let tensors = head.tensors().unwrap();
             for (tensor, width) in [("weight", set.width), ("bias", 1)] {
-                let values = tensors[tensor].to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-                let found = of_differences(values.to_vec1().unwrap(), width);
+                let found = of_differences(f64s(&tensors[tensor]), width);
                 let expected = golden.f64s(&format!("{case}.{tensor}"));
                 let expected = if set.classes == 2 { expected } else { of_differences(expected, width) };
                 assert_near(&found, &expected, 1e-4, &format!("{case}.{tensor}"));
@@ -242,7 +138,7 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
 
 #[test]
 fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         let case = format!("{name}.nearest-mean-euclidean");
@@ -261,7 +157,7 @@ fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
 
 #[test]
 fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         let case = format!("{name}.nearest-mean-cosine");
@@ -275,9 +171,10 @@ fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
 
 #[test]
 fn knn_has_the_votes_that_k_neighbors_classifier_has() {
-    let golden = Golden::load();
+    let golden = golden();
     for name in SETS {
-        let (asked, known) = golden.set(name).parts();
+        let set = golden.set(name);
+        let (asked, known) = (set.part(|row, _| row % 3 == 0), set.part(|row, _| row % 3 != 0));
         for k in [1, 5, 15] {
             for (weights_text, weights) in [("uniform", Votes::Uniform), ("distance", Votes::Distance)] {
                 for (metric_text, metric) in [("euclidean", Metric::Euclidean), ("cosine", Metric::Cosine)] {
@@ -298,7 +195,7 @@ fn knn_has_the_votes_that_k_neighbors_classifier_has() {
 
 #[test]
 fn features_near_the_end_of_f32_are_fitted_or_refused_but_give_no_logit_that_is_not_a_number() {
-    let golden = Golden::load();
+    let golden = golden();
     let set = golden.set("three");
     let largest = set.values.iter().fold(0.0f32, |top, value| top.max(value.abs()));
     let values = set.values.iter().map(|value| value / largest * 1e38).collect();
@@ -343,31 +240,5 @@ fn grids_hold_what_matters_most_and_memory_is_told_beforehand() {
     };
     for (kind, least, most) in [("ridge", 0.15, 2.0), ("nearest-mean", 0.015, 0.1), ("knn", 0.75, 0.8)] {
         assert!((least..most).contains(&gibibytes(kind)), "{kind} needs {}", gibibytes(kind));
-    }
-}
-
-#[test]
-fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
-    for (kind, table, expected) in [
-        ("ridge", "alpha = 0.0", "`head.alpha` is 0: must be a number greater than 0"),
-        ("ridge", "alphas = []", "`head.alphas` is []: must have at least one number"),
-        ("ridge", "alphas = [1.0, -2.0]", "`head.alphas` is -2: must be a number greater than 0"),
-        ("lda", "shrinkage = 1.5", "`head.shrinkage` is 1.5: must be from 0 to 1"),
-        ("lda", "shrinkage = nan", "`head.shrinkage` is NaN: must be from 0 to 1"),
-        (
-            "lda",
-            "shrinkage = \"some\"",
-            "head `lda`: invalid value: string \"some\", expected a number from 0 to 1 or \"auto\"",
-        ),
-        ("knn", "k = 0", "`head.k` is 0: must be at least 1"),
-        (
-            "nearest-mean",
-            "metric = \"l1\"",
-            "head `nearest-mean`: unknown variant `l1`, expected `euclidean` or `cosine`",
-        ),
-    ] {
-        let registry = Registry::builtin();
-        let error = registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table);
-        assert_eq!(error.to_string(), expected);
     }
 }

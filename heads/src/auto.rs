@@ -1,0 +1,51 @@
+//! Values of keys that are a number or `"auto"`, which is none here.
+
+use std::fmt;
+
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserializer, Serializer};
+
+const AUTO: &str = "auto";
+
+pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        None => serializer.serialize_str(AUTO),
+        Some(value) => serializer.serialize_f64(value),
+    }
+}
+
+/// `number` is what is expected beside `"auto"`.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    number: &'static str,
+) -> Result<Option<f64>, D::Error> {
+    deserializer.deserialize_any(NumberOrAuto { number })
+}
+
+struct NumberOrAuto {
+    number: &'static str,
+}
+
+impl Visitor<'_> for NumberOrAuto {
+    type Value = Option<f64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} or \"{AUTO}\"", self.number)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Option<f64>, E> {
+        Ok(Some(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Option<f64>, E> {
+        Ok(Some(value as f64))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Option<f64>, E> {
+        Ok(Some(value as f64))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Option<f64>, E> {
+        if text == AUTO { Ok(None) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
+    }
+}

@@ -1,0 +1,37 @@
+//! `linear` with absolute values in its penalty, against scikit-learn's `LogisticRegression` (`reference/elastic/make.py`).
+
+use headstock_heads::linear::{LinearConfig, Penalty};
+use headstock_heads::{FitContext, HeadConfig};
+
+use crate::support::{Golden, Planes};
+
+#[test]
+fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
+    let golden = Golden::load("elastic/scikit-learn.safetensors");
+    for name in ["two", "five"] {
+        let set = golden.set(name);
+        for (case, penalty, l1_ratio) in [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)] {
+            let case = format!("{name}.{case}");
+            let config = LinearConfig {
+                c: 0.5.into(),
+                penalty,
+                l1_ratio,
+                tol: 1e-9,
+                max_iter: 10_000,
+                ..LinearConfig::default()
+            };
+            let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
+            let (mut found, mut expected) = (Planes::between(&*head), Planes::golden(&golden, &case));
+            let are_0 = |planes: &Planes| -> Vec<bool> { planes.weight.iter().map(|&w| w == 0.0).collect() };
+            assert_eq!(are_0(&found), are_0(&expected), "{case}");
+            if set.classes > 2 {
+                // Neither the losses nor the penalty know what all intercepts have in common.
+                for Planes { bias, .. } in [&mut found, &mut expected] {
+                    let mean = bias.iter().sum::<f64>() / bias.len() as f64;
+                    bias.iter_mut().for_each(|bias| *bias -= mean);
+                }
+            }
+            found.assert_near(&expected, 1e-4, &case);
+        }
+    }
+}

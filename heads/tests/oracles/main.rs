@@ -1,0 +1,10 @@
+//! The heads against the tools that people know them from, through the public API alone.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod calibration;
+mod closed_form;
+mod elastic;
+mod scikit_learn;
+mod support;
+mod svm;
