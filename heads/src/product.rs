@@ -235,7 +235,11 @@ mod tests {
     proptest! {
         /// Integers, so that every order of the sum gives the same value.
         #[test]
-        fn products_of_any_shape_are_the_schoolbook_ones(n in 1usize..210, width in 1usize..150, classes in 1usize..40) {
+        fn products_of_any_shape_are_the_schoolbook_ones(
+            n in prop_oneof![1usize..210, Just(BLOCK + 1)],
+            width in prop_oneof![1usize..150, Just(COLUMNS + 1)],
+            classes in 1usize..40,
+        ) {
             let (rows, weight) = (small_integers(n * width, 1), small_integers(classes * width, 2));
             let mut out = vec![f64::NAN; n * classes];
             PackedWeights::new(&weight, width).times(&rows, &mut out);

@@ -1,12 +1,8 @@
 //! The mean of each class.
 
-use rayon::prelude::*;
-
 use crate::data::{Features, TrainingSet};
+use crate::product::by_columns;
 use crate::vector::Vectors;
-
-/// Columns that a thread sums at a time: the sums of many classes stay in the cache.
-const COLUMNS: usize = 128;
 
 /// The classes that have samples, and the mean of each.
 #[derive(Clone, Debug)]
@@ -63,27 +59,12 @@ impl ClassMeans {
 
 /// The sum of the rows of each class, `[K, F]`, in parallel over the columns; each sum in the order of the rows.
 fn class_sums(features: Features<'_>, of_row: &[u32], classes: usize, scales: Option<&[f64]>) -> Vec<f64> {
-    let width = features.width();
     let vectors = Vectors::new();
-    let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
-        .into_par_iter()
-        .map(|group| {
-            let columns = group * COLUMNS..width.min((group + 1) * COLUMNS);
-            let mut sums = vec![0.0; classes * columns.len()];
-            for (i, (row, &class)) in features.rows().zip(of_row).enumerate() {
-                let sums = &mut sums[class as usize * columns.len()..][..columns.len()];
-                let scale = scales.map_or(1.0, |scales| scales[i]);
-                vectors.add_scaled(sums, scale, &row[columns.clone()]);
-            }
-            sums
-        })
-        .collect();
-    let mut out = Vec::with_capacity(classes * width);
-    for class in 0..classes {
-        for sums in &groups {
-            let columns = sums.len() / classes;
-            out.extend_from_slice(&sums[class * columns..(class + 1) * columns]);
+    by_columns(features.width(), classes, |columns, sums| {
+        for (i, (row, &class)) in features.rows().zip(of_row).enumerate() {
+            let sums = &mut sums[class as usize * columns.len()..][..columns.len()];
+            let scale = scales.map_or(1.0, |scales| scales[i]);
+            vectors.add_scaled(sums, scale, &row[columns.clone()]);
         }
-    }
-    out
+    })
 }

@@ -11,6 +11,7 @@ use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
+use crate::keys;
 use crate::solver::choose::{Fold, choose};
 use crate::solver::gradient::stack::Stack;
 use crate::solver::gradient::{self, Recipe, Samples, Schedule};
@@ -122,8 +123,8 @@ impl HeadConfig for LinearConfig {
             "on the size of the weights: \"l2\", \"l1\" (lbfgs; makes weights 0) or \"elastic-net\" (lbfgs)",
         ),
         ("l1_ratio", "elastic-net: the part of \"l1\" in the penalty"),
-        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
-        ("standardize", "bring each feature to mean 0 and variance 1 first"),
+        keys::CLASS_WEIGHT,
+        keys::STANDARDIZE,
         ("tol", "lbfgs: the gradient's largest component at which to stop"),
         ("max_iter", "lbfgs: iterations at most"),
         ("epochs", "adam: passes over the samples"),

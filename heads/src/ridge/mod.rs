@@ -13,6 +13,7 @@ use crate::dense::means::ClassMeans;
 use crate::dense::planes::spread;
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
+use crate::keys;
 use crate::strength::Strength;
 use problem::Problem;
 
@@ -76,7 +77,7 @@ impl HeadConfig for RidgeConfig {
             "weight of the size of the weights against the errors: higher is simpler; \"auto\": by leaving out each photo",
         ),
         ("alphas", "what \"auto\" chooses from"),
-        ("class_weight", "\"none\", or \"balanced\": a rare class counts as much as a frequent one"),
+        keys::CLASS_WEIGHT,
     ];
     type Head = Affine;
 

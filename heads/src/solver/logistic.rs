@@ -159,6 +159,9 @@ impl<'a> Logistic<'a> {
         let bias: Vec<T> = bias.into_iter().map(T::of).collect();
         let (weight_gradient, bias_gradient) = gradient.split_at_mut(weight.len());
         let (loss, residuals) = self.residuals(&bias, logits, bias_gradient);
+        // A row's derivatives add up to 0. What rounding leaves would move all intercepts together, at no cost and so for ever.
+        let drift = bias_gradient.iter().sum::<f64>() / self.classes as f64;
+        bias_gradient.iter_mut().for_each(|sum| *sum -= drift);
         weight_gradient.copy_from_slice(&sums(&residuals, self.features));
         let vectors = Vectors::new();
         for (gradient, &sum) in weight_gradient.chunks_exact_mut(self.features.width()).zip(&*bias_gradient) {
