@@ -38,6 +38,7 @@ mod report;
 pub mod run;
 pub mod samples;
 mod score;
+mod table;
 mod throughput;
 
 pub use error::{Kind, TrainError, Unreadable};

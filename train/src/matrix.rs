@@ -1,18 +1,20 @@
 //! Feature rows by number, wherever they come from.
 
+use std::borrow::Cow;
+
 use crate::config::Options;
 use crate::error::TrainError;
-use crate::feature_file::FeatureTable;
 use crate::features::{Features, Stock, View};
 use crate::progress::Progress;
 use crate::samples::Inputs;
+use crate::table::Table;
 
 /// The features of samples.
 pub(crate) enum Matrix {
     /// Of photos, in the cache.
     Cached(Features),
-    /// Made elsewhere, in memory.
-    Given(FeatureTable),
+    /// Made elsewhere, in memory; there are no other views than the plain one.
+    Given(Table),
 }
 
 impl Matrix {
@@ -25,7 +27,7 @@ impl Matrix {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         match (inputs, stock) {
-            (Inputs::Features(table), _) => Ok(Self::Given(table)),
+            (Inputs::Features(table), _) => Ok(Self::Given(Table::new(table))),
             (Inputs::Photos(paths), Some(stock)) => {
                 Ok(Self::Cached(Features::prepare(stock, options, &paths, views, progress)?))
             }
@@ -39,7 +41,7 @@ impl Matrix {
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Cached(features) => features.width(),
-            Self::Given(table) => table.width,
+            Self::Given(table) => table.width(),
         }
     }
 
@@ -64,11 +66,24 @@ impl Matrix {
         match self {
             Self::Cached(features) => features.append(rows, view, out),
             Self::Given(table) => {
-                for &row in rows {
-                    out.extend(&table.values[row * table.width..][..table.width]);
-                }
+                rows.iter().for_each(|&row| out.extend(table.row(row)));
                 Ok(())
             }
+        }
+    }
+
+    /// The features of `rows`, each named once, in the plain view and then in each of so many augmented ones. Nothing is copied
+    /// that is in memory.
+    pub(crate) fn together(&mut self, rows: &[usize], views: View) -> Result<Cow<'_, [f32]>, TrainError> {
+        match self {
+            Self::Cached(features) => {
+                let mut values = Vec::with_capacity(rows.len() * (views as usize + 1) * features.width());
+                for view in 0..=views {
+                    features.append(rows, view, &mut values)?;
+                }
+                Ok(Cow::Owned(values))
+            }
+            Self::Given(table) => Ok(Cow::Borrowed(table.together(rows))),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Resu
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
     let reserved = if args.take_best { Some(place.reserve(&settings.source)?) } else { None };
 
-    let prepared = Prepared::new(&settings, session.bars)?;
+    let mut prepared = Prepared::new(&settings, session.bars)?;
     let by = match args.by {
         By::Accuracy => Criterion::Accuracy,
         By::MacroF1 => Criterion::MacroF1,

@@ -25,7 +25,9 @@ impl<'a> Held<'a> {
     pub(super) fn read(prepared: &'a Prepared) -> Result<Self, TrainError> {
         let Prepared { samples, matrix, train, views, .. } = prepared;
         let (values, at) = match matrix {
-            Matrix::Given(table) => (Cow::Borrowed(table.values.as_slice()), train.clone()),
+            Matrix::Given(table) => {
+                (Cow::Borrowed(table.values()), train.iter().map(|&row| table.place(row)).collect())
+            }
             Matrix::Cached(_) => {
                 let mut values = Vec::with_capacity(train.len() * (*views as usize + 1) * matrix.width());
                 for view in 0..=*views {

@@ -38,7 +38,7 @@ pub(super) struct HeldOut {
 /// What is said of a fold comes from the others alone: its head, and for figures and scores its calibration too. A
 /// calibration stays only where it lowers the log-loss of the folds and does not raise their calibration error.
 pub(super) fn calibrate(
-    learner: &Learner<'_>,
+    learner: &mut Learner<'_>,
     head: &dyn ConfiguredHead,
     rows: &[usize],
     method: CalibrationMethod,
@@ -93,7 +93,7 @@ pub(super) fn calibrate(
 
 /// The logits of each of `rows` by a head that was fitted without it, `[N, C]`.
 fn out_of_fold(
-    learner: &Learner<'_>,
+    learner: &mut Learner<'_>,
     head: &dyn ConfiguredHead,
     rows: &[usize],
     folds: &[Fold],

@@ -18,7 +18,7 @@ const WORTH_TELLING: u64 = 1 << 30;
 /// Fits heads on samples that are named by their numbers.
 pub(super) struct Learner<'a> {
     pub(super) samples: &'a Samples,
-    pub(super) matrix: &'a Matrix,
+    pub(super) matrix: &'a mut Matrix,
     /// Augmented views of each photo to fit on, beside the plain one.
     pub(super) views: View,
     pub(super) progress: &'a dyn Progress,
@@ -44,20 +44,18 @@ impl Learner<'_> {
     /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`. The head,
     /// and the seconds that its fit took alone.
     pub(super) fn fit(
-        &self,
+        &mut self,
         head: &dyn ConfiguredHead,
         start: Option<&Tensors>,
         rows: &[usize],
         what: &str,
     ) -> Result<(Fitted<dyn Head>, f64), TrainError> {
         let copies = self.views as usize + 1;
-        let mut values = Vec::with_capacity(rows.len() * copies * self.matrix.width());
-        for view in 0..=self.views {
-            self.matrix.append(rows, view, &mut values)?;
-        }
         let labels = self.samples.labels(rows).repeat(copies);
         let photos = (0..rows.len() as u32).collect::<Vec<_>>().repeat(copies);
-        let features = Features::new(&values, self.matrix.width())?;
+        let width = self.matrix.width();
+        let values = self.matrix.together(rows, self.views)?;
+        let features = Features::new(&values, width)?;
         let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_photos(&photos)?;
         self.progress.begin(what, 0, "steps");
         let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };

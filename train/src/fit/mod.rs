@@ -57,19 +57,19 @@ impl Prepared {
     /// # Errors
     /// [`TrainError`]; nothing is written then.
     pub fn train(
-        &self,
+        &mut self,
         settings: &Settings,
         start: Option<&Run>,
         place: Reserved<'_>,
         progress: &dyn Progress,
     ) -> Result<Outcome, TrainError> {
-        let Self { samples, matrix, kept, train, test: tested_on, .. } = self;
         let backbone = self.stock.as_ref().map(record::backbone);
         let start = match start {
             Some(run) => warm::tensors(run, settings, backbone.as_ref().map(|(_, record)| record), self)?,
             None => None,
         };
-        let learner = Learner { samples, matrix, views: self.views, progress };
+        let Self { samples, matrix, kept, train, test: tested_on, .. } = self;
+        let mut learner = Learner { samples, matrix, views: self.views, progress };
         let what = format!("fitting {}", settings.head.kind());
         learner.tell_memory(settings.head.as_ref(), train.len());
         let (Fitted { head, history: fit_history, chosen }, fit) =
@@ -77,7 +77,7 @@ impl Prepared {
 
         let started = Instant::now();
         let fixed = settings.head.with_chosen(&chosen)?;
-        let calibrated = calibrate(&learner, fixed.as_ref(), train, settings.options.calibration)?;
+        let calibrated = calibrate(&mut learner, fixed.as_ref(), train, settings.options.calibration)?;
         let calibration = started.elapsed().as_secs_f64();
 
         let started = Instant::now();
