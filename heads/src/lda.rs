@@ -103,7 +103,7 @@ impl HeadConfig for LdaConfig {
         let classes = ClassMeans::new(data);
         let width = classes.width;
         let samples = data.labels().len() as f64;
-        let covariance = match self.shrinkage {
+        let covariance = || match self.shrinkage {
             Shrinkage::Auto => ledoit_wolf(data, &classes),
             Shrinkage::Given(share) => shrunk(data, &classes, share),
         };
@@ -111,13 +111,14 @@ impl HeadConfig for LdaConfig {
         let means = Mat::from_fn(width, classes.present.len(), |feature, k| {
             classes.mean(k)[feature] - centre[feature]
         });
-        let solution = if covariance.diagonal().enumerate().all(|(f, v)| v <= rounding(&classes, f, samples))
-        {
+        let first = covariance();
+        let solution = if first.diagonal().enumerate().all(|(f, v)| v <= rounding(&classes, f, samples)) {
             means.clone()
         } else {
-            match Cholesky::new(covariance.clone()) {
+            match Cholesky::new(first) {
                 Some(factor) => factor.solve(means.clone()),
-                None => Eigen::new(&covariance)?.pseudo_solve(means.as_ref()),
+                // The factor has taken its place: to keep a copy for what is rare would cost as much as the features.
+                None => Eigen::new(&covariance())?.pseudo_solve(means.as_ref()),
             }
         };
         let vectors = Vectors::new();
@@ -141,8 +142,8 @@ impl HeadConfig for LdaConfig {
 
     fn memory(&self, shape: Shape) -> u64 {
         let (width, classes) = (shape.features as u64, shape.classes as u64);
-        // The covariance twice and, where it is singular, what its decomposition takes; means and weights.
-        8 * (6 * width * width + 5 * width * classes)
+        // The covariance and, where it is singular, what its decomposition takes; means and weights.
+        8 * (5 * width * width + 5 * width * classes)
     }
 }
 
