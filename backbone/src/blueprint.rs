@@ -5,7 +5,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::BackboneError;
 
 /// The epsilon of every BatchNorm in torchvision's ResNets.
-const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// Stride and padding, the same along both axes.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Geometry {
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) conv: String,
-    bn: String,
+    pub(crate) bn: String,
     pub(crate) geometry: Geometry,
 }
 

@@ -15,6 +15,7 @@ mod layer;
 pub mod preprocessing;
 mod resnet;
 mod source;
+mod trainable;
 
 pub use architecture::Architecture;
 pub use backbone::{Backbone, Pixels, Worker};
@@ -26,3 +27,4 @@ pub use hub::{HubError, HubSettings, HubSource};
 pub use layer::Layer;
 pub use preprocessing::{Interpolation, Preprocessing};
 pub use source::{DownloadProgress, Source, SourceError, WeightFiles};
+pub use trainable::{BatchNormMode, Parameter, Role, Trainable};

@@ -13,10 +13,14 @@ pub(crate) fn draws(name: &str) -> impl Iterator<Item = u64> {
     })
 }
 
+/// Numbers in [-1, 1) that belong to `name`.
+pub(crate) fn uniform(name: &str) -> impl Iterator<Item = f32> {
+    draws(name).map(|z| (z >> 40) as f32 / (1 << 23) as f32 - 1.0)
+}
+
 /// The values of tensor `name`. `last`: it belongs to the last BatchNorm of a block, which is kept small.
 pub(crate) fn tensor(name: &str, shape: &[usize], last: bool) -> Vec<f32> {
-    let uniform = draws(name).map(|z| (z >> 40) as f32 / (1 << 23) as f32 - 1.0);
-    let uniform = uniform.take(shape.iter().product());
+    let uniform = uniform(name).take(shape.iter().product());
     if let &[_, inputs, height, width] = shape {
         let bound = (6.0 / (inputs * height * width) as f64).sqrt() as f32;
         uniform.map(|u| u * bound).collect()

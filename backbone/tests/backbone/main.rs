@@ -5,6 +5,7 @@
 mod candle;
 mod checkpoints;
 mod formula;
+mod gradients;
 mod independence;
 mod lookalikes;
 mod records;
