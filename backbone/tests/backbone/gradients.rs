@@ -5,14 +5,14 @@ use headstock_backbone::{Backbone, BatchNormMode, DeviceChoice, Layer, Pixels, P
 use safetensors::SafeTensors;
 
 use crate::formula;
-use crate::support::{State, assert_agree, assert_near, golden, names};
+use crate::support::{State, assert_agree, golden, names};
 use crate::torchvision::floats;
 
 const RELATIVE: f32 = 1e-3;
-/// Of the deepest networks in training mode, where a rounding that turns a ReLU over is carried on through a hundred batch
-/// statistics: there PyTorch's own single precision is off by 0.03 (101 layers) and 0.15 (152).
-const RELATIVE_OF_DEEP_BATCHES: f32 = 5e-3;
-const SIZES: [(usize, usize, usize); 3] = [(2, 64, 64), (2, 75, 75), (3, 54, 83)];
+/// Of one parameter in a hundred, at most: on a processor that rounds otherwise, a value within rounding of 0 may pass a ReLU or not,
+/// and that is one of few positions in the deepest layers. Where this was written, there is none.
+const RELATIVE_WHERE_TURNED: f32 = 2e-2;
+const SIZES: [(usize, usize, usize); 3] = [(2, 64, 64), (2, 75, 75), (2, 70, 101)];
 const MODES: [(BatchNormMode, &str); 2] =
     [(BatchNormMode::Frozen, "frozen"), (BatchNormMode::Train, "train")];
 /// The mean and std of [`crate::support::CONFIG`].
@@ -45,28 +45,31 @@ fn every_gradient_of_resnet152_is_pytorchs() {
 }
 
 fn every_gradient_is_pytorchs(depth: usize) {
-    let checkpoint = State::formula(&format!("resnet{depth}")).trunk().written().open().unwrap();
+    let state = State::formula(&format!("resnet{depth}")).trunk();
     let bytes = golden("gradients.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
-    for (photos, height, width) in SIZES {
-        for (mode, name) in MODES {
+    for (mode, name) in MODES {
+        let state = if mode == BatchNormMode::Train { state.clone().damped() } else { state.clone() };
+        let checkpoint = state.written().open().unwrap();
+        for (photos, height, width) in SIZES {
             let key = format!("{depth}.{height}x{width}.{name}");
             let mut network = Trainable::load(&checkpoint, Layer::Stem, mode).unwrap();
-            let relative =
-                if depth > 50 && mode == BatchNormMode::Train { RELATIVE_OF_DEEP_BATCHES } else { RELATIVE };
             let features = network.forward_training(&normalised(photos, height, width)).unwrap();
             let ours = features.flatten_all().unwrap().to_vec1().unwrap();
-            assert_agree(&ours, &floats(&golden, &format!("{key}.features")), relative, &key);
+            assert_agree(&ours, &floats(&golden, &format!("{key}.features")), RELATIVE, &key);
             let found = gradients(&network, &features);
             let rows = floats(&golden, &key);
             assert_eq!(rows.len(), 9 * found.len(), "{key}");
+            let mut turned = 0;
             for ((name, ours), oracle) in found.iter().zip(rows.chunks_exact(9)) {
-                let what = format!("{key}: {name}");
-                let (values, largest) = (&oracle[..8], oracle[8]);
-                assert_near(&sampled(name, ours, 8), values, relative * largest, &what);
                 let our_largest = ours.iter().fold(0f32, |top, x| top.max(x.abs()));
-                assert_near(&[our_largest], &[largest], relative * largest, &what);
+                let ours = [sampled(name, ours, 8), vec![our_largest]].concat();
+                let gap = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap();
+                let gap = gap / oracle[8];
+                assert!(gap <= RELATIVE_WHERE_TURNED, "{key}: {name} is off by {gap:e}");
+                turned += usize::from(gap > RELATIVE);
             }
+            assert!(100 * turned <= found.len(), "{key}: {turned} of {} parameters are off", found.len());
             if mode == BatchNormMode::Train {
                 running_statistics_are_pytorchs(&network, &floats(&golden, &format!("{key}.running")), &key);
             }
