@@ -1,7 +1,8 @@
-//! Frozen ResNet backbones: from `u8` pixels `[N, H, W, 3]` to features `[N, F]`.
+//! ResNet backbones: from `u8` pixels `[N, H, W, 3]` to features `[N, F]`.
 //!
 //! [`Source`] says where the weights are and fetches them, [`Checkpoint`] reads and checks them without computing
-//! anything, [`Backbone`] runs them and taps any [`Layer`].
+//! anything, [`Backbone`] runs them frozen and taps any [`Layer`], and [`Trainable`] holds the stages from one on with their
+//! gradients.
 
 mod architecture;
 mod backbone;

@@ -99,7 +99,7 @@ impl CustomOp1 for MaxPool {
                     for &from in under {
                         for (top, &x) in out.iter_mut().zip(&xs[from * channels..]) {
                             // What is not a number stays.
-                            if !(x <= *top) {
+                            if x > *top || x.is_nan() {
                                 *top = x;
                             }
                         }

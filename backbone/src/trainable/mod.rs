@@ -283,11 +283,11 @@ impl Loading<'_> {
         let Part { conv, bn, geometry } = part;
         let weight =
             self.checkpoint.tensor(&format!("{conv}.weight"))?.permute((2, 3, 1, 0))?.contiguous()?;
-        let weight = self.parameter(format!("{conv}.weight"), Role::Weight, weight)?;
+        let weight = self.parameter(format!("{conv}.weight"), Role::Weight, &weight)?;
         let [gamma, beta] = ["weight", "bias"].map(|leaf| format!("{bn}.{leaf}"));
         let (of_gamma, of_beta) = (self.checkpoint.tensor(&gamma)?, self.checkpoint.tensor(&beta)?);
-        let gamma = self.parameter(gamma, Role::BatchNorm, of_gamma)?;
-        let beta = self.parameter(beta, Role::BatchNorm, of_beta)?;
+        let gamma = self.parameter(gamma, Role::BatchNorm, &of_gamma)?;
+        let beta = self.parameter(beta, Role::BatchNorm, &of_beta)?;
         let vector = |leaf: &str| -> std::result::Result<Vec<f32>, BackboneError> {
             Ok(self.checkpoint.tensor(&format!("{bn}.{leaf}"))?.to_vec1()?)
         };
@@ -307,9 +307,9 @@ impl Loading<'_> {
         &mut self,
         name: String,
         role: Role,
-        values: Tensor,
+        values: &Tensor,
     ) -> std::result::Result<usize, BackboneError> {
-        let values = Var::from_tensor(&values)?;
+        let values = Var::from_tensor(values)?;
         self.parameters.push(Parameter { name, stage: self.stage, role, values });
         Ok(self.parameters.len() - 1)
     }

@@ -112,6 +112,22 @@ fn a_part_has_the_gradients_that_it_has_in_the_whole() {
     }
 }
 
+#[test]
+fn gradients_have_the_same_bits_on_one_thread_and_on_three() {
+    let checkpoint = State::formula("resnet50").trunk().written().open().unwrap();
+    let on = |threads: usize, mode| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut network = Trainable::load(&checkpoint, Layer::Stem, mode).unwrap();
+            let features = network.forward_training(&normalised(3, 75, 64)).unwrap();
+            gradients(&network, &features)
+        })
+    };
+    for (mode, name) in MODES {
+        assert!(on(1, mode) == on(3, mode), "{name}");
+    }
+}
+
 /// A step that is not taken leaves the checkpoint's own tensors.
 #[test]
 fn tensors_are_the_checkpoints_names_shapes_and_bits() {
