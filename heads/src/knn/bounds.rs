@@ -111,9 +111,9 @@ impl Lanes {
     #[inline(always)]
     pub(super) fn may_neighbour(&self, stored: Stored, products: &[f32; LANES]) -> bool {
         let mut may = false;
-        for i in 0..LANES {
+        for (i, &product) in products.iter().enumerate() {
             let asked = Asked { scale: self.scale[i], slope: self.slope[i], rest: self.rest[i] };
-            may |= !is_beyond(bounds(asked, stored, products[i]).0, self.limit[i]);
+            may |= !is_beyond(bounds(asked, stored, product).0, self.limit[i]);
         }
         may
     }
