@@ -44,7 +44,7 @@ impl<T: Real> Cholesky<T> {
             let (mut diagonal, mut below) = left.split_at_row_mut(width);
             factor(diagonal.as_mut())?;
             let diagonal = diagonal.as_ref();
-            row_chunks(below.as_mut()).into_par_iter().for_each(|chunk| {
+            row_chunks(below.as_mut(), COLUMNS).into_par_iter().for_each(|(_, chunk)| {
                 solve_lower_triangular_in_place(diagonal, chunk.transpose_mut(), Par::Seq);
             });
             let (mut trailing, below) = (right.split_at_row_mut(width).1, below.as_ref());
@@ -61,7 +61,7 @@ impl<T: Real> Cholesky<T> {
     /// `A⁻¹ B` for `B` `[n, m]`.
     pub(crate) fn solve(&self, mut right: Mat<T>) -> Mat<T> {
         let factor = self.0.as_ref();
-        column_chunks(right.as_mut()).into_par_iter().for_each(|(_, mut chunk)| {
+        column_chunks(right.as_mut(), COLUMNS).into_par_iter().for_each(|(_, mut chunk)| {
             solve_lower_triangular_in_place(factor, chunk.as_mut(), Par::Seq);
             solve_upper_triangular_in_place(factor.transpose(), chunk, Par::Seq);
         });
@@ -135,18 +135,18 @@ impl Eigen {
 /// `A B`, in parallel over the columns of the result.
 pub(crate) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
-    column_chunks(out.as_mut()).into_par_iter().for_each(|(first, chunk)| {
+    column_chunks(out.as_mut(), COLUMNS).into_par_iter().for_each(|(first, chunk)| {
         let right = right.subcols(first, chunk.ncols());
         matmul(chunk, Accum::Replace, left, right, 1.0, Par::Seq);
     });
     out
 }
 
-/// Pieces of a matrix along its columns, each with its first column.
-fn column_chunks<T>(matrix: MatMut<'_, T>) -> Vec<(usize, MatMut<'_, T>)> {
+/// Pieces of a matrix along its columns, of `most` at most, each with its first column.
+pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, most: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
     while rest.ncols() > 0 {
-        let width = rest.ncols().min(COLUMNS);
+        let width = rest.ncols().min(most);
         let (chunk, right) = rest.split_at_col_mut(width);
         chunks.push((first, chunk));
         (rest, first) = (right, first + width);
@@ -154,9 +154,10 @@ fn column_chunks<T>(matrix: MatMut<'_, T>) -> Vec<(usize, MatMut<'_, T>)> {
     chunks
 }
 
-/// Pieces of a matrix along its rows.
-fn row_chunks<T>(matrix: MatMut<'_, T>) -> Vec<MatMut<'_, T>> {
-    column_chunks(matrix.transpose_mut()).into_iter().map(|(_, chunk)| chunk.transpose_mut()).collect()
+/// Pieces of a matrix along its rows, of `most` at most, each with its first row.
+pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, most: usize) -> Vec<(usize, MatMut<'_, T>)> {
+    let transposed = column_chunks(matrix.transpose_mut(), most);
+    transposed.into_iter().map(|(first, chunk)| (first, chunk.transpose_mut())).collect()
 }
 
 #[cfg(test)]

@@ -4,25 +4,30 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::problem::{Problem, Space};
-use crate::dense::factor::{Cholesky, Eigen};
+use crate::dense::band::{BAND, BandCholesky, LANES};
+use crate::dense::factor::Cholesky;
 use crate::dense::gram::Lower;
+use crate::dense::reduced::Reduced;
 use crate::dense::rows::Rows;
 use crate::head::{FitContext, History};
 use crate::solver::choose::Choice;
-use crate::vector::Vectors;
 
 /// Rows that a thread takes at a time, about.
-const BLOCK: usize = 256;
+const BLOCK: usize = 128;
+/// Features of those that are turned from rows into columns at a time.
+const COLUMNS: usize = 64;
+/// Values that may be kept of all `alpha` where half the matrix is less.
+const KEPT: usize = 1 << 19;
 
 /// Chooses the `alpha` with the least mean of the squared errors, over all rows and targets, of predicting each photo
 /// from the others; the first of equals. With fewer than two photos it takes the middle one, and a warning says so.
 pub(super) fn choose(
     problem: &Problem<'_>,
-    eigen: &Eigen,
+    reduced: &Reduced,
     alphas: &[f64],
     photos: Option<&[u32]>,
     context: &FitContext<'_>,
@@ -43,109 +48,145 @@ pub(super) fn choose(
     }
     let longest = photos.iter().map(Vec::len).max().unwrap_or(1);
     let blocks: Vec<&[Vec<usize>]> = photos.chunks((BLOCK / longest).max(1)).collect();
-    let left_out = LeftOut { problem, eigen, rotated: problem.rotated(eigen) };
-    let done = AtomicU64::new(0);
-    let of_blocks: Vec<Vec<f64>> = blocks
-        .par_iter()
-        .map(|photos| {
-            let errors = left_out.errors(photos, alphas);
-            (context.on_step)(done.fetch_add(1, Ordering::Relaxed) + 1, blocks.len() as u64);
-            errors
-        })
-        .collect();
+    let mut right = problem.right.clone();
+    reduced.turn(right.as_mut());
+    let targets = problem.targets();
+    let right = row_major(right.as_ref(), targets.next_multiple_of(LANES));
+    let size = problem.right.nrows();
+    let kept = (size * size / 2).max(KEPT) / (size * (BAND + 1 + targets));
+    let groups = alphas.chunks(kept.max(1));
+    let (done, steps) = (AtomicU64::new(0), (groups.len() * blocks.len()) as u64);
+    let mut sums = Vec::with_capacity(alphas.len());
+    for alphas in groups {
+        let shifted: Vec<_> = alphas.par_iter().map(|&alpha| Shifted::new(reduced, alpha, &right, targets)).collect();
+        let left_out = LeftOut { problem, reduced, shifted };
+        let of_blocks: Vec<Vec<f64>> = blocks
+            .par_iter()
+            .map(|photos| {
+                let errors = left_out.errors(photos);
+                (context.on_step)(done.fetch_add(1, Ordering::Relaxed) + 1, steps);
+                errors
+            })
+            .collect();
+        sums.extend((0..alphas.len()).map(|k| of_blocks.iter().map(|errors| errors[k]).sum::<f64>()));
+    }
     let values = (count * problem.targets()) as f64;
-    let error = |k: usize| of_blocks.iter().map(|errors| errors[k]).sum::<f64>() / values;
-    let errors: Vec<f64> = (0..alphas.len()).map(error).collect();
+    let errors: Vec<f64> = sums.iter().map(|sum| sum / values).collect();
     let best = (0..alphas.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
     let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
     Choice { value: alphas[best], history: History { columns: vec!["alpha", "leave_one_out_error"], rows } }
+}
+
+/// What all blocks need of one `alpha`.
+struct Shifted {
+    alpha: f64,
+    /// `L` of `L Lᵀ = B + alpha`.
+    factor: BandCholesky,
+    /// `L⁻¹ Qᵀ` times the right side, row-major, `[n, T]`.
+    right: Vec<f64>,
+}
+
+impl Shifted {
+    /// Of `Qᵀ` times the right side, row-major, whose first `targets` columns are kept.
+    fn new(reduced: &Reduced, alpha: f64, turned: &[f64], targets: usize) -> Option<Self> {
+        let factor = reduced.cholesky(alpha)?;
+        let (mut solved, width) = (vec![0.0; turned.len()], turned.len() / factor.size());
+        factor.forward(turned, &mut solved, &mut vec![0.0; width]);
+        let right = solved.chunks_exact(width).flat_map(|row| row[..targets].iter().copied()).collect();
+        Some(Self { alpha, factor, right })
+    }
 }
 
 /// With the hat matrix `H = X (XᵀX + alpha)⁻¹ Xᵀ + s sᵀ / Σ s²`, `s` the roots of the samples' weights for the intercept,
 /// the errors of the rows `b` of a photo that is left out are `(I - H_bb)⁻¹ (Y - H Y)_b`.
 struct LeftOut<'a> {
     problem: &'a Problem<'a>,
-    eigen: &'a Eigen,
-    /// `Vᵀ` times the right side, `[n, T]`.
-    rotated: Mat<f64>,
+    reduced: &'a Reduced,
+    /// Of each `alpha`; nothing where the matrix plus it is singular.
+    shifted: Vec<Option<Shifted>>,
 }
 
 impl LeftOut<'_> {
     /// The sum of the squared errors of these photos for each `alpha`; infinite where leaving one out leaves nothing that
-    /// determines the intercept.
+    /// determines the intercept, and where the matrix plus `alpha` is singular.
     ///
     /// In the space of the features, `I - H` is taken as it stands. In that of the samples it is `alpha (XXᵀ + alpha)⁻¹`
     /// less the intercept's part, without the cancellation that the small residuals there would suffer.
-    fn errors(&self, photos: &[Vec<usize>], alphas: &[f64]) -> Vec<f64> {
+    fn errors(&self, photos: &[Vec<usize>]) -> Vec<f64> {
         let rows: Vec<usize> = photos.iter().flatten().copied().collect();
-        let (size, targets) = (self.eigen.values.len(), self.problem.targets());
-        let directions = self.directions(&rows);
-        let identity = if self.problem.space == Space::Features { 1.0 } else { 0.0 };
-        let mut scaled = vec![0.0; directions.len()];
+        let (size, targets) = (self.problem.right.nrows(), self.problem.targets());
+        let lanes = rows.len().next_multiple_of(LANES);
+        let directions = self.directions(&rows, lanes);
+        let (mut solved, mut squares) = (vec![0.0; directions.len()], vec![0.0; lanes]);
         let mut residuals = vec![0.0; rows.len() * targets];
-        let of_alpha = |&alpha: &f64| {
-            let factors: Vec<f64> = match self.problem.space {
-                Space::Features => self.eigen.values.iter().map(|value| 1.0 / (value + alpha)).collect(),
-                Space::Samples => self.eigen.values.iter().map(|value| -alpha / (value + alpha)).collect(),
+        let of_alpha = |shifted: &Option<Shifted>| {
+            let Some(Shifted { alpha, factor, right }) = shifted else { return f64::INFINITY };
+            factor.forward(&directions, &mut solved, &mut squares);
+            // I - H without the intercept's part is this much of I and this much of the products of what is solved.
+            let (identity, share) = match self.problem.space {
+                Space::Features => (1.0, -1.0),
+                Space::Samples => (0.0, *alpha),
             };
-            for (scaled, direction) in scaled.chunks_exact_mut(size).zip(directions.chunks_exact(size)) {
-                for ((scaled, value), factor) in scaled.iter_mut().zip(direction).zip(&factors) {
-                    *scaled = value * factor;
-                }
-            }
             for (residuals, &row) in residuals.chunks_exact_mut(targets).zip(&rows) {
                 for (t, residual) in residuals.iter_mut().enumerate() {
                     *residual = identity * self.problem.target(row, t);
                 }
             }
+            let solved = MatRef::from_row_major_slice(&solved, size, lanes);
+            let right = MatRef::from_row_major_slice(right, size, targets);
             let out = MatMut::from_row_major_slice_mut(&mut residuals, rows.len(), targets);
-            let scaled_rows = MatRef::from_row_major_slice(&scaled, rows.len(), size);
-            matmul(out, Accum::Add, scaled_rows, self.rotated.as_ref(), -1.0, Par::Seq);
+            matmul(out, Accum::Add, solved.subcols(0, rows.len()).transpose(), right, share, Par::Seq);
 
             let (mut sum, mut first) = (0.0, 0);
             for photo in photos {
-                let of = |values: usize| first * values..(first + photo.len()) * values;
-                let (scaled, direction) = (&scaled[of(size)], &directions[of(size)]);
-                let rest = self.rest(photo, identity, scaled, direction);
-                sum += squared_errors(rest, &residuals[of(targets)], photo.len());
+                let own = first..first + photo.len();
+                let mut rest = vec![squares[first]];
+                if photo.len() > 1 {
+                    let solved = solved.subcols(first, photo.len());
+                    rest.resize(photo.len() * photo.len(), 0.0);
+                    let out = MatMut::from_column_major_slice_mut(&mut rest, photo.len(), photo.len());
+                    matmul(out, Accum::Replace, solved.transpose(), solved, 1.0, Par::Seq);
+                }
+                for (k, rest) in rest.iter_mut().enumerate() {
+                    let (i, j) = (k / photo.len(), k % photo.len());
+                    let intercept =
+                        self.problem.root(photo[i]) * self.problem.root(photo[j]) / self.problem.sum;
+                    *rest = if i == j { identity } else { 0.0 } + share * *rest - intercept;
+                }
+                let residuals = &residuals[own.start * targets..own.end * targets];
+                sum += squared_errors(rest, residuals, photo.len());
                 first += photo.len();
             }
             sum
         };
-        alphas.iter().map(of_alpha).collect()
+        self.shifted.iter().map(of_alpha).collect()
     }
 
-    /// The rows in the basis of the eigenvectors, `[rows, n]`: of `X V`, or of `V` itself.
-    fn directions(&self, rows: &[usize]) -> Vec<f64> {
-        let vectors = &self.eigen.vectors;
+    /// `Qᵀ` times the rows, a column each: `[n, rows]` and columns of 0, row-major. Those of `X`, or of the identity.
+    fn directions(&self, rows: &[usize], lanes: usize) -> Vec<f64> {
+        let size = self.problem.right.nrows();
+        let mut directions = vec![0.0; size * lanes];
         match self.problem.space {
             Space::Samples => {
-                rows.iter().flat_map(|&row| (0..vectors.ncols()).map(move |k| vectors[(row, k)])).collect()
+                for (column, &row) in rows.iter().enumerate() {
+                    directions[row * lanes + column] = 1.0;
+                }
             }
             Space::Features => {
-                let (mut block, width) = (Vec::<f64>::new(), vectors.nrows());
-                self.problem.rows().block(rows.iter().copied(), 0..width, &mut block);
-                let mut out = vec![0.0; block.len()];
-                let product = MatMut::from_row_major_slice_mut(&mut out, rows.len(), width);
-                let block = MatRef::from_row_major_slice(&block, rows.len(), width);
-                matmul(product, Accum::Replace, block, vectors.as_ref(), 1.0, Par::Seq);
-                out
+                let mut block = Vec::<f64>::new();
+                for (first, out) in (0..size).step_by(COLUMNS).zip(directions.chunks_mut(COLUMNS * lanes)) {
+                    let width = out.len() / lanes;
+                    self.problem.rows().block(rows.iter().copied(), first..first + width, &mut block);
+                    for (k, out) in out.chunks_exact_mut(lanes).enumerate() {
+                        for (out, value) in out.iter_mut().zip(block[k..].iter().step_by(width)) {
+                            *out = *value;
+                        }
+                    }
+                }
             }
         }
-    }
-
-    /// `(I - H)_bb`, `[views, views]`.
-    fn rest(&self, photo: &[usize], identity: f64, scaled: &[f64], direction: &[f64]) -> Vec<f64> {
-        let size = self.eigen.values.len();
-        let mut rest = Vec::with_capacity(photo.len() * photo.len());
-        for (i, scaled) in scaled.chunks_exact(size).enumerate() {
-            for (j, direction) in direction.chunks_exact(size).enumerate() {
-                let intercept = self.problem.root(photo[i]) * self.problem.root(photo[j]) / self.problem.sum;
-                let own = if i == j { identity } else { 0.0 };
-                rest.push(own - intercept - Vectors::new().dot(scaled, direction));
-            }
-        }
-        rest
+        self.reduced.turn(MatMut::from_row_major_slice_mut(&mut directions, size, lanes));
+        directions
     }
 }
 
@@ -158,4 +199,13 @@ fn squared_errors(rest: Vec<f64>, residuals: &[f64], views: usize) -> f64 {
     let Some(factor) = Cholesky::new(Lower::from_columns(rest, views)) else { return f64::INFINITY };
     let residuals = MatRef::from_row_major_slice(residuals, views, residuals.len() / views);
     factor.solve(residuals.to_owned()).squared_norm_l2()
+}
+
+/// The values row by row, with columns of 0 up to a `width`.
+fn row_major(matrix: MatRef<'_, f64>, width: usize) -> Vec<f64> {
+    let mut values = vec![0.0; matrix.nrows() * width];
+    MatMut::from_row_major_slice_mut(&mut values, matrix.nrows(), width)
+        .subcols_mut(0, matrix.ncols())
+        .copy_from(matrix);
+    values
 }

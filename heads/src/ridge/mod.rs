@@ -101,9 +101,15 @@ impl HeadConfig for RidgeConfig {
         let (solution, history, chosen) = match self.alpha {
             Strength::Given(alpha) => (problem.solve(alpha)?, History::default(), None),
             Strength::Auto => {
-                let eigen = problem.decompose()?;
-                let choice = leave_out::choose(&problem, &eigen, &self.alphas, data.photos(), context);
-                (problem.solution(&eigen, choice.value), choice.history, Some(choice.value))
+                let reduced = problem.reduced();
+                let choice = leave_out::choose(&problem, &reduced, &self.alphas, data.photos(), context);
+                let solution = reduced.solve(choice.value, &problem.right);
+                drop(reduced);
+                let solution = match solution {
+                    Some(solution) => solution,
+                    None => problem.solve(choice.value)?,
+                };
+                (solution, choice.history, Some(choice.value))
             }
         };
         let (mut weight, mut bias) = problem.planes(&solution);
