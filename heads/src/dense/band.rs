@@ -133,3 +133,107 @@ impl WithSimd for Forward<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use faer::{Mat, MatRef};
+
+    use super::*;
+    use crate::random::Keyed;
+    use crate::vector::processors;
+
+    /// Not there to be looked at.
+    const OUTSIDE: f64 = f64::NAN;
+
+    /// The lower triangle of a band whose diagonal outweighs the rest of its row; column-major.
+    fn band(size: usize) -> Vec<f64> {
+        let mut random = Keyed::new(&[size as u64]);
+        let mut value = |k: usize| match (k % size).checked_sub(k / size) {
+            Some(0) => 2.0 * BAND as f64,
+            Some(1..=BAND) => 2.0 * random.uniform() - 1.0,
+            _ => OUTSIDE,
+        };
+        (0..size * size).map(&mut value).collect()
+    }
+
+    fn whole(lower: &[f64], size: usize, shift: f64) -> Mat<f64> {
+        let lower = MatRef::from_column_major_slice(lower, size, size);
+        Mat::from_fn(size, size, |i, j| match i.abs_diff(j) {
+            0 => lower[(i, i)] + shift,
+            1..=BAND => lower[(i.max(j), i.min(j))],
+            _ => 0.0,
+        })
+    }
+
+    fn columns(size: usize) -> Vec<f64> {
+        (0..size * 2 * LANES).map(|k| (k as f64 * 0.7).sin()).collect()
+    }
+
+    /// What comes out, and the sums of its squares.
+    fn forward(factor: &BandCholesky, columns: &[f64], arch: Arch) -> (Vec<f64>, Vec<f64>) {
+        let mut out = vec![OUTSIDE; columns.len()];
+        let mut squares = vec![OUTSIDE; columns.len() / factor.size()];
+        arch.dispatch(Forward { factor, columns, out: &mut out, squares: &mut squares });
+        (out, squares)
+    }
+
+    #[test]
+    fn bands_of_every_size_are_solved() {
+        for size in [1, 2, BAND, BAND + 1, 5 * BAND + 3] {
+            let lower = band(size);
+            let factor = BandCholesky::new(&Lower::from_columns(lower.clone(), size), 1.5).unwrap();
+            let right = columns(size);
+            let right = MatRef::from_row_major_slice(&right, size, 2 * LANES);
+            let mut solution = right.to_owned();
+            solution.as_mut().col_iter_mut().for_each(|column| factor.solve(column));
+            let error = (whole(&lower, size, 1.5) * &solution - right).norm_l2() / right.norm_l2();
+            assert!(error < 1e-14, "{size}: {error:e}");
+        }
+    }
+
+    /// `(L⁻¹ X)ᵀ L⁻¹ X = Xᵀ B⁻¹ X`
+    #[test]
+    fn half_solved_columns_have_the_products_that_solved_ones_have_with_the_others() {
+        for size in [1, BAND + 1, 5 * BAND + 3] {
+            let factor = BandCholesky::new(&Lower::from_columns(band(size), size), 0.0).unwrap();
+            let right = columns(size);
+            let (half, squares) = forward(&factor, &right, Arch::new());
+            let half = MatRef::from_row_major_slice(&half, size, 2 * LANES);
+            let right = MatRef::from_row_major_slice(&right, size, 2 * LANES);
+            let mut solution = right.to_owned();
+            solution.as_mut().col_iter_mut().for_each(|column| factor.solve(column));
+            let (found, expected) = (half.transpose() * half, right.transpose() * &solution);
+            assert!((&found - &expected).norm_l2() < 1e-14 * expected.norm_l2(), "{size}");
+            for (k, square) in squares.iter().enumerate() {
+                assert!((square - found[(k, k)]).abs() <= 1e-14 * square, "{size}: column {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_processor_gives_the_same_bits_wherever_a_column_stands() {
+        let size = 3 * BAND + 1;
+        let factor = BandCholesky::new(&Lower::from_columns(band(size), size), 0.0).unwrap();
+        let right = columns(size);
+        let (out, squares) = forward(&factor, &right, Arch::new());
+        for arch in processors() {
+            assert_eq!(forward(&factor, &right, arch), (out.clone(), squares.clone()), "{arch:?}");
+        }
+        let turned = |values: &[f64]| -> Vec<f64> {
+            let turn = |row: &[f64]| [&row[5..], &row[..5]].concat();
+            values.chunks_exact(2 * LANES).flat_map(turn).collect()
+        };
+        assert_eq!(forward(&factor, &turned(&right), Arch::new()), (turned(&out), turned(&squares)));
+    }
+
+    #[test]
+    fn a_band_that_is_not_positive_definite_beyond_rounding_has_no_factor() {
+        let ones = |size: usize| Lower::from_columns(vec![1.0; size * size], size);
+        for size in [2, BAND + 1] {
+            assert!(BandCholesky::new(&ones(size), 1e-16).is_none());
+            assert!(BandCholesky::new(&ones(size), 1e-12).is_some());
+            assert!(BandCholesky::new(&ones(size), -2.0).is_none());
+        }
+        assert!(BandCholesky::new(&Lower::from_columns(vec![f64::NAN], 1), 1.0).is_none());
+    }
+}

@@ -81,9 +81,9 @@ fn factor<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
 #[derive(Clone, Debug)]
 pub(crate) struct Eigen {
     /// `λ`, `[n]`; those below 0 by rounding are 0, as for a matrix that is positive semidefinite.
-    pub(crate) values: Vec<f64>,
+    values: Vec<f64>,
     /// `V`, `[n, n]`, a vector a column.
-    pub(crate) vectors: Mat<f64>,
+    vectors: Mat<f64>,
 }
 
 impl Eigen {
@@ -108,32 +108,33 @@ impl Eigen {
     }
 
     /// `V diag(f(λ)) Vᵀ B` for `B` `[n, m]`.
-    pub(crate) fn apply(&self, f: impl Fn(f64) -> f64, right: MatRef<'_, f64>) -> Mat<f64> {
+    fn apply(&self, f: impl Fn(f64) -> f64, right: MatRef<'_, f64>) -> Mat<f64> {
         let mut inner = product(self.vectors.transpose(), right);
-        self.scale_rows(f, &mut inner);
-        product(self.vectors.as_ref(), inner.as_ref())
-    }
-
-    /// `diag(f(λ)) B`, in place.
-    pub(crate) fn scale_rows(&self, f: impl Fn(f64) -> f64, matrix: &mut Mat<f64>) {
         let factors: Vec<f64> = self.values.iter().map(|&value| f(value)).collect();
-        for column in matrix.col_iter_mut() {
+        for column in inner.col_iter_mut() {
             for (value, factor) in column.iter_mut().zip(&factors) {
                 *value *= factor;
             }
         }
+        product(self.vectors.as_ref(), inner.as_ref())
     }
 
     /// `A⁺ B` as LAPACK's `gelsd` and so scipy's `lstsq` find it, but for the eigenvalues that are no more than rounding: at
     /// most `n ε` times the largest one (there `ε` times).
     pub(crate) fn pseudo_solve(&self, right: MatRef<'_, f64>) -> Mat<f64> {
+        self.pseudo_solve_shifted(0.0, right)
+    }
+
+    /// `(A + shift)⁻¹ B` for `B` in the span of `A`, for any shift of at least 0: what `B` has of the other directions is no more
+    /// than rounding, as their eigenvalues are.
+    pub(crate) fn pseudo_solve_shifted(&self, shift: f64, right: MatRef<'_, f64>) -> Mat<f64> {
         let floor = self.values.len() as f64 * f64::EPSILON * self.values.last().copied().unwrap_or_default();
-        self.apply(|value| if value > floor { 1.0 / value } else { 0.0 }, right)
+        self.apply(|value| if value > floor { 1.0 / (value + shift) } else { 0.0 }, right)
     }
 }
 
 /// `A B`, in parallel over the columns of the result.
-pub(crate) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
     column_chunks(out.as_mut(), COLUMNS).into_par_iter().for_each(|(first, chunk)| {
         let right = right.subcols(first, chunk.ncols());
@@ -160,18 +161,18 @@ pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, most: usize) -> Vec<(usize, M
     transposed.into_iter().map(|(first, chunk)| (first, chunk.transpose_mut())).collect()
 }
 
+/// `B Bᵀ` for random `B` `[size, rank]`, column-major.
+#[cfg(test)]
+pub(super) fn positive(size: usize, rank: usize) -> Vec<f64> {
+    let mut random = crate::random::Keyed::new(&[size as u64, rank as u64]);
+    let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
+    let square = product(factor.as_ref(), factor.transpose());
+    square.col_iter().flat_map(|column| column.iter().copied()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Keyed;
-
-    /// `B Bᵀ` for random `B` `[size, rank]`, column-major.
-    fn positive(size: usize, rank: usize) -> Vec<f64> {
-        let mut random = Keyed::new(&[size as u64, rank as u64]);
-        let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
-        let square = product(factor.as_ref(), factor.transpose());
-        square.col_iter().flat_map(|column| column.iter().copied()).collect()
-    }
 
     /// `|A X - B| / |B|`
     fn residual(values: &[f64], solution: &Mat<f64>, right: &Mat<f64>) -> f64 {

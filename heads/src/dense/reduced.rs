@@ -83,6 +83,13 @@ impl Reduced {
         }
     }
 
+    /// `Qᵀ` times columns `[n, m]`.
+    pub(crate) fn turned(&self, columns: &Mat<f64>) -> Mat<f64> {
+        let mut out = columns.clone();
+        column_chunks(out.as_mut(), LANES).into_par_iter().for_each(|(_, chunk)| self.turn(chunk));
+        out
+    }
+
     /// Replaces columns `[n, m]` by `Q` times them, on this thread.
     fn turn_back(&self, columns: MatMut<'_, f64>) {
         let count = self.factors.ncols();
@@ -158,8 +165,7 @@ fn reduce(mut out: MatMut<'_, f64>, lengths: &mut Vec<f64>) -> Mat<f64> {
 fn block_factor(vectors: MatRef<'_, f64>, lengths: &[f64], mut out: MatMut<'_, f64>) {
     let (top, below) = vectors.split_at_row(vectors.ncols());
     let (upper, whole) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
-    let (of_top, of_transposed) =
-        (BlockStructure::UnitTriangularLower, BlockStructure::UnitTriangularUpper);
+    let (of_top, of_transposed) = (BlockStructure::UnitTriangularLower, BlockStructure::UnitTriangularUpper);
     let transposed = top.transpose();
     triangular::matmul(
         out.as_mut(),
@@ -203,20 +209,101 @@ fn update(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, lengths: &[f64]) -> Mat<f
 }
 
 /// The rows from `first` on of the product of a symmetric matrix, of which the lower triangle is looked at, and columns.
-fn symmetric_times(matrix: MatRef<'_, f64>, columns: MatRef<'_, f64>, first: usize, mut out: MatMut<'_, f64>) {
+fn symmetric_times(
+    matrix: MatRef<'_, f64>,
+    columns: MatRef<'_, f64>,
+    first: usize,
+    mut out: MatMut<'_, f64>,
+) {
     let rows = out.nrows();
     let (last, below) = (first + rows, columns.nrows() - first - rows);
     let left = matrix.submatrix(first, 0, rows, first);
     matmul(out.as_mut(), Accum::Replace, left, columns.subrows(0, first), 1.0, Par::Seq);
     let (own, own_columns) = (matrix.submatrix(first, first, rows, rows), columns.subrows(first, rows));
     let whole = BlockStructure::Rectangular;
-    for (own, structure) in [
-        (own, BlockStructure::TriangularLower),
-        (own.transpose(), BlockStructure::StrictTriangularUpper),
-    ] {
+    for (own, structure) in
+        [(own, BlockStructure::TriangularLower), (own.transpose(), BlockStructure::StrictTriangularUpper)]
+    {
         let (out, add) = (out.as_mut(), Accum::Add);
         triangular::matmul(out, whole, add, own, structure, own_columns, whole, 1.0, Par::Seq);
     }
     let (lower, rest) = (matrix.submatrix(last, first, below, rows), columns.subrows(last, below));
     matmul(out, Accum::Add, lower.transpose(), rest, 1.0, Par::Seq);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::factor::positive;
+    use crate::random::Keyed;
+
+    /// Of no reflection, of few, and of several blocks and tiles; the last columns a panel of their own that is too short.
+    const SIZES: [usize; 6] = [1, BAND, BAND + 1, 3 * BAND + 5, REFLECTIONS + BAND, 3 * TILE - 3];
+
+    fn random(rows: usize, columns: usize) -> Mat<f64> {
+        let mut random = Keyed::new(&[rows as u64, columns as u64]);
+        Mat::from_fn(rows, columns, |_, _| random.uniform() - 0.5)
+    }
+
+    /// `|(A + shift) X - B| / |B|`
+    fn residual(values: &[f64], shift: f64, solution: &Mat<f64>, right: &Mat<f64>) -> f64 {
+        let matrix = MatRef::from_column_major_slice(values, right.nrows(), right.nrows());
+        let product = matrix * solution + faer::Scale(shift) * solution;
+        (product - right).norm_l2() / right.norm_l2()
+    }
+
+    #[test]
+    fn systems_are_solved_for_every_shift() {
+        for size in SIZES {
+            let (values, right) = (positive(size, size + 20), random(size, LANES + 3));
+            let reduced = Reduced::new(Lower::from_columns(values.clone(), size));
+            for shift in [0.0, 0.01, 100.0] {
+                let solution = reduced.solve(shift, &right).unwrap();
+                let residual = residual(&values, shift, &solution, &right);
+                assert!(residual < 1e-9, "{size} and {shift}: {residual:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_turned_into_those_of_the_band() {
+        for size in SIZES {
+            let values = positive(size, size);
+            let matrix = MatRef::from_column_major_slice(&values, size, size);
+            let reduced = Reduced::new(Lower::from_columns(values.clone(), size));
+            let q = reduced.turned(&Mat::identity(size, size));
+            let near = |found: Mat<f64>, expected: Mat<f64>, what: &str| {
+                let error = (found - &expected).norm_l2() / expected.norm_l2();
+                assert!(error < 1e-13 * (10.0 + size as f64), "{what} of {size}: {error:e}");
+            };
+            near(&q * q.transpose(), Mat::identity(size, size), "Qᵀ Q");
+            let mut back = q.clone();
+            reduced.turn_back(back.as_mut());
+            near(back, Mat::identity(size, size), "Q Qᵀ");
+            let band = reduced.matrix.as_ref();
+            let band = Mat::from_fn(size, size, |i, j| match i.abs_diff(j) {
+                0..=BAND => band[(i.max(j), i.min(j))],
+                _ => 0.0,
+            });
+            near(&q * matrix * q.transpose(), band, "B");
+        }
+    }
+
+    /// Reflections that have nothing to do, and others of what is only rounding.
+    #[test]
+    fn singular_matrices_are_solved_with_a_shift_and_not_without() {
+        let size = REFLECTIONS + 3 * BAND;
+        let right = random(size, 2);
+        let diagonal = (0..size * size).map(|k| if k % (size + 1) == 0 { (k % 7) as f64 } else { 0.0 });
+        let sparse = positive(size, 40).into_iter().enumerate();
+        let sparse = sparse
+            .map(|(k, v)| if [k % size, k / size].iter().any(|k| k.is_multiple_of(3)) { 0.0 } else { v });
+        let constant = vec![3.0; size * size];
+        for values in [vec![0.0; size * size], diagonal.collect(), sparse.collect(), constant] {
+            let reduced = Reduced::new(Lower::from_columns(values.clone(), size));
+            assert!(reduced.solve(0.0, &right).is_none());
+            let residual = residual(&values, 0.1, &reduced.solve(0.1, &right).unwrap(), &right);
+            assert!(residual < 1e-10, "{residual:e}");
+        }
+    }
 }

@@ -20,11 +20,13 @@ use crate::solver::choose::Choice;
 const BLOCK: usize = 128;
 /// Features of those that are turned from rows into columns at a time.
 const COLUMNS: usize = 64;
-/// Values that may be kept of all `alpha` where half the matrix is less.
-const KEPT: usize = 1 << 19;
+/// How many `alpha` all rows are passed over for at a time, each pass turning them anew: more than there are by default, and few
+/// enough that what is kept of them is little beside the matrix.
+const GROUP: usize = 16;
 
 /// Chooses the `alpha` with the least mean of the squared errors, over all rows and targets, of predicting each photo
-/// from the others; the first of equals. With fewer than two photos it takes the middle one, and a warning says so.
+/// from the others; the first of equals. With fewer than two photos it takes the middle one, and where no error is finite the
+/// largest; a warning says so.
 pub(super) fn choose(
     problem: &Problem<'_>,
     reduced: &Reduced,
@@ -46,35 +48,56 @@ pub(super) fn choose(
         tracing::warn!("`alpha = \"auto\"` takes {value}: there are no two photos to choose by");
         return Choice { value, history: History::default() };
     }
+    let errors = errors(problem, reduced, alphas, &photos, context);
+    let best = (0..alphas.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
+    let mut value = alphas[best];
+    if !errors[best].is_finite() {
+        value = alphas.iter().copied().fold(value, f64::max);
+        tracing::warn!(
+            "`alpha = \"auto\"` takes {value}, the largest: with none of `alphas` is a photo left out predicted"
+        );
+    }
+    let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
+    Choice { value, history: History { columns: vec!["alpha", "leave_one_out_error"], rows } }
+}
+
+/// The mean of the squared errors for each `alpha`.
+fn errors(
+    problem: &Problem<'_>,
+    reduced: &Reduced,
+    alphas: &[f64],
+    photos: &[Vec<usize>],
+    context: &FitContext<'_>,
+) -> Vec<f64> {
     let longest = photos.iter().map(Vec::len).max().unwrap_or(1);
     let blocks: Vec<&[Vec<usize>]> = photos.chunks((BLOCK / longest).max(1)).collect();
-    let mut right = problem.right.clone();
-    reduced.turn(right.as_mut());
-    let targets = problem.targets();
-    let right = row_major(right.as_ref(), targets.next_multiple_of(LANES));
-    let size = problem.right.nrows();
-    let kept = (size * size / 2).max(KEPT) / (size * (BAND + 1 + targets));
-    let groups = alphas.chunks(kept.max(1));
+    let groups = alphas.chunks(GROUP);
     let (done, steps) = (AtomicU64::new(0), (groups.len() * blocks.len()) as u64);
+    let right = reduced.turned(&problem.right);
+    let right = row_major(right.as_ref(), problem.targets().next_multiple_of(LANES));
     let mut sums = Vec::with_capacity(alphas.len());
     for alphas in groups {
-        let shifted: Vec<_> = alphas.par_iter().map(|&alpha| Shifted::new(reduced, alpha, &right, targets)).collect();
-        let left_out = LeftOut { problem, reduced, shifted };
+        let of_alpha = |&alpha| Shifted::new(reduced, alpha, &right, problem.targets());
+        let left_out = LeftOut { problem, reduced, shifted: alphas.par_iter().map(of_alpha).collect() };
         let of_blocks: Vec<Vec<f64>> = blocks
             .par_iter()
             .map(|photos| {
-                let errors = left_out.errors(photos);
+                let sums = left_out.squared_errors(photos);
                 (context.on_step)(done.fetch_add(1, Ordering::Relaxed) + 1, steps);
-                errors
+                sums
             })
             .collect();
-        sums.extend((0..alphas.len()).map(|k| of_blocks.iter().map(|errors| errors[k]).sum::<f64>()));
+        sums.extend((0..alphas.len()).map(|k| of_blocks.iter().map(|sums| sums[k]).sum::<f64>()));
     }
-    let values = (count * problem.targets()) as f64;
-    let errors: Vec<f64> = sums.iter().map(|sum| sum / values).collect();
-    let best = (0..alphas.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
-    let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
-    Choice { value: alphas[best], history: History { columns: vec!["alpha", "leave_one_out_error"], rows } }
+    let values = (problem.rows().count() * problem.targets()) as f64;
+    sums.iter().map(|sum| sum / values).collect()
+}
+
+/// Values that choosing among so many `alphas` keeps beside a matrix of this `side`: of each `alpha`, and of each thread's rows.
+pub(super) fn memory(side: u64, classes: u64, alphas: u64) -> u64 {
+    let of_alphas = alphas.min(GROUP as u64) * (BAND as u64 + 1 + classes);
+    let of_rows = 2 * (BLOCK * rayon::current_num_threads()) as u64;
+    side * (of_alphas + of_rows)
 }
 
 /// What all blocks need of one `alpha`.
@@ -112,7 +135,7 @@ impl LeftOut<'_> {
     ///
     /// In the space of the features, `I - H` is taken as it stands. In that of the samples it is `alpha (XXᵀ + alpha)⁻¹`
     /// less the intercept's part, without the cancellation that the small residuals there would suffer.
-    fn errors(&self, photos: &[Vec<usize>]) -> Vec<f64> {
+    fn squared_errors(&self, photos: &[Vec<usize>]) -> Vec<f64> {
         let rows: Vec<usize> = photos.iter().flatten().copied().collect();
         let (size, targets) = (self.problem.right.nrows(), self.problem.targets());
         let lanes = rows.len().next_multiple_of(LANES);
@@ -208,4 +231,114 @@ fn row_major(matrix: MatRef<'_, f64>, width: usize) -> Vec<f64> {
         .subcols_mut(0, matrix.ncols())
         .copy_from(matrix);
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RidgeConfig;
+    use super::*;
+    use crate::data::{Features, TrainingSet};
+    use crate::head::{Head, HeadConfig};
+    use crate::random::Keyed;
+
+    const ALPHAS: [f64; 3] = [0.3, 3.0, 30.0];
+    const CLASSES: usize = 3;
+
+    /// Rows that tell their class in part, with a feature that tells nothing and one that is another's double.
+    fn rows(count: usize, width: usize) -> (Vec<f32>, Vec<u32>) {
+        let mut random = Keyed::new(&[count as u64, width as u64]);
+        let (mut values, mut labels) = (Vec::new(), Vec::new());
+        for row in 0..count {
+            let class = row * row % 7 % CLASSES;
+            let mut features: Vec<f32> = (0..width).map(|_| random.uniform() as f32).collect();
+            features[class] += 1.0;
+            (features[3], features[4]) = (0.5, 2.0 * features[0]);
+            values.extend(features);
+            labels.push(class as u32);
+        }
+        (values, labels)
+    }
+
+    fn set<'a>((values, labels): &'a (Vec<f32>, Vec<u32>), width: usize) -> TrainingSet<'a> {
+        TrainingSet::new(Features::new(values, width).unwrap(), labels, CLASSES).unwrap()
+    }
+
+    /// The mean squared error of the rows of each photo, predicted by a fit to the others.
+    fn by_fitting_again(all: &(Vec<f32>, Vec<u32>), width: usize, photos: &[u32], alpha: f64) -> f64 {
+        let mut sum = 0.0;
+        for &photo in photos.iter().collect::<std::collections::BTreeSet<_>>() {
+            let part = |own: bool| -> (Vec<f32>, Vec<u32>) {
+                let rows = (0..photos.len()).filter(|&row| (photos[row] == photo) == own);
+                let values = |row| all.0[row * width..(row + 1) * width].iter().copied();
+                (rows.clone().flat_map(values).collect(), rows.map(|row| all.1[row]).collect())
+            };
+            let (own, others) = (part(true), part(false));
+            let config = RidgeConfig { alpha: alpha.into(), ..RidgeConfig::default() };
+            let head = config.fit(&set(&others, width), &FitContext::quiet()).unwrap().head;
+            let logits = head.logits(Features::new(&own.0, width).unwrap()).unwrap();
+            for (logits, &label) in logits.rows().zip(&own.1) {
+                for (class, &logit) in logits.iter().enumerate() {
+                    let target = if class == label as usize { 1.0 } else { -1.0 };
+                    sum += (f64::from(logit) - target).powi(2);
+                }
+            }
+        }
+        sum / (photos.len() * CLASSES) as f64
+    }
+
+    /// In both spaces, with more features than a band has diagonals, and with photos that have one view and some that have more
+    /// than a block takes.
+    #[test]
+    fn errors_are_those_of_fitting_again_without_the_photo() {
+        for (count, width) in [(90, 50), (50, 90)] {
+            let all = rows(count, width);
+            let each: Vec<u32> = (0..count as u32).collect();
+            let views: Vec<u32> =
+                each.iter().map(|row| if row % 3 == 0 { 7 } else { 100 + row / 4 }).collect();
+            for photos in [&each, &views] {
+                let data = set(&all, width).with_photos(photos).unwrap();
+                let config = RidgeConfig { alphas: ALPHAS.into(), ..RidgeConfig::default() };
+                let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+                for row in &fitted.history.rows {
+                    let expected = by_fitting_again(&all, width, photos, row[0]);
+                    assert!((row[1] / expected - 1.0).abs() < 1e-5, "{count} rows: {row:?}, not {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_many_alphas_are_those_of_each_alone() {
+        let all = rows(60, 40);
+        let data = set(&all, 40);
+        let errors = |alphas: Vec<f64>| -> Vec<f64> {
+            let config = RidgeConfig { alphas, ..RidgeConfig::default() };
+            let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+            fitted.history.rows.iter().map(|row| row[1]).collect()
+        };
+        let alphas: Vec<f64> = (0..2 * GROUP + 1).map(|k| 1.3f64.powi(k as i32)).collect();
+        let alone: Vec<f64> = alphas.iter().flat_map(|&alpha| errors(vec![alpha])).collect();
+        assert_eq!(errors(alphas), alone);
+    }
+
+    /// Rows along one direction, so large that the others are rounding beside it.
+    #[test]
+    fn an_alpha_that_leaves_the_matrix_singular_is_not_chosen_where_another_does_not() {
+        for (count, width) in [(60, 40), (40, 60)] {
+            let values: Vec<f32> = (0..count * width).map(|k| 1e10 * (k / width) as f32).collect();
+            let labels: Vec<u32> = (0..count).map(|row| u32::from(row >= count / 2)).collect();
+            let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 2).unwrap();
+            let fit = |alphas: &[f64]| {
+                let config = RidgeConfig { alphas: alphas.into(), ..RidgeConfig::default() };
+                let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+                let errors: Vec<f64> = fitted.history.rows.iter().map(|row| row[1]).collect();
+                let logits = fitted.head.logits(data.features()).unwrap();
+                (fitted.chosen[0].1, errors, logits.argmax() == labels)
+            };
+            let (chosen, errors, separates) = fit(&[1e-3, 1e16, 1e27]);
+            assert_eq!((chosen, errors[0], separates), (1e16, f64::INFINITY, true));
+            assert!(errors[1] < errors[2], "{errors:?}");
+            assert_eq!(fit(&[1e-3, 1.0, 1e-1]), (1.0, vec![f64::INFINITY; 3], true));
+        }
+    }
 }

@@ -134,10 +134,8 @@ impl<'a> Problem<'a> {
         }
         match Cholesky::new(self.shifted(alpha)) {
             Some(factor) => Ok(factor.solve(self.right.clone())),
-            None => {
-                let eigen = Eigen::new(&self.matrix())?;
-                Ok(eigen.apply(|value| 1.0 / (value + alpha), self.right.as_ref()))
-            }
+            // In the samples' space Y is not all in the span of XXᵀ, but what is not is gone from W = XᵀA.
+            None => Ok(Eigen::new(&self.matrix())?.pseudo_solve_shifted(alpha, self.right.as_ref())),
         }
     }
 
