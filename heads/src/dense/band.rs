@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::gram::Lower;
 
-/// Diagonals of a band below the main one. Measured: twice as many are found an eighth sooner, but solved in twice the time.
+/// Diagonals of a band below the main one. Twice as many are found a little sooner, but solved later and kept in twice the memory.
 pub(crate) const BAND: usize = 16;
 /// Columns that are solved for side by side: four AVX-512 registers of `f64`, eight AVX ones. That hides the latency of the
 /// products, of which each needs the one before.
