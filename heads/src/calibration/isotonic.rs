@@ -77,7 +77,9 @@ impl Isotonic {
             return probabilities[next - 1];
         }
         let way = (value - logits[next - 1]) / (logits[next] - logits[next - 1]);
-        probabilities[next - 1] + way * (probabilities[next] - probabilities[next - 1])
+        let between = probabilities[next - 1] + way * (probabilities[next] - probabilities[next - 1]);
+        // Rounding may carry it past the next one, and it would fall again there.
+        between.min(probabilities[next])
     }
 
     pub(super) fn is_sound(&self) -> bool {

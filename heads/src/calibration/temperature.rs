@@ -96,8 +96,9 @@ impl Loss<'_> {
                 high = inverse;
             }
             let newton = inverse - slope / curvature;
-            let next = if newton > low && newton < high { newton } else { (low * high).sqrt() };
-            if slope == 0.0 || (next / inverse - 1.0).abs() < PRECISION || high / low - 1.0 < PRECISION {
+            // A step of nothing, or back to an end, is within.
+            let next = if (low..=high).contains(&newton) { newton } else { (low * high).sqrt() };
+            if (next / inverse - 1.0).abs() < PRECISION || high / low - 1.0 < PRECISION {
                 return next;
             }
             inverse = next;

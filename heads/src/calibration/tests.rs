@@ -90,6 +90,23 @@ proptest! {
     }
 }
 
+/// There the slope is 0 to the bit, and Newton's step ends at an end of the bracket.
+#[test]
+fn a_temperature_that_is_found_exactly_is_kept() {
+    let values = [0.001460308, 0.039428316, 0.0073015396, -0.0073015396, 0.0];
+    let more = [-0.02190462, 0.011682464, 0.013142771, 0.02190462, 0.001460308];
+    let logits = logits(&[values, more].concat(), 5);
+    let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits, &[2, 2]).unwrap();
+    assert!((fitted.temperature().unwrap() - 0.072_211_24).abs() < 1e-6, "{fitted:?}");
+}
+
+/// 0.3 and what 0.9 is above it add up to a little more than 0.9.
+#[test]
+fn isotonic_does_not_fall_by_a_rounding() {
+    let fitted = Isotonic { logits: vec![-1.0, 0.0], probabilities: vec![0.3, 0.9] };
+    assert_eq!([fitted.probability(0.0), fitted.probability(1.0)], [0.9, 0.9]);
+}
+
 #[test]
 fn a_temperature_makes_probabilities_what_they_were_drawn_from() {
     // Labels drawn from a softmax, whose logits are then given seven times too large.

@@ -44,7 +44,7 @@ impl<T: Real> Cholesky<T> {
             let (mut diagonal, mut below) = left.split_at_row_mut(width);
             factor(diagonal.as_mut())?;
             let diagonal = diagonal.as_ref();
-            row_chunks(below.as_mut()).into_par_iter().for_each(|chunk| {
+            row_chunks(below.as_mut(), COLUMNS).into_par_iter().for_each(|(_, chunk)| {
                 solve_lower_triangular_in_place(diagonal, chunk.transpose_mut(), Par::Seq);
             });
             let (mut trailing, below) = (right.split_at_row_mut(width).1, below.as_ref());
@@ -61,7 +61,7 @@ impl<T: Real> Cholesky<T> {
     /// `A⁻¹ B` for `B` `[n, m]`.
     pub(crate) fn solve(&self, mut right: Mat<T>) -> Mat<T> {
         let factor = self.0.as_ref();
-        column_chunks(right.as_mut()).into_par_iter().for_each(|(_, mut chunk)| {
+        column_chunks(right.as_mut(), COLUMNS).into_par_iter().for_each(|(_, mut chunk)| {
             solve_lower_triangular_in_place(factor, chunk.as_mut(), Par::Seq);
             solve_upper_triangular_in_place(factor.transpose(), chunk, Par::Seq);
         });
@@ -81,9 +81,9 @@ fn factor<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
 #[derive(Clone, Debug)]
 pub(crate) struct Eigen {
     /// `λ`, `[n]`; those below 0 by rounding are 0, as for a matrix that is positive semidefinite.
-    pub(crate) values: Vec<f64>,
+    values: Vec<f64>,
     /// `V`, `[n, n]`, a vector a column.
-    pub(crate) vectors: Mat<f64>,
+    vectors: Mat<f64>,
 }
 
 impl Eigen {
@@ -108,45 +108,46 @@ impl Eigen {
     }
 
     /// `V diag(f(λ)) Vᵀ B` for `B` `[n, m]`.
-    pub(crate) fn apply(&self, f: impl Fn(f64) -> f64, right: MatRef<'_, f64>) -> Mat<f64> {
+    fn apply(&self, f: impl Fn(f64) -> f64, right: MatRef<'_, f64>) -> Mat<f64> {
         let mut inner = product(self.vectors.transpose(), right);
-        self.scale_rows(f, &mut inner);
-        product(self.vectors.as_ref(), inner.as_ref())
-    }
-
-    /// `diag(f(λ)) B`, in place.
-    pub(crate) fn scale_rows(&self, f: impl Fn(f64) -> f64, matrix: &mut Mat<f64>) {
         let factors: Vec<f64> = self.values.iter().map(|&value| f(value)).collect();
-        for column in matrix.col_iter_mut() {
+        for column in inner.col_iter_mut() {
             for (value, factor) in column.iter_mut().zip(&factors) {
                 *value *= factor;
             }
         }
+        product(self.vectors.as_ref(), inner.as_ref())
     }
 
     /// `A⁺ B` as LAPACK's `gelsd` and so scipy's `lstsq` find it, but for the eigenvalues that are no more than rounding: at
     /// most `n ε` times the largest one (there `ε` times).
     pub(crate) fn pseudo_solve(&self, right: MatRef<'_, f64>) -> Mat<f64> {
+        self.pseudo_solve_shifted(0.0, right)
+    }
+
+    /// `(A + shift)⁻¹ B` for `B` in the span of `A`, for any shift of at least 0: what `B` has of the other directions is no more
+    /// than rounding, as their eigenvalues are.
+    pub(crate) fn pseudo_solve_shifted(&self, shift: f64, right: MatRef<'_, f64>) -> Mat<f64> {
         let floor = self.values.len() as f64 * f64::EPSILON * self.values.last().copied().unwrap_or_default();
-        self.apply(|value| if value > floor { 1.0 / value } else { 0.0 }, right)
+        self.apply(|value| if value > floor { 1.0 / (value + shift) } else { 0.0 }, right)
     }
 }
 
 /// `A B`, in parallel over the columns of the result.
-pub(crate) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
-    column_chunks(out.as_mut()).into_par_iter().for_each(|(first, chunk)| {
+    column_chunks(out.as_mut(), COLUMNS).into_par_iter().for_each(|(first, chunk)| {
         let right = right.subcols(first, chunk.ncols());
         matmul(chunk, Accum::Replace, left, right, 1.0, Par::Seq);
     });
     out
 }
 
-/// Pieces of a matrix along its columns, each with its first column.
-fn column_chunks<T>(matrix: MatMut<'_, T>) -> Vec<(usize, MatMut<'_, T>)> {
+/// Pieces of a matrix along its columns, of `most` at most, each with its first column.
+pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, most: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
     while rest.ncols() > 0 {
-        let width = rest.ncols().min(COLUMNS);
+        let width = rest.ncols().min(most);
         let (chunk, right) = rest.split_at_col_mut(width);
         chunks.push((first, chunk));
         (rest, first) = (right, first + width);
@@ -154,23 +155,24 @@ fn column_chunks<T>(matrix: MatMut<'_, T>) -> Vec<(usize, MatMut<'_, T>)> {
     chunks
 }
 
-/// Pieces of a matrix along its rows.
-fn row_chunks<T>(matrix: MatMut<'_, T>) -> Vec<MatMut<'_, T>> {
-    column_chunks(matrix.transpose_mut()).into_iter().map(|(_, chunk)| chunk.transpose_mut()).collect()
+/// Pieces of a matrix along its rows, of `most` at most, each with its first row.
+pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, most: usize) -> Vec<(usize, MatMut<'_, T>)> {
+    let transposed = column_chunks(matrix.transpose_mut(), most);
+    transposed.into_iter().map(|(first, chunk)| (first, chunk.transpose_mut())).collect()
+}
+
+/// `B Bᵀ` for random `B` `[size, rank]`, column-major.
+#[cfg(test)]
+pub(super) fn positive(size: usize, rank: usize) -> Vec<f64> {
+    let mut random = crate::random::Keyed::new(&[size as u64, rank as u64]);
+    let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
+    let square = product(factor.as_ref(), factor.transpose());
+    square.col_iter().flat_map(|column| column.iter().copied()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Keyed;
-
-    /// `B Bᵀ` for random `B` `[size, rank]`, column-major.
-    fn positive(size: usize, rank: usize) -> Vec<f64> {
-        let mut random = Keyed::new(&[size as u64, rank as u64]);
-        let factor = Mat::from_fn(size, rank, |_, _| random.uniform() - 0.5);
-        let square = product(factor.as_ref(), factor.transpose());
-        square.col_iter().flat_map(|column| column.iter().copied()).collect()
-    }
 
     /// `|A X - B| / |B|`
     fn residual(values: &[f64], solution: &Mat<f64>, right: &Mat<f64>) -> f64 {

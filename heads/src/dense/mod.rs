@@ -7,10 +7,12 @@
 
 use faer::traits::RealField;
 
+pub(crate) mod band;
 pub(crate) mod factor;
 pub(crate) mod gram;
 pub(crate) mod means;
 pub(crate) mod planes;
+pub(crate) mod reduced;
 pub(crate) mod rows;
 
 /// What a matrix is computed in.

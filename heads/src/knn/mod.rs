@@ -1,8 +1,9 @@
 //! The head `knn`: a vote of the nearest training photos.
 
+mod bounds;
 mod search;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Layout, Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -91,9 +92,16 @@ impl HeadConfig for KnnConfig {
 
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Neighbours>, HeadError> {
         let counts = data.class_counts().into_iter().map(|count| count as u32).collect();
-        let values = data.features().as_slice().to_vec();
-        let head = Neighbours::new(self, values, data.features().width(), data.labels().to_vec(), counts);
-        Ok(Fitted::at_once(head))
+        let (features, width) = (data.features(), data.features().width());
+        let mut values = vec![0.0; features.as_slice().len()];
+        let rows = values.par_chunks_exact_mut(width).zip(features.as_slice().par_chunks_exact(width));
+        let copy = |(copy, row): (&mut [f32], &[f32])| {
+            copy.copy_from_slice(row);
+            norm(copy)
+        };
+        let norms = rows.map(copy).collect();
+        let features = Tensor::from_vec(values, (features.len(), width), &Device::Cpu)?;
+        Ok(Fitted::at_once(Neighbours::new(self, features, width, data.labels().to_vec(), counts, norms)))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Neighbours, HeadError> {
@@ -112,11 +120,15 @@ impl HeadConfig for KnnConfig {
         if found != counts {
             return Err(problem(COUNTS, "does not count the labels".into()));
         }
-        let values: Vec<f32> = features.flatten_all()?.to_vec1()?;
-        if values.iter().any(|value| !value.is_finite()) {
+        let features = features.to_device(&Device::Cpu)?.contiguous()?;
+        let norms: Vec<f64> = {
+            let (storage, layout) = features.storage_and_layout();
+            values(&storage, layout)?.par_chunks_exact(width).map(norm).collect()
+        };
+        if norms.iter().any(|norm| !norm.is_finite()) {
             return Err(problem(FEATURES, "holds a value that is not finite".into()));
         }
-        Ok(Neighbours::new(self, values, width, labels, counts))
+        Ok(Neighbours::new(self, features, width, labels, counts, norms))
     }
 
     fn grid(&self) -> Vec<Self> {
@@ -144,10 +156,24 @@ fn tensor<'a>(tensors: &'a Tensors, name: &str, dtype: DType, rank: usize) -> Re
     Ok(tensor)
 }
 
+/// The length of a row.
+fn norm(row: &[f32]) -> f64 {
+    Vectors::new().dot(row, row).sqrt()
+}
+
+/// The values of a tensor that lies in memory row by row.
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32], HeadError> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
+        _ => Err(problem(FEATURES, "does not lie in memory row by row".into())),
+    }
+}
+
 /// The training photos, as `knn` keeps them: the tensors `features` `[N, F]`, `labels` `[N]` and `counts` `[C]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Neighbours {
-    values: Vec<f32>,
+    /// On the CPU, row by row; what is saved and loaded shares its memory.
+    features: Tensor,
     width: usize,
     labels: Vec<u32>,
     counts: Vec<u32>,
@@ -159,11 +185,16 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    fn new(config: &KnnConfig, values: Vec<f32>, width: usize, labels: Vec<u32>, counts: Vec<u32>) -> Self {
-        let norm = |row: &[f32]| Vectors::new().dot(row, row).sqrt();
-        let norms = values.par_chunks_exact(width).map(norm).collect();
+    fn new(
+        config: &KnnConfig,
+        features: Tensor,
+        width: usize,
+        labels: Vec<u32>,
+        counts: Vec<u32>,
+        norms: Vec<f64>,
+    ) -> Self {
         let k = usize::try_from(config.k).unwrap_or(usize::MAX).min(labels.len());
-        Self { values, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
+        Self { features, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
     }
 
     /// The logits `[C]` of a row with these neighbours.
@@ -198,28 +229,34 @@ impl Head for Neighbours {
 
     fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
-        let stored = Features::rows_of(&self.values, self.width);
+        let (storage, layout) = self.features.storage_and_layout();
+        let stored = Features::rows_of(values(&storage, layout)?, self.width);
         let search = Search { stored, norms: &self.norms, metric: self.metric, k: self.k };
         let mut out = vec![f32::NAN; features.len() * self.classes()];
         // A row's neighbours do not depend on the rows beside it, so these may be as many as suit the threads.
-        let block = features.len().div_ceil(rayon::current_num_threads()).clamp(1, BLOCK);
+        let threads = rayon::current_num_threads();
+        let rounds = features.len().div_ceil(threads * BLOCK).max(1);
+        let block = features.len().div_ceil(threads * rounds).max(1);
         let blocks = features.as_slice().par_chunks(block * self.width);
         out.par_chunks_mut(block * self.classes()).zip(blocks).for_each(|(out, rows)| {
-            let rows = rows.chunks_exact(self.width).zip(out.chunks_exact_mut(self.classes()));
-            let (rows, out): (Vec<_>, Vec<_>) =
-                rows.filter(|(row, _)| row.iter().all(|value| value.is_finite())).unzip();
-            for (neighbours, logits) in search.nearest(&rows.concat()).iter().zip(out) {
-                self.vote(neighbours, logits);
+            for (neighbours, logits) in search.nearest(rows).iter().zip(out.chunks_exact_mut(self.classes()))
+            {
+                if !neighbours.is_empty() {
+                    self.vote(neighbours, logits);
+                }
             }
         });
         Logits::new(out, self.classes())
     }
 
     fn tensors(&self) -> Result<Tensors, HeadError> {
-        let features = Tensor::from_slice(&self.values, (self.labels.len(), self.width), &Device::Cpu)?;
         let labels = Tensor::from_slice(&self.labels, self.labels.len(), &Device::Cpu)?;
         let counts = Tensor::from_slice(&self.counts, self.counts.len(), &Device::Cpu)?;
-        Ok(Tensors::from([(FEATURES.into(), features), (LABELS.into(), labels), (COUNTS.into(), counts)]))
+        Ok(Tensors::from([
+            (FEATURES.into(), self.features.clone()),
+            (LABELS.into(), labels),
+            (COUNTS.into(), counts),
+        ]))
     }
 }
 
@@ -262,6 +299,32 @@ mod tests {
         // All three votes for class 0, and half of one more.
         let shares = shares(&config, 0.0);
         assert!((shares[0] - 3.5 / 4.0).abs() < 1e-6 && shares[1] == 0.0, "{shares:?}");
+    }
+
+    #[test]
+    fn a_head_shares_its_features_with_the_tensors_it_is_saved_and_loaded_as() {
+        let address = |tensors: &Tensors| {
+            let (storage, layout) = tensors[FEATURES].storage_and_layout();
+            values(&storage, layout).unwrap().as_ptr()
+        };
+        let saved = fit(&KnnConfig::default()).tensors().unwrap();
+        let loaded = KnnConfig::default().load(&saved).unwrap();
+        assert_eq!(address(&loaded.tensors().unwrap()), address(&saved));
+    }
+
+    #[test]
+    fn features_that_lie_in_memory_otherwise_are_loaded_as_well() {
+        let config = KnnConfig { k: 1, ..KnnConfig::default() };
+        let values = [0.0, 1.0, 5.0, 2.0, 8.0, 4.0];
+        let data = TrainingSet::new(Features::rows_of(&values, 2), &[0, 1, 2], 3).unwrap();
+        let mut tensors = config.fit(&data, &FitContext::quiet()).unwrap().head.tensors().unwrap();
+        let by_columns = tensors[FEATURES].t().unwrap().contiguous().unwrap().t().unwrap();
+        let all = Tensor::cat(&[&tensors[FEATURES], &tensors[FEATURES]], 0).unwrap();
+        for features in [by_columns, all.narrow(0, 3, 3).unwrap()] {
+            tensors.insert(FEATURES.into(), features);
+            let loaded = config.load(&tensors).unwrap();
+            assert_eq!(loaded.logits(data.features()).unwrap().argmax(), [0, 1, 2]);
+        }
     }
 
     #[test]

@@ -8,17 +8,16 @@ use std::collections::BinaryHeap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use pulp::{Arch, Simd, WithSimd};
 
+use super::bounds::{self, Bounds, LANES, Lanes, bounds, is_beyond};
+use super::norm;
 use crate::data::Features;
 use crate::metric::{Metric, inverse};
 use crate::vector::Vectors;
 
-/// Stored rows in a product.
-const STORED: usize = 512;
-/// Half the distance between 1 and the next `f32`.
-const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
-/// The smallest `f32` above 0: what a product that is below it may lose.
-const SMALLEST: f64 = 1.401_298_464_324_817e-45;
+/// Stored rows in a product: enough that the rows asked for, which are packed anew for each product, cost little.
+const STORED: usize = 1024;
 
 /// A stored row and how far it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,8 +39,9 @@ pub(super) struct Search<'a> {
 /// What is known of a row that is asked for.
 struct Asked {
     norm: f64,
+    part: bounds::Asked,
     /// The `k` smallest upper bounds so far, the largest first.
-    nearest: BinaryHeap<Bound>,
+    nearest: BinaryHeap<Upper>,
     /// The `k`-th smallest upper bound: no neighbour is farther.
     limit: f64,
     /// Rows that may be neighbours, with a lower bound.
@@ -49,81 +49,42 @@ struct Asked {
 }
 
 impl Search<'_> {
-    /// The `k` nearest rows of each of `rows` `[n, F]`, all finite, the nearest first; of those as far the lowest row.
+    /// The `k` nearest rows of each of `rows` `[n, F]`, the nearest first; of those as far the lowest row. A row that is not
+    /// finite has none.
     pub(super) fn nearest(&self, rows: &[f32]) -> Vec<Vec<Neighbour>> {
-        let (width, vectors) = (self.stored.width(), Vectors::new());
-        let start = |row: &[f32]| Asked {
-            norm: vectors.dot(row, row).sqrt(),
-            nearest: BinaryHeap::with_capacity(self.k + 1),
-            limit: f64::INFINITY,
-            candidates: Vec::new(),
+        let (width, arch) = (self.stored.width(), Arch::new());
+        let bounds = Bounds::new(self.metric, width);
+        let start = |row: &[f32]| {
+            let norm = norm(row);
+            Asked {
+                norm,
+                part: bounds.asked(norm),
+                nearest: BinaryHeap::with_capacity(self.k + 1),
+                limit: f64::INFINITY,
+                candidates: Vec::new(),
+            }
         };
         let mut asked: Vec<Asked> = rows.chunks_exact(width).map(start).collect();
-        let mut products = vec![0.0f32; asked.len() * STORED];
+        let mut lanes: Vec<Lanes> = asked.chunks(LANES).map(side_by_side).collect();
+        // The products of a stored row stand side by side, so that it is looked at for many rows at once.
+        let stride = lanes.len() * LANES;
+        let mut products = vec![0.0f32; stride * STORED.min(self.stored.len())];
         for (block, first) in self.stored.as_slice().chunks(STORED * width).zip((0..).step_by(STORED)) {
             let count = block.len() / width;
-            let out = &mut products[..asked.len() * count];
+            let products = &mut products[..stride * count];
             matmul(
-                MatMut::from_row_major_slice_mut(out, asked.len(), count),
+                MatMut::from_column_major_slice_with_stride_mut(products, asked.len(), count, stride),
                 Accum::Replace,
                 MatRef::from_row_major_slice(rows, asked.len(), width),
                 MatRef::from_row_major_slice(block, count, width).transpose(),
                 1.0,
                 Par::Seq,
             );
-            for (asked, products) in asked.iter_mut().zip(products.chunks_exact(count)) {
-                self.narrow(asked, first, products);
-            }
+            let (asked, lanes, k) = (&mut asked, &mut lanes, self.k);
+            arch.dispatch(Narrow { bounds: &bounds, norms: self.norms, k, asked, lanes, first, products });
         }
         let rows = rows.chunks_exact(width);
         asked.into_iter().zip(rows).map(|(asked, row)| self.settle(&asked, row)).collect()
-    }
-
-    /// Takes the products of a row with stored ones from `first` on into account.
-    fn narrow(&self, asked: &mut Asked, first: usize, products: &[f32]) {
-        let bounds = self.bounds(asked.norm);
-        for ((&product, &norm), row) in products.iter().zip(&self.norms[first..]).zip(first..) {
-            let (distance, error) = bounds(f64::from(product), norm);
-            if distance - error > asked.limit {
-                continue;
-            }
-            if !distance.is_finite() {
-                // The product left the range of f32: nothing is known but that it must be looked at.
-                asked.candidates.push((f64::NEG_INFINITY, row));
-                continue;
-            }
-            asked.candidates.push((distance - error, row));
-            asked.nearest.push(Bound(distance + error));
-            if asked.nearest.len() > self.k {
-                asked.nearest.pop();
-            }
-            if let (true, Some(Bound(largest))) = (asked.nearest.len() == self.k, asked.nearest.peek()) {
-                asked.limit = *largest;
-            }
-        }
-    }
-
-    /// From a product in `f32` and the stored row's length to something that grows with the distance, and how far off it may
-    /// be.
-    ///
-    /// A sum of `F` products in any order is off by at most `γ |a| |b|`, `γ = F u / (1 - F u)` (Higham 2002, *Accuracy and
-    /// Stability of Numerical Algorithms*, section 3.1); the last term is for the `f64` distances that decide.
-    fn bounds(&self, asked: f64) -> impl Fn(f64, f64) -> (f64, f64) {
-        let width = self.stored.width() as f64;
-        let share = (width + 8.0) * HALF_ULP;
-        let share = share / (1.0 - share.min(0.5));
-        let (lost, exact) = (width * SMALLEST, 8.0 * width * f64::EPSILON);
-        let (metric, unit) = (self.metric, inverse(asked));
-        move |product, norm| match metric {
-            Metric::Euclidean => {
-                let error = 2.0 * (share * asked * norm + lost) + exact * (asked * asked + norm * norm);
-                (norm * norm - 2.0 * product, error)
-            }
-            Metric::Cosine => {
-                let scale = unit * inverse(norm);
-                (-product * scale, share + lost * scale + exact)
-            }
-        }
     }
 
     /// The nearest among the candidates by their distance in `f64`.
@@ -151,19 +112,79 @@ impl Search<'_> {
     }
 }
 
+/// Takes the products with the stored rows from `first` on into account.
+///
+/// An operation of its own, not a closure: it has to be inlined for the processor's instructions.
+struct Narrow<'a> {
+    bounds: &'a Bounds,
+    norms: &'a [f64],
+    k: usize,
+    asked: &'a mut [Asked],
+    lanes: &'a mut [Lanes],
+    first: usize,
+    products: &'a [f32],
+}
+
+impl WithSimd for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { bounds, norms, k, asked, lanes, first, products } = self;
+        for (products, row) in products.chunks_exact(lanes.len() * LANES).zip(first..) {
+            let (products, stored) = (products.as_chunks::<LANES>().0, bounds.stored(norms[row]));
+            for ((asked, lanes), products) in asked.chunks_mut(LANES).zip(&mut *lanes).zip(products) {
+                if lanes.may_neighbour(stored, products) {
+                    for (asked, &product) in asked.iter_mut().zip(products) {
+                        asked.look(row, stored, product, k);
+                    }
+                    *lanes = side_by_side(asked);
+                }
+            }
+        }
+    }
+}
+
+fn side_by_side(asked: &[Asked]) -> Lanes {
+    Lanes::of(asked.iter().map(|asked| (asked.part, asked.limit)))
+}
+
+impl Asked {
+    /// Takes the product with a stored row into account.
+    fn look(&mut self, row: usize, stored: bounds::Stored, product: f32, k: usize) {
+        let (lower, upper) = bounds(self.part, stored, product);
+        if !self.norm.is_finite() || is_beyond(lower, self.limit) {
+            return;
+        }
+        if !lower.is_finite() {
+            // The product left the range of f32: nothing is known but that the row must be looked at.
+            self.candidates.push((f64::NEG_INFINITY, row));
+            return;
+        }
+        self.candidates.push((lower, row));
+        self.nearest.push(Upper(upper));
+        if self.nearest.len() > k {
+            self.nearest.pop();
+        }
+        if let (true, Some(Upper(largest))) = (self.nearest.len() == k, self.nearest.peek()) {
+            self.limit = *largest;
+        }
+    }
+}
+
 /// An upper bound, ordered.
 #[derive(Clone, Copy, PartialEq)]
-struct Bound(f64);
+struct Upper(f64);
 
-impl Eq for Bound {}
+impl Eq for Upper {}
 
-impl PartialOrd for Bound {
+impl PartialOrd for Upper {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Bound {
+impl Ord for Upper {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.total_cmp(&other.0)
     }
@@ -177,8 +198,7 @@ mod tests {
     use crate::random::Keyed;
 
     fn found(stored: &[f32], width: usize, metric: Metric, k: usize, asked: &[f32]) -> Vec<Vec<Neighbour>> {
-        let vectors = Vectors::new();
-        let norms: Vec<f64> = stored.chunks_exact(width).map(|row| vectors.dot(row, row).sqrt()).collect();
+        let norms: Vec<f64> = stored.chunks_exact(width).map(norm).collect();
         Search { stored: Features::rows_of(stored, width), norms: &norms, metric, k }.nearest(asked)
     }
 
@@ -186,14 +206,20 @@ mod tests {
         /// Rows on a coarse grid, so that many are as far as others; and of every size that f32 has.
         #[test]
         fn neighbours_are_those_that_a_look_at_every_row_finds(
-            n in 1usize..700, width in 1usize..6, k in 1usize..20, exponent in -40i32..38, cosine: bool, key: u64,
+            n in prop_oneof![1usize..700, Just(STORED + 1)],
+            asked in 1usize..40,
+            width in 1usize..6,
+            k in 1usize..20,
+            exponent in -40i32..38,
+            cosine: bool,
+            key: u64,
         ) {
             let mut random = Keyed::new(&[key]);
             let size = 10f32.powi(exponent);
             let mut rows = |n: usize| -> Vec<f32> {
                 (0..n * width).map(|_| (random.below(7) as f32 - 3.0) * size).collect()
             };
-            let (stored, asked) = (rows(n), rows(5));
+            let (stored, asked) = (rows(n), rows(asked));
             let metric = if cosine { Metric::Cosine } else { Metric::Euclidean };
             let found = found(&stored, width, metric, k, &asked);
             for (row, found) in asked.chunks_exact(width).zip(found) {
@@ -233,6 +259,31 @@ mod tests {
         let found = &found(&stored, width, Metric::Euclidean, 4, &asked)[0];
         let rows: Vec<usize> = found.iter().map(|neighbour| neighbour.row).collect();
         assert_eq!(rows, [1999, 1998, 1997, 1996]);
+    }
+
+    /// The second row's product is -1.5e38; on its way the sum may pass -4.5e38, which `f32` has not.
+    #[test]
+    fn a_product_that_leaves_the_range_of_f32_on_its_way_hides_no_neighbour() {
+        let (low, high) = (-1.5e19, 1e19);
+        for near in [[low, low, high, high], [low, high, low, high], [high, low, low, high]] {
+            let stored = [[-2e19, 0.0, 0.0, 0.0], near].concat();
+            let found = found(&stored, 4, Metric::Euclidean, 1, &[1.5e19; 4]);
+            assert_eq!(found[0][0].row, 1, "{near:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_has_no_neighbours_and_changes_no_others() {
+        let stored: Vec<f32> = (0..60).map(|i| (i as f32).sin()).collect();
+        let mut asked: Vec<f32> = (0..40).map(|i| (i as f32).cos()).collect();
+        for metric in [Metric::Euclidean, Metric::Cosine] {
+            let whole = found(&stored, 2, metric, 3, &asked);
+            (asked[7], asked[24]) = (f32::NAN, f32::NEG_INFINITY);
+            let found = found(&stored, 2, metric, 3, &asked);
+            for (row, (found, whole)) in found.iter().zip(whole).enumerate() {
+                assert_eq!(*found, if [3, 12].contains(&row) { Vec::new() } else { whole }, "row {row}");
+            }
+        }
     }
 
     #[test]

@@ -25,15 +25,18 @@ use problem::Problem;
 ///
 /// `alpha = "auto"` takes that of `alphas` with the least squared error when each photo is left out and predicted from the
 /// others, as `RidgeClassifierCV` does (Rifkin and Lippert 2007, *Notes on Regularized Least Squares*): exactly, and from
-/// one eigendecomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. Where rows are views of one photo, they
-/// are left out together. `chosen` has the `alpha`, the history the error of each.
+/// one decomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. That is `Q B Qᵀ`, `Q` orthogonal and `B` a
+/// band: far sooner found than eigenvalues, in place, and `(B + alpha)⁻¹` costs little (Eldén 1984, *A note on the computation of
+/// the generalized cross-validation function for ill-conditioned least squares problems*, takes two diagonals to the same end).
+/// Where rows are views of one photo, they are left out together. `chosen` has the `alpha`, the history the error of each.
 ///
 /// A given `alpha` is solved by a Cholesky factor in `f32` that preconditions conjugate gradients in `f64` (iterative refinement,
 /// Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 12), or by one in `f64` where that is too rough.
 ///
 /// With classes that have no sample the others are fitted as if they were all; a class that is alone is certain. Constant
-/// features get the weight 0. Where `alpha` is so small beside the features that `XᵀX + alpha` has no Cholesky factor, its
-/// eigendecomposition solves it.
+/// features get the weight 0. Where a given `alpha` is so small beside the features that `XᵀX + alpha` is singular but for
+/// rounding, its eigendecomposition solves it. `alpha = "auto"` takes no such `alpha`, its error counts as infinite, but where
+/// there is no other: then the largest.
 ///
 /// ```
 /// use headstock_heads::ridge::RidgeConfig;
@@ -101,9 +104,15 @@ impl HeadConfig for RidgeConfig {
         let (solution, history, chosen) = match self.alpha {
             Strength::Given(alpha) => (problem.solve(alpha)?, History::default(), None),
             Strength::Auto => {
-                let eigen = problem.decompose()?;
-                let choice = leave_out::choose(&problem, &eigen, &self.alphas, data.photos(), context);
-                (problem.solution(&eigen, choice.value), choice.history, Some(choice.value))
+                let reduced = problem.reduced();
+                let choice = leave_out::choose(&problem, &reduced, &self.alphas, data.photos(), context);
+                let solution = reduced.solve(choice.value, &problem.right);
+                drop(reduced);
+                let solution = match solution {
+                    Some(solution) => solution,
+                    None => problem.solve(choice.value)?,
+                };
+                (solution, choice.history, Some(choice.value))
             }
         };
         let (mut weight, mut bias) = problem.planes(&solution);
@@ -122,9 +131,10 @@ impl HeadConfig for RidgeConfig {
     fn memory(&self, shape: Shape) -> u64 {
         let side = shape.samples.min(shape.features) as u64;
         let (width, classes) = (shape.features as u64, shape.classes as u64);
-        // The matrix and, to choose, its vectors and what the decomposition works in; a few values for each weight.
-        let squares = if self.alpha == Strength::Auto { 5 } else { 1 };
-        8 * (squares * side * side + 4 * width.max(side) * classes)
+        let (alphas, is_chosen) = (self.alphas.len() as u64, self.alpha == Strength::Auto);
+        let choosing = if is_chosen { leave_out::memory(side, classes, alphas) } else { 0 };
+        // The matrix, and a few values for each weight.
+        8 * (side * side + choosing + 4 * width.max(side) * classes)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::dense::Real;
 use crate::dense::factor::{Cholesky, Eigen};
 use crate::dense::gram::Lower;
 use crate::dense::means::ClassMeans;
+use crate::dense::reduced::Reduced;
 use crate::dense::rows::{Centred, Rows};
 use crate::error::HeadError;
 use crate::product::{times, transposed, widen};
@@ -118,19 +119,9 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The eigendecomposition that solves it for every `alpha`.
-    pub(super) fn decompose(&self) -> Result<Eigen, HeadError> {
-        Eigen::new(&self.matrix())
-    }
-
-    /// `Vᵀ` times the right side.
-    pub(super) fn rotated(&self, eigen: &Eigen) -> Mat<f64> {
-        crate::dense::factor::product(eigen.vectors.transpose(), self.right.as_ref())
-    }
-
-    /// The solution for one `alpha` from the decomposition.
-    pub(super) fn solution(&self, eigen: &Eigen, alpha: f64) -> Mat<f64> {
-        eigen.apply(|value| 1.0 / (value + alpha), self.right.as_ref())
+    /// The matrix as a band, from which it is solved for every `alpha`.
+    pub(super) fn reduced(&self) -> Reduced {
+        Reduced::new(self.matrix())
     }
 
     /// The solution for one `alpha`.
@@ -143,7 +134,8 @@ impl<'a> Problem<'a> {
         }
         match Cholesky::new(self.shifted(alpha)) {
             Some(factor) => Ok(factor.solve(self.right.clone())),
-            None => Ok(self.solution(&self.decompose()?, alpha)),
+            // In the samples' space Y is not all in the span of XXᵀ, but what is not is gone from W = XᵀA.
+            None => Ok(Eigen::new(&self.matrix())?.pseudo_solve_shifted(alpha, self.right.as_ref())),
         }
     }
 

@@ -120,7 +120,7 @@ impl Prepared {
             .collect();
         let files = RunFiles {
             config: record::settings(settings, self.stock.as_ref()),
-            model: model.to_bytes()?,
+            model: &model,
             metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
             history: history(&fit_history),
             split: split(samples, kept),

@@ -3,6 +3,7 @@
 mod metrics;
 mod model;
 mod tables;
+mod tensors;
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use headstock_backbone::{Layer, Precision, Preprocessing};
 use headstock_heads::{Calibration, Conformal, FittedHead, Logits, Registry, SetMethod, Sets, Tensors};
-use safetensors::SafeTensors;
+use safetensors::SafeTensorError;
 use serde::{Deserialize, Serialize};
 
+use super::tensors::{self, Stored};
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::features::Stock;
@@ -97,8 +97,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The bytes of the file.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+    /// Writes the file.
+    pub(super) fn write(&self, path: &Path) -> Result<(), TrainError> {
         let refused = |error: &dyn fmt::Display| {
             TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
         };
@@ -115,15 +115,17 @@ impl Model {
         }
         let metadata = serde_json::to_string(&self.record).expect("a record is JSON");
         let metadata = HashMap::from([(ENTRY.to_owned(), metadata)]);
-        safetensors::serialize(tensors.iter(), Some(metadata)).map_err(|error| refused(&error))
+        tensors::write(path, &tensors, metadata).map_err(|error| match error {
+            SafeTensorError::IoError(error) => TrainError::io("write", path)(error),
+            error => refused(&error),
+        })
     }
 
     /// Reads the file.
     pub(super) fn read(path: &Path, heads: &Registry) -> Result<Self, TrainError> {
-        let bytes = fs::read(path).map_err(TrainError::io("read", path))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(TrainError::format(path))?;
-        let entry = header.metadata().as_ref().and_then(|metadata| metadata.get(ENTRY));
-        let entry = entry.ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
+        let stored = Stored::open(path)?;
+        let entry =
+            stored.entry(ENTRY).ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
         let version: Version = serde_json::from_str(entry).map_err(TrainError::format(path))?;
         if version.format != FORMAT {
             let problem = format!("its format is {}, and this headstock reads {FORMAT}", version.format);
@@ -131,10 +133,7 @@ impl Model {
         }
         let record: ModelRecord = serde_json::from_str(entry).map_err(TrainError::format(path))?;
         record.calibration.check(record.classes.len()).map_err(TrainError::format(path))?;
-        let mut tensors: Tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(TrainError::format(path))?
-            .into_iter()
-            .collect();
+        let mut tensors = stored.tensors()?;
         let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
         let kind = heads.get(&record.head.kind).map_err(|error| {
             TrainError::Usage(format!(

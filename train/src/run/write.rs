@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{CONFIG, HISTORY, METRICS, MODEL, PREDICTIONS, REPORT, SPLIT};
+use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT};
 use crate::config::Source;
 use crate::error::TrainError;
 use crate::files::TEMPORARY;
@@ -23,9 +23,9 @@ pub enum RunPlace {
 }
 
 /// The contents of a run's files.
-pub(crate) struct RunFiles {
+pub(crate) struct RunFiles<'a> {
     pub(crate) config: String,
-    pub(crate) model: Vec<u8>,
+    pub(crate) model: &'a Model,
     pub(crate) metrics: String,
     pub(crate) history: Vec<u8>,
     pub(crate) split: Vec<u8>,
@@ -81,10 +81,10 @@ pub struct Reserved<'a> {
 
 impl Reserved<'_> {
     /// Writes the run and says where it is.
-    pub(crate) fn write(self, head: &str, files: &RunFiles) -> Result<PathBuf, TrainError> {
+    pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
+        files.model.write(&self.beside.path().join(MODEL))?;
         for (name, bytes) in [
             (CONFIG, files.config.as_bytes()),
-            (MODEL, &files.model),
             (METRICS, files.metrics.as_bytes()),
             (HISTORY, &files.history),
             (SPLIT, &files.split),

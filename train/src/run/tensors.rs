@@ -1,0 +1,234 @@
+//! Tensors in a `.safetensors` file, without a second copy of them in memory: a head may be as large as the features.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::{Deref, Range};
+use std::path::Path;
+
+use candle_core::safetensors::Load;
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use headstock_heads::Tensors;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
+
+use crate::error::TrainError;
+
+/// Writes the file.
+pub(super) fn write(
+    path: &Path,
+    tensors: &Tensors,
+    metadata: HashMap<String, String>,
+) -> Result<(), SafeTensorError> {
+    // What the crate renames to `path` may be read by its owner alone; other files of a run by whom the umask lets.
+    let permissions = File::create(path)?.metadata()?.permissions();
+    let tensors = tensors.iter().map(|(name, tensor)| (name, borrow(tensor)));
+    serialize_to_file(tensors, Some(metadata), path)?;
+    Ok(fs::set_permissions(path, permissions)?)
+}
+
+/// A tensor that lends its bytes where they lie in memory as in the file. candle's own view copies them.
+struct Borrowed<'a, S> {
+    tensor: &'a Tensor,
+    /// What holds the bytes, and which of its values they are.
+    shared: Option<(S, Range<usize>)>,
+}
+
+fn borrow(tensor: &Tensor) -> Borrowed<'_, impl Deref<Target = Storage>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let shared = match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Some((storage, start..end)),
+        _ => None,
+    };
+    Borrowed { tensor, shared }
+}
+
+impl<S: Deref<Target = Storage>> View for Borrowed<'_, S> {
+    fn dtype(&self) -> Dtype {
+        View::dtype(&self.tensor)
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if let Some((storage, range)) = &self.shared
+            && let Storage::Cpu(CpuStorage::F32(values)) = &**storage
+        {
+            return bytemuck::cast_slice(&values[range.clone()]).into();
+        }
+        self.tensor.data()
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.data_len()
+    }
+}
+
+/// A file whose header has been read.
+pub(super) struct Stored<'a> {
+    path: &'a Path,
+    file: File,
+    header: Metadata,
+}
+
+impl<'a> Stored<'a> {
+    /// Reads the header; the file is as long as it says.
+    pub(super) fn open(path: &'a Path) -> Result<Self, TrainError> {
+        let mut file = File::open(path).map_err(TrainError::io("read", path))?;
+        let header = header(&mut file).map_err(|error| failed(path, error))?;
+        Ok(Self { path, file, header })
+    }
+
+    /// An entry of the metadata.
+    pub(super) fn entry(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Reads the tensors, one by one.
+    pub(super) fn tensors(mut self) -> Result<Tensors, TrainError> {
+        let read = |name: String| {
+            let info = self.header.info(&name).expect("it is a name of the header");
+            let tensor = tensor(&mut self.file, info).map_err(|error| failed(self.path, error))?;
+            Ok((name, tensor))
+        };
+        self.header.offset_keys().into_iter().map(read).collect()
+    }
+}
+
+/// As [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata), which wants the whole file in memory.
+fn header(file: &mut File) -> candle_core::Result<Metadata> {
+    let size = file.metadata()?.len();
+    let mut length = [0; 8];
+    let rest = size.checked_sub(length.len() as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    let data = rest.checked_sub(length).ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header)?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    if header.data_len() as u64 != data {
+        return Err(SafeTensorError::MetadataIncompleteBuffer.into());
+    }
+    Ok(header)
+}
+
+/// Reads the next tensor, `f32` to where it stays.
+fn tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
+    let (start, end) = info.data_offsets;
+    if info.dtype == Dtype::F32 {
+        let mut values = vec![0.0f32; (end - start) / size_of::<f32>()];
+        file.read_exact(bytemuck::cast_slice_mut(&mut values))?;
+        Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu)
+    } else {
+        let mut bytes = vec![0; end - start];
+        file.read_exact(&mut bytes)?;
+        TensorView::new(info.dtype, info.shape.clone(), &bytes)?.load(&Device::Cpu)
+    }
+}
+
+fn failed(path: &Path, error: candle_core::Error) -> TrainError {
+    match error {
+        candle_core::Error::Io(error) => TrainError::io("read", path)(error),
+        error => TrainError::format(path)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Of several types and shapes, some of which do not lie in memory as in the file.
+    fn tensors() -> Tensors {
+        let grid = Tensor::arange(0f32, 60.0, &Device::Cpu).unwrap().reshape((12, 5)).unwrap();
+        let as_type = |dtype| grid.to_dtype(dtype).unwrap();
+        Tensors::from([
+            ("whole".into(), grid.clone()),
+            ("rows".into(), grid.narrow(0, 3, 4).unwrap()),
+            ("columns".into(), grid.narrow(1, 1, 2).unwrap()),
+            ("turned".into(), grid.t().unwrap()),
+            ("scalar".into(), grid.sum_all().unwrap()),
+            ("bytes".into(), as_type(DType::U8).narrow(0, 0, 1).unwrap()),
+            ("halves".into(), as_type(DType::F16)),
+            ("doubles".into(), as_type(DType::F64)),
+            ("labels".into(), as_type(DType::U32)),
+            ("numbers".into(), as_type(DType::I64)),
+        ])
+    }
+
+    fn metadata() -> HashMap<String, String> {
+        HashMap::from([("about".into(), "a \"text\"".into())])
+    }
+
+    fn bytes_of(tensors: &Tensors) -> Vec<u8> {
+        safetensors::serialize(tensors, Some(metadata())).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_the_bytes_that_safetensors_makes_of_candles_tensors() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, &tensors(), metadata()).unwrap();
+        assert!(fs::read(&path).unwrap() == bytes_of(&tensors()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "files");
+    }
+
+    #[test]
+    fn what_is_read_is_what_candle_reads() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, &tensors(), metadata()).unwrap();
+        let stored = Stored::open(&path).unwrap();
+        assert_eq!(stored.entry("about"), Some("a \"text\""));
+        assert_eq!(stored.entry("other"), None);
+        let found = stored.tensors().unwrap();
+        let expected: Tensors =
+            candle_core::safetensors::load(&path, &Device::Cpu).unwrap().into_iter().collect();
+        assert!(found.keys().eq(tensors().keys()));
+        for (name, tensor) in &found {
+            assert_eq!(
+                (tensor.dtype(), tensor.dims()),
+                (expected[name].dtype(), expected[name].dims()),
+                "{name}"
+            );
+        }
+        assert!(bytes_of(&found) == bytes_of(&expected));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_or_goes_on_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut bytes = bytes_of(&tensors());
+        bytes.push(0);
+        for end in (0..bytes.len() - 1).chain([bytes.len()]) {
+            fs::write(&path, &bytes[..end]).unwrap();
+            let problem = Stored::open(&path).err().map(|error| error.to_string());
+            assert!(problem.is_some_and(|problem| problem.contains("model.safetensors: ")), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn a_damaged_header_is_refused_where_candle_refuses_it() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let bytes = bytes_of(&tensors());
+        let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        for at in 0..header {
+            for flipped in [1, 16, 128] {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= flipped;
+                fs::write(&path, damaged).unwrap();
+                let ours = Stored::open(&path).and_then(Stored::tensors).is_ok();
+                let candles = candle_core::safetensors::load(&path, &Device::Cpu).is_ok();
+                assert_eq!(ours, candles, "bit {flipped} of byte {at}");
+            }
+        }
+    }
+}
