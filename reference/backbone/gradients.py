@@ -1,7 +1,7 @@
 """gradients.safetensors: the derivatives of a weighted sum of torchvision's features by every parameter of its ResNets, in
 double precision, with BatchNorm by the running statistics ("frozen") and by the batch's ("train").
 
-Weights, pixels and the weights of the sum come from the formula of make.py, but that for "train" the last BatchNorm of a
+Weights, pixels and the weights of the sum come from the formula, but that for "train" the last BatchNorm of a
 block is an eighth of it: otherwise a rounding that turns a ReLU over grows so far through a hundred batch statistics that
 PyTorch's single precision is off from its double precision by 0.03 (101 layers) and 0.15 (152).
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from formula import draws, pixels, torchvisions_last, uniform
-from make import BLOCKS, normalised, torchvisions
+from networks import BLOCKS, normalised, torchvisions
 from safetensors.numpy import save_file
 
 HERE = Path(__file__).parent
@@ -41,7 +41,8 @@ def features(model, photos):
     return xs.mean((2, 3))
 
 
-def main():
+@torch.enable_grad()
+def make_gradients():
     torch.set_default_dtype(torch.float64)
     golden = {}
     for depth in BLOCKS:
@@ -70,7 +71,4 @@ def main():
                         if isinstance(module, torch.nn.BatchNorm2d)
                     ])
     save_file({name: values.astype(np.float32) for name, values in golden.items()}, HERE / "gradients.safetensors")
-
-
-if __name__ == "__main__":
-    main()
+    torch.set_default_dtype(torch.float32)

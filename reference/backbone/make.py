@@ -8,6 +8,7 @@ taps.safetensors     for each depth, size and layer: 256 values at positions fro
 names.json           shapes of every tensor of torchvision's and of transformers' ResNets, by the names of each
 lookalikes.json      types and shapes of tensors of timm's networks that look like a ResNet: of the stem and of each stage's
                      first block, which is where they differ
+gradients.safetensors  what gradients.py says
 records.json         config.json as timm writes it for each pretrained ResNet, and the transform that timm builds from it;
                      transformers' configs
 """
@@ -21,34 +22,18 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from formula import MEAN, STD, draws, pixels, tensor, torchvisions_last
+from formula import draws, pixels
+from gradients import make_gradients
+from networks import BLOCKS, load_formula, normalised, torchvisions
 from safetensors.numpy import save_file
 from timm.data import create_transform, resolve_data_config
 from transformers import ResNetConfig, ResNetForImageClassification
 
 HERE = Path(__file__).parent
-BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
-CLASSIFIERS = ("fc.", "classifier.")
 # photos, height, width
 SIZES = [(1, 224, 224), (1, 256, 256), (2, 160, 160), (1, 193, 129)]
 LAYERS = ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"]
 SAMPLES = 256
-
-
-def load_formula(model, last):
-    state = {
-        name: torch.from_numpy(tensor(name, tuple(value.shape), last in name))
-        for name, value in model.state_dict().items()
-        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
-    }
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and all(name.startswith(CLASSIFIERS) or "num_batches" in name for name in missing)
-    return model.eval()
-
-
-def torchvisions(depth):
-    model = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-    return load_formula(model, torchvisions_last(depth))
 
 
 def transformers_config(depth):
@@ -63,10 +48,6 @@ def transformers_config(depth):
 def transformers(depth):
     last = ".layer.2.normalization." if depth >= 50 else ".layer.1.normalization."
     return load_formula(ResNetForImageClassification(transformers_config(depth)), last)
-
-
-def normalised(photos):
-    return torchvision.transforms.Normalize(MEAN, STD)(torch.from_numpy(photos).permute(0, 3, 1, 2) / 255)
 
 
 def taps(model, photos):
@@ -174,5 +155,6 @@ if __name__ == "__main__":
     make_names()
     make_lookalikes()
     make_records()
+    make_gradients()
     for path in sorted(HERE.glob("*.[js]*")):
         print(path.name, path.stat().st_size, "bytes")
