@@ -15,7 +15,7 @@ use candle_core::{Device, Result, Tensor, Var};
 
 use self::convolution::Convolution;
 use self::elementwise::{AddRelu, MaxPool};
-use self::normalisation::{BatchNorm, ScaleShift, Statistics};
+use self::normalisation::{BatchNorm, Statistics};
 use crate::architecture::Architecture;
 use crate::blueprint::{self, EPSILON, Part};
 use crate::checkpoint::Checkpoint;
@@ -217,11 +217,9 @@ impl Trainable {
 impl Unit {
     fn by_running_statistics(&self, parameters: &[Parameter], xs: &Tensor, relu: bool) -> Result<Tensor> {
         let [weight, gamma, beta] = self.parameters(parameters);
-        let inverse = Tensor::from_vec(inverse(&self.variance), self.variance.len(), &Device::Cpu)?;
-        let mean = Tensor::from_slice(&self.mean, self.mean.len(), &Device::Cpu)?;
-        let scale = (gamma * inverse)?;
-        let shift = (beta - (mean * &scale)?)?;
-        xs.apply_op2(weight, self.convolution)?.apply_op3(&scale, &shift, ScaleShift { relu })
+        let (mean, inverse) = (self.mean.clone(), inverse(&self.variance));
+        let by_running = BatchNorm { mean, inverse, count: None, relu };
+        xs.apply_op2(weight, self.convolution)?.apply_op3(gamma, beta, by_running)
     }
 
     fn by_its_own_statistics(
@@ -240,12 +238,8 @@ impl Unit {
                 self.bn
             );
         }
-        let by_batch = BatchNorm {
-            count: statistics.count,
-            mean: statistics.mean.clone(),
-            inverse: inverse(&statistics.variance),
-            relu,
-        };
+        let (mean, inverse) = (statistics.mean.clone(), inverse(&statistics.variance));
+        let by_batch = BatchNorm { mean, inverse, count: Some(statistics.count), relu };
         Ok((ys.apply_op3(gamma, beta, by_batch)?, statistics))
     }
 

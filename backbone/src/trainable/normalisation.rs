@@ -8,76 +8,6 @@ use super::storage::{values, with_values};
 /// Rows that a thread takes at a time; sums of channels are made of the sums of so many.
 const ROWS: usize = 256;
 
-/// `x · scale + shift` for `x` `[..., C]` and `scale`, `shift` `[C]`; what is negative becomes 0 with `relu`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ScaleShift {
-    pub(super) relu: bool,
-}
-
-impl CustomOp3 for ScaleShift {
-    fn name(&self) -> &'static str {
-        "scale-shift"
-    }
-
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        layout: &Layout,
-        scale: &CpuStorage,
-        scale_layout: &Layout,
-        shift: &CpuStorage,
-        shift_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (xs, scale, shift) =
-            (values(input, layout)?, values(scale, scale_layout)?, values(shift, shift_layout)?);
-        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let mut out = vec![0.0; xs.len()];
-        let size = ROWS * scale.len();
-        out.par_chunks_mut(size).zip(xs.par_chunks(size)).for_each(|(out, xs)| {
-            for (out, xs) in out.chunks_exact_mut(scale.len()).zip(xs.chunks_exact(scale.len())) {
-                for (((out, x), scale), shift) in out.iter_mut().zip(xs).zip(scale).zip(shift) {
-                    let y = x * scale + shift;
-                    // Not `max`, which would hide what is not a number.
-                    *out = if y < floor { floor } else { y };
-                }
-            }
-        });
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        input: &Tensor,
-        scale: &Tensor,
-        shift: &Tensor,
-        out: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        with_values([input, scale, out, gradient], |[xs, scales, ys, gs]| {
-            let passed = |y: f32, g: f32| if self.relu && y <= 0.0 { 0.0 } else { g };
-            let by_input = input.track_op().then(|| {
-                let mut by_input = vec![0.0; xs.len()];
-                let size = ROWS * scales.len();
-                by_input.par_chunks_mut(size).zip(gs.par_chunks(size).zip(ys.par_chunks(size))).for_each(
-                    |(out, (gs, ys))| {
-                        let scales = scales.iter().cycle();
-                        for (((out, &g), &y), scale) in out.iter_mut().zip(gs).zip(ys).zip(scales) {
-                            *out = passed(y, g) * scale;
-                        }
-                    },
-                );
-                Tensor::from_vec(by_input, input.shape(), input.device())
-            });
-            let [by_scale, by_shift] =
-                channel_sums(scales.len(), [xs, ys, gs], |[x, y, g], _| [passed(y, g) * x, passed(y, g)]);
-            let make = |like: &Tensor, values: Vec<f32>| {
-                like.track_op().then(|| Tensor::from_vec(values, like.shape(), like.device())).transpose()
-            };
-            Ok((by_input.transpose()?, make(scale, by_scale)?, make(shift, by_shift)?))
-        })
-    }
-}
-
 /// For each channel the sums of two numbers that are made of the values of some tensors `[..., C]` at each position.
 fn channel_sums<const N: usize>(
     channels: usize,
@@ -136,15 +66,16 @@ impl Statistics {
     }
 }
 
-/// BatchNorm by the statistics of the batch itself: `(x - mean) / sqrt(variance + ε) · γ + β`, for `x` `[..., C]` and `γ`, `β`
-/// `[C]`; what is negative becomes 0 with `relu`.
+/// BatchNorm, `(x - mean) / sqrt(variance + ε) · γ + β`, for `x` `[..., C]` and `γ`, `β` `[C]`; what is negative becomes 0 with
+/// `relu`.
 #[derive(Clone, Debug)]
 pub(super) struct BatchNorm {
-    pub(super) count: usize,
     /// `[C]`
     pub(super) mean: Vec<f32>,
     /// `1 / sqrt(variance + ε)`, `[C]`.
     pub(super) inverse: Vec<f32>,
+    /// How many positions of `x` mean and variance are of; none where they are given, and do not change with `x`.
+    pub(super) count: Option<usize>,
     pub(super) relu: bool,
 }
 
@@ -173,6 +104,7 @@ impl CustomOp3 for BatchNorm {
                 for channel in 0..channels {
                     let normal = (xs[channel] - self.mean[channel]) * self.inverse[channel];
                     let y = normal * gamma[channel] + beta[channel];
+                    // Not `max`, which would hide what is not a number.
                     out[channel] = if y < floor { floor } else { y };
                 }
             }
@@ -203,12 +135,12 @@ impl CustomOp3 for BatchNorm {
                     .par_chunks_mut(size)
                     .zip(gs.par_chunks(size).zip(ys.par_chunks(size).zip(xs.par_chunks(size))))
                     .for_each(|(out, (gs, (ys, xs)))| {
-                        let count = self.count as f32;
+                        let share = self.count.map_or(0.0, |count| 1.0 / count as f32);
                         for row in (0..out.len()).step_by(channels) {
                             for channel in 0..channels {
                                 let at = row + channel;
                                 let shared = by_beta[channel] + normal(xs[at], channel) * by_gamma[channel];
-                                let own = passed(ys[at], gs[at]) - shared / count;
+                                let own = passed(ys[at], gs[at]) - share * shared;
                                 out[at] = gammas[channel] * self.inverse[channel] * own;
                             }
                         }
