@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// One pixel's channels of one block (16 of `f32`, 32 of `bf16`), or one step's weights for 16 output channels.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(crate) struct Cell([u8; 64]);
 
 impl Cell {

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::isa::{ISA_VARIABLE, Isa};
+use crate::training::Shape;
 
 /// A network cannot be built, or not run on this.
 #[derive(Debug, Error)]
@@ -45,6 +46,14 @@ pub enum EngineError {
         /// Their width in pixels.
         width: usize,
         /// Why.
+        problem: String,
+    },
+    /// Values of a convolution that is trained are not as many as it has.
+    #[error("failed to multiply for {shape:?}: {problem}")]
+    Product {
+        /// Its sizes.
+        shape: Shape,
+        /// What is wrong.
         problem: String,
     },
     /// The threads cannot be started.

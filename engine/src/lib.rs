@@ -2,6 +2,7 @@
 //!
 //! [`Builder`] takes layers (convolutions with BatchNorm folded in, maximum pools) and packs their weights; [`Network`] is
 //! what all share; [`Session`] runs it on a batch of photos, on threads and in memory of its own, as far as any [`Tap`].
+//! [`training`] has the products of convolutions whose weights change.
 //!
 //! Values lie in blocks of channels, a cache line a pixel: 16 `f32` or 32 `bf16`. So a 1 x 1 convolution is a matrix product
 //! as it stands; a 3 x 3 one of stride 1 is 36 smaller ones by Winograd's transforms; any other is one over a copy with a
@@ -63,6 +64,7 @@ mod team;
 #[cfg(test)]
 mod tests;
 mod tile;
+pub mod training;
 mod walk;
 mod winograd;
 

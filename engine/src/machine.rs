@@ -128,6 +128,20 @@ impl Machine {
         with_kernel!(self, kernel => kernel.vectorize(job));
     }
 
+    /// Runs `job` on it; it is one of those that read and give `f32`.
+    pub(crate) fn run_wide<J: Job>(self, job: J) {
+        match self {
+            Self::PortableF32 => PortableF32.vectorize(job),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(kernel) => kernel.vectorize(job),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(kernel) => kernel.vectorize(job),
+            // The others would have code for nothing.
+            #[cfg(any(test, target_arch = "x86_64"))]
+            _ => unreachable!("{self:?} is not for `f32`"),
+        }
+    }
+
     pub(crate) fn layout(self) -> Layout {
         fn of<K: Kernel>(_: K) -> Layout {
             Layout { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }

@@ -94,15 +94,24 @@ impl Job for Mean {
     }
 }
 
-/// The values themselves, channels before pixels: units `photo + photos * block`, `planes` being `[photos, channels, H, W]`.
-pub(crate) struct Planes {
+/// Values from one channel to the next, and from one pixel to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Strides {
+    pub(crate) channel: usize,
+    pub(crate) pixel: usize,
+}
+
+/// The values themselves, photo by photo: units `photo + photos * block`.
+pub(crate) struct Spread {
     pub(crate) from: Pixels,
     pub(crate) channels: usize,
-    pub(crate) planes: *mut f32,
+    /// Within a photo.
+    pub(crate) strides: Strides,
+    pub(crate) values: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
-impl Job for Planes {
+impl Job for Spread {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let Pixels { height, width, photos, .. } = self.from;
@@ -113,12 +122,13 @@ impl Job for Planes {
                 for part in 0..K::PARTS {
                     let mut values = [0.0; 16];
                     let first = (block * K::PARTS + part) * 16;
-                    // SAFETY: the maker of the job vouches for the value and for the planes of these photos.
+                    // SAFETY: the maker of the job vouches for the value and for the room of these photos.
                     unsafe {
                         let cell = self.from.cells.add(block * self.from.block + photo * pixels + pixel);
                         kernel.simd().store(values.as_mut_ptr(), kernel.load_part(cell, part));
+                        let to = self.values.add(photo * self.channels * pixels + pixel * self.strides.pixel);
                         for (channel, value) in (first..self.channels).zip(values) {
-                            *self.planes.add((photo * self.channels + channel) * pixels + pixel) = value;
+                            *to.add(channel * self.strides.channel) = value;
                         }
                     }
                 }

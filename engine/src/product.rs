@@ -74,7 +74,7 @@ impl<S: Stride> Job for Product<'_, S> {
 
 /// `length` pixels in as few tiles as there can be, none much shorter than the others: start and rows of each.
 #[inline(always)]
-fn tiles(length: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn tiles(length: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = length.div_ceil(rows);
     (0..count).map(move |index| {
         let (start, end) = (index * length / count, (index + 1) * length / count);

@@ -35,6 +35,8 @@ pub enum Form {
     Pooled,
     /// As it is, `[N, C, H', W']`.
     Planes,
+    /// As it is, `[N, H', W', C]`.
+    ChannelsLast,
 }
 
 /// Runs a [`Network`] on threads of its own, in memory of its own.
@@ -130,7 +132,7 @@ impl Session {
         Ok(self.plan(height, width)?.sizes[value])
     }
 
-    /// Runs the network up to `tap` and writes what it gives: `[N, C]` or `[N, C, H', W']`.
+    /// Runs the network up to `tap` and writes what it gives, as [`Form`] says.
     ///
     /// # Errors
     /// [`EngineError::Photos`] when the pixels are not as many as the sizes say, there is no room for what comes out, or the
@@ -183,7 +185,7 @@ impl Session {
                 let team = thread / members;
                 let _breaking = Breaking(&barriers[team]);
                 let member = Member { index: thread % members, of: members, barrier: &barriers[team] };
-                let wanted = Wanted { segment: tap.0, pooled: form == Form::Pooled, out: out.pointer() };
+                let wanted = Wanted { segment: tap.0, form, out: out.pointer() };
                 let arena = arenas[team].pointer();
                 let walk = Walk { network, plan, arena, member, values, wanted, watch };
                 walk.run(share(team, teams, count));

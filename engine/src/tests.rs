@@ -148,6 +148,15 @@ fn assert_within(ours: &[f32], exact: &[f64], bound: f64, what: &str) {
     }
 }
 
+/// `[N, C, pixels]` as `[N, pixels, C]`.
+fn channels_last(planes: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    let photos = planes.chunks_exact(channels * pixels);
+    photos
+        .flat_map(|photo| (0..pixels).flat_map(move |pixel| photo[pixel..].iter().step_by(pixels)))
+        .copied()
+        .collect()
+}
+
 fn check(case: &Case) {
     let case = &if cfg!(miri) { case.smaller() } else { case.clone() };
     let Case { photos, height, width, threads, .. } = *case;
@@ -161,6 +170,9 @@ fn check(case: &Case) {
         let what = format!("{way:?} {case:?}");
         let mut planes = vec![f32::NAN; photos * outputs * size.0 * size.1];
         session.run(batch, tap, Form::Planes, &mut planes).unwrap();
+        let mut last = vec![f32::NAN; planes.len()];
+        session.run(batch, tap, Form::ChannelsLast, &mut last).unwrap();
+        assert!(last == channels_last(&planes, outputs, size.0 * size.1), "{what}");
         if cfg!(miri) {
             // It looks at memory; the naive network would take it minutes.
             assert!(planes.iter().all(|value| value.is_finite()), "{what}");

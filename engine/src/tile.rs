@@ -6,6 +6,8 @@ use crate::kernels::{Kernel, Simd, Vector};
 /// Bytes from a pixel's activations to the next one's, known when compiling so that they become displacements.
 pub(crate) trait Stride {
     const BYTES: usize;
+    /// Bytes from a step's activations to the next step's.
+    const STEP: usize = 4;
 }
 
 /// Pixels one after the other, a cell each.
@@ -106,19 +108,65 @@ impl Tile<'_> {
     }
 }
 
+/// Where the sums of a tile go.
+pub(crate) trait Sink {
+    /// Takes a row's sums.
+    ///
+    /// # Safety
+    /// The row is one of the tile's.
+    unsafe fn take<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums);
+}
+
+impl Sink for Tile<'_> {
+    #[inline(always)]
+    unsafe fn take<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.store(kernel, row, sums) }
+    }
+}
+
+/// What the sums of a tile are made of.
+///
+/// Row `r`, step `s` of segment `b` reads the 4 bytes at `activations + offsets[b] + r * stride + s * step`; the weights are read in
+/// order, [`Kernel::VECTORS`] cells a step. There is a step at least. All these are valid for reads.
+pub(crate) struct Factors<'a> {
+    pub(crate) activations: *const u8,
+    /// In bytes, a segment each.
+    pub(crate) offsets: &'a [usize],
+    /// Steps in a segment.
+    pub(crate) steps: usize,
+    pub(crate) weights: *const Cell,
+}
+
 /// [`Kernel::tile`] with all sums in registers.
 ///
 /// # Safety
 /// As for [`Kernel::tile`].
 #[inline(always)]
 pub(crate) unsafe fn in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
+    let &Tile { activations, offsets, steps, weights, .. } = tile;
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<K, S>(kernel, rows, &Factors { activations, offsets, steps, weights }, tile) }
+}
+
+/// The sums of `rows` rows by one panel, in registers until the sink takes them.
+///
+/// # Safety
+/// As [`Factors`] says. `rows` is in `1..=ROWS`, and the sink takes all of them.
+#[inline(always)]
+pub(crate) unsafe fn multiply<K: Kernel, S: Stride>(
+    kernel: K,
+    rows: usize,
+    factors: &Factors<'_>,
+    sink: &impl Sink,
+) {
     // SAFETY: the caller's promise, for each number of rows.
     unsafe {
         macro_rules! of_each_height {
             ($($height:literal)*) => {
                 match rows {
                     // The heights that a kernel does not have leave no code.
-                    $($height if $height <= K::ROWS => of_rows::<K, S, $height>(kernel, tile),)*
+                    $($height if $height <= K::ROWS => of_rows::<K, S, $height>(kernel, factors, sink),)*
                     _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
                 }
             };
@@ -142,17 +190,18 @@ macro_rules! each_row {
 }
 
 #[inline(always)]
-unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'_>) {
+unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, factors: &Factors<'_>, sink: &impl Sink) {
     let simd = kernel.simd();
     let mut sums = [kernel.zero(); R];
-    let mut cell = tile.weights;
-    // SAFETY: `Tile` says that all of these are valid.
+    let mut cell = factors.weights;
+    // SAFETY: `Factors` says that all of these are valid.
     unsafe {
-        for (index, &offset) in tile.offsets.iter().enumerate() {
-            let mut activations = tile.activations.add(offset);
-            let ahead = tile.activations.wrapping_add(tile.offsets[(index + 2).min(tile.offsets.len() - 1)]);
+        for (index, &offset) in factors.offsets.iter().enumerate() {
+            let mut activations = factors.activations.add(offset);
+            let ahead =
+                factors.activations.wrapping_add(factors.offsets[(index + 2).min(factors.offsets.len() - 1)]);
             each_row!(R, |ROW| simd.prefetch(ahead.wrapping_add(ROW * S::BYTES)));
-            let mut left = tile.steps;
+            let mut left = factors.steps;
             loop {
                 for vector in 0..K::VECTORS {
                     simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + vector).cast());
@@ -161,14 +210,14 @@ unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, tile: &Tile<'
                 each_row!(R, |ROW| sums[ROW] =
                     kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));
                 cell = cell.add(K::VECTORS);
-                activations = activations.add(4);
+                activations = activations.add(S::STEP);
                 left -= 1;
                 if left == 0 {
                     break;
                 }
             }
         }
-        each_row!(R, |ROW| tile.store(kernel, ROW, &sums[ROW]));
+        each_row!(R, |ROW| sink.take(kernel, ROW, &sums[ROW]));
     }
 }
 

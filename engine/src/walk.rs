@@ -11,8 +11,9 @@ use crate::layer::{Method, Packed, vectors};
 use crate::machine::Machine;
 use crate::network::{Network, Op};
 use crate::plan::{Place, Plan, Step, framed, padded, point_stride, transformed};
-use crate::pool::{self, MaxPool, Mean};
+use crate::pool::{MaxPool, Mean, Spread, Strides};
 use crate::product::{Product, Runs};
+use crate::session::Form;
 use crate::team::{Member, share};
 use crate::tile::{Cells, Finish, Image, Output, Residual, Stride};
 use crate::winograd::{FromPoints, POINTS, Tiling, ToPoints, Transformed};
@@ -21,8 +22,7 @@ use crate::winograd::{FromPoints, POINTS, Tiling, ToPoints, Transformed};
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) segment: usize,
-    /// Means over the pixels, `[N, C]`; else the values themselves, `[N, C, H, W]`.
-    pub(crate) pooled: bool,
+    pub(crate) form: Form,
     pub(crate) out: *mut f32,
 }
 
@@ -342,20 +342,22 @@ impl Walk<'_> {
 
     /// Writes what is wanted of `count` photos from `first` on.
     fn emit(&self, first: usize, count: usize) {
-        let Wanted { segment, pooled, out } = self.wanted;
+        let Wanted { segment, form, out } = self.wanted;
         let value = self.network.taps[segment];
         let ((channels, precision), (height, width)) = (self.network.values[value], self.plan.sizes[value]);
         let machine = self.network.machine(precision);
         let place = self.plan.segments[segment].output;
         let from = self.pixels(place, count, (height, width));
         let units = self.member.share(count * channels.div_ceil(16 * precision.parts()));
-        let each = if pooled { channels } else { channels * height * width };
+        let pixels = height * width;
+        let each = if form == Form::Pooled { channels } else { channels * pixels };
         // SAFETY: the session has checked that there is room for all photos.
         let to = unsafe { out.add(first * each) };
-        if pooled {
-            machine.run(Mean { from, channels, features: to, units });
-        } else {
-            machine.run(pool::Planes { from, channels, planes: to, units });
-        }
+        let strides = match form {
+            Form::Pooled => return machine.run(Mean { from, channels, features: to, units }),
+            Form::Planes => Strides { channel: pixels, pixel: 1 },
+            Form::ChannelsLast => Strides { channel: 1, pixel: channels },
+        };
+        machine.run(Spread { from, channels, strides, values: to, units });
     }
 }

@@ -79,7 +79,7 @@ fn runs_after_the_first_of_a_size_allocate_nothing() {
             let (mut session, taps) = session(isa, precision).unwrap();
             let mut seen = false;
             for tap in taps {
-                for form in [Form::Pooled, Form::Planes] {
+                for form in [Form::Pooled, Form::Planes, Form::ChannelsLast] {
                     let (rows, columns) = session.size(tap, height, width).unwrap();
                     let each = if form == Form::Pooled { 1 } else { rows * columns };
                     let mut out = vec![0.0; count * session.network().channels(tap) * each];

@@ -49,6 +49,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn keep(self, value: [__m256; 2], sign: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as in `splat`.
+        unsafe {
+            let above = |sign| _mm256_cmp_ps::<_CMP_GT_OQ>(sign, _mm256_setzero_ps());
+            [_mm256_and_ps(above(sign[0]), value[0]), _mm256_and_ps(above(sign[1]), value[1])]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> [__m256; 2] {
         // SAFETY: as in `splat`; the caller vouches for the address.
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }

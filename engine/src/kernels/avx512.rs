@@ -64,6 +64,55 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn keep(self, value: __m512, sign: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe {
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(sign, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(above, value)
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, vectors: [__m512; 16]) -> [__m512; 16] {
+        // SAFETY: as in `splat`.
+        unsafe {
+            // Pairs of rows, then fours, within 128 bits; then these are exchanged, twice.
+            let pairs: [__m512; 16] = std::array::from_fn(|i| {
+                let (a, b) = (vectors[i / 2 * 2], vectors[i / 2 * 2 + 1]);
+                if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+            });
+            let fours: [__m512; 16] = std::array::from_fn(|i| {
+                let (four, column) = (i / 4 * 4, i % 4);
+                let of = |row: usize| _mm512_castps_pd(pairs[four + row + column / 2]);
+                let (a, b) = (of(0), of(2));
+                _mm512_castpd_ps(if column % 2 == 0 {
+                    _mm512_unpacklo_pd(a, b)
+                } else {
+                    _mm512_unpackhi_pd(a, b)
+                })
+            });
+            let halves: [__m512; 16] = std::array::from_fn(|i| {
+                let (a, b) = (fours[i / 8 * 8 + i % 4], fours[i / 8 * 8 + 4 + i % 4]);
+                if i % 8 < 4 {
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b)
+                } else {
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)
+                }
+            });
+            // Lanes of 128 bits: `halves[i]` has columns `i % 4` and 8 more (or 4 and 12), of rows 0..4 and 4..8.
+            std::array::from_fn(|column| {
+                let from = column % 4 + column / 4 % 2 * 4;
+                let (a, b) = (halves[from], halves[from + 8]);
+                if column < 8 {
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b)
+                } else {
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)
+                }
+            })
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: as in `splat`; the caller vouches for the address.
         unsafe { _mm512_loadu_ps(from) }

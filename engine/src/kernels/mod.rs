@@ -65,6 +65,27 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The larger; `b` where one is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
+    /// `value` where `sign` is above 0, and 0 elsewhere.
+    fn keep(self, value: Self::Vector, sign: Self::Vector) -> Self::Vector;
+
+    /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+    #[inline(always)]
+    fn transpose(self, vectors: [Self::Vector; 16]) -> [Self::Vector; 16] {
+        let (mut rows, mut columns) = ([[0.0f32; 16]; 16], [[0.0f32; 16]; 16]);
+        // SAFETY: rows and columns are 16 `f32` each.
+        unsafe {
+            for (row, vector) in rows.iter_mut().zip(vectors) {
+                self.store(row.as_mut_ptr(), vector);
+            }
+            for (i, column) in columns.iter_mut().enumerate() {
+                for (value, row) in column.iter_mut().zip(&rows) {
+                    *value = row[i];
+                }
+            }
+            columns.map(|column| self.load(column.as_ptr()))
+        }
+    }
+
     /// # Safety
     /// `from` is valid for reads of 16 `f32`.
     unsafe fn load(self, from: *const f32) -> Self::Vector;

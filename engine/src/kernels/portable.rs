@@ -41,6 +41,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn keep(self, value: [f32; 16], sign: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|lane| if sign[lane] > 0.0 { value[lane] } else { 0.0 })
+    }
+
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> [f32; 16] {
         // SAFETY: the caller vouches for the address.
         unsafe { from.cast::<[f32; 16]>().read_unaligned() }
