@@ -254,14 +254,22 @@ impl<'a> TrainingSet<'a> {
     /// The weight of a sample of each class, `[C]`; 0 for a class without samples.
     #[must_use]
     pub fn class_weights(&self, rule: ClassWeight) -> Vec<f64> {
-        let counts = self.class_counts();
+        rule.weights(&self.class_counts())
+    }
+}
+
+impl ClassWeight {
+    /// The weight of a sample of each class, `[C]`, of which there are so many; 0 for a class without samples.
+    #[must_use]
+    pub fn weights(self, counts: &[usize]) -> Vec<f64> {
         let present = counts.iter().filter(|&&n| n > 0).count() as f64;
+        let samples = counts.iter().sum::<usize>() as f64;
         counts
             .iter()
-            .map(|&n| match rule {
+            .map(|&n| match self {
                 _ if n == 0 => 0.0,
-                ClassWeight::None => 1.0,
-                ClassWeight::Balanced => self.labels.len() as f64 / (present * n as f64),
+                Self::None => 1.0,
+                Self::Balanced => samples / (present * n as f64),
             })
             .collect()
     }

@@ -54,8 +54,28 @@ pub fn stratified(labels: &[u32], photos: Option<&[u32]>, count: usize) -> Vec<F
         .collect()
 }
 
+/// Holds out about `fraction` of the photos of each class, rounded, to see when a fit stops getting better; a class never
+/// loses its last photo. All rows of a photo go together, where `photos` says which it is. Which photos depends on the seed
+/// and on their numbers, not on those of the classes.
+///
+/// # Panics
+/// When `photos` has another length than `labels`.
+#[must_use]
+pub fn hold_out(labels: &[u32], photos: Option<&[u32]>, fraction: f64, seed: u64) -> Fold {
+    let mut parts = Fold { fit: Vec::new(), held_out: Vec::new() };
+    for photos in photos_of_classes(labels, photos, |photo| Keyed::new(&[seed, photo]).next()) {
+        let count = ((photos.len() as f64 * fraction).round() as usize).min(photos.len().saturating_sub(1));
+        for (rank, rows) in photos.into_iter().enumerate() {
+            if rank < count { &mut parts.held_out } else { &mut parts.fit }.extend(rows);
+        }
+    }
+    parts.fit.sort_unstable();
+    parts.held_out.sort_unstable();
+    parts
+}
+
 /// The rows of each photo of each class, `[C][photos][rows]`; the photos in the order of `key` of their numbers.
-pub(crate) fn photos_of_classes(
+fn photos_of_classes(
     labels: &[u32],
     photos: Option<&[u32]>,
     key: impl Fn(u64) -> u64,
@@ -110,5 +130,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_hold_every_row_once_and_keep_photos_and_classes_whole(
+            labels in prop::collection::vec(0u32..4, 1..60), views in 1usize..4, fraction in 0.0f64..0.9, seed: u64,
+        ) {
+            let rows: Vec<u32> = labels.iter().flat_map(|&label| std::iter::repeat_n(label, views)).collect();
+            let photos: Vec<u32> = (0..rows.len()).map(|row| (row / views) as u32).collect();
+            let parts = hold_out(&rows, Some(&photos), fraction, seed);
+
+            let mut all = [parts.fit.clone(), parts.held_out.clone()].concat();
+            all.sort_unstable();
+            prop_assert!(all.into_iter().eq(0..rows.len()));
+            for &row in &parts.held_out {
+                prop_assert!(parts.fit.iter().all(|&other| photos[other] != photos[row]));
+                prop_assert!(parts.fit.iter().any(|&other| rows[other] == rows[row]));
+            }
+            for class in 0..4 {
+                let of_class = |part: &[usize]| part.iter().filter(|&&row| rows[row] == class).count() as f64 / views as f64;
+                let (fit, held_out) = (of_class(&parts.fit), of_class(&parts.held_out));
+                prop_assert!(fit <= 1.0 || (held_out - fraction * (fit + held_out)).abs() <= 0.5);
+            }
+        }
+    }
+
+    #[test]
+    fn another_seed_holds_out_other_photos() {
+        let labels = [0; 100];
+        assert_ne!(hold_out(&labels, None, 0.3, 0), hold_out(&labels, None, 0.3, 1));
     }
 }

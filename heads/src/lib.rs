@@ -73,6 +73,8 @@ pub use differentiable::{Differentiable, Mode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Shape, Tensors};
 pub use metric::Metric;
+pub use random::Keyed;
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
+pub use solver::adamw::{AdamW, Slot};
 pub use solver::gradient::{EarlyStopping, Recipe, Schedule, fit_by_gradients};
 pub use strength::Strength;

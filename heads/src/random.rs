@@ -2,11 +2,12 @@
 
 /// SplitMix64 (Steele, Lea and Flood 2014), started from a key such as (seed, class, round).
 #[derive(Clone, Debug)]
-pub(crate) struct Keyed(u64);
+pub struct Keyed(u64);
 
 impl Keyed {
     /// A generator for this key.
-    pub(crate) fn new(key: &[u64]) -> Self {
+    #[must_use]
+    pub fn new(key: &[u64]) -> Self {
         key.iter().fold(Self(0), |mut random, &part| Self(random.next() ^ part))
     }
 
@@ -20,17 +21,17 @@ impl Keyed {
     }
 
     /// A number below `n`; the bias, below `n / 2⁶⁴`, is left.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     /// A number from 0 to 1, 1 excluded, in steps of 2⁻⁵³.
-    pub(crate) fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 * (0.5f64).powi(53)
     }
 
-    /// Fisher-Yates.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    /// Puts the items in a random order (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }

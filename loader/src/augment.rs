@@ -52,6 +52,9 @@ pub struct AugmentError {
     pub expected: &'static str,
 }
 
+/// The rendering that is epoch 0's: no view has a number as high.
+const FIRST_EPOCH: u64 = 1 << 32;
+
 /// A part of a photo, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Crop {
@@ -136,11 +139,19 @@ impl Augment {
     /// ```
     #[must_use]
     pub fn view(&self, photo: &RgbImage, plain: &EvalTransform, view: u32, key: &[u8; 32]) -> RgbImage {
-        self.draw(photo.dimensions(), view, key).apply(photo, plain)
+        self.draw(photo.dimensions(), view.into(), key).apply(photo, plain)
     }
 
-    pub(crate) fn draw(&self, size: (u32, u32), view: u32, key: &[u8; 32]) -> Drawn {
-        let mut random = KeyedRandom::new(self.seed, view, key);
+    /// A view of `photo` for epoch `epoch` of a training that has each photo another way every time. It is as
+    /// [`view`](Self::view) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
+    #[must_use]
+    pub fn fresh(&self, photo: &RgbImage, plain: &EvalTransform, epoch: u64, key: &[u8; 32]) -> RgbImage {
+        self.draw(photo.dimensions(), epoch.wrapping_add(FIRST_EPOCH), key).apply(photo, plain)
+    }
+
+    /// Draws rendering `rendering`: numbered views come first, then epochs.
+    pub(crate) fn draw(&self, size: (u32, u32), rendering: u64, key: &[u8; 32]) -> Drawn {
+        let mut random = KeyedRandom::new(self.seed, rendering, key);
         Drawn {
             crop: self.random_resized_crop.map(|crop| crop.draw(size, &mut random)),
             mirrored: self.horizontal_flip.is_some_and(|p| random.chance(p)),

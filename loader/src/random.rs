@@ -46,16 +46,16 @@ impl RandomState {
     }
 }
 
-/// A stream of numbers that belongs to (seed, view, photo) and to nothing else.
+/// A stream of numbers that belongs to (seed, rendering, photo) and to nothing else.
 ///
 /// `SplitMix64` (Steele, Lea and Flood 2014), its state mixed from the key.
 #[derive(Debug)]
 pub(crate) struct KeyedRandom(u64);
 
 impl KeyedRandom {
-    pub(crate) fn new(seed: u64, view: u32, photo: &[u8; 32]) -> Self {
+    pub(crate) fn new(seed: u64, rendering: u64, photo: &[u8; 32]) -> Self {
         let mut stream = Self(seed);
-        let mut state = stream.next_u64() ^ u64::from(view);
+        let mut state = stream.next_u64() ^ rendering;
         for word in photo.chunks_exact(8) {
             stream.0 = state;
             state = stream.next_u64() ^ word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
@@ -106,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn another_seed_view_or_photo_is_another_stream() {
-        let draw = |seed, view, first| {
+    fn another_seed_rendering_or_photo_is_another_stream() {
+        let draw = |seed, rendering, first| {
             let mut photo = [7; 32];
             photo[0] = first;
-            KeyedRandom::new(seed, view, &photo).next_u64()
+            KeyedRandom::new(seed, rendering, &photo).next_u64()
         };
         let base = draw(0, 1, 0);
         assert_eq!(base, draw(0, 1, 0));

@@ -2,17 +2,15 @@
 
 use pulp::Arch;
 
-/// Decay of the mean of the gradient, PyTorch's and the papers' default.
-const BETA1: f32 = 0.9;
-/// Decay of the mean of the squared gradient.
-const BETA2: f32 = 0.999;
+const BETA1: f32 = AdamW::BETAS[0];
+const BETA2: f32 = AdamW::BETAS[1];
 /// What keeps the denominator from 0.
 const EPSILON: f32 = 1e-8;
 
 /// A step of Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), as
 /// PyTorch's `AdamW`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamW {
+pub struct AdamW {
     /// Part of a value that decay leaves.
     keep: f32,
     /// Learning rate, corrected for the mean's start from 0.
@@ -24,9 +22,12 @@ pub(crate) struct AdamW {
 }
 
 impl AdamW {
+    /// `β₁` and `β₂`, the decay of the mean of the gradient and of the mean of its square: the papers' and PyTorch's default.
+    pub const BETAS: [f32; 2] = [0.9, 0.999];
+
     /// The step after `done` others. `weight_decay` is the decoupled one, `penalty` the `λ` of a term `½ λ |W|²` of the
     /// loss, as Adam's own `weight_decay` in PyTorch.
-    pub(crate) fn after(done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
+    pub fn after(done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
         let step = i32::try_from(done).unwrap_or(i32::MAX).saturating_add(1);
         Self {
             keep: (1.0 - lr * weight_decay) as f32,
@@ -38,7 +39,7 @@ impl AdamW {
 
     /// Moves `slot` on this thread, in one pass over its memory. Products are not fused with sums, so that every
     /// processor gives the same bits.
-    pub(crate) fn apply(self, slot: Slot<'_>) {
+    pub fn apply(self, slot: Slot<'_>) {
         let Self { keep, size, root, penalty } = self;
         Arch::new().dispatch(
             #[inline(always)]
@@ -55,13 +56,15 @@ impl AdamW {
     }
 }
 
-/// Parameters, and what an optimiser knows of each.
+/// Parameters, and what [`AdamW`] knows of each: slices of one length.
 #[derive(Debug)]
-pub(crate) struct Slot<'a> {
-    pub(crate) value: &'a mut [f32],
-    pub(crate) gradient: &'a mut [f32],
+pub struct Slot<'a> {
+    /// What moves.
+    pub value: &'a mut [f32],
+    /// The derivative of the loss by it.
+    pub gradient: &'a mut [f32],
     /// Mean of the gradient.
-    pub(crate) first: &'a mut [f32],
+    pub first: &'a mut [f32],
     /// Mean of its square.
-    pub(crate) second: &'a mut [f32],
+    pub second: &'a mut [f32],
 }

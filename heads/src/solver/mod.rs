@@ -5,7 +5,6 @@ pub(crate) mod choose;
 pub(crate) mod crammer_singer;
 pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
-pub(crate) mod hold_out;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
 pub(crate) mod one_vs_rest;

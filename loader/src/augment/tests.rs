@@ -143,6 +143,17 @@ fn a_view_does_not_depend_on_which_were_drawn_before() {
 }
 
 #[test]
+fn a_fresh_view_is_another_every_epoch_and_none_of_the_numbered() {
+    let photo = formula_photo(50, 40);
+    let augment = everything();
+    let fresh = |epoch| augment.fresh(&photo, &PLAIN, epoch, &key(3));
+    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&photo, &PLAIN, view, &key(3))).collect();
+    let epochs: Vec<RgbImage> = (0..4).map(fresh).collect();
+    assert!(epochs.iter().enumerate().all(|(i, one)| !views.contains(one) && !epochs[..i].contains(one)));
+    assert!(fresh(2) == epochs[2] && augment.fresh(&photo, &PLAIN, 2, &key(4)) != epochs[2]);
+}
+
+#[test]
 fn nothing_asked_for_is_the_plain_view() {
     let photo = formula_photo(61, 47);
     assert!(Augment::default().is_empty());

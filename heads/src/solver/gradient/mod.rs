@@ -14,11 +14,10 @@ use rayon::prelude::*;
 use crate::data::{ClassWeight, Features, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::folds::Fold;
+use crate::folds::{Fold, hold_out};
 use crate::head::{FitContext, History, Tensors};
 use crate::random::Keyed;
 use crate::solver::adamw::AdamW;
-use crate::solver::hold_out::hold_out;
 
 /// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +218,9 @@ pub(crate) fn fit<L: Learner>(
     context: &FitContext<'_>,
 ) -> Result<(L::Parameters, History), HeadError> {
     let Fold { mut fit, held_out } = match recipe.early_stopping {
-        Some(stopping) => hold_out(samples.data, stopping.validation, recipe.seed),
+        Some(stopping) => {
+            hold_out(samples.data.labels(), samples.data.photos(), stopping.validation, recipe.seed)
+        }
         None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
     };
     let judge = match recipe.early_stopping {
