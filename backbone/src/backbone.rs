@@ -46,6 +46,14 @@ impl<'a> Pixels<'a> {
         }
         Ok(Self { data, photos, height, width })
     }
+
+    /// Normalised as `record` says, `[N, H, W, 3]`: what the network begins with.
+    #[must_use]
+    pub fn normalised(self, record: &Preprocessing) -> Vec<f32> {
+        let tables = normalisation(record);
+        let channels = tables.iter().cycle();
+        self.data.iter().zip(channels).map(|(&value, table)| table[usize::from(value)]).collect()
+    }
 }
 
 /// A frozen ResNet on a device: on the CPU the engine's, on CUDA candle's.
@@ -183,18 +191,14 @@ impl Backbone {
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.
     pub fn tap(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Tensor, BackboneError> {
         match &self.runner {
-            Runner::Engine { .. } if layer == Layer::Avgpool => Ok(Tensor::from_vec(
-                self.features(pixels, layer)?,
-                (pixels.photos, self.width(layer)),
-                &Device::Cpu,
-            )?),
-            Runner::Engine { frozen, session } => {
+            Runner::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                let (height, width) = session.size(frozen.tap(layer), pixels.height, pixels.width)?;
-                let shape = (pixels.photos, self.width(layer), height, width);
-                let mut out = vec![0.0; shape.0 * shape.1 * shape.2 * shape.3];
-                session.run(pixels.into(), frozen.tap(layer), Form::Planes, &mut out)?;
-                Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+                let values = self.run(&mut session, pixels, layer, Form::Planes)?;
+                let (photos, channels) = (pixels.photos, self.width(layer));
+                let (height, width) = layer.size(pixels.height, pixels.width);
+                let dims = [photos, channels, height, width];
+                let dims = if layer == Layer::Avgpool { &dims[..2] } else { &dims[..] };
+                Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
             }
             Runner::Candle { network, normalisation, device, dtype } => {
                 let input = planes(pixels, normalisation, device)?.to_dtype(*dtype)?;
@@ -210,12 +214,31 @@ impl Backbone {
     pub fn features(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
         match &self.runner {
             Runner::Engine { session, .. } => {
-                self.pooled(&mut session.lock().unwrap_or_else(PoisonError::into_inner), pixels, layer)
+                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                self.run(&mut session, pixels, layer, Form::Pooled)
             }
             Runner::Candle { .. } => {
                 let tap = self.tap(pixels, layer)?;
                 let features = if layer == Layer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
                 Ok(features.flatten_all()?.to_vec1()?)
+            }
+        }
+    }
+
+    /// What the network gives at `layer`, channels last: `[N, H', W', C]` row-major; [`Layer::size`] says `H'` and `W'`.
+    ///
+    /// # Errors
+    /// As [`tap`](Self::tap).
+    pub fn activations(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+        match &self.runner {
+            Runner::Engine { session, .. } => {
+                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                self.run(&mut session, pixels, layer, Form::ChannelsLast)
+            }
+            Runner::Candle { .. } => {
+                let tap = self.tap(pixels, layer)?;
+                let last = if layer == Layer::Avgpool { tap } else { tap.permute((0, 2, 3, 1))? };
+                Ok(last.flatten_all()?.to_vec1()?)
             }
         }
     }
@@ -233,27 +256,32 @@ impl Backbone {
         let Runner::Engine { frozen, .. } = &self.runner else { return Ok(None) };
         let mut session = Session::new(frozen.network.clone(), 1)?;
         let layer = Layer::Avgpool;
-        self.pooled(&mut session, pixels, layer)?;
+        self.run(&mut session, pixels, layer, Form::Pooled)?;
         session.time_layers(true);
         for _ in 0..runs {
-            self.pooled(&mut session, pixels, layer)?;
+            self.run(&mut session, pixels, layer, Form::Pooled)?;
         }
         let peak = headstock_engine::peak(frozen.network.isa(), frozen.network.precision())?;
         Ok(Some((session.layer_times(), peak)))
     }
 
-    fn pooled(
+    /// What the engine gives at `layer`.
+    fn run(
         &self,
         session: &mut Session,
         pixels: Pixels<'_>,
         layer: Layer,
+        form: Form,
     ) -> Result<Vec<f32>, BackboneError> {
         let Runner::Engine { frozen, .. } = &self.runner else {
             unreachable!("only the engine has sessions")
         };
-        let mut features = vec![0.0; pixels.photos * self.width(layer)];
-        session.run(pixels.into(), frozen.tap(layer), Form::Pooled, &mut features)?;
-        Ok(features)
+        let form = if layer == Layer::Avgpool { Form::Pooled } else { form };
+        let (height, width) =
+            if form == Form::Pooled { (1, 1) } else { layer.size(pixels.height, pixels.width) };
+        let mut values = vec![0.0; pixels.photos * height * width * self.width(layer)];
+        session.run(pixels.into(), frozen.tap(layer), form, &mut values)?;
+        Ok(values)
     }
 }
 
@@ -264,8 +292,19 @@ impl Worker<'_> {
     /// As [`Backbone::features`].
     pub fn features(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
         match &mut self.session {
-            Some(session) => self.backbone.pooled(session, pixels, layer),
+            Some(session) => self.backbone.run(session, pixels, layer, Form::Pooled),
             None => self.backbone.features(pixels, layer),
+        }
+    }
+
+    /// As [`Backbone::activations`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn activations(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+        match &mut self.session {
+            Some(session) => self.backbone.run(session, pixels, layer, Form::ChannelsLast),
+            None => self.backbone.activations(pixels, layer),
         }
     }
 }
@@ -298,4 +337,54 @@ pub(crate) fn planes(
         }
     }
     Ok(Tensor::from_vec(planes, (photos, 3, height, width), device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::Source;
+
+    /// candle's way, on the CPU.
+    fn by_candle(checkpoint: &Checkpoint) -> Backbone {
+        let (device, dtype) = (Device::Cpu, DType::F32);
+        let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
+        let normalisation = Box::new(normalisation(checkpoint.preprocessing()));
+        let runner = Runner::Candle { network, normalisation, device, dtype };
+        Backbone { runner, architecture: checkpoint.architecture(), threads: 1 }
+    }
+
+    #[test]
+    fn activations_are_the_tap_with_channels_last() {
+        let source =
+            Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+        let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
+        let bytes: Vec<u8> = (0..2 * 65 * 96 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let pixels = Pixels::new(&bytes, 2, 65, 96).unwrap();
+        let engine = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
+        for backbone in [engine, by_candle(&checkpoint)] {
+            let mut worker = backbone.workers().unwrap().remove(0);
+            for layer in Layer::ALL {
+                let tap = backbone.tap(pixels, layer).unwrap();
+                let (height, width) = layer.size(65, 96);
+                let dims = [2, backbone.width(layer), height, width];
+                let tap = tap.reshape(&dims).unwrap().permute((0, 2, 3, 1)).unwrap();
+                let tap: Vec<f32> = tap.flatten_all().unwrap().to_vec1().unwrap();
+                assert!(backbone.activations(pixels, layer).unwrap() == tap, "{layer}");
+                assert!(worker.activations(pixels, layer).unwrap() == tap, "{layer}");
+            }
+        }
+    }
+
+    #[test]
+    fn normalised_pixels_are_the_planes_with_channels_last() {
+        let record = Preprocessing { std: [0.2, 0.3, 0.4], ..Preprocessing::default() };
+        let bytes: Vec<u8> = (0..2 * 32 * 33 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let pixels = Pixels::new(&bytes, 2, 32, 33).unwrap();
+        let planes = planes(pixels, &normalisation(&record), &Device::Cpu).unwrap();
+        let planes: Vec<f32> =
+            planes.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(pixels.normalised(&record), planes);
+    }
 }

@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::checkpoint::CheckpointError;
 use crate::device::DeviceError;
 use crate::hub::HubError;
+use crate::layer::Layer;
 use crate::source::SourceError;
 
 /// An error of the backbone.
@@ -30,6 +31,40 @@ pub enum BackboneError {
     /// Pixels of another size than they are said to have, or too small.
     #[error("{0}")]
     Pixels(String),
+    /// What comes into a network that is trained is of another size than it takes, or than it is said to be.
+    #[error(
+        "{values} values of shape {shape:?} do not go into `{from}`, which takes [N, H, W, {expected}] with a value at least"
+    )]
+    Activations {
+        /// The first stage of the network.
+        from: Layer,
+        /// Channels that it takes.
+        expected: usize,
+        /// What the values are said to be, `[N, H, W, C]`.
+        shape: [usize; 4],
+        /// How many there are.
+        values: usize,
+    },
+    /// A BatchNorm that goes by the batch's statistics sees one value of each channel.
+    #[error(
+        "{name}: one value of each channel has no variance; train with more photos at a time, or with \
+         `batch_norm = \"frozen\"`"
+    )]
+    OneValue {
+        /// Its name in the checkpoint.
+        name: String,
+    },
+    /// The derivative by the features does not belong to a forward step.
+    #[error(
+        "the derivative by the features has {found} values, not {expected}, which is how many features the forward step before \
+         had; 0 where there was none since the last way back"
+    )]
+    Derivative {
+        /// Features of the step before.
+        expected: usize,
+        /// Values that were given.
+        found: usize,
+    },
     /// A candle operation failed.
     #[error("the backbone failed to compute")]
     Candle(#[from] candle_core::Error),
@@ -57,7 +92,12 @@ impl BackboneError {
                 ErrorKind::Config
             }
             Self::Hub(_) => ErrorKind::Hub,
-            Self::Engine(_) | Self::Pixels(_) | Self::Candle(_) => ErrorKind::Failed,
+            Self::Engine(_)
+            | Self::Pixels(_)
+            | Self::Activations { .. }
+            | Self::OneValue { .. }
+            | Self::Derivative { .. }
+            | Self::Candle(_) => ErrorKind::Failed,
         }
     }
 }

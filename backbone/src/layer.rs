@@ -68,6 +68,19 @@ impl Layer {
             Self::Layer4 | Self::Avgpool => stage(3),
         }
     }
+
+    /// Height and width here, `(H', W')`, for photos of this size; `avgpool` has one position.
+    #[must_use]
+    pub fn size(self, height: usize, width: usize) -> (usize, usize) {
+        let part = match self {
+            Self::Stem | Self::Layer1 => 4,
+            Self::Layer2 => 8,
+            Self::Layer3 => 16,
+            Self::Layer4 => 32,
+            Self::Avgpool => return (1, 1),
+        };
+        (height.div_ceil(part), width.div_ceil(part))
+    }
 }
 
 impl fmt::Display for Layer {

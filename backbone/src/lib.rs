@@ -28,4 +28,18 @@ pub use hub::{HubError, HubSettings, HubSource};
 pub use layer::Layer;
 pub use preprocessing::{Interpolation, Preprocessing};
 pub use source::{DownloadProgress, Source, SourceError, WeightFiles};
-pub use trainable::{BatchNormMode, Parameter, Role, Trainable};
+pub use trainable::{Activations, BatchNormMode, Parameter, Role, Slot, Trainable};
+
+// What is tested here and through the public API shares its oracles.
+#[cfg(test)]
+extern crate self as headstock_backbone;
+#[cfg(test)]
+#[path = "../tests/backbone/formula.rs"]
+mod formula;
+#[cfg(test)]
+#[path = "../tests/backbone/golden_gradients.rs"]
+mod golden_gradients;
+#[cfg(test)]
+#[expect(dead_code, reason = "the tests of the public API use the rest")]
+#[path = "../tests/backbone/support.rs"]
+mod support;

@@ -58,6 +58,16 @@ pub enum CheckpointError {
         /// Each fault, with the tensor's name.
         faults: Vec<String>,
     },
+    /// A tensor that is to take the place of one that is not there.
+    #[error("{} has no tensor `{name}` of shape {found:?}, which was tuned: these are other weights", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// torchvision's name of the tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
     /// Two tensors have the same meaning, under different names.
     #[error("{} has the same tensor twice, as `{}` and as `{}`", path.display(), names[0], names[1])]
     Twice {

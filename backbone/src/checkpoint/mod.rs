@@ -33,6 +33,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, StoredTensor>,
     architecture: Architecture,
     sha256: String,
+    /// The SHA-256 of the file and of the tensors that have taken the place of its own.
+    fingerprint: String,
     preprocessing: Preprocessing,
     path: PathBuf,
     origin: String,
@@ -93,8 +95,10 @@ impl Checkpoint {
             }
             .into());
         }
+        let sha256 = hex(&Sha256::digest(&bytes));
         Ok(Self {
-            sha256: hex(&Sha256::digest(&bytes)),
+            fingerprint: sha256.clone(),
+            sha256,
             tensors,
             architecture,
             preprocessing: described.preprocessing,
@@ -102,6 +106,32 @@ impl Checkpoint {
             origin: files.origin.clone(),
             bytes,
         })
+    }
+
+    /// The same with other values of some tensors, by torchvision's names: those of stages that were tuned.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] for a tensor that the network does not have, or has in another shape.
+    pub fn with_tensors(mut self, tensors: &BTreeMap<String, Tensor>) -> Result<Self, BackboneError> {
+        let mut hash = Sha256::new_with_prefix(&self.fingerprint);
+        for (name, tensor) in tensors {
+            let found = tensor.dims();
+            let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == found);
+            let Some(stored) = stored else {
+                let (path, name, found) = (self.path.clone(), name.clone(), found.to_vec());
+                return Err(CheckpointError::Foreign { path, name, found }.into());
+            };
+            let start = self.bytes.len();
+            let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+            self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hash.update(name);
+            hash.update(&self.bytes[start..]);
+            (stored.dtype, stored.bytes) = (Dtype::F32, start..self.bytes.len());
+        }
+        if !tensors.is_empty() {
+            self.fingerprint = hex(&hash.finalize());
+        }
+        Ok(self)
     }
 
     /// Which ResNet it is.
@@ -114,6 +144,13 @@ impl Checkpoint {
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// What stands for all of its values: the SHA-256 of the file, or of that and the tensors that have taken the place of its
+    /// own, in hexadecimal.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// How photos are prepared for these weights.

@@ -1,29 +1,35 @@
 //! A ResNet that is trained, from a stage on.
 //!
-//! Every parameter is a candle variable, and candle's graph leads from the features back to them. What the graph is made of
-//! is not candle's, which cannot go back through the stem's pool and is slow through a convolution on the CPU: each step is
-//! an operation of our own with its derivatives.
+//! What comes out of each unit is written down on the way forward, and the way back goes through the same units: no graph. All values are
+//! channels last. On the CPU (`host`) convolutions and their derivatives are products of the engine's; on a GPU (`gpu`) candle
+//! has the operations, and what moves the parameters finds them and their gradients on the host as well.
 
-mod convolution;
-mod elementwise;
-mod normalisation;
-mod storage;
+mod block;
+mod buffers;
+mod gpu;
+mod host;
+mod norm;
+mod parameters;
+mod pool;
+mod unit;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Tensor};
 
-use self::convolution::Convolution;
-use self::elementwise::{AddRelu, MaxPool};
-use self::normalisation::{BatchNorm, Statistics};
+use self::block::Block;
+use self::gpu::Gpu;
+use self::host::Host;
+use self::parameters::Store;
+pub use self::parameters::{Parameter, Role, Slot};
+use self::pool::Size;
+use self::unit::Unit;
 use crate::architecture::Architecture;
-use crate::blueprint::{self, EPSILON, Part};
+use crate::blueprint::{self, Part};
 use crate::checkpoint::Checkpoint;
+use crate::device::{DeviceChoice, Precision};
 use crate::error::BackboneError;
 use crate::layer::Layer;
-
-/// How much of the batch's statistics goes into the running ones at a step, as in PyTorch.
-const MOMENTUM: f32 = 0.1;
 
 /// What BatchNorm normalises by while the network is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,93 +41,117 @@ pub enum BatchNormMode {
     Train,
 }
 
-/// What a parameter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A convolution's weights.
-    Weight,
-    /// A BatchNorm's scale or shift: weight decay would only change the size of what follows.
-    BatchNorm,
+/// What the network gives at a layer for some photos, channels last, `[N, H, W, C]`; before the stem, normalised photos
+/// `[N, H, W, 3]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// The values, channel by channel of each position.
+    pub values: &'a [f32],
+    /// `N`
+    pub photos: usize,
+    /// `H`
+    pub height: usize,
+    /// `W`
+    pub width: usize,
+    /// `C`
+    pub channels: usize,
 }
 
-/// A parameter that is trained.
-#[derive(Clone, Debug)]
-pub struct Parameter {
-    /// torchvision's name, `layer4.0.conv1.weight` for example.
-    pub name: String,
-    /// The stage that it belongs to, [`Layer::Stem`] to [`Layer::Layer4`].
-    pub stage: Layer,
-    /// What it is.
-    pub role: Role,
-    /// Its values: of a BatchNorm `[C]`, of a convolution `[K, K, C, O]`, which is how they are multiplied.
-    pub values: Var,
-}
-
-/// The stages of a ResNet from one on, and the average over positions at the end, in `f32` on the CPU.
+/// The stages of a ResNet from one on, and the average over positions at the end.
+///
+/// A step is [`forward_training`](Self::forward_training), then [`backward`](Self::backward), then whatever moves the
+/// [`slots`](Self::slots), then [`zero_gradients`](Self::zero_gradients). Several forwards and backwards before one move add up.
 #[derive(Debug)]
 pub struct Trainable {
     architecture: Architecture,
     mode: BatchNormMode,
-    parameters: Vec<Parameter>,
+    from: Layer,
+    tuned: Layer,
+    network: Network,
+    runner: Runner,
+}
+
+/// What is run.
+#[derive(Debug)]
+struct Network {
+    store: Store,
     stem: Option<Unit>,
     blocks: Vec<Block>,
 }
 
+/// What runs it.
 #[derive(Debug)]
-struct Block {
-    units: Vec<Unit>,
-    shortcut: Option<Unit>,
+enum Runner {
+    Host(Box<Host>),
+    Gpu(Gpu),
 }
 
-/// A convolution and the BatchNorm after it.
-#[derive(Debug)]
-struct Unit {
-    bn: String,
-    convolution: Convolution,
-    /// The numbers of its parameters: the convolution's weights, and the BatchNorm's `γ` and `β`.
-    weight: usize,
-    gamma: usize,
-    beta: usize,
-    /// The running mean and variance, `[C]`.
-    mean: Vec<f32>,
-    variance: Vec<f32>,
+/// A step of training.
+#[derive(Clone, Copy, Debug)]
+struct Training {
+    /// The first stage that is trained.
+    from: Layer,
+    /// Whether BatchNorm goes by the statistics of the batch there.
+    by_batch: bool,
 }
 
 impl Trainable {
-    /// The stages of a checkpoint that come from `from` on, which is trained too.
+    /// The stages of a checkpoint from `from` on, all of them trained, in `f32` on the CPU; from [`Layer::Avgpool`] on that is nothing
+    /// but the average.
     ///
     /// # Errors
-    /// [`BackboneError::Checkpoint`] for a weight that is NaN or infinite.
+    /// [`BackboneError::Checkpoint`] for a weight that is NaN or infinite; [`BackboneError::Engine`] when the instruction set that is
+    /// asked for is not to be had.
+    pub fn load(checkpoint: &Checkpoint, from: Layer, mode: BatchNormMode) -> Result<Self, BackboneError> {
+        Self::load_on(checkpoint, from, mode, DeviceChoice::Cpu, Precision::F32)
+    }
+
+    /// The same on a device. [`Precision::Bf16`] is what a GPU computes convolutions in; parameters, gradients, running statistics and
+    /// BatchNorm stay in `f32`, and the CPU has nothing but that.
     ///
-    /// # Panics
-    /// For [`Layer::Avgpool`], from which on there is nothing to train.
-    pub fn load(
+    /// # Errors
+    /// As [`load`](Self::load); [`BackboneError::Device`] when the device is not there.
+    pub fn load_on(
         checkpoint: &Checkpoint,
         from: Layer,
         mode: BatchNormMode,
-    ) -> std::result::Result<Self, BackboneError> {
+        device: DeviceChoice,
+        precision: Precision,
+    ) -> Result<Self, BackboneError> {
+        let runner = match device.open()? {
+            Device::Cpu => Runner::Host(Box::new(Host::new()?)),
+            device => Runner::Gpu(Gpu::new(device, precision.dtype())),
+        };
+        Self::load_for(checkpoint, from, mode, runner)
+    }
+
+    fn load_for(
+        checkpoint: &Checkpoint,
+        from: Layer,
+        mode: BatchNormMode,
+        runner: Runner,
+    ) -> Result<Self, BackboneError> {
         const STAGES: [Layer; 4] = [Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4];
-        assert!(from < Layer::Avgpool, "nothing is trained from `avgpool` on");
-        let mut loading = Loading { checkpoint, stage: Layer::Stem, parameters: Vec::new() };
+        let mut loading = Loading { checkpoint, stage: Layer::Stem, store: Store::default() };
         let stem = (from == Layer::Stem).then(|| loading.unit(&blueprint::stem())).transpose()?;
         let mut blocks = Vec::new();
         for (index, stage) in STAGES.into_iter().enumerate().filter(|(_, stage)| *stage >= from) {
             loading.stage = stage;
             for block in blueprint::stage(checkpoint.architecture(), index) {
                 let units = block.convolutions.iter().map(|part| loading.unit(part));
-                let units = units.collect::<std::result::Result<_, _>>()?;
+                let units = units.collect::<Result<_, _>>()?;
                 let shortcut = block.shortcut.as_ref().map(|part| loading.unit(part)).transpose()?;
-                blocks.push(Block { units, shortcut });
+                blocks.push(Block { stage, units, shortcut });
             }
         }
-        let architecture = checkpoint.architecture();
-        Ok(Self { architecture, mode, parameters: loading.parameters, stem, blocks })
+        let network = Network { store: loading.store, stem, blocks };
+        Ok(Self { architecture: checkpoint.architecture(), mode, from, tuned: from, network, runner })
     }
 
-    /// What is trained, from the input on.
+    /// What can be trained, in the order in which it runs: of all stages that are loaded.
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+        &self.network.store.parameters
     }
 
     /// The number of features, `F`.
@@ -130,20 +160,106 @@ impl Trainable {
         Layer::Avgpool.channels(self.architecture)
     }
 
-    /// What is trained and what follows it, by torchvision's names and in its shapes: of each convolution the weights
+    /// Trains from this stage on only. Those below it that are loaded run frozen: by their running statistics, and without
+    /// gradients. What was written down for a way back is dropped.
+    pub fn tune_from(&mut self, stage: Layer) {
+        self.tuned = stage.max(self.from);
+        match &mut self.runner {
+            Runner::Host(host) => host.forget(),
+            Runner::Gpu(gpu) => gpu.forget(),
+        }
+    }
+
+    /// Features `[N, F]`, by the running statistics.
+    ///
+    /// # Errors
+    /// [`BackboneError::Activations`] for sizes that do not fit.
+    pub fn forward(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError> {
+        let from = (self.size(input)?, input.values);
+        match &mut self.runner {
+            Runner::Host(host) => host.forward(&mut self.network, from),
+            Runner::Gpu(gpu) => gpu.forward(&self.network, from),
+        }
+    }
+
+    /// Features `[N, F]` for a step of training, and all that [`backward`](Self::backward) needs is written down. With
+    /// [`BatchNormMode::Train`], BatchNorm goes by the statistics of the batch in the stages that are trained, and the running ones
+    /// follow them.
+    ///
+    /// # Errors
+    /// [`BackboneError::Activations`] for sizes that do not fit; [`BackboneError::OneValue`] when a BatchNorm sees one value of a
+    /// channel only, which has no variance. Running statistics are as before then.
+    pub fn forward_training(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError> {
+        let from = (self.size(input)?, input.values);
+        let training = Training { from: self.tuned, by_batch: self.mode == BatchNormMode::Train };
+        let (features, statistics) = match &mut self.runner {
+            Runner::Host(host) => host.forward_training(&mut self.network, from, training)?,
+            Runner::Gpu(gpu) => gpu.forward_training(&self.network, from, training)?,
+        };
+        for (unit, batch) in self.network.units_mut(self.tuned).zip(&statistics) {
+            unit.follow(batch);
+        }
+        Ok(features)
+    }
+
+    /// Adds to the gradients of the stages that are trained, for the derivative of the loss by the features of the last
+    /// [`forward_training`](Self::forward_training), `[N, F]`. Between the two, parameters stay as they are.
+    ///
+    /// # Errors
+    /// [`BackboneError::Derivative`] when there was none since the last time, or the number of values is another.
+    pub fn backward(&mut self, by_features: &[f32]) -> Result<(), BackboneError> {
+        match &mut self.runner {
+            Runner::Host(host) => host.backward(&mut self.network, by_features),
+            Runner::Gpu(gpu) => gpu.backward(&mut self.network, by_features),
+        }
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_gradients(&mut self) {
+        self.network.store.zero_gradients();
+    }
+
+    /// The parameters of the stages that are trained, with their gradients.
+    pub fn slots(&mut self) -> impl Iterator<Item = Slot<'_>> {
+        if let Runner::Gpu(gpu) = &mut self.runner {
+            gpu.changed(self.tuned);
+        }
+        self.network.store.slots(self.tuned)
+    }
+
+    /// All that training changes, of all stages that are loaded, by torchvision's names: the parameters, and of each BatchNorm
+    /// `running_mean` and `running_var`, `[C]`.
+    pub fn values(&mut self) -> impl Iterator<Item = (String, &mut [f32])> {
+        if let Runner::Gpu(gpu) = &mut self.runner {
+            gpu.changed(self.from);
+        }
+        let Network { store: Store { parameters, values, .. }, stem, blocks } = &mut self.network;
+        let names = parameters.iter().map(|parameter| parameter.name.clone());
+        let units = stem.iter_mut().chain(blocks.iter_mut().flat_map(Block::units_mut));
+        let statistics = units.flat_map(|unit| {
+            let named = |leaf: &str| format!("{}.{leaf}", unit.bn);
+            let names = [named("running_mean"), named("running_var")];
+            names.into_iter().zip([unit.mean.as_mut_slice(), unit.variance.as_mut_slice()])
+        });
+        names.zip(values.iter_mut().map(Vec::as_mut_slice)).chain(statistics)
+    }
+
+    /// The tensors of all stages that are loaded, as a checkpoint has them, by torchvision's names: a convolution's weights
     /// `[O, C, K, K]`, of each BatchNorm `weight`, `bias`, `running_mean` and `running_var` `[C]`.
     ///
     /// # Errors
     /// When candle fails.
-    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    pub fn tensors(&self) -> candle_core::Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
-        for Parameter { name, role, values, .. } in &self.parameters {
-            let values = values.as_detached_tensor();
-            let values = if *role == Role::Weight { values.permute((3, 2, 0, 1))? } else { values };
-            // A copy: training goes on.
-            tensors.insert(name.clone(), values.force_contiguous()?);
+        for (Parameter { name, role, shape, .. }, values) in
+            self.network.store.parameters.iter().zip(&self.network.store.values)
+        {
+            let values = Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)?;
+            let values =
+                if *role == Role::Weight { values.permute((3, 2, 0, 1))?.contiguous()? } else { values };
+            tensors.insert(name.clone(), values);
         }
-        for unit in self.units() {
+        for unit in self.network.units() {
             for (leaf, values) in [("running_mean", &unit.mean), ("running_var", &unit.variance)] {
                 let values = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
                 tensors.insert(format!("{}.{leaf}", unit.bn), values);
@@ -152,159 +268,75 @@ impl Trainable {
         Ok(tensors)
     }
 
-    /// In the order in which they run.
+    /// The size of what comes in, where it fits.
+    fn size(&self, input: Activations<'_>) -> Result<Size, BackboneError> {
+        let Activations { values, photos, height, width, channels } = input;
+        let before = Layer::ALL.into_iter().rev().find(|layer| *layer < self.from);
+        let expected = before.map_or(3, |layer| layer.channels(self.architecture));
+        let count = [height, width, channels].into_iter().try_fold(photos, usize::checked_mul);
+        if channels != expected || count != Some(values.len()) || values.is_empty() {
+            return Err(BackboneError::Activations {
+                from: self.from,
+                expected,
+                shape: [photos, height, width, channels],
+                values: values.len(),
+            });
+        }
+        Ok(Size { photos, height, width, channels })
+    }
+}
+
+impl Network {
+    /// All units, in the order of their parameters.
     fn units(&self) -> impl Iterator<Item = &Unit> {
-        let of_blocks = self.blocks.iter().flat_map(|block| block.shortcut.iter().chain(&block.units));
-        self.stem.iter().chain(of_blocks)
+        self.stem.iter().chain(self.blocks.iter().flat_map(Block::units))
     }
 
-    /// Features `[N, F]` of what the stage before gives, `[N, C, H, W]`, or of normalised photos `[N, 3, H, W]` when the stem is
-    /// trained. BatchNorm goes by the running statistics.
-    ///
-    /// # Errors
-    /// When candle fails, or sizes do not fit.
-    pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        self.run(input, |unit, xs, relu| unit.by_running_statistics(&self.parameters, xs, relu))
-    }
-
-    /// The same for a step of training: with [`BatchNormMode::Train`], BatchNorm goes by the statistics of the batch, and the
-    /// running ones follow them.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward); when a BatchNorm sees one value of a channel only, which has no variance.
-    pub fn forward_training(&mut self, input: &Tensor) -> Result<Tensor> {
-        if self.mode == BatchNormMode::Frozen {
-            return self.forward(input);
-        }
-        let mut seen = Vec::new();
-        let features = self.run(input, |unit, xs, relu| {
-            let (ys, statistics) = unit.by_its_own_statistics(&self.parameters, xs, relu)?;
-            seen.push(statistics);
-            Ok(ys)
-        })?;
-        let of_blocks =
-            self.blocks.iter_mut().flat_map(|block| block.shortcut.iter_mut().chain(&mut block.units));
-        for (unit, statistics) in self.stem.iter_mut().chain(of_blocks).zip(&seen) {
-            unit.follow(statistics);
-        }
-        Ok(features)
-    }
-
-    /// With `apply` for each unit, in order, which ends in a ReLU where it is told so.
-    fn run(
-        &self,
-        input: &Tensor,
-        mut apply: impl FnMut(&Unit, &Tensor, bool) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let mut xs = input.permute((0, 2, 3, 1))?.contiguous()?;
-        if let Some(stem) = &self.stem {
-            xs = apply(stem, &xs, true)?.apply_op1(MaxPool)?;
-        }
-        for block in &self.blocks {
-            let around = match &block.shortcut {
-                Some(unit) => apply(unit, &xs, false)?,
-                None => xs.clone(),
-            };
-            for (index, unit) in block.units.iter().enumerate() {
-                xs = apply(unit, &xs, index + 1 < block.units.len())?;
-            }
-            xs = xs.apply_op2(&around, AddRelu)?;
-        }
-        xs.flatten(1, 2)?.mean(1)
+    /// Those of the stages from one on.
+    fn units_mut(&mut self, from: Layer) -> impl Iterator<Item = &mut Unit> {
+        let stem = self.stem.iter_mut().filter(move |_| from == Layer::Stem);
+        let blocks = self.blocks.iter_mut().filter(move |block| block.stage >= from);
+        stem.chain(blocks.flat_map(Block::units_mut))
     }
 }
 
-impl Unit {
-    fn by_running_statistics(&self, parameters: &[Parameter], xs: &Tensor, relu: bool) -> Result<Tensor> {
-        let [weight, gamma, beta] = self.parameters(parameters);
-        let (mean, inverse) = (self.mean.clone(), inverse(&self.variance));
-        let by_running = BatchNorm { mean, inverse, count: None, relu };
-        xs.apply_op2(weight, self.convolution)?.apply_op3(gamma, beta, by_running)
+/// What the last step of training gave is gone, or has other features than `found`.
+fn check_derivative(expected: usize, found: usize) -> Result<(), BackboneError> {
+    if expected == 0 || found != expected {
+        return Err(BackboneError::Derivative { expected, found });
     }
-
-    fn by_its_own_statistics(
-        &self,
-        parameters: &[Parameter],
-        xs: &Tensor,
-        relu: bool,
-    ) -> Result<(Tensor, Statistics)> {
-        let [weight, gamma, beta] = self.parameters(parameters);
-        let ys = xs.apply_op2(weight, self.convolution)?;
-        let statistics = Statistics::of(&ys)?;
-        if statistics.count < 2 {
-            candle_core::bail!(
-                "{}: one value of each channel has no variance; train with more photos at a time, or with \
-                 `batch_norm = \"frozen\"`",
-                self.bn
-            );
-        }
-        let (mean, inverse) = (statistics.mean.clone(), inverse(&statistics.variance));
-        let by_batch = BatchNorm { mean, inverse, count: Some(statistics.count), relu };
-        Ok((ys.apply_op3(gamma, beta, by_batch)?, statistics))
-    }
-
-    fn parameters<'a>(&self, parameters: &'a [Parameter]) -> [&'a Tensor; 3] {
-        [self.weight, self.gamma, self.beta].map(|number| parameters[number].values.as_tensor())
-    }
-
-    /// Moves the running statistics towards a batch's, whose variance is taken for that of all there is (with `n - 1`).
-    fn follow(&mut self, batch: &Statistics) {
-        let unbiased = batch.count as f32 / (batch.count - 1) as f32;
-        let towards = |running: &mut [f32], batch: &[f32], factor: f32| {
-            for (running, value) in running.iter_mut().zip(batch) {
-                *running += MOMENTUM * (factor * value - *running);
-            }
-        };
-        towards(&mut self.mean, &batch.mean, 1.0);
-        towards(&mut self.variance, &batch.variance, unbiased);
-    }
-}
-
-/// `1 / sqrt(variance + ε)`
-fn inverse(variance: &[f32]) -> Vec<f32> {
-    variance.iter().map(|&variance| (1.0 / (f64::from(variance) + EPSILON).sqrt()) as f32).collect()
+    Ok(())
 }
 
 /// Reads units and numbers their parameters.
 struct Loading<'a> {
     checkpoint: &'a Checkpoint,
     stage: Layer,
-    parameters: Vec<Parameter>,
+    store: Store,
 }
 
 impl Loading<'_> {
-    fn unit(&mut self, part: &Part) -> std::result::Result<Unit, BackboneError> {
+    fn unit(&mut self, part: &Part) -> Result<Unit, BackboneError> {
         let Part { conv, bn, geometry } = part;
-        let weight =
-            self.checkpoint.tensor(&format!("{conv}.weight"))?.permute((2, 3, 1, 0))?.contiguous()?;
-        let weight = self.parameter(format!("{conv}.weight"), Role::Weight, &weight)?;
+        let name = format!("{conv}.weight");
+        let weight = self.checkpoint.tensor(&name)?.permute((2, 3, 1, 0))?;
+        let (kernel, _, inputs, outputs) = weight.dims4()?;
+        let weight = self.parameter(name, Role::Weight, &weight)?;
         let [gamma, beta] = ["weight", "bias"].map(|leaf| format!("{bn}.{leaf}"));
         let (of_gamma, of_beta) = (self.checkpoint.tensor(&gamma)?, self.checkpoint.tensor(&beta)?);
         let gamma = self.parameter(gamma, Role::BatchNorm, &of_gamma)?;
         let beta = self.parameter(beta, Role::BatchNorm, &of_beta)?;
-        let vector = |leaf: &str| -> std::result::Result<Vec<f32>, BackboneError> {
+        let vector = |leaf: &str| -> Result<Vec<f32>, BackboneError> {
             Ok(self.checkpoint.tensor(&format!("{bn}.{leaf}"))?.to_vec1()?)
         };
         let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
-        Ok(Unit {
-            bn: bn.clone(),
-            convolution: Convolution { geometry: *geometry },
-            weight,
-            gamma,
-            beta,
-            mean,
-            variance,
-        })
+        let (bn, geometry) = (bn.clone(), *geometry);
+        Ok(Unit { bn, geometry, inputs, outputs, kernel, weight, gamma, beta, mean, variance })
     }
 
-    fn parameter(
-        &mut self,
-        name: String,
-        role: Role,
-        values: &Tensor,
-    ) -> std::result::Result<usize, BackboneError> {
-        let values = Var::from_tensor(values)?;
-        self.parameters.push(Parameter { name, stage: self.stage, role, values });
-        Ok(self.parameters.len() - 1)
+    fn parameter(&mut self, name: String, role: Role, values: &Tensor) -> Result<usize, BackboneError> {
+        let (stage, shape) = (self.stage, values.dims().to_vec());
+        let values = values.contiguous()?.flatten_all()?.to_vec1()?;
+        Ok(self.store.add(Parameter { name, stage, role, shape }, values))
     }
 }

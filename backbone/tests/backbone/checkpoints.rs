@@ -8,8 +8,7 @@ use headstock_backbone::{
 use safetensors::{Dtype, SafeTensors};
 
 use crate::formula;
-use crate::support::{Folder, State, assert_agree, golden, names, report, write_zeros};
-use crate::torchvision::floats;
+use crate::support::{Folder, State, assert_agree, floats, golden, names, report, write_zeros};
 
 const SIZE: (usize, usize) = (193, 129);
 

@@ -5,6 +5,7 @@
 mod candle;
 mod checkpoints;
 mod formula;
+mod golden_gradients;
 mod gradients;
 mod independence;
 mod lookalikes;

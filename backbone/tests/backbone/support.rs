@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::{Backbone, BackboneError, Checkpoint, DeviceChoice, Precision, Source};
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -177,6 +177,12 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
 pub(crate) fn golden(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/backbone").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The `f32` values of a tensor of a golden file.
+pub(crate) fn floats(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
+    data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 pub(crate) fn golden_json<T: DeserializeOwned>(name: &str) -> T {

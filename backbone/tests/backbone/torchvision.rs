@@ -4,7 +4,7 @@ use headstock_backbone::{Backbone, Isa, Layer, Pixels, Precision};
 use safetensors::SafeTensors;
 
 use crate::formula;
-use crate::support::{State, assert_agree, assert_near, golden};
+use crate::support::{State, assert_agree, assert_near, floats, golden};
 
 const RELATIVE: f32 = 1e-4;
 /// The second is C = H = W in the first stage, where candle's own convolution was once wrong.
@@ -79,11 +79,6 @@ fn taps_are_torchvisions(backbone: &Backbone) {
             assert_near(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &what);
         }
     }
-}
-
-pub(crate) fn floats(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
-    data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 fn doubles(golden: &SafeTensors<'_>, name: &str) -> Vec<f64> {
