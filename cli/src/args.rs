@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{Layer, Precision};
 use headstock_heads::SetMethod;
+use headstock_train::config::TuneFrom;
 
 /// Train an image classifier of your own: a pretrained ResNet stays frozen, and a head that you choose learns your
 /// classes.
@@ -106,8 +107,10 @@ Examples:
   headstock train --head svm --set head.C=0.1
   headstock train --config pets/headstock.toml --run runs/pets --set features.views=3
   headstock train --warm runs/linear-1           more photos, perhaps new classes, and a head that knows the rest
+  headstock train --set tune.from=layer4         tune the last stage of the backbone with the head
+  headstock train --resume runs/linear-2         go on with a tuning that was interrupted
 
-An interrupted run goes on where it stopped: features that were computed are kept.")]
+An interrupted run goes on where it stopped: features that were computed are kept, and of a tuning checkpoints.")]
 pub(crate) struct TrainArgs {
     /// The run's folder, which must not be there yet [default: runs/HEAD-N]
     #[arg(long, value_name = "DIR")]
@@ -118,6 +121,12 @@ pub(crate) struct TrainArgs {
     /// Start from the head of an earlier run, of the same kind: its classes keep their numbers, new ones come after them
     #[arg(long, value_name = "RUN")]
     pub(crate) warm: Option<PathBuf>,
+    /// Go on with a run whose tuning was interrupted, with the settings that it has; it ends as if it had not been
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "head", "warm", "find_lr", "overrides", "config"])]
+    pub(crate) resume: Option<PathBuf>,
+    /// Train nothing: try learning rates from tiny to large on a few batches, and show where the loss falls
+    #[arg(long, conflicts_with_all = ["run", "warm"])]
+    pub(crate) find_lr: bool,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +260,7 @@ pub(crate) struct EvaluateArgs {
 Examples:
   headstock extract --out features.npz
   headstock extract --out layer3.parquet --layer layer3
+  headstock extract --out tuned.npz --run runs/linear-2     by the backbone that a run has tuned
 
 Rows are in the order of the paths, sorted. Beside .npy and .npz a .csv is written: row,path,class,label.
 A layer before avgpool is averaged over its positions.")]
@@ -261,6 +271,9 @@ pub(crate) struct ExtractArgs {
     /// The layer [default: backbone.layer of the config]
     #[arg(long, value_name = "LAYER")]
     pub(crate) layer: Option<Layer>,
+    /// Use the backbone of a run, with what it has tuned, and its config where --config names no other
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -282,6 +295,7 @@ Examples:
   headstock bench --weights demo/backbone --batch 16 --threads 2 --seconds 4 --json
   headstock bench --set backbone.device=cuda --precision bf16
   headstock bench --data --seconds 20
+  headstock bench --weights demo/backbone --tune layer4
 
 Of the config, [backbone] counts: where the network runs, in which precision, and up to which layer.
 With --weights no config is needed, and none is read unless --config names it or --data asks for its photos.")]
@@ -296,6 +310,9 @@ pub(crate) struct BenchArgs {
     /// alone beside it
     #[arg(long)]
     pub(crate) data: bool,
+    /// Measure steps that tune the backbone from this stage on, from activations in memory
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["data", "precision"])]
+    pub(crate) tune: Option<TuneFrom>,
     /// Photos in a batch of the network alone, up to 4096
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH))]
     pub(crate) batch: u16,

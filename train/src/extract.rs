@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::feature_file::{Described, Target};
 use crate::features::{Features, Stock};
 use crate::progress::Progress;
+use crate::run::Run;
 use crate::samples::{Inputs, Samples};
 
 /// What was written.
@@ -22,11 +23,17 @@ pub struct Extracted {
     pub skipped: usize,
 }
 
-/// Writes the features of every photo, plain view, in the order of the paths, sorted.
+/// Writes the features of every photo, plain view, in the order of the paths, sorted; with a run by its backbone, tuned where it
+/// was.
 ///
 /// # Errors
 /// [`TrainError`]; `out` is written whole or not at all.
-pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Result<Extracted, TrainError> {
+pub fn extract(
+    settings: &Settings,
+    run: Option<&Run>,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Extracted, TrainError> {
     let target = Target::open(out)?;
     let (samples, inputs) = Samples::unsplit(settings)?;
     let (Inputs::Photos(paths), Some(options)) = (inputs, &settings.options.backbone) else {
@@ -34,7 +41,11 @@ pub fn extract(settings: &Settings, out: &Path, progress: &dyn Progress) -> Resu
             "features are extracted from photos, and `data.features` has none".into(),
         ));
     };
-    let stock = Stock::open(options, progress)?;
+    let of_run = run.map(|run| run.model.weights(settings, progress)).transpose()?.flatten();
+    let stock = match of_run {
+        Some(stock) => stock,
+        None => Stock::open(options, progress)?,
+    };
     let features = Features::prepare(&stock, &settings.options, &paths, &vec![0; paths.len()], progress)?;
     let mut order: Vec<usize> = (0..paths.len()).filter(|&photo| features.has(photo)).collect();
     if order.is_empty() {

@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod activations;
 pub mod compare;
 pub mod config;
 mod error;
@@ -40,6 +41,7 @@ pub mod samples;
 mod score;
 mod table;
 mod throughput;
+mod tune;
 
 pub use error::{Kind, TrainError, Unreadable};
 pub use evaluate::{Evaluation, evaluate};
@@ -50,3 +52,4 @@ pub use prepared::Prepared;
 pub use progress::Progress;
 pub use run::{Reserved, Run, RunPlace};
 pub use throughput::{Throughput, throughput};
+pub use tune::{LrCurve, LrPoint, TuningSpeed, find_lr, resume, tuning_speed};

@@ -63,21 +63,18 @@ impl<'a> Predictor<'a> {
         progress: &dyn Progress,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {
-        let network = Network {
-            backbone: &self.backbone,
-            layer: self.stock.options().layer,
-            size: self.stock.transform().crop,
-        };
+        let (layer, size) = (self.stock.options().layer, self.stock.transform().crop);
+        let network = Network::features(&self.backbone, layer, size);
         let jobs: Vec<Job<'_>> = (photos.iter().enumerate())
             .map(|(photo, path)| Job { path, renderings: photo..photo + 1 })
             .collect();
         let render = |_, bytes: &[u8]| Ok(vec![self.renderer.plain_view(bytes)?]);
         let (mut ahead, mut next) = (BTreeMap::new(), 0);
         progress.begin("predicting", photos.len() as u64, "photos");
-        let outcome = run::<DecodeError, E>(network, &jobs, &render, &mut |news| {
+        let outcome = run::<_, DecodeError, E>(&network, &jobs, &render, &mut |news| {
             for done in news {
                 match done {
-                    Done::Features { of, values } => {
+                    Done::Ran { of, values } => {
                         let each = values.chunks_exact(self.stock.width()).map(|values| Ok(values.to_vec()));
                         ahead.extend(of.into_iter().zip(each));
                     }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{Backbone, Layer, Pixels};
-use headstock_train::config::{Config, Settings};
+use headstock_train::config::{Config, Settings, TuneFrom};
 use headstock_train::features::Stock;
-use headstock_train::{TrainError, throughput};
+use headstock_train::{TrainError, TuningSpeed, throughput, tuning_speed};
 use serde::Serialize;
 
 use super::Session;
@@ -54,6 +54,9 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
     let without = || TrainError::Usage("give --weights, or a config with a backbone".into());
     let options = settings.options.backbone.as_ref().ok_or_else(without)?;
     let stock = Stock::open(options, session.bars)?;
+    if let Some(from) = args.tune {
+        return tuning(&stock, from, usize::from(args.batch), limit, session);
+    }
     let backbone = stock.load()?;
     let (height, width) = stock.transform().crop;
     let (height, width, batch) = (height as usize, width as usize, usize::from(args.batch));
@@ -103,6 +106,46 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
         seconds_to_first,
         peak_memory_mib: peak_memory(),
     })?;
+    Ok(())
+}
+
+/// What `--tune --json` prints.
+#[derive(Serialize)]
+struct TuningFigures {
+    images_per_second: f64,
+    architecture: String,
+    batch: usize,
+    threads: usize,
+    steps: usize,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_mib: Option<f64>,
+}
+
+/// Measures steps of tuning.
+fn tuning(
+    stock: &Stock,
+    from: TuneFrom,
+    batch: usize,
+    limit: Duration,
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
+    let TuningSpeed { steps, seconds } = tuning_speed(stock, from, batch, limit)?;
+    let figures = TuningFigures {
+        images_per_second: (steps * batch) as f64 / seconds,
+        architecture: stock.checkpoint().architecture().to_string(),
+        batch,
+        threads: rayon::current_num_threads(),
+        steps,
+        seconds,
+        peak_memory_mib: peak_memory(),
+    };
+    let out = &mut *session.output;
+    out.line(format!(
+        "{}, tuned, batch {batch}, {} threads: {:.1} photos/s",
+        figures.architecture, figures.threads, figures.images_per_second
+    ))?;
+    out.figures(&figures)?;
     Ok(())
 }
 

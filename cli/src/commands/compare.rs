@@ -22,7 +22,7 @@ struct Figures<'a> {
 }
 
 pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let settings = session.settings(&[])?;
+    let settings = session.settings(&[])?.frozen();
     let candidates = candidates(&settings, &session.heads, args.heads.as_deref())?;
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);

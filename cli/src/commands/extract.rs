@@ -1,6 +1,6 @@
 //! `headstock extract`
 
-use headstock_train::extract;
+use headstock_train::{Run, extract};
 use serde::Serialize;
 
 use super::Session;
@@ -17,9 +17,17 @@ struct Figures<'a> {
 }
 
 pub(crate) fn run(args: &ExtractArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let layer: Vec<String> = args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
-    let settings = session.settings(&layer)?;
-    let extracted = extract(&settings, &args.out, session.bars)?;
+    let mut changes: Vec<String> = args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
+    // Any layer goes, also with settings that tune, and nothing is tuned here.
+    changes.push("tune.from=head".into());
+    let run = args.run.as_deref().map(|folder| Run::open(folder, &session.heads)).transpose()?;
+    let settings = match &run {
+        Some(run) if session.global.config.is_none() => {
+            run.settings(&[changes, session.global.overrides.clone()].concat(), &session.heads)?
+        }
+        _ => session.settings(&changes)?,
+    };
+    let extracted = extract(&settings, run.as_ref(), &args.out, session.bars)?;
     let out = &mut *session.output;
     out.line(format!("{}: {} x {} features", args.out.display(), extracted.rows, extracted.width))?;
     out.figures(&Figures {

@@ -314,6 +314,11 @@ views = 0                         # augmented views kept of each training photo,
 # horizontal_flip = 0.5
 # rotation = 30
 
+# Tune the last stages of the backbone with the head: docs/tuning.md says when.
+# [tune]
+# from = "layer4"                   # or earlier; "stem" is everything
+# epochs = 6
+
 # The head: `headstock heads` lists them, `headstock heads linear` shows the keys of one.
 [head]
 kind = "linear"

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod extract;
+mod find_lr;
 pub(crate) mod heads;
 pub(crate) mod init;
 pub(crate) mod predict;

@@ -4,10 +4,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use headstock_train::run::CalibrationMetrics;
-use headstock_train::{Outcome, Run, RunPlace, train};
+use headstock_train::{Outcome, Run, RunPlace, resume, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, line_of, line_of_sets, program, quoted};
+use super::{CONFIG, Session, find_lr, line_of, line_of_sets, program, quoted};
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
@@ -27,14 +27,25 @@ impl<'a> Figures<'a> {
 }
 
 pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
+    if let Some(folder) = &args.resume {
+        let (settings, outcome) = resume(folder, &session.heads, session.bars)?;
+        return Ok(tell(&outcome, settings.head.kind(), session.output)?);
+    }
     let head: Vec<String> = args.head.iter().map(|name| format!("head.kind={name}")).collect();
     let settings = session.settings(&head)?;
+    if args.find_lr {
+        return find_lr::run(&settings, session);
+    }
     let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
     let start = args.warm.as_deref().map(|folder| Run::open(folder, &session.heads)).transpose()?;
     let outcome = train(&settings, start.as_ref(), &place, session.bars)?;
 
-    let (kind, out) = (settings.head.kind(), &mut *session.output);
-    Ok(naming(&outcome, show(&outcome, kind, out).and_then(|()| out.figures(&Figures::new(&outcome, kind))))?)
+    Ok(tell(&outcome, settings.head.kind(), session.output)?)
+}
+
+/// Shows what came of it, for people and for programs.
+fn tell(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
+    naming(outcome, show(outcome, kind, out).and_then(|()| out.figures(&Figures::new(outcome, kind))))
 }
 
 /// Where the run could not be shown, at least where it is: it may have been the work of hours.
@@ -66,8 +77,9 @@ pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<()
     if let Some(conformal) = &metrics.conformal {
         out.line(line_of_sets(conformal))?;
     }
+    let tuning = seconds.tune.map_or(String::new(), |seconds| format!(", tuning {seconds:.1} s"));
     out.line(format!(
-        "features {:.1} s ({} computed), fit {:.1} s, calibration {:.1} s, test {:.1} s",
+        "features {:.1} s ({} computed), fit {:.1} s{tuning}, calibration {:.1} s, test {:.1} s",
         seconds.features, counts.computed, seconds.fit, seconds.calibration, seconds.test
     ))?;
     out.line(format!("run: {}", folder.display()))?;
@@ -80,8 +92,9 @@ pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<()
     }
     // The run's own config has all that this command was told, and its features are kept.
     let config = quoted(folder.join(CONFIG).display());
+    let frozen = if seconds.tune.is_some() { " --set tune.from=head" } else { "" };
     out.line(format!(
-        "  {program} train --config {config} --head {other}   # seconds: the features are kept"
+        "  {program} train --config {config} --head {other}{frozen}   # seconds: the features are kept"
     ))?;
     out.line(format!("  {} holds what went wrong, class by class", folder.join("report.html").display()))
 }

@@ -9,23 +9,32 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 /// Runs `act`; what is warned of on this thread meanwhile goes nowhere else.
 pub(super) fn hearing<R>(act: impl FnOnce() -> R) -> (R, Vec<String>) {
+    hearing_up_to(Level::WARN, act)
+}
+
+/// As [`hearing`], of all events up to `level`.
+pub(crate) fn hearing_up_to<R>(level: Level, act: impl FnOnce() -> R) -> (R, Vec<String>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let result = tracing::dispatcher::with_default(&Dispatch::new(Ear(Arc::clone(&heard))), act);
+    let ear = Ear { level, heard: Arc::clone(&heard) };
+    let result = tracing::dispatcher::with_default(&Dispatch::new(ear), act);
     let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
     (result, heard)
 }
 
-struct Ear(Arc<Mutex<Vec<String>>>);
+struct Ear {
+    level: Level,
+    heard: Arc<Mutex<Vec<String>>>,
+}
 
 impl Subscriber for Ear {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::WARN
+        *metadata.level() <= self.level
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut message = Message(String::new());
         event.record(&mut message);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message.0);
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(message.0);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -31,7 +31,7 @@ mod bootstrap;
 mod candidates;
 mod file;
 mod folds;
-mod heard;
+pub(crate) mod heard;
 mod outcome;
 mod schedule;
 mod trial;

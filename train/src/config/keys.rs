@@ -6,9 +6,10 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 use super::options::{BackboneOptions, DataOptions, FeatureOptions, Options, SplitOptions};
+use super::tune::TuneOptions;
 
 /// The sections and their keys; `[head]` has keys of its own, which the head checks.
-fn sections() -> [(&'static str, &'static [&'static str]); 7] {
+fn sections() -> [(&'static str, &'static [&'static str]); 8] {
     [
         ("", serde_introspect::<Options>()),
         ("data", serde_introspect::<DataOptions>()),
@@ -17,6 +18,7 @@ fn sections() -> [(&'static str, &'static [&'static str]); 7] {
         ("features", serde_introspect::<FeatureOptions>()),
         ("augment", serde_introspect::<Augment>()),
         ("augment.random_resized_crop", serde_introspect::<RandomResizedCrop>()),
+        ("tune", serde_introspect::<TuneOptions>()),
     ]
 }
 

@@ -4,6 +4,7 @@ mod error;
 mod keys;
 mod options;
 mod settings;
+mod tune;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ pub use options::{
 };
 use settings::DEFAULT_HEAD;
 pub use settings::{Settings, Source};
+pub use tune::{KeptIn, OptimizerKind, ScheduleKind, Start, TuneFrom, TuneOptions, Views};
 
 /// A config before it is resolved: its text as a table, overrides applied, and where it came from.
 #[derive(Clone, Debug)]

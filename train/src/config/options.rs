@@ -8,6 +8,8 @@ use headstock_loader::{Augment, ClassOrder, TestSize};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::TuneOptions;
+
 /// The version of the config that is read and written.
 pub const VERSION: u32 = 1;
 
@@ -35,6 +37,9 @@ pub struct Options {
     /// What may happen to an augmented view.
     #[serde(default, skip_serializing_if = "Augment::is_empty")]
     pub augment: Augment,
+    /// What of the backbone is trained with the head, and how.
+    #[serde(default, skip_serializing_if = "TuneOptions::is_off")]
+    pub tune: TuneOptions,
     /// `kind`, and the rest of the table as that head takes it.
     #[serde(default)]
     pub head: Table,

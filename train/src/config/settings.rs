@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use headstock_heads::{ConfiguredHead, HeadError, Registry};
+use headstock_backbone::Layer;
+use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
 use headstock_loader::{CsvSource, TestSize};
 use toml::Value;
 
 use super::keys::nearest;
+use super::tune::{TuneOptions, Views};
 use super::{ConfigError, DataOptions, Options};
 
 /// The head of a config that names none.
@@ -97,11 +99,22 @@ impl Settings {
             }
         }
         let head = checks.head(&mut options, heads)?;
+        checks.tune(&mut options, head.as_ref(), heads)?;
         Ok(Self { options, source, head })
     }
 }
 
 impl Settings {
+    /// The same with the backbone frozen: of `[tune]` nothing is left.
+    #[must_use]
+    pub fn frozen(mut self) -> Self {
+        if !self.options.tune.is_off() {
+            tracing::info!("the backbone stays frozen here: [tune] is not used");
+            self.options.tune = TuneOptions::default();
+        }
+        self
+    }
+
     /// The same with another head: the one named `kind`, its table as [`ConfiguredHead::table`] gives it.
     ///
     /// # Errors
@@ -212,6 +225,46 @@ impl Checks<'_> {
             }
             _ => Err(self.key("data", "takes one of `folder`, `csv` and `features`")),
         }
+    }
+
+    /// What is tuned, and whether it can be.
+    fn tune(
+        &self,
+        options: &mut Options,
+        head: &dyn ConfiguredHead,
+        heads: &Registry,
+    ) -> Result<(), ConfigError> {
+        let tune = &mut options.tune;
+        tune.resolve().map_err(|(key, problem)| self.key(&format!("tune.{key}"), problem))?;
+        if tune.is_off() {
+            // What is checked but not used is not written.
+            *tune = TuneOptions::default();
+            return Ok(());
+        }
+        let Some(backbone) = &options.backbone else {
+            return Err(self.key("tune.from", "needs photos and a backbone: `data.features` has neither"));
+        };
+        if backbone.layer != Layer::Avgpool {
+            let problem = "needs `backbone.layer = \"avgpool\"`: all stages are tuned from it on";
+            return Err(self.key("tune.from", problem));
+        }
+        if tune.views == Views::Fresh && options.augment.is_empty() {
+            let problem =
+                "asks for a new rendering in each epoch, but [augment] is empty: all would be the plain one";
+            return Err(self.key("tune.views", problem));
+        }
+        if head.differentiable().is_none() {
+            let known: Vec<&str> =
+                heads.iter().filter(|kind| kind.is_differentiable()).map(HeadKind::name).collect();
+            let (kind, known) = (head.kind(), known.join(", "));
+            return Err(self.key(
+                "tune.from",
+                format!(
+                    "needs a head that gradients pass through, which `{kind}` is not; these are: {known}"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// The head by its kind; its table is completed with the defaults.

@@ -27,23 +27,12 @@ impl Cache {
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
         let path = folder.join(FILE);
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .set_concurrency_mode(ConcurrencyMode::MultiWriter)
-            .create(&path)
-            .map_err(fault(&path))?;
-        Ok(Self { database, path })
+        Ok(Self { database: open(&path, CACHE_BYTES)?, path })
     }
 
     /// What is stored now.
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, TrainError> {
-        let transaction = self.database.begin_read().map_err(fault(&self.path))?;
-        let table = match transaction.open_table(FEATURES) {
-            Ok(table) => Some(table),
-            Err(TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return Err(fault(&self.path)(error)),
-        };
-        Ok(Snapshot { table, path: &self.path })
+        Ok(Snapshot { table: table(&self.database, FEATURES, &self.path)?, path: &self.path })
     }
 
     /// Stores vectors, all of them or none, and only returns when they are on the disk.
@@ -89,7 +78,31 @@ impl Snapshot<'_> {
     }
 }
 
-fn fault<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
+/// Opens a store that processes share, or begins one; `cache_bytes` of its pages are kept in memory.
+pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
+    Database::builder()
+        .set_cache_size(cache_bytes)
+        .set_concurrency_mode(ConcurrencyMode::MultiWriter)
+        .create(path)
+        .map_err(fault(path))
+}
+
+/// A table at this moment; none when nothing was ever put into it.
+pub(crate) fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    database: &Database,
+    definition: TableDefinition<'_, K, V>,
+    path: &Path,
+) -> Result<Option<ReadOnlyTable<K, V>>, TrainError> {
+    let transaction = database.begin_read().map_err(fault(path))?;
+    match transaction.open_table(definition) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(fault(path)(error)),
+    }
+}
+
+/// For `map_err`: the store at `path` failed.
+pub(crate) fn fault<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
     let path = path.to_path_buf();
     move |error| TrainError::Cache { path, source: Box::new(error.into()) }
 }

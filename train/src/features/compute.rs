@@ -1,18 +1,18 @@
-//! Features of photos that the cache lacks: computed side by side, stored as they come out.
+//! What is lacking of photos: computed side by side, stored as it comes out.
 
 use std::collections::HashSet;
+use std::iter;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstock_loader::dataset::unreadable;
-use headstock_loader::{Augment, DecodeError, EvalTransform, decode};
+use headstock_loader::{Augment, DecodeError, EvalTransform, decode, read_photo};
 use sha2::{Digest, Sha256};
 
-use super::cache::Cache;
 use super::pipeline::{self, Done, Job, Network};
 use super::{View, Wanted};
 use crate::config::OnError;
-use crate::error::TrainError;
+use crate::error::{TrainError, Unreadable};
 use crate::progress::Progress;
 
 /// What makes pixels of a photo's bytes.
@@ -24,7 +24,7 @@ pub(crate) struct Renderer {
 
 impl Renderer {
     /// Renders the plain view, and others as `augment` says.
-    pub(super) fn new(transform: EvalTransform, augment: Augment, max_pixels: u64) -> Self {
+    pub(crate) fn new(transform: EvalTransform, augment: Augment, max_pixels: u64) -> Self {
         Self { transform, augment, max_pixels }
     }
 
@@ -38,15 +38,54 @@ impl Renderer {
         Ok(self.transform.apply(&decode(bytes, self.max_pixels)?).into_raw())
     }
 
-    /// Views of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. It is decoded once for all of them.
-    fn views(&self, bytes: &[u8], hash: &[u8; 32], views: &[Wanted]) -> Result<Vec<Vec<u8>>, DecodeError> {
+    /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. It is decoded once for all of them.
+    fn renderings(
+        &self,
+        bytes: &[u8],
+        hash: &[u8; 32],
+        renderings: impl Iterator<Item = Rendering>,
+    ) -> Result<Vec<Vec<u8>>, DecodeError> {
         let photo = decode(bytes, self.max_pixels)?;
-        let rendered = views.iter().map(|wanted| match wanted.view {
-            PLAIN => self.transform.apply(&photo).into_raw(),
-            view => self.augment.view(&photo, &self.transform, view, hash).into_raw(),
+        let rendered = renderings.map(|rendering| match rendering {
+            Rendering::View(PLAIN) => self.transform.apply(&photo).into_raw(),
+            Rendering::View(view) => self.augment.view(&photo, &self.transform, view, hash).into_raw(),
+            Rendering::Fresh { epoch } => self.augment.fresh(&photo, &self.transform, epoch, hash).into_raw(),
         });
         Ok(rendered.collect())
     }
+
+    /// One rendering of the photo at `path`, `[H, W, 3]`; `hash` is what its bytes had.
+    ///
+    /// # Errors
+    /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::Format`] when it is another by now.
+    pub(crate) fn rendering(
+        &self,
+        path: &Path,
+        hash: &[u8; 32],
+        rendering: Rendering,
+    ) -> Result<Vec<u8>, TrainError> {
+        let lost = |error| TrainError::Unreadable(Unreadable(vec![(path.to_path_buf(), error)]));
+        let bytes = read_photo(path).map_err(lost)?;
+        if Sha256::digest(&bytes)[..] != hash[..] {
+            return Err(changed(path));
+        }
+        self.renderings(&bytes, hash, iter::once(rendering)).map(|rendered| rendered.concat()).map_err(lost)
+    }
+}
+
+/// How a photo is rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rendering {
+    /// Plainly, or as one of the numbered augmented views.
+    View(View),
+    /// Augmented anew for this epoch.
+    Fresh { epoch: u64 },
+}
+
+/// A photo's bytes are others than those that were looked at.
+fn changed(path: &Path) -> TrainError {
+    let problem = "changed while it was in use: run the command again".into();
+    TrainError::Format { path: path.to_path_buf(), problem }
 }
 
 /// The view that is not augmented.
@@ -70,34 +109,39 @@ pub(super) fn check(
 }
 
 /// What is computed of which photos, and what becomes of those that cannot be read.
-pub(super) struct Work<'a> {
-    pub(super) paths: &'a [PathBuf],
+pub(crate) struct Work<'a> {
+    /// What is computed, in the plural.
+    pub(crate) what: &'a str,
+    pub(crate) paths: &'a [PathBuf],
     /// The hash of each photo's bytes.
-    pub(super) hashes: &'a [Option<[u8; 32]>],
+    pub(crate) hashes: &'a [Option<[u8; 32]>],
     /// Photo by photo.
-    pub(super) wanted: &'a [Wanted],
-    pub(super) on_error: OnError,
+    pub(crate) wanted: &'a [Wanted],
+    pub(crate) on_error: OnError,
 }
+
+/// Stores what the network gave for some renderings.
+pub(crate) type Store<'a, T> = dyn FnMut(&[(&Wanted, &[T])]) -> Result<(), TrainError> + 'a;
 
 /// What came of it.
 #[derive(Default)]
-pub(super) struct Computed {
-    /// The photos that features are stored of.
-    pub(super) photos: HashSet<usize>,
-    /// How many vectors were stored.
-    pub(super) vectors: usize,
+pub(crate) struct Computed {
+    /// The photos that something is stored of.
+    pub(crate) photos: HashSet<usize>,
+    /// How many renderings something was stored of.
+    pub(crate) renderings: usize,
     /// The photos that cannot be read.
-    pub(super) unreadable: Vec<(usize, DecodeError)>,
+    pub(crate) unreadable: Vec<(usize, DecodeError)>,
 }
 
 impl Work<'_> {
-    /// Computes what is wanted and stores it as it comes out. Where unreadable photos stop the work, the first one ends it;
+    /// Computes what is wanted and has it stored as it comes out. Where unreadable photos stop the work, the first one ends it;
     /// what was computed until then is stored all the same.
-    pub(super) fn run(
+    pub(crate) fn run<T: Send>(
         &self,
-        network: Network<'_>,
+        network: &Network<'_, T>,
         renderer: &Renderer,
-        cache: &Cache,
+        store: &mut Store<'_, T>,
         progress: &dyn Progress,
     ) -> Result<Computed, TrainError> {
         let mut numbers = 0..0;
@@ -114,31 +158,29 @@ impl Work<'_> {
             if self.hashes[views[job][0].photo] != Some(hash) {
                 return Err(Lost::Changed);
             }
-            Ok(renderer.views(bytes, &hash, views[job])?)
+            let renderings = views[job].iter().map(|wanted| Rendering::View(wanted.view));
+            Ok(renderer.renderings(bytes, &hash, renderings)?)
         };
         let mut computed = Computed::default();
-        progress.begin("computing features", self.wanted.len() as u64, "photos");
-        let outcome = pipeline::run::<Lost, TrainError>(network, &jobs, &render, &mut |news| {
-            let mut vectors = Vec::new();
+        progress.begin(&format!("computing {}", self.what), self.wanted.len() as u64, "photos");
+        let outcome = pipeline::run::<T, Lost, TrainError>(network, &jobs, &render, &mut |news| {
+            let mut outputs = Vec::new();
             for one in &news {
-                if let Done::Features { of, values } = one {
+                if let Done::Ran { of, values } = one {
                     let wanted = of.iter().map(|&number| &self.wanted[number]);
-                    vectors.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
+                    outputs.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
                 }
             }
-            cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))?;
-            computed.photos.extend(vectors.iter().map(|(wanted, _)| wanted.photo));
-            computed.vectors += vectors.len();
-            progress.step(vectors.len() as u64);
+            store(&outputs)?;
+            computed.photos.extend(outputs.iter().map(|(wanted, _)| wanted.photo));
+            computed.renderings += outputs.len();
+            progress.step(outputs.len() as u64);
             for one in news {
                 let Done::Failed { job, error } = one else { continue };
                 let photo = views[job][0].photo;
                 match error {
                     Lost::Unreadable(error) => computed.unreadable.push((photo, error)),
-                    Lost::Changed => {
-                        let problem = "changed while it was being read: run the command again".into();
-                        return Err(TrainError::Format { path: self.paths[photo].clone(), problem });
-                    }
+                    Lost::Changed => return Err(changed(&self.paths[photo])),
                 }
             }
             let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();

@@ -1,13 +1,15 @@
 //! Features of photos: computed once, kept, read as often as wanted.
 
-mod cache;
+pub(crate) mod cache;
 mod compute;
 mod pipeline;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::{Backbone, Checkpoint, Interpolation, Preprocessing, Source};
+use headstock_backbone::{Backbone, Checkpoint, Interpolation, Layer, Preprocessing, Source};
+use headstock_heads::Tensors;
 use headstock_loader::{Augment, DecodeError, EvalTransform, glance, read_photo};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -16,8 +18,7 @@ use crate::config::{BackboneOptions, OnError, Options};
 use crate::error::{TrainError, Unreadable};
 use crate::progress::Progress;
 use cache::{Cache, Key};
-pub(crate) use compute::Renderer;
-use compute::Work;
+pub(crate) use compute::{Renderer, Rendering, Work};
 pub(crate) use pipeline::{BATCH, Done, Job, Network, run};
 
 /// What a change in how features are computed changes, so that older ones are not taken for them.
@@ -56,6 +57,14 @@ impl Stock {
             None => Checkpoint::open(&files)?,
         };
         Ok(Self { checkpoint, options: options.clone() })
+    }
+
+    /// The same weights, with other values of the stages that were tuned.
+    ///
+    /// # Errors
+    /// [`TrainError::Backbone`] for tensors that are not of this network.
+    pub(crate) fn with_tensors(self, tensors: &Tensors) -> Result<Self, TrainError> {
+        Ok(Self { checkpoint: self.checkpoint.with_tensors(tensors)?, ..self })
     }
 
     /// The weights.
@@ -138,12 +147,15 @@ impl Features {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let augment = options.augment.clone();
-        let keys = KeyMaker::new(stock, &augment);
+        let layer = stock.options().layer;
+        let keys = KeyMaker::new(&[FORMAT], stock, layer, &augment);
         let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
         let cache = Cache::open(&options.features.cache)?;
 
         let (mut photos, mut unreadable) = look_at_all(&cache, &keys, paths, width, max_pixels, progress)?;
-        let missing = missing(&cache, &keys, &photos, views, width)?;
+        let snapshot = cache.snapshot()?;
+        let views = views.iter().map(|&augmented| 0..augmented.saturating_add(1));
+        let missing = missing(&keys, &photos, views, |key| snapshot.contains(key, width))?;
         let mut computed = 0;
         if !missing.wanted.is_empty() {
             // Before photos are decoded: what is wrong with the device is told at once.
@@ -152,11 +164,15 @@ impl Features {
             let mut rest = missing.photos;
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = stock.transform();
-                let network = Network { backbone, layer: stock.options().layer, size: transform.crop };
+                let network = Network::features(backbone, layer, transform.crop);
                 let renderer = Renderer::new(transform, augment, max_pixels);
-                let work = Work { paths, hashes: &photos, wanted: &missing.wanted, on_error };
-                let done = work.run(network, &renderer, &cache, progress)?;
-                computed = done.vectors;
+                let what = "features";
+                let work = Work { what, paths, hashes: &photos, wanted: &missing.wanted, on_error };
+                let store = &mut |vectors: &[(&Wanted, &[f32])]| {
+                    cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))
+                };
+                let done = work.run(&network, &renderer, store, progress)?;
+                computed = done.renderings;
                 let failed: HashSet<usize> = done.unreadable.iter().map(|(photo, _)| *photo).collect();
                 let same: HashSet<_> = failed.iter().map(|&photo| photos[photo]).collect();
                 unreadable.extend(done.unreadable);
@@ -188,6 +204,11 @@ impl Features {
     #[must_use]
     pub fn computed(&self) -> usize {
         self.computed
+    }
+
+    /// The hash of each photo's bytes; none for one that could not be read.
+    pub(crate) fn hashes(&self) -> &[Option<[u8; 32]>] {
+        &self.photos
     }
 
     /// Whether photo `i` could be read.
@@ -243,19 +264,20 @@ fn leave_out(
 }
 
 /// Makes keys: everything but the photo and the view is hashed once.
-struct KeyMaker {
+pub(crate) struct KeyMaker {
     weights: Sha256,
     augment: String,
 }
 
 impl KeyMaker {
-    fn new(stock: &Stock, augment: &Augment) -> Self {
-        let BackboneOptions { layer, precision, .. } = stock.options();
+    /// `what` is kept, in which format: what it says must be in no other keeper's.
+    pub(crate) fn new(what: &[&str], stock: &Stock, layer: Layer, augment: &Augment) -> Self {
+        let precision = stock.options().precision;
         let preprocessing = serde_json::to_string(stock.checkpoint().preprocessing())
             .expect("a preprocessing record is JSON");
         let mut weights = Sha256::new();
-        for part in [FORMAT, stock.checkpoint().sha256(), &preprocessing, layer.as_str(), precision.as_str()]
-        {
+        let rest = [stock.checkpoint().fingerprint(), &preprocessing, layer.as_str(), precision.as_str()];
+        for part in what.iter().copied().chain(rest) {
             weights.update(part);
             weights.update([0]);
         }
@@ -263,7 +285,12 @@ impl KeyMaker {
         Self { weights, augment }
     }
 
-    fn key(&self, photo: &[u8; 32], view: View) -> Key {
+    /// The hash of what all keys have in common: all but the photo, the view and the augmentation.
+    pub(crate) fn shared(&self) -> Key {
+        self.weights.clone().finalize().into()
+    }
+
+    pub(crate) fn key(&self, photo: &[u8; 32], view: View) -> Key {
         let mut hash = self.weights.clone();
         hash.update(photo);
         if view > 0 {
@@ -310,38 +337,37 @@ fn look_at_all(
     Ok((photos, unreadable))
 }
 
-/// A vector that has to be computed.
+/// A rendering that has to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wanted {
-    photo: usize,
-    view: View,
-    key: Key,
+pub(crate) struct Wanted {
+    pub(crate) photo: usize,
+    pub(crate) view: View,
+    pub(crate) key: Key,
 }
 
-/// What the cache lacks.
-struct Missing {
-    /// The vectors, each once even where photos are the same, photo by photo.
-    wanted: Vec<Wanted>,
+/// What is lacking.
+pub(crate) struct Missing {
+    /// The renderings, each once even where photos are the same, photo by photo.
+    pub(crate) wanted: Vec<Wanted>,
     /// Every photo that lacks one: whether it can be decoded is not known yet.
-    photos: Vec<usize>,
+    pub(crate) photos: Vec<usize>,
 }
 
-fn missing(
-    cache: &Cache,
+/// Which of each photo's `views` are not there.
+pub(crate) fn missing(
     keys: &KeyMaker,
     photos: &[Option<[u8; 32]>],
-    views: &[View],
-    width: usize,
+    views: impl Iterator<Item = Range<View>>,
+    there: impl Fn(&Key) -> Result<bool, TrainError>,
 ) -> Result<Missing, TrainError> {
-    let snapshot = cache.snapshot()?;
     let mut seen = HashSet::new();
     let mut missing = Missing { wanted: Vec::new(), photos: Vec::new() };
-    for (photo, (hash, &views)) in photos.iter().zip(views).enumerate() {
+    for (photo, (hash, views)) in photos.iter().zip(views).enumerate() {
         let Some(hash) = hash else { continue };
         let mut lacks = false;
-        for view in 0..=views {
+        for view in views {
             let key = keys.key(hash, view);
-            if !snapshot.contains(&key, width)? {
+            if !there(&key)? {
                 lacks = true;
                 if seen.insert(key) {
                     missing.wanted.push(Wanted { photo, view, key });

@@ -28,15 +28,28 @@ const AHEAD: usize = 4;
 const FILES_AHEAD: usize = 4;
 
 /// Batches of features that wait for the caller before the network does.
-const TOLD_LATER: usize = 64;
+const FEATURES_WAITING: usize = 64;
 
-/// The network, where it is tapped, and what it takes.
-#[derive(Clone, Copy)]
-pub(crate) struct Network<'a> {
+/// The network, what is made of what it gives, and what it takes.
+pub(crate) struct Network<'a, T> {
     pub(crate) backbone: &'a Backbone,
-    pub(crate) layer: Layer,
+    /// What a worker makes of a batch: as many values for each photo.
+    pub(crate) infer: Box<Infer<'a, T>>,
     /// Height and width of a rendered photo.
     pub(crate) size: (u32, u32),
+    /// Batches that wait for the caller before the network does; while it is told, as many again can come.
+    pub(crate) waiting: usize,
+}
+
+/// Runs a batch.
+pub(crate) type Infer<'a, T> = dyn Fn(&mut Worker<'_>, Pixels<'_>) -> Result<Vec<T>, TrainError> + Sync + 'a;
+
+impl<'a> Network<'a, f32> {
+    /// Gives features at `layer`, `[N, F]`.
+    pub(crate) fn features(backbone: &'a Backbone, layer: Layer, size: (u32, u32)) -> Self {
+        let infer = move |worker: &mut Worker<'_>, pixels: Pixels<'_>| Ok(worker.features(pixels, layer)?);
+        Self { backbone, infer: Box::new(infer), size, waiting: FEATURES_WAITING }
+    }
 }
 
 /// A photo to be rendered once or more; its renderings have these numbers.
@@ -46,9 +59,9 @@ pub(crate) struct Job<'a> {
 }
 
 /// What is done.
-pub(crate) enum Done<E> {
-    /// The features of these renderings, `[of.len(), F]`.
-    Features { of: Vec<usize>, values: Vec<f32> },
+pub(crate) enum Done<T, E> {
+    /// What the network gives for these renderings, one after another.
+    Ran { of: Vec<usize>, values: Vec<T> },
     /// The job of this number came to nothing.
     Failed { job: usize, error: E },
 }
@@ -57,19 +70,20 @@ pub(crate) enum Done<E> {
 pub(crate) type Render<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Sync + 'a;
 
 /// Is told what was done since it was told last. To break off takes no new work on; what is in hand is still told.
-pub(crate) type Told<'a, E, F> = dyn FnMut(Vec<Done<E>>) -> Result<ControlFlow<()>, F> + 'a;
+pub(crate) type Told<'a, T, E, F> = dyn FnMut(Vec<Done<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
 
 /// Runs `jobs` through the network. `told` runs on this thread, while the network goes on.
 ///
 /// # Errors
 /// [`TrainError::Backbone`] from the network, and what `told` gives; either ends the work.
-pub(crate) fn run<E, F>(
-    network: Network<'_>,
+pub(crate) fn run<T, E, F>(
+    network: &Network<'_, T>,
     jobs: &[Job<'_>],
     render: &Render<'_, E>,
-    told: &mut Told<'_, E, F>,
+    told: &mut Told<'_, T, E, F>,
 ) -> Result<(), F>
 where
+    T: Send,
     E: From<DecodeError> + Send,
     F: From<TrainError>,
 {
@@ -78,7 +92,7 @@ where
     let left = jobs.iter().map(|job| job.renderings.len()).sum();
     let shared = Shared::new(left, workers.len());
     let (file, files) = sync_channel(FILES_AHEAD * threads);
-    let (tell, done) = sync_channel(TOLD_LATER);
+    let (tell, done) = sync_channel(network.waiting);
     let mut workers: Vec<Option<Worker<'_>>> = workers.into_iter().map(Some).collect();
     workers.resize_with(threads.max(workers.len()), || None);
     thread::scope(|scope| {
@@ -110,10 +124,10 @@ where
 }
 
 /// Tells what the threads have done until all of them have ended.
-fn listen<E, F: From<TrainError>>(
+fn listen<T, E, F: From<TrainError>>(
     shared: &Shared,
-    done: &Receiver<Result<Done<E>, TrainError>>,
-    told: &mut Told<'_, E, F>,
+    done: &Receiver<Result<Done<T, E>, TrainError>>,
+    told: &mut Told<'_, T, E, F>,
 ) -> Result<(), F> {
     let mut outcome = Ok(());
     while let Ok(first) = done.recv() {
@@ -140,19 +154,19 @@ fn listen<E, F: From<TrainError>>(
 }
 
 /// What a thread of the pool works with.
-struct Hand<'a, E> {
-    network: Network<'a>,
+struct Hand<'a, T, E> {
+    network: &'a Network<'a, T>,
     jobs: &'a [Job<'a>],
     render: &'a Render<'a, E>,
     shared: &'a Shared,
     files: Arc<Mutex<Receiver<File>>>,
-    tell: SyncSender<Result<Done<E>, TrainError>>,
+    tell: SyncSender<Result<Done<T, E>, TrainError>>,
 }
 
 /// The number of a job, and its photo's bytes.
 type File = (usize, Result<Vec<u8>, DecodeError>);
 
-impl<E: From<DecodeError>> Hand<'_, E> {
+impl<T, E: From<DecodeError>> Hand<'_, T, E> {
     fn work(self, mut worker: Option<Worker<'_>>) {
         let _ending = Ending(self.shared);
         loop {
@@ -170,16 +184,16 @@ impl<E: From<DecodeError>> Hand<'_, E> {
     }
 
     /// Runs the network on a batch.
-    fn run(&self, worker: &mut Worker<'_>, batch: Vec<Rendered>) -> Result<Done<E>, TrainError> {
+    fn run(&self, worker: &mut Worker<'_>, batch: Vec<Rendered>) -> Result<Done<T, E>, TrainError> {
         let (of, pixels): (Vec<usize>, Vec<Vec<u8>>) = batch.into_iter().unzip();
         let (height, width) = self.network.size;
         let data = pixels.concat();
         let pixels = Pixels::new(&data, of.len(), height as usize, width as usize)?;
-        Ok(Done::Features { values: worker.features(pixels, self.network.layer)?, of })
+        Ok(Done::Ran { values: (self.network.infer)(worker, pixels)?, of })
     }
 
     /// Renders the next photo, if there is one; says so when it fails.
-    fn render(&self) -> Option<Done<E>> {
+    fn render(&self) -> Option<Done<T, E>> {
         let file = lock(&self.files).recv();
         let Ok((job, bytes)) = file else {
             self.shared.change(|state| (state.exhausted, state.rendering) = (true, state.rendering - 1));

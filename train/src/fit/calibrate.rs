@@ -9,34 +9,31 @@ use crate::error::TrainError;
 use crate::metrics::{Predictions, Reliability};
 
 /// Folds, where every class has so many photos.
-const FOLDS: usize = 5;
+pub(crate) const FOLDS: usize = 5;
 
 /// What calibrating gives.
 #[derive(Default)]
-pub(super) struct Calibrated {
-    pub(super) calibration: Calibration,
+pub(crate) struct Calibrated {
+    pub(crate) calibration: Calibration,
     /// None where nothing was held out.
-    pub(super) held_out: Option<HeldOut>,
+    pub(crate) held_out: Option<HeldOut>,
 }
 
 /// What the photos that were held out in turn give.
-pub(super) struct HeldOut {
-    pub(super) conformal: Conformal,
-    pub(super) folds: usize,
-    pub(super) samples: usize,
+pub(crate) struct HeldOut {
+    pub(crate) conformal: Conformal,
+    pub(crate) folds: usize,
+    pub(crate) samples: usize,
     /// Of the logits' softmax.
-    pub(super) before: Reliability,
+    pub(crate) before: Reliability,
     /// Of each fold, calibrated by what the others give.
-    pub(super) after: Reliability,
+    pub(crate) after: Reliability,
     /// The method that was asked for and is not used, for it made things no better.
-    pub(super) dropped: Option<CalibrationMethod>,
+    pub(crate) dropped: Option<CalibrationMethod>,
 }
 
-/// Fits `head` on each part of `rows` that leaves a fold out, calibrates by `method` on what these heads make of the folds,
-/// and scores the calibrated probabilities for conformal sets.
-///
-/// What is said of a fold comes from the others alone: its head, and for figures and scores its calibration too. A
-/// calibration stays only where it lowers the log-loss of the folds and does not raise their calibration error.
+/// Fits `head` on each part of `rows` that leaves a fold out, and calibrates by `method` on what these heads make of the folds,
+/// as [`judge`] does.
 pub(super) fn calibrate(
     learner: &mut Learner<'_>,
     head: &dyn ConfiguredHead,
@@ -61,13 +58,24 @@ pub(super) fn calibrate(
         }
         Some((fewest, _)) => stratified(&labels, None, FOLDS.min(fewest)),
     };
-    let logits = out_of_fold(learner, head, rows, &folds)?;
-    let plain = Predictions::new(&logits);
-    let crossed = Predictions::with(crossed(method, &logits, &labels, &folds)?, &logits);
-    let (before, after) = (plain.metrics(&labels).reliability(), crossed.metrics(&labels).reliability());
+    judge(method, &out_of_fold(learner, head, rows, &folds)?, &labels, &folds)
+}
+
+/// Calibrates by `method` on logits of photos that were not fitted on, and scores the calibrated probabilities for conformal
+/// sets. What is said of a fold comes from the others. A calibration stays only where it lowers the log-loss of the folds and
+/// does not raise their calibration error.
+pub(crate) fn judge(
+    method: CalibrationMethod,
+    logits: &Logits,
+    labels: &[u32],
+    folds: &[Fold],
+) -> Result<Calibrated, TrainError> {
+    let plain = Predictions::new(logits);
+    let crossed = Predictions::with(crossed(method, logits, labels, folds)?, logits);
+    let (before, after) = (plain.metrics(labels).reliability(), crossed.metrics(labels).reliability());
     let better = after.log_loss < before.log_loss && after.ece <= before.ece;
     let (calibration, after, scored) = if better {
-        (Calibration::fit(method, &logits, &labels)?, after, crossed)
+        (Calibration::fit(method, logits, labels)?, after, crossed)
     } else {
         tracing::info!(
             "probabilities stay as they are: calibrating them ({}) would not make them better on photos held out (log loss \
@@ -81,7 +89,7 @@ pub(super) fn calibrate(
         (Calibration::None, before, plain)
     };
     let held_out = HeldOut {
-        conformal: Conformal::fit(&scored.probabilities, &labels)?,
+        conformal: Conformal::fit(&scored.probabilities, labels)?,
         folds: folds.len(),
         samples: labels.len(),
         before,

@@ -16,17 +16,17 @@ use crate::samples::Samples;
 const WORTH_TELLING: u64 = 1 << 30;
 
 /// Fits heads on samples that are named by their numbers.
-pub(super) struct Learner<'a> {
-    pub(super) samples: &'a Samples,
-    pub(super) matrix: &'a mut Matrix,
+pub(crate) struct Learner<'a> {
+    pub(crate) samples: &'a Samples,
+    pub(crate) matrix: &'a mut Matrix,
     /// Augmented views of each photo to fit on, beside the plain one.
-    pub(super) views: View,
-    pub(super) progress: &'a dyn Progress,
+    pub(crate) views: View,
+    pub(crate) progress: &'a dyn Progress,
 }
 
 impl Learner<'_> {
     /// Says what a fit on so many photos takes, where that is much.
-    pub(super) fn tell_memory(&self, head: &dyn ConfiguredHead, photos: usize) {
+    pub(crate) fn tell_memory(&self, head: &dyn ConfiguredHead, photos: usize) {
         let (samples, features) = (photos * (self.views as usize + 1), self.matrix.width());
         let shape = Shape { samples, features, classes: self.samples.classes.len() };
         let (own, held) = (head.memory(shape), 4 * (samples * features) as u64);
@@ -43,7 +43,7 @@ impl Learner<'_> {
 
     /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`. The head,
     /// and the seconds that its fit took alone.
-    pub(super) fn fit(
+    pub(crate) fn fit(
         &mut self,
         head: &dyn ConfiguredHead,
         start: Option<&Tensors>,
@@ -71,4 +71,9 @@ pub(crate) fn logits(head: &dyn Head, matrix: &Matrix, rows: &[usize]) -> Result
     let mut values = Vec::with_capacity(rows.len() * matrix.width());
     matrix.append(rows, 0, &mut values)?;
     Ok(head.logits(Features::new(&values, matrix.width())?)?)
+}
+
+/// Parameters that a fit chose, as a run keeps them.
+pub(crate) fn owned(chosen: Vec<(&'static str, f64)>) -> Vec<(String, f64)> {
+    chosen.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

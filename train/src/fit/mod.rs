@@ -1,6 +1,7 @@
 //! Training: features, fit, calibration, test, and a run.
 
 mod calibrate;
+mod finish;
 mod learn;
 mod record;
 mod warm;
@@ -8,21 +9,19 @@ mod warm;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use headstock_heads::{Fitted, Logits};
+use headstock_heads::{Fitted, Tensors};
 
-use self::calibrate::{Calibrated, calibrate};
-use self::learn::Learner;
-pub(crate) use self::learn::logits;
+use self::calibrate::calibrate;
+pub(crate) use self::calibrate::{Calibrated, FOLDS, judge};
+pub(crate) use self::finish::Learned;
+pub(crate) use self::learn::{Learner, logits, owned};
+pub(crate) use self::record::{backbone as backbone_record, settings as resolved};
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::metrics::Predictions;
 use crate::prepared::Prepared;
 use crate::progress::Progress;
-use crate::report;
-use crate::run::{
-    CalibrationMetrics, Change, ConformalMetrics, Counts, Model, ModelRecord, Reserved, Run, RunFiles,
-    RunMetrics, RunPlace, Seconds, TestRow, history, predictions, split,
-};
+use crate::run::{Model, Reserved, Run, RunMetrics, RunPlace, Seconds};
+use crate::tune;
 
 /// What training ended with.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +45,14 @@ pub fn train(
     place: &RunPlace,
     progress: &dyn Progress,
 ) -> Result<Outcome, TrainError> {
+    if !settings.options.tune.is_off() {
+        if start.is_some() {
+            return Err(TrainError::Usage(
+                "--warm starts the head of a frozen backbone: leave it out, or set tune.from=head".into(),
+            ));
+        }
+        return tune::train(settings, place, progress);
+    }
     let place = place.reserve(&settings.source)?;
     Prepared::after(start, settings, progress)?.train(settings, start, place, progress)
 }
@@ -68,89 +75,29 @@ impl Prepared {
             Some(run) => warm::tensors(run, settings, backbone.as_ref().map(|(_, record)| record), self)?,
             None => None,
         };
-        let Self { samples, matrix, kept, train, test: tested_on, .. } = self;
+        let Self { samples, matrix, train, .. } = self;
         let mut learner = Learner { samples, matrix, views: self.views, progress };
         let what = format!("fitting {}", settings.head.kind());
         learner.tell_memory(settings.head.as_ref(), train.len());
-        let (Fitted { head, history: fit_history, chosen }, fit) =
+        let (Fitted { head, history, chosen }, fit) =
             learner.fit(settings.head.as_ref(), start.as_ref(), train, &what)?;
 
         let started = Instant::now();
         let fixed = settings.head.with_chosen(&chosen)?;
         let calibrated = calibrate(&mut learner, fixed.as_ref(), train, settings.options.calibration)?;
         let calibration = started.elapsed().as_secs_f64();
-
-        let started = Instant::now();
-        let record = ModelRecord::new(
-            record::head(settings),
-            samples.classes.names().to_vec(),
-            matrix.width(),
+        let learned = Learned {
+            head,
+            tuned: Tensors::new(),
             backbone,
-            calibrated.calibration.clone(),
-        );
-        let conformal = calibrated.held_out.as_ref().map(|held_out| held_out.conformal.clone());
-        let model = Model { record, head, conformal };
-        let logits = logits(model.head.as_ref(), matrix, tested_on)?;
-        let tested = model.predictions(&logits)?;
-        let labels = samples.labels(tested_on);
-        let metrics = RunMetrics {
-            test: tested.metrics(&labels),
-            counts: Counts {
-                classes: samples.classes.len(),
-                train: train.len(),
-                test: tested_on.len(),
-                views: self.views,
-                skipped: samples.rows.len() - kept.len(),
-                computed: matrix.computed(),
-            },
-            chosen: chosen.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-            calibration: calibration_metrics(&calibrated, &logits, &tested, &labels),
-            conformal: ConformalMetrics::of(&model, &tested, &labels)?,
-            seconds: Seconds {
-                features: self.seconds,
-                fit,
-                calibration,
-                test: started.elapsed().as_secs_f64(),
-            },
+            history,
+            chosen: owned(chosen),
+            calibrated,
+            samples: train.len(),
+            computed: matrix.computed(),
+            seconds: Seconds { features: self.seconds, fit, calibration, ..Seconds::default() },
         };
-
-        let rows: Vec<TestRow<'_>> = tested_on
-            .iter()
-            .map(|&i| TestRow { path: &samples.rows[i].id, label: samples.rows[i].label })
-            .collect();
-        let files = RunFiles {
-            config: record::settings(settings, self.stock.as_ref()),
-            model: &model,
-            metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
-            history: history(&fit_history),
-            split: split(samples, kept),
-            predictions: predictions(&rows, &tested, &model.record.classes),
-            report: report::html(&model.record, &metrics, &rows, &tested),
-        };
-        let folder = place.write(settings.head.kind(), &files)?;
-        let example = self.photos.as_ref().map(|photos| photos[tested_on[0]].clone());
-        Ok(Outcome { folder, metrics, example })
+        let test = |model: &Model| logits(model.head.as_ref(), &self.matrix, &self.test);
+        self.finish(settings, learned, test, |files| place.write(settings.head.kind(), files))
     }
-}
-
-/// What calibration does to the figures of the test part, and did to those of the photos held out.
-fn calibration_metrics(
-    calibrated: &Calibrated,
-    logits: &Logits,
-    tested: &Predictions,
-    labels: &[u32],
-) -> Option<CalibrationMetrics> {
-    let held_out = calibrated.held_out.as_ref()?;
-    Some(CalibrationMetrics {
-        method: calibrated.calibration.method(),
-        temperature: calibrated.calibration.temperature(),
-        dropped: held_out.dropped,
-        folds: held_out.folds,
-        samples: held_out.samples,
-        test: Change {
-            before: Predictions::new(logits).metrics(labels).reliability(),
-            after: tested.metrics(labels).reliability(),
-        },
-        out_of_fold: Change { before: held_out.before, after: held_out.after },
-    })
 }

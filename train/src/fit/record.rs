@@ -9,12 +9,12 @@ use crate::features::Stock;
 use crate::run::{BackboneRecord, HeadRecord};
 
 /// The head as it was asked for.
-pub(super) fn head(settings: &Settings) -> HeadRecord {
+pub(crate) fn head(settings: &Settings) -> HeadRecord {
     HeadRecord { kind: settings.head.kind().into(), parameters: settings.head.table() }
 }
 
 /// How photos are prepared, and what makes their features.
-pub(super) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
+pub(crate) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
     let checkpoint = stock.checkpoint();
     let backbone = BackboneRecord {
         architecture: checkpoint.architecture().to_string(),
@@ -22,6 +22,7 @@ pub(super) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
         sha256: checkpoint.sha256().into(),
         layer: stock.options().layer,
         precision: stock.options().precision,
+        tuned: None,
     };
     (checkpoint.preprocessing().clone(), backbone)
 }
@@ -36,7 +37,7 @@ fn source(stock: &Stock) -> String {
 }
 
 /// The settings, with the commit that a branch of the hub stood at: the same weights the next time.
-pub(super) fn settings(settings: &Settings, stock: Option<&Stock>) -> String {
+pub(crate) fn settings(settings: &Settings, stock: Option<&Stock>) -> String {
     let mut options: Options = settings.options.clone();
     if let (Some(backbone), Some(stock)) = (&mut options.backbone, stock)
         && backbone.weights.starts_with("hf://")

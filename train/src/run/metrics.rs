@@ -60,6 +60,9 @@ pub struct Seconds {
     /// Fitting it again for each fold, and what is learned from the folds.
     #[serde(default)]
     pub calibration: f64,
+    /// Tuning the backbone with it, where that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tune: Option<f64>,
     /// Testing it.
     pub test: f64,
 }

@@ -3,7 +3,8 @@
 mod metrics;
 mod model;
 mod tables;
-mod tensors;
+pub(crate) mod tensors;
+mod unfinished;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -16,10 +17,11 @@ pub use metrics::{CalibrationMetrics, Change, ConformalMetrics, Counts, RunMetri
 pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
 pub(crate) use tables::{TestRow, history, predictions, split};
+pub(crate) use unfinished::{Resumed, Unfinished};
 pub(crate) use write::RunFiles;
 pub use write::{Reserved, RunPlace};
 
-const CONFIG: &str = "headstock.toml";
+pub(crate) const CONFIG: &str = "headstock.toml";
 const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.json";
 const HISTORY: &str = "history.csv";
@@ -42,6 +44,13 @@ impl Run {
     /// # Errors
     /// [`TrainError::Usage`] when it is no run, [`TrainError::Format`] for a damaged file.
     pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
+        if unfinished::is_unfinished(folder) {
+            return Err(TrainError::Usage(format!(
+                "{} is a training that has not ended: go on with `headstock train --resume {}`",
+                folder.display(),
+                folder.display()
+            )));
+        }
         let model = folder.join(MODEL);
         if !model.is_file() {
             return Err(TrainError::Usage(format!(

@@ -27,6 +27,9 @@ const FORMAT: u32 = 1;
 /// What the names of the tensors with conformal scores begin with: no head's do.
 const SCORES: &str = "conformal.";
 
+/// What the names of the backbone's tuned tensors begin with, torchvision's name behind it: no head's do.
+const TUNED: &str = "backbone.";
+
 const METHODS: [SetMethod; 2] = [SetMethod::Lac, SetMethod::Aps];
 
 /// What stands in the metadata.
@@ -70,6 +73,9 @@ pub struct BackboneRecord {
     pub layer: Layer,
     /// What it computed in.
     pub precision: Precision,
+    /// The first stage that was tuned, whose tensors and those after it are in the model; none where all is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Layer>,
 }
 
 impl ModelRecord {
@@ -92,6 +98,8 @@ pub struct Model {
     pub record: ModelRecord,
     /// The head.
     pub head: FittedHead,
+    /// The backbone's tensors that were tuned, by torchvision's names.
+    pub tuned: Tensors,
     /// The scores that conformal sets are made of; none where nothing was held out to take them from.
     pub conformal: Option<Conformal>,
 }
@@ -103,9 +111,13 @@ impl Model {
             TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
         };
         let mut tensors = self.head.tensors()?;
-        if let Some(name) = tensors.keys().find(|name| name.starts_with(SCORES)) {
-            return Err(refused(&format_args!("its tensor `{name}` has a name that conformal scores have")));
+        let reserved = |name: &&String| [SCORES, TUNED].iter().any(|prefix| name.starts_with(prefix));
+        if let Some(name) = tensors.keys().find(reserved) {
+            return Err(refused(&format_args!(
+                "its tensor `{name}` has a name that conformal scores or the backbone's tensors have"
+            )));
         }
+        tensors.extend(self.tuned.iter().map(|(name, tensor)| (format!("{TUNED}{name}"), tensor.clone())));
         if let Some(conformal) = &self.conformal {
             for method in METHODS {
                 let scores = conformal.scores(method);
@@ -135,6 +147,7 @@ impl Model {
         record.calibration.check(record.classes.len()).map_err(TrainError::format(path))?;
         let mut tensors = stored.tensors()?;
         let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
+        let tuned = take_tuned(&mut tensors);
         let kind = heads.get(&record.head.kind).map_err(|error| {
             TrainError::Usage(format!(
                 "{} holds a head that this program does not know: {error}",
@@ -153,7 +166,7 @@ impl Model {
             );
             return Err(TrainError::format(path)(problem));
         }
-        Ok(Self { record, head, conformal })
+        Ok(Self { record, head, tuned, conformal })
     }
 
     /// What the model makes of its head's logits.
@@ -195,6 +208,18 @@ impl Model {
                 record.layer, record.precision
             )));
         }
+        self.weights(settings, progress)
+    }
+
+    /// As [`stock`](Self::stock), for any layer and precision.
+    pub(crate) fn weights(
+        &self,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<Option<Stock>, TrainError> {
+        let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone) else {
+            return Ok(None);
+        };
         // What lies beside the weights may be another record, or none: that of the run counts.
         let stock = Stock::open_with(options, self.record.preprocessing.as_ref(), progress)?;
         let found = stock.checkpoint().sha256();
@@ -204,7 +229,7 @@ impl Model {
                 options.weights, record.sha256, record.source
             )));
         }
-        Ok(Some(stock))
+        Ok(Some(stock.with_tensors(&self.tuned)?))
     }
 }
 
@@ -217,6 +242,12 @@ struct Version {
 /// The tensor with the scores of a method.
 fn name_of(method: SetMethod) -> String {
     format!("{SCORES}{}", method.as_str())
+}
+
+/// Takes the backbone's tensors out of the others.
+fn take_tuned(tensors: &mut Tensors) -> Tensors {
+    let of_backbone = tensors.extract_if(.., |name, _| name.starts_with(TUNED));
+    of_backbone.map(|(name, tensor)| (name[TUNED.len()..].to_owned(), tensor)).collect()
 }
 
 /// Takes the conformal scores out of the tensors, so that the head's are left; runs without any have none.

@@ -68,7 +68,7 @@ impl<S: Deref<Target = Storage>> View for Borrowed<'_, S> {
 }
 
 /// A file whose header has been read.
-pub(super) struct Stored<'a> {
+pub(crate) struct Stored<'a> {
     path: &'a Path,
     file: File,
     header: Metadata,
@@ -76,19 +76,19 @@ pub(super) struct Stored<'a> {
 
 impl<'a> Stored<'a> {
     /// Reads the header; the file is as long as it says.
-    pub(super) fn open(path: &'a Path) -> Result<Self, TrainError> {
+    pub(crate) fn open(path: &'a Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("read", path))?;
         let header = header(&mut file).map_err(|error| failed(path, error))?;
         Ok(Self { path, file, header })
     }
 
     /// An entry of the metadata.
-    pub(super) fn entry(&self, key: &str) -> Option<&str> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// Reads the tensors, one by one.
-    pub(super) fn tensors(mut self) -> Result<Tensors, TrainError> {
+    pub(crate) fn tensors(mut self) -> Result<Tensors, TrainError> {
         let read = |name: String| {
             let info = self.header.info(&name).expect("it is a name of the header");
             let tensor = tensor(&mut self.file, info).map_err(|error| failed(self.path, error))?;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::unfinished::is_unfinished;
 use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT};
 use crate::config::Source;
 use crate::error::TrainError;
-use crate::files::TEMPORARY;
+use crate::files::{TEMPORARY, write_whole};
 
 /// Where runs go that are given no name.
 const RUNS: &str = "runs";
@@ -82,18 +83,14 @@ pub struct Reserved<'a> {
 impl Reserved<'_> {
     /// Writes the run and says where it is.
     pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
-        files.model.write(&self.beside.path().join(MODEL))?;
-        for (name, bytes) in [
-            (CONFIG, files.config.as_bytes()),
-            (METRICS, files.metrics.as_bytes()),
-            (HISTORY, &files.history),
-            (SPLIT, &files.split),
-            (PREDICTIONS, &files.predictions),
-            (REPORT, files.report.as_bytes()),
-        ] {
-            let path = self.beside.path().join(name);
-            fs::write(&path, bytes).map_err(TrainError::io("write", &path))?;
-        }
+        let model = self.beside.path().join(MODEL);
+        files.model.write(&model)?;
+        files.write_but_the_model(self.beside.path())?;
+        self.put_in_place(head)
+    }
+
+    /// Gives the folder, with what is in it, the name of the run.
+    pub(super) fn put_in_place(self, head: &str) -> Result<PathBuf, TrainError> {
         let folder = match self.place {
             RunPlace::Named(folder) if fs::symlink_metadata(folder).is_ok() => return Err(taken(folder)),
             RunPlace::Named(folder) => {
@@ -105,6 +102,29 @@ impl Reserved<'_> {
         // It has another name now: nothing is left to be removed.
         let _ = self.beside.keep();
         Ok(folder)
+    }
+
+    /// The folder, before it has its name.
+    pub(super) fn folder(&self) -> &Path {
+        self.beside.path()
+    }
+}
+
+impl RunFiles<'_> {
+    /// Writes all files but the model into `folder`, each whole or not at all.
+    pub(super) fn write_but_the_model(&self, folder: &Path) -> Result<(), TrainError> {
+        for (name, bytes) in [
+            (CONFIG, self.config.as_bytes()),
+            (METRICS, self.metrics.as_bytes()),
+            (HISTORY, &self.history),
+            (SPLIT, &self.split),
+            (PREDICTIONS, &self.predictions),
+            (REPORT, self.report.as_bytes()),
+        ] {
+            let path = folder.join(name);
+            write_whole(&path, bytes).map_err(TrainError::io("write", &path))?;
+        }
+        Ok(())
     }
 }
 
@@ -142,6 +162,13 @@ fn numbered(from: &Path, head: &str) -> Result<PathBuf, TrainError> {
 }
 
 fn taken(folder: &Path) -> TrainError {
+    if is_unfinished(folder) {
+        return TrainError::Usage(format!(
+            "{} is a training that has not ended: go on with `headstock train --resume {}`, or name another with --run",
+            folder.display(),
+            folder.display()
+        ));
+    }
     TrainError::Usage(format!(
         "{} is there already: a run is never overwritten; name another with --run",
         folder.display()

@@ -10,7 +10,7 @@ use super::*;
 
 const SIDE: usize = 32;
 
-fn network() -> Network<'static> {
+fn network() -> Network<'static, f32> {
     static BACKBONE: OnceLock<Backbone> = OnceLock::new();
     let backbone = BACKBONE.get_or_init(|| {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -18,7 +18,7 @@ fn network() -> Network<'static> {
         let checkpoint = Checkpoint::open(&files).unwrap();
         Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
     });
-    Network { backbone, layer: Layer::Stem, size: (SIDE as u32, SIDE as u32) }
+    Network::features(backbone, Layer::Stem, (SIDE as u32, SIDE as u32))
 }
 
 /// Files whose only byte is their number.
@@ -57,10 +57,10 @@ fn told(
     render: &Render<'_, DecodeError>,
 ) -> (BTreeMap<usize, Vec<f32>>, BTreeMap<usize, String>) {
     let (mut features, mut failed) = (BTreeMap::new(), BTreeMap::new());
-    run::<DecodeError, TrainError>(network(), jobs, render, &mut |news| {
+    run::<_, DecodeError, TrainError>(&network(), jobs, render, &mut |news| {
         for done in news {
             match done {
-                Done::Features { of, values } => {
+                Done::Ran { of, values } => {
                     let width = values.len() / of.len();
                     for (number, values) in of.into_iter().zip(values.chunks_exact(width)) {
                         assert!(features.insert(number, values.to_vec()).is_none(), "{number} came twice");
@@ -120,14 +120,16 @@ fn to_break_off_takes_no_new_work_on_and_an_error_is_given_back() {
     for threads in [1, 3] {
         let mut count = 0;
         let broken = on_threads(threads, || {
-            run::<_, TrainError>(network(), &jobs, &render, &mut |news| {
+            run::<_, _, TrainError>(&network(), &jobs, &render, &mut |news| {
                 count += news.len();
                 Ok(ControlFlow::Break(()))
             })
         });
         assert!(broken.is_ok() && (1..200 / BATCH).contains(&count), "{count} batches");
         let failed = on_threads(threads, || {
-            run::<_, TrainError>(network(), &jobs, &render, &mut |_| Err(TrainError::Data("enough".into())))
+            run::<_, _, TrainError>(&network(), &jobs, &render, &mut |_| {
+                Err(TrainError::Data("enough".into()))
+            })
         });
         assert_eq!(failed.unwrap_err().to_string(), "enough");
     }
@@ -141,7 +143,7 @@ fn an_error_of_the_network_ends_the_work() {
         |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![grey(job, 0)[usize::from(job == 50)..].to_vec()]);
     for threads in [1, 3] {
         let failed = on_threads(threads, || {
-            run::<_, TrainError>(network(), &jobs, &short, &mut |_| Ok(ControlFlow::Continue(())))
+            run::<_, _, TrainError>(&network(), &jobs, &short, &mut |_| Ok(ControlFlow::Continue(())))
         });
         assert!(matches!(failed, Err(TrainError::Backbone(_))), "{failed:?}");
     }
@@ -156,7 +158,8 @@ fn a_panic_ends_the_work_and_nobody_waits_for_it() {
         Ok::<_, DecodeError>(vec![grey(job, 0)])
     };
     for threads in [1, 3] {
-        let work = || run::<_, TrainError>(network(), &jobs, &render, &mut |_| Ok(ControlFlow::Continue(())));
+        let work =
+            || run::<_, _, TrainError>(&network(), &jobs, &render, &mut |_| Ok(ControlFlow::Continue(())));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(threads, work))).is_err());
     }
 }

@@ -1,0 +1,5 @@
+"""Golden files for fine-tuning: each script beside this one makes the file of its name."""
+
+from arithmetic import make_arithmetic
+
+make_arithmetic()

@@ -1,0 +1,330 @@
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
+use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
+use headstock_loader::Augment;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tracing::Level;
+
+use super::*;
+use crate::compare::heard::hearing_up_to;
+use crate::config::BackboneOptions;
+
+const SIDE: u32 = 64;
+
+fn demo() -> &'static (Stock, Backbone) {
+    static DEMO: OnceLock<(Stock, Backbone)> = OnceLock::new();
+    DEMO.get_or_init(|| {
+        let options = BackboneOptions {
+            weights: Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/backbone").display().to_string(),
+            layer: Layer::Avgpool,
+            device: DeviceChoice::Cpu,
+            precision: Precision::F32,
+        };
+        let own = Stock::open(&options, &()).unwrap();
+        let record = own.checkpoint().preprocessing().clone();
+        let record = Preprocessing { resize: SIDE, crop: [SIDE; 2], ..record };
+        let stock = Stock::open_with(&options, Some(&record), &()).unwrap();
+        let backbone = stock.load().unwrap();
+        (stock, backbone)
+    })
+}
+
+/// Four photos of the demo in a folder that may be written to, and a cache beside them.
+struct Desk {
+    folder: TempDir,
+    options: Options,
+    paths: Vec<PathBuf>,
+    hashes: Vec<Option<[u8; 32]>>,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let classes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/photos/test");
+        let sorted = |folder: &Path| {
+            let mut entries: Vec<PathBuf> =
+                fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            entries
+        };
+        let (mut paths, mut hashes) = (Vec::new(), Vec::new());
+        for class in sorted(&classes).iter().take(4) {
+            let photo = &sorted(class)[0];
+            let path = folder.path().join(format!("{}.jpg", paths.len()));
+            fs::copy(photo, &path).unwrap();
+            hashes.push(Some(Sha256::digest(fs::read(&path).unwrap()).into()));
+            paths.push(path);
+        }
+        let mut options: Options = toml::from_str("version = 1").unwrap();
+        options.features.cache = folder.path().join("cache");
+        options.augment = Augment { horizontal_flip: Some(0.5), rotation: Some(30.0), ..Augment::default() };
+        Self { folder, options, paths, hashes }
+    }
+
+    fn photos(&self) -> Photos<'_> {
+        let (stock, backbone) = demo();
+        let Self { options, paths, hashes, .. } = self;
+        Photos { stock, backbone: Some(backbone), options, paths, hashes }
+    }
+
+    fn prepare(&self, cut: Option<Cut>, views: [Option<View>; 4]) -> Result<Activations<'_>, TrainError> {
+        Activations::prepare(self.photos(), cut, &views, &())
+    }
+
+    /// The file of the records.
+    fn records(&self) -> PathBuf {
+        let cache = self.folder.path().join("cache/activations");
+        let mut files = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|extension| extension == "records")).unwrap()
+    }
+}
+
+const CUT: Cut = Cut { layer: Layer::Layer3, kept: Kept::F16, limit: None };
+
+const NO_ROOM: Cut = Cut { limit: Some(0), ..CUT };
+
+fn plain(photo: usize) -> Item {
+    Item { photo, view: Rendering::View(0) }
+}
+
+fn view(photo: usize, view: View) -> Item {
+    Item { photo, view: Rendering::View(view) }
+}
+
+fn fresh(photo: usize, epoch: u64) -> Item {
+    Item { photo, view: Rendering::Fresh { epoch } }
+}
+
+/// The values of batches, one after another.
+fn values(activations: &Activations<'_>, batches: &[Vec<Item>]) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    activations
+        .batches(batches, &mut |number, values| {
+            assert_eq!(number, all.len());
+            all.push(values.to_vec());
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    assert_eq!(all.len(), batches.len());
+    all
+}
+
+#[test]
+fn values_are_the_taps_rounded_whether_they_were_kept_or_not() {
+    let round = |kept, value| match kept {
+        Kept::F16 => f16::from_f32(value).to_f32(),
+        Kept::Bf16 => bf16::from_f32(value).to_f32(),
+    };
+    let (stock, backbone) = demo();
+    let desk = Desk::new();
+    for (layer, kept) in [(Layer::Stem, Kept::F16), (Layer::Layer3, Kept::Bf16)] {
+        let cut = Cut { layer, kept, limit: None };
+        let from_disk = desk.prepare(Some(cut), [Some(2), Some(0), None, Some(0)]).unwrap();
+        assert_eq!(from_disk.computed(), 5);
+        let other = Desk::new();
+        let anew = other.prepare(Some(Cut { limit: Some(0), ..cut }), [Some(2); 4]).unwrap();
+        assert_eq!(anew.computed(), 0);
+        // Some batches have both, and photo 2 was never kept.
+        let batches =
+            [vec![plain(3), view(0, 2), plain(2)], vec![], vec![view(0, 1)], vec![plain(1), plain(3)]];
+        let all = values(&from_disk, &batches);
+        assert!(all == values(&anew, &batches), "{layer}");
+
+        let pixels: Vec<u8> = [3, 2]
+            .iter()
+            .flat_map(|&photo| {
+                let photo =
+                    headstock_loader::decode(&fs::read(&desk.paths[photo]).unwrap(), 1 << 30).unwrap();
+                stock.transform().apply(&photo).into_raw()
+            })
+            .collect();
+        let tap = backbone.tap(Pixels::new(&pixels, 2, 64, 64).unwrap(), layer).unwrap();
+        let [height, width, channels] = from_disk.shape();
+        assert_eq!(tap.dims(), [2, channels, height, width]);
+        let tap = tap.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let tap: Vec<f32> = tap.into_iter().map(|value| round(kept, value)).collect();
+        let each = height * width * channels;
+        assert!(all[0][..each] == tap[..each] && all[0][2 * each..] == tap[each..], "{layer}");
+        assert!(all[0][..each] == all[3][each..] && all[0][each..2 * each] != all[2][..]);
+    }
+}
+
+#[test]
+fn what_was_kept_once_is_found_by_the_next() {
+    let desk = Desk::new();
+    let computed = |cut: Cut, views| desk.prepare(Some(cut), views).unwrap().computed();
+    assert_eq!(computed(CUT, [Some(1), Some(0), None, None]), 3);
+    assert_eq!(computed(CUT, [Some(1), Some(0), None, None]), 0);
+    assert_eq!(computed(CUT, [Some(1), Some(1), Some(0), None]), 2);
+    assert_eq!(computed(Cut { kept: Kept::Bf16, ..CUT }, [Some(0), None, None, None]), 1);
+    assert_eq!(computed(Cut { layer: Layer::Layer2, ..CUT }, [Some(0), None, None, None]), 1);
+    let mut other = Desk::new();
+    other.options.features.cache = desk.options.features.cache.clone();
+    other.options.augment.seed = 1;
+    // Another augmentation has the same plain views.
+    assert_eq!(other.prepare(Some(CUT), [Some(1), None, None, None]).unwrap().computed(), 1);
+    assert_eq!(computed(CUT, [Some(1), None, None, None]), 0);
+}
+
+#[test]
+fn photos_that_are_the_same_are_kept_once() {
+    let mut desk = Desk::new();
+    desk.paths[1] = desk.paths[0].clone();
+    desk.hashes[1] = desk.hashes[0];
+    let activations = desk.prepare(Some(CUT), [Some(1), Some(1), None, None]).unwrap();
+    assert_eq!(activations.computed(), 2);
+    let all = values(&activations, &[vec![view(0, 1)], vec![view(1, 1)]]);
+    assert!(all[0] == all[1]);
+}
+
+#[test]
+fn room_is_told_beforehand_and_a_limit_keeps_nothing() {
+    let desk = Desk::new();
+    let views = [Some(1), Some(0), None, None];
+    // Layer3 is 4 x 4 x 1024 here: 32,768 bytes and the key.
+    let each = 32_768 + 32;
+    let folder = desk.options.features.cache.join("activations");
+    let (kept, lines) =
+        hearing_up_to(Level::INFO, || desk.prepare(Some(Cut { limit: Some(3 * each - 1), ..CUT }), views));
+    assert_eq!(kept.unwrap().computed(), 0);
+    let begin = format!(
+        "activations at layer3: 3 renderings of 33 kB in f16 are 98 kB in {}, where 0 B lie already; 0 of them are there, \
+         and 98 kB are to be computed; the disk has ",
+        folder.display()
+    );
+    assert!(lines[0].starts_with(&begin) && lines[0].ends_with(" free"), "{lines:?}");
+    let warned = format!(
+        "98 kB of activations are more than the limit of 98 kB allows: none are kept, and the layers up to layer3 run again \
+         for each batch, which is slower; raise `tune.space` to 0.001 at least, or remove what {} holds of others",
+        folder.display()
+    );
+    assert_eq!(lines[1..], [warned]);
+    assert_eq!(fs::metadata(desk.records()).unwrap().len(), 0);
+
+    let enough = Cut { limit: Some(3 * each), ..CUT };
+    assert_eq!(desk.prepare(Some(enough), views).unwrap().computed(), 3);
+    let (again, lines) = hearing_up_to(Level::INFO, || desk.prepare(Some(NO_ROOM), views));
+    assert_eq!(again.unwrap().computed(), 0);
+    assert!(
+        lines.len() == 1 && lines[0].contains("98 kB lie already; 3 of them are there, and 0 B are"),
+        "{lines:?}"
+    );
+    // What is kept at another layer counts as well.
+    let other = Cut { layer: Layer::Layer2, limit: Some(4 * each), ..CUT };
+    let (other, lines) =
+        hearing_up_to(Level::WARN, || desk.prepare(Some(other), [Some(0), None, None, None]));
+    assert!(other.unwrap().computed() == 0 && lines.len() == 1, "{lines:?}");
+}
+
+#[test]
+fn records_that_were_lost_are_computed_anew() {
+    let desk = Desk::new();
+    let batch = [vec![plain(0), plain(1), plain(2)]];
+    let before = values(&desk.prepare(Some(CUT), [Some(0), Some(0), Some(0), None]).unwrap(), &batch);
+    let file = fs::File::options().write(true).open(desk.records()).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let again = desk.prepare(Some(CUT), [Some(0), Some(0), Some(0), None]).unwrap();
+    assert_eq!(again.computed(), 2);
+    assert!(values(&again, &batch) == before);
+    // Lost while they are in use, they are computed for the batch.
+    file.set_len(0).unwrap();
+    assert!(values(&again, &batch) == before);
+}
+
+#[test]
+fn two_at_once_keep_the_same_in_one_place() {
+    let desk = Desk::new();
+    let batch = [(0..4).map(plain).collect::<Vec<_>>()];
+    let of = || values(&desk.prepare(Some(CUT), [Some(1); 4]).unwrap(), &batch);
+    let (one, other) = std::thread::scope(|scope| {
+        let (one, other) = (scope.spawn(of), scope.spawn(of));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    assert!(one == other);
+    assert_eq!(fs::metadata(desk.records()).unwrap().len(), 8 * 32_800);
+    assert!(values(&Desk::new().prepare(Some(NO_ROOM), [Some(1); 4]).unwrap(), &batch) == one);
+}
+
+#[test]
+fn fresh_views_are_others_in_each_epoch_and_the_same_in_the_same() {
+    let desk = Desk::new();
+    let activations = desk.prepare(Some(CUT), [None; 4]).unwrap();
+    let all = values(
+        &activations,
+        &[
+            vec![fresh(0, 1), fresh(1, 1)],
+            vec![fresh(0, 2)],
+            vec![fresh(1, 1), fresh(0, 1)],
+            vec![view(0, 1)],
+        ],
+    );
+    let each: usize = activations.shape().iter().product();
+    assert!(all[0][..each] == all[2][each..] && all[0][each..] == all[2][..each]);
+    assert!(all[0][..each] != all[1][..] && all[0][..each] != all[3][..] && all[1] != all[3]);
+    assert_eq!(fs::metadata(desk.records()).unwrap().len(), 0);
+}
+
+#[test]
+fn without_a_cut_values_are_pixels() {
+    let desk = Desk::new();
+    let activations = desk.prepare(None, [Some(1); 4]).unwrap();
+    assert_eq!((activations.shape(), activations.computed()), ([64, 64, 3], 0));
+    assert!(!desk.options.features.cache.exists());
+    let all = values(&activations, &[vec![plain(1), view(2, 1)], vec![plain(2)]]);
+    let photo = headstock_loader::decode(&fs::read(&desk.paths[1]).unwrap(), 1 << 30).unwrap();
+    let stock = &demo().0;
+    let pixels = stock.transform().apply(&photo).into_raw();
+    let record = stock.checkpoint().preprocessing();
+    for (i, (value, pixel)) in all[0].iter().zip(&pixels).enumerate() {
+        let expected =
+            (f64::from(*pixel) / 255.0 - f64::from(record.mean[i % 3])) / f64::from(record.std[i % 3]);
+        assert!((f64::from(*value) - expected).abs() < 1e-6, "{i}");
+    }
+    assert!(all[0][pixels.len()..] != all[1][..]);
+}
+
+#[test]
+fn an_error_or_a_break_ends_the_reading() {
+    let desk = Desk::new();
+    let activations = desk.prepare(Some(CUT), [Some(0); 4]).unwrap();
+    let batches: Vec<Vec<Item>> = (0..40).map(|i| vec![plain(i % 4)]).collect();
+    let mut seen = 0;
+    let failed = activations.batches(&batches, &mut |number, _| {
+        seen += 1;
+        if number == 2 { Err(TrainError::Data("enough".into())) } else { Ok(ControlFlow::Continue(())) }
+    });
+    assert_eq!((failed.unwrap_err().to_string(), seen), ("enough".into(), 3));
+    let broken = activations.batches(&batches, &mut |number, _| {
+        seen += 1;
+        Ok(if number == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    });
+    assert!(broken.is_ok() && seen == 8, "{seen}");
+}
+
+#[test]
+fn a_photo_that_changed_or_is_gone_is_named() {
+    let desk = Desk::new();
+    let activations = desk.prepare(Some(NO_ROOM), [Some(0), None, None, None]).unwrap();
+    let error = |batch: Vec<Item>| {
+        activations
+            .batches(&[batch], &mut |_, _| unreachable!("there are no values"))
+            .unwrap_err()
+            .to_string()
+    };
+    let mut bytes = fs::read(&desk.paths[1]).unwrap();
+    bytes.push(0);
+    fs::write(&desk.paths[1], bytes).unwrap();
+    fs::remove_file(&desk.paths[2]).unwrap();
+    let changed = format!("{}: changed while it was in use: run the command again", desk.paths[1].display());
+    assert_eq!(error(vec![plain(0), plain(1), plain(2)]), changed);
+    let gone = error(vec![plain(2)]);
+    assert!(gone.contains(&format!("1 photo cannot be read\n  {}", desk.paths[2].display())), "{gone}");
+    let prepared = |views| desk.prepare(Some(CUT), views).err().unwrap().to_string();
+    assert_eq!(prepared([Some(0), Some(0), None, None]), changed);
+    assert_eq!(prepared([None, None, Some(0), None]), gone);
+}

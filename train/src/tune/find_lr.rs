@@ -1,0 +1,153 @@
+//! Which learning rates are worth trying: the range test (Smith, WACV 2017), as fastai's `lr_find` does it.
+
+use serde::Serialize;
+
+use super::course::Course;
+use super::{Ready, set_up};
+use crate::config::Settings;
+use crate::error::TrainError;
+use crate::progress::Progress;
+
+/// Steps, each with a higher rate than the one before.
+const STEPS: u64 = 100;
+/// The head's rate in the first step and in the last one.
+const RANGE: [f64; 2] = [1e-6, 10.0];
+/// What of earlier losses is in the smoothed one.
+const SMOOTHING: f64 = 0.9;
+/// How many times the lowest loss is too much.
+const TOO_HIGH: f64 = 4.0;
+
+/// How the loss goes as the learning rate rises.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LrCurve {
+    /// A step each, the lowest rate first.
+    pub points: Vec<LrPoint>,
+    /// The head's rate where the smoothed loss falls most steeply; none where it does not fall.
+    pub steepest: Option<f64>,
+    /// A tenth of the rate at which the smoothed loss is lowest; none where it does not fall.
+    pub a_tenth_of_lowest: Option<f64>,
+    /// What the rate of the backbone's last stage is of the head's.
+    pub backbone_share: f64,
+}
+
+/// A step of a range test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LrPoint {
+    /// The head's learning rate.
+    pub lr: f64,
+    /// The loss before the step.
+    pub loss: f64,
+    /// The moving average of the losses until here.
+    pub smoothed: f64,
+}
+
+/// Tries learning rates from tiny to large on the training photos, as `[tune]` would train. The rates of the backbone keep their
+/// shares of the head's.
+///
+/// # Errors
+/// [`TrainError`]; [`TrainError::Usage`] where nothing is tuned.
+pub fn find_lr(settings: &Settings, progress: &dyn Progress) -> Result<LrCurve, TrainError> {
+    let ready = Ready::new(settings, false, progress)?;
+    let (lr, backbone_lr) = settings.options.tune.rates();
+    let mut average = Average::default();
+    let is_over = move |loss: f64| average.rises(loss);
+    let losses = set_up(&ready, settings, None, progress, |setup, network| {
+        let factor = Box::new(move |done| rate(done) / lr);
+        Course::new(setup, network)?.try_rates(factor, STEPS, is_over, progress)
+    })?;
+    Ok(LrCurve { backbone_share: backbone_lr / lr, ..curve(&losses) })
+}
+
+fn rate(done: u64) -> f64 {
+    let [first, last] = RANGE;
+    first * (last / first).powf(done as f64 / (STEPS - 1) as f64)
+}
+
+fn curve(losses: &[f64]) -> LrCurve {
+    let mut average = Average::default();
+    let points: Vec<LrPoint> = (0..)
+        .zip(losses)
+        .take_while(|(_, loss)| loss.is_finite())
+        .map(|(done, &loss)| LrPoint { lr: rate(done), loss, smoothed: average.follow(loss) })
+        .collect();
+    let lowest = points.iter().min_by(|a, b| a.smoothed.total_cmp(&b.smoothed));
+    let falls = points.first().zip(lowest).filter(|(first, lowest)| lowest.smoothed < first.smoothed);
+    let steepest = points
+        .windows(2)
+        .map(|pair| (pair[1].smoothed - pair[0].smoothed, pair[0].lr))
+        .min_by(|a, b| a.0.total_cmp(&b.0));
+    LrCurve {
+        steepest: falls.and(steepest).map(|(_, lr)| lr),
+        a_tenth_of_lowest: falls.map(|(_, lowest)| lowest.lr / 10.0),
+        points,
+        backbone_share: 1.0,
+    }
+}
+
+/// A moving average without the weight of its start.
+#[derive(Default)]
+struct Average {
+    sum: f64,
+    weight: f64,
+    lowest: Option<f64>,
+}
+
+impl Average {
+    fn follow(&mut self, loss: f64) -> f64 {
+        self.sum = SMOOTHING * self.sum + (1.0 - SMOOTHING) * loss;
+        self.weight = SMOOTHING * self.weight + (1.0 - SMOOTHING);
+        self.sum / self.weight
+    }
+
+    /// Whether the average, with one more loss, is far above its lowest.
+    fn rises(&mut self, loss: f64) -> bool {
+        let smoothed = self.follow(loss);
+        let lowest = self.lowest.map_or(smoothed, |lowest| lowest.min(smoothed));
+        self.lowest = Some(lowest);
+        smoothed > TOO_HIGH * lowest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_steepest_fall_and_the_lowest_point_are_found() {
+        // Flat, down over ten steps, flat, up.
+        let losses: Vec<f64> = (0..100)
+            .map(|step| match step {
+                0..40 => 2.0,
+                40..50 => 2.0 - 0.15 * f64::from(step - 39),
+                50..80 => 0.5,
+                _ => 0.5 + 0.5 * f64::from(step - 79),
+            })
+            .collect();
+        let curve = curve(&losses);
+        assert_eq!(curve.points.len(), 100);
+        let steepest = curve.steepest.unwrap();
+        assert!((rate(40)..rate(53)).contains(&steepest), "{steepest}");
+        let lowest = 10.0 * curve.a_tenth_of_lowest.unwrap();
+        assert!((rate(70)..rate(82)).contains(&lowest), "{lowest}");
+        assert!(curve.points[99].smoothed > curve.points[0].smoothed);
+    }
+
+    #[test]
+    fn a_loss_that_only_rises_suggests_nothing() {
+        let losses: Vec<f64> = (0..10).map(f64::from).chain([f64::NAN]).collect();
+        let curve = curve(&losses);
+        assert_eq!((curve.points.len(), curve.steepest, curve.a_tenth_of_lowest), (10, None, None));
+    }
+
+    #[test]
+    fn a_test_is_over_where_the_average_is_far_above_its_lowest() {
+        let mut average = Average::default();
+        assert!([1.0, 0.9, 0.8, 2.0, 3.0].iter().all(|&loss| !average.rises(loss)));
+        assert!((0..20).any(|_| average.rises(10.0)));
+    }
+
+    #[test]
+    fn rates_go_from_one_end_to_the_other() {
+        assert!((rate(0) - RANGE[0]).abs() < 1e-18 && (rate(STEPS - 1) - RANGE[1]).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,84 @@
+//! How fast a backbone is tuned: steps on a batch in memory.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use headstock_backbone::{Activations, Layer, Trainable};
+use headstock_heads::linear::LinearConfig;
+use headstock_heads::{Differentiable, Keyed};
+
+use super::course::descend;
+use super::loss::CrossEntropy;
+use super::network::Network;
+use super::optimiser::Optimiser;
+use crate::config::{TuneFrom, TuneOptions};
+use crate::error::TrainError;
+use crate::features::Stock;
+
+/// Classes of the head that is tuned with the backbone.
+const CLASSES: usize = 10;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TuningSpeed {
+    /// Steps of a batch each.
+    pub steps: usize,
+    /// How long they took: forward, backward, and the optimiser.
+    pub seconds: f64,
+}
+
+/// Measures steps that tune `from` and all that follows it, with a linear head and SGD, on a batch of made-up activations at the
+/// cut, for `limit` and one step at least.
+///
+/// # Errors
+/// [`TrainError::Backbone`]; [`TrainError::Usage`] where nothing is tuned.
+pub fn tuning_speed(
+    stock: &Stock,
+    from: TuneFrom,
+    batch: usize,
+    limit: Duration,
+) -> Result<TuningSpeed, TrainError> {
+    let options = TuneOptions { from, ..TuneOptions::default() };
+    let stage = options.stage().ok_or_else(|| TrainError::Usage("name a stage to tune".into()))?;
+    let (height, width) = stock.transform().crop;
+    let (height, width) = (height as usize, width as usize);
+    let before = Layer::ALL.into_iter().rev().find(|layer| *layer < stage);
+    let (height, width, channels) = match before {
+        None => (height, width, 3),
+        Some(layer) => {
+            let (height, width) = layer.size(height, width);
+            (height, width, layer.channels(stock.checkpoint().architecture()))
+        }
+    };
+    let mut random = Keyed::new(&[0]);
+    let values: Vec<f32> = (0..batch * height * width * channels).map(|_| random.uniform() as f32).collect();
+    let labels: Vec<u32> = (0..batch).map(|photo| (photo % CLASSES) as u32).collect();
+
+    let trunk = Trainable::load_on(
+        stock.checkpoint(),
+        stage,
+        options.batch_norm,
+        stock.options().device,
+        stock.options().precision,
+    )?;
+    let head = LinearConfig::default();
+    let start = head.initial(trunk.width(), CLASSES)?;
+    let mut network = Network::new(trunk, &head, &start)?;
+    let optimiser = Optimiser::Sgd { momentum: options.momentum, nesterov: false };
+    let (mut states, loss) = (BTreeMap::new(), CrossEntropy::default());
+    let mut step = || -> Result<(), TrainError> {
+        let input = Activations { values: &values, photos: batch, height, width, channels };
+        network.learn(input, 0, &mut |logits| loss.of(logits, &labels, None, 1.0))?;
+        descend(network.slots(), optimiser, &mut states, options.weight_decay, |_| 1e-6);
+        network.zero_gradients();
+        Ok(())
+    };
+    // The first one allocates.
+    step()?;
+    let (started, mut steps) = (Instant::now(), 0);
+    while steps == 0 || started.elapsed() < limit {
+        step()?;
+        steps += 1;
+    }
+    Ok(TuningSpeed { steps, seconds: started.elapsed().as_secs_f64() })
+}

@@ -1,0 +1,175 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use headstock_backbone::DownloadProgress;
+use headstock_heads::History;
+use tempfile::TempDir;
+
+use super::network::Group;
+use super::*;
+use crate::activations::Item;
+use crate::features::Rendering;
+
+/// A folder with photos of two classes, the bundled backbone at 64 x 64 pixels, and settings that tune its last stage.
+fn project(more: &[&str]) -> (TempDir, Settings) {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
+    for class in ["hat", "shoes"] {
+        let to = folder.path().join("photos").join(class);
+        fs::create_dir_all(&to).unwrap();
+        let mut photos: Vec<PathBuf> = (fs::read_dir(demo.join("photos/train").join(class)).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        photos.sort();
+        for photo in &photos[..8] {
+            fs::copy(photo, to.join(photo.file_name().unwrap())).unwrap();
+        }
+    }
+    let weights = folder.path().join("backbone");
+    fs::create_dir(&weights).unwrap();
+    fs::copy(demo.join("backbone/model.safetensors"), weights.join("model.safetensors")).unwrap();
+    let record = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.875,
+        "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}"#;
+    fs::write(weights.join("config.json"), record).unwrap();
+    let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n[backbone]\nweights = \"backbone\"\n\
+                  [tune]\nfrom = \"layer4\"\nbatch_size = 2\nvalidation = 0.25\nstart = \"random\"\n";
+    let mut config = Config::parse(config, "a test", folder.path()).unwrap();
+    config.set(more).unwrap();
+    let settings = config.resolve(&Registry::builtin()).unwrap();
+    (folder, settings)
+}
+
+/// Copies the last checkpoint when so many batches have been learned from, of which the last is not in it.
+struct Copying {
+    after: u64,
+    seen: AtomicU64,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Progress for Copying {
+    fn begin(&self, _: &str, _: u64, _: &'static str) {}
+
+    fn step(&self, _: u64) {
+        if self.seen.fetch_add(1, Ordering::Relaxed) == self.after {
+            fs::copy(&self.from, &self.to).unwrap();
+        }
+    }
+
+    fn reach(&self, _: u64, _: u64) {}
+
+    fn end(&self) {}
+}
+
+impl DownloadProgress for Copying {
+    fn start(&self, _: &str, _: Option<u64>) {}
+
+    fn advance(&self, _: u64) {}
+
+    fn finish(&self) {}
+}
+
+/// What a course ends with, which saves after every step: its values by name, and its history.
+fn end(
+    ready: &Ready,
+    settings: &Settings,
+    run: &Unfinished,
+    progress: &dyn Progress,
+) -> (Vec<(String, Vec<f32>)>, History) {
+    let trained = set_up(ready, settings, Some(run), &(), |setup, network| {
+        let Tuned { mut network, history, .. } =
+            Course::new(setup, network)?.saving_always().run(progress)?;
+        let values = network.values().into_iter().map(|(name, values)| (name, values.to_vec())).collect();
+        Ok((values, history))
+    });
+    trained.unwrap()
+}
+
+fn begin(folder: &TempDir, name: &str, settings: &Settings) -> Unfinished {
+    let place = RunPlace::Named(folder.path().join(name));
+    let reserved = place.reserve(&settings.source).unwrap();
+    Unfinished::begin(reserved, "linear", &settings.options.to_toml()).unwrap()
+}
+
+#[test]
+fn a_course_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
+    for more in [
+        &["tune.epochs=2", "tune.ema=0.9", "tune.batch_norm=train", "tune.mixup=0.5"][..],
+        &[
+            "tune.epochs=2",
+            "tune.optimizer=adamw",
+            "tune.accumulate=2",
+            "tune.validation=0",
+            "tune.clip_norm=1",
+        ],
+        &["tune.epochs=2", "tune.from=layer3", "tune.unfreeze=1", "tune.cutmix=1", "tune.schedule=one-cycle"],
+    ] {
+        let (folder, settings) = project(more);
+        let ready = Ready::new(&settings, false, &()).unwrap();
+        let whole = begin(&folder, "whole", &settings);
+        let cut = begin(&folder, "cut", &settings);
+        // In the second epoch, after its second or third batch.
+        let per_epoch = ready.parts.fit.len().div_ceil(2) as u64;
+        let progress = Copying {
+            after: per_epoch + 3,
+            seen: AtomicU64::new(0),
+            from: whole.checkpoint("last.safetensors"),
+            to: cut.checkpoint("last.safetensors"),
+        };
+        if settings.options.tune.validation > 0.0 {
+            // The best epoch so far is a file of its own.
+            let (values, history) = end(&ready, &settings, &whole, &progress);
+            fs::copy(whole.checkpoint("best.safetensors"), cut.checkpoint("best.safetensors")).unwrap();
+            assert!(end(&ready, &settings, &cut, &()) == (values, history), "{more:?}");
+        } else {
+            let undisturbed = end(&ready, &settings, &whole, &progress);
+            assert!(end(&ready, &settings, &cut, &()) == undisturbed, "{more:?}");
+        }
+        let copied = fs::metadata(cut.checkpoint("last.safetensors")).unwrap().len();
+        assert!(copied > 0 && progress.seen.load(Ordering::Relaxed) > progress.after);
+    }
+}
+
+#[test]
+fn the_order_and_the_renderings_of_an_epoch_are_its_own_and_each_photo_comes_once() {
+    let (_folder, settings) =
+        project(&["features.views=2", "augment.horizontal_flip=0.5", "tune.batch_size=3"]);
+    let ready = Ready::new(&settings, false, &()).unwrap();
+    let epochs = set_up(&ready, &settings, None, &(), |setup, network| {
+        let course = Course::new(setup, network)?;
+        Ok([0, 1, 2].map(|epoch| course.batches(epoch).concat()))
+    });
+    let epochs = epochs.unwrap();
+    let photos = |epoch: &[Item]| epoch.iter().map(|item| item.photo).collect::<Vec<_>>();
+    assert_ne!(photos(&epochs[0]), photos(&epochs[1]));
+    let mut seen: Vec<(usize, View)> = Vec::new();
+    for epoch in &epochs {
+        let mut once = photos(epoch);
+        once.sort_unstable();
+        assert_eq!(once, ready.parts.fit);
+        seen.extend(epoch.iter().map(|item| match item.view {
+            Rendering::View(view) => (item.photo, view),
+            Rendering::Fresh { .. } => panic!("nothing is fresh here"),
+        }));
+    }
+    // In three epochs each of the three renderings once.
+    seen.sort_unstable();
+    let all: Vec<(usize, View)> =
+        ready.parts.fit.iter().flat_map(|&photo| (0..3).map(move |view| (photo, view))).collect();
+    assert_eq!(seen, all);
+}
+
+#[test]
+fn rates_fall_from_stage_to_stage_and_stages_come_one_by_one() {
+    let (_folder, settings) =
+        project(&["tune.layer_decay=0.5", "tune.lr=1", "tune.unfreeze=2", "tune.from=layer2"]);
+    let options = &settings.options.tune;
+    let rates =
+        [Group::Head, Group::Stage(Layer::Layer4), Group::Stage(Layer::Layer3), Group::Stage(Layer::Stem)]
+            .map(|group| course::rate(options, group));
+    assert_eq!(rates, [1.0, 0.1, 0.05, 0.1 / 16.0]);
+    let stages = [0, 1, 2, 3, 4, 5, 6].map(|epoch| options.stage_in(epoch));
+    let [two, three, four] = [Layer::Layer2, Layer::Layer3, Layer::Layer4];
+    assert_eq!(stages, [four, four, three, three, two, two, two]);
+}
