@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
@@ -13,8 +13,10 @@ mod step;
 mod test;
 mod tidy;
 mod train;
+mod tuning;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -32,6 +34,9 @@ cargo xtask COMMAND
                  given) and on made-up features; with --only no page, but what it would hold of these heads
   coverage CONFIG [HEAD...]
                  write docs/calibration.md: how honest probabilities and sets are over 20 splits of the data set of a config
+  tuning [CONFIG [CONFIG]]
+                 write the figures of docs/tuning.md: steps of tuning beside PyTorch's; with a config that has a test folder
+                 what the same tuning comes to in both, and with a second one without what it gains over frozen heads
   bench [--rounds N] [--seconds S]
                  write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
                  and what each layer takes, into docs/engine.md
@@ -63,6 +68,11 @@ fn run() -> Result<ExitCode> {
         ("new-head", _) => bail!("new-head takes a name and perhaps a folder\n\n{HELP}"),
         ("coverage", [config, heads @ ..]) => coverage::run(config, heads)?,
         ("coverage", []) => bail!("coverage takes a config\n\n{HELP}"),
+        ("tuning", configs) => {
+            let configs: Vec<PathBuf> =
+                configs.iter().map(std::fs::canonicalize).collect::<Result<_, _>>()?;
+            in_the_workspace(|| tuning::run(&configs))?;
+        }
         ("bench", arguments) => {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;
