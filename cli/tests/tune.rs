@@ -178,9 +178,9 @@ fn a_tuning_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_was_n
     for kill in 0..KILLS {
         let (begun, before) = (Instant::now(), changed());
         // After some time, in whatever it is doing; or when a checkpoint has come, just then or a moment later.
-        let moment = Duration::from_millis(kill * 131 % 300);
+        let moment = Duration::from_millis(kill * 131 % 120);
         let now = || match kill % 3 {
-            0 => begun.elapsed() > 2 * moment,
+            0 => begun.elapsed() > 5 * moment,
             1 => changed() != before,
             _ => {
                 let saved = changed() != before;
