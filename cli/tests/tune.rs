@@ -78,6 +78,9 @@ fn a_tuned_run_holds_its_backbone_and_every_command_uses_it() {
     assert!(read("frozen.npy") != read("tuned.npy"), "the tuned backbone gives other features");
     assert!(read("layer3.npy") == read("tuned3.npy"), "what comes before the tuned stage is as it was");
 
+    // A head on a tuned backbone is no start for one on a frozen one.
+    project.run(&["train", "--warm", "tuned"]).fails(2, &["--warm tuned", "other features"]);
+
     // The run's own config makes it again, on any number of threads.
     let config = "tuned/headstock.toml";
     project.run(&["train", "--config", config, "--run", "again", "--threads", "1"]).ok();

@@ -21,12 +21,12 @@ pub(super) fn tensors(
     if record.head.kind != kind {
         return usage(format!("it holds a `{}`, from which no `{kind}` can start", record.head.kind));
     }
-    let features = |of: &BackboneRecord| (of.sha256.clone(), of.layer, of.precision);
+    let features = |of: &BackboneRecord| (of.sha256.clone(), of.layer, of.precision, of.tuned);
     if record.backbone.as_ref().map(features) != backbone.map(features)
         || record.width != prepared.matrix.width()
     {
         return usage(
-            "it was fitted on other features: its weights, layer or precision are not those of the settings"
+            "it was fitted on other features: its weights, what of them is tuned, layer or precision are not those of the settings"
                 .into(),
         );
     }
