@@ -199,10 +199,9 @@ impl Model {
         settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<Option<Stock>, TrainError> {
-        let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone) else {
-            return Ok(None);
-        };
-        if (options.layer, options.precision) != (record.layer, record.precision) {
+        if let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone)
+            && (options.layer, options.precision) != (record.layer, record.precision)
+        {
             return Err(TrainError::Usage(format!(
                 "the head was fitted on `{}` in {}: `backbone.layer` and `backbone.precision` cannot be changed afterwards",
                 record.layer, record.precision
