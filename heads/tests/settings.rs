@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 
 /// Why a head does not take a table.
 fn refusal(kind: &str, table: &str) -> String {
@@ -106,12 +108,17 @@ impl Write for Log {
     }
 }
 
+/// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
+static OTHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
+
 /// What a fit on overlapping classes logs.
 fn log_of(kind: &str, table: &str, samples: usize) -> String {
     let values: Vec<f32> = (0..samples * 5).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
     let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
     let data = TrainingSet::new(Features::new(&values, 5).unwrap(), &labels, 3).unwrap();
     let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
+    LazyLock::force(&OTHERS);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();

@@ -41,6 +41,8 @@ pub mod dataset;
 pub mod decode;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod logged;
 mod random;
 pub mod split;
 pub mod transform;

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use headstock_backbone::hub::{HubError, HubSettings, fetch_with};
 use headstock_backbone::{DownloadProgress, WeightFiles};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 
 use super::server::{Content, Hub, hex};
 
@@ -123,6 +125,7 @@ impl Bench {
     }
 
     pub(crate) fn fetch_logging(&self, rest: &str, lines: &Lines) -> Result<WeightFiles, HubError> {
+        LazyLock::force(&OTHERS);
         let lines = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
@@ -180,6 +183,10 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     found.sort_unstable();
     found
 }
+
+/// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
+static OTHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// Where lines are logged to.
 #[derive(Clone, Default)]

@@ -1,7 +1,5 @@
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
-
 use super::*;
+use crate::logged::logged;
 
 fn refused(files: &[&str]) -> String {
     let root = tempfile::tempdir().unwrap();
@@ -91,25 +89,6 @@ fn a_linked_folder_is_entered_or_refused_but_not_dropped() {
     fs::remove_file(root.path().join("out")).unwrap();
     std::os::unix::fs::symlink("..", root.path().join("in/loop")).unwrap();
     assert!(matches!(photos_below(root.path()), Err(DatasetError::SameFile { .. })));
-}
-
-/// What is logged while `work` runs.
-fn logged(work: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, work);
-    String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::label;
 use crate::golden;
+use crate::logged::logged;
 use crate::split::*;
 
 /// `group` of `reference/split/make.py`.
@@ -120,29 +121,6 @@ fn refusals_say_what_to_do() {
         stratified_group_k_fold(&[0, 1, 1], &[5, 5, 5], 2, 0).unwrap_err().to_string(),
         "2 folds are more than 1 group: ask for 1 at most"
     );
-}
-
-/// What is logged while `act` runs.
-fn logged(act: impl FnOnce()) -> String {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
-    tracing::subscriber::with_default(subscriber, act);
-    let bytes = log.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
 }
 
 #[test]
