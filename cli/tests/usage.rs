@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use headstock_backbone::DownloadProgress;
 use headstock_heads::Registry;
-use headstock_loader::dataset::photos_below;
+use headstock_loader::source::photos_below;
 use headstock_train::{Predictor, Progress, Run, TrainError};
 use support::{Project, done};
 

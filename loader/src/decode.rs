@@ -20,10 +20,8 @@ mod jpeg;
 
 use std::any::Any;
 use std::error::Error as _;
-use std::fs;
 use std::io::{self, Cursor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
@@ -37,6 +35,9 @@ pub enum DecodeError {
     /// The file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The shard that it is a record of is damaged.
+    #[error("{0}")]
+    Record(String),
     /// There are no bytes.
     #[error("the file is empty")]
     Empty,
@@ -61,15 +62,6 @@ pub enum DecodeError {
         /// What the decoder says.
         message: String,
     },
-}
-
-/// The bytes of the photo at `path`.
-///
-/// # Errors
-/// [`DecodeError::Io`] as the system says it, [`DecodeError::Empty`] for no bytes.
-pub fn read_photo(path: &Path) -> Result<Vec<u8>, DecodeError> {
-    let bytes = fs::read(path)?;
-    if bytes.is_empty() { Err(DecodeError::Empty) } else { Ok(bytes) }
 }
 
 /// Decodes a photo to RGB, `[H, W, 3]`, upright, by the rules of [this module](self).

@@ -4,9 +4,8 @@
 //! Splits are scikit-learn's index for index, transforms torchvision's on PIL images pixel for pixel.
 //!
 //! ```
-//! use headstock_loader::dataset::unreadable;
 //! use headstock_loader::{
-//!     ClassOrder, EvalTransform, Interpolation, TestSize, decode, read_folder, read_photo, stratified_shuffle_split,
+//!     ClassOrder, Dataset, EvalTransform, FolderSource, Interpolation, TestSize, decode, stratified_shuffle_split,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,17 +17,15 @@
 //! #     }
 //! # }
 //! # let photos = folder.path();
-//! let data = read_folder(photos, ClassOrder::Sorted)?;
+//! let data = Dataset::read(&FolderSource { root: photos.into() }, ClassOrder::Sorted)?;
 //! assert_eq!(data.classes.names(), ["dress", "shirt"]);
 //! assert_eq!(data.samples[1].id, "dress/2.jpg");
 //!
 //! let max_pixels = 100_000_000;
-//! assert!(unreadable(&data.samples, max_pixels, || ()).is_empty());
-//!
 //! let splits = stratified_shuffle_split(&data.labels(), 1, TestSize::Fraction(0.25), 0)?;
 //! let transform = EvalTransform { resize: 32, crop: (28, 28), interpolation: Interpolation::Bilinear };
 //! for &index in &splits[0].train {
-//!     let photo = decode(&read_photo(&data.samples[index].path)?, max_pixels)?;
+//!     let photo = decode(&data.samples[index].photo.read()?, max_pixels)?;
 //!     let pixels = transform.apply(&photo);
 //!     assert_eq!(pixels.as_raw().len(), 28 * 28 * 3);
 //! }
@@ -43,15 +40,19 @@ pub mod decode;
 mod golden;
 #[cfg(test)]
 mod logged;
+mod photo;
 mod random;
+mod shard;
+pub mod source;
 pub mod split;
 pub mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
-pub use dataset::{
-    ClassMap, ClassOrder, CsvSource, Dataset, DatasetError, Sample, read_csv, read_folder, read_folder_with,
-};
-pub use decode::{DecodeError, decode, glance, read_photo};
+pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
+pub use decode::{DecodeError, decode, glance};
+pub use photo::Photo;
+pub use shard::shards;
+pub use source::{CsvSource, Fields, FolderSource, ParquetSource, Part, Source, WebDatasetSource};
 pub use split::{
     Split, SplitError, TestSize, stratified_group_k_fold, stratified_k_fold, stratified_shuffle_split,
 };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use headstock_backbone::{BackboneError, ErrorKind, HubError};
 use headstock_heads::HeadError;
-use headstock_loader::{DatasetError, DecodeError};
+use headstock_loader::{DatasetError, DecodeError, Photo};
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -129,14 +129,14 @@ impl From<HubError> for TrainError {
 
 /// Photos that cannot be read, each with the reason.
 #[derive(Debug)]
-pub struct Unreadable(pub Vec<(PathBuf, DecodeError)>);
+pub struct Unreadable(pub Vec<(Photo, DecodeError)>);
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let photos = if self.0.len() == 1 { "photo" } else { "photos" };
         write!(f, "{} {photos} cannot be read", self.0.len())?;
-        for (path, error) in &self.0 {
-            write!(f, "\n  {}: {error}", path.display())?;
+        for (photo, error) in &self.0 {
+            write!(f, "\n  {photo}: {error}")?;
         }
         f.write_str("\nmend or remove them, or go on without them: data.on_error = \"skip\"")
     }

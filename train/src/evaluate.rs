@@ -14,7 +14,7 @@ use crate::matrix::Matrix;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::run::{ConformalMetrics, Run, SplitRow};
-use crate::samples::{Inputs, Part, Samples, data_root};
+use crate::samples::{Inputs, Part, Samples, root_of_files};
 
 /// What testing a run anew gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,9 +47,9 @@ pub fn evaluate(
     let own = run.settings(&[], heads)?;
     let is_own = own.source == settings.source && own.options.split == settings.options.split;
     let (samples, inputs) = if is_own {
-        Samples::of_run(settings, &model.record.classes, &split)?
+        Samples::of_run(settings, &model.record.classes, &split, progress)?
     } else {
-        let (samples, inputs) = others(settings, &model.record.classes)?;
+        let (samples, inputs) = others(settings, &model.record.classes, progress)?;
         warn_of_trained_on(&inputs, &own, &split);
         (samples, inputs)
     };
@@ -82,11 +82,15 @@ pub fn evaluate(
 }
 
 /// The test part of other data than the run's.
-fn others(settings: &Settings, classes: &[String]) -> Result<(Samples, Inputs), TrainError> {
-    if let Source::Folder { test: Some(test), .. } = &settings.source {
-        return Samples::only_tested(test, classes);
+fn others(
+    settings: &Settings,
+    classes: &[String],
+    progress: &dyn Progress,
+) -> Result<(Samples, Inputs), TrainError> {
+    if let Source::Photos { test: Some(test), .. } = &settings.source {
+        return Samples::only_tested(test, classes, progress);
     }
-    let (samples, inputs) = Samples::read(settings)?;
+    let (samples, inputs) = Samples::read(settings, progress)?;
     if samples.classes.names() != classes {
         return Err(TrainError::Data(format!(
             "the data has the classes {}, but the run was trained on {}",
@@ -99,16 +103,15 @@ fn others(settings: &Settings, classes: &[String]) -> Result<(Samples, Inputs), 
     Ok((Samples { rows, ..samples }, inputs.only(&tested)))
 }
 
+/// Counts photos that lie where the run's training photos do. Those of shards are not known by their paths.
 fn warn_of_trained_on(inputs: &Inputs, own: &Settings, split: &[SplitRow]) {
-    let root = data_root(&own.source);
+    let Some(root) = root_of_files(&own.source) else { return };
     let trained = split.iter().filter(|row| row.split == Part::Train.as_str());
     let trained: HashSet<PathBuf> =
         trained.filter_map(|row| root.join(&row.path).canonicalize().ok()).collect();
     let photos = inputs.photos().unwrap_or_default();
-    let known = photos
-        .iter()
-        .filter(|photo| photo.canonicalize().is_ok_and(|photo| trained.contains(&photo)))
-        .count();
+    let files = photos.iter().filter_map(|photo| photo.file()?.canonicalize().ok());
+    let known = files.filter(|file| trained.contains(file)).count();
     if known > 0 {
         tracing::warn!(
             "the run was trained on {known} of these {} photos: the figures flatter it",

@@ -35,8 +35,8 @@ pub fn extract(
     progress: &dyn Progress,
 ) -> Result<Extracted, TrainError> {
     let target = Target::open(out)?;
-    let (samples, inputs) = Samples::unsplit(settings)?;
-    let (Inputs::Photos(paths), Some(options)) = (inputs, &settings.options.backbone) else {
+    let (samples, inputs) = Samples::unsplit(settings, progress)?;
+    let (Inputs::Photos(photos), Some(options)) = (inputs, &settings.options.backbone) else {
         return Err(TrainError::Usage(
             "features are extracted from photos, and `data.features` has none".into(),
         ));
@@ -46,8 +46,8 @@ pub fn extract(
         Some(stock) => stock,
         None => Stock::open(options, progress)?,
     };
-    let features = Features::prepare(&stock, &settings.options, &paths, &vec![0; paths.len()], progress)?;
-    let mut order: Vec<usize> = (0..paths.len()).filter(|&photo| features.has(photo)).collect();
+    let features = Features::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
+    let mut order: Vec<usize> = (0..photos.len()).filter(|&photo| features.has(photo)).collect();
     if order.is_empty() {
         return Err(TrainError::Data("no photo can be read".into()));
     }
@@ -70,6 +70,6 @@ pub fn extract(
         rows: order.len(),
         width: features.width(),
         computed: features.computed(),
-        skipped: paths.len() - order.len(),
+        skipped: photos.len() - order.len(),
     })
 }

@@ -28,8 +28,8 @@ impl Matrix {
     ) -> Result<Self, TrainError> {
         match (inputs, stock) {
             (Inputs::Features(table), _) => Ok(Self::Given(Table::new(table))),
-            (Inputs::Photos(paths), Some(stock)) => {
-                Ok(Self::Cached(Features::prepare(stock, options, &paths, views, progress)?))
+            (Inputs::Photos(photos), Some(stock)) => {
+                Ok(Self::Cached(Features::prepare(stock, options, &photos, views, progress)?))
             }
             (Inputs::Photos(_), None) => Err(TrainError::Usage(
                 "photos become features by a backbone, and there is none: the head was fitted on features made elsewhere".into(),

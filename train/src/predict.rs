@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use headstock_backbone::Backbone;
 use headstock_heads::Features;
-use headstock_loader::DecodeError;
+use headstock_loader::{DecodeError, Photo};
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -25,7 +24,7 @@ pub struct Prediction<'a> {
 }
 
 /// Is told a batch: some photos, and for each what the model makes of it, or why it cannot be read.
-pub type Told<'a, E> = dyn FnMut(&[PathBuf], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
+pub type Told<'a, E> = dyn FnMut(&[Photo], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
@@ -59,14 +58,14 @@ impl<'a> Predictor<'a> {
     /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `told` gives.
     pub fn predict<E: From<TrainError>>(
         &self,
-        photos: &[PathBuf],
+        photos: &[Photo],
         progress: &dyn Progress,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {
         let (layer, size) = (self.stock.options().layer, self.stock.transform().crop);
         let network = Network::features(&self.backbone, layer, size);
         let jobs: Vec<Job<'_>> = (photos.iter().enumerate())
-            .map(|(photo, path)| Job { path, renderings: photo..photo + 1 })
+            .map(|(number, photo)| Job { photo, renderings: number..number + 1 })
             .collect();
         let render = |_, bytes: &[u8]| Ok(vec![self.renderer.plain_view(bytes)?]);
         let (mut ahead, mut next) = (BTreeMap::new(), 0);
@@ -88,10 +87,10 @@ impl<'a> Predictor<'a> {
             let mut in_order = in_order.into_iter();
             while in_order.len() > 0 {
                 let batch: Vec<_> = in_order.by_ref().take(BATCH).collect();
-                let paths = &photos[next..next + batch.len()];
+                let of = &photos[next..next + batch.len()];
                 next += batch.len();
-                self.tell(paths, batch, told)?;
-                progress.step(paths.len() as u64);
+                self.tell(of, batch, told)?;
+                progress.step(of.len() as u64);
             }
             Ok(ControlFlow::Continue(()))
         });
@@ -102,7 +101,7 @@ impl<'a> Predictor<'a> {
     /// Tells what the head makes of the features of some photos.
     fn tell<E: From<TrainError>>(
         &self,
-        photos: &[PathBuf],
+        photos: &[Photo],
         features: Vec<Result<Vec<f32>, DecodeError>>,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {

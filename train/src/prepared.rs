@@ -1,7 +1,8 @@
 //! What training and comparing begin with: samples, their parts, and their features.
 
-use std::path::PathBuf;
 use std::time::Instant;
+
+use headstock_loader::Photo;
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -15,7 +16,7 @@ use crate::samples::{Part, Samples};
 pub struct Prepared {
     pub(crate) samples: Samples,
     /// Where each sample's photo lies; none where there are only features.
-    pub(crate) photos: Option<Vec<PathBuf>>,
+    pub(crate) photos: Option<Vec<Photo>>,
     pub(crate) stock: Option<Stock>,
     pub(crate) matrix: Matrix,
     /// Augmented views of each training sample.
@@ -49,7 +50,7 @@ impl Prepared {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let started = Instant::now();
-        let (samples, inputs) = Samples::read(settings)?;
+        let (samples, inputs) = Samples::read(settings, progress)?;
         let samples = match run {
             Some(run) => samples.renumbered(&run.model.record.classes),
             None => samples,
@@ -60,7 +61,7 @@ impl Prepared {
         let wanted = options.features.views;
         let views: Vec<View> =
             samples.rows.iter().map(|row| if row.part == Part::Train { wanted } else { 0 }).collect();
-        let photos = inputs.photos().map(<[PathBuf]>::to_vec);
+        let photos = inputs.photos().map(<[Photo]>::to_vec);
         let matrix = Matrix::prepare(inputs, stock.as_ref(), options, &views, progress)?;
         let kept = matrix.present((0..samples.rows.len()).collect());
         let of = |part| kept.iter().copied().filter(|&i| samples.rows[i].part == part).collect();

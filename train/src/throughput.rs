@@ -1,9 +1,10 @@
 //! How fast photos become features, all the way from their files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::Backbone;
+use headstock_loader::Photo;
 
 use crate::config::{Options, Settings};
 use crate::error::TrainError;
@@ -33,7 +34,7 @@ pub fn throughput(
     limit: Duration,
     progress: &dyn Progress,
 ) -> Result<Throughput, TrainError> {
-    let (_, Inputs::Photos(photos)) = Samples::unsplit(settings)? else {
+    let (_, Inputs::Photos(photos)) = Samples::unsplit(settings, progress)? else {
         return Err(TrainError::Usage(
             "the way from files is measured on photos, and `data.features` has none".into(),
         ));
@@ -44,7 +45,7 @@ pub fn throughput(
     let folder = folder.map_err(TrainError::io("make a folder in", &beside))?;
     options.features.cache = folder.path().to_path_buf();
 
-    let measure = |photos: &[PathBuf]| -> Result<Throughput, TrainError> {
+    let measure = |photos: &[Photo]| -> Result<Throughput, TrainError> {
         measured(stock, backbone, &options, photos, progress)
     };
     // The first photos tell how many are enough.
@@ -61,7 +62,7 @@ fn measured(
     stock: &Stock,
     backbone: &Backbone,
     options: &Options,
-    photos: &[PathBuf],
+    photos: &[Photo],
     progress: &dyn Progress,
 ) -> Result<Throughput, TrainError> {
     let started = Instant::now();

@@ -5,10 +5,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use headstock_loader::dataset::{TableHead, is_photo, photos_below, read_table_head};
+use headstock_loader::source::{TableHead, is_photo, photos_below, read_table_head};
 use headstock_loader::{
-    ClassOrder, CsvSource, Dataset, TestSize, read_csv, read_folder, read_folder_with,
-    stratified_shuffle_split,
+    ClassOrder, CsvSource, Dataset, Fields, FolderSource, TestSize, stratified_shuffle_split,
 };
 use headstock_train::TrainError;
 use serde::Serialize;
@@ -51,11 +50,13 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
     let found = find(args)?;
     let (dataset, tested) = match &found {
         Found::Folder { root, test } => {
-            let dataset = read_folder(root, ClassOrder::Sorted).map_err(TrainError::from)?;
-            let tested = test.as_ref().map(|test| read_folder_with(test, &dataset.classes)).transpose();
+            let source = FolderSource { root: root.clone() };
+            let dataset = Dataset::read(&source, ClassOrder::Sorted).map_err(TrainError::from)?;
+            let test = test.as_ref().map(|test| FolderSource { root: test.clone() });
+            let tested = test.map(|test| Dataset::read_with(&test, &dataset.classes)).transpose();
             (dataset, tested.map_err(TrainError::from)?)
         }
-        Found::Csv(source) => (read_csv(source, ClassOrder::Sorted).map_err(TrainError::from)?, None),
+        Found::Csv(source) => (Dataset::read(source, ClassOrder::Sorted).map_err(TrainError::from)?, None),
     };
     let part = match &tested {
         Some(_) => TestPart::USUAL,
@@ -221,7 +222,8 @@ fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
             let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
-                return Ok(CsvSource { csv, images, id, label, group: None, extension });
+                let fields = Fields { label, group: None, part: None };
+                return Ok(CsvSource { csv, images, id, extension, fields });
             }
         }
     }
@@ -267,7 +269,7 @@ fn text(found: &Found, part: &TestPart, base: &Path) -> String {
             named_path(&source.csv),
             named_path(&source.images),
             named(&source.id),
-            named(&source.label),
+            named(&source.fields.label),
             named(&source.extension)
         ),
     };

@@ -1,10 +1,10 @@
 //! `headstock predict`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use headstock_heads::Sets;
-use headstock_loader::DecodeError;
-use headstock_loader::dataset::photos_below;
+use headstock_loader::source::photos_below;
+use headstock_loader::{DecodeError, Photo};
 use headstock_train::{Prediction, Predictor, TrainError};
 use serde_json::json;
 
@@ -26,17 +26,17 @@ pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Resu
     let mut unreadable = 0;
     printer.header()?;
     predictor.predict::<anyhow::Error>(&photos, bars, &mut |batch, predicted| {
-        for (path, error) in
-            batch.iter().zip(&predicted).filter_map(|(path, p)| Some((path, p.as_ref().err()?)))
+        for (photo, error) in
+            batch.iter().zip(&predicted).filter_map(|(photo, p)| Some((photo, p.as_ref().err()?)))
         {
             unreadable += 1;
-            tracing::warn!("{} cannot be read: {error}", path.display());
+            tracing::warn!("{photo} cannot be read: {error}");
         }
         bars.aside(|| {
-            for (path, predicted) in batch.iter().zip(&predicted) {
+            for (photo, predicted) in batch.iter().zip(&predicted) {
                 match predicted {
-                    Ok(prediction) => printer.row(path, *prediction)?,
-                    Err(error) => printer.unreadable(path, error)?,
+                    Ok(prediction) => printer.row(photo, *prediction)?,
+                    Err(error) => printer.unreadable(photo, error)?,
                 }
             }
             Ok(printer.out.flush()?)
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Resu
 }
 
 /// The photos that the arguments name: a folder stands for the photos below it.
-fn listed(arguments: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
+fn listed(arguments: &[PathBuf]) -> Result<Vec<Photo>, TrainError> {
     let mut photos = Vec::new();
     for path in arguments {
         if path.is_dir() {
@@ -64,9 +64,9 @@ fn listed(arguments: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
             if below.is_empty() {
                 return Err(TrainError::Data(format!("there are no photos in {}", path.display())));
             }
-            photos.extend(below);
+            photos.extend(below.into_iter().map(Photo::from));
         } else {
-            photos.push(path.clone());
+            photos.push(path.clone().into());
         }
     }
     Ok(photos)
@@ -91,7 +91,7 @@ impl Printer<'_> {
         }
     }
 
-    fn row(&mut self, path: &Path, prediction: Prediction<'_>) -> Result<(), StdoutError> {
+    fn row(&mut self, photo: &Photo, prediction: Prediction<'_>) -> Result<(), StdoutError> {
         let Prediction { probabilities, predicted } = prediction;
         let best = predicted as usize;
         let classes = self.classes;
@@ -110,12 +110,12 @@ impl Printer<'_> {
                     .map(|&class| format!("{} {:.3}", Shown(&classes[class]), probabilities[class]));
                 let set = set.map(|set| format!("{{{}}}", Shown(set.join(", "))));
                 let fields: Vec<String> =
-                    std::iter::once(Shown(path.display()).to_string()).chain(set).chain(shown).collect();
+                    std::iter::once(Shown(photo).to_string()).chain(set).chain(shown).collect();
                 self.out.line(fields.join("  "))
             }
             Format::Csv => {
                 let fixed =
-                    [path.display().to_string(), classes[best].clone(), probabilities[best].to_string()];
+                    [photo.to_string(), classes[best].clone(), probabilities[best].to_string()];
                 let each = probabilities.iter().map(ToString::to_string);
                 self.out.record(fixed.into_iter().chain(each).chain(set.map(|set| set.join("|"))))
             }
@@ -123,7 +123,7 @@ impl Printer<'_> {
                 let all: serde_json::Map<String, serde_json::Value> =
                     classes.iter().cloned().zip(probabilities.iter().map(|&p| json!(p))).collect();
                 let mut object = json!({
-                    "path": path.display().to_string(),
+                    "path": photo.to_string(),
                     "predicted": classes[best],
                     "probability": probabilities[best],
                     "probabilities": all,
@@ -137,17 +137,17 @@ impl Printer<'_> {
     }
 
     /// A photo that cannot be read keeps its row where programs read the output.
-    fn unreadable(&mut self, path: &Path, error: &DecodeError) -> Result<(), StdoutError> {
+    fn unreadable(&mut self, photo: &Photo, error: &DecodeError) -> Result<(), StdoutError> {
         match self.format {
             // The warning says it.
             Format::Table => Ok(()),
             Format::Csv => {
                 let empty = vec![String::new(); self.classes.len() + 2 + usize::from(self.sets.is_some())];
-                self.out.record(std::iter::once(path.display().to_string()).chain(empty))
+                self.out.record(std::iter::once(photo.to_string()).chain(empty))
             }
             Format::Jsonl => self
                 .out
-                .line(json!({ "path": path.display().to_string(), "error": error.to_string() }).to_string()),
+                .line(json!({ "path": photo.to_string(), "error": error.to_string() }).to_string()),
         }
     }
 }

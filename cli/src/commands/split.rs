@@ -20,7 +20,7 @@ struct Figures<'a> {
 
 pub(crate) fn run(args: &SplitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
     let settings = session.settings(&[])?;
-    let (samples, _) = Samples::read(&settings)?;
+    let (samples, _) = Samples::read(&settings, session.bars)?;
     write_split(&samples, &args.out)?;
     let (train, test) = (samples.of(Part::Train).len(), samples.of(Part::Test).len());
     let out = &mut *session.output;

@@ -99,6 +99,22 @@ pub enum DatasetError {
         /// The known ones.
         known: Listed,
     },
+    /// A shard is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A pattern names no files.
+    #[error("{}: {problem}", pattern.display())]
+    Pattern {
+        /// As given.
+        pattern: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The CSV cannot be parsed.
     #[error("{}: {message}", path.display())]
     Csv {
@@ -108,11 +124,11 @@ pub enum DatasetError {
         message: String,
     },
     /// A column is not in the header.
-    #[error("{} has no column `{column}` (`data.{key}`); its columns: {columns}{}", path.display(), did_you_mean(column, columns))]
+    #[error("{} has no column `{column}` (`{key}`); its columns: {columns}{}", path.display(), did_you_mean(column, columns))]
     NoColumn {
         /// The CSV.
         path: PathBuf,
-        /// The key of the setting: `id`, `label` or `group`.
+        /// The key of the setting, such as `data.label`.
         key: &'static str,
         /// The column asked for.
         column: String,
@@ -159,7 +175,7 @@ pub enum DatasetError {
     },
 }
 
-fn did_you_mean(column: &str, columns: &Listed) -> String {
+pub(crate) fn did_you_mean(column: &str, columns: &Listed) -> String {
     let distance =
         |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());
     match columns.0.iter().min_by_key(|known| distance(known)) {

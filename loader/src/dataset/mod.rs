@@ -1,21 +1,20 @@
 //! Data sets: which photos there are, and what class each one shows.
 
 mod class_map;
-mod csv;
 mod error;
-mod folder;
 mod groups;
-mod same;
 mod unreadable;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
 pub use class_map::{ClassMap, ClassOrder};
-pub use csv::{CsvSource, TableHead, read_csv, read_table_head};
+pub(crate) use error::did_you_mean;
 pub use error::{DatasetError, Listed};
-pub use folder::{is_photo, photos_below, read_folder, read_folder_with};
 pub use groups::number_groups;
 pub use unreadable::unreadable;
+
+use crate::photo::Photo;
+use crate::source::{Listing, Part, Source};
 
 /// A photo and its class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,17 +22,13 @@ pub struct Sample {
     /// The photo's path relative to the data root, with `/` between its parts.
     pub id: String,
     /// Where the photo lies.
-    pub path: PathBuf,
+    pub photo: Photo,
     /// The number of its class.
     pub label: u32,
     /// The number of the group that it belongs to, where the data set knows groups.
     pub group: Option<u32>,
-}
-
-impl AsRef<Path> for Sample {
-    fn as_ref(&self) -> &Path {
-        &self.path
-    }
+    /// The part that the data set puts it in, where it has parts.
+    pub part: Option<Part>,
 }
 
 /// Photos with their classes, in an order that depends on the data alone.
@@ -41,11 +36,85 @@ impl AsRef<Path> for Sample {
 pub struct Dataset {
     /// The classes.
     pub classes: ClassMap,
-    /// The samples: a folder's by class and path, a CSV's as they are listed.
+    /// The samples: a folder's by class and path, others as they are listed.
     pub samples: Vec<Sample>,
+    /// The names of the groups, by number, sorted bytewise.
+    pub groups: Vec<String>,
 }
 
 impl Dataset {
+    /// Reads what `source` lists and numbers the classes.
+    ///
+    /// # Errors
+    /// [`DatasetError`] of the source, and as [`Dataset::of`].
+    pub fn read(source: &dyn Source, order: ClassOrder) -> Result<Self, DatasetError> {
+        Self::of(source.list()?, order)
+    }
+
+    /// Numbers the classes of what was listed.
+    ///
+    /// # Errors
+    /// [`DatasetError`]: the first fault of the entries, no sample, one class only.
+    pub fn of(mut listing: Listing, order: ClassOrder) -> Result<Self, DatasetError> {
+        if !listing.faults.is_empty() {
+            return Err(listing.faults.swap_remove(0));
+        }
+        if listing.entries.is_empty() {
+            let hint = "there is nothing to learn from";
+            return Err(DatasetError::Empty { path: listing.origin, missing: "photos", hint });
+        }
+        let classes = ClassMap::new(listing.entries.iter().map(|entry| entry.class.as_str()), order);
+        if let [class] = classes.names() {
+            return Err(DatasetError::OneClass { path: listing.origin, class: class.clone() });
+        }
+        Ok(Self::new(listing, classes))
+    }
+
+    /// Reads what `source` lists, the classes numbered as in `classes`: samples that are only tested on. A class may have none
+    /// here.
+    ///
+    /// # Errors
+    /// [`DatasetError`] of the source, the first fault of its entries but for empty classes, and for no sample or a class that is
+    /// not among `classes`.
+    pub fn read_with(source: &dyn Source, classes: &ClassMap) -> Result<Self, DatasetError> {
+        let mut listing = source.list()?;
+        listing.faults.retain(|fault| !matches!(fault, DatasetError::EmptyClass { .. }));
+        if !listing.faults.is_empty() {
+            return Err(listing.faults.swap_remove(0));
+        }
+        let found =
+            ClassMap::new(listing.entries.iter().map(|entry| entry.class.as_str()), ClassOrder::Sorted);
+        let unknown: Vec<String> =
+            found.names().iter().filter(|name| classes.number(name).is_none()).cloned().collect();
+        if !unknown.is_empty() {
+            let (root, known) = (listing.origin, Listed(classes.names().to_vec()));
+            return Err(DatasetError::UnknownClass { root, classes: Listed(unknown), known });
+        }
+        if listing.entries.is_empty() {
+            let hint = "there is nothing to test on";
+            return Err(DatasetError::Empty { path: listing.origin, missing: "photos", hint });
+        }
+        Ok(Self::new(listing, classes.clone()))
+    }
+
+    /// Of entries whose classes are all known.
+    fn new(listing: Listing, classes: ClassMap) -> Self {
+        let names: Option<Vec<&str>> = listing.entries.iter().map(|entry| entry.group.as_deref()).collect();
+        let groups = names.as_ref().map(|names| number_groups(names));
+        let distinct: BTreeSet<&str> = names.into_iter().flatten().collect();
+        let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
+        let samples = (listing.entries.into_iter().enumerate())
+            .map(|(i, entry)| Sample {
+                label: classes.number(&entry.class).expect("the map has the class of every entry"),
+                group: groups.as_ref().map(|groups| groups[i]),
+                id: entry.id,
+                photo: entry.photo,
+                part: entry.part,
+            })
+            .collect();
+        Self { classes, samples, groups: distinct }
+    }
+
     /// The label of each sample, `[N]`.
     #[must_use]
     pub fn labels(&self) -> Vec<u32> {
@@ -71,6 +140,3 @@ impl Dataset {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

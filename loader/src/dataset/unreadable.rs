@@ -1,10 +1,9 @@
 //! Photos that cannot be read, found before the long work.
 
-use std::path::Path;
-
 use rayon::prelude::*;
 
-use crate::decode::{DecodeError, decode, read_photo};
+use crate::decode::{DecodeError, decode};
+use crate::photo::Photo;
 
 /// The photos that cannot be read or decoded: the index of each among `photos` and the reason, by index.
 ///
@@ -12,22 +11,21 @@ use crate::decode::{DecodeError, decode, read_photo};
 /// memory does not grow with their number. `done` is called once a photo, from the threads that decode.
 ///
 /// ```
+/// use std::path::PathBuf;
+/// use headstock_loader::Photo;
 /// use headstock_loader::dataset::unreadable;
 ///
-/// let faults = unreadable(&["no-such-photo.jpg"], 1 << 26, || ());
+/// let photo = Photo::from(PathBuf::from("no-such-photo.jpg"));
+/// let faults = unreadable(&[&photo], 1 << 26, || ());
 /// assert_eq!(faults[0].0, 0);
 /// ```
 #[must_use]
-pub fn unreadable<P: AsRef<Path> + Sync>(
-    photos: &[P],
-    max_pixels: u64,
-    done: impl Fn() + Sync,
-) -> Vec<(usize, DecodeError)> {
+pub fn unreadable(photos: &[&Photo], max_pixels: u64, done: impl Fn() + Sync) -> Vec<(usize, DecodeError)> {
     photos
         .par_iter()
         .enumerate()
         .filter_map(|(index, photo)| {
-            let outcome = read_photo(photo.as_ref()).and_then(|bytes| decode(&bytes, max_pixels));
+            let outcome = photo.read().and_then(|bytes| decode(&bytes, max_pixels));
             done();
             outcome.err().map(|error| (index, error))
         })

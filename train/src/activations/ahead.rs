@@ -95,7 +95,7 @@ impl Activations<'_> {
             return Ok(());
         }
         let render = |(item, _): &(&Item, &mut [f32])| {
-            self.renderer.rendering(&self.photos.paths[item.photo], self.hash(item), item.view)
+            self.renderer.rendering(&self.photos.photos[item.photo], self.hash(item), item.view)
         };
         let rendered: Vec<Result<Vec<u8>, TrainError>> = places.par_iter().map(render).collect();
         // The first error in order, whichever came first.

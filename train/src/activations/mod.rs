@@ -14,10 +14,10 @@ mod kept;
 mod room;
 mod store;
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use headstock_backbone::{Backbone, Layer, Pixels, Worker};
+use headstock_loader::Photo;
 
 use crate::config::{OnError, Options};
 use crate::error::{TrainError, Unreadable};
@@ -43,7 +43,7 @@ pub(crate) struct Photos<'a> {
     /// One that is loaded already; without it the weights are loaded when they are needed.
     pub(crate) backbone: Option<&'a Backbone>,
     pub(crate) options: &'a Options,
-    pub(crate) paths: &'a [PathBuf],
+    pub(crate) photos: &'a [Photo],
     /// The hash of each photo's bytes; none for one that cannot be read, which must not be asked for.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
 }
@@ -166,8 +166,8 @@ impl<'a> Activations<'a> {
             size: self.photos.stock.transform().crop,
             waiting: (WAITING_BYTES / (BATCH as u64 * store.record_bytes())).max(1) as usize,
         };
-        let Photos { paths, hashes, .. } = self.photos;
-        let work = Work { what: "activations", paths, hashes, wanted: missing, on_error: OnError::Stop };
+        let Photos { photos, hashes, .. } = self.photos;
+        let work = Work { what: "activations", photos, hashes, wanted: missing, on_error: OnError::Stop };
         let keep = &mut |records: &[(&Wanted, &[u16])]| {
             store.keep(records.iter().map(|(wanted, values)| (&wanted.key, *values)))
         };
@@ -175,7 +175,7 @@ impl<'a> Activations<'a> {
         if done.unreadable.is_empty() {
             return Ok(done.renderings);
         }
-        let unreadable = done.unreadable.into_iter().map(|(photo, error)| (paths[photo].clone(), error));
+        let unreadable = done.unreadable.into_iter().map(|(photo, error)| (photos[photo].clone(), error));
         Err(TrainError::Unreadable(Unreadable(unreadable.collect())))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use half::{bf16, f16};
 use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
-use headstock_loader::Augment;
+use headstock_loader::{Augment, Photo};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tracing::subscriber::NoSubscriber;
@@ -39,7 +39,7 @@ fn demo() -> &'static (Stock, Backbone) {
 struct Desk {
     folder: TempDir,
     options: Options,
-    paths: Vec<PathBuf>,
+    photos: Vec<Photo>,
     hashes: Vec<Option<[u8; 32]>>,
 }
 
@@ -53,24 +53,24 @@ impl Desk {
             entries.sort();
             entries
         };
-        let (mut paths, mut hashes) = (Vec::new(), Vec::new());
+        let (mut photos, mut hashes) = (Vec::new(), Vec::new());
         for class in sorted(&classes).iter().take(4) {
             let photo = &sorted(class)[0];
-            let path = folder.path().join(format!("{}.jpg", paths.len()));
+            let path = folder.path().join(format!("{}.jpg", photos.len()));
             fs::copy(photo, &path).unwrap();
             hashes.push(Some(Sha256::digest(fs::read(&path).unwrap()).into()));
-            paths.push(path);
+            photos.push(path.into());
         }
         let mut options: Options = toml::from_str("version = 1").unwrap();
         options.features.cache = folder.path().join("cache");
         options.augment = Augment { horizontal_flip: Some(0.5), rotation: Some(30.0), ..Augment::default() };
-        Self { folder, options, paths, hashes }
+        Self { folder, options, photos, hashes }
     }
 
     fn photos(&self) -> Photos<'_> {
         let (stock, backbone) = demo();
-        let Self { options, paths, hashes, .. } = self;
-        Photos { stock, backbone: Some(backbone), options, paths, hashes }
+        let Self { options, photos, hashes, .. } = self;
+        Photos { stock, backbone: Some(backbone), options, photos, hashes }
     }
 
     fn prepare(&self, cut: Option<Cut>, views: [Option<View>; 4]) -> Result<Activations<'_>, TrainError> {
@@ -139,8 +139,7 @@ fn values_are_the_taps_rounded_whether_they_were_kept_or_not() {
         let pixels: Vec<u8> = [3, 2]
             .iter()
             .flat_map(|&photo| {
-                let photo =
-                    headstock_loader::decode(&fs::read(&desk.paths[photo]).unwrap(), 1 << 30).unwrap();
+                let photo = headstock_loader::decode(&desk.photos[photo].read().unwrap(), 1 << 30).unwrap();
                 stock.transform().apply(&photo).into_raw()
             })
             .collect();
@@ -175,7 +174,7 @@ fn what_was_kept_once_is_found_by_the_next() {
 #[test]
 fn photos_that_are_the_same_are_kept_once() {
     let mut desk = Desk::new();
-    desk.paths[1] = desk.paths[0].clone();
+    desk.photos[1] = desk.photos[0].clone();
     desk.hashes[1] = desk.hashes[0];
     let activations = desk.prepare(Some(CUT), [Some(1), Some(1), None, None]).unwrap();
     assert_eq!(activations.computed(), 2);
@@ -286,7 +285,7 @@ fn without_a_cut_values_are_pixels() {
     assert_eq!((activations.shape(), activations.computed()), ([64, 64, 3], 0));
     assert!(!desk.options.features.cache.exists());
     let all = values(&activations, &[vec![plain(1), view(2, 1)], vec![plain(2)]]);
-    let photo = headstock_loader::decode(&fs::read(&desk.paths[1]).unwrap(), 1 << 30).unwrap();
+    let photo = headstock_loader::decode(&desk.photos[1].read().unwrap(), 1 << 30).unwrap();
     let stock = &demo().0;
     let pixels = stock.transform().apply(&photo).into_raw();
     let record = stock.checkpoint().preprocessing();
@@ -326,14 +325,14 @@ fn a_photo_that_changed_or_is_gone_is_named() {
             .unwrap_err()
             .to_string()
     };
-    let mut bytes = fs::read(&desk.paths[1]).unwrap();
+    let mut bytes = desk.photos[1].read().unwrap();
     bytes.push(0);
-    fs::write(&desk.paths[1], bytes).unwrap();
-    fs::remove_file(&desk.paths[2]).unwrap();
-    let changed = format!("{}: changed while it was in use: run the command again", desk.paths[1].display());
+    fs::write(desk.photos[1].file().unwrap(), bytes).unwrap();
+    fs::remove_file(desk.photos[2].file().unwrap()).unwrap();
+    let changed = format!("{}: changed while it was in use: run the command again", desk.photos[1]);
     assert_eq!(error(vec![plain(0), plain(1), plain(2)]), changed);
     let gone = error(vec![plain(2)]);
-    assert!(gone.contains(&format!("1 photo cannot be read\n  {}", desk.paths[2].display())), "{gone}");
+    assert!(gone.contains(&format!("1 photo cannot be read\n  {}", desk.photos[2])), "{gone}");
     let prepared = |views| desk.prepare(Some(CUT), views).err().unwrap().to_string();
     assert_eq!(prepared([Some(0), Some(0), None, None]), changed);
     assert_eq!(prepared([None, None, Some(0), None]), gone);

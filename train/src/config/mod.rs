@@ -4,6 +4,7 @@ mod error;
 mod keys;
 mod options;
 mod settings;
+mod source;
 mod tune;
 
 use std::fs;
@@ -16,8 +17,11 @@ pub use error::ConfigError;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
 };
+pub(crate) use options::DEFAULT_FOLDS;
 use settings::DEFAULT_HEAD;
-pub use settings::{Settings, Source};
+pub use settings::Settings;
+pub(crate) use source::HUB;
+pub use source::{Place, Source};
 pub use tune::{KeptIn, OptimizerKind, ScheduleKind, Start, TuneFrom, TuneOptions, Views};
 
 /// A config before it is resolved: its text as a table, overrides applied, and where it came from.

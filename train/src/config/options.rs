@@ -63,12 +63,21 @@ pub struct DataOptions {
     /// A CSV with a row per photo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
+    /// Parquet shards: a file, a folder, a pattern, or `hf://datasets/owner/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parquet: Option<String>,
+    /// Tar archives: a file, a folder or a pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webdataset: Option<String>,
     /// The folder that the CSV's ids are relative to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
     /// The column with the file's name; `id` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The column of a Parquet with the photo; `image` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The column with the class; `label` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -84,6 +93,12 @@ pub struct DataOptions {
     /// A folder of photos that are only tested on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_folder: Option<PathBuf>,
+    /// Parquet shards of photos that are only tested on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_parquet: Option<String>,
+    /// Tar archives of photos that are only tested on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_webdataset: Option<String>,
     /// How classes are numbered.
     pub class_order: ClassOrder,
     /// What an unreadable photo does.
@@ -97,6 +112,9 @@ impl Default for DataOptions {
         Self {
             folder: None,
             csv: None,
+            parquet: None,
+            webdataset: None,
+            image: None,
             images: None,
             id: None,
             label: None,
@@ -104,6 +122,8 @@ impl Default for DataOptions {
             extension: None,
             features: None,
             test_folder: None,
+            test_parquet: None,
+            test_webdataset: None,
             class_order: ClassOrder::default(),
             on_error: OnError::default(),
             // Twice the largest sensor of a phone; decoded it takes 600 MB.
@@ -133,11 +153,39 @@ pub struct SplitOptions {
     pub test_size: TestSize,
     /// scikit-learn's `random_state`.
     pub seed: u32,
+    /// How many folds there are; 5 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<u32>,
+    /// The fold that is tested on, from 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub fold: u32,
+    /// The column that says which part a sample is in; `split` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Whether photos that look the same are kept on one side.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub group_duplicates: bool,
+}
+
+/// Folds of a method that deals in folds, where the config does not say how many.
+pub(crate) const DEFAULT_FOLDS: u32 = 5;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        Self { method: SplitMethod::StratifiedShuffle, test_size: TestSize::Fraction(0.1), seed: 0 }
+        Self {
+            method: SplitMethod::StratifiedShuffle,
+            test_size: TestSize::Fraction(0.1),
+            seed: 0,
+            folds: None,
+            fold: 0,
+            column: None,
+            group_duplicates: false,
+        }
     }
 }
 
@@ -147,6 +195,14 @@ impl Default for SplitOptions {
 pub enum SplitMethod {
     /// scikit-learn's `StratifiedShuffleSplit`.
     StratifiedShuffle,
+    /// A fold of scikit-learn's `StratifiedKFold`.
+    StratifiedKFold,
+    /// Groups whole: scikit-learn's `GroupShuffleSplit`, or with `folds` a fold of its `StratifiedGroupKFold`.
+    Group,
+    /// As a column of the data says.
+    Predefined,
+    /// By a hash of the id, or of the group's name: photos that are added move no other.
+    Hash,
 }
 
 /// `[backbone]`

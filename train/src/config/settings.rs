@@ -4,34 +4,20 @@ use std::path::{Path, PathBuf};
 
 use headstock_backbone::Layer;
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
-use headstock_loader::{CsvSource, TestSize};
+use headstock_loader::TestSize;
 use toml::Value;
 
 use super::keys::nearest;
+use super::options::DEFAULT_FOLDS;
+use super::source::Source;
 use super::tune::{TuneOptions, Views};
-use super::{ConfigError, DataOptions, Options};
+use super::{ConfigError, Options, SplitMethod, SplitOptions};
 
 /// The head of a config that names none.
 pub(super) const DEFAULT_HEAD: &str = "linear";
 
 /// Augmented views of a photo, at most.
 const MOST_VIEWS: u32 = 1000;
-
-/// Where samples come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A folder per class.
-    Folder {
-        /// The folder of the classes.
-        root: PathBuf,
-        /// Photos that are only tested on.
-        test: Option<PathBuf>,
-    },
-    /// A table of photos.
-    Csv(CsvSource),
-    /// An `.npz` of features made elsewhere.
-    Features(PathBuf),
-}
 
 /// A config that can be run: every value checked, defaults filled in, paths absolute.
 pub struct Settings {
@@ -51,7 +37,10 @@ impl Settings {
         heads: &Registry,
     ) -> Result<Self, ConfigError> {
         let checks = Checks { origin };
-        let source = checks.source(&mut options.data, base)?;
+        if options.split.method == SplitMethod::Predefined {
+            options.split.column.get_or_insert_with(|| "split".to_owned());
+        }
+        let source = checks.source(&mut options.data, &options.split, base)?;
         match (&source, &mut options.backbone) {
             (Source::Features(_), Some(_)) => {
                 return Err(
@@ -69,16 +58,7 @@ impl Settings {
             _ => {}
         }
         options.features.cache = checks.place("features.cache", &options.features.cache, base)?.0;
-        match options.split.test_size {
-            TestSize::Fraction(share) if !(share > 0.0 && share < 1.0) => {
-                let problem = format!("is {share}: a share lies between 0 and 1; a whole number is a count");
-                return Err(checks.key("split.test_size", problem));
-            }
-            TestSize::Count(0) => {
-                return Err(checks.key("split.test_size", "is 0: nothing would be tested on"));
-            }
-            _ => {}
-        }
+        checks.split(&options.split, &source)?;
         options.augment.check().map_err(|error| checks.value(error.to_string()))?;
         if options.features.views > MOST_VIEWS {
             let problem = format!(
@@ -137,12 +117,12 @@ fn whole_table(head: &dyn ConfiguredHead) -> toml::Table {
     table
 }
 
-struct Checks<'a> {
+pub(super) struct Checks<'a> {
     origin: &'a str,
 }
 
 impl Checks<'_> {
-    fn key(&self, key: &str, problem: impl Into<String>) -> ConfigError {
+    pub(super) fn key(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
     }
 
@@ -151,7 +131,7 @@ impl Checks<'_> {
     }
 
     /// A path from `base` on, also as text: a config is text, and a run writes it.
-    fn place(&self, key: &str, path: &Path, base: &Path) -> Result<(PathBuf, String), ConfigError> {
+    pub(super) fn place(&self, key: &str, path: &Path, base: &Path) -> Result<(PathBuf, String), ConfigError> {
         if path.as_os_str().is_empty() {
             return Err(self.key(key, "is empty: it must name a place"));
         }
@@ -165,66 +145,56 @@ impl Checks<'_> {
         }
     }
 
-    fn source(&self, data: &mut DataOptions, base: &Path) -> Result<Source, ConfigError> {
-        for (key, path) in [
-            ("data.folder", &mut data.folder),
-            ("data.csv", &mut data.csv),
-            ("data.images", &mut data.images),
-            ("data.features", &mut data.features),
-            ("data.test_folder", &mut data.test_folder),
-        ] {
-            if let Some(path) = path {
-                *path = self.place(key, path, base)?.0;
+    /// How the test part is drawn, and whether it can be from such data.
+    fn split(&self, split: &SplitOptions, source: &Source) -> Result<(), ConfigError> {
+        let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
+        match test_size {
+            TestSize::Fraction(share) if !(share > 0.0 && share < 1.0) => {
+                let problem = format!("is {share}: a share lies between 0 and 1; a whole number is a count");
+                return Err(self.key("split.test_size", problem));
             }
-        }
-        if data.max_pixels == 0 {
-            return Err(self.key("data.max_pixels", "is 0: no photo is that small"));
-        }
-        let of_csv = [
-            ("data.images", data.images.is_some()),
-            ("data.id", data.id.is_some()),
-            ("data.label", data.label.is_some()),
-            ("data.group", data.group.is_some()),
-            ("data.extension", data.extension.is_some()),
-        ];
-        let misplaced = of_csv.iter().find(|(_, given)| *given && data.csv.is_none());
-        if let Some((key, _)) = misplaced {
-            return Err(self.key(key, "belongs to a CSV data set: add `data.csv`, or leave it out"));
-        }
-        if data.test_folder.is_some() && data.folder.is_none() {
-            return Err(self.key(
-                "data.test_folder",
-                "goes with `data.folder`: for other data, [split] takes the test part",
-            ));
-        }
-        match (&data.folder, &data.csv, &data.features) {
-            (Some(root), None, None) => {
-                Ok(Source::Folder { root: root.clone(), test: data.test_folder.clone() })
+            TestSize::Count(0) => {
+                return Err(self.key("split.test_size", "is 0: nothing would be tested on"));
             }
-            (None, Some(csv), None) => {
-                let Some(images) = data.images.clone() else {
-                    return Err(self.key(
-                        "data.images",
-                        "is missing: the folder that the ids in `data.csv` are relative to",
-                    ));
-                };
-                let text = |given: &mut Option<String>, default: &str| {
-                    given.get_or_insert_with(|| default.to_owned()).clone()
-                };
-                let csv = csv.clone();
-                let id = text(&mut data.id, "id");
-                let label = text(&mut data.label, "label");
-                let extension = text(&mut data.extension, "");
-                let group = data.group.clone();
-                Ok(Source::Csv(CsvSource { csv, images, id, label, group, extension }))
+            TestSize::Count(count) if method == SplitMethod::Hash => {
+                let problem = format!("is {count}: with `split.method = \"hash\"` it must be a share");
+                return Err(self.key("split.test_size", problem));
             }
-            (None, None, Some(features)) => Ok(Source::Features(features.clone())),
-            (None, None, None) => {
-                Err(self
-                    .key("data", "says nothing of where the photos are: give `folder`, `csv` or `features`"))
-            }
-            _ => Err(self.key("data", "takes one of `folder`, `csv` and `features`")),
+            _ => {}
         }
+        let by_folds = method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
+        if folds.is_some() && !by_folds {
+            return Err(self.key("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\""));
+        }
+        let count = folds.unwrap_or(DEFAULT_FOLDS);
+        if count < 2 {
+            return Err(self.key("split.folds", format!("is {count}: 2 folds are the fewest")));
+        }
+        if fold > 0 && !by_folds {
+            return Err(self.key("split.fold", "goes with folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`"));
+        }
+        if fold >= count {
+            return Err(self.key("split.fold", format!("is {fold}: with {count} folds they are 0 to {}", count - 1)));
+        }
+        if split.column.is_some() && method != SplitMethod::Predefined {
+            return Err(self.key("split.column", "goes with `split.method = \"predefined\"`"));
+        }
+        match (method, source) {
+            (SplitMethod::Predefined, Source::Features(_)) => {
+                return Err(self.key("split.method", "is \"predefined\", but `data.features` has no column of parts"));
+            }
+            (SplitMethod::Group, Source::Photos { main, .. })
+                if main.fields().is_none_or(|fields| fields.group.is_none()) =>
+            {
+                let problem = "is \"group\", but nothing says which group a photo belongs to: name the column with `data.group`";
+                return Err(self.key("split.method", problem));
+            }
+            _ => {}
+        }
+        if group_duplicates && matches!(source, Source::Features(_)) {
+            return Err(self.key("split.group_duplicates", "needs photos: `data.features` has none"));
+        }
+        Ok(())
     }
 
     /// What is tuned, and whether it can be.

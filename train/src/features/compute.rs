@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::iter;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 
 use headstock_loader::dataset::unreadable;
-use headstock_loader::{Augment, DecodeError, EvalTransform, decode, read_photo};
+use headstock_loader::{Augment, DecodeError, EvalTransform, Photo, decode};
 use sha2::{Digest, Sha256};
 
 use super::pipeline::{self, Done, Job, Network};
@@ -54,20 +53,20 @@ impl Renderer {
         Ok(rendered.collect())
     }
 
-    /// One rendering of the photo at `path`, `[H, W, 3]`; `hash` is what its bytes had.
+    /// One rendering of a photo, `[H, W, 3]`; `hash` is what its bytes had.
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::Format`] when it is another by now.
     pub(crate) fn rendering(
         &self,
-        path: &Path,
+        photo: &Photo,
         hash: &[u8; 32],
         rendering: Rendering,
     ) -> Result<Vec<u8>, TrainError> {
-        let lost = |error| TrainError::Unreadable(Unreadable(vec![(path.to_path_buf(), error)]));
-        let bytes = read_photo(path).map_err(lost)?;
+        let lost = |error| TrainError::Unreadable(Unreadable(vec![(photo.clone(), error)]));
+        let bytes = photo.read().map_err(lost)?;
         if Sha256::digest(&bytes)[..] != hash[..] {
-            return Err(changed(path));
+            return Err(changed(photo));
         }
         self.renderings(&bytes, hash, iter::once(rendering)).map(|rendered| rendered.concat()).map_err(lost)
     }
@@ -83,9 +82,9 @@ pub(crate) enum Rendering {
 }
 
 /// A photo's bytes are others than those that were looked at.
-fn changed(path: &Path) -> TrainError {
+fn changed(photo: &Photo) -> TrainError {
     let problem = "changed while it was in use: run the command again".into();
-    TrainError::Format { path: path.to_path_buf(), problem }
+    TrainError::Format { path: photo.to_string().into(), problem }
 }
 
 /// The view that is not augmented.
@@ -93,26 +92,26 @@ const PLAIN: View = 0;
 
 /// Decodes the photos of these numbers, on all cores, and gives those that fail.
 pub(super) fn check(
-    paths: &[PathBuf],
-    photos: &[usize],
+    photos: &[Photo],
+    numbers: &[usize],
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> Vec<(usize, DecodeError)> {
-    if photos.is_empty() {
+    if numbers.is_empty() {
         return Vec::new();
     }
-    progress.begin("checking photos", photos.len() as u64, "photos");
-    let checked: Vec<&PathBuf> = photos.iter().map(|&photo| &paths[photo]).collect();
+    progress.begin("checking photos", numbers.len() as u64, "photos");
+    let checked: Vec<&Photo> = numbers.iter().map(|&number| &photos[number]).collect();
     let failed = unreadable(&checked, max_pixels, || progress.step(1));
     progress.end();
-    failed.into_iter().map(|(checked, error)| (photos[checked], error)).collect()
+    failed.into_iter().map(|(checked, error)| (numbers[checked], error)).collect()
 }
 
 /// What is computed of which photos, and what becomes of those that cannot be read.
 pub(crate) struct Work<'a> {
     /// What is computed, in the plural.
     pub(crate) what: &'a str,
-    pub(crate) paths: &'a [PathBuf],
+    pub(crate) photos: &'a [Photo],
     /// The hash of each photo's bytes.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
     /// Photo by photo.
@@ -150,7 +149,7 @@ impl Work<'_> {
             .iter()
             .map(|views| {
                 numbers = numbers.end..numbers.end + views.len();
-                Job { path: &self.paths[views[0].photo], renderings: numbers.clone() }
+                Job { photo: &self.photos[views[0].photo], renderings: numbers.clone() }
             })
             .collect();
         let render = |job: usize, bytes: &[u8]| {
@@ -180,7 +179,7 @@ impl Work<'_> {
                 let photo = views[job][0].photo;
                 match error {
                     Lost::Unreadable(error) => computed.unreadable.push((photo, error)),
-                    Lost::Changed => return Err(changed(&self.paths[photo])),
+                    Lost::Changed => return Err(changed(&self.photos[photo])),
                 }
             }
             let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();

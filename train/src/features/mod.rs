@@ -6,11 +6,11 @@ mod pipeline;
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headstock_backbone::{Backbone, Checkpoint, Interpolation, Layer, Preprocessing, Source};
 use headstock_heads::Tensors;
-use headstock_loader::{Augment, DecodeError, EvalTransform, glance, read_photo};
+use headstock_loader::{Augment, DecodeError, EvalTransform, Photo, glance};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -113,14 +113,14 @@ pub struct Features {
     cache: Cache,
     keys: KeyMaker,
     /// The hash of each photo's bytes; none for one that cannot be read.
-    photos: Hashes,
+    hashes: Hashes,
     width: usize,
     /// How many vectors were computed now, rather than found.
     computed: usize,
 }
 
 impl Features {
-    /// Sees to it that the features of `paths` are in the cache: the plain view of each, and `views[i]` augmented ones.
+    /// Sees to it that the features of `photos` are in the cache: the plain view of each, and `views[i]` augmented ones.
     /// Photos that cannot be read stop the work or are skipped, as the settings say. Most of them (no photo, cut short, too
     /// large) are found before the network runs; one that is damaged within, when it is decoded. What was computed until then
     /// is kept.
@@ -130,11 +130,11 @@ impl Features {
     pub fn prepare(
         stock: &Stock,
         options: &Options,
-        paths: &[PathBuf],
+        photos: &[Photo],
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        Self::prepare_on(None, stock, options, paths, views, progress)
+        Self::prepare_on(None, stock, options, photos, views, progress)
     }
 
     /// As [`prepare`](Self::prepare), on a backbone that is loaded already.
@@ -142,7 +142,7 @@ impl Features {
         backbone: Option<&Backbone>,
         stock: &Stock,
         options: &Options,
-        paths: &[PathBuf],
+        photos: &[Photo],
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
@@ -152,10 +152,10 @@ impl Features {
         let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
         let cache = Cache::open(&options.features.cache)?;
 
-        let (mut photos, mut unreadable) = look_at_all(&cache, &keys, paths, width, max_pixels, progress)?;
+        let (mut hashes, mut unreadable) = look_at_all(&cache, &keys, photos, width, max_pixels, progress)?;
         let snapshot = cache.snapshot()?;
         let views = views.iter().map(|&augmented| 0..augmented.saturating_add(1));
-        let missing = missing(&keys, &photos, views, |key| snapshot.contains(key, width))?;
+        let missing = missing(&keys, &hashes, views, |key| snapshot.contains(key, width))?;
         let mut computed = 0;
         if !missing.wanted.is_empty() {
             // Before photos are decoded: what is wrong with the device is told at once.
@@ -167,31 +167,31 @@ impl Features {
                 let network = Network::features(backbone, layer, transform.crop);
                 let renderer = Renderer::new(transform, augment, max_pixels);
                 let what = "features";
-                let work = Work { what, paths, hashes: &photos, wanted: &missing.wanted, on_error };
+                let work = Work { what, photos, hashes: &hashes, wanted: &missing.wanted, on_error };
                 let store = &mut |vectors: &[(&Wanted, &[f32])]| {
                     cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))
                 };
                 let done = work.run(&network, &renderer, store, progress)?;
                 computed = done.renderings;
                 let failed: HashSet<usize> = done.unreadable.iter().map(|(photo, _)| *photo).collect();
-                let same: HashSet<_> = failed.iter().map(|&photo| photos[photo]).collect();
+                let same: HashSet<_> = failed.iter().map(|&photo| hashes[photo]).collect();
                 unreadable.extend(done.unreadable);
                 // Of photos with the same bytes one was decoded; where the work stopped, others were not.
                 rest.retain(|photo| {
                     let unseen = on_error == OnError::Stop && !done.photos.contains(photo);
-                    !failed.contains(photo) && (same.contains(&photos[*photo]) || unseen)
+                    !failed.contains(photo) && (same.contains(&hashes[*photo]) || unseen)
                 });
             }
             if !unreadable.is_empty() {
-                unreadable.extend(compute::check(paths, &rest, max_pixels, progress));
+                unreadable.extend(compute::check(photos, &rest, max_pixels, progress));
             }
         }
         unreadable.sort_unstable_by_key(|(photo, _)| *photo);
         for (photo, _) in &unreadable {
-            photos[*photo] = None;
+            hashes[*photo] = None;
         }
-        leave_out(on_error, paths, unreadable)?;
-        Ok(Self { cache, keys, photos, width, computed })
+        leave_out(on_error, photos, unreadable)?;
+        Ok(Self { cache, keys, hashes, width, computed })
     }
 
     /// The number of features, `F`.
@@ -208,13 +208,13 @@ impl Features {
 
     /// The hash of each photo's bytes; none for one that could not be read.
     pub(crate) fn hashes(&self) -> &[Option<[u8; 32]>] {
-        &self.photos
+        &self.hashes
     }
 
     /// Whether photo `i` could be read.
     #[must_use]
     pub fn has(&self, photo: usize) -> bool {
-        self.photos[photo].is_some()
+        self.hashes[photo].is_some()
     }
 
     /// Appends the features of some photos in one view to `out`, `[len, F]`, row-major.
@@ -228,7 +228,7 @@ impl Features {
         let snapshot = self.cache.snapshot()?;
         out.reserve(photos.len() * self.width);
         for &photo in photos {
-            let hash = self.photos[photo].expect("only photos that could be read are asked for");
+            let hash = self.hashes[photo].expect("only photos that could be read are asked for");
             if !snapshot.append(&self.keys.key(&hash, view), self.width, out)? {
                 return Err(TrainError::Data(
                     "features have left the cache while they were in use: run the command again".into(),
@@ -242,14 +242,14 @@ impl Features {
 /// What becomes of photos that cannot be read: an error with all of them, or a line each.
 fn leave_out(
     on_error: OnError,
-    paths: &[PathBuf],
+    photos: &[Photo],
     unreadable: Vec<(usize, DecodeError)>,
 ) -> Result<(), TrainError> {
     if unreadable.is_empty() {
         return Ok(());
     }
     let unreadable: Vec<_> =
-        unreadable.into_iter().map(|(photo, error)| (paths[photo].clone(), error)).collect();
+        unreadable.into_iter().map(|(photo, error)| (photos[photo].clone(), error)).collect();
     if on_error == OnError::Stop {
         return Err(TrainError::Unreadable(Unreadable(unreadable)));
     }
@@ -257,8 +257,8 @@ fn leave_out(
         1 => tracing::warn!("1 photo cannot be read and is left out"),
         several => tracing::warn!("{several} photos cannot be read and are left out"),
     }
-    for (path, error) in &unreadable {
-        tracing::warn!("left out: {}: {error}", path.display());
+    for (photo, error) in &unreadable {
+        tracing::warn!("left out: {photo}: {error}");
     }
     Ok(())
 }
@@ -309,14 +309,14 @@ type Hashes = Vec<Option<[u8; 32]>>;
 fn look_at_all(
     cache: &Cache,
     keys: &KeyMaker,
-    paths: &[PathBuf],
+    photos: &[Photo],
     width: usize,
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> Result<(Hashes, Vec<(usize, DecodeError)>), TrainError> {
     let snapshot = cache.snapshot()?;
-    let look = |path: &PathBuf| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
-        let bytes = match read_photo(path) {
+    let look = |photo: &Photo| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
+        let bytes = match photo.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error)),
         };
@@ -324,17 +324,17 @@ fn look_at_all(
         let kept = snapshot.contains(&keys.key(&hash, 0), width)?;
         Ok(if kept { Ok(hash) } else { glance(&bytes, max_pixels).map(|()| hash) })
     };
-    progress.begin("reading photos", paths.len() as u64, "photos");
+    progress.begin("reading photos", photos.len() as u64, "photos");
     let looked: Result<Vec<_>, TrainError> =
-        paths.par_iter().map(|path| look(path).inspect(|_| progress.step(1))).collect();
+        photos.par_iter().map(|photo| look(photo).inspect(|_| progress.step(1))).collect();
     progress.end();
     let mut unreadable = Vec::new();
-    let photos = looked?
+    let hashes = looked?
         .into_iter()
         .enumerate()
         .map(|(photo, hash)| hash.map_err(|error| unreadable.push((photo, error))).ok())
         .collect();
-    Ok((photos, unreadable))
+    Ok((hashes, unreadable))
 }
 
 /// A rendering that has to be computed.

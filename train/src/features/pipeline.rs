@@ -7,13 +7,12 @@
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use headstock_backbone::{Backbone, Layer, Pixels, Worker};
-use headstock_loader::{DecodeError, read_photo};
+use headstock_loader::{DecodeError, Photo};
 
 use crate::error::TrainError;
 
@@ -54,7 +53,7 @@ impl<'a> Network<'a, f32> {
 
 /// A photo to be rendered once or more; its renderings have these numbers.
 pub(crate) struct Job<'a> {
-    pub(crate) path: &'a Path,
+    pub(crate) photo: &'a Photo,
     pub(crate) renderings: Range<usize>,
 }
 
@@ -98,9 +97,9 @@ where
     thread::scope(|scope| {
         let _ending = Ending(&shared);
         scope.spawn(move || {
-            for (job, Job { path, .. }) in jobs.iter().enumerate() {
+            for (job, Job { photo, .. }) in jobs.iter().enumerate() {
                 // No receiver: the work is over.
-                if file.send((job, read_photo(path))).is_err() {
+                if file.send((job, photo.read())).is_err() {
                     return;
                 }
             }

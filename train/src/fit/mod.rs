@@ -30,7 +30,7 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// Its figures.
     pub metrics: RunMetrics,
-    /// A photo of the test part, to try the run on; none where there are only features.
+    /// A photo of the test part, to try the run on; none where photos are no files.
     pub example: Option<PathBuf>,
 }
 

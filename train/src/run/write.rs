@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::unfinished::is_unfinished;
 use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT};
-use crate::config::Source;
+use crate::config::{Place, Source};
 use crate::error::TrainError;
 use crate::files::{TEMPORARY, write_whole};
 
@@ -130,11 +130,15 @@ impl RunFiles<'_> {
 
 /// A folder of runs within the folder of the photos would be a class the next time.
 fn refuse_among_photos(parent: &Path, source: &Source) -> Result<(), TrainError> {
-    let Source::Folder { root, test } = source else { return Ok(()) };
+    let Source::Photos { main, test } = source else { return Ok(()) };
+    let folder = |place: &Place| match place {
+        Place::Folder(folder) => Some(folder.clone()),
+        _ => None,
+    };
     let parent = std::path::absolute(parent).map_err(TrainError::io("find", parent))?;
     // It may not be there yet.
     let there = parent.ancestors().find_map(|folder| folder.canonicalize().ok()).unwrap_or_default();
-    for folder in std::iter::once(root).chain(test) {
+    for folder in std::iter::once(main).chain(test).filter_map(folder) {
         if folder.canonicalize().is_ok_and(|folder| there.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
                 "the run would lie in {}, among the photos, and be taken for a class: name a folder elsewhere with --run",

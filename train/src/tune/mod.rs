@@ -28,6 +28,7 @@ use std::time::Instant;
 use headstock_backbone::{Layer, Trainable};
 use headstock_heads::folds::{Fold, hold_out, stratified};
 use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
+use headstock_loader::Photo;
 use headstock_loader::split::stratified_group_k_fold;
 use sha2::{Digest, Sha256};
 
@@ -160,7 +161,7 @@ fn set_up<R>(
 ) -> Result<R, TrainError> {
     let Ready { prepared, parts, labels, start, chosen, .. } = ready;
     let (options, head) = (&settings.options.tune, differentiable(settings)?);
-    let (Some(stage), Some(stock), Some(paths), Matrix::Cached(features)) =
+    let (Some(stage), Some(stock), Some(photos), Matrix::Cached(features)) =
         (options.stage(), &prepared.stock, &prepared.photos, &prepared.matrix)
     else {
         return Err(TrainError::Usage("a backbone is tuned on photos, and there are only features".into()));
@@ -172,8 +173,8 @@ fn set_up<R>(
     tell(&trunk, stage, parts);
     let network = Network::new(trunk, head, start)?;
     let photos =
-        Photos { stock, backbone: None, options: &settings.options, paths, hashes: features.hashes() };
-    let wanted = wanted_views(paths.len(), parts, options, prepared.views);
+        Photos { stock, backbone: None, options: &settings.options, photos, hashes: features.hashes() };
+    let wanted = wanted_views(photos.len(), parts, options, prepared.views);
     let activations = Activations::prepare(photos, cut(stage, options), &wanted, progress)?;
     let setup = Setup {
         options,
@@ -210,9 +211,9 @@ fn tune(
     let started = Instant::now();
     let stock = prepared.stock.take().expect("photos have a backbone").with_tensors(&tuned)?;
     let (test, held_out) = (prepared.test.as_slice(), parts.held_out.as_slice());
-    let (paths, both) = (prepared.photos.as_deref().unwrap_or_default(), [test, held_out].concat());
-    let paths: Vec<PathBuf> = both.iter().map(|&photo| paths[photo].clone()).collect();
-    let features = Features::prepare(&stock, &settings.options, &paths, &vec![0; paths.len()], progress)?;
+    let (photos, both) = (prepared.photos.as_deref().unwrap_or_default(), [test, held_out].concat());
+    let photos: Vec<Photo> = both.iter().map(|&photo| photos[photo].clone()).collect();
+    let features = Features::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
     let computed = prepared.matrix.computed() + features.computed();
     let matrix = Matrix::Cached(features);
     let of = |rows: Range<usize>| logits(head.as_ref(), &matrix, &rows.collect::<Vec<_>>());

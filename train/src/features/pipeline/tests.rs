@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use headstock_backbone::{Checkpoint, DeviceChoice, Precision, Source};
@@ -22,24 +22,26 @@ fn network() -> Network<'static, f32> {
 }
 
 /// Files whose only byte is their number.
-fn files(count: u8) -> (TempDir, Vec<PathBuf>) {
+fn files(count: u8) -> (TempDir, Vec<Photo>) {
     let folder = tempfile::tempdir().unwrap();
-    let paths: Vec<PathBuf> = (0..count).map(|number| folder.path().join(number.to_string())).collect();
-    for (number, path) in paths.iter().enumerate() {
-        std::fs::write(path, [number as u8]).unwrap();
-    }
-    (folder, paths)
+    let file = |number: u8| {
+        let path = folder.path().join(number.to_string());
+        std::fs::write(&path, [number]).unwrap();
+        path.into()
+    };
+    let photos = (0..count).map(file).collect();
+    (folder, photos)
 }
 
 /// A job for each file, with as many renderings as `renderings` says.
-fn jobs(paths: &[PathBuf], renderings: impl Fn(usize) -> usize) -> Vec<Job<'_>> {
+fn jobs(photos: &[Photo], renderings: impl Fn(usize) -> usize) -> Vec<Job<'_>> {
     let mut end = 0;
-    let job = |(job, path)| {
+    let job = |(job, photo)| {
         let begin = end;
         end += renderings(job);
-        Job { path, renderings: begin..end }
+        Job { photo, renderings: begin..end }
     };
-    paths.iter().map(PathBuf::as_path).enumerate().map(job).collect()
+    photos.iter().enumerate().map(job).collect()
 }
 
 /// The pixels of a rendering: of each another grey.

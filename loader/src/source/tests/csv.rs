@@ -17,14 +17,18 @@ impl Table {
             csv: self.0.path().join("labels.csv"),
             images: self.0.path().join("train"),
             id: "id".into(),
-            label: "breed".into(),
-            group: None,
             extension: "jpg".into(),
+            fields: Fields { label: "breed".into(), group: None, part: None },
         }
     }
 
+    fn grouped(&self, column: &str) -> CsvSource {
+        let source = self.source();
+        CsvSource { fields: Fields { group: Some(column.into()), ..source.fields }, ..source }
+    }
+
     fn read(&self) -> Dataset {
-        read_csv(&self.source(), ClassOrder::Sorted).unwrap()
+        read(&self.source()).unwrap()
     }
 
     fn refusal(&self) -> String {
@@ -32,7 +36,7 @@ impl Table {
     }
 
     fn refusal_of(&self, source: &CsvSource) -> String {
-        refusal(read_csv(source, ClassOrder::Sorted), self.0.path())
+        refusal(read(source), self.0.path())
     }
 }
 
@@ -44,9 +48,9 @@ fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
     assert_eq!(ids(&dataset), ["f3.jpg", "a1.jpg", "c2.jpg"]);
     assert_eq!(dataset.classes.names(), ["akita", "pug"]);
     assert_eq!(dataset.labels(), [1, 0, 1]);
-    assert_eq!(dataset.samples[0].path, table.0.path().join("train/f3.jpg"));
+    assert_eq!(dataset.samples[0].photo.file(), Some(table.0.path().join("train/f3.jpg").as_path()));
 
-    let dataset = read_csv(&table.source(), ClassOrder::Appearance).unwrap();
+    let dataset = Dataset::read(&table.source(), ClassOrder::Appearance).unwrap();
     assert_eq!(dataset.classes.names(), ["pug", "akita"]);
     assert_eq!(dataset.labels(), [0, 1, 0]);
 }
@@ -55,12 +59,12 @@ fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
 fn the_extension_may_have_its_dot_or_stand_in_the_id() {
     let table = Table::new("id,breed\na,x\nb,y\n", &["a.jpg", "b.jpg"]);
     let dotted = CsvSource { extension: ".jpg".into(), ..table.source() };
-    assert_eq!(ids(&read_csv(&dotted, ClassOrder::Sorted).unwrap()), ["a.jpg", "b.jpg"]);
+    assert_eq!(ids(&read(&dotted).unwrap()), ["a.jpg", "b.jpg"]);
 
     let table = Table::new("id,breed\na.png,x\nsub/b.JPG,y\n", &["a.png", "sub/b.JPG"]);
     for extension in ["", "."] {
         let source = CsvSource { extension: extension.into(), ..table.source() };
-        assert_eq!(ids(&read_csv(&source, ClassOrder::Sorted).unwrap()), ["a.png", "sub/b.JPG"]);
+        assert_eq!(ids(&read(&source).unwrap()), ["a.png", "sub/b.JPG"]);
     }
 }
 
@@ -77,6 +81,8 @@ fn tables_of_other_programs_are_read() {
         "id,breed\n\"a, b\",pug\nc,akita\n",
         "\u{FEFF}id,breed\r\n\"a, b\",pug\r\nc,akita\r\n",
         "id,breed\n\"a, b\" , pug \n\n c ,akita",
+        "id\tbreed\n\"a, b\"\tpug\nc\takita\n",
+        "id;breed;\"a, note, on, it\"\n\"a, b\";pug;\nc;akita;\n",
     ] {
         assert_eq!(ids(&Table::new(csv, &expected).read()), expected, "{csv:?}");
     }
@@ -91,7 +97,11 @@ fn a_column_that_is_not_there_is_named_with_those_that_are() {
         table.refusal(),
         "ROOT/labels.csv has no column `breed` (`data.label`); its columns: id, Breed, size; did you mean `Breed`?"
     );
-    let other = CsvSource { id: "filename".into(), label: "Breed".into(), ..table.source() };
+    let other = CsvSource {
+        id: "filename".into(),
+        fields: Fields { label: "Breed".into(), ..table.source().fields },
+        ..table.source()
+    };
     assert_eq!(
         table.refusal_of(&other),
         "ROOT/labels.csv has no column `filename` (`data.id`); its columns: id, Breed, size"
@@ -106,22 +116,48 @@ fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
         "id,breed,dog\na,x,rex\nb,y, bello \nc,x,rex\nd,y,10\n",
         &["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
     );
-    let grouped = CsvSource { group: Some("dog".into()), ..table.source() };
+    let grouped = table.grouped("dog");
     let groups = |source: &CsvSource| -> Vec<Option<u32>> {
-        let data = read_csv(source, ClassOrder::Sorted).unwrap();
+        let data = read(source).unwrap();
         data.samples.into_iter().map(|sample| sample.group).collect()
     };
     assert_eq!(groups(&grouped), [Some(2), Some(1), Some(2), Some(0)]);
     assert_eq!(groups(&table.source()), [None; 4]);
 
-    let other = CsvSource { group: Some("dogs".into()), ..table.source() };
+    let other = table.grouped("dogs");
     assert_eq!(
         table.refusal_of(&other),
         "ROOT/labels.csv has no column `dogs` (`data.group`); its columns: id, breed, dog; did you mean `dog`?"
     );
     let table = Table::new("id,breed,dog\na,x,rex\nb,y,\n", &["a.jpg", "b.jpg"]);
-    let grouped = CsvSource { group: Some("dog".into()), ..table.source() };
+    let grouped = table.grouped("dog");
     assert_eq!(table.refusal_of(&grouped), "ROOT/labels.csv, line 3: `dog` is empty");
+}
+
+#[test]
+fn parts_are_read_from_their_column_and_another_word_is_refused() {
+    let table = Table::new("id,breed,use\na,x,Train\nb,y,val\nc,x,TEST\n", &["a.jpg", "b.jpg", "c.jpg"]);
+    let source = table.source();
+    let source = CsvSource { fields: Fields { part: Some("use".into()), ..source.fields }, ..source };
+    let parts: Vec<_> = read(&source).unwrap().samples.into_iter().map(|sample| sample.part).collect();
+    assert_eq!(parts, [Some(Part::Train), Some(Part::Validation), Some(Part::Test)]);
+    let table = Table::new("id,breed,use\na,x,later\nb,y,test\n", &["a.jpg", "b.jpg"]);
+    let source = CsvSource { csv: table.source().csv, images: table.source().images, ..source };
+    assert_eq!(
+        table.refusal_of(&source),
+        "ROOT/labels.csv: line 2: `use` is `later`: a part is called train, validation or test"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_rows_leaves_the_others_and_photos_without_a_row_are_found() {
+    let table =
+        Table::new("id,breed\na,x\n,y\nb,\n../c,y\na,x\nd,y\ne,y\n", &["a.jpg", "d.jpg", "sub/f.jpg"]);
+    let listing = table.source().list().unwrap();
+    let ids: Vec<&str> = listing.entries.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(ids, ["a.jpg", "d.jpg"]);
+    assert_eq!(listing.faults.len(), 5);
+    assert_eq!(table.source().unlabelled().unwrap(), ["sub/f.jpg"]);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use super::*;
+use crate::dataset::ClassMap;
 use crate::logged::logged;
 
 fn refused(files: &[&str]) -> String {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), files);
-    refusal(read_folder(root.path(), ClassOrder::Sorted), root.path())
+    refusal(read_folder(root.path()), root.path())
 }
 
 #[test]
@@ -15,7 +16,7 @@ fn folders_are_classes_and_photos_may_lie_deeper() {
         &["pug/b.jpg", "pug/a.JPEG", "akita/2019/z.png", "akita/2018/x/y.webp", "akita/q.TIF"],
     );
     for order in [ClassOrder::Sorted, ClassOrder::Appearance] {
-        let dataset = read_folder(root.path(), order).unwrap();
+        let dataset = Dataset::read(&FolderSource { root: root.path().into() }, order).unwrap();
         assert_eq!(dataset.classes.names(), ["akita", "pug"]);
         assert_eq!(
             ids(&dataset),
@@ -23,7 +24,9 @@ fn folders_are_classes_and_photos_may_lie_deeper() {
         );
         assert_eq!(dataset.labels(), [0, 0, 0, 1, 1]);
         assert_eq!(dataset.class_counts(), [3, 2]);
-        assert!(dataset.samples.iter().all(|sample| sample.path == root.path().join(&sample.id)));
+        assert!(
+            dataset.samples.iter().all(|sample| sample.photo.file() == Some(&root.path().join(&sample.id)))
+        );
     }
 }
 
@@ -56,7 +59,7 @@ fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
         let mut files = files;
         files.rotate_left(turn);
         touch(root.path(), &files);
-        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), sorted);
+        assert_eq!(ids(&read_folder(root.path()).unwrap()), sorted);
     }
 }
 
@@ -64,7 +67,7 @@ fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
 fn hidden_files_are_passed_over() {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["a/1.jpg", "a/.2.jpg", "a/.cache/3.jpg", "b/1.jpg", ".git/x.jpg", ".DS_Store"]);
-    assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+    assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn what_is_no_photo_is_passed_over_with_a_line() {
         &["a/1.jpg", "a/notes.txt", "a/Thumbs.DB", "b/1.jpg", "b/README", "LICENSE.txt", "c.jpg"],
     );
     let lines = logged(|| {
-        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+        assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
     });
     let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
     assert!(
@@ -114,7 +117,7 @@ fn a_folder_that_is_not_there_is_named() {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["file"]);
     for missing in ["none", "file"] {
-        let outcome = read_folder(&root.path().join(missing), ClassOrder::Sorted);
+        let outcome = read_folder(&root.path().join(missing));
         assert_eq!(refusal(outcome, root.path()), format!("there is no folder ROOT/{missing}"));
     }
 }
@@ -137,7 +140,7 @@ fn classes_without_photos_are_named_with_what_is_there_instead() {
     touch(root.path(), &["a/1.jpg"]);
     fs::create_dir(root.path().join("b")).unwrap();
     assert_eq!(
-        refusal(read_folder(root.path(), ClassOrder::Sorted), root.path()),
+        refusal(read_folder(root.path()), root.path()),
         "no photos in the class folders b of ROOT: add photos, or remove the folders"
     );
 }
@@ -155,26 +158,58 @@ fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["b/1.jpg", "c/1.jpg"]);
     let classes = ClassMap::new(["c", "a", "b"], ClassOrder::Appearance);
-    let dataset = read_folder_with(root.path(), &classes).unwrap();
+    let dataset = read_with(root.path(), &classes).unwrap();
     assert_eq!(ids(&dataset), ["b/1.jpg", "c/1.jpg"]);
     assert_eq!(dataset.labels(), [2, 0]);
     assert_eq!(dataset.class_counts(), [1, 0, 1]);
 
     let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
     assert_eq!(
-        refusal(read_folder_with(root.path(), &known), root.path()),
+        refusal(read_with(root.path(), &known), root.path()),
         "the class folders c of ROOT are not among the classes trained on: a, b"
     );
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["a/notes.txt"]);
-    assert!(refusal(read_folder_with(root.path(), &known), root.path()).starts_with("ROOT has no photos: "));
+    assert!(refusal(read_with(root.path(), &known), root.path()).starts_with("ROOT has no photos: "));
+}
+
+#[test]
+fn folders_called_as_parts_are_parts_and_otherwise_classes() {
+    let parts = |files: &[&str]| {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), files);
+        let dataset = read_folder(root.path()).unwrap();
+        let parts: Vec<Option<Part>> = dataset.samples.iter().map(|sample| sample.part).collect();
+        (dataset.classes.names().to_vec(), parts)
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        parts(&["Train/a/1.jpg", "Train/b/x/1.jpg", "val/a/2.jpg", "test/b/3.jpg", "empty/notes.txt"]),
+        (
+            names(&["a", "b"]),
+            [Part::Test, Part::Train, Part::Train, Part::Validation]
+                .into_iter()
+                .map(Some)
+                .collect::<Vec<_>>()
+        )
+            .clone()
+    );
+    for files in [
+        ["train/a/1.jpg", "bus/a/1.jpg"],
+        ["train/a/1.jpg", "test/1.jpg"],
+        ["val/a/1.jpg", "test/a/1.jpg"],
+        ["train/1.jpg", "test/1.jpg"],
+    ] {
+        let (classes, parts) = parts(&files);
+        assert!(classes.len() == 2 && parts == [None, None], "{files:?}");
+    }
 }
 
 #[test]
 fn ids_can_move_to_a_root_further_up() {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
-    let mut dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
+    let mut dataset = read_folder(root.path()).unwrap();
     dataset.prefix_ids("");
     assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
     dataset.prefix_ids("train");
@@ -199,7 +234,7 @@ mod links {
         fs::remove_dir_all(temporary.path().join("data/kept")).unwrap();
         let root = temporary.path().join("data");
         symlink(target, root.join(link)).unwrap();
-        match read_folder(&root, ClassOrder::Sorted) {
+        match read_folder(&root) {
             Ok(dataset) => ids(&dataset).join(" "),
             Err(error) => format!("{error}").replace(root.to_str().unwrap(), "ROOT"),
         }
@@ -246,7 +281,7 @@ mod links {
         fs::create_dir(root.path().join("a")).unwrap();
         symlink("../.store/1.jpg", root.path().join("a/one.jpg")).unwrap();
         symlink("../.store/more", root.path().join("a/more")).unwrap();
-        let dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
+        let dataset = read_folder(root.path()).unwrap();
         assert_eq!(ids(&dataset), ["a/more/2.jpg", "a/one.jpg", "b/1.jpg"]);
     }
 
@@ -255,9 +290,12 @@ mod links {
         let temporary = tempfile::tempdir().unwrap();
         touch(temporary.path(), &["data/a/1.jpg", "data/b/1.jpg"]);
         symlink("data", temporary.path().join("link")).unwrap();
-        let dataset = read_folder(&temporary.path().join("link"), ClassOrder::Sorted).unwrap();
+        let dataset = read_folder(&temporary.path().join("link")).unwrap();
         assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
-        assert_eq!(dataset.samples[0].path, temporary.path().join("link/a/1.jpg"));
+        assert_eq!(
+            dataset.samples[0].photo.to_string(),
+            temporary.path().join("link/a/1.jpg").display().to_string()
+        );
     }
 
     #[test]
@@ -268,13 +306,13 @@ mod links {
             touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
             let path = root.path().join(folder).join(name);
             if folder.is_empty() { fs::create_dir(path) } else { fs::write(path, []) }.unwrap();
-            let message = refusal(read_folder(root.path(), ClassOrder::Sorted), root.path());
+            let message = refusal(read_folder(root.path()), root.path());
             assert!(message.ends_with("has a name that is not UTF-8: rename it"), "{message}");
             assert!(message.contains("caf\u{FFFD}.jpg"), "{message}");
         }
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
         fs::write(root.path().join("a").join(OsStr::from_bytes(b"caf\xE9.txt")), []).unwrap();
-        assert_eq!(ids(&read_folder(root.path(), ClassOrder::Sorted).unwrap()), ["a/1.jpg", "b/1.jpg"]);
+        assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
     }
 }

@@ -1,11 +1,26 @@
 mod csv;
 mod folder;
+mod parquet;
 mod unreadable;
+mod webdataset;
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::dataset::{ClassMap, ClassOrder, Dataset};
+
+fn read(source: &dyn Source) -> Result<Dataset, DatasetError> {
+    Dataset::read(source, ClassOrder::Sorted)
+}
+
+fn read_with(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
+    Dataset::read_with(&FolderSource { root: root.into() }, classes)
+}
+
+fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
+    read(&FolderSource { root: root.into() })
+}
 
 /// Writes an empty file, and the folders it lies in.
 fn touch(root: &Path, files: &[&str]) {

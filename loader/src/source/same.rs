@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::DatasetError;
+use crate::dataset::DatasetError;
 
 /// What was met so far, by what it really is.
 #[derive(Default)]

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::dataset::unreadable;
 use crate::golden::formula_photo;
 
 #[test]
@@ -14,11 +15,12 @@ fn every_photo_that_cannot_be_read_is_found_with_its_reason() {
     fs::write(root.path().join("b/text.jpg"), "not a photo").unwrap();
     let cut = fs::read(root.path().join("a/1.png")).unwrap();
     fs::write(root.path().join("a/1.png"), &cut[..cut.len() / 2]).unwrap();
-    let mut dataset = read_folder(root.path(), ClassOrder::Sorted).unwrap();
-    dataset.samples[2].path = root.path().join("gone.png");
+    let mut dataset = read_folder(root.path()).unwrap();
+    dataset.samples[2].photo = root.path().join("gone.png").into();
+    let photos: Vec<&Photo> = dataset.samples.iter().map(|sample| &sample.photo).collect();
 
     let done = AtomicUsize::new(0);
-    let faults = unreadable(&dataset.samples, 10_000, || {
+    let faults = unreadable(&photos, 10_000, || {
         done.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(done.into_inner(), dataset.samples.len());
@@ -38,10 +40,12 @@ fn every_photo_that_cannot_be_read_is_found_with_its_reason() {
 
 #[test]
 fn the_order_does_not_depend_on_threads() {
-    let paths: Vec<String> = (0..200).map(|i| format!("no-such-photo-{i}.jpg")).collect();
+    let photos: Vec<Photo> =
+        (0..200).map(|i| PathBuf::from(format!("no-such-photo-{i}.jpg")).into()).collect();
+    let photos: Vec<&Photo> = photos.iter().collect();
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let faults = pool.install(|| unreadable(&paths, 1, || ()));
+        let faults = pool.install(|| unreadable(&photos, 1, || ()));
         assert!(faults.iter().map(|(index, _)| *index).eq(0..200));
     }
 }

@@ -1,0 +1,91 @@
+//! Where samples come from: each source lists its photos with the names of their classes, in an order that depends on the data
+//! alone, and opens no photo.
+
+mod csv;
+mod folder;
+mod parquet;
+mod part;
+mod same;
+mod webdataset;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use self::csv::{CsvSource, TableHead, read_table_head};
+pub use self::parquet::ParquetSource;
+pub use folder::{FolderSource, is_photo, photos_below};
+pub use part::Part;
+pub use webdataset::WebDatasetSource;
+
+use crate::dataset::DatasetError;
+use crate::photo::Photo;
+
+/// A place that samples come from.
+pub trait Source: fmt::Debug {
+    /// Lists the samples.
+    ///
+    /// # Errors
+    /// [`DatasetError`] for what leaves nothing to list, or no way to tell what belongs together.
+    fn list(&self) -> Result<Listing, DatasetError>;
+
+    /// Photos that lie with the others but have no class, by their paths.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    fn unlabelled(&self) -> Result<Vec<String>, DatasetError>;
+}
+
+/// What a source lists.
+#[derive(Debug)]
+pub struct Listing {
+    /// What it was read from, for messages.
+    pub origin: PathBuf,
+    /// The samples: a folder's by class and path, others as they are listed.
+    pub entries: Vec<Entry>,
+    /// What is wrong with single entries, which are left out; a data set that is trained on must have none.
+    pub faults: Vec<DatasetError>,
+}
+
+/// A sample, by names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The photo's path relative to the data root, with `/` between its parts.
+    pub id: String,
+    /// Where the photo lies.
+    pub photo: Photo,
+    /// Its class.
+    pub class: String,
+    /// The group that it belongs to, where the source has groups.
+    pub group: Option<String>,
+    /// The part that the source puts it in, where it has parts.
+    pub part: Option<Part>,
+}
+
+/// The columns of a table of samples, or the fields of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// The class.
+    pub label: String,
+    /// The group that a photo belongs to, where groups are to be kept together.
+    pub group: Option<String>,
+    /// The part that a photo belongs to, where the table says it.
+    pub part: Option<String>,
+}
+
+/// The names of shards: their paths below the folder that holds all of them.
+fn shard_names(shards: &[PathBuf]) -> Vec<String> {
+    let parents = || shards.iter().map(|shard| shard.parent().unwrap_or(Path::new("")));
+    let mut shared: PathBuf = parents().next().unwrap_or(Path::new("")).into();
+    while !parents().all(|parent| parent.starts_with(&shared)) {
+        shared.pop();
+    }
+    let name = |shard: &PathBuf| {
+        let below = shard.strip_prefix(&shared).unwrap_or(shard);
+        let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        parts.join("/")
+    };
+    shards.iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Parquet, as the Hugging Face hub keeps data sets of images.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::webdataset::known_part;
+use super::{Entry, Fields, Listing, Part, Source, shard_names};
+use crate::dataset::{DatasetError, Listed, did_you_mean};
+use crate::photo::Photo;
+use crate::shard::parquet::{ParquetShard, Table, Value};
+
+/// Tables with a photo in each row: the column `image` holds its bytes, or a struct with `bytes`; the column of the class holds
+/// text or a number. What the numbers mean is read from the metadata that the `datasets` library writes (`ClassLabel`).
+///
+/// The part of a sample is the one that its shard's name tells, or the column's where `fields` names one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParquetSource {
+    /// The shards, in order.
+    pub shards: Vec<PathBuf>,
+    /// The column with the photo.
+    pub image: String,
+    /// The other columns.
+    pub fields: Fields,
+}
+
+impl Source for ParquetSource {
+    fn list(&self) -> Result<Listing, DatasetError> {
+        let mut listing = Listing { origin: self.origin(), entries: Vec::new(), faults: Vec::new() };
+        let mut unlabelled = 0;
+        for shard in self.read()? {
+            unlabelled += shard.unlabelled.len();
+            listing.entries.extend(shard.entries);
+        }
+        if unlabelled > 0 {
+            tracing::warn!("left out in {}: {unlabelled} rows without a class", listing.origin.display());
+        }
+        Ok(listing)
+    }
+
+    fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
+        Ok(self.read()?.into_iter().flat_map(|shard| shard.unlabelled).collect())
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    entries: Vec<Entry>,
+    unlabelled: Vec<String>,
+}
+
+impl ParquetSource {
+    fn origin(&self) -> PathBuf {
+        match self.shards.as_slice() {
+            [shard] => shard.clone(),
+            [first, ..] => first.parent().unwrap_or(first).into(),
+            [] => PathBuf::new(),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<Found>, DatasetError> {
+        let names = shard_names(&self.shards);
+        let read: Vec<Result<Found, DatasetError>> =
+            self.shards.par_iter().zip(names).map(|(shard, name)| self.read_shard(shard, &name)).collect();
+        read.into_iter().collect()
+    }
+
+    fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {
+        let fault = |problem| DatasetError::Shard { path: path.into(), problem };
+        let table = Table::open(path).map_err(fault)?;
+        let nested = format!("{}.bytes", self.image);
+        let column = match (table.has(&nested), table.has(&self.image)) {
+            (true, _) => nested,
+            (false, true) => self.image.clone(),
+            (false, false) => return Err(no_column(&table, path, "image", &self.image)),
+        };
+        let values = |key, column: &str| {
+            if table.has(column) {
+                table.values(column).map_err(fault)
+            } else {
+                Err(no_column(&table, path, key, column))
+            }
+        };
+        let labels = values("label", &self.fields.label)?;
+        let groups = self.fields.group.as_deref().map(|column| values("group", column)).transpose()?;
+        let parts = self.fields.part.as_deref().map(|column| values("split", column)).transpose()?;
+        let rows = table.rows().map_err(fault)?;
+        if labels.len() != rows {
+            return Err(fault(format!("`{}` has not as many values as there are rows", self.fields.label)));
+        }
+        let names = class_names(&table, &self.fields.label).map_err(fault)?;
+        let shard = Arc::new(ParquetShard::new(path, table, &column));
+        let part_of_shard = Part::of_shard(name);
+        let mut found = Found::default();
+        for (row, label) in labels.into_iter().enumerate() {
+            let at_row = |problem| fault(format!("row {row}: {problem}"));
+            let id = format!("{name}/{row}");
+            let Some(class) = class(label, names.as_deref()).map_err(at_row)? else {
+                found.unlabelled.push(id);
+                continue;
+            };
+            let group = match (&groups, &self.fields.group) {
+                (Some(groups), Some(column)) => {
+                    Some(text(&groups[row]).ok_or_else(|| at_row(format!("`{column}` is empty")))?)
+                }
+                _ => None,
+            };
+            let part = match (&parts, &self.fields.part) {
+                (Some(parts), Some(column)) => {
+                    let name = text(&parts[row]).ok_or_else(|| at_row(format!("`{column}` is empty")))?;
+                    Some(known_part(column, &name).map_err(at_row)?)
+                }
+                _ => part_of_shard,
+            };
+            let photo = Photo::record(shard.clone(), row);
+            found.entries.push(Entry { id, photo, class, group, part });
+        }
+        Ok(found)
+    }
+}
+
+fn no_column(table: &Table, path: &Path, key: &'static str, column: &str) -> DatasetError {
+    let columns = Listed(table.columns().map(str::to_owned).collect());
+    let hint = did_you_mean(column, &columns);
+    let problem = format!("there is no column `{column}` (`data.{key}`); its columns: {columns}{hint}");
+    DatasetError::Shard { path: path.into(), problem }
+}
+
+fn text(value: &Option<Value>) -> Option<String> {
+    match value {
+        None => None,
+        Some(Value::Number(number)) => Some(number.to_string()),
+        Some(Value::Text(text)) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+    }
+}
+
+/// The class that a label means. A number without a name is its own; where there are names, -1 is how the hub's data sets write
+/// that there is none.
+fn class(label: Option<Value>, names: Option<&[String]>) -> Result<Option<String>, String> {
+    match (label, names) {
+        (Some(Value::Number(-1)), Some(_)) => Ok(None),
+        (Some(Value::Number(number)), Some(names)) => {
+            let name = usize::try_from(number).ok().and_then(|number| names.get(number));
+            name.cloned().map(Some).ok_or_else(|| {
+                format!("the class has the number {number}, but there are {} names", names.len())
+            })
+        }
+        (label, _) => Ok(text(&label)),
+    }
+}
+
+/// The names of the classes in the metadata that the `datasets` library writes.
+fn class_names(table: &Table, column: &str) -> Result<Option<Vec<String>>, String> {
+    #[derive(Deserialize)]
+    struct Note {
+        info: Info,
+    }
+    #[derive(Deserialize)]
+    struct Info {
+        features: serde_json::Map<String, serde_json::Value>,
+    }
+    #[derive(Deserialize)]
+    struct ClassLabel {
+        names: Vec<String>,
+    }
+    let Some(note) = table.note("huggingface") else { return Ok(None) };
+    let wrong = |error: serde_json::Error| format!("the metadata `huggingface`: {error}");
+    let Note { info: Info { features } } = serde_json::from_str(note).map_err(wrong)?;
+    match features.get(column) {
+        Some(feature) if feature["_type"] == "ClassLabel" => {
+            let ClassLabel { names } = ClassLabel::deserialize(feature).map_err(wrong)?;
+            Ok(Some(names))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,202 @@
+//! Where samples come from, as a config names it.
+
+use std::path::{Path, PathBuf};
+
+use headstock_loader::{CsvSource, Fields};
+
+use super::settings::Checks;
+use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
+
+/// Where samples come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Photos.
+    Photos {
+        /// All of them, or those to train on.
+        main: Place,
+        /// Photos that are only tested on.
+        test: Option<Place>,
+    },
+    /// A file of features made elsewhere.
+    Features(PathBuf),
+}
+
+/// A place of photos.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A folder per class.
+    Folder(PathBuf),
+    /// A table of photos.
+    Csv(CsvSource),
+    /// Parquet shards.
+    Parquet {
+        /// A file, a folder or a pattern; or a data set on the hub.
+        shards: String,
+        /// The column with the photo.
+        image: String,
+        /// The other columns.
+        fields: Fields,
+    },
+    /// Tar archives.
+    WebDataset {
+        /// A file, a folder or a pattern.
+        shards: String,
+        /// The fields of their `json` members.
+        fields: Fields,
+    },
+}
+
+/// What the hub's data sets are called.
+pub(crate) const HUB: &str = "hf://datasets/";
+
+const KINDS: &str = "`folder`, `csv`, `parquet`, `webdataset` and `features`";
+
+impl Checks<'_> {
+    /// Reads `[data]`: paths are made absolute, and defaults of the kind of source are filled in.
+    pub(super) fn source(
+        &self,
+        data: &mut DataOptions,
+        split: &SplitOptions,
+        base: &Path,
+    ) -> Result<Source, ConfigError> {
+        for (key, path) in [
+            ("data.folder", &mut data.folder),
+            ("data.csv", &mut data.csv),
+            ("data.images", &mut data.images),
+            ("data.features", &mut data.features),
+            ("data.test_folder", &mut data.test_folder),
+        ] {
+            if let Some(path) = path {
+                *path = self.place(key, path, base)?.0;
+            }
+        }
+        for (key, shards) in [
+            ("data.parquet", &mut data.parquet),
+            ("data.test_parquet", &mut data.test_parquet),
+            ("data.webdataset", &mut data.webdataset),
+            ("data.test_webdataset", &mut data.test_webdataset),
+        ] {
+            match shards {
+                Some(shards) if shards.starts_with("hf://") => {
+                    if !shards.starts_with(HUB) || key.ends_with("webdataset") {
+                        let problem = format!("is {shards}: from the hub come Parquet files, as {HUB}owner/name");
+                        return Err(self.key(key, problem));
+                    }
+                }
+                Some(shards) => *shards = self.place(key, Path::new(shards), base)?.1,
+                None => {}
+            }
+        }
+        if data.max_pixels == 0 {
+            return Err(self.key("data.max_pixels", "is 0: no photo is that small"));
+        }
+        self.misplaced(data)?;
+        let of_table = data.csv.is_some() || data.parquet.is_some() || data.webdataset.is_some();
+        let text =
+            |given: &mut Option<String>, default: &str| given.get_or_insert_with(|| default.to_owned()).clone();
+        let fields = of_table.then(|| Fields {
+            label: text(&mut data.label, "label"),
+            group: data.group.clone(),
+            part: (split.method == SplitMethod::Predefined).then(|| split.column.clone()).flatten(),
+        });
+        let places = [
+            data.folder.as_ref().map(|folder| Place::Folder(folder.clone())),
+            match (&data.csv, &fields) {
+                (Some(csv), Some(fields)) => {
+                    let Some(images) = data.images.clone() else {
+                        return Err(self.key(
+                            "data.images",
+                            "is missing: the folder that the ids in `data.csv` are relative to",
+                        ));
+                    };
+                    let (id, extension) = (text(&mut data.id, "id"), text(&mut data.extension, ""));
+                    Some(Place::Csv(CsvSource { csv: csv.clone(), images, id, extension, fields: fields.clone() }))
+                }
+                _ => None,
+            },
+            match (&data.parquet, &fields) {
+                (Some(shards), Some(fields)) => Some(Place::Parquet {
+                    shards: shards.clone(),
+                    image: text(&mut data.image, "image"),
+                    fields: fields.clone(),
+                }),
+                _ => None,
+            },
+            match (&data.webdataset, &fields) {
+                (Some(shards), Some(fields)) => {
+                    Some(Place::WebDataset { shards: shards.clone(), fields: fields.clone() })
+                }
+                _ => None,
+            },
+        ];
+        let mut places = places.into_iter().flatten();
+        match (places.next(), places.next(), &data.features) {
+            (Some(main), None, None) => {
+                let test = main.tested(data);
+                Ok(Source::Photos { main, test })
+            }
+            (None, None, Some(features)) => Ok(Source::Features(features.clone())),
+            (None, None, None) => {
+                Err(self.key("data", format!("says nothing of where the photos are: give one of {KINDS}")))
+            }
+            _ => Err(self.key("data", format!("takes one of {KINDS}"))),
+        }
+    }
+
+    /// Refuses keys of another kind of source.
+    fn misplaced(&self, data: &DataOptions) -> Result<(), ConfigError> {
+        let (csv, parquet, webdataset) =
+            (data.csv.is_some(), data.parquet.is_some(), data.webdataset.is_some());
+        let of_csv = "belongs to a CSV data set: add `data.csv`, or leave it out";
+        let of_table =
+            "belongs to a CSV, Parquet or WebDataset data set: add `data.csv`, `data.parquet` or `data.webdataset`, or leave it out";
+        for (key, given, fits, problem) in [
+            ("data.images", data.images.is_some(), csv, of_csv),
+            ("data.id", data.id.is_some(), csv, of_csv),
+            ("data.extension", data.extension.is_some(), csv, of_csv),
+            ("data.label", data.label.is_some(), csv || parquet || webdataset, of_table),
+            ("data.group", data.group.is_some(), csv || parquet || webdataset, of_table),
+            ("data.image", data.image.is_some(), parquet, "belongs to a Parquet data set: add `data.parquet`, or leave it out"),
+            (
+                "data.test_folder",
+                data.test_folder.is_some(),
+                data.folder.is_some(),
+                "goes with `data.folder`: for other data, [split] takes the test part",
+            ),
+            ("data.test_parquet", data.test_parquet.is_some(), parquet, "goes with `data.parquet`"),
+            ("data.test_webdataset", data.test_webdataset.is_some(), webdataset, "goes with `data.webdataset`"),
+        ] {
+            if given && !fits {
+                return Err(self.key(key, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    /// The place of the photos that are only tested on, where `data` names one of this kind.
+    fn tested(&self, data: &DataOptions) -> Option<Self> {
+        match self {
+            Self::Folder(_) => data.test_folder.clone().map(Self::Folder),
+            Self::Csv(_) => None,
+            Self::Parquet { image, fields, .. } => data.test_parquet.clone().map(|shards| {
+                Self::Parquet { shards, image: image.clone(), fields: fields.clone() }
+            }),
+            Self::WebDataset { fields, .. } => {
+                let fields = fields.clone();
+                data.test_webdataset.clone().map(|shards| Self::WebDataset { shards, fields })
+            }
+        }
+    }
+
+    /// The names of columns, where it has some.
+    pub(crate) fn fields(&self) -> Option<&Fields> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Csv(CsvSource { fields, .. })
+            | Self::Parquet { fields, .. }
+            | Self::WebDataset { fields, .. } => Some(fields),
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! Which samples there are, and which of them are tested on.
+
+mod parts;
+mod places;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::source::Listing;
+use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo};
+use serde::Serialize;
+
+use crate::config::{Place, Settings, Source, SplitMethod};
+use crate::error::TrainError;
+use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
+use crate::progress::Progress;
+use crate::run::SplitRow;
+use parts::Drawn;
+use places::prefixes;
+pub(crate) use places::root_of_files;
+
+/// What a sample is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Fitted on.
+    Train,
+    /// Only tested on.
+    Test,
+}
+
+impl Part {
+    /// `train` or `test`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// A sample without its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The photo's path relative to the data root, with `/` between its parts; for features, the number of the row.
+    pub id: String,
+    /// The number of its class.
+    pub label: u32,
+    /// The number of the group that it belongs to, where the data names groups.
+    pub group: Option<u32>,
+    /// What it is for.
+    pub part: Part,
+}
+
+/// What the samples consist of, each in the order of the rows.
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// Where the photos lie.
+    Photos(Vec<Photo>),
+    /// Features made elsewhere.
+    Features(FeatureTable),
+}
+
+/// The samples of the settings, split.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// The classes.
+    pub classes: ClassMap,
+    /// The samples in an order that depends on the data alone.
+    pub rows: Vec<Row>,
+}
+
+/// Whether samples are divided.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Splits {
+    AsSet,
+    No,
+}
+
+impl Samples {
+    /// Reads the data set that `settings` name and splits it; beside the samples, what they consist of, in the same order.
+    /// No photo is opened, but where near-duplicates are to be found.
+    ///
+    /// # Errors
+    /// [`TrainError::Dataset`], [`TrainError::Data`] for data that cannot be split or features that cannot be used, and
+    /// [`TrainError::Backbone`] for the hub.
+    pub fn read(settings: &Settings, progress: &dyn Progress) -> Result<(Self, Inputs), TrainError> {
+        Self::read_with(settings, Splits::AsSet, progress)
+    }
+
+    /// As [`read`](Self::read), but everything is one part: nothing is split, so nothing can be too small to be.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unsplit(settings: &Settings, progress: &dyn Progress) -> Result<(Self, Inputs), TrainError> {
+        Self::read_with(settings, Splits::No, progress)
+    }
+
+    fn read_with(
+        settings: &Settings,
+        splits: Splits,
+        progress: &dyn Progress,
+    ) -> Result<(Self, Inputs), TrainError> {
+        match &settings.source {
+            Source::Photos { main, test } => {
+                let (dataset, given) = read_photos(settings, main, test.as_ref(), splits, progress)?;
+                Self::of_photos(settings, dataset, given, splits, progress)
+            }
+            Source::Features(path) => Self::of_features(settings, path, splits),
+        }
+    }
+
+    fn of_photos(
+        settings: &Settings,
+        mut dataset: Dataset,
+        given: Option<Vec<Part>>,
+        splits: Splits,
+        progress: &dyn Progress,
+    ) -> Result<(Self, Inputs), TrainError> {
+        let options = &settings.options.split;
+        let joined = splits == Splits::AsSet && options.group_duplicates;
+        if joined {
+            let groups: Vec<Option<u32>> = dataset.samples.iter().map(|sample| sample.group).collect();
+            let links = duplicates(settings, &dataset, progress);
+            for (sample, group) in dataset.samples.iter_mut().zip(join_groups(&groups, &links)) {
+                sample.group = Some(group);
+            }
+        }
+        let parts = match (given, splits) {
+            (_, Splits::No) => vec![Part::Train; dataset.samples.len()],
+            (Some(parts), Splits::AsSet) => parts,
+            (None, Splits::AsSet) if options.method == SplitMethod::Predefined => {
+                return Err(TrainError::Data(
+                    "`split.method` is \"predefined\", but the data says of no sample that it is to be tested on".into(),
+                ));
+            }
+            (None, Splits::AsSet) => {
+                let drawn = Drawn {
+                    classes: &dataset.classes,
+                    labels: &dataset.labels(),
+                    ids: dataset.samples.iter().map(|sample| sample.id.as_str()).collect(),
+                    groups: dataset.samples.iter().map(|sample| sample.group).collect(),
+                    names: &dataset.groups,
+                    joined,
+                };
+                drawn.parts(options)?
+            }
+        };
+        Ok(Self::new(dataset, parts))
+    }
+
+    fn of_features(settings: &Settings, path: &Path, splits: Splits) -> Result<(Self, Inputs), TrainError> {
+        let FeatureArchive { table, labels, groups } = read_npz(path)?;
+        let groups = groups.map(|groups| number_groups(&groups));
+        let (classes, labels) = number(&labels, settings.options.data.class_order);
+        if classes.len() < 2 {
+            return Err(TrainError::Data(format!(
+                "{} has one class only: there is nothing to tell it from",
+                path.display()
+            )));
+        }
+        let ids: Vec<String> = (0..labels.len()).map(|row| row.to_string()).collect();
+        let parts = match splits {
+            Splits::No => vec![Part::Train; labels.len()],
+            Splits::AsSet => Drawn {
+                classes: &classes,
+                labels: &labels,
+                ids: ids.iter().map(String::as_str).collect(),
+                groups: groups.clone(),
+                names: &[],
+                joined: false,
+            }
+            .parts(&settings.options.split)?,
+        };
+        let rows = (ids.into_iter().zip(labels).zip(parts).enumerate())
+            .map(|(i, ((id, label), part))| Row { id, label, group: groups.as_ref().map(|groups| groups[i]), part })
+            .collect();
+        Ok((Self { classes, rows }, Inputs::Features(table)))
+    }
+
+    fn new(dataset: Dataset, parts: Vec<Part>) -> (Self, Inputs) {
+        let mut rows = Vec::with_capacity(parts.len());
+        let mut photos = Vec::with_capacity(parts.len());
+        for (sample, part) in dataset.samples.into_iter().zip(parts) {
+            rows.push(Row { id: sample.id, label: sample.label, group: sample.group, part });
+            photos.push(sample.photo);
+        }
+        (Self { classes: dataset.classes, rows }, Inputs::Photos(photos))
+    }
+
+    /// The test part of a run, as its `split.csv` lists it; no other photo has to be there.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`TrainError::Data`] for a photo that is gone.
+    pub(crate) fn of_run(
+        settings: &Settings,
+        classes: &[String],
+        split: &[SplitRow],
+        progress: &dyn Progress,
+    ) -> Result<(Self, Inputs), TrainError> {
+        let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
+        let mut rows = Vec::new();
+        for row in split.iter().filter(|row| row.split == Part::Test.as_str()) {
+            let label = classes.number(&row.label).ok_or_else(|| {
+                TrainError::Data(format!(
+                    "split.csv names a class `{}` that the model does not know",
+                    row.label
+                ))
+            })?;
+            rows.push(Row { id: row.path.clone(), label, group: None, part: Part::Test });
+        }
+        if let Source::Features(path) = &settings.source {
+            let table = read_npz(path)?.table;
+            let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
+            let there = table.values.len() / table.width;
+            let numbers =
+                numbers.filter(|numbers| numbers.iter().all(|&number| number < there)).ok_or_else(|| {
+                    TrainError::Data(format!("{} has not the rows that split.csv lists", path.display()))
+                })?;
+            return Ok((Self { classes, rows }, Inputs::Features(table).only(&numbers)));
+        }
+        let photos = match root_of_files(&settings.source) {
+            Some(root) => {
+                let file = |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
+                rows.iter().map(file).collect::<Vec<_>>()
+            }
+            None => {
+                let (samples, inputs) = Self::unsplit(settings, progress)?;
+                let ids = samples.rows.iter().map(|row| row.id.as_str());
+                let listed: HashMap<&str, &Photo> = ids.zip(inputs.photos().unwrap_or_default()).collect();
+                rows.iter().map(|row| listed.get(row.id.as_str()).map(|&photo| photo.clone())).collect()
+            }
+        };
+        let gone = photos.iter().filter(|photo| photo.is_none()).count();
+        if let Some(row) = rows.iter().zip(&photos).find(|(_, photo)| photo.is_none()).map(|(row, _)| row) {
+            let path = root_of_files(&settings.source).unwrap_or_default().join(&row.id);
+            let more = if gone > 1 { format!(" and {} more", gone - 1) } else { String::new() };
+            return Err(TrainError::Data(format!(
+                "{}{more} of the run's test photos are not there any more: test it on others with --set data.test_folder=...",
+                path.display()
+            )));
+        }
+        Ok((Self { classes, rows }, Inputs::Photos(photos.into_iter().flatten().collect())))
+    }
+
+    /// The photos of a place that are only tested on, whatever the rest of the data set is.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn only_tested(
+        test: &Place,
+        classes: &[String],
+        progress: &dyn Progress,
+    ) -> Result<(Self, Inputs), TrainError> {
+        let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
+        let dataset = Dataset::read_with(test.open(progress)?.source.as_ref(), &classes)?;
+        let parts = vec![Part::Test; dataset.samples.len()];
+        Ok(Self::new(dataset, parts))
+    }
+
+    /// The same samples, the classes `first` numbered in their order and the others after them.
+    pub(crate) fn renumbered(self, first: &[String]) -> Self {
+        let new = self.classes.names().iter().filter(|name| !first.contains(name));
+        let classes = ClassMap::new(first.iter().chain(new).map(String::as_str), ClassOrder::Appearance);
+        let number =
+            |label: u32| classes.number(self.classes.name(label)).expect("every class is in the new map");
+        let rows = self.rows.into_iter().map(|row| Row { label: number(row.label), ..row }).collect();
+        Self { rows, classes }
+    }
+
+    /// The numbers of the rows of a part.
+    #[must_use]
+    pub fn of(&self, part: Part) -> Vec<usize> {
+        (0..self.rows.len()).filter(|&i| self.rows[i].part == part).collect()
+    }
+
+    /// The groups of some rows, where the data names groups.
+    #[must_use]
+    pub fn groups(&self, rows: &[usize]) -> Option<Vec<u32>> {
+        rows.iter().map(|&i| self.rows[i].group).collect()
+    }
+
+    /// Says so where a group is both trained on and tested on: the test is easier than what comes later.
+    pub(crate) fn warn_of_divided_groups(&self) {
+        let of = |part| -> BTreeSet<u32> {
+            self.rows.iter().filter(|row| row.part == part).filter_map(|row| row.group).collect()
+        };
+        let (trained, tested) = (of(Part::Train), of(Part::Test));
+        let both = trained.intersection(&tested).count();
+        if both > 0 {
+            tracing::warn!(
+                "{both} of {} groups are both trained on and tested on: the test flatters; the folds of `compare` keep \
+                 groups together",
+                trained.union(&tested).count()
+            );
+        }
+    }
+
+    /// The labels of some rows.
+    #[must_use]
+    pub fn labels(&self, rows: &[usize]) -> Vec<u32> {
+        rows.iter().map(|&i| self.rows[i].label).collect()
+    }
+}
+
+impl Inputs {
+    /// Where the photos lie; none for features.
+    #[must_use]
+    pub fn photos(&self) -> Option<&[Photo]> {
+        match self {
+            Self::Photos(photos) => Some(photos),
+            Self::Features(_) => None,
+        }
+    }
+
+    /// Those of some rows.
+    #[must_use]
+    pub fn only(self, rows: &[usize]) -> Self {
+        match self {
+            Self::Photos(photos) => Self::Photos(rows.iter().map(|&row| photos[row].clone()).collect()),
+            Self::Features(FeatureTable { values, width }) => {
+                let values = rows.iter().flat_map(|&row| &values[row * width..][..width]).copied().collect();
+                Self::Features(FeatureTable { values, width })
+            }
+        }
+    }
+}
+
+/// What `main` and `test` list, as one data set, and the part of each sample where the data says it.
+fn read_photos(
+    settings: &Settings,
+    main: &Place,
+    test: Option<&Place>,
+    splits: Splits,
+    progress: &dyn Progress,
+) -> Result<(Dataset, Option<Vec<Part>>), TrainError> {
+    let order = settings.options.data.class_order;
+    let opened = main.open(progress)?;
+    let mut listing = opened.source.list()?;
+    let given = if splits == Splits::No { None } else { given_parts(&mut listing, test.is_some()) };
+    let mut dataset = Dataset::of(listing, order)?;
+    let Some(test) = test else { return Ok((dataset, given)) };
+    let place = test;
+    let test = place.open(progress)?;
+    let (here, there) = prefixes(&opened, &test, place)?;
+    let mut tested = Dataset::read_with(test.source.as_ref(), &dataset.classes)?;
+    dataset.prefix_ids(&here);
+    tested.prefix_ids(&there);
+    let trained: BTreeSet<&Photo> = dataset.samples.iter().map(|sample| &sample.photo).collect();
+    if let Some(both) = tested.samples.iter().find(|sample| trained.contains(&sample.photo)) {
+        return Err(TrainError::Data(format!("{} would be both trained on and tested on", both.photo)));
+    }
+    let mut parts = vec![Part::Train; dataset.samples.len()];
+    parts.resize(dataset.samples.len() + tested.samples.len(), Part::Test);
+    dataset.samples.extend(tested.samples);
+    Ok((dataset, Some(parts)))
+}
+
+/// Pairs of samples whose photos look the same.
+fn duplicates(_settings: &Settings, _dataset: &Dataset, _progress: &dyn Progress) -> Vec<(usize, usize)> {
+    Vec::new()
+}
+
+/// The part of each entry, where the data says it; entries of a part that is neither trained nor tested on leave the listing,
+/// with a line. What is to be tested on are the entries of the test part, or where there is none those of the validation part;
+/// none of them where others are.
+fn given_parts(listing: &mut Listing, tests_others: bool) -> Option<Vec<Part>> {
+    let has = |part| listing.entries.iter().any(|entry| entry.part == Some(part));
+    let tested = [GivenPart::Test, GivenPart::Validation].into_iter().find(|&part| has(part));
+    let trains = listing.entries.iter().any(|entry| matches!(entry.part, None | Some(GivenPart::Train)));
+    let tested = tested.filter(|_| trains)?;
+    let part_of = |given| match given {
+        None | Some(GivenPart::Train) => Some(Part::Train),
+        Some(part) if part == tested && !tests_others => Some(Part::Test),
+        Some(_) => None,
+    };
+    let left_out = listing.entries.iter().filter(|entry| part_of(entry.part).is_none());
+    let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.part?.as_str())).collect();
+    if !names.is_empty() {
+        tracing::info!(
+            "left out in {}: {} photos of the {} part: others are tested on",
+            listing.origin.display(),
+            left_out.count(),
+            names.into_iter().collect::<Vec<_>>().join(" and the ")
+        );
+    }
+    listing.entries.retain(|entry| part_of(entry.part).is_some());
+    let parts = listing.entries.iter().filter_map(|entry| part_of(entry.part)).collect();
+    (!tests_others).then_some(parts)
+}
+
+/// Numbers the classes of features made elsewhere: they are called as their labels, and sorted by value.
+fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
+    let mut distinct = labels.to_vec();
+    if order == ClassOrder::Sorted {
+        distinct.sort_unstable();
+        distinct.dedup();
+    }
+    let names: Vec<String> = distinct.iter().map(ToString::to_string).collect();
+    let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
+    let numbered = labels
+        .iter()
+        .map(|label| classes.number(&label.to_string()).expect("the map is made of these labels"))
+        .collect();
+    (classes, numbered)
+}
+
+/// The paths of both folders relative to the folder that holds both.
+fn prefixes(train: &Path, test: &Path) -> Result<(String, String), TrainError> {
+    let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
+    Ok(relative_to_shared(&canonical(train)?, &canonical(test)?))
+}
+
+fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
+    let shared = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
+    let rest = |path: &Path| {
+        let parts: Vec<_> =
+            path.components().skip(shared).map(|part| part.as_os_str().to_string_lossy()).collect();
+        parts.join("/")
+    };
+    (rest(train), rest(test))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_a_run_keep_their_numbers_and_new_ones_follow() {
+        let names = |names: &[&str]| ClassMap::new(names.iter().copied(), ClassOrder::Appearance);
+        let row = |label: u32| Row { id: label.to_string(), label, part: Part::Train, group: None };
+        let samples = Samples { classes: names(&["a", "b", "c", "d"]), rows: (0..4).map(row).collect() };
+        let samples = samples.renumbered(&["d", "b"].map(String::from));
+        assert_eq!(samples.classes.names(), ["d", "b", "a", "c"]);
+        assert_eq!(samples.labels(&[0, 1, 2, 3]), [2, 1, 3, 0]);
+    }
+
+    #[test]
+    fn labels_of_features_are_numbered_by_value_or_by_appearance() {
+        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Sorted);
+        assert_eq!(
+            (classes.names(), labels),
+            (["-2", "9", "10"].map(String::from).as_slice(), vec![2, 0, 2, 1])
+        );
+        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Appearance);
+        assert_eq!(
+            (classes.names(), labels),
+            (["10", "-2", "9"].map(String::from).as_slice(), vec![0, 1, 0, 2])
+        );
+    }
+}

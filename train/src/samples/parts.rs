@@ -1,0 +1,90 @@
+//! Which samples are tested on.
+
+use std::collections::BTreeMap;
+
+use headstock_loader::split::hash_split;
+use headstock_loader::{
+    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold,
+    stratified_k_fold, stratified_shuffle_split,
+};
+
+use super::Part;
+use crate::config::{DEFAULT_FOLDS, SplitMethod, SplitOptions};
+use crate::error::TrainError;
+
+/// What a split is drawn over: a sample a row.
+pub(super) struct Drawn<'a> {
+    pub(super) classes: &'a ClassMap,
+    pub(super) labels: &'a [u32],
+    pub(super) ids: Vec<&'a str>,
+    /// The group of each sample, where the data has groups or near-duplicates were joined.
+    pub(super) groups: Option<Vec<u32>>,
+    /// The names of the data's own groups, where it has names for them.
+    pub(super) names: &'a [String],
+    /// Whether the groups are there to keep near-duplicates together, whatever the method.
+    pub(super) joined: bool,
+}
+
+impl Drawn<'_> {
+    /// Gives each sample its part, by all methods but the one that reads it from the data.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] for samples that cannot be split so.
+    pub(super) fn parts(&self, options: &SplitOptions) -> Result<Vec<Part>, TrainError> {
+        let split = self.split(options).map_err(|error| TrainError::Data(error.named(self.classes)))?;
+        let mut parts = vec![Part::Train; self.labels.len()];
+        for &tested in &split.test {
+            parts[tested] = Part::Test;
+        }
+        Ok(parts)
+    }
+
+    fn split(&self, options: &SplitOptions) -> Result<Split, SplitError> {
+        let SplitOptions { method, test_size, seed, folds, fold, .. } = *options;
+        // The settings were checked: a method that needs groups has them.
+        let groups = self.groups.as_deref().unwrap_or_default();
+        let chosen = |mut splits: Vec<Split>| splits.swap_remove(fold as usize);
+        let count = folds.unwrap_or(DEFAULT_FOLDS) as usize;
+        match method {
+            SplitMethod::StratifiedShuffle if self.joined => {
+                let folds = self.folds_of(test_size)?;
+                stratified_group_k_fold(self.labels, groups, folds, seed).map(|mut splits| splits.swap_remove(0))
+            }
+            SplitMethod::StratifiedShuffle => stratified_shuffle_split(self.labels, 1, test_size, seed).map(chosen),
+            SplitMethod::StratifiedKFold if self.joined => {
+                stratified_group_k_fold(self.labels, groups, count, seed).map(chosen)
+            }
+            SplitMethod::StratifiedKFold => stratified_k_fold(self.labels, count, seed).map(chosen),
+            SplitMethod::Group if folds.is_some() => {
+                stratified_group_k_fold(self.labels, groups, count, seed).map(chosen)
+            }
+            SplitMethod::Group => group_shuffle_split(groups, 1, test_size, seed).map(chosen),
+            SplitMethod::Hash => hash_split(&self.keys(), test_size, seed),
+            SplitMethod::Predefined => unreachable!("these parts are read from the data"),
+        }
+    }
+
+    /// As many folds as make one about as large as the test part is to be.
+    fn folds_of(&self, test_size: TestSize) -> Result<usize, SplitError> {
+        let samples = self.labels.len();
+        let share = match test_size {
+            TestSize::Fraction(share) => share,
+            TestSize::Count(count) if count < samples => count as f64 / samples as f64,
+            TestSize::Count(_) => return Err(SplitError::TestSize { test_size, samples }),
+        };
+        Ok(((1.0 / share).round() as usize).max(2))
+    }
+
+    /// What a sample's place depends on: the name of its group, or the first id of the near-duplicates, or its id.
+    fn keys(&self) -> Vec<&str> {
+        let Some(groups) = &self.groups else { return self.ids.clone() };
+        if !self.joined && !self.names.is_empty() {
+            return groups.iter().map(|&group| self.names[group as usize].as_str()).collect();
+        }
+        let mut first = BTreeMap::new();
+        for (&group, &id) in groups.iter().zip(&self.ids) {
+            first.entry(group).and_modify(|first: &mut &str| *first = id.min(first)).or_insert(id);
+        }
+        groups.iter().map(|group| first[group]).collect()
+    }
+}
