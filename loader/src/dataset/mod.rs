@@ -14,7 +14,7 @@ pub use class_map::{ClassMap, ClassOrder};
 pub use csv::{CsvSource, TableHead, read_csv, read_table_head};
 pub use error::{DatasetError, Listed};
 pub use folder::{is_photo, photos_below, read_folder, read_folder_with};
-pub use groups::number_groups;
+pub use groups::{join_groups, number_groups};
 pub use unreadable::unreadable;
 
 /// A photo and its class.
