@@ -1,7 +1,7 @@
 //! From files to pixels: data sets, splits, decoding, transforms, augmentation.
 //!
 //! Everything ends in `u8` RGB pixels `[H, W, 3]`; normalising them is the backbone's work. No tensor is known here.
-//! Splits are scikit-learn's index for index, transforms torchvision's on PIL images pixel for pixel.
+//! Splits are scikit-learn's index for index (but those by hashes), transforms torchvision's on PIL images pixel for pixel.
 //!
 //! ```
 //! use headstock_loader::{
@@ -54,6 +54,7 @@ pub use photo::Photo;
 pub use shard::shards;
 pub use source::{CsvSource, Fields, FolderSource, ParquetSource, Part, Source, WebDatasetSource};
 pub use split::{
-    Split, SplitError, TestSize, stratified_group_k_fold, stratified_k_fold, stratified_shuffle_split,
+    Split, SplitError, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold, stratified_k_fold,
+    stratified_shuffle_split,
 };
 pub use transform::{EvalTransform, Interpolation};

@@ -2,6 +2,8 @@
 
 stratified_shuffle.json, StratifiedShuffleSplit: a split of up to 100 samples is kept whole; of a larger one the sha256 of
 its indices (u32, little-endian: train, then test) and the first eight of each part.
+group_shuffle.json, GroupShuffleSplit: kept likewise.
+hash.json: which keys a split by SHA-256 tests on, computed with hashlib.
 folds.json, StratifiedKFold and StratifiedGroupKFold, shuffled: the fold that each sample is tested in, of up to 100
 samples; of more the sha256 of the folds (a byte each) and the first sixteen.
 """
@@ -13,7 +15,12 @@ import warnings
 
 import numpy as np
 import sklearn
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import (
+    GroupShuffleSplit,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
 
 HERE = pathlib.Path(__file__).parent
 WHOLE = 100
@@ -295,6 +302,84 @@ def write_folds():
     write("folds.json", {"cases": cases, "refused": [refusal_of_folds(*case) for case in REFUSED_FOLDS]})
 
 
+def split_groups(groups, n_splits, test_size, seed):
+    splitter = GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)
+    return [[part.tolist() for part in parts] for parts in splitter.split(np.zeros(len(groups)), groups=groups)]
+
+
+GROUPS = [
+    # group shape, groups, samples, n_splits, test_size, seed
+    ("alone", 0, 10, 1, 0.2, 0),
+    ("alone", 0, 99, 3, 0.1, 2**32 - 1),
+    ("alone", 0, 9199, 1, 0.1, 0),
+    ("runs", 2, 12, 2, 0.5, 1),
+    ("runs", 5, 30, 4, 2, 2),
+    ("runs", 17, 100, 1, 0.1, 11),
+    ("runs", 461, 2761, 5, 0.2, 42),
+    ("even", 5, 23, 1, 0.3, 3),
+    ("even", 30, 100, 2, 7, 0),
+    ("even", 400, 2761, 1, 0.1, 0),
+    ("even", 800, 9199, 2, 1 / 3, 77),
+    ("skewed", 20, 50, 3, 0.25, 4),
+    ("skewed", 90, 400, 1, 0.9, 5),
+    ("skewed", 400, 2761, 1, 0.1, 1),
+    ("skewed", 1500, 9199, 2, 500, 1234567890),
+    ("skewed", 1500, 9199, 1, 0.001, 6),
+]
+
+REFUSED_GROUPS = [
+    # groups, test_size, kind
+    ([], 0.5, "no samples"),
+    ([4, 4, 9, 9], 2, "size out of range"),
+    ([4, 4, 9, 9], 0, "size out of range"),
+    ([4, 4, 9, 9], 1.0, "size out of range"),
+    ([4, 4, 9, 9], 0.6, "empty training part"),
+    ([4, 4, 4, 4], 0.5, "empty training part"),
+    ([4, 4, 4, 4], 1, "size out of range"),
+]
+
+
+def refusal_of_groups(groups, test_size, kind):
+    try:
+        split_groups(np.array(groups, dtype=int), 1, test_size, 0)
+    except ValueError as error:
+        assert SAYS[kind] in str(error), (groups, test_size, kind, str(error))
+        return {"groups": groups, "test_size": test_size, "kind": kind, "scikit_learn": str(error)}
+    raise AssertionError(f"scikit-learn splits groups {groups} by {test_size}")
+
+
+def write_group_shuffle():
+    cases = []
+    for shape, groups, samples, n_splits, test_size, seed in GROUPS:
+        g = np.array([group(shape, groups, i, 0) for i in range(samples)])
+        case = {
+            "shape": shape,
+            "groups": groups,
+            "samples": samples,
+            "n_splits": n_splits,
+            "test_size": test_size,
+            "seed": seed,
+        }
+        splits = [kept(*parts) for parts in split_groups(g, n_splits, test_size, seed)]
+        cases.append(case | {"splits": splits})
+    write("group_shuffle.json", {"cases": cases, "refused": [refusal_of_groups(*case) for case in REFUSED_GROUPS]})
+
+
+def hashed_below(key, fraction, seed):
+    digest = hashlib.sha256(seed.to_bytes(4, "little") + key.encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53 < fraction
+
+
+def write_hash():
+    keys = [f"dress/{i}.jpg" for i in range(40)] + ["", "Müller", "patient 7"]
+    sizes = [(0.1, 3), (0.25, 0), (0.5, 1), (0.9, 2**32 - 1)]
+    cases = [
+        {"test_size": size, "seed": seed, "test": [i for i, key in enumerate(keys) if hashed_below(key, size, seed)]}
+        for size, seed in sizes
+    ]
+    write("hash.json", {"made_by": "Python's hashlib", "keys": keys, "cases": cases, "refused": []})
+
+
 def write(name, golden):
     path = HERE / name
     with open(path, "w", newline="\n") as file:
@@ -325,3 +410,5 @@ def write_shuffle():
 
 write_shuffle()
 write_folds()
+write_group_shuffle()
+write_hash()

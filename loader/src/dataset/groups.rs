@@ -1,6 +1,6 @@
 //! Groups of samples that belong together: photos of one patient, frames of one film.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Numbers groups in the order of their names; samples of one group have one number.
 ///
@@ -21,4 +21,100 @@ pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
         .iter()
         .map(|group| u32::try_from(number(group)).expect("a data set has fewer than 2^32 groups"))
         .collect()
+}
+
+/// The groups once samples that `links` name, by index, belong together as well: near-duplicates, say. `groups[i]` is the group
+/// that sample `i` has so far, if any. Each sample has one in the result; numbers are in the order of first appearance.
+///
+/// ```
+/// use headstock_loader::dataset::join_groups;
+///
+/// assert_eq!(join_groups(&[None; 5], &[(1, 4), (4, 2)]), [0, 1, 1, 2, 1]);
+/// assert_eq!(join_groups(&[Some(8), Some(3), Some(3), Some(8), None], &[(2, 4)]), [0, 1, 1, 0, 1]);
+/// ```
+///
+/// # Panics
+/// When a link names a sample that there is not, or there are 2^32 groups or more.
+#[must_use]
+pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32> {
+    // Each sample points to an earlier one of its group, the first one to itself.
+    let mut earlier: Vec<usize> = (0..groups.len()).collect();
+    let mut first_of_group = BTreeMap::new();
+    for (sample, group) in groups.iter().enumerate() {
+        if let Some(group) = group {
+            let first = *first_of_group.entry(group).or_insert(sample);
+            join(&mut earlier, first, sample);
+        }
+    }
+    for &(a, b) in links {
+        join(&mut earlier, a, b);
+    }
+    let mut numbers = Vec::with_capacity(groups.len());
+    let mut next = 0u32;
+    for sample in 0..groups.len() {
+        let first = first_of(&mut earlier, sample);
+        if first < sample {
+            numbers.push(numbers[first]);
+        } else {
+            numbers.push(next);
+            next = next.checked_add(1).expect("a data set has fewer than 2^32 groups");
+        }
+    }
+    numbers
+}
+
+fn join(earlier: &mut [usize], a: usize, b: usize) {
+    let (a, b) = (first_of(earlier, a), first_of(earlier, b));
+    earlier[a.max(b)] = a.min(b);
+}
+
+/// The first sample of a sample's group; the way there is halved for the next time.
+fn first_of(earlier: &mut [usize], mut sample: usize) -> usize {
+    while earlier[sample] != sample {
+        earlier[sample] = earlier[earlier[sample]];
+        sample = earlier[sample];
+    }
+    sample
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn samples_share_a_number_where_a_chain_of_groups_and_links_leads_from_one_to_the_other(
+            (groups, links) in (1usize..40).prop_flat_map(|n| {
+                (prop::collection::vec(prop::option::of(0u32..12), n), prop::collection::vec((0..n, 0..n), 0..n))
+            }),
+        ) {
+            let n = groups.len();
+            let mut reaches = vec![vec![false; n]; n];
+            for a in 0..n {
+                for b in 0..n {
+                    reaches[a][b] = a == b
+                        || groups[a].is_some() && groups[a] == groups[b]
+                        || links.contains(&(a, b))
+                        || links.contains(&(b, a));
+                }
+            }
+            for via in 0..n {
+                for a in 0..n {
+                    for b in 0..n {
+                        reaches[a][b] |= reaches[a][via] && reaches[via][b];
+                    }
+                }
+            }
+            let joined = join_groups(&groups, &links);
+            for a in 0..n {
+                for b in 0..n {
+                    prop_assert_eq!(joined[a] == joined[b], reaches[a][b]);
+                }
+                let known = joined[..a].iter().max().map_or(0, |&most| most + 1);
+                prop_assert!(joined[a] <= known, "numbers are in the order of first appearance");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 pub use class_map::{ClassMap, ClassOrder};
 pub(crate) use error::did_you_mean;
 pub use error::{DatasetError, Listed};
-pub use groups::number_groups;
+pub use groups::{join_groups, number_groups};
 pub use unreadable::unreadable;
 
 use crate::photo::Photo;

@@ -1,6 +1,8 @@
-//! Stratified splits, index for index those of scikit-learn.
+//! Splits and folds, index for index those of scikit-learn, and a split by hashes that grows with the data.
 
 mod group_k_fold;
+mod group_shuffle;
+mod hash;
 mod k_fold;
 mod shuffle;
 
@@ -13,10 +15,12 @@ use thiserror::Error;
 use crate::dataset::{ClassMap, Listed};
 
 pub use group_k_fold::stratified_group_k_fold;
+pub use group_shuffle::group_shuffle_split;
+pub use hash::hash_split;
 pub use k_fold::stratified_k_fold;
 pub use shuffle::stratified_shuffle_split;
 
-/// How large the test part is: a fraction of the samples, or a count.
+/// How large the test part is: a fraction of the samples, or a count; of the groups in [`group_shuffle_split`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TestSize {
     /// Rounded up to whole samples; `0 < fraction < 1`.
@@ -80,7 +84,7 @@ pub struct Split {
     pub test: Vec<usize>,
 }
 
-/// Why samples cannot be split; the same cases in which scikit-learn raises `ValueError`.
+/// Why samples cannot be split; where scikit-learn knows the split, the same cases in which it raises `ValueError`.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum SplitError {
     /// There are no samples.
@@ -88,13 +92,15 @@ pub enum SplitError {
     Empty,
     /// The size of the test part is out of range.
     #[error(
-        "a test part of {test_size} cannot be taken from {samples} samples: give a count below {samples}, or a fraction between 0 and 1"
+        "a test part of {test_size} cannot be taken from {}: give a count below {count}, or a fraction between 0 and 1", of.counted(*count)
     )]
     TestSize {
         /// As given.
         test_size: TestSize,
-        /// Number of samples.
-        samples: usize,
+        /// What it is taken from: samples or groups.
+        of: Fillers,
+        /// How many there are.
+        count: usize,
     },
     /// Classes with one sample: it cannot be both trained on and tested on.
     #[error("{}", lone_sample(labels.iter().map(u32::to_string).collect()))]
@@ -140,6 +146,34 @@ pub enum SplitError {
         /// How much there is of it.
         count: usize,
     },
+    /// All groups would be tested on.
+    #[error(
+        "a test part of {test_size} of {} leaves none to train on: make it smaller", counted(*groups, "group", "groups")
+    )]
+    NoGroupToTrainOn {
+        /// As given.
+        test_size: TestSize,
+        /// Number of groups.
+        groups: usize,
+    },
+    /// What is chosen by hashes is a fraction.
+    #[error("a test part of {test_size} cannot be chosen by hashes: give a fraction between 0 and 1")]
+    NoFraction {
+        /// As given.
+        test_size: TestSize,
+    },
+    /// The hashes of all samples lie on one side.
+    #[error(
+        "by their hashes {} on the {} side at a test part of {fraction:?}: give another seed or size", lie(*samples), if *tested { "test" } else { "training" }
+    )]
+    OneSide {
+        /// The size of the test part.
+        fraction: f64,
+        /// Number of samples.
+        samples: usize,
+        /// Whether all would be tested on.
+        tested: bool,
+    },
     /// Another number of groups than labels.
     #[error("{groups} groups but {labels} labels: each sample has one of both")]
     Groups {
@@ -150,7 +184,7 @@ pub enum SplitError {
     },
 }
 
-/// What folds are filled with.
+/// What folds and test parts are filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fillers {
     /// Samples.
@@ -200,6 +234,10 @@ fn counted(count: usize, one: &str, more: &str) -> String {
     }
 }
 
+fn lie(samples: usize) -> String {
+    if samples == 1 { "the one sample lies".to_owned() } else { format!("all {samples} samples lie") }
+}
+
 /// The labels that occur, ascending, each with the indices of its samples.
 fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     let mut classes = std::collections::BTreeMap::<u32, Vec<usize>>::new();
@@ -207,6 +245,21 @@ fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
         classes.entry(label).or_default().push(index);
     }
     classes.into_iter().collect()
+}
+
+/// How many of `count` are trained on and tested on, rounded as scikit-learn rounds.
+fn sizes(count: usize, test_size: TestSize, of: Fillers) -> Result<(usize, usize), SplitError> {
+    if count == 0 {
+        return Err(SplitError::Empty);
+    }
+    let n_test = match test_size {
+        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
+            (fraction * count as f64).ceil() as usize
+        }
+        TestSize::Count(tested) if tested > 0 && tested < count => tested,
+        _ => return Err(SplitError::TestSize { test_size, of, count }),
+    };
+    Ok((count - n_test, n_test))
 }
 
 /// What both kinds of folds check. Where a class has fewer samples than there are folds, some folds lack it: a line says so.

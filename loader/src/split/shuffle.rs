@@ -1,6 +1,6 @@
 //! A share of each class, drawn at random.
 
-use super::{Split, SplitError, TestSize, samples_of_classes};
+use super::{Fillers, Split, SplitError, TestSize, samples_of_classes, sizes};
 use crate::random::RandomState;
 
 /// `n_splits` independent splits, each class divided in the same proportion.
@@ -25,7 +25,7 @@ pub fn stratified_shuffle_split(
     test_size: TestSize,
     seed: u32,
 ) -> Result<Vec<Split>, SplitError> {
-    let (n_train, n_test) = sizes(labels.len(), test_size)?;
+    let (n_train, n_test) = sizes(labels.len(), test_size, Fillers::Samples)?;
     let classes = samples_of_classes(labels);
     let lone: Vec<u32> =
         classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
@@ -60,20 +60,6 @@ pub fn stratified_shuffle_split(
             Split { train, test }
         })
         .collect())
-}
-
-fn sizes(samples: usize, test_size: TestSize) -> Result<(usize, usize), SplitError> {
-    if samples == 0 {
-        return Err(SplitError::Empty);
-    }
-    let n_test = match test_size {
-        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
-            (fraction * samples as f64).ceil() as usize
-        }
-        TestSize::Count(count) if count > 0 && count < samples => count,
-        _ => return Err(SplitError::TestSize { test_size, samples }),
-    };
-    Ok((samples - n_test, n_test))
 }
 
 /// How many of `draws` fall on each class: in proportion, what rounding leaves going to the largest remainders, ties

@@ -3,23 +3,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::label;
+use super::{group, label};
 use crate::golden;
 use crate::logged::logged;
 use crate::split::*;
-
-/// `group` of `reference/split/make.py`.
-fn group(shape: &str, groups: u64, i: u64, label: u64) -> u32 {
-    let v = (i * 2_246_822_519 + 374_761_393) % (1 << 32);
-    let number = match shape {
-        "alone" => i,
-        "runs" => i / 6 % groups,
-        "pure" => label * groups + ((v * groups) >> 32),
-        "skewed" => ((((v * v) >> 32) * groups) >> 32) * 5 + 2,
-        _ => (v * groups) >> 32,
-    };
-    number as u32
-}
 
 /// With groups, folds that keep them together.
 fn folded(

@@ -1,5 +1,11 @@
 mod folds;
+mod groups;
+mod hash;
 mod shuffle;
+
+use sha2::{Digest, Sha256};
+
+use super::Split;
 
 /// `label` of `reference/split/make.py`.
 fn label(shape: &str, classes: u64, i: u64) -> u32 {
@@ -14,4 +20,40 @@ fn label(shape: &str, classes: u64, i: u64) -> u32 {
         _ => (squared * classes) >> 32,
     };
     (if shape == "gaps" { number * 3 + 1 } else { number }) as u32
+}
+
+/// `group` of `reference/split/make.py`.
+fn group(shape: &str, groups: u64, i: u64, label: u64) -> u32 {
+    let v = (i * 2_246_822_519 + 374_761_393) % (1 << 32);
+    let number = match shape {
+        "alone" => i,
+        "runs" => i / 6 % groups,
+        "pure" => label * groups + ((v * groups) >> 32),
+        "skewed" => ((((v * v) >> 32) * groups) >> 32) * 5 + 2,
+        _ => (v * groups) >> 32,
+    };
+    number as u32
+}
+
+/// That splits are those which `kept` of `reference/split/make.py` kept of a case.
+fn assert_kept(splits: &[Split], case: &serde_json::Value) {
+    let indices =
+        |value: &serde_json::Value| -> Vec<usize> { serde_json::from_value(value.clone()).unwrap() };
+    let kept = case["splits"].as_array().unwrap();
+    assert_eq!(splits.len(), kept.len());
+    for (split, expected) in splits.iter().zip(kept) {
+        if let Some(sha256) = expected["sha256"].as_str() {
+            assert_eq!(split.train[..8], indices(&expected["train_first"]), "{case}");
+            assert_eq!(split.test[..8.min(split.test.len())], indices(&expected["test_first"]), "{case}");
+            let mut hash = Sha256::new();
+            for &index in split.train.iter().chain(&split.test) {
+                hash.update((index as u32).to_le_bytes());
+            }
+            let ours: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(ours, sha256, "{case}");
+        } else {
+            assert_eq!(split.train, indices(&expected["train"]), "{case}");
+            assert_eq!(split.test, indices(&expected["test"]), "{case}");
+        }
+    }
 }

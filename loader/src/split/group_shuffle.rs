@@ -1,0 +1,48 @@
+//! A share of the groups, drawn at random.
+
+use super::{Fillers, Split, SplitError, TestSize, samples_of_classes, sizes};
+use crate::random::RandomState;
+
+/// `n_splits` independent splits that keep groups together. `test_size` is a share of the **groups**, rounded up, or a number
+/// of them: how many samples are tested on depends on how large the drawn groups are. Classes are not looked at.
+/// Indices ascend. `groups[i]` is the number of sample `i`'s group.
+///
+/// The indices are those of scikit-learn 1.9.1's `GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)`, for
+/// every input.
+///
+/// ```
+/// use headstock_loader::split::{TestSize, group_shuffle_split};
+///
+/// let patients = [7, 7, 7, 2, 2, 9];
+/// let splits = group_shuffle_split(&patients, 1, TestSize::Count(1), 0)?;
+/// assert_eq!((splits[0].train.as_slice(), splits[0].test.as_slice()), ([0, 1, 2, 3, 4].as_slice(), [5].as_slice()));
+/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// ```
+///
+/// # Errors
+/// [`SplitError`], where scikit-learn raises `ValueError`.
+pub fn group_shuffle_split(
+    groups: &[u32],
+    n_splits: usize,
+    test_size: TestSize,
+    seed: u32,
+) -> Result<Vec<Split>, SplitError> {
+    let members = samples_of_classes(groups);
+    let (n_train, n_test) = sizes(members.len(), test_size, Fillers::Groups)?;
+    if n_train == 0 {
+        return Err(SplitError::NoGroupToTrainOn { test_size, groups: members.len() });
+    }
+    let mut random = RandomState::new(seed);
+    Ok((0..n_splits)
+        .map(|_| {
+            let drawn = random.permutation(members.len());
+            let samples_of = |groups: &[usize]| {
+                let mut samples: Vec<usize> =
+                    groups.iter().flat_map(|&group| &members[group].1).copied().collect();
+                samples.sort_unstable();
+                samples
+            };
+            Split { train: samples_of(&drawn[n_test..]), test: samples_of(&drawn[..n_test]) }
+        })
+        .collect())
+}

@@ -1,0 +1,49 @@
+//! A share of the samples, each chosen by its own name.
+
+use sha2::{Digest, Sha256};
+
+use super::{Split, SplitError, TestSize};
+
+/// A split in which each sample's side follows from its key and `seed` alone: photos that are added or taken away move no
+/// other. Indices ascend.
+///
+/// `keys[i]` is what stands for sample `i`: its id, or the name of its group, whose samples then stay on one side. A key is
+/// tested on where the first 53 bits of `SHA-256(seed as 4 bytes, little-endian, then the key)`, read as a binary fraction,
+/// lie below `test_size`. The part is so large on average only, and classes are not looked at. What is tested on at one share
+/// is at every larger one, too.
+///
+/// ```
+/// use headstock_loader::split::{TestSize, hash_split};
+///
+/// let keys = ["shirt/1.jpg", "shirt/2.jpg", "shirt/3.jpg", "dress/1.jpg"];
+/// let test_size = TestSize::Fraction(0.5);
+/// let split = hash_split(&keys, test_size, 0)?;
+/// let more = hash_split(&[keys.as_slice(), &["dress/2.jpg", "dress/3.jpg"]].concat(), test_size, 0)?;
+/// assert!(split.test.iter().all(|index| more.test.contains(index)));
+/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// ```
+///
+/// # Errors
+/// No samples, a size that is no fraction between 0 and 1, or all samples on one side.
+pub fn hash_split(keys: &[impl AsRef<[u8]>], test_size: TestSize, seed: u32) -> Result<Split, SplitError> {
+    let fraction = match test_size {
+        TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => fraction,
+        _ => return Err(SplitError::NoFraction { test_size }),
+    };
+    if keys.is_empty() {
+        return Err(SplitError::Empty);
+    }
+    let (test, train): (Vec<usize>, Vec<usize>) =
+        (0..keys.len()).partition(|&index| place(keys[index].as_ref(), seed) < fraction);
+    if test.is_empty() || train.is_empty() {
+        return Err(SplitError::OneSide { fraction, samples: keys.len(), tested: train.is_empty() });
+    }
+    Ok(Split { train, test })
+}
+
+/// Where a key lies in `[0, 1)`.
+fn place(key: &[u8], seed: u32) -> f64 {
+    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(key).finalize();
+    let bits = digest.iter().take(8).fold(0, |bits: u64, &byte| bits << 8 | u64::from(byte));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,68 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::{assert_kept, group};
+use crate::golden;
+use crate::split::*;
+
+#[test]
+fn splits_by_groups_are_scikit_learns_index_for_index() {
+    let golden = golden::json("split/group_shuffle.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() >= 16);
+    for case in cases {
+        let number = |key: &str| case[key].as_u64().unwrap();
+        let shape = case["shape"].as_str().unwrap();
+        let groups: Vec<u32> = (0..number("samples")).map(|i| group(shape, number("groups"), i, 0)).collect();
+        let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
+        let (n_splits, seed) = (number("n_splits") as usize, number("seed") as u32);
+        assert_kept(&group_shuffle_split(&groups, n_splits, test_size, seed).unwrap(), case);
+    }
+}
+
+#[test]
+fn groups_that_scikit_learn_does_not_split_are_refused() {
+    let golden = golden::json("split/group_shuffle.json");
+    for case in golden["refused"].as_array().unwrap() {
+        let groups: Vec<u32> = serde_json::from_value(case["groups"].clone()).unwrap();
+        let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
+        let error = group_shuffle_split(&groups, 1, test_size, 0).unwrap_err();
+        let as_expected = match case["kind"].as_str().unwrap() {
+            "empty training part" => matches!(error, SplitError::NoGroupToTrainOn { .. }),
+            "size out of range" => matches!(error, SplitError::TestSize { of: Fillers::Groups, .. }),
+            "no samples" => error == SplitError::Empty,
+            _ => false,
+        };
+        assert!(as_expected, "{case}: {error:?}");
+    }
+    let message = |test_size| group_shuffle_split(&[4, 9, 9], 1, test_size, 0).unwrap_err().to_string();
+    assert_eq!(
+        message(TestSize::Count(2)),
+        "a test part of 2 cannot be taken from 2 groups: give a count below 2, or a fraction between 0 and 1"
+    );
+    assert_eq!(
+        message(TestSize::Fraction(0.6)),
+        "a test part of 0.6 of 2 groups leaves none to train on: make it smaller"
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_group_is_trained_on_or_tested_on_whole(
+        groups in prop::collection::vec(0u32..20, 2..100),
+        fraction in 0.05f64..0.9,
+        seed: u32,
+    ) {
+        let Ok(splits) = group_shuffle_split(&groups, 2, TestSize::Fraction(fraction), seed) else {
+            return Ok(());
+        };
+        for Split { train, test } in splits {
+            let of = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
+            prop_assert!(of(&train).is_disjoint(&of(&test)));
+            prop_assert_eq!(train.len() + test.len(), groups.len());
+            let distinct = groups.iter().collect::<BTreeSet<_>>().len();
+            prop_assert_eq!(of(&test).len(), (fraction * distinct as f64).ceil() as usize);
+        }
+    }
+}
