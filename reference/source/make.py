@@ -55,7 +55,7 @@ def shards():
     hub(HERE / "train-00000-of-00002.parquet", first, 10)
     hub(HERE / "train-00001-of-00002.parquet", [(i, (i + 1) % 3) for i in range(26, 30)], 10)
     hub(HERE / "test-00000-of-00001.parquet", [(i, i % 3) for i in range(30, 36)], 10)
-    rows = [(i, -1 if i == 4 else i % 3) for i in range(40, 52)]
+    rows = [(i, -1 if i == 44 else i % 3) for i in range(40, 52)]
     # A page a row, no dictionary: what is passed over is not unpacked.
     plain(HERE / "plain.parquet", rows, compression="zstd", use_dictionary=False, data_page_size=1, write_batch_size=1)
     plain(HERE / "dictionary.parquet", rows, compression="gzip", data_page_version="2.0", row_group_size=5)

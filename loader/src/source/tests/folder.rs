@@ -187,12 +187,11 @@ fn folders_called_as_parts_are_parts_and_otherwise_classes() {
         parts(&["Train/a/1.jpg", "Train/b/x/1.jpg", "val/a/2.jpg", "test/b/3.jpg", "empty/notes.txt"]),
         (
             names(&["a", "b"]),
-            [Part::Test, Part::Train, Part::Train, Part::Validation]
+            [Part::Train, Part::Train, Part::Test, Part::Validation]
                 .into_iter()
                 .map(Some)
                 .collect::<Vec<_>>()
         )
-            .clone()
     );
     for files in [
         ["train/a/1.jpg", "bus/a/1.jpg"],

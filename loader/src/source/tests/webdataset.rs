@@ -111,5 +111,5 @@ fn what_does_not_hold_together_is_named() {
     for cut in [100, 600, 1600] {
         assert!(refused(&whole[..cut]).starts_with("ROOT/x.tar"), "{cut}");
     }
-    assert_eq!(refused(b"no tar"), "ROOT/x.tar: the file is cut short");
+    assert_eq!(refused(b"no tar"), "ROOT/x.tar: failed to read entire block");
 }
