@@ -17,6 +17,7 @@ use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
 use crate::progress::Progress;
 use crate::run::SplitRow;
 use parts::Drawn;
+pub use places::Opened;
 use places::prefixes;
 pub(crate) use places::root_of_files;
 
@@ -153,6 +154,13 @@ impl Samples {
 
     fn of_features(settings: &Settings, path: &Path, splits: Splits) -> Result<(Self, Inputs), TrainError> {
         let FeatureArchive { table, labels, groups } = read_npz(path)?;
+        if groups.is_none() && settings.options.split.method == SplitMethod::Group && splits == Splits::AsSet
+        {
+            return Err(TrainError::Data(format!(
+                "`split.method` is \"group\", but {} has no `groups`",
+                path.display()
+            )));
+        }
         let groups = groups.map(|groups| number_groups(&groups));
         let (classes, labels) = number(&labels, settings.options.data.class_order);
         if classes.len() < 2 {
@@ -175,7 +183,12 @@ impl Samples {
             .parts(&settings.options.split)?,
         };
         let rows = (ids.into_iter().zip(labels).zip(parts).enumerate())
-            .map(|(i, ((id, label), part))| Row { id, label, group: groups.as_ref().map(|groups| groups[i]), part })
+            .map(|(i, ((id, label), part))| Row {
+                id,
+                label,
+                group: groups.as_ref().map(|groups| groups[i]),
+                part,
+            })
             .collect();
         Ok((Self { classes, rows }, Inputs::Features(table)))
     }
@@ -223,7 +236,8 @@ impl Samples {
         }
         let photos = match root_of_files(&settings.source) {
             Some(root) => {
-                let file = |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
+                let file =
+                    |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
                 rows.iter().map(file).collect::<Vec<_>>()
             }
             None => {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use headstock_loader::split::hash_split;
 use headstock_loader::{
-    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold,
-    stratified_k_fold, stratified_shuffle_split,
+    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold, stratified_k_fold,
+    stratified_shuffle_split,
 };
 
 use super::Part;
@@ -48,9 +48,12 @@ impl Drawn<'_> {
         match method {
             SplitMethod::StratifiedShuffle if self.joined => {
                 let folds = self.folds_of(test_size)?;
-                stratified_group_k_fold(self.labels, groups, folds, seed).map(|mut splits| splits.swap_remove(0))
+                stratified_group_k_fold(self.labels, groups, folds, seed)
+                    .map(|mut splits| splits.swap_remove(0))
             }
-            SplitMethod::StratifiedShuffle => stratified_shuffle_split(self.labels, 1, test_size, seed).map(chosen),
+            SplitMethod::StratifiedShuffle => {
+                stratified_shuffle_split(self.labels, 1, test_size, seed).map(chosen)
+            }
             SplitMethod::StratifiedKFold if self.joined => {
                 stratified_group_k_fold(self.labels, groups, count, seed).map(chosen)
             }
