@@ -128,7 +128,7 @@ impl KeyedRandom {
 
     /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is held from 0.001 to 1,000.
     fn gamma(&mut self, shape: f64) -> f64 {
-        let shape = shape.max(1e-3).min(1e3);
+        let shape = if shape > 1e-3 { shape.min(1e3) } else { 1e-3 };
         if shape < 1.0 {
             return self.gamma(shape + 1.0) * (1.0 - self.unit()).powf(1.0 / shape);
         }

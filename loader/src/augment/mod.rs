@@ -11,13 +11,14 @@
 //! With given parameters a view is torchvision's:
 //!
 //! - to the bit: flips, rotation, affine map, brightness, contrast, saturation, hue, greyscale, sharpness, posterizing,
-//!   solarizing, equalizing, autocontrast, inversion, erasing in a colour; so are `RandAugment`, `TrivialAugmentWide` and
-//!   `AutoAugment`, which are made of these. What torchvision draws in single precision is drawn in double;
-//! - to 1 of 255: the crop and the plain view (resizing); perspective, whose coefficients torchvision finds by least squares;
-//!   Gaussian blur, whose sums are of single precision in another order;
+//!   solarizing, equalizing, autocontrast, inversion, erasing in a colour, and `RandAugment`, `TrivialAugmentWide` and
+//!   `AutoAugment`, which are made of these;
+//! - to 1 of 255: the crop and the plain view (their filters); Gaussian blur, whose sums are of single precision in another
+//!   order; perspective, which cuts values where they may be whole but for the last digits of coefficients that torchvision
+//!   finds by least squares;
 //! - `AugMix`: each operation to 1 of 255. torchvision does them on tensors in single precision, in an order that depends on the
-//!   processor. A value that is off by 1 in the middle of a chain can come to lie on the other side of a step of a posterized,
-//!   solarized or equalized photo.
+//!   processor, and a value that is off by 1 can be further off after a later operation of its chain stretched the histogram
+//!   or cut it into levels. Of 180 mixes of 224 x 160, three had such values, of 107,520 at most 81.
 //!
 //! Noise in an erased rectangle is ours: ImageNet's mean and deviation, which is what torchvision's is when it erases after
 //! normalising.
@@ -46,8 +47,7 @@ use self::ops::Op;
 use crate::random::KeyedRandom;
 use crate::transform::{EvalTransform, Interpolation, resize};
 
-/// The table `[augment]`: what may happen to a view, in the order in which it happens but for the policy, which is before the
-/// rotation. Where a step has a `p`, it is the step's probability.
+/// The table `[augment]`: what may happen to a view, in the [module's](self) order. Only what is there happens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {

@@ -61,11 +61,10 @@ pub(crate) fn smoothed(photo: &RgbImage, of: impl Fn([[u8; 3]; 3]) -> u8) -> Rgb
         return out;
     }
     let (values, stride) = (photo.as_raw(), width * 3);
-    let changed: &mut [u8] = &mut out;
-    for y in 1..height - 1 {
-        for at in y * stride + 3..(y + 1) * stride - 3 {
-            let row = |at: usize| [values[at - 3], values[at], values[at + 3]];
-            changed[at] = of([row(at - stride), row(at), row(at + stride)]);
+    let inner = out.chunks_exact_mut(stride).take(height - 1).skip(1);
+    for (line, lines) in inner.zip(values.windows(3 * stride).step_by(stride)) {
+        for (x, value) in line.iter_mut().enumerate().take(stride - 3).skip(3) {
+            *value = of([0, 1, 2].map(|row| [x - 3, x, x + 3].map(|x| lines[row * stride + x])));
         }
     }
     out

@@ -33,10 +33,6 @@ fn nearest() -> Interpolation {
     Interpolation::Nearest
 }
 
-fn bilinear() -> Interpolation {
-    Interpolation::Bilinear
-}
-
 pub(in crate::augment) fn check_interpolation(
     key: &'static str,
     interpolation: Interpolation,
@@ -126,7 +122,7 @@ pub struct Perspective {
 
 impl Default for Perspective {
     fn default() -> Self {
-        Self { distortion_scale: 0.5, p: half(), interpolation: bilinear() }
+        Self { distortion_scale: 0.5, p: half(), interpolation: Interpolation::Bilinear }
     }
 }
 
