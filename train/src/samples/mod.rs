@@ -421,22 +421,6 @@ fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     (classes, numbered)
 }
 
-/// The paths of both folders relative to the folder that holds both.
-fn prefixes(train: &Path, test: &Path) -> Result<(String, String), TrainError> {
-    let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
-    Ok(relative_to_shared(&canonical(train)?, &canonical(test)?))
-}
-
-fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
-    let shared = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
-    let rest = |path: &Path| {
-        let parts: Vec<_> =
-            path.components().skip(shared).map(|part| part.as_os_str().to_string_lossy()).collect();
-        parts.join("/")
-    };
-    (rest(train), rest(test))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstock_loader::split::hash_split;
+use headstock_loader::split::{Fillers, hash_split};
 use headstock_loader::{
     ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold, stratified_k_fold,
     stratified_shuffle_split,
@@ -69,11 +69,13 @@ impl Drawn<'_> {
 
     /// As many folds as make one about as large as the test part is to be.
     fn folds_of(&self, test_size: TestSize) -> Result<usize, SplitError> {
-        let samples = self.labels.len();
+        let count = self.labels.len();
         let share = match test_size {
             TestSize::Fraction(share) => share,
-            TestSize::Count(count) if count < samples => count as f64 / samples as f64,
-            TestSize::Count(_) => return Err(SplitError::TestSize { test_size, samples }),
+            TestSize::Count(tested) if tested < count => tested as f64 / count as f64,
+            TestSize::Count(_) => {
+                return Err(SplitError::TestSize { test_size, of: Fillers::Samples, count });
+            }
         };
         Ok(((1.0 / share).round() as usize).max(2))
     }
