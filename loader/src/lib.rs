@@ -36,6 +36,7 @@
 pub mod augment;
 pub mod dataset;
 pub mod decode;
+pub mod duplicates;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
