@@ -1,11 +1,12 @@
 //! Augmented views of a photo: torchvision's random transforms on PIL images.
 
-use image::{RgbImage, imageops};
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::decode::Crop;
 use crate::random::KeyedRandom;
-use crate::transform::{EvalTransform, resize, rotate::rotate};
+use crate::transform::{EvalTransform, Rendering};
 
 /// The table `[augment]`: what may happen to a view, in the order in which it happens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,23 +55,6 @@ pub struct AugmentError {
 
 /// The rendering that is epoch 0's: no view has a number as high.
 const FIRST_EPOCH: u64 = 1 << 32;
-
-/// A part of a photo, in its pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crop {
-    pub(crate) top: u32,
-    pub(crate) left: u32,
-    pub(crate) height: u32,
-    pub(crate) width: u32,
-}
-
-/// What was drawn for one view of one photo.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Drawn {
-    pub(crate) crop: Option<Crop>,
-    pub(crate) mirrored: bool,
-    pub(crate) degrees: Option<f64>,
-}
 
 impl Augment {
     /// Whether nothing would change a photo.
@@ -139,20 +123,39 @@ impl Augment {
     /// ```
     #[must_use]
     pub fn view(&self, photo: &RgbImage, plain: &EvalTransform, view: u32, key: &[u8; 32]) -> RgbImage {
-        self.draw(photo.dimensions(), view.into(), key).apply(photo, plain)
+        self.rendering(photo.dimensions(), plain, view, key).of(photo)
     }
 
     /// A view of `photo` for epoch `epoch` of a training that has each photo another way every time. It is as
     /// [`view`](Self::view) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
     #[must_use]
     pub fn fresh(&self, photo: &RgbImage, plain: &EvalTransform, epoch: u64, key: &[u8; 32]) -> RgbImage {
-        self.draw(photo.dimensions(), epoch.wrapping_add(FIRST_EPOCH), key).apply(photo, plain)
+        self.fresh_rendering(photo.dimensions(), plain, epoch, key).of(photo)
+    }
+
+    /// [`view`](Self::view), for a photo of `size` (width, height) that is not decoded yet.
+    #[must_use]
+    pub fn rendering(&self, size: (u32, u32), plain: &EvalTransform, view: u32, key: &[u8; 32]) -> Rendering {
+        self.draw(size, plain, view.into(), key)
+    }
+
+    /// [`fresh`](Self::fresh), for a photo of `size` (width, height) that is not decoded yet.
+    #[must_use]
+    pub fn fresh_rendering(
+        &self,
+        size: (u32, u32),
+        plain: &EvalTransform,
+        epoch: u64,
+        key: &[u8; 32],
+    ) -> Rendering {
+        self.draw(size, plain, epoch.wrapping_add(FIRST_EPOCH), key)
     }
 
     /// Draws rendering `rendering`: numbered views come first, then epochs.
-    pub(crate) fn draw(&self, size: (u32, u32), rendering: u64, key: &[u8; 32]) -> Drawn {
+    fn draw(&self, size: (u32, u32), plain: &EvalTransform, rendering: u64, key: &[u8; 32]) -> Rendering {
         let mut random = KeyedRandom::new(self.seed, rendering, key);
-        Drawn {
+        Rendering {
+            plain: *plain,
             crop: self.random_resized_crop.map(|crop| crop.draw(size, &mut random)),
             mirrored: self.horizontal_flip.is_some_and(|p| random.chance(p)),
             degrees: self.rotation.map(|most| random.uniform(-most, most)),
@@ -184,25 +187,6 @@ impl RandomResizedCrop {
             (width, height)
         };
         Crop { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
-    }
-}
-
-impl Drawn {
-    pub(crate) fn apply(&self, photo: &RgbImage, plain: &EvalTransform) -> RgbImage {
-        let mut view = match self.crop {
-            Some(Crop { top, left, height, width }) => {
-                let part = imageops::crop_imm(photo, left, top, width, height).to_image();
-                resize(&part, (plain.crop.1, plain.crop.0), plain.interpolation)
-            }
-            None => plain.apply(photo),
-        };
-        if self.mirrored {
-            imageops::flip_horizontal_in_place(&mut view);
-        }
-        match self.degrees {
-            Some(degrees) => rotate(&view, degrees),
-            None => view,
-        }
     }
 }
 

@@ -51,8 +51,8 @@ pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{
     ClassMap, ClassOrder, CsvSource, Dataset, DatasetError, Sample, read_csv, read_folder, read_folder_with,
 };
-pub use decode::{DecodeError, decode, glance, read_photo};
+pub use decode::{Crop, DecodeError, DecodeMode, PhotoDecoder, decode, glance, read_photo};
 pub use split::{
     Split, SplitError, TestSize, stratified_group_k_fold, stratified_k_fold, stratified_shuffle_split,
 };
-pub use transform::{EvalTransform, Interpolation};
+pub use transform::{EvalTransform, Interpolation, Rendering};

@@ -79,25 +79,70 @@ pub(crate) struct Window {
     pub(crate) height: u32,
 }
 
-/// `photo` resized to `size` (width, height), as `Image.resize`.
-pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Interpolation) -> RgbImage {
-    resize_window(photo, size, Window { x: 0, y: 0, width: size.0, height: size.1 }, interpolation)
+/// The inputs along one axis: which pixels of the photo, and what stretch of them is resized (Pillow's `box`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Axis {
+    /// The first pixel.
+    first: u32,
+    pixels: u32,
+    /// Where the stretch begins, counted from the first pixel, and how long it is.
+    from: f64,
+    length: f64,
 }
 
-/// The part `window` of `photo` resized to `size` (width, height). No size is zero.
+impl Axis {
+    /// Whole pixels.
+    pub(crate) fn whole(first: u32, pixels: u32) -> Self {
+        Self { first, pixels, from: 0.0, length: f64::from(pixels) }
+    }
+
+    /// From `from` on, `length` pixels of `size`.
+    pub(crate) fn stretch(from: f64, length: f64, size: u32) -> Self {
+        let first = (from.max(0.0) as u32).min(size - 1);
+        let end = ((from + length).ceil() as u32).clamp(first + 1, size);
+        Self { first, pixels: end - first, from: from - f64::from(first), length }
+    }
+
+    /// The same without the `skipped` pixels before those at hand.
+    pub(crate) fn after(self, skipped: u32) -> Self {
+        Self { first: self.first - skipped, ..self }
+    }
+
+    /// The pixels that the outputs `kept` of `output` need, or a few more: the first and how many.
+    pub(crate) fn needed(self, interpolation: Interpolation, output: u32, kept: Range<u32>) -> (u32, u32) {
+        let inputs = Taps::new(interpolation, self, output, kept).inputs();
+        (self.first + inputs.start as u32, inputs.len() as u32)
+    }
+
+    fn is_copied(self, output: u32) -> bool {
+        self.from == 0.0 && self.length == f64::from(output)
+    }
+}
+
+/// `photo` resized to `size` (width, height), as `Image.resize`.
+#[cfg(test)]
+pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Interpolation) -> RgbImage {
+    let axes = (Axis::whole(0, photo.width()), Axis::whole(0, photo.height()));
+    let window = Window { x: 0, y: 0, width: size.0, height: size.1 };
+    resize_window(photo, axes, size, window, interpolation)
+}
+
+/// What `axes` (across, down) take of `photo` is resized to `size` (width, height); the part `window` of that. No size is zero.
 pub(crate) fn resize_window(
     photo: &RgbImage,
+    axes: (Axis, Axis),
     size: (u32, u32),
     window: Window,
     interpolation: Interpolation,
 ) -> RgbImage {
-    resize_window_on(Arch::new(), photo, size, window, interpolation)
+    resize_window_on(Arch::new(), photo, axes, size, window, interpolation)
 }
 
 /// [`resize_window`], compiled for the vector instructions of `arch`. It holds whole numbers only: all of them give the same.
 pub(super) fn resize_window_on(
     arch: Arch,
     photo: &RgbImage,
+    (across, down): (Axis, Axis),
     size: (u32, u32),
     window: Window,
     interpolation: Interpolation,
@@ -105,23 +150,26 @@ pub(super) fn resize_window_on(
     if photo.is_empty() {
         return RgbImage::new(window.width, window.height);
     }
-    if photo.dimensions() == size {
-        return image::imageops::crop_imm(photo, window.x, window.y, window.width, window.height).to_image();
+    if across.is_copied(size.0) && down.is_copied(size.1) {
+        let (x, y) = (across.first + window.x, down.first + window.y);
+        return image::imageops::crop_imm(photo, x, y, window.width, window.height).to_image();
     }
-    let mut columns = Taps::new(interpolation, photo.width(), size.0, window.x..window.x + window.width);
-    let mut rows = Taps::new(interpolation, photo.height(), size.1, window.y..window.y + window.height);
-    let source = Rows { bytes: photo.as_raw(), stride: photo.width() as usize * 3 };
+    let mut columns = Taps::new(interpolation, across, size.0, window.x..window.x + window.width);
+    let mut rows = Taps::new(interpolation, down, size.1, window.y..window.y + window.height);
+    let stride = photo.width() as usize * 3;
+    let bytes = &photo.as_raw()[down.first as usize * stride + across.first as usize * 3..];
+    let source = Rows { bytes, stride, width: across.pixels as usize * 3 };
     // Each pass rounds to 8 bits, so that their order shows.
-    let pixels = if rows_go_first(photo.dimensions(), size) {
+    let pixels = if rows_go_first((across.pixels, down.pixels), size) {
         let kept = columns.shift_to_zero();
         let between = arch.dispatch(Down { source, kept: kept.start * 3..kept.end * 3, rows: &rows });
-        let source = Rows { bytes: &between, stride: kept.len() * 3 };
+        let source = Rows::of(&between, kept.len() * 3);
         arch.dispatch(Across { source, kept: 0..rows.len(), columns: &columns })
     } else {
         let kept = rows.shift_to_zero();
         let between = arch.dispatch(Across { source, kept, columns: &columns });
-        let stride = columns.len() * 3;
-        arch.dispatch(Down { source: Rows { bytes: &between, stride }, kept: 0..stride, rows: &rows })
+        let width = columns.len() * 3;
+        arch.dispatch(Down { source: Rows::of(&between, width), kept: 0..width, rows: &rows })
     };
     RgbImage::from_raw(window.width, window.height, pixels)
         .expect("a row of pixels for each row of the window")
@@ -148,13 +196,13 @@ struct Taps {
 }
 
 impl Taps {
-    /// Those of the outputs `kept`, of `output` in all, over `input` inputs.
-    fn new(interpolation: Interpolation, input: u32, output: u32, kept: Range<u32>) -> Self {
+    /// Those of the outputs `kept`, of `output` in all, over the inputs of `axis`.
+    fn new(interpolation: Interpolation, axis: Axis, output: u32, kept: Range<u32>) -> Self {
         match Filter::of(interpolation) {
-            _ if input == output => Self::single(kept.map(|at| at as usize).collect()),
-            Some(filter) => Self::filtered(filter, input, output, kept),
+            _ if axis.is_copied(output) => Self::single(kept.map(|at| at as usize).collect()),
+            Some(filter) => Self::filtered(filter, axis, output, kept),
             None => {
-                let inputs = nearest_inputs(input, output);
+                let inputs = nearest_inputs(axis, output);
                 Self::single(inputs[kept.start as usize..kept.end as usize].to_vec())
             }
         }
@@ -171,8 +219,8 @@ impl Taps {
     }
 
     /// `precompute_coeffs` and `normalize_coeffs_8bpc`.
-    fn filtered(filter: Filter, input: u32, output: u32, kept: Range<u32>) -> Self {
-        let scale = f64::from(input) / f64::from(output);
+    fn filtered(filter: Filter, axis: Axis, output: u32, kept: Range<u32>) -> Self {
+        let scale = axis.length / f64::from(output);
         let filter_scale = scale.max(1.0);
         let support = filter.support * filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
@@ -184,9 +232,9 @@ impl Taps {
         };
         let mut exact = Vec::with_capacity(stride);
         for (at, weights) in kept.zip(this.weights.chunks_exact_mut(stride)) {
-            let centre = (f64::from(at) + 0.5) * scale;
+            let centre = axis.from + (f64::from(at) + 0.5) * scale;
             let start = ((centre - support + 0.5).max(0.0)) as usize;
-            let end = ((centre + support + 0.5) as usize).min(input as usize);
+            let end = ((centre + support + 0.5) as usize).min(axis.pixels as usize);
             exact.clear();
             exact.extend(
                 (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * (1.0 / filter_scale))),
@@ -232,28 +280,34 @@ impl Taps {
 }
 
 /// The input of each output; Pillow adds the scale up, rounding included.
-fn nearest_inputs(input: u32, output: u32) -> Vec<usize> {
-    let scale = f64::from(input) / f64::from(output);
-    let mut at = scale * 0.5;
+fn nearest_inputs(axis: Axis, output: u32) -> Vec<usize> {
+    let scale = axis.length / f64::from(output);
+    let mut at = axis.from + scale * 0.5;
     (0..output)
         .map(|_| {
-            let here = (at as usize).min(input as usize - 1);
+            let here = (at as usize).min(axis.pixels as usize - 1);
             at += scale;
             here
         })
         .collect()
 }
 
-/// RGB bytes, a row every `stride` of them.
+/// RGB bytes, a row of `width` every `stride` of them.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     bytes: &'a [u8],
     stride: usize,
+    width: usize,
 }
 
 impl<'a> Rows<'a> {
+    /// One row right behind the other.
+    fn of(bytes: &'a [u8], width: usize) -> Self {
+        Self { bytes, stride: width, width }
+    }
+
     fn row(self, at: usize) -> &'a [u8] {
-        &self.bytes[at * self.stride..][..self.stride]
+        &self.bytes[at * self.stride..][..self.width]
     }
 }
 

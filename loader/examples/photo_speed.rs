@@ -1,0 +1,61 @@
+//! How many photos a second one thread makes ready: decode, turn upright, short side to 256 (bilinear), middle 224 x 224.
+//!
+//! ```sh
+//! cargo run --release -p headstock-loader --example photo_speed -- FOLDER [exact|scaled] [ROUNDS] [EVERY]
+//! ```
+//!
+//! Prints a line of JSON. The files are read before the clock starts; of a folder every `EVERY`-th photo is taken.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use headstock_loader::{EvalTransform, Interpolation, decode, read_photo};
+
+const MAX_PIXELS: u64 = 200_000_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut words = std::env::args().skip(1);
+    let folder = words.next().ok_or("which folder?")?;
+    let mode = words.next().unwrap_or_else(|| "exact".into());
+    let rounds: usize = words.next().map_or(Ok(1), |word| word.parse())?;
+    let every: usize = words.next().map_or(Ok(1), |word| word.parse())?;
+
+    let mut paths = Vec::new();
+    files_below(Path::new(&folder), &mut paths)?;
+    paths.sort();
+    let photos =
+        paths.iter().step_by(every.max(1)).map(|path| read_photo(path)).collect::<Result<Vec<_>, _>>()?;
+    let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Interpolation::Bilinear };
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let mut sum = 0;
+        for photo in &photos {
+            let pixels = transform.apply(&decode(photo, MAX_PIXELS)?);
+            sum += u64::from(pixels.as_raw()[0]);
+        }
+        std::hint::black_box(sum);
+        rates.push(photos.len() as f64 / start.elapsed().as_secs_f64());
+    }
+    #[expect(clippy::print_stdout, reason = "a program")]
+    {
+        println!(
+            "{}",
+            serde_json::json!({ "mode": mode, "photos": photos.len(), "photos_per_second": rates })
+        );
+    }
+    Ok(())
+}
+
+fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if folder.is_file() {
+        files.push(folder.to_path_buf());
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        files_below(&entry?.path(), files)?;
+    }
+    Ok(())
+}
