@@ -11,14 +11,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use headstock_loader::{EvalTransform, Interpolation, decode, read_photo};
+use headstock_loader::{DecodeMode, EvalTransform, Interpolation, PhotoDecoder, read_photo};
+use serde_json::{from_value, json};
 
 const MAX_PIXELS: u64 = 200_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let folder = words.next().ok_or("which folder?")?;
-    let mode = words.next().unwrap_or_else(|| "exact".into());
+    let mode: DecodeMode = from_value(words.next().unwrap_or_else(|| "exact".into()).into())?;
     let rounds: usize = words.next().map_or(Ok(1), |word| word.parse())?;
     let every: usize = words.next().map_or(Ok(1), |word| word.parse())?;
 
@@ -33,22 +34,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let mut sum = 0;
         for photo in &photos {
-            let pixels = transform.apply(&decode(photo, MAX_PIXELS)?);
-            sum += u64::from(pixels.as_raw()[0]);
+            let rendered = PhotoDecoder::open(photo, MAX_PIXELS)?.render(mode, &[transform.rendering()])?;
+            sum += u64::from(rendered[0].as_raw()[0]);
         }
         std::hint::black_box(sum);
         rates.push(photos.len() as f64 / start.elapsed().as_secs_f64());
     }
-    #[expect(clippy::print_stdout, reason = "a program")]
-    {
-        println!(
-            "{}",
-            serde_json::json!({ "mode": mode, "photos": photos.len(), "photos_per_second": rates })
-        );
-    }
+    let said = json!({ "mode": mode, "photos": photos.len(), "photos_per_second": rates });
+    #[expect(clippy::print_stdout, reason = "what a program measured goes to stdout")]
+    let () = println!("{said}");
     Ok(())
 }
 
+/// The files of a folder and of those in it, or the one file that it is.
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if folder.is_file() {
         files.push(folder.to_path_buf());

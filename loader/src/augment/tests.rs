@@ -43,16 +43,16 @@ fn a_view_with_given_draws_is_torchvisions() {
     let (cases, results) =
         (golden::json("transform/cases.json"), golden::photos("transform/results.safetensors"));
     for case in cases["view"].as_array().unwrap() {
-        let drawn = Drawn {
+        let interpolation = serde_json::from_value(case["filter"].clone()).unwrap();
+        let rendering = Rendering {
+            plain: EvalTransform { interpolation, ..PLAIN },
             crop: crop(&case["crop"]),
             mirrored: case["mirrored"].as_bool().unwrap(),
             degrees: case["degrees"].as_f64(),
         };
-        let plain =
-            EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..PLAIN };
         let (width, height) = size(case);
         let apart = apart(
-            &drawn.apply(&formula_photo(width, height), &plain),
+            &rendering.of(&formula_photo(width, height)),
             &results[case["result"].as_str().unwrap()],
         );
         assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
@@ -64,7 +64,7 @@ fn where_no_crop_fits_the_middle_is_taken_as_by_torchvision() {
     for case in golden::json("transform/cases.json")["fallback"].as_array().unwrap() {
         let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
-        assert_eq!(augment.draw(size(case), 1, &key(0)).crop, crop(&case["crop"]), "{case}");
+        assert_eq!(augment.rendering(size(case), &PLAIN, 1, &key(0)).crop, crop(&case["crop"]), "{case}");
     }
 }
 
@@ -76,7 +76,7 @@ fn crops_are_distributed_as_torchvisions() {
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         let (width, height) = size(case);
         let crops: Vec<Crop> =
-            (0..DRAWS).map(|number| augment.draw((width, height), 1, &key(number)).crop.unwrap()).collect();
+            (0..DRAWS).map(|number| augment.rendering((width, height), &PLAIN, 1, &key(number)).crop.unwrap()).collect();
         let quantity = |name: &str, of: &dyn Fn(&Crop) -> f64| {
             let mean = crops.iter().map(of).sum::<f64>() / DRAWS as f64;
             let variance = crops.iter().map(|crop| (of(crop) - mean).powi(2)).sum::<f64>() / DRAWS as f64;
@@ -104,7 +104,8 @@ fn crops_are_distributed_as_torchvisions() {
 fn flips_and_angles_are_distributed_as_the_settings_say() {
     const DRAWS: u64 = 20_000;
     let augment = Augment { horizontal_flip: Some(0.3), rotation: Some(20.0), ..Augment::default() };
-    let drawn: Vec<Drawn> = (0..DRAWS).map(|number| augment.draw((40, 30), 2, &key(number))).collect();
+    let drawn: Vec<Rendering> =
+        (0..DRAWS).map(|number| augment.rendering((40, 30), &PLAIN, 2, &key(number))).collect();
     let mirrored = drawn.iter().filter(|drawn| drawn.mirrored).count() as f64 / DRAWS as f64;
     assert!((mirrored - 0.3).abs() < 0.015, "{mirrored}");
     let degrees: Vec<f64> = drawn.iter().map(|drawn| drawn.degrees.unwrap()).collect();
@@ -209,7 +210,7 @@ proptest! {
         let settings = RandomResizedCrop { scale: ordered(scale), ratio: ordered(ratio) };
         let augment = Augment { random_resized_crop: Some(settings), seed, ..Augment::default() };
         prop_assert_eq!(augment.check(), Ok(()));
-        let crop = augment.draw((width, height), 1, &key(0)).crop.unwrap();
+        let crop = augment.rendering((width, height), &PLAIN, 1, &key(0)).crop.unwrap();
         prop_assert!(crop.width >= 1 && crop.height >= 1);
         prop_assert!(crop.left + crop.width <= width && crop.top + crop.height <= height);
     }

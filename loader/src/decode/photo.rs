@@ -21,6 +21,14 @@ pub enum DecodeMode {
     Scaled,
 }
 
+impl DecodeMode {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        *self == Self::Exact
+    }
+}
+
 /// A part of an upright photo, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
@@ -41,7 +49,7 @@ impl Crop {
     }
 
     /// What of it lies within `size` (width, height).
-    fn within(self, (width, height): (u32, u32)) -> Self {
+    pub(super) fn within(self, (width, height): (u32, u32)) -> Self {
         let (left, top) = (self.left.min(width), self.top.min(height));
         Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::frame::{Frame, ZIGZAG};
+use super::frame::Frame;
 use super::idct::BlockRow;
 use super::scan::{Blocks, Wanted};
 
@@ -215,6 +215,9 @@ impl WithSimd for Render<'_> {
         let Area { x, y } = self.area;
         let stride = 3 * x.len();
         let mut out = vec![0; stride * y.len()];
+        if out.is_empty() {
+            return out;
+        }
         let (mut sums, mut buffers) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
         for (y, out) in y.clone().zip(out.chunks_exact_mut(stride)) {
             let pixels = out.as_chunks_mut::<3>().0;
