@@ -14,8 +14,15 @@ const SCRIPT: &str = "reference/throughput/photos.py";
 /// Measures with the photos of a folder, each core alone, and prints a table; `options` are the script's.
 pub(crate) fn run(folder: &OsStr, options: &[impl AsRef<OsStr>]) -> Result<()> {
     let workspace = step::workspace();
-    let mut build =
-        step::cargo(&["build", "--release", "--package", "headstock-loader", "--example", EXAMPLE, "--manifest-path"]);
+    let mut build = step::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "headstock-loader",
+        "--example",
+        EXAMPLE,
+        "--manifest-path",
+    ]);
     step::run("build", build.arg(workspace.join("Cargo.toml")))?;
     let program = step::target_dir()?.join("release/examples").join(format!("{EXAMPLE}{EXE_SUFFIX}"));
     let python = python::ready(&python::ORACLES)?;

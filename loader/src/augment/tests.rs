@@ -51,10 +51,8 @@ fn a_view_with_given_draws_is_torchvisions() {
             degrees: case["degrees"].as_f64(),
         };
         let (width, height) = size(case);
-        let apart = apart(
-            &rendering.of(&formula_photo(width, height)),
-            &results[case["result"].as_str().unwrap()],
-        );
+        let apart =
+            apart(&rendering.of(&formula_photo(width, height)), &results[case["result"].as_str().unwrap()]);
         assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
     }
 }
@@ -75,8 +73,9 @@ fn crops_are_distributed_as_torchvisions() {
         let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         let (width, height) = size(case);
-        let crops: Vec<Crop> =
-            (0..DRAWS).map(|number| augment.rendering((width, height), &PLAIN, 1, &key(number)).crop.unwrap()).collect();
+        let crops: Vec<Crop> = (0..DRAWS)
+            .map(|number| augment.rendering((width, height), &PLAIN, 1, &key(number)).crop.unwrap())
+            .collect();
         let quantity = |name: &str, of: &dyn Fn(&Crop) -> f64| {
             let mean = crops.iter().map(of).sum::<f64>() / DRAWS as f64;
             let variance = crops.iter().map(|crop| (of(crop) - mean).powi(2)).sum::<f64>() / DRAWS as f64;

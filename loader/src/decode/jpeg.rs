@@ -91,7 +91,8 @@ impl Opened<'_> {
     pub(super) fn decode(self, scale: u32, window: Crop) -> Result<Came, DecodeError> {
         let along = |start: u32, length: u32| start as usize..start as usize + length as usize;
         let area = Area { x: along(window.left, window.width), y: along(window.top, window.height) };
-        match codec::decode(self.bytes, 8 / scale as usize, &area) {
+        let size = (self.size.0 as usize, self.size.1 as usize);
+        match codec::decode(self.bytes, size, 8 / scale as usize, &area) {
             Ok(photo) => Ok(Came::AsAsked(photo)),
             Err(Fault::Damaged(message)) => Err(damaged(message.into())),
             Err(Fault::Unsupported) => self.decode_otherwise().map(Came::Whole),

@@ -49,7 +49,7 @@ impl Crop {
     }
 
     /// What of it lies within `size` (width, height).
-    pub(super) fn within(self, (width, height): (u32, u32)) -> Self {
+    pub(crate) fn within(self, (width, height): (u32, u32)) -> Self {
         let (left, top) = (self.left.min(width), self.top.min(height));
         Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
     }
@@ -191,7 +191,9 @@ impl<'a> PhotoDecoder<'a> {
     pub fn render(self, mode: DecodeMode, renderings: &[Rendering]) -> Result<Vec<RgbImage>, DecodeError> {
         let Self { size, .. } = self;
         let scale = match (mode, &self.source) {
-            (DecodeMode::Scaled, Source::Jpeg(_)) => renderings.iter().map(|one| one.most_reduced(size)).min().unwrap_or(1),
+            (DecodeMode::Scaled, Source::Jpeg(_)) => {
+                renderings.iter().map(|one| one.most_reduced(size)).min().unwrap_or(1)
+            }
             _ => 1,
         };
         let whole = self.lie(scale);
@@ -230,7 +232,8 @@ impl<'a> PhotoDecoder<'a> {
                     jpeg::Came::Whole(photo) => (DynamicImage::ImageRgb8(photo), Lie::whole(size)),
                 },
                 Source::Other(decoder) => {
-                    let photo = DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?;
+                    let photo =
+                        DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?;
                     (photo, Lie::whole(size))
                 }
             };

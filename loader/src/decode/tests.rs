@@ -79,7 +79,11 @@ fn renderings_of_reduced_jpegs_are_pillows_of_its_drafts() {
         let crop = crop.map(|[top, left, height, width]| Crop { top, left, height, width });
         let rendering = Rendering { crop, ..plain.rendering() };
         let photo = PhotoDecoder::open(bytes, max_pixels).unwrap();
-        assert_eq!(u64::from(rendering.most_reduced(photo.size())), case["factor"].as_u64().unwrap(), "{case}");
+        assert_eq!(
+            u64::from(rendering.most_reduced(photo.size())),
+            case["factor"].as_u64().unwrap(),
+            "{case}"
+        );
         let ours = photo.render(DecodeMode::Scaled, &[rendering]).unwrap();
         let apart = apart(&ours[0], &results[case["result"].as_str().unwrap()]);
         assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
@@ -93,7 +97,8 @@ fn renderings_at_full_size_are_those_of_the_whole_photo() {
     for (name, bytes) in files("larger").into_iter().chain(files("photos")) {
         let whole = decode(&bytes, 1 << 16).unwrap();
         let crops = crops.map(|(top, left, height, width)| {
-            let Crop { top, left, height, width } = Crop { top, left, height, width }.within(whole.dimensions());
+            let Crop { top, left, height, width } =
+                Crop { top, left, height, width }.within(whole.dimensions());
             (height > 0 && width > 0).then_some(Crop { top, left, height, width })
         });
         let renderings = crops.map(|crop| Rendering { crop, ..plain.rendering() });
@@ -115,7 +120,12 @@ fn windows((width, height): (u32, u32)) -> Vec<Crop> {
         Crop { top: 0, left: 0, height: half.1, width: half.0 },
         Crop { top: height - half.1, left: width - half.0, height: half.1, width: half.0 },
         Crop { top: height - third.1, left: third.0 / 2, height: third.1, width: third.0 },
-        Crop { top: third.1, left: third.0, height: third.1.min(height - third.1), width: third.0.min(width - third.0) },
+        Crop {
+            top: third.1,
+            left: third.0,
+            height: third.1.min(height - third.1),
+            width: third.0.min(width - third.0),
+        },
         Crop { top: half.1 - 1, left: half.0 - 1, height: 1, width: 1 },
         Crop { top: height - 1, left: 0, height: 1, width },
     ]
@@ -137,7 +147,8 @@ fn a_window_has_the_pixels_of_the_whole_photo() {
             let all = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
             let (whole, lie) = open().part(scale, all).unwrap();
             for window in windows((all.width, all.height)) {
-                let (part, origin) = open().part(scale, window).map(|(part, lie)| (part, lie.origin)).unwrap();
+                let (part, origin) =
+                    open().part(scale, window).map(|(part, lie)| (part, lie.origin)).unwrap();
                 if lie.scale == 1 {
                     assert!(part == whole, "{name}: no part could be had");
                     continue;

@@ -43,6 +43,9 @@ impl Rendering {
     fn resizing(&self, photo: (u32, u32)) -> Resizing {
         let (across, down) = self.size();
         if let Some(part) = self.crop {
+            // Drawn for a photo of another size it may lie beside this one.
+            let part = Some(part.within(photo)).filter(|part| part.width > 0 && part.height > 0);
+            let part = part.unwrap_or_else(|| Crop::whole(photo));
             let window = Window { x: 0, y: 0, width: across, height: down };
             return Resizing { part, size: (across, down), window, place: (0, 0) };
         }
@@ -64,7 +67,9 @@ impl Rendering {
     pub(crate) fn needs(&self, size: (u32, u32), whole: Lie) -> Crop {
         let Resizing { part, size, window, .. } = self.resizing(size);
         let (across, down) = axes(part, whole);
-        let along = |axis: Axis, output, from, length| axis.needed(self.plain.interpolation, output, from..from + length);
+        let along = |axis: Axis, output, from, length| {
+            axis.needed(self.plain.interpolation, output, from..from + length)
+        };
         let (left, width) = along(across, size.0, window.x, window.width);
         let (top, height) = along(down, size.1, window.y, window.height);
         Crop { top, left, height, width }
@@ -78,7 +83,7 @@ impl Rendering {
         }
         let Resizing { part, size, window, place } = self.resizing(size);
         let (across, down) = axes(part, lie);
-        let axes = (across.after(lie.origin.0), down.after(lie.origin.1));
+        let axes = (across.at_hand_from(lie.origin.0), down.at_hand_from(lie.origin.1));
         let mut view = resize_window(photo, axes, size, window, self.plain.interpolation);
         if view.dimensions() != self.size() {
             let (width, height) = self.size();

@@ -88,30 +88,32 @@ pub(crate) struct Axis {
     /// Where the stretch begins, counted from the first pixel, and how long it is.
     from: f64,
     length: f64,
+    /// The first pixel that is at hand: some may be missing that no output in question needs.
+    at_hand: u32,
 }
 
 impl Axis {
     /// Whole pixels.
     pub(crate) fn whole(first: u32, pixels: u32) -> Self {
-        Self { first, pixels, from: 0.0, length: f64::from(pixels) }
+        Self { first, pixels, from: 0.0, length: f64::from(pixels), at_hand: 0 }
     }
 
     /// From `from` on, `length` pixels of `size`.
     pub(crate) fn stretch(from: f64, length: f64, size: u32) -> Self {
         let first = (from.max(0.0) as u32).min(size - 1);
         let end = ((from + length).ceil() as u32).clamp(first + 1, size);
-        Self { first, pixels: end - first, from: from - f64::from(first), length }
+        Self { first, pixels: end - first, from: from - f64::from(first), length, at_hand: 0 }
     }
 
-    /// The same without the `skipped` pixels before those at hand.
-    pub(crate) fn after(self, skipped: u32) -> Self {
-        Self { first: self.first - skipped, ..self }
+    /// The same where pixel `first` is the first one at hand.
+    pub(crate) fn at_hand_from(self, first: u32) -> Self {
+        Self { at_hand: first, ..self }
     }
 
-    /// The pixels that the outputs `kept` of `output` need, or a few more: the first and how many.
+    /// The pixels that the outputs `kept` of `output` need: the first and how many.
     pub(crate) fn needed(self, interpolation: Interpolation, output: u32, kept: Range<u32>) -> (u32, u32) {
         let inputs = Taps::new(interpolation, self, output, kept).inputs();
-        (self.first + inputs.start as u32, inputs.len() as u32)
+        (inputs.start as u32, inputs.len() as u32)
     }
 
     fn is_copied(self, output: u32) -> bool {
@@ -151,25 +153,24 @@ pub(super) fn resize_window_on(
         return RgbImage::new(window.width, window.height);
     }
     if across.is_copied(size.0) && down.is_copied(size.1) {
-        let (x, y) = (across.first + window.x, down.first + window.y);
+        let start = |axis: Axis, window: u32| axis.first + window - axis.at_hand;
+        let (x, y) = (start(across, window.x), start(down, window.y));
         return image::imageops::crop_imm(photo, x, y, window.width, window.height).to_image();
     }
     let mut columns = Taps::new(interpolation, across, size.0, window.x..window.x + window.width);
     let mut rows = Taps::new(interpolation, down, size.1, window.y..window.y + window.height);
-    let stride = photo.width() as usize * 3;
-    let bytes = &photo.as_raw()[down.first as usize * stride + across.first as usize * 3..];
-    let source = Rows { bytes, stride, width: across.pixels as usize * 3 };
+    let source = Rows { bytes: photo.as_raw(), stride: photo.width() as usize * 3 };
     // Each pass rounds to 8 bits, so that their order shows.
     let pixels = if rows_go_first((across.pixels, down.pixels), size) {
         let kept = columns.shift_to_zero();
         let between = arch.dispatch(Down { source, kept: kept.start * 3..kept.end * 3, rows: &rows });
-        let source = Rows::of(&between, kept.len() * 3);
+        let source = Rows { bytes: &between, stride: kept.len() * 3 };
         arch.dispatch(Across { source, kept: 0..rows.len(), columns: &columns })
     } else {
         let kept = rows.shift_to_zero();
         let between = arch.dispatch(Across { source, kept, columns: &columns });
-        let width = columns.len() * 3;
-        arch.dispatch(Down { source: Rows::of(&between, width), kept: 0..width, rows: &rows })
+        let stride = columns.len() * 3;
+        arch.dispatch(Down { source: Rows { bytes: &between, stride }, kept: 0..stride, rows: &rows })
     };
     RgbImage::from_raw(window.width, window.height, pixels)
         .expect("a row of pixels for each row of the window")
@@ -196,16 +197,20 @@ struct Taps {
 }
 
 impl Taps {
-    /// Those of the outputs `kept`, of `output` in all, over the inputs of `axis`.
+    /// Those of the outputs `kept`, of `output` in all, over the pixels of `axis` that are at hand.
     fn new(interpolation: Interpolation, axis: Axis, output: u32, kept: Range<u32>) -> Self {
-        match Filter::of(interpolation) {
+        let mut taps = match Filter::of(interpolation) {
             _ if axis.is_copied(output) => Self::single(kept.map(|at| at as usize).collect()),
             Some(filter) => Self::filtered(filter, axis, output, kept),
             None => {
                 let inputs = nearest_inputs(axis, output);
                 Self::single(inputs[kept.start as usize..kept.end as usize].to_vec())
             }
+        };
+        for start in &mut taps.starts {
+            *start = *start + axis.first as usize - axis.at_hand as usize;
         }
+        taps
     }
 
     /// One input for each output, as it is.
@@ -292,22 +297,16 @@ fn nearest_inputs(axis: Axis, output: u32) -> Vec<usize> {
         .collect()
 }
 
-/// RGB bytes, a row of `width` every `stride` of them.
+/// RGB bytes, a row every `stride` of them.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     bytes: &'a [u8],
     stride: usize,
-    width: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// One row right behind the other.
-    fn of(bytes: &'a [u8], width: usize) -> Self {
-        Self { bytes, stride: width, width }
-    }
-
     fn row(self, at: usize) -> &'a [u8] {
-        &self.bytes[at * self.stride..][..self.width]
+        &self.bytes[at * self.stride..][..self.stride]
     }
 }
 

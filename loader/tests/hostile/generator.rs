@@ -102,8 +102,10 @@ fn piece_of_another(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
 /// Another number where a piece tells its length.
 fn change_length(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let piece = random.piece(bytes);
-    let at = piece.start + if bytes.starts_with(b"RIFF") { 4 } else { 2 * usize::from(bytes.starts_with(b"\xFF")) };
-    let values: [&[u8]; 6] = [&[0, 0], &[0, 1], &[0xFF, 0xFF], &[0; 4], &[0xFF; 4], &[0x7F, 0xFF, 0xFF, 0xFF]];
+    let at = piece.start
+        + if bytes.starts_with(b"RIFF") { 4 } else { 2 * usize::from(bytes.starts_with(b"\xFF")) };
+    let values: [&[u8]; 6] =
+        [&[0, 0], &[0, 1], &[0xFF, 0xFF], &[0; 4], &[0xFF; 4], &[0x7F, 0xFF, 0xFF, 0xFF]];
     overwrite(bytes, at, values[random.below(values.len())]);
 }
 
@@ -148,7 +150,10 @@ fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
         Some(0xFF) => [&[0xFF, 0xE1], &((data.len() + 2) as u16).to_be_bytes()[..], &data].concat(),
         Some(0x89) => [&(data.len() as u32).to_be_bytes()[..], b"eXIf", &data, &[0; 4]].concat(),
         Some(b'R') => [b"EXIF", &(data.len() as u32).to_le_bytes()[..], &data].concat(),
-        Some(b'G') => data.chunks(255).flat_map(|block| [&[0x21, 0xFE, block.len() as u8], block, &[0]].concat()).collect(),
+        Some(b'G') => data
+            .chunks(255)
+            .flat_map(|block| [&[0x21, 0xFE, block.len() as u8], block, &[0]].concat())
+            .collect(),
         _ => data,
     };
     let at = random.piece(bytes).end;

@@ -50,7 +50,8 @@ fn is_decoded(name: &str, number: usize, bytes: &[u8]) -> bool {
         .map_err(shown);
     let part = PhotoDecoder::open(bytes, MAX_PIXELS).and_then(|photo| {
         let (width, height) = photo.size();
-        let crop = Crop { top: height / 3, left: width / 4, height: height.div_ceil(3), width: width.div_ceil(2) };
+        let crop =
+            Crop { top: height / 3, left: width / 4, height: height.div_ceil(3), width: width.div_ceil(2) };
         photo.decode_window(crop).map(|part| (part, crop))
     });
     match (&whole, part.map_err(shown)) {
@@ -94,7 +95,10 @@ fn every_mutated_photo_is_decoded_or_an_error_in_time() {
     });
     let (decoded, refused) = (decoded.into_inner(), refused.into_inner());
     assert_eq!(decoded + refused, FILES);
-    assert!(decoded > FILES / 10 && refused > FILES / 4, "{decoded} decoded, {refused} refused: too much alike");
+    assert!(
+        decoded > FILES / 10 && refused > FILES / 4,
+        "{decoded} decoded, {refused} refused: too much alike"
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "a test that hangs can say so in no other way")]

@@ -8,14 +8,22 @@ use super::frame::{Frame, Next, Part, ScanHeader, Tables};
 use super::planes::{Area, Colours, Needed, Plane, Render};
 use super::scan::{self, Blocks, Intervals, Wanted};
 
-/// The pixels `area` of a photo at `side` eighths of its size (8, 4, 2 or 1), as it is stored.
-pub(super) fn decode(bytes: &[u8], side: usize, area: &Area) -> Result<RgbImage, Fault> {
+/// The pixels `area` of a photo of `size` (width, height) at `side` eighths of that (8, 4, 2 or 1), as it is stored.
+pub(super) fn decode(
+    bytes: &[u8],
+    size: (usize, usize),
+    side: usize,
+    area: &Area,
+) -> Result<RgbImage, Fault> {
     let arch = Arch::new();
     let (mut tables, mut intervals) = (Tables::default(), Intervals::default());
     let mut picture: Option<Picture> = None;
     let mut at = 2;
     while let Next::Scan(header, start) = tables.read(bytes, at)? {
         let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
+        if frame.size != size {
+            return Err(Fault::Damaged("two sizes"));
+        }
         let picture = picture.get_or_insert_with(|| Picture::new(frame, &header, side, area));
         at = intervals.take(bytes, start)?;
         picture.read(&mut tables, &header, &intervals, arch)?;
@@ -79,7 +87,10 @@ impl Picture {
         let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
         let needed: Vec<Needed> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
         // Of what has its own scans those are left out that nothing is needed of.
-        if frame.progressive && header.band.0 > 0 && header.parts.iter().all(|part| needed[part.component].firsts) {
+        if frame.progressive
+            && header.band.0 > 0
+            && header.parts.iter().all(|part| needed[part.component].firsts)
+        {
             return Ok(());
         }
         for part in &header.parts {

@@ -5,9 +5,9 @@ use super::huffman::Table;
 
 /// Coefficients from low to high frequency: where each stands in its block, row by row.
 pub(super) const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
-    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
-    47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// A component of the frame.
@@ -39,10 +39,7 @@ impl Frame {
     /// The blocks that hold pixels of a component, across and down.
     pub(super) fn blocks(&self, component: usize) -> (usize, usize) {
         let (h, v) = self.components[component].sampling;
-        (
-            (self.size.0 * h).div_ceil(8 * self.sampling.0),
-            (self.size.1 * v).div_ceil(8 * self.sampling.1),
-        )
+        ((self.size.0 * h).div_ceil(8 * self.sampling.0), (self.size.1 * v).div_ceil(8 * self.sampling.1))
     }
 
     fn read(segment: &[u8], progressive: bool) -> Result<Self, Fault> {
@@ -155,7 +152,9 @@ impl Tables {
                 }
                 0xDC => return Err(Fault::Unsupported), // a height that comes later
                 0xE0 if segment.len() >= 12 && segment.starts_with(b"JFIF\0") => self.jfif = true,
-                0xEE if segment.len() >= 12 && segment.starts_with(b"Adobe") => self.adobe = Some(segment[11]),
+                0xEE if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                    self.adobe = Some(segment[11])
+                }
                 _ => {}
             }
         }

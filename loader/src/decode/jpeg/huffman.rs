@@ -150,7 +150,11 @@ impl<'a> Bits<'a> {
     /// Has 56 bits ready at least; behind the end they are zeros.
     #[inline(always)]
     fn refill(&mut self) {
-        let next = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map_or(0, |&next| u64::from_be_bytes(next));
+        let next = self
+            .bytes
+            .get(self.at..)
+            .and_then(<[u8]>::first_chunk)
+            .map_or(0, |&next| u64::from_be_bytes(next));
         self.word |= next >> self.count;
         self.at += ((63 - self.count) >> 3) as usize;
         self.count |= 56;

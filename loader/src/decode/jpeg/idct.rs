@@ -71,8 +71,10 @@ fn four(x: [Lanes; 8], bits: u32) -> [Lanes; 4] {
     let first = times(x[0], 1 << 14);
     let even = add(times(x[2], 15137), times(x[6], -6270));
     let (outer, inner) = (add(first, even), sub(first, even));
-    let odd_inner = add(add(times(x[7], -1730), times(x[5], 11893)), add(times(x[3], -17799), times(x[1], 8697)));
-    let odd_outer = add(add(times(x[7], -4176), times(x[5], -4926)), add(times(x[3], 7373), times(x[1], 20995)));
+    let odd_inner =
+        add(add(times(x[7], -1730), times(x[5], 11893)), add(times(x[3], -17799), times(x[1], 8697)));
+    let odd_outer =
+        add(add(times(x[7], -4176), times(x[5], -4926)), add(times(x[3], 7373), times(x[1], 20995)));
     [
         rounded(add(outer, odd_outer), bits),
         rounded(add(inner, odd_inner), bits),
@@ -97,7 +99,9 @@ fn sample(value: i32) -> u8 {
 
 #[inline(always)]
 fn dequantised(block: &[i16; 64], steps: &[i32; 64]) -> [Lanes; 8] {
-    std::array::from_fn(|row| each(|column| i32::from(block[row * 8 + column]).wrapping_mul(steps[row * 8 + column])))
+    std::array::from_fn(|row| {
+        each(|column| i32::from(block[row * 8 + column]).wrapping_mul(steps[row * 8 + column]))
+    })
 }
 
 /// `SIDE` rows of `SIDE` samples of a block, for 8, 4 and 2.
@@ -106,7 +110,8 @@ fn samples<const SIDE: usize>(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; SID
     let input = dequantised(block, steps);
     let mut out = [[0; SIDE]; SIDE];
     // Columns, and then with rows and columns exchanged the same along rows.
-    let turn = |rows: &[Lanes]| transposed(std::array::from_fn(|row| rows.get(row).copied().unwrap_or([0; 8])));
+    let turn =
+        |rows: &[Lanes]| transposed(std::array::from_fn(|row| rows.get(row).copied().unwrap_or([0; 8])));
     let mut write = |columns: &[Lanes]| {
         for (x, column) in columns.iter().enumerate() {
             for (row, &value) in out.iter_mut().zip(column) {
@@ -140,12 +145,13 @@ impl BlockRow<'_> {
     #[inline(always)]
     fn all<const SIDE: usize>(self) {
         for (at, block) in self.blocks.iter().enumerate() {
-            let samples = if SIDE == 1 || block[1..].iter().fold(0, |any, &coefficient| any | coefficient) == 0 {
-                let first = i32::from(block[0]).wrapping_mul(self.steps[0]);
-                [[sample(first.wrapping_add(4) >> 3); SIDE]; SIDE]
-            } else {
-                samples::<SIDE>(block, self.steps)
-            };
+            let samples =
+                if SIDE == 1 || block[1..].iter().fold(0, |any, &coefficient| any | coefficient) == 0 {
+                    let first = i32::from(block[0]).wrapping_mul(self.steps[0]);
+                    [[sample(first.wrapping_add(4) >> 3); SIDE]; SIDE]
+                } else {
+                    samples::<SIDE>(block, self.steps)
+                };
             for (row, samples) in samples.iter().enumerate() {
                 self.out[row * self.stride + at * SIDE..][..SIDE].copy_from_slice(samples);
             }

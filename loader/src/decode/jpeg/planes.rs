@@ -60,18 +60,20 @@ impl Plane {
         let (h_most, v_most) = frame.sampling;
         // A component that is stored smaller is reduced less.
         let mut own = side;
-        while own < 8 && (h_most * side).is_multiple_of(h * own * 2) && (v_most * side).is_multiple_of(v * own * 2) {
+        while own < 8
+            && (h_most * side).is_multiple_of(h * own * 2)
+            && (v_most * side).is_multiple_of(v * own * 2)
+        {
             own *= 2;
         }
         let ratio = (h_most * side / (h * own), v_most * side / (v * own));
-        let size = (
-            (frame.size.0 * h * own).div_ceil(h_most * 8),
-            (frame.size.1 * v * own).div_ceil(v_most * 8),
-        );
+        let size =
+            ((frame.size.0 * h * own).div_ceil(h_most * 8), (frame.size.1 * v * own).div_ceil(v_most * 8));
         // A filter looks one sample further.
         let needed = |pixels: &Range<usize>, ratio: usize, size: usize| {
             let margin = usize::from(ratio > 1);
-            let (start, end) = ((pixels.start / ratio).saturating_sub(margin), pixels.end.div_ceil(ratio) + margin);
+            let (start, end) =
+                ((pixels.start / ratio).saturating_sub(margin), pixels.end.div_ceil(ratio) + margin);
             start / own..end.min(size).div_ceil(own)
         };
         let (columns, rows) = (needed(&area.x, ratio.0, size.0), needed(&area.y, ratio.1, size.1));
@@ -90,7 +92,8 @@ impl Plane {
         let stride = self.stride();
         for (row, blocks) in (first..).zip(blocks.blocks.chunks_exact(blocks.columns)) {
             if self.needed.rows.contains(&row) {
-                let out = &mut self.samples[(row - self.needed.rows.start) * self.side * stride..][..self.side * stride];
+                let out = &mut self.samples[(row - self.needed.rows.start) * self.side * stride..]
+                    [..self.side * stride];
                 let blocks = &blocks[self.needed.columns.clone()];
                 BlockRow { blocks, steps, side: self.side, out, stride }.transform(arch);
             }
@@ -124,7 +127,13 @@ impl Plane {
 
     /// Pixels `x` of row `y`.
     #[inline(always)]
-    fn pixels<'a>(&'a self, y: usize, x: &Range<usize>, sums: &mut Vec<u16>, out: &'a mut Vec<u8>) -> &'a [u8] {
+    fn pixels<'a>(
+        &'a self,
+        y: usize,
+        x: &Range<usize>,
+        sums: &mut Vec<u16>,
+        out: &'a mut Vec<u8>,
+    ) -> &'a [u8] {
         let from = self.needed.columns.start * self.side;
         let own = y / self.ratio.1;
         let near = self.row(own as isize);

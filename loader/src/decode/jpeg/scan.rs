@@ -251,7 +251,9 @@ impl Decoder<'_> {
             let (zeros, value) = match bits.coefficient(ac)? {
                 // The value's one bit is its sign.
                 Coefficient::Value { run, value: value @ (1 | -1) } => (run, value << bit),
-                Coefficient::Value { .. } => return Err(Fault::Damaged("a coefficient that begins with two bits")),
+                Coefficient::Value { .. } => {
+                    return Err(Fault::Damaged("a coefficient that begins with two bits"));
+                }
                 Coefficient::Run(15) => (15, 0),
                 Coefficient::Run(run) => {
                     *ended = (1 << run) - 1 + bits.take(run);
