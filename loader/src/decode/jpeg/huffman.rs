@@ -134,6 +134,7 @@ pub(super) enum Coefficient {
 pub(super) const PADDING: usize = 8;
 
 /// The bits of one interval, the next one on top.
+#[derive(Clone, Copy)]
 pub(super) struct Bits<'a> {
     /// With [`PADDING`] behind the last.
     bytes: &'a [u8],

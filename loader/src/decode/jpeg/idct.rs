@@ -8,87 +8,98 @@ use pulp::{Arch, Simd, WithSimd};
 /// One number in each of 8 columns or rows.
 type Lanes = [i32; 8];
 
+/// What `f` makes of 8 inputs, in every lane. The lanes are the outer loop, so that they become vectors.
 #[inline(always)]
-fn each(f: impl Fn(usize) -> i32) -> Lanes {
-    std::array::from_fn(f)
+fn every_lane<const OUT: usize>(input: &[Lanes; 8], f: impl Fn([i32; 8]) -> [i32; OUT]) -> [Lanes; OUT] {
+    let mut out = [[0; 8]; OUT];
+    for lane in 0..8 {
+        let outputs = f([0, 1, 2, 3, 4, 5, 6, 7].map(|at| input[at][lane]));
+        for (row, output) in out.iter_mut().zip(outputs) {
+            row[lane] = output;
+        }
+    }
+    out
 }
 
 #[inline(always)]
-fn add(a: Lanes, b: Lanes) -> Lanes {
-    each(|i| a[i].wrapping_add(b[i]))
+fn transposed<const ROWS: usize>(rows: &[Lanes; ROWS]) -> [Lanes; 8] {
+    let mut out = [[0; 8]; 8];
+    for (at, row) in rows.iter().enumerate() {
+        for (out, &value) in out.iter_mut().zip(row) {
+            out[at] = value;
+        }
+    }
+    out
 }
 
 #[inline(always)]
-fn sub(a: Lanes, b: Lanes) -> Lanes {
-    each(|i| a[i].wrapping_sub(b[i]))
+fn sum<const N: usize>(values: [i32; N]) -> i32 {
+    values.into_iter().fold(0, i32::wrapping_add)
 }
 
 #[inline(always)]
-fn times(a: Lanes, factor: i32) -> Lanes {
-    each(|i| a[i].wrapping_mul(factor))
+fn times(a: i32, factor: i32) -> i32 {
+    a.wrapping_mul(factor)
 }
 
 /// Without `bits` bits behind the point, rounded.
 #[inline(always)]
-fn rounded(a: Lanes, bits: u32) -> Lanes {
-    each(|i| a[i].wrapping_add(1 << (bits - 1)) >> bits)
+fn rounded(a: i32, bits: u32) -> i32 {
+    a.wrapping_add(1 << (bits - 1)) >> bits
 }
 
+/// Sums and differences, without `bits` bits: the first half of the outputs, and the other half backwards.
 #[inline(always)]
-fn transposed(a: [Lanes; 8]) -> [Lanes; 8] {
-    std::array::from_fn(|row| each(|column| a[column][row]))
+fn folded<const HALF: usize>(even: [i32; HALF], odd: [i32; HALF], bits: u32) -> [[i32; HALF]; 2] {
+    let mut out = [[0; HALF]; 2];
+    for (at, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+        out[0][at] = rounded(even.wrapping_add(odd), bits);
+        out[1][at] = rounded(even.wrapping_sub(odd), bits);
+    }
+    out
 }
 
-/// The 8 outputs of 8 inputs, in every lane; `bits` are taken off the end.
+/// The 8 outputs of 8 inputs; `bits` are taken off the end.
 #[inline(always)]
-fn eight(x: [Lanes; 8], bits: u32) -> [Lanes; 8] {
-    let z = times(add(x[2], x[6]), 4433);
-    let (low, high) = (add(z, times(x[6], -15137)), add(z, times(x[2], 6270)));
-    let sum = times(add(x[0], x[4]), 1 << 13);
-    let difference = times(sub(x[0], x[4]), 1 << 13);
-    let even = [add(sum, high), add(difference, low), sub(difference, low), sub(sum, high)];
+fn eight(x: [i32; 8], bits: u32) -> [i32; 8] {
+    let z = times(sum([x[2], x[6]]), 4433);
+    let (low, high) = (sum([z, times(x[6], -15137)]), sum([z, times(x[2], 6270)]));
+    let plus = times(sum([x[0], x[4]]), 1 << 13);
+    let minus = times(x[0].wrapping_sub(x[4]), 1 << 13);
+    let even = [sum([plus, high]), sum([minus, low]), minus.wrapping_sub(low), plus.wrapping_sub(high)];
 
-    let z5 = times(add(add(x[7], x[3]), add(x[5], x[1])), 9633);
-    let z1 = times(add(x[7], x[1]), -7373);
-    let z2 = times(add(x[5], x[3]), -20995);
-    let z3 = add(times(add(x[7], x[3]), -16069), z5);
-    let z4 = add(times(add(x[5], x[1]), -3196), z5);
+    let z5 = times(sum([x[1], x[3], x[5], x[7]]), 9633);
+    let z1 = times(sum([x[7], x[1]]), -7373);
+    let z2 = times(sum([x[5], x[3]]), -20995);
+    let z3 = sum([times(sum([x[7], x[3]]), -16069), z5]);
+    let z4 = sum([times(sum([x[5], x[1]]), -3196), z5]);
     let odd = [
-        add(times(x[1], 12299), add(z1, z4)),
-        add(times(x[3], 25172), add(z2, z3)),
-        add(times(x[5], 16819), add(z2, z4)),
-        add(times(x[7], 2446), add(z1, z3)),
+        sum([times(x[1], 12299), z1, z4]),
+        sum([times(x[3], 25172), z2, z3]),
+        sum([times(x[5], 16819), z2, z4]),
+        sum([times(x[7], 2446), z1, z3]),
     ];
-    std::array::from_fn(|i| match i {
-        0..4 => rounded(add(even[i], odd[i]), bits),
-        _ => rounded(sub(even[7 - i], odd[7 - i]), bits),
-    })
+    let [[a, b, c, d], [h, g, f, e]] = folded(even, odd, bits);
+    [a, b, c, d, e, f, g, h]
 }
 
 /// The 4 outputs of 8 inputs.
 #[inline(always)]
-fn four(x: [Lanes; 8], bits: u32) -> [Lanes; 4] {
+fn four(x: [i32; 8], bits: u32) -> [i32; 4] {
     let first = times(x[0], 1 << 14);
-    let even = add(times(x[2], 15137), times(x[6], -6270));
-    let (outer, inner) = (add(first, even), sub(first, even));
-    let odd_inner =
-        add(add(times(x[7], -1730), times(x[5], 11893)), add(times(x[3], -17799), times(x[1], 8697)));
-    let odd_outer =
-        add(add(times(x[7], -4176), times(x[5], -4926)), add(times(x[3], 7373), times(x[1], 20995)));
-    [
-        rounded(add(outer, odd_outer), bits),
-        rounded(add(inner, odd_inner), bits),
-        rounded(sub(inner, odd_inner), bits),
-        rounded(sub(outer, odd_outer), bits),
-    ]
+    let z = sum([times(x[2], 15137), times(x[6], -6270)]);
+    let outer = sum([times(x[7], -4176), times(x[5], -4926), times(x[3], 7373), times(x[1], 20995)]);
+    let inner = sum([times(x[7], -1730), times(x[5], 11893), times(x[3], -17799), times(x[1], 8697)]);
+    let [[a, b], [d, c]] = folded([sum([first, z]), first.wrapping_sub(z)], [outer, inner], bits);
+    [a, b, c, d]
 }
 
 /// The 2 outputs of 8 inputs.
 #[inline(always)]
-fn two(x: [Lanes; 8], bits: u32) -> [Lanes; 2] {
-    let first = times(x[0], 1 << 15);
-    let odd = add(add(times(x[7], -5906), times(x[5], 6967)), add(times(x[3], -10426), times(x[1], 29692)));
-    [rounded(add(first, odd), bits), rounded(sub(first, odd), bits)]
+fn two(x: [i32; 8], bits: u32) -> [i32; 2] {
+    let odd = sum([times(x[7], -5906), times(x[5], 6967), times(x[3], -10426), times(x[1], 29692)]);
+    let [[a], [b]] = folded([times(x[0], 1 << 15)], [odd], bits);
+    [a, b]
 }
 
 /// Samples are centred on 128.
@@ -99,32 +110,76 @@ fn sample(value: i32) -> u8 {
 
 #[inline(always)]
 fn dequantised(block: &[i16; 64], steps: &[i32; 64]) -> [Lanes; 8] {
-    std::array::from_fn(|row| {
-        each(|column| i32::from(block[row * 8 + column]).wrapping_mul(steps[row * 8 + column]))
-    })
-}
-
-/// `SIDE` rows of `SIDE` samples of a block, for 8, 4 and 2.
-#[inline(always)]
-fn samples<const SIDE: usize>(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; SIDE]; SIDE] {
-    let input = dequantised(block, steps);
-    let mut out = [[0; SIDE]; SIDE];
-    // Columns, and then with rows and columns exchanged the same along rows.
-    let turn =
-        |rows: &[Lanes]| transposed(std::array::from_fn(|row| rows.get(row).copied().unwrap_or([0; 8])));
-    let mut write = |columns: &[Lanes]| {
-        for (x, column) in columns.iter().enumerate() {
-            for (row, &value) in out.iter_mut().zip(column) {
-                row[x] = sample(value);
-            }
-        }
-    };
-    match SIDE {
-        8 => write(&eight(turn(&eight(input, 11)), 18)),
-        4 => write(&four(turn(&four(input, 12)), 19)),
-        _ => write(&two(turn(&two(input, 13)), 20)),
+    let mut out = [[0; 8]; 8];
+    let values =
+        block.iter().zip(steps).map(|(&coefficient, &step)| i32::from(coefficient).wrapping_mul(step));
+    for (out, value) in out.as_flattened_mut().iter_mut().zip(values) {
+        *out = value;
     }
     out
+}
+
+/// Samples in rows, of columns in lanes.
+#[inline(always)]
+fn in_rows<const SIDE: usize>(columns: &[Lanes; SIDE]) -> [[u8; SIDE]; SIDE] {
+    let mut bytes = [[0; 8]; SIDE];
+    for (bytes, column) in bytes.iter_mut().zip(columns) {
+        for (byte, &value) in bytes.iter_mut().zip(column) {
+            *byte = sample(value);
+        }
+    }
+    let mut rows = [[0; SIDE]; SIDE];
+    for (at, row) in rows.iter_mut().enumerate() {
+        for (byte, column) in row.iter_mut().zip(&bytes) {
+            *byte = column[at];
+        }
+    }
+    rows
+}
+
+/// `SIDE` rows of `SIDE` samples of a block. Columns come first, and then the same along rows.
+trait Samples<const SIDE: usize> {
+    fn of(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; SIDE]; SIDE];
+}
+
+/// A side of a block.
+struct Side;
+
+impl Samples<8> for Side {
+    #[inline(always)]
+    fn of(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; 8]; 8] {
+        let rows = every_lane(&dequantised(block, steps), |x| eight(x, 11));
+        in_rows(&every_lane(&transposed(&rows), |x| eight(x, 18)))
+    }
+}
+
+impl Samples<4> for Side {
+    #[inline(always)]
+    fn of(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; 4]; 4] {
+        let rows = every_lane(&dequantised(block, steps), |x| four(x, 12));
+        in_rows(&every_lane(&transposed(&rows), |x| four(x, 19)))
+    }
+}
+
+impl Samples<2> for Side {
+    #[inline(always)]
+    fn of(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; 2]; 2] {
+        let rows = every_lane(&dequantised(block, steps), |x| two(x, 13));
+        in_rows(&every_lane(&transposed(&rows), |x| two(x, 20)))
+    }
+}
+
+impl Samples<1> for Side {
+    #[inline(always)]
+    fn of(block: &[i16; 64], steps: &[i32; 64]) -> [[u8; 1]; 1] {
+        [[sample(first(block, steps))]]
+    }
+}
+
+/// What each sample is of a block that has a first coefficient only.
+#[inline(always)]
+fn first(block: &[i16; 64], steps: &[i32; 64]) -> i32 {
+    i32::from(block[0]).wrapping_mul(steps[0]).wrapping_add(4) >> 3
 }
 
 /// A row of blocks that becomes `side` rows of samples.
@@ -143,15 +198,16 @@ impl BlockRow<'_> {
     }
 
     #[inline(always)]
-    fn all<const SIDE: usize>(self) {
+    fn all<const SIDE: usize>(self)
+    where
+        Side: Samples<SIDE>,
+    {
         for (at, block) in self.blocks.iter().enumerate() {
-            let samples =
-                if SIDE == 1 || block[1..].iter().fold(0, |any, &coefficient| any | coefficient) == 0 {
-                    let first = i32::from(block[0]).wrapping_mul(self.steps[0]);
-                    [[sample(first.wrapping_add(4) >> 3); SIDE]; SIDE]
-                } else {
-                    samples::<SIDE>(block, self.steps)
-                };
+            let samples = if block[1..].iter().fold(0, |any, &coefficient| any | coefficient) == 0 {
+                [[sample(first(block, self.steps)); SIDE]; SIDE]
+            } else {
+                Side::of(block, self.steps)
+            };
             for (row, samples) in samples.iter().enumerate() {
                 self.out[row * self.stride + at * SIDE..][..SIDE].copy_from_slice(samples);
             }

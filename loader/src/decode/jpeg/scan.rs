@@ -172,25 +172,18 @@ impl Decoder<'_> {
     /// A block of a baseline scan.
     #[inline(always)]
     fn whole(&mut self, bits: &mut Bits<'_>, block: &mut Block, wanted: Wanted) -> Result<(), Fault> {
-        *block = [0; 64];
-        block[0] = self.first(bits)? as i16;
         let ac = self.ac.ok_or(NO_TABLE)?;
+        // A copy that nothing else points to stays in registers.
+        let mut local = *bits;
+        *block = [0; 64];
+        block[0] = self.first(&mut local)? as i16;
         if wanted == Wanted::First {
-            return bits.leap(ac);
+            local.leap(ac)?;
+        } else {
+            rest(&mut local, ac, block)?;
         }
-        let mut at = 1;
-        while at < 64 {
-            match bits.coefficient(ac)? {
-                Coefficient::Value { run, value } => {
-                    at += run as usize;
-                    block[place(at)?] = value as i16;
-                    at += 1;
-                }
-                Coefficient::Run(15) => at += 16,
-                Coefficient::Run(_) => return Ok(()),
-            }
-        }
-        if at > 64 { Err(TOO_MANY) } else { Ok(()) }
+        *bits = local;
+        Ok(())
     }
 
     /// What a progressive scan adds to a block. Source: libjpeg's `jdphuff.c`.
@@ -277,6 +270,24 @@ impl Decoder<'_> {
         }
         Ok(())
     }
+}
+
+/// The coefficients of a block but the first.
+#[inline(always)]
+fn rest(bits: &mut Bits<'_>, ac: &Table, block: &mut Block) -> Result<(), Fault> {
+    let mut at = 1;
+    while at < 64 {
+        match bits.coefficient(ac)? {
+            Coefficient::Value { run, value } => {
+                at += run as usize;
+                block[place(at)?] = value as i16;
+                at += 1;
+            }
+            Coefficient::Run(15) => at += 16,
+            Coefficient::Run(_) => return Ok(()),
+        }
+    }
+    if at > 64 { Err(TOO_MANY) } else { Ok(()) }
 }
 
 const TOO_MANY: Fault = Fault::Damaged("a block with more than 64 coefficients");
