@@ -1,15 +1,17 @@
 //! Parquet files, a row at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 
 use super::cursors::{Cursor, Cursors};
 use super::{MOST_BYTES, Records, damaged};
@@ -20,7 +22,7 @@ const ROWS: usize = 4096;
 
 /// A table, opened.
 pub(crate) struct Table {
-    reader: SerializedFileReader<File>,
+    reader: SerializedFileReader<Opening>,
     /// The column of the values themselves, by the path of their names.
     columns: BTreeMap<String, Column>,
 }
@@ -30,6 +32,37 @@ struct Column {
     number: usize,
     /// The definition level of a value that is there.
     full: i16,
+}
+
+/// A file that is opened for each part that is read: the clones of a `File` share the place where they read.
+struct Opening {
+    path: PathBuf,
+    length: u64,
+}
+
+impl Length for Opening {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+impl ChunkReader for Opening {
+    type T = BufReader<File>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(BufReader::new(file))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start.saturating_add(length as u64) > self.length {
+            return Err(ParquetError::EOF("the file is cut short".into()));
+        }
+        let mut bytes = vec![0; length];
+        self.get_read(start)?.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    }
 }
 
 /// The value of a field.
@@ -44,7 +77,8 @@ impl Table {
     /// What is wrong with the file.
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
         without_panic(|| {
-            let file = File::open(path).map_err(|error| error.to_string())?;
+            let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
+            let file = Opening { path: path.into(), length };
             let reader = SerializedFileReader::new(file).map_err(said)?;
             let schema = reader.metadata().file_metadata().schema_descr();
             let columns = (schema.columns().iter().enumerate())

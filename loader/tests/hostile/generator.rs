@@ -191,8 +191,16 @@ fn pieces(bytes: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Of a PNG: what is behind the checksums is damaged, not the checksums alone.
+/// Of a PNG or tar: what is behind the checksums is damaged, not the checksums alone.
 fn correct_checksums(bytes: &mut [u8]) {
+    if bytes.get(257..262) == Some(b"ustar") {
+        for header in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        return;
+    }
     if !bytes.starts_with(b"\x89PNG") {
         return;
     }

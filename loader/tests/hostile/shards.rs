@@ -1,12 +1,15 @@
 //! Mutated tables and archives: each is listed and read, or gives errors.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use headstock_loader::{CsvSource, Fields, ParquetSource, Source, WebDatasetSource};
 
 use crate::generator;
-use crate::watch::watched;
+use crate::watch::{in_little_memory, watched};
 
 const FILES: usize = 1_500;
 
@@ -19,9 +22,11 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         .filter(|path| path.extension().is_some_and(|extension| extension != "py"))
         .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap()))
         .collect();
-    let rows: String = (0..40).map(|row| format!("{row:03},\"class, {}\",dog {}\n", row % 3, row % 7)).collect();
+    let rows: String =
+        (0..40).map(|row| format!("{row:03},\"class, {}\",dog {}\n", row % 3, row % 7)).collect();
     seeds.push(("table.csv".into(), format!("id,label,dog\n{rows}").into_bytes()));
-    seeds.push(("quoted.csv".into(), b"id;label\n\"a\n\"\"b\"\"\";x\n../c;y\n\0;z\n/etc/passwd;x\n".to_vec()));
+    seeds
+        .push(("quoted.csv".into(), b"id;label\n\"a\n\"\"b\"\"\";x\n../c;y\n\0;z\n/etc/passwd;x\n".to_vec()));
     seeds.sort();
     seeds
 }
@@ -47,14 +52,21 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let seeds = seeds();
     let (listed, refused) = watched(FILES, |number| {
-        let (name, bytes) = generator::hostile(&seeds, number);
+        let (name, mut bytes) = generator::hostile(&seeds, number);
+        if name.ends_with(".tar") && number % 3 == 0 {
+            bytes = compressed(&bytes);
+        }
         let path = folder.path().join(&name);
         fs::write(&path, bytes).unwrap();
         let source = source(&name, path);
         let listing = source.list();
         if let Ok(listing) = &listing {
             for entry in listing.entries.iter().take(60) {
-                assert!(!entry.id.contains("..") && !entry.id.contains('\0'), "{number}, {name}: {}", entry.id);
+                assert!(
+                    !entry.id.contains("..") && !entry.id.contains('\0'),
+                    "{number}, {name}: {}",
+                    entry.id
+                );
                 if let Err(error) = entry.photo.read() {
                     assert!(!error.to_string().is_empty(), "{number}, {name}");
                 }
@@ -66,5 +78,43 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
         }
         listing.is_ok() && unlabelled.is_ok()
     });
-    assert!(listed > FILES / 10 && refused > FILES / 10, "{listed} listed, {refused} refused: too much alike");
+    assert!(
+        listed > FILES / 10 && refused > FILES / 10,
+        "{listed} listed, {refused} refused: too much alike"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn mutated_shards_take_no_more_memory_than_a_few_records() {
+    in_little_memory("shards::every_mutated_shard_and_table_is_read_or_an_error_in_time");
+    in_little_memory("shards::an_archive_that_unfolds_to_gigabytes_is_refused");
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+#[test]
+fn an_archive_that_unfolds_to_gigabytes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, size) in [("a.jpg", 300 << 20), ("a.cls", 2 << 20)] {
+        let mut out = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        for (name, size) in [(name, size), (if name == "a.jpg" { "a.cls" } else { "a.jpg" }, 1)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(size);
+            out.append_data(&mut header, name, std::io::Read::take(std::io::repeat(0), size)).unwrap();
+        }
+        let path = folder.path().join("bomb.tar.gz");
+        fs::write(&path, out.into_inner().unwrap().finish().unwrap()).unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 8 << 20);
+        let refused = match source("bomb.tar.gz", path).list() {
+            Ok(listing) => listing.entries[0].photo.read().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        };
+        let expected = if name == "a.jpg" { "it takes 314572800 bytes" } else { "`a.cls` is no label" };
+        assert!(refused.contains(expected), "{refused}");
+    }
 }
