@@ -1,5 +1,6 @@
 //! Thousands of mutated photos: each is decoded or gives an error, in time and within its memory.
 
+#[expect(clippy::ptr_arg, reason = "all kinds of mutation are of one type")]
 mod generator;
 
 use std::fs;
@@ -23,10 +24,10 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/decode");
     let mut seeds = Vec::new();
     for part in ["photos", "refused", "larger"] {
-        for entry in fs::read_dir(folder.join(part)).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            seeds.push((format!("{part}/{name}"), fs::read(path).unwrap()));
+        for entry in fs::read_dir(folder.join(part)).expect("a folder of photos") {
+            let path = entry.expect("a file in it").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name in ASCII").to_owned();
+            seeds.push((format!("{part}/{name}"), fs::read(path).expect("a photo")));
         }
     }
     seeds.sort();
