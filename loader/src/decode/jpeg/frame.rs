@@ -153,7 +153,7 @@ impl Tables {
                 0xDC => return Err(Fault::Unsupported), // a height that comes later
                 0xE0 if segment.len() >= 12 && segment.starts_with(b"JFIF\0") => self.jfif = true,
                 0xEE if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
-                    self.adobe = Some(segment[11])
+                    self.adobe = Some(segment[11]);
                 }
                 _ => {}
             }
