@@ -118,3 +118,74 @@ fn an_archive_that_unfolds_to_gigabytes_is_refused() {
         assert!(refused.contains(expected), "{refused}");
     }
 }
+
+/// A record of a megabyte that does not compress.
+fn record(number: usize) -> Vec<u8> {
+    let mut state = number as u64 + 1;
+    let bytes = (0..1 << 17).flat_map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()
+    });
+    bytes.collect()
+}
+
+#[test]
+fn shards_that_are_larger_than_memory_are_read_record_by_record() {
+    const RECORDS: usize = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let (tar, parquet) = (folder.path().join("a.tar"), folder.path().join("a.parquet"));
+    let mut out = tar::Builder::new(fs::File::create(&tar).unwrap());
+    for number in 0..RECORDS {
+        for (ending, bytes) in [("jpg", record(number)), ("cls", vec![b'0' + (number % 3) as u8])] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            out.append_data(&mut header, format!("{number}.{ending}"), bytes.as_slice()).unwrap();
+        }
+    }
+    out.finish().unwrap();
+    write_parquet(&parquet, RECORDS);
+    for source in [source("a.tar", tar), source("plain.parquet", parquet)] {
+        let entries = source.list().unwrap().entries;
+        assert_eq!(entries.len(), RECORDS);
+        for (number, entry) in entries.iter().enumerate() {
+            assert!(entry.photo.read().unwrap() == record(number), "{number}");
+        }
+    }
+}
+
+/// In groups of 100 rows, as the hub's.
+fn write_parquet(path: &Path, records: usize) {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let schema =
+        "message m { required binary picture; required binary class (UTF8); required binary use (UTF8); }";
+    let schema = std::sync::Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut file =
+        SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, std::sync::Arc::new(properties))
+            .unwrap();
+    for begin in (0..records).step_by(100) {
+        let mut group = file.next_row_group().unwrap();
+        let make: [&dyn Fn(usize) -> Vec<u8>; 3] =
+            [&record, &|number| vec![b'0' + (number % 3) as u8], &|_| b"train".to_vec()];
+        for make in make {
+            let mut column = group.next_column().unwrap().unwrap();
+            for number in begin..begin + 100 {
+                let value = [ByteArray::from(make(number))];
+                column.typed::<ByteArrayType>().write_batch(&value, None, None).unwrap();
+            }
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    file.close().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn shards_that_are_larger_than_memory_take_none_of_their_size() {
+    in_little_memory("shards::shards_that_are_larger_than_memory_are_read_record_by_record");
+}
