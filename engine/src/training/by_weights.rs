@@ -265,7 +265,8 @@ impl Job for Part<'_> {
                 let cells = &mut gradient_room[index * count * K::VECTORS..][..count * K::VECTORS];
                 let sums = pack(kernel, self.job, first, panel, cells);
                 if let Some((SharedSums(to), at)) = self.gradients {
-                    for (lane, sum) in sums.as_flattened().iter().enumerate() {
+                    // A kernel of one vector has sums for no more: what lies behind is another unit's.
+                    for (lane, sum) in sums[..K::VECTORS].as_flattened().iter().enumerate() {
                         // SAFETY: this unit alone has the slice's column.
                         unsafe { *to.add(at + panel * 16 * K::VECTORS + lane) += f64::from(*sum) };
                     }

@@ -11,6 +11,8 @@ mod webdataset;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 pub use self::csv::{CsvSource, TableHead, read_table_head};
 pub use self::parquet::{ParquetSource, read_parquet_columns};
 pub use folder::{FolderSource, is_photo, photos_below};
@@ -72,19 +74,38 @@ pub struct Fields {
     pub part: Option<String>,
 }
 
-/// The names of shards: their paths below the folder that holds all of them.
-fn shard_names(shards: &[PathBuf]) -> Vec<String> {
-    let parents = || shards.iter().map(|shard| shard.parent().unwrap_or(Path::new("")));
-    let mut shared: PathBuf = parents().next().unwrap_or(Path::new("")).into();
-    while !parents().all(|parent| parent.starts_with(&shared)) {
+/// The folder that holds all of some files.
+#[must_use]
+pub fn shared_folder(files: &[PathBuf]) -> PathBuf {
+    let mut shared = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();
+    while !files.iter().all(|file| file.starts_with(&shared)) {
         shared.pop();
     }
-    let name = |shard: &PathBuf| {
+    shared
+}
+
+/// What shards are called in messages.
+fn origin_of(shards: &[PathBuf]) -> PathBuf {
+    match shards {
+        [shard] => shard.clone(),
+        _ => shared_folder(shards),
+    }
+}
+
+/// Has each shard read, side by side, under its name: the path below the folder that holds all of them.
+fn read_shards<T: Send>(
+    shards: &[PathBuf],
+    read: impl Fn(&Path, &str) -> Result<T, DatasetError> + Sync,
+) -> Result<Vec<T>, DatasetError> {
+    let shared = shared_folder(shards);
+    let named = |shard: &PathBuf| {
         let below = shard.strip_prefix(&shared).unwrap_or(shard);
         let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
-        parts.join("/")
+        read(shard, &parts.join("/"))
     };
-    shards.iter().map(name).collect()
+    let found: Vec<Result<T, DatasetError>> = shards.par_iter().map(named).collect();
+    // The first error in order, whichever came first.
+    found.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::webdataset::known_part;
-use super::{Entry, Fields, Listing, Part, Source, shard_names};
+use super::{Entry, Fields, Listing, Part, Source, origin_of, read_shards};
 use crate::dataset::{DatasetError, Listed, did_you_mean};
 use crate::photo::Photo;
 use crate::shard::parquet::{ParquetShard, Table, Value};
@@ -31,7 +30,8 @@ pub struct ParquetSource {
 
 impl Source for ParquetSource {
     fn list(&self) -> Result<Listing, DatasetError> {
-        let mut listing = Listing { origin: self.origin(), entries: Vec::new(), faults: Vec::new() };
+        let mut listing =
+            Listing { origin: origin_of(&self.shards), entries: Vec::new(), faults: Vec::new() };
         let mut unlabelled = 0;
         for shard in self.read()? {
             unlabelled += shard.unlabelled.len();
@@ -55,19 +55,8 @@ struct Found {
 }
 
 impl ParquetSource {
-    fn origin(&self) -> PathBuf {
-        match self.shards.as_slice() {
-            [shard] => shard.clone(),
-            [first, ..] => first.parent().unwrap_or(first).into(),
-            [] => PathBuf::new(),
-        }
-    }
-
     fn read(&self) -> Result<Vec<Found>, DatasetError> {
-        let names = shard_names(&self.shards);
-        let read: Vec<Result<Found, DatasetError>> =
-            self.shards.par_iter().zip(names).map(|(shard, name)| self.read_shard(shard, &name)).collect();
-        read.into_iter().collect()
+        read_shards(&self.shards, |path, name| self.read_shard(path, name))
     }
 
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {

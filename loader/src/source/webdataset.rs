@@ -5,12 +5,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use serde_json::Value;
 
 use super::csv::relative_path;
 use super::folder::is_photo;
-use super::{Entry, Fields, Listing, Part, Source, shard_names};
+use super::{Entry, Fields, Listing, Part, Source, origin_of, read_shards};
 use crate::dataset::{DatasetError, Listed};
 use crate::photo::Photo;
 use crate::shard::tar::{Member, TarShard, walk};
@@ -33,7 +32,8 @@ pub struct WebDatasetSource {
 
 impl Source for WebDatasetSource {
     fn list(&self) -> Result<Listing, DatasetError> {
-        let mut listing = Listing { origin: self.origin(), entries: Vec::new(), faults: Vec::new() };
+        let mut listing =
+            Listing { origin: origin_of(&self.shards), entries: Vec::new(), faults: Vec::new() };
         let (mut unlabelled, mut passed_over) = (0, 0);
         for shard in self.read()? {
             passed_over += shard.passed_over;
@@ -72,19 +72,8 @@ struct Found {
 }
 
 impl WebDatasetSource {
-    fn origin(&self) -> PathBuf {
-        match self.shards.as_slice() {
-            [shard] => shard.clone(),
-            [first, ..] => first.parent().unwrap_or(first).into(),
-            [] => PathBuf::new(),
-        }
-    }
-
     fn read(&self) -> Result<Vec<Found>, DatasetError> {
-        let names = shard_names(&self.shards);
-        let read: Vec<Result<Found, DatasetError>> =
-            self.shards.par_iter().zip(names).map(|(shard, name)| self.read_shard(shard, &name)).collect();
-        read.into_iter().collect()
+        read_shards(&self.shards, |path, name| self.read_shard(path, name))
     }
 
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use headstock_backbone::{Backbone, Checkpoint, Interpolation, Layer, Preprocessing, Source};
 use headstock_heads::Tensors;
-use headstock_loader::{Augment, DecodeError, EvalTransform, Photo, glance};
+use headstock_loader::{DecodeError, EvalTransform, Photo, glance};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
+use headstock_loader::source::shared_folder;
 use headstock_loader::{FolderSource, ParquetSource, Source as Lists, WebDatasetSource, shards};
 
 use crate::config::{Place, Source};
@@ -62,16 +63,6 @@ impl Place {
             Self::Parquet { shards, .. } | Self::WebDataset { shards, .. } => Path::new(shards),
         }
     }
-}
-
-/// The folder that holds all shards.
-fn shared_folder(shards: &[PathBuf]) -> PathBuf {
-    let parent = |shard: &PathBuf| shard.parent().unwrap_or(Path::new("")).to_path_buf();
-    let mut shared = shards.first().map(parent).unwrap_or_default();
-    while !shards.iter().all(|shard| shard.starts_with(&shared)) {
-        shared.pop();
-    }
-    shared
 }
 
 /// The folder that the ids of a source of files are relative to; none where photos are records of shards, or there are none.
