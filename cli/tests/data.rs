@@ -1,11 +1,16 @@
 //! Data as it really comes: every source and every split, by the command.
 
+#[allow(dead_code, reason = "the hub's own tests use more of it")]
+#[path = "../../backbone/tests/hub/server.rs"]
+mod hub;
 mod support;
 
 use std::fs;
 use std::path::Path;
 
-use support::{CLASSES, Project, demo_photo};
+use hub::{Content, Hub};
+
+use support::{CLASSES, Project, demo_photo, done};
 
 /// A file of `reference`.
 fn golden(name: &str) -> std::path::PathBuf {
@@ -44,6 +49,18 @@ fn project_of_the_page() -> Project {
     project
 }
 
+/// A hub with the data set that it speaks of.
+fn hub_of_the_page() -> Hub {
+    let hub = Hub::new("datasets/acme/dogs");
+    let files = ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"].map(|shard| {
+        let bytes = fs::read(golden(&format!("source/{shard}.parquet"))).unwrap();
+        (format!("data/{shard}.parquet"), Content { bytes, large: true, etag: None })
+    });
+    let files = files.each_ref().map(|(name, content)| (name.as_str(), content.clone()));
+    hub.commit("main", "00112233445566778899aabbccddeeff00112233", &files);
+    hub
+}
+
 #[test]
 fn every_config_of_the_page_on_data_runs() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/data.md")).unwrap();
@@ -51,16 +68,19 @@ fn every_config_of_the_page_on_data_runs() {
         page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(configs.len() > 10);
     let project = project_of_the_page();
+    let hub = hub_of_the_page();
     for (number, config) in configs.into_iter().enumerate() {
-        if config.contains("hf://") {
-            continue;
-        }
         let (file, run) = (format!("{number}.toml"), format!("runs/{number}"));
         project.write(&file, config);
-        let done = project.run(&["train", "--config", &file, "--run", &run, "--json"]);
-        assert_eq!(done.code, 0, "{config}\n{}", done.stderr);
-        let trained = done.json();
-        let evaluated = project.run(&["evaluate", &run, "--json"]).ok().json();
+        let mut train = project.command(&["train", "--config", &file, "--run", &run, "--json"]);
+        let trained = done(train.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", project.path("hub")));
+        assert_eq!(trained.code, 0, "{config}\n{}", trained.stderr);
+        let trained = trained.json();
+        // A run names the commit of its data: the hub is not asked for it again.
+        let mut evaluate = project.command(&["evaluate", &run, "--json"]);
+        let evaluated =
+            done(evaluate.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", project.path("hub")));
+        let evaluated = evaluated.ok().json();
         assert_eq!(evaluated["same_samples"], true, "{config}");
         assert_eq!(evaluated["top1"], trained["top1"], "{config}");
     }

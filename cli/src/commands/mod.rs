@@ -48,7 +48,9 @@ impl Session<'_> {
     fn settings(&self, more: &[String]) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&[more, &self.global.overrides].concat())?;
-        Ok(config.resolve(&self.heads)?)
+        let mut settings = config.resolve(&self.heads)?;
+        settings.pin(self.bars)?;
+        Ok(settings)
     }
 
     /// For a command that takes overrides as all do, but uses no key of the config: says so.

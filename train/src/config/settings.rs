@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::Layer;
+use headstock_backbone::hub::fetch_dataset;
+use headstock_backbone::{DownloadProgress, HubError, Layer};
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
 use headstock_loader::TestSize;
 use toml::Value;
 
 use super::keys::nearest;
 use super::options::DEFAULT_FOLDS;
-use super::source::Source;
+use super::source::{Place, Source};
 use super::tune::{TuneOptions, Views};
 use super::{ConfigError, Options, SplitMethod, SplitOptions};
 
@@ -93,6 +94,26 @@ impl Settings {
             self.options.tune = TuneOptions::default();
         }
         self
+    }
+
+    /// Names the commit of data sets on the hub that are meant by a branch, fetching them: settings that a run holds mean the same
+    /// photos for good.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub fn pin(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
+        let Source::Photos { main, test } = &mut self.source else { return Ok(()) };
+        let data = &mut self.options.data;
+        let named = [(Some(main), &mut data.parquet), (test.as_mut(), &mut data.test_parquet)];
+        for (place, key) in named {
+            let (Some(Place::Parquet { shards, .. }), Some(key)) = (place, key) else { continue };
+            if let Some(name) = shards.strip_prefix("hf://") {
+                let origin = fetch_dataset(&name.parse()?, progress)?.origin;
+                shards.clone_from(&origin);
+                *key = origin;
+            }
+        }
+        Ok(())
     }
 
     /// The same with another head: the one named `kind`, its table as [`ConfiguredHead::table`] gives it.
