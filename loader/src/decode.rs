@@ -64,6 +64,17 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Whether the photo ends too early: another copy of it may be whole.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        matches!(self, Self::Damaged { message, .. } if message == CUT_SHORT)
+    }
+}
+
+/// What is said of every format that ends too early.
+const CUT_SHORT: &str = "the file is cut short";
+
 /// Decodes a photo to RGB, `[H, W, 3]`, upright, by the rules of [this module](self).
 ///
 /// ```
@@ -183,7 +194,7 @@ fn open_other(
     max_pixels: u64,
 ) -> Result<(impl ImageDecoder, Orientation), DecodeError> {
     let name = name(format);
-    let cut = || DecodeError::Damaged { format: name, message: "the file is cut short".into() };
+    let cut = || DecodeError::Damaged { format: name, message: CUT_SHORT.into() };
     if format == ImageFormat::WebP && chunks::webp_is_cut(bytes) {
         return Err(cut());
     }
@@ -211,7 +222,7 @@ fn said(error: &ImageError) -> String {
             _ => error.to_string(),
         },
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file is cut short".into()
+            CUT_SHORT.into()
         }
         ImageError::Limits(_) => "it takes more memory than `data.max_pixels` allows for".into(),
         _ => error.to_string(),

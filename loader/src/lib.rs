@@ -34,8 +34,10 @@
 //! ```
 
 pub mod augment;
+pub mod checks;
 pub mod dataset;
 pub mod decode;
+pub mod encode;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]

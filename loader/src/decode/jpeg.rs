@@ -9,7 +9,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{DecodeError, check_size};
+use super::{CUT_SHORT, DecodeError, check_size};
 
 const JPEG: &str = "JPEG";
 
@@ -43,7 +43,7 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<Opened<'_>, DecodeEr
         other => return Err(damaged(format!("colours of an unknown kind ({other:?})"))),
     };
     if !has_end(bytes) {
-        return Err(damaged("the file is cut short".into()));
+        return Err(damaged(CUT_SHORT.into()));
     }
     decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(colours));
     Ok(Opened { decoder, colours, size: (width as u32, height as u32) })
@@ -67,7 +67,7 @@ fn said(error: &DecodeErrors) -> String {
     match error {
         DecodeErrors::Format(message) => message.clone(),
         DecodeErrors::FormatStatic(message) => (*message).into(),
-        DecodeErrors::ExhaustedData => "the file is cut short".into(),
+        DecodeErrors::ExhaustedData => CUT_SHORT.into(),
         _ => error.to_string(),
     }
 }

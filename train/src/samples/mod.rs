@@ -1,5 +1,6 @@
 //! Which samples there are, and which of them are tested on.
 
+mod collected;
 mod parts;
 mod places;
 
@@ -16,6 +17,7 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
 use crate::progress::Progress;
 use crate::run::SplitRow;
+pub(crate) use collected::{Collected, CollectedSample};
 use parts::Drawn;
 use places::prefixes;
 pub(crate) use places::root_of_files;
