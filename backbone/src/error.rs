@@ -87,11 +87,10 @@ impl BackboneError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
-            Self::Hub(HubError::Name { .. })
-            | Self::Engine(EngineError::NoBf16 | EngineError::Forced { .. } | EngineError::Isa { .. }) => {
+            Self::Engine(EngineError::NoBf16 | EngineError::Forced { .. } | EngineError::Isa { .. }) => {
                 ErrorKind::Config
             }
-            Self::Hub(_) => ErrorKind::Hub,
+            Self::Hub(error) => error.kind(),
             Self::Engine(_)
             | Self::Pixels(_)
             | Self::Activations { .. }

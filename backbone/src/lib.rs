@@ -24,7 +24,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
 pub use headstock_engine::{Isa, LayerTime, Method};
-pub use hub::{HubError, HubSettings, HubSource};
+pub use hub::{HubDataset, HubError, HubSettings, HubSource};
 pub use layer::Layer;
 pub use preprocessing::{Interpolation, Preprocessing};
 pub use source::{DownloadProgress, Source, SourceError, WeightFiles};

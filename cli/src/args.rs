@@ -59,7 +59,7 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a commented config for a folder of photos or a CSV
+    /// Write a commented config for the photos that are there
     Init(InitArgs),
     /// Compute features, fit the head, test it; write a run
     Train(TrainArgs),
@@ -84,10 +84,12 @@ pub(crate) enum Command {
 Examples:
   headstock init photos                        a folder per class, or train/ and test/ with a folder per class
   headstock init labels.csv --images train     a table with a photo and its class in each row
+  headstock init data                          Parquet files or tar archives (WebDataset)
+  headstock init hf://datasets/ethz/food101    a data set of images on the Hugging Face hub
 
 The config is written to headstock.toml, or where --config says. It never replaces a file.")]
 pub(crate) struct InitArgs {
-    /// A folder with a folder per class, or a CSV
+    /// A folder with a folder per class, a CSV or TSV, shards or a folder of them, or hf://datasets/owner/name
     pub(crate) path: PathBuf,
     /// The folder that the CSV's ids are relative to [default: looked for beside the CSV]
     #[arg(long, value_name = "FOLDER")]
@@ -95,7 +97,7 @@ pub(crate) struct InitArgs {
     /// The CSV's column with the file's name [default: guessed from the header]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) id: Option<String>,
-    /// The CSV's column with the class [default: guessed from the header]
+    /// The column with the class [default: guessed from the names of the columns]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) label: Option<String>,
 }

@@ -64,7 +64,21 @@ impl KeyedRandom {
         stream
     }
 
-    fn next_u64(&mut self) -> u64 {
+    /// A stream beside [`new`](Self::new)'s, of the step named `step`.
+    pub(crate) fn of_step(seed: u64, rendering: u64, photo: &[u8; 32], step: &str) -> Self {
+        let mut stream = Self::new(seed, rendering, photo);
+        for word in step.as_bytes().chunks(8) {
+            stream.0 = stream.next_u64() ^ word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
+        }
+        stream
+    }
+
+    /// The stream that begins at `state`.
+    pub(crate) fn from_state(state: u64) -> Self {
+        Self(state)
+    }
+
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -91,6 +105,50 @@ impl KeyedRandom {
     /// True with probability `p`.
     pub(crate) fn chance(&mut self, p: f64) -> bool {
         self.unit() < p
+    }
+
+    /// The number of one of `count` things, which are not none.
+    pub(crate) fn below(&mut self, count: usize) -> usize {
+        self.up_to(u32::try_from(count - 1).unwrap_or(u32::MAX)) as usize
+    }
+
+    /// The items in an order of which each is as likely.
+    pub(crate) fn shuffled<T, const N: usize>(&mut self, mut items: [T; N]) -> [T; N] {
+        for i in (1..N).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+        items
+    }
+
+    /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
+    pub(crate) fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
+    /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is held from 0.001 to 1,000.
+    fn gamma(&mut self, shape: f64) -> f64 {
+        let shape = if shape > 1e-3 { shape.min(1e3) } else { 1e-3 };
+        if shape < 1.0 {
+            return self.gamma(shape + 1.0) * (1.0 - self.unit()).powf(1.0 / shape);
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            if v > 0.0 && (1.0 - self.unit()).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
+                return d * v;
+            }
+        }
+    }
+
+    /// `count` weights that sum to 1: the symmetric Dirichlet distribution.
+    pub(crate) fn dirichlet(&mut self, concentration: f64, count: usize) -> Vec<f64> {
+        let weights: Vec<f64> = (0..count).map(|_| self.gamma(concentration)).collect();
+        let sum: f64 = weights.iter().sum();
+        // All of them can be too small for a number.
+        weights.iter().map(|weight| if sum > 0.0 { weight / sum } else { 1.0 / count as f64 }).collect()
     }
 }
 

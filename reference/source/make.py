@@ -60,13 +60,14 @@ def shards():
     plain(HERE / "plain.parquet", rows, compression="zstd", use_dictionary=False, data_page_size=1, write_batch_size=1)
     plain(HERE / "dictionary.parquet", rows, compression="gzip", data_page_version="2.0", row_group_size=5)
 
-    with webdataset.TarWriter(str(HERE / "numbers-000.tar"), mtime=0) as out:
-        for i in range(5):
-            out.write({"__key__": f"sub/{i:04}", "png": photo(60 + i), "cls": i % 2})
+    for shard in range(2):
+        with webdataset.TarWriter(str(HERE / f"numbers-{shard:03}.tar"), mtime=0) as out:
+            for i in range(8):
+                out.write({"__key__": f"sub/{i:04}", "png": photo(60 + 8 * shard + i), "cls": i % 2})
     with webdataset.TarWriter(str(HERE / "records.tar.gz"), compress=True, mtime=0) as out:
         for i in range(6):
             record = {"label": NAMES[i % 3], "dog": i // 2, "use": "val" if i == 0 else "train"}
-            out.write({"__key__": f"{i:04}", "jpg": photo(70 + i, "JPEG"), "json": record, "txt": "a caption"})
+            out.write({"__key__": f"{i:04}", "jpg": photo(90 + i, "JPEG"), "json": record, "txt": "a caption"})
     # What else archives hold: long names, folders, links, files of other kinds, a sample without a class.
     with tarfile.open(HERE / "odd.tar", "w", format=tarfile.GNU_FORMAT) as out:
 

@@ -5,20 +5,24 @@
 //! models--owner--name/snapshots/COMMIT/FILE       a link to its blob
 //! models--owner--name/refs/REVISION               the commit of a branch or tag
 //! models--owner--name/.no_exist/COMMIT/FILE       there is no such file
+//! models--owner--name/.headstock/COMMIT.json      what files the commit has
 //! .locks/models--owner--name/ETAG.lock            held by who writes that blob
 //! ```
 //!
-//! hf-hub reads and writes it too, but checks no content and leaves behind what broke off. Here is the rest.
+//! A data set's folder begins with `datasets`. hf-hub reads and writes it all too, but checks no content and leaves behind what
+//! broke off; what a commit has is kept by nobody else. Here is the rest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::error::HubError;
-use super::name::is_commit;
+use super::name::{Kind, Place, is_commit};
 use super::verify::{Verdict, verify};
 
 /// How often a lock that is held is tried again.
@@ -32,6 +36,7 @@ const INCOMPLETE: &str = ".incomplete";
 pub(super) struct Cache {
     folder: PathBuf,
     locks: PathBuf,
+    kind: Kind,
 }
 
 /// What the cache knows of a file.
@@ -55,14 +60,15 @@ pub(super) struct Lock {
 }
 
 impl Cache {
-    pub(super) fn new(root: &Path, repo: &str) -> Self {
-        let name = format!("models--{}", repo.replace('/', "--"));
-        Self { locks: root.join(".locks").join(&name), folder: root.join(name) }
+    pub(super) fn new(root: &Path, place: &Place) -> Self {
+        let kind = place.kind();
+        let name = format!("{}--{}", kind.folder(), place.repo().replace('/', "--"));
+        Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
     }
 
     /// What is known of `file` at `commit`. A copy that is not what its name says is removed first.
     pub(super) fn look(&self, commit: &str, file: &str, patience: Duration) -> Result<Entry, HubError> {
-        let pointer = self.folder.join("snapshots").join(commit).join(file);
+        let pointer = self.snapshot(commit).join(file);
         if pointer.exists() {
             let Some(name) = blob_name(&pointer) else {
                 // A copy instead of a link (Windows, or a cache that was copied): nothing says what it should be.
@@ -167,13 +173,32 @@ impl Cache {
         if self.reference(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        let place = self.folder.join("refs").join(revision);
+        self.write(&self.folder.join("refs").join(revision), commit)
+    }
+
+    /// What files `commit` has, if that was noted.
+    pub(super) fn list(&self, commit: &str) -> Option<Vec<String>> {
+        serde_json::from_str(&fs::read_to_string(self.list_path(commit)).ok()?).ok()
+    }
+
+    /// Notes what files `commit` has.
+    pub(super) fn set_list(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
+        if self.list(commit).is_some() {
+            return Ok(()); // What a commit has never changes.
+        }
+        self.write(&self.list_path(commit), &serde_json::json!(files).to_string())
+    }
+
+    /// Writes a file beside its place and renames it into it.
+    fn write(&self, place: &Path, text: &str) -> Result<(), HubError> {
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let name = format!(".headstock-{}-{}", process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
         // Not below `refs`, where it would be taken for a branch.
-        let beside = self.folder.join(format!(".headstock-ref-{}", std::process::id()));
-        fs::create_dir_all(place.parent().unwrap_or(&place))
-            .and_then(|()| fs::write(&beside, commit))
-            .and_then(|()| fs::rename(&beside, &place))
-            .map_err(|error| failed(&place, error))
+        let beside = self.folder.join(name);
+        fs::create_dir_all(place.parent().unwrap_or(place))
+            .and_then(|()| fs::write(&beside, text))
+            .and_then(|()| fs::rename(&beside, place))
+            .map_err(|error| failed(place, error))
     }
 
     /// Waits for a lock of this repository, as long as who holds it still writes blobs and for `patience` more.
@@ -185,7 +210,7 @@ impl Cache {
                 return Ok(lock);
             }
             if seen.is_none() {
-                tracing::info!("waiting for another process that fetches the same weights");
+                tracing::info!("waiting for another process that fetches the same {}", self.kind.what());
             }
             let now = Some(self.blobs()?);
             if now != seen {
@@ -209,8 +234,17 @@ impl Cache {
         }
     }
 
+    /// The folder of a commit's files.
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
     fn absence(&self, commit: &str, file: &str) -> PathBuf {
         self.folder.join(".no_exist").join(commit).join(file)
+    }
+
+    fn list_path(&self, commit: &str) -> PathBuf {
+        self.folder.join(".headstock").join(format!("{commit}.json"))
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
@@ -267,13 +301,18 @@ fn failed(path: &Path, source: io::Error) -> HubError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::name::HubSource;
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
+    fn of(root: &Path) -> Cache {
+        Cache::new(root, "owner/name".parse::<HubSource>().unwrap().place())
+    }
+
     /// A cache with a blob under the name of another content, and a copy of it in place of a link, as on Windows.
     fn copied(root: &Path) -> (Cache, PathBuf, String) {
-        let cache = Cache::new(root, "owner/name");
+        let cache = of(root);
         let name = "a".repeat(64);
         let pointer = root.join("models--owner--name/snapshots/commit/model.safetensors");
         for file in [&cache.blob(&name), &pointer] {
@@ -312,7 +351,7 @@ mod tests {
     #[test]
     fn a_reference_is_a_whole_commit_or_none() {
         let root = tempfile::tempdir().unwrap();
-        let cache = Cache::new(root.path(), "owner/name");
+        let cache = of(root.path());
         let commit = "1".repeat(40);
         cache.set_reference("refs/pr/1", &commit).unwrap();
         assert_eq!(cache.reference("refs/pr/1"), Some(commit));

@@ -6,19 +6,20 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::repository::{HFRepository, RepoTypeModel};
+use hf_hub::repository::{HFRepository, RepoTreeEntry, RepoType, RepoTypeAny};
 use hf_hub::{HFClient, HFError, HFResult};
 use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::error::{Cause, HubError};
-use super::name::{HubSource, is_commit};
+use super::name::{Kind, Place, is_commit};
 use super::settings::HubSettings;
 use crate::source::DownloadProgress;
 
@@ -31,14 +32,17 @@ const RETRIES: usize = 2;
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The most files that the hub lists of a revision without leaving any out, as huggingface_hub has it.
+const LISTED: usize = 50_000;
+
 /// A token that cannot be in a header, so that hf-hub sends none. Given none, it would look into the environment itself.
 const NO_TOKEN: &str = "\n";
 
 /// A client for one repository.
 pub(super) struct Client<'a> {
-    source: &'a HubSource,
+    place: &'a Place,
     settings: &'a HubSettings,
-    repo: HFRepository<RepoTypeModel>,
+    repo: HFRepository<RepoTypeAny>,
     /// There until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -46,7 +50,7 @@ pub(super) struct Client<'a> {
 /// What a revision is now.
 pub(super) struct Revision {
     pub(super) commit: String,
-    /// Its files, where the hub lists them.
+    /// Its files, where the hub lists them; of very many perhaps not all.
     pub(super) files: Option<Vec<String>>,
 }
 
@@ -63,7 +67,7 @@ pub(super) enum Failure {
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(source: &'a HubSource, settings: &'a HubSettings) -> Result<Self, HubError> {
+    pub(super) fn new(place: &'a Place, settings: &'a HubSettings) -> Result<Self, HubError> {
         let failed = |source: Cause| HubError::Client { endpoint: settings.address().into(), source };
         let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder()
@@ -81,24 +85,70 @@ impl<'a> Client<'a> {
             .retry_base_delay(settings.pause)
             .build()
             .map_err(|error| failed(error.into()))?;
-        let (owner, name) = hf_hub::split_id(source.repo());
+        let kind = match place.kind() {
+            Kind::Weights => RepoTypeAny::Model,
+            Kind::Dataset => RepoTypeAny::Dataset,
+        };
+        let (owner, name) = hf_hub::split_id(place.repo());
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(|error| failed(error.into()))?;
-        Ok(Self { source, settings, repo: hub.model(owner, name), runtime: Some(runtime) })
+        Ok(Self { place, settings, repo: hub.repository(kind, owner, name), runtime: Some(runtime) })
     }
 
     /// Asks which commit the revision is, and which files it has.
     pub(super) fn revision(&self) -> Result<Revision, HubError> {
         let expand = vec!["sha".to_owned(), "siblings".to_owned()];
-        let request = self.repo.info().revision(self.source.branch()).expand(expand).send();
+        let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
+        let request = async {
+            // hf-hub tells of each kind by a type of its own.
+            Ok::<_, HFError>(match self.place.kind() {
+                Kind::Weights => {
+                    let repo = hub.model(owner, name);
+                    let info = repo.info().revision(self.place.branch()).expand(expand).send().await?;
+                    (info.sha, info.siblings)
+                }
+                Kind::Dataset => {
+                    let repo = hub.dataset(owner, name);
+                    let info = repo.info().revision(self.place.branch()).expand(expand).send().await?;
+                    (info.sha, info.siblings)
+                }
+            })
+        };
         let info = self.run(request, || false).ok_or_else(|| self.silent(None))?;
-        let info = info.map_err(|error| self.explain(error, None))?;
+        let (sha, files) = info.map_err(|error| self.explain(error, None))?;
         // It becomes a path in the cache.
-        let Some(commit) = info.sha.filter(|sha| is_commit(sha)) else {
+        let Some(commit) = sha.filter(|sha| is_commit(sha)) else {
             return Err(self.answer(None, "the answer names no commit".into()));
         };
-        let files = info.siblings.map(|files| files.into_iter().map(|file| file.rfilename).collect());
+        let files = files.map(|files| files.into_iter().map(|file| file.rfilename).collect());
         Ok(Revision { commit, files })
+    }
+
+    /// All files of `commit`; `listed` are those that came with the revision.
+    pub(super) fn whole(&self, commit: &str, listed: Option<Vec<String>>) -> Result<Vec<String>, HubError> {
+        match listed {
+            Some(listed) if !listed.is_empty() && listed.len() <= LISTED => return Ok(listed),
+            _ => {}
+        }
+        let came = AtomicUsize::new(0);
+        let request = async {
+            let mut entries = pin!(self.repo.list_tree().revision(commit).recursive(true).send()?);
+            let mut files = Vec::new();
+            while let Some(entry) = entries.try_next().await? {
+                came.fetch_add(1, Ordering::Relaxed);
+                if let RepoTreeEntry::File { path, .. } = entry {
+                    files.push(path);
+                }
+            }
+            Ok::<_, HFError>(files)
+        };
+        let mut seen = 0;
+        let moves = || {
+            let before = std::mem::replace(&mut seen, came.load(Ordering::Relaxed));
+            seen > before
+        };
+        let files = self.run(request, moves).ok_or_else(|| self.silent(None))?;
+        files.map_err(|error| self.explain(error, None))
     }
 
     /// Downloads a file of `commit` into the cache, unchecked.
@@ -131,8 +181,15 @@ impl<'a> Client<'a> {
 
     /// Asks whether the file's server gives it at all: a download takes an error's page for the file.
     pub(super) fn probe(&self, commit: &str, file: &str) -> Result<(), HubError> {
-        let request = self.repo.download_file_stream().filename(file).revision(commit).range(0..1).send();
-        match self.run(async { request.await.map(drop) }, || false) {
+        let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
+        let request = async {
+            // Without its own type hf-hub takes a data set for a model here.
+            match self.place.kind() {
+                Kind::Weights => begin(&hub.model(owner, name), commit, file).await,
+                Kind::Dataset => begin(&hub.dataset(owner, name), commit, file).await,
+            }
+        };
+        match self.run(request, || false) {
             None => Err(self.silent(Some(file))),
             Some(result) => result.map_err(|error| self.explain(error, Some(file))),
         }
@@ -198,13 +255,13 @@ impl<'a> Client<'a> {
         // Links to file servers carry signatures, so only the server is named.
         let host = server(url).unwrap_or_else(|_| url.to_owned());
         let is_hub = server(self.settings.address()).is_ok_and(|hub| hub == host);
-        let (repo, endpoint) = (self.source.repo().to_owned(), self.settings.address().to_owned());
+        let (repo, endpoint) = (self.place.page(), self.settings.address().to_owned());
         let token = self.settings.token.is_some();
         match (status, code) {
             (408 | 429 | 500.., _) => HubError::Unavailable { name: self.name(file), host, status },
             (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, token },
             (_, Some("RevisionNotFound")) if is_hub => {
-                HubError::Revision { repo, endpoint, revision: self.source.branch().into() }
+                HubError::Revision { repo, endpoint, revision: self.place.branch().into() }
             }
             (_, Some("RepoNotFound")) | (401 | 403 | 404, None) if is_hub && file.is_none() => {
                 HubError::Repository { repo, endpoint, status, token }
@@ -226,7 +283,7 @@ impl<'a> Client<'a> {
     }
 
     fn name(&self, file: Option<&str>) -> String {
-        self.source.naming(file)
+        self.place.naming(file)
     }
 }
 
@@ -237,6 +294,11 @@ impl Drop for Client<'_> {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Asks for the first byte of a file.
+async fn begin<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
+    repo.download_file_stream().filename(file).revision(commit).range(0..1).send().await.map(drop)
 }
 
 /// How far a download is, as hf-hub tells it on whatever thread.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::name::Kind;
+use crate::error::ErrorKind;
 use crate::source::convert;
 
 /// What failed underneath.
@@ -26,10 +28,21 @@ pub enum HubError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The `hf://` name of a data set is malformed.
+    #[error(
+        "`hf://{name}` names no data set on the hub: {problem} (write hf://datasets/owner/name, \
+         hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
+    )]
+    DatasetName {
+        /// What follows `hf://`.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No such repository, or not for this token.
-    #[error("{endpoint} shows no model {repo} (status {status}): it is misspelt, private or gated; {}", login(*.token))]
+    #[error("{endpoint} shows no {} (status {status}): it is misspelt, private or gated; {}", kind_of(.repo), login(*.token))]
     Repository {
-        /// `owner/name`.
+        /// `owner/name`, of a data set `datasets/owner/name`.
         repo: String,
         /// The hub.
         endpoint: String,
@@ -41,7 +54,7 @@ pub enum HubError {
     /// The repository wants its terms accepted first.
     #[error("{repo} is gated (status {status}): accept its terms at {endpoint}/{repo}, {}", account(*.token))]
     Gated {
-        /// `owner/name`.
+        /// `owner/name`, of a data set `datasets/owner/name`.
         repo: String,
         /// The hub.
         endpoint: String,
@@ -53,7 +66,7 @@ pub enum HubError {
     /// No such revision.
     #[error("{repo} has no branch, tag or commit `{revision}`: {endpoint}/{repo}/tree/main lists them")]
     Revision {
-        /// `owner/name`.
+        /// `owner/name`, of a data set `datasets/owner/name`.
         repo: String,
         /// The hub.
         endpoint: String,
@@ -77,6 +90,46 @@ pub enum HubError {
         name: String,
         /// The file in PyTorch's own format.
         pickled: String,
+    },
+    /// The data set has no Parquet files.
+    #[error("{name} holds no .parquet file{}", converted(.name, .found))]
+    NoParquet {
+        /// The repository.
+        name: String,
+        /// What is there instead.
+        found: Vec<String>,
+    },
+    /// No Parquet file is at, below or matched by what was asked for.
+    #[error("there is no .parquet file at {part} in {name}: there are {}", several(.found))]
+    Part {
+        /// The repository.
+        name: String,
+        /// What was asked for.
+        part: String,
+        /// The Parquet files that are there.
+        found: Vec<String>,
+    },
+    /// The Parquet files are of several configurations.
+    #[error(
+        "{name} has Parquet files in several places: write one of them, as in {name}/{} (there are {})",
+        .parts.first().map_or("", String::as_str), several(.parts)
+    )]
+    Parts {
+        /// The repository.
+        name: String,
+        /// The folders, and a pattern for files in none.
+        parts: Vec<String>,
+    },
+    /// A file of the data set has a name that is none in the cache.
+    #[error(
+        "{file:?} of {name} is not fetched: it is no path inside a repository; ask for a part of the data set that does \
+         without"
+    )]
+    Outside {
+        /// The repository.
+        name: String,
+        /// The file.
+        file: String,
     },
     /// A server said no: the hub, or the one that it sends to for the file.
     #[error(
@@ -170,6 +223,17 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// Not all of a data set is known to be in the cache, and the network is not to be used.
+    #[error(
+        "the cache at {} is not known to hold all of {name} and HF_HUB_OFFLINE is set: unset it once to fetch the data \
+         set, or point HF_HUB_CACHE to where it is", .cache.display()
+    )]
+    OfflineDataset {
+        /// The data set.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+    },
     /// The cache cannot be read or written.
     #[error("the cache failed at {}: {}", .path.display(), remedy(.source))]
     Cache {
@@ -200,9 +264,30 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// What kind of thing went wrong: [`ErrorKind::Config`] where what was asked for must change, else [`ErrorKind::Hub`].
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Name { .. }
+            | Self::DatasetName { .. }
+            | Self::NoParquet { .. }
+            | Self::Part { .. }
+            | Self::Parts { .. } => ErrorKind::Config,
+            _ => ErrorKind::Hub,
+        }
+    }
+
     /// Whether the same may well work later, so that a copy in the cache is the better answer.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Silent { .. })
+    }
+}
+
+/// What a repository is, by the path of its page.
+fn kind_of(repo: &str) -> String {
+    match repo.strip_prefix(Kind::Dataset.prefix()) {
+        Some(repo) => format!("data set {repo}"),
+        None => format!("model {repo}"),
     }
 }
 
@@ -222,6 +307,9 @@ fn account(token: bool) -> &'static str {
     }
 }
 
+/// The branch into which the hub converts data sets.
+const CONVERTED: &str = "refs/convert/parquet";
+
 /// The most files that an error names.
 const NAMED: usize = 10;
 
@@ -229,10 +317,27 @@ fn instead(name: &str, found: &[String]) -> String {
     match found {
         [] => ", though the hub may list it: look at its files there, and try again later".into(),
         [only] if only.ends_with(".safetensors") => format!(": its weights are {name}/{only}"),
-        several if several.len() > NAMED => {
-            format!(": there are {} and {} more", several[..NAMED].join(", "), several.len() - NAMED)
+        found => format!(": there are {}", several(found)),
+    }
+}
+
+fn several(names: &[String]) -> String {
+    match names.len().checked_sub(NAMED) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+/// What is there instead of Parquet files, and where they may be.
+fn converted(name: &str, found: &[String]) -> String {
+    let there =
+        if found.is_empty() { ": it is empty".into() } else { format!(": there are {}", several(found)) };
+    match name.split_once('@') {
+        Some((_, revision)) if revision == CONVERTED.replace('/', "%2F") => there,
+        at => {
+            let repo = at.map_or(name, |(repo, _)| repo);
+            format!("{there}; the hub's own conversion may be at {repo}@{CONVERTED}")
         }
-        several => format!(": there are {}", several.join(", ")),
     }
 }
 

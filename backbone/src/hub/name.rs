@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use globset::{Glob, GlobBuilder, GlobMatcher};
+
 use super::error::HubError;
 
 /// A repository on the hub, `hf://owner/name@revision/file` where revision and file may be left out.
@@ -20,42 +22,29 @@ use super::error::HubError;
 /// # Ok::<(), headstock_backbone::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubSource {
-    repo: String,
-    revision: Option<String>,
-    file: Option<String>,
-}
-
-/// The longest repository the hub takes.
-const LONGEST_REPO: usize = 96;
+pub struct HubSource(Place);
 
 impl HubSource {
     /// `owner/name`.
     #[must_use]
     pub fn repo(&self) -> &str {
-        &self.repo
+        &self.0.repo
     }
 
     /// The branch, tag or commit that was asked for.
     #[must_use]
     pub fn revision(&self) -> Option<&str> {
-        self.revision.as_deref()
+        self.0.revision.as_deref()
     }
 
     /// The `.safetensors` file that was asked for.
     #[must_use]
     pub fn file(&self) -> Option<&str> {
-        self.file.as_deref()
+        self.0.part.as_deref()
     }
 
-    /// The revision where it is a commit, which never changes.
-    pub(super) fn commit(&self) -> Option<&str> {
-        self.revision().filter(|revision| is_commit(revision))
-    }
-
-    /// The revision, or the hub's default.
-    pub(super) fn branch(&self) -> &str {
-        self.revision().unwrap_or("main")
+    pub(super) fn place(&self) -> &Place {
+        &self.0
     }
 
     /// The weights' path in the repository.
@@ -70,39 +59,11 @@ impl HubSource {
             None => file.into(),
         }
     }
-
-    /// The name without a file, as an error gives it.
-    pub(super) fn repository(&self) -> String {
-        Self { file: None, ..self.clone() }.to_string()
-    }
-
-    /// The name with a file of the repository, as an error gives it.
-    pub(super) fn naming(&self, file: Option<&str>) -> String {
-        let file = file.or(self.file());
-        Self { file: file.map(str::to_owned), ..self.clone() }.to_string()
-    }
-
-    /// The same at `commit`.
-    pub(super) fn at(&self, commit: &str) -> Self {
-        Self { revision: Some(commit.into()), ..self.clone() }
-    }
-}
-
-/// Whether a revision is a whole commit hash.
-pub(super) fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl fmt::Display for HubSource {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "hf://{}", self.repo)?;
-        if let Some(revision) = &self.revision {
-            write!(out, "@{}", revision.replace('/', "%2F"))?;
-        }
-        if let Some(file) = &self.file {
-            write!(out, "/{file}")?;
-        }
-        Ok(())
+        self.0.fmt(out)
     }
 }
 
@@ -112,9 +73,148 @@ impl FromStr for HubSource {
     /// Reads what follows `hf://`.
     fn from_str(text: &str) -> Result<Self, HubError> {
         let wrong = |problem: &str| HubError::Name { name: text.into(), problem: problem.into() };
-        let Some((owner, rest)) = text.split_once('/') else {
-            return Err(wrong("the owner is missing"));
+        let place = Place::parse(Kind::Weights, text).map_err(wrong)?;
+        if let Some(file) = &place.part {
+            check_file(file).map_err(wrong)?;
+        }
+        Ok(Self(place))
+    }
+}
+
+/// A data set on the hub, `hf://datasets/owner/name@revision/part` where revision and part may be left out.
+///
+/// The revision is as in [`HubSource`]; `@refs/convert/parquet` (or `@refs%2Fconvert%2Fparquet`) is the branch into which the
+/// hub itself converts data sets of other formats.
+///
+/// The part is a folder, with all that is below it, or a `.parquet` file. It may be a pattern: `*` stands for any characters
+/// of a file's or folder's name, `**` for any folders, `{a,b}` for either, as in `data/train-*` or `*/{train,test}`.
+/// [`fetch_dataset`](super::fetch_dataset) says what is meant where there is none.
+///
+/// ```
+/// use headstock_backbone::HubDataset;
+///
+/// let source: HubDataset = "datasets/owner/name@v1/data/train-*.parquet".parse()?;
+/// assert_eq!((source.repo(), source.revision()), ("owner/name", Some("v1")));
+/// assert_eq!(source.part(), Some("data/train-*.parquet"));
+/// assert_eq!(source.to_string(), "hf://datasets/owner/name@v1/data/train-*.parquet");
+///
+/// let converted: HubDataset = "datasets/owner/name@refs/convert/parquet/default".parse()?;
+/// assert_eq!((converted.revision(), converted.part()), (Some("refs/convert/parquet"), Some("default")));
+/// # Ok::<(), headstock_backbone::HubError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubDataset {
+    place: Place,
+    pattern: Option<Glob>,
+}
+
+impl HubDataset {
+    /// `owner/name`.
+    #[must_use]
+    pub fn repo(&self) -> &str {
+        &self.place.repo
+    }
+
+    /// The branch, tag or commit that was asked for.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        self.place.revision.as_deref()
+    }
+
+    /// The folder, file or pattern that was asked for.
+    #[must_use]
+    pub fn part(&self) -> Option<&str> {
+        self.place.part.as_deref()
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Matches the files and folders that are meant by the part.
+    pub(super) fn pattern(&self) -> Option<GlobMatcher> {
+        self.pattern.as_ref().map(Glob::compile_matcher)
+    }
+}
+
+impl fmt::Display for HubDataset {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(out)
+    }
+}
+
+impl FromStr for HubDataset {
+    type Err = HubError;
+
+    /// Reads what follows `hf://`.
+    fn from_str(text: &str) -> Result<Self, HubError> {
+        let wrong = |problem: &str| HubError::DatasetName { name: text.into(), problem: problem.into() };
+        let Some(rest) = text.strip_prefix(Kind::Dataset.prefix()) else {
+            return Err(wrong("it does not begin with `datasets/`"));
         };
+        let mut place = Place::parse(Kind::Dataset, rest).map_err(wrong)?;
+        let Some(part) = &mut place.part else {
+            return Ok(Self { place, pattern: None });
+        };
+        if let Some(folder) = part.strip_suffix('/') {
+            *part = folder.to_owned();
+        }
+        // What stands for names stands in a path as a name does.
+        if !is_inside(&part.replace(['*', '?'], "x")) {
+            return Err(wrong("the part must be a path inside the repository"));
+        }
+        let pattern = GlobBuilder::new(part).literal_separator(true).build();
+        let pattern = pattern.map_err(|error| wrong(&format!("the pattern fails: {}", error.kind())))?;
+        Ok(Self { place, pattern: Some(pattern) })
+    }
+}
+
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Weights,
+    Dataset,
+}
+
+impl Kind {
+    /// What precedes `owner/name` in a name and in the addresses of pages and files.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Weights => "",
+            Self::Dataset => "datasets/",
+        }
+    }
+
+    /// Begins the name of a repository's folder in the cache.
+    pub(super) fn folder(self) -> &'static str {
+        match self {
+            Self::Weights => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+
+    /// For messages.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Dataset => "data set",
+        }
+    }
+}
+
+/// A place on the hub: a repository, and where they are named a revision and a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    kind: Kind,
+    repo: String,
+    revision: Option<String>,
+    part: Option<String>,
+}
+
+impl Place {
+    /// Reads what follows `hf://` and the kind's prefix; the part is not checked. The error says what is wrong.
+    fn parse(kind: Kind, text: &str) -> Result<Self, &'static str> {
+        let (owner, rest) = text.split_once('/').ok_or("the owner is missing")?;
         let (name, rest) = rest.split_at(rest.find(['@', '/']).unwrap_or(rest.len()));
         let (revision, rest) = match rest.strip_prefix('@') {
             Some(rest) => {
@@ -123,15 +223,73 @@ impl FromStr for HubSource {
             }
             None => (None, rest),
         };
-        let file = rest.strip_prefix('/');
-        check_repo(owner, name).map_err(&wrong)?;
-        let revision = revision.map(|revision| check_revision(revision).map_err(&wrong)).transpose()?;
-        if let Some(file) = file {
-            check_file(file).map_err(&wrong)?;
-        }
-        Ok(Self { repo: format!("{owner}/{name}"), revision, file: file.map(str::to_owned) })
+        check_repo(owner, name)?;
+        let revision = revision.map(check_revision).transpose()?;
+        let part = rest.strip_prefix('/').map(str::to_owned);
+        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, part })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// `owner/name`.
+    pub(super) fn repo(&self) -> &str {
+        &self.repo
+    }
+
+    /// The path of the repository's page on the hub.
+    pub(super) fn page(&self) -> String {
+        format!("{}{}", self.kind.prefix(), self.repo)
+    }
+
+    /// The revision where it is a commit, which never changes.
+    pub(super) fn commit(&self) -> Option<&str> {
+        self.revision.as_deref().filter(|revision| is_commit(revision))
+    }
+
+    /// The revision, or the hub's default.
+    pub(super) fn branch(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+
+    /// The name without a part, as an error gives it.
+    pub(super) fn repository(&self) -> String {
+        Self { part: None, ..self.clone() }.to_string()
+    }
+
+    /// The name with a file of the repository, as an error gives it.
+    pub(super) fn naming(&self, file: Option<&str>) -> String {
+        let part = file.or(self.part.as_deref()).map(str::to_owned);
+        Self { part, ..self.clone() }.to_string()
+    }
+
+    /// The same at `revision`.
+    pub(super) fn at(&self, revision: &str) -> Self {
+        Self { revision: Some(revision.into()), ..self.clone() }
     }
 }
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "hf://{}{}", self.kind.prefix(), self.repo)?;
+        if let Some(revision) = &self.revision {
+            write!(out, "@{}", revision.replace('/', "%2F"))?;
+        }
+        if let Some(part) = &self.part {
+            write!(out, "/{part}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a revision is a whole commit hash.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The longest repository the hub takes.
+const LONGEST_REPO: usize = 96;
 
 /// Where the revision ends in what follows the `@`.
 fn end_of_revision(text: &str) -> usize {
@@ -183,7 +341,7 @@ fn check_file(file: &str) -> Result<(), &'static str> {
 }
 
 /// Whether a path of plain parts, joined to a directory, stays in it.
-fn is_inside(path: &str) -> bool {
+pub(super) fn is_inside(path: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty() && part.chars().any(|c| c != '.') && !part.contains(['\\', ':', '?', '*'])
     };
@@ -193,11 +351,12 @@ fn is_inside(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn parts(text: &str) -> (String, Option<String>, Option<String>) {
-        let HubSource { repo, revision, file } =
+        let HubSource(Place { repo, revision, part, .. }) =
             text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-        (repo, revision, file)
+        (repo, revision, part)
     }
 
     #[test]
@@ -264,6 +423,43 @@ mod tests {
             ("timm/resnet50/pytorch_model.bin", ".safetensors"),
         ] {
             let error = text.parse::<HubSource>().expect_err(text).to_string();
+            assert!(error.contains(problem) && error.contains(&format!("`hf://{text}`")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_data_set_has_a_revision_and_a_part_or_neither_and_is_written_as_it_is_read() {
+        for (text, revision, part) in [
+            ("datasets/a/b", None, None),
+            ("datasets/a/b@v1", Some("v1"), None),
+            ("datasets/a/b/data/train", None, Some("data/train")),
+            ("datasets/a/b/data/", None, Some("data")),
+            ("datasets/a/b@v1/*/{train,test}-*.parquet", Some("v1"), Some("*/{train,test}-*.parquet")),
+            ("datasets/a/b@refs/convert/parquet", Some("refs/convert/parquet"), None),
+            ("datasets/a/b@refs%2Fconvert%2Fparquet/x", Some("refs/convert/parquet"), Some("x")),
+        ] {
+            let source: HubDataset = text.parse().unwrap();
+            assert_eq!((source.repo(), source.revision(), source.part()), ("a/b", revision, part), "{text}");
+            let written = source.to_string();
+            assert_eq!(written.strip_prefix("hf://").unwrap().parse::<HubDataset>().unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn a_malformed_name_of_a_data_set_says_what_is_wrong_with_it() {
+        for (text, problem) in [
+            ("a/b", "`datasets/`"),
+            ("datasets/mnist", "owner"),
+            ("datasets/a/b@", "revision"),
+            ("datasets/a/b/", "inside"),
+            ("datasets/a/b/../c", "inside"),
+            ("datasets/a/b/c//d", "inside"),
+            ("datasets/a/b/..\\c", "inside"),
+            ("datasets/a/b/{c", "pattern"),
+        ] {
+            let error = text.parse::<HubDataset>().expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let error = error.to_string();
             assert!(error.contains(problem) && error.contains(&format!("`hf://{text}`")), "{text}: {error}");
         }
     }

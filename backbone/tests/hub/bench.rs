@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use headstock_backbone::hub::{HubError, HubSettings, fetch_with};
+use headstock_backbone::hub::{DatasetFiles, HubError, HubSettings, fetch_dataset_with, fetch_with};
 use headstock_backbone::{DownloadProgress, WeightFiles};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -21,6 +21,9 @@ pub(crate) const LATER: &str = "2222222222222222222222222222222222222222";
 /// The repository's folder in the cache, as Python names it.
 pub(crate) const FOLDER: &str = "models--owner--resnet.test";
 
+/// A repository with a data set.
+pub(crate) const DATASET: &str = "datasets/owner/photos";
+
 pub(crate) fn small(text: &str) -> Content {
     Content { bytes: text.into(), large: false, etag: None }
 }
@@ -35,6 +38,7 @@ pub(crate) fn large(seed: u32) -> Content {
 pub(crate) struct Bench {
     pub(crate) hub: Hub,
     pub(crate) settings: HubSettings,
+    repo: &'static str,
     root: tempfile::TempDir,
 }
 
@@ -77,8 +81,13 @@ impl DownloadProgress for Recorder {
 impl Bench {
     /// `main` is at [`COMMIT`], with a small `config.json` and a large `model.safetensors`.
     pub(crate) fn new() -> Self {
-        let hub = Hub::new(REPO);
-        hub.commit("main", COMMIT, &[("config.json", small("{}")), ("model.safetensors", large(0))]);
+        Self::with(REPO, &[("config.json", small("{}")), ("model.safetensors", large(0))])
+    }
+
+    /// `main` of `repo` is at [`COMMIT`], with these files.
+    pub(crate) fn with(repo: &'static str, files: &[(&str, Content)]) -> Self {
+        let hub = Hub::new(repo);
+        hub.commit("main", COMMIT, files);
         let root = tempfile::tempdir().unwrap();
         let settings = HubSettings {
             endpoint: hub.endpoint(),
@@ -88,12 +97,12 @@ impl Bench {
             patience: Duration::from_secs(20),
             pause: Duration::from_millis(1),
         };
-        Self { hub, settings, root }
+        Self { hub, settings, repo, root }
     }
 
     /// The same, with nobody at the hub's address.
     pub(crate) fn without_hub(self) -> Self {
-        Self { hub: Hub::new(REPO), ..self }
+        Self { hub: Hub::new(self.repo), ..self }
     }
 
     /// A folder for whatever a test needs beside the cache.
@@ -125,18 +134,27 @@ impl Bench {
     }
 
     pub(crate) fn fetch_logging(&self, rest: &str, lines: &Lines) -> Result<WeightFiles, HubError> {
-        LazyLock::force(&OTHERS);
-        let lines = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
-            .with_ansi(false)
-            .with_writer(move || lines.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, || self.fetch(rest))
+        logging(lines, || self.fetch(rest))
+    }
+
+    /// The data set; `rest` is what follows its `hf://datasets/owner/name`.
+    pub(crate) fn dataset(&self, rest: &str) -> Result<DatasetFiles, HubError> {
+        self.dataset_telling(rest, &Recorder::default())
+    }
+
+    pub(crate) fn dataset_telling(&self, rest: &str, progress: &Recorder) -> Result<DatasetFiles, HubError> {
+        fetch_dataset_with(&format!("{}{rest}", self.repo).parse().unwrap(), &self.settings, progress)
+    }
+
+    pub(crate) fn dataset_with_lines(&self, rest: &str) -> (Result<DatasetFiles, HubError>, String) {
+        let lines = Lines::default();
+        let result = logging(&lines, || self.dataset(rest));
+        (result, lines.text())
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
-        self.settings.cache.join(FOLDER)
+        let kind = if self.repo == DATASET { "" } else { "models--" };
+        self.settings.cache.join(format!("{kind}{}", self.repo.replace('/', "--")))
     }
 
     pub(crate) fn blob(&self, content: &Content) -> PathBuf {
@@ -182,6 +200,18 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort_unstable();
     found
+}
+
+/// Runs with the lines that are logged going to `lines`.
+fn logging<T>(lines: &Lines, run: impl FnOnce() -> T) -> T {
+    LazyLock::force(&OTHERS);
+    let lines = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_ansi(false)
+        .with_writer(move || lines.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, run)
 }
 
 /// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.

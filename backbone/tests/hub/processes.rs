@@ -6,29 +6,40 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use headstock_backbone::Source;
+use headstock_backbone::hub::fetch_dataset;
 
-use super::bench::{Bench, COMMIT, REPO, Recorder, files, large};
+use super::bench::{Bench, COMMIT, DATASET, REPO, Recorder, files, large};
 use super::server::Fault;
 
-/// Tells the test below that it runs in a process of its own.
+/// Tells the test below that it runs in a process of its own, and what to fetch.
 const IS_CHILD: &str = "HEADSTOCK_TEST_FETCH";
 
 #[test]
 #[ignore = "the other tests here run it in processes of their own"]
 #[expect(clippy::disallowed_methods, reason = "the test passes it to its own child")]
 fn fetches_in_a_process_of_its_own() {
-    if env::var_os(IS_CHILD).is_some() {
-        let source = Source::parse(&format!("hf://{REPO}"), Path::new("")).unwrap();
-        let fetched = source.fetch(&Recorder::default()).unwrap();
-        assert_eq!(fs::read(fetched.weights).unwrap(), large(0).bytes);
+    let progress = Recorder::default();
+    match env::var(IS_CHILD).as_deref() {
+        Ok(DATASET) => drop(fetch_dataset(&DATASET.parse().unwrap(), &progress).unwrap()),
+        Ok(repo) => {
+            let source = Source::parse(&format!("hf://{repo}"), Path::new("")).unwrap();
+            let fetched = source.fetch(&progress).unwrap();
+            assert_eq!(fs::read(fetched.weights).unwrap(), large(0).bytes);
+        }
+        Err(_) => {}
     }
 }
 
-/// A process that fetches what its environment says.
+/// A process that fetches the weights with what its environment says.
 fn process(bench: &Bench, variables: &[(&str, &str)]) -> Child {
+    process_for(REPO, bench, variables)
+}
+
+/// A process that fetches what its environment says.
+fn process_for(repo: &str, bench: &Bench, variables: &[(&str, &str)]) -> Child {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "processes::fetches_in_a_process_of_its_own", "--ignored"])
-        .env(IS_CHILD, "1")
+        .env(IS_CHILD, repo)
         .env("HF_ENDPOINT", bench.hub.endpoint())
         .env("HF_HOME", bench.root())
         .env("HF_HUB_CACHE", &bench.settings.cache)
@@ -70,6 +81,31 @@ fn a_process_that_is_killed_in_the_middle_leaves_nothing_that_is_read_later() {
     assert_eq!(fs::read(bench.fetch("").unwrap().weights).unwrap(), large(0).bytes);
     bench.assert_clean();
     assert!(files(&bench.folder().join("blobs")).iter().all(|blob| blob.extension().is_none()));
+}
+
+#[test]
+fn a_data_set_that_was_killed_in_the_middle_is_no_data_set_until_another_call_goes_on() {
+    let shards = ["data/0.parquet", "data/1.parquet", "data/2.parquet"];
+    let contents = [0, 1, 2].map(large);
+    let bench = Bench::with(DATASET, &[0, 1, 2].map(|at| (shards[at], contents[at].clone())));
+    let second: &'static str = format!("/files/{}", contents[1].etag()).leak();
+    bench.hub.fault("GET", second, 1, Fault::Hold("/never/", 1));
+    let mut process = process_for(DATASET, &bench, &[]);
+    bench.hub.wait_for("GET", "/files/", 2);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let offline = || process_for(DATASET, &bench, &[("HF_HUB_OFFLINE", "1")]).wait().unwrap().success();
+    assert!(bench.pointer(COMMIT, shards[0]).exists() && !offline());
+
+    bench.hub.requests();
+    let fetched = bench.dataset("").unwrap();
+    for (file, content) in fetched.files.iter().zip(&contents) {
+        assert_eq!(fs::read(file).unwrap(), content.bytes);
+    }
+    let requests = bench.hub.requests();
+    assert_eq!(requests.iter().filter(|request| request.path.starts_with("/files/")).count(), 2);
+    assert!(offline());
+    bench.assert_clean();
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     Hold(&'static str, usize),
     /// A page of something that is no hub.
     Page,
+    /// The revision without its files.
+    Unlisted,
 }
 
 struct Rule {
@@ -100,7 +102,7 @@ struct Shared {
     is_over: AtomicBool,
 }
 
-/// A hub with one repository.
+/// A hub with one repository, `owner/name` or `datasets/owner/name`.
 pub(crate) struct Hub {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -141,6 +143,11 @@ impl Hub {
     /// The next `times` requests of this method and with this in the path go wrong.
     pub(crate) fn fault(&self, method: &'static str, path: &'static str, times: usize, fault: Fault) {
         self.state().rules.push(Rule { method, path, times, fault });
+    }
+
+    /// Nothing goes wrong any more.
+    pub(crate) fn clear_faults(&self) {
+        self.state().rules.clear();
     }
 
     /// What has come so far, and is forgotten.
@@ -220,6 +227,12 @@ fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::
         }
         Some(Fault::Page) => {
             answer = Answer::new(200, "<html>Sign in to the network</html>");
+            announced = answer.body.len();
+        }
+        Some(Fault::Unlisted) => {
+            let body = String::from_utf8(answer.body).unwrap();
+            let (begin, _) = body.split_once(r#","siblings""#).unwrap();
+            answer.body = format!("{begin}}}").into();
             announced = answer.body.len();
         }
         Some(Fault::Cut) => answer.body.truncate(announced / 2),
@@ -313,15 +326,33 @@ fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
     if lower != path {
         return Answer::new(307, "").with("Location", lower);
     }
-    if let Some(revision) = path.strip_prefix(&format!("/api/models/{repo}/revision/")) {
+    let api =
+        if repo.starts_with("datasets/") { format!("/api/{repo}") } else { format!("/api/models/{repo}") };
+    if let Some(revision) = path.strip_prefix(&format!("{api}/revision/")) {
         let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
-        let files = state.commits[&commit].keys().map(|file| format!(r#"{{"rfilename":"{file}"}}"#));
+        let files = state.commits[&commit].keys().map(|file| format!(r#"{{"rfilename":{file:?}}}"#));
         let files = files.collect::<Vec<_>>().join(",");
         return Answer::new(
             200,
             format!(r#"{{"_id":"1","id":"{repo}","sha":"{commit}","siblings":[{files}]}}"#),
         )
         .with("Content-Type", "application/json");
+    }
+    // All files, a third of them on a page.
+    if let Some(rest) = path.strip_prefix(&format!("{api}/tree/")) {
+        let (revision, page) = rest.split_once('/').unwrap_or((rest, "0"));
+        let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
+        let (files, page) = (&state.commits[&commit], page.parse::<usize>().unwrap());
+        let size = files.len().div_ceil(3);
+        let entries: Vec<_> = files
+            .keys()
+            .map(|file| format!(r#"{{"type":"file","oid":"1","size":1,"path":{file:?}}}"#))
+            .skip(page * size)
+            .take(size)
+            .collect();
+        let answer = Answer::new(200, format!("[{}]", entries.join(",")));
+        let next = format!("<http://127.0.0.1:{port}{api}/tree/{revision}/{}>; rel=\"next\"", page + 1);
+        return if (page + 1) * size < files.len() { answer.with("Link", next) } else { answer };
     }
     let Some((revision, file)) =
         path.strip_prefix(&format!("/{repo}/resolve/")).and_then(|path| path.split_once('/'))

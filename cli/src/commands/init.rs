@@ -5,11 +5,12 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use headstock_loader::source::{TableHead, is_photo, photos_below, read_table_head};
+use headstock_loader::source::{TableHead, is_photo, photos_below, read_parquet_columns, read_table_head};
 use headstock_loader::{
-    ClassOrder, CsvSource, Dataset, Fields, FolderSource, TestSize, stratified_shuffle_split,
+    ClassOrder, CsvSource, Dataset, Fields, Part, TestSize, shards, stratified_shuffle_split,
 };
 use headstock_train::TrainError;
+use headstock_train::config::Place;
 use serde::Serialize;
 
 use super::{Session, counted, quoted};
@@ -27,10 +28,21 @@ const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
 
 const EXTENSIONS: [&str; 7] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif"];
 
+/// What the column with the photo is usually called in a Parquet.
+const IMAGE_COLUMNS: [&str; 6] = ["image", "img", "picture", "photo", "pixel_values", "bytes"];
+const SHARDS: [(&[&str], ShardKind); 2] =
+    [(&["parquet"], ShardKind::Parquet), (&["tar", "tar.gz", "tgz"], ShardKind::Tar)];
+
+#[derive(Clone, Copy)]
+enum ShardKind {
+    Parquet,
+    Tar,
+}
+
 /// What was found.
-enum Found {
-    Folder { root: PathBuf, test: Option<PathBuf> },
-    Csv(CsvSource),
+struct Found {
+    place: Place,
+    test: Option<Place>,
 }
 
 /// What `--json` prints.
@@ -48,26 +60,27 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
     let base = std::path::absolute(&config).map_err(|error| failed("find", &config, error))?;
     let base = base.parent().unwrap_or(Path::new("/")).to_path_buf();
     let found = find(args)?;
-    let (dataset, tested) = match &found {
-        Found::Folder { root, test } => {
-            let source = FolderSource { root: root.clone() };
-            let dataset = Dataset::read(&source, ClassOrder::Sorted).map_err(TrainError::from)?;
-            let test = test.as_ref().map(|test| FolderSource { root: test.clone() });
-            let tested = test.map(|test| Dataset::read_with(&test, &dataset.classes)).transpose();
-            (dataset, tested.map_err(TrainError::from)?)
+    let opened = found.place.open(session.bars)?;
+    let dataset = Dataset::read(opened.source.as_ref(), ClassOrder::Sorted).map_err(TrainError::from)?;
+    let tested = match &found.test {
+        Some(test) => {
+            let test = test.open(session.bars)?;
+            Some(Dataset::read_with(test.source.as_ref(), &dataset.classes).map_err(TrainError::from)?)
         }
-        Found::Csv(source) => (Dataset::read(source, ClassOrder::Sorted).map_err(TrainError::from)?, None),
+        None => None,
     };
-    let part = match &tested {
-        Some(_) => TestPart::USUAL,
-        None => TestPart::of(&dataset),
+    let given = given_parts(&dataset);
+    let part = match (&tested, given) {
+        (None, None) => TestPart::of(&dataset),
+        _ => TestPart::USUAL,
     };
     write(&config, &text(&found, &part, &base))?;
 
     let (classes, photos) = (dataset.classes.len(), dataset.samples.len());
-    let (train, test) = match &tested {
-        Some(tested) => (photos, tested.samples.len()),
-        None => (photos - part.photos, part.photos),
+    let (train, test) = match (&tested, given) {
+        (Some(tested), _) => (photos, tested.samples.len()),
+        (None, Some(parts)) => parts,
+        (None, None) => (photos - part.photos, part.photos),
     };
     let out = &mut *session.output;
     out.line(format!(
@@ -82,6 +95,14 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
     out.line(format!("\nnext:\n  headstock train{option}"))?;
     out.figures(&Figures { config: &config, classes, train, test })?;
     Ok(())
+}
+
+/// How many samples are trained on and tested on, where the data says it.
+fn given_parts(dataset: &Dataset) -> Option<(usize, usize)> {
+    let count = |part| dataset.samples.iter().filter(|sample| sample.part == Some(part)).count();
+    let (train, validation, test) = (count(Part::Train), count(Part::Validation), count(Part::Test));
+    let tested = if test > 0 { test } else { validation };
+    (train > 0 && tested > 0).then_some((train, tested))
 }
 
 /// The `test_size` of the config.
@@ -120,15 +141,44 @@ impl TestPart {
 
 fn find(args: &InitArgs) -> Result<Found, TrainError> {
     let path = &args.path;
+    let alone = |place| Found { place, test: None };
+    let no_table = |is: &str| {
+        if args.images.is_some() || args.id.is_some() {
+            let path = path.display();
+            return Err(TrainError::Usage(format!("--images and --id belong to a CSV, and {path} is {is}")));
+        }
+        Ok(())
+    };
+    if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
+        no_table("a data set on the hub")?;
+        return Ok(alone(parquet(name.to_owned(), args, None)));
+    }
+    if let Some((kind, shards)) = shards_of(path) {
+        no_table("made of shards")?;
+        return match kind {
+            ShardKind::Parquet => {
+                let columns = read_parquet_columns(&shards[0])?;
+                Ok(alone(parquet(path.display().to_string(), args, Some(&columns))))
+            }
+            ShardKind::Tar => Ok(alone(Place::WebDataset {
+                shards: path.display().to_string(),
+                fields: fields(args.label.clone().unwrap_or_else(|| "label".into())),
+            })),
+        };
+    }
     if path.is_file() {
-        return table(args).map(Found::Csv);
+        return table(args).map(|csv| alone(Place::Csv(csv)));
     }
     if !path.is_dir() {
-        return Err(TrainError::Usage(format!("there is no folder and no CSV {}", path.display())));
-    }
-    if args.images.is_some() || args.id.is_some() || args.label.is_some() {
         return Err(TrainError::Usage(format!(
-            "--images, --id and --label belong to a CSV, and {} is a folder",
+            "there is no folder, no table and no shard {}",
+            path.display()
+        )));
+    }
+    no_table("a folder")?;
+    if args.label.is_some() {
+        return Err(TrainError::Usage(format!(
+            "--label belongs to a table, and {} is a folder",
             path.display()
         )));
     }
@@ -144,7 +194,7 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
     let known = class_folders(&train);
     if known.is_empty() && !is_split(path) {
         // A class may be called `train`.
-        return Ok(Found::Folder { root: path.clone(), test: None });
+        return Ok(alone(Place::Folder(path.clone())));
     }
     for other in class_folders(path).into_iter().filter(|name| !names_a_part(name)) {
         tracing::info!("passed over {}: {} is trained on", path.join(other).display(), train.display());
@@ -163,7 +213,42 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
             test = Some(folder);
         }
     }
-    Ok(Found::Folder { root: train, test })
+    Ok(Found { place: Place::Folder(train), test: test.map(Place::Folder) })
+}
+
+/// The shards that a file is, or that a folder without photos holds.
+fn shards_of(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
+    let is_shard = |endings: &[&str]| {
+        let name = path.to_string_lossy().to_ascii_lowercase();
+        endings.iter().any(|ending| name.ends_with(&format!(".{ending}")))
+    };
+    SHARDS.iter().find_map(|&(endings, kind)| {
+        if path.is_dir() {
+            let shards = shards(path, endings).ok()?;
+            photos_below(path).is_ok_and(|photos| photos.is_empty()).then_some((kind, shards))
+        } else {
+            is_shard(endings).then(|| shards(path, endings).ok()).flatten().map(|shards| (kind, shards))
+        }
+    })
+}
+
+/// Parquet shards, their columns guessed where they are known.
+fn parquet(shards: String, args: &InitArgs, columns: Option<&(Vec<String>, Vec<String>)>) -> Place {
+    let usual = |known: &[String], usual: &[&str]| {
+        usual.iter().find_map(|usual| known.iter().find(|known| known.eq_ignore_ascii_case(usual)).cloned())
+    };
+    let (images, others) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
+    let image = usual(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
+    let label = args.label.clone().or_else(|| usual(others, &LABEL_COLUMNS));
+    Place::Parquet {
+        shards,
+        image: image.unwrap_or_else(|| "image".into()),
+        fields: fields(label.unwrap_or_else(|| "label".into())),
+    }
+}
+
+fn fields(label: String) -> Fields {
+    Fields { label, group: None, part: None }
 }
 
 /// Whether there are folders of photos to train and to test on in `root`, and no other.
@@ -222,8 +307,7 @@ fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
             let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
-                let fields = Fields { label, group: None, part: None };
-                return Ok(CsvSource { csv, images, id, extension, fields });
+                return Ok(CsvSource { csv, images, id, extension, fields: fields(label) });
             }
         }
     }
@@ -256,21 +340,38 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> TrainErr
 fn text(found: &Found, part: &TestPart, base: &Path) -> String {
     let named_path = |path: &Path| toml::Value::String(relative(path, base)).to_string();
     let named = |name: &str| toml::Value::String(name.to_owned()).to_string();
-    let data = match found {
-        Found::Folder { root, test } => {
-            let test = match test {
-                Some(test) => format!("test_folder = {}   # only looked at to measure", named_path(test)),
-                None => "# test_folder = \"test\"            # without it [split] takes the test part from the data".into(),
+    let shards = |shards: &str| {
+        let local = !shards.starts_with("hf://");
+        if local { named_path(Path::new(shards)) } else { named(shards) }
+    };
+    let data = match &found.place {
+        Place::Folder(root) => {
+            let test = match &found.test {
+                Some(Place::Folder(test)) => {
+                    format!("test_folder = {}   # only looked at to measure", named_path(test))
+                }
+                _ => "# test_folder = \"test\"            # without it [split] takes the test part from the data".into(),
             };
             format!("folder = {}   # a folder per class\n{test}", named_path(root))
         }
-        Found::Csv(source) => format!(
+        Place::Csv(source) => format!(
             "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # the column with the file's name\nlabel = {}   # the column with the class\nextension = {}   # appended to the id",
             named_path(&source.csv),
             named_path(&source.images),
             named(&source.id),
             named(&source.fields.label),
             named(&source.extension)
+        ),
+        Place::Parquet { shards: of, image, fields } => format!(
+            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # the column with the photo\nlabel = {}   # the column with the class",
+            shards(of),
+            named(image),
+            named(&fields.label)
+        ),
+        Place::WebDataset { shards: of, fields } => format!(
+            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # the field with the class, where it stands in json members",
+            shards(of),
+            named(&fields.label)
         ),
     };
     let split = format!("test_size = {:<22}# {}", part.size.to_string(), part.about);

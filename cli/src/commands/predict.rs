@@ -114,8 +114,7 @@ impl Printer<'_> {
                 self.out.line(fields.join("  "))
             }
             Format::Csv => {
-                let fixed =
-                    [photo.to_string(), classes[best].clone(), probabilities[best].to_string()];
+                let fixed = [photo.to_string(), classes[best].clone(), probabilities[best].to_string()];
                 let each = probabilities.iter().map(ToString::to_string);
                 self.out.record(fixed.into_iter().chain(each).chain(set.map(|set| set.join("|"))))
             }
@@ -145,9 +144,9 @@ impl Printer<'_> {
                 let empty = vec![String::new(); self.classes.len() + 2 + usize::from(self.sets.is_some())];
                 self.out.record(std::iter::once(photo.to_string()).chain(empty))
             }
-            Format::Jsonl => self
-                .out
-                .line(json!({ "path": photo.to_string(), "error": error.to_string() }).to_string()),
+            Format::Jsonl => {
+                self.out.line(json!({ "path": photo.to_string(), "error": error.to_string() }).to_string())
+            }
         }
     }
 }

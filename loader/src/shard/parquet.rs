@@ -5,6 +5,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
@@ -59,6 +60,15 @@ impl Table {
     /// The paths of all columns but those of lists.
     pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
         self.columns.keys().map(String::as_str)
+    }
+
+    /// Whether a column holds bytes that are not said to be text.
+    pub(crate) fn holds_bytes(&self, column: &str) -> bool {
+        let schema = self.reader.metadata().file_metadata().schema_descr();
+        let column = schema.column(self.columns[column].number);
+        column.physical_type() == PhysicalType::BYTE_ARRAY
+            && column.logical_type_ref().is_none()
+            && column.converted_type() == ConvertedType::NONE
     }
 
     pub(crate) fn has(&self, column: &str) -> bool {

@@ -1,8 +1,12 @@
 //! Which files a pattern means.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use globset::GlobBuilder;
 
 use crate::dataset::DatasetError;
+
+const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// More files than any data set has shards.
 const MOST: usize = 100_000;
@@ -36,11 +40,11 @@ pub fn shards(pattern: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, DatasetE
     }
     let mut found = Vec::new();
     if pattern.is_dir() {
-        enter(pattern, endings, &mut found)?;
+        enter(pattern, &|path| has_ending(path, endings), &mut found)?;
     } else {
         let text = pattern.to_str().ok_or_else(|| fault("it is not UTF-8".into()))?;
         for text in in_braces(text).map_err(fault)? {
-            if !text.contains(['*', '?', '[']) {
+            if !text.contains(WILDCARDS) {
                 let path = PathBuf::from(&text);
                 if !path.is_file() {
                     return Err(fault(format!("there is no file {text}")));
@@ -48,13 +52,11 @@ pub fn shards(pattern: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, DatasetE
                 found.push(path);
                 continue;
             }
-            for path in glob::glob(&text).map_err(|error| fault(error.to_string()))? {
-                let path = path
-                    .map_err(|error| DatasetError::Io { path: error.path().into(), source: error.into() })?;
-                if path.is_file() && !is_hidden(&path) {
-                    found.push(path);
-                }
-            }
+            let glob = GlobBuilder::new(&text).literal_separator(true).build();
+            let matcher = glob.map_err(|error| fault(error.to_string()))?.compile_matcher();
+            let mut below = Vec::new();
+            enter(&without_wildcards(&text), &|path| matcher.is_match(path), &mut below)?;
+            found.append(&mut below);
         }
     }
     if found.is_empty() {
@@ -68,7 +70,12 @@ pub fn shards(pattern: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, DatasetE
     Ok(found)
 }
 
-fn enter(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<(), DatasetError> {
+/// The files below a folder that are meant.
+fn enter(
+    folder: &Path,
+    is_meant: &dyn Fn(&Path) -> bool,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), DatasetError> {
     let io = |source| DatasetError::Io { path: folder.into(), source };
     for entry in folder.read_dir().map_err(io)? {
         let entry = entry.map_err(io)?;
@@ -78,12 +85,19 @@ fn enter(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<()
         }
         // Links to files are followed, those to folders are not: they may lead in a circle.
         if kind.is_dir() {
-            enter(&path, endings, found)?;
-        } else if has_ending(&path, endings) && path.is_file() {
+            enter(&path, is_meant, found)?;
+        } else if is_meant(&path) && path.is_file() {
             found.push(path);
         }
     }
     Ok(())
+}
+
+/// The folder above the first name of a pattern that has wildcards.
+fn without_wildcards(pattern: &str) -> PathBuf {
+    let plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(WILDCARDS);
+    let folder: PathBuf = Path::new(pattern).components().take_while(plain).collect();
+    if folder.as_os_str().is_empty() { ".".into() } else { folder }
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use self::csv::{CsvSource, TableHead, read_table_head};
-pub use self::parquet::ParquetSource;
+pub use self::parquet::{ParquetSource, read_parquet_columns};
 pub use folder::{FolderSource, is_photo, photos_below};
 pub use part::Part;
 pub use webdataset::WebDatasetSource;

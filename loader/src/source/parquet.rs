@@ -12,6 +12,9 @@ use crate::dataset::{DatasetError, Listed, did_you_mean};
 use crate::photo::Photo;
 use crate::shard::parquet::{ParquetShard, Table, Value};
 
+/// The field of a struct that holds a photo.
+const BYTES: &str = ".bytes";
+
 /// Tables with a photo in each row: the column `image` holds its bytes, or a struct with `bytes`; the column of the class holds
 /// text or a number. What the numbers mean is read from the metadata that the `datasets` library writes (`ClassLabel`).
 ///
@@ -70,7 +73,7 @@ impl ParquetSource {
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {
         let fault = |problem| DatasetError::Shard { path: path.into(), problem };
         let table = Table::open(path).map_err(fault)?;
-        let nested = format!("{}.bytes", self.image);
+        let nested = format!("{}{BYTES}", self.image);
         let column = match (table.has(&nested), table.has(&self.image)) {
             (true, _) => nested,
             (false, true) => self.image.clone(),
@@ -119,6 +122,18 @@ impl ParquetSource {
         }
         Ok(found)
     }
+}
+
+/// The columns that can hold photos, structs of bytes by their own names, and all other columns of single values.
+///
+/// # Errors
+/// [`DatasetError`] for a file that is no Parquet.
+pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), DatasetError> {
+    let table = Table::open(path).map_err(|problem| DatasetError::Shard { path: path.into(), problem })?;
+    let (images, others): (Vec<&str>, Vec<&str>) =
+        table.columns().partition(|column| table.holds_bytes(column));
+    let images = images.iter().map(|column| column.strip_suffix(BYTES).unwrap_or(column).to_owned());
+    Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
 }
 
 fn no_column(table: &Table, path: &Path, key: &'static str, column: &str) -> DatasetError {

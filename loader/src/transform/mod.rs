@@ -2,6 +2,7 @@
 
 mod resample;
 pub(crate) mod rotate;
+pub(crate) mod warp;
 
 use image::RgbImage;
 

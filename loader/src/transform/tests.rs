@@ -55,7 +55,7 @@ fn a_rotation_is_torchvisions_to_the_bit() {
         (golden::json("transform/cases.json"), golden::photos("transform/results.safetensors"));
     for case in cases["turn"].as_array().unwrap() {
         let photo = formula_photo(number(case, "width"), number(case, "height"));
-        let ours = rotate::rotate(&photo, case["degrees"].as_f64().unwrap());
+        let ours = rotate::rotate(&photo, case["degrees"].as_f64().unwrap(), Interpolation::Nearest);
         assert!(ours == results[case["result"].as_str().unwrap()], "{case}");
     }
 }

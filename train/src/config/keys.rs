@@ -1,6 +1,8 @@
 //! Which keys there are, taken from the types that read them.
 
-use headstock_loader::{Augment, RandomResizedCrop};
+use headstock_loader::augment::{
+    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, RandomResizedCrop, Sharpness, Solarize,
+};
 use serde_aux::serde_introspection::serde_introspect;
 use toml::{Table, Value};
 
@@ -8,8 +10,9 @@ use super::ConfigError;
 use super::options::{BackboneOptions, DataOptions, FeatureOptions, Options, SplitOptions};
 use super::tune::TuneOptions;
 
-/// The sections and their keys; `[head]` has keys of its own, which the head checks.
-fn sections() -> [(&'static str, &'static [&'static str]); 8] {
+/// The sections and their keys; `[head]` has keys of its own, which the head checks, and those of `augment.policy` depend on its
+/// kind.
+fn sections() -> [(&'static str, &'static [&'static str]); 16] {
     [
         ("", serde_introspect::<Options>()),
         ("data", serde_introspect::<DataOptions>()),
@@ -19,6 +22,14 @@ fn sections() -> [(&'static str, &'static [&'static str]); 8] {
         ("augment", serde_introspect::<Augment>()),
         ("augment.random_resized_crop", serde_introspect::<RandomResizedCrop>()),
         ("tune", serde_introspect::<TuneOptions>()),
+        ("augment.affine", serde_introspect::<Affine>()),
+        ("augment.perspective", serde_introspect::<Perspective>()),
+        ("augment.color_jitter", serde_introspect::<ColorJitter>()),
+        ("augment.gaussian_blur", serde_introspect::<GaussianBlur>()),
+        ("augment.sharpness", serde_introspect::<Sharpness>()),
+        ("augment.posterize", serde_introspect::<Posterize>()),
+        ("augment.solarize", serde_introspect::<Solarize>()),
+        ("augment.erasing", serde_introspect::<Erasing>()),
     ]
 }
 

@@ -14,10 +14,10 @@ use headstock_heads::Registry;
 use toml::{Table, Value};
 
 pub use error::ConfigError;
+pub(crate) use options::DEFAULT_FOLDS;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
 };
-pub(crate) use options::DEFAULT_FOLDS;
 use settings::DEFAULT_HEAD;
 pub use settings::Settings;
 pub(crate) use source::HUB;

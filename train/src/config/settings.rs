@@ -131,7 +131,12 @@ impl Checks<'_> {
     }
 
     /// A path from `base` on, also as text: a config is text, and a run writes it.
-    pub(super) fn place(&self, key: &str, path: &Path, base: &Path) -> Result<(PathBuf, String), ConfigError> {
+    pub(super) fn place(
+        &self,
+        key: &str,
+        path: &Path,
+        base: &Path,
+    ) -> Result<(PathBuf, String), ConfigError> {
         if path.as_os_str().is_empty() {
             return Err(self.key(key, "is empty: it must name a place"));
         }
@@ -162,26 +167,36 @@ impl Checks<'_> {
             }
             _ => {}
         }
-        let by_folds = method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
+        let by_folds =
+            method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
         if folds.is_some() && !by_folds {
-            return Err(self.key("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\""));
+            return Err(
+                self.key("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\"")
+            );
         }
         let count = folds.unwrap_or(DEFAULT_FOLDS);
         if count < 2 {
             return Err(self.key("split.folds", format!("is {count}: 2 folds are the fewest")));
         }
         if fold > 0 && !by_folds {
-            return Err(self.key("split.fold", "goes with folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`"));
+            return Err(self.key(
+                "split.fold",
+                "goes with folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
+            ));
         }
         if fold >= count {
-            return Err(self.key("split.fold", format!("is {fold}: with {count} folds they are 0 to {}", count - 1)));
+            return Err(
+                self.key("split.fold", format!("is {fold}: with {count} folds they are 0 to {}", count - 1))
+            );
         }
         if split.column.is_some() && method != SplitMethod::Predefined {
             return Err(self.key("split.column", "goes with `split.method = \"predefined\"`"));
         }
         match (method, source) {
             (SplitMethod::Predefined, Source::Features(_)) => {
-                return Err(self.key("split.method", "is \"predefined\", but `data.features` has no column of parts"));
+                return Err(
+                    self.key("split.method", "is \"predefined\", but `data.features` has no column of parts")
+                );
             }
             (SplitMethod::Group, Source::Photos { main, .. })
                 if main.fields().is_none_or(|fields| fields.group.is_none()) =>

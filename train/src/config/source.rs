@@ -79,7 +79,8 @@ impl Checks<'_> {
             match shards {
                 Some(shards) if shards.starts_with("hf://") => {
                     if !shards.starts_with(HUB) || key.ends_with("webdataset") {
-                        let problem = format!("is {shards}: from the hub come Parquet files, as {HUB}owner/name");
+                        let problem =
+                            format!("is {shards}: from the hub come Parquet files, as {HUB}owner/name");
                         return Err(self.key(key, problem));
                     }
                 }
@@ -92,8 +93,9 @@ impl Checks<'_> {
         }
         self.misplaced(data)?;
         let of_table = data.csv.is_some() || data.parquet.is_some() || data.webdataset.is_some();
-        let text =
-            |given: &mut Option<String>, default: &str| given.get_or_insert_with(|| default.to_owned()).clone();
+        let text = |given: &mut Option<String>, default: &str| {
+            given.get_or_insert_with(|| default.to_owned()).clone()
+        };
         let fields = of_table.then(|| Fields {
             label: text(&mut data.label, "label"),
             group: data.group.clone(),
@@ -110,7 +112,13 @@ impl Checks<'_> {
                         ));
                     };
                     let (id, extension) = (text(&mut data.id, "id"), text(&mut data.extension, ""));
-                    Some(Place::Csv(CsvSource { csv: csv.clone(), images, id, extension, fields: fields.clone() }))
+                    Some(Place::Csv(CsvSource {
+                        csv: csv.clone(),
+                        images,
+                        id,
+                        extension,
+                        fields: fields.clone(),
+                    }))
                 }
                 _ => None,
             },
@@ -148,15 +156,19 @@ impl Checks<'_> {
         let (csv, parquet, webdataset) =
             (data.csv.is_some(), data.parquet.is_some(), data.webdataset.is_some());
         let of_csv = "belongs to a CSV data set: add `data.csv`, or leave it out";
-        let of_table =
-            "belongs to a CSV, Parquet or WebDataset data set: add `data.csv`, `data.parquet` or `data.webdataset`, or leave it out";
+        let of_table = "belongs to a CSV, Parquet or WebDataset data set: add `data.csv`, `data.parquet` or `data.webdataset`, or leave it out";
         for (key, given, fits, problem) in [
             ("data.images", data.images.is_some(), csv, of_csv),
             ("data.id", data.id.is_some(), csv, of_csv),
             ("data.extension", data.extension.is_some(), csv, of_csv),
             ("data.label", data.label.is_some(), csv || parquet || webdataset, of_table),
             ("data.group", data.group.is_some(), csv || parquet || webdataset, of_table),
-            ("data.image", data.image.is_some(), parquet, "belongs to a Parquet data set: add `data.parquet`, or leave it out"),
+            (
+                "data.image",
+                data.image.is_some(),
+                parquet,
+                "belongs to a Parquet data set: add `data.parquet`, or leave it out",
+            ),
             (
                 "data.test_folder",
                 data.test_folder.is_some(),
@@ -164,7 +176,12 @@ impl Checks<'_> {
                 "goes with `data.folder`: for other data, [split] takes the test part",
             ),
             ("data.test_parquet", data.test_parquet.is_some(), parquet, "goes with `data.parquet`"),
-            ("data.test_webdataset", data.test_webdataset.is_some(), webdataset, "goes with `data.webdataset`"),
+            (
+                "data.test_webdataset",
+                data.test_webdataset.is_some(),
+                webdataset,
+                "goes with `data.webdataset`",
+            ),
         ] {
             if given && !fits {
                 return Err(self.key(key, problem));
@@ -180,8 +197,10 @@ impl Place {
         match self {
             Self::Folder(_) => data.test_folder.clone().map(Self::Folder),
             Self::Csv(_) => None,
-            Self::Parquet { image, fields, .. } => data.test_parquet.clone().map(|shards| {
-                Self::Parquet { shards, image: image.clone(), fields: fields.clone() }
+            Self::Parquet { image, fields, .. } => data.test_parquet.clone().map(|shards| Self::Parquet {
+                shards,
+                image: image.clone(),
+                fields: fields.clone(),
             }),
             Self::WebDataset { fields, .. } => {
                 let fields = fields.clone();

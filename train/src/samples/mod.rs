@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::run::SplitRow;
 pub(crate) use collected::{Collected, CollectedSample};
 use parts::Drawn;
+pub use places::Opened;
 use places::prefixes;
 pub(crate) use places::root_of_files;
 
@@ -155,6 +156,13 @@ impl Samples {
 
     fn of_features(settings: &Settings, path: &Path, splits: Splits) -> Result<(Self, Inputs), TrainError> {
         let FeatureArchive { table, labels, groups } = read_npz(path)?;
+        if groups.is_none() && settings.options.split.method == SplitMethod::Group && splits == Splits::AsSet
+        {
+            return Err(TrainError::Data(format!(
+                "`split.method` is \"group\", but {} has no `groups`",
+                path.display()
+            )));
+        }
         let groups = groups.map(|groups| number_groups(&groups));
         let (classes, labels) = number(&labels, settings.options.data.class_order);
         if classes.len() < 2 {
@@ -177,7 +185,12 @@ impl Samples {
             .parts(&settings.options.split)?,
         };
         let rows = (ids.into_iter().zip(labels).zip(parts).enumerate())
-            .map(|(i, ((id, label), part))| Row { id, label, group: groups.as_ref().map(|groups| groups[i]), part })
+            .map(|(i, ((id, label), part))| Row {
+                id,
+                label,
+                group: groups.as_ref().map(|groups| groups[i]),
+                part,
+            })
             .collect();
         Ok((Self { classes, rows }, Inputs::Features(table)))
     }
@@ -225,7 +238,8 @@ impl Samples {
         }
         let photos = match root_of_files(&settings.source) {
             Some(root) => {
-                let file = |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
+                let file =
+                    |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
                 rows.iter().map(file).collect::<Vec<_>>()
             }
             None => {
@@ -407,22 +421,6 @@ fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
         .map(|label| classes.number(&label.to_string()).expect("the map is made of these labels"))
         .collect();
     (classes, numbered)
-}
-
-/// The paths of both folders relative to the folder that holds both.
-fn prefixes(train: &Path, test: &Path) -> Result<(String, String), TrainError> {
-    let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
-    Ok(relative_to_shared(&canonical(train)?, &canonical(test)?))
-}
-
-fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
-    let shared = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
-    let rest = |path: &Path| {
-        let parts: Vec<_> =
-            path.components().skip(shared).map(|part| part.as_os_str().to_string_lossy()).collect();
-        parts.join("/")
-    };
-    (rest(train), rest(test))
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use headstock_loader::split::hash_split;
+use headstock_loader::split::{Fillers, hash_split};
 use headstock_loader::{
-    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold,
-    stratified_k_fold, stratified_shuffle_split,
+    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold, stratified_k_fold,
+    stratified_shuffle_split,
 };
 
 use super::Part;
@@ -48,9 +48,12 @@ impl Drawn<'_> {
         match method {
             SplitMethod::StratifiedShuffle if self.joined => {
                 let folds = self.folds_of(test_size)?;
-                stratified_group_k_fold(self.labels, groups, folds, seed).map(|mut splits| splits.swap_remove(0))
+                stratified_group_k_fold(self.labels, groups, folds, seed)
+                    .map(|mut splits| splits.swap_remove(0))
             }
-            SplitMethod::StratifiedShuffle => stratified_shuffle_split(self.labels, 1, test_size, seed).map(chosen),
+            SplitMethod::StratifiedShuffle => {
+                stratified_shuffle_split(self.labels, 1, test_size, seed).map(chosen)
+            }
             SplitMethod::StratifiedKFold if self.joined => {
                 stratified_group_k_fold(self.labels, groups, count, seed).map(chosen)
             }
@@ -66,11 +69,13 @@ impl Drawn<'_> {
 
     /// As many folds as make one about as large as the test part is to be.
     fn folds_of(&self, test_size: TestSize) -> Result<usize, SplitError> {
-        let samples = self.labels.len();
+        let count = self.labels.len();
         let share = match test_size {
             TestSize::Fraction(share) => share,
-            TestSize::Count(count) if count < samples => count as f64 / samples as f64,
-            TestSize::Count(_) => return Err(SplitError::TestSize { test_size, samples }),
+            TestSize::Count(tested) if tested < count => tested as f64 / count as f64,
+            TestSize::Count(_) => {
+                return Err(SplitError::TestSize { test_size, of: Fillers::Samples, count });
+            }
         };
         Ok(((1.0 / share).round() as usize).max(2))
     }

@@ -9,11 +9,12 @@ use crate::error::TrainError;
 use crate::progress::Progress;
 
 /// A place whose shards are found.
-pub(crate) struct Opened {
+#[derive(Debug)]
+pub struct Opened {
     /// Lists the samples.
-    pub(crate) source: Box<dyn Lists>,
+    pub source: Box<dyn Lists>,
     /// The folder that ids are relative to.
-    pub(crate) root: PathBuf,
+    pub root: PathBuf,
 }
 
 impl Place {
@@ -21,7 +22,7 @@ impl Place {
     ///
     /// # Errors
     /// [`TrainError::Dataset`] for a pattern that names nothing, [`TrainError::Backbone`] for the hub.
-    pub(crate) fn open(&self, progress: &dyn Progress) -> Result<Opened, TrainError> {
+    pub fn open(&self, progress: &dyn Progress) -> Result<Opened, TrainError> {
         Ok(match self {
             Self::Folder(root) => {
                 Opened { source: Box::new(FolderSource { root: root.clone() }), root: root.clone() }

@@ -22,7 +22,7 @@ mod speed;
 mod tests;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use headstock_backbone::{Layer, Trainable};
@@ -172,9 +172,9 @@ fn set_up<R>(
     let trunk = Trainable::load_on(stock.checkpoint(), stage, options.batch_norm, *device, *precision)?;
     tell(&trunk, stage, parts);
     let network = Network::new(trunk, head, start)?;
+    let wanted = wanted_views(photos.len(), parts, options, prepared.views);
     let photos =
         Photos { stock, backbone: None, options: &settings.options, photos, hashes: features.hashes() };
-    let wanted = wanted_views(photos.len(), parts, options, prepared.views);
     let activations = Activations::prepare(photos, cut(stage, options), &wanted, progress)?;
     let setup = Setup {
         options,

@@ -28,12 +28,12 @@ fn a_sample_is_what_has_one_name_and_cls_json_or_txt_tell_its_class() {
         listed(&dataset)[..2],
         [("numbers-000.tar/sub/0000.png", "0", 60), ("numbers-000.tar/sub/0001.png", "1", 61)]
     );
-    assert_eq!(dataset.samples.len(), 5);
+    assert_eq!(dataset.samples.len(), 8);
 
     let records = source(&["records.tar.gz"]);
     let fields = Fields { label: "label".into(), group: Some("dog".into()), part: Some("use".into()) };
     let dataset = read(&WebDatasetSource { fields, ..records }).unwrap();
-    assert_eq!(listed(&dataset)[5], ("records.tar.gz/0005.jpg", "boxer", 75));
+    assert_eq!(listed(&dataset)[5], ("records.tar.gz/0005.jpg", "boxer", 95));
     assert_eq!(dataset.samples[4].group, Some(2));
     assert_eq!(
         (dataset.samples[0].part, dataset.samples[1].part),
@@ -45,7 +45,7 @@ fn a_sample_is_what_has_one_name_and_cls_json_or_txt_tell_its_class() {
 fn a_compressed_archive_is_read_in_any_order() {
     let dataset = read(&source(&["records.tar.gz"])).unwrap();
     for i in [5, 0, 3, 3, 1, 4, 2] {
-        assert_eq!(listed(&dataset)[i].2, 70 + i as u8);
+        assert_eq!(listed(&dataset)[i].2, 90 + i as u8);
     }
 }
 

@@ -81,9 +81,9 @@ fn told(
 
 #[test]
 fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() {
-    let (folder, mut paths) = files(29);
-    paths[11] = folder.path().join("gone");
-    let jobs = jobs(&paths, |job| job % 3);
+    let (folder, mut photos) = files(29);
+    photos[11] = folder.path().join("gone").into();
+    let jobs = jobs(&photos, |job| job % 3);
     let render = |job: usize, bytes: &[u8]| {
         assert_eq!(bytes, [job as u8]);
         if job == 20 { Err(DecodeError::Format) } else { Ok((0..job % 3).map(|k| grey(job, k)).collect()) }
@@ -116,8 +116,8 @@ fn no_jobs_are_done_at_once() {
 
 #[test]
 fn to_break_off_takes_no_new_work_on_and_an_error_is_given_back() {
-    let (_folder, paths) = files(200);
-    let jobs = jobs(&paths, |_| 1);
+    let (_folder, photos) = files(200);
+    let jobs = jobs(&photos, |_| 1);
     let render = |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![grey(job, 0)]);
     for threads in [1, 3] {
         let mut count = 0;
@@ -139,8 +139,8 @@ fn to_break_off_takes_no_new_work_on_and_an_error_is_given_back() {
 
 #[test]
 fn an_error_of_the_network_ends_the_work() {
-    let (_folder, paths) = files(100);
-    let jobs = jobs(&paths, |_| 1);
+    let (_folder, photos) = files(100);
+    let jobs = jobs(&photos, |_| 1);
     let short =
         |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![grey(job, 0)[usize::from(job == 50)..].to_vec()]);
     for threads in [1, 3] {
@@ -153,8 +153,8 @@ fn an_error_of_the_network_ends_the_work() {
 
 #[test]
 fn a_panic_ends_the_work_and_nobody_waits_for_it() {
-    let (_folder, paths) = files(100);
-    let jobs = jobs(&paths, |_| 1);
+    let (_folder, photos) = files(100);
+    let jobs = jobs(&photos, |_| 1);
     let render = |job: usize, _: &[u8]| {
         assert_ne!(job, 30, "meant to panic");
         Ok::<_, DecodeError>(vec![grey(job, 0)])

@@ -1,0 +1,40 @@
+//! The near-duplicates below a folder, as a CSV: `similarity,mirrored,a,b`. `reference/duplicates/measure.py` runs it.
+//!
+//! `cargo run --release -p headstock-loader --example duplicates -- FOLDER [SIMILARITY]`
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+use headstock_loader::dataset::photos_below;
+use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
+use headstock_loader::{decode, read_photo};
+use rayon::prelude::*;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().ok_or("name a folder")?;
+    let similarity = arguments.next().map_or(Ok(SIMILARITY), |text| text.parse())?;
+    let photos = photos_below(Path::new(&folder))?;
+    let start = Instant::now();
+    let signatures: Vec<Option<Signature>> = photos
+        .par_iter()
+        .map(|path| Some(Signature::new(&decode(&read_photo(path).ok()?, 100_000_000).ok()?)))
+        .collect();
+    let read = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let pairs = near_duplicates(&signatures, similarity);
+    eprintln!(
+        "{} photos: {read:.2} s to read, {:.2} s to compare",
+        photos.len(),
+        start.elapsed().as_secs_f64()
+    );
+    println!("similarity,mirrored,a,b");
+    for pair in pairs {
+        let path = |index: usize| photos[index].display();
+        println!("{:.4},{},{},{}", pair.similarity, pair.mirrored, path(pair.a), path(pair.b));
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! A crop of random area and aspect ratio.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::{AugmentError, positive, require};
+use crate::random::KeyedRandom;
+
+/// The parameters of torchvision's `RandomResizedCrop`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RandomResizedCrop {
+    /// Least and greatest share of the photo's area.
+    pub scale: [f64; 2],
+    /// Least and greatest width over height.
+    pub ratio: [f64; 2],
+}
+
+impl Default for RandomResizedCrop {
+    fn default() -> Self {
+        Self { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }
+    }
+}
+
+/// A part of a photo, in its pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crop {
+    pub(crate) top: u32,
+    pub(crate) left: u32,
+    pub(crate) height: u32,
+    pub(crate) width: u32,
+}
+
+impl RandomResizedCrop {
+    pub(super) fn check(&self) -> Result<(), AugmentError> {
+        let Self { scale, ratio } = *self;
+        require(
+            positive(scale) && scale[1] <= 1.0,
+            "random_resized_crop.scale",
+            format_args!("{scale:?}"),
+            "must be two shares of the area in order, above 0 and up to 1",
+        )?;
+        require(
+            positive(ratio),
+            "random_resized_crop.ratio",
+            format_args!("{ratio:?}"),
+            "must be two ratios in order, above 0",
+        )
+    }
+
+    /// torchvision's `RandomResizedCrop.get_params`, for a photo of (width, height).
+    pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> Crop {
+        let area = f64::from(width) * f64::from(height);
+        for _ in 0..10 {
+            let target = area * random.uniform(self.scale[0], self.scale[1]);
+            let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
+            let w = (target * aspect).sqrt().round_ties_even() as u32;
+            let h = (target / aspect).sqrt().round_ties_even() as u32;
+            if (1..=width).contains(&w) && (1..=height).contains(&h) {
+                let (top, left) = (random.up_to(height - h), random.up_to(width - w));
+                return Crop { top, left, height: h, width: w };
+            }
+        }
+        let ratio = f64::from(width) / f64::from(height);
+        let rounded = |value: f64| (value.round_ties_even() as u32).max(1);
+        let (w, h) = if ratio < self.ratio[0] {
+            (width, rounded(f64::from(width) / self.ratio[0]))
+        } else if ratio > self.ratio[1] {
+            (rounded(f64::from(height) * self.ratio[1]), height)
+        } else {
+            (width, height)
+        };
+        Crop { top: height.saturating_sub(h) / 2, left: width.saturating_sub(w) / 2, height: h, width: w }
+    }
+}

@@ -1,0 +1,39 @@
+//! A rectangle painted over.
+
+use image::RgbImage;
+
+use crate::augment::Crop;
+use crate::random::KeyedRandom;
+
+/// What is erased, and what is there instead.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Erasure {
+    pub(crate) area: Crop,
+    pub(crate) fill: Fill,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fill {
+    Colour([u8; 3]),
+    /// Every value drawn from the stream that begins so.
+    Noise(u64),
+}
+
+/// ImageNet's mean and deviation of each channel: what is normal noise where torchvision erases, after normalising.
+const NOISE: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+
+impl Erasure {
+    pub(crate) fn apply(&self, photo: &mut RgbImage) {
+        let Crop { top, left, height, width } = self.area;
+        let rows = photo.rows_mut().skip(top as usize).take(height as usize);
+        let area = rows.flat_map(|row| row.skip(left as usize).take(width as usize));
+        match self.fill {
+            Fill::Colour(colour) => area.for_each(|pixel| pixel.0 = colour),
+            Fill::Noise(state) => {
+                let mut random = KeyedRandom::from_state(state);
+                let mut value = |(mean, deviation)| mean + deviation * random.normal();
+                area.for_each(|pixel| pixel.0 = NOISE.map(|channel| (value(channel) * 255.0).round() as u8));
+            }
+        }
+    }
+}

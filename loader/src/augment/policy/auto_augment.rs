@@ -1,0 +1,78 @@
+//! AutoAugment's pairs of operations.
+
+use serde::{Deserialize, Serialize};
+
+use super::operation::{Operation, Scale};
+use super::{Drawn, check_interpolation};
+use crate::augment::check::AugmentError;
+use crate::random::KeyedRandom;
+use crate::transform::Interpolation;
+
+/// The parameters of torchvision's `AutoAugment` with ImageNet's policy (Cubuk et al. 2018).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoAugment {
+    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    pub interpolation: Interpolation,
+}
+
+impl Default for AutoAugment {
+    fn default() -> Self {
+        Self { interpolation: Interpolation::Nearest }
+    }
+}
+
+/// An operation, its probability and its step of ten, which those without a scale do not have.
+type Chance = (Operation, f64, u32);
+
+/// The steps of the scale.
+const BINS: u32 = 10;
+
+#[rustfmt::skip]
+pub(super) const IMAGENET: [[Chance; 2]; 25] = {
+    use Operation::{AutoContrast, Color, Contrast, Equalize, Invert, Posterize, Rotate, Sharpness, ShearX, Solarize};
+    [
+        [(Posterize, 0.4, 8), (Rotate, 0.6, 9)],
+        [(Solarize, 0.6, 5), (AutoContrast, 0.6, 0)],
+        [(Equalize, 0.8, 0), (Equalize, 0.6, 0)],
+        [(Posterize, 0.6, 7), (Posterize, 0.6, 6)],
+        [(Equalize, 0.4, 0), (Solarize, 0.2, 4)],
+        [(Equalize, 0.4, 0), (Rotate, 0.8, 8)],
+        [(Solarize, 0.6, 3), (Equalize, 0.6, 0)],
+        [(Posterize, 0.8, 5), (Equalize, 1.0, 0)],
+        [(Rotate, 0.2, 3), (Solarize, 0.6, 8)],
+        [(Equalize, 0.6, 0), (Posterize, 0.4, 6)],
+        [(Rotate, 0.8, 8), (Color, 0.4, 0)],
+        [(Rotate, 0.4, 9), (Equalize, 0.6, 0)],
+        [(Equalize, 0.0, 0), (Equalize, 0.8, 0)],
+        [(Invert, 0.6, 0), (Equalize, 1.0, 0)],
+        [(Color, 0.6, 4), (Contrast, 1.0, 8)],
+        [(Rotate, 0.8, 8), (Color, 1.0, 2)],
+        [(Color, 0.8, 8), (Solarize, 0.8, 7)],
+        [(Sharpness, 0.4, 7), (Invert, 0.6, 0)],
+        [(ShearX, 0.6, 5), (Equalize, 1.0, 0)],
+        [(Color, 0.4, 0), (Equalize, 0.6, 0)],
+        [(Equalize, 0.4, 0), (Solarize, 0.2, 4)],
+        [(Solarize, 0.6, 5), (AutoContrast, 0.6, 0)],
+        [(Invert, 0.6, 0), (Equalize, 1.0, 0)],
+        [(Color, 0.6, 4), (Contrast, 1.0, 8)],
+        [(Equalize, 0.8, 0), (Equalize, 0.6, 0)],
+    ]
+};
+
+impl AutoAugment {
+    pub(super) fn check(&self) -> Result<(), AugmentError> {
+        check_interpolation("policy.interpolation", self.interpolation)
+    }
+
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<Drawn> {
+        let scale = Scale::searched(size, BINS);
+        let mut drawn = Vec::new();
+        for (operation, probability, bin) in IMAGENET[random.below(IMAGENET.len())] {
+            if random.chance(probability) {
+                drawn.push(Drawn::with_sign(operation, scale.magnitude(operation, bin), random));
+            }
+        }
+        drawn
+    }
+}

@@ -1,0 +1,72 @@
+//! Brightness, contrast, saturation and hue, in any order.
+
+use serde::{Deserialize, Serialize};
+
+use crate::augment::Numbers;
+use crate::augment::check::{AugmentError, ordered, require};
+use crate::augment::ops::Op;
+use crate::random::KeyedRandom;
+
+/// The parameters of torchvision's `ColorJitter`: how far a factor may be from 1, or its range.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColorJitter {
+    /// 0 is black.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brightness: Option<Numbers>,
+    /// 0 is the mean grey.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Numbers>,
+    /// 0 is grey.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saturation: Option<Numbers>,
+    /// Turns of the colour wheel, 0.5 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hue: Option<Numbers>,
+}
+
+impl ColorJitter {
+    pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
+        for (key, factor) in [
+            ("color_jitter.brightness", &self.brightness),
+            ("color_jitter.contrast", &self.contrast),
+            ("color_jitter.saturation", &self.saturation),
+        ] {
+            if let Some(factor) = factor {
+                require(
+                    factor_range(factor).is_some_and(|range| ordered(range, &(0.0..=f64::MAX))),
+                    key,
+                    factor,
+                    "must be one number that is not negative, or two such factors in order",
+                )?;
+            }
+        }
+        match &self.hue {
+            Some(hue) => require(
+                hue.around(0.0).is_some_and(|range| ordered(range, &(-0.5..=0.5))),
+                "color_jitter.hue",
+                hue,
+                "must be one number from 0 to 0.5, or two from -0.5 to 0.5 in order",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Vec<Op> {
+        let order = random.shuffled([0, 1, 2, 3]);
+        let mut within = |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform(low, high));
+        let drawn = [
+            within(self.brightness.as_ref().and_then(factor_range)).map(Op::Brightness),
+            within(self.contrast.as_ref().and_then(factor_range)).map(Op::Contrast),
+            within(self.saturation.as_ref().and_then(factor_range)).map(Op::Saturation),
+            within(self.hue.as_ref().and_then(|hue| hue.around(0.0))).map(Op::Hue),
+        ];
+        order.into_iter().filter_map(|which: usize| drawn[which].clone()).collect()
+    }
+}
+
+/// Around 1; of a single number, cut at 0.
+fn factor_range(factor: &Numbers) -> Option<[f64; 2]> {
+    let [low, high] = factor.around(1.0)?;
+    Some([if matches!(factor, Numbers::One(_)) { low.max(0.0) } else { low }, high])
+}

@@ -1,0 +1,142 @@
+//! Drawn parameters have torchvision's distributions.
+
+use super::oracle::{assert_choices, assert_spread};
+use super::{PLAIN, key};
+use crate::augment::ops::{Op, erase::Erasure};
+use crate::augment::{Augment, EvalTransform};
+
+const DRAWS: u64 = 20_000;
+
+/// What is drawn for a view of 40 x 30 of each of many photos.
+fn drawn(settings: serde_json::Value) -> Vec<Vec<Op>> {
+    let augment: Augment = serde_json::from_value(settings).unwrap();
+    augment.check().unwrap();
+    let plain = EvalTransform { crop: (30, 40), ..PLAIN };
+    (0..DRAWS).map(|number| augment.draw((61, 47), &plain, 1, &key(number)).ops).collect()
+}
+
+#[test]
+fn affine_maps_are_distributed_as_torchvisions() {
+    let table = serde_json::json!({
+        "degrees": 25, "translate": [0.2, 0.4], "scale": [0.6, 1.5], "shear": [-10, 5, -3, 8]
+    });
+    let maps: Vec<_> = drawn(serde_json::json!({ "affine": table }))
+        .into_iter()
+        .map(|ops| match ops[..] {
+            [Op::Affine { map, .. }] => map,
+            _ => panic!("{ops:?}"),
+        })
+        .collect();
+    let spread = |name: &str, values: Vec<f64>| assert_spread(&format!("affine.{name}"), &values);
+    spread("degrees", maps.iter().map(|map| map.degrees).collect());
+    spread("translate_x", maps.iter().map(|map| map.translate[0]).collect());
+    spread("translate_y", maps.iter().map(|map| map.translate[1]).collect());
+    spread("scale", maps.iter().map(|map| map.scale).collect());
+    spread("shear_x", maps.iter().map(|map| map.shear[0]).collect());
+    spread("shear_y", maps.iter().map(|map| map.shear[1]).collect());
+}
+
+#[test]
+fn corners_are_distributed_as_torchvisions() {
+    let settings = serde_json::json!({ "perspective": { "distortion_scale": 0.6, "p": 1 } });
+    let drawn = drawn(settings);
+    for corner in 0..4 {
+        for (axis, name) in ["x", "y"].into_iter().enumerate() {
+            let place = |ops: &Vec<Op>| match ops[..] {
+                [Op::Perspective { corners, .. }] => f64::from(corners[corner][axis]),
+                _ => panic!("{ops:?}"),
+            };
+            let places: Vec<f64> = drawn.iter().map(place).collect();
+            assert_spread(&format!("perspective.{corner}.{name}"), &places);
+        }
+    }
+}
+
+#[test]
+fn colour_jitter_is_distributed_as_torchvisions() {
+    let table =
+        serde_json::json!({ "brightness": 0.4, "contrast": [0.2, 1.1], "saturation": 1.5, "hue": 0.3 });
+    let drawn = drawn(serde_json::json!({ "color_jitter": table }));
+    let which = |op: &Op| match *op {
+        Op::Brightness(factor) => (0, factor),
+        Op::Contrast(factor) => (1, factor),
+        Op::Saturation(factor) => (2, factor),
+        Op::Hue(turns) => (3, turns),
+        _ => panic!("{op:?}"),
+    };
+    for (number, name) in ["brightness", "contrast", "saturation", "hue"].into_iter().enumerate() {
+        let factors: Vec<f64> = drawn
+            .iter()
+            .flatten()
+            .map(which)
+            .filter(|which| which.0 == number)
+            .map(|which| which.1)
+            .collect();
+        assert_eq!(factors.len(), drawn.len());
+        assert_spread(&format!("color_jitter.{name}"), &factors);
+    }
+    let order = |ops: &Vec<Op>| ops.iter().map(|op| which(op).0.to_string()).collect();
+    assert_choices("color_jitter.order", drawn.iter().map(order));
+}
+
+#[test]
+fn a_factor_that_is_left_out_is_not_drawn() {
+    let drawn = drawn(serde_json::json!({ "color_jitter": { "hue": 0.1 } }));
+    assert!(drawn.iter().all(|ops| matches!(ops[..], [Op::Hue(turns)] if turns.abs() <= 0.1)));
+}
+
+#[test]
+fn blur_is_distributed_as_torchvisions() {
+    let sigma = |ops: Vec<Op>| match ops[..] {
+        [Op::GaussianBlur { kernel: [3, 3], sigma }] => sigma,
+        _ => panic!("{ops:?}"),
+    };
+    let drawn = drawn(serde_json::json!({ "gaussian_blur": { "kernel_size": 3 } }));
+    assert_spread("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
+}
+
+#[test]
+fn erased_rectangles_are_distributed_as_torchvisions() {
+    let drawn = drawn(serde_json::json!({ "erasing": { "p": 1, "scale": [0.3, 1] } }));
+    let found = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+    assert_choices("erasing.found", drawn.iter().map(found));
+    let areas: Vec<_> = drawn
+        .iter()
+        .flatten()
+        .map(|op| match op {
+            Op::Erase(Erasure { area, .. }) => area,
+            _ => panic!("{op:?}"),
+        })
+        .collect();
+    let spread = |name: &str, values: Vec<u32>| {
+        assert_spread(&format!("erasing.{name}"), &values.into_iter().map(f64::from).collect::<Vec<f64>>());
+    };
+    spread("top", areas.iter().map(|area| area.top).collect());
+    spread("left", areas.iter().map(|area| area.left).collect());
+    spread("height", areas.iter().map(|area| area.height).collect());
+    spread("width", areas.iter().map(|area| area.width).collect());
+}
+
+#[test]
+fn a_step_happens_as_often_as_its_probability_says() {
+    let inverted = drawn(serde_json::json!({ "invert": 0.3 }));
+    let happened = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+    assert_choices("invert", inverted.iter().map(happened));
+    for settings in [
+        serde_json::json!({ "vertical_flip": 0.3 }),
+        serde_json::json!({ "perspective": { "p": 0.3 } }),
+        serde_json::json!({ "grayscale": 0.3 }),
+        serde_json::json!({ "gaussian_blur": { "kernel_size": 3, "p": 0.3 } }),
+        serde_json::json!({ "sharpness": { "factor": 2, "p": 0.3 } }),
+        serde_json::json!({ "posterize": { "bits": 2, "p": 0.3 } }),
+        serde_json::json!({ "solarize": { "threshold": 2, "p": 0.3 } }),
+        serde_json::json!({ "equalize": 0.3 }),
+        serde_json::json!({ "autocontrast": 0.3 }),
+        serde_json::json!({ "erasing": { "p": 0.3 } }),
+    ] {
+        let drawn = drawn(settings);
+        let share = drawn.iter().filter(|ops| !ops.is_empty()).count() as f64 / DRAWS as f64;
+        // Five standard errors.
+        assert!((share - 0.3).abs() < 5.0 * (0.3 * 0.7 / DRAWS as f64).sqrt(), "{share}");
+    }
+}

@@ -1,0 +1,430 @@
+//! What `[augment]` promises as a whole; `golden` and `draws` hold it to torchvision.
+
+mod draws;
+mod golden;
+pub(super) mod oracle;
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use sha2::Digest;
+
+use super::*;
+use crate::golden::{self as files, apart, formula_photo};
+
+const PLAIN: EvalTransform =
+    EvalTransform { resize: 28, crop: (26, 24), interpolation: Interpolation::Bilinear };
+
+fn first_three() -> Augment {
+    Augment {
+        random_resized_crop: Some(RandomResizedCrop::default()),
+        horizontal_flip: Some(0.5),
+        rotation: Some(30.0),
+        ..Augment::default()
+    }
+}
+
+/// Every key with a value.
+fn everything() -> Augment {
+    serde_json::from_value(serde_json::json!({
+        "random_resized_crop": {},
+        "horizontal_flip": 0.5,
+        "rotation": 30,
+        "vertical_flip": 0.5,
+        "policy": { "kind": "rand-augment" },
+        "affine": { "degrees": 10, "translate": [0.1, 0.2], "scale": [0.8, 1.2], "shear": [-5, 5, -3, 3] },
+        "perspective": {},
+        "color_jitter": { "brightness": 0.4, "contrast": [0.5, 1.5], "saturation": 0.4, "hue": 0.1 },
+        "grayscale": 0.2,
+        "gaussian_blur": { "kernel_size": [3, 5], "sigma": [0.1, 2] },
+        "sharpness": { "factor": 2 },
+        "posterize": { "bits": 4 },
+        "solarize": { "threshold": 128 },
+        "equalize": 0.3,
+        "autocontrast": 0.3,
+        "invert": 0.3,
+        "erasing": { "value": "random" },
+        "seed": 0,
+    }))
+    .unwrap()
+}
+
+/// A different key for every number.
+pub(super) fn key(number: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&number.to_le_bytes());
+    key
+}
+
+fn pair(value: &serde_json::Value) -> [f64; 2] {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn crop(value: &serde_json::Value) -> Option<Crop> {
+    let [top, left, height, width] = serde_json::from_value::<Option<[u32; 4]>>(value.clone()).unwrap()?;
+    Some(Crop { top, left, height, width })
+}
+
+fn size(case: &serde_json::Value) -> (u32, u32) {
+    (case["width"].as_u64().unwrap() as u32, case["height"].as_u64().unwrap() as u32)
+}
+
+#[test]
+fn a_view_with_given_draws_is_torchvisions() {
+    let (cases, results) =
+        (files::json("transform/cases.json"), files::photos("transform/results.safetensors"));
+    for case in cases["view"].as_array().unwrap() {
+        let turn = |degrees| Op::Rotate { degrees, interpolation: Interpolation::Nearest };
+        let mirrored = case["mirrored"].as_bool().unwrap().then_some(Op::FlipHorizontal);
+        let ops = mirrored.into_iter().chain(case["degrees"].as_f64().map(turn)).collect();
+        let drawn = Drawn { crop: crop(&case["crop"]), ops };
+        let plain =
+            EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..PLAIN };
+        let (width, height) = size(case);
+        let apart = apart(
+            &drawn.apply(&formula_photo(width, height), &plain),
+            &results[case["result"].as_str().unwrap()],
+        );
+        assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
+    }
+}
+
+#[test]
+fn where_no_crop_fits_the_middle_is_taken_as_by_torchvision() {
+    for case in files::json("transform/cases.json")["fallback"].as_array().unwrap() {
+        let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
+        let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
+        assert_eq!(augment.draw(size(case), &PLAIN, 1, &key(0)).crop, crop(&case["crop"]), "{case}");
+    }
+}
+
+#[test]
+fn crops_are_distributed_as_torchvisions() {
+    const DRAWS: u64 = 20_000;
+    for case in files::json("transform/cases.json")["distribution"].as_array().unwrap() {
+        let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
+        let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
+        let (width, height) = size(case);
+        let crops: Vec<Crop> = (0..DRAWS)
+            .map(|number| augment.draw((width, height), &PLAIN, 1, &key(number)).crop.unwrap())
+            .collect();
+        let quantity = |name: &str, of: &dyn Fn(&Crop) -> f64| {
+            let mean = crops.iter().map(of).sum::<f64>() / DRAWS as f64;
+            let variance = crops.iter().map(|crop| (of(crop) - mean).powi(2)).sum::<f64>() / DRAWS as f64;
+            let (their_mean, their_deviation) =
+                (case["mean"][name].as_f64().unwrap(), case["deviation"][name].as_f64().unwrap());
+            // Five standard errors of the difference of two means.
+            let error = 5.0 * their_deviation * (2.0 / DRAWS as f64).sqrt();
+            assert!((mean - their_mean).abs() < error, "{name}: mean {mean}, torchvision's {their_mean}");
+            assert!(
+                (variance.sqrt() / their_deviation - 1.0).abs() < 0.03,
+                "{name}: deviation {}, torchvision's {their_deviation}",
+                variance.sqrt()
+            );
+        };
+        quantity("share", &|c| f64::from(c.width * c.height) / f64::from(width * height));
+        quantity("log_ratio", &|c| (f64::from(c.width) / f64::from(c.height)).ln());
+        quantity("height", &|c| f64::from(c.height));
+        quantity("width", &|c| f64::from(c.width));
+        quantity("top", &|c| f64::from(c.top));
+        quantity("left", &|c| f64::from(c.left));
+    }
+}
+
+#[test]
+fn flips_and_angles_are_distributed_as_the_settings_say() {
+    const DRAWS: u64 = 20_000;
+    let augment = Augment { horizontal_flip: Some(0.3), rotation: Some(20.0), ..Augment::default() };
+    let drawn: Vec<Vec<Op>> =
+        (0..DRAWS).map(|number| augment.draw((40, 30), &PLAIN, 2, &key(number)).ops).collect();
+    let mirrored = drawn.iter().filter(|ops| ops.contains(&Op::FlipHorizontal)).count() as f64 / DRAWS as f64;
+    assert!((mirrored - 0.3).abs() < 0.015, "{mirrored}");
+    let degrees: Vec<f64> = drawn
+        .iter()
+        .filter_map(|ops| match ops.last() {
+            Some(&Op::Rotate { degrees, .. }) => Some(degrees),
+            _ => None,
+        })
+        .collect();
+    assert!(degrees.len() == drawn.len() && degrees.iter().all(|degrees| (-20.0..=20.0).contains(degrees)));
+    let mean = degrees.iter().sum::<f64>() / DRAWS as f64;
+    let square = degrees.iter().map(|degrees| degrees * degrees).sum::<f64>() / DRAWS as f64;
+    assert!(mean.abs() < 0.4 && (square - 400.0 / 3.0).abs() < 4.0, "{mean} {square}");
+}
+
+#[test]
+fn crops_flips_and_rotations_stay_what_they_were() {
+    let mut hash = sha2::Sha256::new();
+    for number in 0..20 {
+        for view in 1..4 {
+            let photo = formula_photo(61, 47);
+            hash.update(first_three().view(&photo, &PLAIN, view, &key(number)).into_raw());
+            let one = Augment { rotation: Some(12.0), seed: 5, ..Augment::default() };
+            hash.update(one.view(&photo, &PLAIN, view, &key(number)).into_raw());
+            hash.update(one.fresh(&photo, &PLAIN, view.into(), &key(number)).into_raw());
+        }
+    }
+    // Features in caches belong to these views and this text.
+    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, "cd47fe086b4f3e0be940ec9ad4bcc10b563fbbfe775179dc732e05e2db348ac3");
+    assert_eq!(
+        serde_json::to_string(&first_three()).unwrap(),
+        r#"{"random_resized_crop":{"scale":[0.08,1.0],"ratio":[0.75,1.3333333333333333]},"horizontal_flip":0.5,"rotation":30.0,"seed":0}"#
+    );
+}
+
+#[test]
+fn a_step_does_not_move_the_draws_of_another() {
+    let all = serde_json::to_value(everything()).unwrap();
+    let draw = |augment: &Augment| augment.draw((61, 47), &PLAIN, 1, &key(5));
+    let whole = draw(&everything());
+    for step in all.as_object().unwrap().keys() {
+        if ["random_resized_crop", "horizontal_flip", "rotation", "seed"].contains(&step.as_str()) {
+            continue;
+        }
+        let alone: Augment = serde_json::from_value(serde_json::json!({ step: all[step] })).unwrap();
+        let alone = draw(&alone);
+        assert_eq!(alone.crop, None);
+        assert!(alone.ops.iter().all(|op| whole.ops.contains(op)), "{step}: {alone:?}, {whole:?}");
+        let mut others = all.clone();
+        others.as_object_mut().unwrap().remove(step);
+        let others = draw(&serde_json::from_value(others).unwrap());
+        assert_eq!(others.crop, whole.crop);
+        assert!(others.ops.iter().all(|op| whole.ops.contains(op)), "without {step}");
+        assert_eq!(others.ops.len() + alone.ops.len(), whole.ops.len(), "{step}");
+    }
+}
+
+#[test]
+fn a_part_that_is_cut_out_before_gives_the_same_view() {
+    let photo = formula_photo(61, 47);
+    for number in 0..20 {
+        let drawn = everything().draw(photo.dimensions(), &PLAIN, 1, &key(number));
+        let Crop { top, left, height, width } = drawn.crop.unwrap();
+        let part = imageops::crop_imm(&photo, left, top, width, height).to_image();
+        assert!(drawn.apply_to_part(&part, &PLAIN) == drawn.apply(&photo, &PLAIN));
+    }
+}
+
+#[test]
+fn a_view_depends_on_seed_number_and_photo() {
+    let photo = formula_photo(61, 47);
+    let view = |seed, number, photo_key| {
+        Augment { seed, ..everything() }.view(&photo, &PLAIN, number, &key(photo_key))
+    };
+    let mut seen = HashSet::new();
+    for seed in [0, 1, u64::MAX] {
+        for number in [1, 2] {
+            for photo_key in [0, 1] {
+                let once = view(seed, number, photo_key);
+                assert!(once == view(seed, number, photo_key));
+                assert!(seen.insert(once.into_raw()), "seed {seed}, view {number}, photo {photo_key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_view_does_not_depend_on_which_were_drawn_before() {
+    let photo = formula_photo(61, 47);
+    let augment = everything();
+    let view = |number| augment.view(&photo, &PLAIN, number, &key(3));
+    let forwards: Vec<RgbImage> = (0..4).map(view).collect();
+    let backwards: Vec<RgbImage> = (0..4).rev().map(view).collect();
+    assert!(forwards.iter().eq(backwards.iter().rev()));
+}
+
+#[test]
+fn a_fresh_view_is_another_every_epoch_and_none_of_the_numbered() {
+    let photo = formula_photo(50, 40);
+    let augment = everything();
+    let fresh = |epoch| augment.fresh(&photo, &PLAIN, epoch, &key(3));
+    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&photo, &PLAIN, view, &key(3))).collect();
+    let epochs: Vec<RgbImage> = (0..4).map(fresh).collect();
+    assert!(epochs.iter().enumerate().all(|(i, one)| !views.contains(one) && !epochs[..i].contains(one)));
+    assert!(fresh(2) == epochs[2] && augment.fresh(&photo, &PLAIN, 2, &key(4)) != epochs[2]);
+}
+
+#[test]
+fn nothing_asked_for_is_the_plain_view() {
+    let photo = formula_photo(61, 47);
+    assert!(Augment::default().is_empty());
+    assert!(Augment::default().view(&photo, &PLAIN, 1, &key(0)) == PLAIN.apply(&photo));
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    let message = |toml: serde_json::Value| {
+        serde_json::from_value::<Augment>(toml).unwrap().check().err().map(|error| error.to_string())
+    };
+    let crop = |crop| message(serde_json::json!({ "random_resized_crop": crop }));
+    assert_eq!(
+        crop(serde_json::json!({ "scale": [0.0, 1.0] })).unwrap(),
+        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two shares of the area in order, above 0 and up to 1"
+    );
+    for scale in [[0.5, 0.4], [0.5, 1.1], [-0.5, 0.5]] {
+        assert!(crop(serde_json::json!({ "scale": scale })).is_some(), "{scale:?}");
+    }
+    assert_eq!(
+        crop(serde_json::json!({ "ratio": [2.0, 1.0] })).unwrap(),
+        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two ratios in order, above 0"
+    );
+    assert_eq!(
+        message(serde_json::json!({ "horizontal_flip": 1.5 })).unwrap(),
+        "`augment.horizontal_flip` is 1.5: must be a probability, from 0 to 1"
+    );
+    assert_eq!(
+        message(serde_json::json!({ "rotation": -1.0 })).unwrap(),
+        "`augment.rotation` is -1: must be degrees, from 0 to 180"
+    );
+    let nan = Augment { rotation: Some(f64::NAN), ..Augment::default() };
+    assert_eq!(nan.check().unwrap_err().key, "rotation");
+    assert_eq!(message(serde_json::json!({})), None);
+    assert_eq!(everything().check(), Ok(()));
+}
+
+#[test]
+fn every_key_refuses_what_torchvision_would() {
+    let faults = serde_json::json!([
+        ["vertical_flip", { "vertical_flip": -0.1 }],
+        ["affine.degrees", { "affine": { "degrees": -1 } }],
+        ["affine.degrees", { "affine": { "degrees": [1, 2, 3] } }],
+        ["affine.translate", { "affine": { "degrees": 0, "translate": [0, 1.5] } }],
+        ["affine.scale", { "affine": { "degrees": 0, "scale": [0, 1] } }],
+        ["affine.shear", { "affine": { "degrees": 0, "shear": [1, 2, 3] } }],
+        ["affine.shear", { "affine": { "degrees": 0, "shear": [2, 1] } }],
+        ["affine.interpolation", { "affine": { "degrees": 0, "interpolation": "lanczos" } }],
+        ["perspective.distortion_scale", { "perspective": { "distortion_scale": 1.1 } }],
+        ["perspective.p", { "perspective": { "p": 2 } }],
+        ["color_jitter.brightness", { "color_jitter": { "brightness": -1 } }],
+        ["color_jitter.contrast", { "color_jitter": { "contrast": [-0.1, 1] } }],
+        ["color_jitter.saturation", { "color_jitter": { "saturation": [1] } }],
+        ["color_jitter.hue", { "color_jitter": { "hue": 0.6 } }],
+        ["grayscale", { "grayscale": 1.5 }],
+        ["gaussian_blur.kernel_size", { "gaussian_blur": { "kernel_size": 4 } }],
+        ["gaussian_blur.sigma", { "gaussian_blur": { "kernel_size": 3, "sigma": [0, 1] } }],
+        ["gaussian_blur.p", { "gaussian_blur": { "kernel_size": 3, "p": -1 } }],
+        ["sharpness.factor", { "sharpness": { "factor": -1 } }],
+        ["posterize.bits", { "posterize": { "bits": 0 } }],
+        ["solarize.threshold", { "solarize": { "threshold": 256 } }],
+        ["equalize", { "equalize": 2 }],
+        ["autocontrast", { "autocontrast": 2 }],
+        ["invert", { "invert": 2 }],
+        ["erasing.p", { "erasing": { "p": 2 } }],
+        ["erasing.scale", { "erasing": { "scale": [0.3, 0.2] } }],
+        ["erasing.ratio", { "erasing": { "ratio": [0, 1] } }],
+        ["erasing.value", { "erasing": { "value": [1, 2] } }],
+        ["erasing.value", { "erasing": { "value": 300 } }],
+        ["policy.num_ops", { "policy": { "kind": "rand-augment", "num_ops": 101 } }],
+        ["policy.magnitude", { "policy": { "kind": "rand-augment", "magnitude": 31 } }],
+        ["policy.num_magnitude_bins", { "policy": { "kind": "trivial-augment-wide", "num_magnitude_bins": 1 } }],
+        ["policy.interpolation", { "policy": { "kind": "auto-augment", "interpolation": "lanczos" } }],
+        ["policy.severity", { "policy": { "kind": "aug-mix", "severity": 11 } }],
+        ["policy.mixture_width", { "policy": { "kind": "aug-mix", "mixture_width": 0 } }],
+        ["policy.chain_depth", { "policy": { "kind": "aug-mix", "chain_depth": 0 } }],
+        ["policy.alpha", { "policy": { "kind": "aug-mix", "alpha": 0 } }],
+    ]);
+    for fault in faults.as_array().unwrap() {
+        let augment: Augment = serde_json::from_value(fault[1].clone()).unwrap();
+        let error = augment.check().unwrap_err();
+        assert_eq!(error.key, fault[0], "{fault}");
+        assert!(!augment.is_empty());
+    }
+}
+
+#[test]
+fn settings_survive_their_text() {
+    let text = serde_json::to_string(&everything()).unwrap();
+    assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), everything());
+}
+
+#[test]
+fn a_contact_sheet_has_a_row_for_each_photo() {
+    let photos = [formula_photo(61, 47), formula_photo(40, 50)];
+    let sheet = contact_sheet(&everything(), &PLAIN, &photos, &[key(1), key(2)], 2);
+    let part = |column, row| imageops::crop_imm(&sheet, column * 28, row * 30, 24, 26).to_image();
+    for (row, photo) in photos.iter().enumerate() {
+        assert!(part(0, row as u32) == PLAIN.apply(photo));
+        for view in 1..=2 {
+            assert!(part(view, row as u32) == everything().view(photo, &PLAIN, view, &key(row as u64 + 1)));
+        }
+    }
+    assert_eq!(sheet.get_pixel(25, 3).0, [255; 3]);
+    assert_eq!(contact_sheet(&everything(), &PLAIN, &[], &[], 2).dimensions(), (0, 0));
+}
+
+#[test]
+fn an_unknown_key_is_refused() {
+    for table in [
+        r#"{"rotate": 30}"#,
+        r#"{"random_resized_crop": {"size": 3}}"#,
+        r#"{"policy": {"kind": "aug-mix", "magnitude": 3}}"#,
+    ] {
+        assert!(serde_json::from_str::<Augment>(table).unwrap_err().to_string().contains("unknown field"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_crop_lies_within_the_photo(
+        width in 1u32..700, height in 1u32..700,
+        scale in (0.001f64..1.0, 0.001f64..1.0), ratio in (0.1f64..10.0, 0.1f64..10.0),
+        seed: u64,
+    ) {
+        let ordered = |(a, b): (f64, f64)| [a.min(b), a.max(b)];
+        let settings = RandomResizedCrop { scale: ordered(scale), ratio: ordered(ratio) };
+        let augment = Augment { random_resized_crop: Some(settings), seed, ..Augment::default() };
+        prop_assert_eq!(augment.check(), Ok(()));
+        let crop = augment.draw((width, height), &PLAIN, 1, &key(0)).crop.unwrap();
+        prop_assert!(crop.width >= 1 && crop.height >= 1);
+        prop_assert!(crop.left + crop.width <= width && crop.top + crop.height <= height);
+    }
+
+    #[test]
+    fn a_view_has_the_size_of_the_plain_one(width in 1u32..80, height in 1u32..80, seed: u64) {
+        let view = Augment { seed, ..everything() }.view(&RgbImage::new(width, height), &PLAIN, 1, &key(0));
+        prop_assert_eq!(view.dimensions(), (24, 26));
+    }
+
+    #[test]
+    fn settings_that_were_not_checked_do_not_panic(
+        range: [f64; 2], other: [f64; 2], p: f64, number: f64, list: Vec<f64>, count: u32, bits: u8, seed: u64,
+    ) {
+        let numbers = Numbers::List(list);
+        let interpolation = Interpolation::Lanczos;
+        let policies = [
+            Policy::RandAugment(RandAugment { num_ops: count % 9, magnitude: count, num_magnitude_bins: count, interpolation }),
+            Policy::TrivialAugmentWide(TrivialAugmentWide { num_magnitude_bins: count, interpolation }),
+            Policy::AugMix(AugMix {
+                severity: count, mixture_width: count % 9, chain_depth: count as i32 % 9, alpha: number, all_ops: false,
+            }),
+            Policy::AutoAugment(AutoAugment { interpolation }),
+        ];
+        let augment = Augment {
+            random_resized_crop: Some(RandomResizedCrop { scale: range, ratio: other }),
+            horizontal_flip: Some(p),
+            rotation: Some(number),
+            vertical_flip: Some(p),
+            policy: Some(policies[count as usize % 4].clone()),
+            affine: Some(Affine {
+                degrees: numbers.clone(), translate: Some(range), scale: Some(other), shear: Some(numbers.clone()), interpolation,
+            }),
+            perspective: Some(Perspective { distortion_scale: number, p: 1.0, interpolation }),
+            color_jitter: Some(ColorJitter {
+                brightness: Some(range.into()), contrast: Some(number.into()), saturation: Some(numbers.clone()), hue: Some(number.into()),
+            }),
+            grayscale: Some(p),
+            gaussian_blur: Some(GaussianBlur { kernel_size: numbers.clone(), sigma: range.into(), p: 1.0 }),
+            sharpness: Some(Sharpness { factor: number, p: 1.0 }),
+            posterize: Some(Posterize { bits, p: 1.0 }),
+            solarize: Some(Solarize { threshold: number, p: 1.0 }),
+            equalize: Some(p),
+            autocontrast: Some(p),
+            invert: Some(p),
+            erasing: Some(Erasing { p: 1.0, scale: range, ratio: other, value: ErasingValue::Colour(number.into()) }),
+            seed,
+        };
+        let view = augment.view(&formula_photo(9, 7), &PLAIN, 1, &key(0));
+        prop_assert_eq!(view.dimensions(), (24, 26));
+    }
+}

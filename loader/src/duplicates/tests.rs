@@ -1,0 +1,162 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{crop_imm, flip_horizontal};
+use image::{Rgb, RgbImage};
+
+use super::*;
+use crate::dataset::photos_below;
+use crate::transform::{Interpolation, resize};
+use crate::{decode, golden, read_photo};
+
+fn demo() -> Vec<RgbImage> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/photos"));
+    let photos = photos_below(folder).unwrap();
+    assert_eq!(photos.len(), 400);
+    photos.par_iter().map(|path| decode(&read_photo(path).unwrap(), 1_000_000).unwrap()).collect()
+}
+
+fn encoded(photo: &RgbImage, quality: u8) -> RgbImage {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(photo).unwrap();
+    decode(&bytes, 1_000_000).unwrap()
+}
+
+fn resized(photo: &RgbImage, part: f64) -> RgbImage {
+    let side = |side: u32| (f64::from(side) * part) as u32;
+    resize(photo, (side(photo.width()), side(photo.height())), Interpolation::Bicubic)
+}
+
+/// Without 5 % of each side, at one of the corners or around the middle.
+fn cropped(photo: &RgbImage, place: usize) -> RgbImage {
+    let (width, height) = (photo.width() * 95 / 100, photo.height() * 95 / 100);
+    let (right, below) = (photo.width() - width, photo.height() - height);
+    let (x, y) = [(0, 0), (right, 0), (0, below), (right, below), (right / 2, below / 2)][place % 5];
+    crop_imm(photo, x, y, width, height).to_image()
+}
+
+fn signatures(photos: &[RgbImage]) -> Vec<Option<Signature>> {
+    photos.par_iter().map(|photo| Some(Signature::new(photo))).collect()
+}
+
+#[test]
+fn photos_are_found_again_encoded_resized_cropped_and_mirrored_and_others_are_not() {
+    let mut photos = demo();
+    let count = photos.len();
+    let mut expected = BTreeSet::new();
+    for original in 0..count {
+        let photo = &photos[original];
+        let (changed, mirrored) = match original % 5 {
+            0 => (encoded(photo, 50), false),
+            1 => (resized(photo, 0.4), false),
+            2 => (cropped(photo, original / 5), false),
+            3 => (flip_horizontal(photo), true),
+            _ => (encoded(&resized(&cropped(&flip_horizontal(photo), original / 5), 0.6), 70), true),
+        };
+        expected.insert((original, photos.len(), mirrored));
+        photos.push(changed);
+    }
+    let pairs = near_duplicates(&signatures(&photos), SIMILARITY);
+    assert!(pairs.is_sorted_by_key(|pair| (pair.a, pair.b)));
+    let found: BTreeSet<(usize, usize, bool)> =
+        pairs.iter().map(|pair| (pair.a, pair.b, pair.mirrored)).collect();
+    let missed: Vec<_> = expected.difference(&found).collect();
+    let false_ones: Vec<_> = found.difference(&expected).collect();
+    assert!(missed.len() <= count / 40, "{missed:?}");
+    assert!(false_ones.is_empty(), "{false_ones:?}");
+}
+
+#[test]
+fn the_order_of_photos_and_the_number_of_threads_change_nothing() {
+    let mut photos: Vec<RgbImage> = demo().into_iter().step_by(10).collect();
+    for at in 0..photos.len() {
+        photos.push(flip_horizontal(&resized(&photos[at], 0.7)));
+    }
+    let kept = signatures(&photos);
+    let threads = |count| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+        pool.install(|| near_duplicates(&kept, 0.5))
+    };
+    let pairs = threads(1);
+    assert!(pairs.len() >= 40);
+    assert_eq!(pairs, threads(3));
+
+    let backwards: Vec<_> = kept.iter().rev().cloned().collect();
+    let last = kept.len() - 1;
+    let found = |pairs: Vec<Pair>| -> BTreeSet<(usize, usize)> {
+        pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
+    };
+    let again =
+        near_duplicates(&backwards, SIMILARITY).into_iter().map(|p| (last - p.b, last - p.a)).collect();
+    assert_eq!(found(near_duplicates(&kept, SIMILARITY)), again);
+}
+
+#[test]
+fn photos_without_contrast_are_pairs_where_they_have_one_colour() {
+    let plain = |colour| RgbImage::from_pixel(70, 50, Rgb(colour));
+    let photos = [
+        plain([255; 3]),
+        plain([0; 3]),
+        golden::formula_photo(70, 50),
+        plain([255; 3]),
+        plain([200, 40, 40]),
+        plain([254; 3]),
+        plain([40, 95, 200]),
+        RgbImage::new(0, 3),
+    ];
+    let pairs = near_duplicates(&signatures(&photos), SIMILARITY);
+    let found: Vec<(usize, usize)> = pairs.iter().map(|pair| (pair.a, pair.b)).collect();
+    assert_eq!(found, [(0, 3), (0, 5), (1, 7), (3, 5)]);
+    assert_eq!(pairs[0].similarity, 1.0);
+}
+
+#[test]
+fn the_same_pixels_are_wholly_similar_and_the_same_shapes_in_other_colours_no_pair() {
+    let photo = &demo()[0];
+    let mut other = photo.clone();
+    for Rgb([red, _, blue]) in other.pixels_mut() {
+        *red = red.saturating_add(60);
+        *blue = blue.saturating_sub(60);
+    }
+    let pairs = near_duplicates(&signatures(&[photo.clone(), other, photo.clone()]), SIMILARITY);
+    assert_eq!(pairs.len(), 1);
+    assert_eq!((pairs[0].a, pairs[0].b, pairs[0].mirrored), (0, 2, false));
+    assert!(pairs[0].similarity > 0.9999);
+}
+
+#[test]
+fn hashes_are_near_exactly_where_few_bits_differ_directly_or_mirrored() {
+    let photos: Vec<RgbImage> = demo().into_iter().step_by(2).collect();
+    let kept: Vec<Signature> = photos
+        .iter()
+        .chain(photos.iter().map(flip_horizontal).collect::<Vec<_>>().iter())
+        .map(Signature::new)
+        .collect();
+    let all: Vec<(usize, &Signature)> = kept.iter().enumerate().collect();
+    let found: BTreeSet<(usize, usize, bool, bool)> =
+        candidates(&all, |a, b, poses| Some((a.0, b.0, poses.direct, poses.mirrored))).into_iter().collect();
+
+    let bits = |signature: &Signature, part: usize, mirrored: bool| {
+        let hash = signature.hashes[part];
+        u128::from(hash.even) << 64 | u128::from(if mirrored { !hash.odd } else { hash.odd })
+    };
+    let near = |a: &Signature, b: &Signature, mirrored| {
+        [(0, 0), (0, 1), (1, 0)]
+            .iter()
+            .any(|&(i, j)| (bits(a, i, mirrored) ^ bits(b, j, false)).count_ones() <= candidates::MOST.into())
+    };
+    let mut expected = BTreeSet::new();
+    for a in 0..kept.len() {
+        for b in a + 1..kept.len() {
+            let (direct, mirrored) = (near(&kept[a], &kept[b], false), near(&kept[a], &kept[b], true));
+            if direct || mirrored {
+                expected.insert((a, b, direct, mirrored));
+            }
+        }
+    }
+    assert_eq!(found, expected);
+    for at in 0..photos.len() {
+        assert!(found.iter().any(|pair| (pair.0, pair.1, pair.3) == (at, at + photos.len(), true)), "{at}");
+    }
+}
