@@ -1,6 +1,6 @@
 //! Photos that are there more than once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{Pair, SIMILARITY, Signature, near_duplicates};
@@ -47,7 +47,7 @@ impl Copies {
         let first: BTreeMap<usize, usize> =
             self.exact.iter().flat_map(|copies| copies.iter().map(|&copy| (copy, copies[0]))).collect();
         let first = |sample: usize| first.get(&sample).copied().unwrap_or(sample);
-        let mut known: std::collections::BTreeSet<(usize, usize)> =
+        let mut known: BTreeSet<(usize, usize)> =
             self.near.iter().map(|pair| (pair.a, pair.b)).collect();
         for &(a, b) in pairs {
             let (a, b) = (first(a).min(first(b)), first(a).max(first(b)));

@@ -19,6 +19,7 @@ mod out_of_fold;
 mod outliers;
 mod page;
 mod photos;
+mod sheet;
 
 use headstock_heads::{ConfiguredHead, Features as Rows, Registry};
 use headstock_loader::dataset::join_groups;
@@ -28,7 +29,8 @@ pub use clean::{CleanTable, Cleaned};
 pub use confident::{LabelIssues, label_issues, self_confidence};
 pub use findings::{Concerned, Doubt, Finding, Item, Kind, Scope, Severity};
 pub use out_of_fold::OutOfFold;
-pub use page::page;
+pub use page::{page, write_page};
+pub use sheet::{AugmentSheet, show_augment};
 
 use crate::config::{OnError, Settings, Source};
 use crate::error::TrainError;
@@ -84,10 +86,10 @@ pub struct ClassCount {
 }
 
 impl Diagnosis {
-    /// How many findings are so bad: kinds, not photos.
+    /// How many items are so bad.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
+        self.findings.iter().filter(|finding| finding.severity == severity).map(|finding| finding.count).sum()
     }
 
     /// The id of each sample listed, by number.

@@ -1,7 +1,8 @@
 //! What was found as a page to look at, in one file without a script.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Arguments, Write};
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +12,8 @@ use rayon::prelude::*;
 
 use super::{Concerned, Diagnosis, Finding, Item};
 use crate::config::Settings;
+use crate::error::TrainError;
+use crate::files::{refuse_to_replace_all_but, write_whole};
 use crate::progress::Progress;
 use crate::report::escaped;
 
@@ -69,6 +72,16 @@ pub fn page(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress)
     page
 }
 
+/// Writes a page to `path`. A file there that is no such page is not replaced.
+///
+/// # Errors
+/// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
+pub fn write_page(path: &Path, page: &str) -> Result<(), TrainError> {
+    let begins = page.lines().take(4).collect::<Vec<_>>().join("\n");
+    refuse_to_replace_all_but(path, &[begins.into_bytes()])?;
+    write_whole(path, page.as_bytes()).map_err(TrainError::io("write", path))
+}
+
 fn section(page: &mut String, number: usize, finding: &Finding, thumbnails: &BTreeMap<usize, String>) {
     let (severity, name, count) = (finding.severity.as_str(), finding.name(), finding.count);
     push(page, format_args!("<h2 id=\"f{number}\" class=\"{severity}\">{name}: {count}</h2>\n"));
@@ -112,7 +125,7 @@ fn classes(page: &mut String, diagnosis: &Diagnosis) {
 /// The thumbnails, in base64, of the photos that are shown first.
 fn thumbnails(diagnosis: &Diagnosis, max_pixels: u64, progress: &dyn Progress) -> BTreeMap<usize, String> {
     // The first items of each finding before the later ones of any.
-    let mut shown = std::collections::BTreeSet::new();
+    let mut shown = BTreeSet::new();
     for place in 0..ITEMS {
         let items = diagnosis.findings.iter().filter_map(|finding: &Finding| finding.items.get(place));
         for photo in items.flat_map(|item: &Item| item.photos.iter().take(COPIES)) {
