@@ -8,9 +8,9 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use headstock_loader::dataset::photos_below;
 use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
-use headstock_loader::{decode, read_photo};
+use headstock_loader::source::photos_below;
+use headstock_loader::{Photo, decode};
 use rayon::prelude::*;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let signatures: Vec<Option<Signature>> = photos
         .par_iter()
-        .map(|path| Some(Signature::new(&decode(&read_photo(path).ok()?, 100_000_000).ok()?)))
+        .map(|path| Some(Signature::new(&decode(&Photo::from(path.clone()).read().ok()?, 100_000_000).ok()?)))
         .collect();
     let read = start.elapsed().as_secs_f64();
     let start = Instant::now();

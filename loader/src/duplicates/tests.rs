@@ -6,15 +6,15 @@ use image::imageops::{crop_imm, flip_horizontal};
 use image::{Rgb, RgbImage};
 
 use super::*;
-use crate::dataset::photos_below;
+use crate::source::photos_below;
 use crate::transform::{Interpolation, resize};
-use crate::{decode, golden, read_photo};
+use crate::{Photo, decode, golden};
 
 fn demo() -> Vec<RgbImage> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/photos"));
     let photos = photos_below(folder).unwrap();
     assert_eq!(photos.len(), 400);
-    photos.par_iter().map(|path| decode(&read_photo(path).unwrap(), 1_000_000).unwrap()).collect()
+    photos.par_iter().map(|path| decode(&Photo::from(path.clone()).read().unwrap(), 1_000_000).unwrap()).collect()
 }
 
 fn encoded(photo: &RgbImage, quality: u8) -> RgbImage {

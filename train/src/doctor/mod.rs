@@ -280,6 +280,3 @@ fn sentence(error: &dyn std::error::Error) -> String {
     }
     text.replace('\n', " ")
 }
-
-#[cfg(test)]
-mod tests;
