@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use headstock_backbone::DownloadProgress;
 use headstock_heads::Registry;
+use headstock_loader::Photo;
 use headstock_loader::source::photos_below;
 use headstock_train::{Predictor, Progress, Run, TrainError};
 use support::{Project, done};
@@ -242,7 +243,8 @@ fn predicting_tells_how_far_it_is() {
     let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
     let settings = run.settings(&[], &heads).unwrap();
     let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
-    let photos = photos_below(&project.path("photos")).unwrap();
+    let photos: Vec<Photo> =
+        photos_below(&project.path("photos")).unwrap().into_iter().map(Photo::from).collect();
     let (progress, mut told) = (Recorder::default(), Vec::new());
     predictor
         .predict::<TrainError>(&photos, &progress, &mut |batch, predicted| {

@@ -52,7 +52,7 @@ pub mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
-pub use decode::{DecodeError, decode, glance};
+pub use decode::{Crop, DecodeError, DecodeMode, PhotoDecoder, decode, glance};
 pub use photo::Photo;
 pub use shard::shards;
 pub use source::{CsvSource, Fields, FolderSource, ParquetSource, Part, Source, WebDatasetSource};
@@ -60,4 +60,4 @@ pub use split::{
     Split, SplitError, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold, stratified_k_fold,
     stratified_shuffle_split,
 };
-pub use transform::{EvalTransform, Interpolation};
+pub use transform::{EvalTransform, Interpolation, Rendering};

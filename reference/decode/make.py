@@ -2,9 +2,13 @@
 
 Expected pixels: `ImageOps.exif_transpose`, RGB; where there is transparency, over white, a value as
 (v * a + 255 * (255 - a) + 127) // 255; of 16 bits, v / 257 rounded. `photos/` holds the files, `expected.safetensors`
-the pixels `[H, W, 3]` by file name. `refused/` holds files that are no photos, or claim to be too large ones.
+the pixels `[H, W, 3]` by file name, `reduced.safetensors` those of `Image.draft` at a half, a quarter and an eighth of the size,
+by file name and factor. `larger/` holds JPEGs of which renderings are made from drafts: `rendered.json` says which, and
+`rendered.safetensors` has what `Image.resize` makes of the part of a draft. `refused/` holds files that are no photos, or claim to be too large ones.
 """
 
+import json
+import math
 import pathlib
 import shutil
 import struct
@@ -18,9 +22,11 @@ from safetensors.numpy import save_file
 
 HERE = pathlib.Path(__file__).parent
 PHOTOS = HERE / "photos"
+LARGER = HERE / "larger"
 REFUSED = HERE / "refused"
 SIZE = (37, 29)
 expected = {}
+reduced = {}
 
 
 def scene(width, height, bands=3):
@@ -88,6 +94,28 @@ def write(name, data, pixels=None):
     keep(name, pixels)
 
 
+def resampled(name, side, subsampling, factors):
+    """A JPEG whose header tells other sampling factors than Pillow writes, for a photo of as many blocks."""
+    data = picture(side, side)
+    data.save(PHOTOS / name, quality=90, subsampling=subsampling)
+    data = bytearray((PHOTOS / name).read_bytes())
+    data[data.index(b"\xff\xc0") + 11] = factors
+    write(name, bytes(data))
+
+
+def drafts():
+    """What Pillow gives of JPEGs when asked for less."""
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        for factor in [2, 4, 8]:
+            with Image.open(path) as image:
+                width, height = image.size
+                image.draft("RGB", (max(width // factor, 1), max(height // factor, 1)))
+                if image.mode == "CMYK" or image.size != (-(-width // factor), -(-height // factor)):
+                    continue
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            reduced[f"{path.name}/{factor}"] = np.ascontiguousarray(pixels)
+
+
 def jpegs():
     save("baseline_420.jpg", picture(), quality=90, subsampling="4:2:0")
     save("baseline_422.jpg", picture(), quality=90, subsampling="4:2:2")
@@ -104,6 +132,8 @@ def jpegs():
     save("as_rgb.jpg", picture(), quality=90, keep_rgb=True)
     for width, height in [(1, 1), (7, 3), (8, 8), (16, 16), (17, 16), (16, 17), (33, 1), (1, 33)]:
         save(f"size_{width}x{height}.jpg", picture(width, height), quality=90)
+    resampled("sampled_440.jpg", 48, "4:2:2", 0x12)
+    resampled("sampled_411.jpg", 64, "4:2:0", 0x41)
     save("comment_and_profile.jpg", picture(), quality=90, comment="hello", icc_profile=b"\0" * 400)
 
     save("cmyk.jpg", ink(), quality=90)
@@ -260,6 +290,62 @@ def orientations():
     save("orientation_broken.jpg", picture(11, 18), quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
 
 
+# Along which axis of the upright photo (across, down) pixels come in the other order than stored, by EXIF orientation.
+FLIPS = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
+RENDERINGS = [
+    # what becomes of the short side; the part (top, left, height, width) of the upright photo and the size (height, width)
+    # that it is resized to; the filter
+    (60, None, None, "bilinear"),
+    (36, None, None, "bilinear"),
+    (17, None, None, "bicubic"),
+    (9, None, None, "lanczos"),
+    (None, (3, 5, 101, 90), (20, 22), "bilinear"),
+    (None, (50, 61, 88, 71), (20, 22), "bilinear"),
+    (None, (0, 0, 150, 150), (16, 14), "bicubic"),
+    (None, (70, 33, 61, 77), (7, 7), "nearest"),
+    (None, (41, 40, 40, 43), (20, 20), "bilinear"),
+    (None, (41, 40, 30, 33), (24, 24), "bilinear"),
+]
+
+
+def renderings():
+    """Parts of drafts, resized."""
+    cases, results = [], {}
+    for orientation in FLIPS:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = LARGER / f"{orientation}.jpg"
+        picture(203, 151).save(path, quality=92, subsampling=orientation % 3, progressive=orientation % 2 == 0, exif=exif)
+        for short, part, size, name in RENDERINGS:
+            with Image.open(path) as image:
+                stored = image.size
+                upright = stored if orientation < 5 else stored[::-1]
+                if short is not None:
+                    part = (0, 0, upright[1], upright[0])
+                    size = tuple(short * side // min(upright) for side in upright[::-1])
+                top, left, height, width = part
+                factor = max(f for f in [1, 2, 4, 8] if f <= max(1, min(height // size[0], width // size[1])))
+                image.draft("RGB", tuple(side // factor for side in stored))
+                draft = ImageOps.exif_transpose(image)
+            assert draft.size == tuple(math.ceil(side / factor) for side in upright)
+            shift = [(d - u / factor) * flip for d, u, flip in zip(draft.size, upright, FLIPS[orientation])]
+            starts = [left / factor + shift[0], top / factor + shift[1]]
+            ends = [starts[0] + width / factor, starts[1] + height / factor]
+            corner = [math.floor(start) for start in starts]
+            cut = draft.crop((*corner, *(min(math.ceil(end), side) for end, side in zip(ends, draft.size))))
+            box = [value - corner[axis] for values in (starts, ends) for axis, value in enumerate(values)]
+            box = [min(box[i], cut.size[i % 2]) for i in range(4)]
+            resized = cut.resize(size[::-1], Image.Resampling[name.upper()], box=box)
+            result = f"{path.name}/{len(cases)}"
+            results[result] = np.ascontiguousarray(resized)
+            cases.append({"photo": path.name, "resize": short, "crop": None if short else part, "size": size, "filter": name,
+                          "factor": factor, "result": result})
+    with open(HERE / "rendered.json", "w", newline="\n") as file:
+        json.dump(cases, file, separators=(",", ":"))
+        file.write("\n")
+    save_file(dict(sorted(results.items())), HERE / "rendered.safetensors", {"made_by": f"Pillow {PIL.__version__}"})
+
+
 def patched(name, *changes):
     data = bytearray((PHOTOS / name).read_bytes())
     for at, replacement in changes:
@@ -319,17 +405,19 @@ def two_components(data):
 
 def main():
     warnings.simplefilter("ignore")
-    for folder in [PHOTOS, REFUSED]:
+    for folder in [PHOTOS, LARGER, REFUSED]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, orientations, refused]:
+    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, orientations, drafts, renderings, refused]:
         make()
     metadata = {"made_by": f"Pillow {PIL.__version__}"}
     save_file(dict(sorted(expected.items())), HERE / "expected.safetensors", metadata)
-    for folder in [PHOTOS, REFUSED]:
+    save_file(dict(sorted(reduced.items())), HERE / "reduced.safetensors", metadata)
+    for folder in [PHOTOS, LARGER, REFUSED]:
         sizes = [path.stat().st_size for path in folder.iterdir()]
         print(f"reference/decode/{folder.name}: {len(sizes)} files, {sum(sizes)} bytes")
-    print(f"reference/decode/expected.safetensors: {(HERE / 'expected.safetensors').stat().st_size} bytes")
+    for name in ["expected", "reduced", "rendered"]:
+        print(f"reference/decode/{name}.safetensors: {(HERE / f'{name}.safetensors').stat().st_size} bytes")
 
 
 main()

@@ -62,7 +62,7 @@ def main():
     parser.add_argument("photos", type=pathlib.Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--similarity", nargs=1, default=[])
+    parser.add_argument("--similarity", nargs=1, default=[], help="the least one; else the example's")
     parser.add_argument("--same", type=pathlib.Path)
     parser.add_argument("--montage", type=pathlib.Path)
     options = parser.parse_args()

@@ -48,7 +48,7 @@ impl<'a> Predictor<'a> {
             ));
         };
         let backbone = stock.load()?;
-        let renderer = Renderer::plain(stock.transform(), settings.options.data.max_pixels);
+        let renderer = Renderer::plain(stock.transform(), &settings.options.data);
         Ok(Self { model, stock, backbone, renderer })
     }
 

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `photos`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
@@ -8,6 +8,7 @@ mod golden;
 mod new_head;
 mod page;
 mod parity;
+mod photos;
 mod python;
 mod step;
 mod test;
@@ -40,6 +41,9 @@ cargo xtask COMMAND
   bench [--rounds N] [--seconds S]
                  write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
                  and what each layer takes, into docs/engine.md
+  photos FOLDER [--rounds N] [--every N]
+                 print how many photos of a folder a core decodes, turns, resizes and crops a second, beside Pillow; of every
+                 N-th photo
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -77,6 +81,8 @@ fn run() -> Result<ExitCode> {
             let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             in_the_workspace(|| bench::run(&options))?;
         }
+        ("photos", [folder, options @ ..]) => photos::run(folder, options)?,
+        ("photos", []) => bail!("photos takes a folder\n\n{HELP}"),
         ("test", []) => in_the_workspace(test::run)?,
         ("golden", []) => in_the_workspace(golden::run)?,
         ("ci", []) => in_the_workspace(ci::run)?,

@@ -394,6 +394,7 @@ version = 1
 const OF_DATA: &str = r#"# class_order = "sorted"          # numbers of the classes: by name, or "appearance"
 # on_error = "stop"               # an unreadable photo: list them all and stop, or "skip"
 # max_pixels = 200000000          # larger photos are refused
+# decode = "exact"                # large JPEGs at a fraction of their size: "scaled"
 
 # How the test part is drawn: as scikit-learn's StratifiedShuffleSplit with random_state = seed.
 [split]

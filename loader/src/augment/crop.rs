@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::{AugmentError, positive, require};
+use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomResizedCrop`.
@@ -19,15 +20,6 @@ impl Default for RandomResizedCrop {
     fn default() -> Self {
         Self { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }
     }
-}
-
-/// A part of a photo, in its pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crop {
-    pub(crate) top: u32,
-    pub(crate) left: u32,
-    pub(crate) height: u32,
-    pub(crate) width: u32,
 }
 
 impl RandomResizedCrop {

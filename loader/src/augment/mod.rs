@@ -31,11 +31,10 @@ mod policy;
 mod sheet;
 mod steps;
 
-use image::{RgbImage, imageops};
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 pub use check::AugmentError;
-pub(crate) use crop::Crop;
 pub use crop::RandomResizedCrop;
 pub use numbers::{ErasingValue, Numbers};
 pub use policy::{AugMix, AutoAugment, Policy, RandAugment, TrivialAugmentWide};
@@ -43,9 +42,9 @@ pub use sheet::contact_sheet;
 pub use steps::{Affine, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, Sharpness, Solarize};
 
 use self::check::{possible, require};
-use self::ops::Op;
+pub(crate) use self::ops::Op;
 use crate::random::KeyedRandom;
-use crate::transform::{EvalTransform, Interpolation, resize};
+use crate::transform::{EvalTransform, Interpolation, Rendering};
 
 /// The table `[augment]`: what may happen to a view, in the [module's](self) order. Only what is there happens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -109,15 +108,6 @@ pub struct Augment {
 /// The rendering that is epoch 0's: no view has a number as high.
 const FIRST_EPOCH: u64 = 1 << 32;
 
-/// What was drawn for one view of one photo.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Drawn {
-    /// The part of the photo that is seen, where it is not the plain view.
-    pub(crate) crop: Option<Crop>,
-    /// What is done to it when it has the size of the view.
-    pub(crate) ops: Vec<Op>,
-}
-
 impl Augment {
     /// Whether nothing would change a photo.
     #[must_use]
@@ -177,24 +167,36 @@ impl Augment {
     /// ```
     #[must_use]
     pub fn view(&self, photo: &RgbImage, plain: &EvalTransform, view: u32, key: &[u8; 32]) -> RgbImage {
-        self.draw(photo.dimensions(), plain, view.into(), key).apply(photo, plain)
+        self.rendering(photo.dimensions(), plain, view, key).of(photo)
     }
 
     /// A view of `photo` for epoch `epoch` of a training that has each photo another way every time. It is as
     /// [`view`](Self::view) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
     #[must_use]
     pub fn fresh(&self, photo: &RgbImage, plain: &EvalTransform, epoch: u64, key: &[u8; 32]) -> RgbImage {
-        self.draw(photo.dimensions(), plain, epoch.wrapping_add(FIRST_EPOCH), key).apply(photo, plain)
+        self.fresh_rendering(photo.dimensions(), plain, epoch, key).of(photo)
     }
 
-    /// Draws rendering `rendering` of a photo of `size` (width, height): numbered views come first, then epochs.
-    pub(crate) fn draw(
+    /// [`view`](Self::view), for a photo of `size` (width, height) that is not decoded yet.
+    #[must_use]
+    pub fn rendering(&self, size: (u32, u32), plain: &EvalTransform, view: u32, key: &[u8; 32]) -> Rendering {
+        self.draw(size, plain, view.into(), key)
+    }
+
+    /// [`fresh`](Self::fresh), for a photo of `size` (width, height) that is not decoded yet.
+    #[must_use]
+    pub fn fresh_rendering(
         &self,
         size: (u32, u32),
         plain: &EvalTransform,
-        rendering: u64,
+        epoch: u64,
         key: &[u8; 32],
-    ) -> Drawn {
+    ) -> Rendering {
+        self.draw(size, plain, epoch.wrapping_add(FIRST_EPOCH), key)
+    }
+
+    /// Draws rendering `rendering` of a photo of `size` (width, height): numbered views come first, then epochs.
+    fn draw(&self, size: (u32, u32), plain: &EvalTransform, rendering: u64, key: &[u8; 32]) -> Rendering {
         let mut random = KeyedRandom::new(self.seed, rendering, key);
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
         let mirrored = self.horizontal_flip.is_some_and(|p| random.chance(p));
@@ -224,33 +226,13 @@ impl Augment {
         ops.extend(happens("autocontrast", self.autocontrast).then_some(Op::Autocontrast));
         ops.extend(happens("invert", self.invert).then_some(Op::Invert));
         ops.extend(self.erasing.as_ref().and_then(|step| step.draw(view, &mut stream("erasing"))));
-        Drawn { crop, ops }
+        Rendering { plain: *plain, crop, ops }
     }
 }
 
 /// Width and height of a view.
 fn view_size(plain: &EvalTransform) -> (u32, u32) {
     (plain.crop.1.max(1), plain.crop.0.max(1))
-}
-
-impl Drawn {
-    pub(crate) fn apply(&self, photo: &RgbImage, plain: &EvalTransform) -> RgbImage {
-        match self.crop {
-            Some(Crop { top, left, height, width }) => {
-                self.apply_to_part(&imageops::crop_imm(photo, left, top, width, height).to_image(), plain)
-            }
-            None => self.apply_to_part(photo, plain),
-        }
-    }
-
-    /// As [`apply`](Self::apply), of the crop alone; where none was drawn, of the photo.
-    pub(crate) fn apply_to_part(&self, part: &RgbImage, plain: &EvalTransform) -> RgbImage {
-        let view = match self.crop {
-            Some(_) => resize(part, view_size(plain), plain.interpolation),
-            None => plain.apply(part),
-        };
-        self.ops.iter().fold(view, |view, op| op.apply(view))
-    }
 }
 
 #[cfg(test)]

@@ -91,10 +91,10 @@ mod tests {
             }),
         ) {
             let n = groups.len();
-            let mut reaches = vec![vec![false; n]; n];
+            let mut reaches = vec![false; n * n];
             for a in 0..n {
                 for b in 0..n {
-                    reaches[a][b] = a == b
+                    reaches[a * n + b] = a == b
                         || groups[a].is_some() && groups[a] == groups[b]
                         || links.contains(&(a, b))
                         || links.contains(&(b, a));
@@ -103,14 +103,14 @@ mod tests {
             for via in 0..n {
                 for a in 0..n {
                     for b in 0..n {
-                        reaches[a][b] |= reaches[a][via] && reaches[via][b];
+                        reaches[a * n + b] |= reaches[a * n + via] && reaches[via * n + b];
                     }
                 }
             }
             let joined = join_groups(&groups, &links);
             for a in 0..n {
                 for b in 0..n {
-                    prop_assert_eq!(joined[a] == joined[b], reaches[a][b]);
+                    prop_assert_eq!(joined[a] == joined[b], reaches[a * n + b]);
                 }
                 let known = joined[..a].iter().max().map_or(0, |&most| most + 1);
                 prop_assert!(joined[a] <= known, "numbers are in the order of first appearance");

@@ -20,10 +20,22 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     }
 }
 
-/// Whether there are fewer bytes than the RIFF header of a WebP says: metadata behind the picture would not be missed.
+/// Whether there are fewer bytes than the RIFF header of a WebP says, or than one of its chunks: metadata behind the picture would
+/// not be missed, and memory for as much as a chunk claims would be asked for.
 pub(super) fn webp_is_cut(bytes: &[u8]) -> bool {
-    match bytes.get(4..8) {
-        Some(&[a, b, c, d]) => (bytes.len() as u64) < u64::from(u32::from_le_bytes([a, b, c, d])) + 8,
-        _ => true,
+    const HEADER: usize = 12;
+    let length = |at: usize| {
+        let length = bytes.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*length)).ok()
+    };
+    let Some(end) = length(4).and_then(|length| length.checked_add(8)) else { return true };
+    if bytes.len() < end {
+        return true;
     }
+    let mut at = HEADER;
+    while let Some(length) = length(at + 4).filter(|_| at < end) {
+        let Some(next) = length.checked_add(at + 8).filter(|&next| next <= bytes.len()) else { return true };
+        at = next + length % 2;
+    }
+    false
 }

@@ -1,4 +1,12 @@
-//! JPEG, by the decoder that `image` uses as well, but strictly.
+//! JPEG. Photos as cameras write them are decoded by a decoder of our own, which gives libjpeg's pixels, also of a part of a photo
+//! and at a fraction of its size; what it does not know by the decoder that `image` uses as well, but strictly.
+
+mod codec;
+mod frame;
+mod huffman;
+mod idct;
+mod planes;
+mod scan;
 
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -9,15 +17,30 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{CUT_SHORT, DecodeError, check_size};
+use self::planes::Area;
+use super::{CUT_SHORT, Crop, DecodeError, check_size};
 
 const JPEG: &str = "JPEG";
 
 /// A JPEG whose header was read: its pixels come out as `colours`.
 pub(super) struct Opened<'a> {
+    bytes: &'a [u8],
     decoder: JpegDecoder<ZCursor<&'a [u8]>>,
     colours: ColorSpace,
-    size: (u32, u32),
+    pub(super) size: (u32, u32),
+    pub(super) orientation: Orientation,
+}
+
+/// Why our own decoder gives no pixels.
+#[derive(Debug)]
+enum Fault {
+    Damaged(&'static str),
+    /// It is another kind of JPEG.
+    Unsupported,
+}
+
+fn cut() -> Fault {
+    Fault::Damaged(CUT_SHORT)
 }
 
 fn damaged(message: String) -> DecodeError {
@@ -45,21 +68,47 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<Opened<'_>, DecodeEr
     if !has_end(bytes) {
         return Err(damaged(CUT_SHORT.into()));
     }
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(colours));
-    Ok(Opened { decoder, colours, size: (width as u32, height as u32) })
+    Ok(Opened {
+        bytes,
+        decoder,
+        colours,
+        size: (width as u32, height as u32),
+        orientation: orientation.unwrap_or(Orientation::NoTransforms),
+    })
 }
 
-/// The photo as it is stored, and how it is to be turned.
-pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), DecodeError> {
-    let Opened { mut decoder, colours, size: (width, height) } = open(bytes, max_pixels)?;
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let mut pixels = decoder.decode().map_err(|error| fault(&error))?;
-    if colours == ColorSpace::CMYK {
-        pixels = cmyk_to_rgb(&pixels);
+/// What comes of asking for a part of a photo, reduced.
+pub(super) enum Came {
+    AsAsked(RgbImage),
+    /// The whole photo at its own size.
+    Whole(RgbImage),
+}
+
+impl Opened<'_> {
+    /// The part `window` of the photo as it is stored, reduced by `scale` (1, 2, 4 or 8), in pixels of which the window is.
+    pub(super) fn decode(self, scale: u32, window: Crop) -> Result<Came, DecodeError> {
+        let along = |start: u32, length: u32| start as usize..start as usize + length as usize;
+        let area = Area { x: along(window.left, window.width), y: along(window.top, window.height) };
+        let size = (self.size.0 as usize, self.size.1 as usize);
+        match codec::decode(self.bytes, size, 8 / scale as usize, &area) {
+            Ok(photo) => Ok(Came::AsAsked(photo)),
+            Err(Fault::Damaged(message)) => Err(damaged(message.into())),
+            Err(Fault::Unsupported) => self.decode_otherwise().map(Came::Whole),
+        }
     }
-    let photo = RgbImage::from_raw(width, height, pixels)
-        .ok_or_else(|| damaged("fewer pixels than the header says".into()))?;
-    Ok((photo, orientation.unwrap_or(Orientation::NoTransforms)))
+
+    /// The whole photo, by the other decoder.
+    fn decode_otherwise(self) -> Result<RgbImage, DecodeError> {
+        let Self { mut decoder, colours, size: (width, height), .. } = self;
+        let mut pixels = decoder.decode().map_err(|error| fault(&error))?;
+        if colours == ColorSpace::CMYK {
+            pixels = cmyk_to_rgb(&pixels);
+        }
+        RgbImage::from_raw(width, height, pixels)
+            .ok_or_else(|| damaged("fewer pixels than the header says".into()))
+    }
 }
 
 /// The decoder's message, without the quotes that its `Display` puts around it.

@@ -20,12 +20,12 @@ pub(super) fn align(first: &Signature, second: &Signature, mirrored: bool) -> Op
     for _ in 0..STEPS {
         warp = warp.fitted(&half, HALF)?;
     }
-    if warp.overlay(&half[0], HALF)?.correlation(&half[1], HALF) < COARSE {
+    if warp.overlay(&half[0], HALF, linear)?.correlation(&half[1], HALF) < COARSE {
         return None;
     }
     let colours = first.chroma(mirrored);
     for (first, second) in colours.iter().zip(&second.chroma(false)) {
-        if warp.overlay(first, HALF)?.apart(second, HALF) > APART {
+        if warp.overlay(first, HALF, linear)?.apart(second, HALF) > APART {
             return None;
         }
     }
@@ -33,7 +33,21 @@ pub(super) fn align(first: &Signature, second: &Signature, mirrored: bool) -> Op
     for _ in 0..STEPS {
         warp = warp.fitted(&full, SIDE)?;
     }
-    Some(warp.overlay_cubic(&full[0], SIDE)?.correlation_of_changes(&full[1], SIDE))
+    Some(warp.overlay(&full[0], SIDE, cubic)?.correlation_of_changes(&full[1], SIDE))
+}
+
+fn linear(past: f32) -> [f32; 2] {
+    [1.0 - past, past]
+}
+
+/// Catmull and Rom's: what changes fast is kept.
+fn cubic(past: f32) -> [f32; 4] {
+    [
+        ((-0.5 * past + 1.0) * past - 0.5) * past,
+        (1.5 * past - 2.5) * past * past + 1.0,
+        ((-1.5 * past + 2.0) * past + 0.5) * past,
+        (0.5 * past - 0.5) * past * past,
+    ]
 }
 
 /// Where along an axis a place of the second photo lies in the first: `scale * place + offset`, both from -0.5 to 0.5.
@@ -56,7 +70,7 @@ impl Axis {
         let places: Vec<(usize, f32)> = (begin..n)
             .take_while(within)
             .map(|at| {
-                let place = place(at).clamp(0.0, size - 1.001);
+                let place = place(at).clamp(0.0, size - 1.0);
                 (place as usize, place.fract())
             })
             .collect();
@@ -81,42 +95,29 @@ struct Overlay {
 }
 
 impl Warp {
-    fn overlay(self, first: &[f32], n: usize) -> Option<Overlay> {
+    /// `weights` makes weights for the pixels around a place from how far it is past one of them.
+    fn overlay<const TAPS: usize>(
+        self,
+        first: &[f32],
+        n: usize,
+        weights: fn(f32) -> [f32; TAPS],
+    ) -> Option<Overlay> {
         let (left, columns) = self.x.shared(n)?;
         let (top, rows) = self.y.shared(n)?;
-        let mut values = Vec::with_capacity(rows.len() * columns.len());
-        for &(y, down) in &rows {
-            let (upper, lower) = first[y * n..(y + 2) * n].split_at(n);
-            values.extend(columns.iter().map(|&(x, right)| {
-                let across = |row: &[f32]| row[x] + right * (row[x + 1] - row[x]);
-                across(upper) + down * (across(lower) - across(upper))
-            }));
-        }
-        Some(Overlay { left, top, width: columns.len(), height: rows.len(), values })
-    }
-
-    /// The same by cubic interpolation.
-    fn overlay_cubic(self, first: &[f32], n: usize) -> Option<Overlay> {
-        let (left, columns) = self.x.shared(n)?;
-        let (top, rows) = self.y.shared(n)?;
-        let taps = |&(at, t): &(usize, f32)| {
-            let w = [
-                ((-0.5 * t + 1.0) * t - 0.5) * t,
-                (1.5 * t - 2.5) * t * t + 1.0,
-                ((-1.5 * t + 2.0) * t + 0.5) * t,
-                (0.5 * t - 0.5) * t * t,
-            ];
-            std::array::from_fn::<_, 4, _>(|k| ((at + k).clamp(1, n) - 1, w[k]))
+        let taps = |&(at, past): &(usize, f32)| {
+            let weights = weights(past);
+            let half = TAPS / 2;
+            std::array::from_fn::<_, TAPS, _>(|tap| {
+                ((at + tap + 1).clamp(half, n - 1 + half) - half, weights[tap])
+            })
         };
         let columns: Vec<_> = columns.iter().map(taps).collect();
         let mut values = Vec::with_capacity(rows.len() * columns.len());
         for row in rows.iter().map(taps) {
             values.extend(columns.iter().map(|column| {
-                row.iter()
-                    .map(|&(y, down)| {
-                        down * column.iter().map(|&(x, right)| right * first[y * n + x]).sum::<f32>()
-                    })
-                    .sum::<f32>()
+                let across =
+                    |y: usize| column.iter().map(|&(x, right)| right * first[y * n + x]).sum::<f32>();
+                row.iter().map(|&(y, down)| down * across(y)).sum::<f32>()
             }));
         }
         Some(Overlay { left, top, width: columns.len(), height: rows.len(), values })
@@ -124,7 +125,7 @@ impl Warp {
 
     /// A step of Gauss and Newton towards the warp, the gain and the bias under which the first photo is the second.
     fn fitted(self, [first, second]: &[Vec<f32>; 2], n: usize) -> Option<Self> {
-        let over = self.overlay(first, n)?;
+        let over = self.overlay(first, n, linear)?;
         let size = n as f32;
         let mut terms = [(); 7].map(|()| Vec::with_capacity(over.values.len()));
         for y in 1..over.height - 1 {

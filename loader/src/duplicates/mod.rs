@@ -5,9 +5,9 @@
 //! 1. A perceptual hash: the signs of 128 low frequencies of the photo's luma, and of that of its middle, so that a cropped
 //!    photo stays near. Every pair of photos is compared, for 300,000 of them 4.5e10, by counting bits.
 //! 2. The luma at 16 x 16 of one photo is laid over that of the other: offset, scale and contrast are fitted (Lucas and Kanade
-//!    1981, with a gain and a bias), and what does not correlate then is dropped.
+//!    1981, with a gain and a bias). What does not correlate then, or has other colours, is dropped.
 //! 3. The same at 32 x 32. A pair is reported where the *changes* of brightness correlate: photos of the same kind of
-//!    thing before the same background are alike in brightness, but not in its changes. Colours must agree as well.
+//!    thing before the same background are alike in brightness, but not in its changes.
 //!
 //! A photo without any contrast has no picture to compare: two of them are a pair where they have the same colour.
 //! Photos with the same bytes are found sooner by a hash of these; they are pairs here, too.
@@ -22,7 +22,7 @@ use alignment::align;
 use candidates::candidates;
 pub use signature::Signature;
 
-/// The least similarity at which [`near_duplicates`] is meant to be run; docs/duplicates.md has what it finds.
+/// The least similarity at which [`near_duplicates`] is meant to be run; `reference/duplicates/measure.py` measures what it finds.
 pub const SIMILARITY: f32 = 0.955;
 
 /// Two photos that show the same picture.

@@ -14,7 +14,10 @@ fn demo() -> Vec<RgbImage> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/photos"));
     let photos = photos_below(folder).unwrap();
     assert_eq!(photos.len(), 400);
-    photos.par_iter().map(|path| decode(&Photo::from(path.clone()).read().unwrap(), 1_000_000).unwrap()).collect()
+    photos
+        .par_iter()
+        .map(|path| decode(&Photo::from(path.clone()).read().unwrap(), 1_000_000).unwrap())
+        .collect()
 }
 
 fn encoded(photo: &RgbImage, quality: u8) -> RgbImage {

@@ -79,25 +79,71 @@ pub(crate) struct Window {
     pub(crate) height: u32,
 }
 
-/// `photo` resized to `size` (width, height), as `Image.resize`.
-pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Interpolation) -> RgbImage {
-    resize_window(photo, size, Window { x: 0, y: 0, width: size.0, height: size.1 }, interpolation)
+/// The inputs along one axis: which pixels of the photo, and what stretch of them is resized (Pillow's `box`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Axis {
+    /// The first pixel.
+    first: u32,
+    pixels: u32,
+    /// Where the stretch begins, counted from the first pixel, and how long it is.
+    from: f64,
+    length: f64,
+    /// The first pixel that is at hand: some may be missing that no output in question needs.
+    at_hand: u32,
 }
 
-/// The part `window` of `photo` resized to `size` (width, height). No size is zero.
+impl Axis {
+    /// Whole pixels.
+    pub(crate) fn whole(first: u32, pixels: u32) -> Self {
+        Self { first, pixels, from: 0.0, length: f64::from(pixels), at_hand: 0 }
+    }
+
+    /// From `from` on, `length` pixels of `size`.
+    pub(crate) fn stretch(from: f64, length: f64, size: u32) -> Self {
+        let first = (from.max(0.0) as u32).min(size - 1);
+        let end = ((from + length).ceil() as u32).clamp(first + 1, size);
+        Self { first, pixels: end - first, from: from - f64::from(first), length, at_hand: 0 }
+    }
+
+    /// The same where pixel `first` is the first one at hand.
+    pub(crate) fn at_hand_from(self, first: u32) -> Self {
+        Self { at_hand: first, ..self }
+    }
+
+    /// The pixels that the outputs `kept` of `output` need: the first and how many.
+    pub(crate) fn needed(self, interpolation: Interpolation, output: u32, kept: Range<u32>) -> (u32, u32) {
+        let inputs = Taps::new(interpolation, self, output, kept).inputs();
+        (inputs.start as u32, inputs.len() as u32)
+    }
+
+    fn is_copied(self, output: u32) -> bool {
+        self.from == 0.0 && self.length == f64::from(output)
+    }
+}
+
+/// `photo` resized to `size` (width, height), as `Image.resize`.
+pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Interpolation) -> RgbImage {
+    let axes = (Axis::whole(0, photo.width()), Axis::whole(0, photo.height()));
+    let window = Window { x: 0, y: 0, width: size.0, height: size.1 };
+    resize_window(photo, axes, size, window, interpolation)
+}
+
+/// What `axes` (across, down) take of `photo` is resized to `size` (width, height); the part `window` of that. No size is zero.
 pub(crate) fn resize_window(
     photo: &RgbImage,
+    axes: (Axis, Axis),
     size: (u32, u32),
     window: Window,
     interpolation: Interpolation,
 ) -> RgbImage {
-    resize_window_on(Arch::new(), photo, size, window, interpolation)
+    resize_window_on(Arch::new(), photo, axes, size, window, interpolation)
 }
 
 /// [`resize_window`], compiled for the vector instructions of `arch`. It holds whole numbers only: all of them give the same.
 pub(super) fn resize_window_on(
     arch: Arch,
     photo: &RgbImage,
+    (across, down): (Axis, Axis),
     size: (u32, u32),
     window: Window,
     interpolation: Interpolation,
@@ -105,14 +151,16 @@ pub(super) fn resize_window_on(
     if photo.is_empty() {
         return RgbImage::new(window.width, window.height);
     }
-    if photo.dimensions() == size {
-        return image::imageops::crop_imm(photo, window.x, window.y, window.width, window.height).to_image();
+    if across.is_copied(size.0) && down.is_copied(size.1) {
+        let start = |axis: Axis, window: u32| axis.first + window - axis.at_hand;
+        let (x, y) = (start(across, window.x), start(down, window.y));
+        return image::imageops::crop_imm(photo, x, y, window.width, window.height).to_image();
     }
-    let mut columns = Taps::new(interpolation, photo.width(), size.0, window.x..window.x + window.width);
-    let mut rows = Taps::new(interpolation, photo.height(), size.1, window.y..window.y + window.height);
+    let mut columns = Taps::new(interpolation, across, size.0, window.x..window.x + window.width);
+    let mut rows = Taps::new(interpolation, down, size.1, window.y..window.y + window.height);
     let source = Rows { bytes: photo.as_raw(), stride: photo.width() as usize * 3 };
     // Each pass rounds to 8 bits, so that their order shows.
-    let pixels = if rows_go_first(photo.dimensions(), size) {
+    let pixels = if rows_go_first((across.pixels, down.pixels), size) {
         let kept = columns.shift_to_zero();
         let between = arch.dispatch(Down { source, kept: kept.start * 3..kept.end * 3, rows: &rows });
         let source = Rows { bytes: &between, stride: kept.len() * 3 };
@@ -148,16 +196,20 @@ struct Taps {
 }
 
 impl Taps {
-    /// Those of the outputs `kept`, of `output` in all, over `input` inputs.
-    fn new(interpolation: Interpolation, input: u32, output: u32, kept: Range<u32>) -> Self {
-        match Filter::of(interpolation) {
-            _ if input == output => Self::single(kept.map(|at| at as usize).collect()),
-            Some(filter) => Self::filtered(filter, input, output, kept),
+    /// Those of the outputs `kept`, of `output` in all, over the pixels of `axis` that are at hand.
+    fn new(interpolation: Interpolation, axis: Axis, output: u32, kept: Range<u32>) -> Self {
+        let mut taps = match Filter::of(interpolation) {
+            _ if axis.is_copied(output) => Self::single(kept.map(|at| at as usize).collect()),
+            Some(filter) => Self::filtered(filter, axis, output, kept),
             None => {
-                let inputs = nearest_inputs(input, output);
+                let inputs = nearest_inputs(axis, output);
                 Self::single(inputs[kept.start as usize..kept.end as usize].to_vec())
             }
+        };
+        for start in &mut taps.starts {
+            *start = *start + axis.first as usize - axis.at_hand as usize;
         }
+        taps
     }
 
     /// One input for each output, as it is.
@@ -171,8 +223,8 @@ impl Taps {
     }
 
     /// `precompute_coeffs` and `normalize_coeffs_8bpc`.
-    fn filtered(filter: Filter, input: u32, output: u32, kept: Range<u32>) -> Self {
-        let scale = f64::from(input) / f64::from(output);
+    fn filtered(filter: Filter, axis: Axis, output: u32, kept: Range<u32>) -> Self {
+        let scale = axis.length / f64::from(output);
         let filter_scale = scale.max(1.0);
         let support = filter.support * filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
@@ -184,9 +236,9 @@ impl Taps {
         };
         let mut exact = Vec::with_capacity(stride);
         for (at, weights) in kept.zip(this.weights.chunks_exact_mut(stride)) {
-            let centre = (f64::from(at) + 0.5) * scale;
+            let centre = axis.from + (f64::from(at) + 0.5) * scale;
             let start = ((centre - support + 0.5).max(0.0)) as usize;
-            let end = ((centre + support + 0.5) as usize).min(input as usize);
+            let end = ((centre + support + 0.5) as usize).min(axis.pixels as usize);
             exact.clear();
             exact.extend(
                 (start..end).map(|x| (filter.weight)((x as f64 - centre + 0.5) * (1.0 / filter_scale))),
@@ -232,12 +284,12 @@ impl Taps {
 }
 
 /// The input of each output; Pillow adds the scale up, rounding included.
-fn nearest_inputs(input: u32, output: u32) -> Vec<usize> {
-    let scale = f64::from(input) / f64::from(output);
-    let mut at = scale * 0.5;
+fn nearest_inputs(axis: Axis, output: u32) -> Vec<usize> {
+    let scale = axis.length / f64::from(output);
+    let mut at = axis.from + scale * 0.5;
     (0..output)
         .map(|_| {
-            let here = (at as usize).min(input as usize - 1);
+            let here = (at as usize).min(axis.pixels as usize - 1);
             at += scale;
             here
         })

@@ -28,7 +28,7 @@ use room::Room;
 use store::Store;
 
 /// What a change in how activations are computed or kept changes, so that older ones are not taken for them.
-const FORMAT: &str = "headstock activations 1";
+const FORMAT: &str = "headstock activations 2";
 
 /// The folder within the cache.
 const FOLDER: &str = "activations";
@@ -101,7 +101,7 @@ impl<'a> Activations<'a> {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let Photos { stock, options, .. } = photos;
-        let renderer = Renderer::new(stock.transform(), options.augment.clone(), options.data.max_pixels);
+        let renderer = Renderer::new(stock.transform(), options.augment.clone(), &options.data);
         let frozen = cut.map(|cut| Frozen::open(photos, cut)).transpose()?;
         let mut activations = Self { photos, renderer, frozen, loaded: OnceLock::new(), computed: 0 };
         if let (Some(cut), Some(frozen)) = (cut, &activations.frozen) {
@@ -184,7 +184,7 @@ impl Frozen {
     fn open(photos: Photos<'_>, cut: Cut) -> Result<Self, TrainError> {
         let Photos { stock, options, .. } = photos;
         let Cut { layer, kept, .. } = cut;
-        let keys = KeyMaker::new(&[FORMAT, kept.as_str()], stock, layer, &options.augment);
+        let keys = KeyMaker::new(&[FORMAT, kept.as_str()], stock, layer, options);
         let (height, width) = stock.transform().crop;
         let (rows, columns) = layer.size(height as usize, width as usize);
         let values = rows * columns * layer.channels(stock.checkpoint().architecture());

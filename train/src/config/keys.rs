@@ -1,7 +1,8 @@
 //! Which keys there are, taken from the types that read them.
 
 use headstock_loader::augment::{
-    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, RandomResizedCrop, Sharpness, Solarize,
+    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, RandomResizedCrop,
+    Sharpness, Solarize,
 };
 use serde_aux::serde_introspection::serde_introspect;
 use toml::{Table, Value};

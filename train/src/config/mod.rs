@@ -20,7 +20,6 @@ pub use options::{
 };
 use settings::DEFAULT_HEAD;
 pub use settings::Settings;
-pub(crate) use source::HUB;
 pub use source::{Place, Source};
 pub use tune::{KeptIn, OptimizerKind, ScheduleKind, Start, TuneFrom, TuneOptions, Views};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use headstock_backbone::{DeviceChoice, Layer, Precision};
 use headstock_heads::CalibrationMethod;
-use headstock_loader::{Augment, ClassOrder, TestSize};
+use headstock_loader::{Augment, ClassOrder, DecodeMode, TestSize};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -105,6 +105,9 @@ pub struct DataOptions {
     pub on_error: OnError,
     /// Photos of more pixels are not decoded.
     pub max_pixels: u64,
+    /// Whether JPEGs may be decoded at a fraction of their size.
+    #[serde(skip_serializing_if = "DecodeMode::is_exact")]
+    pub decode: DecodeMode,
 }
 
 impl Default for DataOptions {
@@ -128,6 +131,7 @@ impl Default for DataOptions {
             on_error: OnError::default(),
             // Twice the largest sensor of a phone; decoded it takes 600 MB.
             max_pixels: 200_000_000,
+            decode: DecodeMode::default(),
         }
     }
 }

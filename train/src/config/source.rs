@@ -47,7 +47,7 @@ pub enum Place {
 }
 
 /// What the hub's data sets are called.
-pub(crate) const HUB: &str = "hf://datasets/";
+const HUB: &str = "hf://datasets/";
 
 const KINDS: &str = "`folder`, `csv`, `parquet`, `webdataset` and `features`";
 

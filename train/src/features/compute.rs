@@ -5,12 +5,13 @@ use std::iter;
 use std::ops::ControlFlow;
 
 use headstock_loader::dataset::unreadable;
-use headstock_loader::{Augment, DecodeError, EvalTransform, Photo, decode};
+use headstock_loader::{Augment, DecodeError, DecodeMode, EvalTransform, Photo, PhotoDecoder};
+use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use super::pipeline::{self, Done, Job, Network};
 use super::{View, Wanted};
-use crate::config::OnError;
+use crate::config::{DataOptions, OnError};
 use crate::error::{TrainError, Unreadable};
 use crate::progress::Progress;
 
@@ -19,38 +20,42 @@ pub(crate) struct Renderer {
     transform: EvalTransform,
     augment: Augment,
     max_pixels: u64,
+    mode: DecodeMode,
 }
 
 impl Renderer {
     /// Renders the plain view, and others as `augment` says.
-    pub(crate) fn new(transform: EvalTransform, augment: Augment, max_pixels: u64) -> Self {
-        Self { transform, augment, max_pixels }
+    pub(crate) fn new(transform: EvalTransform, augment: Augment, data: &DataOptions) -> Self {
+        Self { transform, augment, max_pixels: data.max_pixels, mode: data.decode }
     }
 
     /// Renders the plain view only.
-    pub(crate) fn plain(transform: EvalTransform, max_pixels: u64) -> Self {
-        Self::new(transform, Augment::default(), max_pixels)
+    pub(crate) fn plain(transform: EvalTransform, data: &DataOptions) -> Self {
+        Self::new(transform, Augment::default(), data)
     }
 
     /// The plain view of a photo, `[H, W, 3]`.
     pub(crate) fn plain_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        Ok(self.transform.apply(&decode(bytes, self.max_pixels)?).into_raw())
+        let photo = PhotoDecoder::open(bytes, self.max_pixels)?;
+        Ok(photo.render(self.mode, &[self.transform.rendering()])?.swap_remove(0).into_raw())
     }
 
-    /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. It is decoded once for all of them.
+    /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. Of the photo what they need is decoded.
     fn renderings(
         &self,
         bytes: &[u8],
         hash: &[u8; 32],
         renderings: impl Iterator<Item = Rendering>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
-        let photo = decode(bytes, self.max_pixels)?;
-        let rendered = renderings.map(|rendering| match rendering {
-            Rendering::View(PLAIN) => self.transform.apply(&photo).into_raw(),
-            Rendering::View(view) => self.augment.view(&photo, &self.transform, view, hash).into_raw(),
-            Rendering::Fresh { epoch } => self.augment.fresh(&photo, &self.transform, epoch, hash).into_raw(),
+        let photo = PhotoDecoder::open(bytes, self.max_pixels)?;
+        let (size, plain, augment) = (photo.size(), &self.transform, &self.augment);
+        let wanted = renderings.map(|rendering| match rendering {
+            Rendering::View(PLAIN) => plain.rendering(),
+            Rendering::View(view) => augment.rendering(size, plain, view, hash),
+            Rendering::Fresh { epoch } => augment.fresh_rendering(size, plain, epoch, hash),
         });
-        Ok(rendered.collect())
+        let rendered = photo.render(self.mode, &wanted.collect::<Vec<_>>())?;
+        Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
     /// One rendering of a photo, `[H, W, 3]`; `hash` is what its bytes had.

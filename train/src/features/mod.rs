@@ -22,7 +22,7 @@ pub(crate) use compute::{Renderer, Rendering, Work};
 pub(crate) use pipeline::{BATCH, Done, Job, Network, run};
 
 /// What a change in how features are computed changes, so that older ones are not taken for them.
-const FORMAT: &str = "headstock features 1";
+const FORMAT: &str = "headstock features 2";
 
 /// One rendering of a photo: 0 is the plain one, others are augmented.
 pub type View = u32;
@@ -146,9 +146,8 @@ impl Features {
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let augment = options.augment.clone();
         let layer = stock.options().layer;
-        let keys = KeyMaker::new(&[FORMAT], stock, layer, &augment);
+        let keys = KeyMaker::new(&[FORMAT], stock, layer, options);
         let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
         let cache = Cache::open(&options.features.cache)?;
 
@@ -165,7 +164,7 @@ impl Features {
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = stock.transform();
                 let network = Network::features(backbone, layer, transform.crop);
-                let renderer = Renderer::new(transform, augment, max_pixels);
+                let renderer = Renderer::new(transform, options.augment.clone(), &options.data);
                 let what = "features";
                 let work = Work { what, photos, hashes: &hashes, wanted: &missing.wanted, on_error };
                 let store = &mut |vectors: &[(&Wanted, &[f32])]| {
@@ -271,17 +270,18 @@ pub(crate) struct KeyMaker {
 
 impl KeyMaker {
     /// `what` is kept, in which format: what it says must be in no other keeper's.
-    pub(crate) fn new(what: &[&str], stock: &Stock, layer: Layer, augment: &Augment) -> Self {
+    pub(crate) fn new(what: &[&str], stock: &Stock, layer: Layer, options: &Options) -> Self {
         let precision = stock.options().precision;
         let preprocessing = serde_json::to_string(stock.checkpoint().preprocessing())
             .expect("a preprocessing record is JSON");
         let mut weights = Sha256::new();
         let rest = [stock.checkpoint().fingerprint(), &preprocessing, layer.as_str(), precision.as_str()];
-        for part in what.iter().copied().chain(rest) {
+        let reduced = (!options.data.decode.is_exact()).then_some("decode scaled");
+        for part in what.iter().copied().chain(rest).chain(reduced) {
             weights.update(part);
             weights.update([0]);
         }
-        let augment = serde_json::to_string(augment).expect("[augment] is JSON");
+        let augment = serde_json::to_string(&options.augment).expect("[augment] is JSON");
         Self { weights, augment }
     }
 

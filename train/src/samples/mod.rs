@@ -8,8 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
 use headstock_loader::source::Listing;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo, decode};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::config::{Place, Settings, Source, SplitMethod};
@@ -374,9 +376,26 @@ fn read_photos(
     Ok((dataset, Some(parts)))
 }
 
-/// Pairs of samples whose photos look the same.
-fn duplicates(_settings: &Settings, _dataset: &Dataset, _progress: &dyn Progress) -> Vec<(usize, usize)> {
-    Vec::new()
+/// Pairs of samples whose photos look the same. Photos that cannot be read look like no other.
+fn duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -> Vec<(usize, usize)> {
+    let photos: Vec<&Photo> = dataset.samples.iter().map(|sample| &sample.photo).collect();
+    let signatures = signatures(&photos, settings.options.data.max_pixels, progress);
+    let pairs = near_duplicates(&signatures, SIMILARITY);
+    tracing::info!("{} pairs of photos look the same: they stay on one side", pairs.len());
+    pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
+}
+
+/// The signature of each photo; none for one that cannot be read.
+fn signatures(photos: &[&Photo], max_pixels: u64, progress: &dyn Progress) -> Vec<Option<Signature>> {
+    progress.begin("looking for near-duplicates", photos.len() as u64, "photos");
+    let sign = |photo: &&Photo| {
+        let signature = photo.read().and_then(|bytes| decode(&bytes, max_pixels));
+        progress.step(1);
+        signature.ok().map(|photo| Signature::new(&photo))
+    };
+    let signatures = photos.par_iter().map(sign).collect();
+    progress.end();
+    signatures
 }
 
 /// The part of each entry, where the data says it; entries of a part that is neither trained nor tested on leave the listing,

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
 use headstock_loader::{FolderSource, ParquetSource, Source as Lists, WebDatasetSource, shards};
 
-use crate::config::{HUB, Place, Source};
+use crate::config::{Place, Source};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
@@ -29,11 +30,14 @@ impl Place {
             }
             Self::Csv(csv) => Opened { root: csv.images.clone(), source: Box::new(csv.clone()) },
             Self::Parquet { shards: pattern, image, fields } => {
-                let shards = match pattern.strip_prefix(HUB) {
-                    Some(_) => fetch(pattern, progress)?,
-                    None => shards(Path::new(pattern), &["parquet"])?,
+                let (shards, root) = if let Some(name) = pattern.strip_prefix("hf://") {
+                    let DatasetFiles { files, root, .. } = fetch_dataset(&name.parse()?, progress)?;
+                    (files, root)
+                } else {
+                    let shards = shards(Path::new(pattern), &["parquet"])?;
+                    let root = shared_folder(&shards);
+                    (shards, root)
                 };
-                let root = shared_folder(&shards);
                 let source = ParquetSource { shards, image: image.clone(), fields: fields.clone() };
                 Opened { source: Box::new(source), root }
             }
@@ -110,8 +114,4 @@ fn relative_to_shared(train: &Path, test: &Path) -> (String, String) {
         parts.join("/")
     };
     (rest(train), rest(test))
-}
-
-fn fetch(_name: &str, _progress: &dyn Progress) -> Result<Vec<PathBuf>, TrainError> {
-    Err(TrainError::Usage("not yet".into()))
 }

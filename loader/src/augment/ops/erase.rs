@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use crate::augment::Crop;
+use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
 /// What is erased, and what is there instead.

@@ -8,7 +8,8 @@ use crate::augment::ops::{
     Op,
     erase::{Erasure, Fill},
 };
-use crate::augment::{Crop, ErasingValue, Numbers};
+use crate::augment::{ErasingValue, Numbers};
+use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomErasing`.

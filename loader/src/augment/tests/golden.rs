@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::oracle;
-use crate::augment::Crop;
 use crate::augment::ops::{
     Op,
     erase::{Erasure, Fill},
     geometry::AffineMap,
 };
+use crate::decode::Crop;
 use crate::golden::{self, apart};
 
 fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {

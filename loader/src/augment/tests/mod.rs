@@ -6,10 +6,12 @@ pub(super) mod oracle;
 
 use std::collections::HashSet;
 
+use image::imageops;
 use proptest::prelude::*;
 use sha2::Digest;
 
 use super::*;
+use crate::decode::Crop;
 use crate::golden::{self as files, apart, formula_photo};
 
 const PLAIN: EvalTransform =
@@ -77,14 +79,12 @@ fn a_view_with_given_draws_is_torchvisions() {
         let turn = |degrees| Op::Rotate { degrees, interpolation: Interpolation::Nearest };
         let mirrored = case["mirrored"].as_bool().unwrap().then_some(Op::FlipHorizontal);
         let ops = mirrored.into_iter().chain(case["degrees"].as_f64().map(turn)).collect();
-        let drawn = Drawn { crop: crop(&case["crop"]), ops };
         let plain =
             EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..PLAIN };
+        let rendering = Rendering { plain, crop: crop(&case["crop"]), ops };
         let (width, height) = size(case);
-        let apart = apart(
-            &drawn.apply(&formula_photo(width, height), &plain),
-            &results[case["result"].as_str().unwrap()],
-        );
+        let apart =
+            apart(&rendering.of(&formula_photo(width, height)), &results[case["result"].as_str().unwrap()]);
         assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
     }
 }
@@ -192,17 +192,6 @@ fn a_step_does_not_move_the_draws_of_another() {
         assert_eq!(others.crop, whole.crop);
         assert!(others.ops.iter().all(|op| whole.ops.contains(op)), "without {step}");
         assert_eq!(others.ops.len() + alone.ops.len(), whole.ops.len(), "{step}");
-    }
-}
-
-#[test]
-fn a_part_that_is_cut_out_before_gives_the_same_view() {
-    let photo = formula_photo(61, 47);
-    for number in 0..20 {
-        let drawn = everything().draw(photo.dimensions(), &PLAIN, 1, &key(number));
-        let Crop { top, left, height, width } = drawn.crop.unwrap();
-        let part = imageops::crop_imm(&photo, left, top, width, height).to_image();
-        assert!(drawn.apply_to_part(&part, &PLAIN) == drawn.apply(&photo, &PLAIN));
     }
 }
 

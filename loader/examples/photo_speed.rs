@@ -1,0 +1,62 @@
+//! How many photos a second one thread makes ready: decode, turn upright, short side to 256 (bilinear), middle 224 x 224.
+//!
+//! ```sh
+//! cargo run --release -p headstock-loader --example photo_speed -- FOLDER [exact|scaled] [ROUNDS] [EVERY]
+//! ```
+//!
+//! Prints a line of JSON. The files are read before the clock starts; of a folder every `EVERY`-th photo is taken.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use headstock_loader::{DecodeMode, EvalTransform, Interpolation, Photo, PhotoDecoder};
+use serde_json::{from_value, json};
+
+const MAX_PIXELS: u64 = 200_000_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut words = std::env::args().skip(1);
+    let folder = words.next().ok_or("which folder?")?;
+    let mode: DecodeMode = from_value(words.next().unwrap_or_else(|| "exact".into()).into())?;
+    let rounds: usize = words.next().map_or(Ok(1), |word| word.parse())?;
+    let every: usize = words.next().map_or(Ok(1), |word| word.parse())?;
+
+    let mut paths = Vec::new();
+    files_below(Path::new(&folder), &mut paths)?;
+    paths.sort();
+    let photos = paths
+        .iter()
+        .step_by(every.max(1))
+        .map(|path| Photo::from(path.clone()).read())
+        .collect::<Result<Vec<_>, _>>()?;
+    let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Interpolation::Bilinear };
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let mut sum = 0;
+        for photo in &photos {
+            let rendered = PhotoDecoder::open(photo, MAX_PIXELS)?.render(mode, &[transform.rendering()])?;
+            sum += u64::from(rendered[0].as_raw()[0]);
+        }
+        std::hint::black_box(sum);
+        rates.push(photos.len() as f64 / start.elapsed().as_secs_f64());
+    }
+    let said = json!({ "mode": mode, "photos": photos.len(), "photos_per_second": rates });
+    #[expect(clippy::print_stdout, reason = "what a program measured goes to stdout")]
+    let () = println!("{said}");
+    Ok(())
+}
+
+/// The files of a folder and of those in it, or the one file that it is.
+fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if folder.is_file() {
+        files.push(folder.to_path_buf());
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        files_below(&entry?.path(), files)?;
+    }
+    Ok(())
+}

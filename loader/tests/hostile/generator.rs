@@ -1,0 +1,249 @@
+//! Photos that were damaged, or were made to do harm: the same ones every time.
+
+/// `seeds` (photos, by file name), mutated: photo `number`, with the name of what it was.
+pub(crate) fn hostile(seeds: &[(String, Vec<u8>)], number: usize) -> (String, Vec<u8>) {
+    let mut random = Random(number as u64);
+    let (name, seed) = &seeds[number % seeds.len()];
+    let same_format: Vec<&(String, Vec<u8>)> =
+        seeds.iter().filter(|(other, _)| extension(other) == extension(name)).collect();
+    let other = &same_format[random.below(same_format.len())].1;
+    let mut bytes = seed.clone();
+    let kind = KINDS[(number / seeds.len() + number) % KINDS.len()];
+    for _ in 0..1 + random.below(3) {
+        kind(&mut bytes, other, &mut random);
+    }
+    if random.below(4) > 0 {
+        correct_checksums(&mut bytes);
+    }
+    (name.clone(), bytes)
+}
+
+fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+type Kind = fn(&mut Vec<u8>, &[u8], &mut Random);
+
+const KINDS: [Kind; 13] = [
+    flip_bits,
+    flip_bits_of_the_header,
+    set_bytes,
+    truncate,
+    remove,
+    splice,
+    repeat_piece,
+    drop_piece,
+    swap_pieces,
+    piece_of_another,
+    change_length,
+    change_size,
+    large_metadata,
+];
+
+fn flip_bits(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    for _ in 0..1 + random.below(8) {
+        if let Some(byte) = random.one_of(bytes) {
+            *byte ^= 1 << random.below(8);
+        }
+    }
+}
+
+fn flip_bits_of_the_header(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let header = bytes.len().min(100);
+    if let Some(byte) = random.one_of(&mut bytes[..header]) {
+        *byte ^= 1 << random.below(8);
+    }
+}
+
+fn set_bytes(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let value = [0, 0xFF, 0x7F, 0x80, random.below(256) as u8][random.below(5)];
+    let range = random.range(bytes.len());
+    bytes[range.start..range.end.min(range.start + 16)].fill(value);
+}
+
+fn truncate(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    bytes.truncate(random.below(bytes.len() + 1));
+}
+
+fn remove(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let range = random.range(bytes.len());
+    bytes.drain(range.start..range.end.min(range.start + 64));
+}
+
+/// The start of one photo and the end of another.
+fn splice(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    bytes.truncate(random.below(bytes.len() + 1));
+    bytes.extend(&other[random.below(other.len() + 1)..]);
+}
+
+fn repeat_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let piece = random.piece(bytes);
+    let copies = [1, 2, 300][random.below(3)].min(100_000 / piece.len().max(1));
+    let repeated = bytes[piece.clone()].repeat(copies);
+    bytes.splice(piece.end..piece.end, repeated);
+}
+
+fn drop_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    bytes.drain(random.piece(bytes));
+}
+
+fn swap_pieces(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let piece = random.piece(bytes);
+    let moved: Vec<u8> = bytes.drain(piece).collect();
+    let before = random.piece(bytes).start;
+    bytes.splice(before..before, moved);
+}
+
+fn piece_of_another(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    let (from, to) = (random.piece(other), random.piece(bytes));
+    bytes.splice(to, other[from].iter().copied());
+}
+
+/// Another number where a piece tells its length.
+fn change_length(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let piece = random.piece(bytes);
+    let at = piece.start
+        + if bytes.starts_with(b"RIFF") { 4 } else { 2 * usize::from(bytes.starts_with(b"\xFF")) };
+    let values: [&[u8]; 6] =
+        [&[0, 0], &[0, 1], &[0xFF, 0xFF], &[0; 4], &[0xFF; 4], &[0x7F, 0xFF, 0xFF, 0xFF]];
+    overwrite(bytes, at, values[random.below(values.len())]);
+}
+
+/// Another width or height, as far as 65,535 x 65,535 and 0.
+fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let side = [0, 1, 2, 255, 4_096, 16_383, 65_535, 65_535][random.below(8)];
+    let axes = [[true, true], [true, false], [false, true]][random.below(3)];
+    let find = |what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
+    let little = u16::to_le_bytes(side).to_vec();
+    let (big4, little4) = (u32::from(side).to_be_bytes().to_vec(), u32::from(side).to_le_bytes().to_vec());
+    let places: [(usize, Vec<u8>); 2] = match &bytes[..] {
+        [0xFF, 0xD8, ..] => {
+            let frame = [0xC0, 0xC1, 0xC2].into_iter().find_map(|marker| find(&[0xFF, marker, 0]));
+            let at = frame.unwrap_or(0) + 5;
+            [(at, side.to_be_bytes().to_vec()), (at + 2, side.to_be_bytes().to_vec())]
+        }
+        [0x89, ..] => [(16, big4.clone()), (20, big4)],
+        [b'G', ..] => {
+            // Of the screen, or of a frame.
+            let frame = find(&[0x2C, 0, 0, 0, 0]).filter(|_| random.below(2) == 0).map_or(6, |at| at + 5);
+            [(frame, little.clone()), (frame + 2, little)]
+        }
+        [b'B', ..] => [(18, little4.clone()), (22, little4)],
+        [b'R', ..] => [(26, little.clone()), (28, little)],
+        _ => {
+            let tag = |tag: u8| find(&[tag, 1, 4, 0]).or_else(|| find(&[1, tag, 0, 4])).unwrap_or(0) + 8;
+            [(tag(0), little4.clone()), (tag(1), little4)]
+        }
+    };
+    for ((at, value), chosen) in places.into_iter().zip(axes) {
+        if chosen {
+            overwrite(bytes, at, &value);
+        }
+    }
+}
+
+/// 64 KiB of EXIF, of text, or of what is no metadata at all.
+fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+    let mut data = b"Exif\0\0MM\0*\0\0\0\x08\xFF\xFF".to_vec();
+    data.extend((0..65_000).map(|_| random.below(256) as u8));
+    let segment = match bytes.first() {
+        Some(0xFF) => [&[0xFF, 0xE1], &((data.len() + 2) as u16).to_be_bytes()[..], &data].concat(),
+        Some(0x89) => [&(data.len() as u32).to_be_bytes()[..], b"eXIf", &data, &[0; 4]].concat(),
+        Some(b'R') => [b"EXIF", &(data.len() as u32).to_le_bytes()[..], &data].concat(),
+        Some(b'G') => data
+            .chunks(255)
+            .flat_map(|block| [&[0x21, 0xFE, block.len() as u8], block, &[0]].concat())
+            .collect(),
+        _ => data,
+    };
+    let at = random.piece(bytes).end;
+    bytes.splice(at..at, segment);
+}
+
+fn overwrite(bytes: &mut [u8], at: usize, value: &[u8]) {
+    for (byte, &value) in bytes.iter_mut().skip(at).zip(value) {
+        *byte = value;
+    }
+}
+
+/// Where the pieces of a photo begin: segments, chunks or blocks; of a format that has none every 16 bytes.
+fn pieces(bytes: &[u8]) -> Vec<usize> {
+    let number = |at: usize, little: bool| {
+        let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+        Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) } as usize)
+    };
+    let (mut at, little, header) = match bytes {
+        [0xFF, ..] => {
+            return (0..bytes.len().saturating_sub(1))
+                .filter(|&at| bytes[at] == 0xFF && bytes[at + 1] >= 0xC0)
+                .collect();
+        }
+        [0x89, ..] => (8, false, 12),
+        [b'R', ..] => (12, true, 8),
+        [b'G', ..] => return (0..bytes.len()).filter(|&at| matches!(bytes[at], 0x21 | 0x2C)).collect(),
+        _ => return (0..bytes.len()).step_by(16).collect(),
+    };
+    let mut starts = Vec::new();
+    while let Some(length) = number(at + if little { 4 } else { 0 }, little) {
+        starts.push(at);
+        at += header + length + if little { length % 2 } else { 0 };
+    }
+    starts
+}
+
+/// Of a PNG: what is behind the checksums is damaged, not the checksums alone.
+fn correct_checksums(bytes: &mut [u8]) {
+    if !bytes.starts_with(b"\x89PNG") {
+        return;
+    }
+    let starts = pieces(bytes);
+    for (index, &start) in starts.iter().enumerate() {
+        let end = starts.get(index + 1).copied().unwrap_or(bytes.len());
+        if start + 12 <= end && end <= bytes.len() {
+            let sum = crc(&bytes[start + 4..end - 4]).to_be_bytes();
+            bytes[end - 4..end].copy_from_slice(&sum);
+        }
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number from 0 to one less than `end`; 0 where that is 0.
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % (end as u64).max(1)) as usize
+    }
+
+    fn one_of<'a>(&mut self, bytes: &'a mut [u8]) -> Option<&'a mut u8> {
+        let at = self.below(bytes.len());
+        bytes.get_mut(at)
+    }
+
+    fn range(&mut self, end: usize) -> std::ops::Range<usize> {
+        let start = self.below(end);
+        start..start + self.below(end - start + 1)
+    }
+
+    /// One of the pieces.
+    fn piece(&mut self, bytes: &[u8]) -> std::ops::Range<usize> {
+        let starts = pieces(bytes);
+        let index = self.below(starts.len());
+        let start = starts.get(index).copied().unwrap_or(0).min(bytes.len());
+        start..starts.get(index + 1).copied().unwrap_or(bytes.len()).clamp(start, bytes.len())
+    }
+}

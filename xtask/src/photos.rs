@@ -1,0 +1,31 @@
+//! `cargo xtask photos`: how fast photos are made ready, beside Pillow.
+
+use std::env::consts::EXE_SUFFIX;
+use std::ffi::OsStr;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{python, step};
+
+const EXAMPLE: &str = "photo_speed";
+const SCRIPT: &str = "reference/throughput/photos.py";
+
+/// Measures with the photos of a folder, each core alone, and prints a table; `options` are the script's.
+pub(crate) fn run(folder: &OsStr, options: &[impl AsRef<OsStr>]) -> Result<()> {
+    let workspace = step::workspace();
+    let mut build = step::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "headstock-loader",
+        "--example",
+        EXAMPLE,
+        "--manifest-path",
+    ]);
+    step::run("build", build.arg(workspace.join("Cargo.toml")))?;
+    let program = step::target_dir()?.join("release/examples").join(format!("{EXAMPLE}{EXE_SUFFIX}"));
+    let python = python::ready(&python::ORACLES)?;
+    let mut script = Command::new(python);
+    step::run("photos", script.arg(workspace.join(SCRIPT)).arg(program).arg(folder).args(options))
+}
