@@ -4,7 +4,7 @@ use std::path::Path;
 
 use headstock_train::TrainError;
 use headstock_train::doctor::{
-    CleanTable, Cleaned, Diagnosis, Finding, Item, Severity, examine, page, show_augment, write_page,
+    ClassCount, CleanTable, Cleaned, Diagnosis, Finding, Item, Page, Severity, examine, show_augment,
 };
 use serde::Serialize;
 
@@ -48,9 +48,10 @@ pub(crate) fn run(args: &DoctorArgs, session: &mut Session<'_>) -> anyhow::Resul
         return Ok(());
     }
     let table = args.write_clean.as_deref().map(|file| CleanTable::new(file, &settings)).transpose()?;
+    let page = args.html.as_deref().map(Page::new).transpose()?;
     let diagnosis = examine(&settings, args.quick, session.bars)?;
-    if let Some(file) = &args.html {
-        write_page(file, &page(&diagnosis, &settings, session.bars))?;
+    if let Some(page) = &page {
+        page.write(&diagnosis, &settings, session.bars)?;
     }
     let cleaned = table.map(|table| table.write(&diagnosis)).transpose()?;
     let out = &mut *session.output;
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &DoctorArgs, session: &mut Session<'_>) -> anyhow::Resul
 }
 
 fn show(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), StdoutError> {
-    let sum = |of: fn(&headstock_train::doctor::ClassCount) -> usize| diagnosis.classes.iter().map(of).sum::<usize>();
+    let sum = |of: fn(&ClassCount) -> usize| diagnosis.classes.iter().map(of).sum::<usize>();
     let (train, test) = (sum(|count| count.train), sum(|count| count.test));
     let sizes = || diagnosis.classes.iter().map(|count| count.train + count.test);
     let spread = match (sizes().min(), sizes().max()) {

@@ -81,7 +81,7 @@ impl Copies {
             near.entry(groups[pair.a]).or_default().push(pair);
         }
         let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (sample, group) in groups.iter().enumerate().filter(|(_, group)| near.contains_key(group)) {
+        for (sample, group) in groups.iter().enumerate().filter(|(_, group)| near.contains_key(*group)) {
             members.entry(*group).or_default().push(sample);
         }
         let near: Vec<_> = (near.iter().zip(members.values()))

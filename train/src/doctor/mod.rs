@@ -29,7 +29,7 @@ pub use clean::{CleanTable, Cleaned};
 pub use confident::{LabelIssues, label_issues, self_confidence};
 pub use findings::{Concerned, Doubt, Finding, Item, Kind, Scope, Severity};
 pub use out_of_fold::OutOfFold;
-pub use page::{page, write_page};
+pub use page::Page;
 pub use sheet::{AugmentSheet, show_augment};
 
 use crate::config::{OnError, Settings, Source};
@@ -107,13 +107,16 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     let Source::Photos { main, test } = &settings.source else {
         return Err(TrainError::Usage("doctor looks at photos: `data.features` has none".into()));
     };
-    let collected = Collected::read(settings, main, test.as_ref(), progress)?;
-    let subject = Subject { classes: collected.classes.names(), samples: &collected.samples };
+    let mut collected = Collected::read(settings, main, test.as_ref(), progress)?;
     let looks = photos::look(&collected.samples, settings.options.data.max_pixels, progress);
+    let mut copies = Copies::find(&looks);
+    let mut left_out = Vec::new();
+    if let Err(why) = collected.draw(settings, &copies.links()) {
+        left_out.push(format!("copies across parts: {why}"));
+    }
+    let subject = Subject { classes: collected.classes.names(), samples: &collected.samples };
     let mut findings = listing::findings(&subject, &collected);
     findings.extend(photos::findings(&subject, &looks));
-    let mut copies = Copies::find(&looks);
-    let mut left_out: Vec<String> = collected.undivided.iter().map(|why| format!("copies across parts: {why}")).collect();
 
     let mut probabilities = None;
     let judged = if quick {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Arguments, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,13 +35,37 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-alig
 figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
 figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
 
-/// The page of a diagnosis. The photos it shows are decoded again; some hundred at most.
-#[must_use]
-pub fn page(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
+/// What every page begins with.
+const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
+
+/// A page that is going to be written.
+#[derive(Clone, Debug)]
+pub struct Page(PathBuf);
+
+impl Page {
+    /// A page at `path`, refused before the long work where another file lies there.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for such a file.
+    pub fn new(path: &Path) -> Result<Self, TrainError> {
+        refuse_to_replace_all_but(path, &[HEAD.into()])?;
+        Ok(Self(path.into()))
+    }
+
+    /// Writes what was found. The photos that are shown are decoded again; some hundred at most.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn write(&self, diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> Result<(), TrainError> {
+        let page = html(diagnosis, settings, progress);
+        write_whole(&self.0, page.as_bytes()).map_err(TrainError::io("write", &self.0))
+    }
+}
+
+fn html(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
     let thumbnails = thumbnails(diagnosis, settings.options.data.max_pixels, progress);
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n\
-         <style>{STYLE}</style>\n<h1>What is wrong with the photos</h1>\n<p>{} photos of {} classes.</p>\n",
+        "{HEAD}<style>{STYLE}</style>\n<h1>What is wrong with the photos</h1>\n<p>{} photos of {} classes.</p>\n",
         diagnosis.photos,
         diagnosis.classes.len()
     );
@@ -70,16 +94,6 @@ pub fn page(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress)
     }
     classes(&mut page, diagnosis);
     page
-}
-
-/// Writes a page to `path`. A file there that is no such page is not replaced.
-///
-/// # Errors
-/// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
-pub fn write_page(path: &Path, page: &str) -> Result<(), TrainError> {
-    let begins = page.lines().take(4).collect::<Vec<_>>().join("\n");
-    refuse_to_replace_all_but(path, &[begins.into_bytes()])?;
-    write_whole(path, page.as_bytes()).map_err(TrainError::io("write", path))
 }
 
 fn section(page: &mut String, number: usize, finding: &Finding, thumbnails: &BTreeMap<usize, String>) {

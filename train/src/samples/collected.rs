@@ -1,14 +1,14 @@
 //! All that the places of the settings list, with what is wrong with it: what `doctor` looks at.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 
-use headstock_loader::dataset::number_groups;
+use headstock_loader::dataset::{join_groups, number_groups};
 use headstock_loader::source::{Entry, Listing};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, Photo};
 
 use super::parts::Drawn;
 use super::places::{Opened, prefixes};
-use super::{Part, given_parts, root_of_files};
+use super::{Part, given_parts};
 use crate::config::{Place, Settings, SplitMethod};
 use crate::error::TrainError;
 use crate::progress::Progress;
@@ -18,16 +18,14 @@ use crate::progress::Progress;
 pub(crate) struct Collected {
     pub(crate) classes: ClassMap,
     pub(crate) samples: Vec<CollectedSample>,
+    /// The names of the data's groups, by number.
+    names: Vec<String>,
     /// Whether the data says itself which part a sample is in.
     pub(crate) given: bool,
     /// What is wrong with entries that are not among the samples.
     pub(crate) faults: Vec<DatasetError>,
     /// Photos that have no class.
     pub(crate) unlabelled: Vec<String>,
-    /// Why no sample is in the test part, where none can be.
-    pub(crate) undivided: Option<String>,
-    /// The folder that ids are relative to, where photos are files.
-    pub(crate) root: Option<PathBuf>,
 }
 
 /// A sample that was listed.
@@ -133,48 +131,48 @@ impl Collected {
         let labels: Vec<u32> =
             entries.iter().map(|entry| classes.number(&entry.class).expect("the map is made of these")).collect();
         let given = parts.is_some();
-        let (parts, undivided) = match parts {
-            Some(parts) => (parts, None),
-            None => match drawn(settings, &classes, &labels, &entries) {
-                Ok(parts) => (parts, None),
-                Err(problem) => (vec![Part::Train; entries.len()], Some(problem)),
-            },
-        };
+        let parts = parts.unwrap_or_else(|| vec![Part::Train; entries.len()]);
         let named: Option<Vec<&str>> = entries.iter().map(|entry| entry.group.as_deref()).collect();
-        let groups = named.map(|names| number_groups(&names));
+        let groups = named.as_ref().map(|names| number_groups(names));
+        let names: BTreeSet<&str> = named.into_iter().flatten().collect();
+        let names = names.into_iter().map(str::to_owned).collect();
         let samples = (entries.into_iter().zip(labels).zip(parts).enumerate())
             .map(|(number, ((Entry { id, photo, .. }, label), part))| {
                 let group = groups.as_ref().map(|groups| groups[number]);
                 CollectedSample { id, photo, label, group, part }
             })
             .collect();
-        let root = root_of_files(&settings.source);
-        Self { classes, samples, given, faults, unlabelled, undivided, root }
+        Self { classes, samples, names, given, faults, unlabelled }
     }
-}
 
-/// The part of each entry, as training would draw it; near-duplicates are not joined.
-fn drawn(
-    settings: &Settings,
-    classes: &ClassMap,
-    labels: &[u32],
-    entries: &[Entry],
-) -> Result<Vec<Part>, String> {
-    let options = &settings.options.split;
-    if options.method == SplitMethod::Predefined {
-        return Err("the data says of no sample that it is to be tested on".into());
+    /// Gives each sample its part as training draws it, where the data does not say it; `copies` names pairs of the same picture,
+    /// for settings that keep them together.
+    ///
+    /// # Errors
+    /// Why no sample can be in the test part, in a sentence; all stay in the training part.
+    pub(crate) fn draw(&mut self, settings: &Settings, copies: &[(usize, usize)]) -> Result<(), String> {
+        if self.given {
+            return Ok(());
+        }
+        let options = &settings.options.split;
+        if options.method == SplitMethod::Predefined {
+            return Err("the data says of no sample that it is to be tested on".into());
+        }
+        let own: Vec<Option<u32>> = self.samples.iter().map(|sample| sample.group).collect();
+        let labels: Vec<u32> = self.samples.iter().map(|sample| sample.label).collect();
+        let joined = options.group_duplicates;
+        let drawn = Drawn {
+            classes: &self.classes,
+            labels: &labels,
+            ids: self.samples.iter().map(|sample| sample.id.as_str()).collect(),
+            groups: if joined { Some(join_groups(&own, copies)) } else { own.into_iter().collect() },
+            names: &self.names,
+            joined,
+        };
+        let parts = drawn.parts(options).map_err(|error| error.to_string())?;
+        for (sample, part) in self.samples.iter_mut().zip(parts) {
+            sample.part = part;
+        }
+        Ok(())
     }
-    let groups: Option<Vec<&str>> = entries.iter().map(|entry| entry.group.as_deref()).collect();
-    let mut names: Vec<String> = groups.iter().flatten().map(|&name| name.to_owned()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let drawn = Drawn {
-        classes,
-        labels,
-        ids: entries.iter().map(|entry| entry.id.as_str()).collect(),
-        groups: groups.map(|groups| number_groups(&groups)),
-        names: &names,
-        joined: false,
-    };
-    drawn.parts(options).map_err(|error| error.to_string())
 }
