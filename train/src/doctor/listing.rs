@@ -1,9 +1,9 @@
 //! What is wrong with what is listed, before a photo is opened.
 
 use headstock_loader::DatasetError;
-use headstock_loader::checks::similar_names;
+use headstock_loader::checks::{Likeness, similar_names};
 
-use super::findings::{Finding, Item, Kind};
+use super::findings::{Finding, Item, Kind, Severity};
 use super::{Subject, counts};
 use crate::samples::Collected;
 
@@ -41,17 +41,25 @@ pub(super) fn findings(subject: &Subject<'_>, collected: &Collected) -> Vec<Find
         add(Kind::UnlabelledPhoto, photo.clone());
     }
     let counts = counts(subject);
+    let mut words = Vec::new();
     for pair in similar_names(subject.classes) {
+        let photos = |class: usize| counts[class].train + counts[class].test;
         let named = |class: usize| {
-            let count = &counts[class];
-            format!("{:?} ({})", count.class, count.train + count.test)
+            format!("{:?} ({})", subject.classes[class], photos(class))
         };
         let (a, b) = (named(pair.a), named(pair.b));
-        add(Kind::ClassNames, format!("{a} and {b} differ by {}", pair.likeness.difference()));
+        let detail = format!("{a} and {b} differ by {}", pair.likeness.difference());
+        // Who slips does so a few times: `shirt` and `skirt` are two words.
+        if pair.likeness == Likeness::Letter && photos(pair.a).min(photos(pair.b)) >= FEW {
+            words.push(Item { photos: Vec::new(), detail, doubt: None });
+        } else {
+            add(Kind::ClassNames, detail);
+        }
     }
     // With one part, all of it may be trained on.
     for count in counts.iter().filter(|count| count.train < FEW) {
         add(Kind::SmallClass, format!("{} ({} to train on, {} to test on)", count.class, count.train, count.test));
     }
-    by_kind.into_iter().filter_map(|(kind, items)| Finding::of(kind, None, items)).collect()
+    let words = Finding::of(Kind::ClassNames, None, words).map(|finding| Finding { severity: Severity::Note, ..finding });
+    by_kind.into_iter().filter_map(|(kind, items)| Finding::of(kind, None, items)).chain(words).collect()
 }
