@@ -78,6 +78,7 @@ impl App {
             Command::Evaluate(args) => commands::evaluate::run(&args, &mut session),
             Command::Extract(args) => commands::extract::run(&args, &mut session),
             Command::Split(args) => commands::split::run(&args, &mut session),
+            Command::Doctor(args) => commands::doctor::run(&args, &mut session),
             Command::Heads(args) => commands::heads::run(&args, &mut session),
             Command::Bench(args) => commands::bench::run(&args, &mut session),
         }

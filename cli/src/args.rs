@@ -25,6 +25,7 @@ pub(crate) struct Arguments {
 const EXAMPLES: &str = "\
 From photos to predictions:
   headstock init photos                     write headstock.toml; a folder per class
+  headstock doctor                          what is wrong with the photos and their labels
   headstock train                           features, fit, test; writes runs/linear-1
   headstock train --head svm                another head on the same features
   headstock compare                         all heads, cross-validated
@@ -73,6 +74,8 @@ pub(crate) enum Command {
     Extract(ExtractArgs),
     /// Write which photos are trained on and which are tested on
     Split(SplitArgs),
+    /// Say what is wrong with the photos and their labels
+    Doctor(DoctorArgs),
     /// List the heads, or show one's keys and defaults
     Heads(HeadsArgs),
     /// Measure how many photos a second the network computes, alone or from files
@@ -283,6 +286,37 @@ pub(crate) struct SplitArgs {
     /// The CSV to write: path,label,split
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock doctor
+  headstock doctor --html doctor.html --write-clean clean.csv
+  headstock doctor --quick --strict                   photos and names alone; exit status 3 where something is wrong
+  headstock doctor --show-augment views.png           what [augment] makes of a few photos
+
+Labels are judged by the config's head, fitted five times without the photos that it judges; a head that takes long to fit
+gives way to `linear`. Features are kept, so that training finds them. Errors and warnings are wrong, notes are not.
+
+The clean table is without photos that cannot be read, suspicious labels, outliers, and copies: of those in one class
+the first stays, of those in several none.")]
+pub(crate) struct DoctorArgs {
+    /// Write a page with thumbnails
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write a table of the photos without what was found, to train on with data.csv
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_clean: Option<PathBuf>,
+    /// End with exit status 3 where there is an error or a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Leave out what needs features: suspicious labels and outliers. It needs no [backbone]
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Examine nothing: write a PNG with augmented views of a few photos, a row each, the plain one first
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["html", "write_clean", "strict", "quick"])]
+    pub(crate) show_augment: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use support::Project;
 fn help_teaches_every_command() {
     let project = Project::new(0);
     for command in
-        ["", "init", "train", "compare", "predict", "evaluate", "extract", "split", "heads", "bench"]
+        ["", "init", "train", "compare", "predict", "evaluate", "extract", "split", "doctor", "heads", "bench"]
     {
         let mut arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
         arguments.push("--help");

@@ -69,6 +69,17 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Whether the photo ends too early: another copy of it may be whole.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        matches!(self, Self::Damaged { message, .. } if message == CUT_SHORT)
+    }
+}
+
+/// What is said of every format that ends too early.
+const CUT_SHORT: &str = "the file is cut short";
+
 /// Decodes a photo to RGB, `[H, W, 3]`, upright, by the rules of [this module](self).
 ///
 /// ```
@@ -171,7 +182,7 @@ fn said(error: &ImageError) -> String {
             _ => error.to_string(),
         },
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file is cut short".into()
+            CUT_SHORT.into()
         }
         ImageError::Limits(_) => "it takes more memory than `data.max_pixels` allows for".into(),
         _ => error.to_string(),

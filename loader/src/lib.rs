@@ -34,9 +34,11 @@
 //! ```
 
 pub mod augment;
+pub mod checks;
 pub mod dataset;
 pub mod decode;
 pub mod duplicates;
+pub mod encode;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]

@@ -40,11 +40,15 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Refuses to replace a file that is not a table of ours, which begins with `header`: it may be the user's labels.
 pub(crate) fn refuse_to_replace(path: &Path, header: &[&str]) -> Result<(), TrainError> {
+    refuse_to_replace_all_but(path, &[format!("{}\n", header.join(",")).into_bytes()])
+}
+
+/// Refuses to replace a file that begins with none of `begins`.
+pub(crate) fn refuse_to_replace_all_but(path: &Path, begins: &[Vec<u8>]) -> Result<(), TrainError> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
     }
-    let begins = format!("{}\n", header.join(","));
-    let ours = fs::read(path).is_ok_and(|bytes| bytes.starts_with(begins.as_bytes()));
+    let ours = fs::read(path).is_ok_and(|bytes| begins.iter().any(|header| bytes.starts_with(header)));
     if ours {
         Ok(())
     } else {

@@ -23,6 +23,7 @@
 mod activations;
 pub mod compare;
 pub mod config;
+pub mod doctor;
 mod error;
 mod evaluate;
 mod extract;

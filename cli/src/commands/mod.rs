@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod extract;
 mod find_lr;
@@ -51,6 +52,13 @@ impl Session<'_> {
         let mut settings = config.resolve(&self.heads)?;
         settings.pin(self.bars)?;
         Ok(settings)
+    }
+
+    /// As [`settings`](Self::settings) without more overrides, for a command that looks at photos alone: they need no backbone.
+    fn settings_of_photos(&self) -> Result<Settings, TrainError> {
+        let mut config = Config::read(&self.config_path())?;
+        config.set(&self.global.overrides)?;
+        Ok(config.resolve_photos(&self.heads)?)
     }
 
     /// For a command that takes overrides as all do, but uses no key of the config: says so.

@@ -1,6 +1,7 @@
 //! The head `knn`: a vote of the nearest training photos.
 
 mod bounds;
+mod neighbours;
 mod search;
 
 use candle_core::{DType, Device, Layout, Storage, Tensor};
@@ -14,7 +15,9 @@ use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
 use crate::metric::Metric;
 use crate::vector::Vectors;
-use search::{Neighbour, Search};
+pub use neighbours::nearest;
+pub use search::Neighbour;
+use search::Search;
 
 /// Name of the tensor `[N, F]`, the training photos' features.
 const FEATURES: &str = "features";

@@ -21,9 +21,11 @@ const STORED: usize = 1024;
 
 /// A stored row and how far it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Neighbour {
-    pub(super) row: usize,
-    pub(super) distance: f64,
+pub struct Neighbour {
+    /// Its number.
+    pub row: usize,
+    /// How far it is, by the metric: with angles `1 - cos`.
+    pub distance: f64,
 }
 
 /// Rows to search in.

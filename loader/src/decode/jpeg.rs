@@ -18,7 +18,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use self::planes::Area;
-use super::{Crop, DecodeError, check_size};
+use super::{CUT_SHORT, Crop, DecodeError, check_size};
 
 const JPEG: &str = "JPEG";
 
@@ -40,7 +40,7 @@ enum Fault {
 }
 
 fn cut() -> Fault {
-    Fault::Damaged("the file is cut short")
+    Fault::Damaged(CUT_SHORT)
 }
 
 fn damaged(message: String) -> DecodeError {
@@ -66,7 +66,7 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<Opened<'_>, DecodeEr
         other => return Err(damaged(format!("colours of an unknown kind ({other:?})"))),
     };
     if !has_end(bytes) {
-        return Err(damaged("the file is cut short".into()));
+        return Err(damaged(CUT_SHORT.into()));
     }
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(colours));
@@ -116,7 +116,7 @@ fn said(error: &DecodeErrors) -> String {
     match error {
         DecodeErrors::Format(message) => message.clone(),
         DecodeErrors::FormatStatic(message) => (*message).into(),
-        DecodeErrors::ExhaustedData => "the file is cut short".into(),
+        DecodeErrors::ExhaustedData => CUT_SHORT.into(),
         _ => error.to_string(),
     }
 }

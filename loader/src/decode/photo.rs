@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, check_size, chunks, damaged, into_rgb, jpeg, known_format, name, without_panic};
+use super::{CUT_SHORT, DecodeError, check_size, chunks, damaged, into_rgb, jpeg, known_format, name, without_panic};
 use crate::transform::Rendering;
 
 /// At which size photos are decoded.
@@ -299,7 +299,7 @@ pub(super) fn open_other(
     max_pixels: u64,
 ) -> Result<(impl ImageDecoder, Orientation), DecodeError> {
     let name = name(format);
-    let cut = || DecodeError::Damaged { format: name, message: "the file is cut short".into() };
+    let cut = || DecodeError::Damaged { format: name, message: CUT_SHORT.into() };
     if format == ImageFormat::WebP && chunks::webp_is_cut(bytes) {
         return Err(cut());
     }

@@ -121,6 +121,51 @@ impl Source for CsvSource {
     }
 }
 
+impl CsvSource {
+    /// The table without the rows whose photos `keeps` does not name, each by its path below the folder of the photos; of rows of
+    /// the same photo the first stays. All columns stay, and what parts them.
+    ///
+    /// ```
+    /// use headstock_loader::source::{CsvSource, Fields};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// std::fs::write(folder.join("labels.csv"), "id;breed;age\n1;pug;3\n2;akita;4\n")?;
+    /// let source = CsvSource {
+    ///     csv: folder.join("labels.csv"),
+    ///     images: folder.join("train"),
+    ///     id: "id".into(),
+    ///     extension: "jpg".into(),
+    ///     fields: Fields { label: "breed".into(), group: None, part: None },
+    /// };
+    /// assert_eq!(source.only(|photo| photo != "1.jpg")?, b"id;breed;age\n2;akita;4\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DatasetError`] for a table that cannot be read or parsed.
+    pub fn only(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<u8>, DatasetError> {
+        let table = Table::open(&self.csv)?;
+        let mut reader = table.reader();
+        let header = table.header(&mut reader)?;
+        let id = column(&header, self, "data.id", &self.id)?;
+        let mut writer = csv::WriterBuilder::new().delimiter(table.delimiter()).from_writer(Vec::new());
+        writer.write_record(&header).map_err(|e| table.fault(&e))?;
+        let mut seen = HashSet::new();
+        for record in reader.records() {
+            let record = record.map_err(|e| table.fault(&e))?;
+            let path = record.get(id).and_then(|id| relative_path(&with_extension(id, &self.extension)));
+            if let Some(path) = path
+                && keeps(&path)
+                && seen.insert(path)
+            {
+                writer.write_record(&record).map_err(|e| table.fault(&e))?;
+            }
+        }
+        Ok(writer.into_inner().expect("a vector takes every byte"))
+    }
+}
+
 fn with_extension(id: &str, extension: &str) -> String {
     match extension.strip_prefix('.').unwrap_or(extension) {
         "" => id.into(),

@@ -127,11 +127,23 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which names the file and the key.
     pub fn resolve(self, heads: &Registry) -> Result<Settings, ConfigError> {
+        self.resolve_with(heads, true)
+    }
+
+    /// As [`resolve`](Self::resolve), for what looks at photos alone: `[backbone]` may be missing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve_photos(self, heads: &Registry) -> Result<Settings, ConfigError> {
+        self.resolve_with(heads, false)
+    }
+
+    fn resolve_with(self, heads: &Registry, backbone: bool) -> Result<Settings, ConfigError> {
         keys::check(&self.table, &self.origin)?;
         let options: Options = self.table.try_into().map_err(|error: toml::de::Error| {
             ConfigError::Value { origin: self.origin.clone(), message: one_line(&error) }
         })?;
-        Settings::resolve(options, &self.origin, &self.base, heads)
+        Settings::resolve(options, &self.origin, &self.base, heads, backbone)
     }
 }
 

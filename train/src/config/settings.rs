@@ -36,6 +36,7 @@ impl Settings {
         origin: &str,
         base: &Path,
         heads: &Registry,
+        needs_backbone: bool,
     ) -> Result<Self, ConfigError> {
         let checks = Checks { origin };
         if options.split.method == SplitMethod::Predefined {
@@ -49,7 +50,7 @@ impl Settings {
                 );
             }
             (Source::Features(_), None) => {}
-            (_, None) => {
+            (_, None) if needs_backbone => {
                 let problem = "is missing: a directory, a .safetensors file, or hf://timm/resnet50.a1_in1k";
                 return Err(checks.key("backbone.weights", problem));
             }

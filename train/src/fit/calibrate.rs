@@ -118,7 +118,7 @@ fn out_of_fold(
 }
 
 /// The probabilities of each fold, calibrated on the others, `[N, C]`.
-fn crossed(
+pub(crate) fn crossed(
     method: CalibrationMethod,
     logits: &Logits,
     labels: &[u32],

@@ -12,7 +12,7 @@ use std::time::Instant;
 use headstock_heads::{Fitted, Tensors};
 
 use self::calibrate::calibrate;
-pub(crate) use self::calibrate::{Calibrated, FOLDS, judge};
+pub(crate) use self::calibrate::{Calibrated, FOLDS, crossed, judge};
 pub(crate) use self::finish::Learned;
 pub(crate) use self::learn::{Learner, logits, owned};
 pub(crate) use self::record::{backbone as backbone_record, settings as resolved};

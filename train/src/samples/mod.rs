@@ -1,5 +1,6 @@
 //! Which samples there are, and which of them are tested on.
 
+mod collected;
 mod parts;
 mod places;
 
@@ -18,6 +19,7 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
 use crate::progress::Progress;
 use crate::run::SplitRow;
+pub(crate) use collected::{Collected, CollectedSample};
 use parts::Drawn;
 pub use places::Opened;
 use places::prefixes;

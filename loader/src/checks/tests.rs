@@ -1,0 +1,112 @@
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::golden;
+use crate::{DecodeError, decode};
+
+#[test]
+fn photos_are_stored_as_pillow_says() {
+    let expected = golden::json("checks/stored.json");
+    let expected = expected.as_object().unwrap();
+    assert!(expected.len() > 100);
+    for (name, pillow) in expected {
+        let bytes = fs::read(golden::path("decode/photos").join(name)).unwrap();
+        let photo = inspect(&bytes).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(photo.format.to_uppercase(), pillow["format"].as_str().unwrap(), "{name}");
+        let size = [pillow["size"][0].as_u64().unwrap(), pillow["size"][1].as_u64().unwrap()];
+        assert_eq!([photo.size.0, photo.size.1].map(u64::from), size, "{name}");
+        assert_eq!(photo.frames as u64, pillow["frames"].as_u64().unwrap(), "{name}");
+        assert_eq!(photo.mode.transparent, pillow["transparent"].as_bool().unwrap(), "{name}");
+        // What is no orientation is taken for upright.
+        let orientation = pillow["orientation"].as_u64().filter(|known| (1..=8).contains(known)).unwrap_or(1);
+        assert_eq!(u64::from(photo.orientation), orientation, "{name}");
+        let colours = match pillow["mode"].as_str().unwrap() {
+            // Pillow looks into the table: one of greys is none.
+            "1" | "L" if matches!(photo.format, "BMP" | "GIF") => Colours::Palette,
+            "1" | "L" | "LA" | "I;16" | "I;16B" => Colours::Grey,
+            "P" => Colours::Palette,
+            "RGB" | "RGBA" => Colours::Rgb,
+            "CMYK" => Colours::Cmyk,
+            other => panic!("{name}: {other}"),
+        };
+        assert_eq!(photo.mode.colours, colours, "{name}");
+        assert_eq!(photo.mode.bits == 16, name.contains("16_bits"), "{name}: {}", photo.mode);
+    }
+}
+
+#[test]
+fn floating_point_is_told() {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let photo = image::DynamicImage::ImageRgb32F(image::Rgb32FImage::new(5, 4));
+    photo.write_to(&mut file, image::ImageFormat::Tiff).unwrap();
+    assert_eq!(inspect(file.get_ref()).unwrap().mode.to_string(), "floating-point RGB");
+}
+
+/// Where a photo is cut, decoders say so or find it damaged.
+#[test]
+fn photos_that_are_cut_short_are_told_from_damaged_ones() {
+    for name in ["baseline_420.jpg", "progressive_420.jpg", "rgb.png", "lossy.webp", "plain.gif", "rgb.bmp", "rgb.tif"] {
+        let bytes = fs::read(golden::path("decode/photos").join(name)).unwrap();
+        for share in [30, 50, 80, 95] {
+            let cut = &bytes[..bytes.len() * share / 100];
+            let error = decode(cut, 10_000).unwrap_err();
+            assert!(error.is_cut_short(), "{name} at {share} %: {error}");
+        }
+    }
+    let text = decode(b"This is a text.", 10_000).unwrap_err();
+    assert!(!text.is_cut_short() && !DecodeError::Empty.is_cut_short());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_an_inspection_panic(
+        name in prop::sample::select(vec!["animated.gif", "animated.png", "animated.webp", "two_pages.tif", "big.tif",
+            "rgb.bmp", "orientation_6.jpg"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = fs::read(golden::path("decode/photos").join(name)).unwrap();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let _ = inspect(&bytes);
+        let _ = inspect(&bytes[..cut.index(bytes.len())]);
+    }
+
+    #[test]
+    fn similar_names_are_those_that_every_pair_compared_gives(names in prop::collection::vec("[aAb1 s]{0,6}", 0..14)) {
+        let found = similar_names(&names);
+        for a in 0..names.len() {
+            for b in a + 1..names.len() {
+                let alone = similar_names(&[&names[a], &names[b]]);
+                let together = found.iter().find(|pair| (pair.a, pair.b) == (a, b));
+                prop_assert_eq!(alone.first().map(|pair| pair.likeness), together.map(|pair| pair.likeness));
+                let far = strsim::osa_distance(&names[a].to_lowercase(), &names[b].to_lowercase()) > 7;
+                prop_assert!(!far || together.is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn names_are_similar_by_case_signs_and_slips() {
+    let pairs = [
+        ("Dress", "dress", Some(Likeness::Case)),
+        ("T-Shirt", "t shirt", Some(Likeness::Spacing)),
+        ("long_sleeve", "longsleeve", Some(Likeness::Spacing)),
+        ("labrador", "labardor", Some(Likeness::Letter)),
+        ("Größe", "größen", Some(Likeness::Letter)),
+        ("cat", "cats", Some(Likeness::Letter)),
+        ("cat", "car", None),
+        ("cat1", "cat2", None),
+        ("cat", "cat2", None),
+        ("???", "!!!", None),
+        ("skirt", "shorts", None),
+    ];
+    for (a, b, likeness) in pairs {
+        assert_eq!(similar_names(&[a, b]).first().map(|pair| pair.likeness), likeness, "{a} {b}");
+    }
+}

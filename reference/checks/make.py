@@ -1,0 +1,32 @@
+"""How Pillow says that each photo of reference/decode/photos is stored: reference/checks/stored.json."""
+
+import json
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+PHOTOS = HERE.parent / "decode" / "photos"
+
+
+def stored(path):
+    with Image.open(path) as image:
+        return {
+            "format": {"MPO": "JPEG"}.get(image.format, image.format),
+            "size": list(image.size),
+            "mode": image.mode,
+            "transparent": image.has_transparency_data,
+            "frames": getattr(image, "n_frames", 1),
+            "orientation": image.getexif().get(0x0112, 1),
+        }
+
+
+def main():
+    warnings.simplefilter("ignore")
+    lines = [f"{json.dumps(path.name)}: {json.dumps(stored(path))}" for path in sorted(PHOTOS.iterdir())]
+    (HERE / "stored.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(f"reference/checks/stored.json: {len(lines)} photos")
+
+
+main()

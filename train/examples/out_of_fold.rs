@@ -1,0 +1,32 @@
+//! What `headstock doctor` judges labels by, as a CSV: path,label, and the probability of each class by heads that were fitted
+//! without the photo. `reference/doctor/flipped.py` runs it, to have other tools judge by the same.
+//!
+//! `cargo run --release -p headstock-train --example out_of_fold -- headstock.toml`
+
+#![expect(clippy::print_stdout, reason = "a program")]
+
+use std::error::Error;
+use std::path::Path;
+
+use headstock_heads::Registry;
+use headstock_train::config::Config;
+use headstock_train::doctor::examine;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let config = std::env::args().nth(1).ok_or("name a config")?;
+    let settings = Config::read(Path::new(&config))?.resolve(&Registry::builtin())?;
+    let diagnosis = examine(&settings, false, &())?;
+    let found = diagnosis.probabilities.as_ref().ok_or_else(|| diagnosis.left_out.join("; "))?;
+    let paths: Vec<&str> = diagnosis.paths().collect();
+    let class = |place: usize| diagnosis.classes[found.classes[place] as usize].class.clone();
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let classes = (0..found.classes.len()).map(class);
+    table.write_record(["path".to_owned(), "label".to_owned()].into_iter().chain(classes))?;
+    let rows = found.probabilities.chunks_exact(found.classes.len());
+    for ((&sample, &label), row) in found.samples.iter().zip(&found.labels).zip(rows) {
+        let names = [paths[sample].to_owned(), class(label as usize)];
+        table.write_record(names.into_iter().chain(row.iter().map(ToString::to_string)))?;
+    }
+    print!("{}", String::from_utf8(table.into_inner()?)?);
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Photos that are like no others, by their features, and pairs that are alike.
+
+use headstock_heads::knn::nearest;
+use headstock_heads::{Features, Metric};
+
+/// Neighbours that a photo's distance is the mean of.
+const NEIGHBOURS: usize = 10;
+
+/// Photos that neighbours are looked for among, at most: the cost grows with the photos, not with their square.
+pub(super) const MOST: usize = 20_000;
+
+/// An outlier is so many deviations above the median.
+const FAR: f64 = 3.5;
+
+/// Where photos lie among others.
+pub(super) struct Surroundings {
+    /// The mean cosine distance to the 10 nearest others, `[N]`.
+    pub(super) distances: Vec<f64>,
+    /// Pairs of neighbours, the lower number first, with the cosine of their angle.
+    pub(super) pairs: Vec<(usize, usize, f64)>,
+}
+
+impl Surroundings {
+    /// Of `features` `[N, F]`, which must be finite; `alike` is the least cosine of a pair to keep. Of more than 20,000 photos,
+    /// neighbours are those among 20,000 that are spread evenly over them. `done` hears how many more are looked at.
+    ///
+    /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics: Revisiting
+    /// Out-of-Distribution Detection Baselines").
+    pub(super) fn of(features: Features<'_>, alike: f64, done: impl Fn(usize) + Sync) -> Self {
+        let (count, width) = (features.len(), features.width());
+        let spread: Option<Vec<usize>> =
+            (count > MOST).then(|| (0..MOST).map(|place| place * count / MOST).collect());
+        let sampled: Option<Vec<f32>> =
+            spread.as_ref().map(|rows| rows.iter().flat_map(|&row| features.row(row)).copied().collect());
+        let stored = match &sampled {
+            Some(values) => Features::new(values, width).expect("whole rows were copied"),
+            None => features,
+        };
+        let found = nearest(stored, features, Metric::Cosine, NEIGHBOURS + 1, done);
+        let (mut distances, mut pairs) = (Vec::with_capacity(count), Vec::new());
+        for (row, neighbours) in found.into_iter().enumerate() {
+            let number = |stored: usize| spread.as_ref().map_or(stored, |rows| rows[stored]);
+            let others = neighbours.iter().filter(|near| number(near.row) != row).take(NEIGHBOURS);
+            let (sum, seen) = others.clone().fold((0.0, 0), |(sum, seen), near| (sum + near.distance, seen + 1));
+            distances.push(if seen == 0 { 0.0 } else { sum / f64::from(seen) });
+            for near in others.filter(|near| 1.0 - near.distance >= alike) {
+                let other = number(near.row);
+                pairs.push((row.min(other), row.max(other), 1.0 - near.distance));
+            }
+        }
+        pairs.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        pairs.dedup_by_key(|pair| (pair.0, pair.1));
+        Self { distances, pairs }
+    }
+
+    /// The photos whose distance is far beyond what is usual, the farthest first: the logarithm of the distance is more than 3.5
+    /// robust deviations (1.4826 times the median absolute one) above its median (Iglewicz and Hoaglin 1993).
+    pub(super) fn outliers(&self) -> Vec<usize> {
+        let logs: Vec<f64> = self.distances.iter().map(|&distance| distance.max(1e-9).ln()).collect();
+        let Some(middle) = median(logs.clone()) else { return Vec::new() };
+        let deviation = median(logs.iter().map(|log| (log - middle).abs()).collect()).unwrap_or(0.0);
+        let limit = middle + FAR * 1.4826 * deviation;
+        let mut far: Vec<usize> = (0..logs.len()).filter(|&row| deviation > 0.0 && logs[row] > limit).collect();
+        far.sort_by(|&a, &b| logs[b].total_cmp(&logs[a]).then(a.cmp(&b)));
+        far
+    }
+}
+
+/// The lower of two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    let middle = values.len().checked_sub(1)? / 2;
+    let (_, &mut median, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
+    Some(median)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// cleanlab's score is `exp(-d / median(d))`, its median the mean of two in the middle.
+    #[test]
+    fn distances_are_cleanlabs_and_what_is_far_from_all_is_an_outlier() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/outliers.safetensors");
+        let bytes = fs::read(path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let (features, scores) = (tensors.tensor("features").unwrap(), tensors.tensor("scores").unwrap());
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(features.data());
+        let scores: Vec<f64> = bytemuck::pod_collect_to_vec(scores.data());
+        let rows = Features::new(&values, features.shape()[1]).unwrap();
+        let found = Surroundings::of(rows, 0.99, |_| ());
+        let mut sorted = found.distances.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = f64::midpoint(sorted[sorted.len() / 2 - 1], sorted[sorted.len() / 2]);
+        for (distance, score) in found.distances.iter().zip(&scores) {
+            assert!(((-distance / middle).exp() - score).abs() < 1e-6, "{distance} {score}");
+        }
+        let mut outliers = found.outliers();
+        outliers.sort_unstable();
+        assert_eq!(outliers, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn photos_that_are_all_the_same_or_too_few_have_no_outliers() {
+        for rows in [0, 1, 2, 30] {
+            let values = vec![1.0; rows * 3];
+            let found = Surroundings::of(Features::new(&values, 3).unwrap(), 0.99, |_| ());
+            assert!(found.outliers().is_empty());
+            assert_eq!(found.pairs.is_empty(), rows < 2);
+        }
+    }
+}
