@@ -54,6 +54,7 @@ pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
 pub use decode::{Crop, DecodeError, DecodeMode, PhotoDecoder, decode, glance};
 pub use photo::Photo;
+pub use shard::parquet::{Table as ParquetTable, Value as ParquetValue};
 pub use shard::shards;
 pub use source::{CsvSource, Fields, FolderSource, ParquetSource, Part, Source, WebDatasetSource};
 pub use split::{

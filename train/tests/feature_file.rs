@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use headstock_train::feature_file::{Described, FeatureArchive, FeatureTable, Target, read_npz};
+use headstock_train::feature_file::{Described, FeatureArchive, FeatureTable, Target, read_features};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::RowAccessor;
 
@@ -12,21 +12,44 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/feature_file").join(name)
 }
 
+const LABELS: [i64; 6] = [7, -1, 7, 300, -1, 300];
+const CLASSES: [&str; 6] = ["pug", "akita, \"big\"", "pug", "Šarplaninac", "akita, \"big\"", "Šarplaninac"];
+
 #[test]
-fn archives_of_numpy_are_read_whatever_their_types() {
+fn files_of_numpy_safetensors_and_pyarrow_are_read_whatever_their_types() {
     let values: Vec<f32> = (0..24).map(|i| (i as f32 - 10.0) / 4.0).collect();
-    for name in ["plain.npz", "compressed.npz", "double.npz"] {
-        let archive = read_npz(&golden(name)).unwrap();
+    // Numbers of names in their order.
+    let numbers = [1, 0, 1, 2, 0, 2];
+    let bytes = LABELS.map(|label| label.rem_euclid(256));
+    let groups = Some([2, 2, 0, 1, 1, 0]);
+    // By name: P10, P7, P8.
+    let patients = Some([1, 1, 0, 2, 2, 0]);
+    for (name, labels, named, groups) in [
+        ("plain.npz", LABELS, false, None),
+        ("compressed.npz", LABELS, false, None),
+        ("double.npz", LABELS, false, None),
+        ("grouped.npz", LABELS, false, groups),
+        ("plain.npy", LABELS, false, None),
+        ("double.npy", numbers, true, patients),
+        ("plain.safetensors", LABELS, false, groups),
+        ("double.safetensors", LABELS, false, None),
+        ("f16.safetensors", bytes, false, None),
+        ("bf16.safetensors", bytes, false, None),
+        ("plain.parquet", LABELS, false, groups),
+        ("double.parquet", LABELS, true, patients),
+        ("fixed.parquet", LABELS, false, None),
+        ("named.parquet", numbers, true, None),
+    ] {
+        let archive = read_features(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(archive.table, FeatureTable { values: values.clone(), width: 4 }, "{name}");
-        assert_eq!(archive.labels, [7, -1, 7, 300, -1, 300], "{name}");
-        assert_eq!(archive.groups, None, "{name}");
+        assert_eq!(archive.labels, labels, "{name}");
+        assert_eq!(archive.classes, named.then(|| CLASSES.map(String::from).to_vec()), "{name}");
+        assert_eq!(archive.groups, groups.map(Vec::from), "{name}");
     }
-    let grouped = read_npz(&golden("grouped.npz")).unwrap();
-    assert_eq!(grouped.groups.unwrap(), [3, 3, -5, 0, 0, -5]);
 }
 
 #[test]
-fn archives_that_cannot_be_used_are_refused_by_file_and_array() {
+fn files_that_cannot_be_used_are_refused_by_file_and_array() {
     for (name, reason) in [
         ("fortran.npz", "`features`: it is in Fortran order"),
         ("text.npz", "`labels`: it holds"),
@@ -36,11 +59,102 @@ fn archives_that_cannot_be_used_are_refused_by_file_and_array() {
         ("text_groups.npz", "`groups`: it holds"),
         ("unnamed.npz", "there is no array `features`; it has: arr_0, arr_1"),
         ("nan.npz", "feature 1 of row 2 is NaN"),
-        ("make.py", "make.py"),
-        ("absent.npz", "absent.npz"),
+        ("absent.npz", "No such file"),
+        ("whole.npy", "it holds"),
+        ("absent.npy", "No such file"),
+        ("unlabelled.safetensors", "there is no tensor `labels`; it has: features"),
+        ("float_labels.safetensors", "`labels`: it holds F32; save it as I64"),
+        ("short.safetensors", "`labels` is [5], but `features` has 6 rows"),
+        ("flat.safetensors", "`features` is [24], not [samples, features]"),
+        ("nan.safetensors", "feature 1 of row 2 is NaN"),
+        ("absent.safetensors", "No such file"),
+        ("ragged.parquet", "`features`: row 3 has 3 values, but those before it have 4"),
+        ("null_value.parquet", "`features`: value 1 of row 2 is null"),
+        ("null_list.parquet", "`features`: row 5 has none"),
+        ("empty_list.parquet", "`features`: row 1 has none"),
+        ("no_list.parquet", "`features` does not hold a list of numbers"),
+        ("nested.parquet", "`features` does not hold a list of numbers"),
+        ("whole.parquet", "`features` holds lists of INT64; save them as float32"),
+        ("nan.parquet", "feature 1 of row 2 is NaN"),
+        ("unlabelled.parquet", "there is no column `label` (whole numbers) or `class` (names)"),
+        ("text.parquet", "`label` of row 0 is `pug`, not a whole number"),
+        ("null_label.parquet", "`label` of row 1 is null"),
+        ("two_names.parquet", "the label 300 is the class `pug` in row 5, but `Šarplaninac` before it"),
+        ("two_labels.parquet", "the class `Šarplaninac` has the label 3 in row 5, but 2 before it"),
+        ("none.parquet", "`features` is [0, 0]: there is nothing in it"),
+        (
+            "unnamed.parquet",
+            "there is no column `features`; its columns: feature, label; did you mean `feature`?",
+        ),
+        ("absent.parquet", "No such file"),
+        ("make.py", "the ending tells the format"),
     ] {
-        let error = read_npz(&golden(name)).unwrap_err().to_string();
+        let error = read_features(&golden(name)).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains(name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    fs::copy(golden("plain.npy"), &path).unwrap();
+    let refused = |table: Option<&str>, reason: &str| {
+        if let Some(table) = table {
+            fs::write(path.with_extension("csv"), table).unwrap();
+        }
+        let error = read_features(&path).unwrap_err().to_string();
+        assert!(error.contains("x.csv: ") && error.contains(reason), "{table:?}: {error}");
+    };
+    refused(None, "it is not there: a row per sample");
+    refused(Some(""), "there is no column `label`");
+    refused(Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"), "there is no column `label`");
+    refused(Some("label\n0\n1\n0\n1\n0\n"), "it describes 5 rows, but the features have 6");
+    refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "it describes 7 rows, but the features have 6");
+    refused(Some("label\n0\npug\n"), "line 3: `label` is `pug`, not a whole number");
+    refused(Some("label,class\n0,pug\n1,\n"), "line 3: `class` is empty");
+    refused(Some("label,group\n0,a\n1, \n"), "line 3: `group` is empty");
+    refused(Some("row,label\n0,1\n2,1\n"), "line 3: `row` is `2`, not 1");
+    refused(Some("label,label\n0,1\n"), "two columns are called `label`");
+    refused(Some("label,class\n0,pug\n0\n"), "line: 3");
+    refused(
+        Some("label,class\n0,a\n1,b\n0,a\n1,b\n0,a\n1,a\n"),
+        "the label 1 is the class `a` in row 5, but `b` before it",
+    );
+}
+
+#[test]
+fn what_is_written_is_read_as_it_was() {
+    for name in ["x.npy", "x.npz", "x.safetensors", "x.parquet"] {
+        let (_folder, path) = written(name);
+        let FeatureArchive { table, labels, classes, groups } = read_features(&path).unwrap();
+        assert_eq!(table, FeatureTable { values: all_values(), width: WIDTH }, "{name}");
+        assert_eq!(labels, rows().iter().map(|row| i64::from(row.label)).collect::<Vec<_>>(), "{name}");
+        let named: Vec<String> = rows().into_iter().map(|row| row.class).collect();
+        assert_eq!(classes, (name != "x.npz").then_some(named), "{name}");
+        assert_eq!(groups, None, "{name}");
+    }
+}
+
+/// Every byte of small files in turn is another, and the file ends at every byte in turn.
+#[test]
+fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(golden("double.csv"), folder.path().join("double.csv")).unwrap();
+    for name in ["plain.npz", "double.npy", "plain.safetensors", "double.parquet", "named.parquet"] {
+        let path = folder.path().join(name);
+        let whole = fs::read(golden(name)).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= [0xff, 0x01, 0x80, 0x10][at % 4];
+            for bytes in [&damaged, &whole[..at]] {
+                fs::write(&path, bytes).unwrap();
+                if let Ok(archive) = read_features(&path) {
+                    let (values, rows) = (archive.table.values.len(), archive.labels.len());
+                    assert_eq!(values, rows * archive.table.width, "{name}, byte {at}");
+                }
+            }
+        }
     }
 }
 
@@ -97,15 +211,6 @@ fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
         &table[..80]
     );
     assert_eq!(table.lines().count(), 1301);
-}
-
-#[test]
-fn npz_comes_back_as_it_was() {
-    let (_folder, path) = written("x.npz");
-    let FeatureArchive { table, labels, .. } = read_npz(&path).unwrap();
-    assert_eq!(table, FeatureTable { values: all_values(), width: WIDTH });
-    assert_eq!(labels, rows().iter().map(|row| i64::from(row.label)).collect::<Vec<_>>());
-    assert!(path.with_extension("csv").is_file());
 }
 
 #[test]
@@ -185,16 +290,25 @@ fn a_table_of_the_users_is_never_replaced() {
 fn a_header_that_promises_more_than_the_file_holds_is_not_believed() {
     use std::io::Write;
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("huge.npz");
+    let refused = |name: &str, bytes: &[u8], reason: &str| {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        let error = read_features(&folder.path().join(name)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(reason), "{error}");
+    };
     for shape in ["(4611686018427387904, 8)", "(1000000000, 2048)"] {
-        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
-        archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
         let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        archive.write_all(b"\x93NUMPY\x01\x00").unwrap();
-        archive.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-        archive.write_all(header.as_bytes()).unwrap();
-        archive.finish().unwrap();
-        let error = read_npz(&path).unwrap_err().to_string();
-        assert!(error.contains("huge.npz: `features`: it says that it is"), "{error}");
+        let mut array = b"\x93NUMPY\x01\x00".to_vec();
+        array.extend((header.len() as u16).to_le_bytes());
+        array.extend(header.as_bytes());
+        refused("huge.npy", &array, "it says that it is");
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(&array).unwrap();
+        refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: it says that it is");
     }
+    let header = r#"{"features":{"dtype":"F32","shape":[1000000000,2048],"data_offsets":[0,8192000000000]}}"#;
+    let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
+    tensors.extend(header.as_bytes());
+    refused("huge.safetensors", &tensors, "it says that its tensors have 8192000000000 bytes, but has 0");
+    refused("huge.safetensors", &[0xff; 9], "it says that its header has 18446744073709551615 bytes");
 }

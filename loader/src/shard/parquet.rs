@@ -12,16 +12,24 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::schema::types::SchemaDescriptor;
 
 use super::cursors::{Cursor, Cursors};
 use super::{MOST_BYTES, Records, damaged};
+use crate::dataset::{DatasetError, Listed, did_you_mean};
 use crate::decode::DecodeError;
 
 /// Rows that are read at a time where all of them are wanted.
 const ROWS: usize = 4096;
 
-/// A table, opened.
-pub(crate) struct Table {
+/// Rows of lists that are read at a time: a row may be thousands of numbers.
+const LISTS: usize = 256;
+
+/// A Parquet file, opened. Columns within structs are called by the path of their names, `image.bytes`.
+///
+/// A damaged file is an error of each method that reads it: [`DatasetError::Shard`].
+pub struct Table {
+    path: PathBuf,
     reader: SerializedFileReader<Opening>,
     /// The column of the values themselves, by the path of their names.
     columns: BTreeMap<String, Column>,
@@ -32,6 +40,8 @@ struct Column {
     number: usize,
     /// The definition level of a value that is there.
     full: i16,
+    /// How its whole numbers are meant.
+    unsigned: bool,
 }
 
 /// A file that is opened for each part that is read: the clones of a `File` share the place where they read.
@@ -65,18 +75,22 @@ impl ChunkReader for Opening {
     }
 }
 
-/// The value of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Value {
+/// The value of a field. Numbers come in order of value, text in that of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// A whole number, or 1 and 0 for what is true and false.
     Number(i64),
+    /// Text.
     Text(String),
 }
 
 impl Table {
+    /// Opens `path`.
+    ///
     /// # Errors
     /// What is wrong with the file.
-    pub(crate) fn open(path: &Path) -> Result<Self, String> {
-        without_panic(|| {
+    pub fn open(path: &Path) -> Result<Self, DatasetError> {
+        let open = || {
             let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
             let file = Opening { path: path.into(), length };
             let reader = SerializedFileReader::new(file).map_err(said)?;
@@ -84,28 +98,40 @@ impl Table {
             let columns = (schema.columns().iter().enumerate())
                 .filter(|(_, column)| column.max_rep_level() == 0)
                 .map(|(number, column)| {
-                    (column.path().string(), Column { number, full: column.max_def_level() })
+                    let unsigned = [ConvertedType::UINT_32, ConvertedType::UINT_64];
+                    let unsigned = unsigned.contains(&column.converted_type());
+                    (column.path().string(), Column { number, full: column.max_def_level(), unsigned })
                 })
                 .collect();
-            Ok(Self { reader, columns })
-        })
+            Ok(Self { path: path.into(), reader, columns })
+        };
+        without_panic(open).map_err(|problem| DatasetError::Shard { path: path.into(), problem })
+    }
+
+    fn schema(&self) -> &SchemaDescriptor {
+        self.reader.metadata().file_metadata().schema_descr()
+    }
+
+    fn fault(&self, problem: String) -> DatasetError {
+        DatasetError::Shard { path: self.path.clone(), problem }
     }
 
     /// The paths of all columns but those of lists.
-    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.columns.keys().map(String::as_str)
     }
 
     /// Whether a column holds bytes that are not said to be text.
     pub(crate) fn holds_bytes(&self, column: &str) -> bool {
-        let schema = self.reader.metadata().file_metadata().schema_descr();
-        let column = schema.column(self.columns[column].number);
+        let column = self.schema().column(self.columns[column].number);
         column.physical_type() == PhysicalType::BYTE_ARRAY
             && column.logical_type_ref().is_none()
             && column.converted_type() == ConvertedType::NONE
     }
 
-    pub(crate) fn has(&self, column: &str) -> bool {
+    /// Whether there is a column `column` of single values.
+    #[must_use]
+    pub fn has(&self, column: &str) -> bool {
         self.columns.contains_key(column)
     }
 
@@ -116,48 +142,177 @@ impl Table {
     }
 
     /// The number of rows.
-    pub(crate) fn rows(&self) -> Result<usize, String> {
+    ///
+    /// # Errors
+    /// For a file that claims more than can be.
+    pub fn rows(&self) -> Result<usize, DatasetError> {
         let groups = self.reader.metadata().row_groups();
         let rows = groups
             .iter()
             .try_fold(0usize, |all, group| all.checked_add(usize::try_from(group.num_rows()).ok()?));
-        rows.ok_or_else(|| "it claims an impossible number of rows".into())
+        rows.ok_or_else(|| self.fault("it claims an impossible number of rows".into()))
     }
 
-    /// All values of a column of numbers or text; none where a row has none.
-    pub(crate) fn values(&self, column: &str) -> Result<Vec<Option<Value>>, String> {
-        let Column { number, full } = self.columns[column];
+    /// All values of a column of whole numbers or text; none where a row has none.
+    ///
+    /// # Errors
+    /// For a column that is not there or holds something else.
+    pub fn values(&self, column: &str) -> Result<Vec<Option<Value>>, DatasetError> {
+        let &Column { number, full, unsigned } =
+            self.columns.get(column).ok_or_else(|| self.no_column(column))?;
         let mut all = Vec::new();
+        self.each_group(column, number, |reader| {
+            let before = all.len();
+            match reader {
+                ColumnReader::Int32ColumnReader(reader) => read_all(reader, full, &mut all, |&value| {
+                    Ok(Value::Number(if unsigned { value.cast_unsigned().into() } else { value.into() }))
+                }),
+                ColumnReader::Int64ColumnReader(reader) => read_all(reader, full, &mut all, |&value| {
+                    let beyond = unsigned && value < 0;
+                    let too_large = || format!("`{column}` has a number beyond 63 bits");
+                    if beyond { Err(too_large()) } else { Ok(Value::Number(value)) }
+                }),
+                ColumnReader::BoolColumnReader(reader) => {
+                    read_all(reader, full, &mut all, |value| Ok(Value::Number((*value).into())))
+                }
+                ColumnReader::ByteArrayColumnReader(reader) => read_all(reader, full, &mut all, |value| {
+                    let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
+                    Ok(Value::Text(text.to_owned()))
+                }),
+                _ => Err(format!("`{column}` is neither a whole number nor text")),
+            }?;
+            Ok(all.len() - before)
+        })?;
+        Ok(all)
+    }
+
+    /// All numbers of a column of lists (FLOAT, or DOUBLE that is rounded), row after row, `[N, F]`, and `F`: each list must be
+    /// as long as the first.
+    ///
+    /// # Errors
+    /// For a column that is not there or holds something else, a list or a number that is null, and a list of another length.
+    pub fn lists(&self, column: &str) -> Result<(Vec<f32>, usize), DatasetError> {
+        let columns = self.schema().columns().iter().enumerate();
+        let below: Vec<_> = columns.filter(|(_, leaf)| leaf.path().parts()[0] == column).collect();
+        let (number, levels) = match below.as_slice() {
+            [] => return Err(self.no_column(column)),
+            [(number, leaf)] if leaf.max_rep_level() == 1 => {
+                (*number, Levels { full: leaf.max_def_level(), listed: leaf.repeated_ancestor_def_level() })
+            }
+            _ => return Err(self.fault(format!("`{column}` does not hold a list of numbers in each row"))),
+        };
+        let mut lists = Lists::default();
+        self.each_group(column, number, |reader| {
+            let before = lists.rows;
+            let read = match reader {
+                ColumnReader::FloatColumnReader(reader) => lists.read(reader, levels, |value| value),
+                ColumnReader::DoubleColumnReader(reader) => lists.read(reader, levels, |value| value as f32),
+                _ => {
+                    let kind = self.schema().column(number).physical_type();
+                    return Err(format!("`{column}` holds lists of {kind}; save them as float32"));
+                }
+            };
+            read.map_err(|problem| format!("`{column}`: {problem}"))?;
+            Ok(lists.rows - before)
+        })?;
+        Ok((lists.values, lists.width.unwrap_or(0)))
+    }
+
+    /// Has `read` read a column's part of each row group; it says how many rows it met.
+    fn each_group(
+        &self,
+        column: &str,
+        number: usize,
+        mut read: impl FnMut(ColumnReader) -> Result<usize, String>,
+    ) -> Result<(), DatasetError> {
         for group in 0..self.reader.num_row_groups() {
             let rows = self.reader.metadata().row_group(group).num_rows();
-            let before = all.len();
-            without_panic(|| {
+            let read = without_panic(|| {
                 let reader =
                     self.reader.get_row_group(group).and_then(|group| group.get_column_reader(number));
-                match reader.map_err(said)? {
-                    ColumnReader::Int32ColumnReader(reader) => {
-                        read_all(reader, full, &mut all, |value| Ok(Value::Number((*value).into())))
-                    }
-                    ColumnReader::Int64ColumnReader(reader) => {
-                        read_all(reader, full, &mut all, |value| Ok(Value::Number(*value)))
-                    }
-                    ColumnReader::BoolColumnReader(reader) => {
-                        read_all(reader, full, &mut all, |value| Ok(Value::Number((*value).into())))
-                    }
-                    ColumnReader::ByteArrayColumnReader(reader) => {
-                        read_all(reader, full, &mut all, |value| {
-                            let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
-                            Ok(Value::Text(text.to_owned()))
-                        })
-                    }
-                    _ => Err(format!("`{column}` is neither a whole number nor text")),
-                }
-            })?;
-            if (all.len() - before) as i64 != rows {
-                return Err(format!("`{column}` has not as many values as there are rows"));
+                read(reader.map_err(said)?)
+            });
+            if read.map_err(|problem| self.fault(problem))? as i64 != rows {
+                return Err(self.fault(format!("`{column}` has not as many values as there are rows")));
             }
         }
-        Ok(all)
+        Ok(())
+    }
+
+    fn no_column(&self, column: &str) -> DatasetError {
+        let mut names: Vec<String> = Vec::new();
+        for leaf in self.schema().columns() {
+            let name = &leaf.path().parts()[0];
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        let columns = Listed(names);
+        let hint = did_you_mean(column, &columns);
+        self.fault(format!("there is no column `{column}`; its columns: {columns}{hint}"))
+    }
+}
+
+/// The definition levels of a column of lists.
+#[derive(Clone, Copy)]
+struct Levels {
+    /// A number that is there.
+    full: i16,
+    /// A number's place in a list, whether it is there or null; below it there is no list, or an empty one.
+    listed: i16,
+}
+
+#[derive(Default)]
+struct Lists {
+    values: Vec<f32>,
+    width: Option<usize>,
+    rows: usize,
+}
+
+impl Lists {
+    fn read<T: DataType>(
+        &mut self,
+        mut reader: ColumnReaderImpl<T>,
+        levels: Levels,
+        number: impl Fn(T::T) -> f32,
+    ) -> Result<(), String> {
+        let (mut present, mut begins, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            present.clear();
+            begins.clear();
+            values.clear();
+            let (rows, ..) = reader
+                .read_records(LISTS, Some(&mut present), Some(&mut begins), &mut values)
+                .map_err(said)?;
+            if rows == 0 {
+                return Ok(());
+            }
+            let mut length = 0;
+            for (i, (&present, &begin)) in present.iter().zip(&begins).enumerate() {
+                if begin == 0 && i > 0 {
+                    self.end_row(length)?;
+                    length = 0;
+                }
+                if present < levels.listed {
+                    return Err(format!("row {} has none", self.rows));
+                }
+                if present < levels.full {
+                    return Err(format!("value {length} of row {} is null", self.rows));
+                }
+                length += 1;
+            }
+            self.end_row(length)?;
+            self.values.extend(values.drain(..).map(&number));
+        }
+    }
+
+    fn end_row(&mut self, length: usize) -> Result<(), String> {
+        let width = *self.width.get_or_insert(length);
+        if length != width {
+            return Err(format!("row {} has {length} values, but those before it have {width}", self.rows));
+        }
+        self.rows += 1;
+        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ impl ParquetSource {
 
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {
         let fault = |problem| DatasetError::Shard { path: path.into(), problem };
-        let table = Table::open(path).map_err(fault)?;
+        let table = Table::open(path)?;
         let nested = format!("{}{BYTES}", self.image);
         let column = match (table.has(&nested), table.has(&self.image)) {
             (true, _) => nested,
@@ -69,16 +69,12 @@ impl ParquetSource {
             (false, false) => return Err(no_column(&table, path, "image", &self.image)),
         };
         let values = |key, column: &str| {
-            if table.has(column) {
-                table.values(column).map_err(fault)
-            } else {
-                Err(no_column(&table, path, key, column))
-            }
+            if table.has(column) { table.values(column) } else { Err(no_column(&table, path, key, column)) }
         };
         let labels = values("label", &self.fields.label)?;
         let groups = self.fields.group.as_deref().map(|column| values("group", column)).transpose()?;
         let parts = self.fields.part.as_deref().map(|column| values("split", column)).transpose()?;
-        let rows = table.rows().map_err(fault)?;
+        let rows = table.rows()?;
         if labels.len() != rows {
             return Err(fault(format!("`{}` has not as many values as there are rows", self.fields.label)));
         }
@@ -118,7 +114,7 @@ impl ParquetSource {
 /// # Errors
 /// [`DatasetError`] for a file that is no Parquet.
 pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), DatasetError> {
-    let table = Table::open(path).map_err(|problem| DatasetError::Shard { path: path.into(), problem })?;
+    let table = Table::open(path)?;
     let (images, others): (Vec<&str>, Vec<&str>) =
         table.columns().partition(|column| table.holds_bytes(column));
     let images = images.iter().map(|column| column.strip_suffix(BYTES).unwrap_or(column).to_owned());

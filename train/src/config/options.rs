@@ -87,7 +87,8 @@ pub struct DataOptions {
     /// Appended to the id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension: Option<String>,
-    /// An `.npz` with `features` `[N, F]`, `labels` `[N]` and, it may be, `groups` `[N]`, in place of photos.
+    /// Features `[N, F]` with their labels `[N]` in place of photos: `.npz`, `.npy` with a CSV beside it, `.safetensors` or
+    /// `.parquet`, as [`read_features`](crate::feature_file::read_features) reads them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
     /// A folder of photos that are only tested on.

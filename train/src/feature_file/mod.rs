@@ -5,7 +5,7 @@ mod write;
 
 use std::path::Path;
 
-pub use read::{FeatureArchive, FeatureTable, read_npz};
+pub use read::{FeatureArchive, FeatureTable, read_features};
 pub use write::{Described, Target};
 
 use crate::error::TrainError;
@@ -15,7 +15,7 @@ use crate::error::TrainError;
 pub enum Format {
     /// numpy's array: `features` alone; a CSV beside it describes the rows.
     Npy,
-    /// numpy's archive of `features` and `labels`; a CSV beside it describes the rows.
+    /// numpy's archive of `features` and `labels`; a CSV beside it, which nothing needs, describes the rows.
     Npz,
     /// `features` and `labels`, the rows described in the metadata.
     Safetensors,

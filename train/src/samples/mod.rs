@@ -7,7 +7,7 @@ mod places;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
 use headstock_loader::source::Listing;
 use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo, decode};
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::config::{Place, Settings, Source, SplitMethod};
 use crate::error::TrainError;
-use crate::feature_file::{FeatureArchive, FeatureTable, read_npz};
+use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::progress::Progress;
 use crate::run::SplitRow;
 pub(crate) use collected::{Collected, CollectedSample};
@@ -157,16 +157,19 @@ impl Samples {
     }
 
     fn of_features(settings: &Settings, path: &Path, splits: Splits) -> Result<(Self, Inputs), TrainError> {
-        let FeatureArchive { table, labels, groups } = read_npz(path)?;
+        let FeatureArchive { table, labels, classes, groups } = read_features(path)?;
         if groups.is_none() && settings.options.split.method == SplitMethod::Group && splits == Splits::AsSet
         {
             return Err(TrainError::Data(format!(
-                "`split.method` is \"group\", but {} has no `groups`",
+                "`split.method` is \"group\", but {} names no groups",
                 path.display()
             )));
         }
-        let groups = groups.map(|groups| number_groups(&groups));
-        let (classes, labels) = number(&labels, settings.options.data.class_order);
+        let order = settings.options.data.class_order;
+        let (classes, labels) = match classes {
+            Some(names) => number_names(&names, order),
+            None => number(&labels, order),
+        };
         if classes.len() < 2 {
             return Err(TrainError::Data(format!(
                 "{} has one class only: there is nothing to tell it from",
@@ -229,7 +232,7 @@ impl Samples {
             rows.push(Row { id: row.path.clone(), label, group: None, part: Part::Test });
         }
         if let Source::Features(path) = &settings.source {
-            let table = read_npz(path)?.table;
+            let table = read_features(path)?.table;
             let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
             let there = table.values.len() / table.width;
             let numbers =
@@ -426,7 +429,15 @@ fn given_parts(listing: &mut Listing, tests_others: bool) -> Option<Vec<Part>> {
     (!tests_others).then_some(parts)
 }
 
-/// Numbers the classes of features made elsewhere: they are called as their labels, and sorted by value.
+/// Numbers the classes of features made elsewhere by the names that they have there, one a sample.
+fn number_names(names: &[String], order: ClassOrder) -> (ClassMap, Vec<u32>) {
+    let classes = ClassMap::new(names.iter().map(String::as_str), order);
+    let number = |name: &String| classes.number(name).expect("the map is made of these names");
+    let numbered = names.iter().map(number).collect();
+    (classes, numbered)
+}
+
+/// As [`number_names`], where they have none: they are called as their labels, and sorted by value.
 fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let mut distinct = labels.to_vec();
     if order == ClassOrder::Sorted {
@@ -468,5 +479,31 @@ mod tests {
             (classes.names(), labels),
             (["10", "-2", "9"].map(String::from).as_slice(), vec![0, 1, 0, 2])
         );
+    }
+
+    #[test]
+    fn classes_of_features_have_their_names_where_the_file_tells_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, table) = (folder.path().join("x.npy"), folder.path().join("x.csv"));
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/plain.npy");
+        std::fs::copy(golden, &path).unwrap();
+        std::fs::write(
+            &table,
+            "label,class,group\n5,pug,b\n9,akita,a\n5,pug,b\n7,boxer,a\n9,akita,c\n7,boxer,b\n",
+        )
+        .unwrap();
+        let read = |more: &str| {
+            let config = format!("version = 1\n[data]\nfeatures = \"x.npy\"\n{more}");
+            let config = crate::config::Config::parse(&config, "test", folder.path()).unwrap();
+            let settings = config.resolve(&headstock_heads::Registry::builtin()).unwrap();
+            Samples::unsplit(&settings, &()).unwrap().0
+        };
+        let samples = read("");
+        assert_eq!(samples.classes.names(), ["akita", "boxer", "pug"]);
+        assert_eq!(samples.labels(&[0, 1, 2, 3, 4, 5]), [2, 0, 2, 1, 0, 1]);
+        assert_eq!(samples.groups(&[0, 1, 2, 3, 4, 5]).unwrap(), [1, 0, 1, 0, 2, 1]);
+        let samples = read("class_order = \"appearance\"");
+        assert_eq!(samples.classes.names(), ["pug", "akita", "boxer"]);
+        assert_eq!(samples.labels(&[0, 1, 2, 3, 4, 5]), [0, 1, 0, 2, 1, 2]);
     }
 }

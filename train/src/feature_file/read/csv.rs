@@ -1,0 +1,68 @@
+//! The table beside an array, a row per sample.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use csv::{ReaderBuilder, StringRecord, Trim};
+use headstock_loader::ParquetValue as Value;
+
+use super::Columns;
+
+/// Reads the table at `path`, which describes as many `rows`. Space around a field does not count.
+pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
+    let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
+        csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
+            "it is not there: a row per sample of the .npy with the same name, with a column `label` (whole numbers) or \
+             `class` (names), as `headstock extract` writes it"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    })?;
+    let header = reader.headers().map_err(|error| error.to_string())?.clone();
+    let column = |name: &str| -> Result<Option<usize>, String> {
+        let mut found = header.iter().enumerate().filter(|(_, column)| *column == name);
+        let first = found.next().map(|(column, _)| column);
+        if found.next().is_some() { Err(format!("two columns are called `{name}`")) } else { Ok(first) }
+    };
+    let (number, label) = (column("row")?, column("label")?);
+    let (class, group) = (column("class")?, column("group")?);
+    let mut columns = Columns {
+        labels: label.map(|_| Vec::new()),
+        classes: class.map(|_| Vec::new()),
+        groups: group.map(|_| Vec::new()),
+    };
+    let mut record = StringRecord::new();
+    let mut count = 0;
+    while reader.read_record(&mut record).map_err(|error| error.to_string())? {
+        let line = record.position().map_or(0, csv::Position::line);
+        let at_line = |problem| format!("line {line}: {problem}");
+        if let Some(text) = number.map(|column| &record[column]).filter(|text| text.parse() != Ok(count)) {
+            return Err(at_line(format!(
+                "`row` is `{text}`, not {count}: rows are in the order of the features"
+            )));
+        }
+        if let (Some(column), Some(labels)) = (label, &mut columns.labels) {
+            labels.push(whole(&record[column]).map_err(at_line)?);
+        }
+        if let (Some(column), Some(classes)) = (class, &mut columns.classes) {
+            classes.push(filled("class", &record[column]).map_err(at_line)?);
+        }
+        if let (Some(column), Some(groups)) = (group, &mut columns.groups) {
+            groups.push(Value::Text(filled("group", &record[column]).map_err(at_line)?));
+        }
+        count += 1;
+    }
+    if count != rows {
+        return Err(format!("it describes {count} rows, but the features have {rows}"));
+    }
+    Ok(columns)
+}
+
+fn whole(text: &str) -> Result<i64, String> {
+    text.parse()
+        .map_err(|_| format!("`label` is `{text}`, not a whole number; names belong in the column `class`"))
+}
+
+fn filled(column: &str, text: &str) -> Result<String, String> {
+    if text.is_empty() { Err(format!("`{column}` is empty")) } else { Ok(text.to_owned()) }
+}
