@@ -181,9 +181,7 @@ fn said(error: &ImageError) -> String {
             UnsupportedErrorKind::GenericFeature(feature) => feature,
             _ => error.to_string(),
         },
-        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            CUT_SHORT.into()
-        }
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => CUT_SHORT.into(),
         ImageError::Limits(_) => "it takes more memory than `data.max_pixels` allows for".into(),
         _ => error.to_string(),
     }
