@@ -231,16 +231,20 @@ impl Samples {
             })?;
             rows.push(Row { id: row.path.clone(), label, group: None, part: Part::Test });
         }
-        if let Source::Features(path) = &settings.source {
-            let table = read_features(path)?.table;
-            let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
-            let there = table.values.len() / table.width;
-            let numbers =
-                numbers.filter(|numbers| numbers.iter().all(|&number| number < there)).ok_or_else(|| {
-                    TrainError::Data(format!("{} has not the rows that split.csv lists", path.display()))
-                })?;
-            return Ok((Self { classes, rows }, Inputs::Features(table).only(&numbers)));
-        }
+        let (main, test) = match &settings.source {
+            Source::Photos { main, test } => (main, test),
+            Source::Features(path) => {
+                let table = read_features(path)?.table;
+                let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
+                let there = table.values.len() / table.width;
+                let numbers = numbers
+                    .filter(|numbers| numbers.iter().all(|&number| number < there))
+                    .ok_or_else(|| {
+                        TrainError::Data(format!("{} has not the rows that split.csv lists", path.display()))
+                    })?;
+                return Ok((Self { classes, rows }, Inputs::Features(table).only(&numbers)));
+            }
+        };
         let photos = match root_of_files(&settings.source) {
             Some(root) => {
                 let file =
@@ -248,9 +252,9 @@ impl Samples {
                 rows.iter().map(file).collect::<Vec<_>>()
             }
             None => {
-                let (samples, inputs) = Self::unsplit(settings, progress)?;
-                let ids = samples.rows.iter().map(|row| row.id.as_str());
-                let listed: HashMap<&str, &Photo> = ids.zip(inputs.photos().unwrap_or_default()).collect();
+                let listed = Collected::read(settings, main, test.as_ref(), progress)?.samples;
+                let listed: HashMap<&str, &Photo> =
+                    listed.iter().map(|sample| (sample.id.as_str(), &sample.photo)).collect();
                 rows.iter().map(|row| listed.get(row.id.as_str()).map(|&photo| photo.clone())).collect()
             }
         };
