@@ -179,6 +179,6 @@ fn what_cannot_be_guessed_is_asked_for() {
     let named = ["init", "odd.csv", "--config", "x.toml", "--id", "a", "--label", "b"];
     project.write("odd.csv", "a,b\nnowhere.jpg,hat\n");
     project.run(&named).fails(2, &["nowhere.jpg", "--images"]);
-    project.run(&["init", "absent"]).fails(2, &["there is no folder and no CSV absent"]);
+    project.run(&["init", "absent"]).fails(2, &["there is no folder, no table and no shard absent"]);
     assert!(!project.path("x.toml").exists());
 }
