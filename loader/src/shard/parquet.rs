@@ -436,7 +436,6 @@ impl Cursor for Rows {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(error: ParquetError) -> String {
     match error {
         ParquetError::EOF(_) => "the file is cut short".into(),

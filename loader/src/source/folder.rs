@@ -113,7 +113,7 @@ impl Folder {
         }
         let canonical = real_path(root)?;
         let mut walk = Walk { root, canonical: canonical.clone(), seen: Seen::default() };
-        walk.enter(String::new(), root.into(), canonical)
+        walk.enter(String::new(), root.into(), &canonical)
     }
 
     /// The folders of the parts, where this is made of parts.
@@ -192,19 +192,19 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn enter(&mut self, id: String, path: PathBuf, real: PathBuf) -> Result<Folder, DatasetError> {
-        self.seen.meet(real.clone(), path.display().to_string())?;
+    fn enter(&mut self, id: String, path: PathBuf, real: &Path) -> Result<Folder, DatasetError> {
+        self.seen.meet(real.to_path_buf(), path.display().to_string())?;
         let (photos, folders, others) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut folder = Folder { id, path, photos, folders, others };
         for path in listed(&folder.path)? {
-            let real = self.resolve(&real, &path)?;
+            let real = self.resolve(real, &path)?;
             let below = |path: &Path| match folder.id.as_str() {
                 "" => name(path).map(str::to_owned),
                 id => Ok(format!("{id}/{}", name(path)?)),
             };
             if path.is_dir() {
                 let id = below(&path)?;
-                folder.folders.push(self.enter(id, path, real)?);
+                folder.folders.push(self.enter(id, path, &real)?);
             } else if is_photo(&path) && path.is_file() {
                 let id = below(&path)?;
                 self.seen.meet(real.clone(), path.display().to_string())?;
