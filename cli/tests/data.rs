@@ -1,5 +1,7 @@
 //! Data as it really comes: every source and every split, by the command.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+
 #[allow(dead_code, reason = "the hub's own tests use more of it")]
 #[path = "../../backbone/tests/hub/server.rs"]
 mod hub;

@@ -8,6 +8,7 @@ use super::settings::Checks;
 use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
 
 /// Where samples come from.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Photos.
@@ -77,12 +78,10 @@ impl Checks<'_> {
             ("data.test_webdataset", &mut data.test_webdataset),
         ] {
             match shards {
+                Some(shards) if shards.starts_with(HUB) && key.ends_with("parquet") => {}
                 Some(shards) if shards.starts_with("hf://") => {
-                    if !shards.starts_with(HUB) || key.ends_with("webdataset") {
-                        let problem =
-                            format!("is {shards}: from the hub come Parquet files, as {HUB}owner/name");
-                        return Err(self.key(key, problem));
-                    }
+                    let problem = format!("is {shards}: from the hub come Parquet files, as {HUB}owner/name");
+                    return Err(self.key(key, problem));
                 }
                 Some(shards) => *shards = self.place(key, Path::new(shards), base)?.1,
                 None => {}

@@ -251,7 +251,8 @@ impl Finding {
     /// None for no items.
     pub(super) fn of(kind: Kind, scope: Option<Scope>, items: Vec<Item>) -> Option<Self> {
         let (severity, advice) = (kind.severity(scope), kind.advice(scope));
-        (!items.is_empty()).then(|| Self { kind, scope, severity, count: items.len(), advice, items })
+        let count = items.len();
+        (count > 0).then_some(Self { kind, scope, severity, count, advice, items })
     }
 
     /// The kind, and where duplicates lie.

@@ -49,7 +49,7 @@ impl Surroundings {
                 pairs.push((row.min(other), row.max(other), 1.0 - near.distance));
             }
         }
-        pairs.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        pairs.sort_by_key(|pair| (pair.0, pair.1));
         pairs.dedup_by_key(|pair| (pair.0, pair.1));
         Self { distances, pairs }
     }

@@ -109,7 +109,7 @@ impl Collected {
         let Listed { mut listing, mut unlabelled, .. } = listed;
         let trained = names(&listing.entries, settings.options.data.class_order);
         let mut faults = std::mem::take(&mut listing.faults);
-        let mut parts = given.clone();
+        let mut parts = given;
         let (mut classes, mut entries) = (trained.clone(), listing.entries);
         if let Some(tested) = tested {
             let own = names(&tested.listing.entries, ClassOrder::Sorted);

@@ -64,7 +64,7 @@ fn flat_columns_of_any_encoding_are_read_in_any_order_on_any_number_of_threads()
         let read: Vec<u8> =
             threads.install(|| photos.par_iter().map(|photo| greys(std::iter::once(*photo))[0]).collect());
         assert_eq!(read, listed, "{shard}");
-        let part = |grey: &u8| Some(if grey % 3 == 0 { Part::Test } else { Part::Train });
+        let part = |grey: &u8| Some(if grey.is_multiple_of(3) { Part::Test } else { Part::Train });
         assert!(dataset.samples.iter().map(|sample| sample.part).eq(listed.iter().map(part)), "{shard}");
     }
 }
