@@ -1,5 +1,7 @@
 //! What is wrong with photos is told before they are trained on.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+
 mod support;
 
 use std::collections::BTreeMap;
