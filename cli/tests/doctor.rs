@@ -88,11 +88,18 @@ fn every_ill_is_found_without_features_and_without_a_backbone() {
     is("empty-class", &["empty"]);
     is("class-names", &["\"Shoes\" (1) and \"shoes\" (18) differ by case"]);
     assert!(found["extreme-size"].contains(&"shoes/tiny.png".to_owned()));
-    assert!(found["small-class"][0].starts_with("Shoes (1 to train on") || found["small-class"][0].starts_with("Shoes (0"));
-    let copies = |kind: &str| ["within-class", "across-parts"].into_iter().find_map(|scope| found.get(&format!("{kind} {scope}")));
+    assert!(
+        found["small-class"][0].starts_with("Shoes (1 to train on")
+            || found["small-class"][0].starts_with("Shoes (0")
+    );
+    let copies = |kind: &str| {
+        ["within-class", "across-parts"].into_iter().find_map(|scope| found.get(&format!("{kind} {scope}")))
+    };
     assert_eq!(copies("exact-duplicate").unwrap(), &["dress/00.jpg dress/copy.jpg"]);
     assert_eq!(copies("near-duplicate").unwrap(), &["hat/02.jpg hat/mirrored.jpg"]);
-    assert!(!found.contains_key("suspicious-label") && done.stdout.contains("not looked at: suspicious labels"));
+    assert!(
+        !found.contains_key("suspicious-label") && done.stdout.contains("not looked at: suspicious labels")
+    );
     assert!(done.stdout.lines().any(|line| line.starts_with("error    truncated ")), "{}", done.stdout);
 
     run(&["--strict"]).fails(3, &["--strict: ", "errors", "warnings"]);
@@ -107,9 +114,14 @@ fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table()
     let figures = done.json();
     let found = findings(&figures);
     assert!(found["suspicious-label"].contains(&"hat/mislabelled.jpg".to_owned()), "{found:#?}");
-    let suspicious = figures["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "suspicious-label").unwrap();
-    let doubts: Vec<f64> =
-        suspicious["items"].as_array().unwrap().iter().map(|item| item["doubt"]["score"].as_f64().unwrap()).collect();
+    let suspicious =
+        figures["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "suspicious-label").unwrap();
+    let doubts: Vec<f64> = suspicious["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["doubt"]["score"].as_f64().unwrap())
+        .collect();
     assert!(doubts.is_sorted(), "{doubts:?}");
 
     let page = project.read("doctor.html");
@@ -119,7 +131,9 @@ fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table()
     let clean = project.read("clean.csv");
     let rows: Vec<&str> = clean.lines().collect();
     assert_eq!(rows[0], "id,label");
-    for gone in ["shoes/text.jpg", "shoes/cut.jpg", "hat/contradicts.jpg", "shoes/01.jpg", "hat/mislabelled.jpg"] {
+    for gone in
+        ["shoes/text.jpg", "shoes/cut.jpg", "hat/contradicts.jpg", "shoes/01.jpg", "hat/mislabelled.jpg"]
+    {
         assert!(!clean.contains(gone), "{gone}");
     }
     for (one, other) in [("dress/00.jpg", "dress/copy.jpg"), ("hat/02.jpg", "hat/mirrored.jpg")] {
@@ -133,7 +147,9 @@ fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table()
     let trained = project.run(&["split", "--config", "clean.toml", "--out", "split.csv"]);
     assert!(trained.code == 0 || trained.stderr.contains("Shoes"), "{}", trained.stderr);
     project.run(&["doctor", "--quick", "--write-clean", "clean.csv"]).ok();
-    project.run(&["doctor", "--quick", "--config", "clean.toml", "--write-clean", "clean.csv"]).fails(2, &["own table"]);
+    project
+        .run(&["doctor", "--quick", "--config", "clean.toml", "--write-clean", "clean.csv"])
+        .fails(2, &["own table"]);
     project.write("mine.csv", "photo,class\n1,2\n");
     project.run(&["doctor", "--quick", "--write-clean", "mine.csv"]).fails(2, &["mine.csv is there already"]);
     assert_eq!(project.read("mine.csv"), "photo,class\n1,2\n");
@@ -150,9 +166,12 @@ fn a_table_loses_the_rows_that_are_ill_and_keeps_its_columns() {
     }
     table += "dress/00;hat;2025\nhat/99;hat;2025\n;hat;2025\n";
     project.write("labels.csv", &table);
-    let data = "csv = \"labels.csv\"\nimages = \"photos\"\nid = \"file\"\nlabel = \"kind\"\nextension = \"jpg\"";
+    let data =
+        "csv = \"labels.csv\"\nimages = \"photos\"\nid = \"file\"\nlabel = \"kind\"\nextension = \"jpg\"";
     project.write("table.toml", &Project::config(data));
-    let done = project.run(&["doctor", "--quick", "--config", "table.toml", "--write-clean", "clean.csv", "--json"]).ok();
+    let done = project
+        .run(&["doctor", "--quick", "--config", "table.toml", "--write-clean", "clean.csv", "--json"])
+        .ok();
     let found = findings(&done.json());
     assert_eq!(found["missing-photo"], ["hat/99.jpg"]);
     assert_eq!(found["bad-entry"].len(), 2, "{found:?}");
@@ -172,7 +191,11 @@ fn hopeless_data_is_examined_as_far_as_it_goes() {
     let done = project.run(&["doctor", "--json", "--html", "page.html"]).ok();
     let found = findings(&done.json());
     assert_eq!(found["unreadable"], ["dress/a.jpg", "dress/b.jpg"]);
-    assert!(found.contains_key("too-few-classes") && done.stdout.contains("no photo can be read"), "{}", done.stdout);
+    assert!(
+        found.contains_key("too-few-classes") && done.stdout.contains("no photo can be read"),
+        "{}",
+        done.stdout
+    );
     project.run(&["doctor", "--strict"]).fails(3, &["--strict"]);
 }
 

@@ -7,9 +7,9 @@ use support::Project;
 #[test]
 fn help_teaches_every_command() {
     let project = Project::new(0);
-    for command in
-        ["", "init", "train", "compare", "predict", "evaluate", "extract", "split", "doctor", "heads", "bench"]
-    {
+    for command in [
+        "", "init", "train", "compare", "predict", "evaluate", "extract", "split", "doctor", "heads", "bench",
+    ] {
         let mut arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
         arguments.push("--help");
         let done = project.run(&arguments).ok();

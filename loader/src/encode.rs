@@ -24,7 +24,8 @@ const QUALITY: u8 = 75;
 pub fn thumbnail(photo: &RgbImage, side: u32) -> Vec<u8> {
     let (width, height) = photo.dimensions();
     let longest = width.max(height);
-    let scaled = |length: u32| (f64::from(length) * f64::from(side) / f64::from(longest)).round().max(1.0) as u32;
+    let scaled =
+        |length: u32| (f64::from(length) * f64::from(side) / f64::from(longest)).round().max(1.0) as u32;
     let mut file = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
     let written = if longest > side {

@@ -33,7 +33,10 @@ pub fn nearest(
     k: usize,
     done: impl Fn(usize) + Sync,
 ) -> Vec<Vec<Neighbour>> {
-    assert!(stored.width() == asked.width() && k > 0, "rows are compared with rows as wide, and one is looked for");
+    assert!(
+        stored.width() == asked.width() && k > 0,
+        "rows are compared with rows as wide, and one is looked for"
+    );
     let norms: Vec<f64> = stored.as_slice().par_chunks_exact(stored.width()).map(norm).collect();
     let search = Search { stored, norms: &norms, metric, k };
     let blocks = asked.as_slice().par_chunks(BLOCK * asked.width());

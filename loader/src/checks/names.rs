@@ -97,7 +97,8 @@ fn likeness(whole: (&str, &str), folded: (&str, &str)) -> Option<Likeness> {
         return Some(Likeness::Spacing);
     }
     let long = |name: &str| name.chars().count() >= WORD;
-    let plural = |one: &str, many: &str| many.strip_suffix('s') == Some(one) && one.chars().count() + 1 >= WORD;
+    let plural =
+        |one: &str, many: &str| many.strip_suffix('s') == Some(one) && one.chars().count() + 1 >= WORD;
     let words = long(folded.0) && long(folded.1);
     let slip = words && osa_distance(folded.0, folded.1) == 1;
     (slip || plural(folded.0, folded.1) || plural(folded.1, folded.0)).then_some(Likeness::Letter)

@@ -47,7 +47,15 @@ fn floating_point_is_told() {
 /// Where a photo is cut, decoders say so or find it damaged.
 #[test]
 fn photos_that_are_cut_short_are_told_from_damaged_ones() {
-    for name in ["baseline_420.jpg", "progressive_420.jpg", "rgb.png", "lossy.webp", "plain.gif", "rgb.bmp", "rgb.tif"] {
+    for name in [
+        "baseline_420.jpg",
+        "progressive_420.jpg",
+        "rgb.png",
+        "lossy.webp",
+        "plain.gif",
+        "rgb.bmp",
+        "rgb.tif",
+    ] {
         let bytes = fs::read(golden::path("decode/photos").join(name)).unwrap();
         for share in [30, 50, 80, 95] {
             let cut = &bytes[..bytes.len() * share / 100];

@@ -6,7 +6,9 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-use super::{CUT_SHORT, DecodeError, check_size, chunks, damaged, into_rgb, jpeg, known_format, name, without_panic};
+use super::{
+    CUT_SHORT, DecodeError, check_size, chunks, damaged, into_rgb, jpeg, known_format, name, without_panic,
+};
 use crate::transform::Rendering;
 
 /// At which size photos are decoded.

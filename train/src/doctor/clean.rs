@@ -49,7 +49,8 @@ impl CleanTable {
     pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
         let Some(images) = root_of_files(&settings.source) else {
             return Err(TrainError::Usage(
-                "--write-clean writes a table of files: photos of Parquet and WebDataset shards are none".into(),
+                "--write-clean writes a table of files: photos of Parquet and WebDataset shards are none"
+                    .into(),
             ));
         };
         let source = match &settings.source {
@@ -124,7 +125,8 @@ fn leaving(diagnosis: &Diagnosis) -> BTreeSet<usize> {
         }
     }
     for samples in copies {
-        let mut stay = samples.into_iter().filter(|sample| !leaving.contains(sample)).collect::<Vec<_>>().into_iter();
+        let mut stay =
+            samples.into_iter().filter(|sample| !leaving.contains(sample)).collect::<Vec<_>>().into_iter();
         stay.next();
         leaving.extend(stay);
     }

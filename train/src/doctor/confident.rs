@@ -64,7 +64,8 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
     for (class, row) in joint.iter_mut().enumerate() {
         row[class] = row[class].max(1);
     }
-    let score = |&sample: &usize| self_confidence(labels[sample], &probabilities[sample * classes..][..classes]);
+    let score =
+        |&sample: &usize| self_confidence(labels[sample], &probabilities[sample * classes..][..classes]);
     ranked.sort_by(|a, b| score(a).total_cmp(&score(b)));
     LabelIssues { thresholds, joint, ranked }
 }
@@ -106,7 +107,12 @@ mod tests {
             let classes = probabilities.shape()[1];
             let probabilities: Vec<f32> = bytemuck::pod_collect_to_vec(probabilities.data());
             let numbers = |key: &str| -> Vec<usize> {
-                cleanlab[key].as_array().unwrap().iter().map(|number| number.as_u64().unwrap() as usize).collect()
+                cleanlab[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|number| number.as_u64().unwrap() as usize)
+                    .collect()
             };
             let labels: Vec<u32> = numbers("labels").into_iter().map(|label| label as u32).collect();
             let found = label_issues(&labels, &probabilities, classes);

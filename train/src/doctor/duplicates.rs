@@ -47,8 +47,7 @@ impl Copies {
         let first: BTreeMap<usize, usize> =
             self.exact.iter().flat_map(|copies| copies.iter().map(|&copy| (copy, copies[0]))).collect();
         let first = |sample: usize| first.get(&sample).copied().unwrap_or(sample);
-        let mut known: BTreeSet<(usize, usize)> =
-            self.near.iter().map(|pair| (pair.a, pair.b)).collect();
+        let mut known: BTreeSet<(usize, usize)> = self.near.iter().map(|pair| (pair.a, pair.b)).collect();
         for &(a, b) in pairs {
             let (a, b) = (first(a).min(first(b)), first(a).max(first(b)));
             if a == b || !known.insert((a, b)) {
@@ -68,11 +67,14 @@ impl Copies {
 
     pub(super) fn findings(&self, subject: &Subject<'_>) -> Vec<Finding> {
         let item = |samples: &[usize], detail: String| {
-            (scope(subject, samples), Item {
-                photos: samples.iter().map(|&sample| concerned(subject, sample)).collect(),
-                detail,
-                doubt: None,
-            })
+            (
+                scope(subject, samples),
+                Item {
+                    photos: samples.iter().map(|&sample| concerned(subject, sample)).collect(),
+                    detail,
+                    doubt: None,
+                },
+            )
         };
         let exact: Vec<_> = self.exact.iter().map(|copies| item(copies, String::new())).collect();
         let groups = join_groups(&vec![None; subject.samples.len()], &self.links());
@@ -94,7 +96,8 @@ impl Copies {
         let mut findings = Vec::new();
         for (kind, items) in [(Kind::ExactDuplicate, exact), (Kind::NearDuplicate, near)] {
             for wanted in [Scope::AcrossClasses, Scope::AcrossParts, Scope::WithinClass] {
-                let of_scope = items.iter().filter(|(scope, _)| *scope == wanted).map(|(_, item)| item.clone());
+                let of_scope =
+                    items.iter().filter(|(scope, _)| *scope == wanted).map(|(_, item)| item.clone());
                 findings.extend(Finding::of(kind, Some(wanted), of_scope.collect()));
             }
         }

@@ -132,7 +132,9 @@ impl Kind {
             | Self::EmptyClass
             | Self::UnknownClass
             | Self::BadEntry => Severity::Error,
-            Self::ExactDuplicate | Self::NearDuplicate if scope == Some(Scope::AcrossClasses) => Severity::Error,
+            Self::ExactDuplicate | Self::NearDuplicate if scope == Some(Scope::AcrossClasses) => {
+                Severity::Error
+            }
             Self::ExactDuplicate
             | Self::NearDuplicate
             | Self::SuspiciousLabel
@@ -140,18 +142,26 @@ impl Kind {
             | Self::SmallClass
             | Self::UnlabelledPhoto
             | Self::Animated => Severity::Warning,
-            Self::Outlier | Self::ExtremeSize | Self::ExtremeAspect | Self::OddMode | Self::Rotated => Severity::Note,
+            Self::Outlier | Self::ExtremeSize | Self::ExtremeAspect | Self::OddMode | Self::Rotated => {
+                Severity::Note
+            }
         }
     }
 
     fn advice(self, scope: Option<Scope>) -> &'static str {
         match (self, scope) {
             (Self::TooFewClasses, _) => "a classifier needs photos of two classes at least",
-            (Self::Unreadable, _) => "replace or remove them, or go on without them: data.on_error = \"skip\"",
+            (Self::Unreadable, _) => {
+                "replace or remove them, or go on without them: data.on_error = \"skip\""
+            }
             (Self::Truncated, _) => "fetch them again: the rest of the file is not there",
-            (Self::MissingPhoto, _) => "add the photos or remove the rows; check data.images, data.id, data.extension",
+            (Self::MissingPhoto, _) => {
+                "add the photos or remove the rows; check data.images, data.id, data.extension"
+            }
             (Self::EmptyClass, _) => "add photos, or remove the folder",
-            (Self::UnknownClass, _) => "no head learns them: add photos to train on, or remove them from the test photos",
+            (Self::UnknownClass, _) => {
+                "no head learns them: add photos to train on, or remove them from the test photos"
+            }
             (Self::BadEntry, _) => "training refuses the data until these are mended",
             (Self::ExactDuplicate | Self::NearDuplicate, Some(Scope::AcrossClasses)) => {
                 "the same picture with two labels: remove the wrong one"
@@ -160,15 +170,21 @@ impl Kind {
                 "trained on and tested on, so the test flatters: remove one, or keep them together (split.group_duplicates = true)"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, _) => "keep one of each: they only count twice",
-            (Self::SuspiciousLabel, _) => "look at them, the first ones first: heads fitted without them see another class",
+            (Self::SuspiciousLabel, _) => {
+                "look at them, the first ones first: heads fitted without them see another class"
+            }
             (Self::ClassNames, _) => "if they are one class, give it one name",
             (Self::SmallClass, _) => "add photos: so few can neither be learned well nor tested",
             (Self::UnlabelledPhoto, _) => "give them a class, or leave them: they are not used",
             (Self::Animated, _) => "the first picture is used, the others are not",
             (Self::Outlier, _) => "look whether they belong here: they are like no other photo",
             (Self::ExtremeSize, _) => "look at them: tiny ones show little, huge ones only take time",
-            (Self::ExtremeAspect, _) => "the network's square shows less than a third of them: crop them to what matters",
-            (Self::OddMode, _) => "they become RGB; see that those of one class are not all of one kind, or that is learned",
+            (Self::ExtremeAspect, _) => {
+                "the network's square shows less than a third of them: crop them to what matters"
+            }
+            (Self::OddMode, _) => {
+                "they become RGB; see that those of one class are not all of one kind, or that is learned"
+            }
             (Self::Rotated, _) => "they are turned upright by what EXIF says; other tools may not do that",
         }
     }

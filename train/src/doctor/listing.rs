@@ -44,9 +44,7 @@ pub(super) fn findings(subject: &Subject<'_>, collected: &Collected) -> Vec<Find
     let mut words = Vec::new();
     for pair in similar_names(subject.classes) {
         let photos = |class: usize| counts[class].train + counts[class].test;
-        let named = |class: usize| {
-            format!("{:?} ({})", subject.classes[class], photos(class))
-        };
+        let named = |class: usize| format!("{:?} ({})", subject.classes[class], photos(class));
         let (a, b) = (named(pair.a), named(pair.b));
         let detail = format!("{a} and {b} differ by {}", pair.likeness.difference());
         // Who slips does so a few times: `shirt` and `skirt` are two words.
@@ -58,8 +56,12 @@ pub(super) fn findings(subject: &Subject<'_>, collected: &Collected) -> Vec<Find
     }
     // With one part, all of it may be trained on.
     for count in counts.iter().filter(|count| count.train < FEW) {
-        add(Kind::SmallClass, format!("{} ({} to train on, {} to test on)", count.class, count.train, count.test));
+        add(
+            Kind::SmallClass,
+            format!("{} ({} to train on, {} to test on)", count.class, count.train, count.test),
+        );
     }
-    let words = Finding::of(Kind::ClassNames, None, words).map(|finding| Finding { severity: Severity::Note, ..finding });
+    let words = Finding::of(Kind::ClassNames, None, words)
+        .map(|finding| Finding { severity: Severity::Note, ..finding });
     by_kind.into_iter().filter_map(|(kind, items)| Finding::of(kind, None, items)).chain(words).collect()
 }

@@ -137,7 +137,15 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     findings.extend(copies.findings(&subject));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
     let classes = counts(&subject);
-    Ok(Diagnosis { doctor: VERSION, photos: collected.samples.len(), classes, findings, left_out, probabilities, collected })
+    Ok(Diagnosis {
+        doctor: VERSION,
+        photos: collected.samples.len(),
+        classes,
+        findings,
+        left_out,
+        probabilities,
+        collected,
+    })
 }
 
 fn counts(subject: &Subject<'_>) -> Vec<ClassCount> {
@@ -175,7 +183,9 @@ fn judge(
     copies: &mut Copies,
     progress: &dyn Progress,
 ) -> Result<Judged, String> {
-    let Some(backbone) = &settings.options.backbone else { return Err("the config has no [backbone]".into()) };
+    let Some(backbone) = &settings.options.backbone else {
+        return Err("the config has no [backbone]".into());
+    };
     let readable: Vec<usize> = (0..looks.len()).filter(|&sample| looks[sample].fault.is_none()).collect();
     if readable.is_empty() {
         return Err("no photo can be read".into());
@@ -229,7 +239,9 @@ fn judge(
     let kind = settings.head.kind();
     let linear = if QUICK.contains(&kind) { None } else { linear() };
     if linear.is_some() {
-        judged.left_out.push(format!("`{kind}` for judging labels: it takes long, `linear` is fitted in its place"));
+        judged
+            .left_out
+            .push(format!("`{kind}` for judging labels: it takes long, `linear` is fitted in its place"));
     }
     match asked.predict(linear.as_deref().unwrap_or(settings.head.as_ref()), progress) {
         Ok(out_of_fold) => {
@@ -252,10 +264,12 @@ fn suspicious(subject: &Subject<'_>, found: &OutOfFold) -> Option<Finding> {
     let items = issues.ranked.into_iter().map(|row| {
         let (label, probabilities) = (found.labels[row], &found.probabilities[row * classes..][..classes]);
         let others = (0..classes).filter(|&class| class != label as usize);
-        let best = others.reduce(|best, class| if probabilities[class] > probabilities[best] { class } else { best });
+        let best = others
+            .reduce(|best, class| if probabilities[class] > probabilities[best] { class } else { best });
         let best = best.unwrap_or(label as usize);
         let suggested = subject.classes[found.classes[best] as usize].clone();
-        let (probability, of_suggested) = (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
+        let (probability, of_suggested) =
+            (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
         Item {
             photos: vec![concerned(subject, found.samples[row])],
             detail: format!("{suggested} {of_suggested:.2}, its label {probability:.2}"),

@@ -40,7 +40,11 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Folds as scikit-learn's `StratifiedGroupKFold(shuffle=True, random_state=0)`. What cannot be done is told in a sentence.
-    pub(super) fn predict(&self, head: &dyn ConfiguredHead, progress: &dyn Progress) -> Result<OutOfFold, String> {
+    pub(super) fn predict(
+        &self,
+        head: &dyn ConfiguredHead,
+        progress: &dyn Progress,
+    ) -> Result<OutOfFold, String> {
         let counts = groups_of_classes(&self.labels, &self.groups);
         let classes: Vec<u32> =
             (0..counts.len() as u32).filter(|&class| counts[class as usize] >= 2).collect();
@@ -54,7 +58,8 @@ impl Asked<'_> {
             kept.iter().filter_map(|&row| place(self.labels[row])).map(|place| place as u32).collect();
         let groups: Vec<u32> = kept.iter().map(|&row| self.groups[row]).collect();
         let most = classes.iter().map(|&class| counts[class as usize]).max().unwrap_or(0);
-        let splits = stratified_group_k_fold(&labels, &groups, FOLDS.min(most), 0).map_err(|e| e.to_string())?;
+        let splits =
+            stratified_group_k_fold(&labels, &groups, FOLDS.min(most), 0).map_err(|e| e.to_string())?;
         let folds: Vec<Fold> = splits
             .into_iter()
             .filter(|split| !split.test.is_empty())
@@ -63,8 +68,10 @@ impl Asked<'_> {
         if folds.iter().any(|fold| fold.fit.is_empty()) {
             return Err("all photos belong together".into());
         }
-        let said = |error: &dyn std::fmt::Display| format!("the head `{}` cannot be fitted: {error}", head.kind());
-        let logits = self.logits(head, &kept, &labels, &folds, classes.len(), progress).map_err(|e| said(&e))?;
+        let said =
+            |error: &dyn std::fmt::Display| format!("the head `{}` cannot be fitted: {error}", head.kind());
+        let logits =
+            self.logits(head, &kept, &labels, &folds, classes.len(), progress).map_err(|e| said(&e))?;
         let probabilities = crossed(CalibrationMethod::Temperature, &logits, &labels, &folds)
             .map_err(|error: TrainError| said(&error))?;
         let samples = kept.iter().map(|&row| self.samples[row]).collect();

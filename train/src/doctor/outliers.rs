@@ -41,7 +41,8 @@ impl Surroundings {
         for (row, neighbours) in found.into_iter().enumerate() {
             let number = |stored: usize| spread.as_ref().map_or(stored, |rows| rows[stored]);
             let others = neighbours.iter().filter(|near| number(near.row) != row).take(NEIGHBOURS);
-            let (sum, seen) = others.clone().fold((0.0, 0), |(sum, seen), near| (sum + near.distance, seen + 1));
+            let (sum, seen) =
+                others.clone().fold((0.0, 0), |(sum, seen), near| (sum + near.distance, seen + 1));
             distances.push(if seen == 0 { 0.0 } else { sum / f64::from(seen) });
             for near in others.filter(|near| 1.0 - near.distance >= alike) {
                 let other = number(near.row);
@@ -60,7 +61,8 @@ impl Surroundings {
         let Some(middle) = median(logs.clone()) else { return Vec::new() };
         let deviation = median(logs.iter().map(|log| (log - middle).abs()).collect()).unwrap_or(0.0);
         let limit = middle + FAR * 1.4826 * deviation;
-        let mut far: Vec<usize> = (0..logs.len()).filter(|&row| deviation > 0.0 && logs[row] > limit).collect();
+        let mut far: Vec<usize> =
+            (0..logs.len()).filter(|&row| deviation > 0.0 && logs[row] > limit).collect();
         far.sort_by(|&a, &b| logs[b].total_cmp(&logs[a]).then(a.cmp(&b)));
         far
     }

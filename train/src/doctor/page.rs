@@ -36,7 +36,8 @@ figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
 figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
 
 /// What every page begins with.
-const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
+const HEAD: &str =
+    "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
 
 /// A page that is going to be written.
 #[derive(Clone, Debug)]
@@ -56,7 +57,12 @@ impl Page {
     ///
     /// # Errors
     /// [`TrainError::Io`].
-    pub fn write(&self, diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> Result<(), TrainError> {
+    pub fn write(
+        &self,
+        diagnosis: &Diagnosis,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<(), TrainError> {
         let page = html(diagnosis, settings, progress);
         write_whole(&self.0, page.as_bytes()).map_err(TrainError::io("write", &self.0))
     }
@@ -122,16 +128,16 @@ fn figure(page: &mut String, photo: &Concerned, thumbnail: Option<&String>) {
         push(page, format_args!("<img alt=\"\" src=\"data:image/jpeg;base64,{data}\">"));
     }
     let (path, label) = (escaped(&photo.path), escaped(&photo.label));
-    push(page, format_args!("<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>", photo.part.as_str()));
+    push(
+        page,
+        format_args!("<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>", photo.part.as_str()),
+    );
 }
 
 fn classes(page: &mut String, diagnosis: &Diagnosis) {
     page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>to train on<th>to test on\n");
     for count in &diagnosis.classes {
-        push(
-            page,
-            format_args!("<tr><td>{}<td>{}<td>{}\n", escaped(&count.class), count.train, count.test),
-        );
+        push(page, format_args!("<tr><td>{}<td>{}<td>{}\n", escaped(&count.class), count.train, count.test));
     }
     page.push_str("</table>\n");
 }

@@ -51,10 +51,15 @@ fn look_at(sample: &CollectedSample, max_pixels: u64) -> Look {
 pub(super) fn findings(subject: &Subject<'_>, looks: &[Look]) -> Vec<Finding> {
     let readable = || looks.iter().enumerate().filter(|(_, look)| look.fault.is_none());
     let stored = || readable().filter_map(|(sample, look)| Some((sample, look.stored?)));
-    let item = |sample: usize, detail: String| Item { photos: vec![concerned(subject, sample)], detail, doubt: None };
+    let item = |sample: usize, detail: String| Item {
+        photos: vec![concerned(subject, sample)],
+        detail,
+        doubt: None,
+    };
 
     let faults = |cut: bool| -> Vec<Item> {
-        let faults = looks.iter().enumerate().filter_map(|(sample, look)| Some((sample, look.fault.as_ref()?)));
+        let faults =
+            looks.iter().enumerate().filter_map(|(sample, look)| Some((sample, look.fault.as_ref()?)));
         faults
             .filter(|(_, error)| error.is_cut_short() == cut)
             .map(|(sample, error)| item(sample, error.to_string()))
@@ -65,7 +70,8 @@ pub(super) fn findings(subject: &Subject<'_>, looks: &[Look]) -> Vec<Finding> {
         item(sample, format!("{}, {} {what}", stored.format, stored.frames))
     });
     let rotated = stored().filter(|(_, stored)| stored.orientation != 1);
-    let rotated = rotated.map(|(sample, stored)| item(sample, format!("EXIF orientation {}", stored.orientation)));
+    let rotated =
+        rotated.map(|(sample, stored)| item(sample, format!("EXIF orientation {}", stored.orientation)));
 
     // What most photos are is not odd, grey x-rays, say.
     let mut modes: Vec<_> = stored().map(|(_, stored)| stored.mode).collect();

@@ -79,7 +79,9 @@ pub fn show_augment(
 fn chosen(collected: &Collected) -> Vec<usize> {
     let mut seen = vec![0; collected.classes.len()];
     let mut ranked = Vec::new();
-    for (number, sample) in collected.samples.iter().enumerate().filter(|(_, sample)| sample.part == Part::Train) {
+    for (number, sample) in
+        collected.samples.iter().enumerate().filter(|(_, sample)| sample.part == Part::Train)
+    {
         let rank = &mut seen[sample.label as usize];
         ranked.push((*rank, sample.label, number));
         *rank += 1;

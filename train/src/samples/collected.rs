@@ -104,7 +104,8 @@ impl Collected {
     }
 
     fn new(settings: &Settings, listed: Listed, given: Option<Vec<Part>>, tested: Option<Listed>) -> Self {
-        let names = |entries: &[Entry], order| ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order);
+        let names =
+            |entries: &[Entry], order| ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order);
         let Listed { mut listing, mut unlabelled, .. } = listed;
         let trained = names(&listing.entries, settings.options.data.class_order);
         let mut faults = std::mem::take(&mut listing.faults);
@@ -128,8 +129,10 @@ impl Collected {
             all.resize(entries.len(), Part::Test);
             parts = Some(all);
         }
-        let labels: Vec<u32> =
-            entries.iter().map(|entry| classes.number(&entry.class).expect("the map is made of these")).collect();
+        let labels: Vec<u32> = entries
+            .iter()
+            .map(|entry| classes.number(&entry.class).expect("the map is made of these"))
+            .collect();
         let given = parts.is_some();
         let parts = parts.unwrap_or_else(|| vec![Part::Train; entries.len()]);
         let named: Option<Vec<&str>> = entries.iter().map(|entry| entry.group.as_deref()).collect();
