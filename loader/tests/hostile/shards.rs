@@ -19,11 +19,9 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         .filter(|path| path.extension().is_some_and(|extension| extension != "py"))
         .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap()))
         .collect();
-    let rows: String =
-        (0..40).map(|row| format!("{row:03},\"class, {}\",dog {}\n", row % 3, row % 7)).collect();
+    let rows: String = (0..40).map(|row| format!("{row:03},\"class, {}\",dog {}\n", row % 3, row % 7)).collect();
     seeds.push(("table.csv".into(), format!("id,label,dog\n{rows}").into_bytes()));
-    seeds
-        .push(("quoted.csv".into(), b"id;label\n\"a\n\"\"b\"\"\";x\n../c;y\n\0;z\n/etc/passwd;x\n".to_vec()));
+    seeds.push(("quoted.csv".into(), b"id;label\n\"a\n\"\"b\"\"\";x\n../c;y\n\0;z\n/etc/passwd;x\n".to_vec()));
     seeds.sort();
     seeds
 }
@@ -56,11 +54,7 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
         let listing = source.list();
         if let Ok(listing) = &listing {
             for entry in listing.entries.iter().take(60) {
-                assert!(
-                    !entry.id.contains("..") && !entry.id.contains('\0'),
-                    "{number}, {name}: {}",
-                    entry.id
-                );
+                assert!(!entry.id.contains("..") && !entry.id.contains('\0'), "{number}, {name}: {}", entry.id);
                 if let Err(error) = entry.photo.read() {
                     assert!(!error.to_string().is_empty(), "{number}, {name}");
                 }
@@ -72,8 +66,5 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
         }
         listing.is_ok() && unlabelled.is_ok()
     });
-    assert!(
-        listed > FILES / 10 && refused > FILES / 10,
-        "{listed} listed, {refused} refused: too much alike"
-    );
+    assert!(listed > FILES / 10 && refused > FILES / 10, "{listed} listed, {refused} refused: too much alike");
 }
