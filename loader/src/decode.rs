@@ -176,7 +176,11 @@ fn damaged(format: ImageFormat, error: &ImageError) -> DecodeError {
 /// What `image` says, without the format's name around it.
 fn said(error: &ImageError) -> String {
     match error {
-        ImageError::Decoding(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+        ImageError::Decoding(error) => {
+            let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            // The GIF decoder's error has no kind that can be asked for.
+            if said == "Unexpected End of File" { CUT_SHORT.into() } else { said }
+        }
         ImageError::Unsupported(error) => match error.kind() {
             UnsupportedErrorKind::GenericFeature(feature) => feature,
             _ => error.to_string(),

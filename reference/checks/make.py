@@ -12,9 +12,11 @@ PHOTOS = HERE.parent / "decode" / "photos"
 
 def stored(path):
     with Image.open(path) as image:
+        # Of a TIFF Pillow gives the size once it is upright.
+        size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         return {
             "format": {"MPO": "JPEG"}.get(image.format, image.format),
-            "size": list(image.size),
+            "size": list(size),
             "mode": image.mode,
             "transparent": image.has_transparency_data,
             "frames": getattr(image, "n_frames", 1),

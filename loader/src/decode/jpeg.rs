@@ -116,7 +116,8 @@ fn said(error: &DecodeErrors) -> String {
     match error {
         DecodeErrors::Format(message) => message.clone(),
         DecodeErrors::FormatStatic(message) => (*message).into(),
-        DecodeErrors::ExhaustedData => CUT_SHORT.into(),
+        // Bytes in memory can only run out.
+        DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => CUT_SHORT.into(),
         _ => error.to_string(),
     }
 }
