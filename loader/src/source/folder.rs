@@ -61,7 +61,7 @@ impl Source for FolderSource {
 }
 
 /// The photos below `root`, which need no class, sorted by their path below it, bytewise. What is hidden is passed over, and
-/// links are followed, as by [`read_folder`].
+/// links are followed, as by [`FolderSource`].
 ///
 /// ```
 /// use headstock_loader::source::photos_below;
