@@ -4,8 +4,8 @@
 
 PHOTOS is a folder per class. For each seed a share of the labels is flipped to another class in a table, `headstock doctor` and
 `train/examples/out_of_fold.rs` run on it, and the average precision of rankings of the photos is printed, the flipped ones
-being what is to be found: doctor's (what it does not list comes last, as one tie), and on the same probabilities cleanlab's
-issues and its scores of all photos. Features are kept from seed to seed.
+being what is to be found: doctor's of all photos (`labels` of `--json`), of those that it lists as suspicious (what it does not list
+comes last, as one tie), and on the same probabilities cleanlab's issues and its scores of all photos. Features are kept from seed to seed.
 """
 
 import argparse
@@ -90,7 +90,8 @@ def measure(options, folder, seed):
         "listed": len(ranked),
         "precision": hits / max(len(ranked), 1),
         "recall": hits / len(wrong),
-        "doctor": precision(first_ranks(paths, ranked)),
+        "doctor, all photos": precision(first_ranks(paths, [label["path"] for label in figures["labels"]])),
+        "doctor, those listed": precision(first_ranks(paths, ranked)),
     }
     for by in ["confident_learning", "prune_by_noise_rate", "both"]:
         for rank in ["self_confidence", "normalized_margin"]:

@@ -65,6 +65,9 @@ pub struct Diagnosis {
     pub classes: Vec<ClassCount>,
     /// What is wrong, the worst first.
     pub findings: Vec<Finding>,
+    /// Every photo whose label was judged, the most doubtful first; the first of them are the suspicious ones, and some of the
+    /// next may be wrong as well.
+    pub labels: Vec<RankedLabel>,
     /// What was not looked at, and why.
     pub left_out: Vec<String>,
     /// What labels were judged by, for other tools.
@@ -72,6 +75,15 @@ pub struct Diagnosis {
     pub probabilities: Option<OutOfFold>,
     #[serde(skip)]
     collected: Collected,
+}
+
+/// A photo and how well its label fits it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RankedLabel {
+    /// Its path.
+    pub path: String,
+    /// The probability of its label, by a head that was fitted without it.
+    pub score: f64,
 }
 
 /// A class and how many photos it has.
@@ -137,7 +149,9 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     findings.extend(copies.findings(&subject));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
     let classes = counts(&subject);
+    let labels = probabilities.as_ref().map_or_else(Vec::new, |found| ranked(&subject, found));
     Ok(Diagnosis {
+        labels,
         doctor: VERSION,
         photos: collected.samples.len(),
         classes,
@@ -256,6 +270,19 @@ fn judge(
 /// The first of the quick heads, with its defaults.
 fn linear() -> Option<Box<dyn ConfiguredHead>> {
     Registry::builtin().get(QUICK[0]).ok()?.configure(toml::Table::new()).ok()
+}
+
+/// All labels by how well they fit, of equals the earlier first.
+fn ranked(subject: &Subject<'_>, found: &OutOfFold) -> Vec<RankedLabel> {
+    let rows = found.probabilities.chunks_exact(found.classes.len());
+    let mut labels: Vec<RankedLabel> = (found.samples.iter().zip(&found.labels).zip(rows))
+        .map(|((&sample, &label), row)| RankedLabel {
+            path: subject.samples[sample].id.clone(),
+            score: self_confidence(label, row),
+        })
+        .collect();
+    labels.sort_by(|a, b| a.score.total_cmp(&b.score));
+    labels
 }
 
 fn suspicious(subject: &Subject<'_>, found: &OutOfFold) -> Option<Finding> {
