@@ -93,7 +93,7 @@ def measure(options, folder, seed):
         "doctor, all photos": precision(first_ranks(paths, [label["path"] for label in figures["labels"]])),
         "doctor, those listed": precision(first_ranks(paths, ranked)),
     }
-    for by in ["confident_learning", "prune_by_noise_rate", "both"]:
+    for by in ["confident_learning", "prune_by_noise_rate", "both", "low_self_confidence"]:
         for rank in ["self_confidence", "normalized_margin"]:
             result[f"cleanlab, {by}, {rank}"] = issues(by, rank)
     for method in ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]:

@@ -8,7 +8,7 @@ pub struct LabelIssues {
     pub thresholds: Vec<f64>,
     /// How many samples have label `i` and confidently show class `j`, `[C][C]`; at least 1 on the diagonal.
     pub joint: Vec<Vec<usize>>,
-    /// The samples that confidently show another class than their label, the most suspicious first.
+    /// The samples whose labels are probably wrong, the most suspicious first.
     pub ranked: Vec<usize>,
 }
 
@@ -18,10 +18,11 @@ const TOLERANCE: f64 = 1e-6;
 /// Which of `labels` `[N]` are probably wrong by out-of-fold `probabilities` `[N, C]`, row-major.
 ///
 /// A sample confidently shows a class whose threshold its probability reaches; of several such classes the most probable one
-/// counts. The issues are the samples off the diagonal of the confident joint whose label is not also the most probable class,
-/// ranked by [`self_confidence`], of equals the earlier first: Northcutt, Jiang and Chuang, "Confident Learning: Estimating
-/// Uncertainty in Dataset Labels" (2021). They are those of cleanlab 2.9's `find_label_issues(filter_by="confident_learning",
-/// return_indices_ranked_by="self_confidence")`.
+/// counts. How many labels are wrong is told by the samples off the diagonal of the confident joint whose label is not also the
+/// most probable class: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021). The
+/// issues are as many samples with the least [`self_confidence`], of equals the earlier first. They are those of cleanlab 2.9's
+/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`; where labels were flipped at
+/// random, more of them are found so than by taking the samples off the diagonal themselves.
 ///
 /// ```
 /// use headstock_train::doctor::label_issues;
@@ -46,8 +47,8 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
         .collect();
 
     let mut joint = vec![vec![0; classes]; classes];
-    let mut ranked = Vec::new();
-    for (sample, (label, row)) in rows().enumerate() {
+    let mut wrong = 0;
+    for (label, row) in rows() {
         let reached = |class: &usize| f64::from(row[*class]) >= thresholds[*class] - TOLERANCE;
         let mut confident = (0..classes).filter(reached);
         let shown = match (confident.next(), confident.next()) {
@@ -58,15 +59,20 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
         joint[label][shown] += 1;
         let own = |class| if class == label { TOLERANCE } else { 0.0 };
         if shown != label && most_probable(row, own) != label {
-            ranked.push(sample);
+            wrong += 1;
         }
     }
     for (class, row) in joint.iter_mut().enumerate() {
         row[class] = row[class].max(1);
     }
-    let score =
-        |&sample: &usize| self_confidence(labels[sample], &probabilities[sample * classes..][..classes]);
-    ranked.sort_by(|a, b| score(a).total_cmp(&score(b)));
+    let scores: Vec<f64> = labels
+        .iter()
+        .zip(probabilities.chunks_exact(classes))
+        .map(|(&label, row)| self_confidence(label, row))
+        .collect();
+    let mut ranked: Vec<usize> = (0..labels.len()).collect();
+    ranked.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    ranked.truncate(wrong);
     LabelIssues { thresholds, joint, ranked }
 }
 
