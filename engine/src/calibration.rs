@@ -1,5 +1,6 @@
 //! What layers read when a network runs on some photos: it decides how their weights are rounded to `bf16`.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cell::Cell;
@@ -13,7 +14,7 @@ use crate::network::{Network, Node, Op, Tap};
 use crate::rounding::Gram;
 use crate::session::{Form, Photos, Session};
 use crate::walk::Watch;
-use crate::winograd::{POINTS, Tiling, ToPoints, Transformed};
+use crate::winograd::{Inputs, POINTS, Source, Tiling, ToPoints, Transformed};
 
 /// Samples of a layer's input that are taken of a photo, at most.
 const SAMPLES: usize = 256;
@@ -107,9 +108,10 @@ fn winograd(grams: &mut Vec<Gram>, machine: Machine, packed: &Packed, input: Pix
     let tiling = Tiling { height: input.height, width: input.width };
     let (tiles, blocks) = (input.photos * tiling.count(), packed.panels.segments);
     let mut cells = Cell::zeros(POINTS * blocks * tiles);
-    let to = Transformed { cells: cells.as_mut_ptr(), point: blocks * tiles, block: tiles };
-    let (block, units) = (input.block, 0..blocks * tiles);
-    machine.run(ToPoints { tiling, input: input.cells, block, tiles: 0..tiles, units, to });
+    let to = Transformed { cells: cells.as_mut_ptr(), point: blocks * tiles, panel: tiles, blocks: 1 };
+    let source = Source { cells: input.cells, pixel: 1, block: input.block };
+    let (units, of) = (0..blocks * tiles, PhantomData::<Inputs>);
+    machine.run(ToPoints { tiling, source, tiles: 0..tiles, units, to, of });
     let values = bytemuck::cast_slice::<Cell, f32>(&cells);
     for (gram, values) in grams.iter_mut().zip(values.chunks_exact(blocks * tiles * 16)) {
         let sample = |tile: usize| {

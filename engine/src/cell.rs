@@ -17,6 +17,7 @@ impl Cell {
 }
 
 /// Cells that threads share; who writes which is said where they do.
+#[derive(Debug)]
 pub(crate) struct Arena {
     cells: *mut [Cell],
 }
@@ -30,6 +31,13 @@ impl Arena {
     /// `count` cells of zeros.
     pub(crate) fn new(count: usize) -> Self {
         Self { cells: Box::into_raw(Cell::zeros(count).into_boxed_slice()) }
+    }
+
+    /// Makes it `count` cells of zeros if it is smaller.
+    pub(crate) fn grow(&mut self, count: usize) {
+        if self.cells.len() < count {
+            *self = Self::new(count);
+        }
     }
 
     /// The first cell.

@@ -16,7 +16,7 @@ use crate::product::{Product, Runs};
 use crate::session::Form;
 use crate::team::{Member, share};
 use crate::tile::{Cells, Finish, Image, Output, Residual, Stride};
-use crate::winograd::{FromPoints, POINTS, Tiling, ToPoints, Transformed};
+use crate::winograd::{FromPoints, Inputs, POINTS, Source, Tiling, ToPoints, Transformed};
 
 /// What is wanted of the last segment.
 #[derive(Clone, Copy)]
@@ -235,7 +235,8 @@ impl Walk<'_> {
         let at = |cells: *mut Cell, blocks: usize| Transformed {
             cells,
             point: point_stride(blocks, step.tiles),
-            block: step.tiles,
+            panel: step.tiles,
+            blocks: 1,
         };
         let (points, products) = (at(self.scratch(step), blocks), at(products, vectors));
         let mut first = 0;
@@ -244,15 +245,9 @@ impl Walk<'_> {
             let count = tiles.len();
 
             let units = self.member.share(blocks * count);
-            let job = ToPoints {
-                tiling,
-                input: input.cells,
-                block: input.block,
-                tiles: tiles.clone(),
-                units,
-                to: points,
-            };
-            machine.run(job);
+            let source = Source { cells: input.cells, pixel: 1, block: input.block };
+            let of = PhantomData::<Inputs>;
+            machine.run(ToPoints { tiling, source, tiles: tiles.clone(), units, to: points, of });
             self.member.wait();
             let units = self.member.share(POINTS * packed.panels.count);
             let mut unit = units.start;
@@ -263,7 +258,7 @@ impl Walk<'_> {
                 let (from, to) = unsafe {
                     (points.cells.add(point * points.point), products.cells.add(point * products.point))
                 };
-                let to = Output { cells: to, block: products.block, finish: Finish::Raw };
+                let to = Output { cells: to, block: products.panel, finish: Finish::Raw };
                 let runs = Runs { count: 1, length: count, from: 0, to: 0 };
                 self.multiply::<Cells>(scene, point, start..end, (from.cast(), 0, runs), to);
                 unit += end - start;

@@ -2,17 +2,23 @@
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). A tile of 4 x 4 outputs takes 36 products
 //! where the direct way takes 144. Input tiles overlap by 2; what lies outside the photo is zero.
+//!
+//! `Y = A^T [(G g G^T) * (B^T d B)] A` for a tile `d` and a kernel `g`. It is linear in `g`, so that the derivative by it, for that by
+//! `Y`, goes the same way back: `G^T [(A Y' A^T) * (B^T d B)] G`, the products being summed over all tiles first.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::cell::Cell;
-use crate::kernels::{Job, Kernel, Simd};
+use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tile::Output;
 
 /// Outputs of a tile, along one axis.
 pub(crate) const OUTPUTS: usize = 4;
 /// Inputs of a tile, along one axis.
 pub(crate) const INPUTS: usize = OUTPUTS + 2;
+/// Taps of a kernel, along one axis.
+pub(crate) const TAPS: usize = 3;
 /// Products of a tile.
 pub(crate) const POINTS: usize = INPUTS * INPUTS;
 
@@ -52,12 +58,32 @@ fn output<S: Simd>(simd: S, m: [S::Vector; INPUTS]) -> [S::Vector; OUTPUTS] {
     ]
 }
 
+/// A line of derivatives by outputs at the six points: `A`.
+#[inline(always)]
+fn gradient<S: Simd>(simd: S, y: [S::Vector; OUTPUTS]) -> [S::Vector; INPUTS] {
+    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
+    let (even_p, odd_p) = (scaled(P * P, y[2], y[0]), scaled(P * P * P, y[3], times(P, y[1])));
+    let (even_q, odd_q) = (scaled(Q * Q, y[2], y[0]), scaled(Q * Q * Q, y[3], times(Q, y[1])));
+    [
+        y[0],
+        simd.add(even_p, odd_p),
+        simd.sub(even_p, odd_p),
+        simd.add(even_q, odd_q),
+        simd.sub(even_q, odd_q),
+        y[3],
+    ]
+}
+
+/// What a kernel's row is divided by at 0, at `±P` and at `±Q`.
+const DIVISORS: [f32; 3] = [P * P * Q * Q, 2.0 * P * P * (P * P - Q * Q), 2.0 * Q * Q * (Q * Q - P * P)];
+
 /// The kernel's row of coefficients at each of the six points: `G`.
 fn weight_rows() -> [[f64; 3]; INPUTS] {
     let (p, q) = (f64::from(P), f64::from(Q));
-    let at = |x: f64, divisor: f64| [1.0, x, x * x].map(|power| power / divisor);
-    let (at_p, at_q) = (2.0 * p * p * (p * p - q * q), 2.0 * q * q * (q * q - p * p));
-    [at(0.0, p * p * q * q), at(p, at_p), at(-p, at_p), at(q, at_q), at(-q, at_q), [0.0, 0.0, 1.0]]
+    let at = |x: f64, divisor: f32| [1.0, x, x * x].map(|power| power / f64::from(divisor));
+    let [at_0, at_p, at_q] = DIVISORS;
+    [at(0.0, at_0), at(p, at_p), at(-p, at_p), at(q, at_q), at(-q, at_q), [0.0, 0.0, 1.0]]
 }
 
 /// What each tap of a kernel, row by row, counts for at `point`: `G g G^T` is a sum of these.
@@ -66,8 +92,75 @@ pub(crate) fn weight_factors(point: usize) -> [f64; 9] {
     std::array::from_fn(|tap| rows[point / INPUTS][tap / 3] * rows[point % INPUTS][tap % 3])
 }
 
+/// A kernel's row at the six points: `G`.
+#[inline(always)]
+fn kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; INPUTS] {
+    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
+    let [at_0, at_p, at_q] = DIVISORS;
+    let (even_p, odd_p) = (scaled(P * P / at_p, g[2], times(1.0 / at_p, g[0])), times(P / at_p, g[1]));
+    let (even_q, odd_q) = (scaled(Q * Q / at_q, g[2], times(1.0 / at_q, g[0])), times(Q / at_q, g[1]));
+    [
+        times(1.0 / at_0, g[0]),
+        simd.add(even_p, odd_p),
+        simd.sub(even_p, odd_p),
+        simd.add(even_q, odd_q),
+        simd.sub(even_q, odd_q),
+        g[2],
+    ]
+}
+
+/// A line of products to the derivatives by a kernel's row: `G^T`.
+#[inline(always)]
+fn by_kernel_row<S: Simd>(simd: S, m: [S::Vector; INPUTS]) -> [S::Vector; TAPS] {
+    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
+    let [at_0, at_p, at_q] = DIVISORS;
+    let (sum_p, difference_p) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
+    let (sum_q, difference_q) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
+    [
+        scaled(1.0 / at_0, m[0], scaled(1.0 / at_p, sum_p, times(1.0 / at_q, sum_q))),
+        scaled(P / at_p, difference_p, times(Q / at_q, difference_q)),
+        scaled(P * P / at_p, sum_p, scaled(Q * Q / at_q, sum_q, m[5])),
+    ]
+}
+
+/// A kernel at its points, row by row: `G g G^T`.
+#[inline(always)]
+pub(crate) fn kernel_at_points<S: Simd>(
+    simd: S,
+    taps: [[S::Vector; TAPS]; TAPS],
+) -> [[S::Vector; INPUTS]; INPUTS] {
+    let zero = simd.splat(0.0);
+    let (mut columns, mut points) = ([[zero; INPUTS]; TAPS], [[zero; INPUTS]; INPUTS]);
+    for x in 0..TAPS {
+        columns[x] = kernel_row(simd, [taps[0][x], taps[1][x], taps[2][x]]);
+    }
+    for y in 0..INPUTS {
+        points[y] = kernel_row(simd, [columns[0][y], columns[1][y], columns[2][y]]);
+    }
+    points
+}
+
+/// The derivatives by a kernel, for sums at its points, row by row: `G^T m G`.
+#[inline(always)]
+pub(crate) fn by_kernel<S: Simd>(
+    simd: S,
+    points: [[S::Vector; INPUTS]; INPUTS],
+) -> [[S::Vector; TAPS]; TAPS] {
+    let zero = simd.splat(0.0);
+    let (mut columns, mut taps) = ([[zero; TAPS]; INPUTS], [[zero; TAPS]; TAPS]);
+    for x in 0..INPUTS {
+        columns[x] = by_kernel_row(simd, std::array::from_fn(|y| points[y][x]));
+    }
+    for y in 0..TAPS {
+        taps[y] = by_kernel_row(simd, std::array::from_fn(|x| columns[x][y]));
+    }
+    taps
+}
+
 /// The tiles of a value: photos, rows and columns of tiles, in this order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiling {
     pub(crate) height: usize,
     pub(crate) width: usize,
@@ -88,57 +181,109 @@ impl Tiling {
     }
 }
 
-/// Transformed tiles: `[point][block of channels][tile]`, a cell each.
+/// Transformed tiles: `[point][panel of blocks][tile][block of a panel]`, a cell each.
 #[derive(Clone, Copy)]
 pub(crate) struct Transformed {
     pub(crate) cells: *mut Cell,
     /// Cells from a point to the next.
     pub(crate) point: usize,
-    /// Cells from a block to the next.
+    /// Tiles from a panel to the next.
+    pub(crate) panel: usize,
+    /// Blocks in a panel.
+    pub(crate) blocks: usize,
+}
+
+impl Transformed {
+    /// Where a block of channels of a tile lies at the first point.
+    #[inline(always)]
+    pub(crate) fn cell(&self, block: usize, tile: usize) -> usize {
+        (block / self.blocks * self.panel + tile) * self.blocks + block % self.blocks
+    }
+}
+
+/// What a tile of `SIDE` x `SIDE` values is at the points.
+pub(crate) trait AtPoints<const SIDE: usize> {
+    /// Pixels that a tile starts before its outputs.
+    const MARGIN: usize;
+
+    fn line<S: Simd>(simd: S, values: [S::Vector; SIDE]) -> [S::Vector; INPUTS];
+}
+
+/// Of what a convolution reads.
+pub(crate) struct Inputs;
+/// Of derivatives by what it gives.
+pub(crate) struct Gradients;
+
+impl AtPoints<INPUTS> for Inputs {
+    const MARGIN: usize = 1;
+
+    #[inline(always)]
+    fn line<S: Simd>(simd: S, values: [S::Vector; INPUTS]) -> [S::Vector; INPUTS] {
+        input(simd, values)
+    }
+}
+
+impl AtPoints<OUTPUTS> for Gradients {
+    const MARGIN: usize = 0;
+
+    #[inline(always)]
+    fn line<S: Simd>(simd: S, values: [S::Vector; OUTPUTS]) -> [S::Vector; INPUTS] {
+        gradient(simd, values)
+    }
+}
+
+/// Photos whose tiles are transformed.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) cells: *const Cell,
+    /// Cells from a pixel to the next.
+    pub(crate) pixel: usize,
+    /// Cells from a block of channels to the next.
     pub(crate) block: usize,
 }
 
-/// Transforms inputs: units `tile + tiles * block` of those of `tiles`.
-pub(crate) struct ToPoints {
+/// Transforms tiles: units `tile + tiles * block` of those of `tiles`.
+pub(crate) struct ToPoints<T, const SIDE: usize> {
     pub(crate) tiling: Tiling,
-    pub(crate) input: *const Cell,
-    /// Cells from a block of the input to the next.
-    pub(crate) block: usize,
+    pub(crate) source: Source,
     pub(crate) tiles: Range<usize>,
     pub(crate) units: Range<usize>,
     pub(crate) to: Transformed,
+    pub(crate) of: PhantomData<T>,
 }
 
-impl Job for ToPoints {
+impl<T: AtPoints<SIDE>, const SIDE: usize> Job for ToPoints<T, SIDE> {
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
-        let Tiling { height, width } = self.tiling;
+        let (Tiling { height, width }, Source { cells, pixel, block: apart }) = (self.tiling, self.source);
         for unit in self.units {
             let (block, tile) = (unit / self.tiles.len(), unit % self.tiles.len());
             let (photo, top, left) = self.tiling.place(self.tiles.start + tile);
-            // SAFETY: the maker of the job vouches for the input's blocks and photos; only pixels inside the photo are read.
-            let photo = unsafe { self.input.add(block * self.block + photo * height * width) };
+            // SAFETY: the maker of the job vouches for the source's blocks and photos; only pixels inside the photo are read.
+            let photo = unsafe { cells.add(block * apart + photo * height * width * pixel) };
+            let to = self.to.cell(block, tile);
             for part in 0..K::PARTS {
                 let zero = kernel.simd().splat(0.0);
-                let mut columns = [[zero; INPUTS]; INPUTS];
-                for x in 0..INPUTS {
-                    let mut line = [zero; INPUTS];
-                    // Outputs start at `left`, inputs a pixel before.
-                    if let Some(left) = (left + x).checked_sub(1).filter(|&left| left < width) {
+                let mut columns = [[zero; INPUTS]; SIDE];
+                for x in 0..SIDE {
+                    let mut line = [zero; SIDE];
+                    if let Some(left) = (left + x).checked_sub(T::MARGIN).filter(|&left| left < width) {
                         for (y, value) in line.iter_mut().enumerate() {
-                            if let Some(row) = (top + y).checked_sub(1).filter(|&row| row < height) {
+                            if let Some(row) = (top + y).checked_sub(T::MARGIN).filter(|&row| row < height) {
                                 // SAFETY: row and column are inside.
-                                *value = unsafe { kernel.load_part(photo.add(row * width + left), part) };
+                                *value = unsafe {
+                                    kernel.load_part(photo.add((row * width + left) * pixel), part)
+                                };
                             }
                         }
                     }
-                    columns[x] = input(kernel.simd(), line);
+                    columns[x] = T::line(kernel.simd(), line);
                 }
                 for y in 0..INPUTS {
-                    let line = input(kernel.simd(), std::array::from_fn(|x| columns[x][y]));
+                    let line = T::line(kernel.simd(), std::array::from_fn(|x| columns[x][y]));
                     for (x, value) in line.into_iter().enumerate() {
-                        let at = (INPUTS * y + x) * self.to.point + block * self.to.block + tile;
+                        let at = (INPUTS * y + x) * self.to.point + to;
                         // SAFETY: the maker of the job vouches for all points, blocks and tiles.
                         unsafe { kernel.store_part(self.to.cells.add(at), part, value) };
                     }
@@ -148,16 +293,33 @@ impl Job for ToPoints {
     }
 }
 
+/// Where outputs go.
+pub(crate) trait Store {
+    /// Finishes and stores channels `16 * vector..` of a pixel.
+    ///
+    /// # Safety
+    /// They are inside all that is read and written.
+    unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>);
+}
+
+impl Store for Output {
+    #[inline(always)]
+    unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.store(kernel, pixel, vector, sums) }
+    }
+}
+
 /// Transforms products back and finishes them: units `tile + tiles * vector` of those of `tiles`, a vector being 16 channels.
-pub(crate) struct FromPoints {
+pub(crate) struct FromPoints<O> {
     pub(crate) tiling: Tiling,
     pub(crate) from: Transformed,
     pub(crate) tiles: Range<usize>,
     pub(crate) units: Range<usize>,
-    pub(crate) output: Output,
+    pub(crate) output: O,
 }
 
-impl Job for FromPoints {
+impl<O: Store> Job for FromPoints<O> {
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
@@ -169,7 +331,7 @@ impl Job for FromPoints {
             let zero = simd.splat(0.0);
             let mut columns = [[zero; OUTPUTS]; INPUTS];
             // SAFETY: the maker of the job vouches for all points, vectors and tiles.
-            let from = unsafe { self.from.cells.add(vector * self.from.block + tile) };
+            let from = unsafe { self.from.cells.add(self.from.cell(vector, tile)) };
             for x in 0..INPUTS {
                 let line = std::array::from_fn(|y| {
                     // SAFETY: as above.
@@ -194,25 +356,46 @@ mod tests {
     use super::*;
     use crate::kernels::Portable;
 
-    /// The law that the three transforms share, in one dimension: the outputs are the correlation of inputs and kernel.
+    /// 1 at one place, 0 elsewhere.
+    fn unit<const SIZE: usize>(at: usize) -> [[f32; 16]; SIZE] {
+        std::array::from_fn(|i| [f32::from(u8::from(i == at)); 16])
+    }
+
+    fn product(a: [[f32; 16]; INPUTS], b: [[f32; 16]; INPUTS]) -> [[f32; 16]; INPUTS] {
+        std::array::from_fn(|i| std::array::from_fn(|lane| a[i][lane] * b[i][lane]))
+    }
+
+    /// The law that the transforms share, in one dimension: the outputs are the correlation of inputs and kernel, and the derivative
+    /// by the kernel that of inputs and derivatives by the outputs.
     #[test]
     fn transforms_give_the_correlation() {
-        for inputs in 0..INPUTS {
-            for kernel in 0..3 {
-                let x: [[f32; 16]; INPUTS] = std::array::from_fn(|i| [f32::from(u8::from(i == inputs)); 16]);
-                let g: [f64; 3] = std::array::from_fn(|i| f64::from(u8::from(i == kernel)));
-                let at_points = input(Portable, x);
-                let weights = weight_rows().map(|row| row.iter().zip(g).map(|(a, b)| a * b).sum::<f64>());
-                let products = std::array::from_fn(|i| at_points[i].map(|x| x * weights[i] as f32));
-                let y = output(Portable, products);
-                for (position, y) in y.iter().enumerate() {
-                    let expected = f32::from(u8::from(position + kernel == inputs));
+        for (inputs, kernel) in (0..INPUTS).flat_map(|inputs| (0..TAPS).map(move |kernel| (inputs, kernel))) {
+            let x = input(Portable, unit(inputs));
+            let y = output(Portable, product(x, kernel_row(Portable, unit(kernel))));
+            for position in 0..OUTPUTS {
+                let expected = f32::from(u8::from(position + kernel == inputs));
+                let by_kernel = by_kernel_row(Portable, product(x, gradient(Portable, unit(position))));
+                for found in [y[position][0], by_kernel[kernel][0]] {
                     assert!(
-                        (y[0] - expected).abs() < 1e-5,
-                        "{inputs} {kernel} {position}: {} {expected}",
-                        y[0]
+                        (found - expected).abs() < 1e-5,
+                        "{inputs} {kernel} {position}: {found} {expected}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_at_a_point_is_what_the_factors_of_its_taps_say() {
+        for tap in 0..TAPS * TAPS {
+            let taps = std::array::from_fn(|y| {
+                std::array::from_fn(|x| [f32::from(u8::from(TAPS * y + x == tap)); 16])
+            });
+            let points = kernel_at_points(Portable, taps);
+            for point in 0..POINTS {
+                let (found, expected) =
+                    (points[point / INPUTS][point % INPUTS][0], weight_factors(point)[tap]);
+                assert!((f64::from(found) - expected).abs() < 1e-6, "{tap} {point}: {found} {expected}");
             }
         }
     }

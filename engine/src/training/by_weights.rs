@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::gather::{self, Gather, Grid};
 use super::pack::piece;
 use super::product::{Shared, with_room};
-use super::{Sums, Weights};
+use super::{Sums, Weights, even};
 use crate::cell::Cell;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::machine::Machine;
@@ -16,7 +16,7 @@ use crate::product::tiles;
 use crate::tile::{Factors, Sink, Stride, multiply};
 
 /// Positions that are summed at once, at most: their inputs for a tile are in the L1 cache, their gradients in the L2.
-const PIECE: usize = 128;
+pub(super) const PIECE: usize = 128;
 /// Outputs that are taken at once, at most.
 const COLUMNS: usize = 2048;
 /// Positions of a slice, at least. Where there are more, sums of slices are made side by side and then added.
@@ -56,9 +56,6 @@ impl Cut {
         let tiles: Vec<Tile> = (0..gather.taps[0])
             .flat_map(|tap| tiles(gather.line(), layout.rows).map(move |(start, rows)| (tap, start, rows)))
             .collect();
-        let even = |count: usize, parts: usize| -> Vec<Range<usize>> {
-            (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
-        };
         let slices = positions.div_ceil(SLICE).min(SLICES);
         let groups = if slices >= 4 {
             tiles.len().div_ceil(24)
@@ -107,12 +104,9 @@ impl ByWeights<'_> {
         let of_sums = if slices > 1 { 0 } else { most_rows * most_panels * layout.vectors };
 
         let shared = Shared(partial.as_mut_ptr());
-        let results = Results {
-            out: Shared(out.as_mut_ptr()),
-            products: Shared(products.as_mut_ptr()),
-            gradients: SharedSums(gradients.as_mut_ptr()),
-            width,
-        };
+        let results =
+            Results { out: Shared(out.as_mut_ptr()), products: Shared(products.as_mut_ptr()), width };
+        let of_gradients = SharedSums(gradients.as_mut_ptr());
         (0..slices * groups * chunks).into_par_iter().with_max_len(1).for_each(|unit| {
             let (slice, group, chunk) = (unit / chunks / groups, unit / chunks % groups, unit % chunks);
             let (rows, panels) = (cut.rows(group, line), cut.chunks[chunk].clone());
@@ -134,7 +128,7 @@ impl ByWeights<'_> {
                     panels: panels.clone(),
                     positions: cut.slices[slice].clone(),
                     piece,
-                    gradients: (group == 0).then_some((results.gradients, slice * width)),
+                    gradients: (group == 0).then_some((of_gradients, slice * width)),
                     room: (tile, gradient),
                     to,
                 });
@@ -177,30 +171,29 @@ impl ByWeights<'_> {
 
 /// Rows of sums, so many values apart.
 #[derive(Clone, Copy)]
-struct Place {
-    to: *mut f32,
-    stride: usize,
+pub(super) struct Place {
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
 }
 
 /// Sums of slices, so many values apart.
 #[derive(Clone, Copy)]
-struct Sources {
-    first: Place,
-    count: usize,
-    apart: usize,
+pub(super) struct Sources {
+    pub(super) first: Place,
+    pub(super) count: usize,
+    pub(super) apart: usize,
 }
 
 /// What the units write to, each to its own rows and columns.
 #[derive(Clone, Copy)]
-struct Results {
-    out: Shared,
+pub(super) struct Results {
+    pub(super) out: Shared,
     /// `[groups, width]`
-    products: Shared,
-    /// `[slices, width]`
-    gradients: SharedSums,
-    width: usize,
+    pub(super) products: Shared,
+    pub(super) width: usize,
 }
 
+/// Of gradients, `[slices, width]`.
 #[derive(Clone, Copy)]
 struct SharedSums(*mut f64);
 
@@ -225,7 +218,7 @@ struct Part<'a> {
 }
 
 /// Inputs of a position in a cell.
-struct Inputs;
+pub(super) struct Inputs;
 
 impl Stride for Inputs {
     const BYTES: usize = 4;
@@ -233,10 +226,10 @@ impl Stride for Inputs {
 }
 
 /// Stores sums as they are, or adds them.
-struct Raw {
-    to: *mut f32,
-    stride: usize,
-    adds: bool,
+pub(super) struct Raw {
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
+    pub(super) adds: bool,
 }
 
 impl Sink for Raw {
@@ -337,13 +330,13 @@ fn pack<K: Kernel>(
 }
 
 /// Adds the sums of slices, and makes the derivative of them.
-struct Ending<'a> {
-    job: &'a ByWeights<'a>,
-    rows: Range<usize>,
-    panels: Range<usize>,
-    sources: Sources,
-    results: Results,
-    group: usize,
+pub(super) struct Ending<'a> {
+    pub(super) job: &'a ByWeights<'a>,
+    pub(super) rows: Range<usize>,
+    pub(super) panels: Range<usize>,
+    pub(super) sources: Sources,
+    pub(super) results: Results,
+    pub(super) group: usize,
 }
 
 impl Job for Ending<'_> {

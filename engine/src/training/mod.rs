@@ -1,7 +1,8 @@
 //! Convolutions whose weights change: forward, and the derivatives by the input and by the weights, in `f32`, channels last.
 //!
 //! All three are matrix products, and no matrix of what lies under the kernel is made of the photos: a few rows of it at a time are
-//! copied to where a tile reads them. Weights come as they are trained, `[K, K, C, O]`, and are packed in every product.
+//! copied to where a tile reads them. Those of 3 x 3 taps and stride 1 are products at Winograd's points. Weights come as they are
+//! trained, `[K, K, C, O]`, and are packed in every product.
 //!
 //! Work is split along results, and sums are cut at places that depend on sizes alone: the bits do not depend on the threads.
 
@@ -11,14 +12,17 @@ mod pack;
 mod product;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use self::by_weights::ByWeights;
-use self::gather::{Gather, Grid};
-use self::pack::{Order, packed};
+use self::gather::{Gather, Grid, STEPS};
+use self::pack::{Order, packed, piece};
 use self::product::{Ends, Rows};
-use crate::cell::Cell;
+use self::winograd::{Limits, Product, Rooms, Tiles};
+use crate::cell::{Arena, Cell};
 use crate::error::EngineError;
 use crate::isa::Isa;
 use crate::machine::{Machine, Machines};
@@ -81,9 +85,13 @@ pub struct Sums {
 #[derive(Debug)]
 pub struct Products {
     machine: Machine,
+    limits: Limits,
     packed: Vec<Cell>,
     partial: Vec<f32>,
     threads: Vec<Mutex<Vec<Cell>>>,
+    /// Kernels and tiles at Winograd's points.
+    kernels: Arena,
+    tiles: Arena,
 }
 
 impl Shape {
@@ -164,7 +172,15 @@ impl Products {
     /// [`EngineError::Isa`] when this machine does not have it.
     pub fn new(isa: Isa) -> Result<Self, EngineError> {
         let machine = Machines::new(isa)?.wide;
-        Ok(Self { machine, packed: Vec::new(), partial: Vec::new(), threads: Vec::new() })
+        Ok(Self {
+            machine,
+            limits: Limits::default(),
+            packed: Vec::new(),
+            partial: Vec::new(),
+            threads: Vec::new(),
+            kernels: Arena::new(0),
+            tiles: Arena::new(0),
+        })
     }
 
     /// `[N, H, W, C]` to `[N, H', W', O]`.
@@ -264,7 +280,14 @@ impl Products {
             weights,
             add,
         };
-        Ok(job.run(&self.threads, &mut self.partial, by_weights))
+        let Self { limits, partial, threads, kernels, tiles, .. } = self;
+        Ok(match Tiles::of(shape) {
+            Some(of_shape) => {
+                let rooms = Rooms { limits: *limits, threads, kernels, tiles };
+                job.at_points(of_shape, rooms, partial, by_weights)
+            }
+            None => job.run(threads, partial, by_weights),
+        })
     }
 
     fn product(
@@ -278,10 +301,24 @@ impl Products {
     ) {
         self.ready();
         let columns = order.columns(shape);
-        packed(self.machine, shape, (order, &gather), weights, &mut self.packed);
-        let grid = Grid { photos: shape.photos, gather };
-        let rows = Rows { machine: self.machine, grid, columns, from, weights: &self.packed, ends };
-        rows.run(&self.threads, to);
+        let Self { machine, limits, packed: weights_packed, threads, kernels, tiles, .. } = self;
+        let machine = *machine;
+        match Tiles::of(shape) {
+            Some(of_shape) => {
+                let channels = [gather.channels, columns];
+                packed(machine, shape, (order, &gather), weights, gather.channels, weights_packed);
+                let rooms = Rooms { limits: *limits, threads, kernels, tiles };
+                let weights = &*weights_packed;
+                let finish = ends.finish;
+                Product { machine, tiles: of_shape, channels, from, weights, finish }.run(rooms, to);
+            }
+            None => {
+                let steps = piece(gather.depth().max(1), STEPS);
+                packed(machine, shape, (order, &gather), weights, steps, weights_packed);
+                let grid = Grid { photos: shape.photos, gather };
+                Rows { machine, grid, columns, from, weights: weights_packed, ends }.run(threads, to);
+            }
+        }
     }
 
     /// Room for each thread of the pool.
@@ -291,6 +328,11 @@ impl Products {
             self.threads.resize_with(threads, Mutex::default);
         }
     }
+}
+
+/// `0..count` in parts of one length, or one more.
+fn even(count: usize, parts: usize) -> Vec<Range<usize>> {
+    (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
 /// The taps of the kernel over inputs of one remainder, along an axis.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::gather::{Gather, STEPS};
+use super::gather::Gather;
 use super::{Shape, Weights};
 use crate::cell::Cell;
 use crate::kernels::{Job, Kernel, Simd, Vector};
@@ -32,12 +32,13 @@ pub(super) fn piece(depth: usize, most: usize) -> usize {
     depth.div_ceil(depth.div_ceil(most).max(1)).max(1)
 }
 
-/// Packs weights. A sum over nothing gets a step of zeros.
+/// Packs weights in blocks of `steps`. A sum over nothing gets a step of zeros.
 pub(super) fn packed(
     machine: Machine,
     shape: &Shape,
     (order, gather): (Order, &Gather),
     weights: Weights<'_>,
+    steps: usize,
     to: &mut Vec<Cell>,
 ) {
     let depth = gather.depth().max(1);
@@ -47,7 +48,6 @@ pub(super) fn packed(
     if to.len() < count {
         *to = Cell::zeros(count);
     }
-    let steps = piece(depth, STEPS);
     let whole = steps * panels * vectors;
     to[..count].par_chunks_mut(whole).enumerate().for_each(|(block, cells)| {
         let steps = block * steps..block * steps + cells.len() / (panels * vectors);

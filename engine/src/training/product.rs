@@ -5,14 +5,15 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::Finish;
 use super::gather::{self, Grid, ROW, STEPS};
 use super::pack::piece;
+use super::{Finish, even};
 use crate::cell::Cell;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::machine::Machine;
 use crate::product::tiles;
 use crate::tile::{Factors, Sink, Stride, multiply};
+use crate::winograd::Store;
 
 /// Tiles of rows that are gathered at once: with [`STEPS`] they fill a part of the L2 cache, and each panel of weights passes by once for
 /// all of them.
@@ -85,12 +86,10 @@ impl Rows<'_> {
         let parts = (2 * together).div_ceil(blocks).min(panels);
         let cells = TILES.max(tiles.div_ceil(blocks)) * layout.rows * ROW / Cell::BYTES;
         let out = Shared(to.as_mut_ptr());
-        (0..blocks * parts).into_par_iter().with_max_len(1).for_each(|unit| {
-            let (block, part) = (unit / parts, unit % parts);
-            let share = |index: usize, of: usize, count: usize| index * count / of..(index + 1) * count / of;
-            let rows = share(block, blocks, tiles);
+        let (blocks, parts) = (even(tiles, blocks), even(panels, parts));
+        (0..blocks.len() * parts.len()).into_par_iter().with_max_len(1).for_each(|unit| {
+            let (rows, panels) = (&blocks[unit / parts.len()], parts[unit % parts.len()].clone());
             let positions = rows.start * layout.rows..(rows.end * layout.rows).min(positions);
-            let panels = share(part, parts, panels);
             with_room(threads, cells, |room| {
                 self.machine.run_wide(Block { product: self, positions, panels, out, room });
             });
@@ -185,15 +184,15 @@ impl Job for Block<'_> {
 
 /// Where the sums of a tile go.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    out: *mut f32,
+pub(super) struct Place<'a> {
+    pub(super) out: *mut f32,
     /// Of each row, in the result.
-    offsets: &'a [usize],
+    pub(super) offsets: &'a [usize],
     /// The first channel of the panel.
-    column: usize,
-    columns: usize,
+    pub(super) column: usize,
+    pub(super) columns: usize,
     /// Whether sums are added to what is there.
-    adds: bool,
+    pub(super) adds: bool,
 }
 
 impl Place<'_> {
@@ -230,9 +229,9 @@ impl Sink for Partial<'_> {
 }
 
 /// Stores sums, finished.
-struct Finished<'a> {
-    place: Place<'a>,
-    finish: Finish<'a>,
+pub(super) struct Finished<'a> {
+    pub(super) place: Place<'a>,
+    pub(super) finish: Finish<'a>,
 }
 
 impl Finished<'_> {
@@ -279,6 +278,16 @@ impl Sink for Finished<'_> {
                 unsafe { self.store_some(kernel, at, channel, vector) };
             }
         }
+    }
+}
+
+/// For channels in whole vectors.
+impl Store for Finished<'_> {
+    #[inline(always)]
+    unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
+        let channel = self.place.column + 16 * vector;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.store(kernel, pixel * self.place.columns + channel, channel, sums) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::isa::{Isa, Precision};
 use crate::tests::Numbers;
+use crate::training::winograd::Limits;
 use crate::training::{Finish, Products, Shape, Weights};
 
 /// Calls `act` with the number of an output, an input and a weight for each product of the definition.
@@ -37,7 +38,7 @@ fn assert_near(ours: &[f32], expected: &[f64], what: &str) {
     assert!(gap <= 1e-5 * largest.max(1e-3), "{what}: off by {gap:e} of {largest:e}");
 }
 
-const SHAPES: [[usize; 8]; 12] = [
+const SHAPES: [[usize; 8]; 15] = [
     // photos, height, width, inputs, outputs, kernel, stride, padding
     [2, 5, 4, 16, 32, 1, 1, 0],
     [1, 1, 1, 7, 3, 1, 1, 0],
@@ -51,6 +52,10 @@ const SHAPES: [[usize; 8]; 12] = [
     [2, 6, 7, 5, 4, 5, 3, 2],
     [1, 60, 61, 8, 16, 3, 1, 1],
     [1, 4, 4, 2, 550, 3, 1, 0],
+    // At Winograd's points.
+    [2, 7, 7, 32, 48, 3, 1, 1],
+    [5, 9, 14, 80, 16, 3, 1, 1],
+    [40, 4, 3, 16, 32, 3, 1, 1],
 ];
 
 fn shapes() -> impl Iterator<Item = Shape> {
@@ -68,9 +73,13 @@ fn shapes() -> impl Iterator<Item = Shape> {
     )
 }
 
+/// On each, with much and with little done at a time.
 fn kernels() -> impl Iterator<Item = (Isa, Products)> {
     let here = Isa::ALL.into_iter().filter(|isa| isa.is_present() && isa.computes(Precision::F32));
-    here.map(|isa| (isa, Products::new(isa).unwrap()))
+    let little = Limits { kernels: 1, thread: 1, tiles_of_thread: [3, 3], set: 1, tiles_of_set: 5 };
+    here.flat_map(move |isa| {
+        [Limits::default(), little].map(|limits| (isa, Products { limits, ..Products::new(isa).unwrap() }))
+    })
 }
 
 fn many(numbers: &mut Numbers, count: usize) -> Vec<f32> {
@@ -184,7 +193,10 @@ fn sums_are_finished_before_they_are_stored() {
 fn products_have_the_same_bits_on_any_number_of_threads() {
     let shape =
         Shape { photos: 3, height: 40, width: 37, inputs: 24, outputs: 40, kernel: 3, stride: 2, padding: 1 };
-    for (_, mut products) in kernels() {
+    let at_points = Shape { photos: 5, inputs: 48, outputs: 32, height: 11, width: 7, stride: 1, ..shape };
+    for (shape, (_, mut products)) in
+        [shape, at_points].into_iter().flat_map(|s| kernels().map(move |k| (s, k)))
+    {
         let mut on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut numbers = Numbers(7);
