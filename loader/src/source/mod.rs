@@ -6,12 +6,11 @@ mod folder;
 mod parquet;
 mod part;
 mod same;
+mod shards;
 mod webdataset;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
 
 pub use self::csv::{CsvSource, TableHead, read_table_head};
 pub use self::parquet::{ParquetSource, read_parquet_columns};
@@ -82,30 +81,6 @@ pub fn shared_folder(files: &[PathBuf]) -> PathBuf {
         shared.pop();
     }
     shared
-}
-
-/// What shards are called in messages.
-fn origin_of(shards: &[PathBuf]) -> PathBuf {
-    match shards {
-        [shard] => shard.clone(),
-        _ => shared_folder(shards),
-    }
-}
-
-/// Has each shard read, side by side, under its name: the path below the folder that holds all of them.
-fn read_shards<T: Send>(
-    shards: &[PathBuf],
-    read: impl Fn(&Path, &str) -> Result<T, DatasetError> + Sync,
-) -> Result<Vec<T>, DatasetError> {
-    let shared = shared_folder(shards);
-    let named = |shard: &PathBuf| {
-        let below = shard.strip_prefix(&shared).unwrap_or(shard);
-        let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
-        read(shard, &parts.join("/"))
-    };
-    let found: Vec<Result<T, DatasetError>> = shards.par_iter().map(named).collect();
-    // The first error in order, whichever came first.
-    found.into_iter().collect()
 }
 
 #[cfg(test)]

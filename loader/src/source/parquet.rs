@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::shards::Found;
 use super::webdataset::known_part;
-use super::{Entry, Fields, Listing, Part, Source, origin_of, read_shards};
+use super::{Entry, Fields, Listing, Part, Source};
 use crate::dataset::{DatasetError, Listed, did_you_mean};
 use crate::photo::Photo;
 use crate::shard::parquet::{ParquetShard, Table, Value};
@@ -30,33 +31,17 @@ pub struct ParquetSource {
 
 impl Source for ParquetSource {
     fn list(&self) -> Result<Listing, DatasetError> {
-        let mut listing =
-            Listing { origin: origin_of(&self.shards), entries: Vec::new(), faults: Vec::new() };
-        let mut unlabelled = 0;
-        for shard in self.read()? {
-            unlabelled += shard.unlabelled.len();
-            listing.entries.extend(shard.entries);
-        }
-        if unlabelled > 0 {
-            tracing::warn!("left out in {}: {unlabelled} rows without a class", listing.origin.display());
-        }
-        Ok(listing)
+        Ok(self.read()?.listing(&self.shards, &format!("`{}`", self.fields.label)))
     }
 
     fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
-        Ok(self.read()?.into_iter().flat_map(|shard| shard.unlabelled).collect())
+        Ok(self.read()?.unlabelled)
     }
 }
 
-#[derive(Default)]
-struct Found {
-    entries: Vec<Entry>,
-    unlabelled: Vec<String>,
-}
-
 impl ParquetSource {
-    fn read(&self) -> Result<Vec<Found>, DatasetError> {
-        read_shards(&self.shards, |path, name| self.read_shard(path, name))
+    fn read(&self) -> Result<Found, DatasetError> {
+        Found::read(&self.shards, |path, name| self.read_shard(path, name))
     }
 
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {

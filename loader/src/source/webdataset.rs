@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::csv::relative_path;
 use super::folder::is_photo;
-use super::{Entry, Fields, Listing, Part, Source, origin_of, read_shards};
+use super::shards::Found;
+use super::{Entry, Fields, Listing, Part, Source};
 use crate::dataset::{DatasetError, Listed};
 use crate::photo::Photo;
 use crate::shard::tar::{Member, TarShard, walk};
@@ -32,48 +33,18 @@ pub struct WebDatasetSource {
 
 impl Source for WebDatasetSource {
     fn list(&self) -> Result<Listing, DatasetError> {
-        let mut listing =
-            Listing { origin: origin_of(&self.shards), entries: Vec::new(), faults: Vec::new() };
-        let (mut unlabelled, mut passed_over) = (0, 0);
-        for shard in self.read()? {
-            passed_over += shard.passed_over;
-            listing.faults.extend(shard.faults);
-            unlabelled += shard.unlabelled.len();
-            listing.entries.extend(shard.entries);
-        }
-        if unlabelled > 0 {
-            tracing::warn!(
-                "left out in {}: {unlabelled} photos without a class (`cls`, `json` with `{}`, `txt`)",
-                listing.origin.display(),
-                self.fields.label
-            );
-        }
-        if passed_over > 0 {
-            tracing::info!(
-                "passed over in {}: {passed_over} links and files that are no photos",
-                listing.origin.display()
-            );
-        }
-        Ok(listing)
+        let class = format!("`cls`, `json` with `{}`, `txt`", self.fields.label);
+        Ok(self.read()?.listing(&self.shards, &class))
     }
 
     fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
-        Ok(self.read()?.into_iter().flat_map(|shard| shard.unlabelled).collect())
+        Ok(self.read()?.unlabelled)
     }
 }
 
-/// What a shard holds.
-#[derive(Default)]
-struct Found {
-    entries: Vec<Entry>,
-    unlabelled: Vec<String>,
-    faults: Vec<DatasetError>,
-    passed_over: usize,
-}
-
 impl WebDatasetSource {
-    fn read(&self) -> Result<Vec<Found>, DatasetError> {
-        read_shards(&self.shards, |path, name| self.read_shard(path, name))
+    fn read(&self) -> Result<Found, DatasetError> {
+        Found::read(&self.shards, |path, name| self.read_shard(path, name))
     }
 
     fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {

@@ -29,7 +29,7 @@ fn data_sets_of_the_hub_are_read_with_the_names_of_their_classes() {
     let source = ParquetSource { fields: Fields { group: Some("dog".into()), ..source.fields }, ..source };
     let mut dataset = None;
     let told = logged(|| dataset = Some(read(&source).unwrap()));
-    assert!(told.contains("1 rows without a class"), "{told}");
+    assert!(told.contains("1 photos without a class (`label`)"), "{told}");
     let dataset = dataset.unwrap();
     assert_eq!(dataset.classes.names(), ["akita", "boxer", "pug"]);
     let listed: Vec<u8> = (0..36).filter(|&grey| grey != 25).collect();
