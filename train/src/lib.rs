@@ -40,6 +40,7 @@ mod report;
 pub mod run;
 pub mod samples;
 mod score;
+mod signatures;
 mod table;
 mod throughput;
 mod tune;

@@ -63,9 +63,27 @@ impl Signature {
             sums[1][block] += (red - grey) / 1.402;
         }
         let chroma = sums.map(|sums| sums.map(|sum| (sum / 4.0 + 128.0).round() as u8));
+        Self::of(luma, chroma)
+    }
+
+    fn of(luma: [u8; SIDE * SIDE], chroma: [[u8; HALF * HALF]; 2]) -> Self {
         let plane = luma.map(f32::from);
         let hashes = [Hash::of(&plane), Hash::of(&middle(&plane))];
         Self { luma, half: halved(&plane), chroma, hashes }
+    }
+
+    /// To keep it: [`from_bytes`](Self::from_bytes) makes it again.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.luma.as_slice(), self.chroma.as_flattened()].concat()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) gave; nothing for anything of another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (luma, chroma) = bytes.split_first_chunk()?;
+        let (chroma, []) = chroma.as_chunks() else { return None };
+        Some(Self::of(*luma, chroma.try_into().ok()?))
     }
 
     /// The luma `[SIDE, SIDE]`, of the mirror image where asked for.

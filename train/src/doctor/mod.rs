@@ -37,6 +37,7 @@ use crate::error::TrainError;
 use crate::features::{Features, Stock};
 use crate::progress::Progress;
 use crate::samples::{Collected, CollectedSample, Part};
+use crate::signatures::Signatures;
 use duplicates::Copies;
 use out_of_fold::Asked;
 use outliers::Surroundings;
@@ -120,7 +121,8 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
         return Err(TrainError::Usage("doctor looks at photos: `data.features` has none".into()));
     };
     let mut collected = Collected::read(settings, main, test.as_ref(), progress)?;
-    let looks = photos::look(&collected.samples, settings.options.data.max_pixels, progress);
+    let signatures = Signatures::open(&settings.options.features.cache, settings.options.data.max_pixels);
+    let looks = photos::look(&collected.samples, &signatures, progress);
     let mut copies = Copies::find(&looks);
     let mut left_out = Vec::new();
     if let Err(why) = collected.draw(settings, &copies.links()) {

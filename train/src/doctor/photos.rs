@@ -1,8 +1,8 @@
 //! A look at every photo.
 
+use headstock_loader::DecodeError;
 use headstock_loader::checks::{Inspection, Sizes, inspect};
 use headstock_loader::duplicates::Signature;
-use headstock_loader::{DecodeError, decode};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -10,6 +10,7 @@ use super::findings::{Finding, Item, Kind};
 use super::{Subject, concerned};
 use crate::progress::Progress;
 use crate::samples::CollectedSample;
+use crate::signatures::Signatures;
 
 /// What is known of a photo.
 #[derive(Default)]
@@ -22,11 +23,15 @@ pub(super) struct Look {
     pub(super) fault: Option<DecodeError>,
 }
 
-/// Decodes every photo once, on all cores; each core holds one at a time.
-pub(super) fn look(samples: &[CollectedSample], max_pixels: u64, progress: &dyn Progress) -> Vec<Look> {
+/// Looks at every photo, on all cores; each core holds one at a time. Those that have a signature already were decoded for it.
+pub(super) fn look(
+    samples: &[CollectedSample],
+    signatures: &Signatures,
+    progress: &dyn Progress,
+) -> Vec<Look> {
     progress.begin("looking at photos", samples.len() as u64, "photos");
     let looked = samples.par_iter().map(|sample| {
-        let look = look_at(sample, max_pixels);
+        let look = look_at(sample, signatures);
         progress.step(1);
         look
     });
@@ -35,14 +40,14 @@ pub(super) fn look(samples: &[CollectedSample], max_pixels: u64, progress: &dyn 
     looked
 }
 
-fn look_at(sample: &CollectedSample, max_pixels: u64) -> Look {
+fn look_at(sample: &CollectedSample, signatures: &Signatures) -> Look {
     let bytes = match sample.photo.read() {
         Ok(bytes) => bytes,
         Err(error) => return Look { fault: Some(error), ..Look::default() },
     };
     let look = Look { hash: Some(Sha256::digest(&bytes).into()), stored: inspect(&bytes), ..Look::default() };
-    match decode(&bytes, max_pixels) {
-        Ok(photo) => Look { signature: Some(Signature::new(&photo)), ..look },
+    match signatures.of(&bytes) {
+        Ok(signature) => Look { signature: Some(signature), ..look },
         Err(error) => Look { fault: Some(error), ..look },
     }
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use headstock_loader::dataset::join_groups;
-use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
+use headstock_loader::duplicates::{SIMILARITY, near_duplicates};
 use headstock_loader::source::Listing;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo, decode};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo, Sample};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::progress::Progress;
 use crate::run::SplitRow;
+use crate::signatures::Signatures;
 pub(crate) use collected::{Collected, CollectedSample};
 use parts::Drawn;
 pub use places::Opened;
@@ -385,24 +386,18 @@ fn read_photos(
 
 /// Pairs of samples whose photos look the same. Photos that cannot be read look like no other.
 fn duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -> Vec<(usize, usize)> {
-    let photos: Vec<&Photo> = dataset.samples.iter().map(|sample| &sample.photo).collect();
-    let signatures = signatures(&photos, settings.options.data.max_pixels, progress);
-    let pairs = near_duplicates(&signatures, SIMILARITY);
+    let signatures = Signatures::open(&settings.options.features.cache, settings.options.data.max_pixels);
+    progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
+    let of = |sample: &Sample| {
+        let signature = sample.photo.read().and_then(|bytes| signatures.of(&bytes));
+        progress.step(1);
+        signature.ok()
+    };
+    let found: Vec<_> = dataset.samples.par_iter().map(of).collect();
+    progress.end();
+    let pairs = near_duplicates(&found, SIMILARITY);
     tracing::info!("{} pairs of photos look the same: they stay on one side", pairs.len());
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
-}
-
-/// The signature of each photo; none for one that cannot be read.
-fn signatures(photos: &[&Photo], max_pixels: u64, progress: &dyn Progress) -> Vec<Option<Signature>> {
-    progress.begin("looking for near-duplicates", photos.len() as u64, "photos");
-    let sign = |photo: &&Photo| {
-        let signature = photo.read().and_then(|bytes| decode(&bytes, max_pixels));
-        progress.step(1);
-        signature.ok().map(|photo| Signature::new(&photo))
-    };
-    let signatures = photos.par_iter().map(sign).collect();
-    progress.end();
-    signatures
 }
 
 /// The part of each entry, where the data says it; entries of a part that is neither trained nor tested on leave the listing,
