@@ -1,0 +1,167 @@
+//! Data as it really comes: every source and every split, by the command.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+
+#[allow(dead_code, reason = "the hub's own tests use more of it")]
+#[path = "../../../backbone/tests/hub/server.rs"]
+mod hub;
+
+use std::fs;
+use std::path::Path;
+
+use self::hub::{Content, Hub};
+
+use crate::support::{CLASSES, Project, demo_photo, done};
+
+/// A file of `reference`.
+fn golden(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
+}
+
+fn copy(project: &Project, from: &Path, to: &str) {
+    let to = project.path(to);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(from, to).unwrap();
+}
+
+/// What `docs/data.md` speaks of.
+fn project_of_the_page() -> Project {
+    let project = Project::new(8);
+    let (mut csv, mut tsv) = ("id,breed\n".to_owned(), "file\tbreed\tdog\tuse\n".to_owned());
+    for class in CLASSES {
+        for number in 0..8 {
+            let photo = demo_photo(class, number);
+            let part = if number < 6 { "train" } else { "test" };
+            copy(&project, &photo, &format!("parts/{part}/{class}/{number}.jpg"));
+            copy(&project, &photo, &format!("train/{class}-{number}.jpg"));
+            csv += &format!("{class}-{number},{class}\n");
+            tsv += &format!("{class}-{number}.jpg\t{class}\tdog {}\t{part}\n", number % 5);
+        }
+    }
+    project.write("labels.csv", &csv);
+    project.write("labels.tsv", &tsv);
+    for shard in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"] {
+        copy(&project, &golden(&format!("source/{shard}.parquet")), &format!("data/{shard}.parquet"));
+    }
+    for shard in ["numbers-000.tar", "numbers-001.tar"] {
+        copy(&project, &golden(&format!("source/{shard}")), &format!("shards/{shard}"));
+    }
+    copy(&project, &golden("feature_file/separable.npz"), "x.npz");
+    project
+}
+
+/// A hub with the data set that it speaks of.
+fn hub_of_the_page() -> Hub {
+    let hub = Hub::new("datasets/acme/dogs");
+    let files = ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"].map(|shard| {
+        let bytes = fs::read(golden(&format!("source/{shard}.parquet"))).unwrap();
+        (format!("data/{shard}.parquet"), Content { bytes, large: true, etag: None })
+    });
+    let files = files.each_ref().map(|(name, content)| (name.as_str(), content.clone()));
+    hub.commit("main", "00112233445566778899aabbccddeeff00112233", &files);
+    hub
+}
+
+#[test]
+fn every_config_of_the_page_on_data_runs() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/data.md")).unwrap();
+    let configs: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(configs.len() > 10);
+    let project = project_of_the_page();
+    let hub = hub_of_the_page();
+    for (number, config) in configs.into_iter().enumerate() {
+        let (file, run) = (format!("{number}.toml"), format!("runs/{number}"));
+        project.write(&file, config);
+        let mut train = project.command(&["train", "--config", &file, "--run", &run, "--json"]);
+        let trained = done(train.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", project.path("hub")));
+        assert_eq!(trained.code, 0, "{config}\n{}", trained.stderr);
+        let trained = trained.json();
+        // A run names the commit of its data: the hub is not asked for it again.
+        let mut evaluate = project.command(&["evaluate", &run, "--json"]);
+        let evaluated =
+            done(evaluate.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", project.path("hub")));
+        let evaluated = evaluated.ok().json();
+        assert_eq!(evaluated["same_samples"], true, "{config}");
+        assert_eq!(evaluated["top1"], trained["top1"], "{config}");
+    }
+}
+
+/// A tar archive of these files.
+fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    for (name, data) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        out.append_data(&mut header, name, data.as_slice()).unwrap();
+    }
+    out.into_inner().unwrap()
+}
+
+#[test]
+fn photos_in_shards_are_those_in_folders() {
+    let project = Project::new(6);
+    let files: Vec<(String, Vec<u8>)> = CLASSES
+        .iter()
+        .flat_map(|class| (0..6).map(move |number| (*class, number)))
+        .flat_map(|(class, number)| {
+            let photo = fs::read(demo_photo(class, number)).unwrap();
+            let key = format!("{class}/{number:02}");
+            [(format!("{key}.jpg"), photo), (format!("{key}.cls"), class.into())]
+        })
+        .collect();
+    fs::write(project.path("all.tar"), archive(&files)).unwrap();
+    project.write("tar.toml", &Project::config("webdataset = \"all.tar\""));
+    project.run(&["train", "--run", "runs/folder"]).ok();
+    let stored = project.stored(".headstock");
+    project.run(&["train", "--run", "runs/tar", "--config", "tar.toml"]).ok();
+    assert_eq!(project.stored(".headstock"), stored);
+    let table = |run: &str| project.read(&format!("runs/{run}/predictions.csv"));
+    assert_eq!(table("folder"), table("tar").replace("all.tar/", ""));
+    assert!(table("tar").contains("all.tar/"));
+
+    project.run(&["extract", "--config", "tar.toml", "--out", "x.npy"]).ok();
+    fs::write(project.path("all.tar"), archive(&files[..4])).unwrap();
+    project.run(&["evaluate", "runs/tar"]).fails(3, &["of the run's test photos are not there any more"]);
+    fs::remove_file(project.path("all.tar")).unwrap();
+    project.run(&["evaluate", "runs/tar"]).fails(3, &["all.tar"]);
+}
+
+#[test]
+fn init_writes_a_config_for_every_kind_of_data() {
+    let project = project_of_the_page();
+    for (place, counts) in [
+        ("data", (29, 6)),
+        ("data/train-00000-of-00002.parquet", (22, 3)),
+        ("shards", (14, 2)),
+        ("labels.tsv", (21, 3)),
+        ("parts", (18, 6)),
+    ] {
+        let config = format!("{}.toml", place.replace('/', "-"));
+        let made = project.run(&["init", place, "--config", &config, "--json"]).ok().json();
+        assert_eq!(
+            (made["train"].as_u64(), made["test"].as_u64()),
+            (Some(counts.0), Some(counts.1)),
+            "{place}"
+        );
+        let split =
+            project.run(&["split", "--config", &config, "--out", &format!("{config}.csv"), "--json"]).ok();
+        assert_eq!(split.json()["test"], made["test"], "{place}");
+    }
+    project
+        .run(&["init", "data", "--id", "x", "--config", "y.toml"])
+        .fails(2, &["--images and --id belong to a CSV"]);
+    project
+        .run(&["init", "nothing", "--config", "y.toml"])
+        .fails(2, &["there is no folder, no table and no shard nothing"]);
+}
+
+#[test]
+fn a_split_that_the_data_does_not_carry_is_refused() {
+    let project = project_of_the_page();
+    project.run(&["split", "--out", "x.csv", "--set", "split.method=predefined"]).fails(
+        3,
+        &["`split.method` is \"predefined\", but the data says of no sample that it is to be tested on"],
+    );
+    project.run(&["split", "--out", "x.csv", "--set", "split.method=group"]).fails(2, &["data.group"]);
+}

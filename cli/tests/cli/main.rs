@@ -1,0 +1,20 @@
+//! The command as its users type it, in one program: each of its own would be linked anew.
+
+mod calibration;
+mod commands;
+mod compare;
+mod data;
+mod demo;
+mod doctor;
+mod errors;
+mod help;
+mod init;
+mod interrupted;
+mod precision;
+mod runs;
+mod support;
+mod train;
+mod tune;
+mod tutorial;
+mod usage;
+mod warm;

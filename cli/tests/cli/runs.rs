@@ -1,0 +1,159 @@
+//! Runs used again: elsewhere, on other photos, with other files around them.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{CLASSES, Project};
+
+#[test]
+fn the_same_project_elsewhere_gives_the_same_bytes() {
+    let (here, there) = (Project::new(5), Project::new(5));
+    for project in [&here, &there] {
+        project.run(&["train"]).ok();
+    }
+    for file in ["model.safetensors", "split.csv", "predictions.csv", "history.csv", "report.html"] {
+        let read = |project: &Project| fs::read(project.path("runs/linear-1").join(file)).unwrap();
+        assert!(read(&here) == read(&there), "{file} depends on where the project lies");
+    }
+}
+
+#[test]
+fn photos_are_prepared_as_for_the_fit_whatever_lies_beside_the_weights_now() {
+    let project = Project::new(6);
+    project.run(&["train"]).ok();
+    let predict = || project.run(&["predict", "runs/linear-1", "photos/hat", "--format", "csv"]).ok();
+    let before = predict();
+    let record = project.read("backbone/config.json");
+    project.write("backbone/config.json", &record.replace("0.875", "0.5"));
+    assert_eq!(predict().stdout, before.stdout);
+    fs::remove_file(project.path("backbone/config.json")).unwrap();
+    let bare = predict();
+    assert_eq!(bare.stdout, before.stdout);
+    assert!(!bare.stderr.contains("ImageNet"), "{}", bare.stderr);
+}
+
+#[test]
+fn a_run_is_tested_on_the_photos_that_it_held_out_whatever_was_added_since() {
+    let project = Project::new(6);
+    let first = project.run(&["train", "--json"]).ok().json();
+    for class in CLASSES {
+        for number in 6..12 {
+            project.add(class, number);
+        }
+    }
+    let again = project.run(&["evaluate", "runs/linear-1", "--json"]).ok().json();
+    assert_eq!(
+        (&again["top1"], &again["log_loss"], &again["samples"]),
+        (&first["top1"], &first["log_loss"], &5.into())
+    );
+    assert_eq!(again["same_samples"], true);
+
+    // Photos that it was trained on are pointed out.
+    let other = project.run(&["evaluate", "runs/linear-1", "--set", "split.seed=1"]).ok();
+    assert!(other.stderr.contains("the run was trained on"), "{}", other.stderr);
+
+    let split = project.read("runs/linear-1/split.csv");
+    let tested =
+        split.lines().find_map(|line| line.strip_suffix(",test")).unwrap().split(',').next().unwrap();
+    fs::remove_file(project.path("photos").join(tested)).unwrap();
+    project.run(&["evaluate", "runs/linear-1"]).fails(3, &[tested, "not there any more"]);
+}
+
+#[test]
+fn a_run_is_tested_on_later_photos_without_those_that_it_was_trained_on() {
+    let project = Project::new(5);
+    project.run(&["train"]).ok();
+    project.add_later("later", 20);
+    fs::remove_dir_all(project.path("later/hat")).unwrap();
+    fs::rename(project.path("photos"), project.path("archive")).unwrap();
+    let done = project.run(&["evaluate", "runs/linear-1", "--set", "data.test_folder=later", "--json"]).ok();
+    assert_eq!(done.json()["samples"], 2);
+    assert_eq!(done.json()["same_samples"], false);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_to_keeps_nobody_from_testing() {
+    let project = Project::new(5);
+    let first = project.run(&["train", "--json"]).ok().json();
+    project.write("file", "no folder");
+    let cache = ["evaluate", "runs/linear-1", "--json", "--set", "features.cache=file/cache"];
+    let done = project.run(&cache).ok();
+    assert_eq!(done.json()["top1"], first["top1"]);
+    assert!(done.stderr.contains("cannot be written to"), "{}", done.stderr);
+}
+
+#[test]
+fn a_run_among_the_photos_is_refused_since_it_would_be_a_class() {
+    let project = Project::new(4);
+    let arguments = ["train", "--config", "../headstock.toml"];
+    let refused = crate::support::done(project.command(&arguments).current_dir(project.path("photos")));
+    refused.fails(2, &["among the photos", "--run"]);
+    assert!(!project.path("photos/runs").exists());
+    project.run(&["train", "--run", "photos/hat/run"]).fails(2, &["among the photos"]);
+    project.run(&["train"]).ok();
+}
+
+#[test]
+fn a_place_that_cannot_be_written_to_is_told_before_the_work() {
+    let project = Project::new(4);
+    project.write("file", "no folder");
+    let mut refused = vec![
+        project.run(&["train", "--run", "file/run"]),
+        project.run(&["extract", "--out", "file/x.npz"]),
+        project.run(&["extract", "--out", "photos.npz/../backbone"]),
+    ];
+    fs::create_dir(project.path("folder.npz")).unwrap();
+    refused.push(project.run(&["extract", "--out", "folder.npz"]));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", project.path("dangling")).unwrap();
+        refused.push(project.run(&["train", "--run", "dangling"]));
+    }
+    for done in refused {
+        assert!(done.code == 1 || done.code == 2, "{}: {}", done.code, done.stderr);
+    }
+    assert!(!project.path(".headstock").exists(), "features were computed first");
+    assert!(!project.path("folder.csv").exists());
+}
+
+#[test]
+fn a_table_of_the_users_is_never_replaced() {
+    let project = Project::new(4);
+    project.write("labels.csv", "id,breed\n1,pug\n");
+    project.run(&["extract", "--out", "labels.npz"]).fails(2, &["labels.csv is there already"]);
+    project.run(&["split", "--out", "labels.csv"]).fails(2, &["labels.csv is there already"]);
+    project.run(&["split", "--out", "headstock.toml"]).fails(2, &["headstock.toml is there already"]);
+    assert_eq!(project.read("labels.csv"), "id,breed\n1,pug\n");
+    // What headstock wrote is replaced.
+    for _ in 0..2 {
+        project.run(&["split", "--out", "split.csv"]).ok();
+        project.run(&["extract", "--out", "x.npz"]).ok();
+    }
+}
+
+#[test]
+fn photos_are_never_both_trained_on_and_tested_on() {
+    let project = Project::new(4);
+    for test in ["photos", "photos/hat"] {
+        let folder = format!("data.test_folder={test}");
+        let done = project.run(&["train", "--set", &folder]);
+        assert_eq!(done.code, 3, "{test}: {}", done.stderr);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_may_be_read_by_whom_the_umask_lets() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = Project::new(4);
+    let command = env!("CARGO_BIN_EXE_headstock");
+    for (umask, expected) in [("022", 0o755), ("077", 0o700)] {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(format!("umask {umask}; exec '{command}' train --run run-{umask}"));
+        crate::support::done(shell.current_dir(project.path(""))).ok();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let run = project.path(&format!("run-{umask}"));
+        assert_eq!(mode(&run), expected, "umask {umask}");
+        assert_eq!(mode(&run.join("model.safetensors")), expected & 0o666, "umask {umask}");
+    }
+}

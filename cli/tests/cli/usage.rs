@@ -1,0 +1,265 @@
+//! What the commands take, and what they print.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Project, done};
+use headstock_backbone::DownloadProgress;
+use headstock_heads::Registry;
+use headstock_loader::Photo;
+use headstock_loader::source::photos_below;
+use headstock_train::{Predictor, Progress, Run, TrainError};
+
+/// The line below "next:" that has `word` in it.
+fn next(stdout: &str, word: &str) -> String {
+    let lines: Vec<&str> =
+        stdout.lines().skip_while(|line| *line != "next:").filter(|line| line.contains(word)).collect();
+    assert_eq!(lines.len(), 1, "{stdout}");
+    lines[0].to_owned()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_that_training_ends_with_run_as_they_are_printed() {
+    let project = Project::new(8);
+    fs::rename(project.path("photos"), project.path("it's photos")).unwrap();
+    let data = "data.folder=it's photos";
+    let trained = ["train", "--run", "my run", "--set", data, "--set", "split.seed=7"];
+    let stdout = project.run(&trained).ok().stdout;
+    let shell = |line: &str| {
+        let mut command = Command::new("sh");
+        done(command.args(["-c", line]).current_dir(project.path("")).stdin(Stdio::null())).ok()
+    };
+    let predicted = shell(&next(&stdout, " predict "));
+    assert!(predicted.stdout.starts_with("it's photos/"), "{}", predicted.stdout);
+    let again = shell(&next(&stdout, " train "));
+    assert!(again.stdout.contains("(0 computed)"), "{}", again.stdout);
+    assert_eq!(project.read("runs/svm-1/split.csv"), project.read("my run/split.csv"), "what was set counts");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn training_whose_output_cannot_be_written_still_tells_its_run() {
+    let project = Project::new(4);
+    let full = fs::File::create("/dev/full").unwrap();
+    let failed = done(project.command(&["train"]).stdout(full).stderr(Stdio::piped()));
+    let failed = failed.fails(1, &["failed to write to stdout", "No space left", "the run is runs/linear-1"]);
+    assert_eq!(failed.stderr.matches("error:").count(), 1, "{}", failed.stderr);
+    project.run(&["evaluate", "runs/linear-1"]).ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_to_predict_is_walked_as_one_to_train_on() {
+    let project = Project::new(4);
+    project.run(&["train"]).ok();
+    let folder = project.path("new");
+    fs::create_dir_all(folder.join(".shelf")).unwrap();
+    for photo in ["b.jpg", ".shelf/c.jpg"] {
+        fs::copy(project.path("photos/hat/00.jpg"), folder.join(photo)).unwrap();
+    }
+    // What macOS leaves beside a photo on a foreign disk.
+    fs::write(folder.join("._b.jpg"), "no photo").unwrap();
+    std::os::unix::fs::symlink(".shelf", folder.join("a")).unwrap();
+    let predicted = project.run(&["predict", "runs/linear-1", "new", "--format", "csv"]).ok();
+    let paths: Vec<&str> =
+        predicted.stdout.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(paths, ["new/a/c.jpg", "new/b.jpg"]);
+    std::os::unix::fs::symlink("../photos", folder.join("out")).unwrap();
+    project.run(&["predict", "runs/linear-1", "new"]).fails(3, &["the link new/out leads out of new"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_table_has_a_line_a_photo_whatever_the_names() {
+    let project = Project::new(4);
+    fs::rename(project.path("photos/hat"), project.path("photos/ha\nt")).unwrap();
+    project.run(&["train"]).ok();
+    let photo = "\u{1b}[31mred.jpg";
+    fs::copy(project.path("photos/dress/00.jpg"), project.path(photo)).unwrap();
+    fs::write(project.path("\u{1b}[2Jbad.jpg"), "no photo").unwrap();
+    let predicted = project.run(&["predict", "runs/linear-1", photo, "photos/ha\nt", "\u{1b}[2Jbad.jpg"]);
+    let predicted = predicted.fails(3, &[r"\u{1b}[2Jbad.jpg cannot be read"]);
+    assert_eq!(predicted.stdout.lines().count(), 5, "{}", predicted.stdout);
+    assert!(predicted.stdout.starts_with(r"\u{1b}[31mred.jpg  dress "), "{}", predicted.stdout);
+    assert!(predicted.stdout.contains(r"photos/ha\nt/00.jpg  ha\nt "), "{}", predicted.stdout);
+    assert!(!(predicted.stdout + &predicted.stderr).contains('\u{1b}'));
+}
+
+#[test]
+fn a_failure_is_told_once_and_in_our_words() {
+    let project = Project::new(3);
+    let mut train = project.command(&["train", "--set", "backbone.weights=hf://owner/name"]);
+    // Nobody listens on port 1.
+    train.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", project.path("hub"));
+    let failed = done(&mut train).fails(4, &["owner/name"]);
+    assert!(failed.stderr.starts_with("error: "), "{}", failed.stderr);
+    assert_eq!(failed.stderr.matches("error: ").count(), 1, "{}", failed.stderr);
+}
+
+#[test]
+fn bench_measures_what_it_is_told_and_nothing_else() {
+    let project = Project::new(0);
+    let bench = |more: &[&str]| {
+        project.run(&[&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat())
+    };
+    let figures = bench(&[]).ok().json();
+    assert_eq!((&figures["precision"], &figures["batch"]), (&"f32".into(), &1.into()));
+    let weights = ["--weights", "backbone"];
+    fs::rename(project.path("headstock.toml"), project.path("away.toml")).unwrap();
+    bench(&weights).ok();
+    fs::rename(project.path("away.toml"), project.path("headstock.toml")).unwrap();
+    // Neither is to be had like this, and that it says so proves that it was heard.
+    let (bf16, cuda) = ("backbone.precision=bf16", "backbone.device=cuda");
+    let portable = |more: &[&str]| {
+        let arguments = [&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat();
+        done(project.command(&arguments).env("HEADSTOCK_ISA", "portable"))
+    };
+    assert_eq!(portable(&[]).ok().json()["isa"], "portable");
+    let no_bf16 = ["HEADSTOCK_ISA=portable cannot be used: it has no kernels for bf16"];
+    let on_cpu = ["--set", "backbone.device=cpu"];
+    for told in [["--set", bf16], ["--precision", "bf16"]] {
+        portable(&[told, on_cpu].concat()).fails(2, &no_bf16);
+        portable(&[weights, told, on_cpu].concat()).fails(2, &no_bf16);
+    }
+    let text = project.read("headstock.toml");
+    project.write("headstock.toml", &format!("{text}precision = \"bf16\"\ndevice = \"cpu\"\n"));
+    portable(&[]).fails(2, &no_bf16);
+    portable(&["--precision", "f32"]).ok();
+    portable(&["--config", "headstock.toml", "--weights", "backbone"]).fails(2, &no_bf16);
+    if !cfg!(feature = "cuda") {
+        bench(&[&weights[..], &["--set", cuda]].concat()).fails(2, &["--features cuda"]);
+    }
+    bench(&[&weights[..], &["--set", "backbone.devise=cpu"]].concat())
+        .fails(2, &["the arguments: there is no key `backbone.devise`"]);
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let project = Project::new(0);
+    for (option, value) in [
+        ("--seconds", "1e300"),
+        ("--seconds", "NaN"),
+        ("--seconds", "inf"),
+        ("--seconds", "-1"),
+        ("--batch", "0"),
+        ("--batch", "4097"),
+        ("--batch", "100000000000"),
+        ("--batch", "18446744073709551615"),
+        ("--threads", "1025"),
+        ("--threads", "10000000"),
+    ] {
+        let argument = format!("{option}={value}");
+        project.run(&["bench", "--weights", "backbone", &argument]).fails(2, &[option, value]);
+    }
+}
+
+#[test]
+fn an_override_that_does_nothing_is_told_so() {
+    let project = Project::new(10);
+    for command in [&["heads"][..], &["heads", "svm"], &["init", "photos", "--config", "new.toml"]] {
+        let done = project.run(&[command, &["--set", "head.C=1"]].concat()).ok();
+        assert!(done.stderr.contains("--set head.C=1 does nothing here"), "{}", done.stderr);
+    }
+    project.run(&["heads", "--config", "absent.toml"]).ok();
+}
+
+#[test]
+fn heads_are_described_to_programs() {
+    let project = Project::new(0);
+    let described = project.run(&["heads", "--json"]).ok().json();
+    let names: Vec<&str> =
+        described["heads"].as_array().unwrap().iter().map(|head| head["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"]);
+    let one = project.run(&["heads", "svm", "--json"]).ok().json();
+    assert_eq!(one["heads"].as_array().unwrap().len(), 1);
+    assert_eq!(one["heads"][0], described["heads"][7]);
+    let keys = one["heads"][0]["keys"].as_array().unwrap();
+    let c = keys.iter().find(|key| key["name"] == "C").unwrap();
+    assert!(c["default"].is_number() && !c["about"].as_str().unwrap().is_empty(), "{c}");
+}
+
+#[cfg(unix)]
+#[test]
+fn predictions_are_shown_as_they_are_made() {
+    let project = Project::new(4);
+    project.run(&["train"]).ok();
+    // The last photo comes through a pipe: until something is written to it, the program waits.
+    assert!(Command::new("mkfifo").arg(project.path("last.jpg")).status().unwrap().success());
+    let photos = ["photos/hat/00.jpg"].repeat(64);
+    let predict = [&["predict", "runs/linear-1"][..], &photos, &["last.jpg"]].concat();
+    let mut child = project.command(&predict).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (send, receive) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        send.send(lines.next()).unwrap();
+        lines.count()
+    });
+    let first = receive.recv_timeout(Duration::from_secs(120));
+    fs::copy(project.path("photos/hat/01.jpg"), project.path("last.jpg")).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(reader.join().unwrap(), 64);
+    assert!(first.unwrap().unwrap().unwrap().starts_with("photos/hat/00.jpg  "));
+}
+
+/// What is told of a prediction.
+#[derive(Default)]
+struct Recorder {
+    begun: Mutex<Vec<(String, u64, &'static str)>>,
+    steps: Mutex<Vec<u64>>,
+    ended: Mutex<usize>,
+}
+
+impl DownloadProgress for Recorder {
+    fn start(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+impl Progress for Recorder {
+    fn begin(&self, what: &str, total: u64, unit: &'static str) {
+        self.begun.lock().expect("no panic before").push((what.to_owned(), total, unit));
+    }
+    fn step(&self, count: u64) {
+        self.steps.lock().expect("no panic before").push(count);
+    }
+    fn reach(&self, _: u64, _: u64) {}
+    fn end(&self) {
+        *self.ended.lock().expect("no panic before") += 1;
+    }
+}
+
+#[test]
+fn predicting_tells_how_far_it_is() {
+    let project = Project::new(10);
+    project.run(&["train"]).ok();
+    let heads = Registry::builtin();
+    let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
+    let settings = run.settings(&[], &heads).unwrap();
+    let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
+    let photos: Vec<Photo> =
+        photos_below(&project.path("photos")).unwrap().into_iter().map(Photo::from).collect();
+    let (progress, mut told) = (Recorder::default(), Vec::new());
+    predictor
+        .predict::<TrainError>(&photos, &progress, &mut |batch, predicted| {
+            assert!(predicted.len() == batch.len() && predicted.iter().all(Result::is_ok));
+            told.extend_from_slice(batch);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(told, photos, "in order");
+    assert_eq!(*progress.begun.lock().unwrap(), [("predicting".to_owned(), 30, "photos")]);
+    let steps = progress.steps.lock().unwrap().clone();
+    assert!(steps.len() > 1 && steps.iter().sum::<u64>() == 30, "{steps:?}");
+    assert_eq!(*progress.ended.lock().unwrap(), 1);
+
+    // What the listener gives stops it, and the phase is over all the same.
+    let stop = || TrainError::Usage("enough".into());
+    let stopped = predictor.predict::<TrainError>(&photos, &progress, &mut |_, _| Err(stop()));
+    assert_eq!(stopped.unwrap_err().to_string(), "enough");
+    assert_eq!(*progress.ended.lock().unwrap(), 2);
+}
