@@ -1,8 +1,8 @@
 //! Convolutions whose weights change: forward, and the derivatives by the input and by the weights, in `f32`, channels last.
 //!
 //! All three are matrix products, and no matrix of what lies under the kernel is made of the photos: a few rows of it at a time are
-//! copied to where a tile reads them. Those of 3 x 3 taps and stride 1 are products at Winograd's points. Weights come as they are
-//! trained, `[K, K, C, O]`, and are packed in every product.
+//! copied to where a tile reads them. Derivatives of 3 x 3 taps and stride 1 are products at Winograd's points. Weights come as they
+//! are trained, `[K, K, C, O]`, and are packed in every product.
 //!
 //! Work is split along results, and sums are cut at places that depend on sizes alone: the bits do not depend on the threads.
 
@@ -202,7 +202,7 @@ impl Products {
         let gather = shape.gather();
         let order = Order::Forward;
         let ends = Ends { first: [0; 2], step: 1, size: shape.out(), finish };
-        self.product(shape, (order, weights), gather, input, ends, out);
+        self.direct(shape, (order, weights), gather, input, ends, out);
         Ok(())
     }
 
@@ -245,9 +245,16 @@ impl Products {
             if gather.is_empty() && finish.accumulate && adds_nothing {
                 continue;
             }
-            let ends = Ends { first, step: shape.stride, size, finish };
             let order = Order::Backward(taps.map(|taps| taps.last));
-            self.product(shape, (order, weights), gather, gradient, ends, by_input);
+            match Tiles::of(shape) {
+                Some(tiles) => {
+                    self.at_points(shape, tiles, (order, weights), (gather, gradient), finish, by_input);
+                }
+                None => {
+                    let ends = Ends { first, step: shape.stride, size, finish };
+                    self.direct(shape, (order, weights), gather, gradient, ends, by_input);
+                }
+            }
         }
         Ok(())
     }
@@ -290,7 +297,7 @@ impl Products {
         })
     }
 
-    fn product(
+    fn direct(
         &mut self,
         shape: &Shape,
         (order, weights): (Order, Weights<'_>),
@@ -300,25 +307,28 @@ impl Products {
         to: &mut [f32],
     ) {
         self.ready();
-        let columns = order.columns(shape);
+        let (machine, columns) = (self.machine, order.columns(shape));
+        let steps = piece(gather.depth().max(1), STEPS);
+        packed(machine, shape, (order, &gather), weights, steps, &mut self.packed);
+        let grid = Grid { photos: shape.photos, gather };
+        Rows { machine, grid, columns, from, weights: &self.packed, ends }.run(&self.threads, to);
+    }
+
+    fn at_points(
+        &mut self,
+        shape: &Shape,
+        of_shape: Tiles,
+        (order, weights): (Order, Weights<'_>),
+        (gather, from): (Gather, &[f32]),
+        finish: Finish<'_>,
+        to: &mut [f32],
+    ) {
+        self.ready();
         let Self { machine, limits, packed: weights_packed, threads, kernels, tiles, .. } = self;
-        let machine = *machine;
-        match Tiles::of(shape) {
-            Some(of_shape) => {
-                let channels = [gather.channels, columns];
-                packed(machine, shape, (order, &gather), weights, gather.channels, weights_packed);
-                let rooms = Rooms { limits: *limits, threads, kernels, tiles };
-                let weights = &*weights_packed;
-                let finish = ends.finish;
-                Product { machine, tiles: of_shape, channels, from, weights, finish }.run(rooms, to);
-            }
-            None => {
-                let steps = piece(gather.depth().max(1), STEPS);
-                packed(machine, shape, (order, &gather), weights, steps, weights_packed);
-                let grid = Grid { photos: shape.photos, gather };
-                Rows { machine, grid, columns, from, weights: weights_packed, ends }.run(threads, to);
-            }
-        }
+        let (machine, channels) = (*machine, [gather.channels, order.columns(shape)]);
+        packed(machine, shape, (order, &gather), weights, gather.channels, weights_packed);
+        let rooms = Rooms { limits: *limits, threads, kernels, tiles };
+        Product { machine, tiles: of_shape, channels, from, weights: weights_packed, finish }.run(rooms, to);
     }
 
     /// Room for each thread of the pool.

@@ -1,4 +1,7 @@
-//! Convolutions of 3 x 3 taps with stride 1 and a margin of 1, as products at Winograd's points.
+//! Derivatives of convolutions of 3 x 3 taps with stride 1 and a margin of 1, as products at Winograd's points.
+//!
+//! Forward they are not: the transforms round more, and what is near 0 would pass a ReLU here and not there. Derivatives have no such
+//! edge.
 //!
 //! Kernels change with every step, so that theirs are transformed in every product, a part of them at a time: at the points they are
 //! four times as large.

@@ -1,4 +1,4 @@
-//! Forward, and the derivative by the input: the same with kernels turned around.
+//! The derivative by the input: a convolution of that by the output, with kernels turned around.
 
 use std::marker::PhantomData;
 use std::ops::Range;
