@@ -1,4 +1,4 @@
-//! The parts of a Parquet file as they are read, with what the reader takes the file's word for: it gets memory for as much as a page
+//! The parts of a Parquet file as they are read, and a look at what the reader (60.1) believes: it takes memory for as much as a page
 //! says that it holds, and a few bytes can say gigabytes.
 
 use std::fs::{self, File};
