@@ -13,6 +13,6 @@ fuzz_target!(|bytes: &[u8]| {
         csv: path,
         id: "id".into(),
         extension: "jpg".into(),
-        fields: shared::fields(),
+        fields: shared::fields("label"),
     });
 });

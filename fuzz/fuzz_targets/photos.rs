@@ -15,7 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Err(error) = glance(bytes, MAX_PIXELS) {
         assert_eq!(Some(error.to_string()), whole.as_ref().err().map(ToString::to_string));
     }
-    let plain = EvalTransform { resize: 9, crop: (8, 8), interpolation: Interpolation::Bilinear };
+    let chosen = bytes.iter().fold(0u32, |hash, &byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    let resize = 9 << (chosen % 4);
+    let interpolation = Interpolation::ALL[chosen as usize / 4 % 4];
+    let plain = EvalTransform { resize, crop: (resize - 1, resize - 1), interpolation };
     let reduced = PhotoDecoder::open(bytes, MAX_PIXELS)
         .and_then(|photo| photo.render(DecodeMode::Scaled, &[plain.rendering()]));
     if let Err(error) = &reduced {
@@ -23,8 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let Ok(photo) = PhotoDecoder::open(bytes, MAX_PIXELS) else { return };
     let (width, height) = photo.size();
-    let window =
-        Crop { top: height / 3, left: width / 4, height: height.div_ceil(3), width: width.div_ceil(2) };
+    let (top, left) = (chosen / 16 % height, chosen / 1024 % width);
+    let window = Crop { top, left, height: (height - top).div_ceil(3), width: (width - left).div_ceil(2) };
     match (whole, photo.decode_window(window)) {
         (Ok(whole), Ok(part)) => {
             let Crop { top, left, height, width } = window;

@@ -310,6 +310,25 @@ fn a_header_with_too_many_pixels_allocates_nothing_for_them() {
 }
 
 #[test]
+fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
+    let bytes = &files("photos")["grey_progressive.jpg"];
+    let of_kind = |marker: u8| {
+        let all = bytes.windows(2).enumerate().filter(move |(_, two)| *two == [0xFF, marker]);
+        all.map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let scans = of_kind(0xDA);
+    // Coefficients that come anew may come again.
+    let first = *scans.iter().find(|&&at| bytes[at + 7] > 0 && bytes[at + 9] >> 4 == 0).unwrap();
+    let length = bytes[first + 2..].windows(2).position(|two| two[0] == 0xFF && two[1] > 0).unwrap() + 2;
+    let again = |copies: usize| {
+        let copies = bytes[first..first + length].repeat(copies);
+        decode(&[&bytes[..first], &copies, &bytes[first..]].concat(), MAX_PIXELS)
+    };
+    assert!(again(100 - scans.len()).unwrap() == decode(bytes, MAX_PIXELS).unwrap());
+    assert_eq!(again(101 - scans.len()).unwrap_err().to_string(), "JPEG: more than 100 scans");
+}
+
+#[test]
 fn the_limit_counts_pixels() {
     let bytes = &files("photos")["rgb.png"];
     assert!(decode(bytes, 37 * 29).is_ok());

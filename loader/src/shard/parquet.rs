@@ -1,19 +1,19 @@
 //! Parquet files, a row at a time.
 
+mod pages;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use parquet::basic::{ConvertedType, Type as PhysicalType};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::file::reader::{FileReader, Length, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
+use self::pages::{Opening, Pages};
 use super::cursors::{Cursor, Cursors};
 use super::{MOST_BYTES, Records, damaged};
 use crate::dataset::{DatasetError, Listed, did_you_mean};
@@ -30,6 +30,7 @@ const LISTS: usize = 256;
 /// A damaged file is an error of each method that reads it: [`DatasetError::Shard`].
 pub struct Table {
     path: PathBuf,
+    bytes: u64,
     reader: SerializedFileReader<Opening>,
     /// The column of the values themselves, by the path of their names.
     columns: BTreeMap<String, Column>,
@@ -42,37 +43,6 @@ struct Column {
     full: i16,
     /// How its whole numbers are meant.
     unsigned: bool,
-}
-
-/// A file that is opened for each part that is read: the clones of a `File` share the place where they read.
-struct Opening {
-    path: PathBuf,
-    length: u64,
-}
-
-impl Length for Opening {
-    fn len(&self) -> u64 {
-        self.length
-    }
-}
-
-impl ChunkReader for Opening {
-    type T = BufReader<File>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(start))?;
-        Ok(BufReader::new(file))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        if start.saturating_add(length as u64) > self.length {
-            return Err(ParquetError::EOF("the file is cut short".into()));
-        }
-        let mut bytes = vec![0; length];
-        self.get_read(start)?.read_exact(&mut bytes)?;
-        Ok(bytes.into())
-    }
 }
 
 /// The value of a field. Numbers come in order of value, text in that of its bytes.
@@ -91,8 +61,8 @@ impl Table {
     /// What is wrong with the file.
     pub fn open(path: &Path) -> Result<Self, DatasetError> {
         let open = || {
-            let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
-            let file = Opening { path: path.into(), length };
+            let file = Opening::new(path).map_err(|error| error.to_string())?;
+            let bytes = file.len();
             let reader = SerializedFileReader::new(file).map_err(said)?;
             let schema = reader.metadata().file_metadata().schema_descr();
             let columns = (schema.columns().iter().enumerate())
@@ -103,9 +73,15 @@ impl Table {
                     (column.path().string(), Column { number, full: column.max_def_level(), unsigned })
                 })
                 .collect();
-            Ok(Self { path: path.into(), reader, columns })
+            Ok(Self { path: path.into(), bytes, reader, columns })
         };
         without_panic(open).map_err(|problem| DatasetError::Shard { path: path.into(), problem })
+    }
+
+    /// Reads the part of column `number` that is in a row group.
+    fn column_reader(&self, group: usize, number: usize) -> Result<ColumnReader, String> {
+        let pages = self.reader.get_row_group(group).and_then(|group| group.get_column_page_reader(number));
+        Ok(get_column_reader(self.schema().column(number), Box::new(Pages(pages.map_err(said)?))))
     }
 
     fn schema(&self) -> &SchemaDescriptor {
@@ -153,6 +129,11 @@ impl Table {
         rows.ok_or_else(|| self.fault("it claims an impossible number of rows".into()))
     }
 
+    /// How many bytes the file has.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// All values of a column of whole numbers or text; none where a row has none.
     ///
     /// # Errors
@@ -161,24 +142,31 @@ impl Table {
         let &Column { number, full, unsigned } =
             self.columns.get(column).ok_or_else(|| self.no_column(column))?;
         let mut all = Vec::new();
-        self.each_group(column, number, |reader| {
+        self.each_group(column, number, |reader, rows| {
             let before = all.len();
+            let most = before.saturating_add(rows);
             match reader {
-                ColumnReader::Int32ColumnReader(reader) => read_all(reader, full, &mut all, |&value| {
-                    Ok(Value::Number(if unsigned { value.cast_unsigned().into() } else { value.into() }))
-                }),
-                ColumnReader::Int64ColumnReader(reader) => read_all(reader, full, &mut all, |&value| {
-                    let beyond = unsigned && value < 0;
-                    let too_large = || format!("`{column}` has a number beyond 63 bits");
-                    if beyond { Err(too_large()) } else { Ok(Value::Number(value)) }
-                }),
-                ColumnReader::BoolColumnReader(reader) => {
-                    read_all(reader, full, &mut all, |value| Ok(Value::Number((*value).into())))
+                ColumnReader::Int32ColumnReader(reader) => {
+                    read_all(reader, full, (&mut all, most), |&value| {
+                        Ok(Value::Number(if unsigned { value.cast_unsigned().into() } else { value.into() }))
+                    })
                 }
-                ColumnReader::ByteArrayColumnReader(reader) => read_all(reader, full, &mut all, |value| {
-                    let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
-                    Ok(Value::Text(text.to_owned()))
-                }),
+                ColumnReader::Int64ColumnReader(reader) => {
+                    read_all(reader, full, (&mut all, most), |&value| {
+                        let beyond = unsigned && value < 0;
+                        let too_large = || format!("`{column}` has a number beyond 63 bits");
+                        if beyond { Err(too_large()) } else { Ok(Value::Number(value)) }
+                    })
+                }
+                ColumnReader::BoolColumnReader(reader) => {
+                    read_all(reader, full, (&mut all, most), |value| Ok(Value::Number((*value).into())))
+                }
+                ColumnReader::ByteArrayColumnReader(reader) => {
+                    read_all(reader, full, (&mut all, most), |value| {
+                        let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
+                        Ok(Value::Text(text.to_owned()))
+                    })
+                }
                 _ => Err(format!("`{column}` is neither a whole number nor text")),
             }?;
             Ok(all.len() - before)
@@ -202,7 +190,7 @@ impl Table {
             _ => return Err(self.fault(format!("`{column}` does not hold a list of numbers in each row"))),
         };
         let mut lists = Lists::default();
-        self.each_group(column, number, |reader| {
+        self.each_group(column, number, |reader, _| {
             let before = lists.rows;
             let read = match reader {
                 ColumnReader::FloatColumnReader(reader) => lists.read(reader, levels, |value| value),
@@ -218,21 +206,18 @@ impl Table {
         Ok((lists.values, lists.width.unwrap_or(0)))
     }
 
-    /// Has `read` read a column's part of each row group; it says how many rows it met.
+    /// Has `read` read a column's part of each row group, which has so many rows; it says how many it met.
     fn each_group(
         &self,
         column: &str,
         number: usize,
-        mut read: impl FnMut(ColumnReader) -> Result<usize, String>,
+        mut read: impl FnMut(ColumnReader, usize) -> Result<usize, String>,
     ) -> Result<(), DatasetError> {
         for group in 0..self.reader.num_row_groups() {
             let rows = self.reader.metadata().row_group(group).num_rows();
-            let read = without_panic(|| {
-                let reader =
-                    self.reader.get_row_group(group).and_then(|group| group.get_column_reader(number));
-                read(reader.map_err(said)?)
-            });
-            if read.map_err(|problem| self.fault(problem))? as i64 != rows {
+            let rows = usize::try_from(rows).unwrap_or(0);
+            let read = without_panic(|| read(self.column_reader(group, number)?, rows));
+            if read.map_err(|problem| self.fault(problem))? != rows {
                 return Err(self.fault(format!("`{column}` has not as many values as there are rows")));
             }
         }
@@ -316,16 +301,17 @@ impl Lists {
     }
 }
 
+/// Reads what is left into `all`, but not on where that has more than `most`.
 fn read_all<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
     full: i16,
-    all: &mut Vec<Option<Value>>,
+    (all, most): (&mut Vec<Option<Value>>, usize),
     make: impl Fn(&T::T) -> Result<Value, String>,
 ) -> Result<(), String> {
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     loop {
         let rows = read(&mut reader, full, ROWS, &mut levels, &mut values)?;
-        if rows == 0 {
+        if rows == 0 || all.len() > most {
             return Ok(());
         }
         let mut present = values.iter();
@@ -387,8 +373,7 @@ impl ParquetShard {
     fn open(&self, row: usize) -> Result<Rows, String> {
         let group = self.begins.partition_point(|&begin| begin <= row) - 1;
         let (begin, end) = (self.begins[group], self.begins[group + 1]);
-        let reader = self.table.reader.get_row_group(group).map_err(said)?;
-        match reader.get_column_reader(self.column.number).map_err(said)? {
+        match self.table.column_reader(group, self.column.number)? {
             ColumnReader::ByteArrayColumnReader(reader) => Ok(Rows { reader, next: begin, end }),
             _ => Err("the column of the photos does not hold bytes".into()),
         }
@@ -440,6 +425,7 @@ fn said(error: ParquetError) -> String {
     match error {
         ParquetError::EOF(_) => "the file is cut short".into(),
         ParquetError::General(message) => message,
+        ParquetError::External(error) => error.to_string(),
         other => other.to_string(),
     }
 }

@@ -1,5 +1,6 @@
 //! Tar archives, compressed or not.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -32,24 +33,57 @@ pub(crate) type Meet<'a> = dyn FnMut(Member, &mut dyn Read) -> Result<(), String
 pub(crate) fn walk(path: &Path, meet: &mut Meet<'_>) -> Result<usize, String> {
     let told = |error: io::Error| said(&error);
     let file = File::open(path).map_err(told)?;
+    let left = Cell::new(MOST_OF_HEADERS);
     if is_compressed(&file).map_err(told)? {
-        let mut archive = Archive::new(MultiGzDecoder::new(BufReader::new(file)));
-        meet_all(archive.entries().map_err(told)?, None, meet)
+        let from = MultiGzDecoder::new(BufReader::new(file));
+        let mut archive = Archive::new(Metered { from, left: &left });
+        meet_all(archive.entries().map_err(told)?, &left, None, meet)
     } else {
         let length = file.metadata().map_err(told)?.len();
-        let mut archive = Archive::new(file);
-        meet_all(archive.entries_with_seek().map_err(told)?, Some(length), meet)
+        let mut archive = Archive::new(Metered { from: file, left: &left });
+        meet_all(archive.entries_with_seek().map_err(told)?, &left, Some(length), meet)
+    }
+}
+
+/// The archive, of which no more is read than is `left`: `tar` reads long names and extended headers whole, and a few bytes can
+/// unfold to gigabytes of them.
+struct Metered<'a, R> {
+    from: R,
+    left: &'a Cell<u64>,
+}
+
+/// More bytes than this between two files are no headers.
+const MOST_OF_HEADERS: u64 = 1 << 20;
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(format!("a header takes more than {MOST_OF_HEADERS} bytes")));
+        }
+        let count = self.from.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Metered<'_, R> {
+    fn seek(&mut self, place: SeekFrom) -> io::Result<u64> {
+        self.from.seek(place)
     }
 }
 
 fn meet_all<R: Read>(
     entries: Entries<'_, R>,
+    left: &Cell<u64>,
     length: Option<u64>,
     meet: &mut Meet<'_>,
 ) -> Result<usize, String> {
     let mut others = 0;
     for entry in entries {
         let mut entry = entry.map_err(|error| said(&error))?;
+        // The file itself, whether it is read or passed over, and what comes before the next one.
+        left.set(entry.size().saturating_add(MOST_OF_HEADERS));
         match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => {}
             EntryType::Directory | EntryType::XGlobalHeader => continue,

@@ -201,10 +201,7 @@ impl Taps {
         let mut taps = match Filter::of(interpolation) {
             _ if axis.is_copied(output) => Self::single(kept.map(|at| at as usize).collect()),
             Some(filter) => Self::filtered(filter, axis, output, kept),
-            None => {
-                let inputs = nearest_inputs(axis, output);
-                Self::single(inputs[kept.start as usize..kept.end as usize].to_vec())
-            }
+            None => Self::single(nearest_inputs(axis, output, kept)),
         };
         for start in &mut taps.starts {
             *start = *start + axis.first as usize - axis.at_hand as usize;
@@ -283,17 +280,20 @@ impl Taps {
     }
 }
 
-/// The input of each output; Pillow adds the scale up, rounding included.
-fn nearest_inputs(axis: Axis, output: u32) -> Vec<usize> {
+/// The inputs of the outputs `kept`, of `output` in all; Pillow adds the scale up from the first one on, rounding included.
+fn nearest_inputs(axis: Axis, output: u32, kept: Range<u32>) -> Vec<usize> {
     let scale = axis.length / f64::from(output);
     let mut at = axis.from + scale * 0.5;
-    (0..output)
-        .map(|_| {
-            let here = (at as usize).min(axis.pixels as usize - 1);
-            at += scale;
-            here
-        })
-        .collect()
+    for _ in 0..kept.start {
+        at += scale;
+    }
+    // Of a photo that is a line there may be four thousand million outputs.
+    kept.map(|_| {
+        let here = (at as usize).min(axis.pixels as usize - 1);
+        at += scale;
+        here
+    })
+    .collect()
 }
 
 /// RGB bytes, a row every `stride` of them.

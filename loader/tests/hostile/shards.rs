@@ -4,9 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flate2::Compression;
 use flate2::write::GzEncoder;
 use headstock_loader::{CsvSource, Fields, ParquetSource, Source, WebDatasetSource};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 
 use crate::generator;
 use crate::watch::{in_little_memory, watched};
@@ -92,7 +96,7 @@ fn mutated_shards_take_no_more_memory_than_a_few_records() {
 }
 
 fn compressed(bytes: &[u8]) -> Vec<u8> {
-    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut out = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     out.write_all(bytes).unwrap();
     out.finish().unwrap()
 }
@@ -101,7 +105,7 @@ fn compressed(bytes: &[u8]) -> Vec<u8> {
 fn an_archive_that_unfolds_to_gigabytes_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (name, size) in [("a.jpg", 300 << 20), ("a.cls", 2 << 20)] {
-        let mut out = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        let mut out = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         for (name, size) in [(name, size), (if name == "a.jpg" { "a.cls" } else { "a.jpg" }, 1)] {
             let mut header = tar::Header::new_gnu();
             header.set_size(size);
@@ -116,6 +120,23 @@ fn an_archive_that_unfolds_to_gigabytes_is_refused() {
         };
         let expected = if name == "a.jpg" { "it takes 314572800 bytes" } else { "`a.cls` is no label" };
         assert!(refused.contains(expected), "{refused}");
+    }
+}
+
+/// A name, or the headers of pax, is read whole before the file that it is of.
+#[test]
+fn an_archive_with_a_header_of_megabytes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut out = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(8 << 20);
+        out.append_data(&mut header, "name", std::io::Read::take(std::io::repeat(0), 8 << 20)).unwrap();
+        let path = folder.path().join("name.tar.gz");
+        fs::write(&path, out.into_inner().unwrap().finish().unwrap()).unwrap();
+        let refused = source("name.tar.gz", path).list().unwrap_err().to_string();
+        assert!(refused.contains("a header takes more than 1048576 bytes"), "{refused}");
     }
 }
 
@@ -155,18 +176,8 @@ fn shards_that_are_larger_than_memory_are_read_record_by_record() {
 
 /// In groups of 100 rows, as the hub's.
 fn write_parquet(path: &Path, records: usize) {
-    use parquet::data_type::{ByteArray, ByteArrayType};
-    use parquet::file::properties::WriterProperties;
-    use parquet::file::writer::SerializedFileWriter;
-    use parquet::schema::parser::parse_message_type;
-
-    let schema =
-        "message m { required binary picture; required binary class (UTF8); required binary use (UTF8); }";
-    let schema = std::sync::Arc::new(parse_message_type(schema).unwrap());
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
-    let mut file =
-        SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, std::sync::Arc::new(properties))
-            .unwrap();
+    let mut file = parquet(path, "required", properties);
     for begin in (0..records).step_by(100) {
         let mut group = file.next_row_group().unwrap();
         let make: [&dyn Fn(usize) -> Vec<u8>; 3] =
@@ -182,6 +193,60 @@ fn write_parquet(path: &Path, records: usize) {
         group.close().unwrap();
     }
     file.close().unwrap();
+}
+
+/// An empty one with the columns of `plain.parquet`.
+fn parquet(path: &Path, repetition: &str, properties: WriterProperties) -> SerializedFileWriter<fs::File> {
+    let column = |name: &str, kind: &str| format!("{repetition} binary {name} {kind};");
+    let columns =
+        [("picture", ""), ("class", "(UTF8)"), ("use", "(UTF8)")].map(|(name, kind)| column(name, kind));
+    let schema = parse_message_type(&format!("message m {{ {} }}", columns.concat())).unwrap();
+    SerializedFileWriter::new(fs::File::create(path).unwrap(), schema.into(), properties.into()).unwrap()
+}
+
+/// What is said of rows whose values are all `values`, or of as many empty ones, in a file in which bytes are changed.
+fn said_of_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plain.parquet");
+    let compressed = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
+    let mut file = parquet(&path, "optional", compressed.build());
+    let mut group = file.next_row_group().unwrap();
+    while let Some(mut column) = group.next_column().unwrap() {
+        let (values, levels) = match values {
+            Ok(values) => (values, vec![1; values.len()]),
+            Err(rows) => (&[][..], vec![0; rows]),
+        };
+        column.typed::<ByteArrayType>().write_batch(values, Some(&levels), None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    file.close().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    if let Some([from, to]) = change {
+        let found = bytes.windows(from.len()).enumerate().filter(|(_, window)| *window == from);
+        let places: Vec<usize> = found.map(|(at, _)| at).collect();
+        assert!(!places.is_empty());
+        for at in places {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+    fs::write(&path, bytes).unwrap();
+    source("plain.parquet", path).list().unwrap_err().to_string()
+}
+
+#[test]
+fn a_parquet_that_claims_more_than_its_bytes_can_hold_is_refused() {
+    // A row that is empty takes no byte.
+    let said = said_of_rows(Err(200_000), None);
+    assert!(said.contains("it claims 200000 photos in "), "{said}");
+    // A hundred values in the dictionary become 8,191: field 7 of a page's header, and the first one in there.
+    let values: Vec<ByteArray> = (0..100u8).map(|value| ByteArray::from(vec![b'a', value])).collect();
+    let said = said_of_rows(Ok(&values), Some([b"\x4C\x15\xC8\x01", b"\x4C\x15\xFE\x7F"]));
+    assert!(said.contains("a dictionary of 600 bytes claims 8191 values"), "{said}");
+    // Two million zeros, and four for their number, become 128 MiB.
+    let zeros = [ByteArray::from(vec![0; 2_000_000])];
+    let said = said_of_rows(Ok(&zeros), Some([b"\x15\x88\x92\xF4\x01\x15", b"\x15\xFE\xFF\xFF\x7F\x15"]));
+    assert!(said.contains("bytes claims to unfold to 134217727"), "{said}");
 }
 
 #[cfg(target_os = "linux")]
