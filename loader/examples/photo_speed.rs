@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use headstock_loader::source::is_photo;
 use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, Interpolation, Photo, PhotoDecoder};
 use image::RgbImage;
 use serde_json::{from_value, json};
@@ -66,10 +67,10 @@ fn way_of(
     })
 }
 
-/// The files of a folder and of those in it, or the one file that it is.
+/// The photos of a folder and of those in it, or the one that it is.
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if folder.is_file() {
-        files.push(folder.to_path_buf());
+        files.extend(Some(folder.to_path_buf()).filter(|file| is_photo(file)));
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {

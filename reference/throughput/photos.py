@@ -23,6 +23,7 @@ import PIL
 from PIL import Image, ImageOps
 
 LARGE = (4000, 3000)
+PHOTOS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def ready(data, way):
@@ -87,7 +88,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--every", type=int, default=1)
     options = parser.parse_args()
-    paths = sorted(path for path in options.folder.rglob("*") if path.is_file())[:: options.every]
+    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in PHOTOS)[:: options.every]
     photos = [path.read_bytes() for path in paths]
     rows = []
     for way in ["exact", "scaled", "quarter"]:
