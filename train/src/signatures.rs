@@ -10,7 +10,7 @@ use redb::{Database, ReadOnlyTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
 use crate::error::TrainError;
-use crate::features::cache::{self, Key, fault};
+use crate::features::cache::{self, Key};
 
 /// What a change in how signatures are made changes, so that older ones are not taken for them.
 const FORMAT: &str = "headstock signatures 1";
@@ -32,7 +32,7 @@ struct Store {
     database: Database,
     path: PathBuf,
     known: Option<ReadOnlyTable<&'static Key, &'static [u8]>>,
-    fresh: Mutex<Vec<(Key, Vec<u8>)>>,
+    fresh: Mutex<Vec<(Key, Signature)>>,
 }
 
 impl Signatures {
@@ -82,7 +82,7 @@ impl Store {
     /// Keeps a signature with the next batch.
     fn add(&self, key: Key, signature: &Signature) {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.push((key, signature.to_bytes()));
+        fresh.push((key, signature.clone()));
         let full = (fresh.len() >= BATCH).then(|| mem::take(&mut *fresh));
         drop(fresh);
         if let Some(batch) = full {
@@ -90,19 +90,10 @@ impl Store {
         }
     }
 
-    /// Writes some, all of them or none. Without them the next run has more to do.
-    fn write(&self, batch: &[(Key, Vec<u8>)]) {
-        let write = || -> Result<(), TrainError> {
-            let transaction = self.database.begin_write().map_err(fault(&self.path))?;
-            {
-                let mut table = transaction.open_table(SIGNATURES).map_err(fault(&self.path))?;
-                for (key, bytes) in batch {
-                    table.insert(key, bytes.as_slice()).map_err(fault(&self.path))?;
-                }
-            }
-            transaction.commit().map_err(fault(&self.path))
-        };
-        if let Err(error) = write() {
+    /// Writes some. Without them the next run has more to do.
+    fn write(&self, batch: &[(Key, Signature)]) {
+        let rows = batch.iter().map(|(key, signature)| (key, signature.to_bytes()));
+        if let Err(error) = cache::insert(&self.database, SIGNATURES, &self.path, rows) {
             tracing::warn!("signatures of {} photos are not kept: {error}", batch.len());
         }
     }

@@ -40,15 +40,9 @@ impl Cache {
         &self,
         vectors: impl Iterator<Item = (&'a Key, &'a [f32])>,
     ) -> Result<(), TrainError> {
-        let transaction = self.database.begin_write().map_err(fault(&self.path))?;
-        {
-            let mut table = transaction.open_table(FEATURES).map_err(fault(&self.path))?;
-            for (key, values) in vectors {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                table.insert(key, bytes.as_slice()).map_err(fault(&self.path))?;
-            }
-        }
-        transaction.commit().map_err(fault(&self.path))
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let rows = vectors.map(|(key, values)| (key, bytes(values)));
+        insert(&self.database, FEATURES, &self.path, rows)
     }
 }
 
@@ -85,6 +79,23 @@ pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Database, TrainErr
         .set_concurrency_mode(ConcurrencyMode::MultiWriter)
         .create(path)
         .map_err(fault(path))
+}
+
+/// Puts rows into a table, all of them or none, and only returns when they are on the disk.
+pub(crate) fn insert<'a>(
+    database: &Database,
+    definition: TableDefinition<'_, &'static Key, &'static [u8]>,
+    path: &Path,
+    rows: impl Iterator<Item = (&'a Key, Vec<u8>)>,
+) -> Result<(), TrainError> {
+    let transaction = database.begin_write().map_err(fault(path))?;
+    {
+        let mut table = transaction.open_table(definition).map_err(fault(path))?;
+        for (key, bytes) in rows {
+            table.insert(key, bytes.as_slice()).map_err(fault(path))?;
+        }
+    }
+    transaction.commit().map_err(fault(path))
 }
 
 /// A table at this moment; none when nothing was ever put into it.
