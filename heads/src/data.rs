@@ -166,7 +166,7 @@ pub struct TrainingSet<'a> {
     features: Features<'a>,
     labels: &'a [u32],
     classes: usize,
-    photos: Option<&'a [u32]>,
+    groups: Option<&'a [u32]>,
 }
 
 impl<'a> TrainingSet<'a> {
@@ -198,23 +198,23 @@ impl<'a> TrainingSet<'a> {
                 features.as_slice()[at]
             )));
         }
-        Ok(Self { features, labels, classes, photos: None })
+        Ok(Self { features, labels, classes, groups: None })
     }
 
-    /// Says which photo each row shows, where several rows are views of one photo: what is held out for early
-    /// stopping is then held out by photo. `photos[i]` is any number that is equal for views of one photo.
+    /// Says which rows belong together: views of one photo, or photos of one group, such as a patient. What a fit holds out to
+    /// judge itself by then has no row of a group that it fits on. `groups[i]` is any number that is equal for rows of one group.
     ///
     /// # Errors
-    /// [`HeadError::Data`] when `photos` has another length than the labels.
-    pub fn with_photos(self, photos: &'a [u32]) -> Result<Self, HeadError> {
-        if photos.len() != self.labels.len() {
+    /// [`HeadError::Data`] when `groups` has another length than the labels.
+    pub fn with_groups(self, groups: &'a [u32]) -> Result<Self, HeadError> {
+        if groups.len() != self.labels.len() {
             return Err(HeadError::Data(format!(
-                "{} photo numbers but {} labels",
-                photos.len(),
+                "{} group numbers but {} labels",
+                groups.len(),
                 self.labels.len()
             )));
         }
-        Ok(Self { photos: Some(photos), ..self })
+        Ok(Self { groups: Some(groups), ..self })
     }
 
     /// The features, `[N, F]`.
@@ -235,10 +235,10 @@ impl<'a> TrainingSet<'a> {
         self.classes
     }
 
-    /// Which photo each row shows, `[N]`, where rows are views.
+    /// The group of each row, `[N]`, where rows belong together; see [`with_groups`](Self::with_groups).
     #[must_use]
-    pub fn photos(&self) -> Option<&'a [u32]> {
-        self.photos
+    pub fn groups(&self) -> Option<&'a [u32]> {
+        self.groups
     }
 
     /// Number of samples of each class, `[C]`.
@@ -304,10 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn photos_of_another_length_are_refused() {
+    fn groups_of_another_length_are_refused() {
         let data = TrainingSet::new(Features::rows_of(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
-        let error = data.with_photos(&[7]).unwrap_err();
-        assert_eq!(error.to_string(), "1 photo numbers but 2 labels");
+        let error = data.with_groups(&[7]).unwrap_err();
+        assert_eq!(error.to_string(), "1 group numbers but 2 labels");
     }
 
     /// scikit-learn: `compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1])` knows no class 2.

@@ -319,7 +319,7 @@ mod tests {
             };
             let views: Vec<u32> = each.iter().map(of_row).collect();
             for photos in [&each, &views] {
-                let data = set(&all, width).with_photos(photos).unwrap();
+                let data = set(&all, width).with_groups(photos).unwrap();
                 let config = RidgeConfig { alphas: ALPHAS.into(), ..RidgeConfig::default() };
                 let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
                 for row in &fitted.history.rows {

@@ -105,7 +105,7 @@ impl HeadConfig for RidgeConfig {
             Strength::Given(alpha) => (problem.solve(alpha)?, History::default(), None),
             Strength::Auto => {
                 let reduced = problem.reduced();
-                let choice = leave_out::choose(&problem, &reduced, &self.alphas, data.photos(), context);
+                let choice = leave_out::choose(&problem, &reduced, &self.alphas, data.groups(), context);
                 let solution = reduced.solve(choice.value, &problem.right);
                 drop(reduced);
                 let solution = match solution {

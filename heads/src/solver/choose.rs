@@ -25,7 +25,7 @@ pub(crate) struct Fold<'a> {
     pub(crate) held_out: &'a TrainingSet<'a>,
 }
 
-/// Chooses among `candidates` by stratified folds, in which all views of a photo stay together. `path` fits each of them on
+/// Chooses among `candidates` by stratified folds, in which the rows of a group stay together. `path` fits each of them on
 /// a fold, in their order, so that one fit may start from the one before, and gives the sum of each one's loss over
 /// the held-out samples.
 ///
@@ -38,7 +38,7 @@ pub(crate) fn choose(
 ) -> Result<Choice, HeadError> {
     let mut losses = vec![0.0; candidates.len()];
     let mut judged = 0;
-    for folds::Fold { fit, held_out } in stratified(data.labels(), data.photos(), FOLDS) {
+    for folds::Fold { fit, held_out } in stratified(data.labels(), data.groups(), FOLDS) {
         if fit.is_empty() || held_out.is_empty() {
             continue;
         }
@@ -66,7 +66,7 @@ pub(crate) fn choose(
 struct Owned {
     values: Vec<f32>,
     labels: Vec<u32>,
-    photos: Option<Vec<u32>>,
+    groups: Option<Vec<u32>>,
 }
 
 impl Owned {
@@ -74,14 +74,14 @@ impl Owned {
         Self {
             values: rows.iter().flat_map(|&row| data.features().row(row)).copied().collect(),
             labels: rows.iter().map(|&row| data.labels()[row]).collect(),
-            photos: data.photos().map(|photos| rows.iter().map(|&row| photos[row]).collect()),
+            groups: data.groups().map(|groups| rows.iter().map(|&row| groups[row]).collect()),
         }
     }
 
     fn set(&self, data: &TrainingSet<'_>) -> Result<TrainingSet<'_>, HeadError> {
         let features = Features::rows_of(&self.values, data.features().width());
         let set = TrainingSet::new(features, &self.labels, data.classes())?;
-        self.photos.as_deref().map_or(Ok(set), |photos| set.with_photos(photos))
+        self.groups.as_deref().map_or(Ok(set), |groups| set.with_groups(groups))
     }
 }
 

@@ -70,7 +70,7 @@ fn ridge_leaves_out_all_views_of_a_photo_together() {
         for (text, class_weight) in WEIGHTS {
             let case = format!("{name}.ridge-photos-{text}");
             let photos = golden.u32s(&format!("{case}.photos"));
-            let data = set.training_set().with_photos(&photos).unwrap();
+            let data = set.training_set().with_groups(&photos).unwrap();
             let config = RidgeConfig { alpha: Strength::Auto, alphas: ALPHAS.into(), class_weight };
             let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
             for (row, expected) in fitted.history.rows.iter().zip(golden.f64s(&format!("{case}.errors"))) {
@@ -96,7 +96,7 @@ fn ridge_with_a_decomposition_is_ridge_with_the_alpha_that_it_chose() {
 fn ridge_takes_the_middle_alpha_where_all_rows_are_views_of_one_photo() {
     let set = golden().set("three");
     let photos = vec![7; set.labels.len()];
-    let data = set.training_set().with_photos(&photos).unwrap();
+    let data = set.training_set().with_groups(&photos).unwrap();
     let config = RidgeConfig { alphas: vec![0.5, 2.0, 8.0], ..RidgeConfig::default() };
     let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
     assert_eq!((fitted.chosen, fitted.history.rows.len()), (vec![("alpha", 2.0)], 0));

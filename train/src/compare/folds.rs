@@ -102,7 +102,7 @@ pub(super) struct Fold {
 impl Fold {
     pub(super) fn training_set(&self) -> Result<TrainingSet<'_>, HeadError> {
         let features = Features::new(&self.values, self.width)?;
-        TrainingSet::new(features, &self.labels, self.classes)?.with_photos(&self.photos)
+        TrainingSet::new(features, &self.labels, self.classes)?.with_groups(&self.photos)
     }
 
     pub(super) fn tested(&self) -> Result<Features<'_>, HeadError> {

@@ -103,7 +103,7 @@ impl Asked<'_> {
                 let labels: Vec<u32> = fold.fit.iter().map(|&row| labels[row]).collect();
                 let photos: Vec<u32> = (0..labels.len() as u32).collect();
                 let data = TrainingSet::new(Features::new(&values, width)?, &labels, classes)?;
-                head.fit(&data.with_photos(&photos)?, &context)
+                head.fit(&data.with_groups(&photos)?, &context)
             };
             progress.end();
             let tested = rows(&fold.held_out);

@@ -56,7 +56,7 @@ impl Learner<'_> {
         let width = self.matrix.width();
         let values = self.matrix.together(rows, self.views)?;
         let features = Features::new(&values, width)?;
-        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_photos(&photos)?;
+        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&photos)?;
         self.progress.begin(what, 0, "steps");
         let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };
         let started = Instant::now();

@@ -219,7 +219,7 @@ pub(crate) fn fit<L: Learner>(
 ) -> Result<(L::Parameters, History), HeadError> {
     let Fold { mut fit, held_out } = match recipe.early_stopping {
         Some(stopping) => {
-            hold_out(samples.data.labels(), samples.data.photos(), stopping.validation, recipe.seed)
+            hold_out(samples.data.labels(), samples.data.groups(), stopping.validation, recipe.seed)
         }
         None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
     };

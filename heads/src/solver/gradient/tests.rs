@@ -201,7 +201,7 @@ fn assert_stops_early<L: Learner>(learn: impl Fn(&Tensors) -> L, read: impl Fn(L
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
     assert_eq!(losses.len(), best + 1 + 4, "{losses:?}");
 
-    let held_out = hold_out(data.labels(), data.photos(), stopping.validation, recipe.seed).held_out;
+    let held_out = hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).held_out;
     let (loss, right) = learn(&read(parameters)).judge(samples, &held_out).unwrap();
     let count = held_out.len() as f64;
     assert!((loss / count - history.rows[best][2]).abs() < 1e-6);
