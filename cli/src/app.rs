@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use headstock_heads::{HeadConfig, Registry, RegistryError};
 
 use crate::args::{Arguments, Command};
@@ -37,6 +37,12 @@ impl App {
     #[must_use]
     pub fn with_head<C: HeadConfig>(self) -> Self {
         Self { heads: self.heads.and_then(|mut heads| heads.add::<C>().map(|()| heads)) }
+    }
+
+    /// Every command with its arguments, for what describes them: shell completions, pages, tests.
+    #[must_use]
+    pub fn command() -> clap::Command {
+        Arguments::command()
     }
 
     /// Runs the command that the program's arguments name; its exit status is the result: 0 done, 1 failed, 2 bad usage

@@ -10,6 +10,7 @@ mod errors;
 mod help;
 mod init;
 mod interrupted;
+mod keys;
 mod precision;
 mod runs;
 mod support;

@@ -1,9 +1,13 @@
 //! Which keys there are, taken from the types that read them.
 
+use std::fmt;
+
 use headstock_loader::augment::{
-    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, RandomResizedCrop,
+    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Policy, Posterize, RandomResizedCrop,
     Sharpness, Solarize,
 };
+use serde::Deserialize;
+use serde::de::value::MapDeserializer;
 use serde_aux::serde_introspection::serde_introspect;
 use toml::{Table, Value};
 
@@ -32,6 +36,64 @@ fn sections() -> [(&'static str, &'static [&'static str]); 16] {
         ("augment.solarize", serde_introspect::<Solarize>()),
         ("augment.erasing", serde_introspect::<Erasing>()),
     ]
+}
+
+/// The path of every key, as `data.folder`, but those of `[head]`, which each head has of its own. The keys of a policy stand
+/// below its kind, as `augment.policy.rand-augment.magnitude`.
+#[must_use]
+pub fn all() -> Vec<String> {
+    const POLICY: &str = "augment.policy";
+    let sections = sections();
+    let is_section = |path: &str| path == "head" || sections.iter().any(|(section, _)| *section == path);
+    let mut paths = Vec::new();
+    for (section, keys) in sections {
+        for path in keys.iter().map(|key| joined(section, key)).filter(|path| !is_section(path)) {
+            if path == POLICY {
+                paths.push(joined(POLICY, "kind"));
+                for kind in expected::<Policy>(&[("kind", "")]) {
+                    let keys = expected::<Policy>(&[("kind", kind), ("", "")]);
+                    paths.extend(keys.iter().map(|key| joined(&joined(POLICY, kind), key)));
+                }
+            } else {
+                paths.push(path);
+            }
+        }
+    }
+    paths
+}
+
+/// What may stand where `table` has a name that a tagged enum does not know: serde names all that it expects there.
+fn expected<'de, T: Deserialize<'de>>(table: &[(&'static str, &'static str)]) -> &'static [&'static str] {
+    match T::deserialize(MapDeserializer::new(table.iter().copied())) {
+        Err(Unknown(expected)) => expected,
+        Ok(_) => &[],
+    }
+}
+
+/// An error of reading that keeps what was expected.
+#[derive(Debug)]
+struct Unknown(&'static [&'static str]);
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "one of {} is expected", self.0.join(", "))
+    }
+}
+
+impl std::error::Error for Unknown {}
+
+impl serde::de::Error for Unknown {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(expected)
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(expected)
+    }
 }
 
 /// Refuses a key that is not known.

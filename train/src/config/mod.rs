@@ -14,6 +14,7 @@ use headstock_heads::Registry;
 use toml::{Table, Value};
 
 pub use error::ConfigError;
+pub use keys::all as keys;
 pub(crate) use options::DEFAULT_FOLDS;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
