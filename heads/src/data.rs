@@ -201,7 +201,7 @@ impl<'a> TrainingSet<'a> {
         Ok(Self { features, labels, classes, groups: None })
     }
 
-    /// Says which rows belong together: views of one photo, or photos of one group, such as a patient. What a fit holds out to
+    /// Says which rows belong together: views of one photo, or photos of one group, such as a patient, of any classes. What a fit holds out to
     /// judge itself by then has no row of a group that it fits on. `groups[i]` is any number that is equal for rows of one group.
     ///
     /// # Errors

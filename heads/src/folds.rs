@@ -1,11 +1,17 @@
 //! Folds: parts of a training set that are each held out once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::random::Keyed;
 
-/// Key of the order in which photos are dealt out: the same photos always fall into the same folds.
+/// Key of the order in which groups are dealt out: the same groups always fall into the same folds.
 const SEED: u64 = 0x666f_6c64;
+
+/// By how much a move has to make the classes more even, in squared shares: less is rounding.
+const GAIN: f64 = 1e-12;
 
 /// Rows of a training set in two parts, each in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,12 +22,19 @@ pub struct Fold {
     pub held_out: Vec<usize>,
 }
 
-/// `count` stratified folds, as a fit uses them to judge itself: the photos of each class are dealt out in an order that
-/// depends on their numbers alone, each class beginning where the one before ended. Each row is held out once, but for
-/// the only photo of a class, which can be missed in no fold and is always fitted on.
+/// `count` stratified folds, as a fit uses them to judge itself: each holds about the same share of the rows of each class.
 ///
-/// `photos[i]` is the photo that row `i` shows, where rows are views of photos: those of one stay together. Without it
-/// each row is a photo of its own.
+/// `groups[i]` is the group of row `i`, such as the photo that it is a view of, or a patient; the rows of one stay together,
+/// whatever their classes. Without it each row is a group of its own. Shares are counted in rows: a group of many counts as
+/// many.
+///
+/// Groups are dealt out one by one, the largest first and those as large class by class, in an order that depends on their
+/// numbers alone; each goes where it makes the shares of its classes most even, and among such folds to the one with the
+/// fewest rows. Then no group could move to another fold and make them more even.
+///
+/// Each row is held out once, but for a group that no fold can miss: the only one of a class, or one without which each
+/// fold would have lost the last of one of its classes (which takes as many classes in it as there are folds). Those
+/// are always fitted on, so that each class always is.
 ///
 /// ```
 /// use headstock_heads::folds::stratified;
@@ -31,134 +44,183 @@ pub struct Fold {
 /// ```
 ///
 /// # Panics
-/// When `photos` has another length than `labels`, or `count` is 0.
+/// When `groups` has another length than `labels`, or `count` is 0.
 #[must_use]
-pub fn stratified(labels: &[u32], photos: Option<&[u32]>, count: usize) -> Vec<Fold> {
+pub fn stratified(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
     assert!(count > 0, "there is a fold at least");
-    let mut fold_of = vec![usize::MAX; labels.len()];
-    let mut next = 0;
-    for photos in photos_of_classes(labels, photos, |photo| Keyed::new(&[SEED, photo]).next()) {
-        if photos.len() == 1 {
-            continue;
-        }
-        for rows in photos {
-            rows.into_iter().for_each(|row| fold_of[row] = next % count);
-            next += 1;
-        }
+    let mut groups = groups_of(labels, groups, SEED);
+    groups.sort_by_key(|group| (std::cmp::Reverse(group.weight()), group.rows_of[0].0));
+    let mut dealt = Dealt::new(&groups, count, 1.0 / count as f64);
+    for group in 0..groups.len() {
+        let best = dealt.best(group);
+        dealt.put(group, best);
     }
-    (0..count)
-        .map(|fold| {
-            let (held_out, fit) = (0..fold_of.len()).partition(|&row| fold_of[row] == fold);
-            Fold { fit, held_out }
-        })
-        .collect()
+    while (0..groups.len()).filter(|&group| dealt.improve(group)).count() > 0 {}
+    (0..count).map(|fold| dealt.fold(fold, labels.len())).collect()
 }
 
-/// Holds out about `fraction` of the photos of each class, rounded, to see when a fit stops getting better; a class never
-/// loses its last photo. All rows of a photo go together, where `photos` says which it is. Which photos depends on the seed
-/// and on their numbers, not on those of the classes.
+/// Holds out about `fraction` of the rows of each class to see when a fit stops getting better; a class never loses its last
+/// group. All rows of a group go together, as in [`stratified`]. Which groups depends on the seed and on their
+/// numbers, not on those of the classes: in an order that these give, each is held out if that brings the shares of its
+/// classes nearer to the fraction. Then no single one could join what is held out, or leave it, and bring them nearer. With
+/// one class a group, all of one size, that is the fraction of the groups of each class, rounded.
 ///
 /// # Panics
-/// When `photos` has another length than `labels`.
+/// When `groups` has another length than `labels`.
 #[must_use]
-pub fn hold_out(labels: &[u32], photos: Option<&[u32]>, fraction: f64, seed: u64) -> Fold {
-    let mut parts = Fold { fit: Vec::new(), held_out: Vec::new() };
-    for photos in photos_of_classes(labels, photos, |photo| Keyed::new(&[seed, photo]).next()) {
-        let count = ((photos.len() as f64 * fraction).round() as usize).min(photos.len().saturating_sub(1));
-        for (rank, rows) in photos.into_iter().enumerate() {
-            if rank < count { &mut parts.held_out } else { &mut parts.fit }.extend(rows);
+pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64) -> Fold {
+    let groups = groups_of(labels, groups, seed);
+    let mut dealt = Dealt::new(&groups, 1, fraction);
+    for group in 0..groups.len() {
+        if dealt.may_take(0, group) && dealt.excess(0, group) <= 0.0 {
+            dealt.put(group, Some(0));
         }
     }
-    parts.fit.sort_unstable();
-    parts.held_out.sort_unstable();
-    parts
+    while (0..groups.len()).filter(|&group| dealt.turn(group)).count() > 0 {}
+    dealt.fold(0, labels.len())
 }
 
-/// The rows of each photo of each class, `[C][photos][rows]`; the photos in the order of `key` of their numbers.
-fn photos_of_classes(
-    labels: &[u32],
-    photos: Option<&[u32]>,
-    key: impl Fn(u64) -> u64,
-) -> Vec<Vec<Vec<usize>>> {
-    assert!(photos.is_none_or(|photos| photos.len() == labels.len()), "a photo's number for each row");
-    let classes = labels.iter().max().map_or(0, |&last| last as usize + 1);
-    let mut of_classes: Vec<BTreeMap<(u64, u64), Vec<usize>>> = vec![BTreeMap::new(); classes];
-    for (row, &label) in labels.iter().enumerate() {
-        let photo = photos.map_or(row as u64, |photos| u64::from(photos[row]));
-        of_classes[label as usize].entry((key(photo), photo)).or_default().push(row);
-    }
-    of_classes.into_iter().map(|photos| photos.into_values().collect()).collect()
+/// Rows that stay together.
+struct Group {
+    /// All of them.
+    rows: Vec<usize>,
+    /// How many of each class that it has, the classes ascending.
+    rows_of: Vec<(usize, usize)>,
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+impl Group {
+    /// What is dealt out first: for one class, the larger the sooner.
+    fn weight(&self) -> usize {
+        self.rows_of.iter().map(|(_, rows)| rows * rows).sum()
+    }
+}
 
-    use super::*;
+/// The groups, in an order that depends on `seed` and on their numbers.
+fn groups_of(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group> {
+    assert!(groups.is_none_or(|groups| groups.len() == labels.len()), "a group's number for each row");
+    let mut of_number: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for row in 0..labels.len() {
+        let number = groups.map_or(row as u64, |groups| u64::from(groups[row]));
+        of_number.entry((Keyed::new(&[seed, number]).next(), number)).or_default().push(row);
+    }
+    let group = |rows: Vec<usize>| {
+        let mut rows_of = BTreeMap::new();
+        rows.iter().for_each(|&row| *rows_of.entry(labels[row] as usize).or_default() += 1);
+        Group { rows, rows_of: rows_of.into_iter().collect() }
+    };
+    of_number.into_values().map(group).collect()
+}
 
-    proptest! {
-        #[test]
-        fn folds_judge_every_photo_once_and_keep_views_and_classes_together(
-            labels in prop::collection::vec(0u32..4, 2..60), views in 1usize..4,
-        ) {
-            let rows: Vec<u32> = labels.iter().flat_map(|&label| std::iter::repeat_n(label, views)).collect();
-            let photos: Vec<u32> = (0..rows.len()).map(|row| (row / views) as u32).collect();
-            let mut times = vec![0; rows.len()];
-            for Fold { fit, held_out } in stratified(&rows, Some(&photos), 3) {
-                prop_assert_eq!(fit.len() + held_out.len(), rows.len());
-                for &row in &held_out {
-                    times[row] += 1;
-                    prop_assert!(fit.iter().all(|&other| photos[other] != photos[row]));
-                    prop_assert!(fit.iter().any(|&other| rows[other] == rows[row]));
-                }
-            }
-            for (row, times) in times.into_iter().enumerate() {
-                let of_class = labels.iter().filter(|&&label| label == rows[row]).count();
-                prop_assert_eq!(times, usize::from(of_class > 1));
+/// How many there are of a class.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    rows: usize,
+    groups: usize,
+}
+
+/// Groups in folds.
+struct Dealt<'a> {
+    groups: &'a [Group],
+    /// The share of each class that a fold should have.
+    share: f64,
+    /// The fold of each group; none is always fitted on.
+    fold_of: Vec<Option<usize>>,
+    /// All of each class, `[C]`.
+    all: Vec<Count>,
+    /// Those of each fold, `[folds][C]`.
+    held: Vec<Vec<Count>>,
+    /// Rows of each fold.
+    sizes: Vec<usize>,
+}
+
+impl<'a> Dealt<'a> {
+    fn new(groups: &'a [Group], folds: usize, share: f64) -> Self {
+        let classes = groups.iter().flat_map(|group| &group.rows_of).map(|&(class, _)| class + 1).max();
+        let mut all = vec![Count::default(); classes.unwrap_or_default()];
+        for &(class, rows) in groups.iter().flat_map(|group| &group.rows_of) {
+            all[class].rows += rows;
+            all[class].groups += 1;
+        }
+        let held = vec![vec![Count::default(); all.len()]; folds];
+        Self { groups, share, fold_of: vec![None; groups.len()], all, held, sizes: vec![0; folds] }
+    }
+
+    /// Whether a group of each of its classes would be left outside a fold that takes it.
+    fn may_take(&self, fold: usize, group: usize) -> bool {
+        let classes = self.groups[group].rows_of.iter();
+        classes.copied().all(|(class, _)| self.held[fold][class].groups + 1 < self.all[class].groups)
+    }
+
+    /// Half the change of `Σ_c (share_c - share)²` of a fold when the group joins it, which it is not in.
+    ///
+    /// The ratios are whole numbers where all groups are of one size, so that halves are told from what is more.
+    fn excess(&self, fold: usize, group: usize) -> f64 {
+        let of_class = |&(class, rows): &(usize, usize)| {
+            let (own, all) = (rows as f64, self.all[class].rows as f64);
+            let held = self.held[fold][class].rows as f64;
+            (held / own + 0.5 - self.share * (all / own)) * (own / all).powi(2)
+        };
+        self.groups[group].rows_of.iter().map(of_class).sum()
+    }
+
+    fn put(&mut self, group: usize, to: Option<usize>) {
+        let from = std::mem::replace(&mut self.fold_of[group], to);
+        let Group { rows, rows_of } = &self.groups[group];
+        if let Some(from) = from {
+            self.sizes[from] -= rows.len();
+            for &(class, rows) in rows_of {
+                self.held[from][class].rows -= rows;
+                self.held[from][class].groups -= 1;
             }
         }
-
-        #[test]
-        fn a_fold_holds_a_fair_share_of_each_class(
-            labels in prop::collection::vec(0u32..3, 1..80), count in 2usize..6,
-        ) {
-            for class in 0..3 {
-                let all = labels.iter().filter(|&&label| label == class).count();
-                for Fold { held_out, .. } in stratified(&labels, None, count) {
-                    let held_out = held_out.iter().filter(|&&row| labels[row] == class).count();
-                    prop_assert!(all == 1 || (all / count..=all.div_ceil(count)).contains(&held_out));
-                }
+        if let Some(to) = to {
+            self.sizes[to] += rows.len();
+            for &(class, rows) in rows_of {
+                self.held[to][class].rows += rows;
+                self.held[to][class].groups += 1;
             }
         }
     }
 
-    proptest! {
-        #[test]
-        fn the_parts_hold_every_row_once_and_keep_photos_and_classes_whole(
-            labels in prop::collection::vec(0u32..4, 1..60), views in 1usize..4, fraction in 0.0f64..0.9, seed: u64,
-        ) {
-            let rows: Vec<u32> = labels.iter().flat_map(|&label| std::iter::repeat_n(label, views)).collect();
-            let photos: Vec<u32> = (0..rows.len()).map(|row| (row / views) as u32).collect();
-            let parts = hold_out(&rows, Some(&photos), fraction, seed);
-
-            let mut all = [parts.fit.clone(), parts.held_out.clone()].concat();
-            all.sort_unstable();
-            prop_assert!(all.into_iter().eq(0..rows.len()));
-            for &row in &parts.held_out {
-                prop_assert!(parts.fit.iter().all(|&other| photos[other] != photos[row]));
-                prop_assert!(parts.fit.iter().any(|&other| rows[other] == rows[row]));
-            }
-            for class in 0..4 {
-                let of_class = |part: &[usize]| part.iter().filter(|&&row| rows[row] == class).count() as f64 / views as f64;
-                let (fit, held_out) = (of_class(&parts.fit), of_class(&parts.held_out));
-                prop_assert!(fit <= 1.0 || (held_out - fraction * (fit + held_out)).abs() <= 0.5);
-            }
-        }
+    /// The fold that a group in none fits best into, of those that may take it.
+    fn best(&self, group: usize) -> Option<usize> {
+        let folds = (0..self.held.len()).filter(|&fold| self.may_take(fold, group));
+        folds.min_by(|&a, &b| {
+            let excess = self.excess(a, group).total_cmp(&self.excess(b, group));
+            excess.then(self.sizes[a].cmp(&self.sizes[b]))
+        })
     }
 
-    #[test]
-    fn another_seed_holds_out_other_photos() {
-        let labels = [0; 100];
-        assert_ne!(hold_out(&labels, None, 0.3, 0), hold_out(&labels, None, 0.3, 1));
+    /// Moves a group to a better fold, or into one that may take it by now; whether there is one.
+    fn improve(&mut self, group: usize) -> bool {
+        let from = self.fold_of[group];
+        self.put(group, None);
+        let best = self.best(group);
+        let better = match (from, best) {
+            (Some(from), Some(best)) => self.excess(best, group) < self.excess(from, group) - GAIN,
+            (from, best) => from.is_none() && best.is_some(),
+        };
+        self.put(group, if better { best } else { from });
+        better
+    }
+
+    /// Takes a group into the only fold, or out of it, if that brings the shares nearer; whether it did.
+    fn turn(&mut self, group: usize) -> bool {
+        let held = self.fold_of[group].is_some();
+        self.put(group, None);
+        let most = if held { GAIN } else { -GAIN };
+        let take = self.may_take(0, group) && self.excess(0, group) < most;
+        self.put(group, take.then_some(0));
+        take != held
+    }
+
+    /// The rows of a fold, of all of so many rows, and the others.
+    fn fold(&self, fold: usize, rows: usize) -> Fold {
+        let mut held = vec![false; rows];
+        for (group, _) in self.groups.iter().zip(&self.fold_of).filter(|(_, of)| **of == Some(fold)) {
+            group.rows.iter().for_each(|&row| held[row] = true);
+        }
+        let (held_out, fit) = (0..rows).partition(|&row| held[row]);
+        Fold { fit, held_out }
     }
 }

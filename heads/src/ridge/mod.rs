@@ -28,7 +28,7 @@ use problem::Problem;
 /// one decomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. That is `Q B Qᵀ`, `Q` orthogonal and `B` a
 /// band: far sooner found than eigenvalues, in place, and `(B + alpha)⁻¹` costs little (Eldén 1984, *A note on the computation of
 /// the generalized cross-validation function for ill-conditioned least squares problems*, takes two diagonals to the same end).
-/// Where rows are views of one photo, they are left out together. `chosen` has the `alpha`, the history the error of each.
+/// Rows of one group, such as views of a photo, are left out together. `chosen` has the `alpha`, the history the error of each.
 ///
 /// A given `alpha` is solved by a Cholesky factor in `f32` that preconditions conjugate gradients in `f64` (iterative refinement,
 /// Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 12), or by one in `f64` where that is too rough.

@@ -1,0 +1,276 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CLASSES: u32 = 4;
+
+/// Rows with the classes and groups that they have: photos of patients, some of them of several classes, of unequal sizes.
+fn rows() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
+    prop::collection::vec((0..CLASSES, 0u32..25, any::<bool>()), 1..80).prop_map(|rows| {
+        // Most groups have one class, some have many.
+        let of_row = |&(class, group, any): &(u32, u32, bool)| {
+            (if any && group.is_multiple_of(3) { class } else { group % CLASSES }, group * group)
+        };
+        rows.iter().map(of_row).unzip()
+    })
+}
+
+/// As many groups of each class, of one class and one size each; their rows in turn.
+fn even(of_class: &[usize], size: usize) -> (Vec<u32>, Vec<u32>) {
+    let classes = of_class.iter().enumerate();
+    let groups: Vec<u32> = classes.flat_map(|(class, &n)| std::iter::repeat_n(class as u32, n)).collect();
+    let rows = (0..size).flat_map(|_| groups.iter().zip(0u32..));
+    rows.map(|(&label, group)| (label, 3 * group + 1)).unzip()
+}
+
+/// How many rows of each class there are.
+fn counts(labels: &[u32], rows: &[usize]) -> [f64; CLASSES as usize] {
+    let mut counts = [0.0; CLASSES as usize];
+    rows.iter().for_each(|&row| counts[labels[row] as usize] += 1.0);
+    counts
+}
+
+/// Rows by group.
+fn members(groups: &[u32]) -> Vec<Vec<usize>> {
+    let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    groups.iter().enumerate().for_each(|(row, &group)| members.entry(group).or_default().push(row));
+    members.into_values().collect()
+}
+
+/// `Σ_c (held_c / all_c - share)²`
+fn unevenness(labels: &[u32], held: &[usize], share: f64) -> f64 {
+    let all = counts(labels, &(0..labels.len()).collect::<Vec<_>>());
+    let shares = counts(labels, held).into_iter().zip(all).filter(|(_, all)| *all > 0.0);
+    shares.map(|(held, all)| (held / all - share).powi(2)).sum()
+}
+
+/// What a fold is with these rows in it, or without them.
+fn turned(held: &[usize], rows: &[usize]) -> Vec<usize> {
+    if held.contains(&rows[0]) {
+        held.iter().copied().filter(|row| !rows.contains(row)).collect()
+    } else {
+        [held, rows].concat()
+    }
+}
+
+/// That no group lies on both sides, that each side is in order, and that a class is always fitted on.
+fn check(labels: &[u32], groups: &[u32], Fold { fit, held_out }: &Fold) {
+    assert!(fit.is_sorted() && held_out.is_sorted());
+    let mut all = [&fit[..], held_out].concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..labels.len()));
+    let of = |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
+    assert!(of(groups, fit).is_disjoint(&of(groups, held_out)), "{fit:?} {held_out:?}");
+    assert!(of(labels, held_out).is_subset(&of(labels, fit)), "{fit:?} {held_out:?}");
+}
+
+/// Whether the rest of each class has a row outside `held` when these rows join it.
+fn may_join(labels: &[u32], held: &[usize], rows: &[usize]) -> bool {
+    let joined = counts(labels, &turned(held, rows));
+    let all = counts(labels, &(0..labels.len()).collect::<Vec<_>>());
+    rows.iter().all(|&row| joined[labels[row] as usize] < all[labels[row] as usize])
+}
+
+proptest! {
+    #[test]
+    fn no_group_is_on_both_sides_and_each_is_held_out_once_where_every_class_can_spare_it(
+        (labels, groups) in rows(), count in 1usize..7,
+    ) {
+        let folds = stratified(&labels, Some(&groups), count);
+        prop_assert_eq!(folds.len(), count);
+        folds.iter().for_each(|fold| check(&labels, &groups, fold));
+        for rows in members(&groups) {
+            let times = folds.iter().filter(|fold| fold.held_out.contains(&rows[0])).count();
+            let classes: BTreeSet<u32> = rows.iter().map(|&row| labels[row]).collect();
+            let others = |class| (0..labels.len()).any(|row| labels[row] == class && groups[row] != groups[rows[0]]);
+            if !classes.iter().all(|&class| others(class)) {
+                prop_assert_eq!(times, 0);
+            } else if classes.len() < count {
+                prop_assert_eq!(times, 1);
+            } else {
+                // Left over only where each fold would lose a class.
+                prop_assert!(times == 1 || folds.iter().all(|fold| !may_join(&labels, &fold.held_out, &rows)));
+            }
+        }
+    }
+
+    #[test]
+    fn no_group_could_move_to_another_fold_and_make_the_classes_more_even(
+        (labels, groups) in rows(), count in 2usize..7,
+    ) {
+        let folds = stratified(&labels, Some(&groups), count);
+        let uneven = |rows: &[usize]| unevenness(&labels, rows, 1.0 / count as f64);
+        for from in &folds {
+            for rows in members(&groups).iter().filter(|rows| from.held_out.contains(&rows[0])) {
+                for to in folds.iter().filter(|to| *to != from && may_join(&labels, &to.held_out, rows)) {
+                    let before = uneven(&from.held_out) + uneven(&to.held_out);
+                    let after = uneven(&turned(&from.held_out, rows)) + uneven(&turned(&to.held_out, rows));
+                    prop_assert!(after > before - 1e-9, "{rows:?} from {from:?} to {to:?}");
+                }
+            }
+        }
+    }
+
+    /// With one class a group, a fuller fold has no group of the class that is smaller than what it has more than another.
+    #[test]
+    fn folds_of_groups_of_one_class_differ_by_less_than_a_group(
+        sizes in prop::collection::vec((0..CLASSES, 1usize..9), 2..40), count in 2usize..6,
+    ) {
+        let (mut labels, mut groups) = (Vec::new(), Vec::new());
+        for (group, &(class, size)) in sizes.iter().enumerate() {
+            labels.extend(vec![class; size]);
+            groups.extend(vec![group as u32; size]);
+        }
+        let folds = stratified(&labels, Some(&groups), count);
+        for class in 0..CLASSES as usize {
+            if sizes.iter().filter(|(of, _)| *of as usize == class).count() == 1 {
+                continue;
+            }
+            let of_fold = |fold: &Fold| counts(&labels, &fold.held_out)[class];
+            for full in folds.iter().filter(|fold| of_fold(fold) > 0.0) {
+                let own = full.held_out.iter().filter(|&&row| labels[row] as usize == class);
+                let smallest = own.map(|&row| sizes[groups[row] as usize].1).min().unwrap() as f64;
+                for other in &folds {
+                    prop_assert!(of_fold(full) - of_fold(other) <= smallest);
+                }
+            }
+        }
+    }
+
+    /// Views of photos: groups of one class and of one size are dealt in turn, class by class, each beginning where the one
+    /// before ended.
+    #[test]
+    fn even_groups_are_dealt_in_turn(
+        of_class in prop::collection::vec(0usize..15, 1..4), size in 1usize..5, count in 2usize..7,
+    ) {
+        let (labels, groups) = even(&of_class, size);
+        let (mut fold_of, mut next) = (BTreeMap::new(), 0);
+        for class in (0u32..).zip(&of_class).filter(|(_, n)| **n > 1).map(|(class, _)| class) {
+            let own = labels.iter().zip(&groups).filter(|(label, _)| **label == class).map(|(_, &group)| group);
+            let mut own: Vec<u32> = own.collect::<BTreeSet<_>>().into_iter().collect();
+            own.sort_by_key(|&group| Keyed::new(&[SEED, u64::from(group)]).next());
+            for group in own {
+                fold_of.insert(group, next % count);
+                next += 1;
+            }
+        }
+        for (number, fold) in stratified(&labels, Some(&groups), count).iter().enumerate() {
+            let expected = (0..groups.len()).filter(|&row| fold_of.get(&groups[row]) == Some(&number));
+            prop_assert!(fold.held_out.iter().copied().eq(expected));
+        }
+    }
+
+    #[test]
+    fn rows_in_another_order_fall_into_the_same_parts(
+        (labels, groups) in rows(), count in 2usize..6, fraction in 0.0f64..1.0, seed: u64,
+    ) {
+        let mut order: Vec<usize> = (0..labels.len()).collect();
+        Keyed::new(&[seed]).shuffle(&mut order);
+        let of = |values: &[u32]| order.iter().map(|&row| values[row]).collect::<Vec<_>>();
+        let there = |fold: Fold| {
+            let there = |rows: Vec<usize>| rows.into_iter().map(|row| order[row]).collect::<BTreeSet<_>>();
+            [there(fold.fit), there(fold.held_out)]
+        };
+        let here = |fold: Fold| [fold.fit, fold.held_out].map(BTreeSet::from_iter);
+        let before = stratified(&labels, Some(&groups), count).into_iter().map(here);
+        let after = stratified(&of(&labels), Some(&of(&groups)), count).into_iter().map(there);
+        prop_assert!(before.eq(after));
+        let before = hold_out(&labels, Some(&groups), fraction, seed);
+        prop_assert_eq!(here(before), there(hold_out(&of(&labels), Some(&of(&groups)), fraction, seed)));
+    }
+
+    #[test]
+    fn without_groups_each_row_is_one((labels, _) in rows(), count in 2usize..6, fraction in 0.0f64..1.0, seed: u64) {
+        let each: Vec<u32> = (0..labels.len() as u32).collect();
+        prop_assert_eq!(stratified(&labels, None, count), stratified(&labels, Some(&each), count));
+        prop_assert_eq!(hold_out(&labels, None, fraction, seed), hold_out(&labels, Some(&each), fraction, seed));
+    }
+
+    #[test]
+    fn what_is_held_out_is_the_fraction_and_no_group_could_bring_it_nearer(
+        (labels, groups) in rows(), fraction in 0.0f64..1.0, seed: u64,
+    ) {
+        let parts = hold_out(&labels, Some(&groups), fraction, seed);
+        check(&labels, &groups, &parts);
+        let uneven = |rows: &[usize]| unevenness(&labels, rows, fraction);
+        for rows in members(&groups) {
+            let held = parts.held_out.contains(&rows[0]);
+            if held || may_join(&labels, &parts.held_out, &rows) {
+                let (before, after) = (uneven(&parts.held_out), uneven(&turned(&parts.held_out, &rows)));
+                prop_assert!(after > before - 1e-9, "{rows:?} {parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_even_groups_the_fraction_of_each_class_is_held_out_rounded_and_those_that_the_seed_orders_first(
+        of_class in prop::collection::vec(0usize..15, 1..4), size in 1usize..5, tenths in 0u32..10, seed: u64,
+    ) {
+        let (labels, groups) = even(&of_class, size);
+        let fraction = f64::from(tenths) / 10.0;
+        let held_out = hold_out(&labels, Some(&groups), fraction, seed).held_out;
+        for (class, &n) in (0u32..).zip(&of_class) {
+            let own = labels.iter().zip(&groups).filter(|(label, _)| **label == class).map(|(_, &group)| group);
+            let mut own: Vec<u32> = own.collect::<BTreeSet<_>>().into_iter().collect();
+            own.sort_by_key(|&group| Keyed::new(&[seed, u64::from(group)]).next());
+            own.truncate(((n as f64 * fraction).round() as usize).min(n.saturating_sub(1)));
+            let found = held_out.iter().filter(|&&row| labels[row] == class).map(|&row| groups[row]);
+            prop_assert_eq!(found.collect::<BTreeSet<_>>(), own.into_iter().collect());
+        }
+    }
+}
+
+/// A patient with photos of two classes: dealt class by class it lay on both sides.
+#[test]
+fn a_group_of_two_classes_is_held_out_whole() {
+    let labels = [0, 0, 0, 0, 1, 1, 1, 1];
+    let groups = [0, 0, 1, 2, 0, 0, 3, 4];
+    for count in 2..5 {
+        let folds = stratified(&labels, Some(&groups), count);
+        folds.iter().for_each(|fold| check(&labels, &groups, fold));
+        let with = folds.iter().filter(|fold| fold.held_out.contains(&0));
+        assert_eq!(with.map(|fold| fold.held_out.contains(&5)).collect::<Vec<_>>(), [true], "{folds:?}");
+    }
+}
+
+/// Of 12 rows in groups of 6, 2, 2 and 2, two folds of 6 can be made; in turn they would hold 8 and 4.
+#[test]
+fn unequal_groups_make_folds_of_one_size() {
+    let groups = [9, 1, 1, 9, 9, 2, 2, 9, 9, 3, 3, 9];
+    for Fold { fit, held_out } in stratified(&[0; 12], Some(&groups), 2) {
+        assert_eq!((fit.len(), held_out.len()), (6, 6));
+    }
+}
+
+#[test]
+fn a_group_that_a_class_cannot_miss_is_always_fitted_on() {
+    // Group 5 has the only photos of class 1, beside others of class 0.
+    let (labels, groups) = ([0, 0, 1, 0, 0, 0], [5, 5, 5, 6, 7, 8]);
+    for Fold { fit, .. } in stratified(&labels, Some(&groups), 3) {
+        assert_eq!(fit[..3], [0, 1, 2]);
+    }
+    assert_eq!(hold_out(&labels, Some(&groups), 0.9, 3).fit[..3], [0, 1, 2]);
+}
+
+#[test]
+fn another_seed_holds_out_other_groups() {
+    let labels = [0; 100];
+    let groups: Vec<u32> = (0..100).map(|row| row / 2).collect();
+    let held_out = |seed| hold_out(&labels, Some(&groups), 0.3, seed).held_out;
+    assert_eq!((held_out(0).len(), held_out(1).len()), (30, 30));
+    assert_ne!(held_out(0), held_out(1));
+}
+
+#[test]
+#[should_panic = "a group's number for each row"]
+fn a_group_is_named_for_each_row() {
+    let _ = stratified(&[0, 1], Some(&[0]), 2);
+}
+
+#[test]
+#[should_panic = "there is a fold at least"]
+fn no_folds_are_an_error() {
+    let _ = stratified(&[0, 1], None, 0);
+}
