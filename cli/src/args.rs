@@ -356,3 +356,6 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "S", default_value_t = 4.0)]
     pub(crate) seconds: f64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,10 @@
 //! Heads against each other, through the program.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
-use crate::support::{CLASSES, Done, Project, SAME_BYTES, demo};
+use crate::support::{CLASSES, Done, Project, SAME_BYTES, demo, fields};
 use headstock_train::metrics::Metrics;
-
-/// A project with features made elsewhere in place of photos: those of `reference/NAME.npz`.
-fn given(name: &str) -> Project {
-    let project = Project::new(0);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../reference/{name}.npz"));
-    fs::copy(path, project.path("x.npz")).expect("a copy");
-    project.write("headstock.toml", "version = 1\n[data]\nfeatures = \"x.npz\"\n");
-    project
-}
 
 /// The figures of a candidate that changes nothing of its head's defaults.
 fn defaults_of(figures: &serde_json::Value, head: &str) -> serde_json::Value {
@@ -69,7 +60,7 @@ fn the_demo_is_compared_on_its_training_part_and_the_best_is_trained_on_all_of_i
 
 #[test]
 fn the_command_that_comes_next_trains_the_best() {
-    let project = given("compare/overlapping");
+    let project = Project::given("compare/overlapping");
     let done = project.run(&["compare", "--heads", "svm", "--set", "split.seed=3", "--json"]).ok();
     let next = done.stdout.lines().find(|line| line.contains(" train ")).unwrap();
     let words: Vec<String> =
@@ -86,7 +77,7 @@ fn the_command_that_comes_next_trains_the_best() {
 
 #[test]
 fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
-    let project = given("compare/overlapping");
+    let project = Project::given("compare/overlapping");
     let arguments = ["compare", "--heads", "linear,mlp,svm", "--all", "--by", "log-loss", "--json"];
     let done = project.run(&[&arguments[..], &["--out", "tables/all.csv"]].concat()).ok();
     let figures = done.json();
@@ -129,7 +120,7 @@ fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
 #[test]
 fn what_may_be_as_good_as_the_best_is_marked_and_what_is_worse_is_not() {
     for name in ["compare/overlapping", "feature_file/separable"] {
-        let project = given(name);
+        let project = Project::given(name);
         let done = project.run(&["compare", "--heads", "linear,svm", "--folds", "3", "--all", "--json"]).ok();
         let figures = done.json();
         let (candidates, rows) = (figures["candidates"].as_array().unwrap(), rows(&done));
@@ -147,7 +138,7 @@ fn what_may_be_as_good_as_the_best_is_marked_and_what_is_worse_is_not() {
 
 #[test]
 fn groups_are_kept_together_and_those_that_the_split_divides_are_told() {
-    let project = given("compare/grouped");
+    let project = Project::given("compare/grouped");
     let done = project.run(&["compare", "--heads", "linear", "--json"]).ok();
     assert_eq!(done.json()["groups"], 30);
     assert!(done.stdout.contains("135 samples in 30 groups"), "{}", done.stdout);
@@ -178,7 +169,7 @@ fn photos_of_a_table_have_groups_too_and_augmented_views_are_fitted_on() {
 
 #[test]
 fn a_budget_that_is_spent_at_once_leaves_nothing_to_compare() {
-    let project = given("compare/overlapping");
+    let project = Project::given("compare/overlapping");
     let done = project.run(&["compare", "--budget", "0"]).fails(2, &["--budget"]);
     assert_eq!(done.stdout, "");
     let long = project.run(&["compare", "--heads", "linear,svm", "--budget", "1e6"]).ok();
@@ -190,7 +181,7 @@ fn a_budget_that_is_spent_at_once_leaves_nothing_to_compare() {
 
 #[test]
 fn what_cannot_be_compared_is_refused_before_the_work() {
-    let project = given("compare/overlapping");
+    let project = Project::given("compare/overlapping");
     project.run(&["compare", "--heads", "linear,forest"]).fails(2, &["there is no head `forest`; known:"]);
     project.run(&["compare", "--heads", "svm,svm"]).fails(2, &["`svm` is named twice"]);
     project.run(&["compare", "--folds", "1"]).fails(2, &["--folds"]);
@@ -198,4 +189,224 @@ fn what_cannot_be_compared_is_refused_before_the_work() {
     project.run(&["compare", "--run", "x"]).fails(2, &["--take-best"]);
     project.write("taken/file", "");
     project.run(&["compare", "--take-best", "--run", "taken"]).fails(2, &["taken is there already"]);
+}
+
+// effect: compare --folds, compare --seed
+#[test]
+fn folds_and_seed_are_those_of_scikit_learns_stratified_k_fold() {
+    let golden: BTreeMap<String, BTreeMap<String, f64>> =
+        serde_json::from_str(include_str!("../../../reference/compare/folds.json")).unwrap();
+    let project = Project::given("compare/overlapping");
+    let said: [(&str, u32, u32, &[&str]); 4] = [
+        ("5 folds, seed 0", 5, 0, &[]),
+        ("5 folds, seed 0", 5, 0, &["--folds", "5", "--seed", "0"]),
+        ("5 folds, seed 3", 5, 3, &["--seed", "3"]),
+        ("4 folds, seed 0", 4, 0, &["--folds", "4"]),
+    ];
+    for (name, folds, seed, more) in said {
+        let compare = ["compare", "--heads", "linear", "--set", "head.tol=1e-9", "--json"];
+        let done = project.run(&[&compare, more].concat()).ok();
+        let figures = done.json();
+        assert_eq!((&figures["folds"], &figures["seed"]), (&folds.into(), &seed.into()));
+        assert!(done.stdout.starts_with(&format!("{folds} folds of 135 samples, 3 classes; 3 candidates ")));
+        let candidates = figures["candidates"].as_array().unwrap();
+        let entry = candidates.iter().find(|entry| entry["parameters"]["C"] == 1.0).unwrap();
+        assert_eq!(entry["temperatures"].as_array().unwrap().len(), folds as usize);
+        for (figure, expected) in &golden[name] {
+            let found = entry[figure]["value"].as_f64().unwrap();
+            assert!((found - expected).abs() < 2e-5, "{name}, {figure}: {found}, not {expected}");
+        }
+    }
+}
+
+/// By which figure candidates are ordered, whether the highest is the best, and how the table calls it.
+const CRITERIA: [(&str, &str, bool, &str); 3] = [
+    ("accuracy", "accuracy", true, "accuracy"),
+    ("macro-f1", "macro_f1", true, "macro F1"),
+    ("log-loss", "log_loss", false, "log loss"),
+];
+
+// effect: compare --by, compare --all
+#[test]
+fn candidates_are_ordered_by_the_figure_that_is_asked_for() {
+    let project = Project::given("compare/overlapping");
+    let mut orders = Vec::new();
+    for (by, field, highest, called) in CRITERIA {
+        let compare = ["compare", "--heads", "knn,linear,nearest-mean,ridge", "--all", "--json"];
+        // Accuracy is what is meant where nothing is said.
+        let asked = if by == "accuracy" { vec![] } else { vec!["--by", by] };
+        let done = project.run(&[&compare[..], &asked].concat()).ok();
+        let figures = done.json();
+        assert_eq!(figures["by"], by);
+        assert!(done.stdout.contains(&format!("10 candidates compared by {called} in ")), "{}", done.stdout);
+        let candidates = figures["candidates"].as_array().unwrap();
+        let values: Vec<f64> =
+            candidates.iter().map(|entry| entry[field]["value"].as_f64().unwrap()).collect();
+        let sorted = values.is_sorted_by(|a, b| if highest { a >= b } else { a <= b });
+        assert!(sorted && values[0] != values[9], "{by}: {values:?}");
+        for entry in candidates {
+            let to_best = &entry[field]["to_best"];
+            let holds_0 = to_best["low"].as_f64() <= Some(0.0) && to_best["high"].as_f64() >= Some(0.0);
+            assert_eq!(entry["tied"], holds_0, "{by}: {entry}");
+        }
+        // The interval of that figure stands behind it.
+        let header = done.stdout.lines().find(|line| line.contains("to the best")).unwrap();
+        let words: Vec<&str> = header.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+        let mut expected = vec!["head", "accuracy", "macro F1", "log loss", "cal. error"];
+        expected.insert(expected.iter().position(|word| *word == called).unwrap() + 1, "to the best");
+        expected.extend(["fit", "predict", "size", "parameters"]);
+        assert_eq!(words, expected);
+        let line = done.stdout.lines().find(|line| line.contains(" .. ")).unwrap();
+        let to_best = &candidates[1][field]["to_best"];
+        let end = |name: &str| format!("{:+.3}", to_best[name].as_f64().unwrap());
+        assert!(line.contains(&format!("{:.3}  {} .. {}  ", values[1], end("low"), end("high"))), "{line}");
+        orders.push(
+            candidates
+                .iter()
+                .map(|entry| [&entry["head"], &entry["changed"]])
+                .map(|of| json_of(&of))
+                .collect::<Vec<_>>(),
+        );
+    }
+    // On this data the three figures do not agree: an order by another would have been seen.
+    assert!(orders[0] != orders[1] && orders[0] != orders[2] && orders[1] != orders[2]);
+}
+
+fn json_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("it is JSON")
+}
+
+// effect: compare --heads, compare --all
+#[test]
+fn the_heads_that_are_named_are_compared_or_all_and_each_has_a_row_for_its_best_or_for_every_candidate() {
+    let project = Project::given("feature_file/separable");
+    let compare = |more: &[&str]| project.run(&[&["compare", "--folds", "2", "--json"], more].concat()).ok();
+    let heads = |done: &Done| -> BTreeSet<String> {
+        let figures = done.json();
+        let all = figures["candidates"].as_array().unwrap();
+        all.iter().map(|entry| entry["head"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"];
+    let done = compare(&[]);
+    assert_eq!(heads(&done).iter().collect::<Vec<_>>(), all);
+    assert_eq!(rows(&done).len(), 8, "a row a head: {}", done.stdout);
+    let two = compare(&["--heads", "ridge,knn"]);
+    assert_eq!(heads(&two).iter().collect::<Vec<_>>(), ["knn", "ridge"]);
+    assert_eq!(rows(&two).len(), 2, "{}", two.stdout);
+    let every = compare(&["--heads", "ridge,knn", "--all"]);
+    assert_eq!(rows(&every).len(), 5, "four points of knn and one of ridge: {}", every.stdout);
+}
+
+// effect: compare --take-best, compare --run, compare --run x compare --take-best
+#[test]
+fn the_best_is_trained_into_the_run_that_is_named_or_the_next_of_its_head() {
+    let project = Project::given("compare/overlapping");
+    let compare = ["compare", "--heads", "linear,svm", "--json"];
+    let plain = project.run(&compare).ok();
+    assert!(plain.json().get("trained").is_none() && !project.path("runs").exists());
+    assert!(plain.stdout.contains("\nnext:\n  "), "{}", plain.stdout);
+    let best = &plain.json()["candidates"][0];
+    assert_eq!((&best["head"], &best["changed"]), (&"svm".into(), &serde_json::json!({ "C": 0.1 })));
+
+    let by_hand = ["train", "--head", "svm", "--set", "head.C=0.1", "--run", "by-hand", "--json"];
+    let by_hand = project.run(&by_hand).ok().json();
+    for (run, more) in [("named", vec!["--run", "named"]), ("runs/svm-1", vec![]), ("runs/svm-2", vec![])] {
+        let done = project.run(&[&compare[..], &["--take-best"], &more].concat()).ok();
+        assert!(!done.stdout.contains(" --head svm --set"), "it need not be said how: {}", done.stdout);
+        let trained = done.json()["trained"].clone();
+        assert_eq!((&trained["run"], &trained["head"]), (&run.into(), &"svm".into()));
+        assert_eq!(fields(&trained), fields(&by_hand));
+        for file in SAME_BYTES {
+            let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).unwrap();
+            assert!(read(run) == read("by-hand"), "{run}: {file}");
+        }
+    }
+}
+
+// effect: compare --budget
+#[test]
+fn a_budget_counts_in_seconds_and_one_that_is_large_leaves_nothing_out() {
+    let project = Project::given("feature_file/separable");
+    let compare = |budget| project.run(&["compare", "--folds", "2", "--heads", "knn", "--budget", budget]);
+    for spent in ["0", "0.000000001"] {
+        compare(spent).fails(2, &["the budget was spent before the first candidate could begin", "--budget"]);
+    }
+    let done = compare("100000").ok();
+    assert!(done.stdout.contains("; 4 candidates compared by accuracy"), "{}", done.stdout);
+    assert!(!done.stdout.contains("left out"), "{}", done.stdout);
+}
+
+// effect: --json, compare --out
+#[test]
+fn the_figures_of_a_comparison_are_these_fields() {
+    let project = Project::given("compare/grouped");
+    let compare = ["compare", "--heads", "knn,ridge", "--folds", "3", "--seed", "2", "--out", "c.json"];
+    let done = project.run(&[&compare[..], &["--json"]].concat()).ok();
+    let figures = done.json();
+    let mut expected: Vec<String> = [
+        "by",
+        "classes",
+        "comparison",
+        "coverage",
+        "features",
+        "folds",
+        "groups",
+        "resamples",
+        "samples",
+        "seconds",
+        "seed",
+        "views",
+        "candidates[].bytes",
+        "candidates[].changed",
+        "candidates[].changed.k",
+        "candidates[].changed.weights",
+        "candidates[].chosen",
+        "candidates[].chosen[].parameter",
+        "candidates[].chosen[].values",
+        "candidates[].fit_seconds",
+        "candidates[].head",
+        "candidates[].parameters.alpha",
+        "candidates[].parameters.alphas",
+        "candidates[].parameters.class_weight",
+        "candidates[].parameters.k",
+        "candidates[].parameters.metric",
+        "candidates[].parameters.weights",
+        "candidates[].predict_seconds",
+        "candidates[].state",
+        "candidates[].temperatures",
+        "candidates[].tied",
+        "candidates[].warnings",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for figure in ["accuracy", "ece", "log_loss", "macro_f1"] {
+        for of in ["value", "to_best.high", "to_best.low"] {
+            expected.push(format!("candidates[].{figure}.{of}"));
+        }
+    }
+    expected.sort();
+    // What no candidate changes is an empty table.
+    let mut found = fields(&figures);
+    found.push("candidates[].changed".into());
+    found.sort();
+    found.dedup();
+    assert_eq!(found, expected);
+    let mut whole = figures.clone();
+    let top = whole.as_object_mut().unwrap();
+    let candidates = top.remove("candidates").unwrap();
+    assert!(top.remove("seconds").unwrap().as_f64().unwrap() > 0.0);
+    let counts = serde_json::json!({
+        "comparison": 1, "by": "accuracy", "folds": 3, "seed": 2, "samples": 135, "groups": 30,
+        "classes": 3, "features": 4, "views": 0, "resamples": 2000, "coverage": 0.95,
+    });
+    assert_eq!(whole, counts);
+    let ridge = candidates.as_array().unwrap().iter().find(|entry| entry["head"] == "ridge").unwrap();
+    assert_eq!((&ridge["state"], &ridge["warnings"]), (&"compared".into(), &serde_json::json!([])));
+    // 4 weights for each of 3 classes and a bias each, in `f32`.
+    assert_eq!((&ridge["bytes"], &ridge["changed"]), (&60.into(), &serde_json::json!({})));
+    assert_eq!(ridge["chosen"][0]["parameter"], "alpha");
+    assert_eq!(ridge["chosen"][0]["values"].as_array().unwrap().len(), 3, "one a fold");
+    assert_eq!(ridge["parameters"]["alpha"], "auto");
+    let written: serde_json::Value = serde_json::from_str(&project.read("c.json")).unwrap();
+    assert_eq!(written, figures);
 }

@@ -1,5 +1,6 @@
 //! A small data set and the command, for tests.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -61,6 +62,15 @@ impl Project {
         }
         project.weights("backbone");
         project.write("headstock.toml", &Self::config("folder = \"photos\""));
+        project
+    }
+
+    /// Without photos: features made elsewhere, those of `reference/NAME.npz`, as `x.npz`. Its commands take milliseconds.
+    pub(crate) fn given(name: &str) -> Self {
+        let project = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../reference/{name}.npz"));
+        fs::copy(path, project.path("x.npz")).expect("a copy");
+        project.write("headstock.toml", "version = 1\n[data]\nfeatures = \"x.npz\"\n");
         project
     }
 
@@ -148,6 +158,33 @@ impl Project {
             Err(error) => panic!("{cache}: {error}"),
         }
     }
+}
+
+/// Every field of `value` by its path, sorted: `counts.train`, `candidates[].head`.
+pub(crate) fn fields(value: &serde_json::Value) -> Vec<String> {
+    fn walk(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                object.iter().for_each(|(key, value)| walk(value, &format!("{path}{dot}{key}"), found));
+            }
+            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+                items.iter().for_each(|item| walk(item, &format!("{path}[]"), found));
+            }
+            _ => {
+                found.insert(path.to_owned());
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(value, "", &mut found);
+    found.into_iter().collect()
+}
+
+/// The rows of a table below its header, by the header's names.
+pub(crate) fn table(text: &str) -> Vec<BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    reader.deserialize().map(|row| row.unwrap_or_else(|error| panic!("{error}: {text}"))).collect()
 }
 
 pub(crate) fn done(command: &mut Command) -> Done {
