@@ -24,20 +24,24 @@ struct Lines(Arc<Bars>);
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let (level, target) = (*event.metadata().level(), event.metadata().target());
-        // What other crates complain of comes back as an error, and is told then with what it means.
-        if level > Level::INFO || !target.starts_with("headstock") {
-            return;
-        }
+        let Some(kind) = kind(*event.metadata().level(), event.metadata().target()) else { return };
         let mut message = Message::default();
         event.record(&mut message);
-        let kind = match level {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            _ => "note",
-        };
         self.0.print(&format!("{kind}: {}", message.0));
     }
+}
+
+/// What a line of this level is called; none where it is not shown.
+fn kind(level: Level, target: &str) -> Option<&'static str> {
+    // What other crates complain of comes back as an error, and is told then with what it means.
+    if level > Level::INFO || !target.starts_with("headstock") {
+        return None;
+    }
+    Some(match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        _ => "note",
+    })
 }
 
 /// The text of an event.
@@ -58,6 +62,17 @@ pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
         // Whoever read our output has seen enough.
         return ExitCode::SUCCESS;
     }
+    bars.print(&text(error));
+    ExitCode::from(match error.downcast_ref::<TrainError>().map(TrainError::kind) {
+        Some(Kind::Usage) => 2,
+        Some(Kind::Data) => 3,
+        Some(Kind::Hub) => 4,
+        Some(Kind::Failed) | None => 1,
+    })
+}
+
+/// The error, and below it what it comes from.
+fn text(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
     let mut before = error.to_string();
     for cause in error.chain().skip(1) {
@@ -68,29 +83,8 @@ pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
         }
         before = cause;
     }
-    bars.print(&text);
-    ExitCode::from(match error.downcast_ref::<TrainError>().map(TrainError::kind) {
-        Some(Kind::Usage) => 2,
-        Some(Kind::Data) => 3,
-        Some(Kind::Hub) => 4,
-        Some(Kind::Failed) | None => 1,
-    })
+    text
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn a_broken_pipe_is_forgiven_on_stdout_alone() {
-        let bars = Bars::new();
-        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-        assert_eq!(report(&StdoutError::from(broken()).into(), &bars), ExitCode::SUCCESS);
-        let socket = TrainError::Io { action: "read", path: "x.npz".into(), source: broken() };
-        assert_eq!(report(&socket.into(), &bars), ExitCode::from(1));
-        let full = io::Error::from(io::ErrorKind::StorageFull);
-        assert_eq!(report(&StdoutError::from(full).into(), &bars), ExitCode::from(1));
-    }
-}
+mod tests;

@@ -76,6 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_reader_who_left_is_one() {
+        let of = |kind| StdoutError::from(io::Error::from(kind)).reader_left();
+        assert!(of(io::ErrorKind::BrokenPipe) && !of(io::ErrorKind::StorageFull));
+    }
+
+    #[test]
     fn control_characters_are_escaped_and_letters_are_not() {
         assert_eq!(Shown("a\nb\u{1b}[31m\u{9b}\tGröße 猫").to_string(), r"a\nb\u{1b}[31m\u{9b}\tGröße 猫");
     }

@@ -112,3 +112,57 @@ impl Progress for Bars {
         self.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the bar is, how far it goes, and what it is called.
+    fn shown(bars: &Bars) -> Option<(u64, Option<u64>, String, String)> {
+        bars.slot().as_ref().map(|bar| (bar.position(), bar.length(), bar.prefix(), bar.message()))
+    }
+
+    fn at(
+        position: u64,
+        length: Option<u64>,
+        prefix: &str,
+        unit: &str,
+    ) -> Option<(u64, Option<u64>, String, String)> {
+        Some((position, length, prefix.to_owned(), unit.to_owned()))
+    }
+
+    #[test]
+    fn a_phase_has_a_bar_that_goes_on_by_steps_until_it_ends() {
+        let bars = Bars::new();
+        assert_eq!(shown(&bars), None);
+        // Without a phase there is nothing to move.
+        bars.step(1);
+        bars.begin("computing features", 10, "photos");
+        assert_eq!(shown(&bars), at(0, Some(10), "computing features", "photos"));
+        bars.step(3);
+        bars.step(4);
+        assert_eq!(shown(&bars), at(7, Some(10), "computing features", "photos"));
+        bars.begin("fitting", 0, "steps");
+        assert_eq!(shown(&bars), at(0, None, "fitting", "steps"), "of an unknown length");
+        bars.reach(5, 20);
+        assert_eq!(shown(&bars), at(5, Some(20), "fitting", "steps"), "where a fit says how far it is");
+        bars.reach(6, 20);
+        bars.reach(7, 30);
+        assert_eq!(shown(&bars), at(7, Some(30), "fitting", "steps"));
+        Progress::end(&bars);
+        assert_eq!(shown(&bars), None);
+    }
+
+    #[test]
+    fn a_download_has_a_bar_of_its_bytes() {
+        let bars = Bars::new();
+        bars.start("model.safetensors", Some(1000));
+        bars.advance(300);
+        bars.advance(200);
+        assert_eq!(shown(&bars), at(500, Some(1000), "downloading model.safetensors", ""));
+        bars.finish();
+        assert_eq!(shown(&bars), None);
+        bars.start("config.json", None);
+        assert_eq!(shown(&bars), at(0, None, "downloading config.json", ""));
+    }
+}

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Session, counted, program, quoted, train};
 use crate::args::{By, CompareArgs};
-use crate::output::{Output, Shown, StdoutError};
+use crate::output::Shown;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -41,7 +41,9 @@ pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Resu
     }
     let rows = if args.all { comparison.candidates.iter().collect() } else { comparison.best_of_heads() };
     warn(&rows);
-    show(&comparison, &rows, session.output)?;
+    for line in lines_of(&comparison, &rows) {
+        session.output.line(line)?;
+    }
 
     let Some(best) = comparison.best() else {
         session.output.figures(&Figures { comparison: &comparison, trained: None })?;
@@ -88,7 +90,8 @@ fn named(entry: &Entry) -> String {
     }
 }
 
-fn show(comparison: &Comparison, rows: &[&Entry], out: &mut Output) -> Result<(), StdoutError> {
+/// The table and what is told around it, a line each.
+fn lines_of(comparison: &Comparison, rows: &[&Entry]) -> Vec<String> {
     let groups = match comparison.groups {
         Some(groups) => format!(" in {}", counted(groups, "group")),
         None => String::new(),
@@ -98,38 +101,36 @@ fn show(comparison: &Comparison, rows: &[&Entry], out: &mut Output) -> Result<()
         Criterion::MacroF1 => "macro F1",
         Criterion::LogLoss => "log loss",
     };
-    out.line(format!(
+    let mut lines = vec![format!(
         "{} folds of {}{groups}, {} classes; {} compared by {by} in {:.1} s\n",
         comparison.folds,
         counted(comparison.samples, "sample"),
         comparison.classes,
         counted(comparison.candidates.iter().filter(|entry| entry.judged().is_some()).count(), "candidate"),
         comparison.seconds
-    ))?;
+    )];
     let judged: Vec<(&Entry, &Judged)> =
         rows.iter().filter_map(|entry| Some((*entry, entry.judged()?))).collect();
     if !judged.is_empty() {
-        for line in table(comparison.by, &judged) {
-            out.line(line)?;
-        }
+        lines.extend(table(comparison.by, &judged));
     }
     for entry in rows {
         if let State::Failed { error } = &entry.state {
-            out.line(format!("  {} failed: {}", named(entry), Shown(error)))?;
+            lines.push(format!("  {} failed: {}", named(entry), Shown(error)));
         }
     }
     if judged.iter().skip(1).any(|(_, judged)| judged.tied) {
-        out.line(format!(
+        lines.push(format!(
             "\n~ may be as good as the best: the {:.0} % interval of the difference holds 0",
             comparison.coverage * 100.0
-        ))?;
+        ));
     }
     let left_out: Vec<String> =
         comparison.candidates.iter().filter(|e| e.state == State::LeftOut).map(named).collect();
     if !left_out.is_empty() {
-        out.line(format!("\nleft out, the budget was spent: {}", left_out.join(", ")))?;
+        lines.push(format!("\nleft out, the budget was spent: {}", left_out.join(", ")));
     }
-    Ok(())
+    lines
 }
 
 /// A line a candidate below a header; the interval stands beside the figure that candidates are ordered by.
@@ -230,11 +231,94 @@ fn training(best: &Entry, settings: &Settings, session: &Session<'_>) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use headstock_train::compare::Interval;
+
     use super::*;
 
     #[test]
     fn sizes_are_told_in_the_unit_that_fits() {
         let shown = [0, 1023, 1024, 82_000, 6 << 20, 5 << 30].map(size);
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "80.1 KiB", "6.0 MiB", "5.0 GiB"]);
+    }
+
+    fn figure(value: f64) -> Figure {
+        Figure { value, to_best: Interval { low: -value, high: value / 2.0 } }
+    }
+
+    fn entry(head: &str, changed: &str, state: State) -> Entry {
+        let changed: toml::Table = changed.parse().unwrap();
+        Entry { head: head.into(), parameters: changed.clone(), changed, state }
+    }
+
+    fn judged(accuracy: f64, tied: bool) -> State {
+        State::Compared(Box::new(Judged {
+            accuracy: figure(accuracy),
+            macro_f1: figure(0.25),
+            log_loss: figure(0.5),
+            ece: figure(0.125),
+            tied,
+            temperatures: vec![1.0, 2.0],
+            fit_seconds: 1.5,
+            predict_seconds: 0.0625,
+            bytes: 2048,
+            chosen: Vec::new(),
+            warnings: Vec::new(),
+        }))
+    }
+
+    fn comparison(candidates: Vec<Entry>) -> Comparison {
+        Comparison {
+            comparison: 1,
+            by: Criterion::Accuracy,
+            folds: 2,
+            seed: 0,
+            samples: 1,
+            groups: None,
+            classes: 3,
+            features: 4,
+            views: 0,
+            resamples: 10,
+            coverage: 0.95,
+            seconds: 2.25,
+            candidates,
+        }
+    }
+
+    #[test]
+    fn the_table_shows_what_was_compared_what_failed_and_what_the_budget_left_out() {
+        let all = comparison(vec![
+            entry("svm", "C = 0.5", judged(0.75, true)),
+            entry("linear", "", judged(0.625, true)),
+            entry("knn", "k = 3", judged(0.5, false)),
+            entry("lda", "", State::Failed { error: "no\tvariance".into() }),
+            entry("mlp", "", State::LeftOut),
+            entry("mlp", "hidden = 8", State::LeftOut),
+        ]);
+        let rows: Vec<&Entry> = all.candidates.iter().collect();
+        let lines = lines_of(&all, &rows);
+        let expected = [
+            "2 folds of 1 sample, 3 classes; 3 candidates compared by accuracy in 2.2 s\n",
+            "  head    accuracy       to the best  macro F1  log loss  cal. error     fit  predict     size  parameters",
+            "  svm        0.750              best     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  C = 0.5",
+            "~ linear     0.625  -0.625 .. +0.312     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB",
+            "  knn        0.500  -0.500 .. +0.250     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  k = 3",
+            r"  lda failed: no\tvariance",
+            "\n~ may be as good as the best: the 95 % interval of the difference holds 0",
+            "\nleft out, the budget was spent: mlp, mlp (hidden = 8)",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_best_alone_is_as_good_as_no_other() {
+        let mut one = comparison(vec![entry("svm", "", judged(0.75, true))]);
+        (one.groups, one.by, one.samples) = (Some(1), Criterion::LogLoss, 9);
+        let lines = lines_of(&one, &one.candidates.iter().collect::<Vec<_>>());
+        let expected =
+            "2 folds of 9 samples in 1 group, 3 classes; 1 candidate compared by log loss in 2.2 s\n";
+        assert_eq!((lines.len(), lines[0].as_str()), (3, expected), "no line about ties: {lines:#?}");
+        let failed = comparison(vec![entry("lda", "", State::Failed { error: "singular".into() })]);
+        let lines = lines_of(&failed, &failed.candidates.iter().collect::<Vec<_>>());
+        assert_eq!(lines[1..], ["  lda failed: singular"], "no empty table");
     }
 }

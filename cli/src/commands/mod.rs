@@ -118,7 +118,7 @@ fn quoted(text: impl Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::*;
 
     #[test]
     fn what_a_shell_would_take_apart_is_quoted() {
@@ -128,5 +128,21 @@ mod tests {
         assert_eq!(quoted("my run"), "'my run'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn one_is_one_and_all_other_numbers_are_many() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "photo")), ["0 photos", "1 photo", "2 photos"]);
+    }
+
+    #[test]
+    fn figures_stand_behind_their_names() {
+        let metrics = Metrics { top1: 0.1, top5: 0.2, macro_f1: 0.3, log_loss: 0.4, ece: 0.5 };
+        let line = "top-1 0.100   top-5 0.200   macro F1 0.300   log loss 0.400   calibration error 0.500";
+        assert_eq!(line_of(&metrics), line);
+        let of = |coverage, mean_size| SetMetrics { coverage, mean_size, empty: 0.9 };
+        let sets = ConformalMetrics { coverage: 0.95, lac: of(0.1, 1.5), aps: of(0.2, 2.5) };
+        let line = "sets that are to hold the class 0.95 of the time: lac 0.100 with 1.50 classes, aps 0.200 with 2.50 classes";
+        assert_eq!(line_of_sets(&sets), line);
     }
 }

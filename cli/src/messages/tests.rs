@@ -1,0 +1,86 @@
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use headstock_backbone::BackboneError;
+use headstock_heads::HeadError;
+use headstock_loader::DecodeError;
+use headstock_train::Unreadable;
+use headstock_train::config::ConfigError;
+
+use super::*;
+
+fn status(error: impl Into<anyhow::Error>) -> ExitCode {
+    report(&error.into(), &Bars::new())
+}
+
+#[test]
+fn a_broken_pipe_is_forgiven_on_stdout_alone() {
+    let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+    assert_eq!(status(StdoutError::from(broken())), ExitCode::SUCCESS);
+    let socket = TrainError::Io { action: "read", path: "x.npz".into(), source: broken() };
+    assert_eq!(status(socket), ExitCode::from(1));
+    let full = io::Error::from(io::ErrorKind::StorageFull);
+    assert_eq!(status(StdoutError::from(full)), ExitCode::from(1));
+}
+
+#[test]
+fn each_kind_of_error_has_the_exit_status_that_help_names() {
+    let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+    let io = TrainError::Io { action: "write", path: "x".into(), source: denied() };
+    let cache = redb::Error::Io(denied());
+    let failed = vec![
+        io,
+        TrainError::Format { path: "x".into(), problem: "cut off".into() },
+        TrainError::Cache { path: "x".into(), source: Box::new(cache) },
+        HeadError::Diverged("the loss is NaN".into()).into(),
+        HeadError::Tensor { name: "weight".into(), problem: "is missing".into() }.into(),
+        BackboneError::Pixels("too few".into()).into(),
+    ];
+    let value = || "0".to_owned();
+    let usage = vec![
+        ConfigError::Missing("headstock.toml".into()).into(),
+        TrainError::Usage("give another".into()),
+        HeadError::Parameter { parameter: "C", value: value(), expected: "must be above 0" }.into(),
+        HeadError::Config { kind: "svm", message: "unknown key".into() }.into(),
+    ];
+    let unreadable = Unreadable(vec![(PathBuf::from("a.jpg").into(), DecodeError::Io(denied()))]);
+    let data = vec![
+        TrainError::Unreadable(unreadable),
+        TrainError::Data("one class only".into()),
+        HeadError::Data("no row".into()).into(),
+        HeadError::Width { expected: 4, found: 3 }.into(),
+    ];
+    for (code, errors) in [(1, failed), (2, usage), (3, data)] {
+        for error in errors {
+            let told = error.to_string();
+            assert_eq!(status(error), ExitCode::from(code), "{told}");
+        }
+    }
+    assert_eq!(status(anyhow::anyhow!("something else")), ExitCode::from(1));
+    // What is told around an error does not change what it is.
+    let within = anyhow::Error::from(TrainError::Data("no photos".into())).context("failed to begin");
+    assert_eq!(status(within), ExitCode::from(3));
+}
+
+#[test]
+fn an_error_is_told_with_what_it_comes_from_and_nothing_twice() {
+    let source = || io::Error::other("the disk is gone");
+    let error = TrainError::Io { action: "read", path: "x.npz".into(), source: source() };
+    assert_eq!(text(&error.into()), "error: failed to read x.npz\n  because: the disk is gone");
+    // A transparent error is its source.
+    let transparent = TrainError::from(HeadError::Data("no row".into()));
+    assert_eq!(text(&transparent.into()), "error: no row");
+    let repeated: Result<(), _> = Err(source());
+    let repeated = repeated.context("failed: the disk is gone").context("failed to begin").unwrap_err();
+    assert_eq!(text(&repeated), "error: failed to begin\n  because: failed: the disk is gone");
+}
+
+#[test]
+fn lines_of_ours_are_told_by_their_level_and_those_of_other_crates_are_not() {
+    let ours = "headstock_train::fit";
+    let told =
+        [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE].map(|level| kind(level, ours));
+    assert_eq!(told, [Some("error"), Some("warning"), Some("note"), None, None]);
+    assert_eq!(kind(Level::ERROR, "hyper::client"), None);
+}
