@@ -38,7 +38,7 @@ def figures(logits, labels, classes):
         "accuracy": accuracy_score(labels, predicted),
         "macro_f1": f1_score(labels, predicted, average="macro"),
         "log_loss": log_loss(labels, probabilities, labels=range(classes)),
-        "ece": calibration_error(probabilities.astype(np.float64), labels),
+        "ece": calibration_error(probabilities, labels),
     }
 
 

@@ -1,8 +1,7 @@
 //! A run, tested anew.
 
-use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headstock_heads::Registry;
 
@@ -13,8 +12,8 @@ use crate::fit::logits;
 use crate::matrix::Matrix;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::{ConformalMetrics, Run, SplitRow};
-use crate::samples::{Inputs, Part, Samples, root_of_files};
+use crate::run::{ConformalMetrics, Run, TrainedOn};
+use crate::samples::{Inputs, Part, Samples};
 
 /// What testing a run anew gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,10 +28,13 @@ pub struct Evaluation {
     pub skipped: usize,
     /// Whether these are the paths that the run was tested on, with the same classes.
     pub same_samples: bool,
+    /// How many of the samples the run was trained on, and the figures of the others; none where it is not known.
+    pub trained_on: Option<TrainedOn>,
 }
 
 /// Tests a run anew: on the test part that its `split.csv` lists when `settings` name the run's own data, else on the test
-/// part of theirs. Photos that the run was trained on are counted in a warning.
+/// part of theirs. Photos that the run was trained on are counted by their content, in a warning too, and the others have figures of
+/// their own.
 ///
 /// # Errors
 /// [`TrainError`]; [`TrainError::Data`] when photos are gone, or the classes are not those of the run.
@@ -49,9 +51,7 @@ pub fn evaluate(
     let (samples, inputs) = if is_own {
         Samples::of_run(settings, &model.record.classes, &split, progress)?
     } else {
-        let (samples, inputs) = others(settings, &model.record.classes, progress)?;
-        warn_of_trained_on(&inputs, &own, &split);
-        (samples, inputs)
+        others(settings, &model.record.classes, progress)?
     };
 
     let stock = model.stock(settings, progress)?;
@@ -70,14 +70,27 @@ pub fn evaluate(
         return Err(TrainError::Data("no photo of the test part can be read".into()));
     }
     let predictions = model.predictions(&logits(model.head.as_ref(), &matrix, &present)?)?;
-    drop((matrix, temporary));
     let labels = samples.labels(&present);
+    let content = |row: usize| matrix.content(present[row]);
+    let trained_on = match run.trained_on(progress)? {
+        Some(known) => Some(TrainedOn::of(&known, model, &predictions, &labels, content)?),
+        None => None,
+    };
+    if let Some(known) = trained_on.filter(|known| known.samples > 0) {
+        tracing::warn!(
+            "the run was trained on {} of these {} photos: the figures flatter it",
+            known.samples,
+            labels.len()
+        );
+    }
+    drop((matrix, temporary));
     Ok(Evaluation {
         metrics: predictions.metrics(&labels),
         conformal: ConformalMetrics::of(model, &predictions, &labels)?,
         samples: present.len(),
         skipped: count - present.len(),
         same_samples: is_own && present.len() == count,
+        trained_on,
     })
 }
 
@@ -101,23 +114,6 @@ fn others(
     let tested = samples.of(Part::Test);
     let rows = tested.iter().map(|&row| samples.rows[row].clone()).collect();
     Ok((Samples { rows, ..samples }, inputs.only(&tested)))
-}
-
-/// Counts photos that lie where the run's training photos do. Those of shards are not known by their paths.
-fn warn_of_trained_on(inputs: &Inputs, own: &Settings, split: &[SplitRow]) {
-    let Some(root) = root_of_files(&own.source) else { return };
-    let trained = split.iter().filter(|row| row.split == Part::Train.as_str());
-    let trained: HashSet<PathBuf> =
-        trained.filter_map(|row| root.join(&row.path).canonicalize().ok()).collect();
-    let photos = inputs.photos().unwrap_or_default();
-    let files = photos.iter().filter_map(|photo| photo.file()?.canonicalize().ok());
-    let known = files.filter(|file| trained.contains(file)).count();
-    if known > 0 {
-        tracing::warn!(
-            "the run was trained on {known} of these {} photos: the figures flatter it",
-            photos.len()
-        );
-    }
 }
 
 /// Whether files can be made in a folder.

@@ -36,6 +36,8 @@ pub mod metrics;
 mod predict;
 mod prepared;
 mod progress;
+#[cfg(test)]
+mod recording;
 mod report;
 pub mod run;
 pub mod samples;
@@ -43,6 +45,7 @@ mod score;
 mod signatures;
 mod table;
 mod throughput;
+mod trained_on;
 mod tune;
 
 pub use error::{Kind, TrainError, Unreadable};

@@ -8,6 +8,7 @@ use crate::features::{Features, Stock, View};
 use crate::progress::Progress;
 use crate::samples::Inputs;
 use crate::table::Table;
+use crate::trained_on::{Content, of_features};
 
 /// The features of samples.
 pub(crate) enum Matrix {
@@ -58,6 +59,14 @@ impl Matrix {
         match self {
             Self::Cached(features) => rows.into_iter().filter(|&row| features.has(row)).collect(),
             Self::Given(_) => rows,
+        }
+    }
+
+    /// What a sample is, by content; none for a photo that cannot be read.
+    pub(crate) fn content(&self, row: usize) -> Option<Content> {
+        match self {
+            Self::Cached(features) => features.hashes()[row],
+            Self::Given(table) => Some(of_features(table.row(row))),
         }
     }
 

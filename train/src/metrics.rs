@@ -74,6 +74,16 @@ impl Predictions {
         Self { predicted: predicted.collect(), probabilities, classes }
     }
 
+    /// Those of some samples.
+    pub(crate) fn only(&self, samples: &[usize]) -> Self {
+        let row = |&sample: &usize| &self.probabilities[sample * self.classes..][..self.classes];
+        Self {
+            probabilities: samples.iter().flat_map(row).copied().collect(),
+            predicted: samples.iter().map(|&sample| self.predicted[sample]).collect(),
+            classes: self.classes,
+        }
+    }
+
     /// The probabilities of each sample.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.probabilities.chunks_exact(self.classes)
@@ -115,4 +125,89 @@ impl Predictions {
 fn rank(row: &[f32], label: u32) -> usize {
     let own = row[label as usize];
     row.iter().enumerate().filter(|&(class, &p)| p > own || (p == own && class < label as usize)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Case {
+        classes: usize,
+        probabilities: Vec<f32>,
+        labels: Vec<u32>,
+        predicted: Vec<u32>,
+        confusion: Vec<Vec<usize>>,
+        #[serde(flatten)]
+        figures: Metrics,
+    }
+
+    #[test]
+    fn figures_with_ties_absent_classes_and_confidences_on_edges_are_scikit_learns_and_guos() {
+        let text = include_str!("../../reference/metrics/probabilities.json");
+        let cases: BTreeMap<String, Case> = serde_json::from_str(text).unwrap();
+        assert_eq!(cases.len(), 7);
+        for (name, case) in cases {
+            let logits = Logits::new(case.probabilities.clone(), case.classes).unwrap();
+            let predictions = Predictions::with(case.probabilities, &logits);
+            assert_eq!(predictions.predicted, case.predicted, "{name}");
+            assert_eq!(predictions.confusion(&case.labels), case.confusion, "{name}");
+            let (found, expected) = (predictions.metrics(&case.labels), case.figures);
+            for (figure, found, expected) in [
+                ("top1", found.top1, expected.top1),
+                ("top5", found.top5, expected.top5),
+                ("macro F1", found.macro_f1, expected.macro_f1),
+                ("log loss", found.log_loss, expected.log_loss),
+                ("ece", found.ece, expected.ece),
+            ] {
+                // log_loss normalises probabilities once more, in single precision.
+                assert!((found - expected).abs() < 1e-6, "{name}, {figure}: {found}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_label_is_among_the_five_when_fewer_than_five_classes_are_before_it() {
+        // Class 7 is the most probable; 1, 2 and 3 are equal; then 0, 4, 5 and 6 are.
+        let row = vec![0.05, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.35];
+        let predictions = Predictions::with(row.clone(), &Logits::new(row, 8).unwrap());
+        let top5 = |label: u32| predictions.metrics(&[label]).top5;
+        assert_eq!([7, 1, 2, 3, 0].map(top5), [1.0; 5]);
+        assert_eq!([4, 5, 6].map(top5), [0.0; 3]);
+    }
+
+    /// Isotonic probabilities of two classes may be equal where their logits are not.
+    #[test]
+    fn among_equal_probabilities_the_higher_logit_is_predicted_and_is_among_the_five() {
+        let logits = Logits::new(vec![0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3], 7).unwrap();
+        let predictions = Predictions::with(vec![1.0 / 7.0; 7], &logits);
+        assert_eq!(predictions.predicted, [6]);
+        let figures = |label: u32| (predictions.metrics(&[label]).top1, predictions.metrics(&[label]).top5);
+        assert_eq!(figures(6), (1.0, 1.0));
+        assert_eq!(figures(5), (0.0, 0.0));
+    }
+
+    #[test]
+    fn some_samples_have_the_figures_that_they_have_alone() {
+        let logits = |rows: &[[f32; 2]]| Logits::new(rows.concat(), 2).unwrap();
+        let all = Predictions::new(&logits(&[[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]]));
+        assert_eq!(all.only(&[2, 0]), Predictions::new(&logits(&[[0.0, 3.0], [0.0, 1.0]])));
+        assert_eq!(all.only(&[2, 0]).predicted, [1, 1]);
+    }
+
+    #[test]
+    fn calibrated_predictions_are_the_calibrations_probabilities() {
+        let logits = Logits::new(vec![2.0, 0.0, 0.0, 4.0], 2).unwrap();
+        let found = Predictions::calibrated(&logits, &Calibration::Temperature(2.0)).unwrap();
+        let sigmoid = |x: f64| (1.0 / (1.0 + (-x).exp())) as f32;
+        for (found, expected) in found.probabilities.iter().zip([1.0, -1.0, -2.0, 2.0].map(sigmoid)) {
+            assert!((found - expected).abs() < 1e-7, "{found} {expected}");
+        }
+        assert_eq!(found.metrics(&[0, 1]).reliability().log_loss, found.metrics(&[0, 1]).log_loss);
+        assert_eq!(found.metrics(&[0, 1]).reliability().ece, found.metrics(&[0, 1]).ece);
+    }
 }

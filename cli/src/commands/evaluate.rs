@@ -2,10 +2,10 @@
 
 use headstock_train::evaluate;
 use headstock_train::metrics::Metrics;
-use headstock_train::run::ConformalMetrics;
+use headstock_train::run::{ConformalMetrics, TrainedOn};
 use serde::Serialize;
 
-use super::{Session, counted, line_of, line_of_sets};
+use super::{Session, counted, line_of, line_of_sets, lines_of_unseen};
 use crate::args::EvaluateArgs;
 
 /// What `--json` prints.
@@ -18,6 +18,8 @@ struct Figures<'a> {
     samples: usize,
     skipped: usize,
     same_samples: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained_on: Option<&'a TrainedOn>,
 }
 
 pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -34,12 +36,16 @@ pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Res
     if let Some(conformal) = &evaluation.conformal {
         out.line(line_of_sets(conformal))?;
     }
+    for line in evaluation.trained_on.iter().flat_map(lines_of_unseen) {
+        out.line(line)?;
+    }
     out.figures(&Figures {
         metrics: &evaluation.metrics,
         conformal: evaluation.conformal.as_ref(),
         samples: evaluation.samples,
         skipped: evaluation.skipped,
         same_samples: evaluation.same_samples,
+        trained_on: evaluation.trained_on.as_ref(),
     })?;
     Ok(())
 }

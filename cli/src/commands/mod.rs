@@ -20,7 +20,7 @@ use std::time::Instant;
 use headstock_heads::Registry;
 use headstock_train::config::{Config, Settings};
 use headstock_train::metrics::Metrics;
-use headstock_train::run::{ConformalMetrics, SetMetrics};
+use headstock_train::run::{ConformalMetrics, SetMetrics, TrainedOn, Unseen};
 use headstock_train::{Run, TrainError};
 
 use crate::args::Global;
@@ -92,6 +92,20 @@ fn line_of_sets(conformal: &ConformalMetrics) -> String {
     let of = |sets: &SetMetrics| format!("{:.3} with {:.2} classes", sets.coverage, sets.mean_size);
     let ConformalMetrics { coverage, lac, aps } = conformal;
     format!("sets that are to hold the class {coverage} of the time: lac {}, aps {}", of(lac), of(aps))
+}
+
+/// How the samples do that were not trained on, where others were.
+fn lines_of_unseen(trained_on: &TrainedOn) -> Vec<String> {
+    let TrainedOn { samples, unseen } = trained_on;
+    match unseen {
+        _ if *samples == 0 => Vec::new(),
+        None => vec![format!("trained on all of these {}", counted(*samples, "sample"))],
+        Some(Unseen { samples: others, test, conformal }) => {
+            let title = format!("{samples} of these were trained on; the other {others} alone:");
+            let figures = std::iter::once(line_of(test)).chain(conformal.as_ref().map(line_of_sets));
+            std::iter::once(title).chain(figures.map(|line| format!("  {line}"))).collect()
+        }
+    }
 }
 
 /// `1 photo`, `2 photos`

@@ -7,7 +7,7 @@ use headstock_train::run::CalibrationMetrics;
 use headstock_train::{Outcome, Run, RunPlace, resume, train};
 use serde::Serialize;
 
-use super::{CONFIG, Session, find_lr, line_of, line_of_sets, program, quoted};
+use super::{CONFIG, Session, find_lr, line_of, line_of_sets, lines_of_unseen, program, quoted};
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
@@ -76,6 +76,9 @@ pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<()
     }
     if let Some(conformal) = &metrics.conformal {
         out.line(line_of_sets(conformal))?;
+    }
+    for line in metrics.trained_on.iter().flat_map(lines_of_unseen) {
+        out.line(line)?;
     }
     let tuning = seconds.tune.map_or(String::new(), |seconds| format!(", tuning {seconds:.1} s"));
     out.line(format!(

@@ -119,6 +119,12 @@ fn photos_in_shards_are_those_in_folders() {
     let table = |run: &str| project.read(&format!("runs/{run}/predictions.csv"));
     assert_eq!(table("folder"), table("tar").replace("all.tar/", ""));
     assert!(table("tar").contains("all.tar/"));
+    // What each was trained on is known by the photos' bytes, in a folder and in a shard.
+    let [folder, tar] = ["folder", "tar"].map(|run| {
+        let done = project.run(&["evaluate", &format!("runs/{run}"), "--set", "split.seed=1", "--json"]);
+        done.ok().json()["trained_on"].clone()
+    });
+    assert!(folder["samples"].as_u64().is_some_and(|seen| seen > 0) && folder == tar, "{folder} {tar}");
 
     project.run(&["extract", "--config", "tar.toml", "--out", "x.npy"]).ok();
     fs::write(project.path("all.tar"), archive(&files[..4])).unwrap();

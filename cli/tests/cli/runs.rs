@@ -49,8 +49,17 @@ fn a_run_is_tested_on_the_photos_that_it_held_out_whatever_was_added_since() {
     assert_eq!(again["same_samples"], true);
 
     // Photos that it was trained on are pointed out.
-    let other = project.run(&["evaluate", "runs/linear-1", "--set", "split.seed=1"]).ok();
-    assert!(other.stderr.contains("the run was trained on"), "{}", other.stderr);
+    let other = project.run(&["evaluate", "runs/linear-1", "--set", "split.seed=1", "--json"]).ok();
+    let told = other.json()["trained_on"].clone();
+    let (seen, tested) = (told["samples"].as_u64().unwrap(), other.json()["samples"].as_u64().unwrap());
+    let unseen = told["unseen"]["samples"].as_u64().unwrap();
+    assert!(seen > 0 && unseen > 0 && seen + unseen == tested, "{told}");
+    let warning = format!("the run was trained on {seen} of these {tested} photos");
+    assert!(other.stderr.contains(&warning), "{}", other.stderr);
+    let title = format!("{seen} of these were trained on; the other {unseen} alone:\n  top-1 ");
+    assert!(other.stdout.contains(&title), "{}", other.stdout);
+    let own = project.run(&["evaluate", "runs/linear-1"]).ok();
+    assert!(!own.stdout.contains("trained on") && !own.stderr.contains("trained on"), "{}", own.stderr);
 
     let split = project.read("runs/linear-1/split.csv");
     let tested =

@@ -51,3 +51,33 @@ fn a_run_that_is_no_start_is_refused_with_the_reason() {
     warm(&["--set", "backbone.layer=layer3"]).fails(2, &["it was fitted on other features"]);
     project.run(&["train", "--warm", "nowhere"]).fails(2, &["nowhere is no run"]);
 }
+
+#[test]
+fn a_warm_start_on_another_draw_tells_how_it_does_on_photos_that_the_first_run_has_not_seen() {
+    let project = Project::new(8);
+    project.run(&["train"]).ok();
+    let warm = ["train", "--warm", "runs/linear-1", "--set", "split.seed=1", "--run", "warm", "--json"];
+    let done = project.run(&warm).ok();
+    let tested = |run: &str| -> Vec<String> {
+        let split = project.read(&format!("{run}/split.csv"));
+        split.lines().filter(|line| line.ends_with(",test")).map(str::to_owned).collect()
+    };
+    let first = tested("runs/linear-1");
+    let unseen = tested("warm").iter().filter(|line| first.contains(line)).count();
+    let seen = tested("warm").len() - unseen;
+    assert!(seen > 0, "another draw");
+    let told = done.json()["trained_on"].clone();
+    assert_eq!(told["samples"], seen);
+    assert_eq!(told["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
+    let written: serde_json::Value = serde_json::from_str(&project.read("warm/metrics.json")).unwrap();
+    assert_eq!(written["trained_on"], told);
+    let warning =
+        format!("the run that this one starts from was trained on {seen} of these {}", seen + unseen);
+    assert!(done.stderr.contains(&warning), "{}", done.stderr);
+    let title = if unseen > 0 {
+        format!("{seen} of these were trained on; the other {unseen} alone:")
+    } else {
+        "trained on all".into()
+    };
+    assert!(done.stdout.contains(&title), "{}", done.stdout);
+}

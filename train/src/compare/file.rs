@@ -122,3 +122,105 @@ fn row(entry: &Entry) -> Vec<String> {
     row.push(error);
     row
 }
+
+#[cfg(test)]
+mod tests {
+    use toml::Table;
+
+    use super::super::outcome::{Chosen, Criterion, Interval, Judged};
+    use super::*;
+
+    fn comparison() -> Comparison {
+        let figure = |value: f64| Figure { value, to_best: Interval { low: value - 1.0, high: value + 1.0 } };
+        let judged = Judged {
+            accuracy: figure(0.5),
+            macro_f1: figure(0.25),
+            log_loss: figure(2.0),
+            ece: figure(0.125),
+            tied: true,
+            temperatures: vec![1.5],
+            fit_seconds: 3.0,
+            predict_seconds: 4.0,
+            bytes: 12,
+            chosen: vec![Chosen { parameter: "C".into(), values: vec![1.0] }],
+            warnings: vec!["one".into(), "two".into()],
+        };
+        let entry = |head: &str, state: State| {
+            let changed = Table::from_iter([("C".to_owned(), toml::Value::Float(0.5))]);
+            Entry { head: head.into(), parameters: changed.clone(), changed, state }
+        };
+        let candidates = vec![
+            entry("linear", State::Compared(Box::new(judged))),
+            entry("svm", State::Failed { error: "it, too".into() }),
+            entry("knn", State::LeftOut),
+        ];
+        Comparison {
+            comparison: 1,
+            by: Criterion::MacroF1,
+            folds: 5,
+            seed: 3,
+            samples: 20,
+            groups: None,
+            classes: 2,
+            features: 4,
+            views: 0,
+            resamples: 2000,
+            coverage: 0.95,
+            seconds: 1.0,
+            candidates,
+        }
+    }
+
+    // effect: compare --out
+    #[test]
+    fn every_column_holds_what_its_name_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all.csv");
+        let file = ComparisonFile::new(&path).unwrap();
+        file.write(&comparison()).unwrap();
+        let expected = "head,parameters,state,accuracy,accuracy_to_best_low,accuracy_to_best_high,macro_f1,\
+            macro_f1_to_best_low,macro_f1_to_best_high,log_loss,log_loss_to_best_low,log_loss_to_best_high,ece,\
+            ece_to_best_low,ece_to_best_high,tied,fit_seconds,predict_seconds,bytes,warnings,error\n\
+            linear,C = 0.5,compared,0.5,-0.5,1.5,0.25,-0.75,1.25,2,1,3,0.125,-0.875,1.125,true,3,4,12,one; two,\n\
+            svm,C = 0.5,failed,,,,,,,,,,,,,,,,,,\"it, too\"\n\
+            knn,C = 0.5,left-out,,,,,,,,,,,,,,,,,,\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        // It is ours: it may be written again, but not what is another's.
+        ComparisonFile::new(&path).unwrap().write(&comparison()).unwrap();
+        fs::write(&path, "head,parameters\n").unwrap();
+        let refused = ComparisonFile::new(&path).unwrap_err();
+        assert!(refused.to_string().contains("is there already"), "{refused}");
+        assert_eq!(refused.kind(), crate::Kind::Usage);
+    }
+
+    // effect: compare --out
+    #[test]
+    fn json_is_the_whole_comparison() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all.json");
+        ComparisonFile::new(&path).unwrap().write(&comparison()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(JSON_BEGINS) && text.ends_with("}\n"), "{text}");
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&found["by"], &found["seed"], &found["groups"]),
+            (&"macro-f1".into(), &3.into(), &().into())
+        );
+        let [compared, failed, left_out] = [0, 1, 2].map(|at| &found["candidates"][at]);
+        assert_eq!((&compared["state"], &compared["tied"]), (&"compared".into(), &true.into()));
+        assert_eq!(
+            compared["log_loss"],
+            serde_json::json!({ "value": 2.0, "to_best": { "low": 1.0, "high": 3.0 } })
+        );
+        assert_eq!(compared["chosen"], serde_json::json!([{ "parameter": "C", "values": [1.0] }]));
+        assert_eq!((&failed["state"], &failed["error"]), (&"failed".into(), &"it, too".into()));
+        assert_eq!(left_out["state"], "left-out");
+        ComparisonFile::new(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), crate::Kind::Usage);
+        for name in ["all.txt", "all", "csv"] {
+            let refused = ComparisonFile::new(&folder.path().join(name)).unwrap_err().to_string();
+            assert!(refused.contains("known: .csv, .json"), "{refused}");
+        }
+    }
+}

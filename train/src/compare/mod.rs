@@ -30,7 +30,7 @@
 mod bootstrap;
 mod candidates;
 mod file;
-mod folds;
+pub(crate) mod folds;
 pub(crate) mod heard;
 mod outcome;
 mod schedule;
@@ -269,5 +269,9 @@ fn judge(
     judged.chain(others.into_iter().map(|(_, candidate, state)| candidate.entry(state))).collect()
 }
 
+#[cfg(test)]
+mod leaks;
+#[cfg(test)]
+mod orders;
 #[cfg(test)]
 mod tests;

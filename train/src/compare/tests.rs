@@ -108,6 +108,7 @@ fn compared_with(features: &str, head: &str, names: &[&str], plan: &Plan) -> Com
     compare(&prepared, &candidates, plan, &()).unwrap()
 }
 
+// effect: compare --folds, compare --seed
 #[test]
 fn figures_are_those_of_scikit_learn_cross_validated_with_and_without_groups() {
     let text = include_str!("../../../reference/compare/cross_validated.json");
@@ -141,6 +142,7 @@ fn timeless(mut comparison: Comparison) -> Comparison {
     comparison
 }
 
+// effect: --threads
 #[test]
 fn threads_and_order_change_nothing_but_the_seconds() {
     let on = |threads, names: &[&str], budget: Option<f64>| {
@@ -187,6 +189,7 @@ fn the_best_come_first_then_what_failed_and_every_entry_says_what_it_is() {
     assert_eq!(comparison.candidates.last().unwrap().state, failed);
 }
 
+// effect: compare --budget
 #[test]
 fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     let settings = settings("compare/overlapping", "");
@@ -211,6 +214,7 @@ fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     assert!(none.to_string().contains("before the first candidate could begin"), "{none}");
 }
 
+// effect: compare --heads, head.kind
 #[test]
 fn first_points_of_all_heads_come_first_and_the_configs_head_is_the_settings() {
     let settings = settings("compare/overlapping", "kind = \"prior\"\nsmoothing = 3");

@@ -6,6 +6,7 @@ use headstock_heads::{
 };
 use headstock_loader::{Split, stratified_group_k_fold};
 
+use crate::compare::folds::by_appearance;
 use crate::error::TrainError;
 use crate::fit::crossed;
 use crate::progress::Progress;
@@ -101,9 +102,9 @@ impl Asked<'_> {
             let fitted = {
                 let values = rows(&fold.fit);
                 let labels: Vec<u32> = fold.fit.iter().map(|&row| labels[row]).collect();
-                let photos: Vec<u32> = (0..labels.len() as u32).collect();
+                let groups: Vec<u32> = fold.fit.iter().map(|&row| self.groups[kept[row]]).collect();
                 let data = TrainingSet::new(Features::new(&values, width)?, &labels, classes)?;
-                head.fit(&data.with_groups(&photos)?, &context)
+                head.fit(&data.with_groups(&by_appearance(&groups))?, &context)
             };
             progress.end();
             let tested = rows(&fold.held_out);

@@ -145,3 +145,6 @@ fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &Fold, all: &mut [f3
         all[i * row.len()..][..row.len()].copy_from_slice(row);
     }
 }
+
+#[cfg(test)]
+mod judged;

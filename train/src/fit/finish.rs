@@ -1,5 +1,6 @@
 //! What every training ends with, whatever was trained: the test and the run's files.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -15,8 +16,9 @@ use crate::prepared::Prepared;
 use crate::report;
 use crate::run::{
     BackboneRecord, CalibrationMetrics, Change, ConformalMetrics, Counts, Model, ModelRecord, RunFiles,
-    RunMetrics, Seconds, TestRow, history, predictions, split,
+    RunMetrics, Seconds, TestRow, TrainedOn, history, predictions, split,
 };
+use crate::trained_on::{self, Content};
 
 /// What was learned.
 pub(crate) struct Learned {
@@ -29,6 +31,8 @@ pub(crate) struct Learned {
     /// Parameters of the head that its fit chose.
     pub(crate) chosen: Vec<(String, f64)>,
     pub(crate) calibrated: Calibrated,
+    /// What the run that this one starts from was trained on, by content; none without such a run, or where it is not known.
+    pub(crate) earlier: Option<BTreeSet<Content>>,
     /// Samples that were learned from.
     pub(crate) samples: usize,
     /// Feature vectors that were computed.
@@ -59,6 +63,19 @@ impl Prepared {
         let logits = test(&model)?;
         let tested = model.predictions(&logits)?;
         let labels = self.samples.labels(&self.test);
+        let content = |test: usize| self.matrix.content(self.test[test]);
+        let of_earlier = |known: &BTreeSet<Content>| TrainedOn::of(known, &model, &tested, &labels, content);
+        let trained_on = learned.earlier.as_ref().map(of_earlier).transpose()?;
+        if let Some(known) = trained_on.filter(|known| known.samples > 0) {
+            tracing::warn!(
+                "the run that this one starts from was trained on {} of these {} photos: their figures flatter it",
+                known.samples,
+                labels.len()
+            );
+        }
+        let mut contents: BTreeSet<Content> =
+            self.train.iter().filter_map(|&row| self.matrix.content(row)).collect();
+        contents.extend(learned.earlier.iter().flatten());
         let metrics = RunMetrics {
             test: tested.metrics(&labels),
             counts: Counts {
@@ -72,6 +89,7 @@ impl Prepared {
             chosen: learned.chosen.into_iter().collect(),
             calibration: calibration_metrics(&calibrated, &logits, &tested, &labels),
             conformal: ConformalMetrics::of(&model, &tested, &labels)?,
+            trained_on,
             seconds: Seconds { test: started.elapsed().as_secs_f64(), ..seconds },
         };
         let rows: Vec<TestRow<'_>> = (self.test.iter())
@@ -84,6 +102,7 @@ impl Prepared {
             metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
             history: history(&learned.history),
             split: split(&self.samples, &self.kept),
+            trained_on: trained_on::table(&contents),
             predictions: predictions(&rows, &tested, &model.record.classes),
             report: report::html(&model.record, &metrics, &rows, &tested),
         })?;

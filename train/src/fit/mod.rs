@@ -71,16 +71,20 @@ impl Prepared {
         progress: &dyn Progress,
     ) -> Result<Outcome, TrainError> {
         let backbone = self.stock.as_ref().map(record::backbone);
-        let start = match start {
-            Some(run) => warm::tensors(run, settings, backbone.as_ref().map(|(_, record)| record), self)?,
-            None => None,
-        };
+        let (mut tensors, mut earlier) = (None, None);
+        if let Some(run) = start {
+            tensors = warm::tensors(run, settings, backbone.as_ref().map(|(_, record)| record), self)?;
+            // A head that is fitted from nothing has nothing of what the run was trained on.
+            if tensors.is_some() {
+                earlier = run.trained_on(progress)?;
+            }
+        }
         let Self { samples, matrix, train, .. } = self;
         let mut learner = Learner { samples, matrix, views: self.views, progress };
         let what = format!("fitting {}", settings.head.kind());
         learner.tell_memory(settings.head.as_ref(), train.len());
         let (Fitted { head, history, chosen }, fit) =
-            learner.fit(settings.head.as_ref(), start.as_ref(), train, &what)?;
+            learner.fit(settings.head.as_ref(), tensors.as_ref(), train, &what)?;
 
         let started = Instant::now();
         let fixed = settings.head.with_chosen(&chosen)?;
@@ -93,6 +97,7 @@ impl Prepared {
             history,
             chosen: owned(chosen),
             calibrated,
+            earlier,
             samples: train.len(),
             computed: matrix.computed(),
             seconds: Seconds { features: self.seconds, fit, calibration, ..Seconds::default() },

@@ -1,6 +1,6 @@
 //! `metrics.json`: the figures of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headstock_heads::{CalibrationMethod, SetMethod, Sets};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Model;
 use crate::error::TrainError;
 use crate::metrics::{Metrics, Predictions, Reliability};
+use crate::trained_on::Content;
 
 /// The coverage whose sets are tested.
 const COVERAGE: f64 = 0.9;
@@ -29,6 +30,9 @@ pub struct RunMetrics {
     /// How conformal sets do on the test part; none where nothing was held out for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conformal: Option<ConformalMetrics>,
+    /// How much of the test part the run that this one starts from was trained on; none without such a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_on: Option<TrainedOn>,
     /// How long each phase took.
     pub seconds: Seconds,
 }
@@ -119,6 +123,56 @@ pub struct SetMetrics {
     pub mean_size: f64,
     /// The share of sets without a class.
     pub empty: f64,
+}
+
+/// How many of the samples that a run is tested on are samples that it was trained on, or the run that it starts from, and how
+/// it does on the others. They are known by their content: the photo's bytes, or the row of features.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainedOn {
+    /// How many were trained on.
+    pub samples: usize,
+    /// The figures of the others; none where there are no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
+}
+
+/// Figures of the samples that were not trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unseen {
+    /// How many there are.
+    pub samples: usize,
+    /// Their figures.
+    #[serde(flatten)]
+    pub test: Metrics,
+    /// How conformal sets do on them; none where the run has no scores to make them of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conformal: Option<ConformalMetrics>,
+}
+
+impl TrainedOn {
+    /// Of what `model` predicts for samples with these `labels` and this content.
+    pub(crate) fn of(
+        known: &BTreeSet<Content>,
+        model: &Model,
+        predictions: &Predictions,
+        labels: &[u32],
+        content: impl Fn(usize) -> Option<Content>,
+    ) -> Result<Self, TrainError> {
+        let trained = |row: &usize| content(*row).is_some_and(|content| known.contains(&content));
+        let others: Vec<usize> = (0..labels.len()).filter(|row| !trained(row)).collect();
+        let samples = labels.len() - others.len();
+        if others.is_empty() {
+            return Ok(Self { samples, unseen: None });
+        }
+        let predictions = predictions.only(&others);
+        let labels: Vec<u32> = others.iter().map(|&row| labels[row]).collect();
+        let unseen = Unseen {
+            samples: others.len(),
+            test: predictions.metrics(&labels),
+            conformal: ConformalMetrics::of(model, &predictions, &labels)?,
+        };
+        Ok(Self { samples, unseen: Some(unseen) })
+    }
 }
 
 impl ConformalMetrics {

@@ -7,13 +7,18 @@ pub(crate) mod tensors;
 mod unfinished;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
 
 use crate::config::{Config, Settings};
 use crate::error::TrainError;
-pub use metrics::{CalibrationMetrics, Change, ConformalMetrics, Counts, RunMetrics, Seconds, SetMetrics};
+use crate::progress::Progress;
+use crate::trained_on::{self, Content};
+pub use metrics::{
+    CalibrationMetrics, Change, ConformalMetrics, Counts, RunMetrics, Seconds, SetMetrics, TrainedOn, Unseen,
+};
 pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
 pub(crate) use tables::{TestRow, history, predictions, split};
@@ -26,6 +31,7 @@ const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.json";
 const HISTORY: &str = "history.csv";
 const SPLIT: &str = "split.csv";
+pub(crate) const TRAINED_ON: &str = "trained_on.csv";
 const PREDICTIONS: &str = "predictions.csv";
 const REPORT: &str = "report.html";
 
@@ -36,6 +42,8 @@ pub struct Run {
     /// The fitted head and what it needs.
     pub model: Model,
     config: Config,
+    /// The settings as they were; none where they cannot be followed any more.
+    own: Option<Settings>,
 }
 
 impl Run {
@@ -66,7 +74,8 @@ impl Run {
             });
         }
         let config = Config::read(&config)?.relative_to_here();
-        Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config })
+        let own = config.clone().resolve(heads).ok();
+        Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config, own })
     }
 
     /// The run's settings, with `overrides` such as `backbone.weights=elsewhere`.
@@ -85,5 +94,26 @@ impl Run {
     /// [`TrainError::Io`], [`TrainError::Format`].
     pub fn split(&self) -> Result<Vec<SplitRow>, TrainError> {
         tables::read_split(&self.folder.join(SPLIT))
+    }
+
+    /// What the run was trained on, by content. The runs of an earlier headstock do not say it: then it is what their split names,
+    /// as far as it is there; none where nothing of it is, or the run's data cannot be listed any more, which a line says.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], [`TrainError::Format`] for the run's files.
+    pub(crate) fn trained_on(
+        &self,
+        progress: &dyn Progress,
+    ) -> Result<Option<BTreeSet<Content>>, TrainError> {
+        if let Some(contents) = trained_on::read(&self.folder.join(TRAINED_ON))? {
+            return Ok(Some(contents));
+        }
+        let split = self.split()?;
+        let Some(own) = &self.own else { return Ok(None) };
+        let unknown = |error: TrainError| {
+            tracing::warn!("what {} was trained on is not known: {error}", self.folder.display());
+            None
+        };
+        Ok(trained_on::of_split(own, &split, progress).unwrap_or_else(unknown))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::unfinished::is_unfinished;
-use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT};
+use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT, TRAINED_ON};
 use crate::config::{Place, Source};
 use crate::error::TrainError;
 use crate::files::{TEMPORARY, write_whole};
@@ -30,6 +30,7 @@ pub(crate) struct RunFiles<'a> {
     pub(crate) metrics: String,
     pub(crate) history: Vec<u8>,
     pub(crate) split: Vec<u8>,
+    pub(crate) trained_on: Vec<u8>,
     pub(crate) predictions: Vec<u8>,
     pub(crate) report: String,
 }
@@ -118,6 +119,7 @@ impl RunFiles<'_> {
             (METRICS, self.metrics.as_bytes()),
             (HISTORY, &self.history),
             (SPLIT, &self.split),
+            (TRAINED_ON, &self.trained_on),
             (PREDICTIONS, &self.predictions),
             (REPORT, self.report.as_bytes()),
         ] {

@@ -232,6 +232,7 @@ fn tune(
         history,
         chosen,
         calibrated,
+        earlier: None,
         samples: parts.fit.len(),
         computed,
         seconds: Seconds { tune, calibration, ..seconds },

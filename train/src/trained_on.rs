@@ -1,0 +1,152 @@
+//! What a run was trained on, by content: the photos' bytes, wherever they lie and whatever they are called by now.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use headstock_loader::Photo;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Settings, Source};
+use crate::error::TrainError;
+use crate::feature_file::read_features;
+use crate::progress::Progress;
+use crate::run::SplitRow;
+use crate::samples::{Collected, Part, root_of_files};
+
+/// The SHA-256 of a photo's bytes; of features made elsewhere, of a row's values as little-endian `f32`.
+pub(crate) type Content = [u8; 32];
+
+/// The one column of `trained_on.csv`.
+const HEADER: &str = "sha256";
+
+/// The content of a row of features.
+pub(crate) fn of_features(row: &[f32]) -> Content {
+    let mut hash = Sha256::new();
+    row.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    hash.finalize().into()
+}
+
+/// `trained_on.csv`: a hash a line, in hexadecimal and in ascending order.
+pub(crate) fn table(contents: &BTreeSet<Content>) -> Vec<u8> {
+    let mut text = format!("{HEADER}\n");
+    for content in contents {
+        for byte in content {
+            write!(text, "{byte:02x}").expect("a string takes every byte");
+        }
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
+/// Reads a table of [`table`]'s; none where there is no file, as in the runs of an earlier headstock.
+pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<Content>>, TrainError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    let mut lines = text.lines();
+    if lines.next() != Some(HEADER) {
+        return Err(TrainError::format(path)(format!("it does not begin with `{HEADER}`")));
+    }
+    let parsed: Option<BTreeSet<Content>> = lines.map(parse).collect();
+    let wrong = || TrainError::format(path)("a line is no SHA-256 in hexadecimal");
+    parsed.map(Some).ok_or_else(wrong)
+}
+
+fn parse(line: &str) -> Option<Content> {
+    let mut content = Content::default();
+    let digits = line.as_bytes();
+    if digits.len() != 2 * content.len() {
+        return None;
+    }
+    for (byte, pair) in content.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(content)
+}
+
+/// What the rows of `split`, the split of a run with the settings `own`, are today: for a run that does not say what it was
+/// trained on. None where nothing of it is there any more.
+///
+/// # Errors
+/// Those of listing the run's data.
+pub(crate) fn of_split(
+    own: &Settings,
+    split: &[SplitRow],
+    progress: &dyn Progress,
+) -> Result<Option<BTreeSet<Content>>, TrainError> {
+    let trained: Vec<&str> =
+        split.iter().filter(|row| row.split == Part::Train.as_str()).map(|row| row.path.as_str()).collect();
+    let found: Vec<Option<Content>> = match &own.source {
+        Source::Features(path) => {
+            let table = read_features(path)?.table;
+            let rows: Vec<&[f32]> = table.values.chunks_exact(table.width).collect();
+            let row = |id: &&str| rows.get(id.parse::<usize>().ok()?).map(|row| of_features(row));
+            trained.iter().map(row).collect()
+        }
+        Source::Photos { main, test } => {
+            let photos: Vec<Option<Photo>> = match root_of_files(&own.source) {
+                Some(root) => trained.iter().map(|id| Some(root.join(id).into())).collect(),
+                None => {
+                    let listed = Collected::read(own, main, test.as_ref(), progress)?.samples;
+                    let listed: HashMap<&str, &Photo> =
+                        listed.iter().map(|sample| (sample.id.as_str(), &sample.photo)).collect();
+                    trained.iter().map(|id| listed.get(id).map(|&photo| photo.clone())).collect()
+                }
+            };
+            let content = |photo: &Option<Photo>| Some(Sha256::digest(photo.as_ref()?.read().ok()?).into());
+            photos.par_iter().map(content).collect()
+        }
+    };
+    let gone = found.iter().filter(|content| content.is_none()).count();
+    if gone > 0 {
+        tracing::warn!(
+            "{gone} of {} photos that the run was trained on are not there any more: whether it is tested on them cannot be told",
+            found.len()
+        );
+    }
+    Ok((gone < found.len()).then(|| found.into_iter().flatten().collect()))
+}
+
+#[cfg(test)]
+mod runs;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python: `hashlib.sha256(struct.pack("<2f", 1.5, -2)).hexdigest()`.
+    #[test]
+    fn the_content_of_features_is_the_hash_of_their_bytes() {
+        let contents = BTreeSet::from([of_features(&[1.5, -2.0])]);
+        assert_eq!(
+            String::from_utf8(table(&contents)).unwrap(),
+            "sha256\n252b3318179cc24998f3670913d52d39085cf65b0dfa98fa523ffeab4b6683fe\n"
+        );
+    }
+
+    #[test]
+    fn a_table_comes_back_as_it_was_and_a_damaged_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trained_on.csv");
+        assert_eq!(read(&path).unwrap(), None);
+        let contents: BTreeSet<Content> = (0..20).map(|i| of_features(&[i as f32])).collect();
+        let bytes = table(&contents);
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(contents));
+        let text = String::from_utf8(bytes).unwrap();
+        for (damaged, reason) in [
+            (text.replacen("sha256", "md5", 1), "it does not begin with `sha256`"),
+            (text[..text.len() - 2].to_owned(), "no SHA-256"),
+            (format!("{text}{}\n", "g".repeat(64)), "no SHA-256"),
+        ] {
+            fs::write(&path, damaged).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("trained_on.csv: ") && error.contains(reason), "{error}");
+        }
+    }
+}
