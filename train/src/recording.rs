@@ -1,7 +1,6 @@
 //! For tests: a head that notes which rows it was given, and features whose rows can be told apart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -192,13 +191,15 @@ pub(crate) fn write(folder: &Path, name: &str, rows: &[Made]) {
     names.sort_unstable();
     names.dedup();
     let grouped = rows[0].group.is_some();
-    let mut table = String::from(if grouped { "label,class,group\n" } else { "label,class\n" });
+    let columns = if grouped { &["label", "class", "group"][..] } else { &["label", "class"] };
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(columns).expect("a header");
     for row in rows {
-        let label = names.binary_search(&row.class.as_str()).expect("it is among them");
-        write!(table, "{label},{}", row.class).expect("a string takes every byte");
-        row.group.iter().for_each(|group| write!(table, ",{group}").expect("a string takes every byte"));
-        table.push('\n');
+        let label = names.binary_search(&row.class.as_str()).expect("it is among them").to_string();
+        let fields = [Some(label), Some(row.class.clone()), row.group.clone()];
+        table.write_record(fields.into_iter().flatten()).expect("a row");
     }
+    let table = table.into_inner().expect("a vector takes every byte");
     fs::write(folder.join(format!("{name}.csv")), table).expect("a file");
 }
 

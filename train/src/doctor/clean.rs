@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use headstock_loader::CsvSource;
 use serde::Serialize;
 
-use super::{Diagnosis, Kind, Scope};
+use super::{Diagnosis, Finding, Kind, Scope};
 use crate::config::{Place, Settings, Source};
 use crate::error::TrainError;
 use crate::files::{refuse_to_replace_all_but, write_whole};
@@ -78,7 +78,7 @@ impl CleanTable {
     /// # Errors
     /// [`TrainError::Io`], [`TrainError::Dataset`] for a table that cannot be read again.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<Cleaned, TrainError> {
-        let leaving = leaving(diagnosis);
+        let leaving = leaving(&diagnosis.findings);
         let collected = &diagnosis.collected;
         let stays = || collected.samples.iter().enumerate().filter(|(number, _)| !leaving.contains(number));
         let split = self.source.is_none() && collected.given;
@@ -112,10 +112,10 @@ impl CleanTable {
 }
 
 /// The numbers of the samples that a clean data set is without.
-fn leaving(diagnosis: &Diagnosis) -> BTreeSet<usize> {
+fn leaving(findings: &[Finding]) -> BTreeSet<usize> {
     let mut leaving = BTreeSet::new();
     let mut copies = Vec::new();
-    for finding in &diagnosis.findings {
+    for finding in findings {
         let samples = finding.items.iter().map(|item| item.photos.iter().map(|photo| photo.sample));
         match (finding.kind, finding.scope) {
             (Kind::Unreadable | Kind::Truncated | Kind::SuspiciousLabel | Kind::Outlier, _)
@@ -131,4 +131,60 @@ fn leaving(diagnosis: &Diagnosis) -> BTreeSet<usize> {
         leaving.extend(stay);
     }
     leaving
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Concerned, Item};
+    use super::*;
+    use crate::samples::Part;
+
+    fn finding(kind: Kind, scope: Option<Scope>, items: &[&[usize]]) -> Finding {
+        let photo = |&sample: &usize| Concerned {
+            path: sample.to_string(),
+            label: "a".into(),
+            part: Part::Train,
+            sample,
+        };
+        let item = |samples: &&[usize]| Item {
+            photos: samples.iter().map(photo).collect(),
+            detail: String::new(),
+            doubt: None,
+        };
+        Finding::of(kind, scope, items.iter().map(item).collect()).unwrap()
+    }
+
+    fn leaves(findings: &[Finding]) -> Vec<usize> {
+        leaving(findings).into_iter().collect()
+    }
+
+    // effect: doctor --write-clean
+    #[test]
+    fn what_is_wrong_leaves_and_what_is_only_odd_stays() {
+        let leave = [Kind::Unreadable, Kind::Truncated, Kind::SuspiciousLabel, Kind::Outlier];
+        let stay = [Kind::Animated, Kind::Rotated, Kind::OddMode, Kind::ExtremeSize, Kind::ExtremeAspect];
+        for kind in leave {
+            assert_eq!(leaves(&[finding(kind, None, &[&[3], &[5]])]), [3, 5], "{kind:?}");
+        }
+        for kind in stay {
+            assert!(leaves(&[finding(kind, None, &[&[3], &[5]])]).is_empty(), "{kind:?}");
+        }
+    }
+
+    // effect: doctor --write-clean
+    #[test]
+    fn of_copies_one_stays_and_of_copies_with_two_labels_none() {
+        for kind in [Kind::ExactDuplicate, Kind::NearDuplicate] {
+            for scope in [Scope::WithinClass, Scope::AcrossParts] {
+                let copies = finding(kind, Some(scope), &[&[1, 4, 6], &[2, 3]]);
+                assert_eq!(leaves(std::slice::from_ref(&copies)), [3, 4, 6]);
+                // The first that nothing else is wrong with stays, whatever is found first.
+                let wrong = finding(Kind::SuspiciousLabel, None, &[&[1], &[2]]);
+                assert_eq!(leaves(&[copies.clone(), wrong.clone()]), [1, 2, 6]);
+                assert_eq!(leaves(&[wrong, copies]), [1, 2, 6]);
+            }
+            let across = finding(kind, Some(Scope::AcrossClasses), &[&[1, 4], &[7, 8]]);
+            assert_eq!(leaves(&[across]), [1, 4, 7, 8]);
+        }
+    }
 }

@@ -20,6 +20,8 @@ mod outliers;
 mod page;
 mod photos;
 mod sheet;
+#[cfg(test)]
+mod tests;
 
 use headstock_heads::{ConfiguredHead, Features as Rows, Registry};
 use headstock_loader::dataset::join_groups;

@@ -129,3 +129,124 @@ fn groups_of_classes(labels: &[u32], groups: &[u32]) -> Vec<usize> {
     pairs.iter().for_each(|(label, _)| counts[*label as usize] += 1);
     counts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::{Table, Value};
+
+    use super::super::label_issues;
+    use super::*;
+    use crate::recording::{notes, registry};
+
+    fn head(kind: &str, key: &str, value: impl Into<Value>) -> Box<dyn ConfiguredHead> {
+        let table = Table::from_iter([(key.to_owned(), value.into())]);
+        registry().get(kind).unwrap().configure(table).unwrap()
+    }
+
+    /// Forty samples of four classes, of which the last has two photos and the one before one with its copy, in groups of two.
+    fn asked<'a>(samples: &'a [usize], values: &'a [f32]) -> Asked<'a> {
+        let label = |row: usize| {
+            if row < 2 {
+                2
+            } else if row < 6 {
+                3
+            } else {
+                u32::from(row % 4 > 1)
+            }
+        };
+        Asked {
+            samples,
+            features: Features::new(values, 2).unwrap(),
+            labels: (0..40).map(label).collect(),
+            groups: (0..40).map(|row| 50 - row / 2).collect(),
+        }
+    }
+
+    #[test]
+    fn a_sample_is_judged_by_heads_that_know_neither_it_nor_its_copies() {
+        let tag = "doctor";
+        let samples: Vec<usize> = (0..40).map(|row| 100 + row).collect();
+        let values: Vec<f32> = (0..40).flat_map(|row| [row as f32, 1.0]).collect();
+        let asked = asked(&samples, &values);
+        let found = asked.predict(head("recording", "tag", tag).as_ref(), &()).unwrap();
+
+        // Class 2 has one photo and its copy: no head would know it.
+        assert_eq!(found.classes, [0, 1, 3]);
+        assert_eq!(found.samples, (102..140).collect::<Vec<_>>());
+        let labels: Vec<u32> = (2..40).map(|row| [0, 1, 9, 2][asked.labels[row] as usize]).collect();
+        assert_eq!(found.labels, labels);
+
+        let noted = notes(tag);
+        assert_eq!(noted.len(), 5);
+        let mut judged = Vec::new();
+        for fit in &noted {
+            let tested = fit.all_asked();
+            let group = |row: &u32| row / 2;
+            let tested_groups: BTreeSet<u32> = tested.iter().map(group).collect();
+            assert!(fit.rows.iter().all(|row| !tested_groups.contains(&group(row))), "{fit:?}");
+            assert_eq!(fit.rows.len() + tested.len(), 38);
+            let labels: Vec<u32> = fit.rows.iter().map(|&row| found.labels[row as usize - 2]).collect();
+            assert_eq!(fit.labels, labels);
+            // The fit is told which rows belong together.
+            let pairs: BTreeSet<(u32, u32)> =
+                fit.rows.iter().map(group).zip(fit.groups.clone().unwrap()).collect();
+            let numbers: BTreeSet<u32> = pairs.iter().map(|pair| pair.1).collect();
+            assert_eq!((pairs.len(), numbers.len()), (fit.rows.len() / 2, fit.rows.len() / 2));
+            judged.extend(tested);
+        }
+        judged.sort_unstable();
+        assert_eq!(judged, (2..40).collect::<Vec<_>>(), "each once");
+        // Nobody knows a sample by heart: the most frequent class is the most probable one of each.
+        for row in found.probabilities.chunks_exact(3) {
+            assert!(row[2] < row[0] && row[2] < row[1], "{row:?}");
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+    }
+
+    /// Two clouds; sample 4 has the other's label, and so has its copy, sample 5.
+    #[test]
+    fn a_copy_of_a_mislabelled_photo_does_not_confirm_its_label() {
+        let values: Vec<f32> = (0..24)
+            .flat_map(|row| {
+                let cloud = (row % 2 * 20) as f32;
+                // At the edge of its cloud, where it is nobody's nearest.
+                let mislabelled = [3.0, 0.0];
+                if row == 4 || row == 5 {
+                    mislabelled
+                } else {
+                    [cloud + (row as f32).sin(), cloud + (row as f32).cos()]
+                }
+            })
+            .collect();
+        let samples: Vec<usize> = (0..24).collect();
+        let labels: Vec<u32> = (0..24).map(|row| if row == 4 { 1 } else { row % 2 }).collect();
+        let suspicious = |groups: Vec<u32>| {
+            let features = Features::new(&values, 2).unwrap();
+            let asked = Asked { samples: &samples, features, labels: labels.clone(), groups };
+            let found = asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap();
+            let mut issues = label_issues(&found.labels, &found.probabilities, 2).ranked;
+            issues.sort_unstable();
+            issues
+        };
+        assert_eq!(suspicious((0..24).map(|row| if row == 5 { 4 } else { row }).collect()), [4, 5]);
+        // As if it were no copy: each of the two vouches for the other.
+        assert!(suspicious((0..24).collect()).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_told_in_a_sentence() {
+        let samples = [0, 1, 2, 3];
+        let values = [0.0; 4];
+        let predict = |labels: &[u32], groups: &[u32]| {
+            let features = Features::new(&values, 1).unwrap();
+            let asked =
+                Asked { samples: &samples, features, labels: labels.to_vec(), groups: groups.to_vec() };
+            asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap_err()
+        };
+        let two = "fewer than two classes have two different photos";
+        assert_eq!(predict(&[0, 0, 1, 1], &[0, 1, 2, 2]), two);
+        assert_eq!(predict(&[0, 0, 0, 0], &[0, 1, 2, 3]), two);
+    }
+}

@@ -105,6 +105,36 @@ mod tests {
         assert_eq!(outliers, [0, 1, 2, 3]);
     }
 
+    /// Logarithms of distances around 0, the median of whose deviations is 0.1: the limit is 3.5 * 1.4826 * 0.1 = 0.51891.
+    #[test]
+    fn an_outlier_is_three_and_a_half_deviations_above_the_median() {
+        let outliers = |others: &[f64]| {
+            let logs = [&[-0.2, -0.1, 0.0, 0.1, 0.2], others].concat();
+            let distances = logs.iter().map(|log: &f64| log.exp()).collect();
+            Surroundings { distances, pairs: Vec::new() }.outliers()
+        };
+        assert_eq!(outliers(&[0.5190]), [5]);
+        assert!(outliers(&[0.5188]).is_empty());
+        assert!(outliers(&[-5.0]).is_empty(), "what is near to others is none");
+        let many = [0.0, 0.1, -0.1, 0.1, -0.1, 0.1, 2.0, 3.0, 2.0];
+        assert_eq!(outliers(&many), [12, 11, 13], "the farthest first, of equals the earlier");
+    }
+
+    /// Angles by hand: the cosine of neighbours is as it was made.
+    #[test]
+    fn pairs_are_alike_from_the_cosine_on_that_is_asked_for() {
+        let at = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+        let angle = 0.97f64.acos();
+        let values = [at(0.0), at(angle - 1e-3), at(2.0), at(2.0 + angle + 1e-3)].concat();
+        let found = Surroundings::of(Features::new(&values, 2).unwrap(), 0.97, |_| ());
+        let pairs: Vec<(usize, usize)> = found.pairs.iter().map(|pair| (pair.0, pair.1)).collect();
+        assert_eq!(pairs, [(0, 1)]);
+        assert!((found.pairs[0].2 - (angle - 1e-3).cos()).abs() < 1e-6);
+        // The mean of the three others, each once, and not of itself.
+        let to = |others: [f64; 3]| others.iter().map(|angle| 1.0 - angle.cos()).sum::<f64>() / 3.0;
+        assert!((found.distances[0] - to([angle - 1e-3, 2.0, 2.0 + angle + 1e-3])).abs() < 1e-6);
+    }
+
     #[test]
     fn photos_that_are_all_the_same_or_too_few_have_no_outliers() {
         for rows in [0, 1, 2, 30] {

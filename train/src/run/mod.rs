@@ -4,6 +4,8 @@ mod metrics;
 mod model;
 mod tables;
 pub(crate) mod tensors;
+#[cfg(test)]
+mod tests;
 mod unfinished;
 mod write;
 

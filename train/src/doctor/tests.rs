@@ -1,0 +1,284 @@
+//! Each finding beside what is nearly one and is none.
+
+use std::fs;
+use std::path::Path;
+
+use headstock_heads::Keyed;
+use headstock_loader::duplicates::{SIMILARITY, near_duplicates};
+use headstock_loader::encode::png;
+use image::{DynamicImage, RgbImage};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Config;
+use crate::recording::registry;
+
+/// A picture of 8 x 8 squares whose colours `seed` gives, `side` pixels wide.
+fn picture(seed: u64, side: u32) -> RgbImage {
+    let colour = |x: u32, y: u32, channel: u64| {
+        (256.0 * Keyed::new(&[seed, u64::from(x), u64::from(y), channel]).uniform()) as u8
+    };
+    RgbImage::from_fn(side, side, |x, y| image::Rgb([0, 1, 2].map(|c| colour(x * 8 / side, y * 8 / side, c))))
+}
+
+/// A folder with a class a name and so many different photos of it, and settings for it.
+fn project(classes: &[(&str, usize)], more: &str) -> (TempDir, Settings) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seed = 0;
+    for (class, count) in classes {
+        for number in 0..*count {
+            seed += 1;
+            lay(folder.path(), &format!("{class}/{number:02}.png"), &png(&picture(seed, 64)));
+        }
+    }
+    let config = format!("version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n{more}");
+    let config = Config::parse(&config, "test", folder.path()).unwrap();
+    let settings = config.resolve_photos(&registry()).unwrap();
+    (folder, settings)
+}
+
+fn lay(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join("photos").join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn items(diagnosis: &Diagnosis, name: &str) -> Vec<Vec<String>> {
+    let found = diagnosis.findings.iter().filter(|finding| finding.name() == name);
+    let paths = |item: &Item| item.photos.iter().map(|photo| photo.path.clone()).collect();
+    found.flat_map(|finding| finding.items.iter().map(paths)).collect()
+}
+
+fn details(diagnosis: &Diagnosis, kind: Kind) -> Vec<(Severity, String)> {
+    let found = diagnosis.findings.iter().filter(|finding| finding.kind == kind);
+    found
+        .flat_map(|finding| finding.items.iter().map(|item| (finding.severity, item.detail.clone())))
+        .collect()
+}
+
+fn quick(settings: &Settings) -> Diagnosis {
+    examine(settings, true, &()).unwrap()
+}
+
+// effect: doctor --quick
+#[test]
+fn good_data_has_nothing_wrong_with_it() {
+    let (_folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
+    let diagnosis = quick(&settings);
+    assert_eq!(diagnosis.findings, []);
+    assert_eq!(diagnosis.photos, 28);
+    let counts: Vec<_> =
+        diagnosis.classes.iter().map(|count| (count.class.as_str(), count.train + count.test)).collect();
+    assert_eq!(counts, [("cat", 14), ("dog", 14)]);
+    assert_eq!(diagnosis.classes.iter().map(|count| count.test).sum::<usize>(), 7);
+    assert_eq!(diagnosis.left_out, ["suspicious labels, outliers, copies by features: --quick"]);
+    assert!(diagnosis.labels.is_empty() && diagnosis.probabilities.is_none());
+}
+
+#[test]
+fn a_class_is_small_with_nine_photos_to_train_on_and_not_with_ten() {
+    // A quarter is tested on: of 13 three, of 12 three.
+    let (_folder, settings) = project(&[("cat", 13), ("dog", 12), ("owl", 40)], "");
+    let diagnosis = quick(&settings);
+    let train: Vec<usize> = diagnosis.classes.iter().map(|count| count.train).collect();
+    assert_eq!(train, [10, 9, 29]);
+    let small = (Severity::Warning, "dog (9 to train on, 3 to test on)".to_owned());
+    assert_eq!(details(&diagnosis, Kind::SmallClass), [small]);
+    assert_eq!(diagnosis.count(Severity::Warning), 1);
+    assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Note)), (0, 0));
+}
+
+#[test]
+fn names_that_differ_by_a_letter_are_a_slip_where_one_is_rare_and_two_words_where_none_is() {
+    for (rare, severity) in [(9, Severity::Warning), (10, Severity::Note)] {
+        let (_folder, settings) = project(&[("shirt", 20), ("skirt", rare)], "");
+        let found = details(&quick(&settings), Kind::ClassNames);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, severity);
+        assert!(
+            found[0].1.starts_with(&format!("\"shirt\" (20) and \"skirt\" ({rare}) differ by ")),
+            "{found:?}"
+        );
+    }
+    // By case and spaces alone it is a slip however many there are.
+    let (_folder, settings) = project(&[("t-shirt", 12), ("T Shirt", 12)], "");
+    let found = details(&quick(&settings), Kind::ClassNames);
+    assert!(found.len() == 1 && found[0].0 == Severity::Warning, "{found:?}");
+    let (_folder, settings) = project(&[("cat1", 12), ("cat2", 12), ("hat", 12), ("shoes", 12)], "");
+    let found = details(&quick(&settings), Kind::ClassNames);
+    assert!(
+        found
+            .iter()
+            .all(|(_, detail)| !detail.contains("shoes") && !detail.contains("\"cat1\" (12) and \"cat2\"")),
+        "{found:?}"
+    );
+}
+
+// effect: doctor --write-clean
+#[test]
+fn of_copies_one_stays_in_the_clean_table_and_what_cannot_be_read_leaves() {
+    let (folder, settings) = project(&[("cat", 16), ("dog", 16)], "");
+    let read = |name: &str| fs::read(folder.path().join("photos").join(name)).unwrap();
+    lay(folder.path(), "cat/zz.png", &read("cat/03.png"));
+    lay(folder.path(), "dog/cat.png", &read("cat/05.png"));
+    lay(folder.path(), "dog/cut.png", &read("dog/04.png")[..400]);
+    lay(folder.path(), "dog/text.png", b"no photo");
+    let diagnosis = quick(&settings);
+    let within = [
+        items(&diagnosis, "exact-duplicate within a class"),
+        items(&diagnosis, "exact-duplicate across parts"),
+    ];
+    assert_eq!(within.concat(), [["cat/03.png", "cat/zz.png"]]);
+    assert_eq!(items(&diagnosis, "exact-duplicate across classes"), [["cat/05.png", "dog/cat.png"]]);
+    assert_eq!(items(&diagnosis, "unreadable"), [["dog/text.png"]]);
+    assert_eq!(items(&diagnosis, "truncated"), [["dog/cut.png"]]);
+    assert_eq!(diagnosis.findings.len(), 4, "{:?}", diagnosis.findings);
+    assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Warning)), (3, 1));
+    // The worst first.
+    assert!(diagnosis.findings.is_sorted_by(|a, b| a.severity >= b.severity));
+
+    let path = folder.path().join("clean.csv");
+    let cleaned = CleanTable::new(&path, &settings).unwrap().write(&diagnosis).unwrap();
+    let expected: Vec<String> = (0..16)
+        .filter(|&number| number != 5)
+        .map(|number| format!("cat/{number:02}.png,cat"))
+        .chain((0..16).map(|number| format!("dog/{number:02}.png,dog")))
+        .collect();
+    let table = fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        table.lines().collect::<Vec<_>>(),
+        [vec!["id,label"], expected.iter().map(String::as_str).collect()].concat()
+    );
+    assert_eq!((cleaned.kept, cleaned.left_out, cleaned.split), (31, 5, false));
+}
+
+// effect: split.group_duplicates x split.method
+#[test]
+fn copies_are_across_parts_unless_duplicates_are_kept_together() {
+    let copies = |more: &str| {
+        let (folder, settings) = project(&[("cat", 12), ("dog", 12)], more);
+        let mut number = 0;
+        for class in ["cat", "dog"] {
+            for photo in 0..12 {
+                let bytes = fs::read(folder.path().join(format!("photos/{class}/{photo:02}.png"))).unwrap();
+                lay(folder.path(), &format!("{class}/copy{photo:02}.png"), &bytes);
+                number += 1;
+            }
+        }
+        let diagnosis = quick(&settings);
+        let of = |name: &str| items(&diagnosis, name).len();
+        let found = (of("exact-duplicate across parts"), of("exact-duplicate within a class"));
+        assert_eq!(found.0 + found.1, number);
+        found.0
+    };
+    assert!(copies("") > 3);
+    assert_eq!(copies("group_duplicates = true"), 0);
+}
+
+#[test]
+fn what_most_photos_are_is_not_odd() {
+    let grey = |folder: &Path, class: &str, count: usize| {
+        for number in 0..count {
+            let path = folder.join(format!("photos/{class}/{number:02}.png"));
+            let photo = image::open(&path).unwrap().to_luma8();
+            DynamicImage::ImageLuma8(photo).save(path).unwrap();
+        }
+    };
+    // Half of 24: grey photos are odd. More than half: they are what is usual, and coloured ones are never odd.
+    for (second, odd) in [(0, 12), (1, 0)] {
+        let (folder, settings) = project(&[("cat", 12), ("dog", 12)], "");
+        grey(folder.path(), "cat", 12);
+        grey(folder.path(), "dog", second);
+        let found = details(&quick(&settings), Kind::OddMode);
+        assert_eq!(found.len(), odd, "{found:?}");
+        assert!(found.iter().all(|(severity, _)| *severity == Severity::Note));
+    }
+}
+
+#[test]
+fn sizes_are_extreme_beyond_their_limits() {
+    let (folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
+    // The median is 64 x 64; 25 times as many pixels are 320 x 320.
+    lay(folder.path(), "cat/large.png", &png(&picture(90, 320)));
+    lay(folder.path(), "cat/larger.png", &png(&picture(91, 328)));
+    lay(folder.path(), "cat/small.png", &png(&picture(92, 32)));
+    lay(folder.path(), "cat/tiny.png", &png(&picture(93, 31)));
+    let diagnosis = quick(&settings);
+    assert_eq!(items(&diagnosis, "extreme-size"), [["cat/larger.png"], ["cat/tiny.png"]]);
+    assert_eq!(details(&diagnosis, Kind::ExtremeSize)[0], (Severity::Note, "328 x 328".to_owned()));
+}
+
+fn look(photo: &RgbImage) -> Look {
+    let hash = <sha2::Sha256 as sha2::Digest>::digest(photo.as_raw()).into();
+    Look {
+        hash: Some(hash),
+        signature: Some(headstock_loader::duplicates::Signature::new(photo)),
+        ..Look::default()
+    }
+}
+
+/// Pictures that are alike, but not enough to be told by their pixels alone.
+#[test]
+fn features_tell_of_copies_that_pixels_alone_do_not_and_of_no_others() {
+    let one = picture(1, 64);
+    // With noise: the more, the less alike.
+    let noisy = |seed: u64, most: f64| {
+        RgbImage::from_fn(64, 64, |x, y| {
+            let noise = most * (Keyed::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
+            image::Rgb(one.get_pixel(x, y).0.map(|value| (f64::from(value) + noise) as u8))
+        })
+    };
+    let similarity = |photo: &RgbImage| {
+        let pair = [&one, photo].map(|photo| look(photo).signature);
+        near_duplicates(&pair, 0.0).first().map_or(0.0, |pair| pair.similarity)
+    };
+    let (near, between, apart) = (noisy(1, 60.0), noisy(2, 150.0), noisy(3, 260.0));
+    assert!(similarity(&near) > SIMILARITY);
+    assert!((0.86..SIMILARITY - 0.01).contains(&similarity(&between)), "{}", similarity(&between));
+    assert!((0.5..0.84).contains(&similarity(&apart)), "{}", similarity(&apart));
+    let looks = [&one, &between, &apart, &near, &one].map(look);
+    let mut copies = Copies::find(&looks);
+    let mut links = copies.links();
+    links.sort_unstable();
+    assert_eq!(links, [(0, 3), (0, 4)], "the same bytes, and nearly the same pixels");
+    // The copy stands for the first with its bytes; what is known is not told again.
+    copies.confirm(&looks, &[(1, 4), (0, 1), (2, 4), (0, 3), (0, 4)]);
+    let mut links = copies.links();
+    links.sort_unstable();
+    assert_eq!(links, [(0, 1), (0, 3), (0, 4)]);
+}
+
+#[test]
+fn a_doubt_names_the_most_probable_other_class_and_both_probabilities() {
+    let (_folder, settings) = project(&[("cat", 4), ("dog", 4), ("eel", 1), ("fox", 4)], "");
+    let Source::Photos { main, .. } = &settings.source else { unreachable!() };
+    let collected = Collected::read(&settings, main, None, &()).unwrap();
+    let subject = Subject { classes: collected.classes.names(), samples: &collected.samples };
+    // Class eel has one photo, sample 8: it is not judged. Sample 5, a dog, is a fox to the heads.
+    let samples: Vec<usize> = (0..13).filter(|&sample| sample != 8).collect();
+    let labels: Vec<u32> =
+        samples.iter().map(|&sample| [0, 1, 9, 2][collected.samples[sample].label as usize]).collect();
+    let row = |(&sample, &label): (&usize, &u32)| {
+        let mut row = [0.1, 0.1, 0.1];
+        row[label as usize] = 0.8;
+        if sample == 5 { [0.1, 0.05, 0.85] } else { row }
+    };
+    let probabilities = samples.iter().zip(&labels).flat_map(row).collect();
+    let found = OutOfFold { samples, classes: vec![0, 1, 3], labels, probabilities };
+    let finding = suspicious(&subject, &found).unwrap();
+    assert_eq!((finding.count, finding.severity), (1, Severity::Warning));
+    let item = &finding.items[0];
+    assert_eq!((item.photos[0].path.as_str(), item.photos[0].label.as_str()), ("dog/01.png", "dog"));
+    assert_eq!(item.detail, "fox 0.85, its label 0.05");
+    let doubt = item.doubt.as_ref().unwrap();
+    assert_eq!(doubt.suggested, "fox");
+    for (found, expected) in
+        [(doubt.probability, 0.05), (doubt.suggested_probability, 0.85), (doubt.score, 0.05)]
+    {
+        assert!((found - expected).abs() < 1e-7);
+    }
+    let ranked = ranked(&subject, &found);
+    assert_eq!(ranked.len(), 12);
+    assert_eq!(ranked[0], RankedLabel { path: "dog/01.png".into(), score: f64::from(0.05f32) });
+    assert_eq!(ranked[1].path, "cat/00.png", "of equals the earlier");
+}

@@ -1,0 +1,258 @@
+//! What the files of a run say, beside what its model says and beside counts by hand.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use headstock_heads::{Calibration, CalibrationMethod, Features, FitContext, SetMethod, TrainingSet};
+
+use super::*;
+use crate::metrics::Predictions;
+use crate::recording::{Made, registry, settings, write};
+use crate::samples::{Part, Samples};
+use crate::{train, trained_on};
+
+/// Rows of three classes that overlap, of unequal numbers.
+fn rows() -> Vec<Made> {
+    (0..90)
+        .map(|row| {
+            let class = [0, 1, 1, 2, 1, 0][row % 6];
+            let noise = |f: f32| ((row as f32 + 1.0) * f).sin();
+            let values = vec![class as f32 + noise(12.9), noise(78.2), 0.3 * class as f32 + noise(37.7)];
+            Made { values, class: ["<ant>", "bee", "cat, \"big\""][class].into(), group: None }
+        })
+        .collect()
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join(name)).unwrap()
+}
+
+fn table(folder: &Path, name: &str) -> Vec<Vec<String>> {
+    let text = read(folder, name);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn every_file_of_a_run_says_what_its_model_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = rows();
+    write(folder.path(), "x", &all);
+    let more = "calibration = \"platt\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"";
+    let settings = settings(folder.path(), "x", more);
+    let place = folder.path().join("run");
+    let outcome = train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap();
+    let run = Run::open(&place, &registry()).unwrap();
+    let metrics: RunMetrics = serde_json::from_str(&read(&place, "metrics.json")).unwrap();
+    assert_eq!(metrics, outcome.metrics);
+    assert_eq!((outcome.folder.as_path(), outcome.example), (place.as_path(), None));
+
+    // The split is that of the settings.
+    let samples = Samples::read(&settings, &()).unwrap().0;
+    let names = samples.classes.names();
+    let split: Vec<Vec<String>> = (samples.rows.iter())
+        .map(|row| vec![row.id.clone(), names[row.label as usize].clone(), row.part.as_str().into()])
+        .collect();
+    let mut expected = vec![["path", "label", "split"].map(str::to_owned).to_vec()];
+    expected.extend(split);
+    assert_eq!(table(&place, "split.csv"), expected);
+
+    // The model's own words on the test part.
+    let (trained, tested) = (samples.of(Part::Train), samples.of(Part::Test));
+    let values = |rows: &[usize]| rows.iter().flat_map(|&row| all[row].values.clone()).collect::<Vec<f32>>();
+    let of_test = values(&tested);
+    let logits = run.model.head.logits(Features::new(&of_test, 3).unwrap()).unwrap();
+    let predictions = run.model.predictions(&logits).unwrap();
+    let labels = samples.labels(&tested);
+    let header =
+        [vec!["path", "label", "predicted", "probability"], names.iter().map(String::as_str).collect()];
+    let mut expected = vec![header.concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    for ((&row, &predicted), probabilities) in
+        tested.iter().zip(&predictions.predicted).zip(predictions.rows())
+    {
+        let name = |class: u32| names[class as usize].clone();
+        let first = [row.to_string(), name(samples.rows[row].label), name(predicted)];
+        let numbers = std::iter::once(&probabilities[predicted as usize]).chain(probabilities);
+        expected.push(first.into_iter().chain(numbers.map(f32::to_string)).collect());
+    }
+    assert_eq!(table(&place, "predictions.csv"), expected);
+
+    // Figures: after calibration at the top, before it under `before`.
+    assert_eq!(metrics.test, predictions.metrics(&labels));
+    let counts =
+        Counts { classes: 3, train: trained.len(), test: tested.len(), views: 0, skipped: 0, computed: 0 };
+    assert_eq!((metrics.counts, counts.train), (counts, 54));
+    let calibration = metrics.calibration.clone().unwrap();
+    assert_eq!(calibration.dropped, None, "it helps here");
+    assert_eq!(calibration.test.before, Predictions::new(&logits).metrics(&labels).reliability());
+    assert_eq!(calibration.test.after, metrics.test.reliability());
+    assert_ne!(calibration.test.before, calibration.test.after);
+    assert_eq!((calibration.samples, calibration.folds, calibration.temperature), (54, 5, None));
+    assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
+    assert!(matches!(run.model.record.calibration, Calibration::Platt(_)));
+
+    // Sets, counted one by one.
+    let conformal = metrics.conformal.unwrap();
+    assert_eq!(conformal.coverage, 0.9);
+    for (method, told) in [(SetMethod::Lac, conformal.lac), (SetMethod::Aps, conformal.aps)] {
+        let sets = run.model.sets(0.9, method).unwrap();
+        let sets: Vec<Vec<u32>> = predictions.rows().map(|row| sets.of(row)).collect();
+        let share = |count: usize| count as f64 / tested.len() as f64;
+        let held = sets.iter().zip(&labels).filter(|(set, label)| set.contains(label)).count();
+        assert_eq!(told.coverage, share(held), "{method:?}");
+        assert_eq!(told.mean_size, share(sets.iter().map(Vec::len).sum()), "{method:?}");
+        assert_eq!(told.empty, share(sets.iter().filter(|set| set.is_empty()).count()), "{method:?}");
+        assert!(told.mean_size > 1.0 && told.mean_size < 3.0, "{told:?}");
+    }
+    assert_ne!(conformal.lac, conformal.aps);
+    let scores = |method| run.model.conformal.as_ref().unwrap().scores(method).len();
+    assert_eq!((scores(SetMethod::Lac), scores(SetMethod::Aps)), (54, 54));
+
+    // What the fit on the training part gives, and how it went.
+    let of_train = values(&trained);
+    let labels_of_train = samples.labels(&trained);
+    let groups: Vec<u32> = (0..trained.len() as u32).collect();
+    let data = TrainingSet::new(Features::new(&of_train, 3).unwrap(), &labels_of_train, 3).unwrap();
+    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::quiet()).unwrap();
+    assert_eq!(
+        metrics.chosen,
+        fitted.chosen.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
+    );
+    let mut expected =
+        vec![fitted.history.columns.iter().map(|&column| column.to_owned()).collect::<Vec<_>>()];
+    expected.extend(fitted.history.rows.iter().map(|row| row.iter().map(f64::to_string).collect()));
+    assert_eq!(table(&place, "history.csv"), expected);
+    assert!(expected.len() > 3);
+    assert_eq!(fitted.head.logits(Features::new(&of_test, 3).unwrap()).unwrap(), logits);
+
+    let record = &run.model.record;
+    assert_eq!((record.format, record.width, record.classes.as_slice()), (1, 3, names));
+    assert_eq!((record.head.kind.as_str(), &record.head.parameters), ("svm", &settings.head.table()));
+    assert!(record.preprocessing.is_none() && record.backbone.is_none() && run.model.tuned.is_empty());
+
+    let contents: BTreeSet<_> =
+        trained.iter().map(|&row| trained_on::of_features(&all[row].values)).collect();
+    assert_eq!(read(&place, "trained_on.csv").into_bytes(), trained_on::table(&contents));
+    assert_eq!(run.trained_on(&()).unwrap(), Some(contents));
+    assert_eq!(run.settings(&[], &registry()).unwrap().options, settings.options);
+
+    let report = read(&place, "report.html");
+    for (name, figure) in [
+        ("top-1 accuracy", metrics.test.top1),
+        ("top-5 accuracy", metrics.test.top5),
+        ("macro F1", metrics.test.macro_f1),
+        ("log loss", metrics.test.log_loss),
+        ("calibration error", metrics.test.ece),
+    ] {
+        assert!(report.contains(&format!("<tr><td>{name}<td>{figure:.4}\n")), "{name}: {report}");
+    }
+    for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
+        let Change { before, after } = change;
+        let row = format!(
+            "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
+            before.log_loss, after.log_loss, before.ece, after.ece
+        );
+        assert!(report.contains(&row), "{row}: {report}");
+    }
+    for (method, sets) in [("lac", conformal.lac), ("aps", conformal.aps)] {
+        let SetMetrics { coverage, mean_size, empty } = sets;
+        let row = format!("<td><code>{method}</code><td>{coverage:.3}<td>{mean_size:.2}<td>{empty:.3}\n");
+        assert!(report.contains(&row), "{row}: {report}");
+    }
+    assert!(
+        report.contains("<tr><td>training photos<td>54\n<tr><td>test photos<td>36\n<tr><td>left out<td>0\n")
+    );
+    assert!(report.contains("held out in 5 folds"), "{report}");
+}
+
+#[test]
+fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "x", &rows());
+    let trained = |method: &str| {
+        let more = format!("calibration = \"{method}\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"");
+        let place = folder.path().join(method);
+        let settings = settings(folder.path(), "x", &more);
+        let metrics = train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap().metrics;
+        (metrics, Run::open(&place, &registry()).unwrap())
+    };
+    let (plain, bare) = trained("none");
+    assert!(plain.calibration.is_none() && plain.conformal.is_none() && bare.model.conformal.is_none());
+    let (metrics, run) = trained("isotonic");
+    let calibration = metrics.calibration.unwrap();
+    assert_eq!(calibration.dropped, Some(CalibrationMethod::Isotonic));
+    assert_eq!((calibration.method, calibration.temperature), (CalibrationMethod::None, None));
+    assert_eq!(run.model.record.calibration, Calibration::None);
+    assert_eq!(calibration.test.before, calibration.test.after);
+    assert_eq!(calibration.out_of_fold.before, calibration.out_of_fold.after);
+    // The figures are those without calibration; sets there are all the same.
+    assert_eq!(metrics.test, plain.test);
+    assert_eq!(calibration.test.after, plain.test.reliability());
+    assert!(metrics.conformal.is_some() && run.model.conformal.is_some());
+}
+
+#[test]
+fn what_the_fit_chose_stands_in_the_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "x", &rows());
+    let settings =
+        settings(folder.path(), "x", "calibration = \"none\"\n[head]\nkind = \"ridge\"\nalpha = \"auto\"");
+    let place = RunPlace::Named(folder.path().join("run"));
+    let chosen = train(&settings, None, &place, &()).unwrap().metrics.chosen;
+    let samples = Samples::read(&settings, &()).unwrap().0;
+    let trained = samples.of(Part::Train);
+    let values: Vec<f32> = trained.iter().flat_map(|&row| rows()[row].values.clone()).collect();
+    let labels = samples.labels(&trained);
+    let groups: Vec<u32> = (0..trained.len() as u32).collect();
+    let data = TrainingSet::new(Features::new(&values, 3).unwrap(), &labels, 3).unwrap();
+    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::quiet()).unwrap();
+    let alpha = fitted.chosen.iter().find(|(key, _)| *key == "alpha").unwrap().1;
+    assert_eq!(chosen, [("alpha".to_owned(), alpha)].into());
+}
+
+/// The first row of a history that starts from a head is that head's: its loss is where the other one ended.
+// effect: train --warm
+#[test]
+fn a_warm_start_begins_where_the_earlier_run_ended_with_its_classes_where_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "x", &rows());
+    let heads = registry();
+    let train_on = |run: &str, start: Option<&Run>, more: &str| {
+        let settings = settings(
+            folder.path(),
+            "x",
+            &format!("calibration = \"none\"\n{more}[head]\nkind = \"linear\"\ntol = 1e-8"),
+        );
+        let place = folder.path().join(run);
+        train(&settings, start, &RunPlace::Named(place.clone()), &()).unwrap();
+        let column = |at: usize| -> Vec<f64> {
+            table(&place, "history.csv").iter().skip(1).map(|row| row[at].parse().unwrap()).collect()
+        };
+        (column(1), Run::open(&place, &heads).unwrap())
+    };
+    let (cold, first) = train_on("cold", None, "");
+    let (warm, again) = train_on("warm", Some(&first), "");
+    let end = cold[cold.len() - 1];
+    assert!(cold[0] > 1.05 * end, "{cold:?}");
+    assert!(warm[0] < end * (1.0 + 1e-6), "{warm:?} after {end}");
+    assert_eq!(again.model.record.classes, first.model.record.classes);
+
+    // Another order of the classes in the data: the run's order stays, and the weights are where they were.
+    let mut turned = rows();
+    turned.rotate_left(3);
+    write(folder.path(), "x", &turned);
+    let (_, other) = train_on("other", None, "");
+    assert_eq!(other.model.record.classes, first.model.record.classes, "sorted by name");
+    let text = format!(
+        "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8"
+    );
+    let settings = Config::parse(&text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+    let place = folder.path().join("turned");
+    assert_ne!(Samples::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
+    train(&settings, Some(&first), &RunPlace::Named(place.clone()), &()).unwrap();
+    let turned = Run::open(&place, &heads).unwrap();
+    assert_eq!(turned.model.record.classes, first.model.record.classes);
+    let begun: f64 = table(&place, "history.csv")[1][1].parse().unwrap();
+    assert!(begun < 1.05 * end, "{begun} after {end}");
+}
