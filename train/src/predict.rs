@@ -121,3 +121,83 @@ impl<'a> Predictor<'a> {
         self.model.predictions(&self.model.head.logits(Features::new(features, self.stock.width())?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use headstock_heads::Registry;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::recording::{backbone, photo};
+    use crate::run::Run;
+    use crate::{RunPlace, train};
+
+    // effect: predict PHOTO, predict RUN
+    #[test]
+    fn photos_are_told_in_order_with_what_the_run_says_of_them_and_why_some_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let place =
+            |number: usize| folder.path().join(format!("photos/{}/{number:02}.png", ["a", "b"][number % 2]));
+        for number in 0..24 {
+            fs::create_dir_all(place(number).parent().unwrap()).unwrap();
+            fs::write(place(number), photo(number)).unwrap();
+        }
+        fs::write(folder.path().join("text.png"), "no photo").unwrap();
+        backbone(folder.path());
+        let text = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
+        let heads = Registry::builtin();
+        let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+        let run = folder.path().join("run");
+        train(&settings, None, &RunPlace::Named(run.clone()), &()).unwrap();
+
+        // Its own predictions of the test photos, by path.
+        let table = fs::read(run.join("predictions.csv")).unwrap();
+        let rows: Vec<csv::StringRecord> =
+            csv::Reader::from_reader(table.as_slice()).records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 12);
+        let run = Run::open(&run, &heads).unwrap();
+        // Backwards, more than a batch, with one twice and two that are no photos between.
+        let mut photos: Vec<Photo> = rows
+            .iter()
+            .rev()
+            .cycle()
+            .take(40)
+            .map(|row| folder.path().join("photos").join(&row[0]).into())
+            .collect();
+        photos.insert(5, folder.path().join("text.png").into());
+        photos.insert(20, folder.path().join("nowhere.png").into());
+        let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
+        let mut told = Vec::new();
+        predictor
+            .predict::<TrainError>(&photos, &(), &mut |batch, predicted| {
+                assert_eq!(batch.len(), predicted.len());
+                for (photo, predicted) in batch.iter().zip(predicted) {
+                    let said = predicted.map(|said| (said.probabilities.to_vec(), said.predicted));
+                    told.push((photo.clone(), said.map_err(|error| error.to_string())));
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(told.iter().map(|(photo, _)| photo).eq(&photos));
+        let mut expected = rows.iter().rev().cycle();
+        for (number, (photo, said)) in told.iter().enumerate() {
+            if number == 5 || number == 20 {
+                assert!(said.is_err(), "{photo}");
+                continue;
+            }
+            let row = expected.next().unwrap();
+            let (probabilities, predicted) = said.as_ref().unwrap();
+            assert_eq!(&run.model.record.classes[*predicted as usize], &row[2], "{photo}");
+            for (found, written) in probabilities.iter().zip(row.iter().skip(4)) {
+                let written: f32 = written.parse().unwrap();
+                assert!((found - written).abs() < 1e-5, "{photo}: {found} {written}");
+            }
+        }
+        assert!(told[5].1.as_ref().unwrap_err().contains("not a photo"), "{:?}", told[5]);
+        let different: std::collections::BTreeSet<String> =
+            rows.iter().map(|row| row[4].to_owned()).collect();
+        assert!(different.len() > 6, "photos are told apart: {different:?}");
+    }
+}

@@ -10,6 +10,7 @@ use headstock_heads::{
     Features, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Parameter, Registry, Tensors,
     TrainingSet,
 };
+use headstock_loader::encode::png;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Settings};
@@ -208,4 +209,25 @@ pub(crate) fn settings(folder: &Path, name: &str, more: &str) -> Settings {
     let config = format!("version = 1\n{more}\n[data]\nfeatures = \"{name}.npy\"\n");
     let config = Config::parse(&config, "test", folder).expect("a config");
     config.resolve(&registry()).expect("settings")
+}
+
+/// A photo of one colour, `shade` of it.
+pub(crate) fn photo(shade: usize) -> Vec<u8> {
+    let shade = (shade * 3) as u8;
+    let pixels = [shade, 255 - shade, 90].repeat(64 * 64);
+    png(&image::RgbImage::from_raw(64, 64, pixels).expect("so many pixels"))
+}
+
+/// The bundled weights as `backbone` in `folder`, with a record of photos of 32 x 32 pixels.
+pub(crate) fn backbone(folder: &Path) {
+    let weights = folder.join("backbone");
+    fs::create_dir(&weights).expect("a folder");
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/backbone/model.safetensors");
+    let here = weights.join("model.safetensors");
+    if fs::hard_link(&bundled, &here).is_err() {
+        fs::copy(&bundled, &here).expect("the weights");
+    }
+    let record = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 1.0,
+        "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}"#;
+    fs::write(weights.join("config.json"), record).expect("a record");
 }

@@ -225,4 +225,81 @@ mod tests {
     fn names_cannot_become_markup() {
         assert_eq!(escaped("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
     }
+
+    /// Rows are classes, columns what was predicted: class a is right twice of three, never said of others; c is never predicted,
+    /// and d is neither there nor predicted.
+    fn confusion() -> (Vec<String>, Vec<Vec<usize>>) {
+        let names = ["a", "<b>", "c", "d"].map(str::to_owned).to_vec();
+        (names, vec![vec![2, 1, 0, 0], vec![0, 4, 0, 0], vec![0, 3, 0, 0], vec![0; 4]])
+    }
+
+    fn page(make: impl FnOnce(&mut String)) -> String {
+        let mut page = String::new();
+        make(&mut page);
+        page
+    }
+
+    #[test]
+    fn classes_have_their_precision_recall_and_f1_and_a_dash_where_there_is_none() {
+        let (names, confusion) = confusion();
+        let page = page(|page| classes(page, &names, &confusion));
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td>")).collect();
+        // Of the eight that are taken for b four are: precision 0.5, recall 1, F1 8 / 12.
+        assert_eq!(
+            rows,
+            [
+                "<tr><td>a<td>1.000<td>0.667<td>0.800<td>3",
+                "<tr><td>&lt;b&gt;<td>0.500<td>1.000<td>0.667<td>4",
+                "<tr><td>c<td>-<td>0.000<td>0.000<td>3",
+                "<tr><td>d<td>-<td>-<td>-<td>0",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_of_the_matrix_is_a_class_and_pairs_taken_for_each_other_most_come_first() {
+        let (names, confusion) = confusion();
+        let matrix = page(|page| matrix(page, &names, &confusion));
+        let row = |class: &str| {
+            let line = matrix.lines().find(|line| line.starts_with(&format!("<tr><th>{class}<td")));
+            line.unwrap()
+                .split("<td")
+                .skip(1)
+                .map(|cell| cell.split('>').nth(1).unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(row("a"), ["2", "1", "", ""]);
+        assert_eq!(row("c"), ["", "3", "", ""]);
+        // Shades are shares of the class: 0.8 of all, a third of that for one of three.
+        assert!(
+            matrix.contains("rgba(60,120,200,0.27)\">1") && matrix.contains("rgba(60,120,200,0.80)\">4"),
+            "{matrix}"
+        );
+
+        let confused = page(|page| confused(page, &names, &confusion));
+        let rows: Vec<&str> = confused.lines().filter(|line| line.starts_with("<tr><td>")).collect();
+        assert_eq!(rows, ["<tr><td>c<td>&lt;b&gt;<td>3", "<tr><td>a<td>&lt;b&gt;<td>1"]);
+    }
+
+    #[test]
+    fn mistakes_come_the_surest_first_and_right_ones_not_at_all() {
+        let (names, _) = confusion();
+        let probabilities =
+            vec![0.6, 0.4, 0.0, 0.0, 0.1, 0.9, 0.0, 0.0, 0.3, 0.7, 0.0, 0.0, 0.2, 0.8, 0.0, 0.0];
+        let logits = headstock_heads::Logits::new(probabilities.clone(), 4).unwrap();
+        let predictions = Predictions::with(probabilities, &logits);
+        let rows = [("one", 1), ("two", 0), ("three", 1), ("four", 2)];
+        let rows = rows.map(|(path, label)| TestRow { path, label });
+        let page = page(|page| mistakes(page, &names, &rows, &predictions));
+        let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td>")).collect();
+        assert_eq!(
+            listed,
+            [
+                "<tr><td>two<td>a<td>&lt;b&gt;<td>0.900",
+                "<tr><td>four<td>c<td>&lt;b&gt;<td>0.800",
+                "<tr><td>one<td>&lt;b&gt;<td>a<td>0.600",
+            ]
+        );
+        assert!(page.contains("3 in all"), "{page}");
+    }
 }

@@ -68,6 +68,7 @@ fn sets_that_cannot_be_made_are_refused_with_the_reason() {
         .fails(2, &["beta", "temperature", "none", "isotonic", "platt", "calibration"]);
 }
 
+// effect: predict --coverage, predict --coverage x predict --sets, predict --sets
 #[test]
 fn figures_before_and_after_are_in_the_metrics_and_evaluate_finds_them_again() {
     let project = Project::new(8);
@@ -86,11 +87,38 @@ fn figures_before_and_after_are_in_the_metrics_and_evaluate_finds_them_again() {
         }
         assert!(metrics["seconds"]["calibration"].is_number());
         assert_eq!(metrics["conformal"]["coverage"], 0.9);
+        // What `predict` says of the test photos, counted.
+        let split = project.read(&format!("{head}/split.csv"));
+        let tested: Vec<(String, &str)> = (split.lines().filter_map(|line| line.strip_suffix(",test")))
+            .map(|line| line.split_once(',').unwrap())
+            .map(|(path, label)| (format!("photos/{path}"), label))
+            .collect();
+        let mut sets_of = Vec::new();
         for method in ["lac", "aps"] {
-            for figure in ["coverage", "mean_size", "empty"] {
-                assert!(metrics["conformal"][method][figure].is_number(), "{metrics}");
-            }
+            let mut command =
+                vec!["predict", head, "--format", "jsonl", "--coverage", "0.9", "--sets", method];
+            command.extend(tested.iter().map(|(path, _)| path.as_str()));
+            let lines = project.run(&command).ok().stdout;
+            let sets: Vec<Vec<String>> = lines
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["set"].clone())
+                .map(|set| serde_json::from_value(set).unwrap())
+                .collect();
+            assert_eq!(sets.len(), tested.len());
+            let share = |count: usize| count as f64 / tested.len() as f64;
+            let held =
+                sets.iter().zip(&tested).filter(|(set, (_, label))| set.iter().any(|class| class == label));
+            let told = |figure: &str| metrics["conformal"][method][figure].as_f64().unwrap();
+            assert_eq!(told("coverage"), share(held.count()), "{head} {method}");
+            assert_eq!(told("mean_size"), share(sets.iter().map(Vec::len).sum()), "{head} {method}");
+            assert_eq!(
+                told("empty"),
+                share(sets.iter().filter(|set| set.is_empty()).count()),
+                "{head} {method}"
+            );
+            sets_of.push(sets);
         }
+        assert_ne!(sets_of[0], sets_of[1], "{head}: both methods give the same sets");
         let again = project.run(&["evaluate", head, "--json"]).ok();
         assert!(again.stdout.contains("sets that are to hold the class 0.9 of the time"), "{}", again.stdout);
         assert_eq!(again.json()["conformal"], metrics["conformal"], "{head}");

@@ -1,12 +1,11 @@
 //! What a run says of samples that it was trained on.
 
 use headstock_heads::Registry;
-use headstock_loader::encode::png;
 
 use super::*;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::recording::{Made, write};
+use crate::recording::{Made, backbone, photo, write};
 use crate::run::{Run, RunMetrics, RunPlace, TrainedOn};
 use crate::{Evaluation, evaluate, train};
 
@@ -72,6 +71,7 @@ fn tells(found: &TrainedOn, run: &Run, all: &[Made], tested: &BTreeSet<usize>, k
     assert!(told.conformal.is_some());
 }
 
+// effect: evaluate RUN
 #[test]
 fn a_run_tested_on_another_draw_counts_what_it_was_trained_on_and_tells_how_the_others_do() {
     let folder = tempfile::tempdir().unwrap();
@@ -151,6 +151,7 @@ fn a_run_that_does_not_say_what_it_was_trained_on_is_asked_by_its_split() {
     assert_eq!(evaluated(&run, &settings(there.path(), &[])).trained_on, None);
 }
 
+// effect: train --warm
 #[test]
 fn a_run_that_starts_from_another_tells_how_it_does_on_what_that_one_has_not_seen() {
     let folder = tempfile::tempdir().unwrap();
@@ -179,13 +180,6 @@ fn a_run_that_starts_from_another_tells_how_it_does_on_what_that_one_has_not_see
     assert_eq!(metrics.trained_on, None);
 }
 
-/// A photo of one colour, `shade` of it.
-fn photo(shade: usize) -> Vec<u8> {
-    let shade = (shade * 3) as u8;
-    let pixels = [shade, 255 - shade, 90].repeat(64 * 64);
-    png(&image::RgbImage::from_raw(64, 64, pixels).unwrap())
-}
-
 /// A folder of photos under other names, and a table of them, are known as well.
 #[test]
 fn photos_are_known_by_their_bytes_whatever_they_are_called() {
@@ -203,13 +197,7 @@ fn photos_are_known_by_their_bytes_whatever_they_are_called() {
     lay("heap", &|number| format!("{number:02}.png"), 20);
     let table: String = (0..20).map(|number| format!("{number:02}.png,{}\n", class(number))).collect();
     fs::write(folder.path().join("heap.csv"), format!("id,label\n{table}")).unwrap();
-    let weights = folder.path().join("backbone");
-    fs::create_dir(&weights).unwrap();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/backbone/model.safetensors");
-    fs::copy(demo, weights.join("model.safetensors")).unwrap();
-    let record = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 1.0,
-        "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}"#;
-    fs::write(weights.join("config.json"), record).unwrap();
+    backbone(folder.path());
     let of = |data: &str| {
         let text = format!(
             "version = 1\n[data]\n{data}\n[split]\ntest_size = 0.25\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n"
@@ -241,6 +229,9 @@ fn photos_are_known_by_their_bytes_whatever_they_are_called() {
         let told = found.trained_on.unwrap();
         assert!(seen > 0 && seen < tested.len(), "{tested:?}");
         assert_eq!((told.samples, told.unseen.unwrap().samples), (seen, tested.len() - seen), "{data}");
+        if data.starts_with("csv") {
+            continue;
+        }
         // As from the photos themselves, where the run does not say it.
         let file = run.folder.join(crate::run::TRAINED_ON);
         let kept = fs::read(&file).unwrap();

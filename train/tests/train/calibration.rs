@@ -74,11 +74,13 @@ fn a_head_that_knows_its_photos_by_heart_is_not_taken_at_its_word() {
     assert_eq!(run.model.record.calibration, Calibration::Temperature(calibration.temperature.unwrap()));
 }
 
+// effect: calibration
 #[test]
 fn without_calibration_the_figures_are_those_before_it_and_there_are_no_sets() {
     let folder = tempfile::tempdir().unwrap();
     features(folder.path(), &[40, 40, 40], 5, 0.3);
     let heads = Registry::builtin();
+    let mut dropped = Vec::new();
     for head in ["head.kind=svm", "head.kind=linear"] {
         let (plain, bare) = run(&folder, &heads, &[head, "calibration=none"]);
         assert!(plain.calibration.is_none() && plain.conformal.is_none());
@@ -90,16 +92,25 @@ fn without_calibration_the_figures_are_those_before_it_and_there_are_no_sets() {
             assert_eq!(calibration.test.before, plain.test.reliability(), "{head} {method}");
             let used = calibration.dropped.map_or(method, |_| "none");
             assert_eq!(calibration.method.as_str(), used, "{head} {method}");
-            if calibration.dropped.is_some() {
-                assert_eq!(calibration.test.before, calibration.test.after, "{head} {method}");
+            let same = calibration.test.before == calibration.test.after;
+            assert_eq!(same, calibration.dropped.is_some(), "{head} {method}");
+            assert_eq!(metrics.test == plain.test, same, "{head} {method}");
+            if let Some(of) = calibration.dropped {
+                assert_eq!((of.as_str(), calibration.temperature), (method, None));
+                assert_eq!(calibration.out_of_fold.before, calibration.out_of_fold.after);
+                dropped.push((head, method));
             }
             assert_eq!(run.model.record.calibration.method(), calibration.method);
             let conformal = run.model.conformal.as_ref().unwrap();
             assert_eq!(conformal.scores(SetMethod::Aps).len(), 60);
         }
     }
+    // Some are, and some are not.
+    assert!(dropped.contains(&("head.kind=linear", "isotonic")), "{dropped:?}");
+    assert!(!dropped.contains(&("head.kind=svm", "temperature")), "{dropped:?}");
 }
 
+// effect: calibration, head.kind
 #[test]
 fn margins_are_worth_more_than_their_softmax_says() {
     let folder = tempfile::tempdir().unwrap();
