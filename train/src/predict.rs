@@ -158,6 +158,11 @@ mod tests {
             csv::Reader::from_reader(table.as_slice()).records().map(Result::unwrap).collect();
         assert_eq!(rows.len(), 12);
         let run = Run::open(&run, &heads).unwrap();
+        let record = run.model.record.backbone.as_ref().unwrap();
+        assert_eq!((record.architecture.as_str(), record.source.as_str()), ("resnet50", "backbone"));
+        assert_eq!((record.layer.as_str(), record.precision.as_str(), record.tuned), ("layer1", "f32", None));
+        let preprocessing = run.model.record.preprocessing.as_ref().unwrap();
+        assert_eq!((preprocessing.crop, run.model.record.width), ([32, 32], 256));
         // Backwards, more than a batch, with one twice and two that are no photos between.
         let mut photos: Vec<Photo> = rows
             .iter()

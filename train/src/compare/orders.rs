@@ -212,6 +212,47 @@ fn labels_of_the_test_part_and_names_of_classes_change_nothing() {
     assert_ne!(timeless(compared(&settings, &prepared, Criterion::LogLoss)), once);
 }
 
+/// The differences of resampled accuracies, by hand, on the draws that belong to the seed.
+// effect: compare --seed
+#[test]
+fn resamples_are_keyed_by_the_seed_and_the_interval_is_of_their_differences() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let prepared = Prepared::new(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let mut intervals = Vec::new();
+    for seed in [0, 9] {
+        let comparison = compare(&prepared, &candidates, &Plan { seed, ..Plan::default() }, &()).unwrap();
+        let units = Units::new(360, None, seed);
+        let gain = |row: usize| {
+            let hit = |head: usize| i64::from(sureness(row)[head] > 0.0);
+            hit(2) - hit(0)
+        };
+        let gains: Vec<i64> = prepared.train.iter().map(|&row| gain(row)).collect();
+        let mut differences: Vec<f64> = (0..2000)
+            .map(|resample| {
+                let counts = units.draw(resample);
+                let sum: i64 = gains.iter().zip(&counts).map(|(gain, &count)| gain * i64::from(count)).sum();
+                sum as f64 / 360.0
+            })
+            .collect();
+        differences.sort_unstable_by(f64::total_cmp);
+        // numpy.quantile: 0.025 and 0.975 of 1999 steps.
+        let at = |place: f64| {
+            let (below, above) = (differences[place as usize], differences[place as usize + 1]);
+            below + (above - below) * place.fract()
+        };
+        assert_eq!(which(&comparison), [0, 1, 2]);
+        let found = comparison.candidates[2].judged().unwrap().accuracy.to_best;
+        assert!(
+            (found.low - at(49.975)).abs() < 1e-12 && (found.high - at(1949.025)).abs() < 1e-12,
+            "{found:?}"
+        );
+        intervals.push(comparison.candidates[2].judged().unwrap().macro_f1.to_best);
+    }
+    assert_ne!(intervals[0], intervals[1]);
+}
+
 /// The same figures of temperatures that are fitted on the other folds, by hand.
 #[test]
 fn the_temperature_of_a_fold_is_that_of_the_other_folds() {

@@ -193,3 +193,79 @@ fn median(mut values: Vec<f64>) -> f64 {
         even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_or_the_mean_of_two() {
+        assert_eq!(median(vec![5.0, 1.0, 3.0]), 3.0);
+        assert_eq!(median(vec![8.0, 1.0, 3.0, 2.0]), 2.5);
+        assert_eq!((median(vec![4.0]), median(Vec::new())), (4.0, 0.0));
+    }
+
+    fn trial(logits: &[f32], seconds: f64, bytes: u64, chosen: f64, warning: &str) -> Trial {
+        Trial {
+            logits: Logits::new(logits.to_vec(), 2).unwrap(),
+            fit_seconds: seconds,
+            predict_seconds: seconds / 4.0,
+            bytes,
+            chosen: vec![("C", chosen)],
+            warnings: vec![warning.into(), "always".into()],
+        }
+    }
+
+    #[test]
+    fn what_the_folds_give_is_put_together() {
+        let splits = [[1, 2], [0, 3]].map(|test| Split { train: Vec::new(), test: test.to_vec() });
+        let trials = [
+            trial(&[3.0, 0.0, 0.0, 3.0], 4.0, 12, 0.5, "b"),
+            trial(&[0.0, 3.0, 0.0, 1.0], 2.0, 16, 2.0, "a"),
+        ];
+        let scored = Scored::new(&trials, &splits, &[1, 0, 1, 0]);
+        assert_eq!((scored.fit_seconds, scored.predict_seconds, scored.bytes), (3.0, 0.75, 16));
+        assert_eq!(scored.chosen, [Chosen { parameter: "C".into(), values: vec![0.5, 2.0] }]);
+        assert_eq!(scored.warnings, ["a", "always", "b"]);
+        // Each row is where its sample is: only sample 3 is taken for the other class.
+        let hits = Figures::of(&scored.scores, 2, |_| 1).accuracy;
+        assert_eq!(hits, 0.75);
+        assert_eq!(Figures::of(&scored.scores, 2, |sample| u32::from(sample == 3)).accuracy, 0.0);
+        // By the first fold, both right and as sure: two right of two are worth a probability of 3 / 4.
+        assert!((scored.temperatures[1] - 3.0 / 3f64.ln()).abs() < 1e-4, "{:?}", scored.temperatures);
+        // By the second, of which one is right by 3 and one is wrong by 1: where the loss has no slope.
+        let says = |by: f64| 1.0 / (1.0 + (-by / scored.temperatures[0]).exp());
+        assert!((3.0 * (1.0 - says(3.0)) - says(1.0)).abs() < 1e-4, "{:?}", scored.temperatures);
+    }
+
+    #[test]
+    fn a_candidate_that_failed_in_a_fold_has_failed() {
+        let done = || Attempt::Done(trial(&[1.0, 0.0], 1.0, 1, 1.0, ""));
+        let after = |folds: Vec<Attempt<Trial>>| {
+            let mut all = Attempt::Done(Vec::new());
+            folds.into_iter().for_each(|fold| all.add(fold));
+            match all {
+                Attempt::Done(trials) => format!("{} folds", trials.len()),
+                Attempt::Failed(error) => error,
+                Attempt::LeftOut => "left out".into(),
+            }
+        };
+        assert_eq!(after(vec![done(), done()]), "2 folds");
+        assert_eq!(after(vec![done(), Attempt::Failed("no".into()), done()]), "no");
+        assert_eq!(after(vec![Attempt::Failed("no".into()), Attempt::LeftOut]), "no");
+        assert_eq!(after(vec![Attempt::LeftOut, done()]), "left out");
+    }
+
+    #[test]
+    fn bytes_are_those_of_all_tensors() {
+        let zeros = |shape: (usize, usize), dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+        let tensors = Tensors::from([
+            ("a".into(), zeros((3, 5), DType::F32)),
+            ("b".into(), zeros((2, 2), DType::F64)),
+            ("c".into(), zeros((7, 1), DType::U8)),
+        ]);
+        assert_eq!(bytes(&tensors), 60 + 32 + 7);
+    }
+}

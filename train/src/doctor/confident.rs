@@ -101,6 +101,19 @@ mod tests {
         fs::read(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/{}"), name)).unwrap()
     }
 
+    /// The thresholds are 0.8 and 0.8: sample 4 reaches that of class 0 just so.
+    #[test]
+    fn a_probability_on_the_threshold_is_confident_and_one_below_it_is_not() {
+        let issues = |shown: f32| {
+            let probabilities = [0.8, 0.2, 0.8, 0.2, 0.2, 0.8, 0.2, 0.8, shown, 1.0 - shown];
+            let found = label_issues(&[0, 0, 1, 1, 1], &probabilities, 2);
+            (found.joint.concat(), found.ranked)
+        };
+        assert_eq!(issues(0.8), (vec![2, 0, 1, 2], vec![4]));
+        assert_eq!(issues(0.79), (vec![2, 0, 0, 2], vec![]));
+        assert!((self_confidence(1, &[0.25, 0.75]) - 0.75).abs() < 1e-12);
+    }
+
     #[test]
     fn label_issues_are_cleanlabs() {
         let bytes = file("probabilities.safetensors");

@@ -264,3 +264,44 @@ impl Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // effect: doctor --strict
+    #[test]
+    fn each_kind_is_as_bad_as_the_page_on_data_says() {
+        use Kind::*;
+        let errors = [TooFewClasses, Unreadable, Truncated, MissingPhoto, EmptyClass, UnknownClass, BadEntry];
+        let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabelledPhoto, Animated];
+        let notes = [Outlier, ExtremeSize, ExtremeAspect, OddMode, Rotated];
+        for (severity, kinds) in
+            [(Severity::Error, &errors[..]), (Severity::Warning, &warnings), (Severity::Note, &notes)]
+        {
+            for kind in kinds {
+                assert_eq!(kind.severity(None), severity, "{kind:?}");
+            }
+        }
+        for kind in [ExactDuplicate, NearDuplicate] {
+            assert_eq!(kind.severity(Some(Scope::AcrossClasses)), Severity::Error);
+            assert_eq!(kind.severity(Some(Scope::AcrossParts)), Severity::Warning);
+            assert_eq!(kind.severity(Some(Scope::WithinClass)), Severity::Warning);
+            let advice = |scope| kind.advice(Some(scope));
+            assert!(advice(Scope::AcrossClasses).contains("two labels"));
+            assert!(advice(Scope::AcrossParts).contains("split.group_duplicates"));
+            assert!(advice(Scope::WithinClass).contains("keep one of each"));
+        }
+        assert!(Severity::Note < Severity::Warning && Severity::Warning < Severity::Error);
+    }
+
+    #[test]
+    fn a_finding_counts_its_items_and_there_is_none_without_any() {
+        let item = || Item { photos: Vec::new(), detail: "x".into(), doubt: None };
+        assert_eq!(Finding::of(Kind::Outlier, None, Vec::new()), None);
+        let found = Finding::of(Kind::NearDuplicate, Some(Scope::AcrossParts), vec![item(), item()]).unwrap();
+        assert_eq!((found.count, found.severity, found.items.len()), (2, Severity::Warning, 2));
+        assert_eq!(found.name(), "near-duplicate across parts");
+        assert_eq!(Finding::of(Kind::OddMode, None, vec![item()]).unwrap().name(), "odd-mode");
+    }
+}

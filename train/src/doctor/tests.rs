@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Config;
-use crate::recording::registry;
+use crate::recording::{backbone, registry};
 
 /// A picture of 8 x 8 squares whose colours `seed` gives, `side` pixels wide.
 fn picture(seed: u64, side: u32) -> RgbImage {
@@ -281,4 +281,52 @@ fn a_doubt_names_the_most_probable_other_class_and_both_probabilities() {
     assert_eq!(ranked.len(), 12);
     assert_eq!(ranked[0], RankedLabel { path: "dog/01.png".into(), score: f64::from(0.05f32) });
     assert_eq!(ranked[1].path, "cat/00.png", "of equals the earlier");
+}
+
+/// By features: cats are red and dogs are blue, but for two dogs that are one photo, a cat's.
+#[test]
+fn a_photo_with_a_wrong_label_and_its_copy_are_both_suspicious() {
+    let tinted = |seed: u64, red: bool| {
+        let mut photo = picture(seed, 64);
+        for pixel in photo.pixels_mut() {
+            let strong = 120 + pixel[1] / 4;
+            let weak = pixel[1] / 4;
+            *pixel = image::Rgb(if red { [strong, weak, weak] } else { [weak, weak, strong] });
+        }
+        png(&photo)
+    };
+    let more = "[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nkind = \"knn\"\nk = 1";
+    let (folder, settings) = project(&[], more);
+    backbone(folder.path());
+    for number in 0..12 {
+        lay(folder.path(), &format!("cat/{number:02}.png"), &tinted(number, true));
+        lay(folder.path(), &format!("dog/{number:02}.png"), &tinted(100 + number, false));
+    }
+    lay(folder.path(), "dog/one.png", &tinted(50, true));
+    lay(folder.path(), "dog/two.png", &tinted(50, true));
+    let diagnosis = examine(&settings, false, &()).unwrap();
+    let mut suspicious = items(&diagnosis, "suspicious-label").concat();
+    suspicious.sort_unstable();
+    // A cat may be doubted too, whose nearest photo is the one with the wrong label.
+    assert!(
+        suspicious.len() <= 3 && suspicious.ends_with(&["dog/one.png".into(), "dog/two.png".into()]),
+        "{suspicious:?}"
+    );
+    let finding = diagnosis.findings.iter().find(|finding| finding.kind == Kind::SuspiciousLabel).unwrap();
+    let dogs = finding.items.iter().filter(|item| item.photos[0].label == "dog");
+    assert!(dogs.map(|item| item.doubt.as_ref().unwrap().suggested.as_str()).eq(["cat", "cat"]));
+    assert_eq!(diagnosis.labels.len(), 26);
+    assert!(diagnosis.left_out.is_empty(), "{:?}", diagnosis.left_out);
+
+    // A head that takes long is not fitted five times.
+    let table = toml::Table::from_iter([("batch_size".to_owned(), toml::Value::Integer(8))]);
+    let settings = settings.with_head("mlp", &table, &registry()).unwrap();
+    let diagnosis = examine(&settings, false, &()).unwrap();
+    let mut suspicious = items(&diagnosis, "suspicious-label").concat();
+    suspicious.sort_unstable();
+    assert_eq!(suspicious, ["dog/one.png", "dog/two.png"]);
+    assert_eq!(
+        diagnosis.left_out,
+        ["`mlp` for judging labels: it takes long, `linear` is fitted in its place"]
+    );
 }

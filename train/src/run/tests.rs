@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use headstock_heads::{Calibration, CalibrationMethod, Features, FitContext, SetMethod, TrainingSet};
+use headstock_heads::{
+    Calibration, CalibrationMethod, Features, FitContext, SetMethod, Tensors, TrainingSet,
+};
 
 use super::*;
 use crate::metrics::Predictions;
@@ -255,4 +257,60 @@ fn a_warm_start_begins_where_the_earlier_run_ended_with_its_classes_where_they_w
     assert_eq!(turned.model.record.classes, first.model.record.classes);
     let begun: f64 = table(&place, "history.csv")[1][1].parse().unwrap();
     assert!(begun < 1.05 * end, "{begun} after {end}");
+}
+
+#[test]
+fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "x", &rows());
+    let settings = settings(folder.path(), "x", "");
+    let place = folder.path().join("run");
+    train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap();
+    let path = place.join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let stored = tensors::Stored::open(&path).unwrap();
+    let entry: serde_json::Value = serde_json::from_str(stored.entry("headstock").unwrap()).unwrap();
+    let kept = stored.tensors().unwrap();
+    let refused = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors)| {
+        let (mut entry, mut tensors) = (entry.clone(), kept.clone());
+        change(&mut entry, &mut tensors);
+        let metadata = std::collections::HashMap::from([("headstock".to_owned(), entry.to_string())]);
+        tensors::write(&path, &tensors, metadata).unwrap();
+        Run::open(&place, &registry()).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(refused(&|_, _| ()), "", "as it was");
+    let cases: [(&dyn Fn(&mut serde_json::Value, &mut Tensors), &str); 6] = [
+        (&|entry, _| entry["format"] = 2.into(), "its format is 2, and this headstock reads 1"),
+        (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
+        (
+            &|entry, _| entry["width"] = 4.into(),
+            "its head takes 3 features to 3 classes, but it names 4 and 3",
+        ),
+        (&|entry, _| entry["classes"] = serde_json::json!(["a", "b"]), "but it names 3 and 2"),
+        (
+            &|entry, _| entry["calibration"] = serde_json::json!({ "temperature": -1.0 }),
+            "model.safetensors: ",
+        ),
+        (
+            &|_, tensors| assert!(tensors.remove("conformal.aps").is_some()),
+            "tensor `conformal.aps`: is missing",
+        ),
+    ];
+    for (change, reason) in cases {
+        let error = refused(change);
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    // Without any scores it is a run of an earlier headstock: it makes no sets.
+    let none = refused(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
+    assert_eq!(none, "");
+    let run = Run::open(&place, &registry()).unwrap();
+    let error = run.model.sets(0.9, SetMethod::Lac).unwrap_err();
+    assert!(error.to_string().contains("no scores to make sets of") && error.kind() == crate::Kind::Usage);
+    fs::write(&path, whole).unwrap();
+    fs::remove_file(place.join("headstock.toml")).unwrap();
+    let error = Run::open(&place, &registry()).err().unwrap().to_string();
+    assert!(error.contains("the run is not whole"), "{error}");
+    fs::remove_file(&path).unwrap();
+    let error = Run::open(&place, &registry()).err().unwrap().to_string();
+    assert!(error.contains("is no run"), "{error}");
 }
