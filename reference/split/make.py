@@ -6,6 +6,7 @@ group_shuffle.json, GroupShuffleSplit: kept likewise.
 hash.json: which keys a split by SHA-256 tests on, computed with hashlib.
 folds.json, StratifiedKFold and StratifiedGroupKFold, shuffled: the fold that each sample is tested in, of up to 100
 samples; of more the sha256 of the folds (a byte each) and the first sixteen.
+settings.json: what is tested on of one data set by settings of `[split]`, as a config writes them.
 """
 
 import hashlib
@@ -412,3 +413,99 @@ write_shuffle()
 write_folds()
 write_group_shuffle()
 write_hash()
+
+
+# The data set of settings.json: the class, the group and the picture of each photo. Photos of one picture are copies.
+CLASS = [[0, 0, 1, 0, 2, 1, 0, 1][i % 8] for i in range(40)]
+GROUP = [i // 3 * 5 % 14 for i in range(40)]
+PICTURE = [i // 4 if i < 24 else 6 + (i - 24) // 2 for i in range(40)]
+
+
+def joined(*kinds):
+    """Samples share a number where a chain of groups of any kind leads from one to the other."""
+    numbers = list(range(len(kinds[0])))
+    for kind in kinds:
+        for a in range(len(kind)):
+            for b in range(a):
+                if kind[a] == kind[b]:
+                    old, new = max(numbers[a], numbers[b]), min(numbers[a], numbers[b])
+                    numbers = [new if number == old else number for number in numbers]
+    return numbers
+
+
+def photo_name(i):
+    return f"{i:02}.png"
+
+
+def group_name(group):
+    return f"dog {group:02}"
+
+
+def tested(method="stratified-shuffle", test_size=0.1, seed=0, folds=None, fold=0, groups=None, keys=None):
+    """The photos that settings test on. `groups` are given where they are kept together."""
+    y, x = np.array(CLASS), np.zeros(len(CLASS))
+    if method == "hash":
+        return [i for i in range(len(y)) if hashed_below(keys[i], test_size, seed)]
+    if method == "group" and folds is None:
+        splitter = GroupShuffleSplit(1, test_size=test_size, random_state=seed)
+    elif method == "stratified-shuffle" and folds is None:
+        splitter = StratifiedShuffleSplit(1, test_size=test_size, random_state=seed)
+    elif groups is None:
+        splitter = StratifiedKFold(folds or 5, shuffle=True, random_state=seed)
+    else:
+        splitter = StratifiedGroupKFold(folds or 5, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        return list(splitter.split(x, y, groups))[fold][1].tolist()
+
+
+def write_settings():
+    both = joined(GROUP, PICTURE)
+    assert len(set(both)) == 5
+    by_name = [group_name(group) for group in GROUP]
+    first = [photo_name(PICTURE.index(picture)) for picture in PICTURE]
+    folded, hashed, group, copies = (
+        "split.method=stratified-k-fold",
+        "split.method=hash",
+        "split.method=group",
+        "split.group_duplicates=true",
+    )
+    cases = [  # settings, whether `data.group` is set, what is tested on
+        ([], False, tested()),
+        ([], True, tested()),
+        (["split.seed=7"], False, tested(seed=7)),
+        (["split.test_size=0.3"], False, tested(test_size=0.3)),
+        (["split.test_size=11", "split.seed=3"], False, tested(test_size=11, seed=3)),
+        (["split.method=stratified-shuffle", "split.test_size=0.2"], False, tested(test_size=0.2)),
+        ([folded], True, tested("fold")),
+        (["split.test_size=0.15", "split.seed=4", copies], False, tested(folds=7, seed=4, groups=PICTURE)),
+        ([hashed, "split.test_size=0.3"], False, tested("hash", 0.3, keys=[photo_name(i) for i in range(40)])),
+        ([hashed, "split.test_size=0.3"], True, tested("hash", 0.3, keys=by_name)),
+        ([hashed, "split.seed=9", "split.test_size=0.2"], True, tested("hash", 0.2, 9, keys=by_name)),
+        ([hashed, "split.test_size=0.3", copies], False, tested("hash", 0.3, keys=first)),
+        ([group], True, tested("group", groups=GROUP)),
+        ([group, "split.test_size=0.4", "split.seed=5"], True, tested("group", 0.4, 5, groups=GROUP)),
+        ([group, "split.test_size=3"], True, tested("group", 3, groups=GROUP)),
+        ([group, "split.test_size=0.5", "split.seed=1", copies], True, tested("group", 0.5, 1, groups=both)),
+        ([group, "split.folds=2", "split.fold=1", copies], True, tested("group", folds=2, fold=1, groups=both)),
+        (["split.test_size=0.5", copies], True, tested(folds=2, groups=both)),
+        ([folded, "split.folds=4", "split.fold=3", copies], False, tested("fold", folds=4, fold=3, groups=PICTURE)),
+    ]
+    for fold in range(5):
+        settings = [folded, "split.seed=2", f"split.fold={fold}"]
+        cases.append((settings, False, tested("fold", seed=2, fold=fold)))
+    for fold in range(3):
+        settings = [folded, "split.folds=3", f"split.fold={fold}"]
+        cases.append((settings, False, tested("fold", folds=3, fold=fold)))
+        settings = [group, "split.folds=3", "split.seed=1", f"split.fold={fold}"]
+        cases.append((settings, True, tested("group", folds=3, seed=1, fold=fold, groups=GROUP)))
+    # A share of the photos is a fold of as many as come nearest to it, but of two at least.
+    for size, folds in [(0.1, 10), (0.3, 3), (0.9, 2), (6, 7)]:
+        settings = [f"split.test_size={size}", copies]
+        cases.append((settings, False, tested(folds=folds, groups=PICTURE)))
+    data = {"class": CLASS, "group": GROUP, "picture": PICTURE}
+    cases = [{"set": settings, "grouped": grouped, "test": test} for settings, grouped, test in cases]
+    write("settings.json", data | {"cases": cases, "refused": []})
+
+
+write_settings()

@@ -31,6 +31,8 @@ pub mod feature_file;
 pub mod features;
 mod files;
 mod fit;
+#[cfg(test)]
+mod fixtures;
 mod matrix;
 pub mod metrics;
 mod predict;

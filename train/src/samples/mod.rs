@@ -4,8 +4,8 @@ mod collected;
 mod parts;
 mod places;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{SIMILARITY, near_duplicates};
@@ -308,20 +308,31 @@ impl Samples {
         rows.iter().map(|&i| self.rows[i].group).collect()
     }
 
+    /// The number of what each of some rows belongs to, in the order of first appearance: rows of one group have one, and a row
+    /// without a group has its own.
+    pub(crate) fn tied(&self, rows: &[usize]) -> Vec<u32> {
+        let groups: Vec<Option<u32>> = rows.iter().map(|&i| self.rows[i].group).collect();
+        join_groups(&groups, &[])
+    }
+
     /// Says so where a group is both trained on and tested on: the test is easier than what comes later.
     pub(crate) fn warn_of_divided_groups(&self) {
+        let (both, all) = self.divided_groups();
+        if both > 0 {
+            tracing::warn!(
+                "{both} of {all} groups are both trained on and tested on: the test flatters; the folds of `compare` keep \
+                 groups together"
+            );
+        }
+    }
+
+    /// How many groups are both trained on and tested on, and how many there are.
+    fn divided_groups(&self) -> (usize, usize) {
         let of = |part| -> BTreeSet<u32> {
             self.rows.iter().filter(|row| row.part == part).filter_map(|row| row.group).collect()
         };
         let (trained, tested) = (of(Part::Train), of(Part::Test));
-        let both = trained.intersection(&tested).count();
-        if both > 0 {
-            tracing::warn!(
-                "{both} of {} groups are both trained on and tested on: the test flatters; the folds of `compare` keep \
-                 groups together",
-                trained.union(&tested).count()
-            );
-        }
+        (trained.intersection(&tested).count(), trained.union(&tested).count())
     }
 
     /// The labels of some rows.
@@ -374,14 +385,42 @@ fn read_photos(
     let mut tested = Dataset::read_with(test.source.as_ref(), &dataset.classes)?;
     dataset.prefix_ids(&here);
     tested.prefix_ids(&there);
-    let trained: BTreeSet<&Photo> = dataset.samples.iter().map(|sample| &sample.photo).collect();
-    if let Some(both) = tested.samples.iter().find(|sample| trained.contains(&sample.photo)) {
+    let mut real = RealPlaces::default();
+    let trained: HashSet<_> = dataset.samples.iter().map(|sample| real.of(&sample.photo)).collect();
+    if let Some(both) = tested.samples.iter().find(|sample| trained.contains(&real.of(&sample.photo))) {
         return Err(TrainError::Data(format!("{} would be both trained on and tested on", both.photo)));
     }
     let mut parts = vec![Part::Train; dataset.samples.len()];
     parts.resize(dataset.samples.len() + tested.samples.len(), Part::Test);
-    dataset.samples.extend(tested.samples);
-    Ok((dataset, Some(parts)))
+    Ok((together(dataset, tested), Some(parts)))
+}
+
+/// The samples of two places; groups of one name are one group, wherever they are.
+fn together(mut first: Dataset, mut second: Dataset) -> Dataset {
+    let names: BTreeSet<String> = first.groups.iter().chain(&second.groups).cloned().collect();
+    let names: Vec<String> = names.into_iter().collect();
+    for dataset in [&mut first, &mut second] {
+        for sample in &mut dataset.samples {
+            let name = |group: u32| names.binary_search(&dataset.groups[group as usize]).ok();
+            sample.group = sample.group.and_then(name).map(|number| number as u32);
+        }
+    }
+    first.samples.append(&mut second.samples);
+    Dataset { groups: names, ..first }
+}
+
+/// Where photos lie once links are followed.
+#[derive(Default)]
+struct RealPlaces(HashMap<PathBuf, PathBuf>);
+
+impl RealPlaces {
+    fn of(&mut self, photo: &Photo) -> (PathBuf, Option<usize>) {
+        let (path, number) = photo.place();
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        // A shard is met once for each of its records.
+        let known = self.0.entry(path.to_path_buf()).or_insert_with_key(|path| real(path));
+        (known.clone(), number)
+    }
 }
 
 /// Pairs of samples whose photos look the same. Photos that cannot be read look like no other.
@@ -453,56 +492,4 @@ fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_of_a_run_keep_their_numbers_and_new_ones_follow() {
-        let names = |names: &[&str]| ClassMap::new(names.iter().copied(), ClassOrder::Appearance);
-        let row = |label: u32| Row { id: label.to_string(), label, part: Part::Train, group: None };
-        let samples = Samples { classes: names(&["a", "b", "c", "d"]), rows: (0..4).map(row).collect() };
-        let samples = samples.renumbered(&["d", "b"].map(String::from));
-        assert_eq!(samples.classes.names(), ["d", "b", "a", "c"]);
-        assert_eq!(samples.labels(&[0, 1, 2, 3]), [2, 1, 3, 0]);
-    }
-
-    #[test]
-    fn labels_of_features_are_numbered_by_value_or_by_appearance() {
-        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Sorted);
-        assert_eq!(
-            (classes.names(), labels),
-            (["-2", "9", "10"].map(String::from).as_slice(), vec![2, 0, 2, 1])
-        );
-        let (classes, labels) = number(&[10, -2, 10, 9], ClassOrder::Appearance);
-        assert_eq!(
-            (classes.names(), labels),
-            (["10", "-2", "9"].map(String::from).as_slice(), vec![0, 1, 0, 2])
-        );
-    }
-
-    #[test]
-    fn classes_of_features_have_their_names_where_the_file_tells_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, table) = (folder.path().join("x.npy"), folder.path().join("x.csv"));
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/plain.npy");
-        std::fs::copy(golden, &path).unwrap();
-        std::fs::write(
-            &table,
-            "label,class,group\n5,pug,b\n9,akita,a\n5,pug,b\n7,boxer,a\n9,akita,c\n7,boxer,b\n",
-        )
-        .unwrap();
-        let read = |more: &str| {
-            let config = format!("version = 1\n[data]\nfeatures = \"x.npy\"\n{more}");
-            let config = crate::config::Config::parse(&config, "test", folder.path()).unwrap();
-            let settings = config.resolve(&headstock_heads::Registry::builtin()).unwrap();
-            Samples::unsplit(&settings, &()).unwrap().0
-        };
-        let samples = read("");
-        assert_eq!(samples.classes.names(), ["akita", "boxer", "pug"]);
-        assert_eq!(samples.labels(&[0, 1, 2, 3, 4, 5]), [2, 0, 2, 1, 0, 1]);
-        assert_eq!(samples.groups(&[0, 1, 2, 3, 4, 5]).unwrap(), [1, 0, 1, 0, 2, 1]);
-        let samples = read("class_order = \"appearance\"");
-        assert_eq!(samples.classes.names(), ["pug", "akita", "boxer"]);
-        assert_eq!(samples.labels(&[0, 1, 2, 3, 4, 5]), [0, 1, 0, 2, 1, 2]);
-    }
-}
+mod tests;

@@ -1,0 +1,178 @@
+//! Small data sets, and the bundled network on small photos, for tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use headstock_backbone::{
+    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, Source, WeightFiles,
+};
+use headstock_heads::Registry;
+use headstock_loader::encode::png;
+use image::imageops::{FilterType, resize};
+use image::{Rgb, RgbImage};
+use tempfile::TempDir;
+
+use crate::config::{Config, ConfigError, Settings};
+use crate::samples::{Inputs, Part, Samples};
+
+/// A file of `reference`.
+pub(crate) fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
+}
+
+/// Where the bundled weights lie.
+pub(crate) fn bundled() -> WeightFiles {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    Source::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
+}
+
+/// Photos of 32 x 32 pixels: the least that a network takes.
+pub(crate) fn small() -> Preprocessing {
+    Preprocessing {
+        resize: 36,
+        crop: [32, 32],
+        interpolation: Interpolation::Bilinear,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+    }
+}
+
+/// The bundled network, once for all tests.
+pub(crate) fn network() -> &'static Backbone {
+    static BACKBONE: OnceLock<Backbone> = OnceLock::new();
+    BACKBONE.get_or_init(|| {
+        let checkpoint = Checkpoint::open_with(&bundled(), &small()).unwrap();
+        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
+    })
+}
+
+/// A picture of its own for each number, with as many colours and edges as a photo has.
+pub(crate) fn picture(number: u64, width: u32, height: u32) -> RgbImage {
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let coarse = RgbImage::from_fn(6, 6, |_, _| Rgb([byte(), byte(), byte()]));
+    resize(&coarse, width, height, FilterType::Triangle)
+}
+
+/// Numbers from -0.5 to 0.5 that are the same every time.
+pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    }
+}
+
+/// A folder of a test.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Picture `number`, 48 x 40, as PNG.
+    pub(crate) fn picture(&self, name: &str, number: u64) -> PathBuf {
+        self.write(name, png(&picture(number, 48, 40)))
+    }
+
+    /// A photo of one grey: however it is turned, cropped or resized, it stays the same.
+    pub(crate) fn grey(&self, name: &str, grey: u8) -> PathBuf {
+        self.write(name, png(&RgbImage::from_pixel(40, 40, Rgb([grey; 3]))))
+    }
+
+    /// `x.npy`, whose rows are these features, and the table beside with a label and a group for each.
+    pub(crate) fn features(&self, rows: &[Vec<f32>], labels: &[u32], groups: Option<&[u32]>) {
+        let shape = format!("({}, {})", rows.len(), rows[0].len());
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut array = b"\x93NUMPY\x01\x00".to_vec();
+        array.extend((header.len() as u16).to_le_bytes());
+        array.extend(header.as_bytes());
+        array.extend(rows.iter().flatten().flat_map(|value| value.to_le_bytes()));
+        self.write("x.npy", array);
+        let mut table = if groups.is_some() { "label,group\n" } else { "label\n" }.to_owned();
+        for (row, label) in labels.iter().enumerate() {
+            let group = groups.map_or(String::new(), |groups| format!(",{:04}", groups[row]));
+            table += &format!("{label}{group}\n");
+        }
+        self.write("x.csv", table);
+    }
+
+    /// Copies a file of `reference`.
+    pub(crate) fn golden(&self, from: &str, to: &str) {
+        self.write(to, fs::read(golden(from)).unwrap());
+    }
+
+    /// The bundled weights under `name`, to be run on small photos.
+    pub(crate) fn weights(&self, name: &str) {
+        let folder = self.path(name);
+        fs::create_dir_all(&folder).unwrap();
+        let (from, to) = (bundled().weights, folder.join("model.safetensors"));
+        if fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to).unwrap();
+        }
+        let record = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 32, 32],
+            "crop_pct": 0.875, "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}"#;
+        fs::write(folder.join("config.json"), record).unwrap();
+    }
+
+    pub(crate) fn resolve(&self, config: &str, set: &[impl AsRef<str>]) -> Result<Settings, ConfigError> {
+        self.resolve_with(config, set, &Registry::builtin())
+    }
+
+    pub(crate) fn resolve_with(
+        &self,
+        config: &str,
+        set: &[impl AsRef<str>],
+        heads: &Registry,
+    ) -> Result<Settings, ConfigError> {
+        let mut config = Config::parse(&format!("version = 1\n{config}"), "a test", self.0.path())?;
+        config.set(set)?;
+        config.resolve(heads)
+    }
+
+    /// The settings of a config, and what else is set.
+    #[track_caller]
+    pub(crate) fn settings(&self, config: &str, set: &[impl AsRef<str>]) -> Settings {
+        self.resolve(config, set).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The samples of these settings.
+    #[track_caller]
+    pub(crate) fn samples(&self, config: &str, set: &[impl AsRef<str>]) -> (Samples, Inputs) {
+        Samples::read(&self.settings(config, set), &()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Why there are none.
+    #[track_caller]
+    pub(crate) fn refusal(&self, config: &str, set: &[impl AsRef<str>]) -> String {
+        Samples::read(&self.settings(config, set), &()).err().expect("it is refused").to_string()
+    }
+}
+
+impl Samples {
+    /// The ids of a part, in order.
+    pub(crate) fn ids(&self, part: Part) -> Vec<&str> {
+        self.of(part).into_iter().map(|row| self.rows[row].id.as_str()).collect()
+    }
+
+    /// The name of each sample's class.
+    pub(crate) fn class_names(&self) -> Vec<&str> {
+        self.rows.iter().map(|row| self.classes.name(row.label)).collect()
+    }
+}
