@@ -380,3 +380,6 @@ pub(crate) fn missing(
     }
     Ok(missing)
 }
+
+#[cfg(test)]
+mod tests;

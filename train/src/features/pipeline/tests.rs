@@ -1,24 +1,15 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::OnceLock;
 
-use headstock_backbone::{Checkpoint, DeviceChoice, Precision, Source};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fixtures;
 
 const SIDE: usize = 32;
 
 fn network() -> Network<'static, f32> {
-    static BACKBONE: OnceLock<Backbone> = OnceLock::new();
-    let backbone = BACKBONE.get_or_init(|| {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let files = Source::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap();
-        let checkpoint = Checkpoint::open(&files).unwrap();
-        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
-    });
-    Network::features(backbone, Layer::Stem, (SIDE as u32, SIDE as u32))
+    Network::features(fixtures::network(), Layer::Stem, (SIDE as u32, SIDE as u32))
 }
 
 /// Files whose only byte is their number.
