@@ -1,5 +1,6 @@
 //! The corpus of configs: what is valid resolves, and what is not is refused with the key and the file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -112,4 +113,339 @@ fn another_head_drops_the_keys_of_the_one_in_the_file() {
 fn a_config_that_is_not_there_says_how_to_make_one() {
     let error = Config::read(Path::new("/nowhere/headstock.toml")).unwrap_err().to_string();
     assert!(error.contains("headstock init"), "{error}");
+}
+
+const CSV: &str =
+    "version = 1\n[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
+const PARQUET: &str = "version = 1\n[data]\nparquet = \"x.parquet\"\n[backbone]\nweights = \"backbone\"\n";
+const TAR: &str = "version = 1\n[data]\nwebdataset = \"x.tar\"\n[backbone]\nweights = \"backbone\"\n";
+const GIVEN: &str = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
+
+/// The value that every key has where it is left out, for a config in which it may stand, and what else is set; nothing for a
+/// key that has none.
+#[rustfmt::skip]
+const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
+    ("version", MINIMAL, &[], "1"),
+    ("calibration", MINIMAL, &[], "temperature"),
+    ("data.folder", CSV, &[], ""),
+    ("data.csv", MINIMAL, &[], ""),
+    ("data.parquet", MINIMAL, &[], ""),
+    ("data.webdataset", MINIMAL, &[], ""),
+    ("data.images", MINIMAL, &[], ""),
+    ("data.id", CSV, &[], "id"),
+    ("data.image", PARQUET, &[], "image"),
+    ("data.label", CSV, &[], "label"),
+    ("data.label", PARQUET, &[], "label"),
+    ("data.label", TAR, &[], "label"),
+    ("data.group", CSV, &[], ""),
+    ("data.extension", CSV, &[], "\"\""),
+    ("data.features", MINIMAL, &[], ""),
+    ("data.test_folder", MINIMAL, &[], ""),
+    ("data.test_parquet", PARQUET, &[], ""),
+    ("data.test_webdataset", TAR, &[], ""),
+    ("data.class_order", MINIMAL, &[], "sorted"),
+    ("data.on_error", MINIMAL, &[], "stop"),
+    ("data.max_pixels", MINIMAL, &[], "200_000_000"),
+    ("data.decode", MINIMAL, &[], "exact"),
+    ("split.method", MINIMAL, &[], "stratified-shuffle"),
+    ("split.test_size", MINIMAL, &[], "0.1"),
+    ("split.seed", MINIMAL, &[], "0"),
+    ("split.folds", MINIMAL, &["split.method=stratified-k-fold"], ""),
+    ("split.fold", MINIMAL, &["split.method=stratified-k-fold"], "0"),
+    ("split.column", CSV, &[], ""),
+    ("split.column", CSV, &["split.method=predefined"], "split"),
+    ("split.group_duplicates", MINIMAL, &[], "false"),
+    ("backbone.weights", GIVEN, &[], ""),
+    ("backbone.layer", MINIMAL, &[], "avgpool"),
+    ("backbone.device", MINIMAL, &[], "auto"),
+    ("backbone.precision", MINIMAL, &[], "f32"),
+    ("features.cache", MINIMAL, &[], ".headstock"),
+    ("features.views", MINIMAL, &["augment.invert=1"], "0"),
+    ("augment.random_resized_crop.scale", MINIMAL, &["augment.random_resized_crop={}"], "[0.08, 1.0]"),
+    ("augment.random_resized_crop.ratio", MINIMAL, &["augment.random_resized_crop={}"], "[0.75, 1.3333333333333333]"),
+    ("augment.horizontal_flip", MINIMAL, &[], ""),
+    ("augment.rotation", MINIMAL, &[], ""),
+    ("augment.vertical_flip", MINIMAL, &[], ""),
+    ("augment.policy.kind", MINIMAL, &[], ""),
+    ("augment.policy.rand-augment.num_ops", MINIMAL, &[], "2"),
+    ("augment.policy.rand-augment.magnitude", MINIMAL, &[], "9"),
+    ("augment.policy.rand-augment.num_magnitude_bins", MINIMAL, &[], "31"),
+    ("augment.policy.rand-augment.interpolation", MINIMAL, &[], "nearest"),
+    ("augment.policy.trivial-augment-wide.num_magnitude_bins", MINIMAL, &[], "31"),
+    ("augment.policy.trivial-augment-wide.interpolation", MINIMAL, &[], "nearest"),
+    ("augment.policy.aug-mix.severity", MINIMAL, &[], "3"),
+    ("augment.policy.aug-mix.mixture_width", MINIMAL, &[], "3"),
+    ("augment.policy.aug-mix.chain_depth", MINIMAL, &[], "-1"),
+    ("augment.policy.aug-mix.alpha", MINIMAL, &[], "1.0"),
+    ("augment.policy.aug-mix.all_ops", MINIMAL, &[], "true"),
+    ("augment.policy.auto-augment.interpolation", MINIMAL, &[], "nearest"),
+    ("augment.affine.degrees", MINIMAL, &[], ""),
+    ("augment.affine.translate", MINIMAL, &["augment.affine={ degrees = 5 }"], ""),
+    ("augment.affine.scale", MINIMAL, &["augment.affine={ degrees = 5 }"], ""),
+    ("augment.affine.shear", MINIMAL, &["augment.affine={ degrees = 5 }"], ""),
+    ("augment.affine.interpolation", MINIMAL, &["augment.affine={ degrees = 5 }"], "nearest"),
+    ("augment.perspective.distortion_scale", MINIMAL, &["augment.perspective={}"], "0.5"),
+    ("augment.perspective.p", MINIMAL, &["augment.perspective={}"], "0.5"),
+    ("augment.perspective.interpolation", MINIMAL, &["augment.perspective={}"], "bilinear"),
+    ("augment.color_jitter.brightness", MINIMAL, &["augment.color_jitter={ hue = 0.2 }"], ""),
+    ("augment.color_jitter.contrast", MINIMAL, &["augment.color_jitter={ hue = 0.2 }"], ""),
+    ("augment.color_jitter.saturation", MINIMAL, &["augment.color_jitter={ hue = 0.2 }"], ""),
+    ("augment.color_jitter.hue", MINIMAL, &["augment.color_jitter={ contrast = 0.2 }"], ""),
+    ("augment.grayscale", MINIMAL, &[], ""),
+    ("augment.gaussian_blur.kernel_size", MINIMAL, &[], ""),
+    ("augment.gaussian_blur.sigma", MINIMAL, &["augment.gaussian_blur={ kernel_size = 5 }"], "[0.1, 2.0]"),
+    ("augment.gaussian_blur.p", MINIMAL, &["augment.gaussian_blur={ kernel_size = 5 }"], "1.0"),
+    ("augment.sharpness.factor", MINIMAL, &[], ""),
+    ("augment.sharpness.p", MINIMAL, &["augment.sharpness={ factor = 2 }"], "0.5"),
+    ("augment.posterize.bits", MINIMAL, &[], ""),
+    ("augment.posterize.p", MINIMAL, &["augment.posterize={ bits = 4 }"], "0.5"),
+    ("augment.solarize.threshold", MINIMAL, &[], ""),
+    ("augment.solarize.p", MINIMAL, &["augment.solarize={ threshold = 99 }"], "0.5"),
+    ("augment.equalize", MINIMAL, &[], ""),
+    ("augment.autocontrast", MINIMAL, &[], ""),
+    ("augment.invert", MINIMAL, &[], ""),
+    ("augment.erasing.p", MINIMAL, &["augment.erasing={}"], "0.5"),
+    ("augment.erasing.scale", MINIMAL, &["augment.erasing={}"], "[0.02, 0.33]"),
+    ("augment.erasing.ratio", MINIMAL, &["augment.erasing={}"], "[0.3, 3.3]"),
+    ("augment.erasing.value", MINIMAL, &["augment.erasing={}"], "0.0"),
+    ("augment.seed", MINIMAL, &[], "0"),
+    ("tune.from", MINIMAL, &[], "head"),
+    ("tune.start", MINIMAL, TUNED, "fitted"),
+    ("tune.epochs", MINIMAL, TUNED, "6"),
+    ("tune.batch_size", MINIMAL, TUNED, "16"),
+    ("tune.accumulate", MINIMAL, TUNED, "1"),
+    ("tune.optimizer", MINIMAL, TUNED, "sgd"),
+    ("tune.lr", MINIMAL, TUNED, "0.01"),
+    ("tune.lr", MINIMAL, &["tune.from=layer4", "tune.optimizer=adamw"], "0.001"),
+    ("tune.backbone_lr", MINIMAL, TUNED, "0.001"),
+    ("tune.layer_decay", MINIMAL, TUNED, "1.0"),
+    ("tune.momentum", MINIMAL, TUNED, "0.9"),
+    ("tune.nesterov", MINIMAL, TUNED, "false"),
+    ("tune.weight_decay", MINIMAL, TUNED, "0.0001"),
+    ("tune.schedule", MINIMAL, TUNED, "cosine"),
+    ("tune.warmup", MINIMAL, TUNED, "0.0"),
+    ("tune.step_epochs", MINIMAL, TUNED, "2"),
+    ("tune.step_gamma", MINIMAL, TUNED, "0.1"),
+    ("tune.label_smoothing", MINIMAL, TUNED, "0.1"),
+    ("tune.class_weight", MINIMAL, TUNED, "none"),
+    ("tune.mixup", MINIMAL, TUNED, "0.0"),
+    ("tune.cutmix", MINIMAL, TUNED, "0.0"),
+    ("tune.clip_norm", MINIMAL, TUNED, ""),
+    ("tune.ema", MINIMAL, TUNED, ""),
+    ("tune.batch_norm", MINIMAL, TUNED, "frozen"),
+    ("tune.unfreeze", MINIMAL, TUNED, ""),
+    ("tune.views", MINIMAL, TUNED, "kept"),
+    ("tune.keep", MINIMAL, TUNED, "f16"),
+    ("tune.space", MINIMAL, TUNED, "50.0"),
+    ("tune.validation", MINIMAL, TUNED, "0.1"),
+    ("tune.patience", MINIMAL, TUNED, ""),
+    ("tune.seed", MINIMAL, TUNED, "0"),
+];
+const TUNED: &[&str] = &["tune.from=layer4"];
+
+// effect: version
+#[test]
+fn a_key_that_is_left_out_has_the_value_that_the_table_says() {
+    for &(key, config, before, value) in DEFAULTS {
+        let mut before = before.to_vec();
+        let policy = key.strip_prefix("augment.policy.").and_then(|rest| rest.split_once('.'));
+        let of_kind =
+            policy.map_or(String::new(), |(kind, _)| format!("augment.policy={{ kind = \"{kind}\" }}"));
+        before.extend((!of_kind.is_empty()).then_some(of_kind.as_str()));
+        let path = policy.map_or(key.to_owned(), |(_, key)| format!("augment.policy.{key}"));
+        let left_out = resolve(config, &before).unwrap_or_else(|error| panic!("{key}: {error}")).options;
+        let written = toml::Value::try_from(&left_out).unwrap();
+        let there = path.split('.').try_fold(&written, |value, part| value.get(part));
+        if key == "version" {
+            assert_eq!(there.and_then(toml::Value::as_integer), Some(1));
+        } else if value.is_empty() {
+            assert!(there.is_none(), "{key} is {there:?}");
+        } else {
+            let set = format!("{path}={value}");
+            let given = resolve(config, &[before.as_slice(), &[&set]].concat());
+            assert_eq!(left_out, given.unwrap_or_else(|error| panic!("{set}: {error}")).options, "{set}");
+        }
+    }
+    let named: BTreeSet<String> = DEFAULTS.iter().map(|(key, ..)| (*key).to_owned()).collect();
+    assert_eq!(named, headstock_train::config::keys().into_iter().collect());
+}
+
+// effect: head.kind
+#[test]
+fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
+    assert_eq!(resolve(MINIMAL, &[]).unwrap().head.kind(), "linear");
+    let kinds: Vec<&str> = Registry::builtin().iter().map(|head| head.name()).collect();
+    assert_eq!(kinds, ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"]);
+    for kind in kinds {
+        let settings = resolve(MINIMAL, &[&format!("head.kind={kind}")]).unwrap();
+        assert_eq!(settings.head.kind(), kind);
+        assert_eq!(settings.options.head["kind"].as_str(), Some(kind));
+    }
+}
+
+#[test]
+fn every_name_of_a_value_means_what_it_says() {
+    use headstock_backbone::{DeviceChoice, Layer, Precision};
+    use headstock_heads::CalibrationMethod;
+    use headstock_loader::{ClassOrder, DecodeMode, TestSize};
+    use headstock_train::config::{OnError, SplitMethod};
+    let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().options;
+    for (name, method) in [
+        ("stratified-shuffle", SplitMethod::StratifiedShuffle),
+        ("stratified-k-fold", SplitMethod::StratifiedKFold),
+        ("group", SplitMethod::Group),
+        ("predefined", SplitMethod::Predefined),
+        ("hash", SplitMethod::Hash),
+    ] {
+        assert_eq!(options(&format!("split.method={name}")).split.method, method);
+    }
+    for (text, size) in [("0.25", TestSize::Fraction(0.25)), ("12", TestSize::Count(12))] {
+        assert_eq!(options(&format!("split.test_size={text}")).split.test_size, size);
+    }
+    for (name, method) in [
+        ("none", CalibrationMethod::None),
+        ("temperature", CalibrationMethod::Temperature),
+        ("isotonic", CalibrationMethod::Isotonic),
+        ("platt", CalibrationMethod::Platt),
+    ] {
+        assert_eq!(options(&format!("calibration={name}")).calibration, method);
+    }
+    let backbone = |set: &str| options(set).backbone.unwrap();
+    for (name, layer) in [
+        ("stem", Layer::Stem),
+        ("layer1", Layer::Layer1),
+        ("layer2", Layer::Layer2),
+        ("layer3", Layer::Layer3),
+        ("layer4", Layer::Layer4),
+        ("avgpool", Layer::Avgpool),
+    ] {
+        assert_eq!(backbone(&format!("backbone.layer={name}")).layer, layer);
+    }
+    for (name, device) in
+        [("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda(0))]
+    {
+        assert_eq!(backbone(&format!("backbone.device={name}")).device, device);
+    }
+    for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        assert_eq!(backbone(&format!("backbone.precision={name}")).precision, precision);
+    }
+    assert_eq!(options("data.class_order=sorted").data.class_order, ClassOrder::Sorted);
+    assert_eq!(options("data.class_order=appearance").data.class_order, ClassOrder::Appearance);
+    assert_eq!(options("data.on_error=stop").data.on_error, OnError::Stop);
+    assert_eq!(options("data.on_error=skip").data.on_error, OnError::Skip);
+    assert_eq!(options("data.decode=exact").data.decode, DecodeMode::Exact);
+    assert_eq!(options("data.decode=scaled").data.decode, DecodeMode::Scaled);
+}
+
+#[test]
+fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
+    let of_csv = "belongs to a CSV data set";
+    let of_table = "belongs to a CSV, Parquet or WebDataset data set";
+    for (config, set, reason) in [
+        (MINIMAL, "data.images=x", of_csv),
+        (MINIMAL, "data.id=x", of_csv),
+        (PARQUET, "data.extension=x", of_csv),
+        (TAR, "data.id=x", of_csv),
+        (GIVEN, "data.images=x", of_csv),
+        (MINIMAL, "data.label=x", of_table),
+        (GIVEN, "data.label=x", of_table),
+        (GIVEN, "data.group=x", of_table),
+        (TAR, "data.image=x", "`data.image` belongs to a Parquet data set"),
+        (PARQUET, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
+        (GIVEN, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
+        (TAR, "data.test_parquet=x", "`data.test_parquet` goes with `data.parquet`"),
+        (PARQUET, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
+        (CSV, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
+        (MINIMAL, "data.parquet=x", "`data` takes one of"),
+        (CSV, "data.webdataset=x", "`data` takes one of"),
+        (PARQUET, "data.features=x.npz", "`data` takes one of"),
+        (GIVEN, "data.folder=x", "`data` takes one of"),
+        (TAR, "data.webdataset=hf://datasets/a/b", "`data.webdataset` is hf://datasets/a/b: from the hub"),
+        (TAR, "data.test_webdataset=hf://datasets/a/b", "from the hub come Parquet files"),
+        (PARQUET, "data.parquet=hf://a/b", "`data.parquet` is hf://a/b: from the hub come Parquet files"),
+        (PARQUET, "data.test_parquet=hf://a/b", "`data.test_parquet` is hf://a/b: from the hub"),
+        (MINIMAL, "data.max_pixels=0", "`data.max_pixels` is 0"),
+        (MINIMAL, "data.max_pixels=-1", "data.max_pixels"),
+        (MINIMAL, "data.class_order=size", "unknown variant `size`"),
+        (MINIMAL, "data.on_error=go", "unknown variant `go`"),
+        (MINIMAL, "data.decode=fast", "unknown variant `fast`"),
+        (MINIMAL, "calibration=some", "unknown variant `some`"),
+        (MINIMAL, "split.seed=-1", "split.seed"),
+        (MINIMAL, "split.group_duplicates=1", "split.group_duplicates"),
+        (MINIMAL, "backbone.precision=f16", "unknown variant `f16`"),
+        (MINIMAL, "features.views=1", "[augment] is empty"),
+        (MINIMAL, "features.views=1001", "`features.views` is 1001"),
+        (MINIMAL, "features.views=-1", "features.views"),
+        (GIVEN, "features.views=1", "`features.views` needs photos"),
+        (GIVEN, "backbone.weights=x", "`backbone` does nothing with `data.features`"),
+        (GIVEN, "split.group_duplicates=true", "`split.group_duplicates` needs photos"),
+        (GIVEN, "split.method=predefined", "`data.features` has no column of parts"),
+        (PARQUET, "split.method=group", "nothing says which group a photo belongs to"),
+        (MINIMAL, "data.test_folder=", "`data.test_folder` is empty"),
+        (CSV, "data.csv=", "`data.csv` is empty"),
+        (CSV, "data.images=", "`data.images` is empty"),
+        (PARQUET, "data.parquet=", "`data.parquet` is empty"),
+        (TAR, "data.webdataset=", "`data.webdataset` is empty"),
+        (GIVEN, "data.features=", "`data.features` is empty"),
+        (MINIMAL, "backbone.weights=", "`backbone.weights` is empty"),
+        (MINIMAL, "features.cache=", "`features.cache` is empty"),
+    ] {
+        let found = message(resolve(config, &[set]));
+        assert!(found.contains(reason), "{set}: {found}");
+    }
+    // The most and the least that go.
+    resolve(MINIMAL, &["features.views=1000", "augment.invert=1"]).unwrap();
+    resolve(MINIMAL, &["data.max_pixels=1"]).unwrap();
+    resolve(PARQUET, &["data.parquet=hf://datasets/a/b", "data.test_parquet=hf://datasets/a/c"]).unwrap();
+}
+
+#[test]
+fn every_path_is_meant_from_the_config_and_what_is_whole_stays() {
+    let options = |text: &str, set: &[&str]| resolve(text, set).unwrap().options;
+    let csv = options(CSV, &[]);
+    assert_eq!(csv.data.csv.unwrap(), Path::new("/base/x.csv"));
+    assert_eq!(csv.data.images.unwrap(), Path::new("/base/photos"));
+    let parquet = options(PARQUET, &["data.test_parquet=test/*.parquet"]).data;
+    assert_eq!(parquet.parquet.unwrap(), "/base/x.parquet");
+    assert_eq!(parquet.test_parquet.unwrap(), "/base/test/*.parquet");
+    let tar = options(TAR, &["data.test_webdataset=/else/{0..9}.tar"]).data;
+    assert_eq!(tar.webdataset.unwrap(), "/base/x.tar");
+    assert_eq!(tar.test_webdataset.unwrap(), "/else/{0..9}.tar");
+    assert_eq!(options(GIVEN, &[]).data.features.unwrap(), Path::new("/base/x.npz"));
+    let whole = options(MINIMAL, &["data.folder=/photos", "features.cache=/cache", "backbone.weights=/w"]);
+    assert_eq!(whole.data.folder.unwrap(), Path::new("/photos"));
+    assert_eq!(whole.features.cache, Path::new("/cache"));
+    assert_eq!(whole.backbone.unwrap().weights, "/w");
+    let hub = options(MINIMAL, &["backbone.weights=hf://timm/resnet50.a1_in1k"]);
+    assert_eq!(hub.backbone.unwrap().weights, "hf://timm/resnet50.a1_in1k");
+    let hub = options(PARQUET, &["data.parquet=hf://datasets/a/b"]);
+    assert_eq!(hub.data.parquet.unwrap(), "hf://datasets/a/b");
+}
+
+#[test]
+fn a_backbone_may_be_missing_where_photos_are_looked_at_alone() {
+    let text = "version = 1\n[data]\nfolder = \"photos\"\n";
+    let config = || Config::parse(text, "headstock.toml", Path::new("/base")).unwrap();
+    let settings = config().resolve_photos(&Registry::builtin()).unwrap();
+    assert!(settings.options.backbone.is_none());
+    let found = message(config().resolve(&Registry::builtin()));
+    assert!(found.contains("`backbone.weights` is missing"), "{found}");
+}
+
+#[test]
+fn frozen_settings_have_nothing_of_tune() {
+    let tuned = resolve(MINIMAL, &["tune.from=layer4", "tune.epochs=2"]).unwrap();
+    assert_eq!(tuned.frozen().options, resolve(MINIMAL, &[]).unwrap().options);
+    // What is checked but not used is not kept.
+    assert_eq!(resolve(MINIMAL, &["tune.epochs=2"]).unwrap().options, resolve(MINIMAL, &[]).unwrap().options);
+    // Another head on the same settings.
+    let heads = Registry::builtin();
+    let settings = resolve(MINIMAL, &["split.seed=3"]).unwrap();
+    let table = toml::Table::from_iter([("k".to_owned(), toml::Value::Integer(3))]);
+    let other = settings.with_head("knn", &table, &heads).unwrap();
+    assert_eq!(
+        other.options,
+        resolve(MINIMAL, &["split.seed=3", "head.kind=knn", "head.k=3"]).unwrap().options
+    );
+    assert_eq!((other.head.kind(), other.source), ("knn", settings.source));
 }
