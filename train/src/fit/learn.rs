@@ -41,8 +41,9 @@ impl Learner<'_> {
         }
     }
 
-    /// Fits `head` on the plain view of each of `rows` and on its augmented ones; progress is told as `what`. The head,
-    /// and the seconds that its fit took alone.
+    /// Fits `head` on the plain view of each of `rows` and on its augmented ones, and tells it which of these belong together:
+    /// the views of a photo, the photos of a group. Progress is told as `what`. The head, and the seconds that its fit took
+    /// alone.
     pub(crate) fn fit(
         &mut self,
         head: &dyn ConfiguredHead,
@@ -52,11 +53,11 @@ impl Learner<'_> {
     ) -> Result<(Fitted<dyn Head>, f64), TrainError> {
         let copies = self.views as usize + 1;
         let labels = self.samples.labels(rows).repeat(copies);
-        let photos = (0..rows.len() as u32).collect::<Vec<_>>().repeat(copies);
+        let groups = self.samples.tied(rows).repeat(copies);
         let width = self.matrix.width();
         let values = self.matrix.together(rows, self.views)?;
         let features = Features::new(&values, width)?;
-        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&photos)?;
+        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&groups)?;
         self.progress.begin(what, 0, "steps");
         let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };
         let started = Instant::now();

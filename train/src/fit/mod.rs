@@ -106,3 +106,6 @@ impl Prepared {
         self.finish(settings, learned, test, |files| place.write(settings.head.kind(), files))
     }
 }
+
+#[cfg(test)]
+mod tests;

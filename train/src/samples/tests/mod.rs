@@ -32,12 +32,9 @@ fn classes_of_features_have_their_names_where_the_file_tells_them() {
     let folder = tempfile::tempdir().unwrap();
     let (path, table) = (folder.path().join("x.npy"), folder.path().join("x.csv"));
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/plain.npy");
-    std::fs::copy(golden, &path).unwrap();
-    std::fs::write(
-        &table,
-        "label,class,group\n5,pug,b\n9,akita,a\n5,pug,b\n7,boxer,a\n9,akita,c\n7,boxer,b\n",
-    )
-    .unwrap();
+    fs::copy(golden, &path).unwrap();
+    fs::write(&table, "label,class,group\n5,pug,b\n9,akita,a\n5,pug,b\n7,boxer,a\n9,akita,c\n7,boxer,b\n")
+        .unwrap();
     let read = |more: &str| {
         let config = format!("version = 1\n[data]\nfeatures = \"x.npy\"\n{more}");
         let config = crate::config::Config::parse(&config, "test", folder.path()).unwrap();
