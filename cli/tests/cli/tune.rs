@@ -45,28 +45,53 @@ fn same(project: &Project, run: &str, other: &str) {
     assert_eq!(entries(run), entries(other), "{run} has other files than {other}");
 }
 
+// effect: tune.from, tune.validation, calibration x tune.validation, extract --run, predict --coverage
 #[test]
 fn a_tuned_run_holds_its_backbone_and_every_command_uses_it() {
     let project = Project::new(16);
-    let trained = tune(&project, "tuned", &["--set", "tune.start=random"]).ok().json();
+    // Of 36 photos four of each class are held out: enough to calibrate by.
+    let more = ["--set", "tune.start=random", "--set", "tune.validation=0.3"];
+    let trained = tune(&project, "tuned", &more).ok().json();
     let history = rows(&project, "tuned/history.csv");
     assert_eq!(history[0], ["epoch", "lr", "loss", "validation_loss", "validation_accuracy"]);
     assert_eq!(history.len(), 4);
-    let loss = |row: usize| history[row][2].parse::<f64>().unwrap();
-    assert!(loss(3) < 0.5 * loss(1), "the loss goes from {} to {}", loss(1), loss(3));
+    let cell = |row: usize, column: usize| history[row][column].parse::<f64>().unwrap();
+    assert!(cell(3, 2) < 0.5 * cell(1, 2), "the loss goes from {} to {}", cell(1, 2), cell(3, 2));
+    // The last of three steps of an epoch, of nine along a cosine.
+    for (row, step) in [(1, 2), (2, 5), (3, 8)] {
+        let expected = 0.015 * (1.0 + (std::f64::consts::PI * f64::from(step) / 9.0).cos());
+        assert!((cell(row, 1) - expected).abs() < 1e-12, "{}, expected {expected}", cell(row, 1));
+    }
     assert!(!project.path("tuned/checkpoints").exists(), "a finished run has no checkpoints");
-    assert_eq!(trained["counts"]["train"], 27, "of 36 a quarter is held out");
+    assert_eq!(trained["counts"]["train"], 24, "of 36 twelve are held out");
+    let calibration = &trained["calibration"];
+    assert_eq!((&calibration["samples"], &calibration["folds"]), (&12.into(), &1.into()));
+    // What is calibrated is the best epoch, as it was judged: half precision at the cut is all that lies between.
+    let best = (1..4).map(|row| cell(row, 3)).fold(f64::INFINITY, f64::min);
+    let before = calibration["out_of_fold"]["before"]["log_loss"].as_f64().unwrap();
+    assert!((before - best).abs() < 5e-3 * best, "{before}, where the best epoch has {best}");
 
     let again = project.run(&["evaluate", "tuned", "--json"]).ok().json();
     for figure in ["top1", "log_loss", "ece"] {
         assert_eq!(again[figure], trained[figure], "{figure}");
     }
-    let photo = "photos/hat/00.jpg";
-    let predicted = project.run(&["predict", "tuned", photo, "--format", "csv"]).ok();
+    // Of a photo that was tested on `predict` says what the run's table says.
     let listed = rows(&project, "tuned/predictions.csv");
-    if let Some(row) = listed.iter().find(|row| photo.ends_with(&row[0])) {
-        assert!(predicted.stdout.contains(&row[3]), "{} is not in {}", row[3], predicted.stdout);
-    }
+    assert_eq!(listed.len(), 1 + 12);
+    let predicted = |photo: &str, more: &[&str]| {
+        let photo = format!("photos/{photo}");
+        let said =
+            project.run(&[&["predict", "tuned", &photo, "--format", "csv"], more].concat()).ok().stdout;
+        said.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+    };
+    let [path, _, class, probability, ..] = listed[1].as_slice() else { panic!("{:?}", listed[1]) };
+    let said = predicted(path, &[]);
+    assert!(said[1][0].ends_with(path.as_str()), "{said:?}");
+    assert_eq!(said[1][1], *class, "{said:?}");
+    let told: [f64; 2] = [&said[1][2], probability].map(|text| text.parse().unwrap());
+    assert!((told[0] - told[1]).abs() < 1e-5, "{told:?}");
+    let sets = predicted(path, &["--coverage", "0.8"]);
+    assert!(sets[0].len() > said[0].len() && sets[1].len() == sets[0].len(), "{sets:?}");
 
     project.run(&["extract", "--out", "frozen.npy"]).ok();
     project.run(&["extract", "--out", "tuned.npy", "--run", "tuned"]).ok();
@@ -85,29 +110,51 @@ fn a_tuned_run_holds_its_backbone_and_every_command_uses_it() {
     same(&project, "again", "tuned");
 }
 
+/// What the options do to a step is shown by the tests of the course (`train/src/tune/course/tests.rs`); here, that they reach it.
+// effect: tune.space
 #[test]
-fn every_part_of_the_backbone_can_be_tuned_in_every_way() {
+fn every_part_of_the_backbone_can_be_tuned_and_what_is_asked_for_is_what_is_done() {
     let project = Project::new(4);
     let augmented = "augment.horizontal_flip=0.5";
-    for (run, more) in [
+    // Of each: the rates of its two epochs of two steps.
+    for (run, rates, more) in [
         (
-            "layer3",
-            vec!["tune.from=layer3", "tune.optimizer=adamw", "tune.ema=0.9", "tune.schedule=one-cycle"],
+            "stem",
+            [0.03, 0.003],
+            vec!["tune.from=stem", "tune.schedule=step", "tune.step_epochs=1", "tune.batch_norm=train"],
         ),
-        ("stem", vec!["tune.from=stem", "tune.batch_norm=train", "tune.start=random", "tune.mixup=0.4"]),
-        ("layer2", vec!["tune.from=layer2", "tune.unfreeze=1", "tune.layer_decay=0.5", "tune.clip_norm=1"]),
-        ("fresh", vec!["tune.views=fresh", augmented, "tune.cutmix=1", "tune.accumulate=2"]),
-        ("views", vec!["features.views=2", augmented, "tune.space=0", "tune.nesterov=true", "head.kind=mlp"]),
+        ("layer2", [0.03, 0.03], vec!["tune.from=layer2", "tune.schedule=constant", "tune.unfreeze=1"]),
         (
-            "all",
-            vec!["tune.validation=0", "tune.class_weight=balanced", "tune.warmup=1", "tune.schedule=step"],
+            "fresh",
+            [0.03 * 0.505, 0.03],
+            vec!["tune.views=fresh", augmented, "tune.schedule=constant", "tune.warmup=1"],
+        ),
+        (
+            "views",
+            [0.03, 0.015],
+            vec!["features.views=2", augmented, "tune.space=0", "tune.accumulate=2", "head.kind=mlp"],
         ),
     ] {
-        let more: Vec<&str> = more.into_iter().flat_map(|text| ["--set", text]).collect();
-        let done = tune(&project, run, &[&["--set", "tune.epochs=2"], more.as_slice()].concat()).ok();
-        assert!(rows(&project, &format!("{run}/history.csv")).len() > 1, "{run}: {}", done.stderr);
+        let mut options: Vec<String> = more.iter().map(|text| (*text).to_owned()).collect();
+        options.extend(["tune.epochs=2".to_owned(), "tune.batch_size=4".to_owned()]);
+        let set: Vec<&str> = options.iter().flat_map(|text| ["--set", text.as_str()]).collect();
+        let done = tune(&project, run, &set).ok();
+        let history = rows(&project, &format!("{run}/history.csv"));
+        let found: Vec<f64> = history[1..].iter().map(|row| row[1].parse().unwrap()).collect();
+        assert!(
+            found.len() == 2 && found.iter().zip(rates).all(|(found, rate)| (found - rate).abs() < 1e-9),
+            "{run}: {found:?}, expected {rates:?}"
+        );
         let recomputed = done.stderr.contains("tune.space");
         assert_eq!(recomputed, run == "views", "{run}: {}", done.stderr);
+        let written = project.read(&format!("{run}/headstock.toml"));
+        for (key, value) in options.iter().filter_map(|text| text.strip_prefix("tune.")?.split_once('=')) {
+            let written = written.lines().find(|line| line.starts_with(&format!("{key} = ")));
+            assert!(
+                written.is_some_and(|line| line.contains(value)),
+                "{run}: {key} is {written:?}, not {value}"
+            );
+        }
     }
 }
 
@@ -127,15 +174,26 @@ fn what_cannot_be_tuned_is_refused_with_what_can() {
     project.run(&["train", "--resume", "frozen", "--set", "tune.lr=1"]).fails(2, &["--resume"]);
 }
 
+// effect: train --find-lr, train --json
 #[test]
 fn the_rates_worth_trying_are_shown() {
     let project = Project::new(4);
-    let found = project
-        .run(&[&["train", "--find-lr", "--json"], &TUNE[..], &["--set", "tune.start=random"]].concat())
-        .ok();
+    let options = ["--set", "tune.start=random", "--set", "tune.backbone_lr=0.006"];
+    let found = project.run(&[&["train", "--find-lr", "--json"], &TUNE[..], &options].concat()).ok();
     let json = found.json();
-    let steepest = json["steepest"].as_f64().unwrap();
-    assert!((1e-5..1.0).contains(&steepest), "{steepest}");
+    assert_eq!(json["backbone_share"], 0.2);
+    // A head of zeros gives each of three classes the same chance.
+    let points = json["points"].as_array().unwrap();
+    let first = |key: &str| points[0][key].as_f64().unwrap();
+    assert!((first("loss") - 3f64.ln()).abs() < 1e-6 && first("lr") == 1e-6, "{}", points[0]);
+    // What is suggested is where the curve says.
+    let smoothed = |at: usize| points[at]["smoothed"].as_f64().unwrap();
+    let fall = |at: &usize| smoothed(at + 1) - smoothed(*at);
+    let steepest = (0..points.len() - 1).min_by(|a, b| fall(a).total_cmp(&fall(b))).unwrap();
+    let lowest = (0..points.len()).min_by(|a, b| smoothed(*a).total_cmp(&smoothed(*b))).unwrap();
+    assert_eq!(json["steepest"], points[steepest]["lr"]);
+    assert_eq!(json["a_tenth_of_lowest"].as_f64().unwrap(), points[lowest]["lr"].as_f64().unwrap() / 10.0);
+    assert!(smoothed(lowest) < 0.9 * smoothed(0), "{}", smoothed(lowest));
     assert!(found.stdout.contains("learning rate of the head"), "{}", found.stdout);
     assert!(!project.path("runs").exists(), "nothing is trained");
 }

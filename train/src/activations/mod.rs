@@ -23,6 +23,7 @@ use crate::config::{OnError, Options};
 use crate::error::{TrainError, Unreadable};
 use crate::features::{BATCH, KeyMaker, Network, Renderer, Rendering, Stock, View, Wanted, Work, missing};
 use crate::progress::Progress;
+pub(crate) use ahead::Act;
 pub(crate) use kept::Kept;
 use room::Room;
 use store::Store;

@@ -171,6 +171,57 @@ fn what_was_kept_once_is_found_by_the_next() {
     assert_eq!(computed(CUT, [Some(1), None, None, None]), 0);
 }
 
+// effect: tune.keep, tune.from, data.decode x features.cache
+#[test]
+fn what_changes_activations_computes_them_anew_and_what_does_not_finds_them() {
+    let desk = Desk::new();
+    let written: toml::Table = desk.options.to_toml().parse().unwrap();
+    // A plain view and two augmented ones.
+    let computed = |options: Options, photos: Photos<'_>| {
+        let photos = Photos { options: &options, ..photos };
+        Activations::prepare(photos, Some(CUT), &[Some(2), None, None, None], &()).unwrap().computed()
+    };
+    assert_eq!(computed(desk.options.clone(), desk.photos()), 3);
+    for (key, value, anew) in [
+        ("data.decode", "\"scaled\"", 3),
+        ("augment.rotation", "40.0", 2),
+        ("augment.horizontal_flip", "0.4", 2),
+        ("augment.seed", "9", 2),
+        ("data.max_pixels", "1000000", 0),
+        ("data.on_error", "\"skip\"", 0),
+        ("data.class_order", "\"appearance\"", 0),
+        ("split.seed", "5", 0),
+        ("features.views", "7", 0),
+        ("calibration", "\"isotonic\"", 0),
+        ("tune.seed", "4", 0),
+        ("tune.batch_size", "3", 0),
+        ("tune.epochs", "2", 0),
+        ("head.C", "2.0", 0),
+    ] {
+        let mut table = written.clone();
+        let value: toml::Table = format!("value = {value}").parse().unwrap();
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        let section = match section {
+            "" => &mut table,
+            section => {
+                let empty = || toml::Value::Table(toml::Table::new());
+                table.entry(section).or_insert_with(empty).as_table_mut().unwrap()
+            }
+        };
+        section.insert(name.into(), value["value"].clone());
+        let options: Options = toml::from_str(&toml::to_string(&table).unwrap()).unwrap();
+        assert!(options != desk.options, "{key}");
+        assert_eq!(computed(options, desk.photos()), anew, "{key}");
+    }
+    // Another preprocessing of the same weights has activations of its own.
+    let (stock, _) = demo();
+    let record = stock.checkpoint().preprocessing();
+    let record = Preprocessing { resize: SIDE + 8, ..record.clone() };
+    let stock = Stock::open_with(stock.options(), Some(&record), &()).unwrap();
+    let photos = Photos { stock: &stock, ..desk.photos() };
+    assert_eq!(computed(desk.options.clone(), photos), 3);
+}
+
 #[test]
 fn photos_that_are_the_same_are_kept_once() {
     let mut desk = Desk::new();

@@ -339,6 +339,110 @@ mod tests {
         assert_eq!(options.rates(), (0.5, 0.0));
     }
 
+    // effect: tune.from, tune.start, tune.epochs, tune.batch_size, tune.accumulate, tune.optimizer, tune.layer_decay, tune.momentum
+    // effect: tune.nesterov, tune.weight_decay, tune.schedule, tune.warmup, tune.step_epochs, tune.step_gamma
+    // effect: tune.label_smoothing, tune.class_weight, tune.mixup, tune.cutmix, tune.batch_norm, tune.views, tune.keep, tune.space
+    // effect: tune.validation, tune.seed, tune.lr, tune.backbone_lr, tune.clip_norm, tune.ema, tune.unfreeze, tune.patience
+    #[test]
+    fn what_is_left_out_is_what_the_pages_say() {
+        let mut options: TuneOptions = toml::from_str("").unwrap();
+        assert_eq!(options, TuneOptions::default());
+        options.resolve().unwrap();
+        let written: toml::Table = toml::to_string(&options).unwrap().parse().unwrap();
+        let expected: toml::Table = r#"
+            from = "head"
+            start = "fitted"
+            epochs = 6
+            batch_size = 16
+            accumulate = 1
+            optimizer = "sgd"
+            lr = 0.01
+            backbone_lr = 0.001
+            layer_decay = 1.0
+            momentum = 0.9
+            nesterov = false
+            weight_decay = 1e-4
+            schedule = "cosine"
+            warmup = 0.0
+            step_epochs = 2
+            step_gamma = 0.1
+            label_smoothing = 0.1
+            class_weight = "none"
+            mixup = 0.0
+            cutmix = 0.0
+            batch_norm = "frozen"
+            views = "kept"
+            keep = "f16"
+            space = 50.0
+            validation = 0.1
+            seed = 0
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn a_value_beyond_what_can_be_meant_is_refused_by_its_key() {
+        let found =
+            |text: &str| toml::from_str::<TuneOptions>(text).unwrap().resolve().map_err(|(key, _)| key);
+        for (fits, does_not) in [
+            ("epochs = 1", "epochs = 0"),
+            ("batch_size = 1", "batch_size = 0"),
+            ("accumulate = 1", "accumulate = 0"),
+            ("lr = 1e-9", "lr = 0.0"),
+            ("lr = 10.0", "lr = -1.0"),
+            ("lr = 1.0", "lr = nan"),
+            ("lr = 1.0\nbackbone_lr = 1.0", "lr = inf"),
+            ("backbone_lr = 0.0", "backbone_lr = -1e-9"),
+            ("layer_decay = 1.0", "layer_decay = 1.01"),
+            ("layer_decay = 0.01", "layer_decay = 0.0"),
+            ("momentum = 0.0", "momentum = 1.0"),
+            ("momentum = 0.99", "momentum = -0.1"),
+            ("weight_decay = 0.0", "weight_decay = -0.1"),
+            ("warmup = 0.0", "warmup = -0.5"),
+            ("warmup = 6.0", "warmup = 6.1"),
+            ("step_epochs = 1", "step_epochs = 0"),
+            ("step_gamma = 1.0", "step_gamma = 1.1"),
+            ("step_gamma = 0.001", "step_gamma = 0.0"),
+            ("label_smoothing = 0.0", "label_smoothing = 1.0"),
+            ("label_smoothing = 0.9", "label_smoothing = -0.1"),
+            ("mixup = 0.0", "mixup = -0.1"),
+            ("cutmix = 0.0", "cutmix = inf"),
+            ("clip_norm = 0.1", "clip_norm = 0.0"),
+            ("ema = 0.999", "ema = 1.0"),
+            ("ema = 0.1", "ema = 0.0"),
+            ("unfreeze = 1", "unfreeze = 0"),
+            ("space = 0.0", "space = -1.0"),
+            ("validation = 0.0", "validation = 1.0"),
+            ("validation = 0.5", "validation = -0.5"),
+            ("patience = 1", "patience = 0"),
+            ("patience = 1\nvalidation = 0.1", "patience = 1\nvalidation = 0.0"),
+            ("nesterov = true", "nesterov = true\nmomentum = 0.0"),
+            ("nesterov = true\noptimizer = \"sgd\"", "nesterov = true\noptimizer = \"adamw\""),
+        ] {
+            assert_eq!(found(fits), Ok(()), "{fits}");
+            assert_eq!(found(does_not), Err(does_not.split(' ').next().unwrap()), "{does_not}");
+        }
+    }
+
+    // effect: tune.unfreeze, tune.from
+    #[test]
+    fn a_stage_more_is_tuned_after_so_many_epochs_until_all_are() {
+        let stages = |from, unfreeze| {
+            let options = TuneOptions { from, unfreeze, ..TuneOptions::default() };
+            [0, 1, 2, 3, 4, 5, 99].map(|epoch| options.stage_in(epoch))
+        };
+        let [stem, one, two, three, four] =
+            [Layer::Stem, Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4];
+        assert_eq!(stages(TuneFrom::Stem, None), [stem; 7]);
+        assert_eq!(stages(TuneFrom::Layer3, None), [three; 7]);
+        assert_eq!(stages(TuneFrom::Stem, Some(1)), [four, three, two, one, stem, stem, stem]);
+        assert_eq!(stages(TuneFrom::Layer1, Some(2)), [four, four, three, three, two, two, one]);
+        assert_eq!(stages(TuneFrom::Layer4, Some(1)), [four; 7]);
+        assert!(TuneOptions::default().is_off() && TuneOptions::default().stage().is_none());
+    }
+
     #[test]
     fn what_is_written_is_read_again() {
         let mut options = TuneOptions {

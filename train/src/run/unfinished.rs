@@ -148,3 +148,70 @@ fn remove_parts(folder: &Path) -> Result<(), TrainError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use headstock_heads::Registry;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::run::RunPlace;
+
+    fn begin(folder: &Path) -> Unfinished {
+        let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
+        let settings = Config::parse(text, "a test", folder).unwrap().resolve(&Registry::builtin()).unwrap();
+        let place = RunPlace::Named(folder.join("run"));
+        Unfinished::begin(place.reserve(&settings.source).unwrap(), "linear", "first").unwrap()
+    }
+
+    #[test]
+    fn one_program_at_a_time_holds_a_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = begin(folder.path());
+        let run = folder.path().join("run");
+        assert!(is_unfinished(&run) && held.folder() == run);
+        let refused = Unfinished::resume(&run).err().unwrap().to_string();
+        assert_eq!(refused, format!("{} is being trained by another program", run.display()));
+        drop(held);
+        assert!(matches!(Unfinished::resume(&run), Ok(Resumed::Unfinished(held)) if held.folder() == run));
+    }
+
+    #[test]
+    fn what_a_killed_program_was_about_to_write_is_removed_and_the_rest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = begin(folder.path());
+        held.write_config("second").unwrap();
+        let run = folder.path().join("run");
+        fs::write(held.checkpoint("last"), "whole").unwrap();
+        for place in [&run, &run.join(CHECKPOINTS)] {
+            fs::write(place.join(format!("{TEMPORARY}part")), "a part").unwrap();
+        }
+        drop(held);
+        let Ok(Resumed::Unfinished(held)) = Unfinished::resume(&run) else { panic!("it goes on") };
+        let names = |place: &Path| {
+            let mut names: Vec<String> = fs::read_dir(place)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&run), [CHECKPOINTS, CONFIG]);
+        assert_eq!(names(&run.join(CHECKPOINTS)), ["last", LOCK]);
+        assert_eq!(fs::read_to_string(run.join(CONFIG)).unwrap(), "second");
+        held.discard();
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_training_that_was_stopped_after_its_last_file_is_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(begin(folder.path()));
+        let run = folder.path().join("run");
+        fs::write(run.join(MODEL), "a model").unwrap();
+        // The model is the last file that is written: without its figures the run is damaged, and the file is named.
+        let damaged = Unfinished::resume(&run).err().unwrap().to_string();
+        assert!(damaged.contains(METRICS), "{damaged}");
+        assert!(!is_unfinished(&run) && run.join(MODEL).exists());
+    }
+}

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::course::Course;
 use super::{Ready, set_up};
-use crate::config::Settings;
+use crate::config::{Settings, TuneOptions};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
@@ -48,13 +48,21 @@ pub struct LrPoint {
 /// [`TrainError`]; [`TrainError::Usage`] where nothing is tuned.
 pub fn find_lr(settings: &Settings, progress: &dyn Progress) -> Result<LrCurve, TrainError> {
     let ready = Ready::new(settings, false, progress)?;
-    let (lr, backbone_lr) = settings.options.tune.rates();
+    set_up(&ready, settings, None, progress, |setup, network| {
+        curve_of(Course::new(setup, network)?, &settings.options.tune, progress)
+    })
+}
+
+/// The curve of a course that has not begun.
+pub(super) fn curve_of(
+    course: Course<'_>,
+    options: &TuneOptions,
+    progress: &dyn Progress,
+) -> Result<LrCurve, TrainError> {
+    let (lr, backbone_lr) = options.rates();
     let mut average = Average::default();
     let is_over = move |loss: f64| average.rises(loss);
-    let losses = set_up(&ready, settings, None, progress, |setup, network| {
-        let factor = Box::new(move |done| rate(done) / lr);
-        Course::new(setup, network)?.try_rates(factor, STEPS, is_over, progress)
-    })?;
+    let losses = course.try_rates(Box::new(move |done| rate(done) / lr), STEPS, is_over, progress)?;
     Ok(LrCurve { backbone_share: backbone_lr / lr, ..curve(&losses) })
 }
 
@@ -146,8 +154,40 @@ mod tests {
         assert!((0..20).any(|_| average.rises(10.0)));
     }
 
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        losses: Vec<f64>,
+        smoothed: Vec<f64>,
+        steepest: f64,
+        a_tenth_of_lowest: f64,
+        over: usize,
+    }
+
+    // effect: train --find-lr
+    #[test]
+    fn the_rates_that_a_curve_suggests_are_numpys() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/tuning/loop.json");
+        let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let golden: Golden = serde_json::from_value(all["find_lr"].clone()).unwrap();
+        let found = curve(&golden.losses);
+        assert_eq!(found.points.len(), 100);
+        for ((point, loss), smoothed) in found.points.iter().zip(&golden.losses).zip(&golden.smoothed) {
+            assert!(point.loss == *loss && (point.smoothed - smoothed).abs() < 1e-9, "{point:?}, {smoothed}");
+        }
+        let near = |found: Option<f64>, expected: f64| (found.unwrap() / expected - 1.0).abs() < 1e-9;
+        assert!(near(found.steepest, golden.steepest), "{:?}, expected {}", found.steepest, golden.steepest);
+        assert!(near(found.a_tenth_of_lowest, golden.a_tenth_of_lowest), "{:?}", found.a_tenth_of_lowest);
+        let mut average = Average::default();
+        assert_eq!(golden.losses.iter().position(|&loss| average.rises(loss)), Some(golden.over));
+        // A loss that is not finite ends the curve, and changes nothing before it.
+        let cut = curve(&[&golden.losses[..60], &[f64::INFINITY], &golden.losses[60..]].concat());
+        assert_eq!(cut.points, found.points[..60]);
+    }
+
     #[test]
     fn rates_go_from_one_end_to_the_other() {
+        let ratios: Vec<f64> = (1..STEPS).map(|done| rate(done) / rate(done - 1)).collect();
+        assert!(ratios.iter().all(|ratio| (ratio - 1e7f64.powf(1.0 / 99.0)).abs() < 1e-9), "{ratios:?}");
         assert!((rate(0) - RANGE[0]).abs() < 1e-18 && (rate(STEPS - 1) - RANGE[1]).abs() < 1e-9);
     }
 }

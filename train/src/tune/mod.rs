@@ -21,6 +21,7 @@ mod speed;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
@@ -47,6 +48,7 @@ use crate::matrix::Matrix;
 use crate::prepared::Prepared;
 use crate::progress::Progress;
 use crate::run::{BackboneRecord, CONFIG, Resumed, RunPlace, Seconds, Unfinished, split};
+use crate::samples::Samples;
 
 /// Values that a thread takes at a time.
 const BLOCK: usize = 1 << 14;
@@ -127,7 +129,7 @@ impl Ready {
     fn new(settings: &Settings, begun: bool, progress: &dyn Progress) -> Result<Self, TrainError> {
         let options = &settings.options.tune;
         let mut prepared = Prepared::new(settings, progress)?;
-        let parts = parts(&prepared, options)?;
+        let parts = parts(&prepared.samples, &prepared.train, options)?;
         let labels = prepared.samples.rows.iter().map(|row| row.label).collect();
         let mut seconds = Seconds { features: prepared.seconds, ..Seconds::default() };
         let (start, chosen) = if options.starts_fitted() && !begun {
@@ -166,8 +168,6 @@ fn set_up<R>(
     else {
         return Err(TrainError::Usage("a backbone is tuned on photos, and there are only features".into()));
     };
-    let mut counts = vec![0; prepared.samples.classes.len()];
-    parts.fit.iter().for_each(|&photo| counts[labels[photo] as usize] += 1);
     let BackboneOptions { device, precision, .. } = stock.options();
     let trunk = Trainable::load_on(stock.checkpoint(), stage, options.batch_norm, *device, *precision)?;
     tell(&trunk, stage, parts);
@@ -180,7 +180,7 @@ fn set_up<R>(
         options,
         parts,
         labels,
-        class_weights: options.class_weight.weights(&counts),
+        class_weights: class_weights(options, parts, labels, prepared.samples.classes.len()),
         views: prepared.views,
         activations: &activations,
         unfinished,
@@ -188,6 +188,13 @@ fn set_up<R>(
         chosen: chosen.clone(),
     };
     act(setup, network)
+}
+
+/// How much a photo of each class counts, by those that are learned from, `[C]`.
+fn class_weights(options: &TuneOptions, parts: &Parts, labels: &[u32], classes: usize) -> Vec<f64> {
+    let mut counts = vec![0; classes];
+    parts.fit.iter().for_each(|&photo| counts[labels[photo] as usize] += 1);
+    options.class_weight.weights(&counts)
 }
 
 /// Fits the head, tunes, and computes the features of the photos to be tested: what was learned, and the test part's logits.
@@ -219,8 +226,15 @@ fn tune(
     let of = |rows: Range<usize>| logits(head.as_ref(), &matrix, &rows.collect::<Vec<_>>());
     let tested = of(0..test.len())?;
     let judged = if held_out.len() < FEWEST { None } else { Some(of(test.len()..both.len())?) };
+    if judged.is_none() && !held_out.is_empty() && settings.options.calibration != CalibrationMethod::None {
+        tracing::warn!(
+            "probabilities are not calibrated, and there are no conformal sets: {} photos are held out, and it takes {FEWEST}",
+            held_out.len()
+        );
+    }
     let labels = prepared.samples.labels(held_out);
-    let calibrated = calibrate(settings.options.calibration, judged.as_ref(), &labels)?;
+    let groups = groups(&prepared.samples, held_out);
+    let calibrated = calibrate(settings.options.calibration, judged.as_ref(), &labels, groups.as_deref())?;
     let calibration = started.elapsed().as_secs_f64();
     let (preprocessing, record) = backbone_record(&stock);
     let backbone = Some((preprocessing, BackboneRecord { tuned: settings.options.tune.stage(), ..record }));
@@ -240,26 +254,31 @@ fn tune(
     Ok((prepared, learned, tested))
 }
 
-/// The training photos in two: those that are learned from and those that are held out.
-fn parts(prepared: &Prepared, options: &TuneOptions) -> Result<Parts, TrainError> {
-    let train = &prepared.train;
-    let labels = prepared.samples.labels(train);
+/// The training photos in two: those that are learned from and those that are held out. No group is in both.
+fn parts(samples: &Samples, train: &[usize], options: &TuneOptions) -> Result<Parts, TrainError> {
+    let labels = samples.labels(train);
     if options.validation == 0.0 {
         tracing::info!(
             "nothing is held out (`tune.validation = 0`): the last epoch is kept, and probabilities are not calibrated"
         );
-        return Ok(Parts { fit: train.clone(), held_out: Vec::new() });
+        return Ok(Parts { fit: train.to_vec(), held_out: Vec::new() });
     }
-    let groups: Option<Vec<u32>> = train.iter().map(|&row| prepared.samples.rows[row].group).collect();
-    let Fold { fit, held_out } = match groups {
+    let Fold { fit, held_out } = match groups(samples, train) {
         None => hold_out(&labels, None, options.validation, options.seed),
         Some(groups) => {
             let folds = (1.0 / options.validation).round().max(2.0) as usize;
             let seed = (options.seed % u64::from(u32::MAX)) as u32;
             let splits = stratified_group_k_fold(&labels, &groups, folds, seed)
-                .map_err(|error| TrainError::Data(error.named(&prepared.samples.classes)))?;
-            let split = splits.into_iter().next().expect("there is a fold at least");
-            Fold { fit: split.train, held_out: split.test }
+                .map_err(|error| TrainError::Data(error.named(&samples.classes)))?;
+            // A class of one group lies in one fold whole: where that is held out there is nothing to learn the class from.
+            let classes = |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<BTreeSet<_>>().len();
+            let all = labels.iter().collect::<BTreeSet<_>>().len();
+            let split =
+                splits.into_iter().find(|split| !split.test.is_empty() && classes(&split.train) == all);
+            split.map_or_else(
+                || Fold { fit: (0..train.len()).collect(), held_out: Vec::new() },
+                |split| Fold { fit: split.train, held_out: split.test },
+            )
         }
     };
     if held_out.is_empty() {
@@ -270,6 +289,11 @@ fn parts(prepared: &Prepared, options: &TuneOptions) -> Result<Parts, TrainError
     }
     let rows = |part: Vec<usize>| part.into_iter().map(|i| train[i]).collect();
     Ok(Parts { fit: rows(fit), held_out: rows(held_out) })
+}
+
+/// The group of each of `rows`, where there are groups.
+fn groups(samples: &Samples, rows: &[usize]) -> Option<Vec<u32>> {
+    rows.iter().map(|&row| samples.rows[row].group).collect()
 }
 
 fn tell(trunk: &Trainable, stage: Layer, parts: &Parts) {
@@ -306,10 +330,19 @@ fn wanted_views(photos: usize, parts: &Parts, options: &TuneOptions, views: View
 
 /// What a course depends on, as text of a fixed length.
 fn origin(settings: &Settings, prepared: &Prepared, stock: &Stock) -> String {
+    let rows = prepared.kept.iter();
+    let groups: Vec<u8> =
+        rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
+    let photos: Vec<u8> = match &prepared.matrix {
+        Matrix::Cached(features) => rows.flat_map(|&row| features.hashes()[row]).flatten().collect(),
+        Matrix::Given(_) => Vec::new(),
+    };
     let mut hash = Sha256::new();
     for part in [
         resolved(settings, Some(stock)).as_bytes(),
         &split(&prepared.samples, &prepared.kept),
+        &groups,
+        &photos,
         stock.checkpoint().fingerprint().as_bytes(),
     ] {
         hash.update((part.len() as u64).to_le_bytes());
@@ -318,17 +351,30 @@ fn origin(settings: &Settings, prepared: &Prepared, stock: &Stock) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Calibrates by the logits of the photos that were held out, `[N, C]`.
+fn group_bytes(group: Option<u32>) -> [u8; 8] {
+    group.map_or(u64::MAX, u64::from).to_le_bytes()
+}
+
+/// Calibrates by the logits of the photos that were held out, `[N, C]`; photos of a group are on one side when a calibration is
+/// judged.
 fn calibrate(
     method: CalibrationMethod,
     logits: Option<&Logits>,
     labels: &[u32],
+    groups: Option<&[u32]>,
 ) -> Result<Calibrated, TrainError> {
     let (Some(logits), true) = (logits, method != CalibrationMethod::None) else {
         return Ok(Calibrated::default());
     };
-    // By photo, not by class: a class of which one photo is held out would be in no fold.
-    let folds = stratified(&vec![0; labels.len()], None, FOLDS);
+    let apart = groups.map_or(labels.len(), |groups| groups.iter().collect::<BTreeSet<_>>().len());
+    if apart < 2 {
+        tracing::warn!(
+            "probabilities are not calibrated, and there are no conformal sets: all photos held out are of one group"
+        );
+        return Ok(Calibrated::default());
+    }
+    // By photo or group, not by class: a class of which one photo is held out would be in no fold.
+    let folds = stratified(&vec![0; labels.len()], groups, FOLDS.min(apart));
     let mut calibrated = judge(method, logits, labels, &folds)?;
     if let Some(held_out) = &mut calibrated.held_out {
         held_out.folds = 1;

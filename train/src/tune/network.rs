@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use headstock_backbone::{Activations, Layer, Role, Trainable};
+use headstock_backbone::{Activations, BackboneError, Layer, Role, Slot as TrunkSlot, Trainable};
 use headstock_heads::{Differentiable, HeadError, Mode, Tensors};
 
 use crate::error::TrainError;
@@ -11,9 +11,55 @@ use crate::error::TrainError;
 /// What the names of the head's parameters begin with, beside torchvision's names of the backbone's.
 const HEAD: &str = "head.";
 
+/// What is trained below the head, each method as [`Trainable`] has it: that, or something that is small enough to be written down.
+pub(super) trait Trunk {
+    fn tune_from(&mut self, stage: Layer);
+    fn forward(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError>;
+    fn forward_training(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError>;
+    fn backward(&mut self, by_features: &[f32]) -> Result<(), BackboneError>;
+    fn zero_gradients(&mut self);
+    fn slots(&mut self) -> Vec<TrunkSlot<'_>>;
+    fn values(&mut self) -> Vec<(String, &mut [f32])>;
+    fn tensors(&self) -> candle_core::Result<Tensors>;
+}
+
+impl Trunk for Trainable {
+    fn tune_from(&mut self, stage: Layer) {
+        self.tune_from(stage);
+    }
+
+    fn forward(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError> {
+        self.forward(input)
+    }
+
+    fn forward_training(&mut self, input: Activations<'_>) -> Result<Vec<f32>, BackboneError> {
+        self.forward_training(input)
+    }
+
+    fn backward(&mut self, by_features: &[f32]) -> Result<(), BackboneError> {
+        self.backward(by_features)
+    }
+
+    fn zero_gradients(&mut self) {
+        self.zero_gradients();
+    }
+
+    fn slots(&mut self) -> Vec<TrunkSlot<'_>> {
+        self.slots().collect()
+    }
+
+    fn values(&mut self) -> Vec<(String, &mut [f32])> {
+        self.values().collect()
+    }
+
+    fn tensors(&self) -> candle_core::Result<Tensors> {
+        self.tensors()
+    }
+}
+
 /// A backbone that is trained from a stage on, and the head on its features.
 pub(super) struct Network<'a> {
-    trunk: Trainable,
+    trunk: Box<dyn Trunk>,
     head: &'a dyn Differentiable,
     parameters: BTreeMap<String, Parameter>,
 }
@@ -51,7 +97,7 @@ impl<'a> Network<'a> {
     /// # Errors
     /// When a tensor is not `f32`.
     pub(super) fn new(
-        trunk: Trainable,
+        trunk: impl Trunk + 'static,
         head: &'a dyn Differentiable,
         start: &Tensors,
     ) -> Result<Self, TrainError> {
@@ -61,7 +107,7 @@ impl<'a> Network<'a> {
             Ok((name.clone(), Parameter { shape: tensor.dims().to_vec(), values, gradient }))
         };
         let parameters = start.iter().map(parameter).collect::<Result<_, _>>()?;
-        Ok(Self { trunk, head, parameters })
+        Ok(Self { trunk: Box::new(trunk), head, parameters })
     }
 
     /// Trains the backbone from `stage` on only.
@@ -158,7 +204,7 @@ impl<'a> Network<'a> {
             values,
             gradient,
         });
-        let of_trunk = self.trunk.slots().map(|slot| Slot {
+        let of_trunk = self.trunk.slots().into_iter().map(|slot| Slot {
             name: slot.parameter.name.clone(),
             group: Group::Stage(slot.parameter.stage),
             decays: slot.parameter.role == Role::Weight,

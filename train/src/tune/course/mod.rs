@@ -1,6 +1,8 @@
 //! The course of a tuning: epochs, steps, what is judged after each epoch, and checkpoints to go on from.
 
 mod saving;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use super::mix::Mixing;
 use super::network::{Group, Network, Slot};
 use super::optimiser::{Optimiser, State, Step};
 use super::schedule::{Rates, Schedule};
-use crate::activations::{Activations, Item};
+use crate::activations::{Act, Activations, Item};
 use crate::config::{OptimizerKind, ScheduleKind, TuneOptions, Views};
 use crate::error::TrainError;
 use crate::features::{Rendering, View};
@@ -40,6 +42,25 @@ pub(super) struct Parts {
     pub(super) held_out: Vec<usize>,
 }
 
+/// Where a course has its batches from: [`Activations`], or a formula.
+pub(super) trait Inputs {
+    /// As [`Activations::shape`].
+    fn shape(&self) -> [usize; 3];
+
+    /// As [`Activations::batches`].
+    fn batches(&self, batches: &[Vec<Item>], act: &mut Act<'_>) -> Result<(), TrainError>;
+}
+
+impl Inputs for Activations<'_> {
+    fn shape(&self) -> [usize; 3] {
+        self.shape()
+    }
+
+    fn batches(&self, batches: &[Vec<Item>], act: &mut Act<'_>) -> Result<(), TrainError> {
+        self.batches(batches, act)
+    }
+}
+
 /// What a tuning is made of.
 pub(super) struct Setup<'a> {
     pub(super) options: &'a TuneOptions,
@@ -50,7 +71,7 @@ pub(super) struct Setup<'a> {
     pub(super) class_weights: Vec<f64>,
     /// Augmented views of a photo that are kept.
     pub(super) views: View,
-    pub(super) activations: &'a Activations<'a>,
+    pub(super) activations: &'a dyn Inputs,
     /// Where checkpoints are kept; without it there are none.
     pub(super) unfinished: Option<&'a Unfinished>,
     /// What the course depends on: one that goes on must be of the same.
@@ -423,7 +444,7 @@ pub(super) fn descend(
 /// Calls `act` with some of `photos` and their logits, `[n, C]`, in order.
 pub(super) fn logits(
     network: &mut Network<'_>,
-    activations: &Activations<'_>,
+    activations: &dyn Inputs,
     photos: &[usize],
     mut act: impl FnMut(&[usize], Vec<f32>),
 ) -> Result<(), TrainError> {
