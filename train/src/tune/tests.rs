@@ -22,9 +22,14 @@ fn project(more: &[&str]) -> (TempDir, Settings) {
     (folder, settings)
 }
 
+/// A folder in memory, where there is one: what is saved there is on its disk at once.
+pub(super) fn in_memory() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
 /// The folder of [`project`] with so many photos a class, and its config.
 fn desk(photos: usize) -> (TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = in_memory();
     for class in ["hat", "shoes"] {
         copy_photos(class, &folder.path().join("photos").join(class), 0..photos);
     }
@@ -112,6 +117,7 @@ fn begin(folder: &TempDir, name: &str, settings: &Settings) -> Unfinished {
     Unfinished::begin(reserved, "linear", &settings.options.to_toml()).unwrap()
 }
 
+// effect: train --resume
 #[test]
 fn a_course_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
     // The tests of the course stop every kind of one (`course/tests.rs`); here, what the real network adds.
@@ -144,6 +150,7 @@ fn a_course_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
     assert!(copied > 0 && progress.seen.load(Ordering::Relaxed) > progress.after);
 }
 
+// effect: tune.views, features.views x tune.views
 #[test]
 fn the_order_and_the_renderings_of_an_epoch_are_its_own_and_each_photo_comes_once() {
     let (_folder, settings) =
@@ -173,6 +180,7 @@ fn the_order_and_the_renderings_of_an_epoch_are_its_own_and_each_photo_comes_onc
     assert_eq!(seen, all);
 }
 
+// effect: tune.layer_decay, tune.lr, tune.unfreeze
 #[test]
 fn rates_fall_from_stage_to_stage_and_stages_come_one_by_one() {
     let (_folder, settings) =

@@ -18,6 +18,7 @@ use super::*;
 use crate::config::{Config, Settings};
 use crate::run::RunPlace;
 use crate::tune::golden::assert_agree;
+use crate::tune::tests::in_memory;
 use crate::tune::{class_weights, find_lr};
 
 const CLASSES: usize = 4;
@@ -137,7 +138,7 @@ struct Desk {
 
 impl Desk {
     fn new(config: &str) -> Self {
-        let (settings, folder) = (settings(config), TempDir::new().unwrap());
+        let (settings, folder) = (settings(config), in_memory());
         let place = RunPlace::Named(folder.path().join("run"));
         let reserved = place.reserve(&settings.source).unwrap();
         let unfinished = Unfinished::begin(reserved, "linear", "").unwrap();

@@ -51,6 +51,7 @@ fn other_test_photos_and_other_test_labels_leave_a_tuned_model_equal_to_the_byte
     let before = calibration.out_of_fold.before.log_loss;
     assert!((before - judged).abs() < 2e-3 * judged, "{before}, where the epoch had {judged}");
     let run = Run::open(&folder.path().join("one"), &Registry::builtin()).unwrap();
+    assert_eq!(run.model.record.backbone.as_ref().unwrap().tuned, Some(Layer::Layer4));
     assert_eq!(run.model.conformal.unwrap().scores(headstock_heads::SetMethod::Lac).len(), 10);
 
     // The labels of the test part change places.
@@ -80,6 +81,33 @@ fn fewer_photos_held_out_than_ten_calibrate_nothing() {
     let settings = resolve(&folder, &config, &["tune.epochs=1", "tune.batch_size=8"]);
     let metrics = tuned(&folder, "few", &settings).outcome.metrics;
     assert!(metrics.calibration.is_none() && metrics.conformal.is_none());
+}
+
+// effect: calibration x data.group
+#[test]
+fn photos_held_out_that_are_all_of_one_group_calibrate_nothing() {
+    let (folder, config) = desk(16);
+    let mut table = "id,label,patient\n".to_owned();
+    for class in ["hat", "shoes"] {
+        let photos = fs::read_dir(folder.path().join("photos").join(class)).unwrap();
+        for (number, photo) in photos.enumerate() {
+            let name = photo.unwrap().file_name().into_string().unwrap();
+            table += &format!("{class}/{name},{class},{}\n", number % 2);
+        }
+    }
+    fs::write(folder.path().join("photos.csv"), table).unwrap();
+    let by_table = "csv = \"photos.csv\"\nimages = \"photos\"";
+    let of = |name: &str, group: &str| {
+        let config = config.replace("folder = \"photos\"", &format!("{by_table}{group}"));
+        let more = ["tune.epochs=1", "tune.batch_size=8", "tune.validation=0.5"];
+        tuned(&folder, name, &resolve(&folder, &config, &more)).outcome.metrics
+    };
+    let grouped = of("grouped", "\ngroup = \"patient\"");
+    assert!(24 - grouped.counts.train >= 10, "{}", grouped.counts.train);
+    assert!(grouped.calibration.is_none() && grouped.conformal.is_none());
+    let loose = of("loose", "");
+    assert_eq!((loose.counts.train, loose.calibration.unwrap().samples), (12, 12));
+    assert!(loose.conformal.is_some());
 }
 
 // effect: data.group x tune.validation, split.group_duplicates x tune.validation

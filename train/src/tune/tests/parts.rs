@@ -179,7 +179,7 @@ fn groups_of_four(groups: usize) -> (Logits, Vec<u32>, Vec<u32>) {
     (Logits::new(values, 2).unwrap(), labels, numbers)
 }
 
-// effect: calibration x data.group, calibration x tune.validation
+// effect: calibration x data.group, calibration x split.group_duplicates, calibration x tune.validation
 #[test]
 fn a_calibration_is_not_judged_by_photos_of_groups_that_it_was_fitted_on() {
     let (logits, labels, groups) = groups_of_four(40);
