@@ -13,7 +13,7 @@ use headstock_heads::{Differentiable, HeadError, Mode, Registry, Tensors};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use self::tiny::{Asked, Tiny, Values};
+use self::tiny::{Asked, Tiny, Values, floats};
 use super::*;
 use crate::config::{Config, Settings};
 use crate::run::RunPlace;
@@ -209,10 +209,6 @@ fn with_course<R>(golden: &Golden, config: &str, act: impl FnOnce(Course<'_>) ->
     let asked =
         Desk::new(config).begin(golden, "here", usize::MAX, |course, _| result = Some(act(course.unwrap())));
     (result.unwrap(), asked)
-}
-
-fn floats(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&value| value as f32).collect()
 }
 
 // effect: tune.from, tune.start, tune.epochs, tune.batch_size, tune.accumulate, tune.optimizer, tune.lr, tune.backbone_lr

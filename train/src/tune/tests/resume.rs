@@ -9,6 +9,19 @@ use toml::{Table, Value};
 use super::*;
 use crate::config::{DataOptions, FeatureOptions, Options, SplitOptions};
 
+/// Adds the paths of all values of a table.
+fn below(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>>) {
+    for (key, value) in table {
+        let path = [path, &[key.clone()]].concat();
+        match value {
+            Value::Table(table) => below(table, &path, keys),
+            _ => {
+                keys.insert(path);
+            }
+        }
+    }
+}
+
 /// Every key by its path: those of the sections, and what a config with many of them has below.
 fn keys(written: &Table) -> Vec<Vec<String>> {
     let sections: [(&str, &[&str]); 6] = [
@@ -22,25 +35,16 @@ fn keys(written: &Table) -> Vec<Vec<String>> {
     let known = sections.iter().flat_map(|(section, keys)| keys.iter().map(|key| vec![*section, *key]));
     let mut keys: BTreeSet<Vec<String>> =
         known.map(|path| path.into_iter().map(str::to_owned).collect()).collect();
-    fn below(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>>) {
-        for (key, value) in table {
-            let path = [path, &[key.clone()]].concat();
-            match value {
-                Value::Table(table) => below(table, &path, keys),
-                _ => drop(keys.insert(path)),
-            }
-        }
-    }
     below(written, &[], &mut keys);
     keys.into_iter().collect()
 }
 
 /// Values that one or another key may have.
 fn values() -> Vec<Value> {
-    let text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, { degrees = 5.0 }, { kernel_size = 3 }, \
-                { factor = 2.0 }, { bits = 4 }, { threshold = 0.5 }, \"elsewhere\", \
-                \"appearance\", \"skip\", \"scaled\", \"group\", \"layer3\", \"bf16\", \"cuda\", \"adamw\", \"step\", \"balanced\", \"train\", \
-                \"fresh\", \"fitted\", \"isotonic\", \"bilinear\", \"all\"]";
+    let text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, \
+                { degrees = 5.0 }, { kernel_size = 3 }, { factor = 2.0 }, { bits = 4 }, { threshold = 0.5 }, \"elsewhere\", \
+                \"appearance\", \"skip\", \"scaled\", \"group\", \"layer3\", \"bf16\", \"cuda\", \"adamw\", \"step\", \
+                \"balanced\", \"train\", \"fresh\", \"fitted\", \"isotonic\", \"bilinear\", \"all\"]";
     let table: Table = text.parse().unwrap();
     table["values"].as_array().unwrap().clone()
 }

@@ -32,7 +32,7 @@ pub(super) struct Tiny {
     graph: Option<(Vec<Var>, Tensor)>,
 }
 
-fn floats(values: &[f64]) -> Vec<f32> {
+pub(super) fn floats(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
@@ -121,9 +121,7 @@ impl Trunk for Tiny {
         let found = product.sum_all().unwrap().backward().unwrap();
         for ((var, parameter), sum) in vars.iter().zip(&self.parameters).zip(&mut self.gradients) {
             if parameter.stage >= self.tuned {
-                sum.iter_mut()
-                    .zip(flat(&found.get(var).unwrap().clone()))
-                    .for_each(|(sum, value)| *sum += value);
+                sum.iter_mut().zip(flat(found.get(var).unwrap())).for_each(|(sum, value)| *sum += value);
             }
         }
         Ok(())
