@@ -12,7 +12,7 @@ use crate::config::{DataOptions, FeatureOptions, Options, SplitOptions};
 /// Adds the paths of all values of a table.
 fn below(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>>) {
     for (key, value) in table {
-        let path = [path, &[key.clone()]].concat();
+        let path = [path, std::slice::from_ref(key)].concat();
         match value {
             Value::Table(table) => below(table, &path, keys),
             _ => {
