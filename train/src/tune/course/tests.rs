@@ -19,7 +19,7 @@ use crate::config::{Config, Settings};
 use crate::run::RunPlace;
 use crate::tune::golden::assert_agree;
 use crate::tune::tests::in_memory;
-use crate::tune::{class_weights, find_lr};
+use crate::tune::{checkpoint, class_weights, find_lr};
 
 const CLASSES: usize = 4;
 const SHAPE: [usize; 3] = [4, 5, 3];
@@ -455,4 +455,32 @@ fn rates_are_tried_from_tiny_to_large_whatever_the_settings_have_and_keep_their_
     let differs =
         of("0.4", "0.4").points.iter().zip(&one.points).any(|(a, b)| (a.loss - b.loss).abs() > 1e-3);
     assert!(differs, "a larger share of the backbone's is another curve");
+}
+
+#[test]
+fn a_checkpoint_of_another_network_is_refused() {
+    let golden = golden();
+    let desk = Desk::new(&golden.cases[0].config);
+    desk.run(&golden, 5).err().unwrap();
+    let path = desk.unfinished.checkpoint("last.safetensors");
+    let (position, mut kept) = checkpoint::load::<Position>(&path).unwrap().unwrap();
+    kept.insert("layer4.bn.bias".into(), vec![0.0; 2]);
+    for _ in 0..2 {
+        let arrays = kept.iter().map(|(name, values)| (name.clone(), values.as_slice())).collect();
+        checkpoint::save(&path, &position, &arrays).unwrap();
+        desk.begin(&golden, "here", usize::MAX, |course, _| {
+            let refused = course.err().unwrap().to_string();
+            assert_eq!(refused, "a checkpoint has no `layer4.bn.bias` of 3 values: it is of another network");
+        });
+        kept.remove("layer4.bn.bias");
+    }
+}
+
+#[test]
+fn an_epoch_that_is_done_is_not_done_again() {
+    let golden = golden();
+    // A batch an epoch: between steps nothing is saved.
+    let desk = Desk::new(&with(&golden, "plain", &[("batch_size", "14")]));
+    desk.run(&golden, 2).err().unwrap();
+    assert_eq!(desk.run(&golden, usize::MAX).unwrap().asked.len(), 1);
 }
