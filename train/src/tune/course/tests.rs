@@ -300,8 +300,11 @@ fn what_is_held_out_is_judged_in_its_plain_view_and_never_learned_from() {
 #[test]
 fn what_is_random_in_a_head_is_keyed_by_the_number_of_the_batch() {
     let golden = golden();
-    let config = &golden.cases.iter().find(|case| case.name == "accumulate").unwrap().config;
-    assert_eq!(run(&golden, config).steps, (0..12).collect::<Vec<_>>());
+    // Nothing is random where photos are judged.
+    for (name, batches) in [("accumulate", 12), ("held-out", 20)] {
+        let config = &golden.cases.iter().find(|case| case.name == name).unwrap().config;
+        assert_eq!(run(&golden, config).steps, (0..batches).collect::<Vec<_>>(), "{name}");
+    }
 }
 
 /// A case's config, with a key of `[tune]` more or another value of it.

@@ -118,6 +118,13 @@ fn of_groups_of_one_size_a_share_of_each_class_is_held_out() {
 }
 
 #[test]
+fn with_a_validation_of_0_all_groups_are_learned_from() {
+    let (labels, groups) = ([0, 1, 0, 1], [0, 0, 1, 1]);
+    let found = parts(&samples(&labels, Some(&groups)), &[0, 1, 2, 3], &options(0.0, 0)).unwrap();
+    assert_eq!((found.fit, found.held_out), (vec![0, 1, 2, 3], vec![]));
+}
+
+#[test]
 fn where_each_class_is_one_group_nothing_is_held_out() {
     let labels = [0, 0, 0, 1, 1, 1];
     let samples = samples(&labels, Some(&labels));
