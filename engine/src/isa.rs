@@ -55,7 +55,7 @@ impl Isa {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the engine's variable")]
         let forced = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty());
         match forced {
-            Some(name) => Self::forced(&name.to_string_lossy(), precision),
+            Some(name) => Self::forced(&name.to_string_lossy(), precision, Self::is_present),
             None => Self::fastest(precision),
         }
     }
@@ -65,16 +65,24 @@ impl Isa {
     /// # Errors
     /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
     pub fn fastest(precision: Precision) -> Result<Self, EngineError> {
-        let fits = |isa: &Self| isa.computes(precision) && isa.is_present();
+        Self::fastest_of(precision, Self::is_present)
+    }
+
+    fn fastest_of(precision: Precision, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
+        let fits = |isa: &Self| isa.computes(precision) && is_present(*isa);
         Self::ALL.into_iter().rev().find(fits).ok_or(EngineError::NoBf16)
     }
 
-    fn forced(name: &str, precision: Precision) -> Result<Self, EngineError> {
+    fn forced(
+        name: &str,
+        precision: Precision,
+        is_present: impl Fn(Self) -> bool,
+    ) -> Result<Self, EngineError> {
         let refused = |problem: String| EngineError::Forced { name: name.to_owned(), problem };
         let isa = Self::ALL.into_iter().find(|isa| isa.as_str() == name).ok_or_else(|| {
             refused(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
         })?;
-        if !isa.is_present() {
+        if !is_present(isa) {
             return Err(refused("this machine does not have it".to_owned()));
         }
         if !isa.computes(precision) {
@@ -161,31 +169,72 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_is_the_last_that_is_present() {
-        let fastest = Isa::fastest(Precision::F32).unwrap();
-        assert!(fastest.is_present() && fastest.computes(Precision::F32));
-        assert!(Isa::ALL.iter().all(|isa| *isa == fastest
-            || !isa.is_present()
-            || isa.computes(Precision::Bf16)
-            || {
-                let place = |isa| Isa::ALL.iter().position(|other| *other == isa);
-                place(*isa) < place(fastest)
-            }));
-        assert_eq!(
-            Isa::fastest(Precision::Bf16).is_ok(),
-            Isa::Avx512Bf16.is_present() || Isa::AmxBf16.is_present()
-        );
+    fn each_computes_in_one_precision() {
+        for (isa, precision) in [
+            (Isa::Portable, Precision::F32),
+            (Isa::Avx2, Precision::F32),
+            (Isa::Avx512, Precision::F32),
+            (Isa::Avx512Bf16, Precision::Bf16),
+            (Isa::AmxBf16, Precision::Bf16),
+        ] {
+            for other in [Precision::F32, Precision::Bf16] {
+                assert_eq!(isa.computes(other), other == precision, "{isa} {other}");
+            }
+        }
+    }
+
+    /// Of machines with each of these, whatever this one has.
+    #[test]
+    fn the_fastest_is_the_last_of_its_precision_that_a_machine_has() {
+        use Isa::{AmxBf16, Avx2, Avx512, Avx512Bf16, Portable};
+        for (here, f32, bf16) in [
+            (&[Portable][..], Portable, None),
+            (&[Portable, Avx2], Avx2, None),
+            (&[Portable, Avx2, Avx512], Avx512, None),
+            (&[Portable, Avx512], Avx512, None),
+            (&[Portable, Avx2, Avx512, Avx512Bf16], Avx512, Some(Avx512Bf16)),
+            (&[Portable, Avx2, Avx512, Avx512Bf16, AmxBf16], Avx512, Some(AmxBf16)),
+        ] {
+            let fastest = |precision| Isa::fastest_of(precision, |isa| here.contains(&isa));
+            assert_eq!(fastest(Precision::F32).unwrap(), f32, "{here:?}");
+            match (fastest(Precision::Bf16), bf16) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{here:?}"),
+                (Err(error), None) => assert_eq!(
+                    error.to_string(),
+                    "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32"
+                ),
+                (found, _) => panic!("{here:?}: {found:?}"),
+            }
+        }
     }
 
     #[test]
     fn a_forced_one_is_taken_or_refused_with_the_reason() {
-        assert_eq!(Isa::forced("portable", Precision::F32).unwrap(), Isa::Portable);
-        for (name, precision, reason) in [
-            ("neon", Precision::F32, "known: portable, avx2, avx512, avx512-bf16, amx-bf16"),
-            ("portable", Precision::Bf16, "it has no kernels for bf16"),
-        ] {
-            let error = Isa::forced(name, precision).unwrap_err().to_string();
-            assert!(error.contains(&format!("HEADSTOCK_ISA={name}")) && error.contains(reason), "{error}");
+        for isa in Isa::ALL {
+            let (name, precision) = (isa.as_str(), [Precision::F32, Precision::Bf16]);
+            let [fits, other] =
+                if isa.computes(precision[0]) { precision } else { [precision[1], precision[0]] };
+            let forced = |precision, here: bool| {
+                Isa::forced(name, precision, |asked| {
+                    assert_eq!(asked, isa);
+                    here
+                })
+                .map_err(|error| error.to_string())
+            };
+            let refused = |problem: &str| Err(format!("HEADSTOCK_ISA={name} cannot be used: {problem}"));
+            assert_eq!(forced(fits, true), Ok(isa));
+            assert_eq!(forced(fits, false), refused("this machine does not have it"));
+            assert_eq!(forced(other, true), refused(&format!("it has no kernels for {other}")));
+        }
+        for name in ["neon", "AVX2", "avx", " avx2"] {
+            let error = Isa::forced(name, Precision::F32, |_| true).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "HEADSTOCK_ISA={name} cannot be used: there is none of this name; known: portable, avx2, \
+                     avx512, avx512-bf16, amx-bf16"
+                )
+            );
         }
     }
 }

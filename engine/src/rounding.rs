@@ -60,7 +60,7 @@ impl Gram {
         }
     }
 
-    fn at(&self, row: usize, column: usize) -> f64 {
+    pub(crate) fn at(&self, row: usize, column: usize) -> f64 {
         self.values[row.min(column) * self.size + row.max(column)]
     }
 }

@@ -240,7 +240,7 @@ impl Session {
 }
 
 /// As many teams of equal size as have photos enough.
-fn teams(threads: usize, photos: usize) -> usize {
+pub(crate) fn teams(threads: usize, photos: usize) -> usize {
     let most = (photos / PHOTOS_PER_TEAM).clamp(1, threads);
     (1..=most).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)
 }

@@ -1,8 +1,12 @@
 //! Networks on every kernel that the machine has, beside a naive one in `f64`.
 
+mod calibration;
 mod edges;
 mod naive;
+mod operations;
 mod plans;
+mod refusals;
+mod reports;
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ const Q: f32 = 1.5;
 
 /// A line of inputs at the six points: `B^T` of the paper, with each row's last coefficient 1.
 #[inline(always)]
-fn input<S: Simd>(simd: S, x: [S::Vector; INPUTS]) -> [S::Vector; INPUTS] {
+pub(crate) fn input<S: Simd>(simd: S, x: [S::Vector; INPUTS]) -> [S::Vector; INPUTS] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
     let (even_p, odd_p) = (scaled(-Q * Q, x[2], x[4]), scaled(-Q * Q, x[1], x[3]));
     let (even_q, odd_q) = (scaled(-P * P, x[2], x[4]), scaled(-P * P, x[1], x[3]));

@@ -16,7 +16,7 @@ pub(crate) struct Map {
 
 impl Map {
     /// Zero outside.
-    fn at(&self, channel: usize, y: isize, x: isize) -> f64 {
+    pub(crate) fn at(&self, channel: usize, y: isize, x: isize) -> f64 {
         let inside = |at: isize, size: usize| usize::try_from(at).ok().filter(|&at| at < size);
         match (inside(y, self.height), inside(x, self.width)) {
             (Some(y), Some(x)) => self.values[(channel * self.height + y) * self.width + x],
