@@ -377,6 +377,56 @@ mod tests {
         }
     }
 
+    /// Both ways of running give the same features, and say which they are.
+    #[test]
+    fn candles_features_are_the_engines() {
+        let source =
+            Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+        let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
+        let bytes: Vec<u8> = (0..2 * 33 * 64 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let pixels = Pixels::new(&bytes, 2, 33, 64).unwrap();
+        let engine = Backbone::on_cpu(&checkpoint, Isa::Portable, Precision::F32).unwrap();
+        let candle = by_candle(&checkpoint);
+        assert_eq!((engine.isa(), engine.is_on_cpu()), ("portable", true));
+        assert_eq!((candle.isa(), candle.is_on_cpu()), ("cuda", false));
+        assert!(candle.profile(pixels, 1).unwrap().is_none());
+        assert_eq!(candle.workers().unwrap().len(), 1);
+        for layer in [Layer::Stem, Layer::Layer3, Layer::Avgpool] {
+            let (ours, theirs) =
+                (candle.features(pixels, layer).unwrap(), engine.features(pixels, layer).unwrap());
+            assert_eq!(candle.width(layer), engine.width(layer));
+            crate::support::assert_agree(&ours, &theirs, 1e-4, layer.as_str());
+            assert_eq!(candle.workers().unwrap()[0].features(pixels, layer).unwrap(), ours);
+        }
+    }
+
+    #[test]
+    fn a_profile_has_every_layer_of_the_network_and_the_roof_over_them() {
+        let checkpoint = crate::support::State::formula("resnet18").trunk().written().open().unwrap();
+        let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
+        let bytes = vec![100; 32 * 32 * 3];
+        let (layers, peak) = backbone.profile(Pixels::new(&bytes, 1, 32, 32).unwrap(), 1).unwrap().unwrap();
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names[..4], ["conv1", "maxpool", "layer1.0.conv1", "layer1.0.conv2"]);
+        // A stem, a pool, two convolutions a block, and three shortcuts.
+        assert_eq!((names.len(), names[20]), (1 + 1 + 8 * 2 + 3, "layer4.1.conv2"));
+        assert!(layers.iter().all(|layer| !layer.time.is_zero()) && peak.is_normal());
+    }
+
+    /// `(v / 255 - mean) / std`, each channel by its own.
+    #[test]
+    fn pixels_are_normalised_channel_by_channel() {
+        let record =
+            Preprocessing { mean: [0.5, 0.25, 0.0], std: [0.5, 0.25, 2.0], ..Preprocessing::default() };
+        let mut bytes = vec![0; 32 * 32 * 3];
+        bytes[..6].copy_from_slice(&[255, 255, 255, 51, 102, 204]);
+        let values = Pixels::new(&bytes, 1, 32, 32).unwrap().normalised(&record);
+        let expected = [1.0, 3.0, 0.5, (0.2 - 0.5) / 0.5, (0.4 - 0.25) / 0.25, 0.4, -1.0, -1.0, 0.0];
+        for (value, expected) in values.iter().zip(expected) {
+            assert!((value - expected).abs() < 1e-6, "{value}, not {expected}");
+        }
+    }
+
     #[test]
     fn normalised_pixels_are_the_planes_with_channels_last() {
         let record = Preprocessing { std: [0.2, 0.3, 0.4], ..Preprocessing::default() };

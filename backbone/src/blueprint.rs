@@ -108,3 +108,75 @@ impl Part {
         Ok(Folded { weight, dims, bias })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::support::{State, golden_json};
+
+    /// The stem of a checkpoint whose first channels have what PyTorch was given: variances from 0 on, far below the epsilon too.
+    #[test]
+    fn batch_norm_is_folded_in_as_pytorch_computes_it_for_variances_of_any_size() {
+        type Golden = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
+        let of = golden_json::<Golden>("batchnorm.json").remove("running").unwrap();
+        let mut state = State::formula("resnet18").trunk();
+        for (leaf, name) in
+            [("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "variance")]
+        {
+            let bytes = &mut state.0.get_mut(&format!("bn1.{leaf}")).unwrap().2;
+            for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&of[name]) {
+                *to = (*value as f32).to_le_bytes();
+            }
+        }
+        let checkpoint = state.written().open().unwrap();
+        let raw: Vec<f32> =
+            checkpoint.tensor("conv1.weight").unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let folded = stem().load(&checkpoint).unwrap();
+        assert_eq!(folded.dims, [64, 3, 7, 7]);
+        for (channel, y) in of["y"].iter().enumerate() {
+            let taps = 147 * channel..147 * (channel + 1);
+            // What each weight is multiplied by, the same for all of a channel's.
+            let scales = folded.weight[taps.clone()].iter().zip(&raw[taps]);
+            for scale in scales.map(|(folded, raw)| f64::from(*folded) / f64::from(*raw)) {
+                let ours = of["x"][channel] * scale + f64::from(folded.bias[channel]);
+                let size = (of["gamma"][channel] / (of["variance"][channel] + 1e-5).sqrt()).abs().max(1.0);
+                assert!((ours - y).abs() <= 1e-6 * size, "{channel}: {ours}, not {y}");
+            }
+        }
+    }
+
+    /// Strides of a stage's convolutions and of its shortcut, by torchvision's source.
+    #[test]
+    fn the_first_block_of_a_later_stage_strides_where_torchvisions_does() {
+        for architecture in Architecture::ALL {
+            for index in 0..4 {
+                let blocks = stage(architecture, index);
+                assert_eq!(blocks.len(), architecture.depths()[index]);
+                for (number, block) in blocks.iter().enumerate() {
+                    let stride = if index > 0 && number == 0 { 2 } else { 1 };
+                    let found: Vec<_> = block
+                        .convolutions
+                        .iter()
+                        .map(|part| (part.geometry.stride, part.geometry.padding))
+                        .collect();
+                    let expected = if architecture.has_bottlenecks() {
+                        vec![(1, 0), (stride, 1), (1, 0)]
+                    } else {
+                        vec![(stride, 1), (1, 1)]
+                    };
+                    assert_eq!(found, expected, "{architecture} {index} {number}");
+                    let has_shortcut = number == 0 && (index > 0 || architecture.has_bottlenecks());
+                    let shortcut =
+                        block.shortcut.as_ref().map(|part| (part.geometry.stride, part.geometry.padding));
+                    assert_eq!(
+                        shortcut,
+                        has_shortcut.then_some((stride, 0)),
+                        "{architecture} {index} {number}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -212,14 +212,47 @@ mod tests {
     }
 
     #[test]
+    fn without_a_choice_the_device_is_any_and_the_precision_f32() {
+        assert_eq!(DeviceChoice::default(), DeviceChoice::Auto);
+        assert_eq!(Precision::default(), Precision::F32);
+        for (choice, name) in [
+            (DeviceChoice::Auto, "auto"),
+            (DeviceChoice::Cpu, "cpu"),
+            (DeviceChoice::Cuda(0), "cuda"),
+            (DeviceChoice::Cuda(2), "cuda:2"),
+        ] {
+            assert_eq!(choice.to_string(), name);
+        }
+        assert_eq!([Precision::F32, Precision::Bf16].map(|precision| precision.to_string()), ["f32", "bf16"]);
+    }
+
+    #[test]
+    fn each_precision_is_the_engines_and_candles_of_that_name() {
+        let engines = |precision| headstock_engine::Precision::from(precision);
+        assert_eq!(engines(Precision::F32), headstock_engine::Precision::F32);
+        assert_eq!(engines(Precision::Bf16), headstock_engine::Precision::Bf16);
+        assert_eq!([Precision::F32, Precision::Bf16].map(Precision::dtype), [DType::F32, DType::BF16]);
+    }
+
+    // effect: backbone.device
+    #[test]
     fn auto_without_a_gpu_is_the_cpu_and_cuda_an_error() {
-        if Device::new_cuda(0).is_err() {
-            assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
-            for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)] {
-                let error = choice.open().unwrap_err().to_string();
-                assert!(error.contains(&format!("`backbone.device = \"{choice}\"`")), "{error}");
-                assert!(error.contains("use \"cpu\" or \"auto\""), "{error}");
-            }
+        assert!(DeviceChoice::Cpu.open().unwrap().is_cpu());
+        let has_gpu = Device::new_cuda(0).is_ok();
+        assert!(cfg!(feature = "cuda") || !has_gpu, "candle has no CUDA either");
+        assert_eq!(DeviceChoice::Auto.open().unwrap().is_cpu(), !has_gpu);
+        for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)].into_iter().filter(|_| !has_gpu) {
+            let error = choice.open().unwrap_err().to_string();
+            let expected = if cfg!(feature = "cuda") {
+                format!(
+                    "failed to open the GPU of `backbone.device = \"{choice}\"`; use \"cpu\" or \"auto\" where there is none"
+                )
+            } else {
+                format!(
+                    "`backbone.device = \"{choice}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
+                )
+            };
+            assert_eq!(error, expected);
         }
     }
 }

@@ -247,6 +247,183 @@ mod tests {
         serde_json::from_str::<TransformersProcessor>(&format!("{{{json}, {rest}}}")).unwrap().preprocessing()
     }
 
+    /// A record with these sizes, mean and std.
+    fn checked(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
+        let record = Preprocessing {
+            resize,
+            crop,
+            mean: [0.5, mean, 0.5],
+            std: [0.5, 0.5, std],
+            ..Preprocessing::default()
+        };
+        record.checked()
+    }
+
+    #[test]
+    fn sizes_from_32_to_8192_with_a_crop_inside_are_meant_and_no_others() {
+        for (resize, crop, is_meant) in [
+            (32, [32, 32], true),
+            (8192, [8192, 32], true),
+            (256, [224, 256], true),
+            (31, [31, 31], false),
+            (256, [31, 224], false),
+            (256, [224, 31], false),
+            (8193, [224, 224], false),
+            (255, [224, 256], false),
+            (255, [256, 224], false),
+        ] {
+            let sizes = format!(
+                "a short side of {resize} and a crop of {} x {} pixels cannot be meant",
+                crop[0], crop[1]
+            );
+            let found = checked(resize, crop, 0.5, 0.5).map(|record| (record.resize, record.crop));
+            assert_eq!(found, if is_meant { Ok((resize, crop)) } else { Err(sizes) });
+        }
+    }
+
+    #[test]
+    fn a_mean_and_a_std_are_numbers_and_the_std_is_above_0() {
+        for (mean, std, is_meant) in [
+            (-2.0, 1e-6, true),
+            (0.0, 255.0, true),
+            (f32::NAN, 0.5, false),
+            (f32::INFINITY, 0.5, false),
+            (0.5, 0.0, false),
+            (0.5, -0.5, false),
+            (0.5, f32::NAN, false),
+            (0.5, f32::INFINITY, false),
+        ] {
+            let found = checked(256, [224, 224], mean, std).map(|_| ());
+            let refused =
+                format!("mean {:?} and std {:?} cannot be meant", [0.5, mean, 0.5], [0.5, 0.5, std]);
+            assert_eq!(found, if is_meant { Ok(()) } else { Err(refused) });
+        }
+    }
+
+    /// Each alone says something of the preprocessing, and what else timm writes does not.
+    #[test]
+    fn a_record_of_timms_is_there_with_any_of_its_keys() {
+        for (json, has) in [
+            (r#"{"input_size": [3, 224, 224]}"#, true),
+            (r#"{"crop_pct": 0.9}"#, true),
+            (r#"{"interpolation": "bicubic"}"#, true),
+            (r#"{"mean": [0.5, 0.5, 0.5]}"#, true),
+            (r#"{"std": [0.5, 0.5, 0.5]}"#, true),
+            (r#"{"license": "mit", "tag": "a1_in1k", "crop_mode": "center"}"#, false),
+        ] {
+            assert_eq!(serde_json::from_str::<TimmConfig>(json).unwrap().has_a_record(), has, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_resize_is_the_crops_share_rounded_down_as_timm_does() {
+        for (size, crop_pct, resize) in
+            [(224, 0.875, 256), (224, 0.95, 235), (224, 1.0, 224), (288, 0.97, 296)]
+        {
+            let record =
+                timm(&format!(r#"{{"input_size": [3, {size}, {size}], "crop_pct": {crop_pct}}}"#)).unwrap();
+            assert_eq!((record.resize, record.crop), (resize, [size, size]));
+        }
+    }
+
+    /// Pillow's numbers of the filters.
+    #[test]
+    fn the_filter_of_a_processor_is_pillows_of_that_number() {
+        for (number, filter) in [
+            (0, Interpolation::Nearest),
+            (1, Interpolation::Lanczos),
+            (2, Interpolation::Bilinear),
+            (3, Interpolation::Bicubic),
+        ] {
+            let json = format!(
+                r#"{{"size": 224, "resample": {number}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}}"#
+            );
+            let record =
+                serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().unwrap();
+            let expected = Preprocessing {
+                // Without `crop_pct`, transformers' default: 224 / 256.
+                resize: 256,
+                crop: [224, 224],
+                interpolation: filter,
+                mean: [0.1, 0.2, 0.3],
+                std: [0.4, 0.5, 0.6],
+            };
+            assert_eq!(record, expected);
+        }
+    }
+
+    /// The name of transformers' processor, the older key for it, and which of the two counts.
+    #[test]
+    fn a_size_without_a_crop_is_convnexts_alone() {
+        for (json, expected) in [
+            (r#""size": 383, "crop_pct": 1.0"#, Ok((383, [383, 383]))),
+            (r#""size": 320, "crop_pct": 0.9"#, Ok((355, [320, 320]))),
+            (
+                r#""size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessorFast""#,
+                Ok((256, [224; 2])),
+            ),
+            (r#""size": 224, "feature_extractor_type": "ConvNextFeatureExtractor""#, Ok((256, [224; 2]))),
+            (
+                r#""size": 224, "feature_extractor_type": "ViTFeatureExtractor""#,
+                Err("a ViTFeatureExtractor without `crop_size`"),
+            ),
+            (
+                r#""size": 224, "image_processor_type": "ViTImageProcessor", "feature_extractor_type": "ConvNextFeatureExtractor""#,
+                Err("a ViTImageProcessor without `crop_size`"),
+            ),
+            (r#""size": 256, "crop_size": 224, "do_center_crop": true"#, Ok((256, [224; 2]))),
+            (r#""size": 224, "crop_size": 200, "do_center_crop": false"#, Ok((256, [224; 2]))),
+            (r#""size": 256, "crop_size": {"shortest_edge": 224}"#, Ok((256, [224; 2]))),
+            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` gives no height")),
+            (
+                r#""size": 256, "crop_size": {"height": 224, "width": 192}, "image_processor_type": "BitImageProcessor""#,
+                Ok((256, [224, 192])),
+            ),
+            (r#""size": 384, "crop_size": 384"#, Ok((384, [384; 2]))),
+            (r#""size": 384"#, Err("`size` is 384: from 384 on")),
+            (r#""size": 224, "crop_pct": 0"#, Err("`crop_pct` is 0: it must lie between 0 and 1")),
+            (r#""size": 224, "crop_pct": 1.01"#, Err("`crop_pct` is 1.01")),
+            (r#""size": -1"#, Err("`size` gives no shortest edge")),
+            (r#""size": 224, "do_resize": false"#, Err("`do_resize` or `do_rescale` is false")),
+            (
+                r#""size": 224, "do_resize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098"#,
+                Ok((256, [224; 2])),
+            ),
+            (r#""size": 224, "rescale_factor": 0.0039"#, Err("`rescale_factor` is not 1/255")),
+        ] {
+            match (transformers(json).map(|record| (record.resize, record.crop)), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{json}"),
+                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{json}: {error}"),
+                (found, _) => panic!("{json}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_processor_must_say_is_named_where_it_is_missing() {
+        let rest =
+            [r#""size": 224"#, r#""resample": 2"#, r#""image_mean": [0, 0, 0]"#, r#""image_std": [1, 1, 1]"#];
+        let parsed = |keys: &[&str]| {
+            let json = format!("{{{}}}", keys.join(", "));
+            serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().map(|_| ())
+        };
+        assert_eq!(parsed(&rest), Ok(()));
+        for (number, expected) in [
+            "`size` gives no shortest edge",
+            "`resample` is missing",
+            "`image_mean` is missing",
+            "`image_std` is missing",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let keys: Vec<&str> = (0..4).filter(|&at| at != number).map(|at| rest[at]).collect();
+            assert_eq!(parsed(&keys), Err(expected.to_owned()));
+        }
+        let other = [rest[0], r#""resample": 4"#, rest[2], rest[3]];
+        assert_eq!(parsed(&other), Err("`resample` 4 is not known".to_owned()));
+    }
+
     #[test]
     fn a_processors_own_crop_is_followed() {
         let record =

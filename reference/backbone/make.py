@@ -9,6 +9,8 @@ names.json           shapes of every tensor of torchvision's and of transformers
 lookalikes.json      types and shapes of tensors of timm's networks that look like a ResNet: of the stem and of each stage's
                      first block, which is where they differ
 gradients.safetensors  what gradients.py says
+batchnorm.json       what batchnorm.py says
+defaults.json        records of timm's with a key left out or another, and the transform that timm builds
 records.json         config.json as timm writes it for each pretrained ResNet, and the transform that timm builds from it;
                      transformers' configs
 """
@@ -22,6 +24,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from batchnorm import make_batchnorm
 from formula import draws, pixels
 from gradients import make_gradients
 from networks import BLOCKS, load_formula, normalised, torchvisions
@@ -143,6 +146,28 @@ def make_records():
     write_lines("records.json", table)
 
 
+def make_defaults():
+    whole = {"input_size": [3, 160, 160], "crop_pct": 0.95, "interpolation": "bilinear", "mean": [0.5, 0.25, 0.125],
+             "std": [0.5, 1.0, 2.0]}
+    changes = {"whole": {}, "nothing": dict.fromkeys(whole)} | {f"no {key}": {key: None} for key in whole}
+    changes |= {f"interpolation {name}": {"interpolation": name} for name in ("nearest", "bicubic", "lanczos")}
+    # The test_ ones are not what a transform takes; the crop's share of 1 leaves nothing to crop.
+    changes |= {"test sizes": {"test_input_size": [3, 288, 288], "test_crop_pct": 1.0}, "crop_pct 1": {"crop_pct": 1.0}}
+    table = {}
+    for name, change in changes.items():
+        record = {"tag": "test"} | {key: value for key, value in (whole | change).items() if value is not None}
+        resize, crop, _, normalize = create_transform(**resolve_data_config({}, pretrained_cfg=record)).transforms
+        table[name] = {
+            "config": {"architecture": "resnet18", "pretrained_cfg": record},
+            "resize": resize.size,
+            "interpolation": resize.interpolation.value,
+            "crop": list(crop.size),
+            "mean": normalize.mean.tolist(),
+            "std": normalize.std.tolist(),
+        }
+    write_lines("defaults.json", table)
+
+
 def write_lines(name, table):
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in table.items())
     (HERE / name).write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -155,6 +180,8 @@ if __name__ == "__main__":
     make_names()
     make_lookalikes()
     make_records()
+    make_defaults()
+    make_batchnorm()
     make_gradients()
     for path in sorted(HERE.glob("*.[js]*")):
         print(path.name, path.stat().st_size, "bytes")

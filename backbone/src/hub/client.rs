@@ -360,3 +360,47 @@ impl Teller<'_> {
         starts || more > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl DownloadProgress for Told {
+        fn start(&self, file: &str, bytes: Option<u64>) {
+            self.0.lock().unwrap().push(format!("{file} of {bytes:?}"));
+        }
+
+        fn advance(&self, bytes: u64) {
+            self.0.lock().unwrap().push(format!("{bytes} more"));
+        }
+
+        fn finish(&self) {}
+    }
+
+    /// What a meter shows is told once, and only what moved counts as a sign of life.
+    #[test]
+    fn progress_is_told_by_what_has_come_since_it_was_told_last() {
+        for (total, of) in [(30, "Some(30)"), (0, "None")] {
+            let (progress, meter) = (Told::default(), Meter::default());
+            let mut teller =
+                Teller { file: "x", progress: &progress, meter: &meter, started: false, told: 0 };
+            meter.done.store(5, Ordering::Relaxed);
+            assert!(!teller.tell(), "nothing is told before it starts");
+            meter.total.store(total, Ordering::Relaxed);
+            meter.started.store(true, Ordering::Relaxed);
+            assert!(teller.tell() && !teller.tell());
+            meter.done.store(12, Ordering::Relaxed);
+            assert!(teller.tell() && !teller.tell());
+            // A transfer that begins anew has less.
+            meter.done.store(3, Ordering::Relaxed);
+            assert!(!teller.tell());
+            let told = progress.0.into_inner().unwrap();
+            assert_eq!(told, [&format!("x of {of}"), "5 more", "7 more"]);
+        }
+    }
+}

@@ -465,6 +465,65 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_has_96_characters_at_most() {
+        let name = |length: usize| format!("owner/{}", "n".repeat(length - 6));
+        assert_eq!(name(96).parse::<HubSource>().unwrap().repo(), name(96));
+        assert!(name(97).parse::<HubSource>().unwrap_err().to_string().contains("longer than 96 characters"));
+    }
+
+    #[test]
+    fn a_commit_is_40_hexadecimal_digits() {
+        let digits = "0123456789abcdefABCDEF0123456789abcdef01";
+        for (revision, commit) in [
+            (digits.to_owned(), Some(digits.to_lowercase())),
+            (digits[1..].to_owned(), None),
+            (format!("{digits}0"), None),
+            (digits.replace('a', "g"), None),
+            ("main".to_owned(), None),
+        ] {
+            let source: HubSource = format!("a/b@{revision}").parse().unwrap();
+            assert_eq!(source.place().commit(), commit.as_deref(), "{revision}");
+            assert_eq!(source.place().branch(), commit.as_ref().unwrap_or(&revision));
+        }
+        assert_eq!("a/b".parse::<HubSource>().unwrap().place().branch(), "main");
+    }
+
+    #[test]
+    fn a_path_inside_is_made_of_plain_parts() {
+        for path in ["a", "a/b.c/d-e_f", "...a", "a..", "ä/ö", " a"] {
+            assert!(is_inside(path), "{path}");
+        }
+        for path in
+            ["", "/a", "a/", "a//b", ".", "..", "...", "a/./b", "a\\b", "c:", "a?", "a*", "a\n", "a\0b"]
+        {
+            assert!(!is_inside(path), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_named_with_and_without_its_part_and_at_its_commit() {
+        let source: HubSource = "a/b@feature%2fx/c.safetensors".parse().unwrap();
+        let place = source.place();
+        assert_eq!(place.repository(), "hf://a/b@feature%2Fx");
+        assert_eq!(place.naming(None), "hf://a/b@feature%2Fx/c.safetensors");
+        assert_eq!(place.naming(Some("d")), "hf://a/b@feature%2Fx/d");
+        assert_eq!(place.at("1234").to_string(), "hf://a/b@1234/c.safetensors");
+        assert_eq!((place.page(), place.repo(), place.kind()), ("a/b".into(), "a/b", Kind::Weights));
+        let data: HubDataset = "datasets/a/b".parse().unwrap();
+        let place = data.place();
+        assert_eq!((place.page(), place.kind()), ("datasets/a/b".into(), Kind::Dataset));
+        assert_eq!(
+            (place.repository(), place.naming(Some("x"))),
+            ("hf://datasets/a/b".into(), "hf://datasets/a/b/x".into())
+        );
+        for (kind, prefix, folder, what) in
+            [(Kind::Weights, "", "models", "weights"), (Kind::Dataset, "datasets/", "datasets", "data set")]
+        {
+            assert_eq!((kind.prefix(), kind.folder(), kind.what()), (prefix, folder, what));
+        }
+    }
+
+    #[test]
     fn what_lies_beside_the_weights_lies_in_their_folder() {
         let source: HubSource = "a/b/f32/model.safetensors".parse().unwrap();
         assert_eq!(source.beside("config.json"), "f32/config.json");

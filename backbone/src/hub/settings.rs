@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn without_variables_the_defaults_are_those_of_huggingface_hub() {
-        let HubSettings { endpoint, cache, token, offline, .. } = settings(&[]);
+        let HubSettings { endpoint, cache, token, offline, patience, pause } = settings(&[]);
+        assert_eq!((patience, pause), (Duration::from_secs(60), Duration::from_millis(250)));
         assert_eq!(endpoint, "https://huggingface.co");
         assert_eq!(cache, Path::new("/home/ann/.cache/huggingface/hub"));
         assert_eq!((token, offline), (None, false));
@@ -154,6 +155,52 @@ mod tests {
         {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
         }
+    }
+
+    #[test]
+    fn the_endpoint_is_the_variables_and_its_address_ends_without_a_slash() {
+        for (value, address) in [
+            ("", "https://huggingface.co"),
+            ("https://mirror.example", "https://mirror.example"),
+            ("https://mirror.example/hub//", "https://mirror.example/hub"),
+        ] {
+            assert_eq!(settings(&[("HF_ENDPOINT", value)]).address(), address);
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_users_folder_may_be_written_with_a_tilde_and_no_other() {
+        for (value, cache) in [
+            ("~", "/home/ann"),
+            ("~/x/y", "/home/ann/x/y"),
+            ("~bob/x", "~bob/x"),
+            ("/a/~/b", "/a/~/b"),
+            ("a", "a"),
+        ] {
+            assert_eq!(settings(&[("HF_HUB_CACHE", value)]).cache, Path::new(cache), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_trimmed_and_a_blank_one_is_none() {
+        for (value, token) in [(" hf_x\n", Some("hf_x")), (" \n", None)] {
+            assert_eq!(settings(&[("HF_TOKEN", value)]).token.as_deref(), token);
+        }
+        // A file that is not there is none either.
+        assert_eq!(settings(&[("HF_TOKEN_PATH", "/nowhere/token")]).token, None);
+        let variables = [("HF_TOKEN", "hf_x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")];
+        assert_eq!(settings(&variables).token.as_deref(), Some("hf_x"));
+    }
+
+    #[test]
+    fn all_but_the_token_is_printed() {
+        let printed = format!(
+            "{:?}",
+            settings(&[("HF_TOKEN", "hf_x"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "1")])
+        );
+        let expected = r#"HubSettings { endpoint: "https://huggingface.co", cache: "/c", token: Some("..."), offline: true, patience: 60s, pause: 250ms }"#;
+        assert_eq!(printed, expected);
+        assert!(format!("{:?}", settings(&[])).contains("token: None"));
     }
 
     #[test]

@@ -43,8 +43,12 @@ struct StemWay {
 
 impl Host {
     pub(super) fn new() -> Result<Self, BackboneError> {
-        let products = Products::new(Isa::choose(Precision::F32)?)?;
-        Ok(Self { products, buffers: Buffers::default(), tape: None })
+        Self::on(Isa::choose(Precision::F32)?)
+    }
+
+    /// With an instruction set of the caller's choice.
+    pub(super) fn on(isa: Isa) -> Result<Self, BackboneError> {
+        Ok(Self { products: Products::new(isa)?, buffers: Buffers::default(), tape: None })
     }
 
     /// Features `[N, F]` of values `[N, H, W, C]`, by the running statistics.

@@ -11,6 +11,8 @@ mod host;
 mod norm;
 mod parameters;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::collections::BTreeMap;

@@ -202,3 +202,116 @@ fn channel_sums<const N: usize>(
         (0..channels).map(sum).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::blueprint::Geometry;
+    use crate::support::golden_json;
+    use crate::trainable::unit::Unit;
+
+    /// What `reference/backbone/batchnorm.py` says.
+    type Golden = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
+
+    fn golden(part: &str) -> impl Fn(&str) -> Vec<f32> {
+        let values = golden_json::<Golden>("batchnorm.json").remove(part).unwrap();
+        move |name| values[name].iter().map(|value| *value as f32).collect()
+    }
+
+    /// Each to a share of its own size: channels whose variance is small are not hidden by others.
+    fn assert_each(ours: &[f32], oracle: &[f32], what: &str) {
+        assert_eq!(ours.len(), oracle.len(), "{what}");
+        for (index, (ours, oracle)) in ours.iter().zip(oracle).enumerate() {
+            assert!(
+                (ours - oracle).abs() <= 2e-5 * oracle.abs().max(1e-3),
+                "{what} {index}: {ours}, not {oracle}"
+            );
+        }
+    }
+
+    #[test]
+    fn running_statistics_of_any_size_normalise_as_in_pytorch() {
+        let of = golden("running");
+        let affine = Affine::new(&of("mean"), &of("variance"), &of("gamma"), &of("beta"));
+        let ours: Vec<f32> = of("x")
+            .iter()
+            .zip(affine.scale.iter().zip(&affine.shift))
+            .map(|(x, (scale, shift))| (f64::from(*x) * f64::from(*scale) + f64::from(*shift)) as f32)
+            .collect();
+        // The shift is a difference of numbers up to 300 times as large as what is left.
+        for (ours, (oracle, scale)) in ours.iter().zip(of("y").iter().zip(&affine.scale)) {
+            assert!((ours - oracle).abs() <= 1e-6 * scale.abs().max(1.0), "{ours}, not {oracle}");
+        }
+    }
+
+    /// Channels that are all alike, spread by 1e-4, by 3e-3 and by 1, and far from 0.
+    #[test]
+    fn a_batch_is_normalised_and_its_derivatives_are_as_in_pytorch() {
+        let of = golden("batch");
+        let (xs, gamma, beta) = (of("x"), of("gamma"), of("beta"));
+        let channels = gamma.len();
+        let statistics = Statistics::of(channels, &xs);
+        assert_eq!(statistics.count, xs.len() / channels);
+        let mut out = vec![f32::NAN; xs.len()];
+        // `f32` holds a value near 300 to 3e-5, which is 3e-4 of that channel's spread.
+        let bound = |channel: usize| if channel + 1 == channels { 2e-3 } else { 2e-5 };
+        let near = |ours: &[f32], oracle: &[f32], what: &str| {
+            assert_eq!(ours.len(), oracle.len(), "{what}");
+            for (index, (ours, oracle)) in ours.iter().zip(oracle).enumerate() {
+                let gap = (ours - oracle).abs();
+                assert!(
+                    gap <= bound(index % channels) * oracle.abs().max(1.0),
+                    "{what} {index}: {ours}, not {oracle}"
+                );
+            }
+        };
+        statistics.normalise((&gamma, &beta), &xs, None, false, &mut out);
+        near(&out, &of("y"), "y");
+        statistics.normalise((&gamma, &beta), &xs, Some(&of("other")), true, &mut out);
+        near(&out, &of("added"), "with a value added and a ReLU");
+        assert!(out.iter().filter(|y| **y == 0.0).count() > 10, "the ReLU is seen");
+        let mut by_x = vec![f32::NAN; xs.len()];
+        let [by_gamma, by_beta] = statistics.backward(&gamma, &xs, &of("by_y"), &mut by_x);
+        near(&by_gamma, &of("by_gamma"), "by γ");
+        near(&by_beta, &of("by_beta"), "by β");
+        for (index, (ours, oracle)) in by_x.iter().zip(of("by_x")).enumerate() {
+            // Sums that cancel are times `1 / sqrt(variance + ε)`.
+            let scale = gamma[index % channels] * inverse(statistics.variance[index % channels]) as f32;
+            let gap = (ours - oracle).abs();
+            assert!(gap <= bound(index % channels) * scale.abs(), "by x {index}: {ours}, not {oracle}");
+        }
+    }
+
+    /// A tenth of the way to the batch's, whose variance is taken with `n - 1`.
+    // effect: tune.batch_norm
+    #[test]
+    fn running_statistics_follow_a_batch_as_in_pytorch() {
+        let of = golden("batch");
+        let channels = of("gamma").len();
+        let mut unit = Unit {
+            bn: "bn".into(),
+            geometry: Geometry { stride: 1, padding: 0 },
+            inputs: channels,
+            outputs: channels,
+            kernel: 1,
+            weight: 0,
+            gamma: 1,
+            beta: 2,
+            mean: of("mean_before"),
+            variance: of("variance_before"),
+        };
+        unit.follow(&Statistics::of(channels, &of("x")));
+        assert_each(&unit.mean, &of("mean_after"), "mean");
+        assert_each(&unit.variance, &of("variance_after"), "variance");
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so_through_a_relu() {
+        let statistics = Statistics { count: 2, mean: vec![0.0], variance: vec![1.0] };
+        let mut out = [0.0; 2];
+        statistics.normalise((&[1.0], &[0.0]), &[f32::NAN, -1.0], None, true, &mut out);
+        assert!(out[0].is_nan() && out[1] == 0.0);
+    }
+}

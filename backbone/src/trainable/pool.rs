@@ -141,3 +141,103 @@ pub(super) fn average_backward(size: Size, gradient: &[f32], ys: &[f32], by_inpu
         );
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sizes of a photo's sides, and the pool of each position by hand: PyTorch's `max_pool2d(3, stride=2, padding=1)`.
+    const SIDES: [(usize, usize); 6] = [(1, 1), (1, 6), (5, 1), (4, 4), (5, 7), (6, 3)];
+
+    /// Values of few kinds, some negative and many alike.
+    fn values(size: Size) -> Vec<f32> {
+        (0..size.values()).map(|at| ((at * 7 + at / 5) % 4) as f32 - 2.5).collect()
+    }
+
+    /// Of each output the place of the first of the largest values of its window, row by row.
+    fn places(size: Size, xs: &[f32]) -> Vec<usize> {
+        let mut places = Vec::new();
+        let (rows, columns) = (size.height.div_ceil(2), size.width.div_ceil(2));
+        for (photo, y, x) in (0..size.photos)
+            .flat_map(|photo| (0..rows).flat_map(move |y| (0..columns).map(move |x| (photo, y, x))))
+        {
+            for channel in 0..size.channels {
+                let mut best: Option<usize> = None;
+                for (down, right) in (0..3).flat_map(|down| (0..3).map(move |right| (down, right))) {
+                    let (row, column) = ((2 * y + down).wrapping_sub(1), (2 * x + right).wrapping_sub(1));
+                    if row < size.height && column < size.width {
+                        let at =
+                            ((photo * size.height + row) * size.width + column) * size.channels + channel;
+                        best = best.filter(|&best| xs[at] <= xs[best]).or(Some(at));
+                    }
+                }
+                places.push(best.unwrap());
+            }
+        }
+        places
+    }
+
+    #[test]
+    fn the_pool_takes_the_first_of_the_largest_and_gives_the_derivative_back_to_it() {
+        for (height, width) in SIDES {
+            for channels in [1, 3, 40] {
+                let size = Size { photos: 2, height, width, channels };
+                let xs = values(size);
+                let expected = places(size, &xs);
+                let pooled = size.pooled();
+                assert_eq!(pooled.values(), expected.len());
+                let (mut out, mut which) = (vec![f32::NAN; expected.len()], vec![u8::MAX; expected.len()]);
+                max_pool(size, &xs, &mut out, &mut which);
+                assert_eq!(out, expected.iter().map(|&at| xs[at]).collect::<Vec<_>>(), "{size:?}");
+                let gradient: Vec<f32> = (0..out.len()).map(|at| at as f32 + 1.0).collect();
+                let mut by_input = vec![f32::NAN; xs.len()];
+                max_pool_backward(size, &gradient, &which, &mut by_input);
+                let mut expected_by_input = vec![0.0; xs.len()];
+                expected.iter().zip(&gradient).for_each(|(&at, g)| expected_by_input[at] += g);
+                assert_eq!(by_input, expected_by_input, "{size:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_goes_through_the_pool() {
+        let size = Size { photos: 1, height: 3, width: 3, channels: 1 };
+        for at in 0..9 {
+            let mut xs = vec![1.0; 9];
+            xs[at] = f32::NAN;
+            let (mut out, mut which) = ([0.0; 4], [0; 4]);
+            max_pool(size, &xs, &mut out, &mut which);
+            // The windows of a position: those whose middle, an even place, is next to it.
+            for (window, out) in out.iter().enumerate() {
+                let is_under =
+                    (at / 3).abs_diff(2 * (window / 2)) < 2 && (at % 3).abs_diff(2 * (window % 2)) < 2;
+                assert_eq!(out.is_nan(), is_under, "{at} {window}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_average_is_over_positions_and_its_derivative_passes_where_the_relu_gave_more_than_0() {
+        let size = Size { photos: 2, height: 2, width: 3, channels: 2 };
+        let mut ys: Vec<f32> = (0..24).map(|at| at as f32 + 1.0).collect();
+        ys[4] = 0.0;
+        ys[7] = -0.0;
+        ys[13] = -3.0;
+        ys[14] = 1e-40;
+        // Photo by photo and channel by channel: sums of every other value.
+        let sums = [1.0 + 3.0 + 0.0 + 7.0 + 9.0 + 11.0, 2.0 + 4.0 + 6.0 + 0.0 + 10.0 + 12.0];
+        let second = [13.0 + 1e-40 + 17.0 + 19.0 + 21.0 + 23.0, -3.0 + 16.0 + 18.0 + 20.0 + 22.0 + 24.0];
+        let average = average(size, &ys);
+        for (ours, sum) in average.iter().zip(sums.iter().chain(&second)) {
+            assert!((ours - sum / 6.0f32).abs() < 1e-5, "{ours}, not {sum} / 6");
+        }
+        let mut by_input = [f32::NAN; 24];
+        average_backward(size, &[6.0, 12.0, -6.0, 18.0], &ys, &mut by_input);
+        let share = 1.0f32 / 6.0;
+        for (at, value) in by_input.iter().enumerate() {
+            let g = [[6.0, 12.0], [-6.0, 18.0]][at / 12][at % 2];
+            let expected = if [4, 7, 13].contains(&at) { 0.0 } else { share * g };
+            assert_eq!(*value, expected, "{at}");
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! What is read as a checkpoint, and what is refused and why.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Tensor;
 use headstock_backbone::{
     Backbone, BackboneError, Checkpoint, DeviceChoice, ErrorKind, Layer, Pixels, Precision, Source,
 };
 use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
 
 use crate::formula;
 use crate::support::{Folder, State, assert_agree, floats, golden, names, report, write_zeros};
@@ -237,6 +240,114 @@ fn the_hash_is_that_of_the_file() {
     let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
     assert_eq!(checkpoint.sha256(), oracle);
     assert_eq!(checkpoint.origin(), demo);
+}
+
+/// Tensors that were tuned: they are computed with, in `f32`, and the fingerprint is that of the file and of them.
+#[test]
+fn tensors_that_take_the_place_of_others_are_computed_with_and_change_the_fingerprint() {
+    let state = State::formula("resnet18")
+        .trunk()
+        .narrowed(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
+    let folder = state.written();
+    let hex =
+        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let of_file = hex(&std::fs::read(folder.path("model.safetensors")).unwrap());
+    let untouched = folder.open().unwrap().with_tensors(&BTreeMap::new()).unwrap();
+    assert_eq!((untouched.sha256(), untouched.fingerprint()), (of_file.as_str(), of_file.as_str()));
+
+    // The last two BatchNorms of the network, with a scale of 0 and a shift of 1/3 and more: each feature is what it was before them
+    // and no less.
+    let value = |at: usize| (at as f32 + 1.0) / 3.0;
+    let tensor =
+        |of: &dyn Fn(usize) -> f32| Tensor::from_iter((0..512).map(of), &candle_core::Device::Cpu).unwrap();
+    let tuned: BTreeMap<String, Tensor> = [
+        ("layer4.0.bn2.weight", tensor(&|_| 0.0)),
+        ("layer4.0.bn2.bias", tensor(&|_| 0.0)),
+        ("layer4.0.downsample.1.weight", tensor(&|_| 0.0)),
+        ("layer4.0.downsample.1.bias", tensor(&|_| 0.0)),
+        ("layer4.1.bn2.weight", tensor(&|_| 0.0)),
+        ("layer4.1.bn2.bias", tensor(&value)),
+    ]
+    .into_iter()
+    .map(|(name, tensor)| (name.to_owned(), tensor))
+    .collect();
+    let checkpoint = folder.open().unwrap().with_tensors(&tuned).unwrap();
+    let mut hashed = of_file.clone().into_bytes();
+    for (name, tensor) in &tuned {
+        hashed.extend(name.bytes());
+        hashed.extend(tensor.to_vec1::<f32>().unwrap().iter().flat_map(|value| value.to_le_bytes()));
+    }
+    assert_eq!(checkpoint.sha256(), of_file);
+    assert_eq!(checkpoint.fingerprint(), hex(&hashed));
+    let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
+    let pixels = formula::pixels(1, 64, 40);
+    let features = backbone.features(Pixels::new(&pixels, 1, 64, 40).unwrap(), Layer::Avgpool).unwrap();
+    let expected: Vec<f32> = (0..512).map(value).collect();
+    assert_agree(&features, &expected, 1e-6, "features");
+
+    for (name, length, shape) in
+        [("layer4.1.bn2.bias", 511, "[511]"), ("layer4.2.bn2.bias", 512, "[512]"), ("fc.bias", 512, "[512]")]
+    {
+        let foreign = Tensor::zeros(length, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let error =
+            folder.open().unwrap().with_tensors(&BTreeMap::from([(name.to_owned(), foreign)])).unwrap_err();
+        let path = folder.path("model.safetensors");
+        let expected = format!(
+            "{} has no tensor `{name}` of shape {shape}, which was tuned: these are other weights",
+            path.display()
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+// effect: backbone.weights
+#[test]
+fn weights_are_a_file_or_a_folder_from_where_they_are_named() {
+    let folder = State::formula("resnet18").trunk().written();
+    folder.write("preprocessor_config.json", "{}");
+    let path = |name: &str| folder.path(name);
+    for (named, base, weights) in [
+        ("model.safetensors", path(""), path("model.safetensors")),
+        (".", path(""), path("./model.safetensors")),
+        (path("").to_str().unwrap(), Path::new("/elsewhere").into(), path("model.safetensors")),
+    ] {
+        let files = Source::parse(named, &base).unwrap().fetch(&()).unwrap();
+        assert_eq!(files.weights, weights);
+        assert_eq!(std::fs::read(files.config.unwrap()).unwrap(), crate::support::CONFIG.as_bytes());
+        assert_eq!(std::fs::read(files.preprocessor.unwrap()).unwrap(), b"{}");
+        assert_eq!(files.origin, base.join(named).display().to_string());
+    }
+    std::fs::remove_file(path("config.json")).unwrap();
+    std::fs::remove_file(path("preprocessor_config.json")).unwrap();
+    let files = Source::parse("", &path("")).unwrap().fetch(&()).unwrap();
+    assert_eq!((files.config, files.preprocessor), (None, None));
+    assert!(matches!(Source::parse("hf://owner/name", Path::new("")).unwrap(), Source::Hub(_)));
+    assert!(matches!(Source::parse("hf:/owner/name", Path::new("")).unwrap(), Source::Local(_)));
+}
+
+#[test]
+fn weights_in_pytorchs_own_format_are_told_by_each_of_its_endings() {
+    for ending in ["bin", "pt", "pth", "ckpt"] {
+        let folder = Folder::new();
+        let name = format!("weights.{ending}");
+        folder.write(&name, "");
+        assert!(
+            folder
+                .open_named(&name)
+                .unwrap_err()
+                .to_string()
+                .contains("is not a .safetensors file: convert it")
+        );
+        assert!(folder.refusal().contains(&format!("holds no .safetensors file: convert {name} in Python")));
+    }
+    let folder = Folder::new();
+    folder.write("weights.npz", "");
+    let refusal = folder.refusal();
+    assert!(refusal.ends_with("holds no .safetensors file"), "{refusal}");
+    assert!(
+        report(&folder.open_named("weights.npz").unwrap_err())
+            .contains("is not a complete .safetensors file")
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ const RELATIVE: f32 = 1e-3;
 /// Of one parameter in a hundred, at most: on a processor that rounds otherwise, a value within rounding of 0 may pass a ReLU or not,
 /// and that is one of few positions in the deepest layers. Where this was written, there is none.
 const RELATIVE_WHERE_TURNED: f32 = 2e-2;
-const SIZES: [(usize, usize, usize); 3] = [(2, 64, 64), (2, 75, 75), (2, 70, 101)];
+pub(crate) const SIZES: [(usize, usize, usize); 3] = [(2, 64, 64), (2, 75, 75), (2, 70, 101)];
 pub(crate) const MODES: [(BatchNormMode, &str); 2] =
     [(BatchNormMode::Frozen, "frozen"), (BatchNormMode::Train, "train")];
 /// The mean and std of [`crate::support::CONFIG`].
@@ -22,13 +22,22 @@ pub(crate) fn every_gradient_is_pytorchs(
     depth: usize,
     load: impl Fn(&Checkpoint, BatchNormMode) -> Trainable,
 ) {
+    gradients_are_pytorchs(depth, &SIZES, load);
+}
+
+/// Of photos of some of the [`SIZES`].
+pub(crate) fn gradients_are_pytorchs(
+    depth: usize,
+    sizes: &[(usize, usize, usize)],
+    load: impl Fn(&Checkpoint, BatchNormMode) -> Trainable,
+) {
     let state = State::formula(&format!("resnet{depth}")).trunk();
     let bytes = golden("gradients.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for (mode, name) in MODES {
         let state = if mode == BatchNormMode::Train { state.clone().damped() } else { state.clone() };
         let checkpoint = state.written().open().unwrap();
-        for (photos, height, width) in SIZES {
+        for &(photos, height, width) in sizes {
             let key = format!("{depth}.{height}x{width}.{name}");
             let mut network = load(&checkpoint, mode);
             let pixels = normalised(photos, height, width);

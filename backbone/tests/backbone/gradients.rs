@@ -9,6 +9,7 @@ use crate::formula;
 use crate::golden_gradients::{MODES, every_gradient_is_pytorchs, gradients, normalised, stem};
 use crate::support::{State, assert_agree, names};
 
+// effect: tune.batch_norm
 #[test]
 fn every_gradient_of_resnet18_is_pytorchs() {
     every_gradient_is_pytorchs(18, on_the_cpu);

@@ -81,12 +81,13 @@ fn assert_same_bits(a: &[f32], b: &[f32]) {
 #[test]
 fn pixels_that_do_not_fit_are_refused() {
     let bytes = vec![0; 2 * 32 * 40 * 3];
-    assert!(Pixels::new(&bytes, 2, 32, 40).is_ok());
+    assert!(Pixels::new(&bytes, 2, 32, 40).is_ok() && Pixels::new(&bytes, 2, 40, 32).is_ok());
     for (photos, height, width, part) in [
         (1, 32, 40, "7680 bytes are not [1, 32, 40, 3] pixels"),
         (0, 32, 40, "not [0, 32, 40, 3]"),
         (usize::MAX, 32, 40, "not ["),
         (4, 16, 40, "photos of 16 x 40 pixels are too small: at least 32 x 32"),
+        (2, 80, 16, "photos of 80 x 16 pixels are too small: at least 32 x 32"),
     ] {
         let error = Pixels::new(&bytes, photos, height, width).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");

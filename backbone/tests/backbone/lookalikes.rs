@@ -121,3 +121,102 @@ fn configs_that_contradict_the_tensors_are_refused() {
         assert!(refusal.contains(key) && refusal.contains("config.json"), "{config}: {refusal}");
     }
 }
+
+/// timm's older names, a tag behind a dot, and arguments that change nothing before `avgpool`; transformers' keys as ResNets have them.
+#[test]
+fn configs_that_say_what_the_tensors_say_are_no_reason_to_refuse() {
+    let folder = State::formula("resnet18").written();
+    for config in [
+        r#"{"architecture": "resnet18"}"#,
+        r#"{"architecture": "resnet18.a1_in1k"}"#,
+        r#"{"architecture": "tv_resnet18"}"#,
+        r#"{"architecture": "ssl_resnet18"}"#,
+        r#"{"architecture": "swsl_resnet18"}"#,
+        r#"{"architecture": "gluon_resnet18_v1b"}"#,
+        r#"{"architecture": "resnet18", "model_args": {"drop_block_rate": 0.1, "drop_path_rate": 0.1, "drop_rate": 0.1,
+            "global_pool": "max", "in_chans": 3, "num_classes": 5, "zero_init_last": false}}"#,
+        r#"{"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic", "hidden_act": "relu",
+            "downsample_in_bottleneck": false, "downsample_in_first_stage": false}"#,
+    ] {
+        folder.write("config.json", config);
+        assert_eq!(folder.open().unwrap().architecture().as_str(), "resnet18", "{config}");
+    }
+    for config in [
+        r#"{"architecture": "xssl_resnet18"}"#,
+        r#"{"architecture": "gluon_resnet18_v1c"}"#,
+        r#"{"architecture": "tv_ssl_resnet18"}"#,
+    ] {
+        folder.write("config.json", config);
+        assert!(folder.refusal().contains("is no plain ResNet but"), "{config}");
+    }
+}
+
+/// A tensor or two of another network, and which it is: each sign on its own.
+#[test]
+fn each_sign_of_another_network_is_told_alone() {
+    let shapes = names("resnet50");
+    let whole: Vec<(&str, &[usize])> = shapes
+        .iter()
+        .filter(|(_, shape)| !shape.is_empty())
+        .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+        .collect();
+    for (name, shape, expected) in [
+        (
+            "layer2.1.se.conv.weight",
+            &[1, 1, 3][..],
+            "an ECA-ResNet (efficient channel attention): it has `layer2.1.se.conv.weight`",
+        ),
+        ("maxpool.0.weight", &[1], "a ResNet-RS: it has `maxpool.0.weight`"),
+        (
+            "layer2.1.se.fc1.bias",
+            &[1],
+            "an SE-ResNet (squeeze and excitation): it has `layer2.1.se.fc1.bias`",
+        ),
+        ("layer2.1.attn.x", &[1], "a ResNet with attention in its blocks: it has `layer2.1.attn.x`"),
+        ("layer2.1.convs.0.weight", &[1], "a Res2Net: it has `layer2.1.convs.0.weight`"),
+        ("layer2.1.conv2.fc1.bias", &[1], "a ResNeSt (split attention): it has `layer2.1.conv2.fc1.bias`"),
+        ("stem.conv1.weight", &[1], "a network of timm's with named stages: it has `stem.conv1.weight`"),
+        ("stages.0.x", &[1], "a network of timm's with named stages: it has `stages.0.x`"),
+        (
+            "conv1.0.weight",
+            &[48, 3, 3, 3],
+            "a ResNet with a stem of several convolutions: it has `conv1.0.weight` [48, 3, 3, 3]",
+        ),
+        (
+            "layer2.0.downsample.1.weight",
+            &[512, 256, 1, 1],
+            "a ResNet with average pools in its shortcuts: `layer2.0.downsample.1.weight` is a convolution, behind an average pool",
+        ),
+        (
+            "layer1.0.conv2.weight",
+            &[64, 32, 3, 3],
+            "a ResNeXt (grouped convolutions): `layer1.0.conv2.weight` is [64, 32, 3, 3]: 2 groups",
+        ),
+        (
+            "layer1.0.conv1.weight",
+            &[65, 64, 1, 1],
+            "a Wide ResNet: `layer1.0.conv1.weight` is [65, 64, 1, 1], not [64, 64, 1, 1]",
+        ),
+    ] {
+        let others = whole.iter().copied().filter(|(other, _)| *other != name);
+        let tensors = others.chain([(name, shape)]).map(|(name, shape)| (name, "F32", shape));
+        let folder = Folder::new();
+        write_zeros(&folder.path("model.safetensors"), tensors);
+        let refusal = folder.refusal();
+        assert!(
+            refusal.ends_with(&format!("model.safetensors is no plain ResNet but {expected}")),
+            "{refusal}"
+        );
+    }
+    // Narrower than a ResNet is no Wide one, and as many inputs as outputs are no groups: these are misshapen.
+    for (name, shape) in
+        [("layer1.0.conv1.weight", &[32, 64, 1, 1]), ("layer1.0.conv2.weight", &[64, 128, 3, 3])]
+    {
+        let others = whole.iter().copied().filter(|(other, _)| *other != name);
+        let tensors = others.chain([(name, &shape[..])]).map(|(name, shape)| (name, "F32", shape));
+        let folder = Folder::new();
+        write_zeros(&folder.path("model.safetensors"), tensors);
+        let refusal = folder.refusal();
+        assert!(refusal.contains(&format!("is no complete resnet50: `{name}` is {shape:?}")), "{refusal}");
+    }
+}

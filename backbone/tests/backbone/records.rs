@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use headstock_backbone::{Interpolation, Preprocessing};
+use headstock_backbone::{Checkpoint, Interpolation, Preprocessing, Source};
 use serde::Deserialize;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -64,6 +64,88 @@ fn photos_are_prepared_as_timm_prepares_them_for_each_of_its_weights() {
     assert_eq!(records["resnet34.ra4_e3600_r224_in1k"].mean, [0.5; 3]);
     assert_eq!(records["resnet50.a1_in1k"].resize, 235);
     assert_eq!(records["resnet50.tv_in1k"].interpolation, Interpolation::Bilinear);
+}
+
+/// Whatever is left out of a record is what timm takes for it, and each key is followed.
+#[test]
+fn keys_that_a_record_of_timms_leaves_out_are_timms_defaults() {
+    let cases: BTreeMap<String, Golden> = golden_json("defaults.json");
+    assert_eq!(cases.len(), 12);
+    let folder = bare("resnet18");
+    for (name, golden) in &cases {
+        folder.write("config.json", golden.config.to_string());
+        let expected = Preprocessing {
+            resize: golden.resize,
+            crop: golden.crop,
+            interpolation: golden.interpolation,
+            mean: golden.mean,
+            std: golden.std,
+        };
+        assert_eq!(*folder.open().unwrap().preprocessing(), expected, "{name}");
+    }
+    // By hand: what a config without any of them gives.
+    let nothing = &cases["nothing"];
+    assert_eq!(
+        (nothing.resize, nothing.crop, nothing.interpolation),
+        (256, [224, 224], Interpolation::Bicubic)
+    );
+    assert_eq!((nothing.mean, nothing.std), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]));
+}
+
+/// timm's record comes before transformers', and one that is known before both.
+#[test]
+fn of_several_records_the_nearest_counts() {
+    let folder = bare("resnet18");
+    let processor = r#"{"size": 224, "resample": 2, "image_mean": [0.3, 0.3, 0.3], "image_std": [1, 1, 1]}"#;
+    folder.write("preprocessor_config.json", processor);
+    let mean = || folder.open().unwrap().preprocessing().mean;
+    assert_eq!(mean(), [0.3; 3]);
+    folder.write("config.json", r#"{"architecture": "resnet18", "license": "mit"}"#);
+    assert_eq!(mean(), [0.3; 3]);
+    folder.write("config.json", r#"{"architecture": "resnet18", "mean": [0.4, 0.4, 0.4]}"#);
+    assert_eq!(mean(), [0.4; 3]);
+    // Beside a table, what lies outside it does not count.
+    folder.write(
+        "config.json",
+        r#"{"architecture": "resnet18", "mean": [0.4, 0.4, 0.4], "pretrained_cfg": {"mean": [0.2, 0.2, 0.2]}}"#,
+    );
+    assert_eq!(mean(), [0.2; 3]);
+    // Without an architecture the keys beside it are not timm's.
+    folder.write("config.json", r#"{"mean": [0.4, 0.4, 0.4]}"#);
+    assert_eq!(mean(), [0.3; 3]);
+    let known = Preprocessing { resize: 232, ..Preprocessing::default() };
+    let source = Source::parse("", &folder.path("")).unwrap();
+    let checkpoint = Checkpoint::open_with(&source.fetch(&()).unwrap(), &known).unwrap();
+    assert_eq!(*checkpoint.preprocessing(), known);
+}
+
+#[test]
+fn the_licence_that_is_told_is_the_records_or_facebooks() {
+    let folder = bare("resnet50");
+    for (config, licence) in [
+        (
+            r#"{"architecture": "resnet50", "pretrained_cfg": {"license": "cc-by-nc-sa-4.0"}}"#,
+            Some("cc-by-nc-sa-4.0"),
+        ),
+        (
+            r#"{"architecture": "resnet50", "pretrained_cfg": {"tag": "fb_swsl_ig1b_ft_in1k"}}"#,
+            Some("cc-by-nc-4.0"),
+        ),
+        (r#"{"architecture": "swsl_resnet50", "pretrained_cfg": {"license": "mit"}}"#, Some("mit")),
+        (
+            r#"{"architecture": "resnet50", "pretrained_cfg": {"license": "apache-2.0", "tag": "a1_in1k"}}"#,
+            None,
+        ),
+        (r#"{"architecture": "resnet50", "pretrained_cfg": {"tag": "a1_in1k"}}"#, None),
+    ] {
+        folder.write("config.json", config);
+        let lines = lines_of(|| drop(folder.open().unwrap()));
+        let expected = licence.map(|licence| {
+            let origin = folder.path("").display().to_string();
+            format!("WARN the weights {origin} are for non-commercial use only ({licence})")
+        });
+        assert_eq!(lines, Vec::from_iter(expected), "{config}");
+    }
 }
 
 #[test]

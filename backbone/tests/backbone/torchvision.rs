@@ -10,6 +10,7 @@ const RELATIVE: f32 = 1e-4;
 /// The second is C = H = W in the first stage, where candle's own convolution was once wrong.
 const SIZES: [(usize, usize, usize); 4] = [(1, 224, 224), (1, 256, 256), (2, 160, 160), (1, 193, 129)];
 
+// effect: backbone.layer
 #[test]
 fn every_tap_of_resnet18_is_torchvisions() {
     every_tap_is_torchvisions("resnet18");
@@ -20,6 +21,7 @@ fn every_tap_of_resnet34_is_torchvisions() {
     every_tap_is_torchvisions("resnet34");
 }
 
+// effect: backbone.layer
 #[test]
 fn every_tap_of_resnet50_is_torchvisions() {
     every_tap_is_torchvisions("resnet50");
@@ -39,10 +41,14 @@ fn every_tap_is_torchvisions(network: &str) {
     let checkpoint = State::formula(network).trunk().written().open().unwrap();
     let on = |isa| Backbone::on_cpu(&checkpoint, isa, Precision::F32).unwrap();
     let here = |isa: &Isa| isa.is_present() && isa.computes(Precision::F32.into());
+    let mut ran = Vec::new();
     for backbone in Isa::ALL.into_iter().filter(here).map(on) {
         assert_eq!(backbone.architecture().as_str(), network);
         taps_are_torchvisions(&backbone);
+        ran.push(backbone.isa());
     }
+    println!("{network} on {ran:?}");
+    assert_eq!(ran[0], "portable");
 }
 
 fn taps_are_torchvisions(backbone: &Backbone) {

@@ -17,8 +17,15 @@ fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
     fs::create_dir_all(&locks).unwrap();
     let held = File::create(locks.join("headstock.lock")).unwrap();
     held.lock().unwrap();
-    let error = bench.fails("");
+    let (fetched, lines) = bench.fetch_with_lines("");
+    let error = fetched.unwrap_err();
     assert!(matches!(&error, HubError::Locked { path, .. } if path.starts_with(&locks)), "{error:?}");
+    assert_eq!(
+        lines.matches("waiting for another process that fetches the same weights").count(),
+        1,
+        "{lines}"
+    );
+    bench.assert_clean();
     held.unlock().unwrap();
     bench.settings.patience = LIMIT;
     bench.fetch("").unwrap();

@@ -128,3 +128,12 @@ fn the_token_of_the_environment_is_sent() {
     let asked = requests.iter().find(|request| request.path.starts_with("/api/")).unwrap();
     assert_eq!(asked.token.as_deref(), Some("Bearer hf_secret"));
 }
+
+#[test]
+fn the_token_of_the_environment_is_not_sent_where_it_is_not_to_be() {
+    let bench = Bench::new();
+    let variables = [("HF_TOKEN", "hf_secret"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
+    assert!(process(&bench, &variables).wait().unwrap().success());
+    let requests = bench.hub.requests();
+    assert!(!requests.is_empty() && requests.iter().all(|request| request.token.is_none()), "{requests:?}");
+}

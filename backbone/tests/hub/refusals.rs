@@ -87,6 +87,27 @@ fn a_busy_hub_is_to_be_tried_later() {
     }
 }
 
+/// A status that no retry is made for is told as it is, whichever it is.
+#[test]
+fn every_other_status_of_the_hub_is_a_refusal_or_an_outage() {
+    for (status, is_outage) in
+        [(400, false), (408, true), (409, false), (418, false), (451, false), (502, true)]
+    {
+        let bench = Bench::new();
+        bench.hub.fault("GET", "/api/", usize::MAX, Fault::Status(status, None));
+        let error = bench.fails("");
+        match &error {
+            HubError::Unavailable { host, status: told, .. } if is_outage => {
+                assert_eq!((host, *told), (&bench.hub.endpoint(), status));
+            }
+            HubError::Refused { host, status: told, .. } if !is_outage => {
+                assert_eq!((host, *told), (&bench.hub.endpoint(), status));
+            }
+            other => panic!("{status}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_hub_that_stumbles_once_is_asked_again() {
     for (method, path) in [("GET", "/api/"), ("HEAD", "config.json"), ("GET", "/files/")] {

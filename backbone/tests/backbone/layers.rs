@@ -1,0 +1,57 @@
+//! The places where features are taken, by name.
+
+use headstock_backbone::{Architecture, Layer};
+
+// effect: backbone.layer
+#[test]
+fn a_layer_is_known_by_its_name_and_avgpool_is_meant_where_none_is_named() {
+    assert_eq!(Layer::default(), Layer::Avgpool);
+    let names = ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"];
+    for (name, layer) in names.into_iter().zip(Layer::ALL) {
+        assert_eq!(name.parse(), Ok(layer));
+        assert_eq!(layer.to_string(), name);
+        let json = format!("\"{name}\"");
+        assert_eq!(serde_json::from_str::<Layer>(&json).unwrap(), layer);
+        assert_eq!(serde_json::to_string(&layer).unwrap(), json);
+    }
+    assert!(Layer::ALL.is_sorted(), "from the input on");
+    for name in ["layer5", "Layer1", "pool", ""] {
+        let expected =
+            format!("there is no layer `{name}`; known: stem, layer1, layer2, layer3, layer4, avgpool");
+        assert_eq!(name.parse::<Layer>(), Err(expected));
+    }
+}
+
+/// torchvision's, for photos of 224 x 224 and of odd sizes.
+#[test]
+fn channels_and_sizes_of_each_layer_are_torchvisions() {
+    for (architecture, channels) in [
+        (Architecture::ResNet18, [64, 64, 128, 256, 512, 512]),
+        (Architecture::ResNet34, [64, 64, 128, 256, 512, 512]),
+        (Architecture::ResNet50, [64, 256, 512, 1024, 2048, 2048]),
+        (Architecture::ResNet101, [64, 256, 512, 1024, 2048, 2048]),
+        (Architecture::ResNet152, [64, 256, 512, 1024, 2048, 2048]),
+    ] {
+        assert_eq!(Layer::ALL.map(|layer| layer.channels(architecture)), channels, "{architecture}");
+    }
+    for ((height, width), sizes) in [
+        ((224, 224), [(56, 56), (56, 56), (28, 28), (14, 14), (7, 7), (1, 1)]),
+        ((32, 33), [(8, 9), (8, 9), (4, 5), (2, 3), (1, 2), (1, 1)]),
+        ((225, 64), [(57, 16), (57, 16), (29, 8), (15, 4), (8, 2), (1, 1)]),
+    ] {
+        assert_eq!(Layer::ALL.map(|layer| layer.size(height, width)), sizes);
+    }
+}
+
+#[test]
+fn architectures_are_known_by_their_names() {
+    for (name, architecture) in
+        ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"].into_iter().zip(Architecture::ALL)
+    {
+        assert_eq!(name.parse(), Ok(architecture));
+        assert_eq!(architecture.to_string(), name);
+    }
+    for name in ["resnet26", "ResNet18", "resnet", ""] {
+        assert_eq!(name.parse::<Architecture>(), Err(()));
+    }
+}

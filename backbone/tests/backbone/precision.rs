@@ -1,0 +1,73 @@
+//! What is computed in which precision, and on which instruction set.
+
+use headstock_backbone::{Backbone, DeviceChoice, ErrorKind, Isa, Layer, Pixels, Precision};
+
+use crate::formula;
+use crate::support::State;
+
+const PHOTOS: (usize, usize, usize) = (2, 64, 40);
+
+fn pixels(bytes: &[u8]) -> Pixels<'_> {
+    Pixels::new(bytes, PHOTOS.0, PHOTOS.1, PHOTOS.2).unwrap()
+}
+
+fn is_bf16(value: f32) -> bool {
+    value.to_bits() & 0xffff == 0
+}
+
+/// On a CPU without such instructions that is an error which says so.
+// effect: backbone.precision
+#[test]
+fn bf16_keeps_every_layer_after_the_stem_in_bf16_and_is_off_by_its_rounding() {
+    let checkpoint = State::formula("resnet18").trunk().written().open().unwrap();
+    let exact = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
+    let bytes = formula::pixels(PHOTOS.0, PHOTOS.1, PHOTOS.2);
+    let tap = |backbone: &Backbone, layer| {
+        backbone.tap(pixels(&bytes), layer).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for layer in Layer::ALL {
+        assert!(tap(&exact, layer).iter().any(|value| !is_bf16(*value)), "{layer}");
+    }
+    let here: Vec<Isa> =
+        Isa::ALL.into_iter().filter(|isa| isa.is_present() && isa.computes(Precision::Bf16.into())).collect();
+    println!("bf16 on {here:?}");
+    if here.is_empty() {
+        let error = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::Bf16).unwrap_err();
+        assert_eq!(error.to_string(), "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32");
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+    for isa in here {
+        let rounded = Backbone::on_cpu(&checkpoint, isa, Precision::Bf16).unwrap();
+        assert_eq!(rounded.isa(), isa.as_str());
+        assert_eq!(tap(&rounded, Layer::Stem), tap(&exact, Layer::Stem), "the stem stays in f32");
+        for layer in [Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4] {
+            let (ours, theirs) = (tap(&rounded, layer), tap(&exact, layer));
+            assert!(ours.iter().all(|value| is_bf16(*value)), "{layer} on {isa}");
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+            let gap =
+                norm(&mut ours.iter().zip(&theirs).map(|(a, b)| a - b)) / norm(&mut theirs.iter().copied());
+            // A rounding is 2^-9 of a value at most, a good third of that on average.
+            assert!((5e-4..2e-2).contains(&gap), "{layer} on {isa}: {gap}");
+        }
+    }
+}
+
+#[test]
+fn an_instruction_set_of_the_callers_choice_is_the_one_that_runs() {
+    let checkpoint = State::formula("resnet18").trunk().written().open().unwrap();
+    for isa in Isa::ALL {
+        match Backbone::on_cpu(&checkpoint, isa, Precision::F32) {
+            Ok(backbone) => {
+                assert_eq!(backbone.isa(), isa.as_str());
+                assert!(backbone.is_on_cpu() && isa.is_present());
+            }
+            Err(error) => {
+                let expected =
+                    format!("the instruction set {isa} cannot be used: this machine does not have it");
+                assert_eq!(error.to_string(), expected);
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(!isa.is_present());
+            }
+        }
+    }
+}
