@@ -178,6 +178,77 @@ mod tests {
     }
 
     #[test]
+    fn a_step_has_a_stream_of_its_own_name() {
+        let names = [
+            "",
+            "policy",
+            "affine",
+            "perspective",
+            "color_jitter",
+            "grayscale",
+            "gaussian_blur",
+            "gaussian_blue",
+        ];
+        let first = |step: &str| KeyedRandom::of_step(0, 1, &[7; 32], step).next_u64();
+        let all: std::collections::HashSet<u64> = names.into_iter().map(first).collect();
+        assert_eq!(all.len(), names.len());
+        assert_eq!(first(""), KeyedRandom::new(0, 1, &[7; 32]).next_u64());
+    }
+
+    /// The published generator from state 1234567.
+    #[test]
+    fn the_stream_is_splitmixs() {
+        let mut random = KeyedRandom::from_state(1_234_567);
+        assert_eq!(
+            [(); 3].map(|()| random.next_u64()),
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
+    }
+
+    /// Mean and variance of 20,000 values.
+    fn moments(mut draw: impl FnMut(&mut KeyedRandom) -> f64) -> [f64; 2] {
+        let mut random = KeyedRandom::from_state(1);
+        let values: Vec<f64> = (0..20_000).map(|_| draw(&mut random)).collect();
+        let mean = values.iter().sum::<f64>() / 20_000.0;
+        [mean, values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 20_000.0]
+    }
+
+    #[test]
+    fn numbers_have_the_moments_of_their_distributions() {
+        let near = |ours: [f64; 2], mean: f64, variance: f64| {
+            // Five standard errors of the mean; one part in ten of the variance.
+            let error = 5.0 * (variance / 20_000.0).sqrt();
+            assert!((ours[0] - mean).abs() < error, "mean {}, not {mean}", ours[0]);
+            assert!((ours[1] / variance - 1.0).abs() < 0.1, "variance {}, not {variance}", ours[1]);
+        };
+        near(moments(|random| random.uniform(-2.0, 4.0)), 1.0, 3.0);
+        near(moments(KeyedRandom::normal), 0.0, 1.0);
+        for shape in [0.5, 1.0, 3.0] {
+            near(moments(|random| random.gamma(shape)), shape, shape);
+        }
+        // a / (a + b) of a beta distribution with both 0.7: 1 / (4 (2 x 0.7 + 1)).
+        near(moments(|random| random.dirichlet(0.7, 2)[0]), 0.5, 1.0 / 9.6);
+        near(moments(|random| random.below(3) as f64), 1.0, 2.0 / 3.0);
+        near(moments(|random| f64::from(u8::from(random.chance(0.2)))), 0.2, 0.16);
+    }
+
+    #[test]
+    fn what_has_no_chance_or_is_sure_is_never_another() {
+        let mut random = KeyedRandom::from_state(1);
+        assert!((0..2000).all(|_| !random.chance(0.0) && random.chance(1.0) && random.below(1) == 0));
+    }
+
+    #[test]
+    fn every_order_is_as_likely() {
+        let mut seen = std::collections::BTreeMap::<[u8; 3], u32>::new();
+        let mut random = KeyedRandom::from_state(1);
+        for _ in 0..6000 {
+            *seen.entry(random.shuffled([0, 1, 2])).or_default() += 1;
+        }
+        assert!(seen.len() == 6 && seen.values().all(|count| (850..1150).contains(count)), "{seen:?}");
+    }
+
+    #[test]
     fn whole_numbers_cover_their_range() {
         let mut random = KeyedRandom::new(3, 0, &[0; 32]);
         let mut seen = [0; 4];

@@ -3,6 +3,7 @@
 `cases.json` has what was asked for, `results.safetensors` what came out, `draws.json` how torchvision draws.
 """
 
+import inspect
 import itertools
 import json
 import pathlib
@@ -245,6 +246,30 @@ def scales():
     return result
 
 
+def defaults():
+    """What each transform takes where a parameter is left out."""
+    wanted = {
+        "RandomResizedCrop": ["scale", "ratio"],
+        "RandomAffine": ["translate", "scale", "shear", "interpolation"],
+        "RandomPerspective": ["distortion_scale", "p", "interpolation"],
+        "GaussianBlur": ["sigma"],
+        "RandomAdjustSharpness": ["p"],
+        "RandomPosterize": ["p"],
+        "RandomSolarize": ["p"],
+        "RandomErasing": ["p", "scale", "ratio", "value"],
+        "RandAugment": ["num_ops", "magnitude", "num_magnitude_bins", "interpolation"],
+        "TrivialAugmentWide": ["num_magnitude_bins", "interpolation"],
+        "AutoAugment": ["interpolation"],
+        "AugMix": ["severity", "mixture_width", "chain_depth", "alpha", "all_ops"],
+    }
+
+    def default(name, key):
+        value = inspect.signature(getattr(v2, name)).parameters[key].default
+        return value.value if isinstance(value, InterpolationMode) else value
+
+    return {name: {key: default(name, key) for key in keys} for name, keys in wanted.items()}
+
+
 def spread(values):
     """Points of the distribution: values, and the share of draws up to them."""
     values = np.sort(np.asarray(values, dtype=float))
@@ -326,6 +351,28 @@ def draws():
     spreads["aug-mix.first"] = spread(first)
     choices["aug-mix.depth"] = counts(depths)
     choices["aug-mix"] = counts(chosen)
+
+    # Ranges that are not the same both ways, and other forms of a parameter.
+    tall = [p for p in many(v2.RandomErasing(scale=(0.05, 0.2), ratio=(0.3, 0.5))) if p["v"] is not None]
+    for short, name in {"i": "top", "j": "left", "h": "height", "w": "width"}.items():
+        spreads[f"erasing.wide.{name}"] = spread([p[short] for p in tall])
+    for name, affine in {
+        "number": many(v2.RandomAffine(30, shear=12)),
+        "range": many(v2.RandomAffine((10, 40), shear=(-5, 15))),
+    }.items():
+        assert all(p["shear"][1] == 0 for p in affine)
+        spreads[f"affine.{name}.degrees"] = spread([p["angle"] for p in affine])
+        spreads[f"affine.{name}.shear_x"] = spread([p["shear"][0] for p in affine])
+    for name, policy in {
+        "rand-augment.weak": RandAugment(num_ops=1, magnitude=3, num_magnitude_bins=11),
+        "aug-mix.strong": AugMix(severity=7, mixture_width=1, chain_depth=1, all_ops=False),
+    }.items():
+        policy.idle = True
+        chains = []
+        for _ in range(DRAWS):
+            policy.record(image)
+            chains.append(named(policy.chain()))
+        choices[name] = counts(chains)
     return {"draws": DRAWS, "spreads": spreads, "choices": choices}
 
 
@@ -345,6 +392,7 @@ def main():
             results[name] = np.ascontiguousarray(np.asarray(image))
             cases[group].append({"photo": shape, "result": name} | parameters)
     cases["scale"] = scales()
+    cases["defaults"] = defaults()
     write("cases.json", cases)
     save_file(results, HERE / "results.safetensors")
     write("draws.json", {"made_by": made_by} | draws())

@@ -88,16 +88,22 @@ fn named(chain: &[Drawn]) -> String {
 
 const VIEW: (u32, u32) = (40, 30);
 
+// effect: augment.policy.rand-augment.magnitude, augment.policy.rand-augment.num_magnitude_bins
+// effect: augment.policy.trivial-augment-wide.num_magnitude_bins
 #[test]
 fn operations_strengths_and_signs_are_chosen_as_by_torchvision() {
     let one = RandAugment { num_ops: 1, ..RandAugment::default() };
     assert_choices("rand-augment", many(|random| named(&one.draw(VIEW, random))).into_iter());
     let five = TrivialAugmentWide { num_magnitude_bins: 5, ..TrivialAugmentWide::default() };
     assert_choices("trivial-augment-wide", many(|random| named(&[five.draw(random)])).into_iter());
+    let weak = RandAugment { num_ops: 1, magnitude: 3, num_magnitude_bins: 11, ..RandAugment::default() };
+    assert_choices("rand-augment.weak", many(|random| named(&weak.draw(VIEW, random))).into_iter());
     let pairs = AutoAugment::default();
     assert_choices("auto-augment", many(|random| named(&pairs.draw(VIEW, random))).into_iter());
 }
 
+// effect: augment.policy.aug-mix.alpha, augment.policy.aug-mix.severity, augment.policy.aug-mix.chain_depth
+// effect: augment.policy.aug-mix.all_ops, augment.policy.aug-mix.mixture_width
 #[test]
 fn mixes_are_distributed_as_torchvisions() {
     let mix = AugMix { alpha: 0.7, ..AugMix::default() };
@@ -109,12 +115,21 @@ fn mixes_are_distributed_as_torchvisions() {
     spread("aug-mix.first", &|mix| mix.chains[0].0);
     assert_choices("aug-mix.depth", mixes.iter().map(|mix| mix.chains[1].1.len().to_string()));
     assert_choices("aug-mix", mixes.iter().map(|mix| named(&mix.chains[2].1[..1])));
+    let strong =
+        AugMix { severity: 7, mixture_width: 1, chain_depth: 1, all_ops: false, ..AugMix::default() };
+    let only = |mix: Mix| match &mix.chains[..] {
+        [(_, chain)] if chain.len() == 1 => named(chain),
+        chains => panic!("{chains:?}"),
+    };
+    assert_choices("aug-mix.strong", many(|random| only(strong.draw(VIEW, random))).into_iter());
     assert!(mixes.iter().all(|mix| {
         let sum: f32 = mix.photo + mix.chains.iter().map(|chain| chain.0).sum::<f32>();
         (sum - 1.0).abs() < 1e-5
     }));
 }
 
+// effect: augment.policy.rand-augment.num_ops, augment.policy.aug-mix.severity, augment.policy.aug-mix.mixture_width
+// effect: augment.policy.aug-mix.chain_depth, augment.policy.aug-mix.all_ops
 #[test]
 fn a_policy_keeps_to_its_settings() {
     let four = RandAugment { num_ops: 4, magnitude: 3, ..RandAugment::default() };

@@ -15,6 +15,7 @@ fn drawn(settings: serde_json::Value) -> Vec<Vec<Op>> {
     (0..DRAWS).map(|number| augment.draw((61, 47), &plain, 1, &key(number)).ops).collect()
 }
 
+// effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear
 #[test]
 fn affine_maps_are_distributed_as_torchvisions() {
     let table = serde_json::json!({
@@ -36,6 +37,29 @@ fn affine_maps_are_distributed_as_torchvisions() {
     spread("shear_y", maps.iter().map(|map| map.shear[1]).collect());
 }
 
+// effect: augment.affine.degrees, augment.affine.shear
+#[test]
+fn angles_of_one_number_and_of_two_are_distributed_as_torchvisions() {
+    for (name, table) in [
+        ("number", serde_json::json!({ "degrees": 30, "shear": 12 })),
+        ("range", serde_json::json!({ "degrees": [10, 40], "shear": [-5, 15] })),
+    ] {
+        let maps: Vec<_> = drawn(serde_json::json!({ "affine": table }))
+            .into_iter()
+            .map(|ops| match ops[..] {
+                [Op::Affine { map, .. }] => map,
+                _ => panic!("{ops:?}"),
+            })
+            .collect();
+        assert!(maps.iter().all(|map| map.shear[1] == 0.0));
+        let degrees: Vec<f64> = maps.iter().map(|map| map.degrees).collect();
+        assert_spread(&format!("affine.{name}.degrees"), &degrees);
+        let shear: Vec<f64> = maps.iter().map(|map| map.shear[0]).collect();
+        assert_spread(&format!("affine.{name}.shear_x"), &shear);
+    }
+}
+
+// effect: augment.perspective.distortion_scale
 #[test]
 fn corners_are_distributed_as_torchvisions() {
     let settings = serde_json::json!({ "perspective": { "distortion_scale": 0.6, "p": 1 } });
@@ -52,6 +76,8 @@ fn corners_are_distributed_as_torchvisions() {
     }
 }
 
+// effect: augment.color_jitter.brightness, augment.color_jitter.contrast, augment.color_jitter.saturation
+// effect: augment.color_jitter.hue
 #[test]
 fn colour_jitter_is_distributed_as_torchvisions() {
     let table =
@@ -85,6 +111,7 @@ fn a_factor_that_is_left_out_is_not_drawn() {
     assert!(drawn.iter().all(|ops| matches!(ops[..], [Op::Hue(turns)] if turns.abs() <= 0.1)));
 }
 
+// effect: augment.gaussian_blur.sigma
 #[test]
 fn blur_is_distributed_as_torchvisions() {
     let sigma = |ops: Vec<Op>| match ops[..] {
@@ -95,28 +122,40 @@ fn blur_is_distributed_as_torchvisions() {
     assert_spread("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
 }
 
+// effect: augment.erasing.scale, augment.erasing.ratio
 #[test]
 fn erased_rectangles_are_distributed_as_torchvisions() {
-    let drawn = drawn(serde_json::json!({ "erasing": { "p": 1, "scale": [0.3, 1] } }));
-    let found = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
-    assert_choices("erasing.found", drawn.iter().map(found));
-    let areas: Vec<_> = drawn
-        .iter()
-        .flatten()
-        .map(|op| match op {
-            Op::Erase(Erasure { area, .. }) => area,
-            _ => panic!("{op:?}"),
-        })
-        .collect();
-    let spread = |name: &str, values: Vec<u32>| {
-        assert_spread(&format!("erasing.{name}"), &values.into_iter().map(f64::from).collect::<Vec<f64>>());
-    };
-    spread("top", areas.iter().map(|area| area.top).collect());
-    spread("left", areas.iter().map(|area| area.left).collect());
-    spread("height", areas.iter().map(|area| area.height).collect());
-    spread("width", areas.iter().map(|area| area.width).collect());
+    for (name, table) in [
+        ("erasing", serde_json::json!({ "p": 1, "scale": [0.3, 1] })),
+        ("erasing.wide", serde_json::json!({ "p": 1, "scale": [0.05, 0.2], "ratio": [0.3, 0.5] })),
+    ] {
+        let drawn = drawn(serde_json::json!({ "erasing": table }));
+        if name == "erasing" {
+            let found = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+            assert_choices("erasing.found", drawn.iter().map(found));
+        }
+        let areas: Vec<_> = drawn
+            .iter()
+            .flatten()
+            .map(|op| match op {
+                Op::Erase(Erasure { area, .. }) => area,
+                _ => panic!("{op:?}"),
+            })
+            .collect();
+        let spread = |side: &str, values: Vec<u32>| {
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            assert_spread(&format!("{name}.{side}"), &values);
+        };
+        spread("top", areas.iter().map(|area| area.top).collect());
+        spread("left", areas.iter().map(|area| area.left).collect());
+        spread("height", areas.iter().map(|area| area.height).collect());
+        spread("width", areas.iter().map(|area| area.width).collect());
+    }
 }
 
+// effect: augment.invert, augment.vertical_flip, augment.perspective.p, augment.grayscale, augment.gaussian_blur.p
+// effect: augment.sharpness.p, augment.posterize.p, augment.solarize.p, augment.equalize, augment.autocontrast
+// effect: augment.erasing.p
 #[test]
 fn a_step_happens_as_often_as_its_probability_says() {
     let inverted = drawn(serde_json::json!({ "invert": 0.3 }));

@@ -3,6 +3,8 @@
 mod draws;
 mod golden;
 pub(super) mod oracle;
+mod ranges;
+mod steps;
 
 use std::collections::HashSet;
 
@@ -98,6 +100,7 @@ fn where_no_crop_fits_the_middle_is_taken_as_by_torchvision() {
     }
 }
 
+// effect: augment.random_resized_crop.scale, augment.random_resized_crop.ratio
 #[test]
 fn crops_are_distributed_as_torchvisions() {
     const DRAWS: u64 = 20_000;
@@ -131,6 +134,7 @@ fn crops_are_distributed_as_torchvisions() {
     }
 }
 
+// effect: augment.horizontal_flip, augment.rotation
 #[test]
 fn flips_and_angles_are_distributed_as_the_settings_say() {
     const DRAWS: u64 = 20_000;
@@ -152,6 +156,7 @@ fn flips_and_angles_are_distributed_as_the_settings_say() {
     assert!(mean.abs() < 0.4 && (square - 400.0 / 3.0).abs() < 4.0, "{mean} {square}");
 }
 
+// effect: augment.seed
 #[test]
 fn crops_flips_and_rotations_stay_what_they_were() {
     let mut hash = sha2::Sha256::new();
@@ -237,7 +242,7 @@ fn a_fresh_view_is_another_every_epoch_and_none_of_the_numbered() {
 #[test]
 fn nothing_asked_for_is_the_plain_view() {
     let photo = formula_photo(61, 47);
-    assert!(Augment::default().is_empty());
+    assert!(Augment::default().is_empty() && Augment { seed: 7, ..Augment::default() }.is_empty());
     assert!(Augment::default().view(&photo, &PLAIN, 1, &key(0)) == PLAIN.apply(&photo));
 }
 
