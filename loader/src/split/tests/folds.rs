@@ -33,6 +33,7 @@ fn folds_of(splits: &[Split], samples: usize) -> Vec<u8> {
     folds
 }
 
+// effect: split.folds, split.seed
 #[test]
 fn folds_are_scikit_learns_index_for_index() {
     let golden = golden::json("split/folds.json");
@@ -120,6 +121,13 @@ fn a_class_smaller_than_the_number_of_folds_is_told_and_no_error_while_another_i
     }
 }
 
+/// Whether there are samples enough of some class, and groups enough, for so many folds.
+fn can_be_folded(labels: &[u32], groups: Option<&[u32]>, n_splits: usize) -> bool {
+    let of_class = |class| labels.iter().filter(|&&label| label == class).count();
+    let distinct = groups.map_or(usize::MAX, |groups| groups.iter().collect::<BTreeSet<_>>().len());
+    (0..5).any(|class| of_class(class) >= n_splits) && distinct >= n_splits
+}
+
 /// Labels, and groups of about four.
 fn samples() -> impl Strategy<Value = Vec<(u32, u32)>> {
     (8usize..150).prop_flat_map(|n| prop::collection::vec((0u32..5, 0..n as u32 / 4), n))
@@ -134,9 +142,11 @@ proptest! {
         seed: u32,
     ) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
-        let Ok(splits) = folded(&labels, grouped.then_some(groups.as_slice()), n_splits, seed) else {
-            return Ok(());
-        };
+        let groups = grouped.then_some(groups.as_slice());
+        let splits = folded(&labels, groups, n_splits, seed);
+        prop_assert_eq!(splits.is_ok(), can_be_folded(&labels, groups, n_splits));
+        prop_assume!(splits.is_ok());
+        let splits = splits.unwrap();
         prop_assert_eq!(splits.len(), n_splits);
         let mut tested: Vec<usize> = splits.iter().flat_map(|split| split.test.clone()).collect();
         tested.sort_unstable();
@@ -151,7 +161,8 @@ proptest! {
     #[test]
     fn every_class_and_all_samples_are_spread_evenly(samples in samples(), n_splits in 2usize..6, seed: u32) {
         let labels: Vec<u32> = samples.into_iter().map(|(label, _)| label).collect();
-        let Ok(splits) = stratified_k_fold(&labels, n_splits, seed) else { return Ok(()) };
+        prop_assume!(can_be_folded(&labels, None, n_splits));
+        let splits = stratified_k_fold(&labels, n_splits, seed).unwrap();
         let spread = |of: &dyn Fn(usize) -> bool| {
             let counts = || splits.iter().map(|split| split.test.iter().filter(|&&i| of(i)).count());
             counts().max().unwrap() - counts().min().unwrap()
@@ -162,11 +173,12 @@ proptest! {
         }
     }
 
+    // effect: data.group
     #[test]
     fn no_group_is_on_both_sides(samples in samples(), n_splits in 2usize..6, seed: u32) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
-        let Ok(splits) = stratified_group_k_fold(&labels, &groups, n_splits, seed) else { return Ok(()) };
-        for Split { train, test } in splits {
+        prop_assume!(can_be_folded(&labels, Some(&groups), n_splits));
+        for Split { train, test } in stratified_group_k_fold(&labels, &groups, n_splits, seed).unwrap() {
             let of = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
             prop_assert!(of(&train).is_disjoint(&of(&test)));
         }
@@ -176,7 +188,8 @@ proptest! {
     fn only_the_order_of_groups_counts(samples in samples(), seed: u32, gap in 1u32..1000) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
         let renamed: Vec<u32> = groups.iter().map(|group| group * gap + 3).collect();
-        let folds = |groups: &[u32]| stratified_group_k_fold(&labels, groups, 3, seed).ok();
+        prop_assume!(can_be_folded(&labels, Some(&groups), 3));
+        let folds = |groups: &[u32]| stratified_group_k_fold(&labels, groups, 3, seed).unwrap();
         prop_assert_eq!(folds(&groups), folds(&renamed));
     }
 }

@@ -6,6 +6,7 @@ use super::{assert_kept, label};
 use crate::split::*;
 use crate::{ClassMap, ClassOrder, golden};
 
+// effect: split.test_size, split.seed
 #[test]
 fn splits_are_scikit_learns_index_for_index() {
     let golden = golden::json("split/stratified_shuffle.json");
@@ -90,6 +91,15 @@ fn a_size_is_read_as_a_fraction_or_a_count() {
     }
 }
 
+/// Whether every class can be trained on and tested on.
+fn can_be_split(labels: &[u32], tested: usize) -> bool {
+    let classes: BTreeSet<u32> = labels.iter().copied().collect();
+    let of_class = |class: &u32| labels.iter().filter(|label| *label == class).count();
+    classes.iter().all(|class| of_class(class) >= 2)
+        && tested >= classes.len()
+        && labels.len() - tested >= classes.len()
+}
+
 proptest! {
     #[test]
     fn a_split_is_a_partition(
@@ -98,12 +108,14 @@ proptest! {
         seed: u32,
         n_splits in 1usize..4,
     ) {
-        let Ok(splits) = stratified_shuffle_split(&labels, n_splits, TestSize::Fraction(fraction), seed) else {
-            return Ok(());
-        };
+        let tested = (fraction * labels.len() as f64).ceil() as usize;
+        let splits = stratified_shuffle_split(&labels, n_splits, TestSize::Fraction(fraction), seed);
+        prop_assert_eq!(splits.is_ok(), can_be_split(&labels, tested));
+        prop_assume!(splits.is_ok());
+        let splits = splits.unwrap();
         prop_assert_eq!(splits.len(), n_splits);
         for Split { train, test } in splits {
-            prop_assert_eq!(test.len(), (fraction * labels.len() as f64).ceil() as usize);
+            prop_assert_eq!(test.len(), tested);
             let all: BTreeSet<usize> = train.iter().chain(&test).copied().collect();
             prop_assert_eq!(all.len(), train.len() + test.len());
             prop_assert!(all.into_iter().eq(0..labels.len()));
@@ -116,9 +128,8 @@ proptest! {
         fraction in 0.1f64..0.9,
         seed: u32,
     ) {
-        let Ok(splits) = stratified_shuffle_split(&labels, 1, TestSize::Fraction(fraction), seed) else {
-            return Ok(());
-        };
+        prop_assume!(can_be_split(&labels, (fraction * labels.len() as f64).ceil() as usize));
+        let splits = stratified_shuffle_split(&labels, 1, TestSize::Fraction(fraction), seed).unwrap();
         for class in 0..6 {
             let all = labels.iter().filter(|&&label| label == class).count() as f64;
             let tested = splits[0].test.iter().filter(|&&index| labels[index] == class).count() as f64;
@@ -130,7 +141,9 @@ proptest! {
     #[test]
     fn only_the_order_of_labels_counts(labels in prop::collection::vec(0u32..5, 10..60), seed: u32, gap in 1u32..1000) {
         let renamed: Vec<u32> = labels.iter().map(|label| label * gap + 7).collect();
-        let split = |labels: &[u32]| stratified_shuffle_split(labels, 2, TestSize::Count(labels.len() / 2), seed).ok();
+        prop_assume!(can_be_split(&labels, labels.len() / 2));
+        let split =
+            |labels: &[u32]| stratified_shuffle_split(labels, 2, TestSize::Count(labels.len() / 2), seed).unwrap();
         prop_assert_eq!(split(&labels), split(&renamed));
     }
 }
