@@ -47,3 +47,38 @@ pub fn png(photo: &RgbImage) -> Vec<u8> {
     photo.write_to(&mut file, ImageFormat::Png).expect("pixels are a PNG in memory");
     file.into_inner()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode;
+    use crate::golden::{apart, formula_photo};
+
+    #[test]
+    fn a_thumbnail_has_its_longest_side_and_a_small_photo_keeps_its_size() {
+        let size = |width, height, side| {
+            decode(&thumbnail(&RgbImage::new(width, height), side), 10_000).unwrap().dimensions()
+        };
+        assert_eq!(size(60, 40, 30), (30, 20));
+        assert_eq!(size(40, 60, 30), (20, 30));
+        assert_eq!(size(31, 7, 30), (30, 7));
+        assert_eq!(size(400, 1, 30), (30, 1));
+        assert_eq!(size(30, 20, 30), (30, 20));
+        assert_eq!(size(9, 30, 30), (9, 30));
+    }
+
+    #[test]
+    fn a_picture_survives_being_written() {
+        let photo = formula_photo(40, 30);
+        assert!(decode(&png(&photo), 1200).unwrap() == photo);
+        let plain = RgbImage::from_pixel(40, 30, image::Rgb([200, 90, 17]));
+        assert!(
+            apart(
+                &decode(&thumbnail(&plain, 20), 1200).unwrap(),
+                &RgbImage::from_pixel(20, 15, image::Rgb([200, 90, 17]))
+            )
+            .most
+                <= 3
+        );
+    }
+}

@@ -91,6 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_map_knows_how_many_classes_it_has() {
+        assert!(ClassMap::new([], ClassOrder::Sorted).is_empty());
+        let one = ClassMap::new(["a", "a"], ClassOrder::Appearance);
+        assert_eq!((one.is_empty(), one.len(), one.number("b")), (false, 1, None));
+        assert_eq!(ClassOrder::default(), ClassOrder::Sorted);
+    }
+
+    // effect: data.class_order
+    #[test]
     fn classes_are_numbered_by_name_or_by_appearance() {
         let names = ["pug", "akita", "pug", "boxer"];
         assert_eq!(ClassMap::new(names, ClassOrder::Sorted).names(), ["akita", "boxer", "pug"]);

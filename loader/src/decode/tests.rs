@@ -63,6 +63,7 @@ fn jpegs_at_a_fraction_of_their_size_are_pillows_drafts() {
     }
 }
 
+// effect: data.decode
 #[test]
 fn renderings_of_reduced_jpegs_are_pillows_of_its_drafts() {
     let (cases, results) =
@@ -91,6 +92,7 @@ fn renderings_of_reduced_jpegs_are_pillows_of_its_drafts() {
     }
 }
 
+// effect: data.decode
 #[test]
 fn renderings_at_full_size_are_those_of_the_whole_photo() {
     let plain = EvalTransform { resize: 40, crop: (32, 30), interpolation: Interpolation::Bicubic };
@@ -328,6 +330,7 @@ fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
     assert_eq!(again(101 - scans.len()).unwrap_err().to_string(), "JPEG: more than 100 scans");
 }
 
+// effect: data.max_pixels
 #[test]
 fn the_limit_counts_pixels() {
     let bytes = &files("photos")["rgb.png"];

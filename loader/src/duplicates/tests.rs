@@ -115,6 +115,31 @@ fn photos_without_contrast_are_pairs_where_they_have_one_colour() {
 }
 
 #[test]
+fn plain_photos_of_colours_that_can_be_told_apart_are_no_pair_at_any_similarity() {
+    let plain = |colour| RgbImage::from_pixel(70, 50, Rgb(colour));
+    let pairs_of =
+        |other, similarity| near_duplicates(&signatures(&[plain([100, 100, 100]), plain(other)]), similarity);
+    // Brighter by 1 and by 2; then of one brightness, in other colours.
+    assert_eq!(pairs_of([101; 3], 0.0)[0].similarity, 1.0 - 1.0 / 255.0);
+    for other in [[102; 3], [98; 3], [110, 97, 90], [95, 100, 117], [255, 0, 0]] {
+        assert_eq!(pairs_of(other, 0.0), [], "{other:?}");
+    }
+    // The similarity asked for is a least one.
+    assert_eq!(pairs_of([101; 3], 1.0 - 1.0 / 255.0).len(), 1);
+    assert_eq!(pairs_of([101; 3], 0.9962), []);
+}
+
+#[test]
+fn the_similarity_asked_for_is_the_least_that_is_found() {
+    let photo = &demo()[0];
+    let kept = signatures(&[photo.clone(), encoded(photo, 20)]);
+    let found = near_duplicates(&kept, 0.5)[0].similarity;
+    assert!((0.955..0.99999).contains(&found), "{found}");
+    assert_eq!(near_duplicates(&kept, found).len(), 1);
+    assert_eq!(near_duplicates(&kept, found + 1e-6), []);
+}
+
+#[test]
 fn the_same_pixels_are_wholly_similar_and_the_same_shapes_in_other_colours_no_pair() {
     let photo = &demo()[0];
     let mut other = photo.clone();

@@ -69,6 +69,36 @@ impl fmt::Display for Part {
 mod tests {
     use super::Part;
 
+    // effect: split.column
+    #[test]
+    fn every_word_of_the_hub_names_its_part_and_none_that_is_nearly_one() {
+        for (part, names) in [
+            (Part::Train, &["train", "training", "TRAIN"][..]),
+            (Part::Validation, &["validation", "valid", "val", "dev", "Dev"]),
+            (Part::Test, &["test", "testing", "eval", "evaluation", "holdout", "HoldOut"]),
+        ] {
+            for name in names {
+                assert_eq!(Part::named(name), Some(part), "{name}");
+            }
+        }
+        for name in
+            ["", "trains", "trained", "tests", "validate", "vals", "develop", "evaluate", "hold", " test"]
+        {
+            assert_eq!(Part::named(name), None, "{name}");
+        }
+        assert_eq!(
+            [Part::Train, Part::Validation, Part::Test].map(|part| part.to_string()),
+            ["train", "validation", "test"]
+        );
+    }
+
+    #[test]
+    fn the_last_word_that_names_a_part_is_taken() {
+        assert_eq!(Part::of_shard("test/train-0.tar"), Some(Part::Train));
+        assert_eq!(Part::of_shard("train/test-0.tar"), Some(Part::Test));
+        assert_eq!(Part::of_shard("train2test.tar"), Some(Part::Test));
+    }
+
     #[test]
     fn shards_are_told_by_a_word_of_their_path() {
         for (path, part) in [

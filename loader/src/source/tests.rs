@@ -22,6 +22,26 @@ fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
     read(&FolderSource { root: root.into() })
 }
 
+#[test]
+fn a_photo_is_told_by_ten_endings() {
+    for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG", "Png"] {
+        assert!(is_photo(Path::new(&format!("a.{ending}"))), "{ending}");
+    }
+    for name in ["a", "jpg", ".jpg", "a.jp", "a.jpg2", "a.jpg.txt", "a.heic", "a.svg", "a.avif"] {
+        assert!(!is_photo(Path::new(name)), "{name}");
+    }
+}
+
+#[test]
+fn the_folder_of_files_is_the_deepest_that_holds_all() {
+    let shared = |files: &[&str]| shared_folder(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+    assert_eq!(shared(&["/a/b/1.tar", "/a/b/2.tar"]), Path::new("/a/b"));
+    assert_eq!(shared(&["/a/b/c/1.tar", "/a/b2/2.tar"]), Path::new("/a"));
+    assert_eq!(shared(&["/a/b/1.tar", "/a/b/c/2.tar"]), Path::new("/a/b"));
+    assert_eq!(shared(&["x/1.tar", "y/2.tar"]), Path::new(""));
+    assert_eq!(shared(&[]), Path::new(""));
+}
+
 /// Writes an empty file, and the folders it lies in.
 fn touch(root: &Path, files: &[&str]) {
     for file in files {

@@ -40,6 +40,7 @@ impl Table {
     }
 }
 
+// effect: data.csv, data.images, data.class_order
 #[test]
 fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
     let table =
@@ -55,6 +56,7 @@ fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
     assert_eq!(dataset.labels(), [0, 1, 0]);
 }
 
+// effect: data.extension
 #[test]
 fn the_extension_may_have_its_dot_or_stand_in_the_id() {
     let table = Table::new("id,breed\na,x\nb,y\n", &["a.jpg", "b.jpg"]);
@@ -68,6 +70,7 @@ fn the_extension_may_have_its_dot_or_stand_in_the_id() {
     }
 }
 
+// effect: data.id, data.label
 #[test]
 fn columns_are_found_by_name_wherever_they_stand() {
     let table = Table::new("size,breed, id ,x\n1,pug,a,\n2,akita,b,\n", &["a.jpg", "b.jpg"]);
@@ -91,6 +94,40 @@ fn tables_of_other_programs_are_read() {
 }
 
 #[test]
+fn fields_end_at_a_tab_in_a_tsv_and_else_at_what_the_header_has_most_of() {
+    let table = Table::new("", &["a.jpg", "b.jpg"]);
+    let read_as = |name: &str, text: &str| {
+        fs::write(table.0.path().join(name), text).unwrap();
+        let dataset = read(&CsvSource { csv: table.0.path().join(name), ..table.source() }).unwrap();
+        (ids(&dataset).join(" "), dataset.classes.names().join(" "))
+    };
+    let expected = ("a.jpg b.jpg".to_owned(), "x y".to_owned());
+    assert_eq!(read_as("t.TSV", "id\tbreed\tx,y,z\na\tx\t\nb\ty\t\n"), expected);
+    // As many of each: a comma before a semicolon before a tab.
+    assert_eq!(read_as("a.csv", "id,breed;a\tb,c;d\te,breed\na,1,2,x\nb,1,2,y\n"), expected);
+    assert_eq!(read_as("b.csv", "a\tb;id;breed\nc\td;a;x\nc\td;b;y\n"), expected);
+}
+
+#[test]
+fn a_table_of_some_of_its_photos_keeps_their_first_rows_and_all_columns() {
+    let table = Table::new("id;breed;age\n a ;x;1\nb;y;2\n./a;z;3\n../c;x;4\nc;\"x;y\";5\n", &[]);
+    let only = |keeps: &dyn Fn(&str) -> bool| String::from_utf8(table.source().only(keeps).unwrap()).unwrap();
+    assert_eq!(only(&|_| true), "id;breed;age\na;x;1\nb;y;2\nc;\"x;y\";5\n");
+    assert_eq!(only(&|photo| photo == "a.jpg"), "id;breed;age\na;x;1\n");
+    assert_eq!(only(&|_| false), "id;breed;age\n");
+}
+
+#[test]
+fn the_head_of_a_table_is_its_columns_and_first_row() {
+    let table = Table::new("id, breed\n a,x\nb\n", &[]);
+    let head = read_table_head(&table.source().csv).unwrap();
+    assert_eq!(
+        head,
+        TableHead { columns: vec!["id".into(), "breed".into()], first: vec!["a".into(), "x".into()] }
+    );
+}
+
+#[test]
 fn a_column_that_is_not_there_is_named_with_those_that_are() {
     let table = Table::new("id,Breed,size\na,x,1\n", &["a.jpg"]);
     assert_eq!(
@@ -110,6 +147,7 @@ fn a_column_that_is_not_there_is_named_with_those_that_are() {
     assert_eq!(table.refusal(), "ROOT/labels.csv: the header has the column `id` twice");
 }
 
+// effect: data.group
 #[test]
 fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
     let table = Table::new(
@@ -134,6 +172,7 @@ fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
     assert_eq!(table.refusal_of(&grouped), "ROOT/labels.csv, line 3: `dog` is empty");
 }
 
+// effect: split.column
 #[test]
 fn parts_are_read_from_their_column_and_another_word_is_refused() {
     let table = Table::new("id,breed,use\na,x,Train\nb,y,val\nc,x,TEST\n", &["a.jpg", "b.jpg", "c.jpg"]);

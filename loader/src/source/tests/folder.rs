@@ -8,6 +8,7 @@ fn refused(files: &[&str]) -> String {
     refusal(read_folder(root.path()), root.path())
 }
 
+// effect: data.folder
 #[test]
 fn folders_are_classes_and_photos_may_lie_deeper() {
     let root = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ fn greys<'a>(photos: impl Iterator<Item = &'a Photo>) -> Vec<u8> {
     photos.map(|photo| decode(&photo.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0]).collect()
 }
 
+// effect: data.parquet, data.group
 #[test]
 fn data_sets_of_the_hub_are_read_with_the_names_of_their_classes() {
     let shards =
@@ -49,6 +50,7 @@ fn data_sets_of_the_hub_are_read_with_the_names_of_their_classes() {
     assert_eq!(source.unlabelled().unwrap(), ["train-00000-of-00002.parquet/25"]);
 }
 
+// effect: data.image, data.label, split.column
 #[test]
 fn flat_columns_of_any_encoding_are_read_in_any_order_on_any_number_of_threads() {
     use rayon::prelude::*;
