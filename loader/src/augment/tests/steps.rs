@@ -148,7 +148,8 @@ fn a_step_of_one_view_seed_epoch_or_photo_tells_nothing_of_the_same_step_of_the_
     let augment = read(all_with(0.5));
     let first: Vec<[bool; 15]> = (0..PAIRS).map(|photo| sides(&augment, 0, 1, photo)).collect();
     let epoch = super::super::FIRST_EPOCH;
-    let others: [(&str, &dyn Fn(u64) -> [bool; 15]); 4] = [
+    type Sides<'a> = &'a dyn Fn(u64) -> [bool; 15];
+    let others: [(&str, Sides<'_>); 4] = [
         ("view", &|photo| sides(&augment, 0, 2, photo)),
         ("seed", &|photo| sides(&augment, 1, 1, photo)),
         ("epoch", &|photo| sides(&augment, 0, epoch + 1, photo)),
