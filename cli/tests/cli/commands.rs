@@ -24,6 +24,7 @@ fn npy_header(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[10..128]).into_owned()
 }
 
+// effect: split --out
 #[test]
 fn split_writes_what_training_then_uses() {
     let project = Project::new(6);
@@ -38,6 +39,7 @@ fn split_writes_what_training_then_uses() {
     assert_ne!(split, project.read("other.csv"));
 }
 
+// effect: bench --weights, bench --batch, bench --seconds, --threads
 #[test]
 fn bench_tells_the_rate_and_all_that_it_depends_on() {
     let project = Project::new(0);
@@ -66,6 +68,7 @@ fn bench_tells_the_rate_and_all_that_it_depends_on() {
     assert!(plain.lines().count() == 1 && plain.contains("photos/s"), "{plain}");
 }
 
+// effect: extract --layer, backbone.layer
 #[test]
 fn a_layer_has_as_many_features_as_channels() {
     let project = Project::new(2);
@@ -84,6 +87,7 @@ fn a_layer_has_as_many_features_as_channels() {
     assert!(layer4 == fs::read(project.path("avgpool.npy")).unwrap(), "averaged over its positions");
 }
 
+// effect: extract --out, data.class_order, data.extension
 #[test]
 fn rows_of_features_are_in_the_order_of_the_paths_and_the_table_beside_names_them() {
     let project = Project::new(2);
@@ -120,6 +124,7 @@ fn rows_of_features_are_in_the_order_of_the_paths_and_the_table_beside_names_the
     }
 }
 
+// effect: data.on_error
 #[test]
 fn extract_leaves_out_what_cannot_be_read_when_told_to() {
     let project = Project::new(3);
@@ -140,6 +145,7 @@ fn extract_leaves_out_what_cannot_be_read_when_told_to() {
     assert_eq!(paths, expected.map(|path| format!("{path}.jpg")));
 }
 
+// effect: bench --data
 #[test]
 fn bench_measures_the_way_from_files_and_keeps_nothing() {
     let project = Project::new(8);
@@ -173,6 +179,7 @@ fn names_in(folder: &Path) -> BTreeSet<OsString> {
     fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect()
 }
 
+// effect: --threads
 #[test]
 fn features_are_the_same_to_the_bit_on_one_thread_and_on_three() {
     let project = Project::new(9);
@@ -232,6 +239,7 @@ fn a_photo_that_is_damaged_within_stops_the_work_or_is_skipped_and_what_was_comp
     assert_eq!(project.stored("other"), 0);
 }
 
+// effect: --json, predict --format
 #[test]
 fn predict_ends_with_its_figures_behind_every_format() {
     let project = Project::new(4);

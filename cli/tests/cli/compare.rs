@@ -75,6 +75,7 @@ fn the_command_that_comes_next_trains_the_best() {
     assert_eq!(config["split"]["seed"].as_integer(), Some(3));
 }
 
+// effect: compare --out, compare --all
 #[test]
 fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
     let project = Project::given("compare/overlapping");
@@ -409,4 +410,27 @@ fn the_figures_of_a_comparison_are_these_fields() {
     assert_eq!(ridge["parameters"]["alpha"], "auto");
     let written: serde_json::Value = serde_json::from_str(&project.read("c.json")).unwrap();
     assert_eq!(written, figures);
+}
+
+#[test]
+fn a_head_that_fails_is_named_with_its_reason_and_where_all_fail_the_status_is_3() {
+    let project = Project::given("feature_file/separable");
+    let compare = |heads: &str| {
+        let diverging = ["--set", "head.kind=mlp", "--set", "head.lr=1e30", "--json"];
+        project.run(&[&["compare", "--heads", heads][..], &diverging].concat())
+    };
+    let two = compare("lda,mlp").ok();
+    let failed = two.json()["candidates"].as_array().unwrap().last().unwrap().clone();
+    let names: BTreeSet<&str> = failed.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names, BTreeSet::from(["changed", "error", "head", "parameters", "state"]));
+    assert_eq!((&failed["head"], &failed["state"]), (&"mlp".into(), &"failed".into()));
+    let why = failed["error"].as_str().unwrap();
+    assert!(why.starts_with("the loss is NaN in epoch 1"), "{why}");
+    assert!(two.stdout.contains(&format!(" failed: {why}\n")), "{}", two.stdout);
+    let none = compare("mlp").fails(3, &["error: no head could be fitted in every fold"]);
+    assert!(
+        none.json()["candidates"][0]["error"] == why && !none.stdout.contains("next:"),
+        "{}",
+        none.stdout
+    );
 }

@@ -1,6 +1,7 @@
 //! What goes wrong ends with its status and a message that says what to do.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::Project;
 
@@ -154,4 +155,103 @@ fn a_hub_that_cannot_be_reached_ends_with_4() {
     let mut offline = project.command(&arguments);
     offline.env("HF_HUB_OFFLINE", "1").env("HF_HOME", project.path("hub"));
     crate::support::done(&mut offline).fails(4, &["HF_HUB_OFFLINE"]);
+}
+
+/// Each variant that a user reaches without a network, by the arguments, the exit status, and words of the message.
+#[test]
+fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
+    let project = Project::given("feature_file/separable");
+    let reference = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name);
+    for name in ["nan.npz", "short.npz", "flat.npz", "unnamed.npz", "plain.npy"] {
+        fs::copy(reference(&format!("feature_file/{name}")), project.path(name)).unwrap();
+    }
+    project.run(&["train", "--run", "r"]).ok();
+    fs::copy(reference("feature_file/plain.npz"), project.path("wide.npz")).unwrap();
+    project.write("no.toml", "version = ");
+    project.write("old.toml", "[data]\nfeatures = \"x.npz\"\n");
+    project.write("new.toml", "version = 2\n");
+    project.write("bare.toml", "version = 1\n[data]\nfolder = \"photos\"\n");
+    project.write("none.toml", "version = 1\n[backbone]\nweights = \"x\"\n");
+    project.write("photos/a/1.jpg", "no photo");
+    project.write("file", "");
+    let set = |key: &'static str| ["train", "--run", "x", "--set", key];
+    let config = |file: &'static str| ["train", "--run", "x", "--config", file];
+    let table: [(&[&str], i32, &[&str]); 37] = [
+        // ConfigError
+        (
+            &config("absent.toml"),
+            2,
+            &["there is no config absent.toml: write one with `headstock init`", "--config"],
+        ),
+        (&config("photos"), 2, &["error: failed to read photos\n  because: "]),
+        (&config("no.toml"), 2, &["no.toml is not TOML: ", "line 1"]),
+        (&config("old.toml"), 2, &["old.toml: `version` is missing: begin the file with `version = 1`"]),
+        (&config("new.toml"), 2, &["new.toml: `version` is 2, and this headstock reads 1"]),
+        (&config("bare.toml"), 2, &["bare.toml: `backbone", "is missing"]),
+        (&config("none.toml"), 2, &["none.toml: `data", "folder"]),
+        (&set("spilt.seed=1"), 2, &["there is no key `spilt`; did you mean `split`?"]),
+        (&set("split.seed=-1"), 2, &["-1", "split.seed"]),
+        (&set("split.method=random"), 2, &["random", "stratified-shuffle", "split.method"]),
+        (&set("features.views=1"), 2, &["`features.views` needs photos"]),
+        (&set("split.seed"), 2, &["--set split.seed: write KEY=VALUE"]),
+        // HeadError that is a config's
+        (&set("head.C=-1"), 2, &["`head.C` is -1: must be a number greater than 0"]),
+        (&set("head.D=1"), 2, &["there is no key `head.D`; did you mean `head.C`? (known here: solver, C, "]),
+        (&set("head.kind=forest"), 2, &["there is no head `forest`; known: cosine, "]),
+        // Usage
+        (
+            &["train", "--run", "r"],
+            2,
+            &["r is there already: a run is never overwritten; name another with --run"],
+        ),
+        (&["train", "--warm", "photos", "--run", "x"], 2, &["photos is no run: it has no model.safetensors"]),
+        (
+            &["train", "--warm", "r", "--head", "svm", "--run", "x"],
+            2,
+            &["--warm r: it holds a `linear`, from which no `svm`"],
+        ),
+        (&["train", "--resume", "photos"], 2, &["photos is no training that could go on"]),
+        (&["train", "--find-lr"], 2, &["nothing is tuned", "tune.from=layer4"]),
+        (
+            &["extract", "--out", "o.npz"],
+            2,
+            &["features are extracted from photos, and `data.features` has none"],
+        ),
+        (&["doctor"], 2, &["doctor looks at photos: `data.features` has none"]),
+        (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on features made elsewhere"]),
+        (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must lie between 0 and 1"]),
+        (&["bench"], 2, &["give --weights, or a config with a backbone"]),
+        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0: give a time above 0"]),
+        (&["compare", "--out", "x.txt"], 2, &["x.txt: the ending tells the format; known: .csv, .json"]),
+        (&["compare", "--heads", "knn,knn"], 2, &["--heads: `knn` is named twice"]),
+        // Data
+        (&set("data.features=absent.npz"), 3, &["absent.npz: No such file"]),
+        (&set("data.features=nan.npz"), 3, &["nan.npz: feature 1 of row 2 is NaN: features must be finite"]),
+        (&set("data.features=short.npz"), 3, &["short.npz: `labels` is [5], but `features` has 6 rows"]),
+        (
+            &set("split.test_size=1"),
+            3,
+            &["the test part would have 1 sample for 2 classes: every class needs at least one"],
+        ),
+        (
+            &["evaluate", "r", "--set", "data.features=wide.npz", "--set", "split.test_size=3"],
+            3,
+            &["the data has the classes -1, 7, 300, but the run was trained on 0, 1"],
+        ),
+        (&["compare", "--folds", "30"], 3, &["--folds 30: "]),
+        // Failed
+        (
+            &["train", "--run", "x", "--head", "mlp", "--set", "head.lr=1e30"],
+            1,
+            &["the loss is NaN in epoch 1: lower `lr`, or set `standardize = true`"],
+        ),
+        (&["split", "--out", "file/s.csv"], 1, &["error: failed to ", "file/s.csv\n  because: "]),
+        (&["train", "--run", "file/x"], 1, &["error: failed to ", "\n  because: "]),
+    ];
+    for (arguments, code, parts) in table {
+        let done = project.run(arguments).fails(code, parts);
+        assert!(done.stderr.contains("error: ") && done.stdout.is_empty(), "{arguments:?}: {}", done.stdout);
+        assert_eq!(done.stderr.matches("error: ").count(), 1, "{}", done.stderr);
+    }
+    assert!(!project.path("x").exists());
 }

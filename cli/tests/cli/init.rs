@@ -9,6 +9,7 @@ fn trains(project: &Project, config: &str) {
     project.run(&["train", "--config", config, "--set", "backbone.weights=backbone"]).ok();
 }
 
+// effect: init PATH
 #[test]
 fn a_folder_per_class_becomes_a_config_that_trains() {
     let project = Project::new(10);
@@ -179,4 +180,83 @@ fn what_cannot_be_guessed_is_asked_for() {
     project.run(&named).fails(2, &["nowhere.jpg", "--images"]);
     project.run(&["init", "absent"]).fails(2, &["there is no folder, no table and no shard absent"]);
     assert!(!project.path("x.toml").exists());
+}
+
+// effect: init --id, init --images, init --label
+#[test]
+fn columns_and_the_folder_of_a_table_are_those_that_are_named_or_the_usual_ones() {
+    let project = Project::empty();
+    for number in 1..5 {
+        let photos =
+            [format!("images/{number}.jpg"), format!("train/{number}.jpg"), format!("other/1{number}.png")];
+        touch(&project, &photos.each_ref().map(String::as_str));
+    }
+    project.write("t.csv", "id,class,label,file\n1,a,x,11\n2,a,y,12\n3,b,x,13\n4,b,y,14\n");
+    let init = |config: &str, more: &[&str]| -> toml::Table {
+        let done = project.run(&[&["init", "t.csv", "--config", config], more].concat()).ok();
+        assert!(done.stdout.starts_with(&format!("{config}: 2 classes, ")), "{}", done.stdout);
+        project.read(config).parse().unwrap()
+    };
+    let data = |config: &toml::Table| {
+        let keys = ["csv", "images", "id", "label", "extension"];
+        keys.map(|key| config["data"][key].as_str().unwrap().to_owned())
+    };
+    // `label` is more usual than `class`, and `train` than `images`.
+    assert_eq!(data(&init("usual.toml", &[])), ["t.csv", "train", "id", "label", "jpg"]);
+    assert_eq!(data(&init("label.toml", &["--label", "class"])), ["t.csv", "train", "id", "class", "jpg"]);
+    assert_eq!(
+        data(&init("images.toml", &["--images", "images"])),
+        ["t.csv", "images", "id", "label", "jpg"]
+    );
+    let id = init("id.toml", &["--id", "file", "--images", "other"]);
+    assert_eq!(data(&id), ["t.csv", "other", "file", "label", "png"]);
+    // A column or a folder that is named and is not there is no other.
+    let no = |more: &[&str], parts: &[&str]| {
+        project.run(&[&["init", "t.csv", "--config", "no.toml"], more].concat()).fails(2, parts);
+    };
+    no(&["--id", "name"], &["there is no column `name` (--id); its columns: id, class, label, file"]);
+    no(&["--label", "name"], &["there is no column `name` (--label)"]);
+    no(&["--images", "other"], &["the photo of its first row, `1`, is not in other: ", "--images"]);
+    let folder = |flag: &str| project.run(&["init", ".", "--config", "no.toml", flag, "x"]);
+    folder("--id").fails(2, &["--images and --id belong to a CSV, and . is a folder"]);
+    folder("--images").fails(2, &["--images and --id belong to a CSV, and . is a folder"]);
+    folder("--label").fails(2, &["--label belongs to a table, and . is a folder"]);
+    assert!(!project.path("no.toml").exists());
+}
+
+/// What the usual names are: each column of a list is taken before those that come after it.
+#[test]
+fn usual_columns_and_folders_are_tried_in_the_order_of_how_usual_they_are() {
+    let project = Project::empty();
+    let ids = ["id", "image", "image_id", "filename", "file_name", "file", "path", "photo", "name"];
+    let labels = ["label", "class", "breed", "species", "category", "target", "variety", "y"];
+    let folders = ["train", "images", "photos", "img", "data", "."];
+    for number in 0..ids.len() {
+        let (id, label) = (&ids[number..], &labels[number.min(7)..]);
+        let folder = folders[number.min(5)];
+        let case = format!("{number}");
+        for folder in &folders[number.min(5)..] {
+            touch(&project, &[&format!("{case}/{folder}/1.jpg"), &format!("{case}/{folder}/2.jpg")]);
+        }
+        // The most usual last, and in capitals.
+        let columns: Vec<String> = id.iter().chain(label).rev().map(|name| name.to_uppercase()).collect();
+        let row = |photo: &str| {
+            let fields = columns.iter().map(|name| {
+                if id.contains(&name.to_lowercase().as_str()) {
+                    photo
+                } else {
+                    if photo == "1" { "a" } else { "b" }
+                }
+            });
+            fields.collect::<Vec<_>>().join(",")
+        };
+        project
+            .write(&format!("{case}/t.csv"), &format!("{}\n{}\n{}\n", columns.join(","), row("1"), row("2")));
+        project.run(&["init", &format!("{case}/t.csv"), "--config", &format!("{case}.toml")]).ok();
+        let config: toml::Table = project.read(&format!("{case}.toml")).parse().unwrap();
+        let data = |key: &str| config["data"][key].as_str().unwrap().to_owned();
+        assert_eq!((data("id"), data("label")), (id[0].to_uppercase(), label[0].to_uppercase()), "{case}");
+        let images = if folder == "." { case.clone() } else { format!("{case}/{folder}") };
+        assert_eq!(data("images").trim_end_matches("/."), images);
+    }
 }

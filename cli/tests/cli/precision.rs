@@ -8,6 +8,7 @@ const COSINE: f64 = 0.999;
 /// A test photo of the hundred counts for 0.01: two may go over to another class.
 const TWO_PHOTOS: f64 = 0.0201;
 
+// effect: backbone.precision
 #[test]
 fn bf16_gives_nearly_the_features_and_the_accuracy_of_f32_or_says_that_the_cpu_cannot() {
     let project = Project::new(0);
@@ -21,7 +22,16 @@ fn bf16_gives_nearly_the_features_and_the_accuracy_of_f32_or_says_that_the_cpu_c
         done(project.command(&arguments).env_remove("HEADSTOCK_ISA"))
     };
     if Isa::fastest(Precision::Bf16.into()).is_err() {
-        run("train", "bf16", &[]).fails(2, &["this CPU has no bf16 arithmetic", "use f32"]);
+        // This is all that can be shown on such a CPU: every command refuses, nothing is kept, and f32 goes on. That the cache
+        // keeps the precisions apart is shown on every CPU by the tests of its keys, in `train`.
+        let out = project.path("x.npy");
+        let commands: [(&str, &[&str]); 2] = [("train", &[]), ("extract", &["--out", out.to_str().unwrap()])];
+        for (command, more) in commands {
+            run(command, "bf16", more).fails(2, &["this CPU has no bf16 arithmetic", "use f32"]);
+        }
+        assert_eq!(project.stored("cache"), 0);
+        let computed = run("train", "f32", &["--json"]).ok().json()["counts"]["computed"].clone();
+        assert_eq!(computed, 400, "nothing of bf16 was kept, and f32 was computed");
         return;
     }
     let features = |precision: &str| -> Vec<f64> {
@@ -46,4 +56,5 @@ fn bf16_gives_nearly_the_features_and_the_accuracy_of_f32_or_says_that_the_cpu_c
         let (exact, rounded) = (top1("f32"), top1("bf16"));
         assert!((exact - rounded).abs() <= TWO_PHOTOS, "{head}: {rounded} for {exact}");
     }
+    assert_eq!(project.stored("cache"), 800, "each photo once in each precision");
 }

@@ -106,20 +106,19 @@ fn a_run_among_the_photos_is_refused_since_it_would_be_a_class() {
 fn a_place_that_cannot_be_written_to_is_told_before_the_work() {
     let project = Project::new(4);
     project.write("file", "no folder");
-    let mut refused = vec![
-        project.run(&["train", "--run", "file/run"]),
-        project.run(&["extract", "--out", "file/x.npz"]),
-        project.run(&["extract", "--out", "photos.npz/../backbone"]),
-    ];
     fs::create_dir(project.path("folder.npz")).unwrap();
-    refused.push(project.run(&["extract", "--out", "folder.npz"]));
     #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("nowhere", project.path("dangling")).unwrap();
-        refused.push(project.run(&["train", "--run", "dangling"]));
-    }
-    for done in refused {
-        assert!(done.code == 1 || done.code == 2, "{}: {}", done.code, done.stderr);
+    std::os::unix::fs::symlink("nowhere", project.path("dangling")).unwrap();
+    let refused: &[(&[&str], i32, &[&str])] = &[
+        (&["train", "--run", "file/run"], 1, &["file"]),
+        (&["extract", "--out", "file/x.npz"], 1, &["file"]),
+        (&["extract", "--out", "photos.npz/../backbone"], 2, &["the ending tells the format"]),
+        (&["extract", "--out", "folder.npz"], 2, &["folder.npz is a folder"]),
+        #[cfg(unix)]
+        (&["train", "--run", "dangling"], 2, &["dangling is there already"]),
+    ];
+    for (arguments, code, parts) in refused {
+        project.run(arguments).fails(*code, parts);
     }
     assert!(!project.path(".headstock").exists(), "features were computed first");
     assert!(!project.path("folder.csv").exists());
@@ -145,9 +144,31 @@ fn photos_are_never_both_trained_on_and_tested_on() {
     let project = Project::new(4);
     for test in ["photos", "photos/hat"] {
         let folder = format!("data.test_folder={test}");
-        let done = project.run(&["train", "--set", &folder]);
-        assert_eq!(done.code, 3, "{test}: {}", done.stderr);
+        project.run(&["train", "--set", &folder]).fails(3, &["lie within each other"]);
     }
+    // Nor where no folder tells: shards that are both, and those that lie among others.
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/source").join(name);
+    for name in ["numbers-000.tar", "numbers-001.tar", "train-00000-of-00002.parquet"] {
+        fs::copy(golden(name), project.path(name)).unwrap();
+    }
+    let twice = "would be both trained on and tested on";
+    for (main, test, both) in [
+        ("webdataset = \"numbers-000.tar\"", "test_webdataset = \"numbers-000.tar\"", "numbers-000.tar: "),
+        ("webdataset = \".\"", "test_webdataset = \"numbers-001.tar\"", "numbers-001.tar: "),
+        (
+            "parquet = \"train-00000-of-00002.parquet\"",
+            "test_parquet = \"train-00000-of-00002.parquet\"",
+            "train-00000-of-00002.parquet",
+        ),
+    ] {
+        project.write("both.toml", &Project::config(&format!("{main}\n{test}")));
+        let split = project.run(&["split", "--config", "both.toml", "--out", "s.csv"]);
+        split.fails(3, &[both, twice]);
+        assert!(!project.path("s.csv").exists());
+    }
+    let other = "webdataset = \"numbers-000.tar\"\ntest_webdataset = \"numbers-001.tar\"";
+    project.write("apart.toml", &Project::config(other));
+    project.run(&["split", "--config", "apart.toml", "--out", "s.csv"]).ok();
 }
 
 #[cfg(unix)]

@@ -85,6 +85,7 @@ fn evaluate_and_predict_agree_with_the_run() {
     }
 }
 
+// effect: --threads
 #[test]
 fn the_same_settings_give_the_same_bytes_on_any_number_of_threads() {
     let project = Project::new(6);
@@ -210,6 +211,7 @@ fn features_made_elsewhere_need_no_backbone() {
     assert_eq!(probabilities("given"), probabilities("photos-run"));
 }
 
+// effect: data.test_folder
 #[test]
 fn a_test_folder_is_only_tested_on_and_paths_begin_where_both_folders_meet() {
     let project = Project::new(4);
@@ -233,6 +235,7 @@ fn a_run_is_evaluated_on_other_photos_too_and_says_so() {
     assert!(done.stderr.contains("not the samples that the run was tested on"), "{}", done.stderr);
 }
 
+// effect: predict PHOTO, predict --format
 #[test]
 fn predictions_come_in_every_format_and_a_folder_stands_for_its_photos() {
     let project = Project::new(4);

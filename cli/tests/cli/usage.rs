@@ -101,6 +101,7 @@ fn a_failure_is_told_once_and_in_our_words() {
     assert_eq!(failed.stderr.matches("error: ").count(), 1, "{}", failed.stderr);
 }
 
+// effect: bench --precision, bench --weights, --config
 #[test]
 fn bench_measures_what_it_is_told_and_nothing_else() {
     let project = Project::new(0);

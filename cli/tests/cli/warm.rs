@@ -2,6 +2,7 @@
 
 use crate::support::Project;
 
+// effect: train --warm
 #[test]
 fn classes_of_the_run_keep_their_numbers_and_new_ones_come_after_them() {
     let project = Project::new(8);

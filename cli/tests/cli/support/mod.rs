@@ -54,7 +54,7 @@ pub(crate) struct Project {
 impl Project {
     /// With so many photos of each class, `photos/CLASS/N.jpg`.
     pub(crate) fn new(photos: usize) -> Self {
-        let project = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let project = Self::empty();
         for class in CLASSES {
             for number in 0..photos {
                 project.add(class, number);
@@ -65,9 +65,14 @@ impl Project {
         project
     }
 
+    /// With nothing in it.
+    pub(crate) fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
     /// Without photos: features made elsewhere, those of `reference/NAME.npz`, as `x.npz`. Its commands take milliseconds.
     pub(crate) fn given(name: &str) -> Self {
-        let project = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let project = Self::empty();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../reference/{name}.npz"));
         fs::copy(path, project.path("x.npz")).expect("a copy");
         project.write("headstock.toml", "version = 1\n[data]\nfeatures = \"x.npz\"\n");
