@@ -1,10 +1,12 @@
-//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `photos`, `ci`. They shell out and link nothing of the product.
+//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `photos`, `keys`, `mutants`, `ci`. They shell out and link nothing of the product.
 
 mod bench;
 mod ci;
 mod coverage;
 mod cuda;
+mod effects;
 mod golden;
+mod mutants;
 mod new_head;
 mod page;
 mod parity;
@@ -44,6 +46,9 @@ cargo xtask COMMAND
   photos FOLDER [--rounds N] [--every N]
                  print how many photos of a folder a core decodes, turns, resizes and crops a second, beside Pillow; of every
                  N-th photo
+  keys           print every key of the config, parameter of a head and flag, with the tests of its effect
+  mutants [--seed N] [--count N] [CRATE...]
+                 put faults into copies of the code, COUNT a crate (40), and print those that no test notices: hours
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -83,11 +88,17 @@ fn run() -> Result<ExitCode> {
         }
         ("photos", [folder, options @ ..]) => photos::run(folder, options)?,
         ("photos", []) => bail!("photos takes a folder\n\n{HELP}"),
+        ("mutants", arguments) => {
+            let options =
+                mutants::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+            in_the_workspace(|| mutants::run(&options))?;
+        }
+        ("keys", []) => in_the_workspace(effects::run)?,
         ("test", []) => in_the_workspace(test::run)?,
         ("golden", []) => in_the_workspace(golden::run)?,
         ("ci", []) => in_the_workspace(ci::run)?,
         ("help" | "--help" | "-h", _) => step::say(HELP),
-        (command @ ("test" | "golden" | "ci"), [extra, ..]) => {
+        (command @ ("test" | "golden" | "keys" | "ci"), [extra, ..]) => {
             bail!("{command} takes no `{}`\n\n{HELP}", extra.display())
         }
         (other, _) => bail!("there is no command `{other}`\n\n{HELP}"),

@@ -59,7 +59,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(folder.with_context(|| format!("{} is not in a target folder", own.display()))?.to_path_buf())
 }
 
-fn announce(name: &str) {
+/// Says which step begins.
+pub(crate) fn announce(name: &str) {
     say(&format!("\n== {name}"));
 }
 

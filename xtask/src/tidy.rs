@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::step;
+use crate::{effects, step};
 
 /// What each package may use of the others: arrows run down only.
 const MAY_USE: [(&str, &[&str]); 7] = [
@@ -31,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     chapter(&mut faults)?;
+    effects::check(&mut faults)?;
     if !faults.is_empty() {
         bail!("tidy:\n  {}", faults.join("\n  "));
     }
@@ -86,6 +87,6 @@ pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(file: &Path) -> Result<String> {
+pub(crate) fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
 }

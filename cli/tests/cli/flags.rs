@@ -13,7 +13,7 @@ fn settings(project: &Project, run: &str) -> toml::Table {
 #[track_caller]
 fn same(project: &Project, one: &str, other: &str) {
     for file in SAME_BYTES {
-        let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).unwrap();
+        let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).expect("a run has the file");
         assert!(read(one) == read(other), "{one} and {other}: {file}");
     }
 }

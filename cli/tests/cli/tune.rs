@@ -172,7 +172,7 @@ fn what_cannot_be_tuned_is_refused_with_what_can() {
     project.run(&["train", "--resume", "frozen", "--set", "tune.lr=1"]).fails(2, &["--resume"]);
 }
 
-// effect: train --find-lr, train --json
+// effect: train --find-lr, --json
 #[test]
 fn the_rates_worth_trying_are_shown() {
     let project = Project::new(4);
