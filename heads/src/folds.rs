@@ -1,7 +1,7 @@
 //! Folds: parts of a training set that are each held out once.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

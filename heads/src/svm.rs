@@ -257,4 +257,47 @@ mod tests {
             assert_eq!(row[0], -row[1]);
         }
     }
+
+    /// What is held out has its classes exchanged: where it is judged, all is wrong, and where it is fitted on, all is right.
+    #[test]
+    fn every_candidate_is_judged_by_what_is_held_out() {
+        let values = [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 0.1];
+        let features = Features::new(&values, 2).unwrap();
+        let fit = TrainingSet::new(features, &[0, 0, 1, 1], 2).unwrap();
+        let held_out = TrainingSet::new(features, &[1, 1, 0, 0], 2).unwrap();
+        for multi_class in [MultiClass::Ovr, MultiClass::CrammerSinger] {
+            let config = SvmConfig { multi_class, ..SvmConfig::default() };
+            let of = |held_out| config.errors_along_path(&Fold { fit: &fit, held_out }).unwrap();
+            // The first are so strongly regularised that they may tell nothing.
+            assert_eq!((&of(&held_out)[4..], &of(&fit)[4..]), (&[4.0; 5][..], &[0.0; 5][..]));
+        }
+    }
+
+    /// Photos of a common class at -1, of a rare one at 1, and of both at 0, where class weights decide.
+    // effect: head.svm.C x head.svm.class_weight, head.svm.C x head.svm.standardize, head.svm.C x head.svm.multi_class
+    #[test]
+    fn the_errors_of_each_candidate_are_those_of_a_fit_of_its_own_with_everything_that_is_set() {
+        let places = [(-1.0f32, 0, 60), (0.0, 0, 12), (0.0, 1, 8), (1.0, 1, 10)];
+        let rows = || places.iter().flat_map(|&(x, label, n)| std::iter::repeat_n((x, label), n));
+        let (values, labels): (Vec<f32>, Vec<u32>) = rows().unzip();
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 2).unwrap();
+        let base = SvmConfig { tol: 1e-6, ..SvmConfig::default() };
+        let balanced = SvmConfig { class_weight: ClassWeight::Balanced, ..base.clone() };
+        let crammer_singer = SvmConfig { multi_class: MultiClass::CrammerSinger, ..balanced.clone() };
+        let mut all = Vec::new();
+        for config in [base.clone(), balanced, crammer_singer, SvmConfig { standardize: true, ..base }] {
+            let found = config.errors_along_path(&Fold { fit: &data, held_out: &data }).unwrap();
+            // By little C, what is at 0 is between the classes for Crammer and Singer.
+            let first = if config.multi_class == MultiClass::Ovr { 0 } else { 5 };
+            for (found, &c) in found.iter().zip(&PATH).skip(first) {
+                let config = SvmConfig { c: c.into(), ..config.clone() };
+                let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
+                let predicted = head.logits(data.features()).unwrap().argmax();
+                let wrong = predicted.iter().zip(&labels).filter(|(a, b)| a != b).count();
+                assert_eq!(*found, wrong as f64, "{config:?}");
+            }
+            all.push(found);
+        }
+        assert!(all[0] != all[1] && all[0] != all[3], "{all:?}");
+    }
 }

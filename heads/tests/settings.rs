@@ -71,6 +71,195 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
     }
 }
 
+// effect: head.cosine.scale, head.cosine.lr, head.cosine.weight_decay, head.cosine.epochs, head.cosine.batch_size
+// effect: head.cosine.validation, head.cosine.patience, head.cosine.class_weight, head.cosine.seed
+// effect: head.knn.k, head.knn.weights, head.knn.metric, head.lda.shrinkage, head.nearest-mean.metric
+// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.l1_ratio, head.linear.class_weight
+// effect: head.linear.standardize, head.linear.tol, head.linear.max_iter, head.linear.epochs, head.linear.batch_size
+// effect: head.linear.lr, head.linear.seed, head.mlp.hidden, head.mlp.dropout, head.mlp.lr, head.mlp.weight_decay
+// effect: head.mlp.epochs, head.mlp.batch_size, head.mlp.validation, head.mlp.patience, head.mlp.class_weight
+// effect: head.mlp.standardize, head.mlp.seed, head.ridge.alpha, head.ridge.alphas, head.ridge.class_weight
+// effect: head.svm.multi_class, head.svm.loss, head.svm.C, head.svm.intercept_scaling, head.svm.tol, head.svm.max_iter
+// effect: head.svm.class_weight, head.svm.standardize, head.svm.seed
+#[test]
+fn an_empty_table_has_these_defaults() {
+    for (kind, defaults) in [
+        (
+            "cosine",
+            "scale = 20.0\nlr = 3e-3\nweight_decay = 0.01\nepochs = 15\nbatch_size = 128\nvalidation = 0.0\npatience = 5
+             class_weight = 'none'\nseed = 0",
+        ),
+        ("knn", "k = 5\nweights = 'uniform'\nmetric = 'euclidean'"),
+        ("lda", "shrinkage = 'auto'"),
+        (
+            "linear",
+            "solver = 'lbfgs'\nC = 1.0\npenalty = 'l2'\nl1_ratio = 0.5\nclass_weight = 'none'\nstandardize = false
+             tol = 1e-5\nmax_iter = 1000\nepochs = 9\nbatch_size = 128\nlr = 1e-3\nseed = 0",
+        ),
+        (
+            "mlp",
+            "hidden = [512]\ndropout = 0.5\nlr = 1e-3\nweight_decay = 0.01\nepochs = 15\nbatch_size = 128\nvalidation = 0.0
+             patience = 5\nclass_weight = 'none'\nstandardize = false\nseed = 0",
+        ),
+        ("nearest-mean", "metric = 'euclidean'"),
+        (
+            "ridge",
+            "alpha = 'auto'\nclass_weight = 'none'
+             alphas = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5]",
+        ),
+        (
+            "svm",
+            "multi_class = 'ovr'\nloss = 'squared-hinge'\nC = 0.01\nintercept_scaling = 1.0\ntol = 1e-5\nmax_iter = 1000
+             class_weight = 'none'\nstandardize = false\nseed = 0",
+        ),
+    ] {
+        let registry = Registry::builtin();
+        let found = registry.get(kind).unwrap().configure(toml::Table::new()).unwrap().table();
+        assert_eq!(found, defaults.parse::<toml::Table>().unwrap(), "{kind}");
+    }
+}
+
+/// Features `[n, 4]` of unequal scales and places, of classes that overlap.
+fn overlapping(n: usize) -> (Vec<f32>, Vec<u32>) {
+    let labels: Vec<u32> = (0..n as u32).map(|i| i * i % 5 % 3).collect();
+    let value = |at: usize| {
+        let noise = ((at * at) as f32 * 0.37).sin();
+        let own = if labels[at / 4] as usize == at % 4 { 0.8 } else { 0.0 };
+        (noise + own) * [1.0, 5.0, 0.3, 2.0][at % 4] + [3.0, 0.0, -1.0, 10.0][at % 4]
+    };
+    ((0..4 * n).map(value).collect(), labels)
+}
+
+/// The logits of a fit for what it is fitted on, and its history.
+fn fitted(kind: &str, table: &str, values: &[f32], labels: &[u32]) -> (Vec<f32>, Vec<Vec<f64>>) {
+    let features = Features::new(values, 4).unwrap();
+    let data = TrainingSet::new(features, labels, 3).unwrap();
+    let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
+    let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+    (fitted.head.logits(features).unwrap().as_slice().to_vec(), fitted.history.rows)
+}
+
+// effect: head.linear.standardize, head.svm.standardize, head.linear.penalty x head.linear.standardize
+// effect: head.svm.loss x head.svm.standardize, head.svm.multi_class x head.svm.standardize
+#[test]
+fn a_fit_on_features_that_it_standardises_is_one_on_features_of_mean_0_and_variance_1() {
+    let (values, labels) = overlapping(60);
+    let mut standard = values.clone();
+    for feature in 0..4 {
+        let own = || values.iter().skip(feature).step_by(4).copied().map(f64::from);
+        let mean = own().sum::<f64>() / 60.0;
+        let deviation = (own().map(|x| (x - mean).powi(2)).sum::<f64>() / 60.0).sqrt();
+        standard
+            .iter_mut()
+            .skip(feature)
+            .step_by(4)
+            .for_each(|x| *x = ((f64::from(*x) - mean) / deviation) as f32);
+    }
+    for (kind, table) in [
+        ("linear", "tol = 1e-8"),
+        ("linear", "tol = 1e-8\npenalty = 'l1'"),
+        ("linear", "tol = 1e-8\npenalty = 'elastic-net'"),
+        ("svm", "tol = 1e-9\nC = 0.1"),
+        ("svm", "tol = 1e-9\nC = 0.1\nloss = 'hinge'"),
+        ("svm", "tol = 1e-9\nC = 0.1\nmulti_class = 'crammer-singer'"),
+    ] {
+        let (found, _) = fitted(kind, &format!("{table}\nstandardize = true"), &values, &labels);
+        let (expected, _) = fitted(kind, table, &standard, &labels);
+        let (without, _) = fitted(kind, table, &values, &labels);
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(&found, &expected) < 1e-3, "{kind} {table}: {}", apart(&found, &expected));
+        assert!(apart(&without, &expected) > 0.05, "{kind} {table}: {}", apart(&without, &expected));
+    }
+}
+
+// effect: head.linear.tol, head.linear.max_iter
+#[test]
+fn linear_stops_where_the_gradient_comes_below_the_tolerance_or_after_its_iterations() {
+    let (values, labels) = overlapping(60);
+    for penalty in ["l2", "l1"] {
+        for tol in [1e-2, 1e-4, 1e-6] {
+            let (_, history) =
+                fitted("linear", &format!("tol = {tol}\npenalty = '{penalty}'"), &values, &labels);
+            let (last, before) = history.split_last().unwrap();
+            assert!(last[2] <= tol && before.iter().all(|row| row[2] > tol), "{penalty} {tol}: {history:?}");
+        }
+        for max_iter in [1, 3] {
+            let table = format!("tol = 1e-12\nmax_iter = {max_iter}\npenalty = '{penalty}'");
+            let (_, history) = fitted("linear", &table, &values, &labels);
+            // The first row is that of the start.
+            assert_eq!(history.len(), max_iter + 1, "{penalty}");
+        }
+    }
+}
+
+// effect: head.svm.tol, head.svm.max_iter
+#[test]
+fn svm_stops_where_the_gap_comes_below_its_part_of_the_objective_or_after_its_rounds() {
+    let (values, labels) = overlapping(60);
+    for more in ["multi_class = 'crammer-singer'", "loss = 'hinge'", "loss = 'squared-hinge'"] {
+        for tol in [1e-1, 1e-3, 1e-6] {
+            let (_, history) = fitted("svm", &format!("C = 1.0\ntol = {tol}\n{more}"), &values, &labels);
+            let rounds = |at: usize| history[at][0];
+            let lasts =
+                (0..history.len()).filter(|&at| at + 1 == history.len() || rounds(at + 1) <= rounds(at));
+            let lasts: Vec<usize> = lasts.collect();
+            assert_eq!(lasts.len(), if more.starts_with("multi") { 1 } else { 3 });
+            for (at, row) in history.iter().enumerate() {
+                let [.., objective, gap] = row[..] else { panic!("{row:?}") };
+                assert_eq!(gap <= tol * objective, lasts.contains(&at), "{more} {tol}: {history:?}");
+            }
+        }
+        let (_, history) =
+            fitted("svm", &format!("C = 10.0\ntol = 1e-12\nmax_iter = 2\n{more}"), &values, &labels);
+        assert!(
+            history.iter().all(|row| row[0] <= 2.0) && history.iter().any(|row| row[0] == 2.0),
+            "{history:?}"
+        );
+    }
+}
+
+// effect: head.svm.seed
+#[test]
+fn another_seed_of_svm_goes_another_way_to_the_same_optimum() {
+    let (values, labels) = overlapping(60);
+    for more in ["multi_class = 'crammer-singer'", "loss = 'hinge'"] {
+        let of = |seed: u32| {
+            fitted("svm", &format!("C = 1.0\ntol = 1e-9\nseed = {seed}\n{more}"), &values, &labels)
+        };
+        let ((one, ways), (other, other_ways)) = (of(0), of(1));
+        assert_ne!(ways[0], other_ways[0], "{more}");
+        assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-3), "{more}");
+        assert_eq!(of(1), (other, other_ways));
+    }
+}
+
+#[test]
+fn some_heads_start_from_another_and_the_others_do_not() {
+    let registry = Registry::builtin();
+    let warm = registry.iter().filter(|kind| kind.configure(toml::Table::new()).unwrap().starts_warm());
+    assert_eq!(warm.map(|kind| kind.name()).collect::<Vec<_>>(), ["cosine", "linear", "mlp", "svm"]);
+}
+
+// effect: head.kind
+#[test]
+fn a_head_is_the_one_that_is_named_with_its_line_and_its_keys() {
+    let registry = Registry::builtin();
+    for (kind, about, keys) in [
+        ("cosine", "softmax of cosines with a learned scale", 9),
+        ("knn", "a vote of the nearest training photos", 3),
+        ("lda", "linear discriminant analysis with a shrunk covariance, in closed form", 1),
+        ("linear", "multinomial logistic regression", 12),
+        ("mlp", "multi-layer perceptron with dropout", 11),
+        ("nearest-mean", "the class whose mean is nearest", 1),
+        ("ridge", "least squares on ±1, one class against the rest, in closed form", 3),
+        ("svm", "linear support vector machines, one class against the rest or all at once", 9),
+    ] {
+        let head = registry.get(kind).unwrap();
+        assert_eq!((head.name(), head.about(), head.parameters().len()), (kind, about, keys));
+        assert_eq!(head.configure(toml::Table::new()).unwrap().kind(), kind);
+    }
+}
+
 #[test]
 fn a_key_of_the_wrong_type_and_an_unknown_value_are_errors_of_the_head() {
     for (kind, table, expected) in [

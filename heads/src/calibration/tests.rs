@@ -31,9 +31,9 @@ fn log_loss(logits: &Logits, temperature: f64, labels: &[u32]) -> f64 {
     rows.sum::<f64>() / labels.len() as f64
 }
 
-/// Logits of any scale and labels of some of the classes.
-fn samples() -> impl Strategy<Value = (Logits, Vec<u32>)> {
-    (1usize..6, 1usize..40, -3f32..4.0).prop_flat_map(|(classes, rows, scale)| {
+/// Logits of any scale and labels of some of the classes, of which there are so many.
+fn samples(classes: std::ops::Range<usize>) -> impl Strategy<Value = (Logits, Vec<u32>)> {
+    (classes, 1usize..40, -3f32..4.0).prop_flat_map(|(classes, rows, scale)| {
         let value = (-30i8..30).prop_map(move |v| f32::from(v) / 10.0 * 10f32.powf(scale));
         let values = prop::collection::vec(value, rows * classes);
         let labels = prop::collection::vec(0..classes as u32, rows);
@@ -43,7 +43,7 @@ fn samples() -> impl Strategy<Value = (Logits, Vec<u32>)> {
 
 proptest! {
     #[test]
-    fn rows_are_probabilities_that_sum_to_one((logits, labels) in samples()) {
+    fn rows_are_probabilities_that_sum_to_one((logits, labels) in samples(1..6)) {
         for method in METHODS {
             let fitted = Calibration::fit(method, &logits, &labels).unwrap();
             for row in fitted.probabilities(&logits).unwrap().chunks_exact(logits.classes()) {
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn a_temperature_keeps_the_most_probable_class((logits, labels) in samples()) {
+    fn a_temperature_keeps_the_most_probable_class((logits, labels) in samples(1..6)) {
         let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits, &labels).unwrap();
         let probabilities = fitted.probabilities(&logits).unwrap();
         for (row, best) in probabilities.chunks_exact(logits.classes()).zip(logits.argmax()) {
@@ -63,9 +63,9 @@ proptest! {
     }
 
     #[test]
-    fn no_other_temperature_has_a_lower_loss((logits, labels) in samples(), factor in 0.2f64..5.0) {
+    fn no_other_temperature_has_a_lower_loss((logits, labels) in samples(2..6), factor in 0.2f64..5.0) {
         let fitted = Calibration::fit(CalibrationMethod::Temperature, &logits, &labels).unwrap();
-        let Calibration::Temperature(best) = fitted else { return Ok(()) };
+        let Calibration::Temperature(best) = fitted else { panic!("another method") };
         let loss = |temperature| log_loss(&logits, temperature, &labels);
         let n = labels.len() as f64;
         // Beyond the one the rule of succession stops it; beyond the other the bracket, where even probabilities are best.
@@ -237,4 +237,29 @@ fn a_calibration_of_other_classes_or_of_no_sense_is_refused() {
     let sound = steps(&[0.0, 1.0], &[0.1, 0.2]);
     assert!(sound.check(2).is_ok());
     assert!(sound.probabilities(&logits(&[1.0, 2.0, 3.0], 3)).is_err());
+}
+
+#[test]
+fn one_photo_makes_isotonic_a_constant_and_platt_its_smoothed_target() {
+    for (label, hit, target) in [(1, 1.0, 2.0 / 3.0), (0, 0.0, 1.0 / 3.0)] {
+        let one = logits(&[-1.0, 2.0], 2);
+        let of = |method| {
+            let fitted = Calibration::fit(method, &one, &[label]).unwrap();
+            fitted.probabilities(&logits(&[5.0, -5.0, -1.0, 2.0], 2)).unwrap()
+        };
+        assert_eq!(of(CalibrationMethod::Isotonic), [1.0 - hit, hit, 1.0 - hit, hit]);
+        // Platt's targets: (1 + 1) / (1 + 2) for a hit, 1 / (1 + 2) for none.
+        let platt = of(CalibrationMethod::Platt);
+        assert!((platt[3] - target as f32).abs() < 1e-4, "{platt:?}, not {target}");
+    }
+}
+
+#[test]
+fn methods_are_named_and_each_fits_its_own() {
+    let values = logits(&[3.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 1.0], 2);
+    for (method, name) in METHODS.into_iter().zip(["none", "temperature", "isotonic", "platt"]) {
+        let fitted = Calibration::fit(method, &values, &[0, 1, 1, 0]).unwrap();
+        assert_eq!((method.as_str(), fitted.method()), (name, method));
+        assert_eq!(fitted.temperature().is_some(), name == "temperature");
+    }
 }

@@ -138,3 +138,31 @@ fn what_gives_no_scores_is_refused() {
         assert!(Conformal::from_scores(lac, aps).is_err());
     }
 }
+
+/// The `⌈(n + 1) coverage⌉`-th of `n` scores, those that are whole numbers but for rounding too: as many rows have their class
+/// in their set.
+#[test]
+fn the_highest_score_of_a_set_is_the_one_of_its_rank() {
+    for n in [9u16, 19, 99, 199] {
+        let row = |k: u16| [0.5 + f32::from(k) / 500.0, 0.5 - f32::from(k) / 500.0];
+        let rows: Vec<f32> = (0..n).flat_map(row).collect();
+        let conformal = Conformal::fit(&rows, &vec![0; n.into()]).unwrap();
+        for rank in 1..=n {
+            let whole = f64::from(rank) / f64::from(n + 1);
+            for (coverage, rank) in [(whole, rank), (whole + 1e-4, rank + 1), (whole - 1e-4, rank)] {
+                let sets = conformal.sets(coverage, SetMethod::Lac).unwrap();
+                let held = rows.chunks_exact(2).filter(|row| sets.of(row).contains(&0)).count();
+                assert_eq!(held, usize::from(rank.min(n)), "{n} scores and {coverage}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_without_a_class_that_is_sure_enough_has_an_empty_set_by_lac() {
+    let conformal = Conformal::fit(&[0.9, 0.05, 0.05].repeat(19), &[0; 19]).unwrap();
+    let hard = [0.4, 0.3, 0.3];
+    assert!(conformal.sets(0.9, SetMethod::Lac).unwrap().of(&hard).is_empty());
+    // As probable as the score is probable enough.
+    assert_eq!(conformal.sets(0.9, SetMethod::Lac).unwrap().of(&[0.05, 0.9, 0.05]), [1]);
+}

@@ -11,7 +11,7 @@ use crate::affine::Affine;
 use crate::data::{ClassWeight, Features, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, Mode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
 
 /// Declares the faults, and for each a test that the suite names the law which it breaks.
 macro_rules! faults {
@@ -64,6 +64,14 @@ faults! {
     32 HALF_GRADIENT a_gradient_that_is_wrong_is_found: "gradients are those of finite differences",
     33 STAYS a_warm_start_that_learns_no_new_class_is_found: "learns classes that are new",
     34 ANY_START a_start_of_other_features_that_is_taken_is_found: "a head of other features is no start",
+    35 UNNAMED_KEY an_error_that_does_not_name_the_unknown_key_is_found: "an unknown key is an error that names it",
+    36 OTHER_CLASSES a_wrong_number_of_classes_is_found: "takes and gives what it was fitted on",
+    37 OTHER_ERROR features_of_another_width_with_another_error_are_found: "it is not HeadError::Width",
+    38 NO_TENSOR_ERROR missing_tensors_with_another_error_are_found: "it is not HeadError::Tensor",
+    39 HISTORY_DRIFTS a_history_that_differs_is_found: "the same data and configuration give the same bits",
+    40 RELOADED a_head_that_is_changed_when_it_is_loaded_is_found: "its tensors differ",
+    41 PRESENT_ONLY a_head_without_its_absent_classes_is_found: "it has 1 classes",
+    42 SLIGHT_FAVOURITE a_head_that_slightly_favours_a_class_by_its_number_is_found: "classes with other numbers",
 }
 
 #[test]
@@ -93,6 +101,15 @@ impl<'de, const FAULT: u8> Deserialize<'de> for Means<FAULT> {
             #[serde(default)]
             class_weight: ClassWeight,
             scale: Option<f64>,
+        }
+        if FAULT == UNNAMED_KEY {
+            let table = toml::Table::deserialize(deserializer)?;
+            let known = table.keys().all(|key| ["class_weight", "scale"].contains(&key.as_str()));
+            return if known {
+                Ok(Self::default())
+            } else {
+                Err(serde::de::Error::custom("there is a key too many"))
+            };
         }
         if FAULT == UNKNOWN_KEYS {
             toml::Table::deserialize(deserializer)?;
@@ -167,18 +184,38 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
             THREADS => bias[0] += rayon::current_num_threads() as f64,
             WEIGHTS_SKEWED if self.class_weight == ClassWeight::Balanced => bias[0] -= 1.0,
             FAVOURITE => bias[0] += 0.3,
+            SLIGHT_FAVOURITE => bias[0] += 0.1,
             _ => {}
         }
         // Where features are huge, the sums above are not finite: the map refuses them.
-        let map = Affine::from_f64(&weight, &bias, width)?;
-        Ok(Fitted::at_once(MeansHead(map)))
+        let map = if FAULT == PRESENT_ONLY {
+            let present = counts.iter().filter(|&&count| count > 0).count();
+            Affine::from_f64(&weight[..present * width], &bias[..present], width)?
+        } else {
+            Affine::from_f64(&weight, &bias, width)?
+        };
+        let mut fitted = Fitted::at_once(MeansHead(map));
+        if FAULT == HISTORY_DRIFTS {
+            fitted.history = History {
+                columns: vec!["epoch"],
+                rows: vec![vec![FITS.fetch_add(1, Ordering::Relaxed) as f64]],
+            };
+        }
+        Ok(fitted)
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError> {
         if FAULT == LOADS_NOTHING && tensors.is_empty() {
             return Ok(MeansHead(Affine::from_f64(&[0.0], &[0.0], 1)?));
         }
-        Ok(MeansHead(Affine::load(tensors, "")?))
+        refuse(FAULT == NO_TENSOR_ERROR && tensors.is_empty())?;
+        let map = Affine::load(tensors, "")?;
+        if FAULT == RELOADED {
+            let (weight, bias) = map.to_f64();
+            let bias: Vec<f64> = bias.iter().map(|b| b + 1.0).collect();
+            return Ok(MeansHead(Affine::from_f64(&weight, &bias, map.width())?));
+        }
+        Ok(MeansHead(map))
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
@@ -194,11 +231,12 @@ impl<const FAULT: u8> Head for MeansHead<FAULT> {
     }
 
     fn classes(&self) -> usize {
-        self.0.classes()
+        self.0.classes() + usize::from(FAULT == OTHER_CLASSES)
     }
 
     fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
         refuse(FAULT == EMPTY_REFUSED && features.is_empty())?;
+        refuse(FAULT == OTHER_ERROR && features.width() != self.width())?;
         if FAULT == ANY_WIDTH && features.width() != self.width() {
             return Logits::new(vec![0.0; features.len() * self.classes()], self.classes());
         }

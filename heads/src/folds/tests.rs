@@ -6,6 +6,27 @@ use super::*;
 
 const CLASSES: u32 = 4;
 
+/// Labels and groups of every kind: views of photos, pairs of copies among photos that have none, patients with photos of
+/// several classes and of unequal numbers, and classes of one group and of two.
+pub(crate) fn kinds() -> [(&'static str, Vec<u32>, Vec<u32>); 4] {
+    let views = (0..60).map(|row| (u32::from(row / 3 % 7 == 0), row / 3)).unzip();
+    let copies = (0..40).map(|row| (row / 2 % 3, if row % 5 == 0 { row + 1 } else { row })).unzip();
+    let patients = (0..70)
+        .map(|row| (row * row % 5 % 3, [4, 4, 4, 4, 1, 1, 7][row as usize % 7] + row / 14 * 10))
+        .unzip();
+    let tiny = (0..30).map(|row| ([0, 0, 0, 1, 1, 2][row as usize / 5], 100 - row / 5)).unzip();
+    let named = |name, (labels, groups): (Vec<u32>, Vec<u32>)| (name, labels, groups);
+    [named("views", views), named("copies", copies), named("patients", patients), named("tiny", tiny)]
+}
+
+/// That two parts have no row and no group in common, and that every class of one is in the other.
+pub(crate) fn assert_apart(labels: &[u32], groups: &[u32], fit: &[usize], held_out: &[usize]) {
+    let of = |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
+    assert!(fit.iter().all(|row| !held_out.contains(row)), "{fit:?} {held_out:?}");
+    assert!(of(groups, fit).is_disjoint(&of(groups, held_out)), "{fit:?} {held_out:?}");
+    assert!(of(labels, held_out).is_subset(&of(labels, fit)), "{fit:?} {held_out:?}");
+}
+
 /// Rows with the classes and groups that they have: photos of patients, some of them of several classes, of unequal sizes.
 fn rows() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
     prop::collection::vec((0..CLASSES, 0u32..25, any::<bool>()), 1..80).prop_map(|rows| {
@@ -61,9 +82,7 @@ fn check(labels: &[u32], groups: &[u32], Fold { fit, held_out }: &Fold) {
     let mut all = [&fit[..], held_out].concat();
     all.sort_unstable();
     assert!(all.into_iter().eq(0..labels.len()));
-    let of = |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
-    assert!(of(groups, fit).is_disjoint(&of(groups, held_out)), "{fit:?} {held_out:?}");
-    assert!(of(labels, held_out).is_subset(&of(labels, fit)), "{fit:?} {held_out:?}");
+    assert_apart(labels, groups, fit, held_out);
 }
 
 /// Whether the rest of each class has a row outside `held` when these rows join it.

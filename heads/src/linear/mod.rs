@@ -286,6 +286,7 @@ mod tests {
     use super::*;
     use crate::conformance::{check_head, check_head_with};
     use crate::data::Features;
+    use crate::folds::stratified;
     use crate::head::Head;
 
     #[test]
@@ -342,6 +343,71 @@ mod tests {
 
         let given = LinearConfig { c: chosen.into(), ..LinearConfig::default() };
         assert_eq!(fitted.head, given.fit(&data, &FitContext::quiet()).unwrap().head);
+    }
+
+    /// The mean log-loss of the rows that each fold holds out, by a fit of its own to the others.
+    fn by_fitting_again(config: &LinearConfig, data: &TrainingSet<'_>) -> f64 {
+        let (mut sum, mut count) = (0.0, 0);
+        for fold in stratified(data.labels(), data.groups(), 5) {
+            let part = |rows: &[usize]| -> (Vec<f32>, Vec<u32>) {
+                let values = rows.iter().flat_map(|&row| data.features().row(row)).copied();
+                (values.collect(), rows.iter().map(|&row| data.labels()[row]).collect())
+            };
+            let width = data.features().width();
+            let (fit, held_out) = (part(&fold.fit), part(&fold.held_out));
+            let set =
+                TrainingSet::new(Features::new(&fit.0, width).unwrap(), &fit.1, data.classes()).unwrap();
+            let head = config.fit(&set, &FitContext::quiet()).unwrap().head;
+            let probabilities = head.logits(Features::new(&held_out.0, width).unwrap()).unwrap().softmax();
+            for (row, &label) in probabilities.chunks_exact(data.classes()).zip(&held_out.1) {
+                sum -= f64::from(row[label as usize]).ln();
+                count += 1;
+            }
+        }
+        sum / f64::from(count)
+    }
+
+    // effect: data.group x head.linear.C, features.views x head.linear.C, head.linear.C x head.linear.class_weight
+    // effect: head.linear.C x head.linear.penalty, head.linear.C x head.linear.standardize
+    #[test]
+    fn the_loss_of_each_candidate_is_that_of_fits_without_what_is_judged_with_everything_that_is_set() {
+        // 60 photos of three classes in two views each, the third class rare, and patients with photos of two classes.
+        let (mut values, labels) = noisy(60);
+        let labels: Vec<u32> =
+            labels.into_iter().enumerate().map(|(i, l)| if i % 2 == 0 { l } else { l.min(1) }).collect();
+        let mut random = crate::random::Keyed::new(&[2]);
+        values.extend(values.clone().into_iter().map(|value| value + 0.1 * random.uniform() as f32));
+        let labels = [&labels[..], &labels].concat();
+        let groups: Vec<u32> =
+            (0..120).map(|row| if row % 60 < 12 { row % 60 / 4 } else { row % 60 }).collect();
+        let data = TrainingSet::new(Features::new(&values, 40).unwrap(), &labels, 3).unwrap();
+        let grouped = data.with_groups(&groups).unwrap();
+        let base = LinearConfig { tol: 1e-7, ..LinearConfig::default() };
+        let mut losses: Vec<Vec<f64>> = Vec::new();
+        for (config, data) in [
+            (base.clone(), grouped),
+            (base.clone(), data),
+            (LinearConfig { class_weight: ClassWeight::Balanced, ..base.clone() }, grouped),
+            (LinearConfig { standardize: true, ..base.clone() }, grouped),
+            (LinearConfig { penalty: Penalty::L1, ..base }, grouped),
+        ] {
+            let auto = LinearConfig { c: Strength::Auto, tol: 1e-3, ..config.clone() };
+            let history = auto.fit(&data, &FitContext::quiet()).unwrap().history;
+            let found: Vec<f64> = [2, 4, 6].map(|k| history.rows[k][1]).into();
+            for (found, c) in found.iter().zip([1e-2, 0.1, 1.0]) {
+                let expected = by_fitting_again(&LinearConfig { c: c.into(), ..config.clone() }, &data);
+                assert!(
+                    (found / expected - 1.0).abs() < 0.01,
+                    "{config:?} with {c}: {found}, not {expected}"
+                );
+            }
+            losses.push(found);
+        }
+        // Each of them tells.
+        for other in &losses[1..] {
+            let apart = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() > 0.03;
+            assert!(losses[0].iter().zip(other).any(apart), "{losses:?}");
+        }
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Owned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folds::tests::{assert_apart, kinds};
 
     fn choice(losses: &[f64]) -> f64 {
         let values = [0.0; 20];
@@ -107,6 +108,67 @@ mod tests {
     fn one_photo_a_class_leaves_the_middle_candidate() {
         let values = [0.0; 3];
         let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0, 1, 2], 3).unwrap();
+        let choice = choose(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit")).unwrap();
+        assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
+    }
+
+    /// A head that notes which rows it is given to fit on and to be judged by: each row's feature is its number.
+    // effect: data.group x head.linear.C, data.group x head.svm.C, features.views x head.linear.C, features.views x head.svm.C
+    #[test]
+    fn candidates_are_judged_by_each_row_once_by_fits_without_its_group() {
+        for (name, labels, groups) in kinds() {
+            let values: Vec<f32> = (0..labels.len()).map(|row| row as f32).collect();
+            let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 4).unwrap();
+            let data = data.with_groups(&groups).unwrap();
+            let (mut seen, mut folds) = (Vec::<usize>::new(), 0);
+            let choice = choose(&data, "C", &[0.1, 1.0], |Fold { fit, held_out }| {
+                let [fit, held_out] = [fit, held_out].map(|set| -> Vec<usize> {
+                    let rows: Vec<usize> =
+                        set.features().as_slice().iter().map(|&row| row as usize).collect();
+                    assert!(set.labels().iter().copied().eq(rows.iter().map(|&row| labels[row])), "{name}");
+                    let own = set.groups().expect("groups go along").iter().copied();
+                    assert!(own.eq(rows.iter().map(|&row| groups[row])), "{name}");
+                    assert_eq!(set.classes(), 4);
+                    rows
+                });
+                assert_apart(&labels, &groups, &fit, &held_out);
+                assert_eq!(fit.len() + held_out.len(), labels.len(), "{name}");
+                folds += 1;
+                seen.extend(&held_out);
+                Ok(vec![3.0 * held_out.len() as f64, 1.0])
+            });
+            seen.sort_unstable();
+            // The group that a class cannot miss is judged by none.
+            let alone = |row: &usize| {
+                let own = (0..labels.len()).filter(|&other| labels[other] == labels[*row]);
+                own.into_iter().all(|other| groups[other] == groups[*row])
+            };
+            assert!(seen.iter().copied().eq((0..labels.len()).filter(|row| !alone(row))), "{name}: {seen:?}");
+            // The mean over all rows that judge: 3 each, and 1 a fold.
+            let Choice { value, history } = choice.unwrap();
+            assert_eq!((value, history.columns), (1.0, vec!["C", "held_out_loss"]));
+            assert_eq!(history.rows, [vec![0.1, 3.0], vec![1.0, f64::from(folds) / seen.len() as f64]]);
+        }
+    }
+
+    #[test]
+    fn there_are_five_folds() {
+        let values = [0.0; 20];
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
+        let mut sizes = Vec::new();
+        let note = |fold: Fold<'_>| {
+            sizes.push((fold.fit.labels().len(), fold.held_out.labels().len()));
+            Ok(vec![0.0])
+        };
+        choose(&data, "C", &[1.0], note).unwrap();
+        assert_eq!(sizes, [(16, 4); 5]);
+    }
+
+    #[test]
+    fn rows_of_one_group_leave_the_middle_candidate() {
+        let values = [0.0; 4];
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0, 1, 0, 1], 2).unwrap();
+        let data = data.with_groups(&[3; 4]).unwrap();
         let choice = choose(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit")).unwrap();
         assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
     }

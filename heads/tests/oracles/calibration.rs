@@ -22,6 +22,7 @@ impl Golden {
     }
 }
 
+// effect: calibration
 #[test]
 fn the_temperature_is_scikit_learns() {
     let golden = golden();
@@ -34,6 +35,7 @@ fn the_temperature_is_scikit_learns() {
     }
 }
 
+// effect: calibration
 #[test]
 fn probabilities_are_scikit_learns() {
     let golden = golden();

@@ -20,6 +20,7 @@ fn fit<C: HeadConfig>(config: &C, set: &Set) -> Fitted<C::Head> {
     config.fit(&set.training_set(), &FitContext::quiet()).unwrap()
 }
 
+// effect: head.ridge.alpha, head.ridge.class_weight
 #[test]
 fn ridge_finds_the_planes_that_ridge_classifier_finds() {
     let golden = golden();
@@ -40,6 +41,8 @@ fn ridge_finds_the_planes_that_ridge_classifier_finds() {
     }
 }
 
+// effect: head.ridge.alpha, head.ridge.alphas, head.ridge.class_weight
+// effect: head.ridge.alpha x head.ridge.alphas, head.ridge.alpha x head.ridge.class_weight
 #[test]
 fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors() {
     let golden = golden();
@@ -62,6 +65,7 @@ fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors()
 }
 
 /// scikit-learn fits anew without each photo.
+// effect: features.views x head.ridge.alpha, data.group x head.ridge.alpha
 #[test]
 fn ridge_leaves_out_all_views_of_a_photo_together() {
     let golden = golden();
@@ -102,6 +106,7 @@ fn ridge_takes_the_middle_alpha_where_all_rows_are_views_of_one_photo() {
     assert_eq!((fitted.chosen, fitted.history.rows.len()), (vec![("alpha", 2.0)], 0));
 }
 
+// effect: head.lda.shrinkage
 #[test]
 fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
     let golden = golden();
@@ -136,6 +141,7 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
     }
 }
 
+// effect: head.nearest-mean.metric
 #[test]
 fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
     let golden = golden();
@@ -155,6 +161,7 @@ fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
     }
 }
 
+// effect: head.nearest-mean.metric
 #[test]
 fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
     let golden = golden();
@@ -169,6 +176,7 @@ fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
     }
 }
 
+// effect: head.knn.k, head.knn.weights, head.knn.metric
 #[test]
 fn knn_has_the_votes_that_k_neighbors_classifier_has() {
     let golden = golden();

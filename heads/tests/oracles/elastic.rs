@@ -1,19 +1,39 @@
 //! `linear` with absolute values in its penalty, against scikit-learn's `LogisticRegression` (`reference/elastic/make.py`).
 
 use headstock_heads::linear::{LinearConfig, Penalty};
-use headstock_heads::{FitContext, HeadConfig};
+use headstock_heads::{ClassWeight, FitContext, HeadConfig};
 
 use crate::support::{Golden, Planes};
 
+type Of<T> = (&'static str, T, f64);
+
+/// The ratio of the golden file, and what says so; `l1_ratio` has no part in `l1`.
+const PENALTIES: [Of<Penalty>; 2] = [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)];
+
+/// Each with `C` and class weights.
+fn with_cases(penalty: Of<Penalty>) -> [(Of<Penalty>, (&'static str, f64, ClassWeight)); 3] {
+    [
+        ("", 0.5, ClassWeight::None),
+        ("-0.1", 0.1, ClassWeight::None),
+        ("-balanced", 0.5, ClassWeight::Balanced),
+    ]
+    .map(|case| (penalty, case))
+}
+
+// effect: head.linear.penalty, head.linear.l1_ratio, head.linear.C
+// effect: head.linear.C x head.linear.penalty, head.linear.class_weight x head.linear.penalty
 #[test]
 fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
     let golden = Golden::load("elastic/scikit-learn.safetensors");
     for name in ["two", "five"] {
         let set = golden.set(name);
-        for (case, penalty, l1_ratio) in [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)] {
-            let case = format!("{name}.{case}");
+        for ((ratio, penalty, l1_ratio), (case, c, class_weight)) in
+            PENALTIES.into_iter().flat_map(with_cases)
+        {
+            let case = format!("{name}.{ratio}{case}");
             let config = LinearConfig {
-                c: 0.5.into(),
+                c: c.into(),
+                class_weight,
                 penalty,
                 l1_ratio,
                 tol: 1e-9,

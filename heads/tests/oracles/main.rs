@@ -5,6 +5,7 @@
 mod calibration;
 mod closed_form;
 mod elastic;
+mod gradient;
 mod scikit_learn;
 mod support;
 mod svm;

@@ -49,6 +49,8 @@ fn logistic_objective(set: &Set, planes: &Planes, config: &LinearConfig) -> f64 
     config.c.given().unwrap() * losses.sum::<f64>() + 0.5 * planes.weight.iter().map(|w| w * w).sum::<f64>()
 }
 
+// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.class_weight, head.linear.standardize
+// effect: head.linear.class_weight x head.linear.solver
 #[test]
 fn linear_finds_the_optimum_that_logistic_regression_finds() {
     let golden = golden();
@@ -125,6 +127,8 @@ fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
         .collect()
 }
 
+// effect: head.svm.multi_class, head.svm.loss, head.svm.C, head.svm.intercept_scaling, head.svm.class_weight
+// effect: head.svm.class_weight x head.svm.loss
 #[test]
 fn svm_finds_the_optimum_that_linear_svc_finds() {
     let golden = golden();

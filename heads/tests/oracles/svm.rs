@@ -42,6 +42,8 @@ fn objective(set: &Set, planes: &Planes, config: &SvmConfig) -> f64 {
     losses.sum::<f64>() + 0.5 * (weight.iter().map(|w| w * w).sum::<f64>() + constants.sum::<f64>())
 }
 
+// effect: head.svm.multi_class, head.svm.C, head.svm.intercept_scaling, head.svm.class_weight
+// effect: head.svm.class_weight x head.svm.multi_class
 #[test]
 fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
     let golden = golden();

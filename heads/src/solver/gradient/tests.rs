@@ -11,6 +11,7 @@ use super::*;
 use crate::affine::Affine;
 use crate::cosine::CosineConfig;
 use crate::differentiable::{Differentiable, Mode};
+use crate::folds::tests::{assert_apart, kinds};
 use crate::head::{Head, HeadConfig, Tensors};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
@@ -173,6 +174,147 @@ fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
     };
     let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
     assert_near(&head.tensors().unwrap(), &golden.tensors("adam."), 1e-4);
+}
+
+/// Notes which rows it learns from and is judged by, and how; its loss on what is held out is that of each epoch in turn.
+#[derive(Clone, Default)]
+struct Recorder {
+    losses: Vec<f64>,
+    steps: Vec<(Vec<usize>, Step)>,
+    judged: Vec<Vec<usize>>,
+    epoch: usize,
+}
+
+impl Learner for Recorder {
+    type Parameters = usize;
+
+    fn step(&mut self, _: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
+        self.steps.push((rows.to_vec(), step));
+        Ok(rows.iter().sum::<usize>() as f64 / rows.len() as f64)
+    }
+
+    fn judge(&mut self, _: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        self.judged.push(rows.to_vec());
+        Ok((self.losses[self.epoch] * rows.len() as f64, 1))
+    }
+
+    /// The steps done.
+    fn parameters(&self) -> Result<usize, HeadError> {
+        Ok(self.steps.len())
+    }
+}
+
+/// A learner that is shared with the test.
+struct Shared<'a>(&'a mut Recorder, usize);
+
+impl Learner for Shared<'_> {
+    type Parameters = usize;
+
+    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
+        self.0.epoch = self.0.steps.len() / self.1;
+        self.0.step(samples, rows, step)
+    }
+
+    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        self.0.judge(samples, rows)
+    }
+
+    fn parameters(&self) -> Result<usize, HeadError> {
+        self.0.parameters()
+    }
+}
+
+/// What a fit gives a learner whose losses on what is held out are these.
+fn recorded(data: &TrainingSet<'_>, recipe: &Recipe, losses: &[f64]) -> (Recorder, usize, History) {
+    let fitted_on = match recipe.early_stopping {
+        Some(stopping) => hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).fit.len(),
+        None => data.labels().len(),
+    };
+    let samples = Samples { data, features: data.features(), class_weights: &[1.0; 4] };
+    let mut recorder = Recorder { losses: losses.to_vec(), ..Recorder::default() };
+    let steps = fitted_on.div_ceil(recipe.batch_size);
+    let (kept, history) = fit(Shared(&mut recorder, steps), samples, recipe, &FitContext::quiet()).unwrap();
+    (recorder, kept, history)
+}
+
+// effect: features.views x head.mlp.validation, features.views x head.cosine.validation
+// effect: data.group x head.mlp.validation, data.group x head.cosine.validation
+#[test]
+fn an_early_stop_is_judged_by_groups_that_are_not_learned_from() {
+    for (name, labels, groups) in kinds() {
+        let values = vec![0.0; labels.len()];
+        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 4).unwrap();
+        let data = data.with_groups(&groups).unwrap();
+        for seed in 0..5 {
+            let stopping = EarlyStopping { validation: 0.3, patience: 9 };
+            let recipe = Recipe { batch_size: 7, seed, early_stopping: Some(stopping), ..recipe(3, 7) };
+            let (Recorder { steps, judged, .. }, ..) = recorded(&data, &recipe, &[3.0, 2.0, 1.0]);
+            let mut held_out = judged.concat();
+            held_out.sort_unstable();
+            held_out.dedup();
+            assert_eq!((judged.concat().len(), held_out.is_empty()), (3 * held_out.len(), false), "{name}");
+            let parts = hold_out(&labels, Some(&groups), 0.3, seed);
+            assert_eq!(held_out, parts.held_out, "{name}");
+            for epoch in steps.chunks(parts.fit.len().div_ceil(7)) {
+                let mut learned: Vec<usize> = epoch.iter().flat_map(|(rows, _)| rows.clone()).collect();
+                learned.sort_unstable();
+                assert_eq!(learned, parts.fit, "{name}");
+                assert_apart(&labels, &groups, &learned, &held_out);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_epoch_takes_every_row_once_in_an_order_of_its_own_and_of_the_seed() {
+    let values = vec![0.0; 20];
+    let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
+    let order = |seed| {
+        let recipe = Recipe { batch_size: 8, seed, ..recipe(2, 8) };
+        let (Recorder { steps, judged, .. }, kept, history) = recorded(&data, &recipe, &[]);
+        let sizes: Vec<usize> = steps.iter().map(|(rows, _)| rows.len()).collect();
+        assert_eq!((sizes, judged.len(), kept), (vec![8, 8, 4, 8, 8, 4], 0, 6));
+        // The mean over rows, not over steps: the last step has fewer.
+        assert_eq!(
+            history,
+            History { columns: vec!["epoch", "loss"], rows: vec![vec![1.0, 9.5], vec![2.0, 9.5]] }
+        );
+        let done: Vec<u64> = steps.iter().map(|(_, step)| step.done).collect();
+        assert_eq!(done, [0, 1, 2, 3, 4, 5]);
+        let rows: Vec<usize> = steps.into_iter().flat_map(|(rows, _)| rows).collect();
+        for epoch in rows.chunks(20) {
+            let mut all = epoch.to_vec();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..20));
+        }
+        rows
+    };
+    let (one, other) = (order(1), order(2));
+    assert!(one[..20] != one[20..] && one[..20] != other[..20]);
+    assert_eq!(one, order(1));
+}
+
+/// Three epochs after the best, or after the first of those as good.
+#[test]
+fn patience_counts_epochs_without_a_lower_loss() {
+    let (values, labels) = (vec![0.0; 20], [0; 20]);
+    let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 1).unwrap();
+    for (losses, epochs, best) in [
+        (vec![5.0, 4.0, 4.0, 4.5, 4.0, 1.0], 5, 2),
+        (vec![5.0, 4.0, 4.5, 4.5, 3.9, 4.0], 6, 5),
+        (vec![1.0, 2.0, 2.0, 2.0, 0.0, 0.0], 4, 1),
+        (vec![6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 6, 6),
+    ] {
+        let stopping = EarlyStopping { validation: 0.2, patience: 3 };
+        let recipe = Recipe { batch_size: 16, early_stopping: Some(stopping), ..recipe(6, 16) };
+        let (_, kept, history) = recorded(&data, &recipe, &losses);
+        // One step an epoch.
+        assert_eq!((history.rows.len(), kept), (epochs, best), "{losses:?}");
+        assert_eq!(history.columns, ["epoch", "loss", "validation_loss", "validation_accuracy"]);
+        for (row, loss) in history.rows.iter().zip(&losses) {
+            assert_eq!(row[2..], [*loss, 0.25], "one of four is right");
+        }
+    }
 }
 
 /// Labels at random, so that what is held out soon gets worse.
