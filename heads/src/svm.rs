@@ -274,7 +274,7 @@ mod tests {
     }
 
     /// Photos of a common class at -1, of a rare one at 1, and of both at 0, where class weights decide.
-    // effect: head.svm.C x head.svm.class_weight, head.svm.C x head.svm.standardize, head.svm.C x head.svm.multi_class
+    // effect: head.svm.C x head.svm.class_weight
     #[test]
     fn the_errors_of_each_candidate_are_those_of_a_fit_of_its_own_with_everything_that_is_set() {
         let places = [(-1.0f32, 0, 60), (0.0, 0, 12), (0.0, 1, 8), (1.0, 1, 10)];
@@ -283,13 +283,10 @@ mod tests {
         let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 2).unwrap();
         let base = SvmConfig { tol: 1e-6, ..SvmConfig::default() };
         let balanced = SvmConfig { class_weight: ClassWeight::Balanced, ..base.clone() };
-        let crammer_singer = SvmConfig { multi_class: MultiClass::CrammerSinger, ..balanced.clone() };
         let mut all = Vec::new();
-        for config in [base.clone(), balanced, crammer_singer, SvmConfig { standardize: true, ..base }] {
+        for config in [base, balanced] {
             let found = config.errors_along_path(&Fold { fit: &data, held_out: &data }).unwrap();
-            // By little C, what is at 0 is between the classes for Crammer and Singer.
-            let first = if config.multi_class == MultiClass::Ovr { 0 } else { 5 };
-            for (found, &c) in found.iter().zip(&PATH).skip(first) {
+            for (found, &c) in found.iter().zip(&PATH) {
                 let config = SvmConfig { c: c.into(), ..config.clone() };
                 let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
                 let predicted = head.logits(data.features()).unwrap().argmax();
@@ -298,6 +295,6 @@ mod tests {
             }
             all.push(found);
         }
-        assert!(all[0] != all[1] && all[0] != all[3], "{all:?}");
+        assert!(all[0] != all[1], "{all:?}");
     }
 }

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+use headstock_heads::{Features, FitContext, HeadKind, Registry, TrainingSet};
 use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
 
@@ -237,7 +237,7 @@ fn another_seed_of_svm_goes_another_way_to_the_same_optimum() {
 fn some_heads_start_from_another_and_the_others_do_not() {
     let registry = Registry::builtin();
     let warm = registry.iter().filter(|kind| kind.configure(toml::Table::new()).unwrap().starts_warm());
-    assert_eq!(warm.map(|kind| kind.name()).collect::<Vec<_>>(), ["cosine", "linear", "mlp", "svm"]);
+    assert_eq!(warm.map(HeadKind::name).collect::<Vec<_>>(), ["cosine", "linear", "mlp", "svm"]);
 }
 
 // effect: head.kind

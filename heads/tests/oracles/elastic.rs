@@ -11,11 +11,11 @@ type Of<T> = (&'static str, T, f64);
 const PENALTIES: [Of<Penalty>; 2] = [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)];
 
 /// Each with `C` and class weights.
-fn with_cases(penalty: Of<Penalty>) -> [(Of<Penalty>, (&'static str, f64, ClassWeight)); 3] {
+fn with_cases(penalty: Of<Penalty>) -> [(Of<Penalty>, Of<ClassWeight>); 3] {
     [
-        ("", 0.5, ClassWeight::None),
-        ("-0.1", 0.1, ClassWeight::None),
-        ("-balanced", 0.5, ClassWeight::Balanced),
+        ("", ClassWeight::None, 0.5),
+        ("-0.1", ClassWeight::None, 0.1),
+        ("-balanced", ClassWeight::Balanced, 0.5),
     ]
     .map(|case| (penalty, case))
 }
@@ -27,7 +27,7 @@ fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
     let golden = Golden::load("elastic/scikit-learn.safetensors");
     for name in ["two", "five"] {
         let set = golden.set(name);
-        for ((ratio, penalty, l1_ratio), (case, c, class_weight)) in
+        for ((ratio, penalty, l1_ratio), (case, class_weight, c)) in
             PENALTIES.into_iter().flat_map(with_cases)
         {
             let case = format!("{name}.{ratio}{case}");
