@@ -9,7 +9,7 @@ use thiserror::Error;
 /// Stdout: figures for people, and with `--json` a last line for programs.
 pub(crate) struct Output {
     json: bool,
-    out: io::BufWriter<io::Stdout>,
+    out: io::BufWriter<Box<dyn Write>>,
 }
 
 /// Stdout takes no more. A type of its own: a reader who has seen enough is no failure, and a broken pipe elsewhere is one.
@@ -26,7 +26,18 @@ impl StdoutError {
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, out: io::BufWriter::new(io::stdout()) }
+        Self { json, out: io::BufWriter::new(Box::new(io::stdout())) }
+    }
+
+    /// What `print` writes in place of to stdout.
+    #[cfg(test)]
+    pub(crate) fn printed(json: bool, print: impl FnOnce(&mut Self)) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let again = file.reopen().expect("the same file");
+        let mut output = Self { json, out: io::BufWriter::new(Box::new(again)) };
+        print(&mut output);
+        output.flush().expect("a file takes it");
+        std::fs::read_to_string(file.path()).expect("text")
     }
 
     /// A line.
@@ -74,6 +85,18 @@ impl<T: fmt::Display> fmt::Display for Shown<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_a_line_where_they_are_asked_for_and_all_is_shown_at_once() {
+        let print = |out: &mut Output| {
+            out.line("a line").unwrap();
+            out.record(["a,b".to_owned(), "say \"c\"".to_owned()]).unwrap();
+            out.figures(&[1, 2]).unwrap();
+        };
+        let text = "a line\n\"a,b\",\"say \"\"c\"\"\"\n";
+        assert_eq!(Output::printed(false, print), text);
+        assert_eq!(Output::printed(true, print), format!("{text}[1,2]\n"));
+    }
 
     #[test]
     fn only_a_reader_who_left_is_one() {

@@ -150,3 +150,50 @@ impl Printer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headstock_heads::{Conformal, SetMethod};
+
+    use super::*;
+
+    fn printed(format: Format, sets: Option<Sets>, rows: &[(&[f32], u32)]) -> String {
+        let classes = ["a", "b\nc", "d", "e"].map(str::to_owned);
+        Output::printed(false, |out| {
+            let mut printer = Printer { format, classes: &classes, sets, out };
+            printer.header().unwrap();
+            for &(probabilities, predicted) in rows {
+                printer.row(&PathBuf::from("x.jpg").into(), Prediction { probabilities, predicted }).unwrap();
+            }
+        })
+    }
+
+    #[test]
+    fn the_table_has_three_classes_and_among_equals_the_predicted_one_first() {
+        let rows: [(&[f32], u32); 3] =
+            [(&[0.1, 0.2, 0.6, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 0)];
+        let expected = "x.jpg  d 0.600  b\\nc 0.200  a 0.100\n\
+            x.jpg  d 0.400  a 0.400  b\\nc 0.100\n\
+            x.jpg  a 0.400  d 0.400  b\\nc 0.100\n";
+        assert_eq!(printed(Format::Table, None, &rows), expected);
+    }
+
+    #[test]
+    fn a_set_stands_behind_the_path_in_the_table_and_last_in_the_other_formats() {
+        // Nine photos whose class had 0.25: a set has the classes that have so much.
+        let held_out: &[f32] = &[0.75, 0.25, 0.0, 0.0].repeat(9);
+        let sets = Conformal::fit(held_out, &[1; 9]).unwrap().sets(0.5, SetMethod::Lac).unwrap();
+        let rows: [(&[f32], u32); 2] = [(&[0.25, 0.5, 0.125, 0.125], 1), (&[0.125, 0.125, 0.25, 0.5], 3)];
+        let table =
+            "x.jpg  {b\\nc, a}  b\\nc 0.500  a 0.250  d 0.125\nx.jpg  {e, d}  e 0.500  d 0.250  a 0.125\n";
+        assert_eq!(printed(Format::Table, Some(sets), &rows), table);
+        let csv = "path,predicted,probability,a,\"b\nc\",d,e,set\n\
+            x.jpg,\"b\nc\",0.5,0.25,0.5,0.125,0.125,\"b\nc|a\"\nx.jpg,e,0.5,0.125,0.125,0.25,0.5,e|d\n";
+        assert_eq!(printed(Format::Csv, Some(sets), &rows), csv);
+        let jsonl = printed(Format::Jsonl, Some(sets), &rows[1..]);
+        let line: serde_json::Value = serde_json::from_str(&jsonl).unwrap();
+        let probabilities = json!({ "a": 0.125, "b\nc": 0.125, "d": 0.25, "e": 0.5 });
+        let all = json!({ "path": "x.jpg", "predicted": "e", "probability": 0.5, "probabilities": probabilities, "set": ["e", "d"] });
+        assert_eq!(line, all);
+    }
+}

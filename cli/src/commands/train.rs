@@ -120,3 +120,93 @@ fn from_here(path: &Path) -> PathBuf {
     let here = env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).to_path_buf()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn shown(kind: &str, metrics: serde_json::Value, example: Option<&str>) -> Vec<String> {
+        let metrics = serde_json::from_value(metrics).unwrap();
+        let outcome = Outcome { folder: "runs/x 1".into(), metrics, example: example.map(PathBuf::from) };
+        let text = Output::printed(false, |out| show(&outcome, kind, out).unwrap());
+        let program = quoted(program().display());
+        text.lines().map(|line| line.replace(&program, "headstock")).collect()
+    }
+
+    #[test]
+    fn the_run_is_told_with_all_that_was_done_and_with_what_comes_next() {
+        let change = |before: f64| {
+            json!({
+                "before": { "log_loss": before, "ece": before / 2.0 },
+                "after": { "log_loss": 0.125, "ece": 0.0625 },
+            })
+        };
+        let of_sets = json!({ "coverage": 0.875, "mean_size": 1.25, "empty": 0.0 });
+        let mut calibration = change(0.5);
+        calibration["out_of_fold"] = change(0.25);
+        for (name, value) in [("method", json!("temperature")), ("folds", json!(5)), ("samples", json!(30))] {
+            calibration[name] = value;
+        }
+        calibration["temperature"] = json!(2.0);
+        let mut metrics = json!({
+            "top1": 0.75, "top5": 1.0, "macro_f1": 0.5, "log_loss": 0.25, "ece": 0.125,
+            "counts": { "classes": 3, "train": 30, "test": 10, "views": 0, "skipped": 0, "computed": 4 },
+            "chosen": { "C": 0.5, "alpha": 3.0 },
+            "calibration": calibration,
+            "conformal": { "coverage": 0.9, "lac": of_sets, "aps": of_sets },
+            "seconds": { "features": 1.0, "fit": 2.0, "calibration": 3.0, "tune": 4.0, "test": 5.0 },
+        });
+        let figures = "top-1 0.750   top-5 1.000   macro F1 0.500   log loss 0.250   calibration error 0.125";
+        let report = "  runs/x 1/report.html holds what went wrong, class by class";
+        let all = [
+            "linear: 3 classes, trained on 30, tested on 10",
+            "chosen: C = 0.5, alpha = 3",
+            figures,
+            "calibrated: temperature 2.000, which brings log loss from 0.500 to 0.125, calibration error from 0.250 to 0.062",
+            "sets that are to hold the class 0.9 of the time: lac 0.875 with 1.25 classes, aps 0.875 with 1.25 classes",
+            "features 1.0 s (4 computed), fit 2.0 s, tuning 4.0 s, calibration 3.0 s, test 5.0 s",
+            "run: runs/x 1",
+            "",
+            "next:",
+            "  headstock predict 'runs/x 1' 'a b.jpg'",
+            "  headstock train --config 'runs/x 1/headstock.toml' --head svm --set tune.from=head   # seconds: the features are kept",
+            report,
+        ];
+        assert_eq!(shown("linear", metrics.clone(), Some("a b.jpg")), all);
+
+        // Another method has a name in place of a temperature.
+        metrics["calibration"]["method"] = json!("isotonic");
+        metrics["calibration"].as_object_mut().unwrap().remove("temperature");
+        let isotonic = shown("linear", metrics.clone(), None);
+        assert!(
+            isotonic[3].starts_with("calibrated: isotonic, which brings log loss from "),
+            "{isotonic:#?}"
+        );
+        // What was dropped, and what was not done, is not told as done.
+        metrics["calibration"]["dropped"] = json!("isotonic");
+        metrics["seconds"].as_object_mut().unwrap().remove("tune");
+        for name in ["chosen", "conformal"] {
+            metrics.as_object_mut().unwrap().remove(name);
+        }
+        let few = [
+            "svm: 3 classes, trained on 30, tested on 10",
+            figures,
+            "features 1.0 s (4 computed), fit 2.0 s, calibration 3.0 s, test 5.0 s",
+            "run: runs/x 1",
+            "",
+            "next:",
+            "  headstock train --config 'runs/x 1/headstock.toml' --head linear   # seconds: the features are kept",
+            report,
+        ];
+        assert_eq!(shown("svm", metrics, None), few);
+    }
+
+    #[test]
+    fn a_path_below_the_current_folder_is_shown_from_there() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(from_here(&here.join("photos/a.jpg")), Path::new("photos/a.jpg"));
+        assert_eq!(from_here(Path::new("/elsewhere/a.jpg")), Path::new("/elsewhere/a.jpg"));
+    }
+}

@@ -75,6 +75,42 @@ fn the_command_that_comes_next_trains_the_best() {
     assert_eq!(config["split"]["seed"].as_integer(), Some(3));
 }
 
+#[test]
+fn the_command_that_comes_next_has_what_was_set_and_what_the_best_changes_of_the_config() {
+    let project = Project::given("compare/overlapping");
+    let text = project.read("headstock.toml");
+    project.write("my config.toml", &(text + "[head]\nkind = \"linear\"\nC = 10.0\n"));
+    let compare =
+        ["compare", "--config", "my config.toml", "--heads", "linear", "--set", "head.max_iter=500"];
+    let done = project.run(&compare).ok();
+    let next = done.stdout.lines().last().unwrap();
+    // The best has the head's default, which is another value than the config's.
+    let expected = " train --config 'my config.toml' --set 'head.max_iter=500' --set 'head.C=1.0'";
+    assert!(next.ends_with(expected), "{next}");
+    // For another head than the config's, its keys are those of another one.
+    let other = ["compare", "--heads", "svm", "--set", "head.max_iter=500", "--set", "split.seed=1"];
+    let done = project.run(&other).ok();
+    let next = done.stdout.lines().last().unwrap();
+    let expected = " train --head svm --set 'split.seed=1'";
+    assert!(next.ends_with(expected), "{next}");
+}
+
+#[test]
+fn what_fits_warn_of_is_told_once_a_candidate_with_how_often() {
+    let project = Project::given("compare/overlapping");
+    let compare = ["compare", "--heads", "linear", "--set", "head.max_iter=1", "--json"];
+    let done = project.run(&compare).ok();
+    let best = done.json()["candidates"][0].clone();
+    let warnings = best["warnings"].as_array().unwrap();
+    assert!(warnings.len() > 1 && warnings.len() <= 5, "one a fold at most: {warnings:?}");
+    let [first, more] =
+        [warnings[0].as_str().unwrap(), &format!("(and {} warnings like it)", warnings.len() - 1)];
+    assert_eq!(done.stderr, format!("warning: linear (C = 0.1, max_iter = 1): {first} {more}\n"));
+    assert_eq!(best["changed"], serde_json::json!({ "C": 0.1, "max_iter": 1 }));
+    let all = project.run(&[&compare[..], &["--all"]].concat()).ok();
+    assert_eq!(all.stderr.lines().count(), 3, "a line a candidate that is shown: {}", all.stderr);
+}
+
 // effect: compare --out, compare --all
 #[test]
 fn every_candidate_is_in_the_file_and_with_all_in_the_table() {

@@ -444,3 +444,23 @@ fn a_page_and_a_table_are_written_where_they_are_asked_for_and_only_there() {
         staying(&project, &figures).iter().map(|id| format!("{id},{}\n", &id[..1])).collect();
     assert_eq!(project.read("c.csv"), format!("id,label\n{}", rows.concat()));
 }
+
+#[test]
+fn a_clean_table_of_folders_to_train_and_to_test_on_says_which_is_which() {
+    let project = noise(12);
+    for (number, class) in ["a", "b"].into_iter().enumerate() {
+        draw(&project, &format!("later/{class}/x.png"), 200 + number as u32);
+    }
+    project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\ntest_folder = \"later\"\n");
+    let done = project.run(&["doctor", "--quick", "--write-clean", "c.csv", "--json"]).ok();
+    assert_eq!(done.json()["clean"]["split"], true);
+    assert!(done.stdout.contains("\n  [split]\n  method = \"predefined\"\n"), "{}", done.stdout);
+    let rows = crate::support::table(&project.read("c.csv"));
+    let tested = rows.iter().filter(|row| row["split"] == "test").map(|row| row["id"].as_str());
+    assert_eq!(tested.collect::<Vec<_>>(), ["later/a/x.png", "later/b/x.png"]);
+    assert_eq!(rows.iter().filter(|row| row["split"] == "train").count(), 24);
+    // The other way round nothing is said of a split.
+    project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\n");
+    let done = project.run(&["doctor", "--quick", "--write-clean", "d.csv"]).ok();
+    assert!(!done.stdout.contains("[split]") && project.read("d.csv").starts_with("id,label\n"));
+}

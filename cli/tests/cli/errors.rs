@@ -174,9 +174,10 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
     project.write("none.toml", "version = 1\n[backbone]\nweights = \"x\"\n");
     project.write("photos/a/1.jpg", "no photo");
     project.write("file", "");
+    fs::create_dir(project.path("empty")).unwrap();
     let set = |key: &'static str| ["train", "--run", "x", "--set", key];
     let config = |file: &'static str| ["train", "--run", "x", "--config", file];
-    let table: [(&[&str], i32, &[&str]); 37] = [
+    let table: [(&[&str], i32, &[&str]); 38] = [
         // ConfigError
         (
             &config("absent.toml"),
@@ -239,6 +240,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
             &["the data has the classes -1, 7, 300, but the run was trained on 0, 1"],
         ),
         (&["compare", "--folds", "30"], 3, &["--folds 30: "]),
+        (&["predict", "r", "empty"], 3, &["there are no photos in empty"]),
         // Failed
         (
             &["train", "--run", "x", "--head", "mlp", "--set", "head.lr=1e30"],

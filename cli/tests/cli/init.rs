@@ -1,6 +1,7 @@
 //! Configs for what is there.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::{CLASSES, Project};
 
@@ -78,6 +79,8 @@ fn photos_to_test_on_are_those_with_classes_and_what_is_passed_over_is_told() {
     );
     // Kaggle's photos to be predicted.
     touch(&project, &["cats/test/1.jpg", "cats/test/2.jpg"]);
+    // What is hidden is not looked at.
+    touch(&project, &["cats/.thumbnails/1.jpg"]);
     let (config, notes) = written(&project, "cats");
     assert!(config.contains("folder = \"cats/train\"") && config.contains("# test_folder"), "{config}");
     assert_eq!(notes, "note: passed over cats/test: there is no folder per class in it\n");
@@ -259,4 +262,21 @@ fn usual_columns_and_folders_are_tried_in_the_order_of_how_usual_they_are() {
         let images = if folder == "." { case.clone() } else { format!("{case}/{folder}") };
         assert_eq!(data("images").trim_end_matches("/."), images);
     }
+}
+
+// effect: init --label
+#[test]
+fn columns_of_a_parquet_are_found_by_their_usual_names() {
+    let project = Project::empty();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/source/plain.parquet");
+    fs::copy(golden, project.path("p.parquet")).unwrap();
+    let data = |config: &str, more: &[&str]| {
+        project.run(&[&["init", "p.parquet", "--config", config], more].concat()).ok();
+        let config: toml::Table = project.read(config).parse().unwrap();
+        ["parquet", "image", "label"].map(|key| config["data"][key].as_str().unwrap().to_owned())
+    };
+    assert_eq!(data("usual.toml", &[]), ["p.parquet", "picture", "class"]);
+    assert_eq!(data("named.toml", &["--label", "use"]), ["p.parquet", "picture", "use"]);
+    let id = ["init", "p.parquet", "--config", "no.toml", "--id", "x"];
+    project.run(&id).fails(2, &["--images and --id belong to a CSV, and p.parquet is made of shards"]);
 }
