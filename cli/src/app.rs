@@ -90,3 +90,23 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headstock_heads::knn::KnnConfig;
+
+    use super::*;
+
+    fn heads(app: App) -> anyhow::Result<()> {
+        let arguments = Arguments::try_parse_from(["headstock", "heads"]).unwrap();
+        app.dispatch(arguments, &Bars::new(), Instant::now())
+    }
+
+    #[test]
+    fn a_head_whose_name_is_taken_makes_a_program_that_says_so_whatever_it_is_asked_for() {
+        let twice = heads(App::new().with_head::<KnnConfig>()).unwrap_err();
+        let said: Vec<String> = twice.chain().map(ToString::to_string).collect();
+        assert_eq!(said, ["this program is built wrongly", "a head named `knn` is registered already"]);
+        heads(App::default()).unwrap();
+    }
+}

@@ -75,12 +75,16 @@ fn evaluate_and_predict_agree_with_the_run() {
         assert_eq!(done.json()["same_samples"], true);
 
         let table = project.read(&format!("{head}/predictions.csv"));
-        for line in table.lines().skip(1) {
-            let fields: Vec<&str> = line.split(',').collect();
-            let photo = format!("photos/{}", fields[0]);
-            let shown = project.run(&["predict", head, &photo, "--format", "csv"]).ok().stdout;
-            let again: Vec<&str> = shown.lines().nth(1).unwrap().split(',').collect();
-            assert_eq!(again[1..], fields[2..], "{head}: {photo}");
+        let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split(',').collect()).collect();
+        assert_eq!(rows.len(), 6);
+        let photos: Vec<String> = rows.iter().map(|fields| format!("photos/{}", fields[0])).collect();
+        let photos: Vec<&str> = photos.iter().map(String::as_str).collect();
+        let predict = [&["predict", head][..], &photos, &["--format", "csv"]].concat();
+        let shown = project.run(&predict).ok().stdout;
+        assert_eq!(shown.lines().count(), 7);
+        for (line, fields) in shown.lines().skip(1).zip(&rows) {
+            let again: Vec<&str> = line.split(',').collect();
+            assert_eq!(again[1..], fields[2..], "{head}: {}", fields[0]);
         }
     }
 }
