@@ -221,8 +221,10 @@ fn json_adds_one_line_to_stdout_and_changes_no_other() {
     }
     // Notes, warnings and errors go to stderr, so that stdout holds figures alone.
     let other = project.run(&["evaluate", "r", "--set", "split.seed=1", "--json"]).ok();
-    assert!(other.stderr.starts_with("note: these are not the samples that the run was tested on"));
-    assert_eq!(other.stdout.lines().count(), 4, "{}", other.stdout);
+    let told: Vec<&str> = other.stderr.lines().collect();
+    assert!(told[0].starts_with("warning: the run was trained on 15 of these 15"), "{told:?}");
+    assert!(told[1].starts_with("note: these are not the samples that the run was tested on"), "{told:?}");
+    assert_eq!((told.len(), other.stdout.lines().count()), (2, 5), "{}", other.stdout);
     let failed = project.run(&["train", "--json", "--head", "forest"]).fails(2, &["error: "]);
     assert_eq!(failed.stdout, "");
 }

@@ -172,30 +172,6 @@ fn what_cannot_be_tuned_is_refused_with_what_can() {
     project.run(&["train", "--resume", "frozen", "--set", "tune.lr=1"]).fails(2, &["--resume"]);
 }
 
-// effect: train --find-lr, --json
-#[test]
-fn the_rates_worth_trying_are_shown() {
-    let project = Project::new(4);
-    let options = ["--set", "tune.start=random", "--set", "tune.backbone_lr=0.006"];
-    let found = project.run(&[&["train", "--find-lr", "--json"], &TUNE[..], &options].concat()).ok();
-    let json = found.json();
-    assert_eq!(json["backbone_share"], 0.2);
-    // A head of zeros gives each of three classes the same chance.
-    let points = json["points"].as_array().unwrap();
-    let first = |key: &str| points[0][key].as_f64().unwrap();
-    assert!((first("loss") - 3f64.ln()).abs() < 1e-6 && first("lr") == 1e-6, "{}", points[0]);
-    // What is suggested is where the curve says.
-    let smoothed = |at: usize| points[at]["smoothed"].as_f64().unwrap();
-    let fall = |at: &usize| smoothed(at + 1) - smoothed(*at);
-    let steepest = (0..points.len() - 1).min_by(|a, b| fall(a).total_cmp(&fall(b))).unwrap();
-    let lowest = (0..points.len()).min_by(|a, b| smoothed(*a).total_cmp(&smoothed(*b))).unwrap();
-    assert_eq!(json["steepest"], points[steepest]["lr"]);
-    assert_eq!(json["a_tenth_of_lowest"].as_f64().unwrap(), points[lowest]["lr"].as_f64().unwrap() / 10.0);
-    assert!(smoothed(lowest) < 0.9 * smoothed(0), "{}", smoothed(lowest));
-    assert!(found.stdout.contains("learning rate of the head"), "{}", found.stdout);
-    assert!(!project.path("runs").exists(), "nothing is trained");
-}
-
 fn start(project: &Project, arguments: &[&str]) -> Child {
     let mut command = project.command(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts")
