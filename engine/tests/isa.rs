@@ -1,5 +1,7 @@
 //! The variable that forces an instruction set, in processes that have it.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::env::current_exe;
 use std::process::Command;
 

@@ -161,7 +161,10 @@ impl Folder {
     /// Why there are none.
     #[track_caller]
     pub(crate) fn refusal(&self, config: &str, set: &[impl AsRef<str>]) -> String {
-        Samples::read(&self.settings(config, set), &()).err().expect("it is refused").to_string()
+        match Samples::read(&self.settings(config, set), &()) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("it is not refused"),
+        }
     }
 }
 

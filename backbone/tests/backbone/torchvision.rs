@@ -37,6 +37,7 @@ fn every_tap_of_resnet152_is_torchvisions() {
     every_tap_is_torchvisions("resnet152");
 }
 
+#[expect(clippy::print_stdout, reason = "which instruction sets were compared depends on the machine")]
 fn every_tap_is_torchvisions(network: &str) {
     let checkpoint = State::formula(network).trunk().written().open().unwrap();
     let on = |isa| Backbone::on_cpu(&checkpoint, isa, Precision::F32).unwrap();

@@ -158,7 +158,7 @@ fn the_best_is_trained_on_the_whole_training_part_and_on_nothing_else() {
     let noted = notes(tag);
     // What is judged at the end is the first fit; the others calibrate it.
     assert_eq!(noted[0].rows, train);
-    assert_eq!(noted[0].asked, [test.clone()]);
+    assert_eq!(noted[0].asked, std::slice::from_ref(&test));
     assert!(noted.len() > 2, "{}", noted.len());
     let mut held_out = Vec::new();
     for noted in &noted[1..] {

@@ -246,10 +246,8 @@ fn a_warm_start_begins_where_the_earlier_run_ended_with_its_classes_where_they_w
     write(folder.path(), "x", &turned);
     let (_, other) = train_on("other", None, "");
     assert_eq!(other.model.record.classes, first.model.record.classes, "sorted by name");
-    let text = format!(
-        "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8"
-    );
-    let settings = Config::parse(&text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+    let text = "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8";
+    let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
     let place = folder.path().join("turned");
     assert_ne!(Samples::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
     train(&settings, Some(&first), &RunPlace::Named(place.clone()), &()).unwrap();
@@ -258,6 +256,9 @@ fn a_warm_start_begins_where_the_earlier_run_ended_with_its_classes_where_they_w
     let begun: f64 = table(&place, "history.csv")[1][1].parse().unwrap();
     assert!(begun < 1.05 * end, "{begun} after {end}");
 }
+
+/// What is changed in a model's metadata and tensors.
+type Damage = dyn Fn(&mut serde_json::Value, &mut Tensors);
 
 #[test]
 fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
@@ -271,7 +272,7 @@ fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
     let stored = tensors::Stored::open(&path).unwrap();
     let entry: serde_json::Value = serde_json::from_str(stored.entry("headstock").unwrap()).unwrap();
     let kept = stored.tensors().unwrap();
-    let refused = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors)| {
+    let refused = |change: &Damage| {
         let (mut entry, mut tensors) = (entry.clone(), kept.clone());
         change(&mut entry, &mut tensors);
         let metadata = std::collections::HashMap::from([("headstock".to_owned(), entry.to_string())]);
@@ -279,7 +280,7 @@ fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
         Run::open(&place, &registry()).err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert_eq!(refused(&|_, _| ()), "", "as it was");
-    let cases: [(&dyn Fn(&mut serde_json::Value, &mut Tensors), &str); 6] = [
+    let cases: [(&Damage, &str); 6] = [
         (&|entry, _| entry["format"] = 2.into(), "its format is 2, and this headstock reads 1"),
         (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
         (

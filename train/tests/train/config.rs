@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstock_heads::Registry;
+use headstock_heads::{HeadKind, Registry};
 use headstock_train::config::{Config, ConfigError, Settings};
 
 fn corpus(kind: &str) -> Vec<PathBuf> {
@@ -274,7 +274,7 @@ fn a_key_that_is_left_out_has_the_value_that_the_table_says() {
 #[test]
 fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
     assert_eq!(resolve(MINIMAL, &[]).unwrap().head.kind(), "linear");
-    let kinds: Vec<&str> = Registry::builtin().iter().map(|head| head.name()).collect();
+    let kinds: Vec<&str> = Registry::builtin().iter().map(HeadKind::name).collect();
     assert_eq!(kinds, ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"]);
     for kind in kinds {
         let settings = resolve(MINIMAL, &[&format!("head.kind={kind}")]).unwrap();

@@ -189,7 +189,8 @@ fn the_network_runs_on_the_device_that_is_named() {
     let [first, third] = [0, 2].map(DeviceChoice::Cuda);
     assert_eq!(choices, [DeviceChoice::Cpu, DeviceChoice::Auto, first, third]);
     if cfg!(not(feature = "cuda")) {
-        let error = stock(&named("cuda:2")).load().err().expect("there is none").to_string();
+        let Err(error) = stock(&named("cuda:2")).load() else { panic!("there is none") };
+        let error = error.to_string();
         assert!(error.contains("`backbone.device = \"cuda:2\"` needs a binary built with CUDA"), "{error}");
     }
 }

@@ -129,7 +129,7 @@ impl Trace {
         let reserved = place.reserve(&settings.source).unwrap();
         let Outcome { metrics, .. } = prepared.train(&settings, None, reserved, &()).unwrap();
         let (mut fits, mut asked) = (Vec::new(), Vec::new());
-        for event in EVENTS.with(|events| events.take()) {
+        for event in EVENTS.take() {
             match event {
                 Event::Fit { ids, labels, groups } => {
                     let of: Vec<usize> = ids.iter().map(|id| rows[id]).collect();
