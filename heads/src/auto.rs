@@ -49,3 +49,23 @@ impl Visitor<'_> for NumberOrAuto {
         if text == AUTO { Ok(None) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::Error as Wrong;
+
+    use super::*;
+
+    fn read<'de>(value: impl IntoDeserializer<'de, Wrong>) -> Result<Option<f64>, String> {
+        deserialize(value.into_deserializer(), "a number").map_err(|error| error.to_string())
+    }
+
+    /// TOML has signed whole numbers, JSON has unsigned ones.
+    #[test]
+    fn whole_numbers_of_every_format_are_numbers() {
+        assert_eq!([read(3u64), read(-3i64), read(0.5f64)], [Ok(Some(3.0)), Ok(Some(-3.0)), Ok(Some(0.5))]);
+        assert_eq!(read(AUTO), Ok(None));
+        assert_eq!(read("none"), Err("invalid value: string \"none\", expected a number or \"auto\"".into()));
+    }
+}

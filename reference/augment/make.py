@@ -28,7 +28,7 @@ MODES = {
 
 
 def photo(kind, width, height):
-    """Waves, edges and noise; the same with little contrast; one colour."""
+    """Waves, edges and noise; the same with little contrast, and mostly white; one colour."""
     x = np.arange(width, dtype=np.int64)[None, :, None]
     y = np.arange(height, dtype=np.int64)[:, None, None]
     c = np.arange(3, dtype=np.int64)[None, None, :]
@@ -38,12 +38,23 @@ def photo(kind, width, height):
     values = (2 * wave + edge + noise) // 4
     if kind == "pale":
         values = values // 5 + 90
+    if kind == "bright":
+        values = np.minimum(4 * values, 255)
     if kind == "flat":
         values = np.broadcast_to(np.array([200, 90, 17]), values.shape)
     return Image.fromarray(values.astype(np.uint8))
 
 
-PHOTOS = [("full", 31, 23), ("pale", 18, 25), ("flat", 5, 4), ("full", 1, 1), ("full", 1, 7), ("pale", 9, 1), ("full", 2, 3)]
+PHOTOS = [
+    ("full", 31, 23),
+    ("pale", 18, 25),
+    ("flat", 5, 4),
+    ("full", 1, 1),
+    ("full", 1, 7),
+    ("pale", 9, 1),
+    ("full", 2, 3),
+    ("bright", 32, 24),
+]
 USUAL = PHOTOS[:2]
 
 AFFINES = [

@@ -74,3 +74,34 @@ fn measured(
     }
     Ok(Throughput { photos: features.computed(), seconds })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{Folder, network};
+
+    #[test]
+    fn a_batch_for_each_thread_at_least_is_measured_and_leaves_nothing_in_the_cache() {
+        let folder = Folder::new();
+        folder.weights("backbone");
+        for number in 0..40 {
+            folder.picture(&format!("photos/{}/{number}.png", ["cat", "dog"][number as usize % 2]), number);
+        }
+        let config = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n\
+                      [features]\ncache = \"cache\"";
+        let settings = folder.settings(config, &[""; 0]);
+        let stock = Stock::open(settings.options.backbone.as_ref().unwrap(), &()).unwrap();
+        let photos = |threads: usize, limit: u64| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let limit = Duration::from_secs(limit);
+            let measured = pool.install(|| throughput(&settings, &stock, network(), limit, &())).unwrap();
+            assert!(measured.seconds > 0.0);
+            measured.photos
+        };
+        assert_eq!([photos(1, 0), photos(2, 0), photos(4, 0)], [2 * BATCH, 4 * BATCH, 40]);
+        // As many as the first ones take of an hour: all that are left.
+        assert_eq!(photos(1, 3600), 40 - 2 * BATCH);
+        let left = |name| folder.path(name).read_dir().map_or(0, Iterator::count);
+        assert_eq!((left("cache"), left("")), (0, 2));
+    }
+}

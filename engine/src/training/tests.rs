@@ -197,8 +197,11 @@ fn products_have_the_same_bits_on_any_number_of_threads() {
     let shape =
         Shape { photos: 3, height: 40, width: 37, inputs: 24, outputs: 40, kernel: 3, stride: 2, padding: 1 };
     let at_points = Shape { photos: 5, inputs: 48, outputs: 32, height: 11, width: 7, stride: 1, ..shape };
+    // More positions than a slice has, of few weights: with more threads there are more chunks of outputs.
+    let in_slices =
+        Shape { photos: 1, height: 60, width: 61, inputs: 4, outputs: 150, kernel: 1, stride: 1, padding: 0 };
     for (shape, (_, mut products)) in
-        [shape, at_points].into_iter().flat_map(|s| kernels().map(move |k| (s, k)))
+        [shape, at_points, in_slices].into_iter().flat_map(|s| kernels().map(move |k| (s, k)))
     {
         let mut on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -181,6 +181,30 @@ proptest! {
         }
     }
 
+    /// Of folds that fit a group equally well the one with the fewest rows takes it: the sizes are those of what the folds hold,
+    /// also after a group moved.
+    #[test]
+    fn sizes_are_counted_when_groups_move(
+        (labels, groups) in rows(), moves in prop::collection::vec((0usize..30, prop::option::of(0usize..3)), 0..60),
+    ) {
+        let groups = groups_of(&labels, Some(&groups), SEED);
+        let mut dealt = Dealt::new(&groups, 3, 1.0 / 3.0);
+        for (group, to) in moves {
+            dealt.put(group % groups.len(), to);
+        }
+        for fold in 0..3 {
+            let held: Vec<&Group> =
+                groups.iter().zip(&dealt.fold_of).filter(|(_, of)| **of == Some(fold)).map(|(group, _)| group).collect();
+            prop_assert_eq!(dealt.sizes[fold], held.iter().map(|group| group.rows.len()).sum::<usize>());
+            for class in 0..dealt.all.len() {
+                let of_class = |group: &&Group| group.rows_of.iter().find(|(own, _)| *own == class).map(|(_, rows)| *rows);
+                let rows: Vec<usize> = held.iter().filter_map(of_class).collect();
+                let count = dealt.held[fold][class];
+                prop_assert_eq!((count.rows, count.groups), (rows.iter().sum(), rows.len()));
+            }
+        }
+    }
+
     #[test]
     fn rows_in_another_order_fall_into_the_same_parts(
         (labels, groups) in rows(), count in 2usize..6, fraction in 0.0f64..1.0, seed: u64,

@@ -255,9 +255,40 @@ mod tests {
 
     #[test]
     fn rosenbrocks_valley_leads_to_its_known_minimum() {
-        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &|v| v.to_vec(), STOPPING, rosenbrock, |_| {});
+        let mut evaluations = 0;
+        let counted = |x: &[f64], gradient: &mut [f64]| {
+            evaluations += 1;
+            rosenbrock(x, gradient)
+        };
+        let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &|v| v.to_vec(), STOPPING, counted, |_| {});
         assert!(minimum.converged, "{:?}", minimum.progress);
+        // 58 in 43 iterations; other instructions may round otherwise.
+        assert!(evaluations < 63, "{evaluations}");
         assert!(minimum.point.iter().all(|x| (x - 1.0).abs() < 1e-7), "{:?}", minimum.point);
+    }
+
+    /// Waves along a line, and a way down that is steep at first: wherever the search ends, the value is low enough for the length
+    /// and the slope is small enough.
+    #[test]
+    fn the_line_search_ends_where_both_of_wolfes_conditions_hold() {
+        for case in 0..400 {
+            let (wave, steep) = (1.0 + f64::from(case % 20), 10f64.powf(f64::from(case / 20 % 5) - 2.0));
+            let shift = f64::from(case / 100) * 0.7;
+            let function = |x: &[f64], gradient: &mut [f64]| {
+                let x = steep * x[0];
+                gradient[0] = steep * ((x - 3.0) * 0.2 + 0.5 * (wave * x + shift).cos());
+                0.1 * (x - 3.0).powi(2) + 0.5 / wave * (wave * x + shift).sin()
+            };
+            let mut gradient = vec![0.0];
+            let value = function(&[0.0], &mut gradient);
+            let direction = [-gradient[0].signum()];
+            let start = At { point: vec![0.0], value, gradient: gradient.clone() };
+            let end = line_search(&start, &direction, Vectors::new(), &mut &function).unwrap();
+            let slope = gradient[0] * direction[0];
+            let length = end.point[0] * direction[0];
+            assert!(end.value <= value + SUFFICIENT_DECREASE * length * slope, "case {case}");
+            assert!(end.gradient[0].abs() <= -CURVATURE * slope, "case {case}");
+        }
     }
 
     #[test]

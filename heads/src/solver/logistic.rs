@@ -207,6 +207,7 @@ impl<'a> Logistic<'a> {
 mod tests {
     use super::*;
     use crate::random::Keyed;
+    use crate::solver::lbfgs;
 
     #[test]
     fn the_gradient_is_the_one_of_finite_differences() {
@@ -230,6 +231,31 @@ mod tests {
             let slope = (beside(1e-5) - beside(-1e-5)) / 2e-5;
             assert!((slope - gradient[i]).abs() < 1e-9, "component {i}: {slope} and {}", gradient[i]);
         }
+    }
+
+    /// What features have in common is taken out: of features that are nearly the same the fit needs a few iterations.
+    #[test]
+    fn an_inverse_of_the_covariance_needs_few_iterations() {
+        let (n, width, classes) = (600, 12, FEWEST_CLASSES);
+        let mut random = Keyed::new(&[3]);
+        let rows: Vec<f32> = (0..n)
+            .flat_map(|_| {
+                let common = random.uniform();
+                (0..width).map(|_| (common + 0.02 * random.uniform()) as f32).collect::<Vec<_>>()
+            })
+            .collect();
+        let labels: Vec<u32> = (0..n).map(|_| random.below(classes) as u32).collect();
+        let logistic = Logistic::new(Features::new(&rows, width).unwrap(), labels, &vec![1.0; n], classes);
+        let stopping = lbfgs::Stopping { tolerance: 1e-8, iterations: 1000 };
+        let iterations = |inverse: &dyn Fn(&[f64]) -> Vec<f64>| {
+            let evaluate = |point: &[f64], gradient: &mut [f64]| logistic.evaluate(1e-4, point, gradient);
+            let minimum = lbfgs::minimize(vec![0.0; logistic.len()], inverse, stopping, evaluate, |_| {});
+            assert!(minimum.converged);
+            minimum.progress.len()
+        };
+        let with = iterations(&logistic.inverse_covariance(1e-4).unwrap());
+        let without = iterations(&logistic.inverse_diagonal(1e-4));
+        assert!(2 * with < without, "{with} and {without}");
     }
 
     #[test]

@@ -100,6 +100,28 @@ proptest! {
 }
 
 #[test]
+fn sizes_at_a_limit_are_usual_ones() {
+    let sizes = Sizes { median: 10_000 };
+    for (size, extreme) in [
+        ((32, 400), false),
+        ((31, 400), true),
+        ((400, 31), true),
+        ((500, 500), false),
+        ((500, 501), true),
+        ((20, 20), true),
+    ] {
+        assert_eq!(sizes.are_extreme(size), extreme, "{size:?}");
+    }
+    // 25 times fewer than the median.
+    let large = Sizes { median: 100_000 };
+    assert_eq!([(64, 62), (63, 63), (50, 80)].map(|size| large.are_extreme(size)), [true, true, false]);
+    assert_eq!(
+        [(300, 100), (301, 100), (100, 300), (100, 301), (1, 1)].map(Sizes::are_long),
+        [false, true, false, true, false]
+    );
+}
+
+#[test]
 fn names_are_similar_by_case_signs_and_slips() {
     let pairs = [
         ("Dress", "dress", Some(Likeness::Case)),

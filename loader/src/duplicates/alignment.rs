@@ -237,3 +237,23 @@ fn solve(mut rows: [[f64; 7]; 6]) -> Option<[f64; 6]> {
     }
     Some(std::array::from_fn(|row| rows[row][6] / rows[row][row]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_correlation_is_that_of_directions_and_0_where_one_has_none() {
+        let pairs = [(1.0, 2.0), (-3.0, 0.5), (0.25, 4.0)];
+        let swapped = pairs.map(|(a, b)| (b, a));
+        // (2 - 1.5 + 1) / sqrt((1 + 9 + 1/16) (4 + 1/4 + 16))
+        let expected = 1.5 / (10.0625f32 * 20.25).sqrt();
+        for pairs in [pairs, swapped] {
+            assert!((normalised(pairs.into_iter()) - expected).abs() < 1e-6);
+        }
+        assert_eq!(normalised(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
+        for none in [[(0.0, 1.0), (0.0, -2.0)], [(1.0, 0.0), (-2.0, 0.0)], [(0.0, 0.0); 2]] {
+            assert_eq!(normalised(none.into_iter()), 0.0, "{none:?}");
+        }
+    }
+}

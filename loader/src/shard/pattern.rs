@@ -141,7 +141,18 @@ mod tests {
     fn numbers_in_braces_keep_their_width() {
         assert_eq!(in_braces("a-{08..10}.tar").unwrap(), ["a-08.tar", "a-09.tar", "a-10.tar"]);
         assert_eq!(in_braces("{1..2}{0..1}").unwrap(), ["10", "20", "11", "21"]);
-        for wrong in ["{", "{1}", "{a..b}", "{2..1}", "{0..9999999999}", "{0..999}{0..999}"] {
+        assert_eq!(in_braces(&format!("{{1..{MOST}}}")).unwrap().len(), MOST);
+        assert_eq!(in_braces("{1..100}{1..1000}").unwrap().len(), MOST);
+        for wrong in [
+            "{",
+            "{1}",
+            "{a..b}",
+            "{2..1}",
+            "{0..9999999999}",
+            "{0..100000}",
+            "{0..999}{0..999}",
+            "{1..1001}{1..100}",
+        ] {
             assert!(in_braces(wrong).is_err(), "{wrong}");
         }
     }

@@ -180,3 +180,16 @@ fn taken(folder: &Path) -> TrainError {
         folder.display()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number that is taken is passed over; what else fails is said, once.
+    #[test]
+    fn what_cannot_be_renamed_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = numbered(&folder.path().join("missing"), "a head of this test").unwrap_err().to_string();
+        assert!(error.contains("runs/a head of this test-1"), "{error}");
+    }
+}

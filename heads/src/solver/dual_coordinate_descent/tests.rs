@@ -78,3 +78,51 @@ proptest! {
         }
     }
 }
+
+/// More samples than exact steps take, of features that differ a thousandfold in scale: sweeps alone would take many rounds.
+#[test]
+fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
+    let (n, width) = (2 * kernel::LARGEST, 12);
+    let mut random = Keyed::new(&[1]);
+    let values: Vec<f32> = (0..n)
+        .flat_map(|_| (0..width).map(|column| 10f64.powf(-0.25 * column as f64)).collect::<Vec<_>>())
+        .map(|scale| (scale * (random.uniform() - 0.5)) as f32)
+        .collect();
+    let features = Features::new(&values, width).unwrap();
+    let positive: Vec<bool> =
+        features.rows().map(|row| row[0] + 30.0 * row[6] + 100.0 * row[9] > 0.1).collect();
+    let problem = Problem {
+        features,
+        squared_norms: &squared_norms(features, 1.0),
+        constant: 1.0,
+        positive: &positive,
+        cost: [10.0; 2],
+        loss: Loss::SquaredHinge,
+    };
+    let solution = solve(problem, None, STOPPING);
+    assert!(solution.converged && solution.progress.len() < 20, "{}", solution.progress.len());
+}
+
+/// What is held grows with the samples that were ever asked for, but never past its bound.
+#[test]
+fn products_of_no_more_samples_than_fit_are_held() {
+    let values: Vec<f32> = (0..2 * kernel::LARGEST).map(|i| i as f32).collect();
+    let features = Features::new(&values, 1).unwrap();
+    let problem = Problem {
+        features,
+        squared_norms: &squared_norms(features, 1.0),
+        constant: 1.0,
+        positive: &vec![true; values.len()],
+        cost: [1.0; 2],
+        loss: Loss::Hinge,
+    };
+    let mut held = Kernel::new(values.len());
+    assert!(held.hold(&[3, 1], &problem) && held.hold(&[1, 7], &problem));
+    assert_eq!(held.samples(), [3, 1, 7]);
+    let most: Vec<usize> = (100..100 + kernel::LARGEST).collect();
+    assert!(held.hold(&most, &problem));
+    assert_eq!(held.samples(), most);
+    assert!(held.hold(&[3], &problem));
+    assert_eq!(held.samples(), [3]);
+    assert!(!held.hold(&(0..=kernel::LARGEST).collect::<Vec<_>>(), &problem));
+}

@@ -20,6 +20,7 @@ pub(in crate::augment) fn photo(case: &Value) -> RgbImage {
     match kind.as_str() {
         "full" => {}
         "pale" => photo.iter_mut().for_each(|value| *value = *value / 5 + 90),
+        "bright" => photo.iter_mut().for_each(|value| *value = value.saturating_mul(4)),
         "flat" => photo.pixels_mut().for_each(|pixel| pixel.0 = [200, 90, 17]),
         _ => panic!("{kind}"),
     }

@@ -74,6 +74,31 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     out.into_inner().unwrap()
 }
 
+/// In whatever order they stand.
+#[test]
+fn of_several_files_that_tell_a_class_cls_comes_before_json_and_json_before_txt() {
+    let class = |notes: &[(&str, &[u8])]| {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("x.tar"), archive(&[&[("a.png", b"x".as_slice())], notes].concat()))
+            .unwrap();
+        let dataset =
+            read(&WebDatasetSource { shards: vec![root.path().join("x.tar")], ..source(&[]) }).unwrap();
+        dataset.classes.name(dataset.samples[0].label).to_owned()
+    };
+    let (cls, json, txt): ((&str, &[u8]), (&str, &[u8]), (&str, &[u8])) =
+        (("a.cls", b"1"), ("a.JSON", b"{\"label\": \"two\"}"), ("a.txt", b"three\n"));
+    for notes in [[cls, json, txt], [txt, json, cls], [json, txt, cls], [json, cls, txt]] {
+        assert_eq!(class(&notes), "1");
+    }
+    assert_eq!([class(&[json, txt]), class(&[txt, json])], ["two", "two"]);
+    // What is empty tells none.
+    for empty in [("a.cls", b" ".as_slice()), ("a.json", b"{\"label\": null}"), ("a.json", b"{}")] {
+        assert_eq!(class(&[empty, txt]), "three");
+    }
+    // A name of its own up to the first dot.
+    assert_eq!(class(&[("a.b.cls", b"4"), ("a.cls", b"1")]), "1");
+}
+
 fn refused(bytes: &[u8]) -> String {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("x.tar"), bytes).unwrap();

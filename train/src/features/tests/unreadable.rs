@@ -59,6 +59,20 @@ fn photos_of_more_pixels_than_that_are_not_decoded() {
     assert_eq!(project.computed(&["data.max_pixels=1920"], 0), 1);
     // What is kept needs no decoding.
     assert_eq!(project.computed(&["data.max_pixels=1919"], 0), 0);
+    // Nor are they rendered, where nothing has looked at them before, as in prediction.
+    let rendered = |most: &str| {
+        let options = project.settings(&[most]).options;
+        let bytes = project.bytes(0);
+        let hash = Sha256::digest(&bytes).into();
+        let renderer = Renderer::new(plain(), options.augment, &options.data);
+        [
+            renderer.plain_view(&bytes).is_ok(),
+            Renderer::plain(plain(), &options.data).plain_view(&bytes).is_ok(),
+            renderer.rendering(&project.photos[0], &hash, Rendering::View(1)).is_ok(),
+        ]
+    };
+    assert_eq!(rendered("data.max_pixels=1919"), [false; 3]);
+    assert_eq!(rendered("data.max_pixels=1920"), [true; 3]);
     // As large as is allowed by default, and no larger.
     assert_eq!(Project::new(&[]).settings(&[]).options.data.max_pixels, 200_000_000);
 }
