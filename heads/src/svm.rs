@@ -224,6 +224,36 @@ mod tests {
     use crate::data::Features;
     use crate::head::Head;
 
+    /// Bytes by hand: of each array the values in it, and what a value takes.
+    #[test]
+    fn memory_is_that_of_the_arrays_that_a_fit_makes() {
+        let shape = Shape { samples: 3000, features: 50, classes: 7 };
+        let all_at_once = SvmConfig {
+            multi_class: MultiClass::CrammerSinger,
+            c: Strength::Given(1.0),
+            ..SvmConfig::default()
+        };
+        // Multipliers in f64, numbers of classes in u32; planes, twice, and packed.
+        let solver = 3000 * 7 * (8 + 4) + 3 * (7 * 50 * 8);
+        assert_eq!(all_at_once.memory(shape), solver);
+        // A copy of the features in f32 for each of the two.
+        let copy = 3000 * 50 * 4;
+        let standardized = SvmConfig { standardize: true, ..all_at_once };
+        assert_eq!(standardized.memory(shape), copy + solver);
+        let chosen = SvmConfig { c: Strength::Auto, ..standardized.clone() };
+        assert_eq!(chosen.memory(shape), 2 * copy + solver);
+        // Multipliers and planes twice; for each thread 12 bytes for each pair of the 1280 samples that are held, two blocks of 128
+        // rows in f64, and 40 bytes for each sample.
+        let by_class = |threads: u64| {
+            2 * (7 * 3000 * 8 + 7 * 50 * 8) + threads * (12 * 1280 * 1280 + 2 * 128 * 50 * 8 + 40 * 3000)
+        };
+        let config = SvmConfig { multi_class: MultiClass::Ovr, standardize: false, ..standardized };
+        for (threads, busy) in [(1, 1), (2, 2), (16, 7)] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| config.memory(shape)), by_class(busy));
+        }
+    }
+
     #[test]
     fn svm_keeps_the_laws_of_heads() {
         check_head::<SvmConfig>();

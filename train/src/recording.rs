@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Settings};
 
-/// What a fit was given. Rows are known by their first feature.
+/// What a fit was given. Rows are known by their [`number`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Noted {
     /// The parameter `point` of the head.
@@ -145,8 +145,15 @@ impl Head for Recording {
     }
 }
 
+/// What a row is known by: those made for a test by their first feature, which is their number; those of photos, which have
+/// more features, by the bits of all (FNV-1a).
+pub(crate) fn number(row: &[f32]) -> u32 {
+    let hash = |hash: u32, value: &f32| (hash ^ value.to_bits()).wrapping_mul(0x0100_0193);
+    if row.len() == 2 { row[0] as u32 } else { row.iter().fold(0x811c_9dc5, hash) }
+}
+
 fn numbers(features: Features<'_>) -> Vec<u32> {
-    features.rows().map(|row| row[0] as u32).collect()
+    features.rows().map(number).collect()
 }
 
 /// The heads, and the one that notes.

@@ -94,3 +94,18 @@ impl Samples {
         Self::clouds((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_values_are_near_the_end_of_f32_and_as_different_as_others() {
+        let (huge, usual) = (Samples::huge(), Samples::in_turn(30, 4, 2, 2.0));
+        let largest = huge.values.iter().copied().fold(0.0, f32::max);
+        assert!(largest.is_finite() && largest > f32::MAX / 2.0, "{largest}");
+        for (huge, usual) in huge.values.iter().zip(&usual.values) {
+            assert!((huge / 1e38 - usual).abs() < 1e-6);
+        }
+    }
+}

@@ -85,8 +85,8 @@ fn of_several_files_that_tell_a_class_cls_comes_before_json_and_json_before_txt(
             read(&WebDatasetSource { shards: vec![root.path().join("x.tar")], ..source(&[]) }).unwrap();
         dataset.classes.name(dataset.samples[0].label).to_owned()
     };
-    let (cls, json, txt): ((&str, &[u8]), (&str, &[u8]), (&str, &[u8])) =
-        (("a.cls", b"1"), ("a.JSON", b"{\"label\": \"two\"}"), ("a.txt", b"three\n"));
+    let [cls, json, txt]: [(&str, &[u8]); 3] =
+        [("a.cls", b"1"), ("a.JSON", b"{\"label\": \"two\"}"), ("a.txt", b"three\n")];
     for notes in [[cls, json, txt], [txt, json, cls], [json, txt, cls], [json, cls, txt]] {
         assert_eq!(class(&notes), "1");
     }

@@ -1,98 +1,9 @@
 //! What a head is fitted on, and what it is asked for: no photo and no group is on both sides.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-use headstock_heads::{
-    Features, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Parameter, Registry, Tensors,
-    TrainingSet,
-};
-use serde::{Deserialize, Serialize};
 
 use super::*;
-
-/// A row of features stands for the photo that it is of.
-type Id = u64;
-
-fn id(row: &[f32]) -> Id {
-    let mut hasher = DefaultHasher::new();
-    row.iter().for_each(|value| value.to_bits().hash(&mut hasher));
-    hasher.finish()
-}
-
-/// What a head was given.
-#[derive(Clone, Debug)]
-enum Event {
-    Fit { ids: Vec<Id>, labels: Vec<u32>, groups: Vec<u32> },
-    Asked(Vec<Id>),
-}
-
-thread_local! {
-    /// A test is a thread, and so are its fits.
-    static EVENTS: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
-}
-
-fn note(event: Event) {
-    EVENTS.with(|events| events.borrow_mut().push(event));
-}
-
-/// A head that learns nothing and notes what it is given.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Recording {}
-
-struct Recorded {
-    width: usize,
-    classes: usize,
-}
-
-impl HeadConfig for Recording {
-    const KIND: &'static str = "recording";
-    const ABOUT: &'static str = "notes";
-    const PARAMETERS: &'static [Parameter] = &[];
-    type Head = Recorded;
-
-    fn check(&self) -> Result<(), HeadError> {
-        Ok(())
-    }
-
-    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Recorded>, HeadError> {
-        note(Event::Fit {
-            ids: data.features().rows().map(id).collect(),
-            labels: data.labels().to_vec(),
-            groups: data.groups().expect("rows are told apart").to_vec(),
-        });
-        Ok(Fitted::at_once(Recorded { width: data.features().width(), classes: data.classes() }))
-    }
-
-    fn load(&self, _: &Tensors) -> Result<Recorded, HeadError> {
-        unreachable!("no run is opened")
-    }
-}
-
-impl Head for Recorded {
-    fn width(&self) -> usize {
-        self.width
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        let ids: Vec<Id> = features.rows().map(id).collect();
-        let logits = ids.iter().flat_map(|id| (0..self.classes as u64).map(move |class| (id >> class) % 97));
-        let logits = logits.map(|value| value as f32 / 97.0).collect();
-        note(Event::Asked(ids));
-        Logits::new(logits, self.classes)
-    }
-
-    fn tensors(&self) -> Result<Tensors, HeadError> {
-        let width = candle_core::Tensor::new(&[self.width as f32], &candle_core::Device::Cpu).unwrap();
-        Ok(Tensors::from([("width".to_owned(), width)]))
-    }
-}
+use crate::recording::{self, notes, registry};
 
 /// The rows that a training gave to the head.
 struct Trace {
@@ -110,36 +21,35 @@ struct Trace {
 impl Trace {
     /// Trains, and sees to it that labels are those of the rows.
     fn new(folder: &Folder, config: &str, set: &[&str]) -> Self {
-        let mut heads = Registry::builtin();
-        heads.add::<Recording>().unwrap();
-        let set = [set, &["head.kind=recording"]].concat();
-        let settings = folder.resolve_with(config, &set, &heads).unwrap();
+        let run =
+            (0..).map(|number| folder.path(&format!("run {number}"))).find(|run| !run.exists()).unwrap();
+        let tag = format!("head.tag={}", run.display());
+        let set = [set, &["head.kind=recording", &tag]].concat();
+        let settings = folder.resolve_with(config, &set, &registry()).unwrap();
         let mut prepared = Prepared::new(&settings, &()).unwrap();
         let mut rows = HashMap::new();
         for row in 0..prepared.samples.rows.len() {
             let mut values = Vec::new();
             prepared.matrix.append(&[row], 0, &mut values).unwrap();
-            assert!(rows.insert(id(&values), row).is_none(), "features tell the photo");
+            assert!(rows.insert(recording::number(&values), row).is_none(), "features tell the photo");
         }
         let (samples, views) = (prepared.samples.clone(), prepared.views);
         let (train, test) = (prepared.train.clone(), prepared.test.clone());
-        EVENTS.with(|events| events.borrow_mut().clear());
-        let run = (0..).map(|number| folder.path(&format!("run {number}"))).find(|run| !run.exists());
-        let place = RunPlace::Named(run.unwrap());
+        let place = RunPlace::Named(run.clone());
         let reserved = place.reserve(&settings.source).unwrap();
         let Outcome { metrics, .. } = prepared.train(&settings, None, reserved, &()).unwrap();
+        let there = |numbers: &[u32]| -> Vec<usize> { numbers.iter().map(|number| rows[number]).collect() };
         let (mut fits, mut asked) = (Vec::new(), Vec::new());
-        for event in EVENTS.take() {
-            match event {
-                Event::Fit { ids, labels, groups } => {
-                    let of: Vec<usize> = ids.iter().map(|id| rows[id]).collect();
-                    assert_eq!(labels, samples.labels(&of));
-                    assert_eq!(groups.len(), of.len());
-                    fits.push((of, groups));
-                }
-                Event::Asked(ids) => asked.push(ids.iter().map(|id| rows[id]).collect()),
-            }
+        for noted in notes(&run.display().to_string()) {
+            let fitted = there(&noted.rows);
+            assert_eq!(noted.labels, samples.labels(&fitted));
+            let groups = noted.groups.expect("rows are told apart");
+            assert_eq!((groups.len(), noted.asked.len()), (fitted.len(), 1));
+            fits.push((fitted, groups));
+            asked.push(there(&noted.asked[0]));
         }
+        // The head of the run is fitted first and asked last.
+        asked.rotate_left(1);
         Self { samples, train, test, views, fits, asked, metrics }
     }
 

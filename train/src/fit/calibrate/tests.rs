@@ -115,3 +115,12 @@ fn a_calibration_stays_where_the_log_loss_of_the_folds_falls_and_their_calibrati
     }
     assert!(met.iter().flatten().all(|&times| times > 0), "{met:?}");
 }
+
+#[test]
+fn rows_are_put_where_they_were_held_out_from() {
+    let fold = Fold { fit: vec![1], held_out: vec![3, 0, 2] };
+    let mut all = [0.0; 8];
+    let rows: [&[f32]; 3] = [&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0]];
+    scatter(rows.into_iter(), &fold, &mut all);
+    assert_eq!(all, [3.0, 4.0, 0.0, 0.0, 5.0, 6.0, 1.0, 2.0]);
+}
