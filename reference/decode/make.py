@@ -132,6 +132,9 @@ def jpegs():
     save("as_rgb.jpg", picture(), quality=90, keep_rgb=True)
     for width, height in [(1, 1), (7, 3), (8, 8), (16, 16), (17, 16), (16, 17), (33, 1), (1, 33)]:
         save(f"size_{width}x{height}.jpg", picture(width, height), quality=90)
+    # Up to two samples of colour across are not filtered.
+    for width in range(1, 7):
+        save(f"narrow_422_{width}.jpg", picture(width, 5), quality=90, subsampling="4:2:2")
     resampled("sampled_440.jpg", 48, "4:2:2", 0x12)
     resampled("sampled_411.jpg", 64, "4:2:0", 0x41)
     save("comment_and_profile.jpg", picture(), quality=90, comment="hello", icc_profile=b"\0" * 400)

@@ -131,6 +131,8 @@ fn names_are_similar_by_case_signs_and_slips() {
         ("Größe", "größen", Some(Likeness::Letter)),
         ("cat", "cats", Some(Likeness::Letter)),
         ("cat", "car", None),
+        ("cat", "cast", None),
+        ("cast", "cat", None),
         ("cat1", "cat2", None),
         ("cat", "cat2", None),
         ("???", "!!!", None),
@@ -139,4 +141,6 @@ fn names_are_similar_by_case_signs_and_slips() {
     for (a, b, likeness) in pairs {
         assert_eq!(similar_names(&[a, b]).first().map(|pair| pair.likeness), likeness, "{a} {b}");
     }
+    let differences = [Likeness::Case, Likeness::Spacing, Likeness::Letter].map(Likeness::difference);
+    assert_eq!(differences, ["case", "spaces or signs", "one letter"]);
 }

@@ -79,8 +79,10 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
 fn of_several_files_that_tell_a_class_cls_comes_before_json_and_json_before_txt() {
     let class = |notes: &[(&str, &[u8])]| {
         let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("x.tar"), archive(&[&[("a.png", b"x".as_slice())], notes].concat()))
-            .unwrap();
+        let photo = ("a.png", b"x".as_slice());
+        // Another sample, of another class.
+        let (notes, other) = ([&[photo], notes].concat(), [("b.png", b"x".as_slice()), ("b.cls", b"other")]);
+        fs::write(root.path().join("x.tar"), archive(&[&notes[..], &other].concat())).unwrap();
         let dataset =
             read(&WebDatasetSource { shards: vec![root.path().join("x.tar")], ..source(&[]) }).unwrap();
         dataset.classes.name(dataset.samples[0].label).to_owned()
