@@ -7,6 +7,7 @@ by file name and factor. `larger/` holds JPEGs of which renderings are made from
 `rendered.safetensors` has what `Image.resize` makes of the part of a draft. `refused/` holds files that are no photos, or claim to be too large ones.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -133,8 +134,9 @@ def jpegs():
     for width, height in [(1, 1), (7, 3), (8, 8), (16, 16), (17, 16), (16, 17), (33, 1), (1, 33)]:
         save(f"size_{width}x{height}.jpg", picture(width, height), quality=90)
     # Up to two samples of colour across are not filtered.
-    for width in range(1, 7):
-        save(f"narrow_422_{width}.jpg", picture(width, 5), quality=90, subsampling="4:2:2")
+    for subsampling, width in itertools.product(["4:2:0", "4:2:2"], range(1, 7)):
+        name = f"narrow_{subsampling.replace(':', '')}_{width}.jpg"
+        save(name, picture(width, 5), quality=90, subsampling=subsampling)
     resampled("sampled_440.jpg", 48, "4:2:2", 0x12)
     resampled("sampled_411.jpg", 64, "4:2:0", 0x41)
     save("comment_and_profile.jpg", picture(), quality=90, comment="hello", icc_profile=b"\0" * 400)
