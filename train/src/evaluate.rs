@@ -120,3 +120,61 @@ fn others(
 fn can_write(folder: &Path) -> bool {
     fs::create_dir_all(folder).is_ok() && files::temporary_in(folder).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::Folder;
+    use crate::recording::{Made, registry, write};
+    use crate::run::RunPlace;
+    use crate::{recording, train};
+
+    // effect: data.on_error x evaluate RUN
+    #[test]
+    fn a_test_photo_that_cannot_be_read_any_more_is_counted_and_the_samples_are_others() {
+        let folder = Folder::new();
+        folder.weights("backbone");
+        for number in 0..16 {
+            folder
+                .picture(&format!("photos/{}/{number:02}.png", ["cat", "dog"][number as usize % 2]), number);
+        }
+        let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \"skip\"\n[split]\ntest_size = 0.5\n\
+                      [backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n[head]\nkind = \"ridge\"\n";
+        let settings = folder.settings(config, &[""; 0]);
+        let place = RunPlace::Named(folder.path("run"));
+        let outcome = train(&settings, None, &place, &()).unwrap();
+        let run = Run::open(&folder.path("run"), &registry()).unwrap();
+        let found = evaluate(&run, &settings, &registry(), &()).unwrap();
+        assert_eq!((found.same_samples, found.samples, found.skipped), (true, 8, 0));
+        assert_eq!(found.metrics, outcome.metrics.test);
+
+        let split = run.split().unwrap();
+        let tested = split.iter().find(|row| row.split == "test").unwrap();
+        folder.write(&format!("photos/{}", tested.path), "no photo");
+        let found = evaluate(&run, &settings, &registry(), &()).unwrap();
+        assert_eq!((found.same_samples, found.samples, found.skipped), (false, 7, 1));
+    }
+
+    #[test]
+    fn data_of_as_many_classes_with_other_names_is_refused() {
+        let made = |names: [&str; 2]| {
+            let folder = tempfile::tempdir().unwrap();
+            let row = |row: usize| Made {
+                values: vec![(row % 2) as f32, row as f32],
+                class: names[row % 2].into(),
+                group: None,
+            };
+            write(folder.path(), "x", &(0..20).map(row).collect::<Vec<_>>());
+            let settings = recording::settings(folder.path(), "x", "[split]\ntest_size = 0.5");
+            (folder, settings)
+        };
+        let (folder, own) = made(["cat", "dog"]);
+        train(&own, None, &RunPlace::Named(folder.path().join("run")), &()).unwrap();
+        let run = Run::open(&folder.path().join("run"), &registry()).unwrap();
+        let (_same, same) = made(["cat", "dog"]);
+        assert_eq!(evaluate(&run, &same, &registry(), &()).unwrap().samples, 10);
+        let (_other, other) = made(["cat", "fox"]);
+        let error = evaluate(&run, &other, &registry(), &()).unwrap_err().to_string();
+        assert!(error.contains("the classes cat, fox, but the run was trained on cat, dog"), "{error}");
+    }
+}

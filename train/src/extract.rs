@@ -73,3 +73,45 @@ pub fn extract(
         skipped: photos.len() - order.len(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use headstock_backbone::{Layer, Pixels};
+    use headstock_loader::{EvalTransform, Interpolation, decode};
+
+    use super::*;
+    use crate::feature_file::read_features;
+    use crate::fixtures::{Folder, network};
+
+    /// The table lists the photos in another order.
+    #[test]
+    fn a_row_is_the_photo_that_it_names_whatever_the_order_of_the_data() {
+        let folder = Folder::new();
+        folder.weights("backbone");
+        let mut table = "id,label\n".to_owned();
+        for number in [3, 0, 4, 1, 2] {
+            folder.picture(&format!("photos/{number}.png"), number);
+            table += &format!("{number}.png,{}\n", ["cat", "dog"][number as usize % 2]);
+        }
+        folder.write("x.csv", table);
+        let config = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n";
+        let out = folder.path("features.npy");
+        let extracted = extract(&folder.settings(config, &[""; 0]), None, &out, &()).unwrap();
+        assert_eq!((extracted.rows, extracted.width, extracted.computed, extracted.skipped), (5, 64, 5, 0));
+
+        let plain = EvalTransform { resize: 36, crop: (32, 32), interpolation: Interpolation::Bilinear };
+        let values = read_features(&out).unwrap().table.values;
+        for (number, row) in values.chunks_exact(64).enumerate() {
+            let photo = decode(&std::fs::read(folder.path(&format!("photos/{number}.png"))).unwrap(), 10_000);
+            let pixels = plain.apply(&photo.unwrap()).into_raw();
+            let expected = network().features(Pixels::new(&pixels, 1, 32, 32).unwrap(), Layer::Stem).unwrap();
+            assert!(row == expected, "photo {number}");
+        }
+        let described = std::fs::read_to_string(folder.path("features.csv")).unwrap();
+        let rows: Vec<&str> = described.lines().skip(1).collect();
+        assert_eq!(
+            rows,
+            ["0,0.png,cat,0", "1,1.png,dog,1", "2,2.png,cat,0", "3,3.png,dog,1", "4,4.png,cat,0"]
+        );
+    }
+}
