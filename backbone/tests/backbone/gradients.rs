@@ -127,6 +127,9 @@ fn stages_below_the_first_that_is_tuned_are_frozen() {
             let moves = mode == BatchNormMode::Train && is_statistic;
             assert_eq!(*after != *before, moves, "{name}: {value}");
         }
+        // Where nothing is tuned, all of it goes by the running statistics.
+        whole.tune_from(Layer::Avgpool);
+        assert_eq!(whole.forward_training(input).unwrap(), whole.forward(input).unwrap(), "{name}");
         // Tuned from where it is loaded, it has the same features, and in layer4 the same gradients, by running statistics.
         whole.tune_from(Layer::Stem);
         if mode == BatchNormMode::Frozen {

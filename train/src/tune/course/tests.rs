@@ -383,15 +383,25 @@ fn the_losses_under_rising_rates_are_pytorchs_across_epochs() {
 #[test]
 fn a_rate_that_is_far_too_high_ends_with_the_epoch_and_what_to_do() {
     let golden = golden();
-    let error = |keys: &[(&str, &str)]| {
-        let config = with(&golden, "plain", keys);
-        with_course(&golden, &config, |course| course.run(&()).err().unwrap().to_string()).0
+    let begins = |begin: &str, keys: &[(&str, &str)]| {
+        let config = with(&golden, "plain", &[&[("lr", "1e300")], keys].concat());
+        let error = with_course(&golden, &config, |course| course.run(&()).err().unwrap().to_string()).0;
+        let end = "in epoch 1: lower `tune.lr`, or set `tune.clip_norm`";
+        assert!(error.starts_with(begin) && error.ends_with(end), "{error}");
     };
-    let lost = error(&[("lr", "1e300")]);
+    begins("the loss is ", &[]);
+    // Gradients are looked at before the step that they would make.
+    begins("the norm of the gradients is ", &[("clip_norm", "1")]);
+    // One step an epoch: what it did shows on the photos held out first.
+    begins("the loss on photos held out is ", &[("batch_size", "1000"), ("validation", "0.25")]);
+    // Where rates are tried, that is the end of them, and no error.
+    let config = with(&golden, "plain", &[("lr", "1e300")]);
+    let tried = |course: Course<'_>| course.try_rates(Box::new(|_| 1.0), 50, |_| false, &()).unwrap();
+    let losses = with_course(&golden, &config, tried).0;
+    let (last, before) = losses.split_last().unwrap();
     assert!(
-        lost.starts_with("the loss is ")
-            && lost.ends_with("in epoch 1: lower `tune.lr`, or set `tune.clip_norm`"),
-        "{lost}"
+        !last.is_finite() && before.iter().all(|loss| loss.is_finite()) && losses.len() < 50,
+        "{losses:?}"
     );
 }
 
