@@ -134,10 +134,7 @@ mod tests {
     fn a_test_photo_that_cannot_be_read_any_more_is_counted_and_the_samples_are_others() {
         let folder = Folder::new();
         folder.weights("backbone");
-        for number in 0..16 {
-            folder
-                .picture(&format!("photos/{}/{number:02}.png", ["cat", "dog"][number as usize % 2]), number);
-        }
+        folder.two_classes(16);
         let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \"skip\"\n[split]\ntest_size = 0.5\n\
                       [backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n[head]\nkind = \"ridge\"\n";
         let settings = folder.settings(config, &[""; 0]);

@@ -91,6 +91,13 @@ impl Folder {
         self.write(name, png(&picture(number, 48, 40)))
     }
 
+    /// So many pictures in `photos`, in turn of the classes `cat` and `dog`.
+    pub(crate) fn two_classes(&self, count: u64) {
+        for number in 0..count {
+            self.picture(&format!("photos/{}/{number:02}.png", ["cat", "dog"][number as usize % 2]), number);
+        }
+    }
+
     /// A photo of one grey: however it is turned, cropped or resized, it stays the same.
     pub(crate) fn grey(&self, name: &str, grey: u8) -> PathBuf {
         self.write(name, png(&RgbImage::from_pixel(40, 40, Rgb([grey; 3]))))

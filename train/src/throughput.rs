@@ -84,9 +84,7 @@ mod tests {
     fn a_batch_for_each_thread_at_least_is_measured_and_leaves_nothing_in_the_cache() {
         let folder = Folder::new();
         folder.weights("backbone");
-        for number in 0..40 {
-            folder.picture(&format!("photos/{}/{number}.png", ["cat", "dog"][number as usize % 2]), number);
-        }
+        folder.two_classes(40);
         let config = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n\
                       [features]\ncache = \"cache\"";
         let settings = folder.settings(config, &[""; 0]);

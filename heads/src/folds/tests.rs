@@ -181,8 +181,7 @@ proptest! {
         }
     }
 
-    /// Of folds that fit a group equally well the one with the fewest rows takes it: the sizes are those of what the folds hold,
-    /// also after a group moved.
+    /// Counts of rows and groups are those of what the folds hold, wherever groups came from.
     #[test]
     fn sizes_are_counted_when_groups_move(
         (labels, groups) in rows(), moves in prop::collection::vec((0usize..30, prop::option::of(0usize..3)), 0..60),

@@ -185,7 +185,7 @@ fn taken(folder: &Path) -> TrainError {
 mod tests {
     use super::*;
 
-    /// A number that is taken is passed over; what else fails is said, once.
+    /// It is no number that is taken: no other is tried.
     #[test]
     fn what_cannot_be_renamed_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

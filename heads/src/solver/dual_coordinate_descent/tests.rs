@@ -79,7 +79,7 @@ proptest! {
     }
 }
 
-/// More samples than exact steps take, of features that differ a thousandfold in scale: sweeps alone would take many rounds.
+/// More samples than exact steps take, of features whose scales are up to 500 times apart: sweeps alone would take many rounds.
 #[test]
 fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
     let (n, width) = (2 * kernel::LARGEST, 12);
@@ -103,7 +103,7 @@ fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
     assert!(solution.converged && solution.progress.len() < 20, "{}", solution.progress.len());
 }
 
-/// What is held grows with the samples that were ever asked for, but never past its bound.
+/// Samples that are asked for are held beside those before, but for more than fit: then alone.
 #[test]
 fn products_of_no_more_samples_than_fit_are_held() {
     let values: Vec<f32> = (0..2 * kernel::LARGEST).map(|i| i as f32).collect();
