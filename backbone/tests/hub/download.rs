@@ -229,6 +229,22 @@ fn offline_says_when_it_cannot_know_whether_a_record_is_missing() {
     assert!(lines.contains("preprocessor_config.json") && !lines.contains(" config.json"), "{lines}");
 }
 
+/// Only a record may be missing.
+#[test]
+fn weights_that_are_remembered_as_missing_are_not_in_the_cache() {
+    let mut bench = Bench::new();
+    let cold = bench.fetch("").unwrap();
+    fs::remove_file(bench.pointer(COMMIT, "model.safetensors")).unwrap();
+    fs::write(bench.folder().join(".no_exist").join(COMMIT).join("model.safetensors"), "").unwrap();
+    bench.settings.offline = true;
+    for name in ["".to_owned(), format!("@{COMMIT}")] {
+        let error = bench.fails(&name);
+        assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
+    }
+    bench.settings.offline = false;
+    assert_eq!(bench.fetch(&format!("@{COMMIT}")).unwrap(), cold);
+}
+
 #[test]
 fn an_etag_that_is_no_hash_is_said_to_be_unchecked() {
     let bench = Bench::new();
