@@ -114,20 +114,19 @@ fn names_that_differ_by_a_letter_are_a_slip_where_one_is_rare_and_two_words_wher
     );
 }
 
-// effect: doctor --write-clean
 // effect: data.max_pixels
 #[test]
 fn photos_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_not() {
-    let (folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
+    let (folder, mut settings) = project(&[("cat", 14), ("dog", 14)], "");
     lay(folder.path(), "cat/large.png", &png(&picture(100, 65)));
     assert_eq!(quick(&settings).findings, []);
-    let mut limited = settings;
-    limited.options.data.max_pixels = 64 * 64;
-    let diagnosis = quick(&limited);
+    settings.options.data.max_pixels = 64 * 64;
+    let diagnosis = quick(&settings);
     assert_eq!(items(&diagnosis, "unreadable"), [["cat/large.png"]]);
     assert_eq!(diagnosis.findings.len(), 1, "{:?}", diagnosis.findings);
 }
 
+// effect: doctor --write-clean
 #[test]
 fn of_copies_one_stays_in_the_clean_table_and_what_cannot_be_read_leaves() {
     let (folder, settings) = project(&[("cat", 16), ("dog", 16)], "");
