@@ -229,7 +229,7 @@ fn offline_says_when_it_cannot_know_whether_a_record_is_missing() {
     assert!(lines.contains("preprocessor_config.json") && !lines.contains(" config.json"), "{lines}");
 }
 
-/// Only a record may be missing.
+/// The cache marks what a commit has not got. A record beside the weights may be among it, the weights may not.
 #[test]
 fn weights_that_are_remembered_as_missing_are_not_in_the_cache() {
     let mut bench = Bench::new();
