@@ -8,24 +8,26 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
-use headstock_loader::source::photos_below;
-use headstock_loader::{Photo, decode};
+use headstock_loader::duplicates::{DEFAULT_SIMILARITY, Signature, find_near_duplicates};
+use headstock_loader::source::find_image_files;
+use headstock_loader::{ImageRef, decode};
 use rayon::prelude::*;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("name a folder")?;
-    let similarity = arguments.next().map_or(Ok(SIMILARITY), |text| text.parse())?;
-    let photos = photos_below(Path::new(&folder))?;
+    let similarity = arguments.next().map_or(Ok(DEFAULT_SIMILARITY), |text| text.parse())?;
+    let photos = find_image_files(Path::new(&folder))?;
     let start = Instant::now();
     let signatures: Vec<Option<Signature>> = photos
         .par_iter()
-        .map(|path| Some(Signature::new(&decode(&Photo::from(path.clone()).read().ok()?, 100_000_000).ok()?)))
+        .map(|path| {
+            Some(Signature::new(&decode(&ImageRef::from(path.clone()).read().ok()?, 100_000_000).ok()?))
+        })
         .collect();
     let read = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let pairs = near_duplicates(&signatures, similarity);
+    let pairs = find_near_duplicates(&signatures, similarity);
     eprintln!(
         "{} photos: {read:.2} s to read, {:.2} s to compare",
         photos.len(),

@@ -12,57 +12,57 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use headstock_loader::source::is_photo;
-use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, Interpolation, Photo, PhotoDecoder};
+use headstock_loader::source::is_image_file;
+use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage, Resampling};
 use image::RgbImage;
 use serde_json::{from_value, json};
 
 const MAX_PIXELS: u64 = 200_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut words = std::env::args().skip(1);
-    let folder = words.next().ok_or("which folder?")?;
-    let way = words.next().unwrap_or_else(|| "exact".into());
-    let rounds: usize = words.next().map_or(Ok(1), |word| word.parse())?;
-    let every: usize = words.next().map_or(Ok(1), |word| word.parse())?;
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().ok_or("which folder?")?;
+    let variant = arguments.next().unwrap_or_else(|| "exact".into());
+    let rounds: usize = arguments.next().map_or(Ok(1), |word| word.parse())?;
+    let step: usize = arguments.next().map_or(Ok(1), |argument| argument.parse())?;
 
     let mut paths = Vec::new();
     files_below(Path::new(&folder), &mut paths)?;
     paths.sort();
     let photos = paths
         .iter()
-        .step_by(every.max(1))
-        .map(|path| Photo::from(path.clone()).read())
+        .step_by(step.max(1))
+        .map(|path| ImageRef::from(path.clone()).read())
         .collect::<Result<Vec<_>, _>>()?;
-    let ready = way_of(&way)?;
+    let prepare = preparation(&variant)?;
     let mut rates = Vec::new();
     for _ in 0..rounds {
         let start = Instant::now();
         let mut sum = 0;
         for photo in &photos {
-            sum += u64::from(ready(PhotoDecoder::open(photo, MAX_PIXELS)?)?.as_raw()[0]);
+            sum += u64::from(prepare(LazyImage::open(photo, MAX_PIXELS)?)?.as_raw()[0]);
         }
         std::hint::black_box(sum);
         rates.push(photos.len() as f64 / start.elapsed().as_secs_f64());
     }
-    let said = json!({ "way": way, "photos": photos.len(), "photos_per_second": rates });
+    let report = json!({ "way": variant, "photos": photos.len(), "photos_per_second": rates });
     #[expect(clippy::print_stdout, reason = "what a program measured goes to stdout")]
-    let () = println!("{said}");
+    let () = println!("{report}");
     Ok(())
 }
 
 /// What is made of a photo.
-fn way_of(
-    way: &str,
-) -> Result<impl Fn(PhotoDecoder<'_>) -> Result<RgbImage, DecodeError>, serde_json::Error> {
-    let mode = if way == "quarter" { None } else { Some(from_value::<DecodeMode>(way.into())?) };
-    let plain = EvalTransform { resize: 256, crop: (224, 224), interpolation: Interpolation::Bilinear };
-    Ok(move |photo: PhotoDecoder<'_>| match mode {
-        Some(mode) => Ok(photo.render(mode, &[plain.rendering()])?.remove(0)),
+fn preparation(
+    variant: &str,
+) -> Result<impl Fn(LazyImage<'_>) -> Result<RgbImage, DecodeError>, serde_json::Error> {
+    let mode = if variant == "quarter" { None } else { Some(from_value::<DecodeMode>(variant.into())?) };
+    let eval = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
+    Ok(move |photo: LazyImage<'_>| match mode {
+        Some(mode) => Ok(photo.render(mode, &[eval.render_spec()])?.remove(0)),
         None => {
             let (width, height) = photo.size();
             let part = Crop { top: height / 4, left: width / 4, height: height / 2, width: width / 2 };
-            Ok(EvalTransform { resize: 224, ..plain }.apply(&photo.decode_window(part)?))
+            Ok(EvalTransform { resize: 224, ..eval }.apply(&photo.decode_window(part)?))
         }
     })
 }
@@ -70,7 +70,7 @@ fn way_of(
 /// The photos of a folder and of those in it, or the one that it is.
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if folder.is_file() {
-        files.extend(Some(folder.to_path_buf()).filter(|file| is_photo(file)));
+        files.extend(Some(folder.to_path_buf()).filter(|file| is_image_file(file)));
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {

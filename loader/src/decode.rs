@@ -15,11 +15,11 @@
 //! rounds differently. Not read are TIFFs with a palette and JPEGs that are lossless, of 12 bits or arithmetically coded: they
 //! give an error that says so.
 //!
-//! A [`PhotoDecoder`] knows a photo's size before it is decoded, and decodes what is needed of it ([`DecodeMode`]).
+//! A [`LazyImage`] knows a photo's size before it is decoded, and decodes what is needed of it ([`DecodeMode`]).
 
 mod chunks;
 mod jpeg;
-mod photo;
+mod lazy_image;
 
 use std::any::Any;
 use std::error::Error as _;
@@ -30,8 +30,8 @@ use image::error::UnsupportedErrorKind;
 use image::{DynamicImage, ImageError, ImageFormat, RgbImage};
 use thiserror::Error;
 
-pub(crate) use self::photo::Lie;
-pub use self::photo::{Crop, DecodeMode, PhotoDecoder};
+pub(crate) use self::lazy_image::DecodedRegion;
+pub use self::lazy_image::{Crop, DecodeMode, LazyImage};
 
 /// Why a photo cannot be read.
 #[derive(Debug, Error)]
@@ -42,13 +42,13 @@ pub enum DecodeError {
     Io(#[from] io::Error),
     /// The shard that it is a record of is damaged.
     #[error("{0}")]
-    Record(String),
+    Shard(String),
     /// There are no bytes.
     #[error("the file is empty")]
     Empty,
     /// The content is of no known format.
     #[error("not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)")]
-    Format,
+    UnknownFormat,
     /// More pixels than allowed.
     #[error("{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}")]
     TooLarge {
@@ -72,13 +72,13 @@ pub enum DecodeError {
 impl DecodeError {
     /// Whether the photo ends too early: another copy of it may be whole.
     #[must_use]
-    pub fn is_cut_short(&self) -> bool {
-        matches!(self, Self::Damaged { message, .. } if message == CUT_SHORT)
+    pub fn is_truncated(&self) -> bool {
+        matches!(self, Self::Damaged { message, .. } if message == TRUNCATED)
     }
 }
 
 /// What is said of every format that ends too early.
-const CUT_SHORT: &str = "the file is cut short";
+const TRUNCATED: &str = "the file is cut short";
 
 /// Decodes a photo to RGB, `[H, W, 3]`, upright, by the rules of [this module](self).
 ///
@@ -98,7 +98,7 @@ const CUT_SHORT: &str = "the file is cut short";
 /// # Errors
 /// [`DecodeError`]; a photo of more than `max_pixels` is refused by its header, before its pixels are allocated.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
-    PhotoDecoder::open(bytes, max_pixels)?.decode()
+    LazyImage::open(bytes, max_pixels)?.decode()
 }
 
 /// Looks at a photo as far as that takes no decoding: whether its format is known, it has at most `max_pixels`, and a
@@ -117,24 +117,28 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
 ///
 /// # Errors
 /// Those that [`decode`] would give as well.
-pub fn glance(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
-    PhotoDecoder::open(bytes, max_pixels).map(|_| ())
+pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
+    LazyImage::open(bytes, max_pixels).map(|_| ())
 }
 
-fn known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
-    if bytes.is_empty() { Err(DecodeError::Empty) } else { format_of(bytes).ok_or(DecodeError::Format) }
+fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
+    if bytes.is_empty() {
+        Err(DecodeError::Empty)
+    } else {
+        detect_format(bytes).ok_or(DecodeError::UnknownFormat)
+    }
 }
 
 /// One of the formats that are read.
-fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
+fn detect_format(bytes: &[u8]) -> Option<ImageFormat> {
     if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") {
         return Some(ImageFormat::Tiff); // with offsets of 64 bits
     }
     let format = image::guess_format(bytes).ok()?;
-    (!name(format).is_empty()).then_some(format)
+    (!format_name(format).is_empty()).then_some(format)
 }
 
-fn name(format: ImageFormat) -> &'static str {
+fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Jpeg => "JPEG",
         ImageFormat::Png => "PNG",
@@ -153,9 +157,9 @@ fn without_panic<T>(
     decode: impl FnOnce() -> Result<T, DecodeError>,
 ) -> Result<T, DecodeError> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic: Box<dyn Any + Send>| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(DecodeError::Damaged { format, message: format!("the decoder panicked: {said}") })
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(DecodeError::Damaged { format, message: format!("the decoder panicked: {message}") })
     })
 }
 
@@ -170,22 +174,22 @@ fn check_size(format: &'static str, width: u64, height: u64, max_pixels: u64) ->
 }
 
 fn damaged(format: ImageFormat, error: &ImageError) -> DecodeError {
-    DecodeError::Damaged { format: name(format), message: said(error) }
+    DecodeError::Damaged { format: format_name(format), message: decoder_message(error) }
 }
 
 /// What `image` says, without the format's name around it.
-fn said(error: &ImageError) -> String {
+fn decoder_message(error: &ImageError) -> String {
     match error {
         ImageError::Decoding(error) => {
-            let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             // The GIF decoder's error has no kind that can be asked for.
-            if said == "Unexpected End of File" { CUT_SHORT.into() } else { said }
+            if message == "Unexpected End of File" { TRUNCATED.into() } else { message }
         }
         ImageError::Unsupported(error) => match error.kind() {
             UnsupportedErrorKind::GenericFeature(feature) => feature,
             _ => error.to_string(),
         },
-        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => CUT_SHORT.into(),
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => TRUNCATED.into(),
         ImageError::Limits(_) => "it takes more memory than `data.max_pixels` allows for".into(),
         _ => error.to_string(),
     }
@@ -197,10 +201,10 @@ fn into_rgb(photo: DynamicImage) -> RgbImage {
     }
     let rgba = photo.into_rgba8();
     let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
-        let alpha = u32::from(from.0[3]);
+    for (target, source) in rgb.pixels_mut().zip(rgba.pixels()) {
+        let alpha = u32::from(source.0[3]);
         let over_white = |value: u8| ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        to.0 = [over_white(from.0[0]), over_white(from.0[1]), over_white(from.0[2])];
+        target.0 = [over_white(source.0[0]), over_white(source.0[1]), over_white(source.0[2])];
     }
     rgb
 }

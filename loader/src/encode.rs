@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, RgbImage, imageops};
 
 /// Quality of a thumbnail's JPEG: a few kilobytes.
-const QUALITY: u8 = 75;
+const THUMBNAIL_QUALITY: u8 = 75;
 
 /// A JPEG of `photo` made so small that neither side is longer than `side`; a photo that is small enough keeps its size.
 ///
@@ -21,19 +21,19 @@ const QUALITY: u8 = 75;
 /// # Panics
 /// For a photo without pixels.
 #[must_use]
-pub fn thumbnail(photo: &RgbImage, side: u32) -> Vec<u8> {
+pub fn thumbnail(photo: &RgbImage, max_side: u32) -> Vec<u8> {
     let (width, height) = photo.dimensions();
     let longest = width.max(height);
     let scaled =
-        |length: u32| (f64::from(length) * f64::from(side) / f64::from(longest)).round().max(1.0) as u32;
+        |length: u32| (f64::from(length) * f64::from(max_side) / f64::from(longest)).round().max(1.0) as u32;
     let mut file = Vec::new();
-    let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
-    let written = if longest > side {
+    let encoder = JpegEncoder::new_with_quality(&mut file, THUMBNAIL_QUALITY);
+    let encoded = if longest > max_side {
         imageops::thumbnail(photo, scaled(width), scaled(height)).write_with_encoder(encoder)
     } else {
         photo.write_with_encoder(encoder)
     };
-    written.expect("a photo that is at most so large is a JPEG in memory");
+    encoded.expect("a photo that is at most so large is a JPEG in memory");
     file
 }
 
@@ -52,7 +52,7 @@ pub fn png(photo: &RgbImage) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::decode;
-    use crate::golden::{apart, formula_photo};
+    use crate::golden::{pixel_difference, synthetic_image};
 
     #[test]
     fn a_thumbnail_has_its_longest_side_and_a_small_photo_keeps_its_size() {
@@ -69,16 +69,15 @@ mod tests {
 
     #[test]
     fn a_picture_survives_being_written() {
-        let photo = formula_photo(40, 30);
+        let photo = synthetic_image(40, 30);
         assert!(decode(&png(&photo), 1200).unwrap() == photo);
         let plain = RgbImage::from_pixel(40, 30, image::Rgb([200, 90, 17]));
         assert!(
-            apart(
+            pixel_difference(
                 &decode(&thumbnail(&plain, 20), 1200).unwrap(),
                 &RgbImage::from_pixel(20, 15, image::Rgb([200, 90, 17]))
             )
-            .most
-                <= 3
+            .max <= 3
         );
     }
 }

@@ -8,28 +8,28 @@ use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 
 /// The file or folder `name` in `reference/`.
-pub(crate) fn path(name: &str) -> PathBuf {
+pub(crate) fn reference_path(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference")).join(name)
 }
 
 /// The photos `[H, W, 3]` of a `.safetensors` file, by name.
-pub(crate) fn photos(name: &str) -> BTreeMap<String, RgbImage> {
-    let bytes = fs::read(path(name)).unwrap();
+pub(crate) fn images(name: &str) -> BTreeMap<String, RgbImage> {
+    let bytes = fs::read(reference_path(name)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let photo = |tensor: safetensors::tensor::TensorView<'_>| {
+    let to_image = |tensor: safetensors::tensor::TensorView<'_>| {
         let &[height, width, 3] = tensor.shape() else { panic!("{:?}", tensor.shape()) };
         RgbImage::from_raw(width as u32, height as u32, tensor.data().to_vec()).unwrap()
     };
-    tensors.iter().map(|(name, tensor)| (name.to_owned(), photo(tensor))).collect()
+    tensors.iter().map(|(name, tensor)| (name.to_owned(), to_image(tensor))).collect()
 }
 
 /// The cases of a `.json` file.
 pub(crate) fn json(name: &str) -> serde_json::Value {
-    serde_json::from_slice(&fs::read(path(name)).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(reference_path(name)).unwrap()).unwrap()
 }
 
 /// `photo(width, height)` of `reference/transform/make.py`: waves, edges and noise.
-pub(crate) fn formula_photo(width: u32, height: u32) -> RgbImage {
+pub(crate) fn synthetic_image(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (u64::from(x), u64::from(y));
         Rgb([0, 1, 2].map(|c| {
@@ -43,19 +43,19 @@ pub(crate) fn formula_photo(width: u32, height: u32) -> RgbImage {
 
 /// How far two photos are apart: the greatest difference of a value, the mean one, and the share of equal values.
 #[derive(Debug)]
-pub(crate) struct Apart {
-    pub(crate) most: u8,
+pub(crate) struct PixelDifference {
+    pub(crate) max: u8,
     pub(crate) mean: f64,
-    pub(crate) equal: f64,
+    pub(crate) equal_fraction: f64,
 }
 
-pub(crate) fn apart(ours: &RgbImage, theirs: &RgbImage) -> Apart {
+pub(crate) fn pixel_difference(ours: &RgbImage, theirs: &RgbImage) -> PixelDifference {
     assert_eq!(ours.dimensions(), theirs.dimensions());
     let differences: Vec<u8> = ours.iter().zip(theirs.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
-    let share = |count: f64| count / differences.len() as f64;
-    Apart {
-        most: differences.iter().copied().max().unwrap_or(0),
-        mean: share(differences.iter().map(|&d| f64::from(d)).sum()),
-        equal: share(differences.iter().filter(|&&d| d == 0).count() as f64),
+    let mean_of = |count: f64| count / differences.len() as f64;
+    PixelDifference {
+        max: differences.iter().copied().max().unwrap_or(0),
+        mean: mean_of(differences.iter().map(|&d| f64::from(d)).sum()),
+        equal_fraction: mean_of(differences.iter().filter(|&&d| d == 0).count() as f64),
     }
 }

@@ -41,9 +41,9 @@ pub mod duplicates;
 pub mod encode;
 #[cfg(test)]
 mod golden;
+mod image_ref;
 #[cfg(test)]
-mod logged;
-mod photo;
+mod log_capture;
 mod random;
 mod shard;
 pub mod source;
@@ -52,13 +52,13 @@ pub mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
-pub use decode::{Crop, DecodeError, DecodeMode, PhotoDecoder, decode, glance};
-pub use photo::Photo;
-pub use shard::parquet::{Table as ParquetTable, Value as ParquetValue};
-pub use shard::shards;
-pub use source::{CsvSource, Fields, FolderSource, ParquetSource, Part, Source, WebDatasetSource};
+pub use decode::{Crop, DecodeError, DecodeMode, LazyImage, decode, probe};
+pub use image_ref::ImageRef;
+pub use shard::find_shards;
+pub use shard::parquet::{ParquetTable, ParquetValue};
+pub use source::{CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, Split, WebDatasetSource};
 pub use split::{
-    Split, SplitError, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold, stratified_k_fold,
-    stratified_shuffle_split,
+    SplitError, SplitIndices, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold,
+    stratified_k_fold, stratified_shuffle_split,
 };
-pub use transform::{EvalTransform, Interpolation, Rendering};
+pub use transform::{EvalTransform, RenderSpec, Resampling};

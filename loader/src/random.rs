@@ -53,22 +53,22 @@ impl RandomState {
 pub(crate) struct KeyedRandom(u64);
 
 impl KeyedRandom {
-    pub(crate) fn new(seed: u64, rendering: u64, photo: &[u8; 32]) -> Self {
+    pub(crate) fn new(seed: u64, view: u64, image_hash: &[u8; 32]) -> Self {
         let mut stream = Self(seed);
-        let mut state = stream.next_u64() ^ rendering;
-        for word in photo.chunks_exact(8) {
+        let mut state = stream.next_u64() ^ view;
+        for word in image_hash.chunks_exact(8) {
             stream.0 = state;
-            state = stream.next_u64() ^ word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
+            state = stream.next_u64() ^ word.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
         }
         stream.0 = state;
         stream
     }
 
-    /// A stream beside [`new`](Self::new)'s, of the step named `step`.
-    pub(crate) fn of_step(seed: u64, rendering: u64, photo: &[u8; 32], step: &str) -> Self {
-        let mut stream = Self::new(seed, rendering, photo);
-        for word in step.as_bytes().chunks(8) {
-            stream.0 = stream.next_u64() ^ word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
+    /// A stream beside [`with_classes`](Self::with_classes)'s, of the step named `step`.
+    pub(crate) fn for_step(seed: u64, view: u64, image_hash: &[u8; 32], step_name: &str) -> Self {
+        let mut stream = Self::new(seed, view, image_hash);
+        for word in step_name.as_bytes().chunks(8) {
+            stream.0 = stream.next_u64() ^ word.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
         }
         stream
     }
@@ -87,13 +87,13 @@ impl KeyedRandom {
     }
 
     /// Uniform in `[0, 1)`, 53 bits.
-    fn unit(&mut self) -> f64 {
+    fn next_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// Uniform in `[low, high)`.
     pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.unit()
+        low + (high - low) * self.next_f64()
     }
 
     /// A whole number from 0 to `max`, both included.
@@ -103,41 +103,41 @@ impl KeyedRandom {
     }
 
     /// True with probability `p`.
-    pub(crate) fn chance(&mut self, p: f64) -> bool {
-        self.unit() < p
+    pub(crate) fn bernoulli(&mut self, p: f64) -> bool {
+        self.next_f64() < p
     }
 
     /// The number of one of `count` things, which are not none.
-    pub(crate) fn below(&mut self, count: usize) -> usize {
+    pub(crate) fn index(&mut self, count: usize) -> usize {
         self.up_to(u32::try_from(count - 1).unwrap_or(u32::MAX)) as usize
     }
 
     /// The items in an order of which each is as likely.
     pub(crate) fn shuffled<T, const N: usize>(&mut self, mut items: [T; N]) -> [T; N] {
         for i in (1..N).rev() {
-            items.swap(i, self.below(i + 1));
+            items.swap(i, self.index(i + 1));
         }
         items
     }
 
     /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
     pub(crate) fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.unit()).cos()
+        let radius = (-2.0 * (1.0 - self.next_f64()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.next_f64()).cos()
     }
 
     /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is held from 0.001 to 1,000.
     fn gamma(&mut self, shape: f64) -> f64 {
         let shape = if shape > 1e-3 { shape.min(1e3) } else { 1e-3 };
         if shape < 1.0 {
-            return self.gamma(shape + 1.0) * (1.0 - self.unit()).powf(1.0 / shape);
+            return self.gamma(shape + 1.0) * (1.0 - self.next_f64()).powf(1.0 / shape);
         }
         let d = shape - 1.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();
         loop {
             let x = self.normal();
             let v = (1.0 + c * x).powi(3);
-            if v > 0.0 && (1.0 - self.unit()).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
+            if v > 0.0 && (1.0 - self.next_f64()).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
                 return d * v;
             }
         }
@@ -157,18 +157,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permutations_are_numpys() {
+    fn permutations_match_numpy() {
         // numpy.random.RandomState(seed).permutation(10)
         assert_eq!(RandomState::new(0).permutation(10), [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]);
         assert_eq!(RandomState::new(u32::MAX).permutation(1), [0]);
     }
 
     #[test]
-    fn another_seed_rendering_or_photo_is_another_stream() {
-        let draw = |seed, rendering, first| {
-            let mut photo = [7; 32];
-            photo[0] = first;
-            KeyedRandom::new(seed, rendering, &photo).next_u64()
+    fn streams_differ_by_seed_view_and_image() {
+        let draw = |seed, view, first| {
+            let mut image_hash = [7; 32];
+            image_hash[0] = first;
+            KeyedRandom::new(seed, view, &image_hash).next_u64()
         };
         let base = draw(0, 1, 0);
         assert_eq!(base, draw(0, 1, 0));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_has_a_stream_of_its_own_name() {
+    fn each_step_name_has_its_own_stream() {
         let names = [
             "",
             "policy",
@@ -189,15 +189,15 @@ mod tests {
             "gaussian_blur",
             "gaussian_blue",
         ];
-        let first = |step: &str| KeyedRandom::of_step(0, 1, &[7; 32], step).next_u64();
-        let all: std::collections::HashSet<u64> = names.into_iter().map(first).collect();
-        assert_eq!(all.len(), names.len());
+        let first = |step: &str| KeyedRandom::for_step(0, 1, &[7; 32], step).next_u64();
+        let streams: std::collections::HashSet<u64> = names.into_iter().map(first).collect();
+        assert_eq!(streams.len(), names.len());
         assert_eq!(first(""), KeyedRandom::new(0, 1, &[7; 32]).next_u64());
     }
 
     /// The published generator from state 1234567.
     #[test]
-    fn the_stream_is_splitmixs() {
+    fn the_stream_matches_splitmix64() {
         let mut random = KeyedRandom::from_state(1_234_567);
         assert_eq!(
             [(); 3].map(|()| random.next_u64()),
@@ -214,32 +214,32 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_the_moments_of_their_distributions() {
-        let near = |ours: [f64; 2], mean: f64, variance: f64| {
+    fn draws_have_the_moments_of_their_distributions() {
+        let assert_moments = |ours: [f64; 2], mean: f64, variance: f64| {
             // Five standard errors of the mean; one part in ten of the variance.
             let error = 5.0 * (variance / 20_000.0).sqrt();
             assert!((ours[0] - mean).abs() < error, "mean {}, not {mean}", ours[0]);
             assert!((ours[1] / variance - 1.0).abs() < 0.1, "variance {}, not {variance}", ours[1]);
         };
-        near(moments(|random| random.uniform(-2.0, 4.0)), 1.0, 3.0);
-        near(moments(KeyedRandom::normal), 0.0, 1.0);
+        assert_moments(moments(|random| random.uniform(-2.0, 4.0)), 1.0, 3.0);
+        assert_moments(moments(KeyedRandom::normal), 0.0, 1.0);
         for shape in [0.5, 1.0, 3.0] {
-            near(moments(|random| random.gamma(shape)), shape, shape);
+            assert_moments(moments(|random| random.gamma(shape)), shape, shape);
         }
         // a / (a + b) of a beta distribution with both 0.7: 1 / (4 (2 x 0.7 + 1)).
-        near(moments(|random| random.dirichlet(0.7, 2)[0]), 0.5, 1.0 / 9.6);
-        near(moments(|random| random.below(3) as f64), 1.0, 2.0 / 3.0);
-        near(moments(|random| f64::from(u8::from(random.chance(0.2)))), 0.2, 0.16);
+        assert_moments(moments(|random| random.dirichlet(0.7, 2)[0]), 0.5, 1.0 / 9.6);
+        assert_moments(moments(|random| random.index(3) as f64), 1.0, 2.0 / 3.0);
+        assert_moments(moments(|random| f64::from(u8::from(random.bernoulli(0.2)))), 0.2, 0.16);
     }
 
     #[test]
-    fn what_has_no_chance_or_is_sure_is_never_another() {
+    fn probabilities_of_zero_and_one_are_certain() {
         let mut random = KeyedRandom::from_state(1);
-        assert!((0..2000).all(|_| !random.chance(0.0) && random.chance(1.0) && random.below(1) == 0));
+        assert!((0..2000).all(|_| !random.bernoulli(0.0) && random.bernoulli(1.0) && random.index(1) == 0));
     }
 
     #[test]
-    fn every_order_is_as_likely() {
+    fn every_shuffle_is_equally_likely() {
         let mut seen = std::collections::BTreeMap::<[u8; 3], u32>::new();
         let mut random = KeyedRandom::from_state(1);
         for _ in 0..6000 {

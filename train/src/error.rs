@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use headstock_backbone::{BackboneError, ErrorKind, HubError};
 use headstock_heads::HeadError;
-use headstock_loader::{DatasetError, DecodeError, Photo};
+use headstock_loader::{DatasetError, DecodeError, ImageRef};
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -129,7 +129,7 @@ impl From<HubError> for TrainError {
 
 /// Photos that cannot be read, each with the reason.
 #[derive(Debug)]
-pub struct Unreadable(pub Vec<(Photo, DecodeError)>);
+pub struct Unreadable(pub Vec<(ImageRef, DecodeError)>);
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -77,7 +77,7 @@ pub fn extract(
 #[cfg(test)]
 mod tests {
     use headstock_backbone::{Layer, Pixels};
-    use headstock_loader::{EvalTransform, Interpolation, decode};
+    use headstock_loader::{EvalTransform, Resampling, decode};
 
     use super::*;
     use crate::feature_file::read_features;
@@ -99,7 +99,7 @@ mod tests {
         let extracted = extract(&folder.settings(config, &[""; 0]), None, &out, &()).unwrap();
         assert_eq!((extracted.rows, extracted.width, extracted.computed, extracted.skipped), (5, 64, 5, 0));
 
-        let plain = EvalTransform { resize: 36, crop: (32, 32), interpolation: Interpolation::Bilinear };
+        let plain = EvalTransform { resize: 36, crop: (32, 32), interpolation: Resampling::Bilinear };
         let values = read_features(&out).unwrap().table.values;
         for (number, row) in values.chunks_exact(64).enumerate() {
             let photo = decode(&std::fs::read(folder.path(&format!("photos/{number}.png"))).unwrap(), 10_000);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use headstock_backbone::Backbone;
 use headstock_heads::Features;
-use headstock_loader::{DecodeError, Photo};
+use headstock_loader::{DecodeError, ImageRef};
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -24,7 +24,7 @@ pub struct Prediction<'a> {
 }
 
 /// Is told a batch: some photos, and for each what the model makes of it, or why it cannot be read.
-pub type Told<'a, E> = dyn FnMut(&[Photo], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
+pub type Told<'a, E> = dyn FnMut(&[ImageRef], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
@@ -58,7 +58,7 @@ impl<'a> Predictor<'a> {
     /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `told` gives.
     pub fn predict<E: From<TrainError>>(
         &self,
-        photos: &[Photo],
+        photos: &[ImageRef],
         progress: &dyn Progress,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {
@@ -101,7 +101,7 @@ impl<'a> Predictor<'a> {
     /// Tells what the head makes of the features of some photos.
     fn tell<E: From<TrainError>>(
         &self,
-        photos: &[Photo],
+        photos: &[ImageRef],
         features: Vec<Result<Vec<f32>, DecodeError>>,
         told: &mut Told<'_, E>,
     ) -> Result<(), E> {
@@ -164,7 +164,7 @@ mod tests {
         let preprocessing = run.model.record.preprocessing.as_ref().unwrap();
         assert_eq!((preprocessing.crop, run.model.record.width), ([32, 32], 256));
         // Backwards, more than a batch, with one twice and two that are no photos between.
-        let mut photos: Vec<Photo> = rows
+        let mut photos: Vec<ImageRef> = rows
             .iter()
             .rev()
             .cycle()

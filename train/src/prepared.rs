@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use headstock_loader::Photo;
+use headstock_loader::ImageRef;
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -16,7 +16,7 @@ use crate::samples::{Part, Samples};
 pub struct Prepared {
     pub(crate) samples: Samples,
     /// Where each sample's photo lies; none where there are only features.
-    pub(crate) photos: Option<Vec<Photo>>,
+    pub(crate) photos: Option<Vec<ImageRef>>,
     pub(crate) stock: Option<Stock>,
     pub(crate) matrix: Matrix,
     /// Augmented views of each training sample.
@@ -61,7 +61,7 @@ impl Prepared {
         let wanted = options.features.views;
         let views: Vec<View> =
             samples.rows.iter().map(|row| if row.part == Part::Train { wanted } else { 0 }).collect();
-        let photos = inputs.photos().map(<[Photo]>::to_vec);
+        let photos = inputs.photos().map(<[ImageRef]>::to_vec);
         let matrix = Matrix::prepare(inputs, stock.as_ref(), options, &views, progress)?;
         let kept = matrix.present((0..samples.rows.len()).collect());
         let of = |part| kept.iter().copied().filter(|&i| samples.rows[i].part == part).collect();

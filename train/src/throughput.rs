@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::Backbone;
-use headstock_loader::Photo;
+use headstock_loader::ImageRef;
 
 use crate::config::{Options, Settings};
 use crate::error::TrainError;
@@ -45,7 +45,7 @@ pub fn throughput(
     let folder = folder.map_err(TrainError::io("make a folder in", &beside))?;
     options.features.cache = folder.path().to_path_buf();
 
-    let measure = |photos: &[Photo]| -> Result<Throughput, TrainError> {
+    let measure = |photos: &[ImageRef]| -> Result<Throughput, TrainError> {
         measured(stock, backbone, &options, photos, progress)
     };
     // The first photos tell how many are enough.
@@ -62,7 +62,7 @@ fn measured(
     stock: &Stock,
     backbone: &Backbone,
     options: &Options,
-    photos: &[Photo],
+    photos: &[ImageRef],
     progress: &dyn Progress,
 ) -> Result<Throughput, TrainError> {
     let started = Instant::now();

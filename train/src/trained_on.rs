@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use headstock_loader::Photo;
+use headstock_loader::ImageRef;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -89,16 +89,17 @@ pub(crate) fn of_split(
             trained.iter().map(row).collect()
         }
         Source::Photos { main, test } => {
-            let photos: Vec<Option<Photo>> = match root_of_files(&own.source) {
+            let photos: Vec<Option<ImageRef>> = match root_of_files(&own.source) {
                 Some(root) => trained.iter().map(|id| Some(root.join(id).into())).collect(),
                 None => {
                     let listed = Collected::read(own, main, test.as_ref(), progress)?.samples;
-                    let listed: HashMap<&str, &Photo> =
+                    let listed: HashMap<&str, &ImageRef> =
                         listed.iter().map(|sample| (sample.id.as_str(), &sample.photo)).collect();
                     trained.iter().map(|id| listed.get(id).map(|&photo| photo.clone())).collect()
                 }
             };
-            let content = |photo: &Option<Photo>| Some(Sha256::digest(photo.as_ref()?.read().ok()?).into());
+            let content =
+                |photo: &Option<ImageRef>| Some(Sha256::digest(photo.as_ref()?.read().ok()?).into());
             photos.par_iter().map(content).collect()
         }
     };

@@ -5,9 +5,11 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use headstock_loader::source::{TableHead, is_photo, photos_below, read_parquet_columns, read_table_head};
+use headstock_loader::source::{
+    TableHead, find_image_files, is_image_file, read_parquet_columns, read_table_head,
+};
 use headstock_loader::{
-    ClassOrder, CsvSource, Dataset, Fields, Part, TestSize, shards, stratified_shuffle_split,
+    ClassOrder, CsvSource, Dataset, FieldNames, Split, TestSize, find_shards, stratified_shuffle_split,
 };
 use headstock_train::TrainError;
 use headstock_train::config::Place;
@@ -65,7 +67,10 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
     let tested = match &found.test {
         Some(test) => {
             let test = test.open(session.bars)?;
-            Some(Dataset::read_with(test.source.as_ref(), &dataset.classes).map_err(TrainError::from)?)
+            Some(
+                Dataset::read_with_classes(test.source.as_ref(), &dataset.classes)
+                    .map_err(TrainError::from)?,
+            )
         }
         None => None,
     };
@@ -99,8 +104,8 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
 
 /// How many samples are trained on and tested on, where the data says it.
 fn given_parts(dataset: &Dataset) -> Option<(usize, usize)> {
-    let count = |part| dataset.samples.iter().filter(|sample| sample.part == Some(part)).count();
-    let (train, validation, test) = (count(Part::Train), count(Part::Validation), count(Part::Test));
+    let count = |part| dataset.samples.iter().filter(|sample| sample.split == Some(part)).count();
+    let (train, validation, test) = (count(Split::Train), count(Split::Validation), count(Split::Test));
     let tested = if test > 0 { test } else { validation };
     (train > 0 && tested > 0).then_some((train, tested))
 }
@@ -133,7 +138,7 @@ impl TestPart {
             }
         }
         if let Some(error) = refused {
-            tracing::warn!("it cannot be trained on yet: {}", error.named(&dataset.classes));
+            tracing::warn!("it cannot be trained on yet: {}", error.message_with_names(&dataset.classes));
         }
         Self::USUAL
     }
@@ -224,10 +229,10 @@ fn shards_of(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     };
     SHARDS.iter().find_map(|&(endings, kind)| {
         if path.is_dir() {
-            let shards = shards(path, endings).ok()?;
-            photos_below(path).is_ok_and(|photos| photos.is_empty()).then_some((kind, shards))
+            let shards = find_shards(path, endings).ok()?;
+            find_image_files(path).is_ok_and(|photos| photos.is_empty()).then_some((kind, shards))
         } else {
-            is_shard(endings).then(|| shards(path, endings).ok()).flatten().map(|shards| (kind, shards))
+            is_shard(endings).then(|| find_shards(path, endings).ok()).flatten().map(|shards| (kind, shards))
         }
     })
 }
@@ -247,8 +252,8 @@ fn parquet(shards: String, args: &InitArgs, columns: Option<&(Vec<String>, Vec<S
     }
 }
 
-fn fields(label: String) -> Fields {
-    Fields { label, group: None, part: None }
+fn fields(label: String) -> FieldNames {
+    FieldNames { label, group: None, split: None }
 }
 
 /// Whether there are folders of photos to train and to test on in `root`, and no other.
@@ -266,7 +271,8 @@ fn class_folders(root: &Path) -> Vec<OsString> {
     let hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
     let folders = entries.flatten().filter(|entry| entry.path().is_dir() && !hidden(&entry.file_name()));
     // What cannot be walked is told when the data set is read.
-    let full = folders.filter(|folder| !photos_below(&folder.path()).is_ok_and(|photos| photos.is_empty()));
+    let full =
+        folders.filter(|folder| !find_image_files(&folder.path()).is_ok_and(|photos| photos.is_empty()));
     let mut names: Vec<OsString> = full.map(|folder| folder.file_name()).collect();
     names.sort_unstable();
     names
@@ -274,14 +280,14 @@ fn class_folders(root: &Path) -> Vec<OsString> {
 
 fn has_photos(folder: &Path) -> bool {
     fs::read_dir(folder)
-        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_photo(&entry.path()))))
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_image_file(&entry.path()))))
 }
 
 /// A table: its columns, the folder of its photos, and what is appended to the ids.
 fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
     let csv = args.path.clone();
     let bad = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
-    let TableHead { columns, first } = read_table_head(&csv)?;
+    let TableHead { columns, first_row: first } = read_table_head(&csv)?;
     let column = |given: &Option<String>, usual: &[&str], option: &str, what: &str| match given {
         Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
             bad(format!("there is no column `{name}` ({option}); its columns: {}", columns.join(", ")))

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use headstock_heads::Sets;
-use headstock_loader::source::photos_below;
-use headstock_loader::{DecodeError, Photo};
+use headstock_loader::source::find_image_files;
+use headstock_loader::{DecodeError, ImageRef};
 use headstock_train::{Prediction, Predictor, TrainError};
 use serde_json::json;
 
@@ -56,15 +56,15 @@ pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Resu
 }
 
 /// The photos that the arguments name: a folder stands for the photos below it.
-fn listed(arguments: &[PathBuf]) -> Result<Vec<Photo>, TrainError> {
+fn listed(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
     let mut photos = Vec::new();
     for path in arguments {
         if path.is_dir() {
-            let below = photos_below(path)?;
+            let below = find_image_files(path)?;
             if below.is_empty() {
                 return Err(TrainError::Data(format!("there are no photos in {}", path.display())));
             }
-            photos.extend(below.into_iter().map(Photo::from));
+            photos.extend(below.into_iter().map(ImageRef::from));
         } else {
             photos.push(path.clone().into());
         }
@@ -91,7 +91,7 @@ impl Printer<'_> {
         }
     }
 
-    fn row(&mut self, photo: &Photo, prediction: Prediction<'_>) -> Result<(), StdoutError> {
+    fn row(&mut self, photo: &ImageRef, prediction: Prediction<'_>) -> Result<(), StdoutError> {
         let Prediction { probabilities, predicted } = prediction;
         let best = predicted as usize;
         let classes = self.classes;
@@ -136,7 +136,7 @@ impl Printer<'_> {
     }
 
     /// A photo that cannot be read keeps its row where programs read the output.
-    fn unreadable(&mut self, photo: &Photo, error: &DecodeError) -> Result<(), StdoutError> {
+    fn unreadable(&mut self, photo: &ImageRef, error: &DecodeError) -> Result<(), StdoutError> {
         match self.format {
             // The warning says it.
             Format::Table => Ok(()),

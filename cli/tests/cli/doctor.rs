@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::{CLASSES, Project, demo_photo};
-use headstock_loader::source::photos_below;
+use headstock_loader::source::find_image_files;
 use serde_json::Value;
 
 /// Photos of each class.
@@ -62,7 +62,7 @@ fn staying(project: &Project, figures: &Value) -> Vec<String> {
             item.split(' ').filter(|path| !leaving.contains(*path)).map(str::to_owned).collect();
         leaving.extend(left.into_iter().skip(1));
     }
-    let photos = photos_below(&project.path("photos")).unwrap();
+    let photos = find_image_files(&project.path("photos")).unwrap();
     let root = project.path("photos");
     let ids = photos.iter().map(|photo| photo.strip_prefix(&root).unwrap().to_str().unwrap().to_owned());
     // What lies beside the classes has none.

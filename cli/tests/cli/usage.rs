@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::support::{Project, done};
 use headstock_backbone::DownloadProgress;
 use headstock_heads::Registry;
-use headstock_loader::Photo;
-use headstock_loader::source::photos_below;
+use headstock_loader::ImageRef;
+use headstock_loader::source::find_image_files;
 use headstock_train::{Predictor, Progress, Run, TrainError};
 
 /// The line below "next:" that has `word` in it.
@@ -242,8 +242,8 @@ fn predicting_tells_how_far_it_is() {
     let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
     let settings = run.settings(&[], &heads).unwrap();
     let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
-    let photos: Vec<Photo> =
-        photos_below(&project.path("photos")).unwrap().into_iter().map(Photo::from).collect();
+    let photos: Vec<ImageRef> =
+        find_image_files(&project.path("photos")).unwrap().into_iter().map(ImageRef::from).collect();
     let (progress, mut told) = (Recorder::default(), Vec::new());
     predictor
         .predict::<TrainError>(&photos, &progress, &mut |batch, predicted| {

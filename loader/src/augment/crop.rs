@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{AugmentError, positive, require};
+use super::check::{AugmentError, is_positive_range, require};
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
@@ -26,13 +26,13 @@ impl RandomResizedCrop {
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         let Self { scale, ratio } = *self;
         require(
-            positive(scale) && scale[1] <= 1.0,
+            is_positive_range(scale) && scale[1] <= 1.0,
             "random_resized_crop.scale",
             format_args!("{scale:?}"),
             "must be two shares of the area in order, above 0 and up to 1",
         )?;
         require(
-            positive(ratio),
+            is_positive_range(ratio),
             "random_resized_crop.ratio",
             format_args!("{ratio:?}"),
             "must be two ratios in order, above 0",
@@ -43,10 +43,10 @@ impl RandomResizedCrop {
     pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> Crop {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target = area * random.uniform(self.scale[0], self.scale[1]);
+            let target_area = area * random.uniform(self.scale[0], self.scale[1]);
             let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
-            let w = (target * aspect).sqrt().round_ties_even() as u32;
-            let h = (target / aspect).sqrt().round_ties_even() as u32;
+            let w = (target_area * aspect).sqrt().round_ties_even() as u32;
+            let h = (target_area / aspect).sqrt().round_ties_even() as u32;
             if (1..=width).contains(&w) && (1..=height).contains(&h) {
                 let (top, left) = (random.up_to(height - h), random.up_to(width - w));
                 return Crop { top, left, height: h, width: w };

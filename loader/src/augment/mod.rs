@@ -25,7 +25,7 @@
 
 mod check;
 mod crop;
-mod numbers;
+mod number_or_list;
 mod ops;
 mod policy;
 mod sheet;
@@ -36,15 +36,18 @@ use serde::{Deserialize, Serialize};
 
 pub use check::AugmentError;
 pub use crop::RandomResizedCrop;
-pub use numbers::{ErasingValue, Numbers};
+pub use number_or_list::{ErasingValue, NumberOrList};
 pub use policy::{AugMix, AutoAugment, Policy, RandAugment, TrivialAugmentWide};
 pub use sheet::contact_sheet;
-pub use steps::{Affine, ColorJitter, Erasing, GaussianBlur, Perspective, Posterize, Sharpness, Solarize};
+pub use steps::{
+    ColorJitter, GaussianBlur, RandomAdjustSharpness, RandomAffine, RandomErasing, RandomPerspective,
+    RandomPosterize, RandomSolarize,
+};
 
-use self::check::{possible, require};
-pub(crate) use self::ops::Op;
+use self::check::{check_optional_probability, require};
+pub(crate) use self::ops::ImageOp;
 use crate::random::KeyedRandom;
-use crate::transform::{EvalTransform, Interpolation, Rendering};
+use crate::transform::{EvalTransform, RenderSpec, Resampling};
 
 /// The table `[augment]`: what may happen to a view, in the [module's](self) order. Only what is there happens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,10 +70,10 @@ pub struct Augment {
     pub policy: Option<Policy>,
     /// Turned, moved, sized and sheared (`RandomAffine`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub affine: Option<Affine>,
+    pub affine: Option<RandomAffine>,
     /// Seen at a slant (`RandomPerspective`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub perspective: Option<Perspective>,
+    pub perspective: Option<RandomPerspective>,
     /// Brightness, contrast, saturation and hue (`ColorJitter`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub color_jitter: Option<ColorJitter>,
@@ -82,13 +85,13 @@ pub struct Augment {
     pub gaussian_blur: Option<GaussianBlur>,
     /// Blurred or sharpened (`RandomAdjustSharpness`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sharpness: Option<Sharpness>,
+    pub sharpness: Option<RandomAdjustSharpness>,
     /// Fewer levels (`RandomPosterize`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub posterize: Option<Posterize>,
+    pub posterize: Option<RandomPosterize>,
     /// Bright values inverted (`RandomSolarize`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub solarize: Option<Solarize>,
+    pub solarize: Option<RandomSolarize>,
     /// The probability of a level histogram (`RandomEqualize`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalize: Option<f64>,
@@ -100,13 +103,13 @@ pub struct Augment {
     pub invert: Option<f64>,
     /// A rectangle painted over (`RandomErasing`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub erasing: Option<Erasing>,
+    pub erasing: Option<RandomErasing>,
     /// What is drawn depends on this, the view's number and the photo.
     pub seed: u64,
 }
 
 /// The rendering that is epoch 0's: no view has a number as high.
-const FIRST_EPOCH: u64 = 1 << 32;
+const FIRST_EPOCH_VIEW: u64 = 1 << 32;
 
 impl Augment {
     /// Whether nothing would change a photo.
@@ -121,29 +124,29 @@ impl Augment {
     /// [`AugmentError`], which names the key.
     pub fn check(&self) -> Result<(), AugmentError> {
         self.random_resized_crop.as_ref().map_or(Ok(()), RandomResizedCrop::check)?;
-        possible("horizontal_flip", self.horizontal_flip)?;
+        check_optional_probability("horizontal_flip", self.horizontal_flip)?;
         if let Some(degrees) = self.rotation {
             let good = (0.0..=180.0).contains(&degrees);
             require(good, "rotation", degrees, "must be degrees, from 0 to 180")?;
         }
-        possible("vertical_flip", self.vertical_flip)?;
+        check_optional_probability("vertical_flip", self.vertical_flip)?;
         self.policy.as_ref().map_or(Ok(()), Policy::check)?;
-        self.affine.as_ref().map_or(Ok(()), Affine::check)?;
-        self.perspective.as_ref().map_or(Ok(()), Perspective::check)?;
+        self.affine.as_ref().map_or(Ok(()), RandomAffine::check)?;
+        self.perspective.as_ref().map_or(Ok(()), RandomPerspective::check)?;
         self.color_jitter.as_ref().map_or(Ok(()), ColorJitter::check)?;
-        possible("grayscale", self.grayscale)?;
+        check_optional_probability("grayscale", self.grayscale)?;
         self.gaussian_blur.as_ref().map_or(Ok(()), GaussianBlur::check)?;
-        self.sharpness.as_ref().map_or(Ok(()), Sharpness::check)?;
-        self.posterize.as_ref().map_or(Ok(()), Posterize::check)?;
-        self.solarize.as_ref().map_or(Ok(()), Solarize::check)?;
-        possible("equalize", self.equalize)?;
-        possible("autocontrast", self.autocontrast)?;
-        possible("invert", self.invert)?;
-        self.erasing.as_ref().map_or(Ok(()), Erasing::check)
+        self.sharpness.as_ref().map_or(Ok(()), RandomAdjustSharpness::check)?;
+        self.posterize.as_ref().map_or(Ok(()), RandomPosterize::check)?;
+        self.solarize.as_ref().map_or(Ok(()), RandomSolarize::check)?;
+        check_optional_probability("equalize", self.equalize)?;
+        check_optional_probability("autocontrast", self.autocontrast)?;
+        check_optional_probability("invert", self.invert)?;
+        self.erasing.as_ref().map_or(Ok(()), RandomErasing::check)
     }
 
     /// View `view` of `photo`, as large as `plain`'s crop. It depends on the seed, the view's number, the photo's key
-    /// (the hash of its bytes) and the settings, and on nothing else. Settings that [`Augment::check`] refuses give some
+    /// (the hash of its bytes) and the settings, and on nothing else. Settings that [`Augment::check_not_past_end`] refuses give some
     /// view, without a panic.
     ///
     /// ```
@@ -166,73 +169,91 @@ impl Augment {
     /// # Ok::<(), headstock_loader::AugmentError>(())
     /// ```
     #[must_use]
-    pub fn view(&self, photo: &RgbImage, plain: &EvalTransform, view: u32, key: &[u8; 32]) -> RgbImage {
-        self.rendering(photo.dimensions(), plain, view, key).of(photo)
+    pub fn view(&self, photo: &RgbImage, eval: &EvalTransform, view: u32, image_hash: &[u8; 32]) -> RgbImage {
+        self.render_spec(photo.dimensions(), eval, view, image_hash).render(photo)
     }
 
     /// A view of `photo` for epoch `epoch` of a training that has each photo another way every time. It is as
-    /// [`view`](Self::view) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
+    /// [`output_size`](Self::output_size) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
     #[must_use]
-    pub fn fresh(&self, photo: &RgbImage, plain: &EvalTransform, epoch: u64, key: &[u8; 32]) -> RgbImage {
-        self.fresh_rendering(photo.dimensions(), plain, epoch, key).of(photo)
+    pub fn epoch_view(
+        &self,
+        photo: &RgbImage,
+        eval: &EvalTransform,
+        epoch: u64,
+        image_hash: &[u8; 32],
+    ) -> RgbImage {
+        self.epoch_render_spec(photo.dimensions(), eval, epoch, image_hash).render(photo)
     }
 
-    /// [`view`](Self::view), for a photo of `size` (width, height) that is not decoded yet.
+    /// [`output_size`](Self::output_size), for a photo of `size` (width, height) that is not decoded yet.
     #[must_use]
-    pub fn rendering(&self, size: (u32, u32), plain: &EvalTransform, view: u32, key: &[u8; 32]) -> Rendering {
-        self.draw(size, plain, view.into(), key)
-    }
-
-    /// [`fresh`](Self::fresh), for a photo of `size` (width, height) that is not decoded yet.
-    #[must_use]
-    pub fn fresh_rendering(
+    pub fn render_spec(
         &self,
         size: (u32, u32),
-        plain: &EvalTransform,
+        eval: &EvalTransform,
+        view: u32,
+        image_hash: &[u8; 32],
+    ) -> RenderSpec {
+        self.draw(size, eval, view.into(), image_hash)
+    }
+
+    /// [`epoch_view`](Self::epoch_view), for a photo of `size` (width, height) that is not decoded yet.
+    #[must_use]
+    pub fn epoch_render_spec(
+        &self,
+        size: (u32, u32),
+        eval: &EvalTransform,
         epoch: u64,
-        key: &[u8; 32],
-    ) -> Rendering {
-        self.draw(size, plain, epoch.wrapping_add(FIRST_EPOCH), key)
+        image_hash: &[u8; 32],
+    ) -> RenderSpec {
+        self.draw(size, eval, epoch.wrapping_add(FIRST_EPOCH_VIEW), image_hash)
     }
 
     /// Draws rendering `rendering` of a photo of `size` (width, height): numbered views come first, then epochs.
-    fn draw(&self, size: (u32, u32), plain: &EvalTransform, rendering: u64, key: &[u8; 32]) -> Rendering {
-        let mut random = KeyedRandom::new(self.seed, rendering, key);
+    fn draw(
+        &self,
+        size: (u32, u32),
+        eval: &EvalTransform,
+        view_index: u64,
+        image_hash: &[u8; 32],
+    ) -> RenderSpec {
+        let mut random = KeyedRandom::new(self.seed, view_index, image_hash);
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
-        let mirrored = self.horizontal_flip.is_some_and(|p| random.chance(p));
-        let degrees = self.rotation.map(|most| random.uniform(-most, most));
+        let flips = self.horizontal_flip.is_some_and(|p| random.bernoulli(p));
+        let degrees = self.rotation.map(|max_degrees| random.uniform(-max_degrees, max_degrees));
 
-        let stream = |step: &str| KeyedRandom::of_step(self.seed, rendering, key, step);
-        let happens = |step: &str, p: Option<f64>| p.is_some_and(|p| stream(step).chance(p));
-        let view = view_size(plain);
+        let random_for = |step: &str| KeyedRandom::for_step(self.seed, view_index, image_hash, step);
+        let occurs = |step: &str, p: Option<f64>| p.is_some_and(|p| random_for(step).bernoulli(p));
+        let output_size = view_size(eval);
         let mut ops = Vec::new();
-        ops.extend(mirrored.then_some(Op::FlipHorizontal));
-        ops.extend(happens("vertical_flip", self.vertical_flip).then_some(Op::FlipVertical));
+        ops.extend(flips.then_some(ImageOp::FlipHorizontal));
+        ops.extend(occurs("vertical_flip", self.vertical_flip).then_some(ImageOp::FlipVertical));
         if let Some(policy) = &self.policy {
-            ops.extend(policy.draw(view, &mut stream("policy")));
+            ops.extend(policy.draw(output_size, &mut random_for("policy")));
         }
-        ops.extend(degrees.map(|degrees| Op::Rotate { degrees, interpolation: Interpolation::Nearest }));
-        ops.extend(self.affine.as_ref().map(|step| step.draw(view, &mut stream("affine"))));
-        ops.extend(self.perspective.and_then(|step| step.draw(view, &mut stream("perspective"))));
+        ops.extend(degrees.map(|degrees| ImageOp::Rotate { degrees, interpolation: Resampling::Nearest }));
+        ops.extend(self.affine.as_ref().map(|step| step.draw(output_size, &mut random_for("affine"))));
+        ops.extend(self.perspective.and_then(|step| step.draw(output_size, &mut random_for("perspective"))));
         if let Some(step) = &self.color_jitter {
-            ops.extend(step.draw(&mut stream("color_jitter")));
+            ops.extend(step.draw(&mut random_for("color_jitter")));
         }
-        ops.extend(happens("grayscale", self.grayscale).then_some(Op::Grayscale));
-        ops.extend(self.gaussian_blur.as_ref().and_then(|step| step.draw(&mut stream("gaussian_blur"))));
-        ops.extend(self.sharpness.and_then(|step| step.draw(&mut stream("sharpness"))));
-        ops.extend(self.posterize.and_then(|step| step.draw(&mut stream("posterize"))));
-        ops.extend(self.solarize.and_then(|step| step.draw(&mut stream("solarize"))));
-        ops.extend(happens("equalize", self.equalize).then_some(Op::Equalize));
-        ops.extend(happens("autocontrast", self.autocontrast).then_some(Op::Autocontrast));
-        ops.extend(happens("invert", self.invert).then_some(Op::Invert));
-        ops.extend(self.erasing.as_ref().and_then(|step| step.draw(view, &mut stream("erasing"))));
-        Rendering { plain: *plain, crop, ops }
+        ops.extend(occurs("grayscale", self.grayscale).then_some(ImageOp::Grayscale));
+        ops.extend(self.gaussian_blur.as_ref().and_then(|step| step.draw(&mut random_for("gaussian_blur"))));
+        ops.extend(self.sharpness.and_then(|step| step.draw(&mut random_for("sharpness"))));
+        ops.extend(self.posterize.and_then(|step| step.draw(&mut random_for("posterize"))));
+        ops.extend(self.solarize.and_then(|step| step.draw(&mut random_for("solarize"))));
+        ops.extend(occurs("equalize", self.equalize).then_some(ImageOp::Equalize));
+        ops.extend(occurs("autocontrast", self.autocontrast).then_some(ImageOp::Autocontrast));
+        ops.extend(occurs("invert", self.invert).then_some(ImageOp::Invert));
+        ops.extend(self.erasing.as_ref().and_then(|step| step.draw(output_size, &mut random_for("erasing"))));
+        RenderSpec { eval: *eval, crop, ops }
     }
 }
 
 /// Width and height of a view.
-fn view_size(plain: &EvalTransform) -> (u32, u32) {
-    (plain.crop.1.max(1), plain.crop.0.max(1))
+fn view_size(eval: &EvalTransform) -> (u32, u32) {
+    (eval.crop.1.max(1), eval.crop.0.max(1))
 }
 
 #[cfg(test)]

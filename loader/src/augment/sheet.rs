@@ -9,7 +9,7 @@ use crate::transform::EvalTransform;
 const GAP: u32 = 4;
 
 /// A row for each of `photos`: its plain view, then its numbered views from 1 to `views`, with white between them. `keys` are the
-/// hashes of the photos' bytes, as [`Augment::view`] takes them; a photo without one is left out. Without photos it has no
+/// hashes of the photos' bytes, as [`Augment::output_size`] takes them; a photo without one is left out. Without photos it has no
 /// pixels.
 ///
 /// ```
@@ -25,23 +25,23 @@ const GAP: u32 = 4;
 #[must_use]
 pub fn contact_sheet(
     augment: &Augment,
-    plain: &EvalTransform,
+    eval: &EvalTransform,
     photos: &[RgbImage],
-    keys: &[[u8; 32]],
-    views: u32,
+    image_hashes: &[[u8; 32]],
+    n_views: u32,
 ) -> RgbImage {
-    let (width, height) = super::view_size(plain);
-    let rows = photos.len().min(keys.len()) as u32;
+    let (width, height) = super::view_size(eval);
+    let rows = photos.len().min(image_hashes.len()) as u32;
     if rows == 0 {
         return RgbImage::new(0, 0);
     }
-    let length = |count: u32, size: u32| count * (size + GAP) - GAP;
-    let mut sheet = RgbImage::from_pixel(length(views + 1, width), length(rows, height), Rgb([255; 3]));
-    for (row, (photo, key)) in (0..).zip(photos.iter().zip(keys)) {
-        for column in 0..=views {
+    let extent = |count: u32, size: u32| count * (size + GAP) - GAP;
+    let mut sheet = RgbImage::from_pixel(extent(n_views + 1, width), extent(rows, height), Rgb([255; 3]));
+    for (row, (photo, image_hash)) in (0..).zip(photos.iter().zip(image_hashes)) {
+        for column in 0..=n_views {
             let view = match column {
-                0 => plain.apply(photo),
-                view => augment.view(photo, plain, view, key),
+                0 => eval.apply(photo),
+                view => augment.view(photo, eval, view, image_hash),
             };
             imageops::replace(
                 &mut sheet,

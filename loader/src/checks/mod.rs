@@ -1,17 +1,17 @@
 //! What is odd about photos and classes, before anything is learned from them.
 //!
 //! [`inspect`] tells how a photo is stored without decoding it; whether it can be read, [`decode`](crate::decode()) tells.
-//! [`similar_names`] finds classes that may be one, [`Sizes`] photos that are far from the others' size or no shape for a
+//! [`similar_names`] finds classes that may be one, [`SizeStats`] photos that are far from the others' size or no shape for a
 //! network.
 
+mod headers;
 mod names;
-mod shape;
-mod stored;
+mod sizes;
 
 use std::fmt;
 
-pub use names::{Likeness, Similar, similar_names};
-pub use shape::{LONGEST, SMALLEST, Sizes};
+pub use names::{NameDifference, SimilarNames, similar_names};
+pub use sizes::{MAX_ASPECT_RATIO, MIN_SIDE, SizeStats};
 
 /// How a photo is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Inspection {
     /// Width and height in pixels, as stored: before it is turned upright.
     pub size: (u32, u32),
     /// What a pixel consists of.
-    pub mode: Mode,
+    pub mode: ColorMode,
     /// Pictures in the file: frames of an animation, or pages of a TIFF.
     pub frames: usize,
     /// The EXIF orientation, 1 to 8; 1 where there is none or an unknown one.
@@ -30,22 +30,22 @@ pub struct Inspection {
 
 /// What a pixel consists of, as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mode {
+pub struct ColorMode {
     /// The kind of colours.
-    pub colours: Colours,
+    pub color_space: ColorSpace,
     /// Whether pixels may be transparent.
     pub transparent: bool,
     /// Bits of a value.
     pub bits: u8,
     /// Whether values are floating-point numbers.
-    pub float: bool,
+    pub is_float: bool,
 }
 
 /// A kind of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Colours {
+pub enum ColorSpace {
     /// Brightness alone, or black and white.
-    Grey,
+    Gray,
     /// Numbers of colours in a table.
     Palette,
     /// Red, green, blue, or what becomes these (`YCbCr`).
@@ -56,27 +56,27 @@ pub enum Colours {
     Other,
 }
 
-impl Mode {
+impl ColorMode {
     /// What most photos are: RGB with 8 bits and nothing else.
     #[must_use]
-    pub fn is_plain(self) -> bool {
-        self == Self { colours: Colours::Rgb, transparent: false, bits: 8, float: false }
+    pub fn is_rgb8(self) -> bool {
+        self == Self { color_space: ColorSpace::Rgb, transparent: false, bits: 8, is_float: false }
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for ColorMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.float {
+        if self.is_float {
             f.write_str("floating-point ")?;
         } else if self.bits != 8 {
             write!(f, "{}-bit ", self.bits)?;
         }
-        f.write_str(match self.colours {
-            Colours::Grey => "grey",
-            Colours::Palette => "palette",
-            Colours::Rgb => "RGB",
-            Colours::Cmyk => "CMYK",
-            Colours::Other => "other colours",
+        f.write_str(match self.color_space {
+            ColorSpace::Gray => "grey",
+            ColorSpace::Palette => "palette",
+            ColorSpace::Rgb => "RGB",
+            ColorSpace::Cmyk => "CMYK",
+            ColorSpace::Other => "other colours",
         })?;
         if self.transparent { f.write_str(", transparent") } else { Ok(()) }
     }
@@ -97,7 +97,7 @@ impl fmt::Display for Mode {
 /// ```
 #[must_use]
 pub fn inspect(bytes: &[u8]) -> Option<Inspection> {
-    stored::read(bytes)
+    headers::read(bytes)
 }
 
 #[cfg(test)]

@@ -28,26 +28,26 @@ pub enum ClassOrder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassMap {
     names: Vec<String>,
-    numbers: HashMap<String, u32>,
+    labels: HashMap<String, u32>,
 }
 
 impl ClassMap {
     /// Numbers `names`, which may repeat, in `order`.
     #[must_use]
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, order: ClassOrder) -> Self {
-        let mut numbers = HashMap::new();
+        let mut labels = HashMap::new();
         let mut distinct: Vec<String> = Vec::new();
         for name in names {
-            if !numbers.contains_key(name) {
-                numbers.insert(name.to_owned(), distinct.len() as u32);
+            if !labels.contains_key(name) {
+                labels.insert(name.to_owned(), distinct.len() as u32);
                 distinct.push(name.to_owned());
             }
         }
         if order == ClassOrder::Sorted {
             distinct.sort_unstable();
-            numbers = distinct.iter().zip(0..).map(|(name, number)| (name.clone(), number)).collect();
+            labels = distinct.iter().zip(0..).map(|(name, label)| (name.clone(), label)).collect();
         }
-        Self { names: distinct, numbers }
+        Self { names: distinct, labels }
     }
 
     /// The names by number.
@@ -73,14 +73,14 @@ impl ClassMap {
     /// # Panics
     /// For a number that is not below [`ClassMap::len`].
     #[must_use]
-    pub fn name(&self, number: u32) -> &str {
-        &self.names[number as usize]
+    pub fn name(&self, label: u32) -> &str {
+        &self.names[label as usize]
     }
 
     /// The number of the class `name`.
     #[must_use]
-    pub fn number(&self, name: &str) -> Option<u32> {
-        self.numbers.get(name).copied()
+    pub fn label(&self, name: &str) -> Option<u32> {
+        self.labels.get(name).copied()
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     fn a_map_knows_how_many_classes_it_has() {
         assert!(ClassMap::new([], ClassOrder::Sorted).is_empty());
         let one = ClassMap::new(["a", "a"], ClassOrder::Appearance);
-        assert_eq!((one.is_empty(), one.len(), one.number("b")), (false, 1, None));
+        assert_eq!((one.is_empty(), one.len(), one.label("b")), (false, 1, None));
         assert_eq!(ClassOrder::default(), ClassOrder::Sorted);
     }
 
@@ -112,10 +112,10 @@ mod tests {
             let order = if sorted { ClassOrder::Sorted } else { ClassOrder::Appearance };
             let classes = ClassMap::new(names.iter().map(String::as_str), order);
             for name in &names {
-                prop_assert_eq!(classes.name(classes.number(name).unwrap()), name);
+                prop_assert_eq!(classes.name(classes.label(name).unwrap()), name);
             }
-            for number in 0..classes.len() as u32 {
-                prop_assert_eq!(classes.number(classes.name(number)), Some(number));
+            for label in 0..classes.len() as u32 {
+                prop_assert_eq!(classes.label(classes.name(label)), Some(label));
             }
         }
     }

@@ -8,15 +8,15 @@ use thiserror::Error;
 
 /// Some names for a message: the first few, and how many more there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed(pub Vec<String>);
+pub struct NameList(pub Vec<String>);
 
-impl Listed {
-    const SHOWN: usize = 10;
+impl NameList {
+    const MAX_SHOWN: usize = 10;
 }
 
-impl fmt::Display for Listed {
+impl fmt::Display for NameList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.len().min(Self::SHOWN);
+        let shown = self.0.len().min(Self::MAX_SHOWN);
         f.write_str(&self.0[..shown].join(", "))?;
         match self.0.len() - shown {
             0 => Ok(()),
@@ -77,7 +77,7 @@ pub enum DatasetError {
         /// The folder of the photos.
         root: PathBuf,
         /// The classes.
-        classes: Listed,
+        classes: NameList,
         /// Endings of the files that are there instead.
         extensions: Vec<String>,
     },
@@ -95,9 +95,9 @@ pub enum DatasetError {
         /// The test folder.
         root: PathBuf,
         /// Its classes that are unknown.
-        classes: Listed,
+        classes: NameList,
         /// The known ones.
-        known: Listed,
+        known: NameList,
     },
     /// A shard is not what it should be.
     #[error("{}: {problem}", path.display())]
@@ -133,7 +133,7 @@ pub enum DatasetError {
         /// The column asked for.
         column: String,
         /// The columns that are there.
-        columns: Listed,
+        columns: NameList,
     },
     /// A row lacks its id, its label or its group.
     #[error("{}, line {line}: `{column}` is empty", path.display())]
@@ -171,11 +171,11 @@ pub enum DatasetError {
         /// How many.
         count: usize,
         /// Which.
-        photos: Listed,
+        photos: NameList,
     },
 }
 
-pub(crate) fn did_you_mean(column: &str, columns: &Listed) -> String {
+pub(crate) fn did_you_mean(column: &str, columns: &NameList) -> String {
     let distance =
         |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());
     match columns.0.iter().min_by_key(|known| distance(known)) {

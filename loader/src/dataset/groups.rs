@@ -38,23 +38,23 @@ pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
 #[must_use]
 pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32> {
     // Each sample points to an earlier one of its group, the first one to itself.
-    let mut earlier: Vec<usize> = (0..groups.len()).collect();
+    let mut parents: Vec<usize> = (0..groups.len()).collect();
     let mut first_of_group = BTreeMap::new();
     for (sample, group) in groups.iter().enumerate() {
         if let Some(group) = group {
             let first = *first_of_group.entry(group).or_insert(sample);
-            join(&mut earlier, first, sample);
+            merge_groups(&mut parents, first, sample);
         }
     }
     for &(a, b) in links {
-        join(&mut earlier, a, b);
+        merge_groups(&mut parents, a, b);
     }
     let mut numbers = Vec::with_capacity(groups.len());
     let mut next = 0u32;
     for sample in 0..groups.len() {
-        let first = first_of(&mut earlier, sample);
-        if first < sample {
-            numbers.push(numbers[first]);
+        let root = find_root(&mut parents, sample);
+        if root < sample {
+            numbers.push(numbers[root]);
         } else {
             numbers.push(next);
             next = next.checked_add(1).expect("a data set has fewer than 2^32 groups");
@@ -63,16 +63,16 @@ pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32>
     numbers
 }
 
-fn join(earlier: &mut [usize], a: usize, b: usize) {
-    let (a, b) = (first_of(earlier, a), first_of(earlier, b));
-    earlier[a.max(b)] = a.min(b);
+fn merge_groups(parents: &mut [usize], a: usize, b: usize) {
+    let (a, b) = (find_root(parents, a), find_root(parents, b));
+    parents[a.max(b)] = a.min(b);
 }
 
 /// The first sample of a sample's group; the way there is halved for the next time.
-fn first_of(earlier: &mut [usize], mut sample: usize) -> usize {
-    while earlier[sample] != sample {
-        earlier[sample] = earlier[earlier[sample]];
-        sample = earlier[sample];
+fn find_root(parents: &mut [usize], mut sample: usize) -> usize {
+    while parents[sample] != sample {
+        parents[sample] = parents[parents[sample]];
+        sample = parents[sample];
     }
     sample
 }
@@ -85,7 +85,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn samples_share_a_number_where_a_chain_of_groups_and_links_leads_from_one_to_the_other(
+        fn samples_connected_by_groups_or_links_share_a_number(
             (groups, links) in (1usize..40).prop_flat_map(|n| {
                 (prop::collection::vec(prop::option::of(0u32..12), n), prop::collection::vec((0..n, 0..n), 0..n))
             }),

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::decode::{DecodeError, decode};
-use crate::photo::Photo;
+use crate::image_ref::ImageRef;
 
 /// The photos that cannot be read or decoded: the index of each among `photos` and the reason, by index.
 ///
@@ -20,14 +20,18 @@ use crate::photo::Photo;
 /// assert_eq!(faults[0].0, 0);
 /// ```
 #[must_use]
-pub fn unreadable(photos: &[&Photo], max_pixels: u64, done: impl Fn() + Sync) -> Vec<(usize, DecodeError)> {
-    photos
+pub fn find_unreadable(
+    images: &[&ImageRef],
+    max_pixels: u64,
+    on_image_done: impl Fn() + Sync,
+) -> Vec<(usize, DecodeError)> {
+    images
         .par_iter()
         .enumerate()
-        .filter_map(|(index, photo)| {
-            let outcome = photo.read().and_then(|bytes| decode(&bytes, max_pixels));
-            done();
-            outcome.err().map(|error| (index, error))
+        .filter_map(|(index, image)| {
+            let decoded = image.read().and_then(|bytes| decode(&bytes, max_pixels));
+            on_image_done();
+            decoded.err().map(|error| (index, error))
         })
         .collect()
 }

@@ -9,9 +9,9 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     let (_signature, mut rest) = bytes.split_first_chunk::<8>()?;
     loop {
         let (&length, chunk) = rest.split_first_chunk()?;
-        let (kind, data) = chunk.split_first_chunk::<4>()?;
+        let (chunk_type, data) = chunk.split_first_chunk::<4>()?;
         let length = u32::from_be_bytes(length) as usize;
-        match kind {
+        match chunk_type {
             b"IEND" => return Some(orientation),
             b"eXIf" => orientation = Orientation::from_exif_chunk(data.get(..length)?).unwrap_or(orientation),
             _ => {}
@@ -22,20 +22,22 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
 
 /// Whether there are fewer bytes than the RIFF header of a WebP says, or than one of its chunks: metadata behind the picture would
 /// not be missed, and memory for as much as a chunk claims would be asked for.
-pub(super) fn webp_is_cut(bytes: &[u8]) -> bool {
+pub(super) fn is_truncated_webp(bytes: &[u8]) -> bool {
     const HEADER: usize = 12;
-    let length = |at: usize| {
-        let length = bytes.get(at..)?.first_chunk()?;
+    let length = |offset: usize| {
+        let length = bytes.get(offset..)?.first_chunk()?;
         usize::try_from(u32::from_le_bytes(*length)).ok()
     };
     let Some(end) = length(4).and_then(|length| length.checked_add(8)) else { return true };
     if bytes.len() < end {
         return true;
     }
-    let mut at = HEADER;
-    while let Some(length) = length(at + 4).filter(|_| at < end) {
-        let Some(next) = length.checked_add(at + 8).filter(|&next| next <= bytes.len()) else { return true };
-        at = next + length % 2;
+    let mut chunk_offset = HEADER;
+    while let Some(length) = length(chunk_offset + 4).filter(|_| chunk_offset < end) {
+        let Some(next) = length.checked_add(chunk_offset + 8).filter(|&next| next <= bytes.len()) else {
+            return true;
+        };
+        chunk_offset = next + length % 2;
     }
     false
 }

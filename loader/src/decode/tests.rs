@@ -5,15 +5,15 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::*;
-use crate::golden::{self, apart};
-use crate::{EvalTransform, Interpolation, Rendering};
+use crate::golden::{self, pixel_difference};
+use crate::{EvalTransform, RenderSpec, Resampling};
 
 /// More than any photo of the corpus has.
 const MAX_PIXELS: u64 = 10_000;
 
 /// The files of a folder of `reference/decode`, by name.
 fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(golden::path("decode").join(folder)).unwrap();
+    let entries = fs::read_dir(golden::reference_path("decode").join(folder)).unwrap();
     entries
         .map(|entry| {
             let entry = entry.unwrap();
@@ -27,14 +27,14 @@ fn extension(name: &str) -> &str {
 }
 
 #[test]
-fn photos_of_every_kind_are_pillows() {
-    let expected = golden::photos("decode/expected.safetensors");
+fn decoded_pixels_match_pillow() {
+    let expected = golden::images("decode/expected.safetensors");
     let files = files("photos");
     assert!(expected.len() == files.len() && files.len() > 100);
     for (name, bytes) in files {
         let ours = decode(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let apart = apart(&ours, &expected[&name]);
-        let (most, mean) = match name.as_str() {
+        let difference = pixel_difference(&ours, &expected[&name]);
+        let (max, mean) = match name.as_str() {
             // Four inks go the way of the other decoder.
             name if name.starts_with("cmyk") && extension(name) == "jpg" => (4, 0.4),
             "ycck.jpg" => (4, 0.4),
@@ -42,75 +42,71 @@ fn photos_of_every_kind_are_pillows() {
             "cmyk.tif" => (1, 0.5),
             _ => (0, 0.0),
         };
-        assert!(apart.most <= most && apart.mean <= mean, "{name}: {apart:?}");
+        assert!(difference.max <= max && difference.mean <= mean, "{name}: {difference:?}");
     }
 }
 
 #[test]
-fn jpegs_at_a_fraction_of_their_size_are_pillows_drafts() {
+fn reduced_jpegs_match_pillow_draft() {
     let files = files("photos");
-    let expected = golden::photos("decode/reduced.safetensors");
+    let expected = golden::images("decode/reduced.safetensors");
     assert!(expected.len() > 90);
     for (key, expected) in expected {
         let (name, scale) = key.rsplit_once('/').unwrap();
         let scale = scale.parse().unwrap();
-        let photo = PhotoDecoder::open(&files[name], MAX_PIXELS).unwrap();
+        let photo = LazyImage::open(&files[name], MAX_PIXELS).unwrap();
         let (width, height) = photo.size();
         let whole = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
-        let (ours, lie) = photo.part(scale, whole).unwrap();
-        assert_eq!((lie.scale, lie.origin), (scale, (0, 0)), "{key}");
-        assert!(ours == expected, "{key}: {:?}", apart(&ours, &expected));
+        let (ours, region) = photo.decode_region(scale, whole).unwrap();
+        assert_eq!((region.scale, region.origin), (scale, (0, 0)), "{key}");
+        assert!(ours == expected, "{key}: {:?}", pixel_difference(&ours, &expected));
     }
 }
 
 // effect: data.decode
 #[test]
-fn renderings_of_reduced_jpegs_are_pillows_of_its_drafts() {
+fn views_of_reduced_jpegs_match_pillow() {
     let (cases, results) =
-        (golden::json("decode/rendered.json"), golden::photos("decode/rendered.safetensors"));
+        (golden::json("decode/rendered.json"), golden::images("decode/rendered.safetensors"));
     let (files, max_pixels) = (files("larger"), 1 << 16);
     for case in cases.as_array().unwrap() {
         let bytes = &files[case["photo"].as_str().unwrap()];
         let crop = serde_json::from_value::<Option<[u32; 4]>>(case["crop"].clone()).unwrap();
         let size = serde_json::from_value(case["size"].clone()).unwrap();
-        let plain = EvalTransform {
+        let eval = EvalTransform {
             resize: case["resize"].as_u64().unwrap_or(1) as u32,
             crop: size,
             interpolation: serde_json::from_value(case["filter"].clone()).unwrap(),
         };
         let crop = crop.map(|[top, left, height, width]| Crop { top, left, height, width });
-        let rendering = Rendering { crop, ..plain.rendering() };
-        let photo = PhotoDecoder::open(bytes, max_pixels).unwrap();
-        assert_eq!(
-            u64::from(rendering.most_reduced(photo.size())),
-            case["factor"].as_u64().unwrap(),
-            "{case}"
-        );
-        let ours = photo.render(DecodeMode::Scaled, std::slice::from_ref(&rendering)).unwrap();
-        let apart = apart(&ours[0], &results[case["result"].as_str().unwrap()]);
-        assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
+        let spec = RenderSpec { crop, ..eval.render_spec() };
+        let photo = LazyImage::open(bytes, max_pixels).unwrap();
+        assert_eq!(u64::from(spec.max_reduction(photo.size())), case["factor"].as_u64().unwrap(), "{case}");
+        let ours = photo.render(DecodeMode::Scaled, std::slice::from_ref(&spec)).unwrap();
+        let difference = pixel_difference(&ours[0], &results[case["result"].as_str().unwrap()]);
+        assert!(difference.max <= 1 && difference.equal_fraction >= 0.99, "{case}: {difference:?}");
     }
 }
 
 // effect: data.decode
 #[test]
-fn renderings_at_full_size_are_those_of_the_whole_photo() {
-    let plain = EvalTransform { resize: 40, crop: (32, 30), interpolation: Interpolation::Bicubic };
+fn rendered_regions_match_the_whole_photo() {
+    let eval = EvalTransform { resize: 40, crop: (32, 30), interpolation: Resampling::Bicubic };
     let crops = [(5, 7, 100, 60), (90, 33, 17, 101), (0, 0, 151, 203)];
     for (name, bytes) in files("larger").into_iter().chain(files("photos")) {
         let whole = decode(&bytes, 1 << 16).unwrap();
         let crops = crops.map(|(top, left, height, width)| {
             let Crop { top, left, height, width } =
-                Crop { top, left, height, width }.within(whole.dimensions());
+                Crop { top, left, height, width }.clipped_to(whole.dimensions());
             (height > 0 && width > 0).then_some(Crop { top, left, height, width })
         });
-        let renderings = crops.map(|crop| Rendering { crop, ..plain.rendering() });
-        let expected: Vec<RgbImage> = renderings.iter().map(|rendering| rendering.of(&whole)).collect();
-        let open = || PhotoDecoder::open(&bytes, 1 << 16).unwrap();
-        assert!(open().render(DecodeMode::Exact, &renderings).unwrap() == expected, "{name}: all at once");
-        for (rendering, expected) in renderings.iter().zip(&expected) {
-            let ours = open().render(DecodeMode::Exact, std::slice::from_ref(rendering)).unwrap();
-            assert!(ours[0] == *expected, "{name}: {rendering:?}");
+        let specs = crops.map(|crop| RenderSpec { crop, ..eval.render_spec() });
+        let expected: Vec<RgbImage> = specs.iter().map(|spec| spec.render(&whole)).collect();
+        let open = || LazyImage::open(&bytes, 1 << 16).unwrap();
+        assert!(open().render(DecodeMode::Exact, &specs).unwrap() == expected, "{name}: all at once");
+        for (spec, expected) in specs.iter().zip(&expected) {
+            let ours = open().render(DecodeMode::Exact, std::slice::from_ref(spec)).unwrap();
+            assert!(ours[0] == *expected, "{name}: {spec:?}");
         }
     }
 }
@@ -137,7 +133,7 @@ fn windows((width, height): (u32, u32)) -> Vec<Crop> {
 #[test]
 fn a_window_has_the_pixels_of_the_whole_photo() {
     for (name, bytes) in files("photos") {
-        let open = || PhotoDecoder::open(&bytes, MAX_PIXELS).unwrap();
+        let open = || LazyImage::open(&bytes, MAX_PIXELS).unwrap();
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
         assert_eq!(open().size(), whole.dimensions(), "{name}");
         for window in windows(whole.dimensions()) {
@@ -147,12 +143,14 @@ fn a_window_has_the_pixels_of_the_whole_photo() {
         }
         for scale in [2, 4, 8] {
             let (width, height) = open().size();
-            let all = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
-            let (whole, lie) = open().part(scale, all).unwrap();
-            for window in windows((all.width, all.height)) {
-                let (part, origin) =
-                    open().part(scale, window).map(|(part, lie)| (part, lie.origin)).unwrap();
-                if lie.scale == 1 {
+            let full = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
+            let (whole, region) = open().decode_region(scale, full).unwrap();
+            for window in windows((full.width, full.height)) {
+                let (part, origin) = open()
+                    .decode_region(scale, window)
+                    .map(|(part, part_region)| (part, part_region.origin))
+                    .unwrap();
+                if region.scale == 1 {
                     assert!(part == whole, "{name}: no part could be had");
                     continue;
                 }
@@ -165,11 +163,11 @@ fn a_window_has_the_pixels_of_the_whole_photo() {
 }
 
 #[test]
-fn a_window_beyond_the_photo_is_cut() {
+fn a_window_is_clipped_to_the_photo() {
     let bytes = &files("photos")["baseline_420.jpg"];
     let part = |top, left, height, width| {
         let window = Crop { top, left, height, width };
-        PhotoDecoder::open(bytes, MAX_PIXELS).unwrap().decode_window(window).unwrap().dimensions()
+        LazyImage::open(bytes, MAX_PIXELS).unwrap().decode_window(window).unwrap().dimensions()
     };
     assert_eq!(part(20, 30, u32::MAX, u32::MAX), (7, 9));
     assert_eq!(part(50, 0, 1, 1), (1, 0));
@@ -190,7 +188,7 @@ fn sixteen_bits_become_eight_by_rounding() {
 }
 
 #[test]
-fn transparency_lies_over_white() {
+fn transparency_is_blended_over_white() {
     let file = |pixel| {
         let mut file = Cursor::new(Vec::new());
         image::RgbaImage::from_pixel(1, 1, image::Rgba(pixel)).write_to(&mut file, ImageFormat::Png).unwrap();
@@ -202,7 +200,7 @@ fn transparency_lies_over_white() {
 }
 
 #[test]
-fn floating_point_is_cut_to_its_range() {
+fn floating_point_is_clamped() {
     let values = vec![-1.0, 0.0, 0.5, 0.25, 1.0, 7.5];
     let photo = image::Rgb32FImage::from_raw(2, 1, values).unwrap();
     let mut file = Cursor::new(Vec::new());
@@ -211,13 +209,13 @@ fn floating_point_is_cut_to_its_range() {
 }
 
 #[test]
-fn a_cut_photo_is_an_error_or_has_all_its_pixels() {
+fn a_truncated_photo_is_an_error_or_has_all_its_pixels() {
     for (name, bytes) in files("photos") {
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
         for end in 0..bytes.len() {
-            if let Ok(cut) = decode(&bytes[..end], MAX_PIXELS) {
+            if let Ok(truncated) = decode(&bytes[..end], MAX_PIXELS) {
                 assert!(
-                    cut == whole,
+                    truncated == whole,
                     "{name}: decoded differently from its first {end} of {} bytes",
                     bytes.len()
                 );
@@ -227,7 +225,7 @@ fn a_cut_photo_is_an_error_or_has_all_its_pixels() {
 }
 
 #[test]
-fn a_jpeg_png_or_webp_that_is_cut_is_an_error() {
+fn a_truncated_jpeg_png_or_webp_is_an_error() {
     for (name, bytes) in files("photos") {
         // These two have more behind the photo.
         if matches!(extension(&name), "jpg" | "png" | "webp")
@@ -238,21 +236,21 @@ fn a_jpeg_png_or_webp_that_is_cut_is_an_error() {
             for end in 0..needed {
                 let outcome = decode(&bytes[..end], MAX_PIXELS);
                 assert!(outcome.is_err(), "{name}: decoded from its first {end} of {} bytes", bytes.len());
-                assert!(glance(&bytes[..end], MAX_PIXELS).is_err(), "{name}: {end} bytes look whole");
+                assert!(probe(&bytes[..end], MAX_PIXELS).is_err(), "{name}: {end} bytes look whole");
             }
         }
     }
 }
 
 #[test]
-fn a_glance_finds_no_fault_with_what_can_be_decoded() {
+fn probe_accepts_what_can_be_decoded() {
     for (name, bytes) in files("photos") {
-        glance(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
+        probe(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
 #[test]
-fn what_is_no_photo_says_why() {
+fn every_refusal_says_why() {
     let message = |name: &str, bytes: &[u8]| decode(bytes, MAX_PIXELS).expect_err(name).to_string();
     assert_eq!(message("no bytes", b""), "the file is empty");
     for (name, bytes) in files("refused") {
@@ -314,20 +312,20 @@ fn a_header_with_too_many_pixels_allocates_nothing_for_them() {
 #[test]
 fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
     let bytes = &files("photos")["grey_progressive.jpg"];
-    let of_kind = |marker: u8| {
-        let all = bytes.windows(2).enumerate().filter(move |(_, two)| *two == [0xFF, marker]);
-        all.map(|(at, _)| at).collect::<Vec<_>>()
+    let marker_offsets = |marker: u8| {
+        let matches = bytes.windows(2).enumerate().filter(move |(_, two)| *two == [0xFF, marker]);
+        matches.map(|(at, _)| at).collect::<Vec<_>>()
     };
-    let scans = of_kind(0xDA);
+    let scans = marker_offsets(0xDA);
     // Coefficients that come anew may come again.
-    let first = *scans.iter().find(|&&at| bytes[at + 7] > 0 && bytes[at + 9] >> 4 == 0).unwrap();
-    let length = bytes[first + 2..].windows(2).position(|two| two[0] == 0xFF && two[1] > 0).unwrap() + 2;
-    let again = |copies: usize| {
-        let copies = bytes[first..first + length].repeat(copies);
-        decode(&[&bytes[..first], &copies, &bytes[first..]].concat(), MAX_PIXELS)
+    let first_scan = *scans.iter().find(|&&at| bytes[at + 7] > 0 && bytes[at + 9] >> 4 == 0).unwrap();
+    let length = bytes[first_scan + 2..].windows(2).position(|two| two[0] == 0xFF && two[1] > 0).unwrap() + 2;
+    let with_repeated_scan = |copies: usize| {
+        let copies = bytes[first_scan..first_scan + length].repeat(copies);
+        decode(&[&bytes[..first_scan], &copies, &bytes[first_scan..]].concat(), MAX_PIXELS)
     };
-    assert!(again(100 - scans.len()).unwrap() == decode(bytes, MAX_PIXELS).unwrap());
-    assert_eq!(again(101 - scans.len()).unwrap_err().to_string(), "JPEG: more than 100 scans");
+    assert!(with_repeated_scan(100 - scans.len()).unwrap() == decode(bytes, MAX_PIXELS).unwrap());
+    assert_eq!(with_repeated_scan(101 - scans.len()).unwrap_err().to_string(), "JPEG: more than 100 scans");
 }
 
 // effect: data.max_pixels
@@ -347,21 +345,21 @@ fn a_decoder_that_panics_gives_an_error() {
 }
 
 /// A change to one byte of a file: where (a share of its length), what, and to what.
-fn change() -> impl Strategy<Value = (f64, u8, u8)> {
+fn byte_change() -> impl Strategy<Value = (f64, u8, u8)> {
     // Headers decide most: half of the changes fall on them.
     (prop_oneof![0.0..0.1, 0.0..1.0], 0u8..4, any::<u8>())
 }
 
-fn changed(mut bytes: Vec<u8>, changes: &[(f64, u8, u8)]) -> Vec<u8> {
-    for &(place, kind, value) in changes {
-        let at = ((bytes.len() as f64 * place) as usize).min(bytes.len().saturating_sub(1));
-        match kind {
+fn apply_changes(mut bytes: Vec<u8>, changes: &[(f64, u8, u8)]) -> Vec<u8> {
+    for &(position, change_kind, value) in changes {
+        let index = ((bytes.len() as f64 * position) as usize).min(bytes.len().saturating_sub(1));
+        match change_kind {
             _ if bytes.is_empty() => {}
-            0 => bytes[at] = value,
-            1 => bytes[at] ^= 1 << (value % 8),
-            2 => bytes.insert(at, value),
+            0 => bytes[index] = value,
+            1 => bytes[index] ^= 1 << (value % 8),
+            2 => bytes.insert(index, value),
             _ => {
-                bytes.remove(at);
+                bytes.remove(index);
             }
         }
     }
@@ -372,11 +370,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn damaged_photos_give_errors_or_photos_within_the_limit(changes in prop::collection::vec(change(), 1..6)) {
+    fn damaged_photos_give_errors_or_photos_within_the_limit(changes in prop::collection::vec(byte_change(), 1..6)) {
         for (name, bytes) in files("photos") {
-            let bytes = changed(bytes, &changes);
+            let bytes = apply_changes(bytes, &changes);
             let outcome = decode(&bytes, MAX_PIXELS);
-            if let Err(error) = glance(&bytes, MAX_PIXELS) {
+            if let Err(error) = probe(&bytes, MAX_PIXELS) {
                 prop_assert_eq!(Some(error.to_string()), outcome.as_ref().err().map(ToString::to_string), "{}", name);
             }
             match outcome {

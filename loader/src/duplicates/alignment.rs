@@ -1,92 +1,96 @@
 //! Lays one photo over another.
 
-use super::signature::{HALF, SIDE, Signature};
+use super::signature::{HALF_SIDE, SIDE, Signature};
 
 /// The least correlation of two pictures at half the size, once one lies over the other.
-const COARSE: f32 = 0.8;
+const MIN_COARSE_CORRELATION: f32 = 0.8;
 /// How far the colours of one picture may be apart, on average.
-const APART: f32 = 6.0;
+const MAX_CHROMA_DISTANCE: f32 = 6.0;
 /// Steps of the fit at each size.
-const STEPS: usize = 4;
+const FIT_STEPS: usize = 4;
 /// The least part of each side that both photos show, and how far one may be enlarged.
-const SHARED: f32 = 0.8;
-const ENLARGED: f32 = 1.2;
+const MIN_OVERLAP: f32 = 0.8;
+const MAX_SCALE: f32 = 1.2;
 
 /// How similar `first`, mirrored where asked for, is to `second`; `None` where they plainly differ.
 pub(super) fn align(first: &Signature, second: &Signature, mirrored: bool) -> Option<f32> {
-    let half = [first.half(mirrored), second.half(false)];
-    let same = Axis { scale: 1.0, offset: 0.0 };
-    let mut warp = Warp { x: same, y: same };
-    for _ in 0..STEPS {
-        warp = warp.fitted(&half, HALF)?;
+    let half = [first.half_luma(mirrored), second.half_luma(false)];
+    let identity = AxisTransform { scale: 1.0, offset: 0.0 };
+    let mut warp = Warp { x: identity, y: identity };
+    for _ in 0..FIT_STEPS {
+        warp = warp.fit_step(&half, HALF_SIDE)?;
     }
-    if warp.overlay(&half[0], HALF, linear)?.correlation(&half[1], HALF) < COARSE {
+    if warp.resample_overlap(&half[0], HALF_SIDE, linear_weights)?.correlation(&half[1], HALF_SIDE)
+        < MIN_COARSE_CORRELATION
+    {
         return None;
     }
-    let colours = first.chroma(mirrored);
-    for (first, second) in colours.iter().zip(&second.chroma(false)) {
-        if warp.overlay(first, HALF, linear)?.apart(second, HALF) > APART {
+    let chroma = first.chroma(mirrored);
+    for (first, second) in chroma.iter().zip(&second.chroma(false)) {
+        if warp.resample_overlap(first, HALF_SIDE, linear_weights)?.mean_abs_difference(second, HALF_SIDE)
+            > MAX_CHROMA_DISTANCE
+        {
             return None;
         }
     }
     let full = [first.luma(mirrored), second.luma(false)];
-    for _ in 0..STEPS {
-        warp = warp.fitted(&full, SIDE)?;
+    for _ in 0..FIT_STEPS {
+        warp = warp.fit_step(&full, SIDE)?;
     }
-    Some(warp.overlay(&full[0], SIDE, cubic)?.correlation_of_changes(&full[1], SIDE))
+    Some(warp.resample_overlap(&full[0], SIDE, cubic_weights)?.gradient_correlation(&full[1], SIDE))
 }
 
-fn linear(past: f32) -> [f32; 2] {
-    [1.0 - past, past]
+fn linear_weights(fraction: f32) -> [f32; 2] {
+    [1.0 - fraction, fraction]
 }
 
 /// Catmull and Rom's: what changes fast is kept.
-fn cubic(past: f32) -> [f32; 4] {
+fn cubic_weights(fraction: f32) -> [f32; 4] {
     [
-        ((-0.5 * past + 1.0) * past - 0.5) * past,
-        (1.5 * past - 2.5) * past * past + 1.0,
-        ((-1.5 * past + 2.0) * past + 0.5) * past,
-        (0.5 * past - 0.5) * past * past,
+        ((-0.5 * fraction + 1.0) * fraction - 0.5) * fraction,
+        (1.5 * fraction - 2.5) * fraction * fraction + 1.0,
+        ((-1.5 * fraction + 2.0) * fraction + 0.5) * fraction,
+        (0.5 * fraction - 0.5) * fraction * fraction,
     ]
 }
 
 /// Where along an axis a place of the second photo lies in the first: `scale * place + offset`, both from -0.5 to 0.5.
 #[derive(Clone, Copy)]
-struct Axis {
+struct AxisTransform {
     scale: f32,
     offset: f32,
 }
 
-impl Axis {
+impl AxisTransform {
     /// The pixels `n` of the second photo that lie in the first, and where: a pixel, and how far from it to the next.
-    fn shared(self, n: usize) -> Option<(usize, Vec<(usize, f32)>)> {
+    fn overlap(self, n: usize) -> Option<(usize, Vec<(usize, f32)>)> {
         let size = n as f32;
-        let place = |at: usize| {
+        let source_position = |at: usize| {
             let place = self.scale * ((at as f32 + 0.5) / size - 0.5) + self.offset;
             (place + 0.5) * size - 0.5
         };
-        let within = |at: &usize| (-0.5..=size - 0.5).contains(&place(*at));
-        let begin = (0..n).find(within)?;
-        let places: Vec<(usize, f32)> = (begin..n)
-            .take_while(within)
+        let is_inside = |at: &usize| (-0.5..=size - 0.5).contains(&source_position(*at));
+        let start = (0..n).find(is_inside)?;
+        let positions: Vec<(usize, f32)> = (start..n)
+            .take_while(is_inside)
             .map(|at| {
-                let place = place(at).clamp(0.0, size - 1.0);
-                (place as usize, place.fract())
+                let position = source_position(at).clamp(0.0, size - 1.0);
+                (position as usize, position.fract())
             })
             .collect();
-        let enlarged = (1.0 / ENLARGED..=ENLARGED).contains(&self.scale);
-        (enlarged && places.len() as f32 >= SHARED * size).then_some((begin, places))
+        let is_scale_allowed = (1.0 / MAX_SCALE..=MAX_SCALE).contains(&self.scale);
+        (is_scale_allowed && positions.len() as f32 >= MIN_OVERLAP * size).then_some((start, positions))
     }
 }
 
 #[derive(Clone, Copy)]
 struct Warp {
-    x: Axis,
-    y: Axis,
+    x: AxisTransform,
+    y: AxisTransform,
 }
 
 /// The part of the first photo that the second shows as well, in the second's pixels.
-struct Overlay {
+struct OverlapRegion {
     left: usize,
     top: usize,
     width: usize,
@@ -96,14 +100,14 @@ struct Overlay {
 
 impl Warp {
     /// `weights` makes weights for the pixels around a place from how far it is past one of them.
-    fn overlay<const TAPS: usize>(
+    fn resample_overlap<const TAPS: usize>(
         self,
-        first: &[f32],
+        image: &[f32],
         n: usize,
         weights: fn(f32) -> [f32; TAPS],
-    ) -> Option<Overlay> {
-        let (left, columns) = self.x.shared(n)?;
-        let (top, rows) = self.y.shared(n)?;
+    ) -> Option<OverlapRegion> {
+        let (left, columns) = self.x.overlap(n)?;
+        let (top, rows) = self.y.overlap(n)?;
         let taps = |&(at, past): &(usize, f32)| {
             let weights = weights(past);
             let half = TAPS / 2;
@@ -116,28 +120,37 @@ impl Warp {
         for row in rows.iter().map(taps) {
             values.extend(columns.iter().map(|column| {
                 let across =
-                    |y: usize| column.iter().map(|&(x, right)| right * first[y * n + x]).sum::<f32>();
+                    |y: usize| column.iter().map(|&(x, right)| right * image[y * n + x]).sum::<f32>();
                 row.iter().map(|&(y, down)| down * across(y)).sum::<f32>()
             }));
         }
-        Some(Overlay { left, top, width: columns.len(), height: rows.len(), values })
+        Some(OverlapRegion { left, top, width: columns.len(), height: rows.len(), values })
     }
 
     /// A step of Gauss and Newton towards the warp, the gain and the bias under which the first photo is the second.
-    fn fitted(self, [first, second]: &[Vec<f32>; 2], n: usize) -> Option<Self> {
-        let over = self.overlay(first, n, linear)?;
+    fn fit_step(self, [first, second]: &[Vec<f32>; 2], n: usize) -> Option<Self> {
+        let overlap = self.resample_overlap(first, n, linear_weights)?;
         let size = n as f32;
-        let mut terms = [(); 7].map(|()| Vec::with_capacity(over.values.len()));
-        for y in 1..over.height - 1 {
-            let down = (over.top + y) as f32 / size - 0.5;
-            for x in 1..over.width - 1 {
-                let at = y * over.width + x;
-                let right = (over.left + x) as f32 / size - 0.5;
-                let by_x = (over.values[at + 1] - over.values[at - 1]) * (size / 2.0);
-                let by_y = (over.values[at + over.width] - over.values[at - over.width]) * (size / 2.0);
-                let target = second[(over.top + y) * n + over.left + x];
-                let here = [over.values[at], 1.0, by_x * right, by_x, by_y * down, by_y, target];
-                terms.iter_mut().zip(here).for_each(|(term, value)| term.push(value));
+        let mut terms = [(); 7].map(|()| Vec::with_capacity(overlap.values.len()));
+        for y in 1..overlap.height - 1 {
+            let y_centered = (overlap.top + y) as f32 / size - 0.5;
+            for x in 1..overlap.width - 1 {
+                let i = y * overlap.width + x;
+                let x_centered = (overlap.left + x) as f32 / size - 0.5;
+                let grad_x = (overlap.values[i + 1] - overlap.values[i - 1]) * (size / 2.0);
+                let grad_y =
+                    (overlap.values[i + overlap.width] - overlap.values[i - overlap.width]) * (size / 2.0);
+                let target = second[(overlap.top + y) * n + overlap.left + x];
+                let row = [
+                    overlap.values[i],
+                    1.0,
+                    grad_x * x_centered,
+                    grad_x,
+                    grad_y * y_centered,
+                    grad_y,
+                    target,
+                ];
+                terms.iter_mut().zip(row).for_each(|(term, value)| term.push(value));
             }
         }
         let mut normal = [[0.0; 7]; 6];
@@ -153,54 +166,54 @@ impl Warp {
         if gain < 0.1 {
             return None;
         }
-        let moved = |axis: Axis, scale: f64, offset: f64| Axis {
+        let updated = |axis: AxisTransform, scale: f64, offset: f64| AxisTransform {
             scale: axis.scale + (scale / gain).clamp(-0.1, 0.1) as f32,
             offset: axis.offset + (offset / gain).clamp(-0.1, 0.1) as f32,
         };
-        Some(Self { x: moved(self.x, x_scale, x_offset), y: moved(self.y, y_scale, y_offset) })
+        Some(Self { x: updated(self.x, x_scale, x_offset), y: updated(self.y, y_scale, y_offset) })
     }
 }
 
-impl Overlay {
+impl OverlapRegion {
     /// The values beside those of the second photo.
-    fn pairs<'a>(&'a self, second: &'a [f32], n: usize) -> impl Iterator<Item = (f32, f32)> + 'a {
+    fn value_pairs<'a>(&'a self, second: &'a [f32], n: usize) -> impl Iterator<Item = (f32, f32)> + 'a {
         (0..self.height).flat_map(move |y| {
-            let from = (self.top + y) * n + self.left;
+            let start = (self.top + y) * n + self.left;
             let row = &self.values[y * self.width..(y + 1) * self.width];
-            row.iter().copied().zip(second[from..from + self.width].iter().copied())
+            row.iter().copied().zip(second[start..start + self.width].iter().copied())
         })
     }
 
     /// The mean difference from the second photo.
-    fn apart(&self, second: &[f32], n: usize) -> f32 {
-        self.pairs(second, n).map(|(a, b)| (a - b).abs()).sum::<f32>() / self.values.len() as f32
+    fn mean_abs_difference(&self, second: &[f32], n: usize) -> f32 {
+        self.value_pairs(second, n).map(|(a, b)| (a - b).abs()).sum::<f32>() / self.values.len() as f32
     }
 
     /// How the values correlate with those of the second photo.
     fn correlation(&self, second: &[f32], n: usize) -> f32 {
         let count = self.values.len() as f32;
-        let (a, b) = self.pairs(second, n).fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+        let (a, b) = self.value_pairs(second, n).fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
         let (a, b) = (a / count, b / count);
-        normalised(self.pairs(second, n).map(|(x, y)| (x - a, y - b)))
+        normalized_correlation(self.value_pairs(second, n).map(|(x, y)| (x - a, y - b)))
     }
 
     /// How the changes from pixel to pixel, across and down, correlate with those of the second photo.
-    fn correlation_of_changes(&self, second: &[f32], n: usize) -> f32 {
-        normalised((1..self.height - 1).flat_map(|y| {
+    fn gradient_correlation(&self, second: &[f32], n: usize) -> f32 {
+        normalized_correlation((1..self.height - 1).flat_map(|y| {
             (1..self.width - 1).flat_map(move |x| {
-                let at = y * self.width + x;
-                let to = (self.top + y) * n + self.left + x;
+                let i = y * self.width + x;
+                let j = (self.top + y) * n + self.left + x;
                 let a = &self.values;
                 [
-                    (a[at + 1] - a[at - 1], second[to + 1] - second[to - 1]),
-                    (a[at + self.width] - a[at - self.width], second[to + n] - second[to - n]),
+                    (a[i + 1] - a[i - 1], second[j + 1] - second[j - 1]),
+                    (a[i + self.width] - a[i - self.width], second[j + n] - second[j - n]),
                 ]
             })
         }))
     }
 }
 
-fn normalised(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
+fn normalized_correlation(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
     let (aa, ab, bb) =
         pairs.fold((0.0, 0.0, 0.0), |(aa, ab, bb), (a, b)| (aa + a * a, ab + a * b, bb + b * b));
     if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
@@ -243,17 +256,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_correlation_is_that_of_directions_and_0_where_one_has_none() {
+    fn correlations_are_normalized_and_0_for_constant_values() {
         let pairs = [(1.0, 2.0), (-3.0, 0.5), (0.25, 4.0)];
         let swapped = pairs.map(|(a, b)| (b, a));
         // (2 - 1.5 + 1) / sqrt((1 + 9 + 1/16) (4 + 1/4 + 16))
         let expected = 1.5 / (10.0625f32 * 20.25).sqrt();
         for pairs in [pairs, swapped] {
-            assert!((normalised(pairs.into_iter()) - expected).abs() < 1e-6);
+            assert!((normalized_correlation(pairs.into_iter()) - expected).abs() < 1e-6);
         }
-        assert_eq!(normalised(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
+        assert_eq!(normalized_correlation(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
         for none in [[(0.0, 1.0), (0.0, -2.0)], [(1.0, 0.0), (-2.0, 0.0)], [(0.0, 0.0); 2]] {
-            assert_eq!(normalised(none.into_iter()), 0.0, "{none:?}");
+            assert_eq!(normalized_correlation(none.into_iter()), 0.0, "{none:?}");
         }
     }
 }

@@ -19,15 +19,15 @@ mod signature;
 use rayon::prelude::*;
 
 use alignment::align;
-use candidates::candidates;
+use candidates::map_candidates;
 pub use signature::Signature;
 
-/// The least similarity at which [`near_duplicates`] is meant to be run; `reference/duplicates/measure.py` measures what it finds.
-pub const SIMILARITY: f32 = 0.955;
+/// The least similarity at which [`find_near_duplicates`] is meant to be run; `reference/duplicates/measure.py` measures what it finds.
+pub const DEFAULT_SIMILARITY: f32 = 0.955;
 
 /// Two photos that show the same picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pair {
+pub struct DuplicatePair {
     /// The index of the first.
     pub a: usize,
     /// The index of the second, `a < b`.
@@ -39,7 +39,7 @@ pub struct Pair {
     pub mirrored: bool,
 }
 
-/// All pairs of photos at least as similar as `similarity`, by `(a, b)`; [`SIMILARITY`] is a good choice. A photo that could
+/// All pairs of photos at least as similar as `similarity`, by `(a, b)`; [`DEFAULT_SIMILARITY`] is a good choice. A photo that could
 /// not be read has no signature and no pair. The result does not depend on the number of threads.
 ///
 /// A picture that is there k times gives k (k - 1) / 2 pairs.
@@ -58,7 +58,7 @@ pub struct Pair {
 /// assert!((pairs[0].a, pairs[0].b, pairs[0].mirrored) == (0, 2, true));
 /// ```
 #[must_use]
-pub fn near_duplicates(signatures: &[Option<Signature>], similarity: f32) -> Vec<Pair> {
+pub fn find_near_duplicates(signatures: &[Option<Signature>], min_similarity: f32) -> Vec<DuplicatePair> {
     let (mut flat, mut textured) = (Vec::new(), Vec::new());
     for (index, signature) in signatures.iter().enumerate() {
         if let Some(signature) = signature {
@@ -66,24 +66,24 @@ pub fn near_duplicates(signatures: &[Option<Signature>], similarity: f32) -> Vec
             kind.push((index, signature));
         }
     }
-    let mut pairs = candidates(&textured, |&(a, first), &(b, second), poses| {
-        let direct = if poses.direct { align(first, second, false) } else { None };
-        let mirrored = if poses.mirrored { align(first, second, true) } else { None };
-        let (found, mirrored) = match (direct, mirrored) {
+    let mut pairs = map_candidates(&textured, |&(a, first), &(b, second), orientations| {
+        let direct = if orientations.direct { align(first, second, false) } else { None };
+        let mirrored = if orientations.mirrored { align(first, second, true) } else { None };
+        let (similarity, mirrored) = match (direct, mirrored) {
             (Some(direct), Some(mirrored)) if mirrored > direct => (mirrored, true),
             (Some(direct), _) => (direct, false),
             (None, Some(mirrored)) => (mirrored, true),
             (None, None) => return None,
         };
-        (found >= similarity).then_some(Pair { a, b, similarity: found, mirrored })
+        (similarity >= min_similarity).then_some(DuplicatePair { a, b, similarity, mirrored })
     });
-    let of_flat = flat.par_iter().enumerate().flat_map_iter(|(position, &(a, first))| {
+    let flat_pairs = flat.par_iter().enumerate().flat_map_iter(|(position, &(a, first))| {
         flat[position + 1..].iter().filter_map(move |&(b, second)| {
-            let found = first.same_colour(second)?;
-            (found >= similarity).then_some(Pair { a, b, similarity: found, mirrored: false })
+            let similarity = first.flat_similarity(second)?;
+            (similarity >= min_similarity).then_some(DuplicatePair { a, b, similarity, mirrored: false })
         })
     });
-    pairs.par_extend(of_flat);
+    pairs.par_extend(flat_pairs);
     pairs.par_sort_unstable_by_key(|pair| (pair.a, pair.b));
     pairs
 }

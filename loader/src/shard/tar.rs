@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entries, EntryType};
 
-use super::cursors::{Cursor, Cursors};
-use super::{MOST_BYTES, Records, damaged};
+use super::cursor_pool::{Cursor, CursorPool};
+use super::{MAX_RECORD_BYTES, RecordReader, record_error};
 use crate::decode::DecodeError;
 
 /// A file in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct TarMember {
     /// Its path, as the archive has it.
     pub(crate) path: String,
     /// Where its bytes begin in the archive, uncompressed.
@@ -24,71 +24,71 @@ pub(crate) struct Member {
 }
 
 /// Is shown a member, and may read it.
-pub(crate) type Meet<'a> = dyn FnMut(Member, &mut dyn Read) -> Result<(), String> + 'a;
+pub(crate) type VisitMember<'a> = dyn FnMut(TarMember, &mut dyn Read) -> Result<(), String> + 'a;
 
 /// Shows `meet` each file of the archive, in order. What is neither file nor folder, such as a link, is counted.
 ///
 /// # Errors
 /// What is wrong with the archive, and what `meet` gives.
-pub(crate) fn walk(path: &Path, meet: &mut Meet<'_>) -> Result<usize, String> {
-    let told = |error: io::Error| said(&error);
-    let file = File::open(path).map_err(told)?;
-    let left = Cell::new(MOST_OF_HEADERS);
-    if is_compressed(&file).map_err(told)? {
-        let from = MultiGzDecoder::new(BufReader::new(file));
-        let mut archive = Archive::new(Metered { from, left: &left });
-        meet_all(archive.entries().map_err(told)?, &left, None, meet)
+pub(crate) fn visit_members(path: &Path, visit: &mut VisitMember<'_>) -> Result<usize, String> {
+    let to_message = |error: io::Error| error_message(&error);
+    let file = File::open(path).map_err(to_message)?;
+    let bytes_left = Cell::new(MAX_HEADER_BYTES);
+    if is_gzip(&file).map_err(to_message)? {
+        let decoder = MultiGzDecoder::new(BufReader::new(file));
+        let mut archive = Archive::new(LimitedReader { inner: decoder, bytes_left: &bytes_left });
+        visit_entries(archive.entries().map_err(to_message)?, &bytes_left, None, visit)
     } else {
-        let length = file.metadata().map_err(told)?.len();
-        let mut archive = Archive::new(Metered { from: file, left: &left });
-        meet_all(archive.entries_with_seek().map_err(told)?, &left, Some(length), meet)
+        let length = file.metadata().map_err(to_message)?.len();
+        let mut archive = Archive::new(LimitedReader { inner: file, bytes_left: &bytes_left });
+        visit_entries(archive.entries_with_seek().map_err(to_message)?, &bytes_left, Some(length), visit)
     }
 }
 
 /// The archive, of which no more is read than is `left`: `tar` reads long names and extended headers whole, and a few bytes can
 /// unfold to gigabytes of them.
-struct Metered<'a, R> {
-    from: R,
-    left: &'a Cell<u64>,
+struct LimitedReader<'a, R> {
+    inner: R,
+    bytes_left: &'a Cell<u64>,
 }
 
 /// More bytes than this between two files are no headers.
-const MOST_OF_HEADERS: u64 = 1 << 20;
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 
-impl<R: Read> Read for Metered<'_, R> {
+impl<R: Read> Read for LimitedReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
-        if most == 0 && !buffer.is_empty() {
-            return Err(io::Error::other(format!("a header takes more than {MOST_OF_HEADERS} bytes")));
+        let limit = buffer.len().min(usize::try_from(self.bytes_left.get()).unwrap_or(usize::MAX));
+        if limit == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(format!("a header takes more than {MAX_HEADER_BYTES} bytes")));
         }
-        let count = self.from.read(&mut buffer[..most])?;
-        self.left.set(self.left.get() - count as u64);
+        let count = self.inner.read(&mut buffer[..limit])?;
+        self.bytes_left.set(self.bytes_left.get() - count as u64);
         Ok(count)
     }
 }
 
-impl<R: Seek> Seek for Metered<'_, R> {
-    fn seek(&mut self, place: SeekFrom) -> io::Result<u64> {
-        self.from.seek(place)
+impl<R: Seek> Seek for LimitedReader<'_, R> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(position)
     }
 }
 
-fn meet_all<R: Read>(
+fn visit_entries<R: Read>(
     entries: Entries<'_, R>,
-    left: &Cell<u64>,
-    length: Option<u64>,
-    meet: &mut Meet<'_>,
+    bytes_left: &Cell<u64>,
+    archive_size: Option<u64>,
+    visit: &mut VisitMember<'_>,
 ) -> Result<usize, String> {
-    let mut others = 0;
+    let mut n_others = 0;
     for entry in entries {
-        let mut entry = entry.map_err(|error| said(&error))?;
+        let mut entry = entry.map_err(|error| error_message(&error))?;
         // The file itself, whether it is read or passed over, and what comes before the next one.
-        left.set(entry.size().saturating_add(MOST_OF_HEADERS));
+        bytes_left.set(entry.size().saturating_add(MAX_HEADER_BYTES));
         match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => {}
             EntryType::Directory | EntryType::XGlobalHeader => continue,
             _ => {
-                others += 1;
+                n_others += 1;
                 continue;
             }
         }
@@ -99,23 +99,23 @@ fn meet_all<R: Read>(
                 return Err(format!("the name `{name}` is not UTF-8"));
             }
         };
-        let member = Member { path, offset: entry.raw_file_position(), size: entry.size() };
-        if length.is_some_and(|length| member.offset.saturating_add(member.size) > length) {
+        let member = TarMember { path, offset: entry.raw_file_position(), size: entry.size() };
+        if archive_size.is_some_and(|length| member.offset.saturating_add(member.size) > length) {
             return Err(format!("`{}` is cut short", member.path.escape_debug()));
         }
-        meet(member, &mut entry)?;
+        visit(member, &mut entry)?;
     }
-    Ok(others)
+    Ok(n_others)
 }
 
-fn is_compressed(mut file: &File) -> io::Result<bool> {
+fn is_gzip(mut file: &File) -> io::Result<bool> {
     let mut magic = Vec::new();
     file.take(2).read_to_end(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
     Ok(magic == [0x1F, 0x8B])
 }
 
-fn said(error: &io::Error) -> String {
+fn error_message(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "the file is cut short".into(),
         _ => error.to_string(),
@@ -126,21 +126,21 @@ fn said(error: &io::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct TarShard {
     path: PathBuf,
-    members: Vec<Member>,
-    is_compressed: bool,
-    cursors: Cursors<Unpacked>,
+    members: Vec<TarMember>,
+    is_gzip: bool,
+    cursors: CursorPool<GzipCursor>,
 }
 
 impl TarShard {
     /// # Errors
     /// What the system says of the file.
-    pub(crate) fn new(path: &Path, members: Vec<Member>) -> io::Result<Self> {
-        let is_compressed = is_compressed(&File::open(path)?)?;
-        Ok(Self { path: path.into(), members, is_compressed, cursors: Cursors::default() })
+    pub(crate) fn new(path: &Path, members: Vec<TarMember>) -> io::Result<Self> {
+        let is_gzip = is_gzip(&File::open(path)?)?;
+        Ok(Self { path: path.into(), members, is_gzip, cursors: CursorPool::default() })
     }
 }
 
-impl Records for TarShard {
+impl RecordReader for TarShard {
     fn path(&self) -> &Path {
         &self.path
     }
@@ -150,49 +150,51 @@ impl Records for TarShard {
     }
 
     fn read(&self, number: usize) -> Result<Vec<u8>, DecodeError> {
-        let Member { offset, size, .. } = self.members[number];
-        if !self.is_compressed {
+        let TarMember { offset, size, .. } = self.members[number];
+        if !self.is_gzip {
             let mut file = File::open(&self.path)?;
             file.seek(SeekFrom::Start(offset))?;
-            return exactly(&mut file, size);
+            return read_exact_size(&mut file, size);
         }
-        let open = || -> Result<Unpacked, DecodeError> {
-            let bytes = MultiGzDecoder::new(BufReader::new(File::open(&self.path)?));
-            Ok(Unpacked { bytes, at: 0, next: 0 })
+        let open = || -> Result<GzipCursor, DecodeError> {
+            let reader = MultiGzDecoder::new(BufReader::new(File::open(&self.path)?));
+            Ok(GzipCursor { reader, position: 0, next_member: 0 })
         };
-        self.cursors.read(number, open, |unpacked| {
-            let passed = offset - unpacked.at;
-            if io::copy(&mut unpacked.bytes.by_ref().take(passed), &mut io::sink())? != passed {
-                return Err(damaged("the archive is cut short"));
+        self.cursors.read(number, open, |cursor| {
+            let n_skipped = offset - cursor.position;
+            if io::copy(&mut cursor.reader.by_ref().take(n_skipped), &mut io::sink())? != n_skipped {
+                return Err(record_error("the archive is cut short"));
             }
-            let bytes = exactly(&mut unpacked.bytes, size)?;
-            (unpacked.at, unpacked.next) = (offset + size, number + 1);
+            let bytes = read_exact_size(&mut cursor.reader, size)?;
+            (cursor.position, cursor.next_member) = (offset + size, number + 1);
             Ok(bytes)
         })
     }
 }
 
-fn exactly(from: &mut impl Read, size: u64) -> Result<Vec<u8>, DecodeError> {
-    if size > MOST_BYTES {
-        return Err(damaged(format!("it takes {size} bytes, more than the {MOST_BYTES} that are allowed")));
+fn read_exact_size(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, DecodeError> {
+    if size > MAX_RECORD_BYTES {
+        return Err(record_error(format!(
+            "it takes {size} bytes, more than the {MAX_RECORD_BYTES} that are allowed"
+        )));
     }
     let mut bytes = Vec::new();
-    from.take(size).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == size { Ok(bytes) } else { Err(damaged("the archive is cut short")) }
+    reader.take(size).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == size { Ok(bytes) } else { Err(record_error("the archive is cut short")) }
 }
 
 /// A compressed archive, read up to somewhere.
 #[derive(Debug)]
-struct Unpacked {
-    bytes: MultiGzDecoder<BufReader<File>>,
+struct GzipCursor {
+    reader: MultiGzDecoder<BufReader<File>>,
     /// Bytes that were read.
-    at: u64,
+    position: u64,
     /// The member that comes next.
-    next: usize,
+    next_member: usize,
 }
 
-impl Cursor for Unpacked {
-    fn before(&self, record: usize) -> Option<usize> {
-        (self.next <= record).then_some(self.next)
+impl Cursor for GzipCursor {
+    fn position_before(&self, record: usize) -> Option<usize> {
+        (self.next_member <= record).then_some(self.next_member)
     }
 }

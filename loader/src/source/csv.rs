@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-use super::same::{Seen, real_path};
-use super::webdataset::known_part;
-use super::{Entry, Fields, Listing, Part, Source, photos_below};
-use crate::dataset::{DatasetError, Listed};
+use super::seen_paths::{SeenPaths, canonical_path};
+use super::webdataset::parse_split;
+use super::{DataSource, FieldNames, RawDataset, RawSample, Split, find_image_files};
+use crate::dataset::{DatasetError, NameList};
 
 /// A table with a photo in each row, its header in the first line. Samples are in the order of the rows. Space around a field
 /// does not count. Fields end at a tab where the file's name ends in `.tsv`, else at whichever of `,`, `;` and tab the header
@@ -47,49 +47,50 @@ pub struct CsvSource {
     /// Appended to the id, after a dot that may be written or not; empty when the id has its ending.
     pub extension: String,
     /// The other columns.
-    pub fields: Fields,
+    pub fields: FieldNames,
 }
 
-impl Source for CsvSource {
+impl DataSource for CsvSource {
     /// # Errors
     /// [`DatasetError`] for a file that cannot be read or parsed, a column that is not there. An empty field, a photo that is
     /// listed twice, an id that leaves the folder of the photos (`..`, absolute, by a link), and photos that are not there are
     /// faults.
-    fn list(&self) -> Result<Listing, DatasetError> {
-        let (rows, faults) = read_rows(self)?;
+    fn list(&self) -> Result<RawDataset, DatasetError> {
+        let (rows, errors) = read_rows(self)?;
         if !self.images.is_dir() {
             return Err(DatasetError::NoFolder(self.images.clone()));
         }
-        let root = real_path(&self.images)?;
-        let mut listing =
-            Listing { origin: self.csv.clone(), entries: Vec::with_capacity(rows.len()), faults };
-        let (mut lines, mut seen) = (HashMap::with_capacity(rows.len()), Seen::default());
+        let root = canonical_path(&self.images)?;
+        let mut raw =
+            RawDataset { origin: self.csv.clone(), samples: Vec::with_capacity(rows.len()), errors };
+        let (mut first_lines, mut seen) = (HashMap::with_capacity(rows.len()), SeenPaths::default());
         let mut missing = Vec::new();
-        for Row { line, id, class, group, part } in rows {
-            let leaves = || DatasetError::LeavesRoot {
+        for CsvRow { line, id, class, group, split } in rows {
+            let leaves_root = || DatasetError::LeavesRoot {
                 what: format!("{}, line {line}: the id `{}`", self.csv.display(), id.escape_debug()),
                 root: self.images.clone(),
             };
             let Some(relative) = relative_path(&with_extension(&id, &self.extension)) else {
-                listing.faults.push(leaves());
+                raw.errors.push(leaves_root());
                 continue;
             };
-            if let Some(&first) = lines.get(&relative) {
+            if let Some(&first) = first_lines.get(&relative) {
                 let (path, second) = (self.csv.clone(), line);
-                listing.faults.push(DatasetError::DuplicateId { path, id: relative, first, second });
+                raw.errors.push(DatasetError::DuplicateId { path, id: relative, first, second });
                 continue;
             }
-            lines.insert(relative.clone(), line);
+            first_lines.insert(relative.clone(), line);
             let path = self.images.join(&relative);
             match path.canonicalize() {
-                Ok(real) if !real.starts_with(&root) => listing.faults.push(leaves()),
-                Ok(real) if real.is_file() => {
-                    match seen.meet(real, format!("{}, line {line}: `{relative}`", self.csv.display())) {
+                Ok(canonical) if !canonical.starts_with(&root) => raw.errors.push(leaves_root()),
+                Ok(canonical) if canonical.is_file() => {
+                    match seen.insert(canonical, format!("{}, line {line}: `{relative}`", self.csv.display()))
+                    {
                         Ok(()) => {
-                            let photo = path.into();
-                            listing.entries.push(Entry { id: relative, photo, class, group, part });
+                            let image = path.into();
+                            raw.samples.push(RawSample { id: relative, image, class, group, split });
                         }
-                        Err(fault) => listing.faults.push(fault),
+                        Err(error) => raw.errors.push(error),
                     }
                 }
                 Ok(_) => missing.push(relative),
@@ -101,23 +102,26 @@ impl Source for CsvSource {
         }
         if !missing.is_empty() {
             let (csv, images, count) = (self.csv.clone(), self.images.clone(), missing.len());
-            listing.faults.push(DatasetError::MissingPhotos { csv, images, count, photos: Listed(missing) });
+            raw.errors.push(DatasetError::MissingPhotos { csv, images, count, photos: NameList(missing) });
         }
-        Ok(listing)
+        Ok(raw)
     }
 
-    fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
+    fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
         let (rows, _) = read_rows(self)?;
         let listed: HashSet<PathBuf> = (rows.iter())
             .filter_map(|row| relative_path(&with_extension(&row.id, &self.extension)))
             .map(|id| self.images.join(id))
             .collect();
-        let below = |photo: &PathBuf| {
-            let path = photo.strip_prefix(&self.images).unwrap_or(photo);
-            path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+        let relative_id = |file: &PathBuf| {
+            let path = file.strip_prefix(&self.images).unwrap_or(file);
+            path.components()
+                .map(|component| component.as_os_str().to_string_lossy())
+                .collect::<Vec<_>>()
+                .join("/")
         };
-        let photos = photos_below(&self.images)?;
-        Ok(photos.iter().filter(|photo| !listed.contains(*photo)).map(below).collect())
+        let files = find_image_files(&self.images)?;
+        Ok(files.iter().filter(|file| !listed.contains(*file)).map(relative_id).collect())
     }
 }
 
@@ -144,22 +148,22 @@ impl CsvSource {
     ///
     /// # Errors
     /// [`DatasetError`] for a table that cannot be read or parsed.
-    pub fn only(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<u8>, DatasetError> {
-        let table = Table::open(&self.csv)?;
+    pub fn filter_rows(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<u8>, DatasetError> {
+        let table = CsvFile::open(&self.csv)?;
         let mut reader = table.reader();
         let header = table.header(&mut reader)?;
-        let id = column(&header, self, "data.id", &self.id)?;
+        let id = find_column(&header, self, "data.id", &self.id)?;
         let mut writer = csv::WriterBuilder::new().delimiter(table.delimiter()).from_writer(Vec::new());
-        writer.write_record(&header).map_err(|e| table.fault(&e))?;
+        writer.write_record(&header).map_err(|e| table.csv_error(&e))?;
         let mut seen = HashSet::new();
         for record in reader.records() {
-            let record = record.map_err(|e| table.fault(&e))?;
+            let record = record.map_err(|e| table.csv_error(&e))?;
             let path = record.get(id).and_then(|id| relative_path(&with_extension(id, &self.extension)));
             if let Some(path) = path
-                && keeps(&path)
+                && keep(&path)
                 && seen.insert(path)
             {
-                writer.write_record(&record).map_err(|e| table.fault(&e))?;
+                writer.write_record(&record).map_err(|e| table.csv_error(&e))?;
             }
         }
         Ok(writer.into_inner().expect("a vector takes every byte"))
@@ -175,71 +179,78 @@ fn with_extension(id: &str, extension: &str) -> String {
 
 /// `id` as a path with `/` between its parts and no `.` among them; none for one that is absolute, has `..` or NUL.
 pub(super) fn relative_path(id: &str) -> Option<String> {
-    let mut parts = Vec::new();
-    for part in Path::new(id).components() {
-        match part {
-            Component::Normal(part) => parts.push(part.to_str()?),
+    let mut components = Vec::new();
+    for component in Path::new(id).components() {
+        match component {
+            Component::Normal(part) => components.push(part.to_str()?),
             Component::CurDir => {}
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
         }
     }
-    (!id.contains('\0')).then(|| parts.join("/"))
+    (!id.contains('\0')).then(|| components.join("/"))
 }
 
-struct Row {
+struct CsvRow {
     line: u64,
     id: String,
     class: String,
     group: Option<String>,
-    part: Option<Part>,
+    split: Option<Split>,
 }
 
 /// The rows, and what is wrong with those that are none.
-fn read_rows(source: &CsvSource) -> Result<(Vec<Row>, Vec<DatasetError>), DatasetError> {
-    let table = Table::open(&source.csv)?;
+fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), DatasetError> {
+    let table = CsvFile::open(&source.csv)?;
     let mut reader = table.reader();
     let header = table.header(&mut reader)?;
-    let place = |key, name: &str| column(&header, source, key, name);
-    let optional = |key, name: &Option<String>| name.as_deref().map(|name| place(key, name)).transpose();
-    let Fields { label, group, part } = &source.fields;
+    let column_index = |key, name: &str| find_column(&header, source, key, name);
+    let optional_column =
+        |key, name: &Option<String>| name.as_deref().map(|name| column_index(key, name)).transpose();
+    let FieldNames { label, group, split } = &source.fields;
     let columns = (
-        place("data.id", &source.id)?,
-        place("data.label", label)?,
-        optional("data.group", group)?,
-        optional("split.column", part)?,
+        column_index("data.id", &source.id)?,
+        column_index("data.label", label)?,
+        optional_column("data.group", group)?,
+        optional_column("split.column", split)?,
     );
 
-    let mut lines = Lines { bytes: table.text(), at: 0, line: 1 };
-    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+    let mut lines = LineCounter { bytes: table.content(), offset: 0, line: 1 };
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
     for record in reader.records() {
-        let record = record.map_err(|e| table.fault(&e))?;
-        let line = lines.line_of(record.position());
-        let read = || -> Result<Row, DatasetError> {
-            let field = |at: usize| match record.get(at) {
+        let record = record.map_err(|e| table.csv_error(&e))?;
+        let line = lines.line_at(record.position());
+        let parse_row = || -> Result<CsvRow, DatasetError> {
+            let field = |column: usize| match record.get(column) {
                 Some(value) if !value.is_empty() => Ok(value.to_owned()),
                 _ => {
-                    let (path, column) = (source.csv.clone(), header[at].to_owned());
+                    let (path, column) = (source.csv.clone(), header[column].to_owned());
                     Err(DatasetError::EmptyField { path, line, column })
                 }
             };
-            let part = columns.3.map(|at| {
-                known_part(&header[at], &field(at)?).map_err(|problem| DatasetError::Csv {
+            let split = columns.3.map(|at| {
+                parse_split(&header[at], &field(at)?).map_err(|problem| DatasetError::Csv {
                     path: source.csv.clone(),
                     message: format!("line {line}: {problem}"),
                 })
             });
             let (id, class) = (field(columns.0)?, field(columns.1)?);
-            Ok(Row { line, id, class, group: columns.2.map(field).transpose()?, part: part.transpose()? })
+            Ok(CsvRow {
+                line,
+                id,
+                class,
+                group: columns.2.map(field).transpose()?,
+                split: split.transpose()?,
+            })
         };
-        match read() {
+        match parse_row() {
             Ok(row) => rows.push(row),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    if rows.is_empty() && faults.is_empty() {
-        return Err(table.has_no_rows());
+    if rows.is_empty() && errors.is_empty() {
+        return Err(table.no_rows_error());
     }
-    Ok((rows, faults))
+    Ok((rows, errors))
 }
 
 /// How a table begins: enough to tell what its columns hold.
@@ -248,7 +259,7 @@ pub struct TableHead {
     /// The names of the columns.
     pub columns: Vec<String>,
     /// The fields of the first row, one a column.
-    pub first: Vec<String>,
+    pub first_row: Vec<String>,
 }
 
 /// Reads the header and the first row of a CSV, as [`CsvSource`] would.
@@ -256,35 +267,35 @@ pub struct TableHead {
 /// # Errors
 /// [`DatasetError`] for a file that cannot be read, has no row, or cannot be parsed up to there.
 pub fn read_table_head(csv: &Path) -> Result<TableHead, DatasetError> {
-    let table = Table::open(csv)?;
+    let table = CsvFile::open(csv)?;
     let mut reader = table.reader();
     let fields = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
     let columns = fields(&table.header(&mut reader)?);
     match reader.records().next() {
-        Some(first) => Ok(TableHead { columns, first: fields(&first.map_err(|e| table.fault(&e))?) }),
-        None => Err(table.has_no_rows()),
+        Some(first) => Ok(TableHead { columns, first_row: fields(&first.map_err(|e| table.csv_error(&e))?) }),
+        None => Err(table.no_rows_error()),
     }
 }
 
 /// The bytes of a CSV.
-struct Table<'a> {
+struct CsvFile<'a> {
     path: &'a Path,
     bytes: Vec<u8>,
 }
 
-impl<'a> Table<'a> {
+impl<'a> CsvFile<'a> {
     fn open(path: &'a Path) -> Result<Self, DatasetError> {
         let bytes = std::fs::read(path).map_err(|source| DatasetError::Io { path: path.into(), source })?;
         Ok(Self { path, bytes })
     }
 
     /// Without a byte order mark.
-    fn text(&self) -> &[u8] {
+    fn content(&self) -> &[u8] {
         self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes)
     }
 
     fn reader(&self) -> csv::Reader<&[u8]> {
-        csv::ReaderBuilder::new().delimiter(self.delimiter()).trim(csv::Trim::All).from_reader(self.text())
+        csv::ReaderBuilder::new().delimiter(self.delimiter()).trim(csv::Trim::All).from_reader(self.content())
     }
 
     /// What parts the fields.
@@ -292,7 +303,7 @@ impl<'a> Table<'a> {
         if self.path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv")) {
             return b'\t';
         }
-        let header = self.text().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+        let header = self.content().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
         let count = |wanted: u8| {
             let is_quote = |byte: &u8| *byte == b'"';
             let outside = header.unwrap_or_default().split(is_quote).step_by(2).flatten();
@@ -303,7 +314,7 @@ impl<'a> Table<'a> {
     }
 
     fn header(&self, reader: &mut csv::Reader<&[u8]>) -> Result<csv::StringRecord, DatasetError> {
-        let header = reader.headers().map_err(|e| self.fault(&e))?;
+        let header = reader.headers().map_err(|e| self.csv_error(&e))?;
         if header.is_empty() {
             let hint = "its first line names the columns";
             return Err(DatasetError::Empty { path: self.path.into(), missing: "header", hint });
@@ -311,39 +322,39 @@ impl<'a> Table<'a> {
         Ok(header.clone())
     }
 
-    fn fault(&self, error: &csv::Error) -> DatasetError {
-        DatasetError::Csv { path: self.path.into(), message: message(error, self.text()) }
+    fn csv_error(&self, error: &csv::Error) -> DatasetError {
+        DatasetError::Csv { path: self.path.into(), message: error_message(error, self.content()) }
     }
 
-    fn has_no_rows(&self) -> DatasetError {
+    fn no_rows_error(&self) -> DatasetError {
         let hint = "every line below the header is a photo";
         DatasetError::Empty { path: self.path.into(), missing: "rows", hint }
     }
 }
 
 /// Counts lines. The parser's own count stands one too low behind `\r\n` and empty lines.
-struct Lines<'a> {
+struct LineCounter<'a> {
     bytes: &'a [u8],
-    at: usize,
+    offset: usize,
     line: u64,
 }
 
-impl Lines<'_> {
+impl LineCounter<'_> {
     /// The line, from 1, of a record that does not lie before the last one asked for.
-    fn line_of(&mut self, position: Option<&csv::Position>) -> u64 {
-        let mut record = position.map_or(self.at, |position| position.byte() as usize);
+    fn line_at(&mut self, position: Option<&csv::Position>) -> u64 {
+        let mut record = position.map_or(self.offset, |position| position.byte() as usize);
         while self.bytes.get(record).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
             record += 1;
         }
-        let passed = self.bytes.get(self.at..record).unwrap_or_default();
-        self.line += passed.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        self.at = record;
+        let skipped = self.bytes.get(self.offset..record).unwrap_or_default();
+        self.line += skipped.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.offset = record;
         self.line
     }
 }
 
-fn message(error: &csv::Error, bytes: &[u8]) -> String {
-    let line = Lines { bytes, at: 0, line: 1 }.line_of(error.position());
+fn error_message(error: &csv::Error, bytes: &[u8]) -> String {
+    let line = LineCounter { bytes, offset: 0, line: 1 }.line_at(error.position());
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("line {line} has {len} fields, the header {expected_len}")
@@ -354,15 +365,15 @@ fn message(error: &csv::Error, bytes: &[u8]) -> String {
 }
 
 /// Where the column `name`, set by `key`, stands in the header.
-fn column(
+fn find_column(
     header: &csv::StringRecord,
     source: &CsvSource,
     key: &'static str,
     name: &str,
 ) -> Result<usize, DatasetError> {
     let path = source.csv.clone();
-    let mut places = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(at, _)| at);
-    match (places.next(), places.next()) {
+    let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(at, _)| at);
+    match (indices.next(), indices.next()) {
         (Some(at), None) => Ok(at),
         (Some(_), Some(_)) => {
             Err(DatasetError::Csv { path, message: format!("the header has the column `{name}` twice") })
@@ -371,7 +382,7 @@ fn column(
             path,
             key,
             column: name.into(),
-            columns: Listed(header.iter().map(str::to_owned).collect()),
+            columns: NameList(header.iter().map(str::to_owned).collect()),
         }),
     }
 }

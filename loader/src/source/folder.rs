@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::same::{Seen, real_path};
-use super::{Entry, Listing, Part, Source};
-use crate::dataset::{DatasetError, Listed};
+use super::seen_paths::{SeenPaths, canonical_path};
+use super::{DataSource, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, NameList};
 
-const PHOTO_EXTENSIONS: [&str; 10] =
+const IMAGE_EXTENSIONS: [&str; 10] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Whether a file is a photo by the ending of its name, in small or capital letters.
 #[must_use]
-pub fn is_photo(path: &Path) -> bool {
-    extension(path).is_some_and(|extension| PHOTO_EXTENSIONS.contains(&extension.as_str()))
+pub fn is_image_file(path: &Path) -> bool {
+    lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
 
-fn extension(path: &Path) -> Option<String> {
+fn lowercase_extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
@@ -34,29 +34,31 @@ pub struct FolderSource {
     pub root: PathBuf,
 }
 
-impl Source for FolderSource {
+impl DataSource for FolderSource {
     /// # Errors
     /// [`DatasetError`] for a folder that is not there, no class, a link that leads out of `root` or nowhere, a photo or folder
     /// that is met twice, a name that is not UTF-8. A class without photos is a fault.
-    fn list(&self) -> Result<Listing, DatasetError> {
+    fn list(&self) -> Result<RawDataset, DatasetError> {
         let root = Folder::read(&self.root)?;
-        let mut listing = Listing { origin: self.root.clone(), entries: Vec::new(), faults: Vec::new() };
-        match root.parts() {
-            Some(parts) => parts.iter().for_each(|(part, folder)| folder.list(Some(*part), &mut listing)),
-            None if root.folders.is_empty() => {
+        let mut raw = RawDataset { origin: self.root.clone(), samples: Vec::new(), errors: Vec::new() };
+        match root.splits() {
+            Some(parts) => {
+                parts.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw))
+            }
+            None if root.subfolders.is_empty() => {
                 let hint = "it needs a folder for each class, with the photos of that class in it";
                 let path = self.root.clone();
                 return Err(DatasetError::Empty { path, missing: "class folders", hint });
             }
-            None => root.list(None, &mut listing),
+            None => root.append_samples(None, &mut raw),
         }
-        root.tell_what_was_passed_over();
-        Ok(listing)
+        root.log_skipped_files();
+        Ok(raw)
     }
 
-    fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
+    fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
         let root = Folder::read(&self.root)?;
-        Ok(root.photos.iter().map(|photo| photo.id.clone()).collect())
+        Ok(root.images.iter().map(|file| file.id.clone()).collect())
     }
 }
 
@@ -81,16 +83,16 @@ impl Source for FolderSource {
 /// # Errors
 /// [`DatasetError`] for a folder that is not there or cannot be read, a link that leads out of `root` or nowhere, a photo or
 /// folder that is met twice, a name that is not UTF-8.
-pub fn photos_below(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    Ok(Folder::read(root)?.photos_below().into_iter().map(|photo| photo.path.clone()).collect())
+pub fn find_image_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    Ok(Folder::read(root)?.all_images().into_iter().map(|file| file.path.clone()).collect())
 }
 
 /// A photo: its path relative to the root, where it lies, and where that is once links are followed.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Found {
+struct ImageFile {
     id: String,
     path: PathBuf,
-    real: PathBuf,
+    canonical: PathBuf,
 }
 
 /// What lies in a folder and is not hidden.
@@ -99,10 +101,10 @@ struct Folder {
     id: String,
     path: PathBuf,
     /// Sorted by name, bytewise, as the folders are.
-    photos: Vec<Found>,
-    folders: Vec<Folder>,
+    images: Vec<ImageFile>,
+    subfolders: Vec<Folder>,
     /// How many files are neither, by the endings of their names.
-    others: BTreeMap<String, usize>,
+    other_files: BTreeMap<String, usize>,
 }
 
 impl Folder {
@@ -111,108 +113,108 @@ impl Folder {
         if !root.is_dir() {
             return Err(DatasetError::NoFolder(root.into()));
         }
-        let canonical = real_path(root)?;
-        let mut walk = Walk { root, canonical: canonical.clone(), seen: Seen::default() };
-        walk.enter(String::new(), root.into(), &canonical)
+        let canonical = canonical_path(root)?;
+        let mut walker = FolderWalker { root, canonical: canonical.clone(), seen: SeenPaths::default() };
+        walker.read_folder(String::new(), root.into(), &canonical)
     }
 
     /// The folders of the parts, where this is made of parts.
-    fn parts(&self) -> Option<Vec<(Part, &Self)>> {
-        let full = self.folders.iter().filter(|folder| folder.holds_photos());
-        let parts: Option<Vec<(Part, &Self)>> =
-            full.map(|folder| Some((Part::named(&folder.id)?, folder))).collect();
-        parts.filter(|parts| {
-            parts.iter().any(|(part, _)| *part == Part::Train)
-                && parts.iter().all(|(_, folder)| folder.photos.is_empty())
+    fn splits(&self) -> Option<Vec<(Split, &Self)>> {
+        let nonempty = self.subfolders.iter().filter(|folder| folder.has_images());
+        let splits: Option<Vec<(Split, &Self)>> =
+            nonempty.map(|folder| Some((Split::from_name(&folder.id)?, folder))).collect();
+        splits.filter(|splits| {
+            splits.iter().any(|(split, _)| *split == Split::Train)
+                && splits.iter().all(|(_, folder)| folder.images.is_empty())
         })
     }
 
-    fn holds_photos(&self) -> bool {
-        !self.photos.is_empty() || self.folders.iter().any(Self::holds_photos)
+    fn has_images(&self) -> bool {
+        !self.images.is_empty() || self.subfolders.iter().any(Self::has_images)
     }
 
     /// Lists the classes that the folders in this one are.
-    fn list(&self, part: Option<Part>, listing: &mut Listing) {
+    fn append_samples(&self, split: Option<Split>, raw: &mut RawDataset) {
         let (mut empty, mut extensions) = (Vec::new(), BTreeSet::new());
-        for class in &self.folders {
-            let name = class.id.rsplit('/').next().unwrap_or_default();
-            let photos = class.photos_below();
-            if photos.is_empty() {
+        for class_folder in &self.subfolders {
+            let name = class_folder.id.rsplit('/').next().unwrap_or_default();
+            let images = class_folder.all_images();
+            if images.is_empty() {
                 empty.push(name.to_owned());
-                extensions.extend(class.others_below().into_keys());
+                extensions.extend(class_folder.all_other_files().into_keys());
             }
-            listing.entries.extend(photos.into_iter().map(|photo| Entry {
-                id: photo.id.clone(),
-                photo: photo.path.clone().into(),
+            raw.samples.extend(images.into_iter().map(|file| RawSample {
+                id: file.id.clone(),
+                image: file.path.clone().into(),
                 class: name.to_owned(),
                 group: None,
-                part,
+                split,
             }));
         }
         if !empty.is_empty() {
             let (root, extensions) = (self.path.clone(), extensions.into_iter().collect());
-            listing.faults.push(DatasetError::EmptyClass { root, classes: Listed(empty), extensions });
+            raw.errors.push(DatasetError::EmptyClass { root, classes: NameList(empty), extensions });
         }
     }
 
     /// The photos in it and below, sorted by id, bytewise.
-    fn photos_below(&self) -> Vec<&Found> {
-        let mut photos: Vec<&Found> = self.photos.iter().collect();
-        photos.extend(self.folders.iter().flat_map(Self::photos_below));
-        photos.sort_unstable();
-        photos
+    fn all_images(&self) -> Vec<&ImageFile> {
+        let mut images: Vec<&ImageFile> = self.images.iter().collect();
+        images.extend(self.subfolders.iter().flat_map(Self::all_images));
+        images.sort_unstable();
+        images
     }
 
-    fn others_below(&self) -> BTreeMap<String, usize> {
-        let mut all = self.others.clone();
-        for (ending, count) in self.folders.iter().flat_map(Self::others_below) {
-            *all.entry(ending).or_default() += count;
+    fn all_other_files(&self) -> BTreeMap<String, usize> {
+        let mut counts = self.other_files.clone();
+        for (ending, count) in self.subfolders.iter().flat_map(Self::all_other_files) {
+            *counts.entry(ending).or_default() += count;
         }
-        all
+        counts
     }
 
-    fn tell_what_was_passed_over(&self) {
+    fn log_skipped_files(&self) {
         let root = self.path.display();
-        if !self.photos.is_empty() {
-            tracing::warn!("passed over in {root}: {} photos outside the class folders", self.photos.len());
+        if !self.images.is_empty() {
+            tracing::warn!("passed over in {root}: {} photos outside the class folders", self.images.len());
         }
-        let others = self.others_below();
-        if !others.is_empty() {
-            let count: usize = others.values().sum();
-            let endings = others.into_keys().collect::<Vec<_>>().join(", ");
-            tracing::info!("passed over below {root}: {count} files that are no photos ({endings})");
+        let other_files = self.all_other_files();
+        if !other_files.is_empty() {
+            let count: usize = other_files.values().sum();
+            let extensions = other_files.into_keys().collect::<Vec<_>>().join(", ");
+            tracing::info!("passed over below {root}: {count} files that are no photos ({extensions})");
         }
     }
 }
 
-struct Walk<'a> {
+struct FolderWalker<'a> {
     root: &'a Path,
     canonical: PathBuf,
-    seen: Seen,
+    seen: SeenPaths,
 }
 
-impl Walk<'_> {
-    fn enter(&mut self, id: String, path: PathBuf, real: &Path) -> Result<Folder, DatasetError> {
-        self.seen.meet(real.to_path_buf(), path.display().to_string())?;
+impl FolderWalker<'_> {
+    fn read_folder(&mut self, id: String, path: PathBuf, canonical: &Path) -> Result<Folder, DatasetError> {
+        self.seen.insert(canonical.to_path_buf(), path.display().to_string())?;
         let (photos, folders, others) = (Vec::new(), Vec::new(), BTreeMap::new());
-        let mut folder = Folder { id, path, photos, folders, others };
-        for path in listed(&folder.path)? {
-            let real = self.resolve(real, &path)?;
-            let below = |path: &Path| match folder.id.as_str() {
-                "" => name(path).map(str::to_owned),
-                id => Ok(format!("{id}/{}", name(path)?)),
+        let mut folder = Folder { id, path, images: photos, subfolders: folders, other_files: others };
+        for entry_path in visible_entries(&folder.path)? {
+            let entry_canonical = self.resolve(canonical, &entry_path)?;
+            let id_of = |path: &Path| match folder.id.as_str() {
+                "" => utf8_name(path).map(str::to_owned),
+                id => Ok(format!("{id}/{}", utf8_name(path)?)),
             };
-            if path.is_dir() {
-                let id = below(&path)?;
-                folder.folders.push(self.enter(id, path, &real)?);
-            } else if is_photo(&path) && path.is_file() {
-                let id = below(&path)?;
-                self.seen.meet(real.clone(), path.display().to_string())?;
-                folder.photos.push(Found { id, path, real });
+            if entry_path.is_dir() {
+                let id = id_of(&entry_path)?;
+                folder.subfolders.push(self.read_folder(id, entry_path, &entry_canonical)?);
+            } else if is_image_file(&entry_path) && entry_path.is_file() {
+                let id = id_of(&entry_path)?;
+                self.seen.insert(entry_canonical.clone(), entry_path.display().to_string())?;
+                folder.images.push(ImageFile { id, path: entry_path, canonical: entry_canonical });
             } else {
-                let ending =
-                    extension(&path).map_or_else(|| "no ending".into(), |extension| format!(".{extension}"));
-                *folder.others.entry(ending).or_default() += 1;
+                let extension = lowercase_extension(&entry_path)
+                    .map_or_else(|| "no ending".into(), |extension| format!(".{extension}"));
+                *folder.other_files.entry(extension).or_default() += 1;
             }
         }
         Ok(folder)
@@ -224,16 +226,16 @@ impl Walk<'_> {
         if !fs::symlink_metadata(path).map_err(io)?.is_symlink() {
             return Ok(path.file_name().map_or_else(|| parent.into(), |name| parent.join(name)));
         }
-        let real = real_path(path)?;
-        if real.starts_with(&self.canonical) {
-            return Ok(real);
+        let canonical = canonical_path(path)?;
+        if canonical.starts_with(&self.canonical) {
+            return Ok(canonical);
         }
         Err(DatasetError::LeavesRoot { what: format!("the link {}", path.display()), root: self.root.into() })
     }
 }
 
 /// What lies in `folder` and is not hidden, sorted by name, bytewise.
-fn listed(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let io = |source| DatasetError::Io { path: folder.into(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
@@ -246,6 +248,6 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(paths)
 }
 
-fn name(path: &Path) -> Result<&str, DatasetError> {
+fn utf8_name(path: &Path) -> Result<&str, DatasetError> {
     path.file_name().and_then(|name| name.to_str()).ok_or_else(|| DatasetError::NotUtf8(path.into()))
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::shards::Found;
-use super::webdataset::known_part;
-use super::{Entry, Fields, Listing, Part, Source};
-use crate::dataset::{DatasetError, Listed, did_you_mean};
-use crate::photo::Photo;
-use crate::shard::parquet::{ParquetShard, Table, Value};
+use super::shard_contents::ShardContents;
+use super::webdataset::parse_split;
+use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, NameList, did_you_mean};
+use crate::image_ref::ImageRef;
+use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 
 /// The field of a struct that holds a photo.
-const BYTES: &str = ".bytes";
+const BYTES_FIELD: &str = ".bytes";
 
 /// Tables with a photo in each row: the column `image` holds its bytes, or a struct with `bytes`; the column of the class holds
 /// text or a number. What the numbers mean is read from the metadata that the `datasets` library writes (`ClassLabel`).
@@ -26,72 +26,77 @@ pub struct ParquetSource {
     /// The column with the photo.
     pub image: String,
     /// The other columns.
-    pub fields: Fields,
+    pub fields: FieldNames,
 }
 
-impl Source for ParquetSource {
-    fn list(&self) -> Result<Listing, DatasetError> {
-        Ok(self.read()?.listing(&self.shards, &format!("`{}`", self.fields.label)))
+impl DataSource for ParquetSource {
+    fn list(&self) -> Result<RawDataset, DatasetError> {
+        Ok(self.read_shards()?.into_raw_dataset(&self.shards, &format!("`{}`", self.fields.label)))
     }
 
-    fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
-        Ok(self.read()?.unlabelled)
+    fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
+        Ok(self.read_shards()?.unlabeled)
     }
 }
 
 impl ParquetSource {
-    fn read(&self) -> Result<Found, DatasetError> {
-        Found::read(&self.shards, |path, name| self.read_shard(path, name))
+    fn read_shards(&self) -> Result<ShardContents, DatasetError> {
+        ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
-    fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {
-        let fault = |problem| DatasetError::Shard { path: path.into(), problem };
-        let table = Table::open(path)?;
-        let nested = format!("{}{BYTES}", self.image);
-        let column = match (table.has(&nested), table.has(&self.image)) {
+    fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
+        let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
+        let table = ParquetTable::open(path)?;
+        let nested = format!("{}{BYTES_FIELD}", self.image);
+        let column = match (table.has_column(&nested), table.has_column(&self.image)) {
             (true, _) => nested,
             (false, true) => self.image.clone(),
-            (false, false) => return Err(no_column(&table, path, "image", &self.image)),
+            (false, false) => return Err(missing_column(&table, path, "image", &self.image)),
         };
-        let rows = table.rows()?;
+        let rows = table.n_rows()?;
         // Rows of nothing, or of one photo again and again, take no room: a few bytes could list thousands of millions.
-        if rows as u64 > table.bytes() {
-            return Err(fault(format!("it claims {rows} photos in {} bytes", table.bytes())));
+        if rows as u64 > table.file_size() {
+            return Err(shard_error(format!("it claims {rows} photos in {} bytes", table.file_size())));
         }
-        let values = |key, column: &str| {
-            if table.has(column) { table.values(column) } else { Err(no_column(&table, path, key, column)) }
+        let column_values = |key, column: &str| {
+            if table.has_column(column) {
+                table.read_values(column)
+            } else {
+                Err(missing_column(&table, path, key, column))
+            }
         };
-        let labels = values("label", &self.fields.label)?;
-        let groups = self.fields.group.as_deref().map(|column| values("group", column)).transpose()?;
-        let parts = self.fields.part.as_deref().map(|column| values("split", column)).transpose()?;
-        let names = class_names(&table, &self.fields.label).map_err(fault)?;
+        let labels = column_values("label", &self.fields.label)?;
+        let groups = self.fields.group.as_deref().map(|column| column_values("group", column)).transpose()?;
+        let splits = self.fields.split.as_deref().map(|column| column_values("split", column)).transpose()?;
+        let class_names = read_class_names(&table, &self.fields.label).map_err(shard_error)?;
         let shard = Arc::new(ParquetShard::new(path, table, &column));
-        let part_of_shard = Part::of_shard(name);
-        let mut found = Found::default();
+        let shard_split = Split::from_shard_path(name);
+        let mut contents = ShardContents::default();
         for (row, label) in labels.into_iter().enumerate() {
-            let at_row = |problem| fault(format!("row {row}: {problem}"));
+            let row_error = |problem| shard_error(format!("row {row}: {problem}"));
             let id = format!("{name}/{row}");
-            let Some(class) = class(label, names.as_deref()).map_err(at_row)? else {
-                found.unlabelled.push(id);
+            let Some(class) = class_name(label, class_names.as_deref()).map_err(row_error)? else {
+                contents.unlabeled.push(id);
                 continue;
             };
             let group = match (&groups, &self.fields.group) {
                 (Some(groups), Some(column)) => {
-                    Some(text(&groups[row]).ok_or_else(|| at_row(format!("`{column}` is empty")))?)
+                    Some(value_text(&groups[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?)
                 }
                 _ => None,
             };
-            let part = match (&parts, &self.fields.part) {
+            let split = match (&splits, &self.fields.split) {
                 (Some(parts), Some(column)) => {
-                    let name = text(&parts[row]).ok_or_else(|| at_row(format!("`{column}` is empty")))?;
-                    Some(known_part(column, &name).map_err(at_row)?)
+                    let name =
+                        value_text(&parts[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?;
+                    Some(parse_split(column, &name).map_err(row_error)?)
                 }
-                _ => part_of_shard,
+                _ => shard_split,
             };
-            let photo = Photo::record(shard.clone(), row);
-            found.entries.push(Entry { id, photo, class, group, part });
+            let image = ImageRef::from_record(shard.clone(), row);
+            contents.samples.push(RawSample { id, image, class, group, split });
         }
-        Ok(found)
+        Ok(contents)
     }
 }
 
@@ -100,63 +105,64 @@ impl ParquetSource {
 /// # Errors
 /// [`DatasetError`] for a file that is no Parquet.
 pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), DatasetError> {
-    let table = Table::open(path)?;
+    let table = ParquetTable::open(path)?;
     let (images, others): (Vec<&str>, Vec<&str>) =
-        table.columns().partition(|column| table.holds_bytes(column));
-    let images = images.iter().map(|column| column.strip_suffix(BYTES).unwrap_or(column).to_owned());
+        table.columns().partition(|column| table.is_binary(column));
+    let images = images.iter().map(|column| column.strip_suffix(BYTES_FIELD).unwrap_or(column).to_owned());
     Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
 }
 
-fn no_column(table: &Table, path: &Path, key: &'static str, column: &str) -> DatasetError {
-    let columns = Listed(table.columns().map(str::to_owned).collect());
+fn missing_column(table: &ParquetTable, path: &Path, key: &'static str, column: &str) -> DatasetError {
+    let columns = NameList(table.columns().map(str::to_owned).collect());
     let hint = did_you_mean(column, &columns);
     let problem = format!("there is no column `{column}` (`data.{key}`); its columns: {columns}{hint}");
     DatasetError::Shard { path: path.into(), problem }
 }
 
-fn text(value: &Option<Value>) -> Option<String> {
+fn value_text(value: &Option<ParquetValue>) -> Option<String> {
     match value {
         None => None,
-        Some(Value::Number(number)) => Some(number.to_string()),
-        Some(Value::Text(text)) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        Some(ParquetValue::Number(number)) => Some(number.to_string()),
+        Some(ParquetValue::Text(text)) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
     }
 }
 
 /// The class that a label means. A number without a name is its own; where there are names, -1 is how the hub's data sets write
 /// that there is none.
-fn class(label: Option<Value>, names: Option<&[String]>) -> Result<Option<String>, String> {
-    match (label, names) {
-        (Some(Value::Number(-1)), Some(_)) => Ok(None),
-        (Some(Value::Number(number)), Some(names)) => {
-            let name = usize::try_from(number).ok().and_then(|number| names.get(number));
-            name.cloned().map(Some).ok_or_else(|| {
+fn class_name(label: Option<ParquetValue>, class_names: Option<&[String]>) -> Result<Option<String>, String> {
+    match (label, class_names) {
+        (Some(ParquetValue::Number(-1)), Some(_)) => Ok(None),
+        (Some(ParquetValue::Number(number)), Some(names)) => {
+            let class_name = usize::try_from(number).ok().and_then(|number| names.get(number));
+            class_name.cloned().map(Some).ok_or_else(|| {
                 format!("the class has the number {number}, but there are {} names", names.len())
             })
         }
-        (label, _) => Ok(text(&label)),
+        (label, _) => Ok(value_text(&label)),
     }
 }
 
 /// The names of the classes in the metadata that the `datasets` library writes.
-fn class_names(table: &Table, column: &str) -> Result<Option<Vec<String>>, String> {
+fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<String>>, String> {
     #[derive(Deserialize)]
-    struct Note {
-        info: Info,
+    struct HuggingFaceMetadata {
+        info: DatasetInfo,
     }
     #[derive(Deserialize)]
-    struct Info {
+    struct DatasetInfo {
         features: serde_json::Map<String, serde_json::Value>,
     }
     #[derive(Deserialize)]
     struct ClassLabel {
         names: Vec<String>,
     }
-    let Some(note) = table.note("huggingface") else { return Ok(None) };
-    let wrong = |error: serde_json::Error| format!("the metadata `huggingface`: {error}");
-    let Note { info: Info { features } } = serde_json::from_str(note).map_err(wrong)?;
+    let Some(metadata) = table.metadata_value("huggingface") else { return Ok(None) };
+    let metadata_error = |error: serde_json::Error| format!("the metadata `huggingface`: {error}");
+    let HuggingFaceMetadata { info: DatasetInfo { features } } =
+        serde_json::from_str(metadata).map_err(metadata_error)?;
     match features.get(column) {
         Some(feature) if feature["_type"] == "ClassLabel" => {
-            let ClassLabel { names } = ClassLabel::deserialize(feature).map_err(wrong)?;
+            let ClassLabel { names } = ClassLabel::deserialize(feature).map_err(metadata_error)?;
             Ok(Some(names))
         }
         _ => Ok(None),

@@ -10,31 +10,31 @@ use std::path::Path;
 use super::*;
 use crate::dataset::{ClassMap, ClassOrder, Dataset};
 
-fn read(source: &dyn Source) -> Result<Dataset, DatasetError> {
+fn read_sorted(source: &dyn DataSource) -> Result<Dataset, DatasetError> {
     Dataset::read(source, ClassOrder::Sorted)
 }
 
-fn read_with(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
-    Dataset::read_with(&FolderSource { root: root.into() }, classes)
+fn read_folder_with_classes(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
+    Dataset::read_with_classes(&FolderSource { root: root.into() }, classes)
 }
 
 fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
-    read(&FolderSource { root: root.into() })
+    read_sorted(&FolderSource { root: root.into() })
 }
 
 #[test]
-fn a_photo_is_told_by_ten_endings() {
+fn photos_are_recognized_by_ten_extensions() {
     for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG", "Png"] {
-        assert!(is_photo(Path::new(&format!("a.{ending}"))), "{ending}");
+        assert!(is_image_file(Path::new(&format!("a.{ending}"))), "{ending}");
     }
     for name in ["a", "jpg", ".jpg", "a.jp", "a.jpg2", "a.jpg.txt", "a.heic", "a.svg", "a.avif"] {
-        assert!(!is_photo(Path::new(name)), "{name}");
+        assert!(!is_image_file(Path::new(name)), "{name}");
     }
 }
 
 #[test]
 fn the_folder_of_files_is_the_deepest_that_holds_all() {
-    let shared = |files: &[&str]| shared_folder(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+    let shared = |files: &[&str]| common_folder(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
     assert_eq!(shared(&["/a/b/1.tar", "/a/b/2.tar"]), Path::new("/a/b"));
     assert_eq!(shared(&["/a/b/c/1.tar", "/a/b2/2.tar"]), Path::new("/a"));
     assert_eq!(shared(&["/a/b/1.tar", "/a/b/c/2.tar"]), Path::new("/a/b"));
@@ -43,7 +43,7 @@ fn the_folder_of_files_is_the_deepest_that_holds_all() {
 }
 
 /// Writes an empty file, and the folders it lies in.
-fn touch(root: &Path, files: &[&str]) {
+fn create_files(root: &Path, files: &[&str]) {
     for file in files {
         let path = root.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -56,6 +56,6 @@ fn ids(dataset: &Dataset) -> Vec<&str> {
 }
 
 /// The message of a refusal, the temporary folder called ROOT in it.
-fn refusal(outcome: Result<Dataset, DatasetError>, root: &Path) -> String {
-    outcome.unwrap_err().to_string().replace(root.to_str().unwrap(), "ROOT")
+fn error_message(result: Result<Dataset, DatasetError>, root: &Path) -> String {
+    result.unwrap_err().to_string().replace(root.to_str().unwrap(), "ROOT")
 }

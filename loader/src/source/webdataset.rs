@@ -8,15 +8,15 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::csv::relative_path;
-use super::folder::is_photo;
-use super::shards::Found;
-use super::{Entry, Fields, Listing, Part, Source};
-use crate::dataset::{DatasetError, Listed};
-use crate::photo::Photo;
-use crate::shard::tar::{Member, TarShard, walk};
+use super::folder::is_image_file;
+use super::shard_contents::ShardContents;
+use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, NameList};
+use crate::image_ref::ImageRef;
+use crate::shard::tar::{TarMember, TarShard, visit_members};
 
 /// A label, or a record of one sample, of more bytes than this is none.
-const MOST_OF_LABEL: u64 = 1 << 20;
+const MAX_LABEL_BYTES: u64 = 1 << 20;
 
 /// Tar archives, compressed or not. The files of a sample have one path up to the first dot of the name: `cat/7.jpg` is the
 /// photo; `cat/7.cls` its class (a number or a name), or `cat/7.json` an object with the class in the field `label`, or
@@ -28,108 +28,110 @@ pub struct WebDatasetSource {
     /// The shards, in order.
     pub shards: Vec<PathBuf>,
     /// The fields of `json` members.
-    pub fields: Fields,
+    pub fields: FieldNames,
 }
 
-impl Source for WebDatasetSource {
-    fn list(&self) -> Result<Listing, DatasetError> {
+impl DataSource for WebDatasetSource {
+    fn list(&self) -> Result<RawDataset, DatasetError> {
         let class = format!("`cls`, `json` with `{}`, `txt`", self.fields.label);
-        Ok(self.read()?.listing(&self.shards, &class))
+        Ok(self.read_shards()?.into_raw_dataset(&self.shards, &class))
     }
 
-    fn unlabelled(&self) -> Result<Vec<String>, DatasetError> {
-        Ok(self.read()?.unlabelled)
+    fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
+        Ok(self.read_shards()?.unlabeled)
     }
 }
 
 impl WebDatasetSource {
-    fn read(&self) -> Result<Found, DatasetError> {
-        Found::read(&self.shards, |path, name| self.read_shard(path, name))
+    fn read_shards(&self) -> Result<ShardContents, DatasetError> {
+        ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
-    fn read_shard(&self, path: &Path, name: &str) -> Result<Found, DatasetError> {
-        let fault = |problem| DatasetError::Shard { path: path.into(), problem };
-        let (mut groups, mut faults) = (Vec::<Group>::new(), Vec::new());
-        let mut photos = Vec::new();
-        let mut meet = |member: Member, bytes: &mut dyn Read| {
-            let Some(clean) = relative_path(&member.path) else {
+    fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
+        let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
+        let (mut sample_files, mut errors) = (Vec::<SampleFiles>::new(), Vec::new());
+        let mut image_members = Vec::new();
+        let mut visit = |member: TarMember, bytes: &mut dyn Read| {
+            let Some(relative) = relative_path(&member.path) else {
                 let what = format!("{}: the member `{}`", path.display(), member.path.escape_debug());
-                faults.push(DatasetError::LeavesRoot { what, root: path.into() });
+                errors.push(DatasetError::LeavesRoot { what, root: path.into() });
                 return Ok(());
             };
-            let (key, ending) = split(&clean);
-            if groups.last().is_none_or(|group| group.key != key) {
-                groups.push(Group { key: key.to_owned(), ..Group::default() });
+            let (key, extension) = split_key(&relative);
+            if sample_files.last().is_none_or(|files| files.key != key) {
+                sample_files.push(SampleFiles { key: key.to_owned(), ..SampleFiles::default() });
             }
-            let group = groups.last_mut().expect("one was pushed");
-            if is_photo(Path::new(&clean)) && !ending.contains('.') {
-                group.photos.push(clean);
-                photos.push(member);
-            } else if let Some(kind) = Kind::of(ending) {
-                let text = read_text(&member, bytes)?;
-                group.notes.push((kind, text));
+            let files = sample_files.last_mut().expect("one was pushed");
+            if is_image_file(Path::new(&relative)) && !extension.contains('.') {
+                files.images.push(relative);
+                image_members.push(member);
+            } else if let Some(kind) = AnnotationKind::from_extension(extension) {
+                let text = read_annotation(&member, bytes)?;
+                files.annotations.push((kind, text));
             } else {
-                group.others += 1;
+                files.n_others += 1;
             }
             Ok(())
         };
-        let links = walk(path, &mut meet).map_err(fault)?;
-        let shard =
-            TarShard::new(path, photos).map_err(|source| DatasetError::Io { path: path.into(), source })?;
+        let n_links = visit_members(path, &mut visit).map_err(shard_error)?;
+        let shard = TarShard::new(path, image_members)
+            .map_err(|source| DatasetError::Io { path: path.into(), source })?;
         let shard = Arc::new(shard);
-        let part_of_shard = Part::of_shard(name);
-        let mut found = Found { faults, passed_over: links, ..Found::default() };
-        let (mut number, mut seen) = (0, HashMap::new());
-        for (place, group) in groups.iter().enumerate() {
-            found.passed_over += group.others;
-            let photo = Photo::record(shard.clone(), number);
-            number += group.photos.len();
-            let [member] = group.photos.as_slice() else {
-                if group.photos.len() > 1 {
-                    let photos = Listed(group.photos.clone()).to_string();
-                    found
-                        .faults
-                        .push(fault(format!("the sample `{}` has several photos: {photos}", group.key)));
+        let shard_split = Split::from_shard_path(name);
+        let mut contents = ShardContents { errors, n_skipped: n_links, ..ShardContents::default() };
+        let (mut next_record, mut positions) = (0, HashMap::new());
+        for (position, files) in sample_files.iter().enumerate() {
+            contents.n_skipped += files.n_others;
+            let image = ImageRef::from_record(shard.clone(), next_record);
+            next_record += files.images.len();
+            let [member] = files.images.as_slice() else {
+                if files.images.len() > 1 {
+                    let photos = NameList(files.images.clone()).to_string();
+                    contents.errors.push(shard_error(format!(
+                        "the sample `{}` has several photos: {photos}",
+                        files.key
+                    )));
                 }
                 continue;
             };
-            if let Some(first) = seen.insert(&group.key, place) {
+            if let Some(first) = positions.insert(&files.key, position) {
                 let problem = format!(
                     "the sample `{}` stands at two places (sample {} and {}): the files of a sample stand together, under a name of their own",
-                    group.key,
+                    files.key,
                     first + 1,
-                    place + 1
+                    position + 1
                 );
-                found.faults.push(fault(problem));
+                contents.errors.push(shard_error(problem));
                 continue;
             }
             let id = format!("{name}/{member}");
-            let notes =
-                group.notes(&self.fields).map_err(|problem| fault(format!("`{}`: {problem}", group.key)))?;
-            match notes.class {
-                None => found.unlabelled.push(id),
+            let annotations = files
+                .parse_annotations(&self.fields)
+                .map_err(|problem| shard_error(format!("`{}`: {problem}", files.key)))?;
+            match annotations.class {
+                None => contents.unlabeled.push(id),
                 Some(class) => {
-                    let part = if self.fields.part.is_some() { notes.part } else { part_of_shard };
-                    found.entries.push(Entry { id, photo, class, group: notes.group, part });
+                    let split = if self.fields.split.is_some() { annotations.split } else { shard_split };
+                    contents.samples.push(RawSample { id, image, class, group: annotations.group, split });
                 }
             }
         }
-        Ok(found)
+        Ok(contents)
     }
 }
 
 /// The key of a sample, and what kind of file it is.
-fn split(path: &str) -> (&str, &str) {
-    let name = path.rfind('/').map_or(0, |at| at + 1);
-    match path[name..].find('.') {
-        Some(dot) => (&path[..name + dot], &path[name + dot + 1..]),
+fn split_key(path: &str) -> (&str, &str) {
+    let name_start = path.rfind('/').map_or(0, |at| at + 1);
+    match path[name_start..].find('.') {
+        Some(dot) => (&path[..name_start + dot], &path[name_start + dot + 1..]),
         None => (path, ""),
     }
 }
 
-fn read_text(member: &Member, bytes: &mut dyn Read) -> Result<String, String> {
+fn read_annotation(member: &TarMember, bytes: &mut dyn Read) -> Result<String, String> {
     let name = member.path.escape_debug();
-    if member.size > MOST_OF_LABEL {
+    if member.size > MAX_LABEL_BYTES {
         return Err(format!("`{name}` is no label: it has {} bytes", member.size));
     }
     let mut text = String::new();
@@ -138,15 +140,15 @@ fn read_text(member: &Member, bytes: &mut dyn Read) -> Result<String, String> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum AnnotationKind {
     Cls,
     Json,
     Txt,
 }
 
-impl Kind {
-    fn of(ending: &str) -> Option<Self> {
-        match ending.to_ascii_lowercase().as_str() {
+impl AnnotationKind {
+    fn from_extension(extension: &str) -> Option<Self> {
+        match extension.to_ascii_lowercase().as_str() {
             "cls" => Some(Self::Cls),
             "json" => Some(Self::Json),
             "txt" => Some(Self::Txt),
@@ -157,55 +159,57 @@ impl Kind {
 
 /// The files of a sample.
 #[derive(Default)]
-struct Group {
+struct SampleFiles {
     key: String,
-    photos: Vec<String>,
-    notes: Vec<(Kind, String)>,
-    others: usize,
+    images: Vec<String>,
+    annotations: Vec<(AnnotationKind, String)>,
+    n_others: usize,
 }
 
 /// What they say.
 #[derive(Default)]
-struct Notes {
+struct Annotations {
     class: Option<String>,
     group: Option<String>,
-    part: Option<Part>,
+    split: Option<Split>,
 }
 
-impl Group {
-    fn notes(&self, fields: &Fields) -> Result<Notes, String> {
-        let mut notes = Notes::default();
-        let mut order: Vec<&(Kind, String)> = self.notes.iter().collect();
+impl SampleFiles {
+    fn parse_annotations(&self, fields: &FieldNames) -> Result<Annotations, String> {
+        let mut annotations = Annotations::default();
+        let mut order: Vec<&(AnnotationKind, String)> = self.annotations.iter().collect();
         order.sort_by_key(|(kind, _)| *kind);
         for (kind, text) in order {
-            let class = if *kind == Kind::Json {
+            let class = if *kind == AnnotationKind::Json {
                 let record: Value = serde_json::from_str(text).map_err(|error| format!("json: {error}"))?;
                 if let Some(field) = &fields.group {
-                    notes.group =
-                        Some(named(&record, field)?.ok_or_else(|| format!("json: there is no `{field}`"))?);
+                    annotations.group = Some(
+                        text_field(&record, field)?.ok_or_else(|| format!("json: there is no `{field}`"))?,
+                    );
                 }
-                if let Some(field) = &fields.part {
-                    notes.part = named(&record, field)?.map(|name| known_part(field, &name)).transpose()?;
+                if let Some(field) = &fields.split {
+                    annotations.split =
+                        text_field(&record, field)?.map(|name| parse_split(field, &name)).transpose()?;
                 }
-                named(&record, &fields.label)?
+                text_field(&record, &fields.label)?
             } else {
                 let text = text.trim();
                 (!text.is_empty()).then(|| text.to_owned())
             };
-            notes.class = notes.class.or(class);
+            annotations.class = annotations.class.or(class);
         }
-        let lacks = |field: &Option<String>, there: bool| field.as_ref().filter(|_| !there).cloned();
-        let lacking =
-            lacks(&fields.group, notes.group.is_some()).or_else(|| lacks(&fields.part, notes.part.is_some()));
-        match lacking {
-            Some(field) if notes.class.is_some() => Err(format!("it has no `json` with `{field}`")),
-            _ => Ok(notes),
+        let missing_field = |field: &Option<String>, there: bool| field.as_ref().filter(|_| !there).cloned();
+        let missing = missing_field(&fields.group, annotations.group.is_some())
+            .or_else(|| missing_field(&fields.split, annotations.split.is_some()));
+        match missing {
+            Some(field) if annotations.class.is_some() => Err(format!("it has no `json` with `{field}`")),
+            _ => Ok(annotations),
         }
     }
 }
 
 /// The text or whole number in a field; none where it is not there, or null.
-fn named(record: &Value, field: &str) -> Result<Option<String>, String> {
+fn text_field(record: &Value, field: &str) -> Result<Option<String>, String> {
     match record.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
@@ -215,8 +219,8 @@ fn named(record: &Value, field: &str) -> Result<Option<String>, String> {
 }
 
 /// The part that a field says.
-pub(super) fn known_part(field: &str, name: &str) -> Result<Part, String> {
-    Part::named(name).ok_or_else(|| {
+pub(super) fn parse_split(field: &str, name: &str) -> Result<Split, String> {
+    Split::from_name(name).ok_or_else(|| {
         format!("`{field}` is `{}`: a part is called train, validation or test", name.escape_debug())
     })
 }

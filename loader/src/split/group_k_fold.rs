@@ -1,6 +1,6 @@
 //! Folds that keep groups together, each with about its share of every class.
 
-use super::{Fillers, Split, SplitError, check_folds, samples_of_classes, splits_of};
+use super::{SplitError, SplitIndices, SplitUnit, check_folds, samples_by_label, splits_from_folds};
 use crate::random::RandomState;
 
 /// `n_splits` folds of the samples, no group in two of them; each split tests on one and trains on the others. Groups are
@@ -28,71 +28,77 @@ pub fn stratified_group_k_fold(
     groups: &[u32],
     n_splits: usize,
     seed: u32,
-) -> Result<Vec<Split>, SplitError> {
+) -> Result<Vec<SplitIndices>, SplitError> {
     if groups.len() != labels.len() {
         return Err(SplitError::Groups { groups: groups.len(), labels: labels.len() });
     }
-    let classes = samples_of_classes(labels);
+    let classes = samples_by_label(labels);
     check_folds(&classes, labels.len(), n_splits)?;
-    let members = samples_of_classes(groups);
-    if n_splits > members.len() {
-        return Err(SplitError::TooManyFolds { n_splits, of: Fillers::Groups, count: members.len() });
+    let groups_with_samples = samples_by_label(groups);
+    if n_splits > groups_with_samples.len() {
+        return Err(SplitError::TooManyFolds {
+            n_splits,
+            of: SplitUnit::Groups,
+            count: groups_with_samples.len(),
+        });
     }
-    let of_class: Vec<f64> = classes.iter().map(|(_, samples)| samples.len() as f64).collect();
-    let mut class = vec![0; labels.len()];
+    let class_totals: Vec<f64> = classes.iter().map(|(_, samples)| samples.len() as f64).collect();
+    let mut class_of_sample = vec![0; labels.len()];
     for (number, (_, samples)) in classes.iter().enumerate() {
         for &sample in samples {
-            class[sample] = number;
+            class_of_sample[sample] = number;
         }
     }
 
-    let mut order: Vec<usize> = (0..members.len()).collect();
+    let mut order: Vec<usize> = (0..groups_with_samples.len()).collect();
     RandomState::new(seed).shuffle(&mut order);
-    let mut shuffled: Vec<Group<'_>> =
-        order.iter().map(|&group| Group::new(&members[group].1, &class, classes.len())).collect();
+    let mut sorted_groups: Vec<GroupCounts<'_>> = order
+        .iter()
+        .map(|&group| GroupCounts::new(&groups_with_samples[group].1, &class_of_sample, classes.len()))
+        .collect();
     // Stable: groups that are as uneven stay in the order of the shuffle.
-    shuffled.sort_by(|a, b| b.unevenness.total_cmp(&a.unevenness));
+    sorted_groups.sort_by(|a, b| b.std_dev.total_cmp(&a.std_dev));
 
-    let mut table = Table { folds: vec![vec![0.0; classes.len()]; n_splits], of_class };
+    let mut fold_counts = FoldCounts { folds: vec![vec![0.0; classes.len()]; n_splits], class_totals };
     let mut folds = vec![0; labels.len()];
-    for group in &shuffled {
-        let best = table.best_fold(&group.counts);
-        table.add(best, &group.counts, 1.0);
+    for group in &sorted_groups {
+        let best = fold_counts.best_fold(&group.counts);
+        fold_counts.add(best, &group.counts, 1.0);
         for &sample in group.samples {
             folds[sample] = best;
         }
     }
-    Ok(splits_of(&folds, n_splits))
+    Ok(splits_from_folds(&folds, n_splits))
 }
 
-struct Group<'a> {
+struct GroupCounts<'a> {
     samples: &'a [usize],
     /// How many of each class, `[C]`.
     counts: Vec<f64>,
     /// Their standard deviation.
-    unevenness: f64,
+    std_dev: f64,
 }
 
-impl<'a> Group<'a> {
-    fn new(samples: &'a [usize], class: &[usize], classes: usize) -> Self {
-        let mut counts = vec![0.0; classes];
+impl<'a> GroupCounts<'a> {
+    fn new(samples: &'a [usize], class_of_sample: &[usize], n_classes: usize) -> Self {
+        let mut counts = vec![0.0; n_classes];
         for &sample in samples {
-            counts[class[sample]] += 1.0;
+            counts[class_of_sample[sample]] += 1.0;
         }
-        let unevenness = deviation(&counts);
-        Self { samples, counts, unevenness }
+        let std_dev = std_dev(&counts);
+        Self { samples, counts, std_dev }
     }
 }
 
 /// How many samples of each class the folds have so far.
-struct Table {
+struct FoldCounts {
     /// `[K][C]`
     folds: Vec<Vec<f64>>,
     /// All samples of each class, `[C]`.
-    of_class: Vec<f64>,
+    class_totals: Vec<f64>,
 }
 
-impl Table {
+impl FoldCounts {
     fn add(&mut self, fold: usize, counts: &[f64], sign: f64) {
         for (sum, count) in self.folds[fold].iter_mut().zip(counts) {
             *sum += sign * count;
@@ -102,70 +108,71 @@ impl Table {
     /// The fold where a group leaves the classes spread most evenly; among those that are nearly as good the one with the
     /// fewest samples, but for one that is better by any amount.
     fn best_fold(&mut self, counts: &[f64]) -> usize {
-        let (mut best, mut least, mut fewest) = (0, f64::INFINITY, f64::INFINITY);
+        let (mut best, mut least_std_dev, mut fewest_samples) = (0, f64::INFINITY, f64::INFINITY);
         for fold in 0..self.folds.len() {
             self.add(fold, counts, 1.0);
-            let unevenness = self.unevenness();
+            let std_dev = self.mean_std_dev();
             self.add(fold, counts, -1.0);
-            let samples: f64 = self.folds[fold].iter().sum();
-            if unevenness < least || (is_close(unevenness, least) && samples < fewest) {
-                (best, least, fewest) = (fold, unevenness, samples);
+            let n_samples: f64 = self.folds[fold].iter().sum();
+            if std_dev < least_std_dev || (is_close(std_dev, least_std_dev) && n_samples < fewest_samples) {
+                (best, least_std_dev, fewest_samples) = (fold, std_dev, n_samples);
             }
         }
         best
     }
 
     /// The standard deviation over the folds of each class's share, averaged over the classes.
-    fn unevenness(&self) -> f64 {
+    fn mean_std_dev(&self) -> f64 {
         let shares = |class: usize| -> Vec<f64> {
-            self.folds.iter().map(|fold| fold[class] / self.of_class[class]).collect()
+            self.folds.iter().map(|fold| fold[class] / self.class_totals[class]).collect()
         };
-        let classes = 0..self.of_class.len();
+        let classes = 0..self.class_totals.len();
         // numpy sums over the folds one after the other; but one column is a row to it.
-        let sum = if classes.len() == 1 { pairwise } else { in_turn };
-        let deviations: Vec<f64> = classes.map(|class| deviation_by(&shares(class), sum)).collect();
-        pairwise(&deviations) / deviations.len() as f64
+        let sum_fn = if classes.len() == 1 { pairwise_sum } else { sequential_sum };
+        let deviations: Vec<f64> = classes.map(|class| std_dev_with(&shares(class), sum_fn)).collect();
+        pairwise_sum(&deviations) / deviations.len() as f64
     }
 }
 
 /// `numpy.std` of contiguous values.
-fn deviation(values: &[f64]) -> f64 {
-    deviation_by(values, pairwise)
+fn std_dev(values: &[f64]) -> f64 {
+    std_dev_with(values, pairwise_sum)
 }
 
-fn deviation_by(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
+fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     let count = values.len() as f64;
     let mean = sum(values) / count;
     let squares: Vec<f64> = values.iter().map(|value| (value - mean) * (value - mean)).collect();
     (sum(&squares) / count).sqrt()
 }
 
-fn in_turn(values: &[f64]) -> f64 {
+fn sequential_sum(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |sum, value| sum + value)
 }
 
 /// numpy's sum of contiguous values (`pairwise_sum` in `loops_utils.h.src`): which groups tie depends on its last bit.
-fn pairwise(values: &[f64]) -> f64 {
+fn pairwise_sum(values: &[f64]) -> f64 {
     const LANES: usize = 8;
     const BLOCK: usize = 128;
     match values.len() {
-        0..LANES => in_turn(values),
+        0..LANES => sequential_sum(values),
         LANES..=BLOCK => {
             let (first, rest) = values.split_at(LANES);
-            let mut r: [f64; LANES] = std::array::from_fn(|lane| first[lane]);
+            let mut sums: [f64; LANES] = std::array::from_fn(|lane| first[lane]);
             let chunks = rest.chunks_exact(LANES);
-            let left = chunks.remainder();
+            let remainder = chunks.remainder();
             for chunk in chunks {
-                for (sum, value) in r.iter_mut().zip(chunk) {
+                for (sum, value) in sums.iter_mut().zip(chunk) {
                     *sum += value;
                 }
             }
-            let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
-            left.iter().fold(sum, |sum, value| sum + value)
+            let sum =
+                ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+            remainder.iter().fold(sum, |sum, value| sum + value)
         }
         long => {
             let half = long / 2 / LANES * LANES;
-            pairwise(&values[..half]) + pairwise(&values[half..])
+            pairwise_sum(&values[..half]) + pairwise_sum(&values[half..])
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A share of the groups, drawn at random.
 
-use super::{Fillers, Split, SplitError, TestSize, samples_of_classes, sizes};
+use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
 /// `n_splits` independent splits that keep groups together. `test_size` is a share of the **groups**, rounded up, or a number
@@ -26,23 +26,26 @@ pub fn group_shuffle_split(
     n_splits: usize,
     test_size: TestSize,
     seed: u32,
-) -> Result<Vec<Split>, SplitError> {
-    let members = samples_of_classes(groups);
-    let (n_train, n_test) = sizes(members.len(), test_size, Fillers::Groups)?;
+) -> Result<Vec<SplitIndices>, SplitError> {
+    let groups_with_samples = samples_by_label(groups);
+    let (n_train, n_test) = split_sizes(groups_with_samples.len(), test_size, SplitUnit::Groups)?;
     if n_train == 0 {
-        return Err(SplitError::NoGroupToTrainOn { test_size, groups: members.len() });
+        return Err(SplitError::NoGroupToTrainOn { test_size, groups: groups_with_samples.len() });
     }
     let mut random = RandomState::new(seed);
     Ok((0..n_splits)
         .map(|_| {
-            let drawn = random.permutation(members.len());
+            let permutation = random.permutation(groups_with_samples.len());
             let samples_of = |groups: &[usize]| {
                 let mut samples: Vec<usize> =
-                    groups.iter().flat_map(|&group| &members[group].1).copied().collect();
+                    groups.iter().flat_map(|&group| &groups_with_samples[group].1).copied().collect();
                 samples.sort_unstable();
                 samples
             };
-            Split { train: samples_of(&drawn[n_test..]), test: samples_of(&drawn[..n_test]) }
+            SplitIndices {
+                train: samples_of(&permutation[n_test..]),
+                test: samples_of(&permutation[..n_test]),
+            }
         })
         .collect())
 }

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Split, SplitError, TestSize};
+use super::{SplitError, SplitIndices, TestSize};
 
 /// A split in which each sample's side follows from its key and `seed` alone: photos that are added or taken away move no
 /// other. Indices ascend.
@@ -25,24 +25,28 @@ use super::{Split, SplitError, TestSize};
 ///
 /// # Errors
 /// No samples, a size that is no fraction between 0 and 1, or all samples on one side.
-pub fn hash_split(keys: &[impl AsRef<[u8]>], test_size: TestSize, seed: u32) -> Result<Split, SplitError> {
+pub fn hash_split(
+    keys: &[impl AsRef<[u8]>],
+    test_size: TestSize,
+    seed: u32,
+) -> Result<SplitIndices, SplitError> {
     let fraction = match test_size {
         TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => fraction,
-        _ => return Err(SplitError::NoFraction { test_size }),
+        _ => return Err(SplitError::NotAFraction { test_size }),
     };
     if keys.is_empty() {
         return Err(SplitError::Empty);
     }
     let (test, train): (Vec<usize>, Vec<usize>) =
-        (0..keys.len()).partition(|&index| place(keys[index].as_ref(), seed) < fraction);
+        (0..keys.len()).partition(|&index| unit_hash(keys[index].as_ref(), seed) < fraction);
     if test.is_empty() || train.is_empty() {
-        return Err(SplitError::OneSide { fraction, samples: keys.len(), tested: train.is_empty() });
+        return Err(SplitError::EmptySide { fraction, samples: keys.len(), tested: train.is_empty() });
     }
-    Ok(Split { train, test })
+    Ok(SplitIndices { train, test })
 }
 
 /// Where a key lies in `[0, 1)`.
-fn place(key: &[u8], seed: u32) -> f64 {
+fn unit_hash(key: &[u8], seed: u32) -> f64 {
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(key).finalize();
     let bits = digest.iter().take(8).fold(0, |bits: u64, &byte| bits << 8 | u64::from(byte));
     (bits >> 11) as f64 / (1u64 << 53) as f64

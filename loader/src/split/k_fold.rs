@@ -1,6 +1,6 @@
 //! Folds, each with its share of every class.
 
-use super::{Split, SplitError, check_folds, samples_of_classes, splits_of};
+use super::{SplitError, SplitIndices, check_folds, samples_by_label, splits_from_folds};
 use crate::random::RandomState;
 
 /// `n_splits` folds of the samples; each split tests on one and trains on the others. Every class is spread over the folds
@@ -19,8 +19,12 @@ use crate::random::RandomState;
 ///
 /// # Errors
 /// [`SplitError`], where scikit-learn raises `ValueError`.
-pub fn stratified_k_fold(labels: &[u32], n_splits: usize, seed: u32) -> Result<Vec<Split>, SplitError> {
-    let mut classes = samples_of_classes(labels);
+pub fn stratified_k_fold(
+    labels: &[u32],
+    n_splits: usize,
+    seed: u32,
+) -> Result<Vec<SplitIndices>, SplitError> {
+    let mut classes = samples_by_label(labels);
     check_folds(&classes, labels.len(), n_splits)?;
     // Renaming classes changes nothing: they are taken in the order in which they appear.
     classes.sort_unstable_by_key(|(_, samples)| samples[0]);
@@ -28,20 +32,20 @@ pub fn stratified_k_fold(labels: &[u32], n_splits: usize, seed: u32) -> Result<V
     let mut random = RandomState::new(seed);
     let mut folds = vec![0; labels.len()];
     // Class by class the samples are dealt out in turn: the one at position p of that row goes to fold p mod n.
-    let mut begin = 0;
+    let mut start = 0;
     for (_, samples) in classes {
-        let end = begin + samples.len();
-        let dealt = |fold: usize| {
+        let end = start + samples.len();
+        let n_in_fold = |fold: usize| {
             let below = |position: usize| (position + n_splits - 1 - fold) / n_splits;
-            below(end) - below(begin)
+            below(end) - below(start)
         };
-        let mut of_class: Vec<usize> =
-            (0..n_splits).flat_map(|fold| std::iter::repeat_n(fold, dealt(fold))).collect();
-        random.shuffle(&mut of_class);
-        for (sample, fold) in samples.into_iter().zip(of_class) {
+        let mut class_folds: Vec<usize> =
+            (0..n_splits).flat_map(|fold| std::iter::repeat_n(fold, n_in_fold(fold))).collect();
+        random.shuffle(&mut class_folds);
+        for (sample, fold) in samples.into_iter().zip(class_folds) {
             folds[sample] = fold;
         }
-        begin = end;
+        start = end;
     }
-    Ok(splits_of(&folds, n_splits))
+    Ok(splits_from_folds(&folds, n_splits))
 }

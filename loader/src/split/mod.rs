@@ -12,7 +12,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::dataset::{ClassMap, Listed};
+use crate::dataset::{ClassMap, NameList};
 
 pub use group_k_fold::stratified_group_k_fold;
 pub use group_shuffle::group_shuffle_split;
@@ -49,8 +49,8 @@ impl Serialize for TestSize {
 
 impl<'de> Deserialize<'de> for TestSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Number;
-        impl Visitor<'_> for Number {
+        struct TestSizeVisitor;
+        impl Visitor<'_> for TestSizeVisitor {
             type Value = TestSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,13 +71,13 @@ impl<'de> Deserialize<'de> for TestSize {
                 count.map(TestSize::Count).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
             }
         }
-        deserializer.deserialize_any(Number)
+        deserializer.deserialize_any(TestSizeVisitor)
     }
 }
 
 /// Indices of the samples of each part, in the order in which scikit-learn gives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Split {
+pub struct SplitIndices {
     /// Indices to train on.
     pub train: Vec<usize>,
     /// Indices to test on.
@@ -98,7 +98,7 @@ pub enum SplitError {
         /// As given.
         test_size: TestSize,
         /// What it is taken from: samples or groups.
-        of: Fillers,
+        of: SplitUnit,
         /// How many there are.
         count: usize,
     },
@@ -142,7 +142,7 @@ pub enum SplitError {
         /// As asked for.
         n_splits: usize,
         /// What there is too little of.
-        of: Fillers,
+        of: SplitUnit,
         /// How much there is of it.
         count: usize,
     },
@@ -158,7 +158,7 @@ pub enum SplitError {
     },
     /// What is chosen by hashes is a fraction.
     #[error("a test part of {test_size} cannot be chosen by hashes: give a fraction between 0 and 1")]
-    NoFraction {
+    NotAFraction {
         /// As given.
         test_size: TestSize,
     },
@@ -166,7 +166,7 @@ pub enum SplitError {
     #[error(
         "by their hashes {} on the {} side at a test part of {fraction:?}: give another seed or size", lie(*samples), if *tested { "test" } else { "training" }
     )]
-    OneSide {
+    EmptySide {
         /// The size of the test part.
         fraction: f64,
         /// Number of samples.
@@ -186,20 +186,20 @@ pub enum SplitError {
 
 /// What folds and test parts are filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fillers {
+pub enum SplitUnit {
     /// Samples.
     Samples,
     /// Samples of the largest class.
-    Class,
+    LargestClass,
     /// Groups.
     Groups,
 }
 
-impl Fillers {
+impl SplitUnit {
     fn counted(self, count: usize) -> String {
         match self {
             Self::Samples => counted(count, "sample", "samples"),
-            Self::Class => format!("the largest class has, {}", counted(count, "sample", "samples")),
+            Self::LargestClass => format!("the largest class has, {}", counted(count, "sample", "samples")),
             Self::Groups => counted(count, "group", "groups"),
         }
     }
@@ -208,7 +208,7 @@ impl Fillers {
 impl SplitError {
     /// The message with the classes' names in place of their numbers.
     #[must_use]
-    pub fn named(&self, classes: &ClassMap) -> String {
+    pub fn message_with_names(&self, classes: &ClassMap) -> String {
         match self {
             Self::LoneSample { labels } => {
                 lone_sample(labels.iter().map(|&label| classes.name(label).to_owned()).collect())
@@ -222,7 +222,7 @@ fn lone_sample(classes: Vec<String>) -> String {
     let (class, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
     format!(
         "{class} {} {has} one photo only, which cannot be split between training and testing: add photos, or leave the {class} out",
-        Listed(classes)
+        NameList(classes)
     )
 }
 
@@ -239,7 +239,7 @@ fn lie(samples: usize) -> String {
 }
 
 /// The labels that occur, ascending, each with the indices of its samples.
-fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
+fn samples_by_label(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     let mut classes = std::collections::BTreeMap::<u32, Vec<usize>>::new();
     for (index, &label) in labels.iter().enumerate() {
         classes.entry(label).or_default().push(index);
@@ -248,7 +248,7 @@ fn samples_of_classes(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
 }
 
 /// How many of `count` are trained on and tested on, rounded as scikit-learn rounds.
-fn sizes(count: usize, test_size: TestSize, of: Fillers) -> Result<(usize, usize), SplitError> {
+fn split_sizes(count: usize, test_size: TestSize, of: SplitUnit) -> Result<(usize, usize), SplitError> {
     if count == 0 {
         return Err(SplitError::Empty);
     }
@@ -275,10 +275,10 @@ fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -
         return Err(SplitError::Empty);
     };
     if n_splits > samples {
-        return Err(SplitError::TooManyFolds { n_splits, of: Fillers::Samples, count: samples });
+        return Err(SplitError::TooManyFolds { n_splits, of: SplitUnit::Samples, count: samples });
     }
     if n_splits > largest {
-        return Err(SplitError::TooManyFolds { n_splits, of: Fillers::Class, count: largest });
+        return Err(SplitError::TooManyFolds { n_splits, of: SplitUnit::LargestClass, count: largest });
     }
     if n_splits > smallest {
         tracing::warn!(
@@ -290,11 +290,11 @@ fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -
 }
 
 /// The splits that test on one fold each and train on the others; `folds[i]` is the fold of sample `i`.
-fn splits_of(folds: &[usize], n_splits: usize) -> Vec<Split> {
+fn splits_from_folds(folds: &[usize], n_splits: usize) -> Vec<SplitIndices> {
     (0..n_splits)
-        .map(|tested| {
-            let (test, train) = (0..folds.len()).partition(|&sample| folds[sample] == tested);
-            Split { train, test }
+        .map(|test_fold| {
+            let (test, train) = (0..folds.len()).partition(|&sample| folds[sample] == test_fold);
+            SplitIndices { train, test }
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! A share of each class, drawn at random.
 
-use super::{Fillers, Split, SplitError, TestSize, samples_of_classes, sizes};
+use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
 /// `n_splits` independent splits, each class divided in the same proportion.
@@ -24,16 +24,16 @@ pub fn stratified_shuffle_split(
     n_splits: usize,
     test_size: TestSize,
     seed: u32,
-) -> Result<Vec<Split>, SplitError> {
-    let (n_train, n_test) = sizes(labels.len(), test_size, Fillers::Samples)?;
-    let classes = samples_of_classes(labels);
-    let lone: Vec<u32> =
+) -> Result<Vec<SplitIndices>, SplitError> {
+    let (n_train, n_test) = split_sizes(labels.len(), test_size, SplitUnit::Samples)?;
+    let classes = samples_by_label(labels);
+    let lone_labels: Vec<u32> =
         classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
     if n_train == 0 {
         return Err(SplitError::TrainTooSmall { train: 0, classes: classes.len() });
     }
-    if !lone.is_empty() {
-        return Err(SplitError::LoneSample { labels: lone });
+    if !lone_labels.is_empty() {
+        return Err(SplitError::LoneSample { labels: lone_labels });
     }
     if n_train < classes.len() {
         return Err(SplitError::TrainTooSmall { train: n_train, classes: classes.len() });
@@ -46,18 +46,19 @@ pub fn stratified_shuffle_split(
     let mut random = RandomState::new(seed);
     Ok((0..n_splits)
         .map(|_| {
-            let of_train = approximate_mode(&counts, n_train, &mut random);
-            let left: Vec<usize> = counts.iter().zip(&of_train).map(|(all, taken)| all - taken).collect();
-            let of_test = approximate_mode(&left, n_test, &mut random);
+            let train_counts = approximate_mode(&counts, n_train, &mut random);
+            let remaining: Vec<usize> =
+                counts.iter().zip(&train_counts).map(|(all, taken)| all - taken).collect();
+            let test_counts = approximate_mode(&remaining, n_test, &mut random);
             let (mut train, mut test) = (Vec::with_capacity(n_train), Vec::with_capacity(n_test));
-            for (((_, samples), n), t) in classes.iter().zip(of_train).zip(of_test) {
-                let shuffled = random.permutation(samples.len());
-                train.extend(shuffled[..n].iter().map(|&i| samples[i]));
-                test.extend(shuffled[n..n + t].iter().map(|&i| samples[i]));
+            for (((_, samples), n), t) in classes.iter().zip(train_counts).zip(test_counts) {
+                let permutation = random.permutation(samples.len());
+                train.extend(permutation[..n].iter().map(|&i| samples[i]));
+                test.extend(permutation[n..n + t].iter().map(|&i| samples[i]));
             }
             random.shuffle(&mut train);
             random.shuffle(&mut test);
-            Split { train, test }
+            SplitIndices { train, test }
         })
         .collect())
 }
@@ -67,10 +68,10 @@ pub fn stratified_shuffle_split(
 fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) -> Vec<usize> {
     let total = counts.iter().sum::<usize>() as f64;
     let exact: Vec<f64> = counts.iter().map(|&count| count as f64 / total * draws as f64).collect();
-    let mut given: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();
-    let mut missing = draws.saturating_sub(given.iter().sum());
+    let mut allocated: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();
+    let mut missing = draws.saturating_sub(allocated.iter().sum());
     if missing == 0 {
-        return given;
+        return allocated;
     }
     let remainders: Vec<f64> = exact.iter().map(|share| share - share.floor()).collect();
     let mut values = remainders.clone();
@@ -78,14 +79,14 @@ fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) ->
     values.dedup();
     for value in values {
         let tied: Vec<usize> = (0..counts.len()).filter(|&class| remainders[class] == value).collect();
-        let now = tied.len().min(missing);
-        for class in random.choice(&tied, now) {
-            given[class] += 1;
+        let n_drawn = tied.len().min(missing);
+        for class in random.choice(&tied, n_drawn) {
+            allocated[class] += 1;
         }
-        missing -= now;
+        missing -= n_drawn;
         if missing == 0 {
             break;
         }
     }
-    given
+    allocated
 }

@@ -1,14 +1,14 @@
 //! The evaluation transform: resize and centre crop, pixel for pixel those of torchvision on a PIL image.
 
-mod rendering;
+mod render_spec;
 mod resample;
 pub(crate) mod rotate;
 pub(crate) mod warp;
 
 use image::RgbImage;
 
-pub use rendering::Rendering;
-pub use resample::Interpolation;
+pub use render_spec::RenderSpec;
+pub use resample::Resampling;
 pub(crate) use resample::resize;
 
 /// torchvision's `Resize(resize)` and `CenterCrop(crop)` on a PIL image.
@@ -27,7 +27,7 @@ pub struct EvalTransform {
     /// Height and width of the crop, in pixels.
     pub crop: (u32, u32),
     /// The filter.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
 impl EvalTransform {
@@ -35,13 +35,13 @@ impl EvalTransform {
     /// A size of 0 is taken as 1.
     #[must_use]
     pub fn apply(&self, photo: &RgbImage) -> RgbImage {
-        self.rendering().of(photo)
+        self.render_spec().render(photo)
     }
 
     /// The same, for a photo that is not decoded yet.
     #[must_use]
-    pub fn rendering(&self) -> Rendering {
-        Rendering::plain(*self)
+    pub fn render_spec(&self) -> RenderSpec {
+        RenderSpec::eval(*self)
     }
 }
 

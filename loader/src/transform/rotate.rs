@@ -2,12 +2,12 @@
 
 use image::{RgbImage, imageops};
 
-use super::{Interpolation, warp};
+use super::{Resampling, warp};
 
 /// `photo` turned by `degrees` counter-clockwise around its middle.
 ///
 /// Source: Pillow's `Image.rotate`.
-pub(crate) fn rotate(photo: &RgbImage, degrees: f64, interpolation: Interpolation) -> RgbImage {
+pub(crate) fn rotate(photo: &RgbImage, degrees: f64, interpolation: Resampling) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
     let (width, height) = photo.dimensions();
     match degrees {
@@ -21,8 +21,8 @@ pub(crate) fn rotate(photo: &RgbImage, degrees: f64, interpolation: Interpolatio
     // Python's `round(value, 15)`, which goes by the decimal digits.
     let rounded = |value: f64| format!("{value:.15}").parse().unwrap_or(value);
     let (cos, sin) = (rounded(angle.cos()), rounded(angle.sin()));
-    let (middle_x, middle_y) = (f64::from(width) / 2.0, f64::from(height) / 2.0);
-    let from_x = cos * -middle_x + sin * -middle_y + middle_x;
-    let from_y = -sin * -middle_x + cos * -middle_y + middle_y;
-    warp::affine(photo, [cos, sin, from_x, -sin, cos, from_y], interpolation)
+    let (center_x, center_y) = (f64::from(width) / 2.0, f64::from(height) / 2.0);
+    let offset_x = cos * -center_x + sin * -center_y + center_x;
+    let offset_y = -sin * -center_x + cos * -center_y + center_y;
+    warp::affine(photo, [cos, sin, offset_x, -sin, cos, offset_y], interpolation)
 }

@@ -5,49 +5,45 @@
 
 use image::{Rgb, RgbImage};
 
-use super::Interpolation;
+use super::Resampling;
 
 /// `Image.transform(size, AFFINE, matrix, interpolation)`: from a place in the result to one in `photo`.
-pub(crate) fn affine(photo: &RgbImage, matrix: [f64; 6], interpolation: Interpolation) -> RgbImage {
+pub(crate) fn affine(photo: &RgbImage, matrix: [f64; 6], interpolation: Resampling) -> RgbImage {
     let [a, b, c, d, e, f] = matrix;
     match interpolation {
-        Interpolation::Nearest if b == 0.0 && d == 0.0 => scaled(photo, matrix),
-        Interpolation::Nearest if fits_fixed_point(photo, matrix) => fixed_point(photo, matrix),
-        _ => generic(photo, interpolation, |x, y| (a * x + b * y + c, d * x + e * y + f)),
+        Resampling::Nearest if b == 0.0 && d == 0.0 => axis_aligned(photo, matrix),
+        Resampling::Nearest if fits_fixed_point(photo, matrix) => fixed_point(photo, matrix),
+        _ => transform_generic(photo, interpolation, |x, y| (a * x + b * y + c, d * x + e * y + f)),
     }
 }
 
 /// `Image.transform(size, PERSPECTIVE, coefficients, interpolation)`.
-pub(crate) fn perspective(
-    photo: &RgbImage,
-    coefficients: [f64; 8],
-    interpolation: Interpolation,
-) -> RgbImage {
+pub(crate) fn perspective(photo: &RgbImage, coefficients: [f64; 8], interpolation: Resampling) -> RgbImage {
     let [a, b, c, d, e, f, g, h] = coefficients;
-    generic(photo, interpolation, |x, y| {
-        let below = g * x + h * y + 1.0;
-        ((a * x + b * y + c) / below, (d * x + e * y + f) / below)
+    transform_generic(photo, interpolation, |x, y| {
+        let denominator = g * x + h * y + 1.0;
+        ((a * x + b * y + c) / denominator, (d * x + e * y + f) / denominator)
     })
 }
 
 /// Along an axis: the pixel at `at`, where there is one.
-fn pixel_at(at: f64, size: u32) -> Option<u32> {
-    (at >= 0.0 && at < f64::from(size)).then_some(at as u32)
+fn pixel_index(position: f64, size: u32) -> Option<u32> {
+    (position >= 0.0 && position < f64::from(size)).then_some(position as u32)
 }
 
 /// Steps are added up, as Pillow does: their rounding shows at the edges of pixels.
-fn scaled(photo: &RgbImage, [a, _, c, _, e, f]: [f64; 6]) -> RgbImage {
+fn axis_aligned(photo: &RgbImage, [a, _, c, _, e, f]: [f64; 6]) -> RgbImage {
     let (width, height) = photo.dimensions();
-    let places = |from: f64, step: f64, size: u32| {
-        let mut at = from + step * 0.5;
-        let mut places = Vec::with_capacity(size as usize);
+    let source_pixels = |offset: f64, step: f64, size: u32| {
+        let mut position = offset + step * 0.5;
+        let mut pixels = Vec::with_capacity(size as usize);
         for _ in 0..size {
-            places.push(pixel_at(at, size));
-            at += step;
+            pixels.push(pixel_index(position, size));
+            position += step;
         }
-        places
+        pixels
     };
-    let (columns, rows) = (places(c, a, width), places(f, e, height));
+    let (columns, rows) = (source_pixels(c, a, width), source_pixels(f, e, height));
     let mut out = RgbImage::new(width, height);
     for (row, y) in out.rows_mut().zip(rows) {
         let Some(y) = y else { continue };
@@ -69,15 +65,16 @@ fn fits_fixed_point(photo: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> bool {
 
 fn fixed_point(photo: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
     let (width, height) = photo.dimensions();
-    let fixed = |value: f64| (value * 65536.0 + 0.5).floor() as i64;
-    let (across_x, across_y, down_x, down_y) = (fixed(a), fixed(d), fixed(b), fixed(e));
-    let mut row_x = fixed(c + a * 0.5 + b * 0.5);
-    let mut row_y = fixed(f + d * 0.5 + e * 0.5);
+    let to_fixed = |value: f64| (value * 65536.0 + 0.5).floor() as i64;
+    let (across_x, across_y, down_x, down_y) = (to_fixed(a), to_fixed(d), to_fixed(b), to_fixed(e));
+    let mut row_x = to_fixed(c + a * 0.5 + b * 0.5);
+    let mut row_y = to_fixed(f + d * 0.5 + e * 0.5);
     let mut out = RgbImage::new(width, height);
     for row in out.rows_mut() {
         let (mut x, mut y) = (row_x, row_y);
         for pixel in row {
-            let inside = |at: i64, size: u32| u32::try_from(at >> 16).ok().filter(|&at| at < size);
+            let inside =
+                |coordinate: i64, size: u32| u32::try_from(coordinate >> 16).ok().filter(|&at| at < size);
             if let (Some(x), Some(y)) = (inside(x, width), inside(y, height)) {
                 *pixel = *photo.get_pixel(x, y);
             }
@@ -90,20 +87,20 @@ fn fixed_point(photo: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
     out
 }
 
-fn generic(
+fn transform_generic(
     photo: &RgbImage,
-    interpolation: Interpolation,
-    place: impl Fn(f64, f64) -> (f64, f64),
+    interpolation: Resampling,
+    map: impl Fn(f64, f64) -> (f64, f64),
 ) -> RgbImage {
     let (width, height) = photo.dimensions();
     let mut out = RgbImage::new(width, height);
     for (x, y, pixel) in out.enumerate_pixels_mut() {
-        let (x, y) = place(f64::from(x) + 0.5, f64::from(y) + 0.5);
-        let (Some(column), Some(row)) = (pixel_at(x, width), pixel_at(y, height)) else { continue };
+        let (x, y) = map(f64::from(x) + 0.5, f64::from(y) + 0.5);
+        let (Some(column), Some(row)) = (pixel_index(x, width), pixel_index(y, height)) else { continue };
         *pixel = match interpolation {
-            Interpolation::Nearest => *photo.get_pixel(column, row),
-            Interpolation::Bilinear => between(photo, x, y, 0, |[a, b], d| a + (b - a) * d),
-            Interpolation::Bicubic | Interpolation::Lanczos => between(photo, x, y, 1, cubic),
+            Resampling::Nearest => *photo.get_pixel(column, row),
+            Resampling::Bilinear => interpolate(photo, x, y, 0, |[a, b], d| a + (b - a) * d),
+            Resampling::Bicubic | Resampling::Lanczos => interpolate(photo, x, y, 1, cubic),
         };
     }
     out
@@ -111,22 +108,22 @@ fn generic(
 
 /// The value between the `N` nearest pixels of the `N` nearest rows; those beyond the edge repeat it. The first lies `before`
 /// pixels before the one at the place.
-fn between<const N: usize>(
+fn interpolate<const N: usize>(
     photo: &RgbImage,
     x: f64,
     y: f64,
-    before: i64,
+    n_before: i64,
     curve: impl Fn([f64; N], f64) -> f64,
 ) -> Rgb<u8> {
     let (x, y) = (x - 0.5, y - 0.5);
     let (left, top) = (x.floor(), y.floor());
     let (across, down) = (x - left, y - top);
-    let near = |from: f64, size: u32| {
+    let neighbors = |start: f64, size: u32| {
         std::array::from_fn::<u32, N, _>(|i| {
-            (from as i64 - before + i as i64).clamp(0, i64::from(size) - 1) as u32
+            (start as i64 - n_before + i as i64).clamp(0, i64::from(size) - 1) as u32
         })
     };
-    let (columns, rows) = (near(left, photo.width()), near(top, photo.height()));
+    let (columns, rows) = (neighbors(left, photo.width()), neighbors(top, photo.height()));
     Rgb([0, 1, 2].map(|channel| {
         let row = |y: u32| curve(columns.map(|x| f64::from(photo.get_pixel(x, y).0[channel])), across);
         // Cut, not rounded, as Pillow does.
@@ -135,7 +132,7 @@ fn between<const N: usize>(
 }
 
 /// A cubic through the middle two of four, with a = -1.
-fn cubic([a, b, c, d]: [f64; 4], at: f64) -> f64 {
+fn cubic([a, b, c, d]: [f64; 4], t: f64) -> f64 {
     let (p2, p3, p4) = (-a + c, 2.0 * (a - b) + c - d, -a + b - c + d);
-    b + at * (p2 + at * (p3 + at * p4))
+    b + t * (p2 + t * (p3 + t * p4))
 }

@@ -1,16 +1,16 @@
 //! Photos that were damaged, or were made to do harm: the same ones every time.
 
 /// `seeds` (photos, by file name), mutated: photo `number`, with the name of what it was.
-pub(crate) fn hostile(seeds: &[(String, Vec<u8>)], number: usize) -> (String, Vec<u8>) {
+pub(crate) fn mutated_file(seeds: &[(String, Vec<u8>)], number: usize) -> (String, Vec<u8>) {
     let mut random = Random(number as u64);
     let (name, seed) = &seeds[number % seeds.len()];
     let same_format: Vec<&(String, Vec<u8>)> =
-        seeds.iter().filter(|(other, _)| extension(other) == extension(name)).collect();
-    let other = &same_format[random.below(same_format.len())].1;
+        seeds.iter().filter(|(name_of_other, _)| extension(name_of_other) == extension(name)).collect();
+    let donor = &same_format[random.below(same_format.len())].1;
     let mut bytes = seed.clone();
-    let kind = KINDS[(number / seeds.len() + number) % KINDS.len()];
+    let mutate = MUTATIONS[(number / seeds.len() + number) % MUTATIONS.len()];
     for _ in 0..1 + random.below(3) {
-        kind(&mut bytes, other, &mut random);
+        mutate(&mut bytes, donor, &mut random);
     }
     if random.below(4) > 0 {
         correct_checksums(&mut bytes);
@@ -22,9 +22,9 @@ fn extension(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
 
-type Kind = fn(&mut Vec<u8>, &[u8], &mut Random);
+type Mutation = fn(&mut Vec<u8>, &[u8], &mut Random);
 
-const KINDS: [Kind; 13] = [
+const MUTATIONS: [Mutation; 13] = [
     flip_bits,
     flip_bits_of_the_header,
     set_bytes,
@@ -42,7 +42,7 @@ const KINDS: [Kind; 13] = [
 
 fn flip_bits(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     for _ in 0..1 + random.below(8) {
-        if let Some(byte) = random.one_of(bytes) {
+        if let Some(byte) = random.pick(bytes) {
             *byte ^= 1 << random.below(8);
         }
     }
@@ -50,7 +50,7 @@ fn flip_bits(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
 
 fn flip_bits_of_the_header(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let header = bytes.len().min(100);
-    if let Some(byte) = random.one_of(&mut bytes[..header]) {
+    if let Some(byte) = random.pick(&mut bytes[..header]) {
         *byte ^= 1 << random.below(8);
     }
 }
@@ -71,9 +71,9 @@ fn remove(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
 }
 
 /// The start of one photo and the end of another.
-fn splice(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+fn splice(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
     bytes.truncate(random.below(bytes.len() + 1));
-    bytes.extend(&other[random.below(other.len() + 1)..]);
+    bytes.extend(&donor[random.below(donor.len() + 1)..]);
 }
 
 fn repeat_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
@@ -94,38 +94,39 @@ fn swap_pieces(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     bytes.splice(before..before, moved);
 }
 
-fn piece_of_another(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    let (from, to) = (random.piece(other), random.piece(bytes));
-    bytes.splice(to, other[from].iter().copied());
+fn piece_of_another(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
+    let (from, to) = (random.piece(donor), random.piece(bytes));
+    bytes.splice(to, donor[from].iter().copied());
 }
 
 /// Another number where a piece tells its length.
 fn change_length(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let piece = random.piece(bytes);
-    let at = piece.start
+    let length_offset = piece.start
         + if bytes.starts_with(b"RIFF") { 4 } else { 2 * usize::from(bytes.starts_with(b"\xFF")) };
     let values: [&[u8]; 6] =
         [&[0, 0], &[0, 1], &[0xFF, 0xFF], &[0; 4], &[0xFF; 4], &[0x7F, 0xFF, 0xFF, 0xFF]];
-    overwrite(bytes, at, values[random.below(values.len())]);
+    overwrite(bytes, length_offset, values[random.below(values.len())]);
 }
 
 /// Another width or height, as far as 65,535 x 65,535 and 0.
 fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let side = [0, 1, 2, 255, 4_096, 16_383, 65_535, 65_535][random.below(8)];
     let axes = [[true, true], [true, false], [false, true]][random.below(3)];
-    let find = |what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
+    let find = |pattern: &[u8]| bytes.windows(pattern.len()).position(|window| window == pattern);
     let little = u16::to_le_bytes(side).to_vec();
     let (big4, little4) = (u32::from(side).to_be_bytes().to_vec(), u32::from(side).to_le_bytes().to_vec());
-    let places: [(usize, Vec<u8>); 2] = match &bytes[..] {
+    let fields: [(usize, Vec<u8>); 2] = match &bytes[..] {
         [0xFF, 0xD8, ..] => {
             let frame = [0xC0, 0xC1, 0xC2].into_iter().find_map(|marker| find(&[0xFF, marker, 0]));
-            let at = frame.unwrap_or(0) + 5;
-            [(at, side.to_be_bytes().to_vec()), (at + 2, side.to_be_bytes().to_vec())]
+            let size_offset = frame.unwrap_or(0) + 5;
+            [(size_offset, side.to_be_bytes().to_vec()), (size_offset + 2, side.to_be_bytes().to_vec())]
         }
         [0x89, ..] => [(16, big4.clone()), (20, big4)],
         [b'G', ..] => {
             // Of the screen, or of a frame.
-            let frame = find(&[0x2C, 0, 0, 0, 0]).filter(|_| random.below(2) == 0).map_or(6, |at| at + 5);
+            let frame =
+                find(&[0x2C, 0, 0, 0, 0]).filter(|_| random.below(2) == 0).map_or(6, |offset| offset + 5);
             [(frame, little.clone()), (frame + 2, little)]
         }
         [b'B', ..] => [(18, little4.clone()), (22, little4)],
@@ -135,9 +136,9 @@ fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
             [(tag(0), little4.clone()), (tag(1), little4)]
         }
     };
-    for ((at, value), chosen) in places.into_iter().zip(axes) {
-        if chosen {
-            overwrite(bytes, at, &value);
+    for ((offset, value), is_changed) in fields.into_iter().zip(axes) {
+        if is_changed {
+            overwrite(bytes, offset, &value);
         }
     }
 }
@@ -160,19 +161,19 @@ fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     bytes.splice(at..at, segment);
 }
 
-fn overwrite(bytes: &mut [u8], at: usize, value: &[u8]) {
-    for (byte, &value) in bytes.iter_mut().skip(at).zip(value) {
+fn overwrite(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    for (byte, &value) in bytes.iter_mut().skip(offset).zip(value) {
         *byte = value;
     }
 }
 
 /// Where the pieces of a photo begin: segments, chunks or blocks; of a format that has none every 16 bytes.
 fn pieces(bytes: &[u8]) -> Vec<usize> {
-    let number = |at: usize, little: bool| {
-        let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
-        Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) } as usize)
+    let read_u32 = |offset: usize, is_little_endian: bool| {
+        let bytes = bytes.get(offset..offset + 4)?.try_into().ok()?;
+        Some(if is_little_endian { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) } as usize)
     };
-    let (mut at, little, header) = match bytes {
+    let (mut offset, is_little_endian, header) = match bytes {
         [0xFF, ..] => {
             return (0..bytes.len().saturating_sub(1))
                 .filter(|&at| bytes[at] == 0xFF && bytes[at + 1] >= 0xC0)
@@ -184,9 +185,9 @@ fn pieces(bytes: &[u8]) -> Vec<usize> {
         _ => return (0..bytes.len()).step_by(16).collect(),
     };
     let mut starts = Vec::new();
-    while let Some(length) = number(at + if little { 4 } else { 0 }, little) {
-        starts.push(at);
-        at += header + length + if little { length % 2 } else { 0 };
+    while let Some(length) = read_u32(offset + if is_little_endian { 4 } else { 0 }, is_little_endian) {
+        starts.push(offset);
+        offset += header + length + if is_little_endian { length % 2 } else { 0 };
     }
     starts
 }
@@ -226,10 +227,10 @@ struct Random(u64);
 impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
     }
 
     /// A number from 0 to one less than `end`; 0 where that is 0.
@@ -237,9 +238,9 @@ impl Random {
         (self.next() % (end as u64).max(1)) as usize
     }
 
-    fn one_of<'a>(&mut self, bytes: &'a mut [u8]) -> Option<&'a mut u8> {
-        let at = self.below(bytes.len());
-        bytes.get_mut(at)
+    fn pick<'a>(&mut self, bytes: &'a mut [u8]) -> Option<&'a mut u8> {
+        let index = self.below(bytes.len());
+        bytes.get_mut(index)
     }
 
     fn range(&mut self, end: usize) -> std::ops::Range<usize> {

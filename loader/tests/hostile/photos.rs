@@ -3,12 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use headstock_loader::{
-    Crop, DecodeError, DecodeMode, EvalTransform, Interpolation, PhotoDecoder, decode, glance,
-};
+use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, LazyImage, Resampling, decode, probe};
 
 use crate::generator;
-use crate::watch::{in_little_memory, watched};
+use crate::limits::{rerun_with_little_memory, run_with_timeout};
 
 const FILES: usize = 2_000;
 const MAX_PIXELS: u64 = 1 << 20;
@@ -29,27 +27,27 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Whether file `number` can be decoded, in every way that there is.
-fn is_decoded(name: &str, number: usize, bytes: &[u8]) -> bool {
-    let shown = |error: DecodeError| {
+fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
+    let message_of = |error: DecodeError| {
         let message = error.to_string();
         assert!(!message.is_empty() && !message.contains("panicked"), "{number}, {name}: {message}");
         message
     };
-    let whole = decode(bytes, MAX_PIXELS).map_err(shown);
-    if let Err(message) = glance(bytes, MAX_PIXELS).map_err(shown) {
+    let whole = decode(bytes, MAX_PIXELS).map_err(message_of);
+    if let Err(message) = probe(bytes, MAX_PIXELS).map_err(message_of) {
         assert_eq!(Some(&message), whole.as_ref().err(), "{number}, {name}");
     }
-    let plain = EvalTransform { resize: 9, crop: (8, 8), interpolation: Interpolation::Bilinear };
-    let reduced = PhotoDecoder::open(bytes, MAX_PIXELS)
-        .and_then(|photo| photo.render(DecodeMode::Scaled, &[plain.rendering()]))
-        .map_err(shown);
-    let part = PhotoDecoder::open(bytes, MAX_PIXELS).and_then(|photo| {
+    let eval = EvalTransform { resize: 9, crop: (8, 8), interpolation: Resampling::Bilinear };
+    let reduced = LazyImage::open(bytes, MAX_PIXELS)
+        .and_then(|photo| photo.render(DecodeMode::Scaled, &[eval.render_spec()]))
+        .map_err(message_of);
+    let part = LazyImage::open(bytes, MAX_PIXELS).and_then(|photo| {
         let (width, height) = photo.size();
         let crop =
             Crop { top: height / 3, left: width / 4, height: height.div_ceil(3), width: width.div_ceil(2) };
         photo.decode_window(crop).map(|part| (part, crop))
     });
-    match (&whole, part.map_err(shown)) {
+    match (&whole, part.map_err(message_of)) {
         (Ok(photo), Ok((part, Crop { top, left, height, width }))) => {
             assert!(u64::from(photo.width()) * u64::from(photo.height()) <= MAX_PIXELS, "{number}, {name}");
             let expected = image::imageops::crop_imm(photo, left, top, width, height).to_image();
@@ -66,9 +64,9 @@ fn is_decoded(name: &str, number: usize, bytes: &[u8]) -> bool {
 #[test]
 fn every_mutated_photo_is_decoded_or_an_error_in_time() {
     let seeds = seeds();
-    let (decoded, refused) = watched(FILES, |number| {
-        let (name, bytes) = generator::hostile(&seeds, number);
-        is_decoded(&name, number, &bytes)
+    let (decoded, refused) = run_with_timeout(FILES, |number| {
+        let (name, bytes) = generator::mutated_file(&seeds, number);
+        check_decoding(&name, number, &bytes)
     });
     assert!(
         decoded > FILES / 10 && refused > FILES / 4,
@@ -80,5 +78,5 @@ fn every_mutated_photo_is_decoded_or_an_error_in_time() {
 #[cfg(target_os = "linux")]
 #[test]
 fn mutated_photos_take_no_more_memory_than_the_limit_allows_for() {
-    in_little_memory("photos::every_mutated_photo_is_decoded_or_an_error_in_time");
+    rerun_with_little_memory("photos::every_mutated_photo_is_decoded_or_an_error_in_time");
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
-use headstock_loader::{CsvSource, Fields, ParquetSource, Source, WebDatasetSource};
+use headstock_loader::{CsvSource, DataSource, FieldNames, ParquetSource, WebDatasetSource};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use crate::generator;
-use crate::watch::{in_little_memory, watched};
+use crate::limits::{rerun_with_little_memory, run_with_timeout};
 
 const FILES: usize = 1_500;
 
@@ -36,9 +36,9 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
 }
 
 /// The source that a file of this name is.
-fn source(name: &str, path: PathBuf) -> Box<dyn Source> {
-    let fields = Fields { label: "label".into(), group: None, part: None };
-    let flat = Fields { label: "class".into(), group: None, part: Some("use".into()) };
+fn source(name: &str, path: PathBuf) -> Box<dyn DataSource> {
+    let fields = FieldNames { label: "label".into(), group: None, split: None };
+    let flat = FieldNames { label: "class".into(), group: None, split: Some("use".into()) };
     if name.ends_with(".csv") {
         let images = path.parent().unwrap().into();
         Box::new(CsvSource { csv: path, images, id: "id".into(), extension: "jpg".into(), fields })
@@ -55,8 +55,8 @@ fn source(name: &str, path: PathBuf) -> Box<dyn Source> {
 fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let seeds = seeds();
-    let (listed, refused) = watched(FILES, |number| {
-        let (name, mut bytes) = generator::hostile(&seeds, number);
+    let (listed, refused) = run_with_timeout(FILES, |number| {
+        let (name, mut bytes) = generator::mutated_file(&seeds, number);
         if name.ends_with(".tar") && number % 3 == 0 {
             bytes = compressed(&bytes);
         }
@@ -65,18 +65,18 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
         let source = source(&name, path);
         let listing = source.list();
         if let Ok(listing) = &listing {
-            for entry in listing.entries.iter().take(60) {
+            for entry in listing.samples.iter().take(60) {
                 assert!(
                     !entry.id.contains("..") && !entry.id.contains('\0'),
                     "{number}, {name}: {}",
                     entry.id
                 );
-                if let Err(error) = entry.photo.read() {
+                if let Err(error) = entry.image.read() {
                     assert!(!error.to_string().is_empty(), "{number}, {name}");
                 }
             }
         }
-        let unlabelled = source.unlabelled();
+        let unlabelled = source.unlabeled();
         if let Err(error) = &listing {
             assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{number}, {name}: {error}");
         }
@@ -91,8 +91,8 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
 #[cfg(target_os = "linux")]
 #[test]
 fn mutated_shards_take_no_more_memory_than_a_few_records() {
-    in_little_memory("shards::every_mutated_shard_and_table_is_read_or_an_error_in_time");
-    in_little_memory("shards::an_archive_that_unfolds_to_gigabytes_is_refused");
+    rerun_with_little_memory("shards::every_mutated_shard_and_table_is_read_or_an_error_in_time");
+    rerun_with_little_memory("shards::an_archive_that_unfolds_to_gigabytes_is_refused");
 }
 
 fn compressed(bytes: &[u8]) -> Vec<u8> {
@@ -115,7 +115,7 @@ fn an_archive_that_unfolds_to_gigabytes_is_refused() {
         fs::write(&path, out.into_inner().unwrap().finish().unwrap()).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < 8 << 20);
         let refused = match source("bomb.tar.gz", path).list() {
-            Ok(listing) => listing.entries[0].photo.read().unwrap_err().to_string(),
+            Ok(listing) => listing.samples[0].image.read().unwrap_err().to_string(),
             Err(error) => error.to_string(),
         };
         let expected = if name == "a.jpg" { "it takes 314572800 bytes" } else { "`a.cls` is no label" };
@@ -166,10 +166,10 @@ fn shards_that_are_larger_than_memory_are_read_record_by_record() {
     out.finish().unwrap();
     write_parquet(&parquet, RECORDS);
     for source in [source("a.tar", tar), source("plain.parquet", parquet)] {
-        let entries = source.list().unwrap().entries;
+        let entries = source.list().unwrap().samples;
         assert_eq!(entries.len(), RECORDS);
         for (number, entry) in entries.iter().enumerate() {
-            assert!(entry.photo.read().unwrap() == record(number), "{number}");
+            assert!(entry.image.read().unwrap() == record(number), "{number}");
         }
     }
 }
@@ -205,7 +205,7 @@ fn parquet(path: &Path, repetition: &str, properties: WriterProperties) -> Seria
 }
 
 /// What is said of rows whose values are all `values`, or of as many empty ones, in a file in which bytes are changed.
-fn said_of_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]>) -> String {
+fn error_for_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plain.parquet");
     let compressed = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
@@ -237,20 +237,20 @@ fn said_of_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]>)
 #[test]
 fn a_parquet_that_claims_more_than_its_bytes_can_hold_is_refused() {
     // A row that is empty takes no byte.
-    let said = said_of_rows(Err(200_000), None);
-    assert!(said.contains("it claims 200000 photos in "), "{said}");
+    let error = error_for_rows(Err(200_000), None);
+    assert!(error.contains("it claims 200000 photos in "), "{error}");
     // A hundred values in the dictionary become 8,191: field 7 of a page's header, and the first one in there.
     let values: Vec<ByteArray> = (0..100u8).map(|value| ByteArray::from(vec![b'a', value])).collect();
-    let said = said_of_rows(Ok(&values), Some([b"\x4C\x15\xC8\x01", b"\x4C\x15\xFE\x7F"]));
-    assert!(said.contains("a dictionary of 600 bytes claims 8191 values"), "{said}");
+    let error = error_for_rows(Ok(&values), Some([b"\x4C\x15\xC8\x01", b"\x4C\x15\xFE\x7F"]));
+    assert!(error.contains("a dictionary of 600 bytes claims 8191 values"), "{error}");
     // Two million zeros, and four for their number, become 128 MiB.
     let zeros = [ByteArray::from(vec![0; 2_000_000])];
-    let said = said_of_rows(Ok(&zeros), Some([b"\x15\x88\x92\xF4\x01\x15", b"\x15\xFE\xFF\xFF\x7F\x15"]));
-    assert!(said.contains("bytes claims to unfold to 134217727"), "{said}");
+    let error = error_for_rows(Ok(&zeros), Some([b"\x15\x88\x92\xF4\x01\x15", b"\x15\xFE\xFF\xFF\x7F\x15"]));
+    assert!(error.contains("bytes claims to unfold to 134217727"), "{error}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn shards_that_are_larger_than_memory_take_none_of_their_size() {
-    in_little_memory("shards::shards_that_are_larger_than_memory_are_read_record_by_record");
+    rerun_with_little_memory("shards::shards_that_are_larger_than_memory_are_read_record_by_record");
 }

@@ -17,7 +17,7 @@ mod store;
 use std::sync::OnceLock;
 
 use headstock_backbone::{Backbone, Layer, Pixels, Worker};
-use headstock_loader::Photo;
+use headstock_loader::ImageRef;
 
 use crate::config::{OnError, Options};
 use crate::error::{TrainError, Unreadable};
@@ -44,7 +44,7 @@ pub(crate) struct Photos<'a> {
     /// One that is loaded already; without it the weights are loaded when they are needed.
     pub(crate) backbone: Option<&'a Backbone>,
     pub(crate) options: &'a Options,
-    pub(crate) photos: &'a [Photo],
+    pub(crate) photos: &'a [ImageRef],
     /// The hash of each photo's bytes; none for one that cannot be read, which must not be asked for.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
 }
@@ -92,7 +92,7 @@ impl<'a> Activations<'a> {
     /// kept. Without a cut nothing is frozen, and nothing is kept either.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] and [`TrainError::Format`] name a photo that cannot be read any more or is another by now;
+    /// [`TrainError::Unreadable`] and [`TrainError::UnknownFormat`] name a photo that cannot be read any more or is another by now;
     /// [`TrainError::Usage`] for activations beyond the range of what they are kept in; [`TrainError::Backbone`],
     /// [`TrainError::Cache`], [`TrainError::Io`].
     pub(crate) fn prepare(

@@ -134,7 +134,7 @@ impl Reader<'_> {
     /// Reads the record of `key` from its slot.
     ///
     /// # Errors
-    /// [`TrainError::Format`] when another lies there, [`TrainError::Io`].
+    /// [`TrainError::UnknownFormat`] when another lies there, [`TrainError::Io`].
     pub(super) fn read(&mut self, slot: u64, key: &Key, values: &mut [u16]) -> Result<(), TrainError> {
         let path = &self.store.records;
         let read = |error| TrainError::io("read", path)(error);

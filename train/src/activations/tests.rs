@@ -5,7 +5,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use half::{bf16, f16};
 use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
-use headstock_loader::{Augment, Photo};
+use headstock_loader::{Augment, ImageRef};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tracing::subscriber::NoSubscriber;
@@ -39,7 +39,7 @@ fn demo() -> &'static (Stock, Backbone) {
 struct Desk {
     folder: TempDir,
     options: Options,
-    photos: Vec<Photo>,
+    photos: Vec<ImageRef>,
     hashes: Vec<Option<[u8; 32]>>,
 }
 
@@ -378,8 +378,8 @@ fn a_photo_that_changed_or_is_gone_is_named() {
     };
     let mut bytes = desk.photos[1].read().unwrap();
     bytes.push(0);
-    fs::write(desk.photos[1].file().unwrap(), bytes).unwrap();
-    fs::remove_file(desk.photos[2].file().unwrap()).unwrap();
+    fs::write(desk.photos[1].file_path().unwrap(), bytes).unwrap();
+    fs::remove_file(desk.photos[2].file_path().unwrap()).unwrap();
     let changed = format!("{}: changed while it was in use: run the command again", desk.photos[1]);
     assert_eq!(error(vec![plain(0), plain(1), plain(2)]), changed);
     let gone = error(vec![plain(2)]);

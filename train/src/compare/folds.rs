@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use headstock_heads::{Features, HeadError, TrainingSet};
-use headstock_loader::Split;
+use headstock_loader::SplitIndices;
 
 use crate::error::TrainError;
 use crate::matrix::Matrix;
@@ -68,7 +68,7 @@ impl<'a> Held<'a> {
     }
 
     /// Copies the rows of a fold, once for all candidates.
-    pub(super) fn fold(&self, split: &Split) -> Fold {
+    pub(super) fn fold(&self, split: &SplitIndices) -> Fold {
         let mut fold = Fold { width: self.width, classes: self.classes, ..Fold::default() };
         fold.values.reserve_exact(split.train.len() * self.copies * self.width);
         for view in 0..self.copies {
@@ -159,7 +159,7 @@ mod tests {
         for at in [vec![0, 1, 2, 3], vec![2, 0, 3, 1]] {
             let held = held(at);
             assert_eq!((held.rows(), held.width(), held.classes()), (12, 2, 2));
-            let fold = held.fold(&Split { train: vec![0, 2, 1], test: vec![3] });
+            let fold = held.fold(&SplitIndices { train: vec![0, 2, 1], test: vec![3] });
             let data = fold.training_set().unwrap();
             let rows: Vec<&[f32]> = data.features().rows().collect();
             let expected: Vec<[f32; 2]> =

@@ -39,7 +39,7 @@ mod trial;
 use std::time::{Duration, Instant};
 
 use headstock_heads::Shape;
-use headstock_loader::{Split, stratified_group_k_fold, stratified_k_fold};
+use headstock_loader::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
 use rayon::prelude::*;
 
 pub use candidates::{Candidate, candidates};
@@ -160,7 +160,7 @@ fn compare_while(
     })
 }
 
-fn splits(prepared: &Prepared, groups: Option<&[u32]>, plan: &Plan) -> Result<Vec<Split>, TrainError> {
+fn splits(prepared: &Prepared, groups: Option<&[u32]>, plan: &Plan) -> Result<Vec<SplitIndices>, TrainError> {
     let labels = prepared.samples.labels(&prepared.train);
     let splits = match groups {
         Some(groups) => stratified_group_k_fold(&labels, groups, plan.folds, plan.seed),
@@ -178,7 +178,7 @@ fn splits(prepared: &Prepared, groups: Option<&[u32]>, plan: &Plan) -> Result<Ve
 fn score(
     held: &Held<'_>,
     candidates: &[Candidate],
-    splits: &[Split],
+    splits: &[SplitIndices],
     rounds_apart: bool,
     in_time: &(dyn Fn() -> bool + Sync),
     progress: &dyn Progress,

@@ -264,7 +264,7 @@ fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
     let splits = stratified_k_fold(&labels, 3, 0).unwrap();
     let temperatures = &comparison.candidates[0].judged().unwrap().temperatures;
     assert_eq!(temperatures.len(), 3);
-    for (temperature, Split { test, .. }) in temperatures.iter().zip(&splits) {
+    for (temperature, SplitIndices { test, .. }) in temperatures.iter().zip(&splits) {
         // All are as sure: what is said is right as often as it is said to be where `2 / T` is the log odds.
         let others: Vec<usize> =
             (0..labels.len()).filter(|i| !test.contains(i)).map(|i| prepared.train[i]).collect();

@@ -7,7 +7,7 @@ use headstock_heads::{
     Calibration, CalibrationMethod, ConfiguredHead, Features, FitContext, Fitted, HeadError, Logits, Tensors,
     TrainingSet,
 };
-use headstock_loader::Split;
+use headstock_loader::SplitIndices;
 
 use super::bootstrap::Compared;
 use super::heard::hearing;
@@ -105,7 +105,7 @@ pub(super) struct Scored {
 
 impl Scored {
     /// Of a trial a fold.
-    pub(super) fn new(trials: &[Trial], splits: &[Split], labels: &[u32]) -> Self {
+    pub(super) fn new(trials: &[Trial], splits: &[SplitIndices], labels: &[u32]) -> Self {
         let tested: Vec<Vec<u32>> =
             splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
         let mut scores = vec![Score::default(); labels.len()];
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_the_folds_give_is_put_together() {
-        let splits = [[1, 2], [0, 3]].map(|test| Split { train: Vec::new(), test: test.to_vec() });
+        let splits = [[1, 2], [0, 3]].map(|test| SplitIndices { train: Vec::new(), test: test.to_vec() });
         let trials = [
             trial(&[3.0, 0.0, 0.0, 3.0], 4.0, 12, 0.5, "b"),
             trial(&[0.0, 3.0, 0.0, 1.0], 2.0, 16, 2.0, "a"),

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use headstock_loader::augment::{
-    Affine, Augment, ColorJitter, Erasing, GaussianBlur, Perspective, Policy, Posterize, RandomResizedCrop,
-    Sharpness, Solarize,
+    Augment, ColorJitter, GaussianBlur, Policy, RandomAdjustSharpness, RandomAffine, RandomErasing,
+    RandomPerspective, RandomPosterize, RandomResizedCrop, RandomSolarize,
 };
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
@@ -27,14 +27,14 @@ fn sections() -> [(&'static str, &'static [&'static str]); 16] {
         ("augment", serde_introspect::<Augment>()),
         ("augment.random_resized_crop", serde_introspect::<RandomResizedCrop>()),
         ("tune", serde_introspect::<TuneOptions>()),
-        ("augment.affine", serde_introspect::<Affine>()),
-        ("augment.perspective", serde_introspect::<Perspective>()),
+        ("augment.affine", serde_introspect::<RandomAffine>()),
+        ("augment.perspective", serde_introspect::<RandomPerspective>()),
         ("augment.color_jitter", serde_introspect::<ColorJitter>()),
         ("augment.gaussian_blur", serde_introspect::<GaussianBlur>()),
-        ("augment.sharpness", serde_introspect::<Sharpness>()),
-        ("augment.posterize", serde_introspect::<Posterize>()),
-        ("augment.solarize", serde_introspect::<Solarize>()),
-        ("augment.erasing", serde_introspect::<Erasing>()),
+        ("augment.sharpness", serde_introspect::<RandomAdjustSharpness>()),
+        ("augment.posterize", serde_introspect::<RandomPosterize>()),
+        ("augment.solarize", serde_introspect::<RandomSolarize>()),
+        ("augment.erasing", serde_introspect::<RandomErasing>()),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstock_loader::{CsvSource, Fields};
+use headstock_loader::{CsvSource, FieldNames};
 
 use super::settings::Checks;
 use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
@@ -36,14 +36,14 @@ pub enum Place {
         /// The column with the photo.
         image: String,
         /// The other columns.
-        fields: Fields,
+        fields: FieldNames,
     },
     /// Tar archives.
     WebDataset {
         /// A file, a folder or a pattern.
         shards: String,
         /// The fields of their `json` members.
-        fields: Fields,
+        fields: FieldNames,
     },
 }
 
@@ -95,10 +95,10 @@ impl Checks<'_> {
         let text = |given: &mut Option<String>, default: &str| {
             given.get_or_insert_with(|| default.to_owned()).clone()
         };
-        let fields = of_table.then(|| Fields {
+        let fields = of_table.then(|| FieldNames {
             label: text(&mut data.label, "label"),
             group: data.group.clone(),
-            part: (split.method == SplitMethod::Predefined).then(|| split.column.clone()).flatten(),
+            split: (split.method == SplitMethod::Predefined).then(|| split.column.clone()).flatten(),
         });
         let places = [
             data.folder.as_ref().map(|folder| Place::Folder(folder.clone())),
@@ -209,7 +209,7 @@ impl Place {
     }
 
     /// The names of columns, where it has some.
-    pub(crate) fn fields(&self) -> Option<&Fields> {
+    pub(crate) fn fields(&self) -> Option<&FieldNames> {
         match self {
             Self::Folder(_) => None,
             Self::Csv(CsvSource { fields, .. })

@@ -66,7 +66,7 @@ impl CleanTable {
                     path.display()
                 )));
             }
-            begins = vec![source.only(|_| false)?];
+            begins = vec![source.filter_rows(|_| false)?];
         }
         refuse_to_replace_all_but(path, &begins)?;
         Ok(Self { path: path.into(), source, images })
@@ -85,7 +85,7 @@ impl CleanTable {
         let table = match &self.source {
             Some(source) => {
                 let ids: BTreeSet<&str> = stays().map(|(_, sample)| sample.id.as_str()).collect();
-                source.only(|id| ids.contains(id))?
+                source.filter_rows(|id| ids.contains(id))?
             }
             None => {
                 let columns = if split { &COLUMNS[..] } else { &COLUMNS[..2] };

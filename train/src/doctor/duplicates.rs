@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headstock_loader::dataset::join_groups;
-use headstock_loader::duplicates::{Pair, SIMILARITY, Signature, near_duplicates};
+use headstock_loader::duplicates::{DEFAULT_SIMILARITY, DuplicatePair, Signature, find_near_duplicates};
 
 use super::findings::{Finding, Item, Kind, Scope};
 use super::photos::Look;
@@ -20,7 +20,7 @@ pub(super) struct Copies {
     /// Samples with the same bytes, by the first.
     exact: Vec<Vec<usize>>,
     /// Pairs of the same picture, of the first samples with their bytes; also those of which one is another's copy.
-    near: Vec<Pair>,
+    near: Vec<DuplicatePair>,
 }
 
 impl Copies {
@@ -39,7 +39,7 @@ impl Copies {
             signatures[copies[0]].clone_from(&looks[copies[0]].signature);
         }
         exact.retain(|copies| copies.len() > 1);
-        Self { exact, near: near_duplicates(&signatures, SIMILARITY) }
+        Self { exact, near: find_near_duplicates(&signatures, DEFAULT_SIMILARITY) }
     }
 
     /// Adds those of `pairs`, alike in their features, that are alike enough in their pixels.
@@ -53,8 +53,9 @@ impl Copies {
             if a == b || !known.insert((a, b)) {
                 continue;
             }
-            let pair = near_duplicates(&[looks[a].signature.clone(), looks[b].signature.clone()], CONFIRMED);
-            self.near.extend(pair.into_iter().map(|pair| Pair { a, b, ..pair }));
+            let pair =
+                find_near_duplicates(&[looks[a].signature.clone(), looks[b].signature.clone()], CONFIRMED);
+            self.near.extend(pair.into_iter().map(|pair| DuplicatePair { a, b, ..pair }));
         }
         self.near.sort_by_key(|pair| (pair.a, pair.b));
     }
@@ -78,7 +79,7 @@ impl Copies {
         };
         let exact: Vec<_> = self.exact.iter().map(|copies| item(copies, String::new())).collect();
         let groups = join_groups(&vec![None; subject.samples.len()], &self.links());
-        let mut near: BTreeMap<u32, Vec<&Pair>> = BTreeMap::new();
+        let mut near: BTreeMap<u32, Vec<&DuplicatePair>> = BTreeMap::new();
         for pair in &self.near {
             near.entry(groups[pair.a]).or_default().push(pair);
         }

@@ -1,7 +1,7 @@
 //! What is wrong with what is listed, before a photo is opened.
 
 use headstock_loader::DatasetError;
-use headstock_loader::checks::{Likeness, similar_names};
+use headstock_loader::checks::{NameDifference, similar_names};
 
 use super::findings::{Finding, Item, Kind, Severity};
 use super::{Subject, counts};
@@ -46,9 +46,9 @@ pub(super) fn findings(subject: &Subject<'_>, collected: &Collected) -> Vec<Find
         let photos = |class: usize| counts[class].train + counts[class].test;
         let named = |class: usize| format!("{:?} ({})", subject.classes[class], photos(class));
         let (a, b) = (named(pair.a), named(pair.b));
-        let detail = format!("{a} and {b} differ by {}", pair.likeness.difference());
+        let detail = format!("{a} and {b} differ by {}", pair.difference.description());
         // Who slips does so a few times: `shirt` and `skirt` are two words.
-        if pair.likeness == Likeness::Letter && photos(pair.a).min(photos(pair.b)) >= FEW {
+        if pair.difference == NameDifference::Letter && photos(pair.a).min(photos(pair.b)) >= FEW {
             words.push(Item { photos: Vec::new(), detail, doubt: None });
         } else {
             add(Kind::ClassNames, detail);

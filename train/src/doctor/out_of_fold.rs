@@ -4,7 +4,7 @@ use headstock_heads::folds::Fold;
 use headstock_heads::{
     CalibrationMethod, ConfiguredHead, Features, FitContext, HeadError, Logits, TrainingSet,
 };
-use headstock_loader::{Split, stratified_group_k_fold};
+use headstock_loader::{SplitIndices, stratified_group_k_fold};
 
 use crate::compare::folds::by_appearance;
 use crate::error::TrainError;
@@ -64,7 +64,7 @@ impl Asked<'_> {
         let folds: Vec<Fold> = splits
             .into_iter()
             .filter(|split| !split.test.is_empty())
-            .map(|Split { train, test }| Fold { fit: train, held_out: test })
+            .map(|SplitIndices { train, test }| Fold { fit: train, held_out: test })
             .collect();
         if folds.iter().any(|fold| fold.fit.is_empty()) {
             return Err("all photos belong together".into());

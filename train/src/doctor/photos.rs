@@ -1,7 +1,7 @@
 //! A look at every photo.
 
 use headstock_loader::DecodeError;
-use headstock_loader::checks::{Inspection, Sizes, inspect};
+use headstock_loader::checks::{Inspection, SizeStats, inspect};
 use headstock_loader::duplicates::Signature;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -66,7 +66,7 @@ pub(super) fn findings(subject: &Subject<'_>, looks: &[Look]) -> Vec<Finding> {
         let faults =
             looks.iter().enumerate().filter_map(|(sample, look)| Some((sample, look.fault.as_ref()?)));
         faults
-            .filter(|(_, error)| error.is_cut_short() == cut)
+            .filter(|(_, error)| error.is_truncated() == cut)
             .map(|(sample, error)| item(sample, error.to_string()))
             .collect()
     };
@@ -82,14 +82,14 @@ pub(super) fn findings(subject: &Subject<'_>, looks: &[Look]) -> Vec<Finding> {
     let mut modes: Vec<_> = stored().map(|(_, stored)| stored.mode).collect();
     modes.sort_unstable();
     let usual = modes.chunk_by(|a, b| a == b).find(|same| 2 * same.len() > modes.len()).map(|same| same[0]);
-    let odd = stored().filter(|(_, stored)| !stored.mode.is_plain() && Some(stored.mode) != usual);
+    let odd = stored().filter(|(_, stored)| !stored.mode.is_rgb8() && Some(stored.mode) != usual);
     let odd = odd.map(|(sample, stored)| item(sample, format!("{}, {}", stored.format, stored.mode)));
 
     let shown = |(width, height): (u32, u32)| format!("{width} x {height}");
-    let sizes = Sizes::of(stored().map(|(_, stored)| stored.size));
-    let extreme = stored().filter(|(_, stored)| sizes.is_some_and(|sizes| sizes.are_extreme(stored.size)));
+    let sizes = SizeStats::from_sizes(stored().map(|(_, stored)| stored.size));
+    let extreme = stored().filter(|(_, stored)| sizes.is_some_and(|sizes| sizes.is_extreme(stored.size)));
     let extreme = extreme.map(|(sample, stored)| item(sample, shown(stored.size)));
-    let long = stored().filter(|(_, stored)| Sizes::are_long(stored.size));
+    let long = stored().filter(|(_, stored)| SizeStats::is_elongated(stored.size));
     let long = long.map(|(sample, stored)| item(sample, shown(stored.size)));
 
     let all = [

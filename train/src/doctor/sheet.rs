@@ -4,7 +4,7 @@ use std::path::Path;
 
 use headstock_loader::augment::contact_sheet;
 use headstock_loader::encode::png;
-use headstock_loader::{EvalTransform, Interpolation, decode};
+use headstock_loader::{EvalTransform, Resampling, decode};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Settings, Source};
@@ -20,7 +20,7 @@ const VIEWS: u32 = 7;
 
 /// How photos are rendered where no weights say it.
 const PLAIN: EvalTransform =
-    EvalTransform { resize: 256, crop: (224, 224), interpolation: Interpolation::Bilinear };
+    EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
 
 /// A sheet that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use headstock_heads::Keyed;
-use headstock_loader::duplicates::{SIMILARITY, near_duplicates};
+use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::encode::png;
 use image::{DynamicImage, RgbImage};
 use tempfile::TempDir;
@@ -242,11 +242,11 @@ fn features_tell_of_copies_that_pixels_alone_do_not_and_of_no_others() {
     };
     let similarity = |photo: &RgbImage| {
         let pair = [&one, photo].map(|photo| look(photo).signature);
-        near_duplicates(&pair, 0.0).first().map_or(0.0, |pair| pair.similarity)
+        find_near_duplicates(&pair, 0.0).first().map_or(0.0, |pair| pair.similarity)
     };
     let (near, between, apart) = (noisy(1, 60.0), noisy(2, 150.0), noisy(3, 260.0));
-    assert!(similarity(&near) > SIMILARITY);
-    assert!((0.86..SIMILARITY - 0.01).contains(&similarity(&between)), "{}", similarity(&between));
+    assert!(similarity(&near) > DEFAULT_SIMILARITY);
+    assert!((0.86..DEFAULT_SIMILARITY - 0.01).contains(&similarity(&between)), "{}", similarity(&between));
     assert!((0.5..0.84).contains(&similarity(&apart)), "{}", similarity(&apart));
     let looks = [&one, &between, &apart, &near, &one].map(look);
     let mut copies = Copies::find(&looks);

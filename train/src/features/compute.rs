@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::iter;
 use std::ops::ControlFlow;
 
-use headstock_loader::dataset::unreadable;
-use headstock_loader::{Augment, DecodeError, DecodeMode, EvalTransform, Photo, PhotoDecoder};
+use headstock_loader::dataset::find_unreadable;
+use headstock_loader::{Augment, DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage};
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
@@ -36,8 +36,8 @@ impl Renderer {
 
     /// The plain view of a photo, `[H, W, 3]`.
     pub(crate) fn plain_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let photo = PhotoDecoder::open(bytes, self.max_pixels)?;
-        Ok(photo.render(self.mode, &[self.transform.rendering()])?.swap_remove(0).into_raw())
+        let photo = LazyImage::open(bytes, self.max_pixels)?;
+        Ok(photo.render(self.mode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
     }
 
     /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. Of the photo what they need is decoded.
@@ -47,12 +47,12 @@ impl Renderer {
         hash: &[u8; 32],
         renderings: impl Iterator<Item = Rendering>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
-        let photo = PhotoDecoder::open(bytes, self.max_pixels)?;
+        let photo = LazyImage::open(bytes, self.max_pixels)?;
         let (size, plain, augment) = (photo.size(), &self.transform, &self.augment);
         let wanted = renderings.map(|rendering| match rendering {
-            Rendering::View(PLAIN) => plain.rendering(),
-            Rendering::View(view) => augment.rendering(size, plain, view, hash),
-            Rendering::Fresh { epoch } => augment.fresh_rendering(size, plain, epoch, hash),
+            Rendering::View(PLAIN) => plain.render_spec(),
+            Rendering::View(view) => augment.render_spec(size, plain, view, hash),
+            Rendering::Fresh { epoch } => augment.epoch_render_spec(size, plain, epoch, hash),
         });
         let rendered = photo.render(self.mode, &wanted.collect::<Vec<_>>())?;
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
@@ -61,10 +61,10 @@ impl Renderer {
     /// One rendering of a photo, `[H, W, 3]`; `hash` is what its bytes had.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::Format`] when it is another by now.
+    /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::UnknownFormat`] when it is another by now.
     pub(crate) fn rendering(
         &self,
-        photo: &Photo,
+        photo: &ImageRef,
         hash: &[u8; 32],
         rendering: Rendering,
     ) -> Result<Vec<u8>, TrainError> {
@@ -87,7 +87,7 @@ pub(crate) enum Rendering {
 }
 
 /// A photo's bytes are others than those that were looked at.
-fn changed(photo: &Photo) -> TrainError {
+fn changed(photo: &ImageRef) -> TrainError {
     let problem = "changed while it was in use: run the command again".into();
     TrainError::Format { path: photo.to_string().into(), problem }
 }
@@ -97,7 +97,7 @@ const PLAIN: View = 0;
 
 /// Decodes the photos of these numbers, on all cores, and gives those that fail.
 pub(super) fn check(
-    photos: &[Photo],
+    photos: &[ImageRef],
     numbers: &[usize],
     max_pixels: u64,
     progress: &dyn Progress,
@@ -106,8 +106,8 @@ pub(super) fn check(
         return Vec::new();
     }
     progress.begin("checking photos", numbers.len() as u64, "photos");
-    let checked: Vec<&Photo> = numbers.iter().map(|&number| &photos[number]).collect();
-    let failed = unreadable(&checked, max_pixels, || progress.step(1));
+    let checked: Vec<&ImageRef> = numbers.iter().map(|&number| &photos[number]).collect();
+    let failed = find_unreadable(&checked, max_pixels, || progress.step(1));
     progress.end();
     failed.into_iter().map(|(checked, error)| (numbers[checked], error)).collect()
 }
@@ -116,7 +116,7 @@ pub(super) fn check(
 pub(crate) struct Work<'a> {
     /// What is computed, in the plural.
     pub(crate) what: &'a str,
-    pub(crate) photos: &'a [Photo],
+    pub(crate) photos: &'a [ImageRef],
     /// The hash of each photo's bytes.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
     /// Photo by photo.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use headstock_backbone::{Backbone, Checkpoint, Interpolation, Layer, Preprocessing, Source};
 use headstock_heads::Tensors;
-use headstock_loader::{DecodeError, EvalTransform, Photo, glance};
+use headstock_loader::{DecodeError, EvalTransform, ImageRef, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -99,10 +99,10 @@ impl Stock {
         let Preprocessing { resize, crop: [height, width], interpolation, .. } =
             *self.checkpoint.preprocessing();
         let interpolation = match interpolation {
-            Interpolation::Nearest => headstock_loader::Interpolation::Nearest,
-            Interpolation::Bilinear => headstock_loader::Interpolation::Bilinear,
-            Interpolation::Bicubic => headstock_loader::Interpolation::Bicubic,
-            Interpolation::Lanczos => headstock_loader::Interpolation::Lanczos,
+            Interpolation::Nearest => headstock_loader::Resampling::Nearest,
+            Interpolation::Bilinear => headstock_loader::Resampling::Bilinear,
+            Interpolation::Bicubic => headstock_loader::Resampling::Bicubic,
+            Interpolation::Lanczos => headstock_loader::Resampling::Lanczos,
         };
         EvalTransform { resize, crop: (height, width), interpolation }
     }
@@ -130,7 +130,7 @@ impl Features {
     pub fn prepare(
         stock: &Stock,
         options: &Options,
-        photos: &[Photo],
+        photos: &[ImageRef],
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
@@ -142,7 +142,7 @@ impl Features {
         backbone: Option<&Backbone>,
         stock: &Stock,
         options: &Options,
-        photos: &[Photo],
+        photos: &[ImageRef],
         views: &[View],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
@@ -241,7 +241,7 @@ impl Features {
 /// What becomes of photos that cannot be read: an error with all of them, or a line each.
 fn leave_out(
     on_error: OnError,
-    photos: &[Photo],
+    photos: &[ImageRef],
     unreadable: Vec<(usize, DecodeError)>,
 ) -> Result<(), TrainError> {
     if unreadable.is_empty() {
@@ -309,20 +309,20 @@ type Hashes = Vec<Option<[u8; 32]>>;
 fn look_at_all(
     cache: &Cache,
     keys: &KeyMaker,
-    photos: &[Photo],
+    photos: &[ImageRef],
     width: usize,
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> Result<(Hashes, Vec<(usize, DecodeError)>), TrainError> {
     let snapshot = cache.snapshot()?;
-    let look = |photo: &Photo| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
+    let look = |photo: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
         let bytes = match photo.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error)),
         };
         let hash = Sha256::digest(&bytes).into();
         let kept = snapshot.contains(&keys.key(&hash, 0), width)?;
-        Ok(if kept { Ok(hash) } else { glance(&bytes, max_pixels).map(|()| hash) })
+        Ok(if kept { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
     };
     progress.begin("reading photos", photos.len() as u64, "photos");
     let looked: Result<Vec<_>, TrainError> =

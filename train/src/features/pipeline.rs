@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use headstock_backbone::{Backbone, Layer, Pixels, Worker};
-use headstock_loader::{DecodeError, Photo};
+use headstock_loader::{DecodeError, ImageRef};
 
 use crate::error::TrainError;
 
@@ -53,7 +53,7 @@ impl<'a> Network<'a, f32> {
 
 /// A photo to be rendered once or more; its renderings have these numbers.
 pub(crate) struct Job<'a> {
-    pub(crate) photo: &'a Photo,
+    pub(crate) photo: &'a ImageRef,
     pub(crate) renderings: Range<usize>,
 }
 

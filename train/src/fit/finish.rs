@@ -106,7 +106,8 @@ impl Prepared {
             predictions: predictions(&rows, &tested, &model.record.classes),
             report: report::html(&model.record, &metrics, &rows, &tested),
         })?;
-        let example = self.photos.as_ref().and_then(|photos| photos[self.test[0]].file()).map(PathBuf::from);
+        let example =
+            self.photos.as_ref().and_then(|photos| photos[self.test[0]].file_path()).map(PathBuf::from);
         Ok(Outcome { folder, metrics, example })
     }
 }

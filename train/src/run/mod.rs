@@ -52,7 +52,7 @@ impl Run {
     /// Opens the run in `folder`.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] when it is no run, [`TrainError::Format`] for a damaged file.
+    /// [`TrainError::Usage`] when it is no run, [`TrainError::UnknownFormat`] for a damaged file.
     pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
         if unfinished::is_unfinished(folder) {
             return Err(TrainError::Usage(format!(
@@ -93,7 +93,7 @@ impl Run {
     /// The split that training used, by path.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Format`].
+    /// [`TrainError::Io`], [`TrainError::UnknownFormat`].
     pub fn split(&self) -> Result<Vec<SplitRow>, TrainError> {
         tables::read_split(&self.folder.join(SPLIT))
     }
@@ -102,7 +102,7 @@ impl Run {
     /// as far as it is there; none where nothing of it is, or the run's data cannot be listed any more, which a line says.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Format`] for the run's files.
+    /// [`TrainError::Io`], [`TrainError::UnknownFormat`] for the run's files.
     pub(crate) fn trained_on(
         &self,
         progress: &dyn Progress,

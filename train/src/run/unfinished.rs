@@ -50,7 +50,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// [`TrainError::Usage`] where there is no run, or another program trains it; [`TrainError::Io`],
-    /// [`TrainError::Format`].
+    /// [`TrainError::UnknownFormat`].
     pub(crate) fn resume(folder: &Path) -> Result<Resumed, TrainError> {
         let checkpoints = folder.join(CHECKPOINTS);
         let finished = folder.join(MODEL).is_file();

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use headstock_loader::dataset::{join_groups, number_groups};
-use headstock_loader::source::{Entry, Listing};
-use headstock_loader::{ClassMap, ClassOrder, DatasetError, Photo};
+use headstock_loader::source::{RawDataset, RawSample};
+use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
 
 use super::parts::Drawn;
 use super::places::{Opened, prefixes};
@@ -32,7 +32,7 @@ pub(crate) struct Collected {
 #[derive(Debug)]
 pub(crate) struct CollectedSample {
     pub(crate) id: String,
-    pub(crate) photo: Photo,
+    pub(crate) photo: ImageRef,
     pub(crate) label: u32,
     /// The number of its group, where the data has groups.
     pub(crate) group: Option<u32>,
@@ -42,7 +42,7 @@ pub(crate) struct CollectedSample {
 /// What one place lists; a place without anything is a fault, too.
 struct Listed {
     opened: Opened,
-    listing: Listing,
+    listing: RawDataset,
     unlabelled: Vec<String>,
 }
 
@@ -52,11 +52,11 @@ impl Listed {
         let listing = match opened.source.list() {
             Ok(listing) => listing,
             Err(fault @ DatasetError::Empty { .. }) => {
-                Listing { origin: opened.root.clone(), entries: Vec::new(), faults: vec![fault] }
+                RawDataset { origin: opened.root.clone(), samples: Vec::new(), errors: vec![fault] }
             }
             Err(error) => return Err(error.into()),
         };
-        let unlabelled = match opened.source.unlabelled() {
+        let unlabelled = match opened.source.unlabeled() {
             Ok(unlabelled) => unlabelled,
             // The listing says so already.
             Err(DatasetError::Empty { .. }) => Vec::new(),
@@ -67,7 +67,7 @@ impl Listed {
 
     fn prefix(&mut self, prefix: &str) {
         if !prefix.is_empty() {
-            let ids = self.listing.entries.iter_mut().map(|entry| &mut entry.id);
+            let ids = self.listing.samples.iter_mut().map(|entry| &mut entry.id);
             for id in ids.chain(&mut self.unlabelled) {
                 *id = format!("{prefix}/{id}");
             }
@@ -92,7 +92,7 @@ impl Collected {
             Some(place) => {
                 let mut tested = Listed::read(place, progress)?;
                 // A class without test photos is no fault, as for training.
-                tested.listing.faults.retain(|fault| !matches!(fault, DatasetError::EmptyClass { .. }));
+                tested.listing.errors.retain(|fault| !matches!(fault, DatasetError::EmptyClass { .. }));
                 let (here, there) = prefixes(&listed.opened, &tested.opened, place)?;
                 listed.prefix(&here);
                 tested.prefix(&there);
@@ -104,34 +104,35 @@ impl Collected {
     }
 
     fn new(settings: &Settings, listed: Listed, given: Option<Vec<Part>>, tested: Option<Listed>) -> Self {
-        let names =
-            |entries: &[Entry], order| ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order);
+        let names = |entries: &[RawSample], order| {
+            ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order)
+        };
         let Listed { mut listing, mut unlabelled, .. } = listed;
-        let trained = names(&listing.entries, settings.options.data.class_order);
-        let mut faults = std::mem::take(&mut listing.faults);
+        let trained = names(&listing.samples, settings.options.data.class_order);
+        let mut faults = std::mem::take(&mut listing.errors);
         let mut parts = given;
-        let (mut classes, mut entries) = (trained.clone(), listing.entries);
+        let (mut classes, mut entries) = (trained.clone(), listing.samples);
         if let Some(tested) = tested {
-            let own = names(&tested.listing.entries, ClassOrder::Sorted);
+            let own = names(&tested.listing.samples, ClassOrder::Sorted);
             let unknown: Vec<String> =
-                own.names().iter().filter(|name| trained.number(name).is_none()).cloned().collect();
+                own.names().iter().filter(|name| trained.label(name).is_none()).cloned().collect();
             let all = trained.names().iter().chain(&unknown).map(String::as_str);
             classes = ClassMap::new(all, ClassOrder::Appearance);
             if !unknown.is_empty() {
-                let listed = headstock_loader::dataset::Listed;
+                let listed = headstock_loader::dataset::NameList;
                 let (root, known) = (tested.listing.origin, listed(trained.names().to_vec()));
                 faults.push(DatasetError::UnknownClass { root, classes: listed(unknown), known });
             }
-            faults.extend(tested.listing.faults);
+            faults.extend(tested.listing.errors);
             unlabelled.extend(tested.unlabelled);
             let mut all = vec![Part::Train; entries.len()];
-            entries.extend(tested.listing.entries);
+            entries.extend(tested.listing.samples);
             all.resize(entries.len(), Part::Test);
             parts = Some(all);
         }
         let labels: Vec<u32> = entries
             .iter()
-            .map(|entry| classes.number(&entry.class).expect("the map is made of these"))
+            .map(|entry| classes.label(&entry.class).expect("the map is made of these"))
             .collect();
         let given = parts.is_some();
         let parts = parts.unwrap_or_else(|| vec![Part::Train; entries.len()]);
@@ -140,7 +141,7 @@ impl Collected {
         let names: BTreeSet<&str> = named.into_iter().flatten().collect();
         let names = names.into_iter().map(str::to_owned).collect();
         let samples = (entries.into_iter().zip(labels).zip(parts).enumerate())
-            .map(|(number, ((Entry { id, photo, .. }, label), part))| {
+            .map(|(number, ((RawSample { id, image: photo, .. }, label), part))| {
                 let group = groups.as_ref().map(|groups| groups[number]);
                 CollectedSample { id, photo, label, group, part }
             })

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use headstock_loader::dataset::join_groups;
-use headstock_loader::duplicates::{SIMILARITY, near_duplicates};
-use headstock_loader::source::Listing;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, Part as GivenPart, Photo, Sample};
+use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
+use headstock_loader::source::RawDataset;
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, Sample, Split as GivenPart};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -64,7 +64,7 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub enum Inputs {
     /// Where the photos lie.
-    Photos(Vec<Photo>),
+    Photos(Vec<ImageRef>),
     /// Features made elsewhere.
     Features(FeatureTable),
 }
@@ -148,7 +148,7 @@ impl Samples {
                     labels: &dataset.labels(),
                     ids: dataset.samples.iter().map(|sample| sample.id.as_str()).collect(),
                     groups: dataset.samples.iter().map(|sample| sample.group).collect(),
-                    names: &dataset.groups,
+                    names: &dataset.group_names,
                     joined,
                 };
                 drawn.parts(options)?
@@ -206,7 +206,7 @@ impl Samples {
         let mut photos = Vec::with_capacity(parts.len());
         for (sample, part) in dataset.samples.into_iter().zip(parts) {
             rows.push(Row { id: sample.id, label: sample.label, group: sample.group, part });
-            photos.push(sample.photo);
+            photos.push(sample.image);
         }
         (Self { classes: dataset.classes, rows }, Inputs::Photos(photos))
     }
@@ -224,7 +224,7 @@ impl Samples {
         let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
         let mut rows = Vec::new();
         for row in split.iter().filter(|row| row.split == Part::Test.as_str()) {
-            let label = classes.number(&row.label).ok_or_else(|| {
+            let label = classes.label(&row.label).ok_or_else(|| {
                 TrainError::Data(format!(
                     "split.csv names a class `{}` that the model does not know",
                     row.label
@@ -249,12 +249,12 @@ impl Samples {
         let photos = match root_of_files(&settings.source) {
             Some(root) => {
                 let file =
-                    |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(Photo::from);
+                    |row: &Row| Some(root.join(&row.id)).filter(|path| path.is_file()).map(ImageRef::from);
                 rows.iter().map(file).collect::<Vec<_>>()
             }
             None => {
                 let listed = Collected::read(settings, main, test.as_ref(), progress)?.samples;
-                let listed: HashMap<&str, &Photo> =
+                let listed: HashMap<&str, &ImageRef> =
                     listed.iter().map(|sample| (sample.id.as_str(), &sample.photo)).collect();
                 rows.iter().map(|row| listed.get(row.id.as_str()).map(|&photo| photo.clone())).collect()
             }
@@ -281,7 +281,7 @@ impl Samples {
         progress: &dyn Progress,
     ) -> Result<(Self, Inputs), TrainError> {
         let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
-        let dataset = Dataset::read_with(test.open(progress)?.source.as_ref(), &classes)?;
+        let dataset = Dataset::read_with_classes(test.open(progress)?.source.as_ref(), &classes)?;
         let parts = vec![Part::Test; dataset.samples.len()];
         Ok(Self::new(dataset, parts))
     }
@@ -291,7 +291,7 @@ impl Samples {
         let new = self.classes.names().iter().filter(|name| !first.contains(name));
         let classes = ClassMap::new(first.iter().chain(new).map(String::as_str), ClassOrder::Appearance);
         let number =
-            |label: u32| classes.number(self.classes.name(label)).expect("every class is in the new map");
+            |label: u32| classes.label(self.classes.name(label)).expect("every class is in the new map");
         let rows = self.rows.into_iter().map(|row| Row { label: number(row.label), ..row }).collect();
         Self { rows, classes }
     }
@@ -345,7 +345,7 @@ impl Samples {
 impl Inputs {
     /// Where the photos lie; none for features.
     #[must_use]
-    pub fn photos(&self) -> Option<&[Photo]> {
+    pub fn photos(&self) -> Option<&[ImageRef]> {
         match self {
             Self::Photos(photos) => Some(photos),
             Self::Features(_) => None,
@@ -377,18 +377,18 @@ fn read_photos(
     let opened = main.open(progress)?;
     let mut listing = opened.source.list()?;
     let given = if splits == Splits::No { None } else { given_parts(&mut listing, test.is_some()) };
-    let mut dataset = Dataset::of(listing, order)?;
+    let mut dataset = Dataset::from_raw(listing, order)?;
     let Some(test) = test else { return Ok((dataset, given)) };
     let place = test;
     let test = place.open(progress)?;
     let (here, there) = prefixes(&opened, &test, place)?;
-    let mut tested = Dataset::read_with(test.source.as_ref(), &dataset.classes)?;
+    let mut tested = Dataset::read_with_classes(test.source.as_ref(), &dataset.classes)?;
     dataset.prefix_ids(&here);
     tested.prefix_ids(&there);
     let mut real = RealPlaces::default();
-    let trained: HashSet<_> = dataset.samples.iter().map(|sample| real.of(&sample.photo)).collect();
-    if let Some(both) = tested.samples.iter().find(|sample| trained.contains(&real.of(&sample.photo))) {
-        return Err(TrainError::Data(format!("{} would be both trained on and tested on", both.photo)));
+    let trained: HashSet<_> = dataset.samples.iter().map(|sample| real.of(&sample.image)).collect();
+    if let Some(both) = tested.samples.iter().find(|sample| trained.contains(&real.of(&sample.image))) {
+        return Err(TrainError::Data(format!("{} would be both trained on and tested on", both.image)));
     }
     let mut parts = vec![Part::Train; dataset.samples.len()];
     parts.resize(dataset.samples.len() + tested.samples.len(), Part::Test);
@@ -397,16 +397,16 @@ fn read_photos(
 
 /// The samples of two places; groups of one name are one group, wherever they are.
 fn together(mut first: Dataset, mut second: Dataset) -> Dataset {
-    let names: BTreeSet<String> = first.groups.iter().chain(&second.groups).cloned().collect();
+    let names: BTreeSet<String> = first.group_names.iter().chain(&second.group_names).cloned().collect();
     let names: Vec<String> = names.into_iter().collect();
     for dataset in [&mut first, &mut second] {
         for sample in &mut dataset.samples {
-            let name = |group: u32| names.binary_search(&dataset.groups[group as usize]).ok();
+            let name = |group: u32| names.binary_search(&dataset.group_names[group as usize]).ok();
             sample.group = sample.group.and_then(name).map(|number| number as u32);
         }
     }
     first.samples.append(&mut second.samples);
-    Dataset { groups: names, ..first }
+    Dataset { group_names: names, ..first }
 }
 
 /// Where photos lie once links are followed.
@@ -414,8 +414,8 @@ fn together(mut first: Dataset, mut second: Dataset) -> Dataset {
 struct RealPlaces(HashMap<PathBuf, PathBuf>);
 
 impl RealPlaces {
-    fn of(&mut self, photo: &Photo) -> (PathBuf, Option<usize>) {
-        let (path, number) = photo.place();
+    fn of(&mut self, photo: &ImageRef) -> (PathBuf, Option<usize>) {
+        let (path, number) = photo.location();
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         // A shard is met once for each of its records.
         let known = self.0.entry(path.to_path_buf()).or_insert_with_key(|path| real(path));
@@ -428,13 +428,13 @@ fn duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -
     let signatures = Signatures::open(&settings.options.features.cache, settings.options.data.max_pixels);
     progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
     let of = |sample: &Sample| {
-        let signature = sample.photo.read().and_then(|bytes| signatures.of(&bytes));
+        let signature = sample.image.read().and_then(|bytes| signatures.of(&bytes));
         progress.step(1);
         signature.ok()
     };
     let found: Vec<_> = dataset.samples.par_iter().map(of).collect();
     progress.end();
-    let pairs = near_duplicates(&found, SIMILARITY);
+    let pairs = find_near_duplicates(&found, DEFAULT_SIMILARITY);
     tracing::info!("{} pairs of photos look the same: they stay on one side", pairs.len());
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
 }
@@ -442,18 +442,18 @@ fn duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -
 /// The part of each entry, where the data says it; entries of a part that is neither trained nor tested on leave the listing,
 /// with a line. What is to be tested on are the entries of the test part, or where there is none those of the validation part;
 /// none of them where others are.
-fn given_parts(listing: &mut Listing, tests_others: bool) -> Option<Vec<Part>> {
-    let has = |part| listing.entries.iter().any(|entry| entry.part == Some(part));
+fn given_parts(listing: &mut RawDataset, tests_others: bool) -> Option<Vec<Part>> {
+    let has = |part| listing.samples.iter().any(|entry| entry.split == Some(part));
     let tested = [GivenPart::Test, GivenPart::Validation].into_iter().find(|&part| has(part));
-    let trains = listing.entries.iter().any(|entry| matches!(entry.part, None | Some(GivenPart::Train)));
+    let trains = listing.samples.iter().any(|entry| matches!(entry.split, None | Some(GivenPart::Train)));
     let tested = tested.filter(|_| trains)?;
     let part_of = |given| match given {
         None | Some(GivenPart::Train) => Some(Part::Train),
         Some(part) if part == tested && !tests_others => Some(Part::Test),
         Some(_) => None,
     };
-    let left_out = listing.entries.iter().filter(|entry| part_of(entry.part).is_none());
-    let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.part?.as_str())).collect();
+    let left_out = listing.samples.iter().filter(|entry| part_of(entry.split).is_none());
+    let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.split?.as_str())).collect();
     if !names.is_empty() {
         tracing::info!(
             "left out in {}: {} photos of the {} part: others are tested on",
@@ -462,15 +462,15 @@ fn given_parts(listing: &mut Listing, tests_others: bool) -> Option<Vec<Part>> {
             names.into_iter().collect::<Vec<_>>().join(" and the ")
         );
     }
-    listing.entries.retain(|entry| part_of(entry.part).is_some());
-    let parts = listing.entries.iter().filter_map(|entry| part_of(entry.part)).collect();
+    listing.samples.retain(|entry| part_of(entry.split).is_some());
+    let parts = listing.samples.iter().filter_map(|entry| part_of(entry.split)).collect();
     (!tests_others).then_some(parts)
 }
 
 /// Numbers the classes of features made elsewhere by the names that they have there, one a sample.
 fn number_names(names: &[String], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let classes = ClassMap::new(names.iter().map(String::as_str), order);
-    let number = |name: &String| classes.number(name).expect("the map is made of these names");
+    let number = |name: &String| classes.label(name).expect("the map is made of these names");
     let numbered = names.iter().map(number).collect();
     (classes, numbered)
 }
@@ -486,7 +486,7 @@ fn number(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
     let numbered = labels
         .iter()
-        .map(|label| classes.number(&label.to_string()).expect("the map is made of these labels"))
+        .map(|label| classes.label(&label.to_string()).expect("the map is made of these labels"))
         .collect();
     (classes, numbered)
 }

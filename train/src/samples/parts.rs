@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use headstock_loader::split::{Fillers, hash_split};
+use headstock_loader::split::{SplitUnit, hash_split};
 use headstock_loader::{
-    ClassMap, Split, SplitError, TestSize, group_shuffle_split, stratified_group_k_fold, stratified_k_fold,
-    stratified_shuffle_split,
+    ClassMap, SplitError, SplitIndices, TestSize, group_shuffle_split, stratified_group_k_fold,
+    stratified_k_fold, stratified_shuffle_split,
 };
 
 use super::Part;
@@ -31,7 +31,8 @@ impl Drawn<'_> {
     /// # Errors
     /// [`TrainError::Data`] for samples that cannot be split so.
     pub(super) fn parts(&self, options: &SplitOptions) -> Result<Vec<Part>, TrainError> {
-        let split = self.split(options).map_err(|error| TrainError::Data(error.named(self.classes)))?;
+        let split =
+            self.split(options).map_err(|error| TrainError::Data(error.message_with_names(self.classes)))?;
         let mut parts = vec![Part::Train; self.labels.len()];
         for &tested in &split.test {
             parts[tested] = Part::Test;
@@ -39,11 +40,11 @@ impl Drawn<'_> {
         Ok(parts)
     }
 
-    fn split(&self, options: &SplitOptions) -> Result<Split, SplitError> {
+    fn split(&self, options: &SplitOptions) -> Result<SplitIndices, SplitError> {
         let SplitOptions { method, test_size, seed, folds, fold, .. } = *options;
         // The settings were checked: a method that needs groups has them.
         let groups = self.groups.as_deref().unwrap_or_default();
-        let chosen = |mut splits: Vec<Split>| splits.swap_remove(fold as usize);
+        let chosen = |mut splits: Vec<SplitIndices>| splits.swap_remove(fold as usize);
         let count = folds.unwrap_or(DEFAULT_FOLDS) as usize;
         match method {
             SplitMethod::StratifiedShuffle if self.joined => {
@@ -74,7 +75,7 @@ impl Drawn<'_> {
             TestSize::Fraction(share) => share,
             TestSize::Count(tested) if tested < count => tested as f64 / count as f64,
             TestSize::Count(_) => {
-                return Err(SplitError::TestSize { test_size, of: Fillers::Samples, count });
+                return Err(SplitError::TestSize { test_size, of: SplitUnit::Samples, count });
             }
         };
         Ok(((1.0 / share).round() as usize).max(2))

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
-use headstock_loader::source::shared_folder;
-use headstock_loader::{FolderSource, ParquetSource, Source as Lists, WebDatasetSource, shards};
+use headstock_loader::source::common_folder;
+use headstock_loader::{DataSource as Lists, FolderSource, ParquetSource, WebDatasetSource, find_shards};
 
 use crate::config::{Place, Source};
 use crate::error::TrainError;
@@ -35,16 +35,16 @@ impl Place {
                     let DatasetFiles { files, root, .. } = fetch_dataset(&name.parse()?, progress)?;
                     (files, root)
                 } else {
-                    let shards = shards(Path::new(pattern), &["parquet"])?;
-                    let root = shared_folder(&shards);
+                    let shards = find_shards(Path::new(pattern), &["parquet"])?;
+                    let root = common_folder(&shards);
                     (shards, root)
                 };
                 let source = ParquetSource { shards, image: image.clone(), fields: fields.clone() };
                 Opened { source: Box::new(source), root }
             }
             Self::WebDataset { shards: pattern, fields } => {
-                let shards = shards(Path::new(pattern), &["tar", "tar.gz", "tgz"])?;
-                let root = shared_folder(&shards);
+                let shards = find_shards(Path::new(pattern), &["tar", "tar.gz", "tgz"])?;
+                let root = common_folder(&shards);
                 Opened { source: Box::new(WebDatasetSource { shards, fields: fields.clone() }), root }
             }
         })

@@ -25,7 +25,7 @@ pub(super) type Checkpoint<P> = (P, BTreeMap<String, Vec<f32>>);
 /// Writes a checkpoint; the one that is there stays until this one is whole and on the disk.
 ///
 /// # Errors
-/// [`TrainError::Io`], [`TrainError::Format`].
+/// [`TrainError::Io`], [`TrainError::UnknownFormat`].
 pub(super) fn save(path: &Path, position: &impl Serialize, arrays: &Arrays<'_>) -> Result<(), TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!("{TEMPORARY}{name}"));
@@ -40,7 +40,7 @@ pub(super) fn save(path: &Path, position: &impl Serialize, arrays: &Arrays<'_>) 
 /// Reads a checkpoint; none where there is none.
 ///
 /// # Errors
-/// [`TrainError::Io`], and [`TrainError::Format`] for a file that is damaged.
+/// [`TrainError::Io`], and [`TrainError::UnknownFormat`] for a file that is damaged.
 pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<Checkpoint<P>>, TrainError> {
     if !path.exists() {
         return Ok(None);

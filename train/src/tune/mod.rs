@@ -29,7 +29,7 @@ use std::time::Instant;
 use headstock_backbone::{Layer, Trainable};
 use headstock_heads::folds::{Fold, hold_out, stratified};
 use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
-use headstock_loader::Photo;
+use headstock_loader::ImageRef;
 use headstock_loader::split::stratified_group_k_fold;
 use sha2::{Digest, Sha256};
 
@@ -219,7 +219,7 @@ fn tune(
     let stock = prepared.stock.take().expect("photos have a backbone").with_tensors(&tuned)?;
     let (test, held_out) = (prepared.test.as_slice(), parts.held_out.as_slice());
     let (photos, both) = (prepared.photos.as_deref().unwrap_or_default(), [test, held_out].concat());
-    let photos: Vec<Photo> = both.iter().map(|&photo| photos[photo].clone()).collect();
+    let photos: Vec<ImageRef> = both.iter().map(|&photo| photos[photo].clone()).collect();
     let features = Features::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
     let computed = prepared.matrix.computed() + features.computed();
     let matrix = Matrix::Cached(features);
@@ -269,7 +269,7 @@ fn parts(samples: &Samples, train: &[usize], options: &TuneOptions) -> Result<Pa
             let folds = (1.0 / options.validation).round().max(2.0) as usize;
             let seed = (options.seed % u64::from(u32::MAX)) as u32;
             let splits = stratified_group_k_fold(&labels, &groups, folds, seed)
-                .map_err(|error| TrainError::Data(error.named(&samples.classes)))?;
+                .map_err(|error| TrainError::Data(error.message_with_names(&samples.classes)))?;
             // A class of one group lies in one fold whole: where that is held out there is nothing to learn the class from.
             let classes = |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<BTreeSet<_>>().len();
             let all = labels.iter().collect::<BTreeSet<_>>().len();

@@ -9,12 +9,12 @@ use crate::random::KeyedRandom;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Erasure {
     pub(crate) area: Crop,
-    pub(crate) fill: Fill,
+    pub(crate) fill: EraseFill,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Fill {
-    Colour([u8; 3]),
+pub(crate) enum EraseFill {
+    Color([u8; 3]),
     /// Every value drawn from the stream that begins so.
     Noise(u64),
 }
@@ -28,8 +28,8 @@ impl Erasure {
         let rows = photo.rows_mut().skip(top as usize).take(height as usize);
         let area = rows.flat_map(|row| row.skip(left as usize).take(width as usize));
         match self.fill {
-            Fill::Colour(colour) => area.for_each(|pixel| pixel.0 = colour),
-            Fill::Noise(state) => {
+            EraseFill::Color(color) => area.for_each(|pixel| pixel.0 = color),
+            EraseFill::Noise(state) => {
                 let mut random = KeyedRandom::from_state(state);
                 let mut value = |(mean, deviation)| mean + deviation * random.normal();
                 area.for_each(|pixel| pixel.0 = NOISE.map(|channel| (value(channel) * 255.0).round() as u8));

@@ -13,29 +13,29 @@ pub(crate) struct AffineMap {
     /// In degrees.
     pub(crate) shear: [f64; 2],
     /// In pixels; the middle where there is none.
-    pub(crate) centre: Option<[f64; 2]>,
+    pub(crate) center: Option<[f64; 2]>,
 }
 
 impl AffineMap {
     pub(crate) const IDENTITY: Self =
-        Self { degrees: 0.0, translate: [0.0; 2], scale: 1.0, shear: [0.0; 2], centre: None };
+        Self { degrees: 0.0, translate: [0.0; 2], scale: 1.0, shear: [0.0; 2], center: None };
 
     /// For a photo of `size` (width, height).
-    pub(crate) fn inverse(&self, size: (u32, u32)) -> [f64; 6] {
-        let centre = self.centre.unwrap_or([f64::from(size.0) * 0.5, f64::from(size.1) * 0.5]);
-        self.inverse_around(centre)
+    pub(crate) fn inverse_matrix(&self, size: (u32, u32)) -> [f64; 6] {
+        let center = self.center.unwrap_or([f64::from(size.0) * 0.5, f64::from(size.1) * 0.5]);
+        self.inverse_matrix_about(center)
     }
 
-    pub(crate) fn inverse_around(&self, [centre_x, centre_y]: [f64; 2]) -> [f64; 6] {
-        let turn = self.degrees.to_radians();
+    pub(crate) fn inverse_matrix_about(&self, [center_x, center_y]: [f64; 2]) -> [f64; 6] {
+        let angle = self.degrees.to_radians();
         let [shear_x, shear_y] = self.shear.map(f64::to_radians);
-        let (to_x, to_y) = (centre_x + self.translate[0], centre_y + self.translate[1]);
-        let a = (turn - shear_y).cos() / shear_y.cos();
-        let b = -(a * shear_x.tan() + turn.sin());
-        let c = (turn - shear_y).sin() / shear_y.cos();
-        let d = turn.cos() - c * shear_x.tan();
+        let (to_x, to_y) = (center_x + self.translate[0], center_y + self.translate[1]);
+        let a = (angle - shear_y).cos() / shear_y.cos();
+        let b = -(a * shear_x.tan() + angle.sin());
+        let c = (angle - shear_y).sin() / shear_y.cos();
+        let d = angle.cos() - c * shear_x.tan();
         let [a, b, c, d] = [d / self.scale, -b / self.scale, -c / self.scale, a / self.scale];
-        [a, b, centre_x - a * to_x - b * to_y, c, d, centre_y - c * to_x - d * to_y]
+        [a, b, center_x - a * to_x - b * to_y, c, d, center_y - c * to_x - d * to_y]
     }
 }
 
@@ -52,11 +52,11 @@ pub(crate) fn perspective_coefficients(size: (u32, u32), corners: &[[u32; 2]; 4]
         rows[2 * i + 1] = [0.0, 0.0, 0.0, x, y, 1.0, -to_y * x, -to_y * y, to_y];
     }
     // Corners on a line have no map.
-    solve(rows).map_or(IDENTITY, |solution| solution.map(|value| f64::from(value as f32)))
+    solve_linear_system(rows).map_or(IDENTITY, |solution| solution.map(|value| f64::from(value as f32)))
 }
 
 /// Eight equations, the right-hand side last, by elimination with the largest pivot.
-fn solve(mut rows: [[f64; 9]; 8]) -> Option<[f64; 8]> {
+fn solve_linear_system(mut rows: [[f64; 9]; 8]) -> Option<[f64; 8]> {
     for column in 0..8 {
         let pivot = (column..8).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()))?;
         rows.swap(column, pivot);
@@ -66,8 +66,8 @@ fn solve(mut rows: [[f64; 9]; 8]) -> Option<[f64; 8]> {
         }
         for row in &mut rows[column + 1..] {
             let factor = row[column] / pivot[column];
-            for (value, above) in row.iter_mut().zip(pivot) {
-                *value -= factor * above;
+            for (value, pivot_value) in row.iter_mut().zip(pivot) {
+                *value -= factor * pivot_value;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What can be done to the pixels of a view, with all parameters given.
 
 pub(super) mod blur;
-pub(super) mod colour;
+pub(super) mod color;
 pub(super) mod erase;
 pub(super) mod geometry;
 pub(super) mod tone;
@@ -10,27 +10,27 @@ use image::{RgbImage, imageops};
 
 use self::erase::Erasure;
 use self::geometry::AffineMap;
-use super::policy::Mix;
-use crate::transform::{Interpolation, rotate::rotate, warp};
+use super::policy::AugMixDraw;
+use crate::transform::{Resampling, rotate::rotate, warp};
 
 /// One change of a photo.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Op {
+pub(crate) enum ImageOp {
     FlipHorizontal,
     FlipVertical,
     /// Counter-clockwise.
     Rotate {
         degrees: f64,
-        interpolation: Interpolation,
+        interpolation: Resampling,
     },
     Affine {
         map: AffineMap,
-        interpolation: Interpolation,
+        interpolation: Resampling,
     },
     /// Where the corners go, `[x, y]`, clockwise from the top left.
     Perspective {
         corners: [[u32; 2]; 4],
-        interpolation: Interpolation,
+        interpolation: Resampling,
     },
     Brightness(f64),
     Contrast(f64),
@@ -41,7 +41,7 @@ pub(crate) enum Op {
     Grayscale,
     /// Sizes across and down, odd, in pixels.
     GaussianBlur {
-        kernel: [u32; 2],
+        kernel_size: [u32; 2],
         sigma: f64,
     },
     Posterize {
@@ -55,29 +55,31 @@ pub(crate) enum Op {
     Autocontrast,
     Invert,
     Erase(Erasure),
-    Mix(Mix),
+    Mix(AugMixDraw),
 }
 
-impl Op {
+impl ImageOp {
     pub(crate) fn apply(&self, mut photo: RgbImage) -> RgbImage {
         match self {
             Self::FlipHorizontal => imageops::flip_horizontal_in_place(&mut photo),
             Self::FlipVertical => imageops::flip_vertical_in_place(&mut photo),
             &Self::Rotate { degrees, interpolation } => return rotate(&photo, degrees, interpolation),
             Self::Affine { map, interpolation } => {
-                return warp::affine(&photo, map.inverse(photo.dimensions()), *interpolation);
+                return warp::affine(&photo, map.inverse_matrix(photo.dimensions()), *interpolation);
             }
             Self::Perspective { corners, interpolation } => {
                 let coefficients = geometry::perspective_coefficients(photo.dimensions(), corners);
                 return warp::perspective(&photo, coefficients, *interpolation);
             }
-            &Self::Brightness(factor) => colour::brightness(&mut photo, factor),
-            &Self::Contrast(factor) => colour::contrast(&mut photo, factor),
-            &Self::Saturation(factor) => colour::saturation(&mut photo, factor),
-            &Self::Hue(turns) => colour::hue(&mut photo, turns),
-            &Self::Sharpness(factor) => return colour::sharpness(&photo, factor),
-            Self::Grayscale => colour::grayscale(&mut photo),
-            &Self::GaussianBlur { kernel, sigma } => return blur::gaussian(&photo, kernel, sigma),
+            &Self::Brightness(factor) => color::brightness(&mut photo, factor),
+            &Self::Contrast(factor) => color::contrast(&mut photo, factor),
+            &Self::Saturation(factor) => color::saturation(&mut photo, factor),
+            &Self::Hue(turns) => color::hue(&mut photo, turns),
+            &Self::Sharpness(factor) => return color::sharpness(&photo, factor),
+            Self::Grayscale => color::grayscale(&mut photo),
+            &Self::GaussianBlur { kernel_size, sigma } => {
+                return blur::gaussian_blur(&photo, kernel_size, sigma);
+            }
             &Self::Posterize { bits } => tone::posterize(&mut photo, bits),
             &Self::Solarize { threshold } => tone::solarize(&mut photo, threshold),
             Self::Equalize => tone::equalize(&mut photo),

@@ -3,32 +3,32 @@
 use image::RgbImage;
 
 /// What each value of a channel becomes.
-pub(crate) type Table = [u8; 256];
+pub(crate) type LookupTable = [u8; 256];
 
-pub(crate) fn table(value: impl Fn(u8) -> u8) -> Table {
+pub(crate) fn lookup_table(f: impl Fn(u8) -> u8) -> LookupTable {
     let mut table = [0; 256];
-    for (entry, from) in table.iter_mut().zip(0..=u8::MAX) {
-        *entry = value(from);
+    for (entry, value) in table.iter_mut().zip(0..=u8::MAX) {
+        *entry = f(value);
     }
     table
 }
 
 /// Applies one table to all channels.
-pub(crate) fn map(photo: &mut RgbImage, table: &Table) {
+pub(crate) fn apply_table(photo: &mut RgbImage, table: &LookupTable) {
     for value in photo.iter_mut() {
         *value = table[usize::from(*value)];
     }
 }
 
 /// Applies to each channel the table made of its histogram.
-pub(crate) fn map_channels(photo: &mut RgbImage, of_histogram: impl Fn(&[u32; 256]) -> Table) {
+pub(crate) fn apply_channel_tables(photo: &mut RgbImage, table_for: impl Fn(&[u32; 256]) -> LookupTable) {
     let mut histograms = [[0; 256]; 3];
     for pixel in photo.pixels() {
         for (histogram, value) in histograms.iter_mut().zip(pixel.0) {
             histogram[usize::from(value)] += 1;
         }
     }
-    let tables = histograms.each_ref().map(of_histogram);
+    let tables = histograms.each_ref().map(table_for);
     for pixel in photo.pixels_mut() {
         for (value, table) in pixel.0.iter_mut().zip(&tables) {
             *value = table[usize::from(*value)];
@@ -38,50 +38,50 @@ pub(crate) fn map_channels(photo: &mut RgbImage, of_histogram: impl Fn(&[u32; 25
 
 pub(crate) fn posterize(photo: &mut RgbImage, bits: u8) {
     let dropped = 8_u32.saturating_sub(bits.into());
-    let kept = u8::MAX.checked_shl(dropped).unwrap_or(0);
-    map(photo, &table(|value| value & kept));
+    let mask = u8::MAX.checked_shl(dropped).unwrap_or(0);
+    apply_table(photo, &lookup_table(|value| value & mask));
 }
 
 pub(crate) fn solarize(photo: &mut RgbImage, threshold: f64) {
-    map(photo, &table(|value| if f64::from(value) < threshold { value } else { 255 - value }));
+    apply_table(photo, &lookup_table(|value| if f64::from(value) < threshold { value } else { 255 - value }));
 }
 
 pub(crate) fn invert(photo: &mut RgbImage) {
-    map(photo, &table(|value| 255 - value));
+    apply_table(photo, &lookup_table(|value| 255 - value));
 }
 
 pub(crate) fn equalize(photo: &mut RgbImage) {
-    map_channels(photo, |histogram| {
+    apply_channel_tables(photo, |histogram| {
         let total: u32 = histogram.iter().sum();
         let brightest = histogram.iter().rfind(|&&count| count > 0).copied().unwrap_or(0);
         let step = (total - brightest) / 255;
         if step == 0 {
-            return table(|value| value);
+            return lookup_table(|value| value);
         }
-        let mut below = step / 2;
+        let mut cumulative = step / 2;
         let mut table = [0; 256];
         for (entry, count) in table.iter_mut().zip(histogram) {
-            *entry = (below / step).min(255) as u8;
-            below += count;
+            *entry = (cumulative / step).min(255) as u8;
+            cumulative += count;
         }
         table
     });
 }
 
 /// The darkest and the brightest value, where they differ.
-pub(crate) fn extent(histogram: &[u32; 256]) -> Option<(u8, u8)> {
+pub(crate) fn value_range(histogram: &[u32; 256]) -> Option<(u8, u8)> {
     let darkest = histogram.iter().position(|&count| count > 0)?;
     let brightest = histogram.iter().rposition(|&count| count > 0)?;
     (darkest < brightest).then_some((darkest as u8, brightest as u8))
 }
 
 pub(crate) fn autocontrast(photo: &mut RgbImage) {
-    map_channels(photo, |histogram| match extent(histogram) {
+    apply_channel_tables(photo, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
             let scale = 255.0 / f64::from(brightest - darkest);
             let offset = -f64::from(darkest) * scale;
-            table(|value| (f64::from(value) * scale + offset) as u8)
+            lookup_table(|value| (f64::from(value) * scale + offset) as u8)
         }
-        None => table(|value| value),
+        None => lookup_table(|value| value),
     });
 }

@@ -3,8 +3,8 @@
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Operation, Scale};
-use super::{Drawn, MOST_OPS, tensor};
+use super::operation::{MagnitudeScale, PolicyOp};
+use super::{DrawnOp, MAX_OPS, tensor};
 use crate::augment::check::{AugmentError, require};
 use crate::random::KeyedRandom;
 
@@ -33,39 +33,39 @@ impl Default for AugMix {
 }
 
 /// The steps of the scale.
-const BINS: u32 = 10;
+const N_BINS: u32 = 10;
 
 /// What AugMix drew: weights and chains.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Mix {
+pub(crate) struct AugMixDraw {
     /// The photo's own weight.
-    pub(super) photo: f32,
-    pub(super) chains: Vec<(f32, Vec<Drawn>)>,
+    pub(super) original_weight: f32,
+    pub(super) chains: Vec<(f32, Vec<DrawnOp>)>,
 }
 
 impl AugMix {
-    const OPERATIONS: [Operation; 13] = [
-        Operation::ShearX,
-        Operation::ShearY,
-        Operation::TranslateX,
-        Operation::TranslateY,
-        Operation::Rotate,
-        Operation::Posterize,
-        Operation::Solarize,
-        Operation::AutoContrast,
-        Operation::Equalize,
-        Operation::Brightness,
-        Operation::Color,
-        Operation::Contrast,
-        Operation::Sharpness,
+    const OPERATIONS: [PolicyOp; 13] = [
+        PolicyOp::ShearX,
+        PolicyOp::ShearY,
+        PolicyOp::TranslateX,
+        PolicyOp::TranslateY,
+        PolicyOp::Rotate,
+        PolicyOp::Posterize,
+        PolicyOp::Solarize,
+        PolicyOp::AutoContrast,
+        PolicyOp::Equalize,
+        PolicyOp::Brightness,
+        PolicyOp::Color,
+        PolicyOp::Contrast,
+        PolicyOp::Sharpness,
     ];
 
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         let Self { severity, mixture_width, chain_depth, alpha, .. } = *self;
-        require((1..=BINS).contains(&severity), "policy.severity", severity, "must be from 1 to 10")?;
-        let width = (1..=MOST_OPS).contains(&mixture_width);
+        require((1..=N_BINS).contains(&severity), "policy.severity", severity, "must be from 1 to 10")?;
+        let width = (1..=MAX_OPS).contains(&mixture_width);
         require(width, "policy.mixture_width", mixture_width, "must be from 1 to 100")?;
-        let depth = chain_depth == -1 || (1..=MOST_OPS as i32).contains(&chain_depth);
+        let depth = chain_depth == -1 || (1..=MAX_OPS as i32).contains(&chain_depth);
         require(
             depth,
             "policy.chain_depth",
@@ -76,34 +76,34 @@ impl AugMix {
         require(concentration, "policy.alpha", alpha, "must be from 0.001 to 1000")
     }
 
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Mix {
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> AugMixDraw {
         let operations = if self.all_ops { &Self::OPERATIONS[..] } else { &Self::OPERATIONS[..9] };
-        let scale = Scale::mixed(size, BINS);
-        let strongest = self.severity.clamp(1, BINS) - 1;
-        let ours = random.dirichlet(self.alpha, 2);
-        let width = self.mixture_width.min(MOST_OPS) as usize;
-        let weights = random.dirichlet(self.alpha, width);
-        let mut chain = || {
+        let scale = MagnitudeScale::for_aug_mix(size, N_BINS);
+        let max_bin = self.severity.clamp(1, N_BINS) - 1;
+        let mix_weights = random.dirichlet(self.alpha, 2);
+        let n_chains = self.mixture_width.min(MAX_OPS) as usize;
+        let weights = random.dirichlet(self.alpha, n_chains);
+        let mut draw_chain = || {
             let depth = match u32::try_from(self.chain_depth) {
-                Ok(depth @ 1..) => depth.min(MOST_OPS),
+                Ok(depth @ 1..) => depth.min(MAX_OPS),
                 _ => 1 + random.up_to(2),
             };
-            let mut one = || {
-                let operation = operations[random.below(operations.len())];
-                let bin = random.up_to(strongest);
-                Drawn::with_sign(operation, scale.magnitude(operation, bin), random)
+            let mut draw_op = || {
+                let operation = operations[random.index(operations.len())];
+                let bin = random.up_to(max_bin);
+                DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random)
             };
-            (0..depth).map(|_| one()).collect()
+            (0..depth).map(|_| draw_op()).collect()
         };
-        let chains = weights.iter().map(|weight| ((weight * ours[1]) as f32, chain())).collect();
-        Mix { photo: ours[0] as f32, chains }
+        let chains = weights.iter().map(|weight| ((weight * mix_weights[1]) as f32, draw_chain())).collect();
+        AugMixDraw { original_weight: mix_weights[0] as f32, chains }
     }
 }
 
-impl Mix {
+impl AugMixDraw {
     /// The weighted sum, cut and not rounded.
     pub(crate) fn apply(&self, photo: &RgbImage) -> RgbImage {
-        let mut sums: Vec<f32> = photo.iter().map(|&value| self.photo * f32::from(value)).collect();
+        let mut sums: Vec<f32> = photo.iter().map(|&value| self.original_weight * f32::from(value)).collect();
         for (weight, chain) in &self.chains {
             let changed = chain
                 .iter()

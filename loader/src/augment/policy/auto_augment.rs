@@ -2,35 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Operation, Scale};
-use super::{Drawn, check_interpolation};
+use super::operation::{MagnitudeScale, PolicyOp};
+use super::{DrawnOp, check_interpolation};
 use crate::augment::check::AugmentError;
 use crate::random::KeyedRandom;
-use crate::transform::Interpolation;
+use crate::transform::Resampling;
 
 /// The parameters of torchvision's `AutoAugment` with ImageNet's policy (Cubuk et al. 2018).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AutoAugment {
     /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
 impl Default for AutoAugment {
     fn default() -> Self {
-        Self { interpolation: Interpolation::Nearest }
+        Self { interpolation: Resampling::Nearest }
     }
 }
 
 /// An operation, its probability and its step of ten, which those without a scale do not have.
-type Chance = (Operation, f64, u32);
+type OpChance = (PolicyOp, f64, u32);
 
 /// The steps of the scale.
-const BINS: u32 = 10;
+const N_BINS: u32 = 10;
 
 #[rustfmt::skip]
-pub(super) const IMAGENET: [[Chance; 2]; 25] = {
-    use Operation::{AutoContrast, Color, Contrast, Equalize, Invert, Posterize, Rotate, Sharpness, ShearX, Solarize};
+pub(super) const IMAGENET_POLICY: [[OpChance; 2]; 25] = {
+    use PolicyOp::{AutoContrast, Color, Contrast, Equalize, Invert, Posterize, Rotate, Sharpness, ShearX, Solarize};
     [
         [(Posterize, 0.4, 8), (Rotate, 0.6, 9)],
         [(Solarize, 0.6, 5), (AutoContrast, 0.6, 0)],
@@ -65,12 +65,12 @@ impl AutoAugment {
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<Drawn> {
-        let scale = Scale::searched(size, BINS);
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
+        let scale = MagnitudeScale::for_rand_augment(size, N_BINS);
         let mut drawn = Vec::new();
-        for (operation, probability, bin) in IMAGENET[random.below(IMAGENET.len())] {
-            if random.chance(probability) {
-                drawn.push(Drawn::with_sign(operation, scale.magnitude(operation, bin), random));
+        for (operation, probability, bin) in IMAGENET_POLICY[random.index(IMAGENET_POLICY.len())] {
+            if random.bernoulli(probability) {
+                drawn.push(DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random));
             }
         }
         drawn

@@ -8,15 +8,15 @@ mod tensor;
 use serde::{Deserialize, Serialize};
 
 pub use aug_mix::AugMix;
-pub(super) use aug_mix::Mix;
+pub(super) use aug_mix::AugMixDraw;
 pub use auto_augment::AutoAugment;
-use operation::{Operation, Scale};
+use operation::{MagnitudeScale, PolicyOp};
 
 use super::check::{AugmentError, require};
-use super::ops::Op;
+use super::ops::ImageOp;
 use super::steps::check_interpolation;
 use crate::random::KeyedRandom;
-use crate::transform::Interpolation;
+use crate::transform::Resampling;
 
 /// `augment.policy`: torchvision's automatic augmentations, by `kind`.
 ///
@@ -53,14 +53,14 @@ impl Policy {
     }
 
     /// For a view of (width, height).
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<Op> {
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<ImageOp> {
         let (chain, interpolation) = match self {
             Self::RandAugment(policy) => (policy.draw(size, random), policy.interpolation),
             Self::TrivialAugmentWide(policy) => (vec![policy.draw(random)], policy.interpolation),
             Self::AutoAugment(policy) => (policy.draw(size, random), policy.interpolation),
-            Self::AugMix(policy) => return vec![Op::Mix(policy.draw(size, random))],
+            Self::AugMix(policy) => return vec![ImageOp::Mix(policy.draw(size, random))],
         };
-        chain.into_iter().filter_map(|operation| operation.op(interpolation)).collect()
+        chain.into_iter().filter_map(|operation| operation.to_image_op(interpolation)).collect()
     }
 }
 
@@ -75,41 +75,46 @@ pub struct RandAugment {
     /// The steps of the scale.
     pub num_magnitude_bins: u32,
     /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
 impl Default for RandAugment {
     fn default() -> Self {
-        Self { num_ops: 2, magnitude: 9, num_magnitude_bins: 31, interpolation: Interpolation::Nearest }
+        Self { num_ops: 2, magnitude: 9, num_magnitude_bins: 31, interpolation: Resampling::Nearest }
     }
 }
 
 /// The most operations in a row.
-const MOST_OPS: u32 = 100;
+const MAX_OPS: u32 = 100;
 
-const BINS: &str = "must be at least 2";
+const BINS_EXPECTED: &str = "must be at least 2";
 
 impl RandAugment {
-    const OPERATIONS: [Operation; 14] = [
-        Operation::Identity,
-        Operation::ShearX,
-        Operation::ShearY,
-        Operation::TranslateX,
-        Operation::TranslateY,
-        Operation::Rotate,
-        Operation::Brightness,
-        Operation::Color,
-        Operation::Contrast,
-        Operation::Sharpness,
-        Operation::Posterize,
-        Operation::Solarize,
-        Operation::AutoContrast,
-        Operation::Equalize,
+    const OPERATIONS: [PolicyOp; 14] = [
+        PolicyOp::Identity,
+        PolicyOp::ShearX,
+        PolicyOp::ShearY,
+        PolicyOp::TranslateX,
+        PolicyOp::TranslateY,
+        PolicyOp::Rotate,
+        PolicyOp::Brightness,
+        PolicyOp::Color,
+        PolicyOp::Contrast,
+        PolicyOp::Sharpness,
+        PolicyOp::Posterize,
+        PolicyOp::Solarize,
+        PolicyOp::AutoContrast,
+        PolicyOp::Equalize,
     ];
 
     fn check(&self) -> Result<(), AugmentError> {
-        require(self.num_ops <= MOST_OPS, "policy.num_ops", self.num_ops, "must be at most 100")?;
-        require(self.num_magnitude_bins >= 2, "policy.num_magnitude_bins", self.num_magnitude_bins, BINS)?;
+        require(self.num_ops <= MAX_OPS, "policy.num_ops", self.num_ops, "must be at most 100")?;
+        require(
+            self.num_magnitude_bins >= 2,
+            "policy.num_magnitude_bins",
+            self.num_magnitude_bins,
+            BINS_EXPECTED,
+        )?;
         require(
             self.magnitude < self.num_magnitude_bins,
             "policy.magnitude",
@@ -119,13 +124,13 @@ impl RandAugment {
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
-    fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<Drawn> {
-        let scale = Scale::searched(size, self.num_magnitude_bins);
-        let mut one = || {
-            let operation = Self::OPERATIONS[random.below(Self::OPERATIONS.len())];
-            Drawn::with_sign(operation, scale.magnitude(operation, self.magnitude), random)
+    fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
+        let scale = MagnitudeScale::for_rand_augment(size, self.num_magnitude_bins);
+        let mut draw_op = || {
+            let operation = Self::OPERATIONS[random.index(Self::OPERATIONS.len())];
+            DrawnOp::with_random_sign(operation, scale.magnitude(operation, self.magnitude), random)
         };
-        (0..self.num_ops.min(MOST_OPS)).map(|_| one()).collect()
+        (0..self.num_ops.min(MAX_OPS)).map(|_| draw_op()).collect()
     }
 }
 
@@ -136,46 +141,55 @@ pub struct TrivialAugmentWide {
     /// The steps of the scale of strengths.
     pub num_magnitude_bins: u32,
     /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
 impl Default for TrivialAugmentWide {
     fn default() -> Self {
-        Self { num_magnitude_bins: 31, interpolation: Interpolation::Nearest }
+        Self { num_magnitude_bins: 31, interpolation: Resampling::Nearest }
     }
 }
 
 impl TrivialAugmentWide {
     fn check(&self) -> Result<(), AugmentError> {
-        require(self.num_magnitude_bins >= 2, "policy.num_magnitude_bins", self.num_magnitude_bins, BINS)?;
+        require(
+            self.num_magnitude_bins >= 2,
+            "policy.num_magnitude_bins",
+            self.num_magnitude_bins,
+            BINS_EXPECTED,
+        )?;
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
-    fn draw(&self, random: &mut KeyedRandom) -> Drawn {
+    fn draw(&self, random: &mut KeyedRandom) -> DrawnOp {
         let operations = RandAugment::OPERATIONS;
-        let operation = operations[random.below(operations.len())];
+        let operation = operations[random.index(operations.len())];
         let bin = random.up_to(self.num_magnitude_bins.saturating_sub(1));
-        Drawn::with_sign(operation, Scale::wide(self.num_magnitude_bins).magnitude(operation, bin), random)
+        DrawnOp::with_random_sign(
+            operation,
+            MagnitudeScale::for_trivial_augment(self.num_magnitude_bins).magnitude(operation, bin),
+            random,
+        )
     }
 }
 
 /// An operation and its strength, in the unit of the operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Drawn {
-    operation: Operation,
+pub(crate) struct DrawnOp {
+    operation: PolicyOp,
     magnitude: f64,
 }
 
-impl Drawn {
+impl DrawnOp {
     /// Of an operation that goes two ways, one half of all go the other way.
-    fn with_sign(operation: Operation, magnitude: f64, random: &mut KeyedRandom) -> Self {
-        let other = operation.is_signed() && random.chance(0.5);
-        Self { operation, magnitude: if other { -magnitude } else { magnitude } }
+    fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRandom) -> Self {
+        let is_negated = operation.is_signed() && random.bernoulli(0.5);
+        Self { operation, magnitude: if is_negated { -magnitude } else { magnitude } }
     }
 
     /// None where nothing is done.
-    fn op(self, interpolation: Interpolation) -> Option<Op> {
-        self.operation.op(self.magnitude, interpolation)
+    fn to_image_op(self, interpolation: Resampling) -> Option<ImageOp> {
+        self.operation.to_image_op(self.magnitude, interpolation)
     }
 }
 

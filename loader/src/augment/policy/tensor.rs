@@ -5,73 +5,77 @@
 
 use image::{Rgb, RgbImage, imageops};
 
-use super::operation::Operation;
-use crate::augment::ops::colour::smoothed;
+use super::operation::PolicyOp;
+use crate::augment::ops::color::filter_3x3;
 use crate::augment::ops::geometry::AffineMap;
-use crate::augment::ops::tone::{self, extent, map, map_channels, table};
+use crate::augment::ops::tone::{self, apply_channel_tables, apply_table, lookup_table, value_range};
 
-pub(super) fn apply(mut photo: RgbImage, operation: Operation, magnitude: f64) -> RgbImage {
+pub(super) fn apply(mut photo: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
     let factor = 1.0 + magnitude;
     match operation {
-        Operation::Identity => {}
-        Operation::ShearX | Operation::ShearY | Operation::TranslateX | Operation::TranslateY => {
-            return operation.affine(magnitude).map_or_else(|| photo.clone(), |map| sample(&photo, &map));
+        PolicyOp::Identity => {}
+        PolicyOp::ShearX | PolicyOp::ShearY | PolicyOp::TranslateX | PolicyOp::TranslateY => {
+            return operation
+                .affine_map(magnitude)
+                .map_or_else(|| photo.clone(), |map| warp_bilinear(&photo, &map));
         }
-        Operation::Rotate => return rotate(&photo, magnitude),
-        Operation::Brightness => map(&mut photo, &table(|value| (f32::from(value) * factor as f32) as u8)),
-        Operation::Color => saturation(&mut photo, factor),
-        Operation::Contrast => contrast(&mut photo, factor),
-        Operation::Sharpness => return sharpness(&photo, factor),
-        Operation::AutoContrast => autocontrast(&mut photo),
-        Operation::Posterize => tone::posterize(&mut photo, magnitude as u8),
-        Operation::Solarize => tone::solarize(&mut photo, 255.0 * magnitude),
-        Operation::Equalize => tone::equalize(&mut photo),
-        Operation::Invert => tone::invert(&mut photo),
+        PolicyOp::Rotate => return rotate(&photo, magnitude),
+        PolicyOp::Brightness => {
+            apply_table(&mut photo, &lookup_table(|value| (f32::from(value) * factor as f32) as u8))
+        }
+        PolicyOp::Color => saturation(&mut photo, factor),
+        PolicyOp::Contrast => contrast(&mut photo, factor),
+        PolicyOp::Sharpness => return sharpness(&photo, factor),
+        PolicyOp::AutoContrast => autocontrast(&mut photo),
+        PolicyOp::Posterize => tone::posterize(&mut photo, magnitude as u8),
+        PolicyOp::Solarize => tone::solarize(&mut photo, 255.0 * magnitude),
+        PolicyOp::Equalize => tone::equalize(&mut photo),
+        PolicyOp::Invert => tone::invert(&mut photo),
     }
     photo
 }
 
 /// `value * factor + plain * (1 - factor)`, the sum rounded once.
-fn blend(value: u8, plain: f32, factor: f64) -> u8 {
+fn blend(value: u8, degenerate: f32, factor: f64) -> u8 {
     let scaled = f32::from(value) * factor as f32;
-    (f64::from(scaled) + f64::from(plain) * f64::from((1.0 - factor) as f32)) as f32 as u8
+    (f64::from(scaled) + f64::from(degenerate) * f64::from((1.0 - factor) as f32)) as f32 as u8
 }
 
-fn grey([r, g, b]: [u8; 3]) -> f32 {
+fn luma([r, g, b]: [u8; 3]) -> f32 {
     let [r, g, b] = [r, g, b].map(f32::from);
     (r * 0.2989 + g * 0.587 + b * 0.114).floor()
 }
 
 fn saturation(photo: &mut RgbImage, factor: f64) {
     for pixel in photo.pixels_mut() {
-        let plain = grey(pixel.0);
-        pixel.0 = pixel.0.map(|value| blend(value, plain, factor));
+        let degenerate = luma(pixel.0);
+        pixel.0 = pixel.0.map(|value| blend(value, degenerate, factor));
     }
 }
 
 fn contrast(photo: &mut RgbImage, factor: f64) {
-    let sum: f64 = photo.pixels().map(|pixel| f64::from(grey(pixel.0))).sum();
+    let sum: f64 = photo.pixels().map(|pixel| f64::from(luma(pixel.0))).sum();
     let mean = (sum / (f64::from(photo.width()) * f64::from(photo.height())).max(1.0)) as f32;
-    map(photo, &table(|value| blend(value, mean, factor)));
+    apply_table(photo, &lookup_table(|value| blend(value, mean, factor)));
 }
 
 fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
-    smoothed(photo, |rows| {
-        let all: u16 = rows.iter().flatten().map(|&value| u16::from(value)).sum();
+    filter_3x3(photo, |rows| {
+        let sum: u16 = rows.iter().flatten().map(|&value| u16::from(value)).sum();
         let value = rows[1][1];
-        let smooth = (f32::from(all + 4 * u16::from(value)) / 13.0).round_ties_even();
-        let off = f64::from(smooth - f32::from(value)) * f64::from((1.0 - factor) as f32);
-        (f64::from(value) + off) as f32 as u8
+        let blurred = (f32::from(sum + 4 * u16::from(value)) / 13.0).round_ties_even();
+        let difference = f64::from(blurred - f32::from(value)) * f64::from((1.0 - factor) as f32);
+        (f64::from(value) + difference) as f32 as u8
     })
 }
 
 fn autocontrast(photo: &mut RgbImage) {
-    map_channels(photo, |histogram| match extent(histogram) {
+    apply_channel_tables(photo, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
             let scale = f32::from(brightest - darkest) * (1.0_f64 / 255.0) as f32;
-            table(|value| ((f32::from(value) - f32::from(darkest)) / scale) as u8)
+            lookup_table(|value| ((f32::from(value) - f32::from(darkest)) / scale) as u8)
         }
-        None => table(|value| value),
+        None => lookup_table(|value| value),
     });
 }
 
@@ -83,40 +87,40 @@ fn rotate(photo: &RgbImage, degrees: f64) -> RgbImage {
         180.0 => imageops::rotate180(photo),
         90.0 if square => imageops::rotate270(photo),
         270.0 if square => imageops::rotate90(photo),
-        _ => sample(photo, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
+        _ => warp_bilinear(photo, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
     }
 }
 
 /// Bilinear between the four nearest pixels, with black ones around the photo. Places are counted from the middle.
-fn sample(photo: &RgbImage, map: &AffineMap) -> RgbImage {
+fn warp_bilinear(photo: &RgbImage, map: &AffineMap) -> RgbImage {
     let (width, height) = photo.dimensions();
     let half = [width, height].map(|size| size as f32 * 0.5);
-    let centre = match map.centre {
+    let center = match map.center {
         Some(centre) => [centre[0] - f64::from(width) * 0.5, centre[1] - f64::from(height) * 0.5],
         None => [0.0; 2],
     };
-    let [a, b, c, d, e, f] = map.inverse_around(centre).map(|value| value as f32);
-    let across = [a, b, c].map(|value| value / half[0]);
-    let down = [d, e, f].map(|value| value / half[1]);
-    let from_middle = |at: u32, half: f32| at as f32 + 0.5 - half;
-    let place = |[by_x, by_y, shift]: [f32; 3], x: f32, y: f32, half: f32| {
+    let [a, b, c, d, e, f] = map.inverse_matrix_about(center).map(|value| value as f32);
+    let x_row = [a, b, c].map(|value| value / half[0]);
+    let y_row = [d, e, f].map(|value| value / half[1]);
+    let from_center = |coordinate: u32, half: f32| coordinate as f32 + 0.5 - half;
+    let source_position = |[by_x, by_y, shift]: [f32; 3], x: f32, y: f32, half: f32| {
         (x * by_x + y * by_y + shift + 1.0) * half - 0.5
     };
     let pixel = |x: f32, y: f32| {
-        let inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
-        if inside { photo.get_pixel(x as u32, y as u32).0.map(f32::from) } else { [0.0; 3] }
+        let is_inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
+        if is_inside { photo.get_pixel(x as u32, y as u32).0.map(f32::from) } else { [0.0; 3] }
     };
     RgbImage::from_fn(width, height, |x, y| {
-        let (x, y) = (from_middle(x, half[0]), from_middle(y, half[1]));
-        let (x, y) = (place(across, x, y, half[0]), place(down, x, y, half[1]));
+        let (x, y) = (from_center(x, half[0]), from_center(y, half[1]));
+        let (x, y) = (source_position(x_row, x, y, half[0]), source_position(y_row, x, y, half[1]));
         let (left, top) = (x.floor(), y.floor());
-        let (east, south) = (x - left, y - top);
-        let (west, north) = (1.0 - east, 1.0 - south);
+        let (right_weight, bottom_weight) = (x - left, y - top);
+        let (left_weight, top_weight) = (1.0 - right_weight, 1.0 - bottom_weight);
         let corners = [
-            (west * north, pixel(left, top)),
-            (east * north, pixel(left + 1.0, top)),
-            (west * south, pixel(left, top + 1.0)),
-            (east * south, pixel(left + 1.0, top + 1.0)),
+            (left_weight * top_weight, pixel(left, top)),
+            (right_weight * top_weight, pixel(left + 1.0, top)),
+            (left_weight * bottom_weight, pixel(left, top + 1.0)),
+            (right_weight * bottom_weight, pixel(left + 1.0, top + 1.0)),
         ];
         Rgb([0, 1, 2].map(|channel| {
             let [a, b, c, d] = corners.map(|(weight, pixel)| weight * pixel[channel]);

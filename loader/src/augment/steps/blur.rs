@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::half;
-use crate::augment::Numbers;
-use crate::augment::check::{AugmentError, positive, probability, require};
-use crate::augment::ops::Op;
+use crate::augment::NumberOrList;
+use crate::augment::check::{AugmentError, check_probability, is_positive_range, require};
+use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `GaussianBlur`.
@@ -13,16 +13,16 @@ use crate::random::KeyedRandom;
 #[serde(deny_unknown_fields)]
 pub struct GaussianBlur {
     /// Pixels across and down, odd: one number or two.
-    pub kernel_size: Numbers,
+    pub kernel_size: NumberOrList,
     /// The deviation in pixels, or its range.
     #[serde(default = "sigma")]
-    pub sigma: Numbers,
+    pub sigma: NumberOrList,
     /// The probability.
     #[serde(default = "always")]
     pub p: f64,
 }
 
-fn sigma() -> Numbers {
+fn sigma() -> NumberOrList {
     [0.1, 2.0].into()
 }
 
@@ -31,40 +31,41 @@ fn always() -> f64 {
 }
 
 /// The largest kernel, in pixels.
-const KERNEL: f64 = 255.0;
+const MAX_KERNEL_SIZE: f64 = 255.0;
 
 impl GaussianBlur {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
-        let odd = |size: &f64| (1.0..=KERNEL).contains(size) && size % 2.0 == 1.0;
+        let odd = |size: &f64| (1.0..=MAX_KERNEL_SIZE).contains(size) && size % 2.0 == 1.0;
         require(
-            self.kernel_size.each::<2>().is_some_and(|sizes| sizes.iter().all(odd)),
+            self.kernel_size.to_array::<2>().is_some_and(|sizes| sizes.iter().all(odd)),
             "gaussian_blur.kernel_size",
             &self.kernel_size,
             "must be one or two odd numbers of pixels, from 1 to 255",
         )?;
         require(
-            self.sigma.each::<2>().is_some_and(positive),
+            self.sigma.to_array::<2>().is_some_and(is_positive_range),
             "gaussian_blur.sigma",
             &self.sigma,
             "must be one number above 0, or two in order",
         )?;
-        probability("gaussian_blur.p", self.p)
+        check_probability("gaussian_blur.p", self.p)
     }
 
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<Op> {
-        if !random.chance(self.p) {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+        if !random.bernoulli(self.p) {
             return None;
         }
-        let kernel = self.kernel_size.each::<2>()?.map(|size| size.clamp(1.0, KERNEL) as u32 | 1);
-        let [low, high] = self.sigma.each::<2>()?;
-        Some(Op::GaussianBlur { kernel, sigma: random.uniform(low, high) })
+        let kernel =
+            self.kernel_size.to_array::<2>()?.map(|size| size.clamp(1.0, MAX_KERNEL_SIZE) as u32 | 1);
+        let [low, high] = self.sigma.to_array::<2>()?;
+        Some(ImageOp::GaussianBlur { kernel_size: kernel, sigma: random.uniform(low, high) })
     }
 }
 
 /// The parameters of torchvision's `RandomAdjustSharpness`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sharpness {
+pub struct RandomAdjustSharpness {
     /// 0 is blurred, 1 the photo, 2 twice as sharp.
     pub factor: f64,
     /// The probability.
@@ -72,14 +73,14 @@ pub struct Sharpness {
     pub p: f64,
 }
 
-impl Sharpness {
+impl RandomAdjustSharpness {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
-        let good = self.factor >= 0.0 && self.factor.is_finite();
-        require(good, "sharpness.factor", self.factor, "must be a factor that is not negative")?;
-        probability("sharpness.p", self.p)
+        let is_valid = self.factor >= 0.0 && self.factor.is_finite();
+        require(is_valid, "sharpness.factor", self.factor, "must be a factor that is not negative")?;
+        check_probability("sharpness.p", self.p)
     }
 
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<Op> {
-        random.chance(self.p).then_some(Op::Sharpness(self.factor))
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+        random.bernoulli(self.p).then_some(ImageOp::Sharpness(self.factor))
     }
 }

@@ -3,19 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::half;
-use crate::augment::check::{AugmentError, ordered, positive, probability, require};
+use crate::augment::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
 use crate::augment::ops::{
-    Op,
-    erase::{Erasure, Fill},
+    ImageOp,
+    erase::{EraseFill, Erasure},
 };
-use crate::augment::{ErasingValue, Numbers};
+use crate::augment::{ErasingValue, NumberOrList};
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomErasing`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Erasing {
+pub struct RandomErasing {
     /// The probability.
     pub p: f64,
     /// Least and greatest share of the view's area.
@@ -26,34 +26,34 @@ pub struct Erasing {
     pub value: ErasingValue,
 }
 
-impl Default for Erasing {
+impl Default for RandomErasing {
     fn default() -> Self {
-        let value = ErasingValue::Colour(Numbers::One(0.0));
+        let value = ErasingValue::Color(NumberOrList::Number(0.0));
         Self { p: half(), scale: [0.02, 0.33], ratio: [0.3, 3.3], value }
     }
 }
 
-impl Erasing {
+impl RandomErasing {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         let Self { p, scale, ratio, value } = self;
-        probability("erasing.p", *p)?;
+        check_probability("erasing.p", *p)?;
         require(
-            ordered(*scale, &(0.0..=1.0)),
+            is_range_within(*scale, &(0.0..=1.0)),
             "erasing.scale",
             format_args!("{scale:?}"),
             "must be two shares of the area in order, from 0 to 1",
         )?;
         require(
-            positive(*ratio),
+            is_positive_range(*ratio),
             "erasing.ratio",
             format_args!("{ratio:?}"),
             "must be two ratios in order, above 0",
         )?;
         match value {
             ErasingValue::Random => Ok(()),
-            ErasingValue::Colour(numbers) => require(
+            ErasingValue::Color(numbers) => require(
                 numbers
-                    .each::<3>()
+                    .to_array::<3>()
                     .is_some_and(|channels| channels.iter().all(|value| (0.0..=255.0).contains(value))),
                 "erasing.value",
                 numbers,
@@ -67,24 +67,24 @@ impl Erasing {
         &self,
         (width, height): (u32, u32),
         random: &mut KeyedRandom,
-    ) -> Option<Op> {
-        if !random.chance(self.p) {
+    ) -> Option<ImageOp> {
+        if !random.bernoulli(self.p) {
             return None;
         }
         let fill = match &self.value {
-            ErasingValue::Random => Fill::Noise(random.next_u64()),
-            ErasingValue::Colour(numbers) => Fill::Colour(numbers.each()?.map(|value| value as u8)),
+            ErasingValue::Random => EraseFill::Noise(random.next_u64()),
+            ErasingValue::Color(numbers) => EraseFill::Color(numbers.to_array()?.map(|value| value as u8)),
         };
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target = area * random.uniform(self.scale[0], self.scale[1]);
+            let target_area = area * random.uniform(self.scale[0], self.scale[1]);
             let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
-            let h = (target * aspect).sqrt().round_ties_even() as u32;
-            let w = (target / aspect).sqrt().round_ties_even() as u32;
+            let h = (target_area * aspect).sqrt().round_ties_even() as u32;
+            let w = (target_area / aspect).sqrt().round_ties_even() as u32;
             if h < height && w < width {
                 let (top, left) = (random.up_to(height - h), random.up_to(width - w));
                 let area = Crop { top, left, height: h, width: w };
-                return Some(Op::Erase(Erasure { area, fill }));
+                return Some(ImageOp::Erase(Erasure { area, fill }));
             }
         }
         None

@@ -3,18 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::half;
-use crate::augment::Numbers;
-use crate::augment::check::{AugmentError, ordered, positive, probability, require};
-use crate::augment::ops::{Op, geometry::AffineMap};
+use crate::augment::NumberOrList;
+use crate::augment::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
+use crate::augment::ops::{ImageOp, geometry::AffineMap};
 use crate::random::KeyedRandom;
-use crate::transform::Interpolation;
+use crate::transform::Resampling;
 
 /// The parameters of torchvision's `RandomAffine`; black outside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Affine {
+pub struct RandomAffine {
     /// Turned clockwise by so much at most, either way, or by the range.
-    pub degrees: Numbers,
+    pub degrees: NumberOrList,
     /// Moved across and down by at most so much of width and height.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translate: Option<[f64; 2]>,
@@ -23,28 +23,28 @@ pub struct Affine {
     pub scale: Option<[f64; 2]>,
     /// Degrees: sheared across by so much at most, either way, or by the range; of four numbers, the last two are that down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shear: Option<Numbers>,
+    pub shear: Option<NumberOrList>,
     /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
     #[serde(default = "nearest")]
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
-fn nearest() -> Interpolation {
-    Interpolation::Nearest
+fn nearest() -> Resampling {
+    Resampling::Nearest
 }
 
 pub(in crate::augment) fn check_interpolation(
     key: &'static str,
-    interpolation: Interpolation,
+    interpolation: Resampling,
 ) -> Result<(), AugmentError> {
-    require(interpolation != Interpolation::Lanczos, key, "lanczos", "must be nearest, bilinear or bicubic")
+    require(interpolation != Resampling::Lanczos, key, "lanczos", "must be nearest, bilinear or bicubic")
 }
 
-impl Affine {
+impl RandomAffine {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
-        let within = -360.0..=360.0;
+        let bounds = -360.0..=360.0;
         require(
-            self.degrees.around(0.0).is_some_and(|range| ordered(range, &within)),
+            self.degrees.range_around(0.0).is_some_and(|range| is_range_within(range, &bounds)),
             "affine.degrees",
             &self.degrees,
             "must be degrees up to 360, one number that is not negative or two in order",
@@ -59,7 +59,7 @@ impl Affine {
         }
         if let Some(scale) = self.scale {
             require(
-                positive(scale),
+                is_positive_range(scale),
                 "affine.scale",
                 format_args!("{scale:?}"),
                 "must be two factors in order, above 0",
@@ -67,10 +67,10 @@ impl Affine {
         }
         if let Some(shear) = &self.shear {
             // At 90 degrees nothing is left of a photo.
-            let within = -89.0..=89.0;
+            let bounds = -89.0..=89.0;
             require(
-                self.shears().iter().flatten().count() > 0
-                    && self.shears().iter().flatten().all(|&range| ordered(range, &within)),
+                self.shear_ranges().iter().flatten().count() > 0
+                    && self.shear_ranges().iter().flatten().all(|&range| is_range_within(range, &bounds)),
                 "affine.shear",
                 shear,
                 "must be degrees up to 89, one number that is not negative or two or four in order",
@@ -80,53 +80,52 @@ impl Affine {
     }
 
     /// The ranges of the shear across and down.
-    fn shears(&self) -> [Option<[f64; 2]>; 2] {
+    fn shear_ranges(&self) -> [Option<[f64; 2]>; 2] {
         match &self.shear {
-            Some(Numbers::List(ends)) if ends.len() == 4 => {
+            Some(NumberOrList::List(ends)) if ends.len() == 4 => {
                 [Some([ends[0], ends[1]]), Some([ends[2], ends[3]])]
             }
-            Some(shear) => [shear.around(0.0), None],
+            Some(shear) => [shear.range_around(0.0), None],
             None => [None; 2],
         }
     }
 
     /// For a view of (width, height).
-    pub(in crate::augment) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Op {
-        let mut within = |range: Option<[f64; 2]>, otherwise| {
-            range.map_or(otherwise, |[low, high]| random.uniform(low, high))
-        };
-        let degrees = within(self.degrees.around(0.0), 0.0);
+    pub(in crate::augment) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> ImageOp {
+        let mut draw_uniform =
+            |range: Option<[f64; 2]>, default| range.map_or(default, |[low, high]| random.uniform(low, high));
+        let degrees = draw_uniform(self.degrees.range_around(0.0), 0.0);
         let translate = match self.translate {
-            Some([across, down]) => [across * f64::from(size.0), down * f64::from(size.1)]
-                .map(|most| within(Some([-most, most]), 0.0).round_ties_even()),
+            Some([max_x, max_y]) => [max_x * f64::from(size.0), max_y * f64::from(size.1)]
+                .map(|max| draw_uniform(Some([-max, max]), 0.0).round_ties_even()),
             None => [0.0; 2],
         };
-        let scale = within(self.scale, 1.0);
-        let shear = self.shears().map(|range| within(range, 0.0));
-        let map = AffineMap { degrees, translate, scale, shear, centre: None };
-        Op::Affine { map, interpolation: self.interpolation }
+        let scale = draw_uniform(self.scale, 1.0);
+        let shear = self.shear_ranges().map(|range| draw_uniform(range, 0.0));
+        let map = AffineMap { degrees, translate, scale, shear, center: None };
+        ImageOp::Affine { map, interpolation: self.interpolation }
     }
 }
 
 /// The parameters of torchvision's `RandomPerspective`; black outside.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Perspective {
+pub struct RandomPerspective {
     /// How far corners may go, of half the width and height.
     pub distortion_scale: f64,
     /// The probability.
     pub p: f64,
     /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
 }
 
-impl Default for Perspective {
+impl Default for RandomPerspective {
     fn default() -> Self {
-        Self { distortion_scale: 0.5, p: half(), interpolation: Interpolation::Bilinear }
+        Self { distortion_scale: 0.5, p: half(), interpolation: Resampling::Bilinear }
     }
 }
 
-impl Perspective {
+impl RandomPerspective {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         require(
             (0.0..=1.0).contains(&self.distortion_scale),
@@ -134,7 +133,7 @@ impl Perspective {
             self.distortion_scale,
             "must be a share, from 0 to 1",
         )?;
-        probability("perspective.p", self.p)?;
+        check_probability("perspective.p", self.p)?;
         check_interpolation("perspective.interpolation", self.interpolation)
     }
 
@@ -143,20 +142,20 @@ impl Perspective {
         &self,
         (width, height): (u32, u32),
         random: &mut KeyedRandom,
-    ) -> Option<Op> {
-        if !random.chance(self.p) {
+    ) -> Option<ImageOp> {
+        if !random.bernoulli(self.p) {
             return None;
         }
-        let most = |size: u32| (self.distortion_scale.clamp(0.0, 1.0) * f64::from(size / 2)) as u32;
-        let (across, down) = (most(width), most(height));
+        let max_inward = |size: u32| (self.distortion_scale.clamp(0.0, 1.0) * f64::from(size / 2)) as u32;
+        let (max_x, max_y) = (max_inward(width), max_inward(height));
         let (right, bottom) = (width.saturating_sub(1), height.saturating_sub(1));
         let corners = [(false, false), (true, false), (true, true), (false, true)].map(|(far_x, far_y)| {
-            let mut place = |far, most, end: u32| {
-                let inward = random.up_to(most);
-                if far { end.saturating_sub(inward) } else { inward }
+            let mut coordinate = |is_far, max, end: u32| {
+                let inward = random.up_to(max);
+                if is_far { end.saturating_sub(inward) } else { inward }
             };
-            [place(far_x, across, right), place(far_y, down, bottom)]
+            [coordinate(far_x, max_x, right), coordinate(far_y, max_y, bottom)]
         });
-        Some(Op::Perspective { corners, interpolation: self.interpolation })
+        Some(ImageOp::Perspective { corners, interpolation: self.interpolation })
     }
 }

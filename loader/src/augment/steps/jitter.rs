@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::Numbers;
-use crate::augment::check::{AugmentError, ordered, require};
-use crate::augment::ops::Op;
+use crate::augment::NumberOrList;
+use crate::augment::check::{AugmentError, is_range_within, require};
+use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `ColorJitter`: how far a factor may be from 1, or its range.
@@ -13,16 +13,16 @@ use crate::random::KeyedRandom;
 pub struct ColorJitter {
     /// 0 is black.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub brightness: Option<Numbers>,
+    pub brightness: Option<NumberOrList>,
     /// 0 is the mean grey.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub contrast: Option<Numbers>,
+    pub contrast: Option<NumberOrList>,
     /// 0 is grey.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub saturation: Option<Numbers>,
+    pub saturation: Option<NumberOrList>,
     /// Turns of the colour wheel, 0.5 at most.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hue: Option<Numbers>,
+    pub hue: Option<NumberOrList>,
 }
 
 impl ColorJitter {
@@ -34,7 +34,7 @@ impl ColorJitter {
         ] {
             if let Some(factor) = factor {
                 require(
-                    factor_range(factor).is_some_and(|range| ordered(range, &(0.0..=f64::MAX))),
+                    factor_range(factor).is_some_and(|range| is_range_within(range, &(0.0..=f64::MAX))),
                     key,
                     factor,
                     "must be one number that is not negative, or two such factors in order",
@@ -43,7 +43,7 @@ impl ColorJitter {
         }
         match &self.hue {
             Some(hue) => require(
-                hue.around(0.0).is_some_and(|range| ordered(range, &(-0.5..=0.5))),
+                hue.range_around(0.0).is_some_and(|range| is_range_within(range, &(-0.5..=0.5))),
                 "color_jitter.hue",
                 hue,
                 "must be one number from 0 to 0.5, or two from -0.5 to 0.5 in order",
@@ -52,21 +52,21 @@ impl ColorJitter {
         }
     }
 
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Vec<Op> {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Vec<ImageOp> {
         let order = random.shuffled([0, 1, 2, 3]);
-        let mut within = |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform(low, high));
+        let mut draw_uniform = |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform(low, high));
         let drawn = [
-            within(self.brightness.as_ref().and_then(factor_range)).map(Op::Brightness),
-            within(self.contrast.as_ref().and_then(factor_range)).map(Op::Contrast),
-            within(self.saturation.as_ref().and_then(factor_range)).map(Op::Saturation),
-            within(self.hue.as_ref().and_then(|hue| hue.around(0.0))).map(Op::Hue),
+            draw_uniform(self.brightness.as_ref().and_then(factor_range)).map(ImageOp::Brightness),
+            draw_uniform(self.contrast.as_ref().and_then(factor_range)).map(ImageOp::Contrast),
+            draw_uniform(self.saturation.as_ref().and_then(factor_range)).map(ImageOp::Saturation),
+            draw_uniform(self.hue.as_ref().and_then(|hue| hue.range_around(0.0))).map(ImageOp::Hue),
         ];
-        order.into_iter().filter_map(|which: usize| drawn[which].clone()).collect()
+        order.into_iter().filter_map(|index: usize| drawn[index].clone()).collect()
     }
 }
 
 /// Around 1; of a single number, cut at 0.
-fn factor_range(factor: &Numbers) -> Option<[f64; 2]> {
-    let [low, high] = factor.around(1.0)?;
-    Some([if matches!(factor, Numbers::One(_)) { low.max(0.0) } else { low }, high])
+fn factor_range(factor: &NumberOrList) -> Option<[f64; 2]> {
+    let [low, high] = factor.range_around(1.0)?;
+    Some([if matches!(factor, NumberOrList::Number(_)) { low.max(0.0) } else { low }, high])
 }

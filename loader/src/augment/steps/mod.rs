@@ -6,12 +6,12 @@ mod geometric;
 mod jitter;
 mod pointwise;
 
-pub use blur::{GaussianBlur, Sharpness};
-pub use erasing::Erasing;
+pub use blur::{GaussianBlur, RandomAdjustSharpness};
+pub use erasing::RandomErasing;
 pub(super) use geometric::check_interpolation;
-pub use geometric::{Affine, Perspective};
+pub use geometric::{RandomAffine, RandomPerspective};
 pub use jitter::ColorJitter;
-pub use pointwise::{Posterize, Solarize};
+pub use pointwise::{RandomPosterize, RandomSolarize};
 
 /// torchvision's probability of a step that may be left out.
 fn half() -> f64 {

@@ -1,34 +1,34 @@
 //! Drawn parameters have torchvision's distributions.
 
-use super::oracle::{assert_choices, assert_spread};
-use super::{PLAIN, key};
-use crate::augment::ops::{Op, erase::Erasure};
+use super::oracle::{assert_same_distribution, assert_same_frequencies};
+use super::{EVAL, test_hash};
+use crate::augment::ops::{ImageOp, erase::Erasure};
 use crate::augment::{Augment, EvalTransform};
 
 const DRAWS: u64 = 20_000;
 
 /// What is drawn for a view of 40 x 30 of each of many photos.
-fn drawn(settings: serde_json::Value) -> Vec<Vec<Op>> {
+fn draw_ops(settings: serde_json::Value) -> Vec<Vec<ImageOp>> {
     let augment: Augment = serde_json::from_value(settings).unwrap();
     augment.check().unwrap();
-    let plain = EvalTransform { crop: (30, 40), ..PLAIN };
-    (0..DRAWS).map(|number| augment.draw((61, 47), &plain, 1, &key(number)).ops).collect()
+    let eval = EvalTransform { crop: (30, 40), ..EVAL };
+    (0..DRAWS).map(|number| augment.draw((61, 47), &eval, 1, &test_hash(number)).ops).collect()
 }
 
 // effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear
 #[test]
-fn affine_maps_are_distributed_as_torchvisions() {
+fn affine_maps_are_distributed_as_in_torchvision() {
     let table = serde_json::json!({
         "degrees": 25, "translate": [0.2, 0.4], "scale": [0.6, 1.5], "shear": [-10, 5, -3, 8]
     });
-    let maps: Vec<_> = drawn(serde_json::json!({ "affine": table }))
+    let maps: Vec<_> = draw_ops(serde_json::json!({ "affine": table }))
         .into_iter()
         .map(|ops| match ops[..] {
-            [Op::Affine { map, .. }] => map,
+            [ImageOp::Affine { map, .. }] => map,
             _ => panic!("{ops:?}"),
         })
         .collect();
-    let spread = |name: &str, values: Vec<f64>| assert_spread(&format!("affine.{name}"), &values);
+    let spread = |name: &str, values: Vec<f64>| assert_same_distribution(&format!("affine.{name}"), &values);
     spread("degrees", maps.iter().map(|map| map.degrees).collect());
     spread("translate_x", maps.iter().map(|map| map.translate[0]).collect());
     spread("translate_y", maps.iter().map(|map| map.translate[1]).collect());
@@ -39,39 +39,39 @@ fn affine_maps_are_distributed_as_torchvisions() {
 
 // effect: augment.affine.degrees, augment.affine.shear
 #[test]
-fn angles_of_one_number_and_of_two_are_distributed_as_torchvisions() {
+fn angle_ranges_are_distributed_as_in_torchvision() {
     for (name, table) in [
         ("number", serde_json::json!({ "degrees": 30, "shear": 12 })),
         ("range", serde_json::json!({ "degrees": [10, 40], "shear": [-5, 15] })),
     ] {
-        let maps: Vec<_> = drawn(serde_json::json!({ "affine": table }))
+        let maps: Vec<_> = draw_ops(serde_json::json!({ "affine": table }))
             .into_iter()
             .map(|ops| match ops[..] {
-                [Op::Affine { map, .. }] => map,
+                [ImageOp::Affine { map, .. }] => map,
                 _ => panic!("{ops:?}"),
             })
             .collect();
         assert!(maps.iter().all(|map| map.shear[1] == 0.0));
         let degrees: Vec<f64> = maps.iter().map(|map| map.degrees).collect();
-        assert_spread(&format!("affine.{name}.degrees"), &degrees);
+        assert_same_distribution(&format!("affine.{name}.degrees"), &degrees);
         let shear: Vec<f64> = maps.iter().map(|map| map.shear[0]).collect();
-        assert_spread(&format!("affine.{name}.shear_x"), &shear);
+        assert_same_distribution(&format!("affine.{name}.shear_x"), &shear);
     }
 }
 
 // effect: augment.perspective.distortion_scale
 #[test]
-fn corners_are_distributed_as_torchvisions() {
+fn corners_are_distributed_as_in_torchvision() {
     let settings = serde_json::json!({ "perspective": { "distortion_scale": 0.6, "p": 1 } });
-    let drawn = drawn(settings);
+    let drawn = draw_ops(settings);
     for corner in 0..4 {
         for (axis, name) in ["x", "y"].into_iter().enumerate() {
-            let place = |ops: &Vec<Op>| match ops[..] {
-                [Op::Perspective { corners, .. }] => f64::from(corners[corner][axis]),
+            let coordinate = |ops: &Vec<ImageOp>| match ops[..] {
+                [ImageOp::Perspective { corners, .. }] => f64::from(corners[corner][axis]),
                 _ => panic!("{ops:?}"),
             };
-            let places: Vec<f64> = drawn.iter().map(place).collect();
-            assert_spread(&format!("perspective.{corner}.{name}"), &places);
+            let coordinates: Vec<f64> = drawn.iter().map(coordinate).collect();
+            assert_same_distribution(&format!("perspective.{corner}.{name}"), &coordinates);
         }
     }
 }
@@ -79,72 +79,72 @@ fn corners_are_distributed_as_torchvisions() {
 // effect: augment.color_jitter.brightness, augment.color_jitter.contrast, augment.color_jitter.saturation
 // effect: augment.color_jitter.hue
 #[test]
-fn colour_jitter_is_distributed_as_torchvisions() {
+fn color_jitter_is_distributed_as_in_torchvision() {
     let table =
         serde_json::json!({ "brightness": 0.4, "contrast": [0.2, 1.1], "saturation": 1.5, "hue": 0.3 });
-    let drawn = drawn(serde_json::json!({ "color_jitter": table }));
-    let which = |op: &Op| match *op {
-        Op::Brightness(factor) => (0, factor),
-        Op::Contrast(factor) => (1, factor),
-        Op::Saturation(factor) => (2, factor),
-        Op::Hue(turns) => (3, turns),
+    let drawn = draw_ops(serde_json::json!({ "color_jitter": table }));
+    let index_and_value = |op: &ImageOp| match *op {
+        ImageOp::Brightness(factor) => (0, factor),
+        ImageOp::Contrast(factor) => (1, factor),
+        ImageOp::Saturation(factor) => (2, factor),
+        ImageOp::Hue(turns) => (3, turns),
         _ => panic!("{op:?}"),
     };
     for (number, name) in ["brightness", "contrast", "saturation", "hue"].into_iter().enumerate() {
         let factors: Vec<f64> = drawn
             .iter()
             .flatten()
-            .map(which)
-            .filter(|which| which.0 == number)
-            .map(|which| which.1)
+            .map(index_and_value)
+            .filter(|indexed| indexed.0 == number)
+            .map(|indexed| indexed.1)
             .collect();
         assert_eq!(factors.len(), drawn.len());
-        assert_spread(&format!("color_jitter.{name}"), &factors);
+        assert_same_distribution(&format!("color_jitter.{name}"), &factors);
     }
-    let order = |ops: &Vec<Op>| ops.iter().map(|op| which(op).0.to_string()).collect();
-    assert_choices("color_jitter.order", drawn.iter().map(order));
+    let order = |ops: &Vec<ImageOp>| ops.iter().map(|op| index_and_value(op).0.to_string()).collect();
+    assert_same_frequencies("color_jitter.order", drawn.iter().map(order));
 }
 
 #[test]
 fn a_factor_that_is_left_out_is_not_drawn() {
-    let drawn = drawn(serde_json::json!({ "color_jitter": { "hue": 0.1 } }));
-    assert!(drawn.iter().all(|ops| matches!(ops[..], [Op::Hue(turns)] if turns.abs() <= 0.1)));
+    let drawn = draw_ops(serde_json::json!({ "color_jitter": { "hue": 0.1 } }));
+    assert!(drawn.iter().all(|ops| matches!(ops[..], [ImageOp::Hue(turns)] if turns.abs() <= 0.1)));
 }
 
 // effect: augment.gaussian_blur.sigma
 #[test]
-fn blur_is_distributed_as_torchvisions() {
-    let sigma = |ops: Vec<Op>| match ops[..] {
-        [Op::GaussianBlur { kernel: [3, 3], sigma }] => sigma,
+fn blur_is_distributed_as_in_torchvision() {
+    let sigma = |ops: Vec<ImageOp>| match ops[..] {
+        [ImageOp::GaussianBlur { kernel_size: [3, 3], sigma }] => sigma,
         _ => panic!("{ops:?}"),
     };
-    let drawn = drawn(serde_json::json!({ "gaussian_blur": { "kernel_size": 3 } }));
-    assert_spread("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
+    let drawn = draw_ops(serde_json::json!({ "gaussian_blur": { "kernel_size": 3 } }));
+    assert_same_distribution("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
 }
 
 // effect: augment.erasing.scale, augment.erasing.ratio
 #[test]
-fn erased_rectangles_are_distributed_as_torchvisions() {
+fn erased_rectangles_are_distributed_as_in_torchvision() {
     for (name, table) in [
         ("erasing", serde_json::json!({ "p": 1, "scale": [0.3, 1] })),
         ("erasing.wide", serde_json::json!({ "p": 1, "scale": [0.05, 0.2], "ratio": [0.3, 0.5] })),
     ] {
-        let drawn = drawn(serde_json::json!({ "erasing": table }));
+        let drawn = draw_ops(serde_json::json!({ "erasing": table }));
         if name == "erasing" {
-            let found = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
-            assert_choices("erasing.found", drawn.iter().map(found));
+            let found = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+            assert_same_frequencies("erasing.found", drawn.iter().map(found));
         }
         let areas: Vec<_> = drawn
             .iter()
             .flatten()
             .map(|op| match op {
-                Op::Erase(Erasure { area, .. }) => area,
+                ImageOp::Erase(Erasure { area, .. }) => area,
                 _ => panic!("{op:?}"),
             })
             .collect();
         let spread = |side: &str, values: Vec<u32>| {
             let values: Vec<f64> = values.into_iter().map(f64::from).collect();
-            assert_spread(&format!("{name}.{side}"), &values);
+            assert_same_distribution(&format!("{name}.{side}"), &values);
         };
         spread("top", areas.iter().map(|area| area.top).collect());
         spread("left", areas.iter().map(|area| area.left).collect());
@@ -158,9 +158,9 @@ fn erased_rectangles_are_distributed_as_torchvisions() {
 // effect: augment.erasing.p
 #[test]
 fn a_step_happens_as_often_as_its_probability_says() {
-    let inverted = drawn(serde_json::json!({ "invert": 0.3 }));
-    let happened = |ops: &Vec<Op>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
-    assert_choices("invert", inverted.iter().map(happened));
+    let inverted = draw_ops(serde_json::json!({ "invert": 0.3 }));
+    let occurred = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+    assert_same_frequencies("invert", inverted.iter().map(occurred));
     for settings in [
         serde_json::json!({ "vertical_flip": 0.3 }),
         serde_json::json!({ "perspective": { "p": 0.3 } }),
@@ -173,7 +173,7 @@ fn a_step_happens_as_often_as_its_probability_says() {
         serde_json::json!({ "autocontrast": 0.3 }),
         serde_json::json!({ "erasing": { "p": 0.3 } }),
     ] {
-        let drawn = drawn(settings);
+        let drawn = draw_ops(settings);
         let share = drawn.iter().filter(|ops| !ops.is_empty()).count() as f64 / DRAWS as f64;
         // Five standard errors.
         assert!((share - 0.3).abs() < 5.0 * (0.3 * 0.7 / DRAWS as f64).sqrt(), "{share}");

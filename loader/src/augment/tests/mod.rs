@@ -1,7 +1,7 @@
 //! What `[augment]` promises as a whole; `golden` and `draws` hold it to torchvision.
 
 mod draws;
-mod golden;
+mod operations;
 pub(super) mod oracle;
 mod ranges;
 mod steps;
@@ -14,12 +14,11 @@ use sha2::Digest;
 
 use super::*;
 use crate::decode::Crop;
-use crate::golden::{self as files, apart, formula_photo};
+use crate::golden::{self as files, pixel_difference, synthetic_image};
 
-const PLAIN: EvalTransform =
-    EvalTransform { resize: 28, crop: (26, 24), interpolation: Interpolation::Bilinear };
+const EVAL: EvalTransform = EvalTransform { resize: 28, crop: (26, 24), interpolation: Resampling::Bilinear };
 
-fn first_three() -> Augment {
+fn crop_flip_rotation() -> Augment {
     Augment {
         random_resized_crop: Some(RandomResizedCrop::default()),
         horizontal_flip: Some(0.5),
@@ -29,7 +28,7 @@ fn first_three() -> Augment {
 }
 
 /// Every key with a value.
-fn everything() -> Augment {
+fn all_steps() -> Augment {
     serde_json::from_value(serde_json::json!({
         "random_resized_crop": {},
         "horizontal_flip": 0.5,
@@ -54,13 +53,13 @@ fn everything() -> Augment {
 }
 
 /// A different key for every number.
-pub(super) fn key(number: u64) -> [u8; 32] {
+pub(super) fn test_hash(number: u64) -> [u8; 32] {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&number.to_le_bytes());
     key
 }
 
-fn pair(value: &serde_json::Value) -> [f64; 2] {
+fn range(value: &serde_json::Value) -> [f64; 2] {
     serde_json::from_value(value.clone()).unwrap()
 }
 
@@ -74,46 +73,48 @@ fn size(case: &serde_json::Value) -> (u32, u32) {
 }
 
 #[test]
-fn a_view_with_given_draws_is_torchvisions() {
+fn a_view_with_given_draws_matches_torchvision() {
     let (cases, results) =
-        (files::json("transform/cases.json"), files::photos("transform/results.safetensors"));
+        (files::json("transform/cases.json"), files::images("transform/results.safetensors"));
     for case in cases["view"].as_array().unwrap() {
-        let turn = |degrees| Op::Rotate { degrees, interpolation: Interpolation::Nearest };
-        let mirrored = case["mirrored"].as_bool().unwrap().then_some(Op::FlipHorizontal);
-        let ops = mirrored.into_iter().chain(case["degrees"].as_f64().map(turn)).collect();
-        let plain =
-            EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..PLAIN };
-        let rendering = Rendering { plain, crop: crop(&case["crop"]), ops };
+        let rotate = |degrees| ImageOp::Rotate { degrees, interpolation: Resampling::Nearest };
+        let mirrored = case["mirrored"].as_bool().unwrap().then_some(ImageOp::FlipHorizontal);
+        let ops = mirrored.into_iter().chain(case["degrees"].as_f64().map(rotate)).collect();
+        let eval =
+            EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..EVAL };
+        let spec = RenderSpec { eval, crop: crop(&case["crop"]), ops };
         let (width, height) = size(case);
-        let apart =
-            apart(&rendering.of(&formula_photo(width, height)), &results[case["result"].as_str().unwrap()]);
-        assert!(apart.most <= 1 && apart.equal >= 0.99, "{case}: {apart:?}");
+        let difference = pixel_difference(
+            &spec.render(&synthetic_image(width, height)),
+            &results[case["result"].as_str().unwrap()],
+        );
+        assert!(difference.max <= 1 && difference.equal_fraction >= 0.99, "{case}: {difference:?}");
     }
 }
 
 #[test]
-fn where_no_crop_fits_the_middle_is_taken_as_by_torchvision() {
+fn the_fallback_crop_matches_torchvision() {
     for case in files::json("transform/cases.json")["fallback"].as_array().unwrap() {
-        let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
+        let settings = RandomResizedCrop { scale: range(&case["scale"]), ratio: range(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
-        assert_eq!(augment.draw(size(case), &PLAIN, 1, &key(0)).crop, crop(&case["crop"]), "{case}");
+        assert_eq!(augment.draw(size(case), &EVAL, 1, &test_hash(0)).crop, crop(&case["crop"]), "{case}");
     }
 }
 
 // effect: augment.random_resized_crop.scale, augment.random_resized_crop.ratio
 #[test]
-fn crops_are_distributed_as_torchvisions() {
+fn crops_are_distributed_as_in_torchvision() {
     const DRAWS: u64 = 20_000;
     for case in files::json("transform/cases.json")["distribution"].as_array().unwrap() {
-        let settings = RandomResizedCrop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
+        let settings = RandomResizedCrop { scale: range(&case["scale"]), ratio: range(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         let (width, height) = size(case);
         let crops: Vec<Crop> = (0..DRAWS)
-            .map(|number| augment.draw((width, height), &PLAIN, 1, &key(number)).crop.unwrap())
+            .map(|number| augment.draw((width, height), &EVAL, 1, &test_hash(number)).crop.unwrap())
             .collect();
-        let quantity = |name: &str, of: &dyn Fn(&Crop) -> f64| {
-            let mean = crops.iter().map(of).sum::<f64>() / DRAWS as f64;
-            let variance = crops.iter().map(|crop| (of(crop) - mean).powi(2)).sum::<f64>() / DRAWS as f64;
+        let assert_distribution = |name: &str, value: &dyn Fn(&Crop) -> f64| {
+            let mean = crops.iter().map(value).sum::<f64>() / DRAWS as f64;
+            let variance = crops.iter().map(|crop| (value(crop) - mean).powi(2)).sum::<f64>() / DRAWS as f64;
             let (their_mean, their_deviation) =
                 (case["mean"][name].as_f64().unwrap(), case["deviation"][name].as_f64().unwrap());
             // Five standard errors of the difference of two means.
@@ -125,28 +126,29 @@ fn crops_are_distributed_as_torchvisions() {
                 variance.sqrt()
             );
         };
-        quantity("share", &|c| f64::from(c.width * c.height) / f64::from(width * height));
-        quantity("log_ratio", &|c| (f64::from(c.width) / f64::from(c.height)).ln());
-        quantity("height", &|c| f64::from(c.height));
-        quantity("width", &|c| f64::from(c.width));
-        quantity("top", &|c| f64::from(c.top));
-        quantity("left", &|c| f64::from(c.left));
+        assert_distribution("share", &|c| f64::from(c.width * c.height) / f64::from(width * height));
+        assert_distribution("log_ratio", &|c| (f64::from(c.width) / f64::from(c.height)).ln());
+        assert_distribution("height", &|c| f64::from(c.height));
+        assert_distribution("width", &|c| f64::from(c.width));
+        assert_distribution("top", &|c| f64::from(c.top));
+        assert_distribution("left", &|c| f64::from(c.left));
     }
 }
 
 // effect: augment.horizontal_flip, augment.rotation
 #[test]
-fn flips_and_angles_are_distributed_as_the_settings_say() {
+fn flips_and_angles_follow_their_settings() {
     const DRAWS: u64 = 20_000;
     let augment = Augment { horizontal_flip: Some(0.3), rotation: Some(20.0), ..Augment::default() };
-    let drawn: Vec<Vec<Op>> =
-        (0..DRAWS).map(|number| augment.draw((40, 30), &PLAIN, 2, &key(number)).ops).collect();
-    let mirrored = drawn.iter().filter(|ops| ops.contains(&Op::FlipHorizontal)).count() as f64 / DRAWS as f64;
+    let drawn: Vec<Vec<ImageOp>> =
+        (0..DRAWS).map(|number| augment.draw((40, 30), &EVAL, 2, &test_hash(number)).ops).collect();
+    let mirrored =
+        drawn.iter().filter(|ops| ops.contains(&ImageOp::FlipHorizontal)).count() as f64 / DRAWS as f64;
     assert!((mirrored - 0.3).abs() < 0.015, "{mirrored}");
     let degrees: Vec<f64> = drawn
         .iter()
         .filter_map(|ops| match ops.last() {
-            Some(&Op::Rotate { degrees, .. }) => Some(degrees),
+            Some(&ImageOp::Rotate { degrees, .. }) => Some(degrees),
             _ => None,
         })
         .collect();
@@ -158,31 +160,31 @@ fn flips_and_angles_are_distributed_as_the_settings_say() {
 
 // effect: augment.seed
 #[test]
-fn crops_flips_and_rotations_stay_what_they_were() {
+fn crops_flips_and_rotations_are_unchanged() {
     let mut hash = sha2::Sha256::new();
     for number in 0..20 {
         for view in 1..4 {
-            let photo = formula_photo(61, 47);
-            hash.update(first_three().view(&photo, &PLAIN, view, &key(number)).into_raw());
-            let one = Augment { rotation: Some(12.0), seed: 5, ..Augment::default() };
-            hash.update(one.view(&photo, &PLAIN, view, &key(number)).into_raw());
-            hash.update(one.fresh(&photo, &PLAIN, view.into(), &key(number)).into_raw());
+            let photo = synthetic_image(61, 47);
+            hash.update(crop_flip_rotation().view(&photo, &EVAL, view, &test_hash(number)).into_raw());
+            let rotated = Augment { rotation: Some(12.0), seed: 5, ..Augment::default() };
+            hash.update(rotated.view(&photo, &EVAL, view, &test_hash(number)).into_raw());
+            hash.update(rotated.epoch_view(&photo, &EVAL, view.into(), &test_hash(number)).into_raw());
         }
     }
     // Features in caches belong to these views and this text.
     let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(digest, "cd47fe086b4f3e0be940ec9ad4bcc10b563fbbfe775179dc732e05e2db348ac3");
     assert_eq!(
-        serde_json::to_string(&first_three()).unwrap(),
+        serde_json::to_string(&crop_flip_rotation()).unwrap(),
         r#"{"random_resized_crop":{"scale":[0.08,1.0],"ratio":[0.75,1.3333333333333333]},"horizontal_flip":0.5,"rotation":30.0,"seed":0}"#
     );
 }
 
 #[test]
-fn a_step_does_not_move_the_draws_of_another() {
-    let all = serde_json::to_value(everything()).unwrap();
-    let draw = |augment: &Augment| augment.draw((61, 47), &PLAIN, 1, &key(5));
-    let whole = draw(&everything());
+fn the_draws_of_a_step_do_not_depend_on_other_steps() {
+    let all = serde_json::to_value(all_steps()).unwrap();
+    let draw = |augment: &Augment| augment.draw((61, 47), &EVAL, 1, &test_hash(5));
+    let whole = draw(&all_steps());
     for step in all.as_object().unwrap().keys() {
         if ["random_resized_crop", "horizontal_flip", "rotation", "seed"].contains(&step.as_str()) {
             continue;
@@ -201,10 +203,10 @@ fn a_step_does_not_move_the_draws_of_another() {
 }
 
 #[test]
-fn a_view_depends_on_seed_number_and_photo() {
-    let photo = formula_photo(61, 47);
+fn a_view_depends_on_seed_index_and_photo() {
+    let photo = synthetic_image(61, 47);
     let view = |seed, number, photo_key| {
-        Augment { seed, ..everything() }.view(&photo, &PLAIN, number, &key(photo_key))
+        Augment { seed, ..all_steps() }.view(&photo, &EVAL, number, &test_hash(photo_key))
     };
     let mut seen = HashSet::new();
     for seed in [0, 1, u64::MAX] {
@@ -219,35 +221,37 @@ fn a_view_depends_on_seed_number_and_photo() {
 }
 
 #[test]
-fn a_view_does_not_depend_on_which_were_drawn_before() {
-    let photo = formula_photo(61, 47);
-    let augment = everything();
-    let view = |number| augment.view(&photo, &PLAIN, number, &key(3));
+fn a_view_does_not_depend_on_earlier_draws() {
+    let photo = synthetic_image(61, 47);
+    let augment = all_steps();
+    let view = |number| augment.view(&photo, &EVAL, number, &test_hash(3));
     let forwards: Vec<RgbImage> = (0..4).map(view).collect();
     let backwards: Vec<RgbImage> = (0..4).rev().map(view).collect();
     assert!(forwards.iter().eq(backwards.iter().rev()));
 }
 
 #[test]
-fn a_fresh_view_is_another_every_epoch_and_none_of_the_numbered() {
-    let photo = formula_photo(50, 40);
-    let augment = everything();
-    let fresh = |epoch| augment.fresh(&photo, &PLAIN, epoch, &key(3));
-    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&photo, &PLAIN, view, &key(3))).collect();
-    let epochs: Vec<RgbImage> = (0..4).map(fresh).collect();
-    assert!(epochs.iter().enumerate().all(|(i, one)| !views.contains(one) && !epochs[..i].contains(one)));
-    assert!(fresh(2) == epochs[2] && augment.fresh(&photo, &PLAIN, 2, &key(4)) != epochs[2]);
+fn epoch_views_differ_from_each_other_and_from_numbered_views() {
+    let photo = synthetic_image(50, 40);
+    let augment = all_steps();
+    let epoch_view = |epoch| augment.epoch_view(&photo, &EVAL, epoch, &test_hash(3));
+    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&photo, &EVAL, view, &test_hash(3))).collect();
+    let epochs: Vec<RgbImage> = (0..4).map(epoch_view).collect();
+    assert!(
+        epochs.iter().enumerate().all(|(i, epoch)| !views.contains(epoch) && !epochs[..i].contains(epoch))
+    );
+    assert!(epoch_view(2) == epochs[2] && augment.epoch_view(&photo, &EVAL, 2, &test_hash(4)) != epochs[2]);
 }
 
 #[test]
-fn nothing_asked_for_is_the_plain_view() {
-    let photo = formula_photo(61, 47);
+fn empty_settings_give_the_eval_view() {
+    let photo = synthetic_image(61, 47);
     assert!(Augment::default().is_empty() && Augment { seed: 7, ..Augment::default() }.is_empty());
-    assert!(Augment::default().view(&photo, &PLAIN, 1, &key(0)) == PLAIN.apply(&photo));
+    assert!(Augment::default().view(&photo, &EVAL, 1, &test_hash(0)) == EVAL.apply(&photo));
 }
 
 #[test]
-fn values_out_of_range_are_named() {
+fn errors_name_the_key_and_value() {
     let message = |toml: serde_json::Value| {
         serde_json::from_value::<Augment>(toml).unwrap().check().err().map(|error| error.to_string())
     };
@@ -274,11 +278,11 @@ fn values_out_of_range_are_named() {
     let nan = Augment { rotation: Some(f64::NAN), ..Augment::default() };
     assert_eq!(nan.check().unwrap_err().key, "rotation");
     assert_eq!(message(serde_json::json!({})), None);
-    assert_eq!(everything().check(), Ok(()));
+    assert_eq!(all_steps().check(), Ok(()));
 }
 
 #[test]
-fn every_key_refuses_what_torchvision_would() {
+fn every_key_rejects_invalid_values() {
     let faults = serde_json::json!([
         ["vertical_flip", { "vertical_flip": -0.1 }],
         ["affine.degrees", { "affine": { "degrees": -1 } }],
@@ -327,24 +331,26 @@ fn every_key_refuses_what_torchvision_would() {
 }
 
 #[test]
-fn settings_survive_their_text() {
-    let text = serde_json::to_string(&everything()).unwrap();
-    assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), everything());
+fn settings_round_trip_through_json() {
+    let text = serde_json::to_string(&all_steps()).unwrap();
+    assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), all_steps());
 }
 
 #[test]
 fn a_contact_sheet_has_a_row_for_each_photo() {
-    let photos = [formula_photo(61, 47), formula_photo(40, 50)];
-    let sheet = contact_sheet(&everything(), &PLAIN, &photos, &[key(1), key(2)], 2);
+    let photos = [synthetic_image(61, 47), synthetic_image(40, 50)];
+    let sheet = contact_sheet(&all_steps(), &EVAL, &photos, &[test_hash(1), test_hash(2)], 2);
     let part = |column, row| imageops::crop_imm(&sheet, column * 28, row * 30, 24, 26).to_image();
     for (row, photo) in photos.iter().enumerate() {
-        assert!(part(0, row as u32) == PLAIN.apply(photo));
+        assert!(part(0, row as u32) == EVAL.apply(photo));
         for view in 1..=2 {
-            assert!(part(view, row as u32) == everything().view(photo, &PLAIN, view, &key(row as u64 + 1)));
+            assert!(
+                part(view, row as u32) == all_steps().view(photo, &EVAL, view, &test_hash(row as u64 + 1))
+            );
         }
     }
     assert_eq!(sheet.get_pixel(25, 3).0, [255; 3]);
-    assert_eq!(contact_sheet(&everything(), &PLAIN, &[], &[], 2).dimensions(), (0, 0));
+    assert_eq!(contact_sheet(&all_steps(), &EVAL, &[], &[], 2).dimensions(), (0, 0));
 }
 
 #[test]
@@ -369,23 +375,23 @@ proptest! {
         let settings = RandomResizedCrop { scale: ordered(scale), ratio: ordered(ratio) };
         let augment = Augment { random_resized_crop: Some(settings), seed, ..Augment::default() };
         prop_assert_eq!(augment.check(), Ok(()));
-        let crop = augment.draw((width, height), &PLAIN, 1, &key(0)).crop.unwrap();
+        let crop = augment.draw((width, height), &EVAL, 1, &test_hash(0)).crop.unwrap();
         prop_assert!(crop.width >= 1 && crop.height >= 1);
         prop_assert!(crop.left + crop.width <= width && crop.top + crop.height <= height);
     }
 
     #[test]
-    fn a_view_has_the_size_of_the_plain_one(width in 1u32..80, height in 1u32..80, seed: u64) {
-        let view = Augment { seed, ..everything() }.view(&RgbImage::new(width, height), &PLAIN, 1, &key(0));
+    fn a_view_has_the_size_of_the_eval_view(width in 1u32..80, height in 1u32..80, seed: u64) {
+        let view = Augment { seed, ..all_steps() }.view(&RgbImage::new(width, height), &EVAL, 1, &test_hash(0));
         prop_assert_eq!(view.dimensions(), (24, 26));
     }
 
     #[test]
-    fn settings_that_were_not_checked_do_not_panic(
+    fn unchecked_settings_do_not_panic(
         range: [f64; 2], other: [f64; 2], p: f64, number: f64, list: Vec<f64>, count: u32, bits: u8, seed: u64,
     ) {
-        let numbers = Numbers::List(list);
-        let interpolation = Interpolation::Lanczos;
+        let numbers = NumberOrList::List(list);
+        let interpolation = Resampling::Lanczos;
         let policies = [
             Policy::RandAugment(RandAugment { num_ops: count % 9, magnitude: count, num_magnitude_bins: count, interpolation }),
             Policy::TrivialAugmentWide(TrivialAugmentWide { num_magnitude_bins: count, interpolation }),
@@ -400,25 +406,25 @@ proptest! {
             rotation: Some(number),
             vertical_flip: Some(p),
             policy: Some(policies[count as usize % 4].clone()),
-            affine: Some(Affine {
+            affine: Some(RandomAffine {
                 degrees: numbers.clone(), translate: Some(range), scale: Some(other), shear: Some(numbers.clone()), interpolation,
             }),
-            perspective: Some(Perspective { distortion_scale: number, p: 1.0, interpolation }),
+            perspective: Some(RandomPerspective { distortion_scale: number, p: 1.0, interpolation }),
             color_jitter: Some(ColorJitter {
                 brightness: Some(range.into()), contrast: Some(number.into()), saturation: Some(numbers.clone()), hue: Some(number.into()),
             }),
             grayscale: Some(p),
             gaussian_blur: Some(GaussianBlur { kernel_size: numbers.clone(), sigma: range.into(), p: 1.0 }),
-            sharpness: Some(Sharpness { factor: number, p: 1.0 }),
-            posterize: Some(Posterize { bits, p: 1.0 }),
-            solarize: Some(Solarize { threshold: number, p: 1.0 }),
+            sharpness: Some(RandomAdjustSharpness { factor: number, p: 1.0 }),
+            posterize: Some(RandomPosterize { bits, p: 1.0 }),
+            solarize: Some(RandomSolarize { threshold: number, p: 1.0 }),
             equalize: Some(p),
             autocontrast: Some(p),
             invert: Some(p),
-            erasing: Some(Erasing { p: 1.0, scale: range, ratio: other, value: ErasingValue::Colour(number.into()) }),
+            erasing: Some(RandomErasing { p: 1.0, scale: range, ratio: other, value: ErasingValue::Color(number.into()) }),
             seed,
         };
-        let view = augment.view(&formula_photo(9, 7), &PLAIN, 1, &key(0));
+        let view = augment.view(&synthetic_image(9, 7), &EVAL, 1, &test_hash(0));
         prop_assert_eq!(view.dimensions(), (24, 26));
     }
 }

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use serde_json::Value;
 
-use crate::golden::{self, formula_photo};
+use crate::golden::{self, synthetic_image};
 
 pub(in crate::augment) fn cases() -> Value {
     golden::json("augment/cases.json")
@@ -16,7 +16,7 @@ pub(in crate::augment) fn draws() -> Value {
 /// `photo(kind, width, height)` of `reference/augment/make.py`.
 pub(in crate::augment) fn photo(case: &Value) -> RgbImage {
     let (kind, width, height) = serde_json::from_value::<(String, u32, u32)>(case["photo"].clone()).unwrap();
-    let mut photo = formula_photo(width, height);
+    let mut photo = synthetic_image(width, height);
     match kind.as_str() {
         "full" => {}
         "pale" => photo.iter_mut().for_each(|value| *value = *value / 5 + 90),
@@ -29,19 +29,19 @@ pub(in crate::augment) fn photo(case: &Value) -> RgbImage {
 
 /// Holds as many `values` as torchvision drew to its distribution `name`: Kolmogorov's and Smirnov's distance at torchvision's
 /// points is one that two samples of the same have but once in a million times.
-pub(in crate::augment) fn assert_spread(name: &str, values: &[f64]) {
+pub(in crate::augment) fn assert_same_distribution(name: &str, values: &[f64]) {
     let draws = draws();
-    let theirs = &draws["spreads"][name];
-    let points: Vec<f64> = serde_json::from_value(theirs["at"].clone()).unwrap();
-    let shares: Vec<f64> = serde_json::from_value(theirs["share"].clone()).unwrap();
+    let expected = &draws["spreads"][name];
+    let thresholds: Vec<f64> = serde_json::from_value(expected["at"].clone()).unwrap();
+    let shares: Vec<f64> = serde_json::from_value(expected["share"].clone()).unwrap();
     let count = values.len() as f64;
-    let distance = points
+    let distance = thresholds
         .iter()
         .zip(shares)
         .map(|(point, share)| {
             // Theirs are of single precision.
-            let up_to = values.iter().filter(|&&value| value <= point + 1e-6).count() as f64;
-            (up_to / count - share).abs()
+            let n_below = values.iter().filter(|&&value| value <= point + 1e-6).count() as f64;
+            (n_below / count - share).abs()
         })
         .fold(0.0, f64::max);
     let bound =
@@ -50,25 +50,25 @@ pub(in crate::augment) fn assert_spread(name: &str, values: &[f64]) {
 }
 
 /// Holds `chosen` to torchvision's counts `name` by chi-square, at five deviations (Wilson and Hilferty 1931).
-pub(in crate::augment) fn assert_choices(name: &str, chosen: impl Iterator<Item = String>) {
+pub(in crate::augment) fn assert_same_frequencies(name: &str, chosen: impl Iterator<Item = String>) {
     let draws = draws();
-    let theirs = draws["choices"][name].as_object().unwrap();
+    let expected = draws["choices"][name].as_object().unwrap();
     let mut ours = std::collections::BTreeMap::<String, f64>::new();
     for choice in chosen {
         *ours.entry(choice).or_default() += 1.0;
     }
     for (choice, count) in &ours {
-        assert!(theirs.contains_key(choice) || *count < 10.0, "{name}: torchvision never draws {choice}");
+        assert!(expected.contains_key(choice) || *count < 10.0, "{name}: torchvision never draws {choice}");
     }
-    let (our_sum, their_sum) = (ours.values().sum::<f64>(), draws["draws"].as_f64().unwrap());
-    let (mut square, mut freedom) = (0.0, -1.0);
-    for (choice, count) in theirs {
+    let (n_ours, n_expected) = (ours.values().sum::<f64>(), draws["draws"].as_f64().unwrap());
+    let (mut chi_square, mut degrees_of_freedom) = (0.0, -1.0);
+    for (choice, count) in expected {
         let (a, b) = (ours.get(choice).copied().unwrap_or(0.0), count.as_f64().unwrap());
-        let scale = (their_sum / our_sum).sqrt();
-        square += (a * scale - b / scale).powi(2) / (a + b);
-        freedom += 1.0;
+        let scale = (n_expected / n_ours).sqrt();
+        chi_square += (a * scale - b / scale).powi(2) / (a + b);
+        degrees_of_freedom += 1.0;
     }
-    let cut = 2.0 / (9.0 * freedom);
-    let bound = freedom * (1.0 - cut + 5.0 * f64::sqrt(cut)).powi(3);
-    assert!(square < bound, "{name}: {square}, of {bound}");
+    let correction = 2.0 / (9.0 * degrees_of_freedom);
+    let bound = degrees_of_freedom * (1.0 - correction + 5.0 * f64::sqrt(correction)).powi(3);
+    assert!(chi_square < bound, "{name}: {chi_square}, of {bound}");
 }

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::oracle;
-use crate::augment::{Augment, Numbers};
+use crate::augment::{Augment, NumberOrList};
 
 /// `[augment]` with `value` at the path `key`, in a table that has what it must have.
-fn with(key: &str, value: &Value) -> Augment {
+fn augment_with(key: &str, value: &Value) -> Augment {
     let table = match key.rsplit_once('.') {
         None => json!({ key: value }),
         Some((step, last)) if step.starts_with("policy.") => {
@@ -29,7 +29,7 @@ fn with(key: &str, value: &Value) -> Augment {
 }
 
 #[test]
-fn the_ends_of_ranges_are_accepted_and_what_lies_beyond_is_refused() {
+fn values_at_range_ends_are_accepted_and_values_beyond_rejected() {
     let probability = json!([[0, 1], [-0.001, 1.001]]);
     let interpolation = json!([["nearest", "bilinear", "bicubic"], ["lanczos"]]);
     let bins = json!([[2, 1000], [0, 1]]);
@@ -109,10 +109,10 @@ fn the_ends_of_ranges_are_accepted_and_what_lies_beyond_is_refused() {
     }
     for (key, values) in keys {
         for value in values[0].as_array().unwrap() {
-            assert_eq!(with(key, value).check(), Ok(()), "{key} = {value}");
+            assert_eq!(augment_with(key, value).check(), Ok(()), "{key} = {value}");
         }
         for value in values[1].as_array().unwrap() {
-            let error = with(key, value).check().unwrap_err();
+            let error = augment_with(key, value).check().unwrap_err();
             // A policy's keys are named without its kind.
             let named = key.replace("rand-augment.", "").replace("trivial-augment-wide.", "");
             let named = named.replace("aug-mix.", "").replace("auto-augment.", "");
@@ -134,56 +134,64 @@ fn the_ends_of_ranges_are_accepted_and_what_lies_beyond_is_refused() {
 }
 
 #[test]
-fn numbers_that_are_none_or_without_end_are_refused() {
-    let refused = |change: fn(&mut Augment)| {
-        let mut augment = super::everything();
+fn nan_and_infinity_are_rejected() {
+    let rejected_key = |change: fn(&mut Augment)| {
+        let mut augment = super::all_steps();
         change(&mut augment);
         augment.check().unwrap_err().key
     };
-    assert_eq!(refused(|a| a.horizontal_flip = Some(f64::NAN)), "horizontal_flip");
+    assert_eq!(rejected_key(|a| a.horizontal_flip = Some(f64::NAN)), "horizontal_flip");
     assert_eq!(
-        refused(|a| a.random_resized_crop.as_mut().unwrap().ratio[1] = f64::INFINITY),
+        rejected_key(|a| a.random_resized_crop.as_mut().unwrap().ratio[1] = f64::INFINITY),
         "random_resized_crop.ratio"
     );
-    assert_eq!(refused(|a| a.affine.as_mut().unwrap().scale = Some([1.0, f64::INFINITY])), "affine.scale");
-    assert_eq!(refused(|a| a.affine.as_mut().unwrap().degrees = Numbers::One(f64::NAN)), "affine.degrees");
     assert_eq!(
-        refused(|a| a.gaussian_blur.as_mut().unwrap().sigma = Numbers::One(f64::INFINITY)),
+        rejected_key(|a| a.affine.as_mut().unwrap().scale = Some([1.0, f64::INFINITY])),
+        "affine.scale"
+    );
+    assert_eq!(
+        rejected_key(|a| a.affine.as_mut().unwrap().degrees = NumberOrList::Number(f64::NAN)),
+        "affine.degrees"
+    );
+    assert_eq!(
+        rejected_key(|a| a.gaussian_blur.as_mut().unwrap().sigma = NumberOrList::Number(f64::INFINITY)),
         "gaussian_blur.sigma"
     );
-    assert_eq!(refused(|a| a.sharpness.as_mut().unwrap().factor = f64::INFINITY), "sharpness.factor");
-    assert_eq!(refused(|a| a.erasing.as_mut().unwrap().ratio[1] = f64::INFINITY), "erasing.ratio");
+    assert_eq!(rejected_key(|a| a.sharpness.as_mut().unwrap().factor = f64::INFINITY), "sharpness.factor");
+    assert_eq!(rejected_key(|a| a.erasing.as_mut().unwrap().ratio[1] = f64::INFINITY), "erasing.ratio");
     assert_eq!(
-        refused(|a| a.color_jitter.as_mut().unwrap().brightness = Some(Numbers::One(f64::INFINITY))),
+        rejected_key(
+            |a| a.color_jitter.as_mut().unwrap().brightness = Some(NumberOrList::Number(f64::INFINITY))
+        ),
         "color_jitter.brightness"
     );
 }
 
 #[test]
-fn a_refusal_shows_the_number_or_the_list() {
-    let said = |key: &str, value: Value| with(key, &value).check().unwrap_err().to_string();
+fn an_error_shows_the_number_or_the_list() {
+    let message = |key: &str, value: Value| augment_with(key, &value).check().unwrap_err().to_string();
     assert_eq!(
-        said("affine.degrees", json!(-1)),
+        message("affine.degrees", json!(-1)),
         "`augment.affine.degrees` is -1: must be degrees up to 360, one number that is not negative or two in order"
     );
     assert_eq!(
-        said("gaussian_blur.sigma", json!([2, 0.5])),
+        message("gaussian_blur.sigma", json!([2, 0.5])),
         "`augment.gaussian_blur.sigma` is [2.0, 0.5]: must be one number above 0, or two in order"
     );
     assert_eq!(
-        said("erasing.value", json!(300)),
+        message("erasing.value", json!(300)),
         "`augment.erasing.value` is 300: must be a value from 0 to 255, or three, or \"random\""
     );
 }
 
 #[test]
-fn what_is_neither_number_nor_list_says_what_is_wanted() {
-    let said = |table: Value| serde_json::from_value::<Augment>(table).unwrap_err().to_string();
-    let message = said(json!({ "affine": { "degrees": "ten" } }));
+fn a_wrong_type_names_the_expected_one() {
+    let message_of = |table: Value| serde_json::from_value::<Augment>(table).unwrap_err().to_string();
+    let message = message_of(json!({ "affine": { "degrees": "ten" } }));
     assert!(message.contains("expected a number or a list of numbers"), "{message}");
-    let message = said(json!({ "erasing": { "value": "noise" } }));
+    let message = message_of(json!({ "erasing": { "value": "noise" } }));
     assert!(message.contains("expected a number, a list of numbers or \"random\""), "{message}");
-    let message = said(json!({ "policy": { "kind": "mix-up" } }));
+    let message = message_of(json!({ "policy": { "kind": "mix-up" } }));
     assert!(message.contains("mix-up") && message.contains("aug-mix"), "{message}");
 }
 
@@ -197,7 +205,7 @@ fn what_is_neither_number_nor_list_says_what_is_wanted() {
 // effect: augment.policy.auto-augment.interpolation, augment.policy.aug-mix.severity, augment.policy.aug-mix.mixture_width
 // effect: augment.policy.aug-mix.chain_depth, augment.policy.aug-mix.alpha, augment.policy.aug-mix.all_ops
 #[test]
-fn what_is_left_out_is_what_torchvision_takes() {
+fn defaults_match_torchvision() {
     let cases = oracle::cases();
     let theirs = cases["defaults"].as_object().unwrap();
     let step = |name: &str| match name {
@@ -234,7 +242,7 @@ fn what_is_left_out_is_what_torchvision_takes() {
 }
 
 #[test]
-fn numbers_lists_colours_and_noise_survive_their_text() {
+fn numbers_lists_colors_and_noise_round_trip_through_json() {
     for table in [
         json!({ "affine": { "degrees": 10.0, "shear": [1.0, 2.0], "interpolation": "bicubic" }, "seed": 3 }),
         json!({ "erasing": { "p": 0.5, "scale": [0.1, 0.2], "ratio": [0.3, 0.4], "value": 7.0 }, "seed": 0 }),

@@ -3,135 +3,145 @@
 use image::RgbImage;
 use pulp::Arch;
 
-use super::Fault;
-use super::frame::{Frame, Next, Part, ScanHeader, Tables};
-use super::planes::{Area, Colours, Needed, Plane, Render};
-use super::scan::{self, Blocks, Intervals, Wanted};
+use super::JpegError;
+use super::frame::{Frame, JpegHeaders, Reached, ScanComponent, ScanHeader};
+use super::planes::{ComponentPlane, JpegColorModel, NeededBlocks, PixelArea, UpsampleAndConvert};
+use super::scan::{self, BlockGrid, NeededCoefficients, RestartIntervals};
 
 /// More scans than any encoder writes. One of some dozen bytes goes over all blocks of a large photo: ten megabytes would take a
 /// quarter of an hour. Chrome and the decoder for other kinds draw the line here as well.
-const MOST_SCANS: usize = 100;
+const MAX_SCANS: usize = 100;
 
 /// The pixels `area` of a photo of `size` (width, height) at `side` eighths of that (8, 4, 2 or 1), as it is stored.
 pub(super) fn decode(
     bytes: &[u8],
     size: (usize, usize),
-    side: usize,
-    area: &Area,
-) -> Result<RgbImage, Fault> {
+    eighths: usize,
+    area: &PixelArea,
+) -> Result<RgbImage, JpegError> {
     let arch = Arch::new();
-    let (mut tables, mut intervals) = (Tables::default(), Intervals::default());
-    let mut picture: Option<Picture> = None;
-    let (mut at, mut scans) = (2, 0);
-    while let Next::Scan(header, start) = tables.read(bytes, at)? {
-        scans += 1;
-        if scans > MOST_SCANS {
-            return Err(Fault::Damaged("more than 100 scans"));
+    let (mut tables, mut intervals) = (JpegHeaders::default(), RestartIntervals::default());
+    let mut state: Option<DecodeState> = None;
+    let (mut offset, mut n_scans) = (2, 0);
+    while let Reached::Scan(header, start) = tables.read_until_scan(bytes, offset)? {
+        n_scans += 1;
+        if n_scans > MAX_SCANS {
+            return Err(JpegError::Damaged("more than 100 scans"));
         }
         let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
         if frame.size != size {
-            return Err(Fault::Damaged("two sizes"));
+            return Err(JpegError::Damaged("two sizes"));
         }
-        let picture = picture.get_or_insert_with(|| Picture::new(frame, &header, side, area));
-        at = intervals.take(bytes, start)?;
-        picture.read(&mut tables, &header, &intervals, arch)?;
-        if picture.is_whole(tables.frame.as_ref().ok_or(NO_FRAME)?) {
+        let state = state.get_or_insert_with(|| DecodeState::new(frame, &header, eighths, area));
+        offset = intervals.load_scan(bytes, start)?;
+        state.read_scan(&mut tables, &header, &intervals, arch)?;
+        if state.is_complete(tables.frame.as_ref().ok_or(NO_FRAME)?) {
             break;
         }
     }
-    let (Some(mut picture), Some(frame)) = (picture, &tables.frame) else { return Err(NO_FRAME) };
-    if picture.seen.contains(&false) {
-        return Err(Fault::Damaged("a component without a scan"));
+    let (Some(mut state), Some(frame)) = (state, &tables.frame) else { return Err(NO_FRAME) };
+    if state.has_dc_scan.contains(&false) {
+        return Err(JpegError::Damaged("a component without a scan"));
     }
-    if !picture.streamed {
-        fill(&mut picture.planes, &picture.blocks, frame, arch, 0);
+    if !state.is_streamed {
+        fill_planes(&mut state.planes, &state.blocks, frame, arch, 0);
     }
-    let colours = match picture.planes.len() {
-        1 => Colours::Grey,
-        _ if tables.is_rgb() => Colours::Rgb,
-        _ => Colours::YCbCr,
+    let color_model = match state.planes.len() {
+        1 => JpegColorModel::Gray,
+        _ if tables.is_rgb() => JpegColorModel::Rgb,
+        _ => JpegColorModel::YCbCr,
     };
-    let pixels = Render { planes: &picture.planes, colours, area }.run(arch);
+    let pixels = UpsampleAndConvert { planes: &state.planes, color_model, area }.run(arch);
     RgbImage::from_raw(area.x.len() as u32, area.y.len() as u32, pixels)
-        .ok_or(Fault::Damaged("fewer pixels than the header says"))
+        .ok_or(JpegError::Damaged("fewer pixels than the header says"))
 }
 
-const NO_FRAME: Fault = Fault::Damaged("a scan without a frame");
+const NO_FRAME: JpegError = JpegError::Damaged("a scan without a frame");
 
 /// What is known of a photo while its scans are read.
-struct Picture {
+struct DecodeState {
     /// Whether one scan has everything: then a row of groups of blocks is kept, not all of them.
-    streamed: bool,
-    blocks: Vec<Blocks>,
-    planes: Vec<Plane>,
+    is_streamed: bool,
+    blocks: Vec<BlockGrid>,
+    planes: Vec<ComponentPlane>,
     /// Which components had a scan.
-    seen: Vec<bool>,
+    has_dc_scan: Vec<bool>,
 }
 
-impl Picture {
-    fn new(frame: &Frame, first: &ScanHeader, side: usize, area: &Area) -> Self {
+impl DecodeState {
+    fn new(frame: &Frame, first_scan: &ScanHeader, eighths: usize, area: &PixelArea) -> Self {
         let components = frame.components.len();
-        let streamed = !frame.progressive && first.parts.len() == components;
-        let (across, down) = frame.units();
+        let is_streamed = !frame.progressive && first_scan.components.len() == components;
+        let (mcu_columns, mcu_rows) = frame.n_mcus();
         let blocks = frame.components.iter().map(|component| {
             let (h, v) = component.sampling;
-            Blocks::new(h * across, if streamed { v } else { v * down })
+            BlockGrid::new(h * mcu_columns, if is_streamed { v } else { v * mcu_rows })
         });
         Self {
-            streamed,
+            is_streamed,
             blocks: blocks.collect(),
-            planes: (0..components).map(|component| Plane::new(frame, component, side, area)).collect(),
-            seen: vec![false; components],
+            planes: (0..components)
+                .map(|component| ComponentPlane::new(frame, component, eighths, area))
+                .collect(),
+            has_dc_scan: vec![false; components],
         }
     }
 
-    fn read(
+    fn read_scan(
         &mut self,
-        tables: &mut Tables,
+        tables: &mut JpegHeaders,
         header: &ScanHeader,
-        intervals: &Intervals,
+        intervals: &RestartIntervals,
         arch: Arch,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), JpegError> {
         let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
-        let needed: Vec<Needed> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
+        let needed: Vec<NeededBlocks> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
         // Of what has its own scans those are left out that nothing is needed of.
         if frame.progressive
             && header.band.0 > 0
-            && header.parts.iter().all(|part| needed[part.component].firsts)
+            && header.components.iter().all(|component| needed[component.index].dc_only)
         {
             return Ok(());
         }
-        for part in &header.parts {
-            self.seen[part.component] |= header.band.0 == 0;
+        for component in &header.components {
+            self.has_dc_scan[component.index] |= header.band.0 == 0;
         }
-        let is_little = |part: &Part| needed[part.component].is_little(frame.blocks(part.component));
-        let passes_over = !frame.progressive && header.parts.iter().any(is_little);
-        if passes_over {
-            tables.prepare_leaps(header);
+        let skipping_pays = |component: &ScanComponent| {
+            needed[component.index].skipping_pays(frame.n_blocks(component.index))
+        };
+        let skips = !frame.progressive && header.components.iter().any(skipping_pays);
+        if skips {
+            tables.build_skip_entries(header);
         }
         let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
-        let wanted = |component: usize, column: usize, row: usize| {
-            if passes_over { needed[component].of(column, row) } else { Wanted::All }
+        let coefficients = |component: usize, column: usize, row: usize| {
+            if skips { needed[component].coefficients(column, row) } else { NeededCoefficients::All }
         };
-        let Self { planes, blocks, streamed, .. } = self;
-        scan::read((tables, frame), header, intervals, blocks, wanted, |row, blocks| {
-            if *streamed {
-                fill(planes, blocks, frame, arch, row);
+        let Self { planes, blocks, is_streamed, .. } = self;
+        scan::read_scan((tables, frame), header, intervals, blocks, coefficients, |mcu_row, blocks| {
+            if *is_streamed {
+                fill_planes(planes, blocks, frame, arch, mcu_row);
             }
         })
     }
 
     /// Whether no scan is to come that could add something.
-    fn is_whole(&self, frame: &Frame) -> bool {
-        !frame.progressive && !self.seen.contains(&false)
+    fn is_complete(&self, frame: &Frame) -> bool {
+        !frame.progressive && !self.has_dc_scan.contains(&false)
     }
 }
 
 /// Fills in what `blocks` hold, rows of groups from `row` on.
-fn fill(planes: &mut [Plane], blocks: &[Blocks], frame: &Frame, arch: Arch, row: usize) {
+fn fill_planes(
+    planes: &mut [ComponentPlane],
+    blocks: &[BlockGrid],
+    frame: &Frame,
+    arch: Arch,
+    mcu_row: usize,
+) {
     for ((plane, blocks), component) in planes.iter_mut().zip(blocks).zip(&frame.components) {
-        if let Some(steps) = &component.steps {
-            plane.fill(arch, blocks, steps, row * component.sampling.1);
+        if let Some(quant_table) = &component.quant_table {
+            plane.fill_from_blocks(arch, blocks, quant_table, mcu_row * component.sampling.1);
         }
     }
 }

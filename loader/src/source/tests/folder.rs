@@ -1,18 +1,18 @@
 use super::*;
 use crate::dataset::ClassMap;
-use crate::logged::logged;
+use crate::log_capture::capture_log;
 
-fn refused(files: &[&str]) -> String {
+fn error_message_for(files: &[&str]) -> String {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), files);
-    refusal(read_folder(root.path()), root.path())
+    create_files(root.path(), files);
+    error_message(read_folder(root.path()), root.path())
 }
 
 // effect: data.folder
 #[test]
 fn folders_are_classes_and_photos_may_lie_deeper() {
     let root = tempfile::tempdir().unwrap();
-    touch(
+    create_files(
         root.path(),
         &["pug/b.jpg", "pug/a.JPEG", "akita/2019/z.png", "akita/2018/x/y.webp", "akita/q.TIF"],
     );
@@ -26,7 +26,10 @@ fn folders_are_classes_and_photos_may_lie_deeper() {
         assert_eq!(dataset.labels(), [0, 0, 0, 1, 1]);
         assert_eq!(dataset.class_counts(), [3, 2]);
         assert!(
-            dataset.samples.iter().all(|sample| sample.photo.file() == Some(&root.path().join(&sample.id)))
+            dataset
+                .samples
+                .iter()
+                .all(|sample| sample.image.file_path() == Some(&root.path().join(&sample.id)))
         );
     }
 }
@@ -59,7 +62,7 @@ fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
         let root = tempfile::tempdir().unwrap();
         let mut files = files;
         files.rotate_left(turn);
-        touch(root.path(), &files);
+        create_files(root.path(), &files);
         assert_eq!(ids(&read_folder(root.path()).unwrap()), sorted);
     }
 }
@@ -67,42 +70,45 @@ fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
 #[test]
 fn hidden_files_are_passed_over() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["a/1.jpg", "a/.2.jpg", "a/.cache/3.jpg", "b/1.jpg", ".git/x.jpg", ".DS_Store"]);
+    create_files(
+        root.path(),
+        &["a/1.jpg", "a/.2.jpg", "a/.cache/3.jpg", "b/1.jpg", ".git/x.jpg", ".DS_Store"],
+    );
     assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
 }
 
 #[test]
 fn photos_without_classes_are_found_by_the_same_rules() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["b/2.jpg", "b/10.png", "a.gif", "b.txt", "._a.gif", ".cache/3.jpg"]);
-    let found = photos_below(root.path()).unwrap();
+    create_files(root.path(), &["b/2.jpg", "b/10.png", "a.gif", "b.txt", "._a.gif", ".cache/3.jpg"]);
+    let found = find_image_files(root.path()).unwrap();
     assert_eq!(found, ["a.gif", "b/10.png", "b/2.jpg"].map(|photo| root.path().join(photo)));
-    assert!(matches!(photos_below(&root.path().join("c")), Err(DatasetError::NoFolder(_))));
+    assert!(matches!(find_image_files(&root.path().join("c")), Err(DatasetError::NoFolder(_))));
 }
 
 #[cfg(unix)]
 #[test]
 fn a_linked_folder_is_entered_or_refused_but_not_dropped() {
     let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    touch(root.path(), &["in/.shelf/1.jpg", "in/2.jpg"]);
+    create_files(root.path(), &["in/.shelf/1.jpg", "in/2.jpg"]);
     std::os::unix::fs::symlink("in/.shelf", root.path().join("link")).unwrap();
-    let found = photos_below(root.path()).unwrap();
+    let found = find_image_files(root.path()).unwrap();
     assert_eq!(found, ["in/2.jpg", "link/1.jpg"].map(|photo| root.path().join(photo)));
     std::os::unix::fs::symlink(elsewhere.path(), root.path().join("out")).unwrap();
-    assert!(matches!(photos_below(root.path()), Err(DatasetError::LeavesRoot { .. })));
+    assert!(matches!(find_image_files(root.path()), Err(DatasetError::LeavesRoot { .. })));
     fs::remove_file(root.path().join("out")).unwrap();
     std::os::unix::fs::symlink("..", root.path().join("in/loop")).unwrap();
-    assert!(matches!(photos_below(root.path()), Err(DatasetError::SameFile { .. })));
+    assert!(matches!(find_image_files(root.path()), Err(DatasetError::SameFile { .. })));
 }
 
 #[test]
 fn what_is_no_photo_is_passed_over_with_a_line() {
     let root = tempfile::tempdir().unwrap();
-    touch(
+    create_files(
         root.path(),
         &["a/1.jpg", "a/notes.txt", "a/Thumbs.DB", "b/1.jpg", "b/README", "LICENSE.txt", "c.jpg"],
     );
-    let lines = logged(|| {
+    let lines = capture_log(|| {
         assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
     });
     let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
@@ -116,10 +122,10 @@ fn what_is_no_photo_is_passed_over_with_a_line() {
 #[test]
 fn a_folder_that_is_not_there_is_named() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["file"]);
+    create_files(root.path(), &["file"]);
     for missing in ["none", "file"] {
         let outcome = read_folder(&root.path().join(missing));
-        assert_eq!(refusal(outcome, root.path()), format!("there is no folder ROOT/{missing}"));
+        assert_eq!(error_message(outcome, root.path()), format!("there is no folder ROOT/{missing}"));
     }
 }
 
@@ -127,21 +133,21 @@ fn a_folder_that_is_not_there_is_named() {
 fn a_folder_without_classes_says_what_it_needs() {
     let says =
         "ROOT has no class folders: it needs a folder for each class, with the photos of that class in it";
-    assert_eq!(refused(&[]), says);
-    assert_eq!(refused(&["a.jpg", ".hidden/b.jpg"]), says);
+    assert_eq!(error_message_for(&[]), says);
+    assert_eq!(error_message_for(&["a.jpg", ".hidden/b.jpg"]), says);
 }
 
 #[test]
 fn classes_without_photos_are_named_with_what_is_there_instead() {
     assert_eq!(
-        refused(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
+        error_message_for(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
         "no photos in the class folders b, c of ROOT: add photos, or remove the folders (files found there end in .avif, .heic)"
     );
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["a/1.jpg"]);
+    create_files(root.path(), &["a/1.jpg"]);
     fs::create_dir(root.path().join("b")).unwrap();
     assert_eq!(
-        refusal(read_folder(root.path()), root.path()),
+        error_message(read_folder(root.path()), root.path()),
         "no photos in the class folders b of ROOT: add photos, or remove the folders"
     );
 }
@@ -149,7 +155,7 @@ fn classes_without_photos_are_named_with_what_is_there_instead() {
 #[test]
 fn one_class_only_is_refused() {
     assert_eq!(
-        refused(&["a/1.jpg", "a/2.jpg"]),
+        error_message_for(&["a/1.jpg", "a/2.jpg"]),
         "ROOT has one class only, `a`: there is nothing to tell it from"
     );
 }
@@ -157,38 +163,41 @@ fn one_class_only_is_refused() {
 #[test]
 fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["b/1.jpg", "c/1.jpg"]);
+    create_files(root.path(), &["b/1.jpg", "c/1.jpg"]);
     let classes = ClassMap::new(["c", "a", "b"], ClassOrder::Appearance);
-    let dataset = read_with(root.path(), &classes).unwrap();
+    let dataset = read_folder_with_classes(root.path(), &classes).unwrap();
     assert_eq!(ids(&dataset), ["b/1.jpg", "c/1.jpg"]);
     assert_eq!(dataset.labels(), [2, 0]);
     assert_eq!(dataset.class_counts(), [1, 0, 1]);
 
     let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
     assert_eq!(
-        refusal(read_with(root.path(), &known), root.path()),
+        error_message(read_folder_with_classes(root.path(), &known), root.path()),
         "the class folders c of ROOT are not among the classes trained on: a, b"
     );
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["a/notes.txt"]);
-    assert!(refusal(read_with(root.path(), &known), root.path()).starts_with("ROOT has no photos: "));
+    create_files(root.path(), &["a/notes.txt"]);
+    assert!(
+        error_message(read_folder_with_classes(root.path(), &known), root.path())
+            .starts_with("ROOT has no photos: ")
+    );
 }
 
 #[test]
 fn folders_called_as_parts_are_parts_and_otherwise_classes() {
-    let parts = |files: &[&str]| {
+    let splits = |files: &[&str]| {
         let root = tempfile::tempdir().unwrap();
-        touch(root.path(), files);
+        create_files(root.path(), files);
         let dataset = read_folder(root.path()).unwrap();
-        let parts: Vec<Option<Part>> = dataset.samples.iter().map(|sample| sample.part).collect();
-        (dataset.classes.names().to_vec(), parts)
+        let splits: Vec<Option<Split>> = dataset.samples.iter().map(|sample| sample.split).collect();
+        (dataset.classes.names().to_vec(), splits)
     };
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(
-        parts(&["Train/a/1.jpg", "Train/b/x/1.jpg", "val/a/2.jpg", "test/b/3.jpg", "empty/notes.txt"]),
+        splits(&["Train/a/1.jpg", "Train/b/x/1.jpg", "val/a/2.jpg", "test/b/3.jpg", "empty/notes.txt"]),
         (
             names(&["a", "b"]),
-            [Part::Train, Part::Train, Part::Test, Part::Validation]
+            [Split::Train, Split::Train, Split::Test, Split::Validation]
                 .into_iter()
                 .map(Some)
                 .collect::<Vec<_>>()
@@ -200,7 +209,7 @@ fn folders_called_as_parts_are_parts_and_otherwise_classes() {
         ["val/a/1.jpg", "test/a/1.jpg"],
         ["train/1.jpg", "test/1.jpg"],
     ] {
-        let (classes, parts) = parts(&files);
+        let (classes, parts) = splits(&files);
         assert!(classes.len() == 2 && parts == [None, None], "{files:?}");
     }
 }
@@ -208,7 +217,7 @@ fn folders_called_as_parts_are_parts_and_otherwise_classes() {
 #[test]
 fn ids_can_move_to_a_root_further_up() {
     let root = tempfile::tempdir().unwrap();
-    touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+    create_files(root.path(), &["a/1.jpg", "b/1.jpg"]);
     let mut dataset = read_folder(root.path()).unwrap();
     dataset.prefix_ids("");
     assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
@@ -225,9 +234,9 @@ mod links {
     use super::*;
 
     /// A data set of two classes, and a folder beside it.
-    fn with_link(target: &str, link: &str) -> String {
+    fn read_with_link(target: &str, link: &str) -> String {
         let temporary = tempfile::tempdir().unwrap();
-        touch(
+        create_files(
             temporary.path(),
             &["data/a/1.jpg", "data/b/1.jpg", "data/b/deep/2.jpg", "elsewhere/x.jpg", "data/kept/x"],
         );
@@ -244,40 +253,43 @@ mod links {
     fn a_link_out_of_the_root_is_refused() {
         let leaves =
             |link: &str| format!("the link ROOT/{link} leads out of ROOT: photos must lie below that folder");
-        assert_eq!(with_link("../elsewhere", "c"), leaves("c"));
-        assert_eq!(with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
-        assert_eq!(with_link("../../elsewhere/x.jpg", "a/x.jpg"), leaves("a/x.jpg"));
-        assert_eq!(with_link("/", "c"), leaves("c"));
+        assert_eq!(read_with_link("../elsewhere", "c"), leaves("c"));
+        assert_eq!(read_with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
+        assert_eq!(read_with_link("../../elsewhere/x.jpg", "a/x.jpg"), leaves("a/x.jpg"));
+        assert_eq!(read_with_link("/", "c"), leaves("c"));
     }
 
     #[test]
     fn a_loop_of_links_is_refused() {
         assert_eq!(
-            with_link("..", "a/up"),
+            read_with_link("..", "a/up"),
             "ROOT and ROOT/a/up are the same by a link: every photo may be in the data once, remove one of them"
         );
-        assert!(with_link(".", "a/self").starts_with("ROOT/a and ROOT/a/self are the same by a link"));
-        assert!(with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
+        assert!(read_with_link(".", "a/self").starts_with("ROOT/a and ROOT/a/self are the same by a link"));
+        assert!(read_with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
     }
 
     #[test]
     fn a_photo_that_is_met_twice_is_refused() {
         assert!(
-            with_link("1.jpg", "a/2.jpg").starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same by a link")
+            read_with_link("1.jpg", "a/2.jpg")
+                .starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same by a link")
         );
-        assert!(with_link("../a/1.jpg", "b/0.jpg").starts_with("ROOT/a/1.jpg and ROOT/b/0.jpg are the same"));
-        assert!(with_link("b/deep", "c").starts_with("ROOT/b/deep and ROOT/c are the same"));
+        assert!(
+            read_with_link("../a/1.jpg", "b/0.jpg").starts_with("ROOT/a/1.jpg and ROOT/b/0.jpg are the same")
+        );
+        assert!(read_with_link("b/deep", "c").starts_with("ROOT/b/deep and ROOT/c are the same"));
     }
 
     #[test]
     fn a_link_that_leads_nowhere_is_named() {
-        assert_eq!(with_link("gone.jpg", "a/2.jpg"), "failed to read ROOT/a/2.jpg");
+        assert_eq!(read_with_link("gone.jpg", "a/2.jpg"), "failed to read ROOT/a/2.jpg");
     }
 
     #[test]
     fn a_link_to_a_hidden_file_below_the_root_is_followed() {
         let root = tempfile::tempdir().unwrap();
-        touch(root.path(), &[".store/1.jpg", ".store/more/2.jpg", "b/1.jpg"]);
+        create_files(root.path(), &[".store/1.jpg", ".store/more/2.jpg", "b/1.jpg"]);
         fs::create_dir(root.path().join("a")).unwrap();
         symlink("../.store/1.jpg", root.path().join("a/one.jpg")).unwrap();
         symlink("../.store/more", root.path().join("a/more")).unwrap();
@@ -288,12 +300,12 @@ mod links {
     #[test]
     fn the_root_may_be_a_link_itself() {
         let temporary = tempfile::tempdir().unwrap();
-        touch(temporary.path(), &["data/a/1.jpg", "data/b/1.jpg"]);
+        create_files(temporary.path(), &["data/a/1.jpg", "data/b/1.jpg"]);
         symlink("data", temporary.path().join("link")).unwrap();
         let dataset = read_folder(&temporary.path().join("link")).unwrap();
         assert_eq!(ids(&dataset), ["a/1.jpg", "b/1.jpg"]);
         assert_eq!(
-            dataset.samples[0].photo.to_string(),
+            dataset.samples[0].image.to_string(),
             temporary.path().join("link/a/1.jpg").display().to_string()
         );
     }
@@ -303,15 +315,15 @@ mod links {
         let name = OsStr::from_bytes(b"caf\xE9.jpg");
         for folder in ["a", ""] {
             let root = tempfile::tempdir().unwrap();
-            touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+            create_files(root.path(), &["a/1.jpg", "b/1.jpg"]);
             let path = root.path().join(folder).join(name);
             if folder.is_empty() { fs::create_dir(path) } else { fs::write(path, []) }.unwrap();
-            let message = refusal(read_folder(root.path()), root.path());
+            let message = error_message(read_folder(root.path()), root.path());
             assert!(message.ends_with("has a name that is not UTF-8: rename it"), "{message}");
             assert!(message.contains("caf\u{FFFD}.jpg"), "{message}");
         }
         let root = tempfile::tempdir().unwrap();
-        touch(root.path(), &["a/1.jpg", "b/1.jpg"]);
+        create_files(root.path(), &["a/1.jpg", "b/1.jpg"]);
         fs::write(root.path().join("a").join(OsStr::from_bytes(b"caf\xE9.txt")), []).unwrap();
         assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
     }

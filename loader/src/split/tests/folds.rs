@@ -5,16 +5,16 @@ use sha2::{Digest, Sha256};
 
 use super::{group, label};
 use crate::golden;
-use crate::logged::logged;
+use crate::log_capture::capture_log;
 use crate::split::*;
 
 /// With groups, folds that keep them together.
-fn folded(
+fn split_folds(
     labels: &[u32],
     groups: Option<&[u32]>,
     n_splits: usize,
     seed: u32,
-) -> Result<Vec<Split>, SplitError> {
+) -> Result<Vec<SplitIndices>, SplitError> {
     match groups {
         Some(groups) => stratified_group_k_fold(labels, groups, n_splits, seed),
         None => stratified_k_fold(labels, n_splits, seed),
@@ -22,7 +22,7 @@ fn folded(
 }
 
 /// The fold that each sample is tested in.
-fn folds_of(splits: &[Split], samples: usize) -> Vec<u8> {
+fn folds_of(splits: &[SplitIndices], samples: usize) -> Vec<u8> {
     let mut folds = vec![u8::MAX; samples];
     for (fold, split) in splits.iter().enumerate() {
         assert!(split.train.is_sorted() && split.test.is_sorted());
@@ -50,7 +50,8 @@ fn folds_are_scikit_learns_index_for_index() {
             (0..samples).zip(&labels).map(|(i, &l)| group(shape, number("groups"), i, l.into())).collect()
         });
         let splits =
-            folded(&labels, groups.as_deref(), number("n_splits") as usize, number("seed") as u32).unwrap();
+            split_folds(&labels, groups.as_deref(), number("n_splits") as usize, number("seed") as u32)
+                .unwrap();
         let folds = folds_of(&splits, labels.len());
         if let Some(sha256) = case["sha256"].as_str() {
             assert_eq!(
@@ -73,17 +74,17 @@ fn what_scikit_learn_does_not_fold_is_refused() {
         let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
         let groups: Option<Vec<u32>> = serde_json::from_value(case["groups"].clone()).unwrap();
         let n_splits = case["n_splits"].as_u64().unwrap() as usize;
-        let error = folded(&labels, groups.as_deref(), n_splits, 0).unwrap_err();
+        let error = split_folds(&labels, groups.as_deref(), n_splits, 0).unwrap_err();
         let as_expected = match case["kind"].as_str().unwrap() {
             "too few folds" => matches!(error, SplitError::TooFewFolds { .. }),
             "more folds than samples" => {
-                matches!(error, SplitError::TooManyFolds { of: Fillers::Samples, .. })
+                matches!(error, SplitError::TooManyFolds { of: SplitUnit::Samples, .. })
             }
             "more folds than any class" => {
-                matches!(error, SplitError::TooManyFolds { of: Fillers::Class, count: 2, .. })
+                matches!(error, SplitError::TooManyFolds { of: SplitUnit::LargestClass, count: 2, .. })
             }
             "more folds than groups" => {
-                matches!(error, SplitError::TooManyFolds { of: Fillers::Groups, count: 2, .. })
+                matches!(error, SplitError::TooManyFolds { of: SplitUnit::Groups, count: 2, .. })
             }
             "another number of groups" => matches!(error, SplitError::Groups { .. }),
             _ => false,
@@ -114,15 +115,17 @@ fn refusals_say_what_to_do() {
 #[test]
 fn a_class_smaller_than_the_number_of_folds_is_told_and_no_error_while_another_is_large_enough() {
     for groups in [None, Some([0, 1, 2, 3, 4, 5].as_slice())] {
-        let told = logged(|| assert_eq!(folded(&[0, 0, 0, 0, 1, 1], groups, 3, 0).unwrap().len(), 3));
-        assert!(told.contains("the smallest class has 2 samples, fewer than the 3 folds"), "{told}");
-        let told = logged(|| assert_eq!(folded(&[0, 0, 0, 1, 1, 1], groups, 3, 0).unwrap().len(), 3));
-        assert_eq!(told, "");
+        let log =
+            capture_log(|| assert_eq!(split_folds(&[0, 0, 0, 0, 1, 1], groups, 3, 0).unwrap().len(), 3));
+        assert!(log.contains("the smallest class has 2 samples, fewer than the 3 folds"), "{log}");
+        let log =
+            capture_log(|| assert_eq!(split_folds(&[0, 0, 0, 1, 1, 1], groups, 3, 0).unwrap().len(), 3));
+        assert_eq!(log, "");
     }
 }
 
 /// Whether there are samples enough of some class, and groups enough, for so many folds.
-fn can_be_folded(labels: &[u32], groups: Option<&[u32]>, n_splits: usize) -> bool {
+fn has_enough_for_folds(labels: &[u32], groups: Option<&[u32]>, n_splits: usize) -> bool {
     let of_class = |class| labels.iter().filter(|&&label| label == class).count();
     let distinct = groups.map_or(usize::MAX, |groups| groups.iter().collect::<BTreeSet<_>>().len());
     (0..5).any(|class| of_class(class) >= n_splits) && distinct >= n_splits
@@ -143,15 +146,15 @@ proptest! {
     ) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
         let groups = grouped.then_some(groups.as_slice());
-        let splits = folded(&labels, groups, n_splits, seed);
-        prop_assert_eq!(splits.is_ok(), can_be_folded(&labels, groups, n_splits));
+        let splits = split_folds(&labels, groups, n_splits, seed);
+        prop_assert_eq!(splits.is_ok(), has_enough_for_folds(&labels, groups, n_splits));
         prop_assume!(splits.is_ok());
         let splits = splits.unwrap();
         prop_assert_eq!(splits.len(), n_splits);
         let mut tested: Vec<usize> = splits.iter().flat_map(|split| split.test.clone()).collect();
         tested.sort_unstable();
         prop_assert!(tested.into_iter().eq(0..labels.len()));
-        for Split { train, test } in &splits {
+        for SplitIndices { train, test } in &splits {
             let all: BTreeSet<usize> = train.iter().chain(test).copied().collect();
             prop_assert_eq!(all.len(), labels.len());
             prop_assert_eq!(train.len() + test.len(), labels.len());
@@ -161,7 +164,7 @@ proptest! {
     #[test]
     fn every_class_and_all_samples_are_spread_evenly(samples in samples(), n_splits in 2usize..6, seed: u32) {
         let labels: Vec<u32> = samples.into_iter().map(|(label, _)| label).collect();
-        prop_assume!(can_be_folded(&labels, None, n_splits));
+        prop_assume!(has_enough_for_folds(&labels, None, n_splits));
         let splits = stratified_k_fold(&labels, n_splits, seed).unwrap();
         let spread = |of: &dyn Fn(usize) -> bool| {
             let counts = || splits.iter().map(|split| split.test.iter().filter(|&&i| of(i)).count());
@@ -177,10 +180,10 @@ proptest! {
     #[test]
     fn no_group_is_on_both_sides(samples in samples(), n_splits in 2usize..6, seed: u32) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
-        prop_assume!(can_be_folded(&labels, Some(&groups), n_splits));
-        for Split { train, test } in stratified_group_k_fold(&labels, &groups, n_splits, seed).unwrap() {
-            let of = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
-            prop_assert!(of(&train).is_disjoint(&of(&test)));
+        prop_assume!(has_enough_for_folds(&labels, Some(&groups), n_splits));
+        for SplitIndices { train, test } in stratified_group_k_fold(&labels, &groups, n_splits, seed).unwrap() {
+            let groups_in = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
+            prop_assert!(groups_in(&train).is_disjoint(&groups_in(&test)));
         }
     }
 
@@ -188,7 +191,7 @@ proptest! {
     fn only_the_order_of_groups_counts(samples in samples(), seed: u32, gap in 1u32..1000) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
         let renamed: Vec<u32> = groups.iter().map(|group| group * gap + 3).collect();
-        prop_assume!(can_be_folded(&labels, Some(&groups), 3));
+        prop_assume!(has_enough_for_folds(&labels, Some(&groups), 3));
         let folds = |groups: &[u32]| stratified_group_k_fold(&labels, groups, 3, seed).unwrap();
         prop_assert_eq!(folds(&groups), folds(&renamed));
     }

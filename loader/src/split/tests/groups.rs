@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{assert_kept, group};
+use super::{assert_splits_match, group};
 use crate::golden;
 use crate::split::*;
 
@@ -18,7 +18,7 @@ fn splits_by_groups_are_scikit_learns_index_for_index() {
         let groups: Vec<u32> = (0..number("samples")).map(|i| group(shape, number("groups"), i, 0)).collect();
         let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
         let (n_splits, seed) = (number("n_splits") as usize, number("seed") as u32);
-        assert_kept(&group_shuffle_split(&groups, n_splits, test_size, seed).unwrap(), case);
+        assert_splits_match(&group_shuffle_split(&groups, n_splits, test_size, seed).unwrap(), case);
     }
 }
 
@@ -31,7 +31,7 @@ fn groups_that_scikit_learn_does_not_split_are_refused() {
         let error = group_shuffle_split(&groups, 1, test_size, 0).unwrap_err();
         let as_expected = match case["kind"].as_str().unwrap() {
             "empty training part" => matches!(error, SplitError::NoGroupToTrainOn { .. }),
-            "size out of range" => matches!(error, SplitError::TestSize { of: Fillers::Groups, .. }),
+            "size out of range" => matches!(error, SplitError::TestSize { of: SplitUnit::Groups, .. }),
             "no samples" => error == SplitError::Empty,
             _ => false,
         };
@@ -62,11 +62,11 @@ proptest! {
         prop_assume!(tested < distinct);
         let splits = splits.unwrap();
         prop_assert_eq!(splits.len(), 2);
-        for Split { train, test } in splits {
-            let of = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
-            prop_assert!(of(&train).is_disjoint(&of(&test)));
+        for SplitIndices { train, test } in splits {
+            let groups_in = |part: &[usize]| -> BTreeSet<u32> { part.iter().map(|&i| groups[i]).collect() };
+            prop_assert!(groups_in(&train).is_disjoint(&groups_in(&test)));
             prop_assert_eq!(train.len() + test.len(), groups.len());
-            prop_assert_eq!(of(&test).len(), tested);
+            prop_assert_eq!(groups_in(&test).len(), tested);
         }
     }
 }

@@ -42,15 +42,15 @@ proptest! {
     #[test]
     fn a_sample_stays_on_its_side_when_others_come_and_go_or_the_test_part_grows(
         keys in prop::collection::btree_set("[a-z]{1,6}", 20..60),
-        kept in prop::collection::vec(prop::bool::weighted(0.7), 60),
+        is_kept in prop::collection::vec(prop::bool::weighted(0.7), 60),
         seed: u32,
     ) {
-        let fewer: Vec<&String> = keys.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(key, _)| key).collect();
+        let fewer: Vec<&String> = keys.iter().zip(&is_kept).filter(|(_, kept)| **kept).map(|(key, _)| key).collect();
         let keys: Vec<&String> = keys.iter().collect();
         let tested = |keys: &[&String], fraction| match hash_split(keys, TestSize::Fraction(fraction), seed) {
             Ok(split) => split.test.iter().map(|&index| keys[index].clone()).collect(),
-            Err(SplitError::OneSide { tested: true, .. }) => keys.iter().map(|&key| key.clone()).collect(),
-            Err(SplitError::OneSide { tested: false, .. }) => Vec::<String>::new(),
+            Err(SplitError::EmptySide { tested: true, .. }) => keys.iter().map(|&key| key.clone()).collect(),
+            Err(SplitError::EmptySide { tested: false, .. }) => Vec::<String>::new(),
             Err(error) => panic!("{error}"),
         };
         prop_assume!(!fewer.is_empty());

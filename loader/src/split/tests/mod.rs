@@ -5,7 +5,7 @@ mod shuffle;
 
 use sha2::{Digest, Sha256};
 
-use super::Split;
+use super::SplitIndices;
 
 /// `label` of `reference/split/make.py`.
 fn label(shape: &str, classes: u64, i: u64) -> u32 {
@@ -36,12 +36,12 @@ fn group(shape: &str, groups: u64, i: u64, label: u64) -> u32 {
 }
 
 /// That splits are those which `kept` of `reference/split/make.py` kept of a case.
-fn assert_kept(splits: &[Split], case: &serde_json::Value) {
+fn assert_splits_match(splits: &[SplitIndices], case: &serde_json::Value) {
     let indices =
         |value: &serde_json::Value| -> Vec<usize> { serde_json::from_value(value.clone()).unwrap() };
-    let kept = case["splits"].as_array().unwrap();
-    assert_eq!(splits.len(), kept.len());
-    for (split, expected) in splits.iter().zip(kept) {
+    let expected_splits = case["splits"].as_array().unwrap();
+    assert_eq!(splits.len(), expected_splits.len());
+    for (split, expected) in splits.iter().zip(expected_splits) {
         if let Some(sha256) = expected["sha256"].as_str() {
             assert_eq!(split.train[..8], indices(&expected["train_first"]), "{case}");
             assert_eq!(split.test[..8.min(split.test.len())], indices(&expected["test_first"]), "{case}");

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{assert_kept, label};
+use super::{assert_splits_match, label};
 use crate::split::*;
 use crate::{ClassMap, ClassOrder, golden};
 
@@ -19,7 +19,7 @@ fn splits_are_scikit_learns_index_for_index() {
         let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
         let (n_splits, seed) = (number("n_splits") as usize, number("seed") as u32);
         let splits = stratified_shuffle_split(&labels, n_splits, test_size, seed).unwrap();
-        assert_kept(&splits, case);
+        assert_splits_match(&splits, case);
     }
 }
 
@@ -73,7 +73,7 @@ fn messages_say_what_to_do() {
     let lone = SplitError::LoneSample { labels: vec![0, 2] };
     let classes = ClassMap::new(["akita", "boxer", "pug"], ClassOrder::Sorted);
     assert_eq!(
-        lone.named(&classes),
+        lone.message_with_names(&classes),
         "classes akita, pug have one photo only, which cannot be split between training and testing: add photos, or leave the classes out"
     );
 }
@@ -92,7 +92,7 @@ fn a_size_is_read_as_a_fraction_or_a_count() {
 }
 
 /// Whether every class can be trained on and tested on.
-fn can_be_split(labels: &[u32], tested: usize) -> bool {
+fn has_enough_for_split(labels: &[u32], tested: usize) -> bool {
     let classes: BTreeSet<u32> = labels.iter().copied().collect();
     let of_class = |class: &u32| labels.iter().filter(|label| *label == class).count();
     classes.iter().all(|class| of_class(class) >= 2)
@@ -110,11 +110,11 @@ proptest! {
     ) {
         let tested = (fraction * labels.len() as f64).ceil() as usize;
         let splits = stratified_shuffle_split(&labels, n_splits, TestSize::Fraction(fraction), seed);
-        prop_assert_eq!(splits.is_ok(), can_be_split(&labels, tested));
+        prop_assert_eq!(splits.is_ok(), has_enough_for_split(&labels, tested));
         prop_assume!(splits.is_ok());
         let splits = splits.unwrap();
         prop_assert_eq!(splits.len(), n_splits);
-        for Split { train, test } in splits {
+        for SplitIndices { train, test } in splits {
             prop_assert_eq!(test.len(), tested);
             let all: BTreeSet<usize> = train.iter().chain(&test).copied().collect();
             prop_assert_eq!(all.len(), train.len() + test.len());
@@ -128,7 +128,7 @@ proptest! {
         fraction in 0.1f64..0.9,
         seed: u32,
     ) {
-        prop_assume!(can_be_split(&labels, (fraction * labels.len() as f64).ceil() as usize));
+        prop_assume!(has_enough_for_split(&labels, (fraction * labels.len() as f64).ceil() as usize));
         let splits = stratified_shuffle_split(&labels, 1, TestSize::Fraction(fraction), seed).unwrap();
         for class in 0..6 {
             let all = labels.iter().filter(|&&label| label == class).count() as f64;
@@ -141,7 +141,7 @@ proptest! {
     #[test]
     fn only_the_order_of_labels_counts(labels in prop::collection::vec(0u32..5, 10..60), seed: u32, gap in 1u32..1000) {
         let renamed: Vec<u32> = labels.iter().map(|label| label * gap + 7).collect();
-        prop_assume!(can_be_split(&labels, labels.len() / 2));
+        prop_assume!(has_enough_for_split(&labels, labels.len() / 2));
         let split =
             |labels: &[u32]| stratified_shuffle_split(labels, 2, TestSize::Count(labels.len() / 2), seed).unwrap();
         prop_assert_eq!(split(&labels), split(&renamed));

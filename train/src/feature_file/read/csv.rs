@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim};
-use headstock_loader::ParquetValue as Value;
+use headstock_loader::ParquetValue;
 
 use super::Columns;
 
@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
             classes.push(filled("class", &record[column]).map_err(at_line)?);
         }
         if let (Some(column), Some(groups)) = (group, &mut columns.groups) {
-            groups.push(Value::Text(filled("group", &record[column]).map_err(at_line)?));
+            groups.push(ParquetValue::Text(filled("group", &record[column]).map_err(at_line)?));
         }
         count += 1;
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use headstock_loader::ParquetValue as Value;
+use headstock_loader::ParquetValue;
 use headstock_loader::dataset::number_groups;
 
 use super::Format;
@@ -109,7 +109,7 @@ impl FeatureArchive {
 struct Columns {
     labels: Option<Vec<i64>>,
     classes: Option<Vec<String>>,
-    groups: Option<Vec<Value>>,
+    groups: Option<Vec<ParquetValue>>,
 }
 
 impl Columns {

@@ -13,7 +13,7 @@ fn network() -> Network<'static, f32> {
 }
 
 /// Files whose only byte is their number.
-fn files(count: u8) -> (TempDir, Vec<Photo>) {
+fn files(count: u8) -> (TempDir, Vec<ImageRef>) {
     let folder = tempfile::tempdir().unwrap();
     let file = |number: u8| {
         let path = folder.path().join(number.to_string());
@@ -25,7 +25,7 @@ fn files(count: u8) -> (TempDir, Vec<Photo>) {
 }
 
 /// A job for each file, with as many renderings as `renderings` says.
-fn jobs(photos: &[Photo], renderings: impl Fn(usize) -> usize) -> Vec<Job<'_>> {
+fn jobs(photos: &[ImageRef], renderings: impl Fn(usize) -> usize) -> Vec<Job<'_>> {
     let mut end = 0;
     let job = |(job, photo)| {
         let begin = end;
@@ -77,7 +77,11 @@ fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() 
     let jobs = jobs(&photos, |job| job % 3);
     let render = |job: usize, bytes: &[u8]| {
         assert_eq!(bytes, [job as u8]);
-        if job == 20 { Err(DecodeError::Format) } else { Ok((0..job % 3).map(|k| grey(job, k)).collect()) }
+        if job == 20 {
+            Err(DecodeError::UnknownFormat)
+        } else {
+            Ok((0..job % 3).map(|k| grey(job, k)).collect())
+        }
     };
     let expected: BTreeMap<usize, Vec<f32>> = jobs
         .iter()
@@ -95,7 +99,7 @@ fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() 
         let (features, failed) = on_threads(threads, || told(&jobs, &render));
         assert!(features == expected, "on {threads} threads");
         assert_eq!(failed.keys().copied().collect::<Vec<_>>(), [11, 20]);
-        assert_eq!(failed[&20], DecodeError::Format.to_string());
+        assert_eq!(failed[&20], DecodeError::UnknownFormat.to_string());
     }
 }
 

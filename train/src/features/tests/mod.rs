@@ -31,7 +31,7 @@ const STEM: &str = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbon
 /// Photos in a folder, and settings that use the first layers of the network.
 struct Project {
     folder: Folder,
-    photos: Vec<Photo>,
+    photos: Vec<ImageRef>,
 }
 
 impl Project {
@@ -39,7 +39,7 @@ impl Project {
     fn new(pictures: &[u64]) -> Self {
         let folder = Folder::new();
         let file = |(place, &number): (usize, &u64)| folder.picture(&format!("photos/{place}.png"), number);
-        let photos = pictures.iter().enumerate().map(file).map(Photo::from).collect();
+        let photos = pictures.iter().enumerate().map(file).map(ImageRef::from).collect();
         Self { folder, photos }
     }
 
@@ -66,7 +66,7 @@ impl Project {
 
 /// How small photos are rendered plainly.
 fn plain() -> EvalTransform {
-    EvalTransform { resize: 36, crop: (32, 32), interpolation: headstock_loader::Interpolation::Bilinear }
+    EvalTransform { resize: 36, crop: (32, 32), interpolation: headstock_loader::Resampling::Bilinear }
 }
 
 /// What the network gives for these pixels.

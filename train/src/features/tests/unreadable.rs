@@ -14,7 +14,7 @@ fn project() -> Project {
 }
 
 fn names(unreadable: &Unreadable) -> Vec<PathBuf> {
-    unreadable.0.iter().map(|(photo, _)| photo.file().unwrap().file_name().unwrap().into()).collect()
+    unreadable.0.iter().map(|(photo, _)| photo.file_path().unwrap().file_name().unwrap().into()).collect()
 }
 
 // effect: data.on_error

@@ -3,7 +3,7 @@
 use std::fs;
 
 use headstock_loader::encode::thumbnail;
-use headstock_loader::{DecodeMode, PhotoDecoder};
+use headstock_loader::{DecodeMode, LazyImage};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -53,13 +53,13 @@ fn the_draws_of_a_view_are_the_photos_own() {
     let renderer = Renderer::new(plain(), options.augment.clone(), &options.data);
     let of = |bytes: &[u8], rendering| {
         let hash: [u8; 32] = Sha256::digest(bytes).into();
-        let photo = Photo::from(folder.write("photo.png", bytes));
+        let photo = ImageRef::from(folder.write("photo.png", bytes));
         let rendered = renderer.rendering(&photo, &hash, rendering).unwrap();
         let image = decode(bytes, 10_000).unwrap();
         let expected = match rendering {
             Rendering::View(0) => plain().apply(&image),
             Rendering::View(view) => options.augment.view(&image, &plain(), view, &hash),
-            Rendering::Fresh { epoch } => options.augment.fresh(&image, &plain(), epoch, &hash),
+            Rendering::Fresh { epoch } => options.augment.epoch_view(&image, &plain(), epoch, &hash),
         };
         assert!(rendered == expected.into_raw(), "{rendering:?}");
         rendered
@@ -74,7 +74,7 @@ fn the_draws_of_a_view_are_the_photos_own() {
         assert_ne!(of(&one, a), of(&one, b), "{a:?} {b:?}");
     }
     // A photo that changed since it was hashed is not taken for the one that it was.
-    let photo = Photo::from(folder.write("photo.png", &one));
+    let photo = ImageRef::from(folder.write("photo.png", &one));
     let error = renderer.rendering(&photo, &Sha256::digest(&other).into(), plain).unwrap_err();
     assert!(error.to_string().contains("changed while it was in use"), "{error}");
 }
@@ -97,7 +97,7 @@ fn only_what_is_lacking_is_computed() {
     assert!(project.folder.path(".headstock/features.redb").is_file());
     // A photo under another name is the same, and another photo under its name is not.
     let moved = project.folder.path("photos/moved.png");
-    fs::rename(project.photos[0].file().unwrap(), &moved).unwrap();
+    fs::rename(project.photos[0].file_path().unwrap(), &moved).unwrap();
     project.photos[0] = moved.clone().into();
     assert_eq!(project.computed(&[], 0), 0);
     project.folder.picture("photos/moved.png", 9);
@@ -126,8 +126,8 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let jpeg = thumbnail(&picture(4, 400, 300), 400);
     project.photos = vec![project.folder.write("photos/large.jpg", &jpeg).into()];
     let rendered = |mode: DecodeMode| {
-        let photo = PhotoDecoder::open(&jpeg, 200_000).unwrap();
-        let pixels = photo.render(mode, &[plain().rendering()]).unwrap().swap_remove(0).into_raw();
+        let photo = LazyImage::open(&jpeg, 200_000).unwrap();
+        let pixels = photo.render(mode, &[plain().render_spec()]).unwrap().swap_remove(0).into_raw();
         features_of(&pixels, Layer::Stem)
     };
     let (exact, scaled) = (rendered(DecodeMode::Exact), rendered(DecodeMode::Scaled));
@@ -149,8 +149,8 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let augmented = Renderer::new(plain(), options.augment.clone(), &options.data);
     let hash: [u8; 32] = Sha256::digest(&jpeg).into();
     let found = augmented.rendering(&project.photos[0], &hash, Rendering::View(1)).unwrap();
-    let view = options.augment.rendering((400, 300), &plain(), 1, &hash);
-    let decoder = PhotoDecoder::open(&jpeg, 200_000).unwrap();
+    let view = options.augment.render_spec((400, 300), &plain(), 1, &hash);
+    let decoder = LazyImage::open(&jpeg, 200_000).unwrap();
     let expected = decoder.render(DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
     assert!(found == expected);
     assert_eq!(
@@ -197,7 +197,7 @@ fn the_network_runs_on_the_device_that_is_named() {
 
 #[test]
 fn photos_are_rendered_as_the_record_of_the_weights_says() {
-    use headstock_loader::Interpolation as Filter;
+    use headstock_loader::Resampling as Filter;
     let options = Project::new(&[]).settings(&[]).options;
     for (interpolation, filter) in [
         (Interpolation::Nearest, Filter::Nearest),

@@ -37,12 +37,12 @@ fn a_folder_has_a_folder_for_each_class_and_another_place_is_only_tested_on() {
     let (samples, inputs) = unsplit(&folder, FOLDER, &[]);
     assert_eq!(ids(&samples), ["a/1.png", "a/2.png", "b/1.png"]);
     assert_eq!(samples.class_names(), ["a", "a", "b"]);
-    assert_eq!(inputs.photos().unwrap()[2].file().unwrap(), folder.path("photos/b/1.png"));
+    assert_eq!(inputs.photos().unwrap()[2].file_path().unwrap(), folder.path("photos/b/1.png"));
     let (samples, inputs) = folder.samples(FOLDER, &["data.test_folder=more/test"]);
     assert_eq!(samples.ids(Part::Train), ["photos/a/1.png", "photos/a/2.png", "photos/b/1.png"]);
     assert_eq!(samples.ids(Part::Test), ["more/test/a/1.png", "more/test/b/9.png"]);
     assert_eq!(samples.class_names(), ["a", "a", "b", "a", "b"]);
-    assert_eq!(inputs.photos().unwrap()[4].file().unwrap(), folder.path("more/test/b/9.png"));
+    assert_eq!(inputs.photos().unwrap()[4].file_path().unwrap(), folder.path("more/test/b/9.png"));
     let settings = folder.settings(FOLDER, &["data.test_folder=more/test"]);
     assert_eq!(root_of_files(&settings.source).unwrap(), folder.path("").canonicalize().unwrap());
     assert_eq!(
@@ -78,7 +78,7 @@ fn the_columns_of_a_table_are_those_that_are_named() {
     // By name: P10, P7.
     assert_eq!(named.groups(&[0, 1]).unwrap(), [1, 0]);
     let (_, inputs) = unsplit(&folder, CSV, &["data.images=others"]);
-    assert_eq!(inputs.photos().unwrap()[0].file().unwrap(), folder.path("others/1.png"));
+    assert_eq!(inputs.photos().unwrap()[0].file_path().unwrap(), folder.path("others/1.png"));
 }
 
 // effect: data.parquet, data.image, data.label, data.group, data.test_parquet
@@ -95,8 +95,9 @@ fn rows_of_parquet_are_read_by_the_columns_that_are_named() {
     assert_eq!((samples.of(Part::Train).len(), samples.of(Part::Test).len()), (29, 6));
     assert!(samples.ids(Part::Test).iter().all(|id| id.starts_with("test-00000-of-00001.parquet/")));
     assert_eq!(samples.classes.names(), ["akita", "boxer", "pug"]);
-    let grey =
-        |photo: &Photo| headstock_loader::decode(&photo.read().unwrap(), 100).unwrap().get_pixel(0, 0).0[0];
+    let grey = |photo: &ImageRef| {
+        headstock_loader::decode(&photo.read().unwrap(), 100).unwrap().get_pixel(0, 0).0[0]
+    };
     let greys: Vec<u8> = inputs.photos().unwrap().iter().map(grey).collect();
     for (row, grey) in samples.rows.iter().zip(&greys) {
         assert_eq!(row.group, Some(u32::from(grey % 4)));
@@ -234,19 +235,19 @@ fn a_group_that_is_in_both_places_is_one_group() {
 fn groups_are_told_apart_by_their_names_wherever_they_are() {
     let sample = |id: &str, group: Option<u32>| Sample {
         id: id.into(),
-        photo: PathBuf::from(id).into(),
+        image: PathBuf::from(id).into(),
         label: 0,
         group,
-        part: None,
+        split: None,
     };
     let dataset = |samples, groups: &[&str]| Dataset {
         classes: ClassMap::new(["a"], ClassOrder::Sorted),
         samples,
-        groups: groups.iter().map(|&name| name.to_owned()).collect(),
+        group_names: groups.iter().map(|&name| name.to_owned()).collect(),
     };
     let first = dataset(vec![sample("1", Some(1)), sample("2", Some(0))], &["P3", "P5"]);
     let second = dataset(vec![sample("3", Some(0)), sample("4", Some(1))], &["P4", "P5"]);
-    let Dataset { samples, groups, .. } = together(first, second);
+    let Dataset { samples, group_names: groups, .. } = together(first, second);
     assert_eq!(groups, ["P3", "P4", "P5"]);
     assert!(samples.iter().map(|sample| sample.group).eq([2, 0, 1, 2].map(Some)));
     assert!(samples.iter().map(|sample| sample.id.as_str()).eq(["1", "2", "3", "4"]));
@@ -301,7 +302,7 @@ fn the_test_part_of_a_run_is_read_from_its_split_again() {
     let settings = folder.settings(FOLDER, &[] as &[&str]);
     let (samples, inputs) = Samples::of_run(&settings, &classes, &rows, &()).unwrap();
     assert_eq!((samples.ids(Part::Test), samples.labels(&[0, 1])), (vec!["b/2.png", "a/2.png"], vec![0, 1]));
-    assert_eq!(inputs.photos().unwrap()[1].file().unwrap(), folder.path("photos/a/2.png"));
+    assert_eq!(inputs.photos().unwrap()[1].file_path().unwrap(), folder.path("photos/a/2.png"));
     let rows = [row("b/9.png", "b", "test"), row("b/8.png", "b", "test"), row("a/1.png", "a", "test")];
     let gone = Samples::of_run(&settings, &classes, &rows, &()).unwrap_err().to_string();
     assert!(gone.contains("b/9.png and 1 more of the run's test photos"), "{gone}");

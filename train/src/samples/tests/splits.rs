@@ -184,7 +184,7 @@ fn the_column_says_what_is_tested_on_and_the_validation_part_is_left_out() {
     assert_eq!(samples.ids(Part::Test), ["3.png", "5.png"]);
     assert_eq!(inputs.photos().unwrap().len(), 6);
     for (row, photo) in samples.rows.iter().zip(inputs.photos().unwrap()) {
-        assert_eq!(photo.file().unwrap(), folder.path("photos").join(&row.id));
+        assert_eq!(photo.file_path().unwrap(), folder.path("photos").join(&row.id));
     }
     let (samples, _) = folder.samples(CSV, &["split.method=predefined", "split.column=use"]);
     assert_eq!(samples.ids(Part::Train), ["2.png", "3.png", "4.png", "5.png", "6.png"]);

@@ -118,7 +118,7 @@ impl<'a> Course<'a> {
     /// Begins where the last checkpoint ended, or from the start.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] when the checkpoint is of other settings, photos or weights; [`TrainError::Format`] when it is
+    /// [`TrainError::Usage`] when the checkpoint is of other settings, photos or weights; [`TrainError::UnknownFormat`] when it is
     /// damaged.
     pub(super) fn new(setup: Setup<'a>, mut network: Network<'a>) -> Result<Self, TrainError> {
         let options = setup.options;

@@ -7,94 +7,94 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number, or a list of numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Numbers {
+pub enum NumberOrList {
     /// Of a range around a middle, how far it reaches; of several values, what all of them are.
-    One(f64),
+    Number(f64),
     /// The ends of one or several ranges, or one value each.
     List(Vec<f64>),
 }
 
-impl From<f64> for Numbers {
+impl From<f64> for NumberOrList {
     fn from(number: f64) -> Self {
-        Self::One(number)
+        Self::Number(number)
     }
 }
 
-impl<const N: usize> From<[f64; N]> for Numbers {
+impl<const N: usize> From<[f64; N]> for NumberOrList {
     fn from(numbers: [f64; N]) -> Self {
         Self::List(numbers.to_vec())
     }
 }
 
-impl Numbers {
+impl NumberOrList {
     /// `middle` plus and minus the number, or the range.
-    pub(super) fn around(&self, middle: f64) -> Option<[f64; 2]> {
+    pub(super) fn range_around(&self, center: f64) -> Option<[f64; 2]> {
         match self {
-            Self::One(reach) => Some([middle - reach, middle + reach]),
+            Self::Number(radius) => Some([center - radius, center + radius]),
             Self::List(ends) => ends.as_slice().try_into().ok(),
         }
     }
 
     /// The number `N` times, or the list of `N` numbers.
-    pub(super) fn each<const N: usize>(&self) -> Option<[f64; N]> {
+    pub(super) fn to_array<const N: usize>(&self) -> Option<[f64; N]> {
         match self {
-            Self::One(number) => Some([*number; N]),
+            Self::Number(number) => Some([*number; N]),
             Self::List(numbers) => numbers.as_slice().try_into().ok(),
         }
     }
 }
 
-impl fmt::Display for Numbers {
+impl fmt::Display for NumberOrList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::One(number) => number.fmt(f),
+            Self::Number(number) => number.fmt(f),
             Self::List(numbers) => write!(f, "{numbers:?}"),
         }
     }
 }
 
-impl Serialize for Numbers {
+impl Serialize for NumberOrList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::One(number) => number.serialize(serializer),
+            Self::Number(number) => number.serialize(serializer),
             Self::List(numbers) => numbers.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Numbers {
+impl<'de> Deserialize<'de> for NumberOrList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumbersVisitor)
+        deserializer.deserialize_any(NumberOrListVisitor)
     }
 }
 
-struct NumbersVisitor;
+struct NumberOrListVisitor;
 
-impl<'de> Visitor<'de> for NumbersVisitor {
-    type Value = Numbers;
+impl<'de> Visitor<'de> for NumberOrListVisitor {
+    type Value = NumberOrList;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a number or a list of numbers")
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Numbers, E> {
-        Ok(Numbers::One(number))
+    fn visit_f64<E: Error>(self, number: f64) -> Result<NumberOrList, E> {
+        Ok(NumberOrList::Number(number))
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Numbers, E> {
-        Ok(Numbers::One(number as f64))
+    fn visit_i64<E: Error>(self, number: i64) -> Result<NumberOrList, E> {
+        Ok(NumberOrList::Number(number as f64))
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Numbers, E> {
-        Ok(Numbers::One(number as f64))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<NumberOrList, E> {
+        Ok(NumberOrList::Number(number as f64))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Numbers, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<NumberOrList, A::Error> {
         let mut numbers = Vec::new();
         while let Some(number) = list.next_element()? {
             numbers.push(number);
         }
-        Ok(Numbers::List(numbers))
+        Ok(NumberOrList::List(numbers))
     }
 }
 
@@ -102,7 +102,7 @@ impl<'de> Visitor<'de> for NumbersVisitor {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ErasingValue {
     /// A value for all channels, or one each for red, green and blue; from 0 to 255.
-    Colour(Numbers),
+    Color(NumberOrList),
     /// `"random"`: normal noise with ImageNet's mean and deviation.
     Random,
 }
@@ -110,7 +110,7 @@ pub enum ErasingValue {
 impl Serialize for ErasingValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Colour(numbers) => numbers.serialize(serializer),
+            Self::Color(numbers) => numbers.serialize(serializer),
             Self::Random => "random".serialize(serializer),
         }
     }
@@ -139,18 +139,18 @@ impl<'de> Visitor<'de> for ErasingValueVisitor {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<ErasingValue, E> {
-        NumbersVisitor.visit_f64(number).map(ErasingValue::Colour)
+        NumberOrListVisitor.visit_f64(number).map(ErasingValue::Color)
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<ErasingValue, E> {
-        NumbersVisitor.visit_i64(number).map(ErasingValue::Colour)
+        NumberOrListVisitor.visit_i64(number).map(ErasingValue::Color)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<ErasingValue, E> {
-        NumbersVisitor.visit_u64(number).map(ErasingValue::Colour)
+        NumberOrListVisitor.visit_u64(number).map(ErasingValue::Color)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<ErasingValue, A::Error> {
-        NumbersVisitor.visit_seq(list).map(ErasingValue::Colour)
+        NumberOrListVisitor.visit_seq(list).map(ErasingValue::Color)
     }
 }

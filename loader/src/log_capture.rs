@@ -7,14 +7,14 @@ use tracing::Dispatch;
 use tracing::subscriber::{NoSubscriber, with_default};
 
 /// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
-static OTHERS: LazyLock<[Dispatch; 2]> =
+static EXTRA_DISPATCHERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// What is logged while `act` runs.
-pub(crate) fn logged(act: impl FnOnce()) -> String {
+pub(crate) fn capture_log(run: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
+    struct LogBuffer(Arc<Mutex<Vec<u8>>>);
+    impl Write for LogBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -22,10 +22,10 @@ pub(crate) fn logged(act: impl FnOnce()) -> String {
             Ok(())
         }
     }
-    LazyLock::force(&OTHERS);
-    let log = Log::default();
+    LazyLock::force(&EXTRA_DISPATCHERS);
+    let log = LogBuffer::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    with_default(subscriber, act);
+    with_default(subscriber, run);
     String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
 }

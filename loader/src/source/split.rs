@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a data set says a sample is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum Split {
     /// To be trained on.
     Train,
     /// To choose between models on.
@@ -13,7 +13,7 @@ pub enum Part {
     Test,
 }
 
-impl Part {
+impl Split {
     /// What the parts are called, the words that the Hugging Face hub knows them by; in small or capital letters.
     const NAMES: [(&str, Self); 11] = [
         ("train", Self::Train),
@@ -38,14 +38,14 @@ impl Part {
     /// assert_eq!(Part::named("trained"), None);
     /// ```
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         let known = Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        known.map(|(_, part)| *part)
+        known.map(|(_, split)| *split)
     }
 
     /// The part that a word of a shard's path names, the last of several: `train-00000-of-00002.parquet`, `test/0000.tar`.
-    pub(super) fn of_shard(path: &str) -> Option<Self> {
-        path.split(|c: char| !c.is_alphabetic()).rev().find_map(Self::named)
+    pub(super) fn from_shard_path(path: &str) -> Option<Self> {
+        path.split(|c: char| !c.is_alphabetic()).rev().find_map(Self::from_name)
     }
 
     /// `train`, `validation` or `test`.
@@ -59,7 +59,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -67,48 +67,48 @@ impl fmt::Display for Part {
 
 #[cfg(test)]
 mod tests {
-    use super::Part;
+    use super::Split;
 
     // effect: split.column
     #[test]
-    fn every_word_of_the_hub_names_its_part_and_none_that_is_nearly_one() {
-        for (part, names) in [
-            (Part::Train, &["train", "training", "TRAIN"][..]),
-            (Part::Validation, &["validation", "valid", "val", "dev", "Dev"]),
-            (Part::Test, &["test", "testing", "eval", "evaluation", "holdout", "HoldOut"]),
+    fn the_split_names_of_the_hub_are_recognized_and_no_others() {
+        for (split, names) in [
+            (Split::Train, &["train", "training", "TRAIN"][..]),
+            (Split::Validation, &["validation", "valid", "val", "dev", "Dev"]),
+            (Split::Test, &["test", "testing", "eval", "evaluation", "holdout", "HoldOut"]),
         ] {
             for name in names {
-                assert_eq!(Part::named(name), Some(part), "{name}");
+                assert_eq!(Split::from_name(name), Some(split), "{name}");
             }
         }
         for name in
             ["", "trains", "trained", "tests", "validate", "vals", "develop", "evaluate", "hold", " test"]
         {
-            assert_eq!(Part::named(name), None, "{name}");
+            assert_eq!(Split::from_name(name), None, "{name}");
         }
         assert_eq!(
-            [Part::Train, Part::Validation, Part::Test].map(|part| part.to_string()),
+            [Split::Train, Split::Validation, Split::Test].map(|part| part.to_string()),
             ["train", "validation", "test"]
         );
     }
 
     #[test]
-    fn the_last_word_that_names_a_part_is_taken() {
-        assert_eq!(Part::of_shard("test/train-0.tar"), Some(Part::Train));
-        assert_eq!(Part::of_shard("train/test-0.tar"), Some(Part::Test));
-        assert_eq!(Part::of_shard("train2test.tar"), Some(Part::Test));
+    fn the_last_split_name_in_a_path_wins() {
+        assert_eq!(Split::from_shard_path("test/train-0.tar"), Some(Split::Train));
+        assert_eq!(Split::from_shard_path("train/test-0.tar"), Some(Split::Test));
+        assert_eq!(Split::from_shard_path("train2test.tar"), Some(Split::Test));
     }
 
     #[test]
-    fn shards_are_told_by_a_word_of_their_path() {
-        for (path, part) in [
-            ("train-00000-of-00002.parquet", Some(Part::Train)),
-            ("default/test/0000.parquet", Some(Part::Test)),
-            ("imagenet_val_000.tar", Some(Part::Validation)),
+    fn shard_paths_name_their_split() {
+        for (path, split) in [
+            ("train-00000-of-00002.parquet", Some(Split::Train)),
+            ("default/test/0000.parquet", Some(Split::Test)),
+            ("imagenet_val_000.tar", Some(Split::Validation)),
             ("trainer-0.tar", None),
             ("0000.tar", None),
         ] {
-            assert_eq!(Part::of_shard(path), part, "{path}");
+            assert_eq!(Split::from_shard_path(path), split, "{path}");
         }
     }
 }

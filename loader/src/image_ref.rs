@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::decode::DecodeError;
-use crate::shard::Records;
+use crate::shard::RecordReader;
 
 /// A photo that has not been read: a file, or a record of a shard that holds many.
 ///
@@ -24,90 +24,90 @@ use crate::shard::Records;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Photo(Place);
+pub struct ImageRef(ImageLocation);
 
 #[derive(Clone, Debug)]
-enum Place {
+enum ImageLocation {
     File(PathBuf),
-    Record { shard: Arc<dyn Records>, number: usize },
+    Record { shard: Arc<dyn RecordReader>, index: usize },
 }
 
-impl Photo {
+impl ImageRef {
     /// Record `number` of a shard.
-    pub(crate) fn record(shard: Arc<dyn Records>, number: usize) -> Self {
-        Self(Place::Record { shard, number })
+    pub(crate) fn from_record(shard: Arc<dyn RecordReader>, index: usize) -> Self {
+        Self(ImageLocation::Record { shard, index })
     }
 
     /// Its bytes. Records are read fastest in the order of their numbers.
     ///
     /// # Errors
-    /// [`DecodeError::Io`] as the system says it, [`DecodeError::Empty`] for no bytes, [`DecodeError::Record`] for a shard that
+    /// [`DecodeError::Io`] as the system says it, [`DecodeError::Empty`] for no bytes, [`DecodeError::Shard`] for a shard that
     /// is damaged.
     pub fn read(&self) -> Result<Vec<u8>, DecodeError> {
         let bytes = match &self.0 {
-            Place::File(path) => fs::read(path)?,
-            Place::Record { shard, number } => shard.read(*number)?,
+            ImageLocation::File(path) => fs::read(path)?,
+            ImageLocation::Record { shard, index } => shard.read(*index)?,
         };
         if bytes.is_empty() { Err(DecodeError::Empty) } else { Ok(bytes) }
     }
 
     /// The file that holds it, and its number in there where it is a shard.
     #[must_use]
-    pub fn place(&self) -> (&Path, Option<usize>) {
+    pub fn location(&self) -> (&Path, Option<usize>) {
         match &self.0 {
-            Place::File(path) => (path, None),
-            Place::Record { shard, number } => (shard.path(), Some(*number)),
+            ImageLocation::File(path) => (path, None),
+            ImageLocation::Record { shard, index } => (shard.path(), Some(*index)),
         }
     }
 
     /// The file, where it holds nothing else.
     #[must_use]
-    pub fn file(&self) -> Option<&Path> {
+    pub fn file_path(&self) -> Option<&Path> {
         match &self.0 {
-            Place::File(path) => Some(path),
-            Place::Record { .. } => None,
+            ImageLocation::File(path) => Some(path),
+            ImageLocation::Record { .. } => None,
         }
     }
 }
 
-impl From<PathBuf> for Photo {
+impl From<PathBuf> for ImageRef {
     fn from(path: PathBuf) -> Self {
-        Self(Place::File(path))
+        Self(ImageLocation::File(path))
     }
 }
 
-impl PartialEq for Photo {
+impl PartialEq for ImageRef {
     fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
+        self.location() == other.location()
     }
 }
 
-impl Eq for Photo {}
+impl Eq for ImageRef {}
 
-impl PartialOrd for Photo {
+impl PartialOrd for ImageRef {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Photo {
+impl Ord for ImageRef {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place())
+        self.location().cmp(&other.location())
     }
 }
 
-impl Hash for Photo {
+impl Hash for ImageRef {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.place().hash(state);
+        self.location().hash(state);
     }
 }
 
-impl fmt::Display for Photo {
+impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::File(path) => write!(f, "{}", path.display()),
-            Place::Record { shard, number } => {
-                write!(f, "{}: {}", shard.path().display(), shard.name(*number))
+            ImageLocation::File(path) => write!(f, "{}", path.display()),
+            ImageLocation::Record { shard, index } => {
+                write!(f, "{}: {}", shard.path().display(), shard.name(*index))
             }
         }
     }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn files_that_cannot_be_read_say_so() {
         let folder = tempfile::tempdir().unwrap();
-        let read = |name: &str| Photo::from(folder.path().join(name)).read();
+        let read = |name: &str| ImageRef::from(folder.path().join(name)).read();
         assert!(matches!(read("none.jpg"), Err(DecodeError::Io(_))));
         fs::write(folder.path().join("empty.jpg"), []).unwrap();
         assert_eq!(read("empty.jpg").unwrap_err().to_string(), "the file is empty");

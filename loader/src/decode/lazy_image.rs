@@ -7,9 +7,10 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CUT_SHORT, DecodeError, check_size, chunks, damaged, into_rgb, jpeg, known_format, name, without_panic,
+    DecodeError, TRUNCATED, check_size, chunks, damaged, format_name, into_rgb, jpeg, require_known_format,
+    without_panic,
 };
-use crate::transform::Rendering;
+use crate::transform::RenderSpec;
 
 /// At which size photos are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,13 +52,13 @@ impl Crop {
     }
 
     /// What of it lies within `size` (width, height).
-    pub(crate) fn within(self, (width, height): (u32, u32)) -> Self {
+    pub(crate) fn clipped_to(self, (width, height): (u32, u32)) -> Self {
         let (left, top) = (self.left.min(width), self.top.min(height));
         Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
     }
 
     /// The least crop around both.
-    pub(crate) fn with(self, other: Self) -> Self {
+    pub(crate) fn union(self, other: Self) -> Self {
         let (left, top) = (self.left.min(other.left), self.top.min(other.top));
         let end = |a: (u32, u32), b: (u32, u32)| (a.0 + a.1).max(b.0 + b.1);
         Self {
@@ -71,11 +72,11 @@ impl Crop {
 
 /// How the pixels at hand lie in the photo that they are of.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Lie {
+pub(crate) struct DecodedRegion {
     /// The photo is reduced by this factor.
     pub(crate) scale: u32,
     /// The upright photo's size, reduced.
-    pub(crate) size: (u32, u32),
+    pub(crate) image_size: (u32, u32),
     /// Where the pixels begin in it (x, y).
     pub(crate) origin: (u32, u32),
     /// How far into its first column and row the photo begins: a photo that is turned has the column of its end first, which
@@ -83,10 +84,10 @@ pub(crate) struct Lie {
     pub(crate) shift: (f64, f64),
 }
 
-impl Lie {
+impl DecodedRegion {
     /// That of a whole photo of `size` (width, height).
     pub(crate) fn whole(size: (u32, u32)) -> Self {
-        Self { scale: 1, size, origin: (0, 0), shift: (0.0, 0.0) }
+        Self { scale: 1, image_size: size, origin: (0, 0), shift: (0.0, 0.0) }
     }
 }
 
@@ -103,43 +104,50 @@ impl Lie {
 /// assert_eq!(part.dimensions(), (20, 10));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct PhotoDecoder<'a> {
+pub struct LazyImage<'a> {
     bytes: &'a [u8],
     max_pixels: u64,
     format: ImageFormat,
-    source: Source<'a>,
-    turn: Turn,
+    decoder: FormatDecoder<'a>,
+    orientation: ExifOrientation,
     /// Width and height of the upright photo.
     size: (u32, u32),
 }
 
-enum Source<'a> {
-    Jpeg(Box<jpeg::Opened<'a>>),
+enum FormatDecoder<'a> {
+    Jpeg(Box<jpeg::OpenedJpeg<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
-impl<'a> PhotoDecoder<'a> {
+impl<'a> LazyImage<'a> {
     /// Reads what comes before the pixels.
     ///
     /// # Errors
     /// [`DecodeError`]; a photo of more than `max_pixels` is refused here, before its pixels are allocated.
     pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
-        let format = known_format(bytes)?;
-        without_panic(name(format), || {
-            let (source, stored, orientation) = match format {
+        let format = require_known_format(bytes)?;
+        without_panic(format_name(format), || {
+            let (decoder, stored_size, orientation) = match format {
                 ImageFormat::Jpeg => {
                     let opened = jpeg::open(bytes, max_pixels)?;
                     let (size, orientation) = (opened.size, opened.orientation);
-                    (Source::Jpeg(Box::new(opened)), size, orientation)
+                    (FormatDecoder::Jpeg(Box::new(opened)), size, orientation)
                 }
                 _ => {
                     let (decoder, orientation) = open_other(bytes, format, max_pixels)?;
                     let size = decoder.dimensions();
-                    (Source::Other(Box::new(decoder)), size, orientation)
+                    (FormatDecoder::Other(Box::new(decoder)), size, orientation)
                 }
             };
-            let turn = Turn(orientation);
-            Ok(Self { bytes, max_pixels, format, source, turn, size: turn.upright(stored) })
+            let exif_orientation = ExifOrientation(orientation);
+            Ok(Self {
+                bytes,
+                max_pixels,
+                format,
+                decoder,
+                orientation: exif_orientation,
+                size: exif_orientation.upright_size(stored_size),
+            })
         })
     }
 
@@ -165,13 +173,13 @@ impl<'a> PhotoDecoder<'a> {
     /// # Errors
     /// Those of [`decode`](Self::decode).
     pub fn decode_window(self, window: Crop) -> Result<RgbImage, DecodeError> {
-        let window = window.within(self.size);
-        let (photo, Lie { origin, .. }) = self.part(1, window)?;
+        let window = window.clipped_to(self.size);
+        let (pixels, DecodedRegion { origin, .. }) = self.decode_region(1, window)?;
         let (x, y) = (window.left - origin.0, window.top - origin.1);
-        if (x, y, photo.dimensions()) == (0, 0, (window.width, window.height)) {
-            return Ok(photo);
+        if (x, y, pixels.dimensions()) == (0, 0, (window.width, window.height)) {
+            return Ok(pixels);
         }
-        Ok(imageops::crop_imm(&photo, x, y, window.width, window.height).to_image())
+        Ok(imageops::crop_imm(&pixels, x, y, window.width, window.height).to_image())
     }
 
     /// What `renderings` make of the photo, each `[H, W, 3]`, and none of them depending on the others. It is decoded once for all
@@ -193,74 +201,86 @@ impl<'a> PhotoDecoder<'a> {
     ///
     /// # Errors
     /// Those of [`decode`](Self::decode).
-    pub fn render(self, mode: DecodeMode, renderings: &[Rendering]) -> Result<Vec<RgbImage>, DecodeError> {
+    pub fn render(self, mode: DecodeMode, specs: &[RenderSpec]) -> Result<Vec<RgbImage>, DecodeError> {
         let Self { bytes, max_pixels, size, .. } = self;
-        let reduces = mode == DecodeMode::Scaled && matches!(self.source, Source::Jpeg(_));
-        let scale_of = |one: &Rendering| if reduces { one.most_reduced(size) } else { 1 };
+        let is_reduced = mode == DecodeMode::Scaled && matches!(self.decoder, FormatDecoder::Jpeg(_));
+        let scale_for = |spec: &RenderSpec| if is_reduced { spec.max_reduction(size) } else { 1 };
         let mut opened = Some(self);
-        let mut rendered = vec![RgbImage::default(); renderings.len()];
+        let mut rendered = vec![RgbImage::default(); specs.len()];
         for scale in [1, 2, 4, 8] {
-            let of = || renderings.iter().zip(0..).filter(|(one, _)| scale_of(one) == scale);
-            if of().next().is_none() {
+            let specs_at_scale = || specs.iter().zip(0..).filter(|(spec, _)| scale_for(spec) == scale);
+            if specs_at_scale().next().is_none() {
                 continue;
             }
-            let photo = match opened.take() {
-                Some(photo) => photo,
+            let decoder = match opened.take() {
+                Some(decoder) => decoder,
                 None => Self::open(bytes, max_pixels)?,
             };
-            let whole = photo.lie(scale);
-            let needed = of().map(|(one, _)| one.needs(size, whole)).reduce(Crop::with);
-            let (photo, lie) = photo.part(scale, needed.expect("there is one at least"))?;
-            of().for_each(|(one, at): (_, usize)| rendered[at] = one.apply(&photo, size, lie));
+            let full_region = decoder.region_at_scale(scale);
+            let needed =
+                specs_at_scale().map(|(spec, _)| spec.needed_region(size, full_region)).reduce(Crop::union);
+            let (pixels, region) = decoder.decode_region(scale, needed.expect("there is one at least"))?;
+            specs_at_scale().for_each(|(spec, index): (_, usize)| {
+                rendered[index] = spec.render_region(&pixels, size, region)
+            });
         }
         Ok(rendered)
     }
 
     /// How the whole photo lies, reduced by `scale`.
-    fn lie(&self, scale: u32) -> Lie {
+    fn region_at_scale(&self, scale: u32) -> DecodedRegion {
         let (width, height) = self.size;
-        let (across, down) = self.turn.flips();
+        let (flips_x, flips_y) = self.orientation.flips();
         let shift = |flips: bool, size: u32| {
             if flips { f64::from(size.div_ceil(scale)) - f64::from(size) / f64::from(scale) } else { 0.0 }
         };
-        Lie {
+        DecodedRegion {
             scale,
-            size: (width.div_ceil(scale), height.div_ceil(scale)),
+            image_size: (width.div_ceil(scale), height.div_ceil(scale)),
             origin: (0, 0),
-            shift: (shift(across, width), shift(down, height)),
+            shift: (shift(flips_x, width), shift(flips_y, height)),
         }
     }
 
     /// Pixels of the photo reduced by `scale` that hold at least `needed`, which is counted in such pixels; the whole photo at
     /// its own size where no less can be had.
-    pub(crate) fn part(self, scale: u32, needed: Crop) -> Result<(RgbImage, Lie), DecodeError> {
-        let lie = self.lie(scale);
-        let Self { format, source, turn, size, .. } = self;
-        without_panic(name(format), || {
-            let (mut photo, lie) = match source {
-                Source::Jpeg(opened) => match opened.decode(scale, turn.stored(needed, lie.size))? {
-                    jpeg::Came::AsAsked(photo) => {
-                        (DynamicImage::ImageRgb8(photo), Lie { origin: (needed.left, needed.top), ..lie })
+    pub(crate) fn decode_region(
+        self,
+        scale: u32,
+        needed: Crop,
+    ) -> Result<(RgbImage, DecodedRegion), DecodeError> {
+        let region = self.region_at_scale(scale);
+        let Self { format, decoder, orientation, size, .. } = self;
+        without_panic(format_name(format), || {
+            let (mut photo, region) = match decoder {
+                FormatDecoder::Jpeg(opened) => {
+                    match opened.decode(scale, orientation.stored_crop(needed, region.image_size))? {
+                        jpeg::DecodedJpeg::Region(photo) => (
+                            DynamicImage::ImageRgb8(photo),
+                            DecodedRegion { origin: (needed.left, needed.top), ..region },
+                        ),
+                        jpeg::DecodedJpeg::Full(photo) => {
+                            (DynamicImage::ImageRgb8(photo), DecodedRegion::whole(size))
+                        }
                     }
-                    jpeg::Came::Whole(photo) => (DynamicImage::ImageRgb8(photo), Lie::whole(size)),
-                },
-                Source::Other(decoder) => {
+                }
+                FormatDecoder::Other(decoder) => {
                     let photo =
                         DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?;
-                    (photo, Lie::whole(size))
+                    (photo, DecodedRegion::whole(size))
                 }
             };
-            photo.apply_orientation(turn.0);
-            Ok((into_rgb(photo), lie))
+            photo.apply_orientation(orientation.0);
+            Ok((into_rgb(photo), region))
         })
     }
 }
 
 /// How a photo is turned to stand upright.
 #[derive(Clone, Copy)]
-struct Turn(Orientation);
+struct ExifOrientation(Orientation);
 
-impl Turn {
+impl ExifOrientation {
     /// Whether rows become columns.
     fn transposes(self) -> bool {
         use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
@@ -277,15 +297,15 @@ impl Turn {
         }
     }
 
-    fn upright(self, (width, height): (u32, u32)) -> (u32, u32) {
+    fn upright_size(self, (width, height): (u32, u32)) -> (u32, u32) {
         if self.transposes() { (height, width) } else { (width, height) }
     }
 
     /// Where `crop` of an upright photo of `size` is stored.
-    fn stored(self, crop: Crop, (width, height): (u32, u32)) -> Crop {
-        let (across, down) = self.flips();
-        let left = if across { width - crop.left - crop.width } else { crop.left };
-        let top = if down { height - crop.top - crop.height } else { crop.top };
+    fn stored_crop(self, crop: Crop, (width, height): (u32, u32)) -> Crop {
+        let (flips_x, flips_y) = self.flips();
+        let left = if flips_x { width - crop.left - crop.width } else { crop.left };
+        let top = if flips_y { height - crop.top - crop.height } else { crop.top };
         if self.transposes() {
             Crop { top: left, left: top, height: crop.width, width: crop.height }
         } else {
@@ -300,10 +320,10 @@ pub(super) fn open_other(
     format: ImageFormat,
     max_pixels: u64,
 ) -> Result<(impl ImageDecoder, Orientation), DecodeError> {
-    let name = name(format);
-    let cut = || DecodeError::Damaged { format: name, message: CUT_SHORT.into() };
-    if format == ImageFormat::WebP && chunks::webp_is_cut(bytes) {
-        return Err(cut());
+    let name = format_name(format);
+    let truncated = || DecodeError::Damaged { format: name, message: TRUNCATED.into() };
+    if format == ImageFormat::WebP && chunks::is_truncated_webp(bytes) {
+        return Err(truncated());
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // The widest pixel is 16 bytes; decoders keep a second copy at most.
@@ -314,7 +334,7 @@ pub(super) fn open_other(
     let (width, height) = decoder.dimensions();
     check_size(name, width.into(), height.into(), max_pixels)?;
     let orientation = match format {
-        ImageFormat::Png => chunks::png_orientation(bytes).ok_or_else(cut)?,
+        ImageFormat::Png => chunks::png_orientation(bytes).ok_or_else(truncated)?,
         _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     Ok((decoder, orientation))

@@ -1,0 +1,123 @@
+//! Pillow's `ImageEnhance`, its grey and its hue.
+//!
+//! Source: Pillow 13.0.0's `Blend.c`, `Convert.c` (`rgb2l`, `rgb2hsv_row`, `hsv2rgb`), `Filter.c` and `ImageEnhance.py`.
+
+use image::{Rgb, RgbImage};
+
+use super::tone::{apply_table, lookup_table};
+
+/// `Image.blend`: from `plain`, what a factor of 0 gives, towards `value` and beyond. Cut, not rounded.
+fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
+    (f32::from(degenerate) + factor * (f32::from(value) - f32::from(degenerate))) as u8
+}
+
+/// Pillow's `L` of a pixel.
+fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}
+
+pub(crate) fn brightness(photo: &mut RgbImage, factor: f64) {
+    apply_table(photo, &lookup_table(|value| blend(0, value, factor as f32)));
+}
+
+pub(crate) fn contrast(photo: &mut RgbImage, factor: f64) {
+    let sum: u64 = photo.pixels().map(|pixel| u64::from(luma(pixel.0))).sum();
+    let count = u64::from(photo.width()) * u64::from(photo.height());
+    let mean = (sum as f64 / count.max(1) as f64 + 0.5) as u8;
+    apply_table(photo, &lookup_table(|value| blend(mean, value, factor as f32)));
+}
+
+pub(crate) fn saturation(photo: &mut RgbImage, factor: f64) {
+    for pixel in photo.pixels_mut() {
+        let degenerate = luma(pixel.0);
+        pixel.0 = pixel.0.map(|value| blend(degenerate, value, factor as f32));
+    }
+}
+
+pub(crate) fn grayscale(photo: &mut RgbImage) {
+    for pixel in photo.pixels_mut() {
+        pixel.0 = [luma(pixel.0); 3];
+    }
+}
+
+/// Between `ImageFilter.SMOOTH` at 0, the photo at 1, and its opposite.
+pub(crate) fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
+    // In the order and precision of `ImagingFilter3x3`: rows from below up, then cut.
+    filter_3x3(photo, |rows| {
+        let (edge, center) = (1.0_f32 / 13.0, 5.0_f32 / 13.0);
+        let row = |[a, b, c]: [u8; 3], center_weight: f32| {
+            f32::from(a) * edge + f32::from(b) * center_weight + f32::from(c) * edge
+        };
+        let sum = 0.5 + row(rows[2], edge) + row(rows[1], center) + row(rows[0], edge);
+        blend(sum as u8, rows[1][1], factor as f32)
+    })
+}
+
+/// Every value that has eight neighbours becomes `of` them, by row; others stay.
+pub(crate) fn filter_3x3(photo: &RgbImage, kernel: impl Fn([[u8; 3]; 3]) -> u8) -> RgbImage {
+    let mut out = photo.clone();
+    let (width, height) = (photo.width() as usize, photo.height() as usize);
+    if width < 3 || height < 3 {
+        return out;
+    }
+    let (values, stride) = (photo.as_raw(), width * 3);
+    let inner = out.chunks_exact_mut(stride).take(height - 1).skip(1);
+    for (out_row, rows) in inner.zip(values.windows(3 * stride).step_by(stride)) {
+        for (x, value) in out_row.iter_mut().enumerate().take(stride - 3).skip(3) {
+            *value = kernel([0, 1, 2].map(|row| [x - 3, x, x + 3].map(|x| rows[row * stride + x])));
+        }
+    }
+    out
+}
+
+/// Turns the colour wheel by `turns`, in Pillow's steps of 1/256.
+pub(crate) fn hue(photo: &mut RgbImage, turns: f64) {
+    let shift = (turns * 255.0) as i32 as u8;
+    for pixel in photo.pixels_mut() {
+        let [h, s, v] = rgb_to_hsv(*pixel);
+        *pixel = hsv_to_rgb([h.wrapping_add(shift), s, v]);
+    }
+}
+
+/// Floats are as wide as in `rgb2hsv_row`.
+fn rgb_to_hsv(Rgb([r, g, b]): Rgb<u8>) -> [u8; 3] {
+    let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+    if max == min {
+        return [0, 0, max];
+    }
+    let range = f32::from(max - min);
+    let saturation = range / f32::from(max);
+    let [r_distance, g_distance, b_distance] = [r, g, b].map(|value| f32::from(max - value) / range);
+    let sixths = if r == max {
+        b_distance - g_distance
+    } else if g == max {
+        (2.0 + f64::from(r_distance) - f64::from(b_distance)) as f32
+    } else {
+        (4.0 + f64::from(g_distance) - f64::from(r_distance)) as f32
+    };
+    let hue = ((f64::from(sixths) / 6.0 + 1.0) % 1.0) as f32;
+    [(f64::from(hue) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
+}
+
+/// Floats are as wide as in `hsv2rgb`.
+fn hsv_to_rgb([h, s, v]: [u8; 3]) -> Rgb<u8> {
+    if s == 0 {
+        return Rgb([v; 3]);
+    }
+    let sixths = f64::from(h) * 6.0 / 255.0;
+    let sector = sixths.floor();
+    let fraction = f64::from((sixths - sector) as f32);
+    let saturation = f64::from((f64::from(s) / 255.0) as f32);
+    let value = |decrease: f64| (f64::from(v) * (1.0 - decrease)).round() as u8;
+    let low = value(saturation);
+    let falling = value(f64::from((saturation * fraction) as f32));
+    let rising = value(saturation * (1.0 - fraction));
+    Rgb(match sector as u8 % 6 {
+        0 => [v, rising, low],
+        1 => [falling, v, low],
+        2 => [low, v, rising],
+        3 => [low, falling, v],
+        4 => [rising, low, v],
+        _ => [v, low, falling],
+    })
+}

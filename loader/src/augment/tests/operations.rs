@@ -1,0 +1,116 @@
+//! Every operation with given parameters.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::oracle;
+use crate::augment::ops::{
+    ImageOp,
+    erase::{EraseFill, Erasure},
+    geometry::AffineMap,
+};
+use crate::decode::Crop;
+use crate::golden::{self, pixel_difference};
+
+fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn op(case: &Value) -> ImageOp {
+    let factor = || case["factor"].as_f64().unwrap();
+    match case["name"].as_str().unwrap() {
+        "flip_horizontal" => ImageOp::FlipHorizontal,
+        "flip_vertical" => ImageOp::FlipVertical,
+        "grayscale" => ImageOp::Grayscale,
+        "equalize" => ImageOp::Equalize,
+        "autocontrast" => ImageOp::Autocontrast,
+        "invert" => ImageOp::Invert,
+        "posterize" => ImageOp::Posterize { bits: read(&case["bits"]) },
+        "solarize" => ImageOp::Solarize { threshold: read(&case["threshold"]) },
+        "brightness" => ImageOp::Brightness(factor()),
+        "contrast" => ImageOp::Contrast(factor()),
+        "saturation" => ImageOp::Saturation(factor()),
+        "sharpness" => ImageOp::Sharpness(factor()),
+        "hue" => ImageOp::Hue(read(&case["turns"])),
+        "affine" => {
+            let map = AffineMap {
+                degrees: read(&case["degrees"]),
+                translate: read(&case["translate"]),
+                scale: read(&case["scale"]),
+                shear: read(&case["shear"]),
+                center: None,
+            };
+            ImageOp::Affine { map, interpolation: read(&case["interpolation"]) }
+        }
+        "rotate" => {
+            ImageOp::Rotate { degrees: read(&case["degrees"]), interpolation: read(&case["interpolation"]) }
+        }
+        "perspective" => ImageOp::Perspective {
+            corners: read(&case["corners"]),
+            interpolation: read(&case["interpolation"]),
+        },
+        "gaussian_blur" => {
+            ImageOp::GaussianBlur { kernel_size: read(&case["kernel"]), sigma: read(&case["sigma"]) }
+        }
+        "erase" => {
+            let [top, left, height, width] = read(&case["area"]);
+            let fill = EraseFill::Color(read(&case["value"]));
+            ImageOp::Erase(Erasure { area: Crop { top, left, height, width }, fill })
+        }
+        name => panic!("{name}"),
+    }
+}
+
+#[test]
+fn operations_match_torchvision() {
+    let (cases, results) = (oracle::cases(), golden::images("augment/results.safetensors"));
+    let mut seen = BTreeMap::<String, usize>::new();
+    for case in cases["op"].as_array().unwrap() {
+        let difference = pixel_difference(
+            &op(case).apply(oracle::photo(case)),
+            &results[case["result"].as_str().unwrap()],
+        );
+        let name = case["name"].as_str().unwrap();
+        let exact = !["perspective", "gaussian_blur"].contains(&name);
+        assert!(difference.max <= u8::from(!exact), "{case}: {difference:?}");
+        // Where corners stay, values between pixels are whole but for the last digits of the coefficients, and are cut.
+        assert!(name == "perspective" || difference.equal_fraction >= 0.99, "{case}: {difference:?}");
+        *seen.entry(name.to_owned()).or_default() += 1;
+    }
+    assert_eq!(seen.len(), 18, "{seen:?}");
+}
+
+#[test]
+fn noise_is_normal_and_determined_by_its_seed() {
+    let noise = |state| {
+        let area = Crop { top: 10, left: 20, height: 180, width: 200 };
+        let op = ImageOp::Erase(Erasure { area, fill: EraseFill::Noise(state) });
+        op.apply(image::RgbImage::new(300, 200))
+    };
+    let erased = noise(3);
+    assert!(erased == noise(3) && erased != noise(4));
+    assert!(
+        erased
+            .enumerate_pixels()
+            .all(|(x, y, pixel)| { (20..220).contains(&x) && (10..190).contains(&y) || pixel.0 == [0; 3] })
+    );
+    let part = image::imageops::crop_imm(&erased, 20, 10, 200, 180).to_image();
+    for (channel, (mean, deviation)) in
+        [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)].into_iter().enumerate()
+    {
+        let values: Vec<f64> = part.pixels().map(|pixel| f64::from(pixel.0[channel]) / 255.0).collect();
+        let count = values.len() as f64;
+        let mean_value = values.iter().sum::<f64>() / count;
+        let square = values.iter().map(|value| (value - mean_value).powi(2)).sum::<f64>() / count;
+        // Some are cut off at black and white.
+        assert!((mean_value - mean).abs() < 0.01, "{mean_value} {mean}");
+        assert!((square.sqrt() - deviation).abs() < 0.01, "{} {deviation}", square.sqrt());
+    }
+}
+
+#[test]
+fn a_photo_smaller_than_the_kernel_is_blurred_too() {
+    let flat = image::RgbImage::from_pixel(2, 1, image::Rgb([200, 90, 17]));
+    assert!(ImageOp::GaussianBlur { kernel_size: [9, 5], sigma: 2.0 }.apply(flat.clone()) == flat);
+}
