@@ -36,9 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             None => "",
         };
         let size = format!("{channels} x {} x {}", size.0, size.1);
-        println!("| {name} | {method} | {size} | {} |", figures(time, layer.products, peak));
+        println!("| {name} | {method} | {size} | {} |", figures(time, layer.macs, peak));
         all += time;
-        products += layer.products;
+        products += layer.macs;
     }
     println!("| all | | | {} |", figures(all, products, peak));
     Ok(())

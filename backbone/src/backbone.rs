@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use headstock_engine::{Form, Isa, LayerTime, Normalisation, Photos, Session, Values};
+use headstock_engine::{ImageBatch, Isa, LayerTime, Normalization, OutputLayout, PixelValues, Session};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
@@ -93,7 +93,7 @@ enum Runner {
     },
     Candle {
         network: ResNet,
-        normalisation: Box<Normalisation>,
+        normalisation: Box<Normalization>,
         device: Device,
         dtype: DType,
     },
@@ -193,7 +193,7 @@ impl Backbone {
         match &self.runner {
             Runner::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                let values = self.run(&mut session, pixels, layer, Form::Planes)?;
+                let values = self.run(&mut session, pixels, layer, OutputLayout::Nchw)?;
                 let (photos, channels) = (pixels.photos, self.width(layer));
                 let (height, width) = layer.size(pixels.height, pixels.width);
                 let dims = [photos, channels, height, width];
@@ -215,7 +215,7 @@ impl Backbone {
         match &self.runner {
             Runner::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run(&mut session, pixels, layer, Form::Pooled)
+                self.run(&mut session, pixels, layer, OutputLayout::Pooled)
             }
             Runner::Candle { .. } => {
                 let tap = self.tap(pixels, layer)?;
@@ -233,7 +233,7 @@ impl Backbone {
         match &self.runner {
             Runner::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run(&mut session, pixels, layer, Form::ChannelsLast)
+                self.run(&mut session, pixels, layer, OutputLayout::Nhwc)
             }
             Runner::Candle { .. } => {
                 let tap = self.tap(pixels, layer)?;
@@ -256,12 +256,12 @@ impl Backbone {
         let Runner::Engine { frozen, .. } = &self.runner else { return Ok(None) };
         let mut session = Session::new(frozen.network.clone(), 1)?;
         let layer = Layer::Avgpool;
-        self.run(&mut session, pixels, layer, Form::Pooled)?;
-        session.time_layers(true);
+        self.run(&mut session, pixels, layer, OutputLayout::Pooled)?;
+        session.set_layer_timing(true);
         for _ in 0..runs {
-            self.run(&mut session, pixels, layer, Form::Pooled)?;
+            self.run(&mut session, pixels, layer, OutputLayout::Pooled)?;
         }
-        let peak = headstock_engine::peak(frozen.network.isa(), frozen.network.precision())?;
+        let peak = headstock_engine::peak_gflops(frozen.network.isa(), frozen.network.precision())?;
         Ok(Some((session.layer_times(), peak)))
     }
 
@@ -271,14 +271,14 @@ impl Backbone {
         session: &mut Session,
         pixels: Pixels<'_>,
         layer: Layer,
-        form: Form,
+        form: OutputLayout,
     ) -> Result<Vec<f32>, BackboneError> {
         let Runner::Engine { frozen, .. } = &self.runner else {
             unreachable!("only the engine has sessions")
         };
-        let form = if layer == Layer::Avgpool { Form::Pooled } else { form };
+        let form = if layer == Layer::Avgpool { OutputLayout::Pooled } else { form };
         let (height, width) =
-            if form == Form::Pooled { (1, 1) } else { layer.size(pixels.height, pixels.width) };
+            if form == OutputLayout::Pooled { (1, 1) } else { layer.size(pixels.height, pixels.width) };
         let mut values = vec![0.0; pixels.photos * height * width * self.width(layer)];
         session.run(pixels.into(), frozen.tap(layer), form, &mut values)?;
         Ok(values)
@@ -292,7 +292,7 @@ impl Worker<'_> {
     /// As [`Backbone::features`].
     pub fn features(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
         match &mut self.session {
-            Some(session) => self.backbone.run(session, pixels, layer, Form::Pooled),
+            Some(session) => self.backbone.run(session, pixels, layer, OutputLayout::Pooled),
             None => self.backbone.features(pixels, layer),
         }
     }
@@ -303,21 +303,21 @@ impl Worker<'_> {
     /// As there.
     pub fn activations(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
         match &mut self.session {
-            Some(session) => self.backbone.run(session, pixels, layer, Form::ChannelsLast),
+            Some(session) => self.backbone.run(session, pixels, layer, OutputLayout::Nhwc),
             None => self.backbone.activations(pixels, layer),
         }
     }
 }
 
-impl<'a> From<Pixels<'a>> for Photos<'a> {
+impl<'a> From<Pixels<'a>> for ImageBatch<'a> {
     fn from(pixels: Pixels<'a>) -> Self {
         let Pixels { data, photos, height, width } = pixels;
-        Self { values: Values::U8(data), count: photos, height, width }
+        Self { values: PixelValues::U8(data), count: photos, height, width }
     }
 }
 
 /// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
-pub(crate) fn normalisation(record: &Preprocessing) -> Normalisation {
+pub(crate) fn normalisation(record: &Preprocessing) -> Normalization {
     let of =
         |channel: usize, value: usize| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel];
     [0, 1, 2].map(|channel| std::array::from_fn(|value| of(channel, value)))
@@ -326,7 +326,7 @@ pub(crate) fn normalisation(record: &Preprocessing) -> Normalisation {
 /// Normalised, channels first: `[N, 3, H, W]`.
 pub(crate) fn planes(
     pixels: Pixels<'_>,
-    normalisation: &Normalisation,
+    normalisation: &Normalization,
     device: &Device,
 ) -> Result<Tensor, BackboneError> {
     let Pixels { data, photos, height, width } = pixels;

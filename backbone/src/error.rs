@@ -87,9 +87,9 @@ impl BackboneError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
-            Self::Engine(EngineError::NoBf16 | EngineError::Forced { .. } | EngineError::Isa { .. }) => {
-                ErrorKind::Config
-            }
+            Self::Engine(
+                EngineError::NoBf16 | EngineError::ForcedIsa { .. } | EngineError::UnavailableIsa { .. },
+            ) => ErrorKind::Config,
             Self::Hub(error) => error.kind(),
             Self::Engine(_)
             | Self::Pixels(_)

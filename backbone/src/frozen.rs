@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use headstock_engine::{
-    Builder, Calibration, Convolution, Epilogue, Isa, Network, Normalisation, Photos, Precision, Tap, Value,
-    Values, plain_photos,
+    ActivationStats, Convolution, Epilogue, ImageBatch, Isa, Network, NetworkBuilder, Normalization,
+    PixelValues, Precision, Tap, ValueId, synthetic_calibration_images,
 };
 
 use crate::blueprint::{self, Geometry, Part};
@@ -32,14 +32,14 @@ impl Frozen {
         checkpoint: &Checkpoint,
         isa: Isa,
         precision: Precision,
-        normalisation: Normalisation,
+        normalisation: Normalization,
     ) -> Result<Self, BackboneError> {
-        let mut builder = Builder::new(isa, normalisation)?;
+        let mut builder = NetworkBuilder::new(isa, normalisation)?;
         if precision == Precision::Bf16 {
             builder = builder.calibrate(calibration(checkpoint, isa, normalisation)?);
         }
         let mut trunk = Trunk::new(builder, checkpoint)?;
-        let mut taps = [trunk.builder.tap()?; 5];
+        let mut taps = [trunk.builder.add_tap()?; 5];
         for (index, tap) in taps.iter_mut().skip(1).enumerate() {
             *tap = trunk.stage(index, precision)?;
         }
@@ -62,35 +62,35 @@ impl Frozen {
 fn calibration(
     checkpoint: &Checkpoint,
     isa: Isa,
-    normalisation: Normalisation,
-) -> Result<Calibration, BackboneError> {
+    normalisation: Normalization,
+) -> Result<ActivationStats, BackboneError> {
     const COUNT: usize = 24;
     const SIDE: usize = 160;
-    let mut trunk = Trunk::new(Builder::new(isa, normalisation)?, checkpoint)?;
-    trunk.builder.tap()?;
+    let mut trunk = Trunk::new(NetworkBuilder::new(isa, normalisation)?, checkpoint)?;
+    trunk.builder.add_tap()?;
     trunk.stage(0, Precision::F32)?;
     let tap = trunk.stage(1, Precision::F32)?;
-    let pixels = plain_photos(COUNT, SIDE);
-    let photos = Photos { values: Values::U8(&pixels), count: COUNT, height: SIDE, width: SIDE };
-    Ok(Calibration::new(&Arc::new(trunk.builder.build()), photos, tap)?)
+    let pixels = synthetic_calibration_images(COUNT, SIDE);
+    let photos = ImageBatch { values: PixelValues::U8(&pixels), count: COUNT, height: SIDE, width: SIDE };
+    Ok(ActivationStats::collect(&Arc::new(trunk.builder.build()), photos, tap)?)
 }
 
 /// A network that grows stage by stage.
 struct Trunk<'a> {
-    builder: Builder,
+    builder: NetworkBuilder,
     checkpoint: &'a Checkpoint,
-    value: Value,
+    value: ValueId,
     /// What `value` is kept in.
     kept: Precision,
 }
 
 impl<'a> Trunk<'a> {
     /// The stem.
-    fn new(builder: Builder, checkpoint: &'a Checkpoint) -> Result<Self, BackboneError> {
-        let (value, kept) = (builder.image(), Precision::F32);
+    fn new(builder: NetworkBuilder, checkpoint: &'a Checkpoint) -> Result<Self, BackboneError> {
+        let (value, kept) = (builder.input(), Precision::F32);
         let mut trunk = Self { builder, checkpoint, value, kept };
         let stem = trunk.add(&blueprint::stem(), value, None, true, kept)?;
-        trunk.value = trunk.builder.max_pool("maxpool", stem, 3, 2, 1)?;
+        trunk.value = trunk.builder.add_max_pool("maxpool", stem, 3, 2, 1)?;
         Ok(trunk)
     }
 
@@ -109,23 +109,23 @@ impl<'a> Trunk<'a> {
             }
             self.kept = precision;
         }
-        Ok(self.builder.tap()?)
+        Ok(self.builder.add_tap()?)
     }
 
     fn add(
         &mut self,
         part: &Part,
-        input: Value,
-        residual: Option<Value>,
+        input: ValueId,
+        residual: Option<ValueId>,
         relu: bool,
         precision: Precision,
-    ) -> Result<Value, BackboneError> {
+    ) -> Result<ValueId, BackboneError> {
         let folded = part.load(self.checkpoint)?;
         let [outputs, inputs, kernel, _] = folded.dims;
         let Geometry { stride, padding } = part.geometry;
         let (weights, bias) = (folded.weight, folded.bias);
         let convolution = Convolution { inputs, outputs, kernel, stride, padding, weights, bias };
         let epilogue = Epilogue { residual, relu, precision };
-        Ok(self.builder.convolution(&part.conv, input, convolution, epilogue)?)
+        Ok(self.builder.add_convolution(&part.conv, input, convolution, epilogue)?)
     }
 }

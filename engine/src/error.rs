@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::isa::{ISA_VARIABLE, Isa};
-use crate::training::Shape;
+use crate::training::ConvShape;
 
 /// A network cannot be built, or not run on this.
 #[derive(Debug, Error)]
@@ -11,7 +11,7 @@ use crate::training::Shape;
 pub enum EngineError {
     /// The instruction set that the variable names is not to be had.
     #[error("{ISA_VARIABLE}={name} cannot be used: {problem}")]
-    Forced {
+    ForcedIsa {
         /// Its name.
         name: String,
         /// Why.
@@ -19,7 +19,7 @@ pub enum EngineError {
     },
     /// The instruction set that the caller names is not to be had.
     #[error("the instruction set {isa} cannot be used: {problem}")]
-    Isa {
+    UnavailableIsa {
         /// Which one.
         isa: Isa,
         /// Why.
@@ -37,10 +37,10 @@ pub enum EngineError {
         problem: String,
     },
     /// The photos are not what they are said to be, or too small for the network.
-    #[error("failed to run on {photos} photos of {height} x {width} pixels: {problem}")]
-    Photos {
+    #[error("failed to run on {images} photos of {height} x {width} pixels: {problem}")]
+    Input {
         /// How many.
-        photos: usize,
+        images: usize,
         /// Their height in pixels.
         height: usize,
         /// Their width in pixels.
@@ -50,9 +50,9 @@ pub enum EngineError {
     },
     /// Values of a convolution that is trained are not as many as it has.
     #[error("failed to multiply for {shape:?}: {problem}")]
-    Product {
+    Convolution {
         /// Its sizes.
-        shape: Shape,
+        shape: ConvShape,
         /// What is wrong.
         problem: String,
     },

@@ -8,18 +8,18 @@ use crate::kernels::{Job, Kernel};
 pub(crate) const CHANNELS: usize = 3;
 
 /// What each `u8` value of a channel becomes before the first layer.
-pub type Normalisation = [[f32; 256]; CHANNELS];
+pub type Normalization = [[f32; 256]; CHANNELS];
 
 /// A batch of photos, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
+pub enum PixelValues<'a> {
     /// To be normalised.
     U8(&'a [u8]),
     /// Normalised already.
     F32(&'a [f32]),
 }
 
-impl Values<'_> {
+impl PixelValues<'_> {
     /// How many there are.
     pub(crate) fn len(self) -> usize {
         match self {
@@ -31,64 +31,64 @@ impl Values<'_> {
 
 /// Photos within a margin of zeros: `[photo][row][column][3]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Framed {
+pub(crate) struct PaddedImages {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) padding: usize,
     /// Values of a row, with zeros at its end.
-    pub(crate) row: usize,
+    pub(crate) row_len: usize,
 }
 
-impl Framed {
+impl PaddedImages {
     /// Rows of a photo.
-    pub(crate) fn rows(self) -> usize {
+    pub(crate) fn n_rows(self) -> usize {
         self.height + 2 * self.padding
     }
 }
 
 /// Normalises photos into rows: units `row + rows * photo`.
-pub(crate) struct Frame<'a> {
-    pub(crate) values: Values<'a>,
+pub(crate) struct NormalizeImages<'a> {
+    pub(crate) values: PixelValues<'a>,
     /// The first photo of the group.
-    pub(crate) first: usize,
-    pub(crate) normalisation: &'a Normalisation,
-    pub(crate) framed: Framed,
-    pub(crate) to: *mut f32,
+    pub(crate) first_image: usize,
+    pub(crate) normalization: &'a Normalization,
+    pub(crate) padded: PaddedImages,
+    pub(crate) dst: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
-impl Job for Frame<'_> {
+impl Job for NormalizeImages<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, _: K) {
-        let Framed { height, width, padding, row: length } = self.framed;
+        let PaddedImages { height, width, padding, row_len } = self.padded;
         for unit in self.units.clone() {
-            let (row, photo) = (unit % self.framed.rows(), unit / self.framed.rows());
+            let (row, image) = (unit % self.padded.n_rows(), unit / self.padded.n_rows());
             let inside = row.checked_sub(padding).filter(|&row| row < height);
-            let values = inside.map(|row| ((self.first + photo) * height + row) * width * CHANNELS);
+            let start = inside.map(|row| ((self.first_image + image) * height + row) * width * CHANNELS);
             // SAFETY: the maker of the job vouches for the copy; every row is written whole, by one unit.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.to.add(unit * length), length) };
-            self.fill(row, values);
+            let row = unsafe { std::slice::from_raw_parts_mut(self.dst.add(unit * row_len), row_len) };
+            self.write_row(row, start);
         }
     }
 }
 
-impl Frame<'_> {
+impl NormalizeImages<'_> {
     /// One row: from value `start` of the batch on, or zeros.
     #[inline(always)]
-    fn fill(&self, row: &mut [f32], start: Option<usize>) {
+    fn write_row(&self, row: &mut [f32], start: Option<usize>) {
         row.fill(0.0);
-        let (Some(start), left) = (start, self.framed.padding * CHANNELS) else { return };
-        let row = &mut row[left..left + self.framed.width * CHANNELS];
+        let (Some(start), left) = (start, self.padded.padding * CHANNELS) else { return };
+        let row = &mut row[left..left + self.padded.width * CHANNELS];
         match self.values {
-            Values::U8(values) => {
+            PixelValues::U8(values) => {
                 let pixels = values[start..start + row.len()].chunks_exact(CHANNELS);
-                for (to, pixel) in row.chunks_exact_mut(CHANNELS).zip(pixels) {
+                for (dst, pixel) in row.chunks_exact_mut(CHANNELS).zip(pixels) {
                     for channel in 0..CHANNELS {
-                        to[channel] = self.normalisation[channel][usize::from(pixel[channel])];
+                        dst[channel] = self.normalization[channel][usize::from(pixel[channel])];
                     }
                 }
             }
-            Values::F32(values) => row.copy_from_slice(&values[start..start + row.len()]),
+            PixelValues::F32(values) => row.copy_from_slice(&values[start..start + row.len()]),
         }
     }
 }

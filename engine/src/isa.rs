@@ -55,7 +55,7 @@ impl Isa {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the engine's variable")]
         let forced = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty());
         match forced {
-            Some(name) => Self::forced(&name.to_string_lossy(), precision, Self::is_present),
+            Some(name) => Self::parse_forced(&name.to_string_lossy(), precision, Self::is_present),
             None => Self::fastest(precision),
         }
     }
@@ -65,28 +65,28 @@ impl Isa {
     /// # Errors
     /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
     pub fn fastest(precision: Precision) -> Result<Self, EngineError> {
-        Self::fastest_of(precision, Self::is_present)
+        Self::fastest_where(precision, Self::is_present)
     }
 
-    fn fastest_of(precision: Precision, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
+    fn fastest_where(precision: Precision, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
         let fits = |isa: &Self| isa.computes(precision) && is_present(*isa);
         Self::ALL.into_iter().rev().find(fits).ok_or(EngineError::NoBf16)
     }
 
-    fn forced(
+    fn parse_forced(
         name: &str,
         precision: Precision,
         is_present: impl Fn(Self) -> bool,
     ) -> Result<Self, EngineError> {
-        let refused = |problem: String| EngineError::Forced { name: name.to_owned(), problem };
+        let reject = |problem: String| EngineError::ForcedIsa { name: name.to_owned(), problem };
         let isa = Self::ALL.into_iter().find(|isa| isa.as_str() == name).ok_or_else(|| {
-            refused(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
+            reject(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
         })?;
         if !is_present(isa) {
-            return Err(refused("this machine does not have it".to_owned()));
+            return Err(reject("this machine does not have it".to_owned()));
         }
         if !isa.computes(precision) {
-            return Err(refused(format!("it has no kernels for {precision}")));
+            return Err(reject(format!("it has no kernels for {precision}")));
         }
         Ok(isa)
     }
@@ -195,7 +195,7 @@ mod tests {
             (&[Portable, Avx2, Avx512, Avx512Bf16], Avx512, Some(Avx512Bf16)),
             (&[Portable, Avx2, Avx512, Avx512Bf16, AmxBf16], Avx512, Some(AmxBf16)),
         ] {
-            let fastest = |precision| Isa::fastest_of(precision, |isa| here.contains(&isa));
+            let fastest = |precision| Isa::fastest_where(precision, |isa| here.contains(&isa));
             assert_eq!(fastest(Precision::F32).unwrap(), f32, "{here:?}");
             match (fastest(Precision::Bf16), bf16) {
                 (Ok(found), Some(expected)) => assert_eq!(found, expected, "{here:?}"),
@@ -215,7 +215,7 @@ mod tests {
             let [fits, other] =
                 if isa.computes(precision[0]) { precision } else { [precision[1], precision[0]] };
             let forced = |precision, here: bool| {
-                Isa::forced(name, precision, |asked| {
+                Isa::parse_forced(name, precision, |asked| {
                     assert_eq!(asked, isa);
                     here
                 })
@@ -227,7 +227,7 @@ mod tests {
             assert_eq!(forced(other, true), refused(&format!("it has no kernels for {other}")));
         }
         for name in ["neon", "AVX2", "avx", " avx2"] {
-            let error = Isa::forced(name, Precision::F32, |_| true).unwrap_err().to_string();
+            let error = Isa::parse_forced(name, Precision::F32, |_| true).unwrap_err().to_string();
             assert_eq!(
                 error,
                 format!(

@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
+use crate::dispatch::KernelLayout;
 use crate::error::EngineError;
+use crate::gptq::{self, Gram};
 use crate::image;
 use crate::isa::Precision;
-use crate::machine::Layout;
 use crate::pack::{Panels, Position, pack};
-use crate::rounding::{self, Gram};
 use crate::winograd;
 
 /// A convolution, with BatchNorm folded in where there was one.
@@ -44,10 +44,10 @@ pub enum Method {
 }
 
 /// A convolution, packed for a kernel.
-pub(crate) struct Packed {
+pub(crate) struct PackedConv {
     pub(crate) method: Method,
     pub(crate) panels: Panels,
-    pub(crate) weights: Vec<Cell>,
+    pub(crate) weights: Vec<CacheLine>,
     /// Zeros after the last output.
     pub(crate) bias: Vec<f32>,
     pub(crate) inputs: usize,
@@ -58,21 +58,21 @@ pub(crate) struct Packed {
 }
 
 /// Channels are kept in multiples of this, whatever the width of panels and cells: the rest are zeros.
-const WHOLE: usize = 32;
+const CHANNEL_MULTIPLE: usize = 32;
 
 /// Blocks of cells of `precision` for `channels`.
-pub(crate) fn blocks(precision: Precision, channels: usize) -> usize {
-    vectors(channels) / precision.parts()
+pub(crate) fn channel_blocks(precision: Precision, channels: usize) -> usize {
+    channel_vectors(channels) / precision.parts()
 }
 
 /// Vectors of 16 for `channels`.
-pub(crate) fn vectors(channels: usize) -> usize {
-    channels.div_ceil(WHOLE) * WHOLE / 16
+pub(crate) fn channel_vectors(channels: usize) -> usize {
+    channels.div_ceil(CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE / 16
 }
 
 impl Convolution {
     /// What is wrong with it, if anything.
-    fn problem(&self, first: bool) -> Option<String> {
+    fn invalid_reason(&self, first: bool) -> Option<String> {
         let Self { inputs, outputs, kernel, stride, padding, .. } = *self;
         let product = [outputs, inputs, kernel, kernel].into_iter().try_fold(1, usize::checked_mul);
         if product != Some(self.weights.len()) || self.bias.len() != outputs || self.weights.is_empty() {
@@ -98,11 +98,11 @@ impl Convolution {
     pub(crate) fn pack(
         self,
         name: &str,
-        layout: Layout,
+        layout: KernelLayout,
         first: bool,
-        seen: Option<&[Gram]>,
-    ) -> Result<Packed, EngineError> {
-        if let Some(problem) = self.problem(first) {
+        grams: Option<&[Gram]>,
+    ) -> Result<PackedConv, EngineError> {
+        if let Some(problem) = self.invalid_reason(first) {
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
         let Self { inputs, outputs, kernel, stride, padding, .. } = self;
@@ -120,10 +120,10 @@ impl Convolution {
             Method::Pointwise | Method::Winograd => (input_blocks, 16),
             Method::Direct => (input_blocks * taps, 16),
         };
-        let panels = Panels { count: vectors(outputs) / layout.vectors, segments, steps };
-        let matrices = if method == Method::Winograd { winograd::POINTS } else { 1 };
-        let mut weights = Cell::zeros(matrices * panels.count * panels.cells(layout));
-        let of = |output: usize, input: usize, tap: usize| {
+        let panels = Panels { count: channel_vectors(outputs) / layout.vectors, k_blocks: segments, steps };
+        let matrices = if method == Method::Winograd { winograd::COMPONENTS } else { 1 };
+        let mut weights = CacheLine::zeros(matrices * panels.count * panels.n_lines(layout));
+        let weight = |output: usize, input: usize, tap: usize| {
             let inside = output < outputs && input < inputs;
             if inside { f64::from(self.weights[(output * inputs + input) * taps + tap]) } else { 0.0 }
         };
@@ -133,27 +133,29 @@ impl Convolution {
                 layout.parts == 2 && grams.len() == matrices && grams[index].size() == inputs
             };
             if let Some(gram) =
-                seen.filter(fits).filter(|_| method != Method::Direct).map(|grams| &grams[index])
+                grams.filter(fits).filter(|_| method != Method::Direct).map(|grams| &grams[index])
             {
-                rounding::compensated(matrix, gram);
+                gptq::quantize_weights(matrix, gram);
             }
         };
         match method {
-            Method::Image => pack(layout, panels, &mut weights, |Position { output, segment, index }| {
-                if index < inputs * kernel {
-                    of(output, index % inputs, segment * kernel + index / inputs)
-                } else {
-                    0.0
-                }
-            }),
+            Method::Image => {
+                pack(layout, panels, &mut weights, |Position { output, k_block: segment, index }| {
+                    if index < inputs * kernel {
+                        weight(output, index % inputs, segment * kernel + index / inputs)
+                    } else {
+                        0.0
+                    }
+                })
+            }
             Method::Pointwise | Method::Direct | Method::Winograd => {
                 // One matrix whose sums go over taps as well, or one a point.
                 let taps = if method == Method::Winograd { 1 } else { taps };
-                let each = panels.count * panels.cells(layout);
+                let each = panels.count * panels.n_lines(layout);
                 for (index, weights) in weights.chunks_exact_mut(each).enumerate() {
-                    let mut matrix = self.matrix(method, index);
+                    let mut matrix = self.gemm_matrix(method, index);
                     compensate(&mut matrix, index);
-                    pack(layout, panels, weights, |Position { output, segment, index }| {
+                    pack(layout, panels, weights, |Position { output, k_block: segment, index }| {
                         let (input, tap) = (segment / taps * channels + index, segment % taps);
                         let inside = output < outputs && input < inputs;
                         if inside { matrix[(output * inputs + input) * taps + tap] } else { 0.0 }
@@ -162,28 +164,28 @@ impl Convolution {
             }
         }
         let mut bias = self.bias;
-        bias.resize(16 * vectors(outputs), 0.0);
-        Ok(Packed { method, panels, weights, bias, inputs, outputs, kernel, stride, padding })
+        bias.resize(16 * channel_vectors(outputs), 0.0);
+        Ok(PackedConv { method, panels, weights, bias, inputs, outputs, kernel, stride, padding })
     }
 }
 
 impl Convolution {
     /// The matrix `[O, C * K * K]` of a product, or `[O, C]` of one of Winograd's points.
-    fn matrix(&self, method: Method, point: usize) -> Vec<f64> {
+    fn gemm_matrix(&self, method: Method, component: usize) -> Vec<f64> {
         if method != Method::Winograd {
             return self.weights.iter().map(|&weight| f64::from(weight)).collect();
         }
-        let factors = winograd::weight_factors(point);
-        let at_point = |kernel: &[f32]| {
+        let factors = winograd::kernel_transform_factors(component);
+        let to_component = |kernel: &[f32]| {
             factors.iter().zip(kernel).map(|(factor, &weight)| factor * f64::from(weight)).sum()
         };
-        self.weights.par_chunks_exact(factors.len()).map(at_point).collect()
+        self.weights.par_chunks_exact(factors.len()).map(to_component).collect()
     }
 }
 
-impl Packed {
+impl PackedConv {
     /// Outputs along an axis of `size`; none where the kernel does not fit.
-    pub(crate) fn outputs_along(&self, size: usize) -> Option<usize> {
+    pub(crate) fn output_len(&self, size: usize) -> Option<usize> {
         Some((size + 2 * self.padding).checked_sub(self.kernel)? / self.stride + 1)
     }
 }
@@ -191,25 +193,25 @@ impl Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Machine;
-    use crate::tests::Numbers;
+    use crate::dispatch::AnyKernel;
+    use crate::tests::TestRng;
 
-    fn packed(winograd: bool, seen: Option<&[Gram]>) -> Vec<u8> {
-        let layout = Layout { rows: 1, vectors: 2, parts: 2, winograd };
-        let convolution = Numbers(3).convolution([16, 32, 3, 1, 1]);
-        let packed = convolution.pack("layer", layout, false, seen).unwrap();
-        bytemuck::cast_slice::<Cell, u8>(&packed.weights).to_vec()
+    fn packed(winograd: bool, grams: Option<&[Gram]>) -> Vec<u8> {
+        let layout = KernelLayout { rows: 1, vectors: 2, parts: 2, winograd };
+        let convolution = TestRng(3).convolution([16, 32, 3, 1, 1]);
+        let packed = convolution.pack("layer", layout, false, grams).unwrap();
+        bytemuck::cast_slice::<CacheLine, u8>(&packed.weights).to_vec()
     }
 
     /// With AMX a layer is direct that was Winograd's on the kernel of `f32` that was watched.
     #[test]
     fn weights_are_compensated_for_what_was_seen_on_their_own_way_only() {
-        let mut numbers = Numbers(4);
+        let mut numbers = TestRng(4);
         let samples: Vec<f32> = (0..64).flat_map(|_| vec![numbers.next(); 16]).collect();
-        let grams: Vec<Gram> = (0..winograd::POINTS)
+        let grams: Vec<Gram> = (0..winograd::COMPONENTS)
             .map(|_| {
                 let mut gram = Gram::new(16);
-                gram.add_many(Machine::PortableF32, &samples);
+                gram.add_samples(AnyKernel::PortableF32, &samples);
                 gram
             })
             .collect();

@@ -43,36 +43,36 @@
 
 #![expect(unsafe_code, reason = "kernels work on raw memory; every other crate denies it")]
 
+mod cache_line;
 mod calibration;
-mod cell;
+mod dispatch;
 mod error;
-mod gather;
+mod executor;
+mod gemm;
+mod gptq;
 mod image;
 mod isa;
 mod kernels;
 mod layer;
-mod machine;
 mod network;
 mod pack;
+mod pad;
 mod peak;
 mod plan;
 mod pool;
-mod product;
-mod rounding;
 mod session;
 mod team;
 #[cfg(test)]
 mod tests;
 mod tile;
 pub mod training;
-mod walk;
 mod winograd;
 
-pub use calibration::{Calibration, plain_photos};
+pub use calibration::{ActivationStats, synthetic_calibration_images};
 pub use error::EngineError;
-pub use image::{Normalisation, Values};
+pub use image::{Normalization, PixelValues};
 pub use isa::{ISA_VARIABLE, Isa, Precision};
 pub use layer::{Convolution, Method};
-pub use network::{Builder, Epilogue, Network, Tap, Value};
-pub use peak::peak;
-pub use session::{Form, LayerTime, Photos, Session};
+pub use network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
+pub use peak::peak_gflops;
+pub use session::{ImageBatch, LayerTime, OutputLayout, Session};

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use crate::calibration::Calibration;
+use crate::calibration::ActivationStats;
+use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
-use crate::image::{self, Normalisation};
+use crate::image::{self, Normalization};
 use crate::isa::{Isa, Precision};
-use crate::layer::{Convolution, Packed, blocks};
-use crate::machine::{Machine, Machines};
+use crate::layer::{Convolution, PackedConv, channel_blocks};
 
 /// What a layer gives, or the photos themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Value(pub(crate) usize);
+pub struct ValueId(pub(crate) usize);
 
 /// A place where the network can be left: the value of a layer, counted from the photo's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) input: usize,
     pub(crate) output: usize,
-    pub(crate) machine: Machine,
+    pub(crate) kernel: AnyKernel,
     pub(crate) op: Op,
 }
 
 pub(crate) enum Op {
-    Convolution { packed: Packed, residual: Option<usize>, relu: bool },
+    Convolution { packed: PackedConv, residual: Option<usize>, relu: bool },
     MaxPool { kernel: usize, stride: usize, padding: usize },
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Op {
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue {
     /// What is added to them; it is kept in what the convolution reads.
-    pub residual: Option<Value>,
+    pub residual: Option<ValueId>,
     /// Whether negative ones become zero.
     pub relu: bool,
     /// What they are kept in: as the input, or `bf16` of `f32`.
@@ -42,16 +42,16 @@ pub struct Epilogue {
 }
 
 /// Makes a [`Network`], layer by layer.
-pub struct Builder {
+pub struct NetworkBuilder {
     network: Network,
-    calibration: Option<Calibration>,
+    stats: Option<ActivationStats>,
 }
 
 /// Layers packed for one instruction set. It is shared by all who run it; [`Session`](crate::Session) is what runs.
 pub struct Network {
-    pub(crate) machines: Machines,
+    pub(crate) kernels: KernelSet,
     isa: Isa,
-    pub(crate) normalisation: Normalisation,
+    pub(crate) normalization: Normalization,
     /// Channels of each value, and what it is kept in; the photos are the first.
     pub(crate) values: Vec<(usize, Precision)>,
     pub(crate) nodes: Vec<Node>,
@@ -59,70 +59,73 @@ pub struct Network {
     pub(crate) taps: Vec<usize>,
 }
 
-impl Builder {
+impl NetworkBuilder {
     /// Starts with photos `[N, H, W, 3]`, which `normalisation` turns into `f32`.
     ///
     /// # Errors
     /// [`EngineError::Isa`] when this machine does not have `isa`.
-    pub fn new(isa: Isa, normalisation: Normalisation) -> Result<Self, EngineError> {
-        Ok(Self::on(Machines::new(isa)?, isa, normalisation))
+    pub fn new(isa: Isa, normalization: Normalization) -> Result<Self, EngineError> {
+        Ok(Self::with_kernels(KernelSet::new(isa)?, isa, normalization))
     }
 
-    pub(crate) fn on(machines: Machines, isa: Isa, normalisation: Normalisation) -> Self {
+    pub(crate) fn with_kernels(kernels: KernelSet, isa: Isa, normalization: Normalization) -> Self {
         let values = vec![(image::CHANNELS, Precision::F32)];
-        let network = Network { machines, isa, normalisation, values, nodes: Vec::new(), taps: Vec::new() };
-        Self { network, calibration: None }
+        let network = Network { kernels, isa, normalization, values, nodes: Vec::new(), taps: Vec::new() };
+        Self { network, stats: None }
     }
 
     /// Rounds the weights of layers that read `bf16` so that their errors cancel on what was seen of layers of the same name.
     #[must_use]
-    pub fn calibrate(mut self, calibration: Calibration) -> Self {
-        self.calibration = Some(calibration);
+    pub fn calibrate(mut self, stats: ActivationStats) -> Self {
+        self.stats = Some(stats);
         self
     }
 
     /// The photos.
     #[must_use]
-    pub fn image(&self) -> Value {
-        Value(0)
+    pub fn input(&self) -> ValueId {
+        ValueId(0)
     }
 
     /// Adds a convolution of `input`; it is computed in the precision of that, and its sums end as `epilogue` says.
     ///
     /// # Errors
     /// [`EngineError::Layer`] when sizes or precisions do not fit, or a value from before a tap is used after it.
-    pub fn convolution(
+    pub fn add_convolution(
         &mut self,
         name: &str,
-        input: Value,
+        input: ValueId,
         convolution: Convolution,
         epilogue: Epilogue,
-    ) -> Result<Value, EngineError> {
-        let refused = |problem: String| Err(EngineError::Layer { layer: name.to_owned(), problem });
+    ) -> Result<ValueId, EngineError> {
+        let reject = |problem: String| Err(EngineError::Layer { layer: name.to_owned(), problem });
         let Epilogue { residual, relu, precision } = epilogue;
-        let (inputs, from) = self.network.values[input.0];
+        let (inputs, input_precision) = self.network.values[input.0];
         let outputs = convolution.outputs;
         if inputs != convolution.inputs {
-            return refused(format!("it takes {} channels and is given {inputs}", convolution.inputs));
+            return reject(format!("it takes {} channels and is given {inputs}", convolution.inputs));
         }
         if let Some(residual) = residual {
-            let (channels, kept) = self.network.values[residual.0];
-            if residual.0 == 0 || (channels, kept) != (outputs, from) {
-                return refused(format!(
-                    "{outputs} channels in {from} cannot be added to {channels} in {kept}"
+            let (channels, residual_precision) = self.network.values[residual.0];
+            if residual.0 == 0 || (channels, residual_precision) != (outputs, input_precision) {
+                return reject(format!(
+                    "{outputs} channels in {input_precision} cannot be added to {channels} in {residual_precision}"
                 ));
             }
-            self.check_reach(name, residual)?;
+            self.check_after_last_tap(name, residual)?;
         }
-        let Some(machine) = self.network.machines.from(from, precision) else {
-            return refused(format!("{} has no kernel from {from} to {precision}", self.network.isa));
+        let Some(kernel) = self.network.kernels.for_precisions(input_precision, precision) else {
+            return reject(format!(
+                "{} has no kernel from {input_precision} to {precision}",
+                self.network.isa
+            ));
         };
         let packed = {
-            let seen = self.calibration.as_ref().and_then(|calibration| calibration.layer(name));
-            convolution.pack(name, machine.layout(), input.0 == 0, seen)?
+            let grams = self.stats.as_ref().and_then(|stats| stats.for_layer(name));
+            convolution.pack(name, kernel.layout(), input.0 == 0, grams)?
         };
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
-        self.add(name, input, machine, (outputs, precision), op)
+        self.push_node(name, input, kernel, (outputs, precision), op)
     }
 
     /// Adds a maximum over windows; what lies outside counts for nothing.
@@ -130,14 +133,14 @@ impl Builder {
     /// # Errors
     /// [`EngineError::Layer`] when the window is smaller than the margin, it is the first layer, or a value from before a
     /// tap is used after it.
-    pub fn max_pool(
+    pub fn add_max_pool(
         &mut self,
         name: &str,
-        input: Value,
+        input: ValueId,
         kernel: usize,
         stride: usize,
         padding: usize,
-    ) -> Result<Value, EngineError> {
+    ) -> Result<ValueId, EngineError> {
         if input.0 == 0 || stride == 0 || padding >= kernel {
             let problem = format!(
                 "kernel {kernel}, stride {stride} and padding {padding} do not go together, or not here"
@@ -145,15 +148,21 @@ impl Builder {
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
         let (channels, precision) = self.network.values[input.0];
-        let machine = self.network.machine(precision);
-        self.add(name, input, machine, (channels, precision), Op::MaxPool { kernel, stride, padding })
+        let node_kernel = self.network.kernel_for(precision);
+        self.push_node(
+            name,
+            input,
+            node_kernel,
+            (channels, precision),
+            Op::MaxPool { kernel, stride, padding },
+        )
     }
 
     /// Makes the last value a tap. What comes after can use no value from before it.
     ///
     /// # Errors
     /// [`EngineError::Layer`] when there is no layer since the last tap.
-    pub fn tap(&mut self) -> Result<Tap, EngineError> {
+    pub fn add_tap(&mut self) -> Result<Tap, EngineError> {
         let network = &mut self.network;
         let last = network.values.len() - 1;
         if last == network.taps.last().copied().unwrap_or(0) {
@@ -174,22 +183,22 @@ impl Builder {
         network
     }
 
-    fn add(
+    fn push_node(
         &mut self,
         name: &str,
-        input: Value,
-        machine: Machine,
+        input: ValueId,
+        kernel: AnyKernel,
         value: (usize, Precision),
         op: Op,
-    ) -> Result<Value, EngineError> {
-        self.check_reach(name, input)?;
+    ) -> Result<ValueId, EngineError> {
+        self.check_after_last_tap(name, input)?;
         let output = self.network.values.len();
-        self.network.nodes.push(Node { name: name.to_owned(), input: input.0, output, machine, op });
+        self.network.nodes.push(Node { name: name.to_owned(), input: input.0, output, kernel, op });
         self.network.values.push(value);
-        Ok(Value(output))
+        Ok(ValueId(output))
     }
 
-    fn check_reach(&self, name: &str, value: Value) -> Result<(), EngineError> {
+    fn check_after_last_tap(&self, name: &str, value: ValueId) -> Result<(), EngineError> {
         if value.0 < self.network.taps.last().copied().unwrap_or(0) {
             let problem = "it uses a value from before the last tap".to_owned();
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
@@ -218,21 +227,21 @@ impl Network {
     }
 
     /// Blocks of cells of a value.
-    pub(crate) fn blocks(&self, value: usize) -> usize {
+    pub(crate) fn n_blocks(&self, value: usize) -> usize {
         let (channels, precision) = self.values[value];
-        blocks(precision, channels)
+        channel_blocks(precision, channels)
     }
 
     /// The kernel for what is in one precision and stays so.
-    pub(crate) fn machine(&self, precision: Precision) -> Machine {
-        self.machines.from(precision, precision).unwrap_or(self.machines.wide)
+    pub(crate) fn kernel_for(&self, precision: Precision) -> AnyKernel {
+        self.kernels.for_precisions(precision, precision).unwrap_or(self.kernels.f32)
     }
 
     /// The nodes between the tap before `segment` and its own.
-    pub(crate) fn segment(&self, segment: usize) -> Range<usize> {
-        let after = |value: usize| self.nodes.iter().take_while(|node| node.output <= value).count();
-        let start = segment.checked_sub(1).map_or(0, |before| after(self.taps[before]));
-        start..after(self.taps[segment])
+    pub(crate) fn stage_nodes(&self, stage: usize) -> Range<usize> {
+        let n_nodes_up_to = |value: usize| self.nodes.iter().take_while(|node| node.output <= value).count();
+        let start = stage.checked_sub(1).map_or(0, |previous| n_nodes_up_to(self.taps[previous]));
+        start..n_nodes_up_to(self.taps[stage])
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
+use crate::dispatch::KernelSet;
 use crate::error::EngineError;
 use crate::isa::{Isa, Precision};
 use crate::kernels::{Job, Kernel};
-use crate::machine::Machines;
-use crate::tile::{Cells, Finish, Output, Tile};
+use crate::tile::{LinePixels, Tile, TileEpilogue, TileOutput};
 
 /// Steps of a round: enough to make its ends count for nothing.
 const STEPS: usize = 1 << 14;
@@ -19,43 +19,43 @@ const SUMS: usize = 12;
 ///
 /// # Errors
 /// [`EngineError::Isa`] when this machine has not `isa`, or it has no kernels for `precision`.
-pub fn peak(isa: Isa, precision: Precision) -> Result<f64, EngineError> {
-    let machine = Machines::new(isa)?.from(precision, precision);
+pub fn peak_gflops(isa: Isa, precision: Precision) -> Result<f64, EngineError> {
+    let kernel = KernelSet::new(isa)?.for_precisions(precision, precision);
     let problem = || format!("it has no kernels for {precision}");
-    let machine = machine.ok_or_else(|| EngineError::Isa { isa, problem: problem() })?;
+    let kernel = kernel.ok_or_else(|| EngineError::UnavailableIsa { isa, problem: problem() })?;
     let mut best = 0.0f64;
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(200) {
         let mut operations = 0;
         let round = Instant::now();
-        machine.run(Round { operations: &mut operations });
+        kernel.run(PeakRound { operations: &mut operations });
         best = best.max(operations as f64 / round.elapsed().as_secs_f64() / 1e9);
     }
     Ok(best)
 }
 
-struct Round<'a> {
+struct PeakRound<'a> {
     operations: &'a mut usize,
 }
 
-impl Job for Round<'_> {
+impl Job for PeakRound<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let (lanes, pairs) = (16 * K::VECTORS, K::PARTS);
-        if K::IN_TILES {
-            *self.operations = tiles(kernel);
+        if K::WHOLE_TILES {
+            *self.operations = run_tiles(kernel);
             return;
         }
-        let cells = Cell::zeros(K::VECTORS + 1);
+        let lines = CacheLine::zeros(K::VECTORS + 1);
         // SAFETY: the cells are there.
         unsafe {
             // Zeros that the compiler does not know to be zeros.
-            let cells = std::hint::black_box(cells.as_ptr());
-            let weights = kernel.weights(cells);
-            let mut sums = [kernel.zero(); SUMS];
+            let lines = std::hint::black_box(lines.as_ptr());
+            let weights = kernel.load_weights(lines);
+            let mut sums = [kernel.zero_sums(); SUMS];
             for _ in 0..STEPS {
                 for sum in &mut sums {
-                    *sum = kernel.step(*sum, cells.cast(), weights);
+                    *sum = kernel.accumulate_step(*sum, lines.cast(), weights);
                 }
             }
             std::hint::black_box(&sums);
@@ -66,13 +66,13 @@ impl Job for Round<'_> {
 
 /// Whole tiles over cells that stay in the L1 cache.
 #[inline(always)]
-fn tiles<K: Kernel>(kernel: K) -> usize {
+fn run_tiles<K: Kernel>(kernel: K) -> usize {
     const SEGMENTS: usize = 4;
     const STEPS_IN_SEGMENT: usize = 16;
     let (activations, weights) =
-        (Cell::zeros(K::ROWS), Cell::zeros(SEGMENTS * STEPS_IN_SEGMENT * K::VECTORS));
-    let mut sums = Cell::zeros(K::ROWS * K::VECTORS);
-    let output = Output { cells: sums.as_mut_ptr(), block: K::ROWS, finish: Finish::Raw };
+        (CacheLine::zeros(K::ROWS), CacheLine::zeros(SEGMENTS * STEPS_IN_SEGMENT * K::VECTORS));
+    let mut sums = CacheLine::zeros(K::ROWS * K::VECTORS);
+    let output = TileOutput { lines: sums.as_mut_ptr(), block_stride: K::ROWS, epilogue: TileEpilogue::Raw };
     let (offsets, count) = ([0; SEGMENTS], STEPS / SEGMENTS / STEPS_IN_SEGMENT);
     for _ in 0..count {
         let tile = Tile {
@@ -85,7 +85,7 @@ fn tiles<K: Kernel>(kernel: K) -> usize {
             vector: 0,
         };
         // SAFETY: activations, weights and sums are as many as a tile of all rows has.
-        unsafe { kernel.tile::<Cells>(K::ROWS, &tile) };
+        unsafe { kernel.compute_tile::<LinePixels>(K::ROWS, &tile) };
     }
     2 * count * SEGMENTS * STEPS_IN_SEGMENT * K::ROWS * 16 * K::VECTORS * K::PARTS
 }
@@ -99,7 +99,7 @@ mod tests {
     fn every_kernel_has_one() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
             let precision = if isa.computes(Precision::F32) { Precision::F32 } else { Precision::Bf16 };
-            assert!(peak(isa, precision).unwrap().is_normal(), "{isa}");
+            assert!(peak_gflops(isa, precision).unwrap().is_normal(), "{isa}");
         }
     }
 }

@@ -2,25 +2,25 @@
 
 use std::ops::Range;
 
-use crate::cell::Cell;
-use crate::gather::Pixels;
+use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel, Simd};
+use crate::pad::TensorView;
 
 /// Maximum over windows; what lies outside the photo counts for nothing. Units `row + rows * (photo + photos * block)` of the
 /// output.
 pub(crate) struct MaxPool {
-    pub(crate) from: Pixels,
+    pub(crate) input: TensorView,
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
-    pub(crate) to: *mut Cell,
+    pub(crate) output: *mut CacheLine,
     /// Cells from a block of the output to the next.
-    pub(crate) block: usize,
+    pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
 
 /// Outputs along an axis of `size`.
-pub(crate) fn outputs(size: usize, kernel: usize, stride: usize, padding: usize) -> usize {
+pub(crate) fn output_len(size: usize, kernel: usize, stride: usize, padding: usize) -> usize {
     (size + 2 * padding - kernel) / stride + 1
 }
 
@@ -28,29 +28,29 @@ impl Job for MaxPool {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
-        let Pixels { height, width, photos, .. } = self.from;
-        let rows = outputs(height, self.kernel, self.stride, self.padding);
-        let columns = outputs(width, self.kernel, self.stride, self.padding);
+        let TensorView { height, width, images, .. } = self.input;
+        let rows = output_len(height, self.kernel, self.stride, self.padding);
+        let columns = output_len(width, self.kernel, self.stride, self.padding);
         let window = |output: usize, size: usize| {
             let start = output * self.stride;
             start.saturating_sub(self.padding)..(start + self.kernel - self.padding).min(size)
         };
         for unit in self.units {
-            let (row, photo) = (unit % rows, unit / rows);
-            let (photo, block) = (photo % photos, photo / photos);
+            let (row, image) = (unit % rows, unit / rows);
+            let (image, block) = (image % images, image / images);
             // SAFETY: the maker of the job vouches for both values; windows are inside the photo.
             unsafe {
-                let from = self.from.cells.add(block * self.from.block + photo * height * width);
-                let to = self.to.add(block * self.block + (photo * rows + row) * columns);
+                let input = self.input.lines.add(block * self.input.block_stride + image * height * width);
+                let output = self.output.add(block * self.block_stride + (image * rows + row) * columns);
                 for column in 0..columns {
                     for part in 0..K::PARTS {
                         let mut largest = simd.splat(f32::NEG_INFINITY);
                         for y in window(row, height) {
                             for x in window(column, width) {
-                                largest = simd.max(largest, kernel.load_part(from.add(y * width + x), part));
+                                largest = simd.max(largest, kernel.load_part(input.add(y * width + x), part));
                             }
                         }
-                        kernel.store_part(to.add(column), part, largest);
+                        kernel.store_part(output.add(column), part, largest);
                     }
                 }
             }
@@ -59,34 +59,35 @@ impl Job for MaxPool {
 }
 
 /// The mean over the pixels of each photo: units `photo + photos * block`, `features` being `[photos, channels]`.
-pub(crate) struct Mean {
-    pub(crate) from: Pixels,
+pub(crate) struct GlobalAvgPool {
+    pub(crate) input: TensorView,
     pub(crate) channels: usize,
     pub(crate) features: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
-impl Job for Mean {
+impl Job for GlobalAvgPool {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
-        let Pixels { height, width, photos, .. } = self.from;
+        let TensorView { height, width, images, .. } = self.input;
         let scale = 1.0 / (height * width) as f32;
         for unit in self.units {
-            let (photo, block) = (unit % photos, unit / photos);
+            let (image, block) = (unit % images, unit / images);
             for part in 0..K::PARTS {
                 let mut means = [0.0; 16];
                 // SAFETY: the maker of the job vouches for the value and for the features of these photos.
                 unsafe {
-                    let from = self.from.cells.add(block * self.from.block + photo * height * width);
+                    let input =
+                        self.input.lines.add(block * self.input.block_stride + image * height * width);
                     let mut sum = simd.splat(0.0);
                     for pixel in 0..height * width {
-                        sum = simd.add(sum, kernel.load_part(from.add(pixel), part));
+                        sum = simd.add(sum, kernel.load_part(input.add(pixel), part));
                     }
                     simd.store(means.as_mut_ptr(), sum);
                     let first = (block * K::PARTS + part) * 16;
                     for (channel, mean) in (first..self.channels).zip(means) {
-                        *self.features.add(photo * self.channels + channel) = mean * scale;
+                        *self.features.add(image * self.channels + channel) = mean * scale;
                     }
                 }
             }
@@ -102,33 +103,34 @@ pub(crate) struct Strides {
 }
 
 /// The values themselves, photo by photo: units `photo + photos * block`.
-pub(crate) struct Spread {
-    pub(crate) from: Pixels,
+pub(crate) struct UnpackOutput {
+    pub(crate) input: TensorView,
     pub(crate) channels: usize,
     /// Within a photo.
     pub(crate) strides: Strides,
-    pub(crate) values: *mut f32,
+    pub(crate) out: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
-impl Job for Spread {
+impl Job for UnpackOutput {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let Pixels { height, width, photos, .. } = self.from;
+        let TensorView { height, width, images, .. } = self.input;
         let pixels = height * width;
         for unit in self.units {
-            let (photo, block) = (unit % photos, unit / photos);
+            let (image, block) = (unit % images, unit / images);
             for pixel in 0..pixels {
                 for part in 0..K::PARTS {
                     let mut values = [0.0; 16];
                     let first = (block * K::PARTS + part) * 16;
                     // SAFETY: the maker of the job vouches for the value and for the room of these photos.
                     unsafe {
-                        let cell = self.from.cells.add(block * self.from.block + photo * pixels + pixel);
-                        kernel.simd().store(values.as_mut_ptr(), kernel.load_part(cell, part));
-                        let to = self.values.add(photo * self.channels * pixels + pixel * self.strides.pixel);
+                        let line =
+                            self.input.lines.add(block * self.input.block_stride + image * pixels + pixel);
+                        kernel.simd().store(values.as_mut_ptr(), kernel.load_part(line, part));
+                        let out = self.out.add(image * self.channels * pixels + pixel * self.strides.pixel);
                         for (channel, value) in (first..self.channels).zip(values) {
-                            *to.add(channel * self.strides.channel) = value;
+                            *out.add(channel * self.strides.channel) = value;
                         }
                     }
                 }

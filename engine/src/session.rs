@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::cell::{Arena, Cell};
+use crate::cache_line::{Arena, CacheLine};
 use crate::error::EngineError;
-use crate::image::{self, Values};
+use crate::executor::{Executor, LayerObserver, OutputRequest};
+use crate::image::{self, PixelValues};
 use crate::layer::Method;
 use crate::network::{Network, Op, Tap};
 use crate::plan::Plan;
-use crate::team::{Barrier, Breaking, Member, share};
-use crate::walk::{Walk, Wanted, Watch};
+use crate::team::{Barrier, PoisonOnPanic, Worker, part_range};
 
 /// A batch of photos of one size, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Photos<'a> {
+pub struct ImageBatch<'a> {
     /// Their pixels.
-    pub values: Values<'a>,
+    pub values: PixelValues<'a>,
     /// `N`.
     pub count: usize,
     /// `H`.
@@ -30,13 +30,13 @@ pub struct Photos<'a> {
 
 /// How a value is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputLayout {
     /// Means over the pixels, `[N, C]`.
     Pooled,
     /// As it is, `[N, C, H', W']`.
-    Planes,
+    Nchw,
     /// As it is, `[N, H', W', C]`.
-    ChannelsLast,
+    Nhwc,
 }
 
 /// Runs a [`Network`] on threads of its own, in memory of its own.
@@ -52,14 +52,14 @@ pub struct Session {
     /// One for each team.
     arenas: Vec<Arena>,
     barriers: Vec<Barrier>,
-    times: Option<Times>,
+    times: Option<NodeTimes>,
 }
 
 /// Nanoseconds that each node took, added up.
-struct Times(Vec<AtomicU64>);
+struct NodeTimes(Vec<AtomicU64>);
 
-impl Watch for Times {
-    fn done(&self, node: usize, took: Duration) {
+impl LayerObserver for NodeTimes {
+    fn after_layer(&self, node: usize, took: Duration) {
         self.0[node].fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 }
@@ -76,25 +76,25 @@ pub struct LayerTime {
     /// Channels of its output.
     pub channels: usize,
     /// Products of a number by a number that its definition asks for, for one photo.
-    pub products: u64,
+    pub macs: u64,
     /// Bytes of its packed weights.
-    pub weights: usize,
+    pub weight_bytes: usize,
     /// Time of all runs.
     pub time: Duration,
 }
 
 /// The fewest photos that a team is given: with fewer, threads work on the same photos, and read weights once.
-const PHOTOS_PER_TEAM: usize = 4;
+const MIN_IMAGES_PER_TEAM: usize = 4;
 
 /// Where results go: each thread writes those of its own photos, or its share of them.
 #[derive(Clone, Copy)]
-struct Out(*mut f32);
+struct OutputPtr(*mut f32);
 // SAFETY: as said above, no two threads touch the same place.
-unsafe impl Send for Out {}
+unsafe impl Send for OutputPtr {}
 // SAFETY: as above.
-unsafe impl Sync for Out {}
+unsafe impl Sync for OutputPtr {}
 
-impl Out {
+impl OutputPtr {
     fn pointer(self) -> *mut f32 {
         self.0
     }
@@ -127,9 +127,14 @@ impl Session {
     ///
     /// # Errors
     /// [`EngineError::Photos`] when they are too small for the network.
-    pub fn size(&mut self, tap: Tap, height: usize, width: usize) -> Result<(usize, usize), EngineError> {
+    pub fn output_size(
+        &mut self,
+        tap: Tap,
+        height: usize,
+        width: usize,
+    ) -> Result<(usize, usize), EngineError> {
         let value = self.network.taps[tap.0];
-        Ok(self.plan(height, width)?.sizes[value])
+        Ok(self.plan_for(height, width)?.sizes[value])
     }
 
     /// Runs the network up to `tap` and writes what it gives, as [`Form`] says.
@@ -139,56 +144,57 @@ impl Session {
     /// photos are too small for the network.
     pub fn run(
         &mut self,
-        photos: Photos<'_>,
+        images: ImageBatch<'_>,
         tap: Tap,
-        form: Form,
+        layout: OutputLayout,
         out: &mut [f32],
     ) -> Result<(), EngineError> {
         let times = self.times.take();
-        let watch = times.as_ref().map(|times| times as &dyn Watch);
-        let result = self.run_watched(photos, tap, form, out, watch);
+        let observer = times.as_ref().map(|times| times as &dyn LayerObserver);
+        let result = self.run_observed(images, tap, layout, out, observer);
         self.times = times;
         result
     }
 
     /// As [`run`](Self::run), with each layer told to `watch`.
-    pub(crate) fn run_watched(
+    pub(crate) fn run_observed(
         &mut self,
-        photos: Photos<'_>,
+        images: ImageBatch<'_>,
         tap: Tap,
-        form: Form,
+        layout: OutputLayout,
         out: &mut [f32],
-        watch: Option<&dyn Watch>,
+        observer: Option<&dyn LayerObserver>,
     ) -> Result<(), EngineError> {
-        let Photos { values, count, height, width } = photos;
-        let wrong = |problem: String| EngineError::Photos { photos: count, height, width, problem };
+        let ImageBatch { values, count, height, width } = images;
+        let reject = |problem: String| EngineError::Input { images: count, height, width, problem };
         let pixels = [count, height, width, image::CHANNELS].into_iter().try_fold(1, usize::checked_mul);
         if pixels != Some(values.len()) {
-            return Err(wrong(format!("there are {} values", values.len())));
+            return Err(reject(format!("there are {} values", values.len())));
         }
-        let (rows, columns) = self.size(tap, height, width)?;
-        let each = self.network.channels(tap) * if form == Form::Pooled { 1 } else { rows * columns };
-        if out.len() != count * each {
-            return Err(wrong(format!("there is room for {} values of {}", out.len(), count * each)));
+        let (rows, columns) = self.output_size(tap, height, width)?;
+        let image_len =
+            self.network.channels(tap) * if layout == OutputLayout::Pooled { 1 } else { rows * columns };
+        if out.len() != count * image_len {
+            return Err(reject(format!("there is room for {} values of {}", out.len(), count * image_len)));
         }
-        let teams = teams(self.threads, count);
-        let members = self.threads / teams;
+        let teams = n_teams(self.threads, count);
+        let team_size = self.threads / teams;
         if let Some(plan) = &self.plan {
             while self.arenas.len() < teams {
-                self.arenas.push(Arena::new(plan.cells));
+                self.arenas.push(Arena::new(plan.arena_lines));
             }
             self.barriers.clear();
             self.barriers.resize_with(teams, Barrier::default);
-            let (out, arenas, barriers) = (Out(out.as_mut_ptr()), &self.arenas, &self.barriers);
+            let (out, arenas, barriers) = (OutputPtr(out.as_mut_ptr()), &self.arenas, &self.barriers);
             let network = &*self.network;
             let work = |thread: usize| {
-                let team = thread / members;
-                let _breaking = Breaking(&barriers[team]);
-                let member = Member { index: thread % members, of: members, barrier: &barriers[team] };
-                let wanted = Wanted { segment: tap.0, form, out: out.pointer() };
+                let team = thread / team_size;
+                let _poison = PoisonOnPanic(&barriers[team]);
+                let worker = Worker { rank: thread % team_size, team_size, barrier: &barriers[team] };
+                let request = OutputRequest { stage: tap.0, layout, out: out.pointer() };
                 let arena = arenas[team].pointer();
-                let walk = Walk { network, plan, arena, member, values, wanted, watch };
-                walk.run(share(team, teams, count));
+                let executor = Executor { network, plan, arena, worker, values, request, observer };
+                executor.run(part_range(team, teams, count));
             };
             match &self.pool {
                 None => work(0),
@@ -201,33 +207,33 @@ impl Session {
     }
 
     /// Starts or stops taking the time of each layer.
-    pub fn time_layers(&mut self, on: bool) {
+    pub fn set_layer_timing(&mut self, on: bool) {
         let zeros = || self.network.nodes.iter().map(|_| AtomicU64::new(0)).collect();
-        self.times = on.then(|| Times(zeros()));
+        self.times = on.then(|| NodeTimes(zeros()));
     }
 
     /// What each layer took since [`time_layers`](Self::time_layers), on the first thread of each team.
     #[must_use]
     pub fn layer_times(&self) -> Vec<LayerTime> {
-        let (Some(plan), Some(Times(times))) = (&self.plan, &self.times) else { return Vec::new() };
-        let of = |(node, nanoseconds): (&crate::network::Node, &AtomicU64)| {
+        let (Some(plan), Some(NodeTimes(times))) = (&self.plan, &self.times) else { return Vec::new() };
+        let layer_time = |(node, nanoseconds): (&crate::network::Node, &AtomicU64)| {
             let size = plan.sizes[node.output];
             let channels = self.network.values[node.output].0;
-            let (method, products, weights) = match &node.op {
+            let (method, macs, weight_bytes) = match &node.op {
                 Op::MaxPool { .. } => (None, 0, 0),
                 Op::Convolution { packed, .. } => {
-                    let products = packed.inputs * packed.kernel * packed.kernel * channels * size.0 * size.1;
-                    (Some(packed.method), products as u64, packed.weights.len() * Cell::BYTES)
+                    let macs = packed.inputs * packed.kernel * packed.kernel * channels * size.0 * size.1;
+                    (Some(packed.method), macs as u64, packed.weights.len() * CacheLine::BYTES)
                 }
             };
             let time = Duration::from_nanos(nanoseconds.load(Ordering::Relaxed));
-            LayerTime { name: node.name.clone(), method, size, channels, products, weights, time }
+            LayerTime { name: node.name.clone(), method, size, channels, macs, weight_bytes, time }
         };
-        self.network.nodes.iter().zip(times).map(of).collect()
+        self.network.nodes.iter().zip(times).map(layer_time).collect()
     }
 
     /// The plan for photos of this size.
-    fn plan(&mut self, height: usize, width: usize) -> Result<&Plan, EngineError> {
+    fn plan_for(&mut self, height: usize, width: usize) -> Result<&Plan, EngineError> {
         let plan = match self.plan.take().filter(|plan| (plan.height, plan.width) == (height, width)) {
             Some(plan) => plan,
             None => {
@@ -240,9 +246,9 @@ impl Session {
 }
 
 /// As many teams of equal size as have photos enough.
-pub(crate) fn teams(threads: usize, photos: usize) -> usize {
-    let most = (photos / PHOTOS_PER_TEAM).clamp(1, threads);
-    (1..=most).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)
+pub(crate) fn n_teams(threads: usize, images: usize) -> usize {
+    let max_teams = (images / MIN_IMAGES_PER_TEAM).clamp(1, threads);
+    (1..=max_teams).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)
 }
 
 impl std::fmt::Debug for Session {

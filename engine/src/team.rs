@@ -13,38 +13,38 @@ pub(crate) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
     /// A member will never come.
-    broken: AtomicBool,
+    poisoned: AtomicBool,
 }
 
 /// Breaks a barrier when its thread panics, so that nobody waits there for ever.
-pub(crate) struct Breaking<'a>(pub(crate) &'a Barrier);
+pub(crate) struct PoisonOnPanic<'a>(pub(crate) &'a Barrier);
 
-impl Drop for Breaking<'_> {
+impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.broken.store(true, Ordering::Release);
+            self.0.poisoned.store(true, Ordering::Release);
         }
     }
 }
 
 /// One thread of a team.
 #[derive(Clone, Copy)]
-pub(crate) struct Member<'a> {
-    pub(crate) index: usize,
+pub(crate) struct Worker<'a> {
+    pub(crate) rank: usize,
     /// Members in the team.
-    pub(crate) of: usize,
+    pub(crate) team_size: usize,
     pub(crate) barrier: &'a Barrier,
 }
 
-impl Member<'_> {
+impl Worker<'_> {
     /// Waits until all members are here; what they wrote before can then be read. Panics when one of them has.
     pub(crate) fn wait(&self) {
-        if self.of == 1 {
+        if self.team_size == 1 {
             return;
         }
-        let Barrier { arrived, round, broken } = self.barrier;
+        let Barrier { arrived, round, poisoned: broken } = self.barrier;
         let now = round.load(Ordering::Relaxed);
-        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.of {
+        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.team_size {
             arrived.store(0, Ordering::Relaxed);
             round.store(now.wrapping_add(1), Ordering::Release);
             return;
@@ -62,14 +62,14 @@ impl Member<'_> {
     }
 
     /// This member's share of `0..count`.
-    pub(crate) fn share(&self, count: usize) -> Range<usize> {
-        share(self.index, self.of, count)
+    pub(crate) fn own_range(&self, count: usize) -> Range<usize> {
+        part_range(self.rank, self.team_size, count)
     }
 }
 
 /// Part `index` of `of` nearly equal parts of `0..count`.
-pub(crate) fn share(index: usize, of: usize, count: usize) -> Range<usize> {
-    index * count / of..(index + 1) * count / of
+pub(crate) fn part_range(index: usize, parts: usize, count: usize) -> Range<usize> {
+    index * count / parts..(index + 1) * count / parts
 }
 
 #[cfg(test)]
@@ -78,9 +78,9 @@ mod tests {
 
     #[test]
     fn shares_are_a_partition() {
-        for of in 1..6 {
+        for parts in 1..6 {
             for count in 0..20 {
-                let all: Vec<usize> = (0..of).flat_map(|index| share(index, of, count)).collect();
+                let all: Vec<usize> = (0..parts).flat_map(|index| part_range(index, parts, count)).collect();
                 assert_eq!(all, (0..count).collect::<Vec<_>>());
             }
         }
@@ -89,16 +89,16 @@ mod tests {
     #[test]
     fn nobody_waits_for_one_that_has_panicked() {
         let barrier = Barrier::default();
-        let member = |index| {
+        let worker = |index| {
             let barrier = &barrier;
             move || {
-                let _breaking = Breaking(barrier);
+                let _poison = PoisonOnPanic(barrier);
                 assert_eq!(index, 0, "on purpose");
-                Member { index, of: 2, barrier }.wait();
+                Worker { rank: index, team_size: 2, barrier }.wait();
             }
         };
         std::thread::scope(|scope| {
-            let threads = [scope.spawn(member(0)), scope.spawn(member(1))];
+            let threads = [scope.spawn(worker(0)), scope.spawn(worker(1))];
             assert!(threads.into_iter().all(|thread| thread.join().is_err()));
         });
     }
@@ -110,12 +110,12 @@ mod tests {
             for index in 0..3 {
                 let (barrier, arrived) = (&barrier, &arrived);
                 scope.spawn(move || {
-                    let member = Member { index, of: 3, barrier };
+                    let worker = Worker { rank: index, team_size: 3, barrier };
                     for round in 1..50 {
                         arrived.fetch_add(1, Ordering::SeqCst);
-                        member.wait();
+                        worker.wait();
                         assert_eq!(arrived.load(Ordering::SeqCst), 3 * round);
-                        member.wait();
+                        worker.wait();
                     }
                 });
             }

@@ -1,6 +1,6 @@
 //! The microkernel: a tile of pixels by a panel of output channels, summed in registers over all inputs.
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 use crate::kernels::{Kernel, Simd, Vector};
 
 /// Bytes from a pixel's activations to the next one's, known when compiling so that they become displacements.
@@ -11,14 +11,14 @@ pub(crate) trait Stride {
 }
 
 /// Pixels one after the other, a cell each.
-pub(crate) struct Cells;
+pub(crate) struct LinePixels;
 /// Every other pixel of an image row, 3 channels of `f32` each.
-pub(crate) struct Image;
+pub(crate) struct ImagePixels;
 
-impl Stride for Cells {
-    const BYTES: usize = Cell::BYTES;
+impl Stride for LinePixels {
+    const BYTES: usize = CacheLine::BYTES;
 }
-impl Stride for Image {
+impl Stride for ImagePixels {
     const BYTES: usize = 2 * 3 * 4;
 }
 
@@ -34,8 +34,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) offsets: &'a [usize],
     /// Steps in a segment.
     pub(crate) steps: usize,
-    pub(crate) weights: *const Cell,
-    pub(crate) output: Output,
+    pub(crate) weights: *const CacheLine,
+    pub(crate) output: TileOutput,
     /// The pixel of row 0.
     pub(crate) pixel: usize,
     /// The first vector of 16 channels.
@@ -44,50 +44,58 @@ pub(crate) struct Tile<'a> {
 
 /// Where sums go. Channels `16 * v..` of pixel `p` lie in cell `v / parts * block + p`.
 #[derive(Clone, Copy)]
-pub(crate) struct Output {
-    pub(crate) cells: *mut Cell,
+pub(crate) struct TileOutput {
+    pub(crate) lines: *mut CacheLine,
     /// Cells from a block of channels to the next.
-    pub(crate) block: usize,
-    pub(crate) finish: Finish,
+    pub(crate) block_stride: usize,
+    pub(crate) epilogue: TileEpilogue,
 }
 
 /// What happens to sums while they are in registers.
 #[derive(Clone, Copy)]
-pub(crate) enum Finish {
+pub(crate) enum TileEpilogue {
     /// Nothing: stored as `f32`, whatever the kernel's precision.
     Raw,
     /// Bias and residual are added; then `floor` is the least.
-    Add { bias: *const f32, residual: Option<Residual>, floor: f32 },
+    Add { bias: *const f32, residual: Option<TileResidual>, floor: f32 },
 }
 
 /// What is added to an output, pixel by pixel, in the precision that the kernel reads.
 #[derive(Clone, Copy)]
-pub(crate) struct Residual {
-    pub(crate) cells: *const Cell,
+pub(crate) struct TileResidual {
+    pub(crate) lines: *const CacheLine,
     /// Cells from a block of channels to the next.
-    pub(crate) block: usize,
+    pub(crate) block_stride: usize,
 }
 
-impl Output {
+impl TileOutput {
     /// Finishes and stores channels `16 * vector..` of a pixel.
     ///
     /// # Safety
     /// These are inside the output, the bias and the residual; the first is valid for writes, the others for reads.
     #[inline(always)]
-    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
+    pub(crate) unsafe fn store_vector<K: Kernel>(
+        &self,
+        kernel: K,
+        pixel: usize,
+        vector: usize,
+        sums: Vector<K>,
+    ) {
         let simd = kernel.simd();
         // SAFETY: the caller's promise.
         unsafe {
-            match self.finish {
-                Finish::Raw => simd.store(self.cells.add(vector * self.block + pixel).cast(), sums),
-                Finish::Add { bias, residual, floor } => {
+            match self.epilogue {
+                TileEpilogue::Raw => {
+                    simd.store(self.lines.add(vector * self.block_stride + pixel).cast(), sums)
+                }
+                TileEpilogue::Add { bias, residual, floor } => {
                     let mut sums = simd.add(sums, simd.load(bias.add(16 * vector)));
-                    if let Some(Residual { cells, block }) = residual {
-                        let cell = cells.add(vector / K::PARTS * block + pixel);
-                        sums = simd.add(sums, kernel.load_part(cell, vector % K::PARTS));
+                    if let Some(TileResidual { lines, block_stride }) = residual {
+                        let line = lines.add(vector / K::PARTS * block_stride + pixel);
+                        sums = simd.add(sums, kernel.load_part(line, vector % K::PARTS));
                     }
-                    let cell = self.cells.add(vector / K::OUT_PARTS * self.block + pixel);
-                    kernel.store_out(cell, vector % K::OUT_PARTS, simd.max(simd.splat(floor), sums));
+                    let line = self.lines.add(vector / K::OUT_PARTS * self.block_stride + pixel);
+                    kernel.store_out_part(line, vector % K::OUT_PARTS, simd.max(simd.splat(floor), sums));
                 }
             }
         }
@@ -100,28 +108,28 @@ impl Tile<'_> {
     /// # Safety
     /// The row is one of the tile's, which is as [`Tile`] says.
     #[inline(always)]
-    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+    pub(crate) unsafe fn store_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         for (index, &vector) in sums.as_ref().iter().enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
+            unsafe { self.output.store_vector(kernel, self.pixel + row, self.vector + index, vector) };
         }
     }
 }
 
 /// Where the sums of a tile go.
-pub(crate) trait Sink {
+pub(crate) trait TileSink {
     /// Takes a row's sums.
     ///
     /// # Safety
     /// The row is one of the tile's.
-    unsafe fn take<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums);
+    unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums);
 }
 
-impl Sink for Tile<'_> {
+impl TileSink for Tile<'_> {
     #[inline(always)]
-    unsafe fn take<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+    unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         // SAFETY: the caller's promise is the same.
-        unsafe { self.store(kernel, row, sums) }
+        unsafe { self.store_row(kernel, row, sums) }
     }
 }
 
@@ -129,13 +137,13 @@ impl Sink for Tile<'_> {
 ///
 /// Row `r`, step `s` of segment `b` reads the 4 bytes at `activations + offsets[b] + r * stride + s * step`; the weights are read in
 /// order, [`Kernel::VECTORS`] cells a step. There is a step at least. All these are valid for reads.
-pub(crate) struct Factors<'a> {
+pub(crate) struct TileOperands<'a> {
     pub(crate) activations: *const u8,
     /// In bytes, a segment each.
     pub(crate) offsets: &'a [usize],
     /// Steps in a segment.
     pub(crate) steps: usize,
-    pub(crate) weights: *const Cell,
+    pub(crate) weights: *const CacheLine,
 }
 
 /// [`Kernel::tile`] with all sums in registers.
@@ -143,10 +151,12 @@ pub(crate) struct Factors<'a> {
 /// # Safety
 /// As for [`Kernel::tile`].
 #[inline(always)]
-pub(crate) unsafe fn in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
+pub(crate) unsafe fn tile_in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
     let &Tile { activations, offsets, steps, weights, .. } = tile;
     // SAFETY: the caller's promise.
-    unsafe { multiply::<K, S>(kernel, rows, &Factors { activations, offsets, steps, weights }, tile) }
+    unsafe {
+        multiply_tile::<K, S>(kernel, rows, &TileOperands { activations, offsets, steps, weights }, tile)
+    }
 }
 
 /// The sums of `rows` rows by one panel, in registers until the sink takes them.
@@ -154,11 +164,11 @@ pub(crate) unsafe fn in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, 
 /// # Safety
 /// As [`Factors`] says. `rows` is in `1..=ROWS`, and the sink takes all of them.
 #[inline(always)]
-pub(crate) unsafe fn multiply<K: Kernel, S: Stride>(
+pub(crate) unsafe fn multiply_tile<K: Kernel, S: Stride>(
     kernel: K,
     rows: usize,
-    factors: &Factors<'_>,
-    sink: &impl Sink,
+    operands: &TileOperands<'_>,
+    sink: &impl TileSink,
 ) {
     // SAFETY: the caller's promise, for each number of rows.
     unsafe {
@@ -166,7 +176,7 @@ pub(crate) unsafe fn multiply<K: Kernel, S: Stride>(
             ($($height:literal)*) => {
                 match rows {
                     // The heights that a kernel does not have leave no code.
-                    $($height if $height <= K::ROWS => of_rows::<K, S, $height>(kernel, factors, sink),)*
+                    $($height if $height <= K::ROWS => multiply_rows::<K, S, $height>(kernel, operands, sink),)*
                     _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
                 }
             };
@@ -190,34 +200,39 @@ macro_rules! each_row {
 }
 
 #[inline(always)]
-unsafe fn of_rows<K: Kernel, S: Stride, const R: usize>(kernel: K, factors: &Factors<'_>, sink: &impl Sink) {
+unsafe fn multiply_rows<K: Kernel, S: Stride, const R: usize>(
+    kernel: K,
+    operands: &TileOperands<'_>,
+    sink: &impl TileSink,
+) {
     let simd = kernel.simd();
-    let mut sums = [kernel.zero(); R];
-    let mut cell = factors.weights;
+    let mut sums = [kernel.zero_sums(); R];
+    let mut weights_line = operands.weights;
     // SAFETY: `Factors` says that all of these are valid.
     unsafe {
-        for (index, &offset) in factors.offsets.iter().enumerate() {
-            let mut activations = factors.activations.add(offset);
-            let ahead =
-                factors.activations.wrapping_add(factors.offsets[(index + 2).min(factors.offsets.len() - 1)]);
+        for (index, &offset) in operands.offsets.iter().enumerate() {
+            let mut activations = operands.activations.add(offset);
+            let ahead = operands
+                .activations
+                .wrapping_add(operands.offsets[(index + 2).min(operands.offsets.len() - 1)]);
             each_row!(R, |ROW| simd.prefetch(ahead.wrapping_add(ROW * S::BYTES)));
-            let mut left = factors.steps;
+            let mut remaining = operands.steps;
             loop {
                 for vector in 0..K::VECTORS {
-                    simd.prefetch(cell.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + vector).cast());
+                    simd.prefetch(weights_line.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + vector).cast());
                 }
-                let weights = kernel.weights(cell);
+                let weights = kernel.load_weights(weights_line);
                 each_row!(R, |ROW| sums[ROW] =
-                    kernel.step(sums[ROW], activations.add(ROW * S::BYTES), weights));
-                cell = cell.add(K::VECTORS);
+                    kernel.accumulate_step(sums[ROW], activations.add(ROW * S::BYTES), weights));
+                weights_line = weights_line.add(K::VECTORS);
                 activations = activations.add(S::STEP);
-                left -= 1;
-                if left == 0 {
+                remaining -= 1;
+                if remaining == 0 {
                     break;
                 }
             }
         }
-        each_row!(R, |ROW| sink.take(kernel, ROW, &sums[ROW]));
+        each_row!(R, |ROW| sink.write_row(kernel, ROW, &sums[ROW]));
     }
 }
 

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use headstock_engine::{
-    Builder, Convolution, EngineError, Epilogue, Form, Isa, Photos, Precision, Session, Tap, Values,
+    Convolution, EngineError, Epilogue, ImageBatch, Isa, NetworkBuilder, OutputLayout, PixelValues,
+    Precision, Session, Tap,
 };
 
 thread_local! {
@@ -48,23 +49,23 @@ unsafe impl GlobalAlloc for Counting {
 
 /// Layers of every method, and a residual, between two taps.
 fn session(isa: Isa, precision: Precision) -> Result<(Session, [Tap; 2]), EngineError> {
-    let mut builder = Builder::new(isa, [[0.5; 256]; 3])?;
-    let add = |builder: &mut Builder, shape: [usize; 5], input, residual| {
+    let mut builder = NetworkBuilder::new(isa, [[0.5; 256]; 3])?;
+    let add = |builder: &mut NetworkBuilder, shape: [usize; 5], input, residual| {
         let [inputs, outputs, kernel, stride, padding] = shape;
         let (weights, bias) = (vec![0.1; outputs * inputs * kernel * kernel], vec![0.0; outputs]);
         let layer = Convolution { inputs, outputs, kernel, stride, padding, weights, bias };
         let epilogue = Epilogue { residual, relu: true, precision };
-        builder.convolution("layer", input, layer, epilogue)
+        builder.add_convolution("layer", input, layer, epilogue)
     };
-    let image = builder.image();
+    let image = builder.input();
     let value = add(&mut builder, [3, 20, 7, 2, 3], image, None)?;
-    let value = builder.max_pool("pool", value, 3, 2, 1)?;
-    let first = builder.tap()?;
+    let value = builder.add_max_pool("pool", value, 3, 2, 1)?;
+    let first = builder.add_tap()?;
     let around = add(&mut builder, [20, 40, 1, 2, 0], value, None)?;
     let value = add(&mut builder, [20, 20, 1, 1, 0], value, None)?;
     let value = add(&mut builder, [20, 20, 3, 1, 1], value, None)?;
     add(&mut builder, [20, 40, 3, 2, 1], value, Some(around))?;
-    let second = builder.tap()?;
+    let second = builder.add_tap()?;
     Ok((Session::new(Arc::new(builder.build()), 1)?, [first, second]))
 }
 
@@ -79,13 +80,15 @@ fn runs_after_the_first_of_a_size_allocate_nothing() {
             let (mut session, taps) = session(isa, precision).unwrap();
             let mut seen = false;
             for tap in taps {
-                for form in [Form::Pooled, Form::Planes, Form::ChannelsLast] {
-                    let (rows, columns) = session.size(tap, height, width).unwrap();
-                    let each = if form == Form::Pooled { 1 } else { rows * columns };
+                for form in [OutputLayout::Pooled, OutputLayout::Nchw, OutputLayout::Nhwc] {
+                    let (rows, columns) = session.output_size(tap, height, width).unwrap();
+                    let each = if form == OutputLayout::Pooled { 1 } else { rows * columns };
                     let mut out = vec![0.0; count * session.network().channels(tap) * each];
-                    for values in [Values::U8(&bytes), Values::F32(&floats)] {
+                    for values in [PixelValues::U8(&bytes), PixelValues::F32(&floats)] {
                         let before = ALLOCATIONS.get();
-                        session.run(Photos { values, count, height, width }, tap, form, &mut out).unwrap();
+                        session
+                            .run(ImageBatch { values, count, height, width }, tap, form, &mut out)
+                            .unwrap();
                         let allocated = ALLOCATIONS.get() - before;
                         // The first makes the arena; that shows that they are counted.
                         assert_eq!(allocated > 0, !seen, "{isa} {precision} {form:?} {tap:?}: {allocated}");

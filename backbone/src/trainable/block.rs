@@ -1,6 +1,6 @@
 //! A residual block: forward, and back from the derivative of what comes out.
 
-use headstock_engine::training::Finish;
+use headstock_engine::training::TrainEpilogue;
 
 use super::buffers::{Buffer, Buffers};
 use super::pool::Size;
@@ -119,7 +119,7 @@ impl Block {
             if index > 0 || wants_input {
                 let by_input = next.insert(at.buffers.take(xs.len()));
                 let other = (index == 0 && self.shortcut.is_none()).then_some(&*gradient);
-                let finish = Finish { other, mask: Some(xs), ..Finish::default() };
+                let finish = TrainEpilogue { addend: other, mask: Some(xs), ..TrainEpilogue::default() };
                 unit.by_input(at, &back, of_output, finish, by_input)?;
             }
             for buffer in [back.by_sums, again, current].into_iter().flatten() {
@@ -130,7 +130,8 @@ impl Block {
         if let (Some(unit), Some(kept)) = (&self.shortcut, way.shortcut) {
             let back = unit.backward(at, kept, input, &gradient)?;
             if let Some(by_input) = &mut current {
-                let finish = Finish { accumulate: true, mask: Some(input), ..Finish::default() };
+                let finish =
+                    TrainEpilogue { accumulate: true, mask: Some(input), ..TrainEpilogue::default() };
                 unit.by_input(at, &back, &gradient, finish, by_input)?;
             }
             back.by_sums.into_iter().for_each(|buffer| at.buffers.give(buffer));

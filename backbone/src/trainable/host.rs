@@ -1,6 +1,6 @@
 //! The network on the CPU: convolutions and their derivatives by the engine, in `f32`.
 
-use headstock_engine::training::Products;
+use headstock_engine::training::ConvOps;
 use headstock_engine::{Isa, Precision};
 
 use super::block::Way;
@@ -15,7 +15,7 @@ use crate::layer::Layer;
 /// What a network is run with, and what was written down of the last step.
 #[derive(Debug)]
 pub(super) struct Host {
-    products: Products,
+    products: ConvOps,
     buffers: Buffers,
     tape: Option<Tape>,
 }
@@ -48,7 +48,7 @@ impl Host {
 
     /// With an instruction set of the caller's choice.
     pub(super) fn on(isa: Isa) -> Result<Self, BackboneError> {
-        Ok(Self { products: Products::new(isa)?, buffers: Buffers::default(), tape: None })
+        Ok(Self { products: ConvOps::new(isa)?, buffers: Buffers::default(), tape: None })
     }
 
     /// Features `[N, F]` of values `[N, H, W, C]`, by the running statistics.

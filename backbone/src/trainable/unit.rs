@@ -4,7 +4,7 @@
 //! what comes out is kept. The derivative by the factor needs the convolution's sums, `Σ g · Σ w x`, which are those of the weights
 //! and their derivatives, `Σ w · Σ g x`. By the batch's own statistics the sums are kept, and what came out is made of them again.
 
-use headstock_engine::training::{Finish, Products, Shape, Weights};
+use headstock_engine::training::{ConvOps, ConvShape, ScaledWeights, TrainEpilogue};
 
 use super::buffers::{Buffer, Buffers};
 use super::norm::{Affine, Statistics, inverse};
@@ -38,7 +38,7 @@ pub(super) struct Unit {
 /// What a unit works with.
 pub(super) struct Workplace<'a> {
     pub(super) store: &'a mut Store,
-    pub(super) products: &'a mut Products,
+    pub(super) products: &'a mut ConvOps,
     pub(super) buffers: &'a mut Buffers,
 }
 
@@ -46,16 +46,16 @@ pub(super) struct Workplace<'a> {
 #[derive(Debug)]
 pub(super) enum Kept {
     /// With running statistics: nothing but its sizes.
-    Frozen(Shape),
+    Frozen(ConvShape),
     /// With the batch's: the convolution's sums, and the statistics.
-    Batch(Shape, Buffer, Statistics),
+    Batch(ConvShape, Buffer, Statistics),
 }
 
 impl Unit {
-    fn shape(&self, size: Size) -> Shape {
+    fn shape(&self, size: Size) -> ConvShape {
         let Geometry { stride, padding } = self.geometry;
-        Shape {
-            photos: size.photos,
+        ConvShape {
+            batch: size.photos,
             height: size.height,
             width: size.width,
             inputs: self.inputs,
@@ -68,7 +68,7 @@ impl Unit {
 
     /// The size of what comes out.
     pub(super) fn size(&self, size: Size) -> Size {
-        let [height, width] = self.shape(size).out();
+        let [height, width] = self.shape(size).output_size();
         Size { photos: size.photos, height, width, channels: self.outputs }
     }
 
@@ -108,8 +108,9 @@ impl Unit {
         let shape = self.shape(size);
         let affine = self.running(at.store);
         let mut out = at.buffers.take(self.size(size).values());
-        let weights = Weights { values: &at.store.values[self.weight], scale: Some(&affine.scale) };
-        let finish = Finish { bias: Some(&affine.shift), other, relu, ..Finish::default() };
+        let weights = ScaledWeights { values: &at.store.values[self.weight], scale: Some(&affine.scale) };
+        let finish =
+            TrainEpilogue { bias: Some(&affine.shift), addend: other, relu, ..TrainEpilogue::default() };
         at.products.forward(&shape, input, weights, finish, &mut out)?;
         Ok((Kept::Frozen(shape), out))
     }
@@ -127,8 +128,8 @@ impl Unit {
             return Err(BackboneError::OneValue { name: self.bn.clone() });
         }
         let mut sums = at.buffers.take(size.values());
-        let weights = Weights { values: &at.store.values[self.weight], scale: None };
-        at.products.forward(&shape, input, weights, Finish::default(), &mut sums)?;
+        let weights = ScaledWeights { values: &at.store.values[self.weight], scale: None };
+        at.products.forward(&shape, input, weights, TrainEpilogue::default(), &mut sums)?;
         let statistics = Statistics::of(self.outputs, &sums);
         let mut out = at.buffers.take(sums.len());
         statistics.normalise(self.factors(at.store), &sums, other, relu, &mut out);
@@ -156,17 +157,17 @@ impl Unit {
             Kept::Frozen(shape) => {
                 let affine = self.running(at.store);
                 let (values, by_weights, add) = at.store.gradient(self.weight);
-                let weights = Weights { values, scale: Some(&affine.scale) };
-                let sums = at.products.by_weights(&shape, input, gradient, weights, add, by_weights)?;
+                let weights = ScaledWeights { values, scale: Some(&affine.scale) };
+                let sums = at.products.backward_weights(&shape, input, gradient, weights, add, by_weights)?;
                 let by_gamma: Vec<f32> = (0..self.outputs)
                     .map(|channel| {
-                        let off = f64::from(sums.products[channel])
-                            - f64::from(self.mean[channel]) * f64::from(sums.gradients[channel]);
+                        let off = f64::from(sums.scale[channel])
+                            - f64::from(self.mean[channel]) * f64::from(sums.bias[channel]);
                         (off * inverse(self.variance[channel])) as f32
                     })
                     .collect();
                 at.store.add_gradient(self.gamma, &by_gamma);
-                at.store.add_gradient(self.beta, &sums.gradients);
+                at.store.add_gradient(self.beta, &sums.bias);
                 Ok(Back { shape, scale: Some(affine.scale), by_sums: None })
             }
             Kept::Batch(shape, convolved, statistics) => {
@@ -177,8 +178,8 @@ impl Unit {
                 at.store.add_gradient(self.gamma, &by_gamma);
                 at.store.add_gradient(self.beta, &by_beta);
                 let (values, by_weights, add) = at.store.gradient(self.weight);
-                let weights = Weights { values, scale: None };
-                at.products.by_weights(&shape, input, &by_sums, weights, add, by_weights)?;
+                let weights = ScaledWeights { values, scale: None };
+                at.products.backward_weights(&shape, input, &by_sums, weights, add, by_weights)?;
                 Ok(Back { shape, scale: None, by_sums: Some(by_sums) })
             }
         }
@@ -190,12 +191,12 @@ impl Unit {
         at: &mut Workplace<'_>,
         back: &Back,
         gradient: &[f32],
-        finish: Finish<'_>,
+        finish: TrainEpilogue<'_>,
         out: &mut [f32],
     ) -> Result<(), BackboneError> {
-        let weights = Weights { values: &at.store.values[self.weight], scale: back.scale.as_deref() };
+        let weights = ScaledWeights { values: &at.store.values[self.weight], scale: back.scale.as_deref() };
         let gradient = back.by_sums.as_deref().unwrap_or(gradient);
-        Ok(at.products.by_input(&back.shape, gradient, weights, finish, out)?)
+        Ok(at.products.backward_input(&back.shape, gradient, weights, finish, out)?)
     }
 
     /// Moves the running statistics towards a batch's, whose variance is taken for that of all there is (with `n - 1`).
@@ -214,7 +215,7 @@ impl Unit {
 /// What the derivative by a unit's input is made of.
 #[derive(Debug)]
 pub(super) struct Back {
-    pub(super) shape: Shape,
+    pub(super) shape: ConvShape,
     /// What each channel's weights are multiplied by.
     scale: Option<Vec<f32>>,
     /// The derivative by the convolution's sums, where it is not that by what comes out.

@@ -7,8 +7,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Avx512, Avx512Bf16, Job, Kernel, On, Simd};
-use crate::cell::Cell;
+use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, WithKernel};
+use crate::cache_line::CacheLine;
 use crate::tile::{Stride, Tile};
 
 /// AMX-BF16 for products, AVX-512 for the rest.
@@ -18,34 +18,34 @@ pub(crate) struct AmxBf16(Avx512Bf16);
 impl AmxBf16 {
     pub(crate) fn new() -> Option<Self> {
         static USABLE: OnceLock<bool> = OnceLock::new();
-        Avx512Bf16::new().filter(|_| *USABLE.get_or_init(|| is_present() && is_lent())).map(Self)
+        Avx512Bf16::new().filter(|_| *USABLE.get_or_init(|| is_supported() && request_permission())).map(Self)
     }
 }
 
 /// Whether the CPU has AMX-TILE and AMX-BF16, and the system saves tiles when it switches threads.
-fn is_present() -> bool {
+fn is_supported() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     const OSXSAVE: u32 = 1 << 27;
     const TILES_SAVED: u64 = 1 << 17 | 1 << 18;
     #[target_feature(enable = "xsave")]
-    fn saved() -> u64 {
+    fn saved_state() -> u64 {
         // SAFETY: register 0 is there wherever XSAVE is.
         unsafe { _xgetbv(0) }
     }
     let features = AMX_BF16 | AMX_TILE;
-    let (most, first, seventh) = (__cpuid(0).eax, __cpuid(1), __cpuid_count(7, 0));
-    most >= 7
+    let (max_leaf, first, seventh) = (__cpuid(0).eax, __cpuid(1), __cpuid_count(7, 0));
+    max_leaf >= 7
         && seventh.edx & features == features
         && first.ecx & OSXSAVE != 0
         // SAFETY: OSXSAVE says that XSAVE is there and switched on.
-        && unsafe { saved() } & TILES_SAVED == TILES_SAVED
+        && unsafe { saved_state() } & TILES_SAVED == TILES_SAVED
 }
 
 /// Asks the system for the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`. It holds for all threads
 /// of the process, those to come as well.
 #[cfg(target_os = "linux")]
-fn is_lent() -> bool {
+fn request_permission() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
     const XFEATURE_XTILEDATA: i64 = 18;
@@ -73,7 +73,7 @@ fn is_lent() -> bool {
 
 /// What `ldtilecfg` reads: all eight tiles are 16 rows of 64 bytes.
 #[repr(C, align(64))]
-struct Config {
+struct TileConfig {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -81,7 +81,7 @@ struct Config {
     rows: [u8; 16],
 }
 
-static CONFIG: Config = Config {
+static CONFIG: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
@@ -90,11 +90,11 @@ static CONFIG: Config = Config {
 };
 
 /// Steps in a segment: a tile of weights is 16 rows, a step each.
-const STEPS: usize = 16;
+const STEPS_PER_BLOCK: usize = 16;
 
 /// The sums of a tile of 32 pixels by 32 channels.
 #[repr(C, align(64))]
-struct Square([[f32; 32]; 32]);
+struct SumTile([[f32; 32]; 32]);
 
 impl Kernel for AmxBf16 {
     type Simd = Avx512;
@@ -104,7 +104,7 @@ impl Kernel for AmxBf16 {
     const ROWS: usize = 32;
     const VECTORS: usize = 2;
     const PARTS: usize = 2;
-    const IN_TILES: bool = true;
+    const WHOLE_TILES: bool = true;
     /// Products cost less than the transforms would.
     const WINOGRAD: bool = false;
 
@@ -116,8 +116,8 @@ impl Kernel for AmxBf16 {
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         /// With the tiles set up for as long as it runs.
-        struct Tiles<J>(J);
-        impl<J: Job> Job for Tiles<J> {
+        struct WithTileConfig<J>(J);
+        impl<J: Job> Job for WithTileConfig<J> {
             #[inline(always)]
             fn run<K: Kernel>(self, kernel: K) {
                 // SAFETY: only `AmxBf16` makes these, which can only be made where AMX is present and lent.
@@ -128,44 +128,49 @@ impl Kernel for AmxBf16 {
                 }
             }
         }
-        self.0.vectorize(On(self, Tiles(job)));
+        self.0.vectorize(WithKernel(self, WithTileConfig(job)));
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
+    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> __m512 {
         // SAFETY: the caller's promise is the same.
         unsafe { self.0.load_part(from, part) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: __m512) {
+    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: __m512) {
         // SAFETY: the caller's promise is the same.
         unsafe { self.0.store_part(to, part, vector) }
     }
 
     #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        self.0.zero()
+    fn zero_sums(self) -> Self::Sums {
+        self.0.zero_sums()
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> Self::Weights {
+    unsafe fn load_weights(self, from: *const CacheLine) -> Self::Weights {
         // SAFETY: the caller's promise is the same.
-        unsafe { self.0.weights(from) }
+        unsafe { self.0.load_weights(from) }
     }
 
     #[inline(always)]
-    unsafe fn step(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums {
+    unsafe fn accumulate_step(
+        self,
+        sums: Self::Sums,
+        activations: *const u8,
+        weights: Self::Weights,
+    ) -> Self::Sums {
         // SAFETY: the caller's promise is the same.
-        unsafe { self.0.step(sums, activations, weights) }
+        unsafe { self.0.accumulate_step(sums, activations, weights) }
     }
 
     /// Whole registers are read, so that up to 31 pixels past the tile are: values have that much room at their end.
     #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        debug_assert_eq!(tile.steps, STEPS);
-        let mut square = Square([[0.0; 32]; 32]);
-        let weights_stride = Self::VECTORS * Cell::BYTES;
+    unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+        debug_assert_eq!(tile.steps, STEPS_PER_BLOCK);
+        let mut sum_tile = SumTile([[0.0; 32]; 32]);
+        let weights_stride = Self::VECTORS * CacheLine::BYTES;
         // SAFETY: `Tile` vouches for weights and activations, the plan for the room after them; tiles are set up by
         // `vectorize`; `square` holds four tiles of 16 rows, 128 bytes apart.
         unsafe {
@@ -195,21 +200,21 @@ impl Kernel for AmxBf16 {
                         options(nostack, readonly),
                     );
                 }
-                weights = weights.add(STEPS * Self::VECTORS);
+                weights = weights.add(STEPS_PER_BLOCK * Self::VECTORS);
             }
             asm!(
                 "tilestored [{square} + {stride} * 1], tmm0",
                 "tilestored [{square} + {stride} * 1 + 64], tmm1",
                 "tilestored [{lower} + {stride} * 1], tmm2",
                 "tilestored [{lower} + {stride} * 1 + 64], tmm3",
-                square = in(reg) &raw mut square,
-                lower = in(reg) &raw mut square.0[16],
+                square = in(reg) &raw mut sum_tile,
+                lower = in(reg) &raw mut sum_tile.0[16],
                 stride = in(reg) size_of::<[f32; 32]>(),
                 options(nostack),
             );
-            for (row, sums) in square.0.iter().enumerate().take(rows) {
+            for (row, sums) in sum_tile.0.iter().enumerate().take(rows) {
                 let sums = [self.simd().load(sums.as_ptr()), self.simd().load(sums.as_ptr().add(16))];
-                tile.store(self, row, &sums);
+                tile.store_row(self, row, &sums);
             }
         }
     }

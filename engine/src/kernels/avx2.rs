@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Job, Kernel, Simd};
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 
 /// AVX2 with FMA in `f32`: a vector is two registers.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn keep(self, value: [__m256; 2], sign: [__m256; 2]) -> [__m256; 2] {
+    fn select_positive(self, value: [__m256; 2], sign: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: as in `splat`.
         unsafe {
             let above = |sign| _mm256_cmp_ps::<_CMP_GT_OQ>(sign, _mm256_setzero_ps());
@@ -104,30 +104,35 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, _: usize) -> [__m256; 2] {
+    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> [__m256; 2] {
         // SAFETY: a cell is 16 `f32`.
         unsafe { self.load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: [__m256; 2]) {
+    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: [__m256; 2]) {
         // SAFETY: a cell is 16 `f32`.
         unsafe { self.store(to.cast(), vector) }
     }
 
     #[inline(always)]
-    fn zero(self) -> [[__m256; 2]; 1] {
+    fn zero_sums(self) -> [[__m256; 2]; 1] {
         [self.splat(0.0)]
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [__m256; 2] {
+    unsafe fn load_weights(self, from: *const CacheLine) -> [__m256; 2] {
         // SAFETY: the caller vouches for a cell, 16 `f32`.
         unsafe { self.load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn step(self, [sums]: Self::Sums, activations: *const u8, weights: [__m256; 2]) -> Self::Sums {
+    unsafe fn accumulate_step(
+        self,
+        [sums]: Self::Sums,
+        activations: *const u8,
+        weights: [__m256; 2],
+    ) -> Self::Sums {
         // SAFETY: the caller vouches for 4 bytes.
         let value = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
         [self.mul_add(value, weights, sums)]

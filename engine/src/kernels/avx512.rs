@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Job, Kernel, Simd};
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 
 /// AVX-512 F in `f32`.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn keep(self, value: __m512, sign: __m512) -> __m512 {
+    fn select_positive(self, value: __m512, sign: __m512) -> __m512 {
         // SAFETY: as in `splat`.
         unsafe {
             let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(sign, _mm512_setzero_ps());
@@ -83,8 +83,8 @@ impl Simd for Avx512 {
             });
             let fours: [__m512; 16] = std::array::from_fn(|i| {
                 let (four, column) = (i / 4 * 4, i % 4);
-                let of = |row: usize| _mm512_castps_pd(pairs[four + row + column / 2]);
-                let (a, b) = (of(0), of(2));
+                let row_pair = |row: usize| _mm512_castps_pd(pairs[four + row + column / 2]);
+                let (a, b) = (row_pair(0), row_pair(2));
                 _mm512_castpd_ps(if column % 2 == 0 {
                     _mm512_unpacklo_pd(a, b)
                 } else {
@@ -155,30 +155,35 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
-    fn zero(self) -> [__m512; 2] {
+    fn zero_sums(self) -> [__m512; 2] {
         [self.simd().splat(0.0); 2]
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, _: usize) -> __m512 {
+    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> __m512 {
         // SAFETY: a cell is 16 `f32`.
         unsafe { self.simd().load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: __m512) {
+    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: __m512) {
         // SAFETY: a cell is 16 `f32`.
         unsafe { self.simd().store(to.cast(), vector) }
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [__m512; 2] {
+    unsafe fn load_weights(self, from: *const CacheLine) -> [__m512; 2] {
         // SAFETY: the caller vouches for two cells.
         unsafe { [self.simd().load(from.cast()), self.simd().load(from.add(1).cast())] }
     }
 
     #[inline(always)]
-    unsafe fn step(self, sums: [__m512; 2], activations: *const u8, weights: [__m512; 2]) -> [__m512; 2] {
+    unsafe fn accumulate_step(
+        self,
+        sums: [__m512; 2],
+        activations: *const u8,
+        weights: [__m512; 2],
+    ) -> [__m512; 2] {
         // SAFETY: the caller vouches for 4 bytes.
         let value = self.simd().splat(unsafe { activations.cast::<f32>().read_unaligned() });
         [self.simd().mul_add(value, weights[0], sums[0]), self.simd().mul_add(value, weights[1], sums[1])]
@@ -209,12 +214,12 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    fn zero(self) -> [__m512; 2] {
+    fn zero_sums(self) -> [__m512; 2] {
         [self.simd().splat(0.0); 2]
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> __m512 {
+    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> __m512 {
         // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX-512 is present.
         unsafe {
             let halves = _mm256_loadu_si256(from.cast::<__m256i>().add(part));
@@ -223,7 +228,7 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: __m512) {
+    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: __m512) {
         // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX512-BF16 is present.
         unsafe {
             let halves: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(vector));
@@ -232,7 +237,7 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [__m512bh; 2] {
+    unsafe fn load_weights(self, from: *const CacheLine) -> [__m512bh; 2] {
         // SAFETY: the caller vouches for two cells; any bits are 32 `bf16`.
         unsafe {
             let load = |cell| std::mem::transmute::<__m512, __m512bh>(self.simd().load(cell));
@@ -241,7 +246,12 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn step(self, sums: [__m512; 2], activations: *const u8, weights: [__m512bh; 2]) -> [__m512; 2] {
+    unsafe fn accumulate_step(
+        self,
+        sums: [__m512; 2],
+        activations: *const u8,
+        weights: [__m512bh; 2],
+    ) -> [__m512; 2] {
         // SAFETY: the caller vouches for 4 bytes; any bits are 32 `bf16`; AVX512-BF16 is present.
         unsafe {
             let pair = self.simd().splat(activations.cast::<f32>().read_unaligned());

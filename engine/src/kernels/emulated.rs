@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::portable::Portable;
 use super::{Job, Kernel};
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 
 /// `bf16` in plain Rust.
 #[derive(Clone, Copy, Debug)]
@@ -29,31 +29,31 @@ impl Kernel for EmulatedBf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> [f32; 16] {
+    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> [f32; 16] {
         // SAFETY: half a cell is 16 `bf16`.
         unsafe { from.cast::<[bf16; 16]>().add(part).read() }.map(bf16::to_f32)
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: [f32; 16]) {
+    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: [f32; 16]) {
         // SAFETY: half a cell is 16 `bf16`.
         unsafe { to.cast::<[bf16; 16]>().add(part).write(vector.map(bf16::from_f32)) }
     }
 
     #[inline(always)]
-    fn zero(self) -> [[f32; 16]; 2] {
+    fn zero_sums(self) -> [[f32; 16]; 2] {
         [[0.0; 16]; 2]
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [[[f32; 2]; 16]; 2] {
+    unsafe fn load_weights(self, from: *const CacheLine) -> [[[f32; 2]; 16]; 2] {
         // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
         unsafe { from.cast::<[[[bf16; 2]; 16]; 2]>().read() }
             .map(|vector| vector.map(|pair| pair.map(bf16::to_f32)))
     }
 
     #[inline(always)]
-    unsafe fn step(
+    unsafe fn accumulate_step(
         self,
         sums: [[f32; 16]; 2],
         activations: *const u8,

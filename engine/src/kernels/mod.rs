@@ -31,7 +31,7 @@ pub(crate) use {
     avx512::{Avx512, Avx512Bf16},
 };
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 use crate::tile::{self, Stride, Tile};
 
 /// Work that is compiled once for each instruction set.
@@ -42,12 +42,12 @@ pub(crate) trait Job {
 
 /// A job on one kernel that runs in the function of another, compiled for the same instructions or more.
 #[cfg(any(test, target_arch = "x86_64"))]
-pub(crate) struct On<K, J>(pub(crate) K, pub(crate) J);
+pub(crate) struct WithKernel<K, J>(pub(crate) K, pub(crate) J);
 
 #[cfg(any(test, target_arch = "x86_64"))]
-impl<K: Kernel, J: Job> Job for On<K, J> {
+impl<K: Kernel, J: Job> Job for WithKernel<K, J> {
     #[inline(always)]
-    fn run<Around: Kernel>(self, _: Around) {
+    fn run<Outer: Kernel>(self, _: Outer) {
         self.1.run(self.0);
     }
 }
@@ -66,7 +66,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// `value` where `sign` is above 0, and 0 elsewhere.
-    fn keep(self, value: Self::Vector, sign: Self::Vector) -> Self::Vector;
+    fn select_positive(self, value: Self::Vector, sign: Self::Vector) -> Self::Vector;
 
     /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
     #[inline(always)]
@@ -113,7 +113,7 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     /// Vectors of 16 channels in a cell that a layer gives.
     const OUT_PARTS: usize = Self::PARTS;
     /// Whether products are of whole tiles, not step by step.
-    const IN_TILES: bool = false;
+    const WHOLE_TILES: bool = false;
     /// Whether Winograd's transforms pay.
     const WINOGRAD: bool = true;
 
@@ -126,41 +126,46 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     /// `from` is valid for reads; `part` is below [`PARTS`](Self::PARTS).
-    unsafe fn load_part(self, from: *const Cell, part: usize) -> Vector<Self>;
+    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> Vector<Self>;
     /// Rounds to the precision of cells.
     ///
     /// # Safety
     /// `to` is valid for writes; `part` is below [`PARTS`](Self::PARTS).
-    unsafe fn store_part(self, to: *mut Cell, part: usize, vector: Vector<Self>);
+    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>);
 
     /// As [`store_part`](Self::store_part), to what a layer gives; `part` is below [`OUT_PARTS`](Self::OUT_PARTS).
     ///
     /// # Safety
     /// `to` is valid for writes.
     #[inline(always)]
-    unsafe fn store_out(self, to: *mut Cell, part: usize, vector: Vector<Self>) {
+    unsafe fn store_out_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>) {
         // SAFETY: the caller's promise is the same.
         unsafe { self.store_part(to, part, vector) }
     }
 
-    fn zero(self) -> Self::Sums;
+    fn zero_sums(self) -> Self::Sums;
     /// # Safety
     /// `from` is valid for reads of [`VECTORS`](Self::VECTORS) cells.
-    unsafe fn weights(self, from: *const Cell) -> Self::Weights;
+    unsafe fn load_weights(self, from: *const CacheLine) -> Self::Weights;
     /// Adds to `sums` the product of the 4 bytes at `activations` (one `f32`, or two `bf16`) with a step's weights.
     ///
     /// # Safety
     /// `activations` is valid for reads of 4 bytes.
-    unsafe fn step(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums;
+    unsafe fn accumulate_step(
+        self,
+        sums: Self::Sums,
+        activations: *const u8,
+        weights: Self::Weights,
+    ) -> Self::Sums;
 
     /// Computes a tile of `rows` pixels by one panel.
     ///
     /// # Safety
     /// As [`Tile`] says. `rows` is in `1..=ROWS`.
     #[inline(always)]
-    unsafe fn tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
+    unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
         // SAFETY: the caller's promise is the same.
-        unsafe { tile::in_registers::<Self, S>(self, rows, tile) }
+        unsafe { tile::tile_in_registers::<Self, S>(self, rows, tile) }
     }
 }
 

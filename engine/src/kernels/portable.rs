@@ -1,7 +1,7 @@
 //! Plain Rust, for any target: the compiler vectorises it with what the target has.
 
 use super::{Job, Kernel, Simd};
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 
 /// Vectors as arrays.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn keep(self, value: [f32; 16], sign: [f32; 16]) -> [f32; 16] {
+    fn select_positive(self, value: [f32; 16], sign: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|lane| if sign[lane] > 0.0 { value[lane] } else { 0.0 })
     }
 
@@ -81,30 +81,35 @@ impl Kernel for PortableF32 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const Cell, _: usize) -> [f32; 16] {
+    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> [f32; 16] {
         // SAFETY: a cell is 16 `f32`.
         unsafe { Portable.load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut Cell, _: usize, vector: [f32; 16]) {
+    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: [f32; 16]) {
         // SAFETY: a cell is 16 `f32`.
         unsafe { Portable.store(to.cast(), vector) }
     }
 
     #[inline(always)]
-    fn zero(self) -> [[f32; 16]; 1] {
+    fn zero_sums(self) -> [[f32; 16]; 1] {
         [[0.0; 16]]
     }
 
     #[inline(always)]
-    unsafe fn weights(self, from: *const Cell) -> [f32; 16] {
+    unsafe fn load_weights(self, from: *const CacheLine) -> [f32; 16] {
         // SAFETY: the caller vouches for a cell, 16 `f32`.
         unsafe { Portable.load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn step(self, [sums]: Self::Sums, activations: *const u8, weights: [f32; 16]) -> Self::Sums {
+    unsafe fn accumulate_step(
+        self,
+        [sums]: Self::Sums,
+        activations: *const u8,
+        weights: [f32; 16],
+    ) -> Self::Sums {
         // SAFETY: the caller vouches for 4 bytes.
         let value = unsafe { activations.cast::<f32>().read_unaligned() };
         [Portable.mul_add([value; 16], weights, sums)]

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use super::naive::{Map, Naive};
-use super::{Numbers, epilogue, pixels, ways};
-use crate::calibration::{Calibration, plain_photos};
-use crate::image::Values;
+use super::naive::{FeatureMap, NaiveNetwork};
+use super::{TestRng, epilogue, kernel_configs, pixels};
+use crate::calibration::{ActivationStats, synthetic_calibration_images};
+use crate::dispatch::KernelSet;
+use crate::gptq::Gram;
+use crate::image::PixelValues;
 use crate::isa::{Isa, Precision};
 use crate::kernels::Portable;
 use crate::layer::Convolution;
-use crate::machine::Machines;
-use crate::network::{Builder, Network, Tap};
-use crate::rounding::Gram;
-use crate::session::{Form, Photos, Session};
-use crate::winograd::input;
+use crate::network::{Network, NetworkBuilder, Tap};
+use crate::session::{ImageBatch, OutputLayout, Session};
+use crate::winograd::transform_input_row;
 
 const SCALE: [[f32; 256]; 3] = {
     let mut scale = [[0.0; 256]; 3];
@@ -28,10 +28,11 @@ const SCALE: [[f32; 256]; 3] = {
 };
 
 /// A product of 1 x 1, one of stride 2, one at Winograd's points, and a direct one.
-fn network(numbers: &mut Numbers) -> (Network, Tap, Naive) {
-    let mut builder = Builder::on(Machines::new(Isa::Portable).unwrap(), Isa::Portable, SCALE);
-    let mut naive = Naive::new(SCALE);
-    let (mut ours, mut exact) = (builder.image(), 0);
+fn network(numbers: &mut TestRng) -> (Network, Tap, NaiveNetwork) {
+    let mut builder =
+        NetworkBuilder::with_kernels(KernelSet::new(Isa::Portable).unwrap(), Isa::Portable, SCALE);
+    let mut naive = NaiveNetwork::new(SCALE);
+    let (mut ours, mut exact) = (builder.input(), 0);
     for (name, shape) in [
         ("image", [3, 18, 3, 2, 1]),
         ("point", [18, 20, 1, 1, 0]),
@@ -41,9 +42,9 @@ fn network(numbers: &mut Numbers) -> (Network, Tap, Naive) {
     ] {
         let layer = numbers.convolution(shape);
         exact = naive.convolution(exact, &layer, None, true);
-        ours = builder.convolution(name, ours, layer, epilogue(None, true, Precision::F32)).unwrap();
+        ours = builder.add_convolution(name, ours, layer, epilogue(None, true, Precision::F32)).unwrap();
     }
-    let tap = builder.tap().unwrap();
+    let tap = builder.add_tap().unwrap();
     (builder.build(), tap, naive)
 }
 
@@ -53,7 +54,7 @@ fn assert_gram(gram: &Gram, samples: &[Vec<f64>], what: &str) {
     let of = |i: usize, j: usize| samples.iter().map(|x| x[i] * x[j]).sum::<f64>();
     let largest = (0..gram.size()).map(|i| of(i, i)).fold(0.0, f64::max);
     for (i, j) in (0..gram.size()).flat_map(|i| (0..gram.size()).map(move |j| (i, j))) {
-        let (found, expected) = (gram.at(i, j), of(i, j));
+        let (found, expected) = (gram.get(i, j), of(i, j));
         assert!((found - expected).abs() <= 1e-4 * largest, "{what} {i} {j}: {found}, not {expected}");
     }
 }
@@ -62,13 +63,13 @@ fn assert_gram(gram: &Gram, samples: &[Vec<f64>], what: &str) {
 #[cfg_attr(miri, ignore = "minutes; the naive network")]
 fn what_is_summed_of_each_layer_is_what_its_products_read() {
     let (photos, height, width) = (2, 15, 22);
-    let (network, tap, naive) = network(&mut Numbers(31));
+    let (network, tap, naive) = network(&mut TestRng(31));
     let data = pixels(photos * height * width * 3);
-    let batch = Photos { values: Values::U8(&data), count: photos, height, width };
-    let calibration = Calibration::new(&Arc::new(network), batch, tap).unwrap();
+    let batch = ImageBatch { values: PixelValues::U8(&data), count: photos, height, width };
+    let calibration = ActivationStats::collect(&Arc::new(network), batch, tap).unwrap();
     let inputs = |value: usize| naive.run_to(value, &data, photos, height, width);
-    let at = |map: &Map, y: isize, x: isize| -> Vec<f64> {
-        (0..map.channels).map(|channel| map.at(channel, y, x)).collect()
+    let at = |map: &FeatureMap, y: isize, x: isize| -> Vec<f64> {
+        (0..map.channels).map(|channel| map.get(channel, y, x)).collect()
     };
     for (name, value, stride) in [("point", 1, 1), ("strided", 2, 2)] {
         let maps = inputs(value);
@@ -80,14 +81,16 @@ fn what_is_summed_of_each_layer_is_what_its_products_read() {
                     .map(move |(y, x)| at(map, y as isize, x as isize))
             })
             .collect();
-        let [gram] = calibration.layer(name).unwrap() else { panic!("{name} is one product") };
+        let [gram] = calibration.for_layer(name).unwrap() else { panic!("{name} is one product") };
         assert_gram(gram, &samples, name);
     }
     // Rows of the matrix by which a line of a tile is taken to the points.
-    let unit = |at: usize| input(Portable, std::array::from_fn(|i| [f32::from(u8::from(i == at)); 16]));
+    let unit = |at: usize| {
+        transform_input_row(Portable, std::array::from_fn(|i| [f32::from(u8::from(i == at)); 16]))
+    };
     let transform = |point: usize, at: usize| f64::from(unit(at)[point][0]);
     let maps = inputs(3);
-    let grams = calibration.layer("winograd").unwrap();
+    let grams = calibration.for_layer("winograd").unwrap();
     assert_eq!(grams.len(), 36);
     for (point, gram) in grams.iter().enumerate() {
         let mut samples = Vec::new();
@@ -108,7 +111,7 @@ fn what_is_summed_of_each_layer_is_what_its_products_read() {
         assert_gram(gram, &samples, &format!("winograd {point}"));
     }
     for name in ["image", "direct", "point ", ""] {
-        assert!(calibration.layer(name).is_none(), "{name:?}");
+        assert!(calibration.for_layer(name).is_none(), "{name:?}");
     }
 }
 
@@ -117,7 +120,7 @@ fn what_is_summed_of_each_layer_is_what_its_products_read() {
 #[cfg_attr(miri, ignore = "minutes; nothing that smaller photos do not do")]
 fn of_each_photo_256_samples_are_taken_at_most() {
     for (height, width, samples) in [(32, 32, 256), (32, 34, 136), (40, 60, 200), (2, 2, 1)] {
-        let mut builder = Builder::new(Isa::Portable, SCALE).unwrap();
+        let mut builder = NetworkBuilder::new(Isa::Portable, SCALE).unwrap();
         let ones = |inputs, outputs, stride| Convolution {
             inputs,
             outputs,
@@ -128,15 +131,15 @@ fn of_each_photo_256_samples_are_taken_at_most() {
             bias: vec![1.0; outputs],
         };
         let end = epilogue(None, true, Precision::F32);
-        let image = builder.image();
-        let first = builder.convolution("first", image, ones(3, 5, 2), end).unwrap();
-        builder.convolution("point", first, ones(5, 4, 1), end).unwrap();
-        let tap = builder.tap().unwrap();
+        let image = builder.input();
+        let first = builder.add_convolution("first", image, ones(3, 5, 2), end).unwrap();
+        builder.add_convolution("point", first, ones(5, 4, 1), end).unwrap();
+        let tap = builder.add_tap().unwrap();
         let data = vec![0; 3 * height * width * 3];
-        let batch = Photos { values: Values::U8(&data), count: 3, height, width };
-        let calibration = Calibration::new(&Arc::new(builder.build()), batch, tap).unwrap();
-        let [gram] = calibration.layer("point").unwrap() else { panic!("one product") };
-        assert_eq!((gram.at(0, 0), gram.at(1, 4)), (3.0 * f64::from(samples), 3.0 * f64::from(samples)));
+        let batch = ImageBatch { values: PixelValues::U8(&data), count: 3, height, width };
+        let calibration = ActivationStats::collect(&Arc::new(builder.build()), batch, tap).unwrap();
+        let [gram] = calibration.for_layer("point").unwrap() else { panic!("one product") };
+        assert_eq!((gram.get(0, 0), gram.get(1, 4)), (3.0 * f64::from(samples), 3.0 * f64::from(samples)));
     }
 }
 
@@ -146,39 +149,41 @@ fn of_each_photo_256_samples_are_taken_at_most() {
 #[cfg_attr(miri, ignore = "minutes; the naive network")]
 fn weights_that_are_calibrated_err_less_than_rounded_ones() {
     let (count, side) = (4, 24);
-    let data = plain_photos(count, side);
-    let batch = Photos { values: Values::U8(&data), count, height: side, width: side };
+    let data = synthetic_calibration_images(count, side);
+    let batch = ImageBatch { values: PixelValues::U8(&data), count, height: side, width: side };
     let mut compared = 0;
-    for way in ways().into_iter().filter(|way| way.precisions == (Precision::F32, Precision::Bf16)) {
-        let build = |precision, calibration: Option<Calibration>| {
-            let mut numbers = Numbers(77);
-            let mut builder = Builder::on(way.machines, Isa::Portable, SCALE);
+    for way in kernel_configs().into_iter().filter(|way| way.precisions == (Precision::F32, Precision::Bf16))
+    {
+        let build = |precision, calibration: Option<ActivationStats>| {
+            let mut numbers = TestRng(77);
+            let mut builder = NetworkBuilder::with_kernels(way.kernels, Isa::Portable, SCALE);
             if let Some(calibration) = calibration {
                 builder = builder.calibrate(calibration);
             }
-            let mut naive = Naive::new(SCALE);
-            let mut add = |builder: &mut Builder, name: &str, (value, exact), shape, precision| {
+            let mut naive = NaiveNetwork::new(SCALE);
+            let mut add = |builder: &mut NetworkBuilder, name: &str, (value, exact), shape, precision| {
                 let layer = numbers.convolution(shape);
                 let end = epilogue(None, true, precision);
                 let next = naive.convolution(exact, &layer, None, true);
-                (builder.convolution(name, value, layer, end).unwrap(), next)
+                (builder.add_convolution(name, value, layer, end).unwrap(), next)
             };
-            let image = (builder.image(), 0);
+            let image = (builder.input(), 0);
             let value = add(&mut builder, "first", image, [3, 64, 3, 2, 1], Precision::F32);
             let value = add(&mut builder, "narrowing", value, [64, 64, 1, 1, 0], precision);
             add(&mut builder, "last", value, [64, 64, 1, 1, 0], precision);
-            let tap = builder.tap().unwrap();
+            let tap = builder.add_tap().unwrap();
             (Arc::new(builder.build()), tap, naive)
         };
         let (wide, tap, naive) = build(Precision::F32, None);
-        let exact: Vec<f64> = naive.run(&data, count, side, side).iter().flat_map(Map::means).collect();
+        let exact: Vec<f64> =
+            naive.run(&data, count, side, side).iter().flat_map(FeatureMap::means).collect();
         let error = |calibration| {
             let (network, tap, _) = build(Precision::Bf16, calibration);
             let mut out = vec![f32::NAN; exact.len()];
-            Session::new(network, 1).unwrap().run(batch, tap, Form::Pooled, &mut out).unwrap();
+            Session::new(network, 1).unwrap().run(batch, tap, OutputLayout::Pooled, &mut out).unwrap();
             out.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt()
         };
-        let calibration = Calibration::new(&wide, batch, tap).unwrap();
+        let calibration = ActivationStats::collect(&wide, batch, tap).unwrap();
         let (calibrated, nearest) = (error(Some(calibration)), error(None));
         assert!(calibrated < 0.8 * nearest, "{way:?}: {calibrated}, and {nearest} by rounding to nearest");
         compared += 1;
@@ -190,9 +195,9 @@ fn weights_that_are_calibrated_err_less_than_rounded_ones() {
 #[test]
 fn plain_photos_are_a_colour_and_a_grainy_rectangle() {
     let (count, side) = (12, 48);
-    let data = plain_photos(count, side);
+    let data = synthetic_calibration_images(count, side);
     assert_eq!(data.len(), count * side * side * 3);
-    assert_eq!(plain_photos(3, side), data[..3 * side * side * 3]);
+    assert_eq!(synthetic_calibration_images(3, side), data[..3 * side * side * 3]);
     let mut places = std::collections::BTreeSet::new();
     for (number, photo) in data.chunks_exact(side * side * 3).enumerate() {
         let pixel = |y: usize, x: usize| <[u8; 3]>::try_from(&photo[3 * (y * side + x)..][..3]).unwrap();

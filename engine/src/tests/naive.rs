@@ -1,22 +1,22 @@
 //! The definition, in `f64`.
 
-use crate::image::Normalisation;
+use crate::image::Normalization;
 use crate::layer::Convolution;
 
 /// One photo's values, `[C, H, W]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Map {
+pub(crate) struct FeatureMap {
     pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) values: Vec<f64>,
     /// The largest that a value could be if all that it sums had one sign: what rounding errors are in proportion to.
-    pub(crate) reach: f64,
+    pub(crate) max_abs_sum: f64,
 }
 
-impl Map {
+impl FeatureMap {
     /// Zero outside.
-    pub(crate) fn at(&self, channel: usize, y: isize, x: isize) -> f64 {
+    pub(crate) fn get(&self, channel: usize, y: isize, x: isize) -> f64 {
         let inside = |at: isize, size: usize| usize::try_from(at).ok().filter(|&at| at < size);
         match (inside(y, self.height), inside(x, self.width)) {
             (Some(y), Some(x)) => self.values[(channel * self.height + y) * self.width + x],
@@ -46,7 +46,7 @@ impl Map {
                                 layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
                             let place =
                                 |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
-                            let product = f64::from(weight) * self.at(input, place(y, ky), place(x, kx));
+                            let product = f64::from(weight) * self.get(input, place(y, ky), place(x, kx));
                             sum += product;
                             all += product.abs();
                         }
@@ -56,7 +56,7 @@ impl Map {
                 }
             }
         }
-        Self { channels: outputs, height, width, values, reach }
+        Self { channels: outputs, height, width, values, max_abs_sum: reach }
     }
 
     fn pooled(&self, kernel: usize, stride: usize, padding: usize) -> Self {
@@ -77,23 +77,23 @@ impl Map {
                 values.push(largest);
             }
         }
-        Self { channels: self.channels, height, width, values, reach: self.reach }
+        Self { channels: self.channels, height, width, values, max_abs_sum: self.max_abs_sum }
     }
 }
 
-enum Op {
+enum NaiveOp {
     Convolution(Convolution, Option<usize>, bool),
     MaxPool(usize, usize, usize),
 }
 
 /// Layers in the order in which they run; value 0 is the photo.
-pub(crate) struct Naive {
-    normalisation: Normalisation,
-    layers: Vec<(usize, Op)>,
+pub(crate) struct NaiveNetwork {
+    normalisation: Normalization,
+    layers: Vec<(usize, NaiveOp)>,
 }
 
-impl Naive {
-    pub(crate) fn new(normalisation: Normalisation) -> Self {
+impl NaiveNetwork {
+    pub(crate) fn new(normalisation: Normalization) -> Self {
         Self { normalisation, layers: Vec::new() }
     }
 
@@ -104,17 +104,17 @@ impl Naive {
         residual: Option<usize>,
         relu: bool,
     ) -> usize {
-        self.layers.push((input, Op::Convolution(layer.clone(), residual, relu)));
+        self.layers.push((input, NaiveOp::Convolution(layer.clone(), residual, relu)));
         self.layers.len()
     }
 
     pub(crate) fn max_pool(&mut self, input: usize, kernel: usize, stride: usize, padding: usize) -> usize {
-        self.layers.push((input, Op::MaxPool(kernel, stride, padding)));
+        self.layers.push((input, NaiveOp::MaxPool(kernel, stride, padding)));
         self.layers.len()
     }
 
     /// The last value of each photo.
-    pub(crate) fn run(&self, pixels: &[u8], photos: usize, height: usize, width: usize) -> Vec<Map> {
+    pub(crate) fn run(&self, pixels: &[u8], photos: usize, height: usize, width: usize) -> Vec<FeatureMap> {
         self.run_to(self.layers.len(), pixels, photos, height, width)
     }
 
@@ -126,7 +126,7 @@ impl Naive {
         photos: usize,
         height: usize,
         width: usize,
-    ) -> Vec<Map> {
+    ) -> Vec<FeatureMap> {
         let each = height * width * 3;
         let run = |photo: usize| {
             let mut values = Vec::new();
@@ -136,15 +136,17 @@ impl Naive {
                     values.push(f64::from(self.normalisation[channel][usize::from(value)]));
                 }
             }
-            let mut maps = vec![Map { channels: 3, height, width, values, reach: 0.0 }];
+            let mut maps = vec![FeatureMap { channels: 3, height, width, values, max_abs_sum: 0.0 }];
             for (input, op) in &self.layers[..value] {
                 let map = match op {
-                    Op::MaxPool(kernel, stride, padding) => maps[*input].pooled(*kernel, *stride, *padding),
-                    Op::Convolution(layer, residual, relu) => {
+                    NaiveOp::MaxPool(kernel, stride, padding) => {
+                        maps[*input].pooled(*kernel, *stride, *padding)
+                    }
+                    NaiveOp::Convolution(layer, residual, relu) => {
                         let mut map = maps[*input].convolved(layer);
                         if let Some(residual) = residual {
                             map.values.iter_mut().zip(&maps[*residual].values).for_each(|(a, b)| *a += b);
-                            map.reach += maps[*residual].reach;
+                            map.max_abs_sum += maps[*residual].max_abs_sum;
                         }
                         if *relu {
                             map.values.iter_mut().for_each(|value| *value = value.max(0.0));

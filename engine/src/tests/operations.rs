@@ -2,18 +2,18 @@
 
 use half::bf16;
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
+use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd, Vector};
-use crate::machine::Machine;
-use crate::tests::{Numbers, ways};
+use crate::tests::{TestRng, kernel_configs};
 
 /// Every kernel there is here.
-fn machines() -> Vec<Machine> {
-    let of = |way: super::Way| {
-        let narrow = way.machines.narrow.map(|(narrowing, bf16)| [narrowing, bf16]);
-        [way.machines.wide].into_iter().chain(narrow.into_iter().flatten())
+fn kernels() -> Vec<AnyKernel> {
+    let all_of = |way: super::KernelConfig| {
+        let narrow = way.kernels.bf16.map(|(narrowing, bf16)| [narrowing, bf16]);
+        [way.kernels.f32].into_iter().chain(narrow.into_iter().flatten())
     };
-    ways().into_iter().flat_map(of).collect()
+    kernel_configs().into_iter().flat_map(all_of).collect()
 }
 
 /// Zeros of both signs, what is next to them, infinities, and no numbers.
@@ -41,21 +41,21 @@ fn assert_same(found: f32, expected: f32, what: &str) {
 }
 
 /// Two vectors, and what each operation makes of them.
-struct OfTwo<'a> {
+struct BinaryOps<'a> {
     a: [f32; 16],
     b: [f32; 16],
     /// Sum, difference, the larger, and what is kept.
     out: &'a mut [[f32; 16]; 4],
 }
 
-impl Job for OfTwo<'_> {
+impl Job for BinaryOps<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         // SAFETY: 16 values each.
         unsafe {
             let (a, b) = (simd.load(self.a.as_ptr()), simd.load(self.b.as_ptr()));
-            let found = [simd.add(a, b), simd.sub(a, b), simd.max(a, b), simd.keep(a, b)];
+            let found = [simd.add(a, b), simd.sub(a, b), simd.max(a, b), simd.select_positive(a, b)];
             for (out, vector) in self.out.iter_mut().zip(found) {
                 simd.store(out.as_mut_ptr(), vector);
             }
@@ -66,16 +66,16 @@ impl Job for OfTwo<'_> {
 /// A value passes where the sign is above 0, and neither at 0 nor at -0: PyTorch's derivative of a ReLU there is 0.
 #[test]
 fn operations_of_two_are_the_scalar_ones_at_every_edge() {
-    for machine in machines() {
+    for kernel in kernels() {
         for a in EDGES {
             for some in EDGES.chunks(7) {
                 // No two halves or lanes are alike.
                 let b: [f32; 16] = std::array::from_fn(|lane| some[lane % some.len()]);
                 let mut out = [[f32::NAN; 16]; 4];
-                machine.run(OfTwo { a: [a; 16], b, out: &mut out });
+                kernel.run(BinaryOps { a: [a; 16], b, out: &mut out });
                 for lane in 0..16 {
                     let b = b[lane];
-                    let what = format!("{machine:?}, {a} and {b}");
+                    let what = format!("{kernel:?}, {a} and {b}");
                     assert_same(out[0][lane], a + b, &format!("sum on {what}"));
                     assert_same(out[1][lane], a - b, &format!("difference on {what}"));
                     assert_same(out[2][lane], if a > b { a } else { b }, &format!("larger on {what}"));
@@ -87,27 +87,27 @@ fn operations_of_two_are_the_scalar_ones_at_every_edge() {
 }
 
 /// 16 vectors turned about, and a product with a sum.
-struct OfMany<'a> {
+struct VectorOps<'a> {
     vectors: [[f32; 16]; 16],
-    turned: &'a mut [[f32; 16]; 16],
+    transposed: &'a mut [[f32; 16]; 16],
     /// Of the first three.
     product: &'a mut [f32; 16],
-    spread: &'a mut [f32; 16],
+    splatted: &'a mut [f32; 16],
 }
 
-impl Job for OfMany<'_> {
+impl Job for VectorOps<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         // SAFETY: 16 values each.
         unsafe {
             let vectors: [Vector<K>; 16] = std::array::from_fn(|i| simd.load(self.vectors[i].as_ptr()));
-            for (out, vector) in self.turned.iter_mut().zip(simd.transpose(vectors)) {
+            for (out, vector) in self.transposed.iter_mut().zip(simd.transpose(vectors)) {
                 simd.store(out.as_mut_ptr(), vector);
             }
             let product = simd.mul_add(vectors[0], vectors[1], vectors[2]);
             simd.store(self.product.as_mut_ptr(), product);
-            simd.store(self.spread.as_mut_ptr(), simd.splat(self.vectors[3][4]));
+            simd.store(self.splatted.as_mut_ptr(), simd.splat(self.vectors[3][4]));
         }
     }
 }
@@ -117,27 +117,32 @@ fn vectors_are_turned_about_multiplied_and_spread_lane_by_lane() {
     // Small whole numbers: no product rounds.
     let vectors: [[f32; 16]; 16] =
         std::array::from_fn(|i| std::array::from_fn(|lane| (i * 16 + lane) as f32 - 40.0));
-    for machine in machines() {
+    for kernel in kernels() {
         let (mut turned, mut product, mut spread) = ([[f32::NAN; 16]; 16], [f32::NAN; 16], [f32::NAN; 16]);
-        machine.run(OfMany { vectors, turned: &mut turned, product: &mut product, spread: &mut spread });
+        kernel.run(VectorOps {
+            vectors,
+            transposed: &mut turned,
+            product: &mut product,
+            splatted: &mut spread,
+        });
         for lane in 0..16 {
-            assert!((0..16).all(|i| turned[lane][i] == vectors[i][lane]), "{machine:?}");
+            assert!((0..16).all(|i| turned[lane][i] == vectors[i][lane]), "{kernel:?}");
             let expected = vectors[0][lane] * vectors[1][lane] + vectors[2][lane];
-            assert_eq!(product[lane], expected, "{machine:?}");
+            assert_eq!(product[lane], expected, "{kernel:?}");
         }
-        assert_eq!(spread, [vectors[3][4]; 16], "{machine:?}");
+        assert_eq!(spread, [vectors[3][4]; 16], "{kernel:?}");
     }
 }
 
 /// A vector to each part of a cell and back, and to what a layer gives.
-struct Through<'a> {
+struct RoundTrip<'a> {
     values: [f32; 16],
     /// Of each part: the cell's bytes with nothing else in it, and what is read back.
     stored: &'a mut Vec<([u8; 64], [f32; 16])>,
-    given: &'a mut Vec<[u8; 64]>,
+    layer_output: &'a mut Vec<[u8; 64]>,
 }
 
-impl Job for Through<'_> {
+impl Job for RoundTrip<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
@@ -145,23 +150,23 @@ impl Job for Through<'_> {
         unsafe {
             let vector = simd.load(self.values.as_ptr());
             for part in 0..K::PARTS {
-                let mut cell = Cell::zeros(1);
+                let mut cell = CacheLine::zeros(1);
                 kernel.store_part(cell.as_mut_ptr(), part, vector);
                 let mut back = [f32::NAN; 16];
                 simd.store(back.as_mut_ptr(), kernel.load_part(cell.as_ptr(), part));
                 self.stored.push((bytemuck::cast(cell[0]), back));
             }
             for part in 0..K::OUT_PARTS {
-                let mut cell = Cell::zeros(1);
-                kernel.store_out(cell.as_mut_ptr(), part, vector);
-                self.given.push(bytemuck::cast(cell[0]));
+                let mut cell = CacheLine::zeros(1);
+                kernel.store_out_part(cell.as_mut_ptr(), part, vector);
+                self.layer_output.push(bytemuck::cast(cell[0]));
             }
         }
     }
 }
 
 /// What a cell is to hold with `values` in one of its parts, and as what they are read back.
-fn in_cell(values: [f32; 16], part: usize, parts: usize) -> ([u8; 64], [f32; 16]) {
+fn expected_line(values: [f32; 16], part: usize, parts: usize) -> ([u8; 64], [f32; 16]) {
     let mut bytes = [0; 64];
     if parts == 1 {
         bytes.copy_from_slice(bytemuck::cast_slice(&values));
@@ -175,7 +180,7 @@ fn in_cell(values: [f32; 16], part: usize, parts: usize) -> ([u8; 64], [f32; 16]
 /// Ties go to even. Numbers below the smallest normal one are left out: the instruction takes them for 0.
 #[test]
 fn cells_hold_values_rounded_to_the_nearest_of_their_precision() {
-    let mut numbers = Numbers(21);
+    let mut numbers = TestRng(21);
     let mut cases: Vec<[f32; 16]> =
         (0..20).map(|i| [(); 16].map(|()| numbers.next() * 2f32.powi(7 * i - 70))).collect();
     // A half of the last place above an even and above an odd one, a little more, and a little less; and the largest.
@@ -183,42 +188,42 @@ fn cells_hold_values_rounded_to_the_nearest_of_their_precision() {
         [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f81_7fff, 0xbf80_8000, 0x7f7f_7fff, 0x7f7f_ffff, 0];
     cases.push(std::array::from_fn(|lane| f32::from_bits(halves[lane % 8])));
     cases.push(std::array::from_fn(|lane| [f32::INFINITY, f32::NEG_INFINITY, -0.0][lane % 3]));
-    for machine in machines() {
-        let parts = machine.layout().parts;
+    for kernel in kernels() {
+        let parts = kernel.layout().parts;
         for &values in &cases {
             let (mut stored, mut given) = (Vec::new(), Vec::new());
-            machine.run(Through { values, stored: &mut stored, given: &mut given });
-            let expected: Vec<_> = (0..parts).map(|part| in_cell(values, part, parts)).collect();
-            assert!(stored == expected, "{machine:?}: {values:?}");
-            let narrows = parts == 2 || format!("{machine:?}").contains("Narrowing");
+            kernel.run(RoundTrip { values, stored: &mut stored, layer_output: &mut given });
+            let expected: Vec<_> = (0..parts).map(|part| expected_line(values, part, parts)).collect();
+            assert!(stored == expected, "{kernel:?}: {values:?}");
+            let narrows = parts == 2 || format!("{kernel:?}").contains("Narrowing");
             let parts = if narrows { 2 } else { 1 };
-            let expected: Vec<_> = (0..parts).map(|part| in_cell(values, part, parts).0).collect();
-            assert!(given == expected, "{machine:?}: {values:?}");
+            let expected: Vec<_> = (0..parts).map(|part| expected_line(values, part, parts).0).collect();
+            assert!(given == expected, "{kernel:?}: {values:?}");
         }
         let (mut stored, mut given) = (Vec::new(), Vec::new());
-        machine.run(Through { values: [f32::NAN; 16], stored: &mut stored, given: &mut given });
-        assert!(stored.iter().flat_map(|(_, back)| back).all(|value| value.is_nan()), "{machine:?}");
+        kernel.run(RoundTrip { values: [f32::NAN; 16], stored: &mut stored, layer_output: &mut given });
+        assert!(stored.iter().flat_map(|(_, back)| back).all(|value| value.is_nan()), "{kernel:?}");
     }
 }
 
 /// Two steps of a product.
-struct Steps<'a> {
+struct TwoSteps<'a> {
     /// Of 4 bytes each.
     activations: [[u8; 4]; 2],
     /// A step's after the other's.
-    weights: &'a [Cell],
+    weights: &'a [CacheLine],
     sums: &'a mut Vec<[f32; 16]>,
 }
 
-impl Job for Steps<'_> {
+impl Job for TwoSteps<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let mut sums = kernel.zero();
+        let mut sums = kernel.zero_sums();
         for (step, activations) in self.activations.iter().enumerate() {
             // SAFETY: 4 bytes, and weights of two steps.
             unsafe {
-                let weights = kernel.weights(self.weights.as_ptr().add(step * K::VECTORS));
-                sums = kernel.step(sums, activations.as_ptr(), weights);
+                let weights = kernel.load_weights(self.weights.as_ptr().add(step * K::VECTORS));
+                sums = kernel.accumulate_step(sums, activations.as_ptr(), weights);
             }
         }
         for vector in sums.as_ref() {
@@ -232,8 +237,8 @@ impl Job for Steps<'_> {
 
 #[test]
 fn a_step_adds_the_products_of_each_lane() {
-    for machine in machines() {
-        let layout = machine.layout();
+    for kernel in kernels() {
+        let layout = kernel.layout();
         // Whole numbers that `bf16` holds; of each step, vector, lane and place of a pair another one.
         let weight = |step: usize, vector: usize, lane: usize, place: usize| {
             (step * 90 + vector * 40 + lane * 2 + place) as f32 - 60.0
@@ -247,13 +252,13 @@ fn a_step_adds_the_products_of_each_lane() {
                 let of = |at: usize| bf16::from_f32(weight(step, vector, at / 2, at % 2));
                 bytemuck::cast::<[bf16; 32], _>(std::array::from_fn(of))
             };
-            weights.push(bytemuck::cast::<_, Cell>(cell));
+            weights.push(bytemuck::cast::<_, CacheLine>(cell));
         }
         let activations = inputs.map(|pair| {
             if layout.parts == 1 { pair[0].to_ne_bytes() } else { bytemuck::cast(pair.map(bf16::from_f32)) }
         });
         let mut sums = Vec::new();
-        machine.run(Steps { activations, weights: &weights, sums: &mut sums });
+        kernel.run(TwoSteps { activations, weights: &weights, sums: &mut sums });
         let expected: Vec<[f32; 16]> = (0..layout.vectors)
             .map(|vector| {
                 std::array::from_fn(|lane| {
@@ -263,6 +268,6 @@ fn a_step_adds_the_products_of_each_lane() {
                 })
             })
             .collect();
-        assert_eq!(sums, expected, "{machine:?}");
+        assert_eq!(sums, expected, "{kernel:?}");
     }
 }

@@ -6,10 +6,10 @@
 //!
 //! Work is split along results, and sums are cut at places that depend on sizes alone: the bits do not depend on the threads.
 
-mod by_weights;
-mod gather;
+mod backward_weights;
+mod im2col;
+mod im2col_gemm;
 mod pack;
-mod product;
 #[cfg(test)]
 mod tests;
 mod winograd;
@@ -17,21 +17,21 @@ mod winograd;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use self::by_weights::ByWeights;
-use self::gather::{Gather, Grid, STEPS};
-use self::pack::{Order, packed, piece};
-use self::product::{Ends, Rows};
-use self::winograd::{Limits, Product, Rooms, Tiles};
-use crate::cell::{Arena, Cell};
+use self::backward_weights::BackwardWeights;
+use self::im2col::{Im2col, MAX_STEPS, PositionGrid};
+use self::im2col_gemm::{Im2colGemm, OutputMap};
+use self::pack::{Direction, pack_weights, piece_len};
+use self::winograd::{BlockSizes, TiledConv, WinogradInputGrad, Workspace};
+use crate::cache_line::{Arena, CacheLine};
+use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
 use crate::isa::Isa;
-use crate::machine::{Machine, Machines};
 
 /// Sizes of a convolution: `[N, H, W, C]` to `[N, H', W', O]`, with a square kernel, and stride and padding the same along both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct ConvShape {
     /// `N`
-    pub photos: usize,
+    pub batch: usize,
     /// `H`
     pub height: usize,
     /// `W`
@@ -50,7 +50,7 @@ pub struct Shape {
 
 /// Weights `[K, K, C, O]`, and what those of each output are multiplied by, `[O]`; nothing for 1.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
+pub struct ScaledWeights<'a> {
     /// The weights.
     pub values: &'a [f32],
     /// The factors.
@@ -59,13 +59,13 @@ pub struct Weights<'a> {
 
 /// What happens to sums before they are stored, in this order.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Finish<'a> {
+pub struct TrainEpilogue<'a> {
     /// They are added to what is there already, which is 0 where `mask` is not above 0.
     pub accumulate: bool,
     /// Is added, a value for each channel of the result.
     pub bias: Option<&'a [f32]>,
     /// Is added, of the result's size.
-    pub other: Option<&'a [f32]>,
+    pub addend: Option<&'a [f32]>,
     /// What is negative becomes 0.
     pub relu: bool,
     /// Of the result's size: where it is not above 0 the result is 0.
@@ -74,112 +74,112 @@ pub struct Finish<'a> {
 
 /// Sums over all positions, of each output.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sums {
+pub struct ScaleBiasGrad {
     /// Of the gradient times what the convolution gives without the scale, `[O]`.
-    pub products: Vec<f32>,
+    pub scale: Vec<f32>,
     /// Of the gradient, `[O]`.
-    pub gradients: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
 /// Convolutions on the threads of the rayon pool at hand, and the memory that they work in, which stays.
 #[derive(Debug)]
-pub struct Products {
-    machine: Machine,
-    limits: Limits,
-    packed: Vec<Cell>,
-    partial: Vec<f32>,
-    threads: Vec<Mutex<Vec<Cell>>>,
+pub struct ConvOps {
+    kernel: AnyKernel,
+    block_sizes: BlockSizes,
+    packed_weights: Vec<CacheLine>,
+    partial_sums: Vec<f32>,
+    thread_buffers: Vec<Mutex<Vec<CacheLine>>>,
     /// Kernels and tiles at Winograd's points.
-    kernels: Arena,
-    tiles: Arena,
+    kernel_arena: Arena,
+    tile_arena: Arena,
 }
 
-impl Shape {
+impl ConvShape {
     /// `[H', W']`
     #[must_use]
-    pub fn out(&self) -> [usize; 2] {
+    pub fn output_size(&self) -> [usize; 2] {
         [self.height, self.width].map(|side| {
-            let room = (side + 2 * self.padding).checked_sub(self.kernel);
-            room.map_or(0, |room| room / self.stride.max(1) + 1)
+            let span = (side + 2 * self.padding).checked_sub(self.kernel);
+            span.map_or(0, |room| room / self.stride.max(1) + 1)
         })
     }
 
-    fn input(&self) -> usize {
-        self.photos * self.height * self.width * self.inputs
+    fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.inputs
     }
 
-    fn output(&self) -> usize {
-        let [height, width] = self.out();
-        self.photos * height * width * self.outputs
+    fn output_len(&self) -> usize {
+        let [height, width] = self.output_size();
+        self.batch * height * width * self.outputs
     }
 
-    fn weights(&self) -> usize {
+    fn weights_len(&self) -> usize {
         self.kernel * self.kernel * self.inputs * self.outputs
     }
 
     /// What lies under the kernel at each position of the output.
-    fn gather(&self) -> Gather {
+    fn im2col(&self) -> Im2col {
         let first = -self.padding.cast_signed();
-        Gather {
+        Im2col {
             height: self.height,
             width: self.width,
             channels: self.inputs,
             taps: [self.kernel; 2],
             stride: self.stride,
             first: [first; 2],
-            grid: self.out(),
+            grid: self.output_size(),
         }
     }
 
     /// # Errors
     /// [`EngineError::Product`] when a size is 0 or a slice of another one.
-    fn check(&self, parts: &[(&'static str, usize, usize)]) -> Result<(), EngineError> {
-        let refused = |problem: String| Err(EngineError::Product { shape: *self, problem });
+    fn check_lengths(&self, slices: &[(&'static str, usize, usize)]) -> Result<(), EngineError> {
+        let reject = |problem: String| Err(EngineError::Convolution { shape: *self, problem });
         let sizes =
-            [self.photos, self.inputs, self.outputs, self.kernel, self.stride, self.height, self.width];
-        if sizes.contains(&0) || self.out().contains(&0) {
-            return refused("there is no position".to_owned());
+            [self.batch, self.inputs, self.outputs, self.kernel, self.stride, self.height, self.width];
+        if sizes.contains(&0) || self.output_size().contains(&0) {
+            return reject("there is no position".to_owned());
         }
-        match parts.iter().find(|(_, found, expected)| found != expected) {
-            Some((what, found, expected)) => refused(format!("{what} has {found} values, not {expected}")),
+        match slices.iter().find(|(_, found, expected)| found != expected) {
+            Some((what, found, expected)) => reject(format!("{what} has {found} values, not {expected}")),
             None => Ok(()),
         }
     }
 }
 
-impl Weights<'_> {
-    fn parts(&self, shape: &Shape) -> [(&'static str, usize, usize); 2] {
+impl ScaledWeights<'_> {
+    fn slice_lengths(&self, shape: &ConvShape) -> [(&'static str, usize, usize); 2] {
         let scale = self.scale.map_or(shape.outputs, <[f32]>::len);
-        [("weights", self.values.len(), shape.weights()), ("scale", scale, shape.outputs)]
+        [("weights", self.values.len(), shape.weights_len()), ("scale", scale, shape.outputs)]
     }
 }
 
-impl Finish<'_> {
-    fn parts(&self, channels: usize, size: usize) -> [(&'static str, usize, usize); 3] {
-        let of = |slice: Option<&[f32]>, or| slice.map_or(or, <[f32]>::len);
+impl TrainEpilogue<'_> {
+    fn slice_lengths(&self, channels: usize, size: usize) -> [(&'static str, usize, usize); 3] {
+        let len_or = |slice: Option<&[f32]>, or| slice.map_or(or, <[f32]>::len);
         [
-            ("bias", of(self.bias, channels), channels),
-            ("other", of(self.other, size), size),
-            ("mask", of(self.mask, size), size),
+            ("bias", len_or(self.bias, channels), channels),
+            ("other", len_or(self.addend, size), size),
+            ("mask", len_or(self.mask, size), size),
         ]
     }
 }
 
-impl Products {
+impl ConvOps {
     /// By the kernels of `isa` for `f32`.
     ///
     /// # Errors
     /// [`EngineError::Isa`] when this machine does not have it.
     pub fn new(isa: Isa) -> Result<Self, EngineError> {
-        let machine = Machines::new(isa)?.wide;
+        let kernel = KernelSet::new(isa)?.f32;
         Ok(Self {
-            machine,
-            limits: Limits::default(),
-            packed: Vec::new(),
-            partial: Vec::new(),
-            threads: Vec::new(),
-            kernels: Arena::new(0),
-            tiles: Arena::new(0),
+            kernel,
+            block_sizes: BlockSizes::default(),
+            packed_weights: Vec::new(),
+            partial_sums: Vec::new(),
+            thread_buffers: Vec::new(),
+            kernel_arena: Arena::new(0),
+            tile_arena: Arena::new(0),
         })
     }
 
@@ -189,20 +189,21 @@ impl Products {
     /// [`EngineError::Product`] when a slice does not fit the shape.
     pub fn forward(
         &mut self,
-        shape: &Shape,
+        shape: &ConvShape,
         input: &[f32],
-        weights: Weights<'_>,
-        finish: Finish<'_>,
+        weights: ScaledWeights<'_>,
+        epilogue: TrainEpilogue<'_>,
         out: &mut [f32],
     ) -> Result<(), EngineError> {
-        let [values, scale] = weights.parts(shape);
-        let [bias, other, mask] = finish.parts(shape.outputs, shape.output());
-        let (from, to) = (("input", input.len(), shape.input()), ("output", out.len(), shape.output()));
-        shape.check(&[from, to, values, scale, bias, other, mask])?;
-        let gather = shape.gather();
-        let order = Order::Forward;
-        let ends = Ends { first: [0; 2], step: 1, size: shape.out(), finish };
-        self.direct(shape, (order, weights), gather, input, ends, out);
+        let [values, scale] = weights.slice_lengths(shape);
+        let [bias, addend, mask] = epilogue.slice_lengths(shape.outputs, shape.output_len());
+        let (input_check, output_check) =
+            (("input", input.len(), shape.input_len()), ("output", out.len(), shape.output_len()));
+        shape.check_lengths(&[input_check, output_check, values, scale, bias, addend, mask])?;
+        let im2col = shape.im2col();
+        let direction = Direction::Forward;
+        let output_map = OutputMap { first: [0; 2], stride: 1, size: shape.output_size(), epilogue };
+        self.im2col_conv(shape, (direction, weights), im2col, input, output_map, out);
         Ok(())
     }
 
@@ -210,29 +211,29 @@ impl Products {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn by_input(
+    pub fn backward_input(
         &mut self,
-        shape: &Shape,
+        shape: &ConvShape,
         gradient: &[f32],
-        weights: Weights<'_>,
-        finish: Finish<'_>,
-        by_input: &mut [f32],
+        weights: ScaledWeights<'_>,
+        epilogue: TrainEpilogue<'_>,
+        input_gradient: &mut [f32],
     ) -> Result<(), EngineError> {
-        let [values, scale] = weights.parts(shape);
-        let [bias, other, mask] = finish.parts(shape.inputs, shape.input());
-        let from = ("gradient", gradient.len(), shape.output());
-        let to = ("derivative by the input", by_input.len(), shape.input());
-        shape.check(&[from, to, values, scale, bias, other, mask])?;
+        let [values, scale] = weights.slice_lengths(shape);
+        let [bias, addend, mask] = epilogue.slice_lengths(shape.inputs, shape.input_len());
+        let gradient_check = ("gradient", gradient.len(), shape.output_len());
+        let output_check = ("derivative by the input", input_gradient.len(), shape.input_len());
+        shape.check_lengths(&[gradient_check, output_check, values, scale, bias, addend, mask])?;
         let size = [shape.height, shape.width];
-        let [height, width] = shape.out();
+        let [height, width] = shape.output_size();
         for first in (0..shape.stride).flat_map(|y| (0..shape.stride).map(move |x| [y, x])) {
             // An input of this remainder lies under every `stride`-th tap, from the last on.
-            let taps = first.map(|at| Taps::new(shape, at));
+            let taps = first.map(|offset| PhaseTaps::new(shape, offset));
             let grid = [0, 1].map(|axis| (size[axis].saturating_sub(first[axis])).div_ceil(shape.stride));
             if grid.contains(&0) {
                 continue;
             }
-            let gather = Gather {
+            let im2col = Im2col {
                 height,
                 width,
                 channels: shape.outputs,
@@ -241,18 +242,32 @@ impl Products {
                 first: taps.map(|taps| taps.first),
                 grid,
             };
-            let adds_nothing = finish.bias.is_none() && finish.other.is_none() && !finish.relu;
-            if gather.is_empty() && finish.accumulate && adds_nothing {
+            let adds_nothing = epilogue.bias.is_none() && epilogue.addend.is_none() && !epilogue.relu;
+            if im2col.is_empty() && epilogue.accumulate && adds_nothing {
                 continue;
             }
-            let order = Order::Backward(taps.map(|taps| taps.last));
-            match Tiles::of(shape) {
+            let direction = Direction::Backward(taps.map(|taps| taps.last));
+            match TiledConv::for_shape(shape) {
                 Some(tiles) => {
-                    self.at_points(shape, tiles, (order, weights), (gather, gradient), finish, by_input);
+                    self.winograd_conv(
+                        shape,
+                        tiles,
+                        (direction, weights),
+                        (im2col, gradient),
+                        epilogue,
+                        input_gradient,
+                    );
                 }
                 None => {
-                    let ends = Ends { first, step: shape.stride, size, finish };
-                    self.direct(shape, (order, weights), gather, gradient, ends, by_input);
+                    let output_map = OutputMap { first, stride: shape.stride, size, epilogue };
+                    self.im2col_conv(
+                        shape,
+                        (direction, weights),
+                        im2col,
+                        gradient,
+                        output_map,
+                        input_gradient,
+                    );
                 }
             }
         }
@@ -263,91 +278,95 @@ impl Products {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn by_weights(
+    pub fn backward_weights(
         &mut self,
-        shape: &Shape,
+        shape: &ConvShape,
         input: &[f32],
         gradient: &[f32],
-        weights: Weights<'_>,
-        add: bool,
-        by_weights: &mut [f32],
-    ) -> Result<Sums, EngineError> {
-        let [values, scale] = weights.parts(shape);
-        let from = [("input", input.len(), shape.input()), ("gradient", gradient.len(), shape.output())];
-        let to = ("derivative by the weights", by_weights.len(), shape.weights());
-        shape.check(&[from[0], from[1], to, values, scale])?;
-        self.ready();
-        let job = ByWeights {
-            machine: self.machine,
-            gather: shape.gather(),
-            photos: shape.photos,
+        weights: ScaledWeights<'_>,
+        accumulate: bool,
+        weight_gradient: &mut [f32],
+    ) -> Result<ScaleBiasGrad, EngineError> {
+        let [values, scale] = weights.slice_lengths(shape);
+        let inputs_check =
+            [("input", input.len(), shape.input_len()), ("gradient", gradient.len(), shape.output_len())];
+        let output_check = ("derivative by the weights", weight_gradient.len(), shape.weights_len());
+        shape.check_lengths(&[inputs_check[0], inputs_check[1], output_check, values, scale])?;
+        self.ensure_workspaces();
+        let job = BackwardWeights {
+            kernel: self.kernel,
+            im2col: shape.im2col(),
+            batch: shape.batch,
             outputs: shape.outputs,
             input,
             gradient,
             weights,
-            add,
+            accumulate,
         };
-        let Self { limits, partial, threads, kernels, tiles, .. } = self;
-        Ok(match Tiles::of(shape) {
-            Some(of_shape) => {
-                let rooms = Rooms { limits: *limits, threads, kernels, tiles };
-                job.at_points(of_shape, rooms, partial, by_weights)
+        let Self { block_sizes, partial_sums, thread_buffers, kernel_arena, tile_arena, .. } = self;
+        Ok(match TiledConv::for_shape(shape) {
+            Some(tiled) => {
+                let workspace =
+                    Workspace { block_sizes: *block_sizes, thread_buffers, kernel_arena, tile_arena };
+                job.run_winograd(tiled, workspace, partial_sums, weight_gradient)
             }
-            None => job.run(threads, partial, by_weights),
+            None => job.run(thread_buffers, partial_sums, weight_gradient),
         })
     }
 
-    fn direct(
+    fn im2col_conv(
         &mut self,
-        shape: &Shape,
-        (order, weights): (Order, Weights<'_>),
-        gather: Gather,
-        from: &[f32],
-        ends: Ends<'_>,
-        to: &mut [f32],
+        shape: &ConvShape,
+        (direction, weights): (Direction, ScaledWeights<'_>),
+        im2col: Im2col,
+        input: &[f32],
+        output_map: OutputMap<'_>,
+        output: &mut [f32],
     ) {
-        self.ready();
-        let (machine, columns) = (self.machine, order.columns(shape));
-        let steps = piece(gather.depth().max(1), STEPS);
-        packed(machine, shape, (order, &gather), weights, steps, &mut self.packed);
-        let grid = Grid { photos: shape.photos, gather };
-        Rows { machine, grid, columns, from, weights: &self.packed, ends }.run(&self.threads, to);
+        self.ensure_workspaces();
+        let (kernel, columns) = (self.kernel, direction.result_channels(shape));
+        let steps = piece_len(im2col.depth().max(1), MAX_STEPS);
+        pack_weights(kernel, shape, (direction, &im2col), weights, steps, &mut self.packed_weights);
+        let grid = PositionGrid { batch: shape.batch, im2col };
+        Im2colGemm { kernel, grid, columns, input, weights: &self.packed_weights, output_map }
+            .run(&self.thread_buffers, output);
     }
 
-    fn at_points(
+    fn winograd_conv(
         &mut self,
-        shape: &Shape,
-        of_shape: Tiles,
-        (order, weights): (Order, Weights<'_>),
-        (gather, from): (Gather, &[f32]),
-        finish: Finish<'_>,
-        to: &mut [f32],
+        shape: &ConvShape,
+        tiled: TiledConv,
+        (direction, weights): (Direction, ScaledWeights<'_>),
+        (im2col, gradient): (Im2col, &[f32]),
+        epilogue: TrainEpilogue<'_>,
+        input_gradient: &mut [f32],
     ) {
-        self.ready();
-        let Self { machine, limits, packed: weights_packed, threads, kernels, tiles, .. } = self;
-        let (machine, channels) = (*machine, [gather.channels, order.columns(shape)]);
-        packed(machine, shape, (order, &gather), weights, gather.channels, weights_packed);
-        let rooms = Rooms { limits: *limits, threads, kernels, tiles };
-        Product { machine, tiles: of_shape, channels, from, weights: weights_packed, finish }.run(rooms, to);
+        self.ensure_workspaces();
+        let Self { kernel, block_sizes, packed_weights, thread_buffers, kernel_arena, tile_arena, .. } = self;
+        let (kernel, channels) = (*kernel, [im2col.channels, direction.result_channels(shape)]);
+        pack_weights(kernel, shape, (direction, &im2col), weights, im2col.channels, packed_weights);
+        let workspace = Workspace { block_sizes: *block_sizes, thread_buffers, kernel_arena, tile_arena };
+        WinogradInputGrad { kernel, tiled, channels, gradient, weights: packed_weights, epilogue }
+            .run(workspace, input_gradient);
     }
 
     /// Room for each thread of the pool.
-    fn ready(&mut self) {
+    fn ensure_workspaces(&mut self) {
         let threads = rayon::current_num_threads();
-        if self.threads.len() < threads {
-            self.threads.resize_with(threads, Mutex::default);
+        if self.thread_buffers.len() < threads {
+            self.thread_buffers.resize_with(threads, Mutex::default);
         }
     }
 }
 
 /// `0..count` in parts of one length, or one more.
-fn even(count: usize, parts: usize) -> Vec<Range<usize>> {
+fn split_evenly(count: usize, parts: usize) -> Vec<Range<usize>> {
     (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
 /// The taps of the kernel over inputs of one remainder, along an axis.
 #[derive(Clone, Copy)]
-struct Taps {
+struct PhaseTaps {
     count: usize,
     /// The largest; the others are a stride apart.
     last: usize,
@@ -355,12 +374,12 @@ struct Taps {
     first: isize,
 }
 
-impl Taps {
-    fn new(shape: &Shape, at: usize) -> Self {
-        let smallest = (at + shape.padding) % shape.stride;
+impl PhaseTaps {
+    fn new(shape: &ConvShape, offset: usize) -> Self {
+        let smallest = (offset + shape.padding) % shape.stride;
         let count = shape.kernel.saturating_sub(smallest).div_ceil(shape.stride);
         let last = smallest + count.saturating_sub(1) * shape.stride;
-        let from = (at + shape.padding).cast_signed() - last.cast_signed();
-        Self { count, last, first: from.div_euclid(shape.stride.cast_signed()) }
+        let first = (offset + shape.padding).cast_signed() - last.cast_signed();
+        Self { count, last, first: first.div_euclid(shape.stride.cast_signed()) }
     }
 }

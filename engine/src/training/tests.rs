@@ -1,14 +1,14 @@
 //! Products on every kernel that the machine has, beside naive sums in `f64`.
 
 use crate::isa::{Isa, Precision};
-use crate::tests::Numbers;
-use crate::training::winograd::Limits;
-use crate::training::{Finish, Products, Shape, Weights};
+use crate::tests::TestRng;
+use crate::training::winograd::BlockSizes;
+use crate::training::{ConvOps, ConvShape, ScaledWeights, TrainEpilogue};
 
 /// Calls `act` with the number of an output, an input and a weight for each product of the definition.
-fn each_product(shape: &Shape, mut act: impl FnMut(usize, usize, usize)) {
-    let Shape { photos, height, width, inputs, outputs, kernel, stride, padding } = *shape;
-    let [out_height, out_width] = shape.out();
+fn for_each_product(shape: &ConvShape, mut act: impl FnMut(usize, usize, usize)) {
+    let ConvShape { batch: photos, height, width, inputs, outputs, kernel, stride, padding } = *shape;
+    let [out_height, out_width] = shape.output_size();
     for (photo, y, x) in
         (0..photos).flat_map(|n| (0..out_height).flat_map(move |y| (0..out_width).map(move |x| (n, y, x))))
     {
@@ -58,10 +58,10 @@ const SHAPES: [[usize; 8]; 15] = [
     [40, 4, 3, 16, 32, 3, 1, 1],
 ];
 
-fn shapes() -> impl Iterator<Item = Shape> {
+fn shapes() -> impl Iterator<Item = ConvShape> {
     SHAPES.into_iter().filter(|shape| !cfg!(miri) || shape.iter().product::<usize>() < 20_000).map(
-        |[photos, height, width, inputs, outputs, kernel, stride, padding]| Shape {
-            photos,
+        |[photos, height, width, inputs, outputs, kernel, stride, padding]| ConvShape {
+            batch: photos,
             height,
             width,
             inputs,
@@ -74,33 +74,35 @@ fn shapes() -> impl Iterator<Item = Shape> {
 }
 
 /// On each, with much and with little done at a time; the portable one is always there.
-fn kernels() -> impl Iterator<Item = (Isa, Products)> {
+fn conv_ops() -> impl Iterator<Item = (Isa, ConvOps)> {
     let here = Isa::ALL.into_iter().filter(|isa| isa.is_present() && isa.computes(Precision::F32));
-    let little = Limits { kernels: 1, thread: 1, tiles_of_thread: [3, 3], set: 1, tiles_of_set: 5 };
+    let little =
+        BlockSizes { kernel_bytes: 1, thread_bytes: 1, thread_tiles: [3, 3], set_bytes: 1, set_tiles: 5 };
     here.flat_map(move |isa| {
-        [Limits::default(), little].map(|limits| (isa, Products { limits, ..Products::new(isa).unwrap() }))
+        [BlockSizes::default(), little]
+            .map(|limits| (isa, ConvOps { block_sizes: limits, ..ConvOps::new(isa).unwrap() }))
     })
 }
 
-fn many(numbers: &mut Numbers, count: usize) -> Vec<f32> {
+fn many(numbers: &mut TestRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| numbers.next()).collect()
 }
 
-fn size(shape: &Shape) -> (usize, usize, usize) {
-    let [height, width] = shape.out();
+fn lengths(shape: &ConvShape) -> (usize, usize, usize) {
+    let [height, width] = shape.output_size();
     (
-        shape.photos * shape.height * shape.width * shape.inputs,
-        shape.photos * height * width * shape.outputs,
+        shape.batch * shape.height * shape.width * shape.inputs,
+        shape.batch * height * width * shape.outputs,
         shape.kernel * shape.kernel * shape.inputs * shape.outputs,
     )
 }
 
 #[test]
-fn products_are_the_definitions() {
-    for (isa, mut products) in kernels() {
+fn convolutions_match_their_definition() {
+    for (isa, mut products) in conv_ops() {
         for (number, shape) in shapes().enumerate() {
-            let mut numbers = Numbers(number as u64);
-            let (of_input, of_output, of_weights) = size(&shape);
+            let mut numbers = TestRng(number as u64);
+            let (of_input, of_output, of_weights) = lengths(&shape);
             let (input, gradient) = (many(&mut numbers, of_input), many(&mut numbers, of_output));
             let (values, scale) = (many(&mut numbers, of_weights), many(&mut numbers, shape.outputs));
             let mut forward = vec![0f64; of_output];
@@ -108,7 +110,7 @@ fn products_are_the_definitions() {
             let mut by_weights = vec![0f64; of_weights];
             let mut sums = [vec![0f64; shape.outputs], vec![0f64; shape.outputs]];
             let of = |values: &[f32], at: usize| f64::from(values[at]);
-            each_product(&shape, |output, at, weight| {
+            for_each_product(&shape, |output, at, weight| {
                 let (x, w, g) = (of(&input, at), of(&values, weight), of(&gradient, output));
                 let s = of(&scale, output % shape.outputs);
                 forward[output] += x * w * s;
@@ -117,21 +119,22 @@ fn products_are_the_definitions() {
                 sums[0][output % shape.outputs] += g * x * w;
             });
             gradient.iter().enumerate().for_each(|(at, g)| sums[1][at % shape.outputs] += f64::from(*g));
-            let weights = Weights { values: &values, scale: Some(&scale) };
+            let weights = ScaledWeights { values: &values, scale: Some(&scale) };
             let what = |part: &str| format!("{isa}, {shape:?}, {part}");
 
             let mut out = vec![f32::NAN; of_output];
-            products.forward(&shape, &input, weights, Finish::default(), &mut out).unwrap();
+            products.forward(&shape, &input, weights, TrainEpilogue::default(), &mut out).unwrap();
             assert_near(&out, &forward, &what("forward"));
             let mut out = vec![f32::NAN; of_input];
-            products.by_input(&shape, &gradient, weights, Finish::default(), &mut out).unwrap();
+            products.backward_input(&shape, &gradient, weights, TrainEpilogue::default(), &mut out).unwrap();
             assert_near(&out, &by_input, &what("by input"));
             let mut out = vec![f32::NAN; of_weights];
-            let found = products.by_weights(&shape, &input, &gradient, weights, false, &mut out).unwrap();
+            let found =
+                products.backward_weights(&shape, &input, &gradient, weights, false, &mut out).unwrap();
             assert_near(&out, &by_weights, &what("by weights"));
-            assert_near(&found.products, &sums[0], &what("products"));
-            assert_near(&found.gradients, &sums[1], &what("gradients"));
-            products.by_weights(&shape, &input, &gradient, weights, true, &mut out).unwrap();
+            assert_near(&found.scale, &sums[0], &what("products"));
+            assert_near(&found.bias, &sums[1], &what("gradients"));
+            products.backward_weights(&shape, &input, &gradient, weights, true, &mut out).unwrap();
             by_weights.iter_mut().for_each(|x| *x *= 2.0);
             assert_near(&out, &by_weights, &what("by weights, twice"));
         }
@@ -139,17 +142,19 @@ fn products_are_the_definitions() {
 }
 
 #[test]
-fn sums_are_finished_before_they_are_stored() {
-    for (isa, mut products) in kernels() {
+fn the_epilogue_is_applied_in_order() {
+    for (isa, mut products) in conv_ops() {
         for (number, shape) in shapes().enumerate() {
-            let mut numbers = Numbers(number as u64);
-            let (of_input, of_output, of_weights) = size(&shape);
+            let mut numbers = TestRng(number as u64);
+            let (of_input, of_output, of_weights) = lengths(&shape);
             let (input, gradient) = (many(&mut numbers, of_input), many(&mut numbers, of_output));
             let values = many(&mut numbers, of_weights);
-            let weights = Weights { values: &values, scale: None };
+            let weights = ScaledWeights { values: &values, scale: None };
             let (mut forward, mut by_input) = (vec![0.0; of_output], vec![0.0; of_input]);
-            products.forward(&shape, &input, weights, Finish::default(), &mut forward).unwrap();
-            products.by_input(&shape, &gradient, weights, Finish::default(), &mut by_input).unwrap();
+            products.forward(&shape, &input, weights, TrainEpilogue::default(), &mut forward).unwrap();
+            products
+                .backward_input(&shape, &gradient, weights, TrainEpilogue::default(), &mut by_input)
+                .unwrap();
             for (backward, plain) in [(false, &forward), (true, &by_input)] {
                 let channels = if backward { shape.inputs } else { shape.outputs };
                 let (other, mut mask) = (many(&mut numbers, plain.len()), many(&mut numbers, plain.len()));
@@ -161,16 +166,16 @@ fn sums_are_finished_before_they_are_stored() {
                     there.iter().zip(&mask).map(|(x, m)| if *m > 0.0 { *x } else { 0.0 }).collect();
                 for combination in 0..32 {
                     let has = |bit: u32| combination >> bit & 1 == 1;
-                    let finish = Finish {
+                    let finish = TrainEpilogue {
                         accumulate: has(0),
                         bias: has(1).then_some(&bias),
-                        other: has(2).then_some(&other),
+                        addend: has(2).then_some(&other),
                         relu: has(3),
                         mask: has(4).then_some(&mask),
                     };
                     let mut out = there.clone();
                     if backward {
-                        products.by_input(&shape, &gradient, weights, finish, &mut out).unwrap();
+                        products.backward_input(&shape, &gradient, weights, finish, &mut out).unwrap();
                     } else {
                         products.forward(&shape, &input, weights, finish, &mut out).unwrap();
                     }
@@ -193,52 +198,71 @@ fn sums_are_finished_before_they_are_stored() {
 
 /// Sums are cut where sizes say.
 #[test]
-fn products_have_the_same_bits_on_any_number_of_threads() {
-    let shape =
-        Shape { photos: 3, height: 40, width: 37, inputs: 24, outputs: 40, kernel: 3, stride: 2, padding: 1 };
-    let at_points = Shape { photos: 5, inputs: 48, outputs: 32, height: 11, width: 7, stride: 1, ..shape };
+fn results_are_bit_identical_on_any_number_of_threads() {
+    let shape = ConvShape {
+        batch: 3,
+        height: 40,
+        width: 37,
+        inputs: 24,
+        outputs: 40,
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    };
+    let at_points = ConvShape { batch: 5, inputs: 48, outputs: 32, height: 11, width: 7, stride: 1, ..shape };
     // More positions than a slice has, of few weights: with more threads there are more chunks of outputs.
-    let in_slices =
-        Shape { photos: 1, height: 60, width: 61, inputs: 4, outputs: 150, kernel: 1, stride: 1, padding: 0 };
+    let in_slices = ConvShape {
+        batch: 1,
+        height: 60,
+        width: 61,
+        inputs: 4,
+        outputs: 150,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+    };
     for (shape, (_, mut products)) in
-        [shape, at_points, in_slices].into_iter().flat_map(|s| kernels().map(move |k| (s, k)))
+        [shape, at_points, in_slices].into_iter().flat_map(|s| conv_ops().map(move |k| (s, k)))
     {
-        let mut on = |threads: usize| {
+        let mut on_threads = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut numbers = Numbers(7);
-            let (of_input, of_output, of_weights) = size(&shape);
+            let mut numbers = TestRng(7);
+            let (of_input, of_output, of_weights) = lengths(&shape);
             let (input, gradient) = (many(&mut numbers, of_input), many(&mut numbers, of_output));
             let values = many(&mut numbers, of_weights);
-            let weights = Weights { values: &values, scale: None };
+            let weights = ScaledWeights { values: &values, scale: None };
             let mut outs = [vec![0.0; of_output], vec![0.0; of_input], vec![0.0; of_weights]];
             let sums = pool.install(|| {
-                products.forward(&shape, &input, weights, Finish::default(), &mut outs[0]).unwrap();
-                products.by_input(&shape, &gradient, weights, Finish::default(), &mut outs[1]).unwrap();
-                products.by_weights(&shape, &input, &gradient, weights, false, &mut outs[2]).unwrap()
+                products.forward(&shape, &input, weights, TrainEpilogue::default(), &mut outs[0]).unwrap();
+                products
+                    .backward_input(&shape, &gradient, weights, TrainEpilogue::default(), &mut outs[1])
+                    .unwrap();
+                products.backward_weights(&shape, &input, &gradient, weights, false, &mut outs[2]).unwrap()
             });
             (outs, sums)
         };
-        let one = on(1);
-        assert!(on(2) == one && on(5) == one);
+        let one = on_threads(1);
+        assert!(on_threads(2) == one && on_threads(5) == one);
     }
 }
 
 #[test]
 fn what_does_not_fit_is_an_error() {
     let shape =
-        Shape { photos: 1, height: 4, width: 4, inputs: 2, outputs: 3, kernel: 3, stride: 1, padding: 1 };
-    let mut products = Products::new(Isa::fastest(Precision::F32).unwrap()).unwrap();
-    let weights = Weights { values: &[0.0; 54], scale: None };
+        ConvShape { batch: 1, height: 4, width: 4, inputs: 2, outputs: 3, kernel: 3, stride: 1, padding: 1 };
+    let mut products = ConvOps::new(Isa::fastest(Precision::F32).unwrap()).unwrap();
+    let weights = ScaledWeights { values: &[0.0; 54], scale: None };
     let mut out = [0.0; 48];
-    let finish = Finish { bias: Some(&[1.0; 2]), ..Finish::default() };
+    let finish = TrainEpilogue { bias: Some(&[1.0; 2]), ..TrainEpilogue::default() };
     for (input, finish, reason) in [
-        (&[0.0; 31][..], Finish::default(), "input has 31 values, not 32"),
+        (&[0.0; 31][..], TrainEpilogue::default(), "input has 31 values, not 32"),
         (&[0.0; 32], finish, "bias has 2 values, not 3"),
     ] {
         let error = products.forward(&shape, input, weights, finish, &mut out).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
-    let nothing = Shape { kernel: 7, ..shape };
-    let error = products.forward(&nothing, &[0.0; 32], weights, Finish::default(), &mut out).unwrap_err();
+    let nothing = ConvShape { kernel: 7, ..shape };
+    let error =
+        products.forward(&nothing, &[0.0; 32], weights, TrainEpilogue::default(), &mut out).unwrap_err();
     assert!(error.to_string().contains("no position"), "{error}");
 }

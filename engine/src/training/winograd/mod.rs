@@ -6,103 +6,115 @@
 //! Kernels change with every step, so that theirs are transformed in every product, a part of them at a time: at the points they are
 //! four times as large.
 
-mod by_weights;
-mod product;
+mod backward_input;
+mod backward_weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Mutex;
 
-pub(super) use self::product::Product;
-use super::Shape;
-use crate::cell::{Arena, Cell};
-use crate::machine::Machine;
-use crate::winograd::{AtPoints, POINTS, Source, Tiling, ToPoints, Transformed};
+pub(super) use self::backward_input::WinogradInputGrad;
+use super::ConvShape;
+use crate::cache_line::{Arena, CacheLine};
+use crate::dispatch::AnyKernel;
+use crate::winograd::{COMPONENTS, TileTransform, Tiling, TransformSource, TransformTiles, TransformedTiles};
 
 /// Tiles below which kernels cost more to transform than products are saved.
-const FEW: usize = 8;
+const MIN_TILES: usize = 8;
 
 /// How much of the work is done at a time. The sums of a derivative by weights depend on the last two.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct BlockSizes {
     /// Bytes of kernels at the points.
-    pub(super) kernels: usize,
+    pub(super) kernel_bytes: usize,
     /// Bytes of a thread's tiles at the points and of their products,
-    pub(super) thread: usize,
+    pub(super) thread_bytes: usize,
     /// but for so many tiles at least, and at most.
-    pub(super) tiles_of_thread: [usize; 2],
+    pub(super) thread_tiles: [usize; 2],
     /// Bytes of tiles at the points that are summed at once,
-    pub(super) set: usize,
+    pub(super) set_bytes: usize,
     /// but for so many tiles.
-    pub(super) tiles_of_set: usize,
+    pub(super) set_tiles: usize,
 }
 
-impl Default for Limits {
+impl Default for BlockSizes {
     fn default() -> Self {
         Self {
-            kernels: 4 << 20,
-            thread: 1 << 20,
-            tiles_of_thread: [32, 64],
-            set: 12 << 20,
-            tiles_of_set: 256,
+            kernel_bytes: 4 << 20,
+            thread_bytes: 1 << 20,
+            thread_tiles: [32, 64],
+            set_bytes: 12 << 20,
+            set_tiles: 256,
         }
     }
 }
 
 /// Photos in tiles.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tiles {
+pub(super) struct TiledConv {
     tiling: Tiling,
-    photos: usize,
+    batch: usize,
 }
 
 /// Memory to work in, which stays.
-pub(super) struct Rooms<'a> {
-    pub(super) limits: Limits,
+pub(super) struct Workspace<'a> {
+    pub(super) block_sizes: BlockSizes,
     /// For each thread.
-    pub(super) threads: &'a [Mutex<Vec<Cell>>],
-    pub(super) kernels: &'a mut Arena,
-    pub(super) tiles: &'a mut Arena,
+    pub(super) thread_buffers: &'a [Mutex<Vec<CacheLine>>],
+    pub(super) kernel_arena: &'a mut Arena,
+    pub(super) tile_arena: &'a mut Arena,
 }
 
-impl Tiles {
+impl TiledConv {
     /// Of a convolution that has half as many products at the points, or less.
-    pub(super) fn of(shape: &Shape) -> Option<Self> {
-        let Shape { photos, height, width, inputs, outputs, kernel, stride, padding } = *shape;
-        let tiles = Self { tiling: Tiling { height, width }, photos };
+    pub(super) fn for_shape(shape: &ConvShape) -> Option<Self> {
+        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding } = *shape;
+        let tiles = Self { tiling: Tiling { height, width }, batch };
         let fits = (kernel, stride, padding) == (3, 1, 1) && inputs % 16 == 0 && outputs % 16 == 0;
-        let pays =
-            tiles.count() >= FEW && 2 * POINTS * tiles.count() <= kernel * kernel * photos * height * width;
+        let pays = tiles.n_tiles() >= MIN_TILES
+            && 2 * COMPONENTS * tiles.n_tiles() <= kernel * kernel * batch * height * width;
         (fits && pays).then_some(tiles)
     }
 
-    fn count(&self) -> usize {
-        self.photos * self.tiling.count()
+    fn n_tiles(&self) -> usize {
+        self.batch * self.tiling.tiles_per_image()
     }
 
     /// Transforms some of them, of `[N, H, W, C]`; tile 0 of the result is the first one.
-    fn transform<T: AtPoints<SIDE>, const SIDE: usize>(
+    fn transform<T: TileTransform<SIDE>, const SIDE: usize>(
         self,
-        machine: Machine,
+        kernel: AnyKernel,
         (values, channels): (&[f32], usize),
         tiles: Range<usize>,
-        to: Transformed,
+        dst: TransformedTiles,
     ) {
         let blocks = channels / 16;
-        let source = Source { cells: values.as_ptr().cast(), pixel: blocks, block: 1 };
+        let source = TransformSource { lines: values.as_ptr().cast(), pixel_stride: blocks, block_stride: 1 };
         let units = 0..blocks * tiles.len();
-        machine.run_wide(ToPoints { tiling: self.tiling, source, tiles, units, to, of: PhantomData::<T> });
+        kernel.run_f32(TransformTiles {
+            tiling: self.tiling,
+            source,
+            tiles,
+            units,
+            dst,
+            kind: PhantomData::<T>,
+        });
     }
 }
 
 /// `count` tiles of panels of so many blocks of channels, which lie side by side. Tiles and points are an odd number of cells apart,
 /// so that they spread over a cache.
-fn transformed(cells: *mut Cell, panels: usize, blocks: usize, count: usize) -> Transformed {
+fn transformed_tiles(lines: *mut CacheLine, panels: usize, blocks: usize, count: usize) -> TransformedTiles {
     let panel = count | 1;
-    Transformed { cells, point: (panels * panel * blocks) | 1, panel, blocks }
+    TransformedTiles {
+        lines,
+        component_stride: (panels * panel * blocks) | 1,
+        panel_stride: panel,
+        panel_blocks: blocks,
+    }
 }
 
 /// Cells of [`transformed`] tiles.
-fn room(panels: usize, blocks: usize, count: usize) -> usize {
-    POINTS * transformed(std::ptr::null_mut(), panels, blocks, count).point
+fn transformed_lines(panels: usize, blocks: usize, count: usize) -> usize {
+    COMPONENTS * transformed_tiles(std::ptr::null_mut(), panels, blocks, count).component_stride
 }

@@ -13,16 +13,16 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd};
-use crate::machine::Machine;
 
 /// What is added to the diagonal, in parts of its mean: keeps few samples, or channels that are always 0, from ruling.
 const DAMPING: f64 = 1e-3;
 /// Samples summed in `f32` before the sum is added in `f64`; their panels stay in the second-level cache.
-const SAMPLES: usize = 128;
+const SAMPLE_CHUNK: usize = 128;
 /// The sides of a tile of the Gram matrix: a vector, and as many rows as hide the latency of a sum with AVX-512.
-const WIDE: usize = 16;
-const TALL: usize = 8;
+const TILE_COLUMNS: usize = 16;
+const TILE_ROWS: usize = 8;
 /// The side of a tile of `f64`: half of the registers of plain x86-64.
 const SIDE: usize = 4;
 
@@ -45,32 +45,32 @@ impl Gram {
     }
 
     /// Adds samples `[S, size]`, with the instructions of `machine`; in which precision that works does not matter.
-    pub(crate) fn add_many(&mut self, machine: Machine, samples: &[f32]) {
+    pub(crate) fn add_samples(&mut self, kernel: AnyKernel, samples: &[f32]) {
         let size = self.size;
         if size == 0 {
             return;
         }
         debug_assert_eq!(samples.len() % size, 0, "whole samples");
-        for samples in samples.chunks(SAMPLES * size) {
+        for samples in samples.chunks(SAMPLE_CHUNK * size) {
             let count = samples.len() / size;
-            let panels = pack(samples, size);
-            self.values.par_chunks_mut(TALL * size).enumerate().for_each(|(block, rows)| {
-                machine.run(Products { panels: &panels, count, size, first: block * TALL, rows });
+            let panels = pack_samples(samples, size);
+            self.values.par_chunks_mut(TILE_ROWS * size).enumerate().for_each(|(block, rows)| {
+                kernel.run(GramUpdate { panels: &panels, count, size, first: block * TILE_ROWS, rows });
             });
         }
     }
 
-    pub(crate) fn at(&self, row: usize, column: usize) -> f64 {
+    pub(crate) fn get(&self, row: usize, column: usize) -> f64 {
         self.values[row.min(column) * self.size + row.max(column)]
     }
 }
 
 /// Samples `[S, size]` as `[panel][S][16]`, with zeros after the last input.
-fn pack(samples: &[f32], size: usize) -> Vec<[f32; WIDE]> {
+fn pack_samples(samples: &[f32], size: usize) -> Vec<[f32; TILE_COLUMNS]> {
     let count = samples.len() / size;
-    let mut panels = vec![[0.0; WIDE]; size.div_ceil(WIDE) * count];
+    let mut panels = vec![[0.0; TILE_COLUMNS]; size.div_ceil(TILE_COLUMNS) * count];
     for (index, sample) in samples.chunks_exact(size).enumerate() {
-        for (panel, inputs) in sample.chunks(WIDE).enumerate() {
+        for (panel, inputs) in sample.chunks(TILE_COLUMNS).enumerate() {
             panels[panel * count + index][..inputs.len()].copy_from_slice(inputs);
         }
     }
@@ -78,8 +78,8 @@ fn pack(samples: &[f32], size: usize) -> Vec<[f32; WIDE]> {
 }
 
 /// Adds to rows of a Gram matrix from `first`, right of the diagonal, the products of packed samples.
-struct Products<'a> {
-    panels: &'a [[f32; WIDE]],
+struct GramUpdate<'a> {
+    panels: &'a [[f32; TILE_COLUMNS]],
     count: usize,
     size: usize,
     first: usize,
@@ -87,15 +87,15 @@ struct Products<'a> {
     rows: &'a mut [f64],
 }
 
-impl Job for Products<'_> {
+impl Job for GramUpdate<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         let panel = |index: usize| &self.panels[index * self.count..][..self.count];
-        let left = panel(self.first / WIDE);
-        let start = self.first % WIDE;
-        for index in self.first / WIDE..self.size.div_ceil(WIDE) {
-            let mut sums = [simd.splat(0.0); TALL];
+        let left = panel(self.first / TILE_COLUMNS);
+        let start = self.first % TILE_COLUMNS;
+        for index in self.first / TILE_COLUMNS..self.size.div_ceil(TILE_COLUMNS) {
+            let mut sums = [simd.splat(0.0); TILE_ROWS];
             for (left, right) in left.iter().zip(panel(index)) {
                 // SAFETY: 16 values are there.
                 let right = unsafe { simd.load(right.as_ptr()) };
@@ -104,10 +104,10 @@ impl Job for Products<'_> {
                 }
             }
             for (row, sum) in self.rows.chunks_exact_mut(self.size).zip(sums) {
-                let mut products = [0.0; WIDE];
+                let mut products = [0.0; TILE_COLUMNS];
                 // SAFETY: as above.
                 unsafe { simd.store(products.as_mut_ptr(), sum) };
-                for (value, product) in row[index * WIDE..].iter_mut().zip(products) {
+                for (value, product) in row[index * TILE_COLUMNS..].iter_mut().zip(products) {
                     *value += f64::from(product);
                 }
             }
@@ -117,7 +117,7 @@ impl Job for Products<'_> {
 
 /// The sum of outer products of as many pairs as both have.
 #[inline(always)]
-fn products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
+fn outer_products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
     let mut sums = [[0.0; SIDE]; SIDE];
     for (left, right) in left.iter().zip(right) {
         for (row, &factor) in sums.iter_mut().zip(left) {
@@ -131,20 +131,20 @@ fn products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] 
 
 /// An upper triangle in panels of [`SIDE`] columns, each from the first row to the end of its tile on the diagonal.
 #[derive(Default)]
-struct Triangle(Vec<[f64; SIDE]>);
+struct UpperTriangle(Vec<[f64; SIDE]>);
 
-impl Triangle {
+impl UpperTriangle {
     /// Rows before panel `index`.
-    fn start(index: usize) -> usize {
+    fn panel_start(index: usize) -> usize {
         SIDE * index * (index + 1) / 2
     }
 
     fn panel(&self, index: usize) -> &[[f64; SIDE]] {
-        &self.0[Self::start(index)..Self::start(index + 1)]
+        &self.0[Self::panel_start(index)..Self::panel_start(index + 1)]
     }
 
-    fn at(&self, row: usize, column: usize) -> f64 {
-        self.0[Self::start(column / SIDE) + row][column % SIDE]
+    fn get(&self, row: usize, column: usize) -> f64 {
+        self.0[Self::panel_start(column / SIDE) + row][column % SIDE]
     }
 
     /// `G` of `G^T G = A`, where `A [size, size]` is positive definite; `None` where it is not. Past `size` it is the identity.
@@ -156,14 +156,14 @@ impl Triangle {
             for above in 0..=index {
                 let start = above * SIDE;
                 let left = if above < index { &factor.panel(above)[..start] } else { &panel[..] };
-                let sums = products(left, &panel);
+                let sums = outer_products(left, &panel);
                 let mut tile = [[0.0; SIDE]; SIDE];
                 for (i, row) in tile.iter_mut().enumerate() {
                     for (j, value) in row.iter_mut().enumerate() {
                         let (row, column) = (start + i, first + j);
-                        let given =
+                        let entry =
                             if row.max(column) < size { a(row, column) } else { f64::from(row == column) };
-                        *value = given - sums[i][j];
+                        *value = entry - sums[i][j];
                     }
                 }
                 if above < index {
@@ -194,8 +194,8 @@ impl Triangle {
 
 /// Takes the rows of `tile` before `row`, each by its factor, from `row`.
 fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) -> f64) {
-    for before in 0..row {
-        let (factor, above) = (factor(before), tile[before]);
+    for pivot_row in 0..row {
+        let (factor, above) = (factor(pivot_row), tile[pivot_row]);
         for (value, above) in tile[row].iter_mut().zip(above) {
             *value -= factor * above;
         }
@@ -203,53 +203,53 @@ fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) 
 }
 
 /// The order of the columns, and `R_jk / R_kk` for `j < k` in that order.
-struct Feedback {
+struct GptqUpdate {
     order: Vec<usize>,
-    shares: Triangle,
+    coefficients: UpperTriangle,
 }
 
-impl Feedback {
+impl GptqUpdate {
     /// `None` if `gram` is all zeros or, with values that are not finite, no Gram matrix.
     fn new(gram: &Gram) -> Option<Self> {
         let size = gram.size;
         let mut order: Vec<usize> = (0..size).collect();
-        order.sort_by(|&a, &b| gram.at(b, b).total_cmp(&gram.at(a, a)));
+        order.sort_by(|&a, &b| gram.get(b, b).total_cmp(&gram.get(a, a)));
         // Summed in this order, so that it does not depend on the one given.
-        let damping = DAMPING * order.iter().map(|&i| gram.at(i, i)).sum::<f64>() / size as f64;
+        let damping = DAMPING * order.iter().map(|&i| gram.get(i, i)).sum::<f64>() / size as f64;
         // From the last column to the first: the transpose of its factor is `R`, turned about.
         let reversed = |row: usize, column: usize| {
-            let value = gram.at(order[size - 1 - row], order[size - 1 - column]);
+            let value = gram.get(order[size - 1 - row], order[size - 1 - column]);
             if row == column { value + damping } else { value }
         };
-        let factor = Triangle::cholesky(size, reversed)?;
-        let mut shares = vec![[0.0; SIDE]; Triangle::start(size.div_ceil(SIDE))];
+        let factor = UpperTriangle::cholesky(size, reversed)?;
+        let mut coefficients = vec![[0.0; SIDE]; UpperTriangle::panel_start(size.div_ceil(SIDE))];
         for column in 0..size {
-            let start = Triangle::start(column / SIDE);
+            let start = UpperTriangle::panel_start(column / SIDE);
             let k = size - 1 - column;
-            let pivot = factor.at(k, k);
+            let pivot = factor.get(k, k);
             for row in 0..column {
-                shares[start + row][column % SIDE] = factor.at(k, size - 1 - row) / pivot;
+                coefficients[start + row][column % SIDE] = factor.get(k, size - 1 - row) / pivot;
             }
         }
-        Some(Self { order, shares: Triangle(shares) })
+        Some(Self { order, coefficients: UpperTriangle(coefficients) })
     }
 
     /// Rounds at most [`SIDE`] rows.
-    fn round(&self, rows: &mut [f64]) {
+    fn round_rows(&self, rows: &mut [f64]) {
         let size = self.order.len();
         // What rounding took from each weight so far, `[column][row]`.
         let mut errors: Vec<[f64; SIDE]> = Vec::with_capacity(size);
         for (index, columns) in self.order.chunks(SIDE).enumerate() {
-            let shares = self.shares.panel(index);
-            let mut carried = products(&errors, shares);
+            let coefficients = self.coefficients.panel(index);
+            let mut carried = outer_products(&errors, coefficients);
             for (at, &column) in columns.iter().enumerate() {
                 let mut error = [0.0; SIDE];
                 for ((row, carried), error) in rows.chunks_exact_mut(size).zip(&mut carried).zip(&mut error) {
                     let exact = row[column];
-                    row[column] = nearest(exact + carried[at]);
+                    row[column] = round_to_bf16(exact + carried[at]);
                     *error = exact - row[column];
-                    for (carried, share) in carried.iter_mut().zip(shares[index * SIDE + at]) {
-                        *carried += *error * share;
+                    for (carried, coefficient) in carried.iter_mut().zip(coefficients[index * SIDE + at]) {
+                        *carried += *error * coefficient;
                     }
                 }
                 errors.push(error);
@@ -260,16 +260,16 @@ impl Feedback {
 
 /// Rounds `weights [rows, size]` to values of `bf16` such that the outputs for inputs like those in `gram` change little.
 /// Inputs that were always 0, and all weights if `gram` has no samples or values that are not finite, are rounded to nearest.
-pub(crate) fn compensated(weights: &mut [f64], gram: &Gram) {
-    match Feedback::new(gram) {
+pub(crate) fn quantize_weights(weights: &mut [f64], gram: &Gram) {
+    match GptqUpdate::new(gram) {
         Some(feedback) if gram.size > 0 => {
-            weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| feedback.round(rows));
+            weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| feedback.round_rows(rows));
         }
-        _ => weights.iter_mut().for_each(|weight| *weight = nearest(*weight)),
+        _ => weights.iter_mut().for_each(|weight| *weight = round_to_bf16(*weight)),
     }
 }
 
-fn nearest(value: f64) -> f64 {
+fn round_to_bf16(value: f64) -> f64 {
     bf16::from_f32(value as f32).to_f64()
 }
 
@@ -281,12 +281,12 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::dispatch::KernelSet;
     use crate::isa::Isa;
-    use crate::machine::Machines;
-    use crate::tests::Numbers;
+    use crate::tests::TestRng;
 
     /// `[samples, size]`, at least 0, mixed of few causes.
-    fn correlated(numbers: &mut Numbers, samples: usize, size: usize) -> Vec<f32> {
+    fn correlated(numbers: &mut TestRng, samples: usize, size: usize) -> Vec<f32> {
         let mixing: Vec<[f32; 6]> = (0..size).map(|_| [(); 6].map(|()| numbers.next())).collect();
         let mut values = Vec::new();
         for _ in 0..samples {
@@ -299,24 +299,24 @@ mod tests {
         values
     }
 
-    fn weights(numbers: &mut Numbers, count: usize) -> Vec<f64> {
+    fn weights(numbers: &mut TestRng, count: usize) -> Vec<f64> {
         (0..count).map(|_| f64::from(numbers.next()) * 0.1 + 1e-9 * f64::from(numbers.next())).collect()
     }
 
     fn gram(samples: &[f32], size: usize) -> Gram {
         let mut gram = Gram::new(size);
-        gram.add_many(Machine::PortableF32, samples);
+        gram.add_samples(AnyKernel::PortableF32, samples);
         gram
     }
 
-    fn rounded(weights: &[f64], gram: &Gram) -> Vec<f64> {
+    fn quantized(weights: &[f64], gram: &Gram) -> Vec<f64> {
         let mut rounded = weights.to_vec();
-        compensated(&mut rounded, gram);
+        quantize_weights(&mut rounded, gram);
         rounded
     }
 
-    fn all_nearest(weights: &[f64]) -> Vec<f64> {
-        weights.iter().copied().map(nearest).collect()
+    fn all_rounded(weights: &[f64]) -> Vec<f64> {
+        weights.iter().copied().map(round_to_bf16).collect()
     }
 
     /// What numpy computes.
@@ -351,26 +351,26 @@ mod tests {
     #[test]
     fn rounds_as_the_paper_does_with_the_inverse() {
         for Golden { name, gram, weights, rounded: expected, .. } in golden() {
-            assert_ne!(expected, all_nearest(&weights), "{name}");
-            assert_eq!(rounded(&weights, &gram), expected, "{name}");
+            assert_ne!(expected, all_rounded(&weights), "{name}");
+            assert_eq!(quantized(&weights, &gram), expected, "{name}");
         }
     }
 
     #[test]
     fn sums_the_products_of_samples_as_numpy_does() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
-            let machine = Machines::new(isa).unwrap().wide;
+            let kernel = KernelSet::new(isa).unwrap().f32;
             for Golden { name, samples, gram: expected, .. } in golden() {
                 // In two calls, of which the first ends within a block.
                 let size = expected.size;
                 let mut sums = Gram::new(size);
                 let (first, second) = samples.split_at(5 * size);
-                sums.add_many(machine, first);
-                sums.add_many(machine, second);
+                sums.add_samples(kernel, first);
+                sums.add_samples(kernel, second);
                 let scale = expected.values.iter().copied().fold(0.0, f64::max);
                 for i in 0..size {
                     for j in 0..size {
-                        let (sum, expected) = (sums.at(i, j), expected.at(i, j));
+                        let (sum, expected) = (sums.get(i, j), expected.get(i, j));
                         let near = (sum - expected).abs() <= 3e-7 * scale;
                         assert!(near, "{name} {isa} {i} {j}: {sum}, not {expected}");
                     }
@@ -382,75 +382,75 @@ mod tests {
     #[test]
     fn outputs_change_less_than_by_rounding_to_nearest() {
         let (size, rows) = (70, 9);
-        let numbers = &mut Numbers(1);
+        let numbers = &mut TestRng(1);
         let samples = correlated(numbers, 400, size);
         let exact = weights(numbers, rows * size);
-        let error = |rounded: &[f64]| -> f64 {
+        let error = |quantized: &[f64]| -> f64 {
             let mut sum = 0.0;
             for sample in samples.chunks(size) {
-                for (exact, rounded) in exact.chunks(size).zip(rounded.chunks(size)) {
+                for (exact, rounded) in exact.chunks(size).zip(quantized.chunks(size)) {
                     let differences = exact.iter().zip(rounded).map(|(a, b)| a - b);
                     sum += differences.zip(sample).map(|(d, &x)| d * f64::from(x)).sum::<f64>().powi(2);
                 }
             }
             sum.sqrt()
         };
-        let compensated = rounded(&exact, &gram(&samples, size));
-        assert_eq!(compensated, all_nearest(&compensated), "all are of bf16");
-        let (before, after) = (error(&all_nearest(&exact)), error(&compensated));
+        let compensated = quantized(&exact, &gram(&samples, size));
+        assert_eq!(compensated, all_rounded(&compensated), "all are of bf16");
+        let (before, after) = (error(&all_rounded(&exact)), error(&compensated));
         assert!(after < before / 3.0, "{after}, and {before} by rounding to nearest");
     }
 
     #[test]
     fn without_inputs_other_than_zero_all_is_rounded_to_nearest() {
-        let exact = weights(&mut Numbers(2), 7 * 10);
+        let exact = weights(&mut TestRng(2), 7 * 10);
         for samples in [vec![], vec![0.0; 3 * 10]] {
-            assert_eq!(rounded(&exact, &gram(&samples, 10)), all_nearest(&exact));
+            assert_eq!(quantized(&exact, &gram(&samples, 10)), all_rounded(&exact));
         }
     }
 
     #[test]
     fn a_channel_that_is_always_zero_is_rounded_to_nearest_and_moves_no_other() {
         let (size, dead) = (14, 5);
-        let numbers = &mut Numbers(3);
+        let numbers = &mut TestRng(3);
         let mut samples = correlated(numbers, 50, size);
         samples.chunks_mut(size).for_each(|sample| sample[dead] = 0.0);
         let mut exact = weights(numbers, 6 * size);
-        let first = rounded(&exact, &gram(&samples, size));
+        let first = quantized(&exact, &gram(&samples, size));
         for row in exact.chunks_mut(size) {
             row[dead] += 0.01;
         }
-        let second = rounded(&exact, &gram(&samples, size));
+        let second = quantized(&exact, &gram(&samples, size));
         for ((first, second), exact) in first.chunks(size).zip(second.chunks(size)).zip(exact.chunks(size)) {
-            assert_eq!(second[dead], nearest(exact[dead]));
+            assert_eq!(second[dead], round_to_bf16(exact[dead]));
             assert!((0..size).all(|column| column == dead || first[column] == second[column]));
         }
     }
 
     #[test]
     fn samples_that_are_not_finite_or_too_large_round_to_nearest() {
-        let numbers = &mut Numbers(4);
+        let numbers = &mut TestRng(4);
         let samples = correlated(numbers, 50, 12);
         let exact = weights(numbers, 6 * 12);
         for value in [f32::NAN, f32::INFINITY, 1e30] {
             let mut samples = samples.clone();
             samples[40] = value;
-            assert_eq!(rounded(&exact, &gram(&samples, 12)), all_nearest(&exact), "{value}");
+            assert_eq!(quantized(&exact, &gram(&samples, 12)), all_rounded(&exact), "{value}");
         }
     }
 
     #[test]
     fn the_order_of_columns_does_not_matter() {
         let (size, count, rows) = (21, 60, 5);
-        let numbers = &mut Numbers(5);
+        let numbers = &mut TestRng(5);
         let samples = correlated(numbers, count, size);
         let exact = weights(numbers, rows * size);
         let permuted = |column: usize| column * 8 % size;
-        let plain = rounded(&exact, &gram(&samples, size));
+        let plain = quantized(&exact, &gram(&samples, size));
         let samples: Vec<f32> =
             (0..count * size).map(|i| samples[i / size * size + permuted(i % size)]).collect();
         let moved: Vec<f64> = (0..rows * size).map(|i| exact[i / size * size + permuted(i % size)]).collect();
-        let moved = rounded(&moved, &gram(&samples, size));
+        let moved = quantized(&moved, &gram(&samples, size));
         for (i, value) in moved.iter().enumerate() {
             assert_eq!(*value, plain[i / size * size + permuted(i % size)]);
         }
@@ -459,18 +459,18 @@ mod tests {
     #[test]
     fn rows_and_threads_do_not_matter() {
         let (size, rows) = (50, 23);
-        let numbers = &mut Numbers(6);
+        let numbers = &mut TestRng(6);
         let samples = correlated(numbers, 300, size);
         let exact = weights(numbers, rows * size);
-        let on = |threads: usize| {
+        let on_threads = |threads: usize| {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| rounded(&exact, &gram(&samples, size)))
+            pool.install(|| quantized(&exact, &gram(&samples, size)))
         };
-        let alone = on(1);
-        assert_eq!(on(3), alone);
+        let alone = on_threads(1);
+        assert_eq!(on_threads(3), alone);
         let sums = gram(&samples, size);
         for (row, expected) in exact.chunks(size).zip(alone.chunks(size)) {
-            assert_eq!(rounded(row, &sums), expected);
+            assert_eq!(quantized(row, &sums), expected);
         }
     }
 }

@@ -5,9 +5,9 @@ use bytemuck::{Pod, Zeroable};
 /// One pixel's channels of one block (16 of `f32`, 32 of `bf16`), or one step's weights for 16 output channels.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Cell([u8; 64]);
+pub(crate) struct CacheLine([u8; 64]);
 
-impl Cell {
+impl CacheLine {
     pub(crate) const BYTES: usize = size_of::<Self>();
 
     /// `count` cells of zeros. Memory straight from the system costs nothing until it is touched.
@@ -19,7 +19,7 @@ impl Cell {
 /// Cells that threads share; who writes which is said where they do.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    cells: *mut [Cell],
+    lines: *mut [CacheLine],
 }
 
 // SAFETY: it owns plain memory; `pointer` leaves it to its users not to write what others read.
@@ -30,25 +30,25 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// `count` cells of zeros.
     pub(crate) fn new(count: usize) -> Self {
-        Self { cells: Box::into_raw(Cell::zeros(count).into_boxed_slice()) }
+        Self { lines: Box::into_raw(CacheLine::zeros(count).into_boxed_slice()) }
     }
 
     /// Makes it `count` cells of zeros if it is smaller.
     pub(crate) fn grow(&mut self, count: usize) {
-        if self.cells.len() < count {
+        if self.lines.len() < count {
             *self = Self::new(count);
         }
     }
 
     /// The first cell.
-    pub(crate) fn pointer(&self) -> *mut Cell {
-        self.cells.cast()
+    pub(crate) fn pointer(&self) -> *mut CacheLine {
+        self.lines.cast()
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: it was a box, and is given up.
-        drop(unsafe { Box::from_raw(self.cells) });
+        drop(unsafe { Box::from_raw(self.lines) });
     }
 }

@@ -12,7 +12,7 @@ use crate::kernels::{Job, Kernel, PortableF32};
 
 /// A kernel that this machine has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Machine {
+pub(crate) enum AnyKernel {
     PortableF32,
     #[cfg(test)]
     EmulatedNarrowing(Narrowing<PortableF32, EmulatedBf16>),
@@ -32,16 +32,16 @@ pub(crate) enum Machine {
 
 /// The kernels of an instruction set.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Machines {
+pub(crate) struct KernelSet {
     /// `f32` in, `f32` out.
-    pub(crate) wide: Machine,
+    pub(crate) f32: AnyKernel,
     /// `f32` in, `bf16` out; then `bf16` in, `bf16` out.
-    pub(crate) narrow: Option<(Machine, Machine)>,
+    pub(crate) bf16: Option<(AnyKernel, AnyKernel)>,
 }
 
 /// What packing and planning need to know of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct KernelLayout {
     /// Pixels in the tallest tile.
     pub(crate) rows: usize,
     /// Vectors of 16 output channels in a panel of weights.
@@ -52,42 +52,42 @@ pub(crate) struct Layout {
     pub(crate) winograd: bool,
 }
 
-impl Machines {
+impl KernelSet {
     /// The kernels of `isa`.
     ///
     /// # Errors
     /// [`EngineError::Isa`] when this machine does not have it.
     pub(crate) fn new(isa: Isa) -> Result<Self, EngineError> {
-        let machines = match isa {
-            Isa::Portable => Some(Self { wide: Machine::PortableF32, narrow: None }),
+        let kernels = match isa {
+            Isa::Portable => Some(Self { f32: AnyKernel::PortableF32, bf16: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Avx2::new().map(|kernel| Self { wide: Machine::Avx2(kernel), narrow: None }),
+            Isa::Avx2 => Avx2::new().map(|kernel| Self { f32: AnyKernel::Avx2(kernel), bf16: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Avx512::new().map(|kernel| Self { wide: Machine::Avx512(kernel), narrow: None }),
+            Isa::Avx512 => Avx512::new().map(|kernel| Self { f32: AnyKernel::Avx512(kernel), bf16: None }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Avx512Bf16::new().map(Machine::Avx512Bf16).and_then(Self::narrow),
+            Isa::Avx512Bf16 => Avx512Bf16::new().map(AnyKernel::Avx512Bf16).and_then(Self::with_bf16),
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxBf16 => AmxBf16::new().map(Machine::AmxBf16).and_then(Self::narrow),
+            Isa::AmxBf16 => AmxBf16::new().map(AnyKernel::AmxBf16).and_then(Self::with_bf16),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
         let problem = || "this machine does not have it".to_owned();
-        machines.ok_or_else(|| EngineError::Isa { isa, problem: problem() })
+        kernels.ok_or_else(|| EngineError::UnavailableIsa { isa, problem: problem() })
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn narrow(bf16: Machine) -> Option<Self> {
-        let wide = Avx512::new()?;
-        let narrowing = Machine::Avx512Narrowing(Narrowing(wide, Avx512Bf16::new()?));
-        Some(Self { wide: Machine::Avx512(wide), narrow: Some((narrowing, bf16)) })
+    fn with_bf16(bf16: AnyKernel) -> Option<Self> {
+        let f32 = Avx512::new()?;
+        let f32_to_bf16 = AnyKernel::Avx512Narrowing(Narrowing(f32, Avx512Bf16::new()?));
+        Some(Self { f32: AnyKernel::Avx512(f32), bf16: Some((f32_to_bf16, bf16)) })
     }
 
     /// The kernel that reads values in one precision and gives them in another; there is none that widens.
-    pub(crate) fn from(&self, input: Precision, output: Precision) -> Option<Machine> {
+    pub(crate) fn for_precisions(&self, input: Precision, output: Precision) -> Option<AnyKernel> {
         match (input, output) {
-            (Precision::F32, Precision::F32) => Some(self.wide),
-            (Precision::F32, Precision::Bf16) => Some(self.narrow?.0),
-            (Precision::Bf16, Precision::Bf16) => Some(self.narrow?.1),
+            (Precision::F32, Precision::F32) => Some(self.f32),
+            (Precision::F32, Precision::Bf16) => Some(self.bf16?.0),
+            (Precision::Bf16, Precision::Bf16) => Some(self.bf16?.1),
             (Precision::Bf16, Precision::F32) => None,
         }
     }
@@ -97,39 +97,39 @@ impl Machines {
 macro_rules! with_kernel {
     ($machine:expr, $kernel:ident => $body:expr) => {
         match $machine {
-            Machine::PortableF32 => {
+            AnyKernel::PortableF32 => {
                 let $kernel = PortableF32;
                 $body
             }
             #[cfg(test)]
-            Machine::EmulatedNarrowing($kernel) => $body,
+            AnyKernel::EmulatedNarrowing($kernel) => $body,
             #[cfg(test)]
-            Machine::EmulatedBf16 => {
+            AnyKernel::EmulatedBf16 => {
                 let $kernel = EmulatedBf16;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx2($kernel) => $body,
+            AnyKernel::Avx2($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx512($kernel) => $body,
+            AnyKernel::Avx512($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx512Narrowing($kernel) => $body,
+            AnyKernel::Avx512Narrowing($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx512Bf16($kernel) => $body,
+            AnyKernel::Avx512Bf16($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
-            Machine::AmxBf16($kernel) => $body,
+            AnyKernel::AmxBf16($kernel) => $body,
         }
     };
 }
 
-impl Machine {
+impl AnyKernel {
     /// Runs `job` on it.
     pub(crate) fn run<J: Job>(self, job: J) {
         with_kernel!(self, kernel => kernel.vectorize(job));
     }
 
     /// Runs `job` on it; it is one of those that read and give `f32`.
-    pub(crate) fn run_wide<J: Job>(self, job: J) {
+    pub(crate) fn run_f32<J: Job>(self, job: J) {
         match self {
             Self::PortableF32 => PortableF32.vectorize(job),
             #[cfg(target_arch = "x86_64")]
@@ -142,10 +142,10 @@ impl Machine {
         }
     }
 
-    pub(crate) fn layout(self) -> Layout {
-        fn of<K: Kernel>(_: K) -> Layout {
-            Layout { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }
+    pub(crate) fn layout(self) -> KernelLayout {
+        fn kernel_layout<K: Kernel>(_: K) -> KernelLayout {
+            KernelLayout { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }
         }
-        with_kernel!(self, kernel => of(kernel))
+        with_kernel!(self, kernel => kernel_layout(kernel))
     }
 }

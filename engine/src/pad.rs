@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use crate::cell::Cell;
+use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel};
 
 /// The pixels of a value: blocks of photos of rows.
 #[derive(Clone, Copy)]
-pub(crate) struct Pixels {
-    pub(crate) cells: *const Cell,
+pub(crate) struct TensorView {
+    pub(crate) lines: *const CacheLine,
     /// Cells from a block of channels to the next.
-    pub(crate) block: usize,
-    pub(crate) photos: usize,
+    pub(crate) block_stride: usize,
+    pub(crate) images: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
 }
@@ -28,33 +28,33 @@ pub(crate) struct Padded {
 
 impl Padded {
     /// Rows of a photo.
-    pub(crate) fn rows(self) -> usize {
+    pub(crate) fn n_rows(self) -> usize {
         self.height + 2 * self.padding
     }
 
     /// Columns of one remainder.
-    pub(crate) fn columns(self) -> usize {
+    pub(crate) fn phase_columns(self) -> usize {
         (self.width + 2 * self.padding).div_ceil(self.stride)
     }
 
     /// Cells of a row.
-    pub(crate) fn row(self) -> usize {
-        self.stride * self.columns()
+    pub(crate) fn row_len(self) -> usize {
+        self.stride * self.phase_columns()
     }
 
     /// Cells of a photo's block.
-    pub(crate) fn photo(self) -> usize {
-        self.rows() * self.row()
+    pub(crate) fn image_len(self) -> usize {
+        self.n_rows() * self.row_len()
     }
 }
 
 /// Fills some rows of a [`Padded`] copy: units `row + rows * (photo + photos * block)`.
 pub(crate) struct Pad {
-    pub(crate) from: Pixels,
+    pub(crate) input: TensorView,
     pub(crate) padded: Padded,
-    pub(crate) to: *mut Cell,
+    pub(crate) dst: *mut CacheLine,
     /// Cells from a block of the copy to the next.
-    pub(crate) block: usize,
+    pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
 
@@ -63,18 +63,20 @@ impl Job for Pad {
     fn run<K: Kernel>(self, _: K) {
         let Padded { stride, padding, height, width } = self.padded;
         for unit in self.units {
-            let (row, photo) = (unit % self.padded.rows(), unit / self.padded.rows());
-            let (photo, block) = (photo % self.from.photos, photo / self.from.photos);
+            let (row, image) = (unit % self.padded.n_rows(), unit / self.padded.n_rows());
+            let (image, block) = (image % self.input.images, image / self.input.images);
             // SAFETY: the maker of the job vouches for both values; every row of the copy is written whole, by one unit.
             unsafe {
-                let to =
-                    self.to.add(block * self.block + photo * self.padded.photo() + row * self.padded.row());
-                to.write_bytes(0, self.padded.row());
+                let dst = self.dst.add(
+                    block * self.block_stride + image * self.padded.image_len() + row * self.padded.row_len(),
+                );
+                dst.write_bytes(0, self.padded.row_len());
                 let Some(row) = row.checked_sub(padding).filter(|&row| row < height) else { continue };
-                let from = self.from.cells.add(block * self.from.block + (photo * height + row) * width);
+                let src =
+                    self.input.lines.add(block * self.input.block_stride + (image * height + row) * width);
                 for x in 0..width {
                     let column = x + padding;
-                    *to.add(column % stride * self.padded.columns() + column / stride) = *from.add(x);
+                    *dst.add(column % stride * self.padded.phase_columns() + column / stride) = *src.add(x);
                 }
             }
         }
@@ -83,31 +85,31 @@ impl Job for Pad {
 
 /// Every `stride`-th pixel of every `stride`-th row: units `row + rows * (photo + photos * block)`.
 pub(crate) struct Subsample {
-    pub(crate) from: Pixels,
+    pub(crate) input: TensorView,
     pub(crate) stride: usize,
-    pub(crate) to: *mut Cell,
+    pub(crate) dst: *mut CacheLine,
     /// Cells from a block of the copy to the next.
-    pub(crate) block: usize,
+    pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
 
 impl Job for Subsample {
     #[inline(always)]
     fn run<K: Kernel>(self, _: K) {
-        let Pixels { height, width, photos, .. } = self.from;
+        let TensorView { height, width, images, .. } = self.input;
         let (rows, columns) = (height.div_ceil(self.stride), width.div_ceil(self.stride));
         for unit in self.units {
-            let (row, photo) = (unit % rows, unit / rows);
-            let (photo, block) = (photo % photos, photo / photos);
+            let (row, image) = (unit % rows, unit / rows);
+            let (image, block) = (image % images, image / images);
             // SAFETY: the maker of the job vouches for both values.
             unsafe {
-                let from = self
-                    .from
-                    .cells
-                    .add(block * self.from.block + (photo * height + row * self.stride) * width);
-                let to = self.to.add(block * self.block + (photo * rows + row) * columns);
+                let src = self
+                    .input
+                    .lines
+                    .add(block * self.input.block_stride + (image * height + row * self.stride) * width);
+                let dst = self.dst.add(block * self.block_stride + (image * rows + row) * columns);
                 for x in 0..columns {
-                    *to.add(x) = *from.add(x * self.stride);
+                    *dst.add(x) = *src.add(x * self.stride);
                 }
             }
         }
