@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{Layer, Precision};
-use headstock_heads::SetMethod;
+use headstock_heads::ConformalMethod;
 use headstock_train::config::TuneFrom;
 
 /// Train an image classifier of your own: a pretrained ResNet stays frozen, and a head that you choose learns your
@@ -230,7 +230,7 @@ pub(crate) enum SetKind {
     Aps,
 }
 
-impl From<SetKind> for SetMethod {
+impl From<SetKind> for ConformalMethod {
     fn from(kind: SetKind) -> Self {
         match kind {
             SetKind::Lac => Self::Lac,

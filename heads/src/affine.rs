@@ -5,21 +5,21 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::data::{Features, Logits, TrainingSet};
+use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
+use crate::gemm::PackedWeights;
 use crate::head::{Head, Tensors};
-use crate::product::PackedWeights;
-use crate::solver::gradient::check_start;
-use crate::standardize::Prepared;
+use crate::solver::gradient::check_warm_start;
+use crate::standardize::PreparedFeatures;
 
 /// Name of the tensor `[C, F]`, after the prefix.
 pub(crate) const WEIGHT: &str = "weight";
 /// Name of the tensor `[C]`, after the prefix.
 pub(crate) const BIAS: &str = "bias";
 /// The logit of a class that had no sample, beside others near 0: a softmax makes it 0.
-pub(crate) const ABSENT: f64 = -1e4;
+pub(crate) const ABSENT_CLASS_LOGIT: f64 = -1e4;
 /// Rows that a thread takes at a time.
-const BLOCK: usize = 64;
+const ROWS_PER_TASK: usize = 64;
 
 /// A fitted linear head: `logits = features · weightᵀ + bias`, with the tensors `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +40,8 @@ impl Affine {
     /// When `weight` is not `[bias.len(), width]`.
     pub fn from_f64(weight: &[f64], bias: &[f64], width: usize) -> Result<Self, HeadError> {
         assert_eq!(weight.len(), bias.len() * width, "weight is [C, F] and bias [C]");
-        let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
-        Self::new(narrow(weight), narrow(bias), width)
+        let to_f32 = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
+        Self::new(to_f32(weight), to_f32(bias), width)
     }
 
     /// The map with these weights `[C, F]` and biases `[C]`.
@@ -72,7 +72,7 @@ impl Affine {
     }
 
     /// The map, laid out for many products.
-    pub(crate) fn packed(&self) -> PackedAffine<'_> {
+    pub(crate) fn to_packed(&self) -> PackedAffine<'_> {
         PackedAffine { weight: PackedWeights::new(&self.weight, self.width), bias: &self.bias }
     }
 
@@ -80,28 +80,28 @@ impl Affine {
     ///
     /// # Errors
     /// As [`Affine::from_f64`].
-    pub(crate) fn of_raw_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
-        self.changed(|weight, bias| prepared.undo(weight, bias))
+    pub(crate) fn for_raw_features(&self, prepared: &PreparedFeatures<'_>) -> Result<Self, HeadError> {
+        self.transformed(|weight, bias| prepared.unstandardize_weights(weight, bias))
     }
 
     /// The same map of the features that are fitted on, where this one takes them as they come.
     ///
     /// # Errors
     /// As [`Affine::from_f64`].
-    pub(crate) fn of_prepared_features(&self, prepared: &Prepared<'_>) -> Result<Self, HeadError> {
-        self.changed(|weight, bias| prepared.redo(weight, bias))
+    pub(crate) fn for_prepared_features(&self, prepared: &PreparedFeatures<'_>) -> Result<Self, HeadError> {
+        self.transformed(|weight, bias| prepared.standardize_weights(weight, bias))
     }
 
     /// The map of an earlier fit, to start one on `data` from: new classes have zeros, and so has a class that had no sample.
     ///
     /// # Errors
     /// [`HeadError::Tensor`], [`HeadError::Width`] for other many features, and [`HeadError::Data`] when it knows more classes.
-    pub(crate) fn start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
+    pub(crate) fn warm_start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
         let mut map = Self::load(tensors, "")?;
         let width = map.width;
-        check_start([width, map.bias.len()], [data.features().width(), data.classes()])?;
+        check_warm_start([width, map.bias.len()], [data.features().width(), data.classes()])?;
         for (bias, weight) in map.bias.iter_mut().zip(map.weight.chunks_exact_mut(width)) {
-            if *bias <= ABSENT as f32 {
+            if *bias <= ABSENT_CLASS_LOGIT as f32 {
                 *bias = 0.0;
                 weight.fill(0.0);
             }
@@ -111,13 +111,13 @@ impl Affine {
 
     /// `weight` `[C, F]` and `bias` `[C]`, as solvers take them.
     pub(crate) fn to_f64(&self) -> (Vec<f64>, Vec<f64>) {
-        let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
-        (wide(&self.weight), wide(&self.bias))
+        let as_f64 = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
+        (as_f64(&self.weight), as_f64(&self.bias))
     }
 
-    fn changed(&self, change: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
+    fn transformed(&self, transform: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
         let (mut weight, mut bias) = self.to_f64();
-        change(&mut weight, &mut bias);
+        transform(&mut weight, &mut bias);
         Self::from_f64(&weight, &bias, self.width)
     }
 
@@ -126,8 +126,8 @@ impl Affine {
     /// # Errors
     /// [`HeadError::Tensor`] for a parameter that is missing; candle's for shapes that do not fit.
     pub fn forward(parameters: &Tensors, prefix: &str, features: &Tensor) -> Result<Tensor, HeadError> {
-        let weight = tensor(parameters, &format!("{prefix}{WEIGHT}"))?;
-        let bias = tensor(parameters, &format!("{prefix}{BIAS}"))?;
+        let weight = f32_tensor(parameters, &format!("{prefix}{WEIGHT}"))?;
+        let bias = f32_tensor(parameters, &format!("{prefix}{BIAS}"))?;
         Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
     }
 
@@ -135,7 +135,7 @@ impl Affine {
     ///
     /// # Errors
     /// When candle cannot make them.
-    pub fn prefixed(&self, prefix: &str) -> Result<Tensors, HeadError> {
+    pub fn tensors_with_prefix(&self, prefix: &str) -> Result<Tensors, HeadError> {
         let weight = Tensor::from_slice(&self.weight, (self.bias.len(), self.width), &Device::Cpu)?;
         let bias = Tensor::from_slice(&self.bias, self.bias.len(), &Device::Cpu)?;
         Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))
@@ -147,15 +147,18 @@ impl Affine {
     /// [`HeadError::Tensor`] for one that is missing, misshapen, not `f32` or not finite.
     pub fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
         let names = [format!("{prefix}{WEIGHT}"), format!("{prefix}{BIAS}")];
-        let (weight, classes, width) = matrix(tensors, &names[0])?;
-        let bias = tensor(tensors, &names[1])?;
+        let (weight, classes, width) = f32_matrix(tensors, &names[0])?;
+        let bias = f32_tensor(tensors, &names[1])?;
         if bias.dims() != [classes] {
-            return Err(problem(&names[1], format!("has shape {:?}, expected [{classes}]", bias.dims())));
+            return Err(tensor_error(
+                &names[1],
+                format!("has shape {:?}, expected [{classes}]", bias.dims()),
+            ));
         }
         let map = Self { weight, bias: bias.to_vec1()?, width };
         for (name, values) in names.iter().zip([&map.weight, &map.bias]) {
             if values.iter().any(|v| !v.is_finite()) {
-                return Err(problem(name, "holds a value that is not finite".into()));
+                return Err(tensor_error(name, "holds a value that is not finite".into()));
             }
         }
         Ok(map)
@@ -172,19 +175,19 @@ impl Head for Affine {
     }
 
     /// Sums run in `f64` and in an order that depends on `F` alone.
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let mut out = vec![0.0; features.len() * self.classes()];
-        let packed = self.packed();
-        let blocks = features.as_slice().par_chunks(BLOCK * self.width);
-        out.par_chunks_mut(BLOCK * self.classes())
+        let packed = self.to_packed();
+        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * self.width);
+        out.par_chunks_mut(ROWS_PER_TASK * self.classes())
             .zip(blocks)
             .for_each(|(out, rows)| packed.apply(rows, out));
         Logits::new(out, self.classes())
     }
 
     fn tensors(&self) -> Result<Tensors, HeadError> {
-        self.prefixed("")
+        self.tensors_with_prefix("")
     }
 }
 
@@ -203,7 +206,7 @@ impl PackedAffine<'_> {
     /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
     pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
         let mut sums = vec![0.0; out.len()];
-        self.weight.times(rows, &mut sums);
+        self.weight.multiply(rows, &mut sums);
         for (out, sums) in out.chunks_exact_mut(self.classes()).zip(sums.chunks_exact(self.classes())) {
             for ((out, sum), &bias) in out.iter_mut().zip(sums).zip(self.bias) {
                 *out = (sum + f64::from(bias)) as f32;
@@ -216,12 +219,12 @@ impl PackedAffine<'_> {
 ///
 /// # Errors
 /// [`HeadError::Tensor`] for one that is missing or not `f32`.
-pub(crate) fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
-    let tensor = tensors.get(name).ok_or_else(|| problem(name, "is missing".into()))?;
+pub(crate) fn f32_tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
+    let tensor = tensors.get(name).ok_or_else(|| tensor_error(name, "is missing".into()))?;
     if tensor.dtype() == DType::F32 {
         Ok(tensor)
     } else {
-        Err(problem(name, format!("is {}, expected f32", tensor.dtype().as_str())))
+        Err(tensor_error(name, format!("is {}, expected f32", tensor.dtype().as_str())))
     }
 }
 
@@ -229,18 +232,21 @@ pub(crate) fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor,
 ///
 /// # Errors
 /// [`HeadError::Tensor`] for one that is missing, not `f32`, misshapen or empty.
-pub(crate) fn matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usize, usize), HeadError> {
-    let matrix = tensor(tensors, name)?;
+pub(crate) fn f32_matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usize, usize), HeadError> {
+    let matrix = f32_tensor(tensors, name)?;
     let &[classes, width] = matrix.dims() else {
-        return Err(problem(name, format!("has shape {:?}, expected [classes, features]", matrix.dims())));
+        return Err(tensor_error(
+            name,
+            format!("has shape {:?}, expected [classes, features]", matrix.dims()),
+        ));
     };
     if classes == 0 || width == 0 {
-        return Err(problem(name, format!("has shape {:?}: it is empty", matrix.dims())));
+        return Err(tensor_error(name, format!("has shape {:?}: it is empty", matrix.dims())));
     }
     Ok((matrix.flatten_all()?.to_vec1()?, classes, width))
 }
 
-pub(crate) fn problem(name: &str, problem: String) -> HeadError {
+pub(crate) fn tensor_error(name: &str, problem: String) -> HeadError {
     HeadError::Tensor { name: name.into(), problem }
 }
 
@@ -254,20 +260,21 @@ mod tests {
 
     #[test]
     fn logits_are_rows_times_weights_plus_bias() {
-        let logits = affine().logits(Features::new(&[1.0, 1.0, 1.0, 2.0, 0.0, -1.0], 3).unwrap()).unwrap();
+        let logits =
+            affine().logits(FeatureMatrix::new(&[1.0, 1.0, 1.0, 2.0, 0.0, -1.0], 3).unwrap()).unwrap();
         assert_eq!(logits.as_slice(), [6.25, -0.75, -0.75, -2.25]);
     }
 
     #[test]
     fn features_of_another_width_are_refused() {
-        let error = affine().logits(Features::new(&[1.0, 2.0], 2).unwrap()).unwrap_err();
+        let error = affine().logits(FeatureMatrix::new(&[1.0, 2.0], 2).unwrap()).unwrap_err();
         assert!(matches!(error, HeadError::Width { expected: 3, found: 2 }));
     }
 
     #[test]
     fn tensors_come_back_as_they_were() {
         let head = affine();
-        assert_eq!(Affine::load(&head.prefixed("layer.").unwrap(), "layer.").unwrap(), head);
+        assert_eq!(Affine::load(&head.tensors_with_prefix("layer.").unwrap(), "layer.").unwrap(), head);
     }
 
     #[test]

@@ -17,20 +17,20 @@ pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Res
 /// `number` is what is expected beside `"auto"`.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
-    number: &'static str,
+    expected: &'static str,
 ) -> Result<Option<f64>, D::Error> {
-    deserializer.deserialize_any(NumberOrAuto { number })
+    deserializer.deserialize_any(NumberOrAuto { expected })
 }
 
 struct NumberOrAuto {
-    number: &'static str,
+    expected: &'static str,
 }
 
 impl Visitor<'_> for NumberOrAuto {
     type Value = Option<f64>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} or \"{AUTO}\"", self.number)
+        write!(f, "{} or \"{AUTO}\"", self.expected)
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Option<f64>, E> {
@@ -57,15 +57,21 @@ mod tests {
 
     use super::*;
 
-    fn read<'de>(value: impl IntoDeserializer<'de, Wrong>) -> Result<Option<f64>, String> {
+    fn parse<'de>(value: impl IntoDeserializer<'de, Wrong>) -> Result<Option<f64>, String> {
         deserialize(value.into_deserializer(), "a number").map_err(|error| error.to_string())
     }
 
     /// TOML has signed whole numbers, JSON has unsigned ones.
     #[test]
     fn whole_numbers_of_every_format_are_numbers() {
-        assert_eq!([read(3u64), read(-3i64), read(0.5f64)], [Ok(Some(3.0)), Ok(Some(-3.0)), Ok(Some(0.5))]);
-        assert_eq!(read(AUTO), Ok(None));
-        assert_eq!(read("none"), Err("invalid value: string \"none\", expected a number or \"auto\"".into()));
+        assert_eq!(
+            [parse(3u64), parse(-3i64), parse(0.5f64)],
+            [Ok(Some(3.0)), Ok(Some(-3.0)), Ok(Some(0.5))]
+        );
+        assert_eq!(parse(AUTO), Ok(None));
+        assert_eq!(
+            parse("none"),
+            Err("invalid value: string \"none\", expected a number or \"auto\"".into())
+        );
     }
 }

@@ -4,30 +4,34 @@ use crate::error::HeadError;
 
 /// Whether a parameter is in its range; the error names it.
 pub(crate) fn require(
-    holds: bool,
+    condition: bool,
     parameter: &'static str,
     value: &impl ToString,
     expected: &'static str,
 ) -> Result<(), HeadError> {
-    if holds { Ok(()) } else { Err(HeadError::Parameter { parameter, value: value.to_string(), expected }) }
+    if condition {
+        Ok(())
+    } else {
+        Err(HeadError::Parameter { parameter, value: value.to_string(), expected })
+    }
 }
 
 /// A finite number above 0.
-pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<(), HeadError> {
+pub(crate) fn require_positive(parameter: &'static str, value: f64) -> Result<(), HeadError> {
     require(value > 0.0 && value.is_finite(), parameter, &value, "must be a number greater than 0")
 }
 
 /// A finite number from 0 on.
-pub(crate) fn not_negative(parameter: &'static str, value: f64) -> Result<(), HeadError> {
+pub(crate) fn require_non_negative(parameter: &'static str, value: f64) -> Result<(), HeadError> {
     require(value >= 0.0 && value.is_finite(), parameter, &value, "must be a number not less than 0")
 }
 
 /// A number from 0 to 1, 1 excluded.
-pub(crate) fn fraction(parameter: &'static str, value: f64) -> Result<(), HeadError> {
+pub(crate) fn require_fraction(parameter: &'static str, value: f64) -> Result<(), HeadError> {
     require((0.0..1.0).contains(&value), parameter, &value, "must be at least 0 and less than 1")
 }
 
 /// A count from 1 on.
-pub(crate) fn at_least_one(parameter: &'static str, value: u64) -> Result<(), HeadError> {
+pub(crate) fn require_at_least_one(parameter: &'static str, value: u64) -> Result<(), HeadError> {
     require(value >= 1, parameter, &value, "must be at least 1")
 }

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::calibration::check_labels;
 use crate::error::HeadError;
-use crate::random::Keyed;
+use crate::random::KeyedRng;
 
 /// What the score of a class is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SetMethod {
+pub enum ConformalMethod {
     /// Its probability, negative: the smallest sets on average (Sadinle, Lei and Wasserman 2019, *Least Ambiguous
     /// Set-Valued Classifiers with Bounded Error Levels*, whose score is one more: small probabilities would be lost in it
     /// to rounding). Hard photos may get an empty set.
@@ -29,7 +29,7 @@ pub enum SetMethod {
     Aps,
 }
 
-impl SetMethod {
+impl ConformalMethod {
     /// Its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -45,15 +45,15 @@ impl SetMethod {
             Self::Lac => row.iter().map(|p| -p).collect(),
             Self::Aps => {
                 let key: Vec<u64> = row.iter().map(|p| u64::from(p.to_bits())).collect();
-                let share = 1.0 - Keyed::new(&key).uniform();
+                let random_share = 1.0 - KeyedRng::new(&key).uniform();
                 let mut order: Vec<usize> = (0..row.len()).collect();
                 order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
                 let mut scores = vec![0.0; row.len()];
-                let mut before = 0.0;
+                let mut mass_before = 0.0;
                 for class in order {
-                    let own = f64::from(row[class]);
-                    scores[class] = (before + share * own) as f32;
-                    before += own;
+                    let probability = f64::from(row[class]);
+                    scores[class] = (mass_before + random_share * probability) as f32;
+                    mass_before += probability;
                 }
                 scores
             }
@@ -63,12 +63,12 @@ impl SetMethod {
 
 /// The scores of the true classes of some photos, by each method.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Conformal {
+pub struct ConformalScores {
     lac: Vec<f32>,
     aps: Vec<f32>,
 }
 
-impl Conformal {
+impl ConformalScores {
     /// Takes the scores of `probabilities` `[N, C]`, row-major, of photos that the head was not fitted on, and their
     /// labels `[N]`.
     ///
@@ -98,20 +98,20 @@ impl Conformal {
             )));
         }
         check_labels(rows, classes, labels)?;
-        if let Some(at) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
-            let (row, class) = (at / classes, at % classes);
+        if let Some(index) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
+            let (row, class) = (index / classes, index % classes);
             return Err(HeadError::Data(format!(
                 "{} in row {row} is no probability of class {class}",
-                probabilities[at]
+                probabilities[index]
             )));
         }
-        let scores = |method: SetMethod| {
+        let sorted_scores = |method: ConformalMethod| {
             let rows = probabilities.chunks_exact(classes).zip(labels);
-            let mut scores: Vec<f32> = rows.map(|(row, &label)| method.scores(row)[label as usize]).collect();
-            scores.sort_by(f32::total_cmp);
-            scores
+            let mut sorted: Vec<f32> = rows.map(|(row, &label)| method.scores(row)[label as usize]).collect();
+            sorted.sort_by(f32::total_cmp);
+            sorted
         };
-        Ok(Self { lac: scores(SetMethod::Lac), aps: scores(SetMethod::Aps) })
+        Ok(Self { lac: sorted_scores(ConformalMethod::Lac), aps: sorted_scores(ConformalMethod::Aps) })
     }
 
     /// Back from the [`scores`](Self::scores) of each method.
@@ -119,7 +119,7 @@ impl Conformal {
     /// # Errors
     /// [`HeadError::Data`] where they are not numbers in ascending order, as many of one as of the other, or none.
     pub fn from_scores(lac: Vec<f32>, aps: Vec<f32>) -> Result<Self, HeadError> {
-        for (scores, method) in [(&lac, SetMethod::Lac), (&aps, SetMethod::Aps)] {
+        for (scores, method) in [(&lac, ConformalMethod::Lac), (&aps, ConformalMethod::Aps)] {
             if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) || !scores.is_sorted() {
                 let name = method.as_str();
                 return Err(HeadError::Data(format!(
@@ -139,10 +139,10 @@ impl Conformal {
 
     /// The scores by a method, ascending, `[N]`.
     #[must_use]
-    pub fn scores(&self, method: SetMethod) -> &[f32] {
+    pub fn scores(&self, method: ConformalMethod) -> &[f32] {
         match method {
-            SetMethod::Lac => &self.lac,
-            SetMethod::Aps => &self.aps,
+            ConformalMethod::Lac => &self.lac,
+            ConformalMethod::Aps => &self.aps,
         }
     }
 
@@ -151,7 +151,7 @@ impl Conformal {
     ///
     /// # Errors
     /// [`HeadError::Data`] when `coverage` does not lie between 0 and 1.
-    pub fn sets(&self, coverage: f64, method: SetMethod) -> Result<Sets, HeadError> {
+    pub fn set_predictor(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, HeadError> {
         if !(coverage > 0.0 && coverage < 1.0) {
             return Err(HeadError::Data(format!(
                 "a coverage of {coverage} cannot be promised: it must lie between 0 and 1, as 0.9 does"
@@ -160,26 +160,27 @@ impl Conformal {
         let scores = self.scores(method);
         // What is a whole number but for rounding is that number.
         let rank = ((scores.len() + 1) as f64 * coverage - 1e-9).ceil().max(1.0) as usize;
-        Ok(Sets { method, highest: scores.get(rank - 1).copied() })
+        Ok(SetPredictor { method, threshold: scores.get(rank - 1).copied() })
     }
 }
 
 /// Makes sets of one coverage and method.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sets {
-    method: SetMethod,
+pub struct SetPredictor {
+    method: ConformalMethod,
     /// The highest score of a class in a set; without one all classes are.
-    highest: Option<f32>,
+    threshold: Option<f32>,
 }
 
-impl Sets {
+impl SetPredictor {
     /// The classes that go with a photo's probabilities, `[C]`; the most probable first, among equals the lowest
     /// number. There may be none.
     #[must_use]
-    pub fn of(&self, probabilities: &[f32]) -> Vec<u32> {
+    pub fn predict(&self, probabilities: &[f32]) -> Vec<u32> {
         let scores = self.method.scores(probabilities);
-        let holds = |class: &u32| self.highest.is_none_or(|highest| scores[*class as usize] <= highest);
-        let mut classes: Vec<u32> = (0..probabilities.len() as u32).filter(holds).collect();
+        let is_in_set =
+            |class: &u32| self.threshold.is_none_or(|threshold| scores[*class as usize] <= threshold);
+        let mut classes: Vec<u32> = (0..probabilities.len() as u32).filter(is_in_set).collect();
         classes.sort_by(|&a, &b| probabilities[b as usize].total_cmp(&probabilities[a as usize]));
         classes
     }

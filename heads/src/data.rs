@@ -6,12 +6,12 @@ use crate::error::HeadError;
 
 /// Features of `N` samples, `[N, F]`, row-major `f32`, borrowed.
 #[derive(Clone, Copy, Debug)]
-pub struct Features<'a> {
+pub struct FeatureMatrix<'a> {
     data: &'a [f32],
     width: usize,
 }
 
-impl<'a> Features<'a> {
+impl<'a> FeatureMatrix<'a> {
     /// Wraps `data` as rows of `width` values.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ impl<'a> Features<'a> {
     }
 
     /// As [`Features::new`], for rows that are known to fit.
-    pub(crate) fn rows_of(data: &'a [f32], width: usize) -> Self {
+    pub(crate) fn from_valid_rows(data: &'a [f32], width: usize) -> Self {
         debug_assert!(
             width > 0 && data.len().is_multiple_of(width),
             "{} values in rows of {width}",
@@ -133,15 +133,15 @@ impl Logits {
     /// [`Calibration`](crate::Calibration)'s.
     #[must_use]
     pub fn softmax(&self) -> Vec<f32> {
-        self.softmax_at(1.0)
+        self.softmax_with_temperature(1.0)
     }
 
     /// Softmax of each row divided by `temperature`.
-    pub(crate) fn softmax_at(&self, temperature: f64) -> Vec<f32> {
+    pub(crate) fn softmax_with_temperature(&self, temperature: f64) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.data.len());
         for row in self.rows() {
-            let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-            let exps: Vec<f64> = row.iter().map(|&v| ((f64::from(v) - top) / temperature).exp()).collect();
+            let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let exps: Vec<f64> = row.iter().map(|&v| ((f64::from(v) - max) / temperature).exp()).collect();
             let sum: f64 = exps.iter().sum();
             out.extend(exps.iter().map(|e| (e / sum) as f32));
         }
@@ -163,7 +163,7 @@ pub enum ClassWeight {
 /// What a head is fitted on: features `[N, F]`, labels `[N]` below `classes`, all checked.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainingSet<'a> {
-    features: Features<'a>,
+    features: FeatureMatrix<'a>,
     labels: &'a [u32],
     classes: usize,
     groups: Option<&'a [u32]>,
@@ -175,7 +175,7 @@ impl<'a> TrainingSet<'a> {
     /// # Errors
     /// [`HeadError::Data`] for no sample, no class, another number of labels than rows, a label that is not
     /// below `classes`, and a feature that is NaN or infinite (the message names the row and the column).
-    pub fn new(features: Features<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+    pub fn new(features: FeatureMatrix<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         if features.is_empty() || classes == 0 {
             return Err(HeadError::Data("there is nothing to fit on: no samples or no classes".into()));
         }
@@ -191,11 +191,11 @@ impl<'a> TrainingSet<'a> {
                 "label {label} in row {row} is not below {classes}, the number of classes"
             )));
         }
-        if let Some(at) = features.as_slice().iter().position(|v| !v.is_finite()) {
-            let (row, column) = (at / features.width(), at % features.width());
+        if let Some(index) = features.as_slice().iter().position(|v| !v.is_finite()) {
+            let (row, column) = (index / features.width(), index % features.width());
             return Err(HeadError::Data(format!(
                 "feature {column} of row {row} is {}: features must be finite",
-                features.as_slice()[at]
+                features.as_slice()[index]
             )));
         }
         Ok(Self { features, labels, classes, groups: None })
@@ -219,7 +219,7 @@ impl<'a> TrainingSet<'a> {
 
     /// The features, `[N, F]`.
     #[must_use]
-    pub fn features(&self) -> Features<'a> {
+    pub fn features(&self) -> FeatureMatrix<'a> {
         self.features
     }
 
@@ -253,23 +253,23 @@ impl<'a> TrainingSet<'a> {
 
     /// The weight of a sample of each class, `[C]`; 0 for a class without samples.
     #[must_use]
-    pub fn class_weights(&self, rule: ClassWeight) -> Vec<f64> {
-        rule.weights(&self.class_counts())
+    pub fn class_weights(&self, class_weight: ClassWeight) -> Vec<f64> {
+        class_weight.sample_weights(&self.class_counts())
     }
 }
 
 impl ClassWeight {
     /// The weight of a sample of each class, `[C]`, of which there are so many; 0 for a class without samples.
     #[must_use]
-    pub fn weights(self, counts: &[usize]) -> Vec<f64> {
-        let present = counts.iter().filter(|&&n| n > 0).count() as f64;
-        let samples = counts.iter().sum::<usize>() as f64;
+    pub fn sample_weights(self, counts: &[usize]) -> Vec<f64> {
+        let n_present = counts.iter().filter(|&&n| n > 0).count() as f64;
+        let n_samples = counts.iter().sum::<usize>() as f64;
         counts
             .iter()
-            .map(|&n| match self {
-                _ if n == 0 => 0.0,
+            .map(|&count| match self {
+                _ if count == 0 => 0.0,
                 Self::None => 1.0,
-                Self::Balanced => samples / (present * n as f64),
+                Self::Balanced => n_samples / (n_present * count as f64),
             })
             .collect()
     }
@@ -280,12 +280,12 @@ mod tests {
     use super::*;
 
     fn error(features: &[f32], width: usize, labels: &[u32], classes: usize) -> String {
-        let features = Features::new(features, width);
+        let features = FeatureMatrix::new(features, width);
         features.and_then(|features| TrainingSet::new(features, labels, classes)).unwrap_err().to_string()
     }
 
     #[test]
-    fn what_cannot_be_learned_from_is_refused_with_the_place() {
+    fn invalid_training_data_is_refused_with_row_and_column() {
         let cases = [
             (error(&[1.0, 2.0, 3.0], 2, &[0], 1), "3 values are not rows of 2 features"),
             (error(&[], 2, &[], 1), "there is nothing to fit on: no samples or no classes"),
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn groups_of_another_length_are_refused() {
-        let data = TrainingSet::new(Features::rows_of(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
         let error = data.with_groups(&[7]).unwrap_err();
         assert_eq!(error.to_string(), "1 group numbers but 2 labels");
     }
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn balanced_weights_are_scikit_learns_and_a_class_without_samples_has_none() {
         let values = [0.0; 4];
-        let data = TrainingSet::new(Features::rows_of(&values, 1), &[0, 0, 0, 1], 3).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&values, 1), &[0, 0, 0, 1], 3).unwrap();
         assert_eq!(data.class_weights(ClassWeight::Balanced), [4.0 / (2.0 * 3.0), 4.0 / (2.0 * 1.0), 0.0]);
         assert_eq!(data.class_weights(ClassWeight::None), [1.0, 1.0, 0.0]);
     }

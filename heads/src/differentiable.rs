@@ -15,18 +15,23 @@ pub trait Differentiable: Send + Sync {
     ///
     /// # Errors
     /// When a tensor cannot be made.
-    fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError>;
+    fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError>;
 
     /// Features `[N, F]` to logits `[N, C]`, through operations that candle can differentiate.
     ///
     /// # Errors
     /// When a parameter is missing or has another shape.
-    fn forward(&self, parameters: &Tensors, features: &Tensor, mode: Mode) -> Result<Tensor, HeadError>;
+    fn forward(
+        &self,
+        parameters: &Tensors,
+        features: &Tensor,
+        mode: ForwardMode,
+    ) -> Result<Tensor, HeadError>;
 }
 
 /// What a pass through a differentiable head is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ForwardMode {
     /// Learning: what is random, such as dropout, is drawn from the configuration's seed and the number of
     /// the step.
     Train {

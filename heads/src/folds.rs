@@ -5,13 +5,13 @@ pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::random::Keyed;
+use crate::random::KeyedRng;
 
 /// Key of the order in which groups are dealt out: the same groups always fall into the same folds.
 const SEED: u64 = 0x666f_6c64;
 
 /// By how much a move has to make the classes more even, in squared shares: less is rounding.
-const GAIN: f64 = 1e-12;
+const MIN_GAIN: f64 = 1e-12;
 
 /// Rows of a training set in two parts, each in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,17 +46,17 @@ pub struct Fold {
 /// # Panics
 /// When `groups` has another length than `labels`, or `count` is 0.
 #[must_use]
-pub fn stratified(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
+pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
     assert!(count > 0, "there is a fold at least");
-    let mut groups = groups_of(labels, groups, SEED);
-    groups.sort_by_key(|group| (std::cmp::Reverse(group.weight()), group.rows_of[0].0));
-    let mut dealt = Dealt::new(&groups, count, 1.0 / count as f64);
+    let mut groups = build_groups(labels, groups, SEED);
+    groups.sort_by_key(|group| (std::cmp::Reverse(group.deal_order_weight()), group.class_counts[0].0));
+    let mut assignment = FoldAssignment::new(&groups, count, 1.0 / count as f64);
     for group in 0..groups.len() {
-        let best = dealt.best(group);
-        dealt.put(group, best);
+        let best_fold = assignment.best_fold(group);
+        assignment.move_group(group, best_fold);
     }
-    while (0..groups.len()).filter(|&group| dealt.improve(group)).count() > 0 {}
-    (0..count).map(|fold| dealt.fold(fold, labels.len())).collect()
+    while (0..groups.len()).filter(|&group| assignment.try_improve(group)).count() > 0 {}
+    (0..count).map(|fold| assignment.to_fold(fold, labels.len())).collect()
 }
 
 /// Holds out about `fraction` of the rows of each class to see when a fit stops getting better; a class never loses its last
@@ -69,15 +69,15 @@ pub fn stratified(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<F
 /// When `groups` has another length than `labels`.
 #[must_use]
 pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64) -> Fold {
-    let groups = groups_of(labels, groups, seed);
-    let mut dealt = Dealt::new(&groups, 1, fraction);
+    let groups = build_groups(labels, groups, seed);
+    let mut assignment = FoldAssignment::new(&groups, 1, fraction);
     for group in 0..groups.len() {
-        if dealt.may_take(0, group) && dealt.excess(0, group) <= 0.0 {
-            dealt.put(group, Some(0));
+        if assignment.can_take(0, group) && assignment.unevenness_change(0, group) <= 0.0 {
+            assignment.move_group(group, Some(0));
         }
     }
-    while (0..groups.len()).filter(|&group| dealt.turn(group)).count() > 0 {}
-    dealt.fold(0, labels.len())
+    while (0..groups.len()).filter(|&group| assignment.toggle(group)).count() > 0 {}
+    assignment.to_fold(0, labels.len())
 }
 
 /// Rows that stay together.
@@ -85,142 +85,149 @@ struct Group {
     /// All of them.
     rows: Vec<usize>,
     /// How many of each class that it has, the classes ascending.
-    rows_of: Vec<(usize, usize)>,
+    class_counts: Vec<(usize, usize)>,
 }
 
 impl Group {
     /// What is dealt out first: for one class, the larger the sooner.
-    fn weight(&self) -> usize {
-        self.rows_of.iter().map(|(_, rows)| rows * rows).sum()
+    fn deal_order_weight(&self) -> usize {
+        self.class_counts.iter().map(|(_, rows)| rows * rows).sum()
     }
 }
 
 /// The groups, in an order that depends on `seed` and on their numbers.
-fn groups_of(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group> {
+fn build_groups(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group> {
     assert!(groups.is_none_or(|groups| groups.len() == labels.len()), "a group's number for each row");
-    let mut of_number: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    let mut rows_by_number: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for row in 0..labels.len() {
         let number = groups.map_or(row as u64, |groups| u64::from(groups[row]));
-        of_number.entry((Keyed::new(&[seed, number]).next(), number)).or_default().push(row);
+        rows_by_number.entry((KeyedRng::new(&[seed, number]).next_u64(), number)).or_default().push(row);
     }
     let group = |rows: Vec<usize>| {
-        let mut rows_of = BTreeMap::new();
-        rows.iter().for_each(|&row| *rows_of.entry(labels[row] as usize).or_default() += 1);
-        Group { rows, rows_of: rows_of.into_iter().collect() }
+        let mut class_counts = BTreeMap::new();
+        rows.iter().for_each(|&row| *class_counts.entry(labels[row] as usize).or_default() += 1);
+        Group { rows, class_counts: class_counts.into_iter().collect() }
     };
-    of_number.into_values().map(group).collect()
+    rows_by_number.into_values().map(group).collect()
 }
 
 /// How many there are of a class.
 #[derive(Clone, Copy, Default)]
-struct Count {
+struct ClassCount {
     rows: usize,
     groups: usize,
 }
 
 /// Groups in folds.
-struct Dealt<'a> {
+struct FoldAssignment<'a> {
     groups: &'a [Group],
     /// The share of each class that a fold should have.
     share: f64,
     /// The fold of each group; none is always fitted on.
     fold_of: Vec<Option<usize>>,
     /// All of each class, `[C]`.
-    all: Vec<Count>,
+    totals: Vec<ClassCount>,
     /// Those of each fold, `[folds][C]`.
-    held: Vec<Vec<Count>>,
+    fold_counts: Vec<Vec<ClassCount>>,
     /// Rows of each fold.
     sizes: Vec<usize>,
 }
 
-impl<'a> Dealt<'a> {
+impl<'a> FoldAssignment<'a> {
     fn new(groups: &'a [Group], folds: usize, share: f64) -> Self {
-        let classes = groups.iter().flat_map(|group| &group.rows_of).map(|&(class, _)| class + 1).max();
-        let mut all = vec![Count::default(); classes.unwrap_or_default()];
-        for &(class, rows) in groups.iter().flat_map(|group| &group.rows_of) {
-            all[class].rows += rows;
-            all[class].groups += 1;
+        let classes = groups.iter().flat_map(|group| &group.class_counts).map(|&(class, _)| class + 1).max();
+        let mut totals = vec![ClassCount::default(); classes.unwrap_or_default()];
+        for &(class, rows) in groups.iter().flat_map(|group| &group.class_counts) {
+            totals[class].rows += rows;
+            totals[class].groups += 1;
         }
-        let held = vec![vec![Count::default(); all.len()]; folds];
-        Self { groups, share, fold_of: vec![None; groups.len()], all, held, sizes: vec![0; folds] }
+        let fold_counts = vec![vec![ClassCount::default(); totals.len()]; folds];
+        Self { groups, share, fold_of: vec![None; groups.len()], totals, fold_counts, sizes: vec![0; folds] }
     }
 
     /// Whether a group of each of its classes would be left outside a fold that takes it.
-    fn may_take(&self, fold: usize, group: usize) -> bool {
-        let classes = self.groups[group].rows_of.iter();
-        classes.copied().all(|(class, _)| self.held[fold][class].groups + 1 < self.all[class].groups)
+    fn can_take(&self, fold: usize, group: usize) -> bool {
+        let classes = self.groups[group].class_counts.iter();
+        classes
+            .copied()
+            .all(|(class, _)| self.fold_counts[fold][class].groups + 1 < self.totals[class].groups)
     }
 
     /// Half the change of `Σ_c (share_c - share)²` of a fold when the group joins it, which it is not in.
     ///
     /// The ratios are whole numbers where all groups are of one size, so that halves are told from what is more.
-    fn excess(&self, fold: usize, group: usize) -> f64 {
-        let of_class = |&(class, rows): &(usize, usize)| {
-            let (own, all) = (rows as f64, self.all[class].rows as f64);
-            let held = self.held[fold][class].rows as f64;
-            (held / own + 0.5 - self.share * (all / own)) * (own / all).powi(2)
+    fn unevenness_change(&self, fold: usize, group: usize) -> f64 {
+        let class_term = |&(class, rows): &(usize, usize)| {
+            let (group_rows, class_rows) = (rows as f64, self.totals[class].rows as f64);
+            let fold_rows = self.fold_counts[fold][class].rows as f64;
+            (fold_rows / group_rows + 0.5 - self.share * (class_rows / group_rows))
+                * (group_rows / class_rows).powi(2)
         };
-        self.groups[group].rows_of.iter().map(of_class).sum()
+        self.groups[group].class_counts.iter().map(class_term).sum()
     }
 
-    fn put(&mut self, group: usize, to: Option<usize>) {
-        let from = std::mem::replace(&mut self.fold_of[group], to);
-        let Group { rows, rows_of } = &self.groups[group];
-        if let Some(from) = from {
-            self.sizes[from] -= rows.len();
-            for &(class, rows) in rows_of {
-                self.held[from][class].rows -= rows;
-                self.held[from][class].groups -= 1;
+    fn move_group(&mut self, group: usize, new_fold: Option<usize>) {
+        let old_fold = std::mem::replace(&mut self.fold_of[group], new_fold);
+        let Group { rows, class_counts } = &self.groups[group];
+        if let Some(old_fold) = old_fold {
+            self.sizes[old_fold] -= rows.len();
+            for &(class, rows) in class_counts {
+                self.fold_counts[old_fold][class].rows -= rows;
+                self.fold_counts[old_fold][class].groups -= 1;
             }
         }
-        if let Some(to) = to {
-            self.sizes[to] += rows.len();
-            for &(class, rows) in rows_of {
-                self.held[to][class].rows += rows;
-                self.held[to][class].groups += 1;
+        if let Some(new_fold) = new_fold {
+            self.sizes[new_fold] += rows.len();
+            for &(class, rows) in class_counts {
+                self.fold_counts[new_fold][class].rows += rows;
+                self.fold_counts[new_fold][class].groups += 1;
             }
         }
     }
 
     /// The fold that a group in none fits best into, of those that may take it.
-    fn best(&self, group: usize) -> Option<usize> {
-        let folds = (0..self.held.len()).filter(|&fold| self.may_take(fold, group));
+    fn best_fold(&self, group: usize) -> Option<usize> {
+        let folds = (0..self.fold_counts.len()).filter(|&fold| self.can_take(fold, group));
         folds.min_by(|&a, &b| {
-            let excess = self.excess(a, group).total_cmp(&self.excess(b, group));
-            excess.then(self.sizes[a].cmp(&self.sizes[b]))
+            let by_unevenness = self.unevenness_change(a, group).total_cmp(&self.unevenness_change(b, group));
+            by_unevenness.then(self.sizes[a].cmp(&self.sizes[b]))
         })
     }
 
     /// Moves a group to a better fold, or into one that may take it by now; whether there is one.
-    fn improve(&mut self, group: usize) -> bool {
-        let from = self.fold_of[group];
-        self.put(group, None);
-        let best = self.best(group);
-        let better = match (from, best) {
-            (Some(from), Some(best)) => self.excess(best, group) < self.excess(from, group) - GAIN,
-            (from, best) => from.is_none() && best.is_some(),
+    fn try_improve(&mut self, group: usize) -> bool {
+        let old_fold = self.fold_of[group];
+        self.move_group(group, None);
+        let best_fold = self.best_fold(group);
+        let better = match (old_fold, best_fold) {
+            (Some(old_fold), Some(best_fold)) => {
+                self.unevenness_change(best_fold, group) < self.unevenness_change(old_fold, group) - MIN_GAIN
+            }
+            (old_fold, best_fold) => old_fold.is_none() && best_fold.is_some(),
         };
-        self.put(group, if better { best } else { from });
+        self.move_group(group, if better { best_fold } else { old_fold });
         better
     }
 
     /// Takes a group into the only fold, or out of it, if that brings the shares nearer; whether it did.
-    fn turn(&mut self, group: usize) -> bool {
-        let held = self.fold_of[group].is_some();
-        self.put(group, None);
-        let most = if held { GAIN } else { -GAIN };
-        let take = self.may_take(0, group) && self.excess(0, group) < most;
-        self.put(group, take.then_some(0));
-        take != held
+    fn toggle(&mut self, group: usize) -> bool {
+        let was_held_out = self.fold_of[group].is_some();
+        self.move_group(group, None);
+        let threshold = if was_held_out { MIN_GAIN } else { -MIN_GAIN };
+        let joins = self.can_take(0, group) && self.unevenness_change(0, group) < threshold;
+        self.move_group(group, joins.then_some(0));
+        joins != was_held_out
     }
 
     /// The rows of a fold, of all of so many rows, and the others.
-    fn fold(&self, fold: usize, rows: usize) -> Fold {
-        let mut held = vec![false; rows];
-        for (group, _) in self.groups.iter().zip(&self.fold_of).filter(|(_, of)| **of == Some(fold)) {
-            group.rows.iter().for_each(|&row| held[row] = true);
+    fn to_fold(&self, fold: usize, n_rows: usize) -> Fold {
+        let mut is_held_out = vec![false; n_rows];
+        for (group, _) in
+            self.groups.iter().zip(&self.fold_of).filter(|(_, assigned)| **assigned == Some(fold))
+        {
+            group.rows.iter().for_each(|&row| is_held_out[row] = true);
         }
-        let (held_out, fit) = (0..rows).partition(|&row| held[row]);
+        let (held_out, fit) = (0..n_rows).partition(|&row| is_held_out[row]);
         Fold { fit, held_out }
     }
 }

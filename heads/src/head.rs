@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::data::{Features, Logits, TrainingSet};
+use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 
@@ -15,7 +15,7 @@ use crate::error::HeadError;
 pub type Tensors = BTreeMap<String, Tensor>;
 
 /// A key of `[head]` and what it does, for `headstock heads NAME`.
-pub type Parameter = (&'static str, &'static str);
+pub type HyperparameterInfo = (&'static str, &'static str);
 
 /// The configuration of a head: the table `[head]` without `kind`.
 ///
@@ -27,9 +27,9 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
     /// One line for `headstock heads`.
     const ABOUT: &'static str;
     /// Every key with a line about it, in the order in which they are shown.
-    const PARAMETERS: &'static [Parameter];
+    const PARAMETERS: &'static [HyperparameterInfo];
     /// Whether a fit starts from [`FitContext::start`] where that is given.
-    const WARM: bool = false;
+    const SUPPORTS_WARM_START: bool = false;
     /// What fitting gives.
     type Head: Head;
 
@@ -58,7 +58,7 @@ pub trait HeadConfig: Clone + Debug + Default + Serialize + DeserializeOwned + S
 
     /// About how many bytes a fit takes beside the features, so that a user hears of it before the work starts; 0 for
     /// a head that needs next to nothing.
-    fn memory(&self, shape: Shape) -> u64 {
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let _ = shape;
         0
     }
@@ -82,7 +82,7 @@ pub trait Head: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`HeadError::Width`] when the features have another width.
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError>;
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError>;
 
     /// Its tensors, as they are saved.
     ///
@@ -104,7 +104,7 @@ pub struct Fitted<H: ?Sized> {
 
 impl<H> Fitted<H> {
     /// A head that was fitted in one step, without a history.
-    pub fn at_once(head: H) -> Self {
+    pub fn without_history(head: H) -> Self {
         Self::with_history(head, History::default())
     }
 
@@ -115,7 +115,7 @@ impl<H> Fitted<H> {
 
     /// Adds a parameter that the fit chose.
     #[must_use]
-    pub fn choosing(mut self, parameter: &'static str, value: Option<f64>) -> Self {
+    pub fn with_chosen(mut self, parameter: &'static str, value: Option<f64>) -> Self {
         self.chosen.extend(value.map(|value| (parameter, value)));
         self
     }
@@ -132,7 +132,7 @@ pub struct History {
 
 /// How much there is to fit on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct HeadShape {
     /// Number of samples, `N`.
     pub samples: usize,
     /// Number of features, `F`.
@@ -147,21 +147,21 @@ pub struct FitContext<'a> {
     /// Called after each epoch or iteration with (done, at most).
     pub on_step: &'a (dyn Fn(u64, u64) + Sync),
     /// The tensors of a head of the same kind that was fitted on like data, for a head that can start from one
-    /// ([`HeadConfig::WARM`]). It takes as many features; its classes are the first of those to fit, and there may be
+    /// ([`HeadConfig::SUPPORTS_WARM_START`]). It takes as many features; its classes are the first of those to fit, and there may be
     /// fewer.
-    pub start: Option<&'a Tensors>,
+    pub warm_start: Option<&'a Tensors>,
 }
 
 impl<'a> FitContext<'a> {
     /// A context that reports to nobody.
     #[must_use]
-    pub fn quiet() -> Self {
-        Self { on_step: &|_, _| {}, start: None }
+    pub fn silent() -> Self {
+        Self { on_step: &|_, _| {}, warm_start: None }
     }
 
     /// The same, and a head to start from.
     #[must_use]
-    pub fn starting_from(self, start: &'a Tensors) -> Self {
-        Self { start: Some(start), ..self }
+    pub fn with_warm_start(self, warm_start: &'a Tensors) -> Self {
+        Self { warm_start: Some(warm_start), ..self }
     }
 }

@@ -8,14 +8,14 @@ use crate::affine::Affine;
 use crate::auto;
 use crate::check::require;
 use crate::data::TrainingSet;
-use crate::dense::factor::{Cholesky, Eigen};
-use crate::dense::gram::Lower;
+use crate::dense::absent_classes::expand_to_all_classes;
+use crate::dense::factor::{Cholesky, EigenDecomposition};
+use crate::dense::gram::LowerTriangular;
 use crate::dense::means::ClassMeans;
-use crate::dense::planes::spread;
-use crate::dense::rows::{Centred, Rows, Standardised};
+use crate::dense::rows::{CenteredRows, RowSource, StandardizedRows};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, Parameter, Shape, Tensors};
-use crate::vector::Vectors;
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
+use crate::vector::VectorOps;
 
 /// How far a class's covariance is drawn towards equal variances without correlation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,14 +25,14 @@ pub enum Shrinkage {
     #[default]
     Auto,
     /// From 0, not at all, to 1, all the way.
-    Given(f64),
+    Fixed(f64),
 }
 
 impl Serialize for Shrinkage {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let share = match *self {
             Self::Auto => None,
-            Self::Given(share) => Some(share),
+            Self::Fixed(share) => Some(share),
         };
         auto::serialize(share, serializer)
     }
@@ -40,7 +40,7 @@ impl Serialize for Shrinkage {
 
 impl<'de> Deserialize<'de> for Shrinkage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(auto::deserialize(deserializer, "a number from 0 to 1")?.map_or(Self::Auto, Self::Given))
+        Ok(auto::deserialize(deserializer, "a number from 0 to 1")?.map_or(Self::Auto, Self::Fixed))
     }
 }
 
@@ -84,7 +84,7 @@ pub struct LdaConfig {
 impl HeadConfig for LdaConfig {
     const KIND: &'static str = "lda";
     const ABOUT: &'static str = "linear discriminant analysis with a shrunk covariance, in closed form";
-    const PARAMETERS: &'static [Parameter] = &[(
+    const PARAMETERS: &'static [HyperparameterInfo] = &[(
         "shrinkage",
         "how far the covariance is drawn towards none, 0 to 1; \"auto\": by Ledoit and Wolf's formula",
     )];
@@ -93,7 +93,7 @@ impl HeadConfig for LdaConfig {
     fn check(&self) -> Result<(), HeadError> {
         match self.shrinkage {
             Shrinkage::Auto => Ok(()),
-            Shrinkage::Given(share) => {
+            Shrinkage::Fixed(share) => {
                 require((0.0..=1.0).contains(&share), "shrinkage", &share, "must be from 0 to 1")
             }
         }
@@ -103,33 +103,34 @@ impl HeadConfig for LdaConfig {
         let classes = ClassMeans::new(data);
         let width = classes.width;
         let samples = data.labels().len() as f64;
-        let covariance = || match self.shrinkage {
-            Shrinkage::Auto => ledoit_wolf(data, &classes),
-            Shrinkage::Given(share) => shrunk(data, &classes, share),
+        let compute_covariance = || match self.shrinkage {
+            Shrinkage::Auto => ledoit_wolf_covariance(data, &classes),
+            Shrinkage::Fixed(shrinkage) => shrunk_covariance(data, &classes, shrinkage),
         };
-        let centre = classes.mean_of_means(classes.counts.iter().map(|&count| count as f64));
+        let center = classes.mean_of_means(classes.counts.iter().map(|&count| count as f64));
         let means = Mat::from_fn(width, classes.present.len(), |feature, k| {
-            classes.mean(k)[feature] - centre[feature]
+            classes.mean(k)[feature] - center[feature]
         });
-        let first = covariance();
-        let solution = if first.diagonal().enumerate().all(|(f, v)| v <= rounding(&classes, f, samples)) {
-            means.clone()
-        } else {
-            match Cholesky::new(first) {
-                Some(factor) => factor.solve(means.clone()),
-                // The factor has taken its place: to keep a copy for what is rare would cost as much as the features.
-                None => Eigen::new(&covariance())?.pseudo_solve(means.as_ref()),
-            }
-        };
-        let vectors = Vectors::new();
+        let covariance = compute_covariance();
+        let solution =
+            if covariance.diagonal().enumerate().all(|(f, v)| v <= rounding_variance(&classes, f, samples)) {
+                means.clone()
+            } else {
+                match Cholesky::new(covariance) {
+                    Some(factor) => factor.solve(means.clone()),
+                    // The factor has taken its place: to keep a copy for what is rare would cost as much as the features.
+                    None => EigenDecomposition::new(&compute_covariance())?.pseudo_solve(means.as_ref()),
+                }
+            };
+        let vectors = VectorOps::new();
         let weight: Vec<f64> = solution.col_iter().flat_map(|column| column.iter().copied()).collect();
         let bias =
             weight.chunks_exact(width).zip(&classes.counts).enumerate().map(|(k, (weight, &count))| {
-                let middle: Vec<f64> = means.col(k).iter().zip(&centre).map(|(d, c)| 0.5 * d + c).collect();
-                (count as f64 / samples).ln() - vectors.dot(weight, &middle)
+                let midpoint: Vec<f64> = means.col(k).iter().zip(&center).map(|(d, c)| 0.5 * d + c).collect();
+                (count as f64 / samples).ln() - vectors.dot(weight, &midpoint)
             });
         let bias: Vec<f64> = bias.collect();
-        Ok(Fitted::at_once(spread(&classes.present, &weight, &bias, data.classes())?))
+        Ok(Fitted::without_history(expand_to_all_classes(&classes.present, &weight, &bias, data.classes())?))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
@@ -137,10 +138,10 @@ impl HeadConfig for LdaConfig {
     }
 
     fn grid(&self) -> Vec<Self> {
-        [Shrinkage::Auto, Shrinkage::Given(0.1)].map(|shrinkage| Self { shrinkage }).into()
+        [Shrinkage::Auto, Shrinkage::Fixed(0.1)].map(|shrinkage| Self { shrinkage }).into()
     }
 
-    fn memory(&self, shape: Shape) -> u64 {
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let (width, classes) = (shape.features as u64, shape.classes as u64);
         // The covariance and, where it is singular, what its decomposition takes; means and weights.
         8 * (5 * width * width + 5 * width * classes)
@@ -148,43 +149,46 @@ impl HeadConfig for LdaConfig {
 }
 
 /// What a feature's variance may be when it does not vary within any class: its mean is then off by rounding.
-fn rounding(classes: &ClassMeans, feature: usize, samples: f64) -> f64 {
+fn rounding_variance(classes: &ClassMeans, feature: usize, samples: f64) -> f64 {
     let values = classes.means.iter().skip(feature).step_by(classes.width);
     let largest = values.fold(0.0f64, |top, mean| top.max(mean.abs()));
     (samples * f64::EPSILON * largest).powi(2)
 }
 
 /// `Σ_c π_c (1 - δ_c) S_c` for `kept` `[K]`, the `1 - δ_c`.
-fn pooled(data: &TrainingSet<'_>, classes: &ClassMeans, kept: &[f64]) -> Lower {
+fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f64]) -> LowerTriangular {
     let samples = data.labels().len() as f64;
-    let scales: Vec<f64> = kept.iter().map(|kept| (kept / samples).sqrt()).collect();
-    Lower::of_columns(&Centred {
+    let scales: Vec<f64> = retained.iter().map(|retained| (retained / samples).sqrt()).collect();
+    LowerTriangular::column_gram(&CenteredRows {
         features: data.features(),
-        group: &classes.of_row,
+        group: &classes.class_of_row,
         means: &classes.means,
         scales: &scales,
     })
 }
 
 /// The covariance with the same share of shrinkage for every class.
-fn shrunk(data: &TrainingSet<'_>, classes: &ClassMeans, share: f64) -> Lower {
+fn shrunk_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, shrinkage: f64) -> LowerTriangular {
     // Scaling by 1 - share afterwards would lose the trace where that is 0.
-    let mut covariance = pooled(data, classes, &vec![1.0; classes.present.len()]);
+    let mut covariance = pooled_covariance(data, classes, &vec![1.0; classes.present.len()]);
     let mean_variance = covariance.diagonal().sum::<f64>() / classes.width as f64;
-    covariance.scale(1.0 - share);
-    covariance.add_to_diagonal(std::iter::repeat(share * mean_variance));
+    covariance.scale(1.0 - shrinkage);
+    covariance.add_to_diagonal(std::iter::repeat(shrinkage * mean_variance));
     covariance
 }
 
 /// The covariance with Ledoit and Wolf's shrinkage of each class.
-fn ledoit_wolf(data: &TrainingSet<'_>, classes: &ClassMeans) -> Lower {
-    let mut rows_of = vec![Vec::new(); classes.present.len()];
-    classes.of_row.iter().enumerate().for_each(|(row, &class)| rows_of[class as usize].push(row));
-    let of_class: Vec<(f64, Vec<f64>)> =
-        rows_of.par_iter().enumerate().map(|(k, rows)| of_class(data, rows, classes.mean(k))).collect();
-    let kept: Vec<f64> = of_class.iter().map(|(share, _)| 1.0 - share).collect();
-    let mut covariance = pooled(data, classes, &kept);
-    for ((_, target), &count) in of_class.iter().zip(&classes.counts) {
+fn ledoit_wolf_covariance(data: &TrainingSet<'_>, classes: &ClassMeans) -> LowerTriangular {
+    let mut class_rows = vec![Vec::new(); classes.present.len()];
+    classes.class_of_row.iter().enumerate().for_each(|(row, &class)| class_rows[class as usize].push(row));
+    let shrinkages: Vec<(f64, Vec<f64>)> = class_rows
+        .par_iter()
+        .enumerate()
+        .map(|(k, rows)| class_shrinkage(data, rows, classes.mean(k)))
+        .collect();
+    let retained: Vec<f64> = shrinkages.iter().map(|(share, _)| 1.0 - share).collect();
+    let mut covariance = pooled_covariance(data, classes, &retained);
+    for ((_, target), &count) in shrinkages.iter().zip(&classes.counts) {
         let prior = count as f64 / data.labels().len() as f64;
         covariance.add_to_diagonal(target.iter().map(|value| prior * value));
     }
@@ -192,14 +196,14 @@ fn ledoit_wolf(data: &TrainingSet<'_>, classes: &ClassMeans) -> Lower {
 }
 
 /// The shrinkage `δ` of a class and `δ T`, `[F]`, for its rows and their mean.
-fn of_class(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64, Vec<f64>) {
+fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64, Vec<f64>) {
     let features = data.features();
     let (width, count) = (features.width(), rows.len() as f64);
     let mut variance = vec![0.0; width];
     let mut constant = vec![true; width];
-    let first = features.row(rows[0]);
+    let first_row = features.row(rows[0]);
     for &row in rows {
-        let values = features.row(row).iter().zip(first).zip(mean);
+        let values = features.row(row).iter().zip(first_row).zip(mean);
         for ((sum, constant), ((&x, first), mean)) in variance.iter_mut().zip(&mut constant).zip(values) {
             *sum += (f64::from(x) - mean).powi(2);
             *constant &= x == *first;
@@ -210,82 +214,86 @@ fn of_class(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64, Vec<f
     }
     let varying = constant.iter().filter(|constant| !**constant).count() as f64;
     // Constant features must be 0 exactly: their mean may be off by rounding, but they are multiplied by 0.
-    let inverse: Vec<f64> = variance
+    let inverse_scale: Vec<f64> = variance
         .iter()
         .zip(&constant)
         .map(|(variance, constant)| if *constant { 0.0 } else { variance.sqrt().recip() })
         .collect();
-    let share = share(&Standardised { features, chosen: rows, mean, inverse: &inverse }, varying);
+    let shrinkage = ledoit_wolf_shrinkage(
+        &StandardizedRows { features, row_indices: rows, mean, inverse_scale: &inverse_scale },
+        varying,
+    );
     let mean_variance = varying / width as f64;
-    variance.iter_mut().for_each(|value| *value *= share * mean_variance);
-    (share, variance)
+    variance.iter_mut().for_each(|value| *value *= shrinkage * mean_variance);
+    (shrinkage, variance)
 }
 
 /// Ledoit and Wolf's share for standardised rows, of which `varying` features are not constant.
 ///
 /// With `R` their covariance and `μ = tr(R) / F`, it is `min(b, d) / d`, where `d = |R - μI|²` and
 /// `b = Σ_i |z_i z_iᵀ - R|² / N²`: here of `Σ_i |z_i|⁴` and `|R|²`, which `ZZᵀ` has as well as `ZᵀZ`.
-fn share(rows: &impl Rows, varying: f64) -> f64 {
-    let (count, width) = (rows.count() as f64, rows.width() as f64);
+fn ledoit_wolf_shrinkage(rows: &impl RowSource, varying: f64) -> f64 {
+    let (count, width) = (rows.n_rows() as f64, rows.width() as f64);
     if rows.width() == 1 {
         return 0.0;
     }
-    let few = rows.count() <= rows.width();
-    let product: Lower = if few { Lower::of_rows(rows) } else { Lower::of_columns(rows) };
-    let covariance = product.sum_of_squares() / (count * count);
-    let fourth: f64 = if few {
+    let fewer_rows = rows.n_rows() <= rows.width();
+    let product: LowerTriangular =
+        if fewer_rows { LowerTriangular::row_gram(rows) } else { LowerTriangular::column_gram(rows) };
+    let covariance_norm = product.sum_of_squares() / (count * count);
+    let sum_of_fourth_powers: f64 = if fewer_rows {
         product.diagonal().map(|square| square * square).sum()
     } else {
-        let (vectors, mut row) = (Vectors::new(), Vec::<f64>::new());
-        let of_row = |i| {
-            rows.block([i], 0..rows.width(), &mut row);
+        let (vectors, mut row) = (VectorOps::new(), Vec::<f64>::new());
+        let fourth_power = |i| {
+            rows.read_block([i], 0..rows.width(), &mut row);
             vectors.dot(&row, &row).powi(2)
         };
-        (0..rows.count()).map(of_row).sum()
+        (0..rows.n_rows()).map(fourth_power).sum()
     };
-    let distance = covariance - varying * varying / width;
-    let error = (fourth / count - covariance) / count;
-    if distance > 0.0 { (error / distance).clamp(0.0, 1.0) } else { 0.0 }
+    let target_distance = covariance_norm - varying * varying / width;
+    let estimation_error = (sum_of_fourth_powers / count - covariance_norm) / count;
+    if target_distance > 0.0 { (estimation_error / target_distance).clamp(0.0, 1.0) } else { 0.0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::conformance::{check_head, check_head_with};
-    use crate::data::Features;
+    use crate::data::FeatureMatrix;
     use crate::head::Head;
 
     #[test]
-    fn lda_keeps_the_laws_of_heads() {
+    fn lda_passes_check_head() {
         check_head::<LdaConfig>();
     }
 
     #[test]
-    fn lda_with_a_given_shrinkage_keeps_the_laws_of_heads() {
+    fn lda_with_fixed_shrinkage_passes_check_head() {
         for share in [0.0, 0.1, 1.0] {
-            check_head_with(&LdaConfig { shrinkage: Shrinkage::Given(share) });
+            check_head_with(&LdaConfig { shrinkage: Shrinkage::Fixed(share) });
         }
     }
 
     #[test]
-    fn classes_that_do_not_vary_leave_the_nearest_mean() {
+    fn classes_without_variance_reduce_to_the_nearest_mean() {
         let values = [[0.1f32, 0.1], [4.3, 0.7]].repeat(7).concat();
         let labels: Vec<u32> = (0..14).map(|row| row % 2).collect();
-        let data = TrainingSet::new(Features::new(&values, 2).unwrap(), &labels, 2).unwrap();
-        for shrinkage in [Shrinkage::Auto, Shrinkage::Given(0.0)] {
-            let head = LdaConfig { shrinkage }.fit(&data, &FitContext::quiet()).unwrap().head;
-            let logits = head.logits(Features::new(&[4.3, 0.7], 2).unwrap()).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 2).unwrap(), &labels, 2).unwrap();
+        for shrinkage in [Shrinkage::Auto, Shrinkage::Fixed(0.0)] {
+            let head = LdaConfig { shrinkage }.fit(&data, &FitContext::silent()).unwrap().head;
+            let logits = head.logits(FeatureMatrix::new(&[4.3, 0.7], 2).unwrap()).unwrap();
             let difference = logits.as_slice()[1] - logits.as_slice()[0];
             assert!((difference - 0.5 * (4.2 * 4.2 + 0.6 * 0.6)).abs() < 1e-4, "{difference}");
         }
     }
 
     #[test]
-    fn one_sample_a_class_leaves_the_nearest_mean() {
+    fn one_sample_per_class_reduces_to_the_nearest_mean() {
         let values = [0.0, 0.0, 4.0, 0.0, 0.0, 4.0];
-        let data = TrainingSet::new(Features::new(&values, 2).unwrap(), &[0, 1, 2], 3).unwrap();
-        let head = LdaConfig::default().fit(&data, &FitContext::quiet()).unwrap().head;
-        let asked = Features::new(&[1.0, 1.5, 3.0, 1.0, 1.0, 2.5], 2).unwrap();
-        assert_eq!(head.logits(asked).unwrap().argmax(), [0, 1, 2]);
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 2).unwrap(), &[0, 1, 2], 3).unwrap();
+        let head = LdaConfig::default().fit(&data, &FitContext::silent()).unwrap().head;
+        let queries = FeatureMatrix::new(&[1.0, 1.5, 3.0, 1.0, 1.0, 2.5], 2).unwrap();
+        assert_eq!(head.logits(queries).unwrap().argmax(), [0, 1, 2]);
     }
 }

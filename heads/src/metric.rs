@@ -14,6 +14,6 @@ pub enum Metric {
 }
 
 /// What brings a length to 1; a length of 0 stays.
-pub(crate) fn inverse(length: f64) -> f64 {
-    if length == 0.0 { 0.0 } else { 1.0 / length }
+pub(crate) fn inverse_or_zero(norm: f64) -> f64 {
+    if norm == 0.0 { 0.0 } else { 1.0 / norm }
 }

@@ -2,17 +2,17 @@
 
 /// SplitMix64 (Steele, Lea and Flood 2014), started from a key such as (seed, class, round).
 #[derive(Clone, Debug)]
-pub struct Keyed(u64);
+pub struct KeyedRng(u64);
 
-impl Keyed {
+impl KeyedRng {
     /// A generator for this key.
     #[must_use]
     pub fn new(key: &[u64]) -> Self {
-        key.iter().fold(Self(0), |mut random, &part| Self(random.next() ^ part))
+        key.iter().fold(Self(0), |mut random, &part| Self(random.next_u64() ^ part))
     }
 
     /// 64 random bits.
-    pub(crate) fn next(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,12 +22,12 @@ impl Keyed {
 
     /// A number below `n`; the bias, below `n / 2⁶⁴`, is left.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
 
     /// A number from 0 to 1, 1 excluded, in steps of 2⁻⁵³.
     pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 * (0.5f64).powi(53)
+        (self.next_u64() >> 11) as f64 * (0.5f64).powi(53)
     }
 
     /// Puts the items in a random order (Fisher and Yates).
@@ -45,14 +45,14 @@ mod tests {
     /// The reference implementation (<https://prng.di.unimi.it/splitmix64.c>) from the state 1234567.
     #[test]
     fn the_sequence_is_the_published_one() {
-        let mut random = Keyed(1_234_567);
-        let first = [random.next(), random.next(), random.next()];
+        let mut random = KeyedRng(1_234_567);
+        let first = [random.next_u64(), random.next_u64(), random.next_u64()];
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]
     fn every_part_of_the_key_counts() {
-        let first = |key: &[u64]| Keyed::new(key).next();
+        let first = |key: &[u64]| KeyedRng::new(key).next_u64();
         let values = [first(&[]), first(&[0]), first(&[0, 0]), first(&[1, 0]), first(&[0, 1])];
         for (i, a) in values.iter().enumerate() {
             assert!(values[i + 1..].iter().all(|b| a != b), "{values:?}");
@@ -61,10 +61,10 @@ mod tests {
 
     #[test]
     fn uniform_numbers_fill_the_unit_interval_evenly() {
-        let mut random = Keyed::new(&[3]);
+        let mut rng = KeyedRng::new(&[3]);
         let mut bins = [0u32; 10];
         for _ in 0..10_000 {
-            bins[(random.uniform() * 10.0) as usize] += 1;
+            bins[(rng.uniform() * 10.0) as usize] += 1;
         }
         assert!(bins.iter().all(|&n| (850..1150).contains(&n)), "{bins:?}");
     }
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn a_shuffle_keeps_every_item_once() {
         let mut items: Vec<u32> = (0..100).collect();
-        Keyed::new(&[1]).shuffle(&mut items);
+        KeyedRng::new(&[1]).shuffle(&mut items);
         assert!(!items.is_sorted());
         items.sort_unstable();
         assert!(items.into_iter().eq(0..100));

@@ -9,7 +9,7 @@ use crate::cosine::CosineConfig;
 use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
 use crate::knn::KnnConfig;
 use crate::lda::LdaConfig;
 use crate::linear::LinearConfig;
@@ -78,7 +78,7 @@ impl Registry {
     }
 
     fn insert<C: HeadConfig>(&mut self) {
-        self.kinds.insert(C::KIND, Box::new(Kind::<C>(PhantomData)));
+        self.kinds.insert(C::KIND, Box::new(TypedHeadKind::<C>(PhantomData)));
     }
 
     /// The head named `name`.
@@ -105,7 +105,7 @@ pub trait HeadKind: Send + Sync {
     /// One line about it.
     fn about(&self) -> &'static str;
     /// Its keys, each with a line.
-    fn parameters(&self) -> &'static [Parameter];
+    fn parameters(&self) -> &'static [HyperparameterInfo];
     /// Whether gradients pass through it, as [`HeadConfig::differentiable`] says of its defaults.
     fn is_differentiable(&self) -> bool;
     /// Reads and checks the table `[head]` without `kind`.
@@ -139,17 +139,17 @@ pub trait ConfiguredHead: Send + Sync {
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
     /// As [`HeadConfig::differentiable`].
     fn differentiable(&self) -> Option<&dyn Differentiable>;
-    /// As [`HeadConfig::WARM`].
-    fn starts_warm(&self) -> bool;
+    /// As [`HeadConfig::SUPPORTS_WARM_START`].
+    fn supports_warm_start(&self) -> bool;
     /// As [`HeadConfig::grid`].
     fn grid(&self) -> Vec<Box<dyn ConfiguredHead>>;
     /// As [`HeadConfig::memory`].
-    fn memory(&self, shape: Shape) -> u64;
+    fn memory_bytes(&self, shape: HeadShape) -> u64;
 }
 
-struct Kind<C>(PhantomData<C>);
+struct TypedHeadKind<C>(PhantomData<C>);
 
-impl<C: HeadConfig> HeadKind for Kind<C> {
+impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
     fn name(&self) -> &'static str {
         C::KIND
     }
@@ -158,7 +158,7 @@ impl<C: HeadConfig> HeadKind for Kind<C> {
         C::ABOUT
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
+    fn parameters(&self) -> &'static [HyperparameterInfo] {
         C::PARAMETERS
     }
 
@@ -167,14 +167,14 @@ impl<C: HeadConfig> HeadKind for Kind<C> {
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError> {
-        Ok(Box::new(Configured::<C>::read(table)?))
+        Ok(Box::new(TypedHead::<C>::from_table(table)?))
     }
 }
 
-struct Configured<C>(C);
+struct TypedHead<C>(C);
 
-impl<C: HeadConfig> Configured<C> {
-    fn read(table: toml::Table) -> Result<Self, HeadError> {
+impl<C: HeadConfig> TypedHead<C> {
+    fn from_table(table: toml::Table) -> Result<Self, HeadError> {
         let config: C = table
             .try_into()
             .map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
@@ -183,7 +183,7 @@ impl<C: HeadConfig> Configured<C> {
     }
 }
 
-impl<C: HeadConfig> ConfiguredHead for Configured<C> {
+impl<C: HeadConfig> ConfiguredHead for TypedHead<C> {
     fn kind(&self) -> &'static str {
         C::KIND
     }
@@ -195,7 +195,7 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
     fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError> {
         let mut table = self.table();
         table.extend(chosen.iter().map(|&(key, value)| (key.to_owned(), toml::Value::Float(value))));
-        Ok(Box::new(Self::read(table)?))
+        Ok(Box::new(Self::from_table(table)?))
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError> {
@@ -211,20 +211,20 @@ impl<C: HeadConfig> ConfiguredHead for Configured<C> {
         self.0.differentiable()
     }
 
-    fn starts_warm(&self) -> bool {
-        C::WARM
+    fn supports_warm_start(&self) -> bool {
+        C::SUPPORTS_WARM_START
     }
 
     fn grid(&self) -> Vec<Box<dyn ConfiguredHead>> {
         self.0
             .grid()
             .into_iter()
-            .map(|config| Box::new(Configured(config)) as Box<dyn ConfiguredHead>)
+            .map(|config| Box::new(TypedHead(config)) as Box<dyn ConfiguredHead>)
             .collect()
     }
 
-    fn memory(&self, shape: Shape) -> u64 {
-        self.0.memory(shape)
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
+        self.0.memory_bytes(shape)
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_builtin_heads_are_listed_by_name_with_what_gradients_can_do() {
+    fn builtin_heads_are_listed_by_name_with_their_differentiability() {
         let registry = Registry::builtin();
         let heads: Vec<_> = registry.iter().map(|kind| (kind.name(), kind.is_differentiable())).collect();
         let expected = [
@@ -266,11 +266,12 @@ mod tests {
     #[test]
     fn a_configured_head_fits_and_loads_as_its_type_does() {
         let values = [0.0, 1.0, 5.0, 6.0];
-        let data = TrainingSet::new(crate::Features::new(&values, 1).unwrap(), &[0, 0, 1, 1], 2).unwrap();
+        let data =
+            TrainingSet::new(crate::FeatureMatrix::new(&values, 1).unwrap(), &[0, 0, 1, 1], 2).unwrap();
         let registry = Registry::builtin();
         let head = registry.get("svm").unwrap().configure(toml::Table::new()).unwrap();
-        let fitted = head.fit(&data, &FitContext::quiet()).unwrap().head;
-        let direct = SvmConfig::default().fit(&data, &FitContext::quiet()).unwrap().head;
+        let fitted = head.fit(&data, &FitContext::silent()).unwrap().head;
+        let direct = SvmConfig::default().fit(&data, &FitContext::silent()).unwrap().head;
         let loaded = head.load(&fitted.tensors().unwrap()).unwrap();
         let logits =
             [direct.logits(data.features()), fitted.logits(data.features()), loaded.logits(data.features())];
@@ -280,7 +281,7 @@ mod tests {
         assert!(head.differentiable().is_none());
     }
     #[test]
-    fn what_a_fit_chose_stands_in_the_configuration_from_then_on() {
+    fn chosen_parameters_replace_auto_in_the_configuration() {
         let registry = Registry::builtin();
         let head = registry.get("svm").unwrap().configure("tol = 0.5".parse().unwrap()).unwrap();
         let table = head.with_chosen(&[("C", 0.25)]).unwrap().table();

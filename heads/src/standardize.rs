@@ -5,20 +5,20 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::data::Features;
+use crate::data::FeatureMatrix;
 
 /// What maps a feature to mean 0 and variance 1, as scikit-learn's `StandardScaler`: the variance is over
 /// `N`, and a constant feature is only shifted.
 #[derive(Clone, Debug, PartialEq)]
-struct Scaler {
+struct StandardScaler {
     /// `[F]`
     mean: Vec<f64>,
     /// The standard deviation or, for a constant feature, 1; `[F]`.
     scale: Vec<f64>,
 }
 
-impl Scaler {
-    fn new(features: Features<'_>) -> Self {
+impl StandardScaler {
+    fn new(features: FeatureMatrix<'_>) -> Self {
         let n = features.len() as f64;
         let mean = column_means(features);
         let mut scale = vec![0.0; features.width()];
@@ -41,7 +41,7 @@ impl Scaler {
 }
 
 /// The mean of each feature, `[F]`.
-pub(crate) fn column_means(features: Features<'_>) -> Vec<f64> {
+pub(crate) fn column_means(features: FeatureMatrix<'_>) -> Vec<f64> {
     let mut mean = vec![0.0; features.width()];
     for row in features.rows() {
         for (sum, &x) in mean.iter_mut().zip(row) {
@@ -56,20 +56,20 @@ pub(crate) fn column_means(features: Features<'_>) -> Vec<f64> {
 
 /// The features that a head is fitted on: as they come, or standardised.
 #[derive(Debug)]
-pub(crate) struct Prepared<'a> {
+pub(crate) struct PreparedFeatures<'a> {
     data: Cow<'a, [f32]>,
     width: usize,
-    scaler: Option<Scaler>,
+    scaler: Option<StandardScaler>,
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> PreparedFeatures<'a> {
     /// Standardises if asked to.
-    pub(crate) fn new(features: Features<'a>, standardize: bool) -> Self {
+    pub(crate) fn new(features: FeatureMatrix<'a>, standardize: bool) -> Self {
         let width = features.width();
         if !standardize {
             return Self { data: features.as_slice().into(), width, scaler: None };
         }
-        let scaler = Scaler::new(features);
+        let scaler = StandardScaler::new(features);
         let mut data = features.as_slice().to_vec();
         data.par_chunks_exact_mut(width).for_each(|row| {
             for ((x, mean), scale) in row.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
@@ -80,13 +80,13 @@ impl<'a> Prepared<'a> {
     }
 
     /// What to fit on, `[N, F]`.
-    pub(crate) fn features(&self) -> Features<'_> {
-        Features::rows_of(&self.data, self.width)
+    pub(crate) fn features(&self) -> FeatureMatrix<'_> {
+        FeatureMatrix::from_valid_rows(&self.data, self.width)
     }
 
     /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map
     /// of the features as they come.
-    pub(crate) fn undo(&self, weight: &mut [f64], bias: &mut [f64]) {
+    pub(crate) fn unstandardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
             for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
@@ -97,8 +97,8 @@ impl<'a> Prepared<'a> {
     }
 
     /// Turns an affine map of the features as they come into the same map of the features fitted on: the way back of
-    /// [`Prepared::undo`].
-    pub(crate) fn redo(&self, weight: &mut [f64], bias: &mut [f64]) {
+    /// [`PreparedFeatures::undo`].
+    pub(crate) fn standardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
             for ((w, mean), scale) in weight.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn standardised_features_have_mean_0_and_variance_1_and_constant_ones_are_0() {
-        let prepared = Prepared::new(Features::new(&ROWS, 3).unwrap(), true);
+        let prepared = PreparedFeatures::new(FeatureMatrix::new(&ROWS, 3).unwrap(), true);
         for column in 0..3 {
             let values: Vec<f32> = prepared.features().rows().map(|row| row[column]).collect();
             let mean = values.iter().sum::<f32>() / 4.0;
@@ -130,18 +130,18 @@ mod tests {
 
     #[test]
     fn an_affine_map_of_standardised_features_comes_back_as_one_of_the_raw_ones() {
-        let prepared = Prepared::new(Features::new(&ROWS, 3).unwrap(), true);
+        let prepared = PreparedFeatures::new(FeatureMatrix::new(&ROWS, 3).unwrap(), true);
         let (mut weight, mut bias) = ([0.5, -1.0, 2.0], [0.25]);
         let apply = |row: &[f32], weight: &[f64], bias: &[f64]| -> f64 {
             row.iter().zip(weight).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + bias[0]
         };
         let expected: Vec<f64> = prepared.features().rows().map(|row| apply(row, &weight, &bias)).collect();
         let before = (weight, bias);
-        prepared.undo(&mut weight, &mut bias);
+        prepared.unstandardize_weights(&mut weight, &mut bias);
         for (row, expected) in ROWS.chunks_exact(3).zip(expected) {
             assert!((apply(row, &weight, &bias) - expected).abs() < 1e-6);
         }
-        prepared.redo(&mut weight, &mut bias);
+        prepared.standardize_weights(&mut weight, &mut bias);
         for (found, expected) in weight.iter().chain(&bias).zip(before.0.iter().chain(&before.1)) {
             assert!((found - expected).abs() < 1e-12);
         }
@@ -149,10 +149,10 @@ mod tests {
 
     #[test]
     fn without_standardising_nothing_changes() {
-        let prepared = Prepared::new(Features::new(&ROWS, 3).unwrap(), false);
+        let prepared = PreparedFeatures::new(FeatureMatrix::new(&ROWS, 3).unwrap(), false);
         assert_eq!(prepared.features().as_slice(), ROWS);
         let (mut weight, mut bias) = ([0.5, -1.0, 2.0], [0.25]);
-        prepared.undo(&mut weight, &mut bias);
+        prepared.unstandardize_weights(&mut weight, &mut bias);
         assert_eq!((weight, bias), ([0.5, -1.0, 2.0], [0.25]));
     }
 }

@@ -10,9 +10,9 @@ const LANES: usize = 32;
 
 /// The products, for the processor at hand.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Vectors(pulp::Arch);
+pub(crate) struct VectorOps(pulp::Arch);
 
-impl Vectors {
+impl VectorOps {
     /// Asks the processor what it can do.
     pub(crate) fn new() -> Self {
         Self(pulp::Arch::new())
@@ -20,12 +20,12 @@ impl Vectors {
 
     /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(Products::<A, B, false> { a, b })
+        self.0.dispatch(DotProduct::<A, B, false> { a, b })
     }
 
     /// `Σ (a_i - b_i)²` in `f64`; the order of the sum depends on the length alone.
     pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(Products::<A, B, true> { a, b })
+        self.0.dispatch(DotProduct::<A, B, true> { a, b })
     }
 
     /// `y_i += scale * x_i`.
@@ -38,21 +38,23 @@ impl Vectors {
 ///
 /// An operation of its own, not a closure: it has to be inlined for the processor's instructions, or each fused product
 /// would be a call.
-struct Products<'a, A, B, const OF_DIFFERENCE: bool> {
+struct DotProduct<'a, A, B, const SQUARED_DISTANCE: bool> {
     a: &'a [A],
     b: &'a [B],
 }
 
-impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const OF_DIFFERENCE: bool> Products<'_, A, B, OF_DIFFERENCE> {
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool>
+    DotProduct<'_, A, B, SQUARED_DISTANCE>
+{
     #[inline(always)]
     fn add(sum: f64, a: A, b: B) -> f64 {
         let (a, b) = (a.into(), b.into());
-        if OF_DIFFERENCE { (a - b).mul_add(a - b, sum) } else { a.mul_add(b, sum) }
+        if SQUARED_DISTANCE { (a - b).mul_add(a - b, sum) } else { a.mul_add(b, sum) }
     }
 }
 
-impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const OF_DIFFERENCE: bool> WithSimd
-    for Products<'_, A, B, OF_DIFFERENCE>
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool> WithSimd
+    for DotProduct<'_, A, B, SQUARED_DISTANCE>
 {
     type Output = f64;
 
@@ -93,12 +95,12 @@ impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
 
 /// What processors can do, from nothing up to the one at hand.
 #[cfg(test)]
-pub(crate) fn processors() -> Vec<pulp::Arch> {
-    let mut all = vec![pulp::Arch::Scalar];
+pub(crate) fn available_archs() -> Vec<pulp::Arch> {
+    let mut archs = vec![pulp::Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
-    all.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
-    all.push(pulp::Arch::new());
-    all
+    archs.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    archs.push(pulp::Arch::new());
+    archs
 }
 
 #[cfg(test)]
@@ -110,7 +112,7 @@ mod tests {
         for n in 0..100 {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let twos = vec![2.0f64; n];
-            assert_eq!(Vectors::new().dot(&a, &twos), (n * n) as f64 - n as f64, "length {n}");
+            assert_eq!(VectorOps::new().dot(&a, &twos), (n * n) as f64 - n as f64, "length {n}");
         }
     }
 
@@ -119,7 +121,7 @@ mod tests {
         for n in 0..100 {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let b: Vec<f32> = a.iter().map(|i| i + 3.0).collect();
-            assert_eq!(Vectors::new().squared_distance(&a, &b), 9.0 * n as f64, "length {n}");
+            assert_eq!(VectorOps::new().squared_distance(&a, &b), 9.0 * n as f64, "length {n}");
         }
     }
 
@@ -128,7 +130,7 @@ mod tests {
         for n in 0..100 {
             let mut y = vec![1.0; n];
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            Vectors::new().add_scaled(&mut y, 0.5, &x);
+            VectorOps::new().add_scaled(&mut y, 0.5, &x);
             assert!(y.iter().enumerate().all(|(i, &v)| v == 1.0 + 0.5 * i as f64), "length {n}");
         }
     }
@@ -137,13 +139,13 @@ mod tests {
     fn every_processor_gives_the_same_bits() {
         let a: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
         let b: Vec<f64> = (0..1000).map(|i| (i as f64 * 1.3).cos()).collect();
-        let on = |vectors: Vectors| {
+        let run_on = |ops: VectorOps| {
             let mut y = b.clone();
-            vectors.add_scaled(&mut y, 0.3, &a);
-            (vectors.dot(&a, &b).to_bits(), y)
+            ops.add_scaled(&mut y, 0.3, &a);
+            (ops.dot(&a, &b).to_bits(), y)
         };
-        for arch in processors() {
-            assert_eq!(on(Vectors(arch)), on(Vectors::new()), "{arch:?}");
+        for arch in available_archs() {
+            assert_eq!(run_on(VectorOps(arch)), run_on(VectorOps::new()), "{arch:?}");
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use headstock_heads::{Features, FitContext, HeadKind, Registry, TrainingSet};
+use headstock_heads::{FeatureMatrix, FitContext, HeadKind, Registry, TrainingSet};
 use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
 
@@ -122,33 +122,33 @@ fn an_empty_table_has_these_defaults() {
 /// Features `[n, 4]` of unequal scales and places, of classes that overlap.
 fn overlapping(n: usize) -> (Vec<f32>, Vec<u32>) {
     let labels: Vec<u32> = (0..n as u32).map(|i| i * i % 5 % 3).collect();
-    let value = |at: usize| {
-        let noise = ((at * at) as f32 * 0.37).sin();
-        let own = if labels[at / 4] as usize == at % 4 { 0.8 } else { 0.0 };
-        (noise + own) * [1.0, 5.0, 0.3, 2.0][at % 4] + [3.0, 0.0, -1.0, 10.0][at % 4]
+    let value = |index: usize| {
+        let noise = ((index * index) as f32 * 0.37).sin();
+        let shift = if labels[index / 4] as usize == index % 4 { 0.8 } else { 0.0 };
+        (noise + shift) * [1.0, 5.0, 0.3, 2.0][index % 4] + [3.0, 0.0, -1.0, 10.0][index % 4]
     };
     ((0..4 * n).map(value).collect(), labels)
 }
 
 /// The logits of a fit for what it is fitted on, and its history.
 fn fitted(kind: &str, table: &str, values: &[f32], labels: &[u32]) -> (Vec<f32>, Vec<Vec<f64>>) {
-    let features = Features::new(values, 4).unwrap();
+    let features = FeatureMatrix::new(values, 4).unwrap();
     let data = TrainingSet::new(features, labels, 3).unwrap();
     let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
-    let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+    let fitted = config.fit(&data, &FitContext::silent()).unwrap();
     (fitted.head.logits(features).unwrap().as_slice().to_vec(), fitted.history.rows)
 }
 
 // effect: head.linear.standardize, head.svm.standardize, head.linear.penalty x head.linear.standardize
 // effect: head.svm.loss x head.svm.standardize, head.svm.multi_class x head.svm.standardize
 #[test]
-fn a_fit_on_features_that_it_standardises_is_one_on_features_of_mean_0_and_variance_1() {
+fn standardize_matches_a_fit_on_standardized_features() {
     let (values, labels) = overlapping(60);
     let mut standard = values.clone();
     for feature in 0..4 {
-        let own = || values.iter().skip(feature).step_by(4).copied().map(f64::from);
-        let mean = own().sum::<f64>() / 60.0;
-        let deviation = (own().map(|x| (x - mean).powi(2)).sum::<f64>() / 60.0).sqrt();
+        let column = || values.iter().skip(feature).step_by(4).copied().map(f64::from);
+        let mean = column().sum::<f64>() / 60.0;
+        let deviation = (column().map(|x| (x - mean).powi(2)).sum::<f64>() / 60.0).sqrt();
         standard
             .iter_mut()
             .skip(feature)
@@ -166,15 +166,24 @@ fn a_fit_on_features_that_it_standardises_is_one_on_features_of_mean_0_and_varia
         let (found, _) = fitted(kind, &format!("{table}\nstandardize = true"), &values, &labels);
         let (expected, _) = fitted(kind, table, &standard, &labels);
         let (without, _) = fitted(kind, table, &values, &labels);
-        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(apart(&found, &expected) < 1e-3, "{kind} {table}: {}", apart(&found, &expected));
-        assert!(apart(&without, &expected) > 0.05, "{kind} {table}: {}", apart(&without, &expected));
+        let max_difference =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(
+            max_difference(&found, &expected) < 1e-3,
+            "{kind} {table}: {}",
+            max_difference(&found, &expected)
+        );
+        assert!(
+            max_difference(&without, &expected) > 0.05,
+            "{kind} {table}: {}",
+            max_difference(&without, &expected)
+        );
     }
 }
 
 // effect: head.linear.tol, head.linear.max_iter
 #[test]
-fn linear_stops_where_the_gradient_comes_below_the_tolerance_or_after_its_iterations() {
+fn linear_stops_at_the_tolerance_or_after_max_iter() {
     let (values, labels) = overlapping(60);
     for penalty in ["l2", "l1"] {
         for tol in [1e-2, 1e-4, 1e-6] {
@@ -194,23 +203,23 @@ fn linear_stops_where_the_gradient_comes_below_the_tolerance_or_after_its_iterat
 
 // effect: head.svm.tol, head.svm.max_iter
 #[test]
-fn svm_stops_where_the_gap_comes_below_its_part_of_the_objective_or_after_its_rounds() {
+fn svm_stops_at_the_tolerance_or_after_max_iter() {
     let (values, labels) = overlapping(60);
-    for more in ["multi_class = 'crammer-singer'", "loss = 'hinge'", "loss = 'squared-hinge'"] {
+    for settings in ["multi_class = 'crammer-singer'", "loss = 'hinge'", "loss = 'squared-hinge'"] {
         for tol in [1e-1, 1e-3, 1e-6] {
-            let (_, history) = fitted("svm", &format!("C = 1.0\ntol = {tol}\n{more}"), &values, &labels);
-            let rounds = |at: usize| history[at][0];
+            let (_, history) = fitted("svm", &format!("C = 1.0\ntol = {tol}\n{settings}"), &values, &labels);
+            let round = |row: usize| history[row][0];
             let lasts =
-                (0..history.len()).filter(|&at| at + 1 == history.len() || rounds(at + 1) <= rounds(at));
+                (0..history.len()).filter(|&row| row + 1 == history.len() || round(row + 1) <= round(row));
             let lasts: Vec<usize> = lasts.collect();
-            assert_eq!(lasts.len(), if more.starts_with("multi") { 1 } else { 3 });
-            for (at, row) in history.iter().enumerate() {
+            assert_eq!(lasts.len(), if settings.starts_with("multi") { 1 } else { 3 });
+            for (index, row) in history.iter().enumerate() {
                 let [.., objective, gap] = row[..] else { panic!("{row:?}") };
-                assert_eq!(gap <= tol * objective, lasts.contains(&at), "{more} {tol}: {history:?}");
+                assert_eq!(gap <= tol * objective, lasts.contains(&index), "{settings} {tol}: {history:?}");
             }
         }
         let (_, history) =
-            fitted("svm", &format!("C = 10.0\ntol = 1e-12\nmax_iter = 2\n{more}"), &values, &labels);
+            fitted("svm", &format!("C = 10.0\ntol = 1e-12\nmax_iter = 2\n{settings}"), &values, &labels);
         assert!(
             history.iter().all(|row| row[0] <= 2.0) && history.iter().any(|row| row[0] == 2.0),
             "{history:?}"
@@ -220,29 +229,30 @@ fn svm_stops_where_the_gap_comes_below_its_part_of_the_objective_or_after_its_ro
 
 // effect: head.svm.seed
 #[test]
-fn another_seed_of_svm_goes_another_way_to_the_same_optimum() {
+fn another_svm_seed_takes_other_steps_to_the_same_optimum() {
     let (values, labels) = overlapping(60);
-    for more in ["multi_class = 'crammer-singer'", "loss = 'hinge'"] {
-        let of = |seed: u32| {
-            fitted("svm", &format!("C = 1.0\ntol = 1e-9\nseed = {seed}\n{more}"), &values, &labels)
+    for settings in ["multi_class = 'crammer-singer'", "loss = 'hinge'"] {
+        let fit_with_seed = |seed: u32| {
+            fitted("svm", &format!("C = 1.0\ntol = 1e-9\nseed = {seed}\n{settings}"), &values, &labels)
         };
-        let ((one, ways), (other, other_ways)) = (of(0), of(1));
-        assert_ne!(ways[0], other_ways[0], "{more}");
-        assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-3), "{more}");
-        assert_eq!(of(1), (other, other_ways));
+        let ((first, first_history), (second, second_history)) = (fit_with_seed(0), fit_with_seed(1));
+        assert_ne!(first_history[0], second_history[0], "{settings}");
+        assert!(first.iter().zip(&second).all(|(a, b)| (a - b).abs() < 1e-3), "{settings}");
+        assert_eq!(fit_with_seed(1), (second, second_history));
     }
 }
 
 #[test]
-fn some_heads_start_from_another_and_the_others_do_not() {
+fn some_heads_support_warm_starts() {
     let registry = Registry::builtin();
-    let warm = registry.iter().filter(|kind| kind.configure(toml::Table::new()).unwrap().starts_warm());
+    let warm =
+        registry.iter().filter(|kind| kind.configure(toml::Table::new()).unwrap().supports_warm_start());
     assert_eq!(warm.map(HeadKind::name).collect::<Vec<_>>(), ["cosine", "linear", "mlp", "svm"]);
 }
 
 // effect: head.kind
 #[test]
-fn a_head_is_the_one_that_is_named_with_its_line_and_its_keys() {
+fn each_head_has_its_name_description_and_keys() {
     let registry = Registry::builtin();
     for (kind, about, keys) in [
         ("cosine", "softmax of cosines with a learned scale", 9),
@@ -298,26 +308,26 @@ impl Write for Log {
 }
 
 /// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
-static OTHERS: LazyLock<[Dispatch; 2]> =
+static SPARE_SUBSCRIBERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// What a fit on overlapping classes logs.
 fn log_of(kind: &str, table: &str, samples: usize) -> String {
     let values: Vec<f32> = (0..samples * 5).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
     let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
-    let data = TrainingSet::new(Features::new(&values, 5).unwrap(), &labels, 3).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 5).unwrap(), &labels, 3).unwrap();
     let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
-    LazyLock::force(&OTHERS);
+    LazyLock::force(&SPARE_SUBSCRIBERS);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, || config.fit(&data, &FitContext::quiet())).unwrap();
+    tracing::subscriber::with_default(subscriber, || config.fit(&data, &FitContext::silent())).unwrap();
     let bytes = log.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
 }
 
 #[test]
-fn a_fit_that_stops_short_of_its_tolerance_warns_and_one_that_does_not_is_silent() {
+fn a_fit_that_does_not_converge_warns_and_others_are_silent() {
     for (kind, table, expected) in [
         ("linear", "max_iter = 2", "linear has not converged: after 2 iterations the gradient is"),
         (
@@ -333,7 +343,7 @@ fn a_fit_that_stops_short_of_its_tolerance_warns_and_one_that_does_not_is_silent
 }
 
 #[test]
-fn an_mlp_that_can_hold_nothing_out_says_so() {
+fn an_mlp_with_nothing_to_hold_out_warns() {
     let log = log_of("mlp", "validation = 0.1\nepochs = 1", 3);
     assert!(log.contains("no class has enough photos to hold out 0.1 of them"), "{log}");
     assert_eq!(log_of("mlp", "epochs = 1", 3), "");

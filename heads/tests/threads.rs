@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+use headstock_heads::{FeatureMatrix, FitContext, Registry, TrainingSet};
 
 const FITS: [(&str, &str); 8] = [
     ("linear", ""),
@@ -22,11 +22,11 @@ fn fit_all() -> String {
     let (n, width, classes) = (400, 300, 11);
     let values: Vec<f32> = (0..n * width).map(|i| ((i * i) as f32 * 0.37).sin().max(0.0)).collect();
     let labels: Vec<u32> = (0..n).map(|i| (i * i % classes) as u32).collect();
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, classes).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, classes).unwrap();
     let mut out = String::new();
     for (kind, table) in FITS {
         let config = Registry::builtin().get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
-        let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
+        let head = config.fit(&data, &FitContext::silent()).unwrap().head;
         for (name, tensor) in head.tensors().unwrap() {
             let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
             let mix = |sum: u64, value: f32| {
@@ -46,7 +46,7 @@ fn print_a_fit() {
 
 #[test]
 fn fits_on_one_thread_two_and_three_are_the_same_to_the_bit() {
-    let on = |threads: &str| {
+    let run_with = |threads: &str| {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["print_a_fit", "--exact", "--ignored", "--nocapture"])
             .env("RAYON_NUM_THREADS", threads)
@@ -63,7 +63,7 @@ fn fits_on_one_thread_two_and_three_are_the_same_to_the_bit() {
         assert_eq!(lines.len(), 18, "{text}");
         lines
     };
-    let one = on("1");
-    assert_eq!(one, on("2"));
-    assert_eq!(one, on("3"));
+    let single = run_with("1");
+    assert_eq!(single, run_with("2"));
+    assert_eq!(single, run_with("3"));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use headstock_backbone::Backbone;
-use headstock_heads::Features;
+use headstock_heads::FeatureMatrix;
 use headstock_loader::{DecodeError, ImageRef};
 
 use crate::config::Settings;
@@ -118,7 +118,7 @@ impl<'a> Predictor<'a> {
     }
 
     fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
-        self.model.predictions(&self.model.head.logits(Features::new(features, self.stock.width())?)?)
+        self.model.predictions(&self.model.head.logits(FeatureMatrix::new(features, self.stock.width())?)?)
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use headstock_heads::{
-    Features, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Parameter, Registry, Tensors,
-    TrainingSet,
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
+    Tensors, TrainingSet,
 };
 use headstock_loader::encode::png;
 use serde::{Deserialize, Serialize};
@@ -71,9 +71,9 @@ pub(crate) struct Recording {
 impl HeadConfig for RecordingConfig {
     const KIND: &'static str = "recording";
     const ABOUT: &'static str = "notes what it is given";
-    const PARAMETERS: &'static [Parameter] =
+    const PARAMETERS: &'static [HyperparameterInfo] =
         &[("tag", "where it is noted"), ("point", "a place in the grid")];
-    const WARM: bool = true;
+    const SUPPORTS_WARM_START: bool = true;
     type Head = Recording;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -87,14 +87,14 @@ impl HeadConfig for RecordingConfig {
             rows: rows.clone(),
             labels: data.labels().to_vec(),
             groups: data.groups().map(<[u32]>::to_vec),
-            warm: context.start.is_some(),
+            warm: context.warm_start.is_some(),
             asked: Vec::new(),
         };
         let fit = with_notes(&self.tag, |notes| {
             notes.push(noted);
             notes.len() - 1
         });
-        Ok(Fitted::at_once(Recording {
+        Ok(Fitted::without_history(Recording {
             tag: self.tag.clone(),
             fit,
             width: data.features().width(),
@@ -121,7 +121,7 @@ impl Head for Recording {
         self.counts.len()
     }
 
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         let rows = numbers(features);
         let mut logits = Vec::with_capacity(rows.len() * self.counts.len());
         for row in &rows {
@@ -152,7 +152,7 @@ pub(crate) fn number(row: &[f32]) -> u32 {
     if row.len() == 2 { row[0] as u32 } else { row.iter().fold(0x811c_9dc5, hash) }
 }
 
-fn numbers(features: Features<'_>) -> Vec<u32> {
+fn numbers(features: FeatureMatrix<'_>) -> Vec<u32> {
     features.rows().map(number).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use headstock_heads::SetMethod;
+use headstock_heads::ConformalMethod;
 
 use crate::metrics::Predictions;
 use crate::run::{Change, ModelRecord, RunMetrics, SetMetrics, TestRow};
@@ -119,7 +119,7 @@ fn honesty(page: &mut String, metrics: &RunMetrics) {
                 conformal.coverage
             ),
         );
-        for (method, sets) in [(SetMethod::Lac, conformal.lac), (SetMethod::Aps, conformal.aps)] {
+        for (method, sets) in [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)] {
             let SetMetrics { coverage, mean_size, empty } = sets;
             let method = method.as_str();
             push(

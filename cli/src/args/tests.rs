@@ -111,10 +111,11 @@ fn every_value_that_has_a_name_is_the_one_that_it_names() {
     for (name, by) in [("accuracy", By::Accuracy), ("macro-f1", By::MacroF1), ("log-loss", By::LogLoss)] {
         assert_eq!(of!(&format!("headstock compare --by {name}"), Compare).by, by);
     }
-    for (name, kind, method) in [("lac", SetKind::Lac, SetMethod::Lac), ("aps", SetKind::Aps, SetMethod::Aps)]
+    for (name, kind, method) in
+        [("lac", SetKind::Lac, ConformalMethod::Lac), ("aps", SetKind::Aps, ConformalMethod::Aps)]
     {
         let args = of!(&format!("headstock predict r p --coverage 0.9 --sets {name}"), Predict);
-        assert_eq!((args.sets, SetMethod::from(args.sets)), (kind, method));
+        assert_eq!((args.sets, ConformalMethod::from(args.sets)), (kind, method));
     }
     for (name, format) in [("table", Format::Table), ("csv", Format::Csv), ("jsonl", Format::Jsonl)] {
         assert_eq!(of!(&format!("headstock predict r p --format {name}"), Predict).format, format);

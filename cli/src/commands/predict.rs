@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headstock_heads::Sets;
+use headstock_heads::SetPredictor;
 use headstock_loader::source::find_image_files;
 use headstock_loader::{DecodeError, ImageRef};
 use headstock_train::{Prediction, Predictor, TrainError};
@@ -75,7 +75,7 @@ fn listed(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
 struct Printer<'a> {
     format: Format,
     classes: &'a [String],
-    sets: Option<Sets>,
+    sets: Option<SetPredictor>,
     out: &'a mut Output,
 }
 
@@ -95,9 +95,9 @@ impl Printer<'_> {
         let Prediction { probabilities, predicted } = prediction;
         let best = predicted as usize;
         let classes = self.classes;
-        let set: Option<Vec<&str>> = self
-            .sets
-            .map(|sets| sets.of(probabilities).into_iter().map(|class| &*classes[class as usize]).collect());
+        let set: Option<Vec<&str>> = self.sets.map(|sets| {
+            sets.predict(probabilities).into_iter().map(|class| &*classes[class as usize]).collect()
+        });
         match self.format {
             Format::Table => {
                 let mut order: Vec<usize> = (0..probabilities.len()).collect();
@@ -153,11 +153,11 @@ impl Printer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use headstock_heads::{Conformal, SetMethod};
+    use headstock_heads::{ConformalMethod, ConformalScores};
 
     use super::*;
 
-    fn printed(format: Format, sets: Option<Sets>, rows: &[(&[f32], u32)]) -> String {
+    fn printed(format: Format, sets: Option<SetPredictor>, rows: &[(&[f32], u32)]) -> String {
         let classes = ["a", "b\nc", "d", "e"].map(str::to_owned);
         Output::printed(false, |out| {
             let mut printer = Printer { format, classes: &classes, sets, out };
@@ -182,7 +182,10 @@ mod tests {
     fn a_set_stands_behind_the_path_in_the_table_and_last_in_the_other_formats() {
         // Nine photos whose class had 0.25: a set has the classes that have so much.
         let held_out: &[f32] = &[0.75, 0.25, 0.0, 0.0].repeat(9);
-        let sets = Conformal::fit(held_out, &[1; 9]).unwrap().sets(0.5, SetMethod::Lac).unwrap();
+        let sets = ConformalScores::fit(held_out, &[1; 9])
+            .unwrap()
+            .set_predictor(0.5, ConformalMethod::Lac)
+            .unwrap();
         let rows: [(&[f32], u32); 2] = [(&[0.25, 0.5, 0.125, 0.125], 1), (&[0.125, 0.125, 0.25, 0.5], 3)];
         let table =
             "x.jpg  {b\\nc, a}  b\\nc 0.500  a 0.250  d 0.125\nx.jpg  {e, d}  e 0.500  d 0.250  a 0.125\n";

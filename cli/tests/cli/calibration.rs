@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_heads::{Registry, SetMethod};
+use headstock_heads::{ConformalMethod, Registry};
 use headstock_train::Run;
 
 use crate::support::{CLASSES, Project, table};
@@ -33,16 +33,16 @@ fn predict_prints_the_set_of_each_photo_in_every_format() {
         project.run(&[&photos[..], more].concat()).fails(3, &["bad.jpg cannot be read"]).stdout
     };
     let run = Run::open(&project.path("runs/linear-1"), &Registry::builtin()).unwrap();
-    let scores = run.model.conformal.as_ref().unwrap().scores(SetMethod::Lac);
+    let scores = run.model.conformal.as_ref().unwrap().scores(ConformalMethod::Lac);
     assert!(scores.len() == 18 && scores.is_sorted());
     let mut differing = [0, 0];
     for coverage in [0.6, 0.9] {
-        let of_aps = run.model.sets(coverage, SetMethod::Aps).unwrap();
+        let of_aps = run.model.sets(coverage, ConformalMethod::Aps).unwrap();
         let coverage_text = coverage.to_string();
-        for method in [SetMethod::Lac, SetMethod::Aps] {
+        for method in [ConformalMethod::Lac, ConformalMethod::Aps] {
             let mut flags = vec!["--coverage", coverage_text.as_str()];
             // Lac is what is meant where nothing is said.
-            if method == SetMethod::Aps || coverage > 0.7 {
+            if method == ConformalMethod::Aps || coverage > 0.7 {
                 flags.extend(["--sets", method.as_str()]);
             }
             let lines = predict(&[&flags[..], &["--format", "jsonl"]].concat());
@@ -53,14 +53,15 @@ fn predict_prints_the_set_of_each_photo_in_every_format() {
             for line in &lines[..9] {
                 let probabilities =
                     CLASSES.map(|class| line["probabilities"][class].as_f64().unwrap() as f32);
-                let (lac, aps) = (lac(scores, coverage, probabilities), names(&of_aps.of(&probabilities)));
-                let expected = if method == SetMethod::Lac { &lac } else { &aps };
+                let (lac, aps) =
+                    (lac(scores, coverage, probabilities), names(&of_aps.predict(&probabilities)));
+                let expected = if method == ConformalMethod::Lac { &lac } else { &aps };
                 assert_eq!(line["set"], serde_json::json!(expected), "{method:?}, {coverage}: {line}");
                 differing[0] += usize::from(lac != aps);
                 differing[1] += usize::from(expected.len() != 1);
                 sets.push((line["path"].as_str().unwrap().to_owned(), expected.clone()));
             }
-            if (method, coverage) != (SetMethod::Aps, 0.6) {
+            if (method, coverage) != (ConformalMethod::Aps, 0.6) {
                 continue;
             }
             // The other formats show the same sets.
@@ -137,14 +138,14 @@ fn figures_before_and_after_are_in_the_metrics_and_evaluate_finds_them_again() {
         let run = Run::open(&project.path(head), &Registry::builtin()).unwrap();
         let rows = table(&project.read(&format!("{head}/predictions.csv")));
         assert_eq!(rows.len(), 6);
-        for method in [SetMethod::Lac, SetMethod::Aps] {
+        for method in [ConformalMethod::Lac, ConformalMethod::Aps] {
             assert_eq!(run.model.conformal.as_ref().unwrap().scores(method).len(), 18);
             let sets = run.model.sets(0.9, method).unwrap();
             let of_rows: Vec<(bool, usize)> = rows
                 .iter()
                 .map(|row| {
                     let probabilities = CLASSES.map(|class| row[class].parse().unwrap());
-                    let set = names(&sets.of(&probabilities));
+                    let set = names(&sets.predict(&probabilities));
                     (set.contains(&row["label"].as_str()), set.len())
                 })
                 .collect();

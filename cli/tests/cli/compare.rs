@@ -201,7 +201,7 @@ fn photos_of_a_table_have_groups_too_and_augmented_views_are_fitted_on() {
     let with = defaults_of(&done.json(), "linear");
     let plain = project.run(&[&compare[..], &["--set", "features.views=0"]].concat()).ok();
     assert_ne!(defaults_of(&plain.json(), "linear")["log_loss"], with["log_loss"]);
-    project.run(&["compare", "--folds", "4"]).fails(3, &["--folds 4", "4 folds are more than 3 groups"]);
+    project.run(&["compare", "--folds", "4"]).fails(3, &["--folds 4", "4 folds are too many for 3 groups"]);
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table()
     project.write("clean.toml", &data.replace("test_size = 0.25", "test_size = 6"));
     let split = ["split", "--config", "clean.toml", "--out", "split.csv"];
     // `Shoes` has one photo, in which nothing is wrong: what is to be done about it is told.
-    project.run(&split).fails(3, &["class Shoes has one photo only"]);
+    project.run(&split).fails(3, &["class Shoes has only one photo"]);
     fs::write(project.path("clean.csv"), project.read("clean.csv").replace("Shoes/00.jpg,Shoes\n", ""))
         .unwrap();
     project.run(&split).ok();

@@ -68,27 +68,27 @@ fn bad_data_ends_with_3() {
     project.run(&["train", "--set", "data.folder=absent"]).fails(3, &["there is no folder", "absent"]);
     project
         .run(&["train", "--set", "split.test_size=2"])
-        .fails(3, &["the test part would have 2 samples for 3 classes"]);
-    project.run(&["train", "--set", "split.test_size=20"]).fails(3, &["a test part of 20"]);
+        .fails(3, &["the test set would have 2 samples for 3 classes"]);
+    project.run(&["train", "--set", "split.test_size=20"]).fails(3, &["a test set of 20"]);
     project
         .run(&["train", "--set", "data.max_pixels=1000"])
         .fails(3, &["9 photos cannot be read", "data.max_pixels"]);
     fs::create_dir(project.path("photos/lone")).unwrap();
     fs::copy(project.path("photos/hat/00.jpg"), project.path("photos/lone/00.jpg")).unwrap();
-    project.run(&["train"]).fails(3, &["class lone has one photo only"]);
+    project.run(&["train"]).fails(3, &["class lone has only one photo"]);
     fs::remove_dir_all(project.path("photos/lone")).unwrap();
     fs::create_dir(project.path("photos/empty")).unwrap();
     project.run(&["train"]).fails(3, &["empty", "no photos"]);
     fs::remove_dir(project.path("photos/empty")).unwrap();
     fs::create_dir_all(project.path("one/hat")).unwrap();
     fs::copy(project.path("photos/hat/00.jpg"), project.path("one/hat/00.jpg")).unwrap();
-    project.run(&["train", "--set", "data.folder=one"]).fails(3, &["one class only, `hat`"]);
+    project.run(&["train", "--set", "data.folder=one"]).fails(3, &["only one class, `hat`"]);
     project.write("labels.csv", "id,breed\nhat/00,hat\n../photos/dress/00,dress\n");
     let csv = "csv = \"labels.csv\"\nimages = \"photos\"\nextension = \"jpg\"";
     project.write("csv.toml", &Project::config(csv));
     project.run(&["train", "--config", "csv.toml"]).fails(3, &["has no column `label`", "breed"]);
     let labelled = ["train", "--config", "csv.toml", "--set", "data.label=breed"];
-    project.run(&labelled).fails(3, &["line 3", "leads out of"]);
+    project.run(&labelled).fails(3, &["line 3", "points outside"]);
     project.write("labels.csv", "id,breed\nhat/00,hat\nhat/00,hat\n");
     project.run(&labelled).fails(3, &["line 2", "line 3", "hat/00"]);
 }
@@ -232,7 +232,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &set("split.test_size=1"),
             3,
-            &["the test part would have 1 sample for 2 classes: every class needs at least one"],
+            &["the test set would have 1 sample for 2 classes: every class needs at least one"],
         ),
         (
             &["evaluate", "r", "--set", "data.features=wide.npz", "--set", "split.test_size=3"],

@@ -114,7 +114,7 @@ fn the_test_part_has_room_for_every_class() {
     let project = Project::new(1);
     let (_, notes) = written(&project, "photos");
     assert!(
-        notes.contains("warning: it cannot be trained on yet") && notes.contains("one photo only"),
+        notes.contains("warning: it cannot be trained on yet") && notes.contains("only one photo"),
         "{notes}"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_heads::{Registry, SetMethod};
+use headstock_heads::{ConformalMethod, Registry};
 use headstock_train::Run;
 use serde_json::{Value, json};
 
@@ -195,12 +195,12 @@ fn training_tells_these_figures_and_they_are_those_of_its_predictions() {
 
     // Sets of the classes whose score is at most the 123rd of 135, for (135 + 1) 0.9 is 122.4.
     let run = Run::open(&project.path("svm"), &Registry::builtin()).unwrap();
-    let scores = run.model.conformal.as_ref().unwrap().scores(SetMethod::Lac);
+    let scores = run.model.conformal.as_ref().unwrap().scores(ConformalMethod::Lac);
     assert!(scores.len() == 135 && scores.is_sorted());
     let lac = |row: &[f32]| (0..3).filter(|&class| -row[class] <= scores[122]).collect();
     near(&told["conformal"]["lac"], &predicted.of_sets(lac));
-    let sets = run.model.sets(0.9, SetMethod::Aps).unwrap();
-    let aps = |row: &[f32]| sets.of(row).into_iter().map(|class| class as usize).collect();
+    let sets = run.model.sets(0.9, ConformalMethod::Aps).unwrap();
+    let aps = |row: &[f32]| sets.predict(row).into_iter().map(|class| class as usize).collect();
     near(&told["conformal"]["aps"], &predicted.of_sets(aps));
     assert_eq!(told["conformal"]["coverage"], 0.9);
     assert_ne!(told["conformal"]["aps"], told["conformal"]["lac"], "on this data they are not the same");

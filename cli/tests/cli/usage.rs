@@ -70,7 +70,7 @@ fn a_folder_to_predict_is_walked_as_one_to_train_on() {
         predicted.stdout.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(paths, ["new/a/c.jpg", "new/b.jpg"]);
     std::os::unix::fs::symlink("../photos", folder.join("out")).unwrap();
-    project.run(&["predict", "runs/linear-1", "new"]).fails(3, &["the link new/out leads out of new"]);
+    project.run(&["predict", "runs/linear-1", "new"]).fails(3, &["the link new/out points outside new"]);
 }
 
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Straight lines through points; level before the first and after the last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Isotonic {
+pub struct IsotonicCurve {
     /// Logits, ascending.
     pub logits: Vec<f64>,
     /// The probability at each, never falling.
@@ -17,48 +17,52 @@ pub struct Isotonic {
 
 /// Values next to each other that share a probability.
 #[derive(Clone, Copy, Debug)]
-struct Pool {
+struct PavBlock {
     first: f64,
     last: f64,
-    positive: f64,
-    count: f64,
+    positives: f64,
+    n_values: f64,
 }
 
-impl Pool {
-    fn level(self) -> f64 {
-        self.positive / self.count
+impl PavBlock {
+    fn mean(self) -> f64 {
+        self.positives / self.n_values
     }
 }
 
-impl Isotonic {
+impl IsotonicCurve {
     /// Fits to which of `values`, at least one, are positive.
-    pub(super) fn fit(values: &[f64], positive: &[bool]) -> Self {
-        let mut samples: Vec<(f64, bool)> = values.iter().copied().zip(positive.iter().copied()).collect();
+    pub(super) fn fit(values: &[f64], is_positive: &[bool]) -> Self {
+        let mut samples: Vec<(f64, bool)> = values.iter().copied().zip(is_positive.iter().copied()).collect();
         samples.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut pools: Vec<Pool> = Vec::new();
+        let mut blocks: Vec<PavBlock> = Vec::new();
         for equal in samples.chunk_by(|a, b| a.0 == b.0) {
-            let hits = equal.iter().filter(|(_, positive)| *positive).count();
+            let positives = equal.iter().filter(|(_, positive)| *positive).count();
             let value = equal[0].0;
-            let mut pool =
-                Pool { first: value, last: value, positive: hits as f64, count: equal.len() as f64 };
-            while let Some(before) = pools.pop_if(|before| before.level() >= pool.level()) {
-                pool = Pool {
-                    first: before.first,
-                    last: pool.last,
-                    positive: before.positive + pool.positive,
-                    count: before.count + pool.count,
+            let mut block = PavBlock {
+                first: value,
+                last: value,
+                positives: positives as f64,
+                n_values: equal.len() as f64,
+            };
+            while let Some(previous) = blocks.pop_if(|before| before.mean() >= block.mean()) {
+                block = PavBlock {
+                    first: previous.first,
+                    last: block.last,
+                    positives: previous.positives + block.positives,
+                    n_values: previous.n_values + block.n_values,
                 };
             }
-            pools.push(pool);
+            blocks.push(block);
         }
-        let mut steps = Self { logits: Vec::new(), probabilities: Vec::new() };
-        for pool in pools {
-            steps.push(pool.first, pool.level());
-            if pool.last > pool.first {
-                steps.push(pool.last, pool.level());
+        let mut curve = Self { logits: Vec::new(), probabilities: Vec::new() };
+        for block in blocks {
+            curve.push(block.first, block.mean());
+            if block.last > block.first {
+                curve.push(block.last, block.mean());
             }
         }
-        steps
+        curve
     }
 
     fn push(&mut self, logit: f64, probability: f64) {
@@ -69,20 +73,21 @@ impl Isotonic {
     /// The probability of a logit.
     pub(super) fn probability(&self, value: f64) -> f64 {
         let Self { logits, probabilities } = self;
-        let next = logits.partition_point(|&logit| logit < value);
-        if next == 0 {
+        let upper = logits.partition_point(|&logit| logit < value);
+        if upper == 0 {
             return probabilities[0];
         }
-        if next == logits.len() {
-            return probabilities[next - 1];
+        if upper == logits.len() {
+            return probabilities[upper - 1];
         }
-        let way = (value - logits[next - 1]) / (logits[next] - logits[next - 1]);
-        let between = probabilities[next - 1] + way * (probabilities[next] - probabilities[next - 1]);
+        let fraction = (value - logits[upper - 1]) / (logits[upper] - logits[upper - 1]);
+        let interpolated =
+            probabilities[upper - 1] + fraction * (probabilities[upper] - probabilities[upper - 1]);
         // Rounding may carry it past the next one, and it would fall again there.
-        between.min(probabilities[next])
+        interpolated.min(probabilities[upper])
     }
 
-    pub(super) fn is_sound(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         let Self { logits, probabilities } = self;
         !logits.is_empty()
             && logits.len() == probabilities.len()

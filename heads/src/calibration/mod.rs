@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Logits;
 use crate::error::HeadError;
-pub use isotonic::Isotonic;
+pub use isotonic::IsotonicCurve;
 pub use platt::Sigmoid;
 
 /// How logits are to become probabilities: the key `calibration`.
@@ -57,7 +57,7 @@ pub enum Calibration {
     /// Softmax of the logits divided by this.
     Temperature(f64),
     /// A function of each class's logit, `[C]`; of two classes the second's.
-    Isotonic(Vec<Isotonic>),
+    Isotonic(Vec<IsotonicCurve>),
     /// A sigmoid of each class's logit, `[C]`; of two classes the second's.
     Platt(Vec<Sigmoid>),
 }
@@ -97,8 +97,8 @@ impl Calibration {
         Ok(match method {
             CalibrationMethod::None => Self::None,
             CalibrationMethod::Temperature => Self::Temperature(temperature::fit(logits, labels)),
-            CalibrationMethod::Isotonic => Self::Isotonic(fit_each(logits, labels, Isotonic::fit)),
-            CalibrationMethod::Platt => Self::Platt(fit_each(logits, labels, Sigmoid::fit)),
+            CalibrationMethod::Isotonic => Self::Isotonic(fit_per_class(logits, labels, IsotonicCurve::fit)),
+            CalibrationMethod::Platt => Self::Platt(fit_per_class(logits, labels, Sigmoid::fit)),
         })
     }
 
@@ -131,12 +131,12 @@ impl Calibration {
         self.check(logits.classes())?;
         Ok(match self {
             Self::None => logits.softmax(),
-            Self::Temperature(temperature) => logits.softmax_at(*temperature),
+            Self::Temperature(temperature) => logits.softmax_with_temperature(*temperature),
             Self::Isotonic(functions) => {
-                against_the_rest(logits, |class, value| functions[class].probability(value))
+                one_vs_rest_probabilities(logits, |class, value| functions[class].probability(value))
             }
             Self::Platt(functions) => {
-                against_the_rest(logits, |class, value| functions[class].probability(value))
+                one_vs_rest_probabilities(logits, |class, value| functions[class].probability(value))
             }
         })
     }
@@ -146,22 +146,22 @@ impl Calibration {
     /// # Errors
     /// [`HeadError::Data`] for a number that none can have, and for functions of another number of classes.
     pub fn check(&self, classes: usize) -> Result<(), HeadError> {
-        let (sound, functions) = match self {
+        let (valid, functions) = match self {
             Self::None => return Ok(()),
             Self::Temperature(temperature) => (temperature.is_finite() && *temperature > 0.0, None),
-            Self::Isotonic(all) => (all.iter().all(Isotonic::is_sound), Some(all.len())),
-            Self::Platt(all) => (all.iter().all(Sigmoid::is_sound), Some(all.len())),
+            Self::Isotonic(all) => (all.iter().all(IsotonicCurve::is_valid), Some(all.len())),
+            Self::Platt(all) => (all.iter().all(Sigmoid::is_valid), Some(all.len())),
         };
-        if !sound {
+        if !valid {
             let method = self.method().as_str();
             return Err(HeadError::Data(format!(
                 "the calibration is no {method}: its numbers make no sense"
             )));
         }
         match functions {
-            Some(found) if found != planes(classes) => Err(HeadError::Data(format!(
+            Some(found) if found != n_functions(classes) => Err(HeadError::Data(format!(
                 "the calibration has {found} functions, expected {} for {classes} classes",
-                planes(classes)
+                n_functions(classes)
             ))),
             _ => Ok(()),
         }
@@ -169,25 +169,25 @@ impl Calibration {
 }
 
 /// How many functions tell the classes apart: two share one.
-fn planes(classes: usize) -> usize {
+fn n_functions(classes: usize) -> usize {
     if classes == 2 { 1 } else { classes }
 }
 
 /// The logits of a class against the rest.
-fn decisions(row: &[f32], plane: usize) -> f64 {
+fn one_vs_rest_logit(row: &[f32], function: usize) -> f64 {
     match *row {
         [first, second] => f64::from(second) - f64::from(first),
-        _ => f64::from(row[plane]),
+        _ => f64::from(row[function]),
     }
 }
 
 /// Fits a function of each class's logit to whether it is the class.
-fn fit_each<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool]) -> F) -> Vec<F> {
+fn fit_per_class<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool]) -> F) -> Vec<F> {
     let classes = logits.classes();
-    (0..planes(classes))
-        .map(|plane| {
-            let class = if classes == 2 { 1 } else { plane as u32 };
-            let values: Vec<f64> = logits.rows().map(|row| decisions(row, plane)).collect();
+    (0..n_functions(classes))
+        .map(|function| {
+            let class = if classes == 2 { 1 } else { function as u32 };
+            let values: Vec<f64> = logits.rows().map(|row| one_vs_rest_logit(row, function)).collect();
             let positive: Vec<bool> = labels.iter().map(|&label| label == class).collect();
             fit(&values, &positive)
         })
@@ -195,19 +195,20 @@ fn fit_each<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool]) ->
 }
 
 /// Each class's own probability by `probability`, so that a row sums to 1.
-fn against_the_rest(logits: &Logits, probability: impl Fn(usize, f64) -> f64) -> Vec<f32> {
+fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -> f64) -> Vec<f32> {
     let classes = logits.classes();
     let mut out = Vec::with_capacity(logits.as_slice().len());
     for row in logits.rows() {
         if classes == 2 {
-            let second = probability(0, decisions(row, 0));
+            let second = probability(0, one_vs_rest_logit(row, 0));
             out.extend([(1.0 - second) as f32, second as f32]);
             continue;
         }
-        let each: Vec<f64> = (0..classes).map(|class| probability(class, decisions(row, class))).collect();
-        let sum: f64 = each.iter().sum();
-        let share = |p: f64| if sum > 0.0 { p / sum } else { 1.0 / classes as f64 };
-        out.extend(each.into_iter().map(|p| share(p) as f32));
+        let probabilities: Vec<f64> =
+            (0..classes).map(|class| probability(class, one_vs_rest_logit(row, class))).collect();
+        let sum: f64 = probabilities.iter().sum();
+        let normalize = |p: f64| if sum > 0.0 { p / sum } else { 1.0 / classes as f64 };
+        out.extend(probabilities.into_iter().map(|p| normalize(p) as f32));
     }
     out
 }
@@ -230,11 +231,11 @@ pub(crate) fn check_labels(rows: usize, classes: usize, labels: &[u32]) -> Resul
 
 fn check_finite(logits: &Logits) -> Result<(), HeadError> {
     match logits.as_slice().iter().position(|v| !v.is_finite()) {
-        Some(at) => Err(HeadError::Data(format!(
+        Some(index) => Err(HeadError::Data(format!(
             "the logit of class {} in row {} is {}: logits must be finite",
-            at % logits.classes(),
-            at / logits.classes(),
-            logits.as_slice()[at]
+            index % logits.classes(),
+            index / logits.classes(),
+            logits.as_slice()[index]
         ))),
         None => Ok(()),
     }

@@ -15,28 +15,28 @@ pub struct Sigmoid {
 }
 
 /// Newton's steps at most; it takes about ten.
-const STEPS: usize = 100;
+const MAX_ITERATIONS: usize = 100;
 
 /// Halvings of a step at most.
-const HALVINGS: usize = 60;
+const MAX_HALVINGS: usize = 60;
 
 impl Sigmoid {
     /// Fits to which of `values` are positive. With values that are all equal the slope is 0.
     pub(super) fn fit(values: &[f64], positive: &[bool]) -> Self {
         let n = values.len() as f64;
-        let positives = positive.iter().filter(|&&positive| positive).count() as f64;
-        let target = [1.0 / (n - positives + 2.0), (positives + 1.0) / (positives + 2.0)];
+        let n_positive = positive.iter().filter(|&&positive| positive).count() as f64;
+        let targets = [1.0 / (n - n_positive + 2.0), (n_positive + 1.0) / (n_positive + 2.0)];
         // Of mean 0 and variance 1 every scale of logits is solved as well.
         let mean = values.iter().sum::<f64>() / n;
         let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();
-        let unit = |value: f64| if deviation > 0.0 { (value - mean) / deviation } else { 0.0 };
+        let standardize = |value: f64| if deviation > 0.0 { (value - mean) / deviation } else { 0.0 };
         let samples: Vec<(f64, f64)> = values
             .iter()
             .zip(positive)
-            .map(|(&value, &positive)| (unit(value), target[usize::from(positive)]))
+            .map(|(&value, &positive)| (standardize(value), targets[usize::from(positive)]))
             .collect();
-        let share = (positives * target[1] + (n - positives) * target[0]) / n;
-        let (slope, intercept) = minimum(&samples, (share / (1.0 - share)).ln());
+        let mean_target = (n_positive * targets[1] + (n - n_positive) * targets[0]) / n;
+        let (slope, intercept) = minimize_cross_entropy(&samples, (mean_target / (1.0 - mean_target)).ln());
         if deviation > 0.0 {
             Self { slope: slope / deviation, intercept: intercept - slope * mean / deviation }
         } else {
@@ -49,60 +49,60 @@ impl Sigmoid {
         sigmoid(self.slope * value + self.intercept)
     }
 
-    pub(super) fn is_sound(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         self.slope.is_finite() && self.intercept.is_finite()
     }
 }
 
-fn sigmoid(odds: f64) -> f64 {
-    1.0 / (1.0 + (-odds).exp())
+fn sigmoid(log_odds: f64) -> f64 {
+    1.0 / (1.0 + (-log_odds).exp())
 }
 
 /// The slope and intercept that minimise the cross entropy of `samples`, each a value and a target between 0 and 1.
-fn minimum(samples: &[(f64, f64)], intercept: f64) -> (f64, f64) {
+fn minimize_cross_entropy(samples: &[(f64, f64)], intercept: f64) -> (f64, f64) {
     let loss = |slope: f64, intercept: f64| -> f64 {
-        let each = samples.iter().map(|&(x, target)| {
-            let odds = slope * x + intercept;
-            odds.max(0.0) + (-odds.abs()).exp().ln_1p() - target * odds
+        let losses = samples.iter().map(|&(x, target)| {
+            let log_odds = slope * x + intercept;
+            log_odds.max(0.0) + (-log_odds.abs()).exp().ln_1p() - target * log_odds
         });
-        each.sum()
+        losses.sum()
     };
     let (mut slope, mut intercept) = (0.0, intercept);
-    let mut value = loss(slope, intercept);
-    for _ in 0..STEPS {
-        let (mut gradient, mut xx, mut x1, mut one) = ([0.0; 2], 0.0, 0.0, 0.0);
+    let mut current_loss = loss(slope, intercept);
+    for _ in 0..MAX_ITERATIONS {
+        let (mut gradient, mut h_xx, mut h_x1, mut h_11) = ([0.0; 2], 0.0, 0.0, 0.0);
         for &(x, target) in samples {
             let p = sigmoid(slope * x + intercept);
             let curvature = p * (1.0 - p);
             gradient[0] += (p - target) * x;
             gradient[1] += p - target;
-            xx += curvature * x * x;
-            x1 += curvature * x;
-            one += curvature;
+            h_xx += curvature * x * x;
+            h_x1 += curvature * x;
+            h_11 += curvature;
         }
         // Kept away from singular, as there: all values may be equal.
-        let ridge = 1e-12 * (xx + one) + f64::MIN_POSITIVE;
-        let (xx, one) = (xx + ridge, one + ridge);
-        let determinant = xx * one - x1 * x1;
+        let ridge = 1e-12 * (h_xx + h_11) + f64::MIN_POSITIVE;
+        let (h_xx, h_11) = (h_xx + ridge, h_11 + ridge);
+        let determinant = h_xx * h_11 - h_x1 * h_x1;
         let step = [
-            -(one * gradient[0] - x1 * gradient[1]) / determinant,
-            -(xx * gradient[1] - x1 * gradient[0]) / determinant,
+            -(h_11 * gradient[0] - h_x1 * gradient[1]) / determinant,
+            -(h_xx * gradient[1] - h_x1 * gradient[0]) / determinant,
         ];
-        let descent = gradient[0] * step[0] + gradient[1] * step[1];
-        let mut length = 1.0;
-        let mut found = None;
-        for _ in 0..HALVINGS {
-            let (s, i) = (slope + length * step[0], intercept + length * step[1]);
-            let next = loss(s, i);
-            if next < value + 1e-4 * length * descent {
-                found = Some((s, i, next));
+        let directional_derivative = gradient[0] * step[0] + gradient[1] * step[1];
+        let mut step_length = 1.0;
+        let mut accepted = None;
+        for _ in 0..MAX_HALVINGS {
+            let (s, i) = (slope + step_length * step[0], intercept + step_length * step[1]);
+            let next_loss = loss(s, i);
+            if next_loss < current_loss + 1e-4 * step_length * directional_derivative {
+                accepted = Some((s, i, next_loss));
                 break;
             }
-            length /= 2.0;
+            step_length /= 2.0;
         }
         // No step is a step down any more: the minimum, as far as doubles tell.
-        let Some(next) = found else { break };
-        (slope, intercept, value) = next;
+        let Some(accepted) = accepted else { break };
+        (slope, intercept, current_loss) = accepted;
     }
     (slope, intercept)
 }

@@ -8,88 +8,89 @@ use rayon::prelude::*;
 use crate::data::Logits;
 
 /// The bracket of the inverse temperature, times the spread of the logits: scikit-learn's, but for the spread.
-const WIDEST: f64 = 10.0;
+const LOG_BRACKET: f64 = 10.0;
 
 /// Relative width of the bracket, or length of a step, at which the temperature is found.
-const PRECISION: f64 = 1e-13;
+const TOLERANCE: f64 = 1e-13;
 
 /// More rounds than halving the bracket takes.
-const ROUNDS: usize = 200;
+const MAX_ITERATIONS: usize = 200;
 
 /// Rows of a partial sum: fixed, so that no sum depends on the number of threads.
 const BLOCK: usize = 256;
 
 /// The temperature, as [`Calibration::fit`](super::Calibration::fit) describes it. Logits are finite, labels in range.
 pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
-    let loss = Loss { logits, labels };
-    let spread = loss.spread();
-    if spread == 0.0 {
+    let loss = TemperatureLoss { logits, labels };
+    let logit_std = loss.logit_std();
+    if logit_std == 0.0 {
         return 1.0;
     }
-    let (low, high) = ((-WIDEST).exp() / spread, WIDEST.exp() / spread);
-    let best = loss.minimum(low, high);
+    let (low, high) = ((-LOG_BRACKET).exp() / logit_std, LOG_BRACKET.exp() / logit_std);
+    let best = loss.minimize(low, high);
     let n = labels.len() as f64;
-    let least = ((n + 2.0) / (n + 1.0)).ln();
-    let inverse = if loss.at(best).value < least { loss.descent_to(least, low, best) } else { best };
+    let loss_floor = ((n + 2.0) / (n + 1.0)).ln();
+    let inverse =
+        if loss.evaluate(best).value < loss_floor { loss.find_crossing(loss_floor, low, best) } else { best };
     inverse.recip()
 }
 
 /// The mean log-loss as a function of the inverse temperature.
-struct Loss<'a> {
+struct TemperatureLoss<'a> {
     logits: &'a Logits,
     labels: &'a [u32],
 }
 
 /// A point of the loss.
 #[derive(Clone, Copy, Debug, Default)]
-struct Point {
+struct LossPoint {
     value: f64,
     slope: f64,
     curvature: f64,
 }
 
-impl Loss<'_> {
+impl TemperatureLoss<'_> {
     /// The standard deviation of the logits within a row, over all rows.
-    fn spread(&self) -> f64 {
+    fn logit_std(&self) -> f64 {
         let classes = self.logits.classes() as f64;
-        let variance = self.mean(|row, _| {
+        let variance = self.mean_over_rows(|row, _| {
             let mean = row.iter().copied().map(f64::from).sum::<f64>() / classes;
             row.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / classes
         });
         variance.sqrt()
     }
 
-    fn at(&self, inverse: f64) -> Point {
-        self.mean(|row, label| {
-            let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    fn evaluate(&self, inverse: f64) -> LossPoint {
+        self.mean_over_rows(|row, label| {
+            let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let (mut sum, mut first, mut second) = (0.0, 0.0, 0.0);
             for &z in row {
-                let z = f64::from(z) - top;
+                let z = f64::from(z) - max;
                 let weight = (inverse * z).exp();
                 sum += weight;
                 first += weight * z;
                 second += weight * z * z;
             }
-            let (mean, own) = (first / sum, f64::from(row[label as usize]) - top);
-            Point {
-                value: sum.ln() - inverse * own,
-                slope: mean - own,
+            let (mean, label_logit) = (first / sum, f64::from(row[label as usize]) - max);
+            LossPoint {
+                value: sum.ln() - inverse * label_logit,
+                slope: mean - label_logit,
                 curvature: second / sum - mean * mean,
             }
         })
     }
 
     /// Where the loss is lowest between `low` and `high`.
-    fn minimum(&self, mut low: f64, mut high: f64) -> f64 {
-        if self.at(low).slope >= 0.0 {
+    fn minimize(&self, mut low: f64, mut high: f64) -> f64 {
+        if self.evaluate(low).slope >= 0.0 {
             return low;
         }
-        if self.at(high).slope <= 0.0 {
+        if self.evaluate(high).slope <= 0.0 {
             return high;
         }
         let mut inverse = 1.0f64.clamp(low, high);
-        for _ in 0..ROUNDS {
-            let Point { slope, curvature, .. } = self.at(inverse);
+        for _ in 0..MAX_ITERATIONS {
+            let LossPoint { slope, curvature, .. } = self.evaluate(inverse);
             if slope < 0.0 {
                 low = inverse;
             } else {
@@ -98,7 +99,7 @@ impl Loss<'_> {
             let newton = inverse - slope / curvature;
             // A step of nothing, or back to an end, is within.
             let next = if (low..=high).contains(&newton) { newton } else { (low * high).sqrt() };
-            if (next / inverse - 1.0).abs() < PRECISION || high / low - 1.0 < PRECISION {
+            if (next / inverse - 1.0).abs() < TOLERANCE || high / low - 1.0 < TOLERANCE {
                 return next;
             }
             inverse = next;
@@ -107,19 +108,19 @@ impl Loss<'_> {
     }
 
     /// Where the loss, on its way down from `low` to `high`, comes to `value`.
-    fn descent_to(&self, value: f64, mut low: f64, mut high: f64) -> f64 {
-        for _ in 0..ROUNDS {
+    fn find_crossing(&self, target: f64, mut low: f64, mut high: f64) -> f64 {
+        for _ in 0..MAX_ITERATIONS {
             let middle = (low * high).sqrt();
-            if high / low - 1.0 < PRECISION {
+            if high / low - 1.0 < TOLERANCE {
                 return middle;
             }
-            if self.at(middle).value > value { low = middle } else { high = middle }
+            if self.evaluate(middle).value > target { low = middle } else { high = middle }
         }
         high
     }
 
     /// The mean of `of` over all rows and their labels.
-    fn mean<T: Sum>(&self, of: impl Fn(&[f32], u32) -> T + Sync) -> T {
+    fn mean_over_rows<T: Averageable>(&self, f: impl Fn(&[f32], u32) -> T + Sync) -> T {
         let classes = self.logits.classes();
         let blocks: Vec<T> = self
             .logits
@@ -128,32 +129,32 @@ impl Loss<'_> {
             .zip(self.labels.par_chunks(BLOCK))
             .map(|(rows, labels)| {
                 let rows = rows.chunks_exact(classes).zip(labels);
-                rows.fold(T::default(), |sum, (row, &label)| sum.plus(of(row, label)))
+                rows.fold(T::default(), |sum, (row, &label)| sum.add(f(row, label)))
             })
             .collect();
-        let sum = blocks.into_iter().fold(T::default(), T::plus);
-        sum.times(1.0 / self.labels.len() as f64)
+        let sum = blocks.into_iter().fold(T::default(), T::add);
+        sum.scale(1.0 / self.labels.len() as f64)
     }
 }
 
 /// What can be averaged.
-trait Sum: Copy + Default + Send {
-    fn plus(self, other: Self) -> Self;
-    fn times(self, factor: f64) -> Self;
+trait Averageable: Copy + Default + Send {
+    fn add(self, other: Self) -> Self;
+    fn scale(self, factor: f64) -> Self;
 }
 
-impl Sum for f64 {
-    fn plus(self, other: Self) -> Self {
+impl Averageable for f64 {
+    fn add(self, other: Self) -> Self {
         self + other
     }
 
-    fn times(self, factor: f64) -> Self {
+    fn scale(self, factor: f64) -> Self {
         self * factor
     }
 }
 
-impl Sum for Point {
-    fn plus(self, other: Self) -> Self {
+impl Averageable for LossPoint {
+    fn add(self, other: Self) -> Self {
         Self {
             value: self.value + other.value,
             slope: self.slope + other.slope,
@@ -161,7 +162,7 @@ impl Sum for Point {
         }
     }
 
-    fn times(self, factor: f64) -> Self {
+    fn scale(self, factor: f64) -> Self {
         Self { value: self.value * factor, slope: self.slope * factor, curvature: self.curvature * factor }
     }
 }

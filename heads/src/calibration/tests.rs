@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::random::Keyed;
+use crate::random::KeyedRng;
 
 const METHODS: [CalibrationMethod; 4] = [
     CalibrationMethod::None,
@@ -23,10 +23,10 @@ fn temperature(values: &[f32], classes: usize, labels: &[u32]) -> f64 {
 /// The mean log-loss at a temperature, without the rounding of probabilities.
 fn log_loss(logits: &Logits, temperature: f64, labels: &[u32]) -> f64 {
     let rows = logits.rows().zip(labels).map(|(row, &label)| {
-        let own = f64::from(row[label as usize]);
-        let above: Vec<f64> = row.iter().map(|&z| (f64::from(z) - own) / temperature).collect();
-        let top = above.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        top + above.iter().map(|z| (z - top).exp()).sum::<f64>().ln()
+        let label_logit = f64::from(row[label as usize]);
+        let differences: Vec<f64> = row.iter().map(|&z| (f64::from(z) - label_logit) / temperature).collect();
+        let max = differences.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        max + differences.iter().map(|z| (z - max).exp()).sum::<f64>().ln()
     });
     rows.sum::<f64>() / labels.len() as f64
 }
@@ -69,9 +69,9 @@ proptest! {
         let loss = |temperature| log_loss(&logits, temperature, &labels);
         let n = labels.len() as f64;
         // Beyond the one the rule of succession stops it; beyond the other the bracket, where even probabilities are best.
-        let (least, even) = (((n + 2.0) / (n + 1.0)).ln(), (logits.classes() as f64).ln() - 1e-3);
-        let other = loss(best * factor).max(least);
-        prop_assert!(loss(best) <= if other > even { other + 2e-3 } else { other + 1e-6 }, "{best}");
+        let (loss_floor, uniform_loss) = (((n + 2.0) / (n + 1.0)).ln(), (logits.classes() as f64).ln() - 1e-3);
+        let other = loss(best * factor).max(loss_floor);
+        prop_assert!(loss(best) <= if other > uniform_loss { other + 2e-3 } else { other + 1e-6 }, "{best}");
     }
 
     #[test]
@@ -79,10 +79,10 @@ proptest! {
         values in prop::collection::vec(-20i8..20, 1..60), hits in prop::collection::vec(any::<bool>(), 60),
     ) {
         let values: Vec<f64> = values.into_iter().map(f64::from).collect();
-        let fitted = Isotonic::fit(&values, &hits[..values.len()]);
-        prop_assert!(fitted.is_sound(), "{fitted:?}");
-        let all: Vec<f64> = (-250..250).map(|x| fitted.probability(f64::from(x) / 10.0)).collect();
-        prop_assert!(all.is_sorted(), "{all:?}");
+        let fitted = IsotonicCurve::fit(&values, &hits[..values.len()]);
+        prop_assert!(fitted.is_valid(), "{fitted:?}");
+        let probabilities: Vec<f64> = (-250..250).map(|x| fitted.probability(f64::from(x) / 10.0)).collect();
+        prop_assert!(probabilities.is_sorted(), "{probabilities:?}");
         // It is right on average.
         let mean = values.iter().map(|&v| fitted.probability(v)).sum::<f64>();
         let count = hits[..values.len()].iter().filter(|&&hit| hit).count() as f64;
@@ -92,7 +92,7 @@ proptest! {
 
 /// There the slope is 0 to the bit, and Newton's step ends at an end of the bracket.
 #[test]
-fn a_temperature_that_is_found_exactly_is_kept() {
+fn newton_may_end_exactly_at_the_minimum() {
     let values = [0.001460308, 0.039428316, 0.0073015396, -0.0073015396, 0.0];
     let more = [-0.02190462, 0.011682464, 0.013142771, 0.02190462, 0.001460308];
     let logits = logits(&[values, more].concat(), 5);
@@ -102,24 +102,24 @@ fn a_temperature_that_is_found_exactly_is_kept() {
 
 /// 0.3 and what 0.9 is above it add up to a little more than 0.9.
 #[test]
-fn isotonic_does_not_fall_by_a_rounding() {
-    let fitted = Isotonic { logits: vec![-1.0, 0.0], probabilities: vec![0.3, 0.9] };
+fn isotonic_is_monotonic_despite_rounding() {
+    let fitted = IsotonicCurve { logits: vec![-1.0, 0.0], probabilities: vec![0.3, 0.9] };
     assert_eq!([fitted.probability(0.0), fitted.probability(1.0)], [0.9, 0.9]);
 }
 
 #[test]
-fn a_temperature_makes_probabilities_what_they_were_drawn_from() {
+fn temperature_scaling_recovers_the_true_probabilities() {
     // Labels drawn from a softmax, whose logits are then given seven times too large.
-    let mut random = Keyed::new(&[1]);
+    let mut rng = KeyedRng::new(&[1]);
     let mut values = Vec::new();
     let mut labels = Vec::new();
     for _ in 0..20_000 {
-        let row: Vec<f32> = (0..4).map(|_| (random.uniform() * 4.0) as f32).collect();
-        let mut left = random.uniform() as f32;
+        let row: Vec<f32> = (0..4).map(|_| (rng.uniform() * 4.0) as f32).collect();
+        let mut remaining = rng.uniform() as f32;
         let probabilities = logits(&row, 4).softmax();
         let class = probabilities.iter().position(|p| {
-            left -= p;
-            left < 0.0
+            remaining -= p;
+            remaining < 0.0
         });
         labels.push(class.unwrap_or(3) as u32);
         values.extend(row.iter().map(|v| 7.0 * v));
@@ -129,7 +129,7 @@ fn a_temperature_makes_probabilities_what_they_were_drawn_from() {
 }
 
 #[test]
-fn photos_that_are_all_told_right_are_worth_what_the_rule_of_succession_says() {
+fn perfect_accuracy_gives_the_rule_of_succession_probability() {
     for n in [1, 8, 1000] {
         let values: Vec<f32> = (0..n).flat_map(|_| [3.0, -1.0, 0.5]).collect();
         let labels = vec![0; n];
@@ -141,14 +141,14 @@ fn photos_that_are_all_told_right_are_worth_what_the_rule_of_succession_says() {
 }
 
 #[test]
-fn logits_that_are_worse_than_chance_give_even_probabilities() {
+fn logits_worse_than_chance_give_uniform_probabilities() {
     let values = [1.0, 0.0, 0.0, 1.0];
     let found = temperature(&values, 2, &[1, 0]);
     assert!(found.is_finite() && found > 1e3, "{found}");
 }
 
 #[test]
-fn equal_logits_tell_nothing_and_keep_the_temperature_at_one() {
+fn equal_logits_keep_the_temperature_at_one() {
     assert_eq!(temperature(&[2.0; 9], 3, &[0, 1, 1]), 1.0);
     let values = logits(&[2.0; 9], 3);
     let platt = Calibration::fit(CalibrationMethod::Platt, &values, &[0, 1, 1]).unwrap();
@@ -167,7 +167,7 @@ fn equal_logits_tell_nothing_and_keep_the_temperature_at_one() {
 }
 
 #[test]
-fn a_row_of_which_isotonic_knows_nothing_is_even() {
+fn a_row_with_only_zero_isotonic_probabilities_is_uniform() {
     // Low logits of all classes are of none of them.
     let values = [-5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0];
     let mut labels = vec![0, 0, 1, 2, 0];
@@ -189,7 +189,7 @@ fn one_class_is_certain() {
 }
 
 #[test]
-fn what_cannot_be_calibrated_on_is_refused_with_the_place() {
+fn invalid_calibration_data_is_refused_with_row_and_class() {
     let fit = |values: &[f32], labels: &[u32]| {
         Calibration::fit(CalibrationMethod::Temperature, &logits(values, 2), labels).unwrap_err().to_string()
     };
@@ -213,9 +213,9 @@ fn what_cannot_be_calibrated_on_is_refused_with_the_place() {
 }
 
 #[test]
-fn a_calibration_of_other_classes_or_of_no_sense_is_refused() {
-    let steps = |logits: &[f64], probabilities: &[f64]| {
-        Calibration::Isotonic(vec![Isotonic {
+fn a_calibration_with_another_class_count_or_invalid_numbers_is_refused() {
+    let isotonic = |logits: &[f64], probabilities: &[f64]| {
+        Calibration::Isotonic(vec![IsotonicCurve {
             logits: logits.to_vec(),
             probabilities: probabilities.to_vec(),
         }])
@@ -226,36 +226,36 @@ fn a_calibration_of_other_classes_or_of_no_sense_is_refused() {
         (Calibration::Temperature(f64::INFINITY), 3),
         (Calibration::Platt(vec![Sigmoid { slope: 1.0, intercept: 0.0 }]), 3),
         (Calibration::Platt(vec![Sigmoid { slope: 1.0, intercept: f64::NAN }]), 2),
-        (steps(&[], &[]), 2),
-        (steps(&[1.0, 0.0], &[0.1, 0.2]), 2),
-        (steps(&[0.0, 1.0], &[0.2, 0.1]), 2),
-        (steps(&[0.0, 1.0], &[0.2]), 2),
-        (steps(&[0.0], &[1.5]), 2),
+        (isotonic(&[], &[]), 2),
+        (isotonic(&[1.0, 0.0], &[0.1, 0.2]), 2),
+        (isotonic(&[0.0, 1.0], &[0.2, 0.1]), 2),
+        (isotonic(&[0.0, 1.0], &[0.2]), 2),
+        (isotonic(&[0.0], &[1.5]), 2),
     ] {
         assert!(calibration.check(classes).is_err(), "{calibration:?}");
     }
-    let sound = steps(&[0.0, 1.0], &[0.1, 0.2]);
-    assert!(sound.check(2).is_ok());
-    assert!(sound.probabilities(&logits(&[1.0, 2.0, 3.0], 3)).is_err());
+    let valid = isotonic(&[0.0, 1.0], &[0.1, 0.2]);
+    assert!(valid.check(2).is_ok());
+    assert!(valid.probabilities(&logits(&[1.0, 2.0, 3.0], 3)).is_err());
 }
 
 #[test]
-fn one_photo_makes_isotonic_a_constant_and_platt_its_smoothed_target() {
+fn a_single_sample_makes_isotonic_constant_and_platt_its_smoothed_target() {
     for (label, hit, target) in [(1, 1.0, 2.0 / 3.0), (0, 0.0, 1.0 / 3.0)] {
-        let one = logits(&[-1.0, 2.0], 2);
-        let of = |method| {
-            let fitted = Calibration::fit(method, &one, &[label]).unwrap();
+        let single = logits(&[-1.0, 2.0], 2);
+        let probabilities_of = |method| {
+            let fitted = Calibration::fit(method, &single, &[label]).unwrap();
             fitted.probabilities(&logits(&[5.0, -5.0, -1.0, 2.0], 2)).unwrap()
         };
-        assert_eq!(of(CalibrationMethod::Isotonic), [1.0 - hit, hit, 1.0 - hit, hit]);
+        assert_eq!(probabilities_of(CalibrationMethod::Isotonic), [1.0 - hit, hit, 1.0 - hit, hit]);
         // Platt's targets: (1 + 1) / (1 + 2) for a hit, 1 / (1 + 2) for none.
-        let platt = of(CalibrationMethod::Platt);
+        let platt = probabilities_of(CalibrationMethod::Platt);
         assert!((platt[3] - target as f32).abs() < 1e-4, "{platt:?}, not {target}");
     }
 }
 
 #[test]
-fn methods_are_named_and_each_fits_its_own() {
+fn methods_have_names_and_fit_their_own_variant() {
     let values = logits(&[3.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 1.0], 2);
     for (method, name) in METHODS.into_iter().zip(["none", "temperature", "isotonic", "platt"]) {
         let fitted = Calibration::fit(method, &values, &[0, 1, 1, 0]).unwrap();

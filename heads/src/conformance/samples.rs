@@ -1,20 +1,20 @@
 //! The data sets that the suite fits on.
 
-use crate::data::{Features, TrainingSet};
-use crate::random::Keyed;
+use crate::data::{FeatureMatrix, TrainingSet};
+use crate::random::KeyedRng;
 
 /// Features `[N, F]` and labels `[N]` of known make.
 #[derive(Clone, Debug)]
-pub(super) struct Samples {
+pub(super) struct SyntheticData {
     pub(super) values: Vec<f32>,
     pub(super) labels: Vec<u32>,
     pub(super) width: usize,
     pub(super) classes: usize,
 }
 
-impl Samples {
-    pub(super) fn features(&self) -> Features<'_> {
-        Features::rows_of(&self.values, self.width)
+impl SyntheticData {
+    pub(super) fn features(&self) -> FeatureMatrix<'_> {
+        FeatureMatrix::from_valid_rows(&self.values, self.width)
     }
 
     pub(super) fn training_set(&self) -> TrainingSet<'_> {
@@ -22,58 +22,58 @@ impl Samples {
     }
 
     /// Values from 0 to 1 as from a ReLU; feature `c` is higher by `distance` in the samples of class `c`.
-    fn clouds(labels: Vec<u32>, width: usize, classes: usize, distance: f32) -> Self {
-        let mut random = Keyed::new(&[labels.len() as u64, width as u64]);
+    fn shifted_uniform(labels: Vec<u32>, width: usize, classes: usize, distance: f32) -> Self {
+        let mut rng = KeyedRng::new(&[labels.len() as u64, width as u64]);
         let mut values = Vec::with_capacity(labels.len() * width);
         for &label in &labels {
             for feature in 0..width {
                 let shift = if feature == label as usize { distance } else { 0.0 };
-                values.push(random.uniform() as f32 + shift);
+                values.push(rng.uniform() as f32 + shift);
             }
         }
         Self { values, labels, width, classes }
     }
 
     /// `n` samples, the classes in turn.
-    fn in_turn(n: usize, width: usize, classes: usize, distance: f32) -> Self {
-        Self::clouds((0..n).map(|i| (i % classes) as u32).collect(), width, classes, distance)
+    fn cycling_classes(n: usize, width: usize, classes: usize, distance: f32) -> Self {
+        Self::shifted_uniform((0..n).map(|i| (i % classes) as u32).collect(), width, classes, distance)
     }
 
     /// Four classes far apart.
     pub(super) fn separable() -> Self {
-        Self::in_turn(120, 8, 4, 4.0)
+        Self::cycling_classes(120, 8, 4, 4.0)
     }
 
     /// Three classes that overlap, as frequent.
     pub(super) fn overlapping() -> Self {
-        Self::in_turn(90, 7, 3, 0.4)
+        Self::cycling_classes(90, 7, 3, 0.4)
     }
 
     /// The same, with features that are 0 after its own.
-    pub(super) fn widened(&self, width: usize) -> Self {
-        let widen = |row: &[f32]| -> Vec<f32> {
+    pub(super) fn zero_padded(&self, width: usize) -> Self {
+        let pad = |row: &[f32]| -> Vec<f32> {
             row.iter().copied().chain(std::iter::repeat(0.0)).take(width).collect()
         };
-        let values = self.values.chunks_exact(self.width).flat_map(widen).collect();
+        let values = self.values.chunks_exact(self.width).flat_map(pad).collect();
         Self { values, width, labels: self.labels.clone(), classes: self.classes }
     }
 
     /// Samples of the first class alone, among `classes`.
     pub(super) fn one_class(classes: usize) -> Self {
-        Self::clouds(vec![0; 10], 4, classes, 1.0)
+        Self::shifted_uniform(vec![0; 10], 4, classes, 1.0)
     }
 
-    pub(super) fn one_each() -> Self {
-        Self::in_turn(3, 5, 3, 1.0)
+    pub(super) fn one_sample_per_class() -> Self {
+        Self::cycling_classes(3, 5, 3, 1.0)
     }
 
-    pub(super) fn wide() -> Self {
-        Self::in_turn(6, 40, 3, 1.0)
+    pub(super) fn more_features_than_samples() -> Self {
+        Self::cycling_classes(6, 40, 3, 1.0)
     }
 
     /// Two of four features do not vary; one of them is 0.
-    pub(super) fn constant() -> Self {
-        let mut samples = Self::in_turn(30, 4, 2, 2.0);
+    pub(super) fn constant_features() -> Self {
+        let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for row in samples.values.chunks_exact_mut(4) {
             row[2..].copy_from_slice(&[0.0, 3.0]);
         }
@@ -82,7 +82,7 @@ impl Samples {
 
     /// Values near the end of `f32`.
     pub(super) fn huge() -> Self {
-        let mut samples = Self::in_turn(30, 4, 2, 2.0);
+        let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for value in &mut samples.values {
             *value *= 1e38;
         }
@@ -91,7 +91,7 @@ impl Samples {
 
     /// Two classes that overlap, the second one a tenth as frequent.
     pub(super) fn unbalanced() -> Self {
-        Self::clouds((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
+        Self::shifted_uniform((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn huge_values_are_near_the_end_of_f32_and_as_different_as_others() {
-        let (huge, usual) = (Samples::huge(), Samples::in_turn(30, 4, 2, 2.0));
+        let (huge, usual) = (SyntheticData::huge(), SyntheticData::cycling_classes(30, 4, 2, 2.0));
         let largest = huge.values.iter().copied().fold(0.0, f32::max);
         assert!(largest.is_finite() && largest > f32::MAX / 2.0, "{largest}");
         for (huge, usual) in huge.values.iter().zip(&usual.values) {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check_head;
 use crate::affine::Affine;
-use crate::data::{ClassWeight, Features, Logits, TrainingSet};
-use crate::differentiable::{Differentiable, Mode};
+use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
+use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Parameter, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, History, HyperparameterInfo, Tensors};
 
 /// Declares the faults, and for each a test that the suite names the law which it breaks.
 macro_rules! faults {
@@ -124,38 +124,38 @@ impl<'de, const FAULT: u8> Deserialize<'de> for Means<FAULT> {
 
 static FITS: AtomicU64 = AtomicU64::new(0);
 
-fn refuse(fault: bool) -> Result<(), HeadError> {
+fn refuse_if(fault: bool) -> Result<(), HeadError> {
     if fault { Err(HeadError::Data("refused".into())) } else { Ok(()) }
 }
 
 impl<const FAULT: u8> HeadConfig for Means<FAULT> {
     const KIND: &'static str = "means";
     const ABOUT: &'static str = "the class whose mean is nearest";
-    const PARAMETERS: &'static [Parameter] = match FAULT {
+    const PARAMETERS: &'static [HyperparameterInfo] = match FAULT {
         UNLISTED_KEY => &[("scale", "")],
         KEY_LISTED_TWICE => &[("scale", ""), ("class_weight", ""), ("scale", "")],
         _ => &[("scale", ""), ("class_weight", "")],
     };
-    const WARM: bool = FAULT == STAYS || FAULT == ANY_START;
-    type Head = MeansHead<FAULT>;
+    const SUPPORTS_WARM_START: bool = FAULT == STAYS || FAULT == ANY_START;
+    type Head = FaultyHead<FAULT>;
 
     fn check(&self) -> Result<(), HeadError> {
-        refuse(FAULT == INVALID_DEFAULTS)
+        refuse_if(FAULT == INVALID_DEFAULTS)
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Self::Head>, HeadError> {
         if FAULT == STAYS
-            && let Some(start) = context.start
+            && let Some(start) = context.warm_start
         {
-            return Ok(Fitted::at_once(MeansHead(Affine::start(start, data)?)));
+            return Ok(Fitted::without_history(FaultyHead(Affine::warm_start(start, data)?)));
         }
         let (features, counts) = (data.features(), data.class_counts());
         let (width, classes) = (features.width(), data.classes());
-        refuse(FAULT == TWO_CLASSES && classes == 1)?;
-        refuse(FAULT == EVERY_CLASS && counts.contains(&0))?;
-        refuse(FAULT == TWO_EACH && counts.contains(&1))?;
-        refuse(FAULT == TALL && features.len() > 3 && features.len() < width)?;
-        refuse(
+        refuse_if(FAULT == TWO_CLASSES && classes == 1)?;
+        refuse_if(FAULT == EVERY_CLASS && counts.contains(&0))?;
+        refuse_if(FAULT == TWO_EACH && counts.contains(&1))?;
+        refuse_if(FAULT == TALL && features.len() > 3 && features.len() < width)?;
+        refuse_if(
             FAULT == VARIANCE && (0..width).any(|f| features.rows().all(|row| row[f] == features.row(0)[f])),
         )?;
         let largest = features.as_slice().iter().fold(0f32, |top, value| top.max(*value));
@@ -194,7 +194,7 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
         } else {
             Affine::from_f64(&weight, &bias, width)?
         };
-        let mut fitted = Fitted::at_once(MeansHead(map));
+        let mut fitted = Fitted::without_history(FaultyHead(map));
         if FAULT == HISTORY_DRIFTS {
             fitted.history = History {
                 columns: vec!["epoch"],
@@ -206,16 +206,16 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
 
     fn load(&self, tensors: &Tensors) -> Result<Self::Head, HeadError> {
         if FAULT == LOADS_NOTHING && tensors.is_empty() {
-            return Ok(MeansHead(Affine::from_f64(&[0.0], &[0.0], 1)?));
+            return Ok(FaultyHead(Affine::from_f64(&[0.0], &[0.0], 1)?));
         }
-        refuse(FAULT == NO_TENSOR_ERROR && tensors.is_empty())?;
+        refuse_if(FAULT == NO_TENSOR_ERROR && tensors.is_empty())?;
         let map = Affine::load(tensors, "")?;
         if FAULT == RELOADED {
             let (weight, bias) = map.to_f64();
             let bias: Vec<f64> = bias.iter().map(|b| b + 1.0).collect();
-            return Ok(MeansHead(Affine::from_f64(&weight, &bias, map.width())?));
+            return Ok(FaultyHead(Affine::from_f64(&weight, &bias, map.width())?));
         }
-        Ok(MeansHead(map))
+        Ok(FaultyHead(map))
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
@@ -223,9 +223,9 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
     }
 }
 
-struct MeansHead<const FAULT: u8>(Affine);
+struct FaultyHead<const FAULT: u8>(Affine);
 
-impl<const FAULT: u8> Head for MeansHead<FAULT> {
+impl<const FAULT: u8> Head for FaultyHead<FAULT> {
     fn width(&self) -> usize {
         self.0.width() + usize::from(FAULT == OTHER_WIDTH)
     }
@@ -234,9 +234,9 @@ impl<const FAULT: u8> Head for MeansHead<FAULT> {
         self.0.classes() + usize::from(FAULT == OTHER_CLASSES)
     }
 
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
-        refuse(FAULT == EMPTY_REFUSED && features.is_empty())?;
-        refuse(FAULT == OTHER_ERROR && features.width() != self.width())?;
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
+        refuse_if(FAULT == EMPTY_REFUSED && features.is_empty())?;
+        refuse_if(FAULT == OTHER_ERROR && features.width() != self.width())?;
         if FAULT == ANY_WIDTH && features.width() != self.width() {
             return Logits::new(vec![0.0; features.len() * self.classes()], self.classes());
         }
@@ -267,16 +267,21 @@ impl<const FAULT: u8> Head for MeansHead<FAULT> {
 }
 
 impl<const FAULT: u8> Differentiable for Means<FAULT> {
-    fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
+    fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let prefix = if FAULT == OTHER_NAMES { "initial." } else { "" };
-        Affine::from_f64(&vec![0.0; classes * width], &vec![0.0; classes], width)?.prefixed(prefix)
+        Affine::from_f64(&vec![0.0; classes * width], &vec![0.0; classes], width)?.tensors_with_prefix(prefix)
     }
 
-    fn forward(&self, parameters: &Tensors, features: &Tensor, mode: Mode) -> Result<Tensor, HeadError> {
+    fn forward(
+        &self,
+        parameters: &Tensors,
+        features: &Tensor,
+        mode: ForwardMode,
+    ) -> Result<Tensor, HeadError> {
         let logits = Affine::forward(parameters, "", features)?;
         Ok(match (FAULT, mode) {
             (OTHER_LOGITS, _) => (logits + 1.0)?,
-            (STREAM, Mode::Train { .. }) => (logits + FITS.fetch_add(1, Ordering::Relaxed) as f64)?,
+            (STREAM, ForwardMode::Train { .. }) => (logits + FITS.fetch_add(1, Ordering::Relaxed) as f64)?,
             (NO_GRADIENT, _) => logits.detach(),
             (HALF_GRADIENT, _) => ((&logits + logits.detach())? * 0.5)?,
             _ => logits,

@@ -8,27 +8,27 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::Real;
-use super::rows::Rows;
+use super::rows::RowSource;
 
 /// Side of the tiles of a product that a thread computes at a time. A tile and a block of factors fit the second-level cache,
 /// what it costs to make a block `f64` is small beside the products it is in, and a ResNet-18's 512 features still make
 /// three tiles. Measured: 256 is a tenth slower, 512 no faster.
-const TILE: usize = 384;
+const TILE_SIDE: usize = 384;
 /// Terms that are summed at a time.
-const DEPTH: usize = 256;
+const TERMS_PER_STEP: usize = 256;
 
 /// What a product of a matrix with itself pairs.
 #[derive(Clone, Copy)]
-enum Along {
+enum GramAxis {
     Columns,
     Rows,
 }
 
-impl Along {
+impl GramAxis {
     /// A block of the factor, `[paired, terms]`.
-    fn read<'a, T: Real>(
+    fn read_factor<'a, T: Real>(
         self,
-        rows: &impl Rows,
+        rows: &impl RowSource,
         paired: Range<usize>,
         terms: Range<usize>,
         out: &'a mut Vec<T>,
@@ -36,11 +36,11 @@ impl Along {
         let shape = (paired.len(), terms.len());
         match self {
             Self::Columns => {
-                rows.block(terms, paired, out);
+                rows.read_block(terms, paired, out);
                 MatRef::from_row_major_slice(out, shape.1, shape.0).transpose()
             }
             Self::Rows => {
-                rows.block(paired, terms, out);
+                rows.read_block(paired, terms, out);
                 MatRef::from_row_major_slice(out, shape.0, shape.1)
             }
         }
@@ -49,30 +49,30 @@ impl Along {
 
 /// A symmetric matrix `[n, n]`, of which the lower triangle is kept; or a lower triangular one.
 #[derive(Clone, Debug)]
-pub(crate) struct Lower<T = f64> {
+pub(crate) struct LowerTriangular<T = f64> {
     /// Column-major; what lies above the diagonal is not looked at.
     values: Vec<T>,
     size: usize,
 }
 
-impl<T: Real> Lower<T> {
+impl<T: Real> LowerTriangular<T> {
     /// `Xᵀ X`, `[F, F]`.
-    pub(crate) fn of_columns(rows: &impl Rows) -> Self {
-        Self::product(rows, Along::Columns)
+    pub(crate) fn column_gram(rows: &impl RowSource) -> Self {
+        Self::gram(rows, GramAxis::Columns)
     }
 
     /// `X Xᵀ`, `[N, N]`.
-    pub(crate) fn of_rows(rows: &impl Rows) -> Self {
-        Self::product(rows, Along::Rows)
+    pub(crate) fn row_gram(rows: &impl RowSource) -> Self {
+        Self::gram(rows, GramAxis::Rows)
     }
 
-    fn product(rows: &impl Rows, along: Along) -> Self {
-        let (size, depth) = match along {
-            Along::Columns => (rows.width(), rows.count()),
-            Along::Rows => (rows.count(), rows.width()),
+    fn gram(rows: &impl RowSource, axis: GramAxis) -> Self {
+        let (size, depth) = match axis {
+            GramAxis::Columns => (rows.width(), rows.n_rows()),
+            GramAxis::Rows => (rows.n_rows(), rows.width()),
         };
-        let mut product = Self { values: vec![T::default(); size * size], size };
-        tiles(product.as_mut(), TILE).into_par_iter().for_each_init(
+        let mut gram = Self { values: vec![T::default(); size * size], size };
+        tiles(gram.as_mut(), TILE_SIDE).into_par_iter().for_each_init(
             || (Vec::new(), Vec::new(), Vec::new()),
             |(left, right, sums), tile| {
                 // Columns of the whole matrix lie far apart, often by a power of two: a tile of its own stays in the cache.
@@ -82,24 +82,24 @@ impl<T: Real> Lower<T> {
                 let values = MatMut::from_column_major_slice_mut(sums, height, width);
                 let Tile { first_row, first_column, values: mut out } = tile;
                 let mut tile = Tile { first_row, first_column, values };
-                for start in (0..depth).step_by(DEPTH) {
-                    let terms = start..depth.min(start + DEPTH);
-                    let left = along.read(rows, tile.rows(), terms.clone(), left);
-                    if tile.on_diagonal() {
-                        tile.add(left, left, T::of(1.0));
+                for start in (0..depth).step_by(TERMS_PER_STEP) {
+                    let terms = start..depth.min(start + TERMS_PER_STEP);
+                    let left = axis.read_factor(rows, tile.rows(), terms.clone(), left);
+                    if tile.is_on_diagonal() {
+                        tile.add_product(left, left, T::from_f64(1.0));
                     } else {
-                        let right = along.read(rows, tile.columns(), terms, right);
-                        tile.add(left, right, T::of(1.0));
+                        let right = axis.read_factor(rows, tile.columns(), terms, right);
+                        tile.add_product(left, right, T::from_f64(1.0));
                     }
                 }
                 out.copy_from(tile.values);
             },
         );
-        product
+        gram
     }
 
     /// Of values `[n, n]`, column-major.
-    pub(crate) fn from_columns(values: Vec<T>, size: usize) -> Self {
+    pub(crate) fn from_column_major(values: Vec<T>, size: usize) -> Self {
         Self { values, size }
     }
 
@@ -124,12 +124,12 @@ impl<T: Real> Lower<T> {
     /// Adds to the diagonal, `[n]`.
     pub(crate) fn add_to_diagonal(&mut self, values: impl IntoIterator<Item = f64>) {
         for (sum, value) in self.values.iter_mut().step_by(self.size + 1).zip(values) {
-            *sum = T::of((*sum).into() + value);
+            *sum = T::from_f64((*sum).into() + value);
         }
     }
 }
 
-impl Lower {
+impl LowerTriangular {
     /// Multiplies all values.
     pub(crate) fn scale(&mut self, factor: f64) {
         self.values.iter_mut().for_each(|value| *value *= factor);
@@ -137,11 +137,11 @@ impl Lower {
 
     /// The sum of the squares of all values of the symmetric matrix.
     pub(crate) fn sum_of_squares(&self) -> f64 {
-        let of_column = |(column, values): (usize, &[f64])| {
+        let column_sum = |(column, values): (usize, &[f64])| {
             let below: f64 = values[column + 1..].iter().map(|value| value * value).sum();
             values[column] * values[column] + 2.0 * below
         };
-        self.values.chunks_exact(self.size).enumerate().map(of_column).sum()
+        self.values.chunks_exact(self.size).enumerate().map(column_sum).sum()
     }
 }
 
@@ -163,18 +163,18 @@ impl<T: Real> Tile<'_, T> {
         self.first_column..self.first_column + self.values.ncols()
     }
 
-    fn on_diagonal(&self) -> bool {
+    fn is_on_diagonal(&self) -> bool {
         self.first_row == self.first_column
     }
 
     /// Adds `factor · left · rightᵀ`: `left` `[rows, terms]`, `right` `[columns, terms]`.
-    pub(crate) fn add(&mut self, left: MatRef<'_, T>, right: MatRef<'_, T>, factor: T) {
-        let on_diagonal = self.on_diagonal();
+    pub(crate) fn add_product(&mut self, left: MatRef<'_, T>, right: MatRef<'_, T>, factor: T) {
+        let on_diagonal = self.is_on_diagonal();
         let (out, right) = (self.values.as_mut(), right.transpose());
         if on_diagonal {
-            let whole = BlockStructure::Rectangular;
+            let full = BlockStructure::Rectangular;
             let lower = BlockStructure::TriangularLower;
-            triangular::matmul(out, lower, Accum::Add, left, whole, right, whole, factor, Par::Seq);
+            triangular::matmul(out, lower, Accum::Add, left, full, right, full, factor, Par::Seq);
         } else {
             matmul(out, Accum::Add, left, right, factor, Par::Seq);
         }
@@ -203,26 +203,27 @@ pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Features;
-    use crate::dense::rows::Centred;
-    use crate::random::Keyed;
+    use crate::data::FeatureMatrix;
+    use crate::dense::rows::CenteredRows;
+    use crate::random::KeyedRng;
 
     /// Small integers, so that every order of a sum gives the same value; more than two tiles and two blocks of terms.
     #[test]
     fn products_of_many_tiles_are_the_schoolbook_ones() {
-        for (count, width) in [(300, 2 * TILE + 7), (2 * TILE + 7, 300)] {
-            let mut random = Keyed::new(&[count as u64]);
-            let values: Vec<f32> = (0..count * width).map(|_| random.below(9) as f32 - 4.0).collect();
+        for (count, width) in [(300, 2 * TILE_SIDE + 7), (2 * TILE_SIDE + 7, 300)] {
+            let mut rng = KeyedRng::new(&[count as u64]);
+            let values: Vec<f32> = (0..count * width).map(|_| rng.below(9) as f32 - 4.0).collect();
             let mean: Vec<f64> = (0..width).map(|column| (column % 3) as f64).collect();
-            let rows = Centred {
-                features: Features::rows_of(&values, width),
+            let rows = CenteredRows {
+                features: FeatureMatrix::from_valid_rows(&values, width),
                 group: &vec![0; count],
                 means: &mean,
                 scales: &[2.0],
             };
             let value =
                 |row: usize, column: usize| 2.0 * (f64::from(values[row * width + column]) - mean[column]);
-            let (columns, pairs) = (Lower::<f64>::of_columns(&rows), Lower::<f64>::of_rows(&rows));
+            let (columns, pairs) =
+                (LowerTriangular::<f64>::column_gram(&rows), LowerTriangular::<f64>::row_gram(&rows));
             for (a, b) in [(0, 0), (299, 5), (299, 299), (260, 259)] {
                 let expected: f64 = (0..width).map(|column| value(a, column) * value(b, column)).sum();
                 assert_eq!(pairs.as_ref()[(a, b)], expected, "rows {a} and {b}");
@@ -230,13 +231,13 @@ mod tests {
                 assert_eq!(columns.as_ref()[(a, b)], expected, "columns {a} and {b}");
             }
             let last = width.max(count) - 1;
-            let of_last: f64 = if width > count {
-                (0..count).map(|row| value(row, last) * value(row, TILE)).sum()
+            let expected_last: f64 = if width > count {
+                (0..count).map(|row| value(row, last) * value(row, TILE_SIDE)).sum()
             } else {
-                (0..width).map(|column| value(last, column) * value(TILE, column)).sum()
+                (0..width).map(|column| value(last, column) * value(TILE_SIDE, column)).sum()
             };
-            let large = if width > count { &columns } else { &pairs };
-            assert_eq!(large.as_ref()[(last, TILE)], of_last);
+            let larger = if width > count { &columns } else { &pairs };
+            assert_eq!(larger.as_ref()[(last, TILE_SIDE)], expected_last);
             assert_eq!(columns.sum_of_squares(), pairs.sum_of_squares(), "|XᵀX| = |XXᵀ|");
         }
     }

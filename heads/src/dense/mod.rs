@@ -7,30 +7,30 @@
 
 use faer::traits::RealField;
 
-pub(crate) mod band;
+pub(crate) mod absent_classes;
+pub(crate) mod band_cholesky;
+pub(crate) mod band_reduction;
 pub(crate) mod factor;
 pub(crate) mod gram;
 pub(crate) mod means;
-pub(crate) mod planes;
-pub(crate) mod reduced;
 pub(crate) mod rows;
 
 /// What a matrix is computed in.
 pub(crate) trait Real: RealField + Copy + Default + Send + Sync + Into<f64> {
     /// The nearest value.
-    fn of(value: f64) -> Self;
+    fn from_f64(value: f64) -> Self;
 }
 
 impl Real for f32 {
     #[inline(always)]
-    fn of(value: f64) -> Self {
+    fn from_f64(value: f64) -> Self {
         value as f32
     }
 }
 
 impl Real for f64 {
     #[inline(always)]
-    fn of(value: f64) -> Self {
+    fn from_f64(value: f64) -> Self {
         value
     }
 }

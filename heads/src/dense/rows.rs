@@ -5,24 +5,29 @@ use std::ops::Range;
 use pulp::Arch;
 
 use super::Real;
-use crate::data::Features;
+use crate::data::FeatureMatrix;
 
 /// A matrix `[N, F]`, computed in `f64`, that is made row by row when it is needed.
-pub(crate) trait Rows: Sync {
+pub(crate) trait RowSource: Sync {
     /// `N`
-    fn count(&self) -> usize;
+    fn n_rows(&self) -> usize;
     /// `F`
     fn width(&self) -> usize;
     /// Writes some columns of a row.
-    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]);
+    fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]);
 
     /// Some columns of some rows, row-major.
-    fn block<T: Real>(&self, rows: impl IntoIterator<Item = usize>, columns: Range<usize>, out: &mut Vec<T>) {
+    fn read_block<T: Real>(
+        &self,
+        rows: impl IntoIterator<Item = usize>,
+        columns: Range<usize>,
+        out: &mut Vec<T>,
+    ) {
         let arch = Arch::new();
         let mut end = 0;
         for row in rows {
             out.resize(out.len().max(end + columns.len()), T::default());
-            self.read(arch, row, columns.clone(), &mut out[end..end + columns.len()]);
+            self.read_row(arch, row, columns.clone(), &mut out[end..end + columns.len()]);
             end += columns.len();
         }
         out.truncate(end);
@@ -30,9 +35,9 @@ pub(crate) trait Rows: Sync {
 }
 
 /// Rows less a mean, times a number: both those of the row's group.
-pub(crate) struct Centred<'a> {
+pub(crate) struct CenteredRows<'a> {
     /// `[N, F]`
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// The group of each row, `[N]`.
     pub(crate) group: &'a [u32],
     /// The mean of each group, `[groups, F]`; or one for all.
@@ -41,8 +46,8 @@ pub(crate) struct Centred<'a> {
     pub(crate) scales: &'a [f64],
 }
 
-impl Rows for Centred<'_> {
-    fn count(&self) -> usize {
+impl RowSource for CenteredRows<'_> {
+    fn n_rows(&self) -> usize {
         self.features.len()
     }
 
@@ -50,7 +55,7 @@ impl Rows for Centred<'_> {
         self.features.width()
     }
 
-    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
+    fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
         let group = self.group[row] as usize;
         let start = if self.means.len() == self.width() { 0 } else { group * self.width() };
         let mean = &self.means[start + columns.start..start + columns.end];
@@ -59,7 +64,7 @@ impl Rows for Centred<'_> {
             #[inline(always)]
             || {
                 for ((out, &x), mean) in out.iter_mut().zip(values).zip(mean) {
-                    *out = T::of((f64::from(x) - mean) * scale);
+                    *out = T::from_f64((f64::from(x) - mean) * scale);
                 }
             },
         );
@@ -67,34 +72,34 @@ impl Rows for Centred<'_> {
 }
 
 /// Some rows, each feature less its mean and divided by its scale.
-pub(crate) struct Standardised<'a> {
+pub(crate) struct StandardizedRows<'a> {
     /// All features.
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// The rows to take.
-    pub(crate) chosen: &'a [usize],
+    pub(crate) row_indices: &'a [usize],
     /// `[F]`
     pub(crate) mean: &'a [f64],
     /// What to multiply by, `[F]`.
-    pub(crate) inverse: &'a [f64],
+    pub(crate) inverse_scale: &'a [f64],
 }
 
-impl Rows for Standardised<'_> {
-    fn count(&self) -> usize {
-        self.chosen.len()
+impl RowSource for StandardizedRows<'_> {
+    fn n_rows(&self) -> usize {
+        self.row_indices.len()
     }
 
     fn width(&self) -> usize {
         self.features.width()
     }
 
-    fn read<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
-        let values = &self.features.row(self.chosen[row])[columns.clone()];
-        let (mean, inverse) = (&self.mean[columns.clone()], &self.inverse[columns]);
+    fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
+        let values = &self.features.row(self.row_indices[row])[columns.clone()];
+        let (mean, inverse_scale) = (&self.mean[columns.clone()], &self.inverse_scale[columns]);
         arch.dispatch(
             #[inline(always)]
             || {
-                for (((out, &x), mean), inverse) in out.iter_mut().zip(values).zip(mean).zip(inverse) {
-                    *out = T::of((f64::from(x) - mean) * inverse);
+                for (((out, &x), mean), scale) in out.iter_mut().zip(values).zip(mean).zip(inverse_scale) {
+                    *out = T::from_f64((f64::from(x) - mean) * scale);
                 }
             },
         );

@@ -1,23 +1,23 @@
 //! The head `knn`: a vote of the nearest training photos.
 
 mod bounds;
-mod neighbours;
+mod neighbors;
 mod search;
 
 use candle_core::{DType, Device, Layout, Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{ABSENT, problem};
-use crate::check::at_least_one;
-use crate::data::{Features, Logits, TrainingSet};
+use crate::affine::{ABSENT_CLASS_LOGIT, tensor_error};
+use crate::check::require_at_least_one;
+use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Parameter, Shape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
 use crate::metric::Metric;
-use crate::vector::Vectors;
-pub use neighbours::nearest;
-pub use search::Neighbour;
-use search::Search;
+use crate::vector::VectorOps;
+pub use neighbors::nearest_neighbors;
+pub use search::Neighbor;
+use search::NeighborSearch;
 
 /// Name of the tensor `[N, F]`, the training photos' features.
 const FEATURES: &str = "features";
@@ -26,12 +26,12 @@ const LABELS: &str = "labels";
 /// Name of the tensor `[C]`, how many there are of each class.
 const COUNTS: &str = "counts";
 /// Rows that a thread takes at a time, at most.
-const BLOCK: usize = 256;
+const MAX_ROWS_PER_TASK: usize = 256;
 
 /// How much a neighbour's vote counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Votes {
+pub enum VoteWeights {
     /// As much as any other's.
     #[default]
     Uniform,
@@ -68,90 +68,112 @@ pub struct KnnConfig {
     /// How many neighbours vote.
     pub k: u64,
     /// How much a neighbour's vote counts.
-    pub weights: Votes,
+    pub weights: VoteWeights,
     /// How near a photo is.
     pub metric: Metric,
 }
 
 impl Default for KnnConfig {
     fn default() -> Self {
-        Self { k: 5, weights: Votes::Uniform, metric: Metric::Euclidean }
+        Self { k: 5, weights: VoteWeights::Uniform, metric: Metric::Euclidean }
     }
 }
 
 impl HeadConfig for KnnConfig {
     const KIND: &'static str = "knn";
     const ABOUT: &'static str = "a vote of the nearest training photos";
-    const PARAMETERS: &'static [Parameter] = &[
+    const PARAMETERS: &'static [HyperparameterInfo] = &[
         ("k", "how many of the nearest training photos vote"),
         ("weights", "\"uniform\": each vote counts 1, or \"distance\": the nearer the more"),
         ("metric", "\"euclidean\": near by distance, or \"cosine\": by angle"),
     ];
-    type Head = Neighbours;
+    type Head = KnnHead;
 
     fn check(&self) -> Result<(), HeadError> {
-        at_least_one("k", self.k)
+        require_at_least_one("k", self.k)
     }
 
-    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Neighbours>, HeadError> {
+    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<KnnHead>, HeadError> {
         let counts = data.class_counts().into_iter().map(|count| count as u32).collect();
         let (features, width) = (data.features(), data.features().width());
         let mut values = vec![0.0; features.as_slice().len()];
         let rows = values.par_chunks_exact_mut(width).zip(features.as_slice().par_chunks_exact(width));
-        let copy = |(copy, row): (&mut [f32], &[f32])| {
+        let copy_and_norm = |(copy, row): (&mut [f32], &[f32])| {
             copy.copy_from_slice(row);
-            norm(copy)
+            row_norm(copy)
         };
-        let norms = rows.map(copy).collect();
+        let norms = rows.map(copy_and_norm).collect();
         let features = Tensor::from_vec(values, (features.len(), width), &Device::Cpu)?;
-        Ok(Fitted::at_once(Neighbours::new(self, features, width, data.labels().to_vec(), counts, norms)))
+        Ok(Fitted::without_history(KnnHead::new(
+            self,
+            features,
+            width,
+            data.labels().to_vec(),
+            counts,
+            norms,
+        )))
     }
 
-    fn load(&self, tensors: &Tensors) -> Result<Neighbours, HeadError> {
-        let features = tensor(tensors, FEATURES, DType::F32, 2)?;
-        let labels: Vec<u32> = tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
-        let counts: Vec<u32> = tensor(tensors, COUNTS, DType::U32, 1)?.to_vec1()?;
+    fn load(&self, tensors: &Tensors) -> Result<KnnHead, HeadError> {
+        let features = typed_tensor(tensors, FEATURES, DType::F32, 2)?;
+        let labels: Vec<u32> = typed_tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
+        let counts: Vec<u32> = typed_tensor(tensors, COUNTS, DType::U32, 1)?.to_vec1()?;
         let (rows, width) = features.dims2()?;
         if rows != labels.len() {
-            return Err(problem(LABELS, format!("has {} values for {rows} rows of features", labels.len())));
+            return Err(tensor_error(
+                LABELS,
+                format!("has {} values for {rows} rows of features", labels.len()),
+            ));
         }
-        let mut found = vec![0; counts.len()];
+        let mut label_counts = vec![0; counts.len()];
         for &label in &labels {
-            let count = found.get_mut(label as usize);
-            *count.ok_or_else(|| problem(LABELS, format!("has {label}, of {} classes", counts.len())))? += 1;
+            let count = label_counts.get_mut(label as usize);
+            *count.ok_or_else(|| {
+                tensor_error(LABELS, format!("has {label}, of {} classes", counts.len()))
+            })? += 1;
         }
-        if found != counts {
-            return Err(problem(COUNTS, "does not count the labels".into()));
+        if label_counts != counts {
+            return Err(tensor_error(COUNTS, "does not count the labels".into()));
         }
         let features = features.to_device(&Device::Cpu)?.contiguous()?;
         let norms: Vec<f64> = {
             let (storage, layout) = features.storage_and_layout();
-            values(&storage, layout)?.par_chunks_exact(width).map(norm).collect()
+            contiguous_values(&storage, layout)?.par_chunks_exact(width).map(row_norm).collect()
         };
         if norms.iter().any(|norm| !norm.is_finite()) {
-            return Err(problem(FEATURES, "holds a value that is not finite".into()));
+            return Err(tensor_error(FEATURES, "holds a value that is not finite".into()));
         }
-        Ok(Neighbours::new(self, features, width, labels, counts, norms))
+        Ok(KnnHead::new(self, features, width, labels, counts, norms))
     }
 
     fn grid(&self) -> Vec<Self> {
-        let of = |k| [Votes::Uniform, Votes::Distance].map(|weights| Self { k, weights, ..self.clone() });
-        [of(5), of(15)].concat()
+        let with_k = |k| {
+            [VoteWeights::Uniform, VoteWeights::Distance].map(|weights| Self { k, weights, ..self.clone() })
+        };
+        [with_k(5), with_k(15)].concat()
     }
 
-    fn memory(&self, shape: Shape) -> u64 {
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
         (4 * shape.features + 12) as u64 * shape.samples as u64
     }
 }
 
-fn tensor<'a>(tensors: &'a Tensors, name: &str, dtype: DType, rank: usize) -> Result<&'a Tensor, HeadError> {
-    let tensor = tensors.get(name).ok_or_else(|| problem(name, "is missing".into()))?;
+fn typed_tensor<'a>(
+    tensors: &'a Tensors,
+    name: &str,
+    dtype: DType,
+    rank: usize,
+) -> Result<&'a Tensor, HeadError> {
+    let tensor = tensors.get(name).ok_or_else(|| tensor_error(name, "is missing".into()))?;
     if tensor.dtype() != dtype {
-        return Err(problem(name, format!("is {}, expected {}", tensor.dtype().as_str(), dtype.as_str())));
+        return Err(tensor_error(
+            name,
+            format!("is {}, expected {}", tensor.dtype().as_str(), dtype.as_str()),
+        ));
     }
     if tensor.rank() != rank || tensor.elem_count() == 0 {
         let shape = tensor.dims();
-        return Err(problem(
+        return Err(tensor_error(
             name,
             format!("has shape {shape:?}, expected {rank} dimensions that are not empty"),
         ));
@@ -160,21 +182,21 @@ fn tensor<'a>(tensors: &'a Tensors, name: &str, dtype: DType, rank: usize) -> Re
 }
 
 /// The length of a row.
-fn norm(row: &[f32]) -> f64 {
-    Vectors::new().dot(row, row).sqrt()
+fn row_norm(row: &[f32]) -> f64 {
+    VectorOps::new().dot(row, row).sqrt()
 }
 
 /// The values of a tensor that lies in memory row by row.
-fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32], HeadError> {
+fn contiguous_values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32], HeadError> {
     match (storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
-        _ => Err(problem(FEATURES, "does not lie in memory row by row".into())),
+        _ => Err(tensor_error(FEATURES, "does not lie in memory row by row".into())),
     }
 }
 
 /// The training photos, as `knn` keeps them: the tensors `features` `[N, F]`, `labels` `[N]` and `counts` `[C]`.
 #[derive(Clone, Debug)]
-pub struct Neighbours {
+pub struct KnnHead {
     /// On the CPU, row by row; what is saved and loaded shares its memory.
     features: Tensor,
     width: usize,
@@ -183,11 +205,11 @@ pub struct Neighbours {
     /// The length of each row, `[N]`.
     norms: Vec<f64>,
     k: usize,
-    votes: Votes,
+    votes: VoteWeights,
     metric: Metric,
 }
 
-impl Neighbours {
+impl KnnHead {
     fn new(
         config: &KnnConfig,
         features: Tensor,
@@ -201,27 +223,28 @@ impl Neighbours {
     }
 
     /// The logits `[C]` of a row with these neighbours.
-    fn vote(&self, neighbours: &[Neighbour], logits: &mut [f32]) {
-        let alone = self.votes == Votes::Distance && neighbours.iter().any(|near| near.distance == 0.0);
+    fn vote_logits(&self, neighbors: &[Neighbor], logits: &mut [f32]) {
+        let has_exact_match =
+            self.votes == VoteWeights::Distance && neighbors.iter().any(|neighbor| neighbor.distance == 0.0);
         let mut votes = vec![0.0; self.counts.len()];
-        for near in neighbours {
-            votes[self.labels[near.row] as usize] += match self.votes {
-                Votes::Uniform => 1.0,
-                Votes::Distance if alone => f64::from(near.distance == 0.0),
-                Votes::Distance => 1.0 / near.distance,
+        for neighbor in neighbors {
+            votes[self.labels[neighbor.row] as usize] += match self.votes {
+                VoteWeights::Uniform => 1.0,
+                VoteWeights::Distance if has_exact_match => f64::from(neighbor.distance == 0.0),
+                VoteWeights::Distance => 1.0 / neighbor.distance,
             };
         }
         let sum: f64 = votes.iter().sum();
-        let present = self.counts.iter().filter(|count| **count > 0).count() as f64;
-        let voters = neighbours.len() as f64;
+        let n_present = self.counts.iter().filter(|count| **count > 0).count() as f64;
+        let n_voters = neighbors.len() as f64;
         for ((logit, vote), &count) in logits.iter_mut().zip(votes).zip(&self.counts) {
-            let share = (vote / sum * voters + 1.0 / present) / (voters + 1.0);
-            *logit = if count > 0 { share.ln() } else { ABSENT } as f32;
+            let share = (vote / sum * n_voters + 1.0 / n_present) / (n_voters + 1.0);
+            *logit = if count > 0 { share.ln() } else { ABSENT_CLASS_LOGIT } as f32;
         }
     }
 }
 
-impl Head for Neighbours {
+impl Head for KnnHead {
     fn width(&self) -> usize {
         self.width
     }
@@ -230,22 +253,21 @@ impl Head for Neighbours {
         self.counts.len()
     }
 
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let (storage, layout) = self.features.storage_and_layout();
-        let stored = Features::rows_of(values(&storage, layout)?, self.width);
-        let search = Search { stored, norms: &self.norms, metric: self.metric, k: self.k };
+        let stored = FeatureMatrix::from_valid_rows(contiguous_values(&storage, layout)?, self.width);
+        let search = NeighborSearch { stored, norms: &self.norms, metric: self.metric, k: self.k };
         let mut out = vec![f32::NAN; features.len() * self.classes()];
         // A row's neighbours do not depend on the rows beside it, so these may be as many as suit the threads.
         let threads = rayon::current_num_threads();
-        let rounds = features.len().div_ceil(threads * BLOCK).max(1);
+        let rounds = features.len().div_ceil(threads * MAX_ROWS_PER_TASK).max(1);
         let block = features.len().div_ceil(threads * rounds).max(1);
         let blocks = features.as_slice().par_chunks(block * self.width);
         out.par_chunks_mut(block * self.classes()).zip(blocks).for_each(|(out, rows)| {
-            for (neighbours, logits) in search.nearest(rows).iter().zip(out.chunks_exact_mut(self.classes()))
-            {
-                if !neighbours.is_empty() {
-                    self.vote(neighbours, logits);
+            for (neighbors, logits) in search.find(rows).iter().zip(out.chunks_exact_mut(self.classes())) {
+                if !neighbors.is_empty() {
+                    self.vote_logits(neighbors, logits);
                 }
             }
         });
@@ -269,26 +291,28 @@ mod tests {
     use crate::conformance::{check_head, check_head_with};
 
     #[test]
-    fn knn_keeps_the_laws_of_heads() {
+    fn knn_passes_check_head() {
         check_head::<KnnConfig>();
     }
 
     #[test]
-    fn knn_of_every_kind_keeps_the_laws_of_heads() {
-        for weights in [Votes::Uniform, Votes::Distance] {
+    fn knn_with_every_setting_passes_check_head() {
+        for weights in [VoteWeights::Uniform, VoteWeights::Distance] {
             for metric in [Metric::Euclidean, Metric::Cosine] {
                 check_head_with(&KnnConfig { k: 3, weights, metric });
             }
         }
     }
 
-    fn fit(config: &KnnConfig) -> Neighbours {
-        let data = TrainingSet::new(Features::rows_of(&[0.0, 1.0, 3.0, 7.0], 1), &[0, 2, 2, 0], 3).unwrap();
-        *config.fit(&data, &FitContext::quiet()).unwrap().head
+    fn fit(config: &KnnConfig) -> KnnHead {
+        let data =
+            TrainingSet::new(FeatureMatrix::from_valid_rows(&[0.0, 1.0, 3.0, 7.0], 1), &[0, 2, 2, 0], 3)
+                .unwrap();
+        *config.fit(&data, &FitContext::silent()).unwrap().head
     }
 
     fn shares(config: &KnnConfig, row: f32) -> Vec<f32> {
-        fit(config).logits(Features::rows_of(&[row], 1)).unwrap().softmax()
+        fit(config).logits(FeatureMatrix::from_valid_rows(&[row], 1)).unwrap().softmax()
     }
 
     #[test]
@@ -297,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn a_photo_that_is_known_decides_alone_where_distances_count() {
-        let config = KnnConfig { k: 3, weights: Votes::Distance, ..KnnConfig::default() };
+    fn an_exact_match_decides_alone_with_distance_weights() {
+        let config = KnnConfig { k: 3, weights: VoteWeights::Distance, ..KnnConfig::default() };
         // All three votes for class 0, and half of one more.
         let shares = shares(&config, 0.0);
         assert!((shares[0] - 3.5 / 4.0).abs() < 1e-6 && shares[1] == 0.0, "{shares:?}");
@@ -308,7 +332,7 @@ mod tests {
     fn a_head_shares_its_features_with_the_tensors_it_is_saved_and_loaded_as() {
         let address = |tensors: &Tensors| {
             let (storage, layout) = tensors[FEATURES].storage_and_layout();
-            values(&storage, layout).unwrap().as_ptr()
+            contiguous_values(&storage, layout).unwrap().as_ptr()
         };
         let saved = fit(&KnnConfig::default()).tensors().unwrap();
         let loaded = KnnConfig::default().load(&saved).unwrap();
@@ -316,14 +340,14 @@ mod tests {
     }
 
     #[test]
-    fn features_that_lie_in_memory_otherwise_are_loaded_as_well() {
+    fn non_contiguous_features_are_loaded() {
         let config = KnnConfig { k: 1, ..KnnConfig::default() };
         let values = [0.0, 1.0, 5.0, 2.0, 8.0, 4.0];
-        let data = TrainingSet::new(Features::rows_of(&values, 2), &[0, 1, 2], 3).unwrap();
-        let mut tensors = config.fit(&data, &FitContext::quiet()).unwrap().head.tensors().unwrap();
-        let by_columns = tensors[FEATURES].t().unwrap().contiguous().unwrap().t().unwrap();
-        let all = Tensor::cat(&[&tensors[FEATURES], &tensors[FEATURES]], 0).unwrap();
-        for features in [by_columns, all.narrow(0, 3, 3).unwrap()] {
+        let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&values, 2), &[0, 1, 2], 3).unwrap();
+        let mut tensors = config.fit(&data, &FitContext::silent()).unwrap().head.tensors().unwrap();
+        let column_major = tensors[FEATURES].t().unwrap().contiguous().unwrap().t().unwrap();
+        let stacked = Tensor::cat(&[&tensors[FEATURES], &tensors[FEATURES]], 0).unwrap();
+        for features in [column_major, stacked.narrow(0, 3, 3).unwrap()] {
             tensors.insert(FEATURES.into(), features);
             let loaded = config.load(&tensors).unwrap();
             assert_eq!(loaded.logits(data.features()).unwrap().argmax(), [0, 1, 2]);

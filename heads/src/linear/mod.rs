@@ -1,23 +1,23 @@
 //! The head `linear`: multinomial logistic regression.
 
-mod problem;
+mod objective;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{Affine, BIAS, WEIGHT};
-use crate::check::{at_least_one, positive, require};
+use crate::check::{require, require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
-use crate::differentiable::{Differentiable, Mode};
+use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
-use crate::keys;
-use crate::solver::choose::{Fold, choose};
-use crate::solver::gradient::stack::Stack;
-use crate::solver::gradient::{self, Recipe, Samples, Schedule};
-use crate::standardize::Prepared;
-use crate::strength::Strength;
-use problem::Problem;
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, HyperparameterInfo, Tensors};
+use crate::params;
+use crate::regularization::Regularization;
+use crate::solver::cross_validation::{FoldData, choose_by_cross_validation};
+use crate::solver::gradient::mlp_learner::MlpLearner;
+use crate::solver::gradient::{self, LrSchedule, Recipe, WeightedSamples};
+use crate::standardize::PreparedFeatures;
+use objective::LogisticProblem;
 
 /// Values of `C` that `"auto"` chooses among: half decades.
 const PATH: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -64,7 +64,7 @@ pub struct LinearConfig {
     pub solver: LinearSolver,
     /// Weight of the losses against the penalty.
     #[serde(rename = "C")]
-    pub c: Strength,
+    pub c: Regularization,
     /// What the size of the weights costs.
     pub penalty: Penalty,
     /// `elastic-net`: the part of the absolute values in the penalty.
@@ -91,7 +91,7 @@ impl Default for LinearConfig {
     fn default() -> Self {
         Self {
             solver: LinearSolver::Lbfgs,
-            c: Strength::Given(1.0),
+            c: Regularization::Fixed(1.0),
             penalty: Penalty::L2,
             l1_ratio: 0.5,
             class_weight: ClassWeight::None,
@@ -109,7 +109,7 @@ impl Default for LinearConfig {
 impl HeadConfig for LinearConfig {
     const KIND: &'static str = "linear";
     const ABOUT: &'static str = "multinomial logistic regression";
-    const PARAMETERS: &'static [Parameter] = &[
+    const PARAMETERS: &'static [HyperparameterInfo] = &[
         (
             "solver",
             "\"lbfgs\": all samples at once, to convergence; \"adam\": minibatches for a number of epochs",
@@ -123,8 +123,8 @@ impl HeadConfig for LinearConfig {
             "on the size of the weights: \"l2\", \"l1\" (lbfgs; makes weights 0) or \"elastic-net\" (lbfgs)",
         ),
         ("l1_ratio", "elastic-net: the part of \"l1\" in the penalty"),
-        keys::CLASS_WEIGHT,
-        keys::STANDARDIZE,
+        params::CLASS_WEIGHT,
+        params::STANDARDIZE,
         ("tol", "lbfgs: the gradient's largest component at which to stop"),
         ("max_iter", "lbfgs: iterations at most"),
         ("epochs", "adam: passes over the samples"),
@@ -132,13 +132,13 @@ impl HeadConfig for LinearConfig {
         ("lr", "adam: learning rate"),
         ("seed", "adam: another seed, another order of the samples"),
     ];
-    const WARM: bool = true;
+    const SUPPORTS_WARM_START: bool = true;
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         self.c.check("C")?;
-        let unit = (0.0..=1.0).contains(&self.l1_ratio);
-        require(unit, "l1_ratio", &self.l1_ratio, "must lie between 0 and 1")?;
+        let in_range = (0.0..=1.0).contains(&self.l1_ratio);
+        require(in_range, "l1_ratio", &self.l1_ratio, "must lie between 0 and 1")?;
         if self.solver == LinearSolver::Adam {
             require(
                 self.penalty == Penalty::L2,
@@ -146,24 +146,24 @@ impl HeadConfig for LinearConfig {
                 &self.penalty,
                 "must be l2 with solver = \"adam\"",
             )?;
-            require(self.c != Strength::Auto, "C", &"auto", "must be a number with solver = \"adam\"")?;
+            require(self.c != Regularization::Auto, "C", &"auto", "must be a number with solver = \"adam\"")?;
         }
-        positive("tol", self.tol)?;
-        at_least_one("max_iter", self.max_iter)?;
-        at_least_one("epochs", self.epochs)?;
-        at_least_one("batch_size", self.batch_size)?;
-        positive("lr", self.lr)
+        require_positive("tol", self.tol)?;
+        require_at_least_one("max_iter", self.max_iter)?;
+        require_at_least_one("epochs", self.epochs)?;
+        require_at_least_one("batch_size", self.batch_size)?;
+        require_positive("lr", self.lr)
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
-        let Some(c) = self.c.given() else { return self.fit_best(data, context) };
-        let prepared = Prepared::new(data.features(), self.standardize);
+        let Some(c) = self.c.fixed() else { return self.fit_choosing_c(data, context) };
+        let prepared = PreparedFeatures::new(data.features(), self.standardize);
         let weights = data.class_weights(self.class_weight);
-        let start = context.start.map(|start| Affine::start(start, data)).transpose()?;
+        let start = context.warm_start.map(|start| Affine::warm_start(start, data)).transpose()?;
         let (map, history) = match self.solver {
             LinearSolver::Lbfgs => {
-                let problem = Problem::new(self, data, &prepared, &weights);
-                let point = start.map_or_else(|| problem.zero(), |start| problem.point(&start));
+                let problem = LogisticProblem::new(self, data, &prepared, &weights);
+                let point = start.map_or_else(|| problem.zero_point(), |start| problem.to_point(&start));
                 problem.fit(c, point, context)?
             }
             LinearSolver::Adam => self.fit_adam(c, data, &prepared, &weights, start.as_ref(), context)?,
@@ -183,48 +183,49 @@ impl HeadConfig for LinearConfig {
         if self.solver == LinearSolver::Adam {
             return vec![self.clone()];
         }
-        [0.01, 0.1, 1.0].map(|c| Self { c: Strength::Given(c), ..self.clone() }).into()
+        [0.01, 0.1, 1.0].map(|c| Self { c: Regularization::Fixed(c), ..self.clone() }).into()
     }
 
     /// L-BFGS keeps a point, its gradient and ten steps of both, and the derivatives by the logits, in `f64`.
-    fn memory(&self, Shape { samples, features, classes }: Shape) -> u64 {
+    fn memory_bytes(&self, HeadShape { samples, features, classes }: HeadShape) -> u64 {
         let weights = (features * classes) as u64;
-        let standardized = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
-        let own = match self.solver {
+        let standardized_bytes = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
+        let solver_bytes = match self.solver {
             LinearSolver::Lbfgs => 8 * (30 * weights + (samples * classes) as u64),
-            LinearSolver::Adam => {
-                Stack::memory(&[[classes, features]], usize::try_from(self.batch_size).unwrap_or(usize::MAX))
-            }
+            LinearSolver::Adam => MlpLearner::memory_bytes(
+                &[[classes, features]],
+                usize::try_from(self.batch_size).unwrap_or(usize::MAX),
+            ),
         };
-        own + standardized
+        solver_bytes + standardized_bytes
     }
 }
 
 impl LinearConfig {
     /// Chooses `C`, and fits with it.
-    fn fit_best(
+    fn fit_choosing_c(
         &self,
         data: &TrainingSet<'_>,
         context: &FitContext<'_>,
     ) -> Result<Fitted<Affine>, HeadError> {
-        let quick = Self { tol: self.tol.max(PATH_TOLERANCE), ..self.clone() };
-        let choice = choose(data, "C", &PATH, |Fold { fit, held_out }| {
-            let prepared = Prepared::new(fit.features(), self.standardize);
+        let quick_config = Self { tol: self.tol.max(PATH_TOLERANCE), ..self.clone() };
+        let choice = choose_by_cross_validation(data, "C", &PATH, |FoldData { fit, held_out }| {
+            let prepared = PreparedFeatures::new(fit.features(), self.standardize);
             let weights = fit.class_weights(self.class_weight);
-            let problem = Problem::new(&quick, fit, &prepared, &weights);
-            let mut point = problem.zero();
+            let problem = LogisticProblem::new(&quick_config, fit, &prepared, &weights);
+            let mut point = problem.zero_point();
             PATH.iter().map(|&c| problem.held_out_loss(c, &mut point, held_out)).collect()
         })?;
-        let best = Self { c: Strength::Given(choice.value), ..self.clone() };
+        let best = Self { c: Regularization::Fixed(choice.value), ..self.clone() };
         let fitted = Fitted { history: choice.history, ..best.fit(data, context)? };
-        Ok(fitted.choosing("C", Some(choice.value)))
+        Ok(fitted.with_chosen("C", Some(choice.value)))
     }
 
     fn fit_adam(
         &self,
         c: f64,
         data: &TrainingSet<'_>,
-        prepared: &Prepared<'_>,
+        prepared: &PreparedFeatures<'_>,
         class_weights: &[f64],
         start: Option<&Affine>,
         context: &FitContext<'_>,
@@ -232,28 +233,28 @@ impl LinearConfig {
         let sum: f64 = data.labels().iter().map(|&label| class_weights[label as usize]).sum();
         let recipe = Recipe {
             lr: self.lr,
-            schedule: Schedule::Constant,
+            schedule: LrSchedule::Constant,
             weight_decay: 0.0,
-            penalty: squares(data.classes()) / (c * sum),
+            penalty: l2_factor(data.classes()) / (c * sum),
             epochs: self.epochs,
             batch_size: usize::try_from(self.batch_size).unwrap_or(usize::MAX),
             seed: self.seed,
             early_stopping: None,
         };
         let initial = match start {
-            Some(start) => start.of_prepared_features(prepared)?,
-            None => Affine::load(&self.initial(data.features().width(), data.classes())?, "")?,
+            Some(start) => start.for_prepared_features(prepared)?,
+            None => Affine::load(&self.initial_parameters(data.features().width(), data.classes())?, "")?,
         };
-        let samples = Samples { data, features: prepared.features(), class_weights };
-        let stack = Stack::new(vec![initial], None);
+        let samples = WeightedSamples { data, features: prepared.features(), class_weights };
+        let stack = MlpLearner::new(vec![initial], None);
         let (maps, history) = gradient::fit(stack, samples, &recipe, context)?;
-        Ok((maps[0].of_raw_features(prepared)?, history))
+        Ok((maps[0].for_raw_features(prepared)?, history))
     }
 }
 
 /// What `½ |W|²` over the rows of all classes counts for, where the penalty is `½ |w|²`. Two classes share one `w = w₁ - w₀`; at the
 /// optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
-fn squares(classes: usize) -> f64 {
+fn l2_factor(classes: usize) -> f64 {
     if classes == 2 { 2.0 } else { 1.0 }
 }
 
@@ -269,14 +270,14 @@ impl std::fmt::Display for Penalty {
 
 impl Differentiable for LinearConfig {
     /// Zeros: the objective is convex, and no class is preferred.
-    fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
+    fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         Ok(Tensors::from([
             (WEIGHT.into(), Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?),
             (BIAS.into(), Tensor::zeros(classes, DType::F32, &Device::Cpu)?),
         ]))
     }
 
-    fn forward(&self, parameters: &Tensors, features: &Tensor, _: Mode) -> Result<Tensor, HeadError> {
+    fn forward(&self, parameters: &Tensors, features: &Tensor, _: ForwardMode) -> Result<Tensor, HeadError> {
         Affine::forward(parameters, "", features)
     }
 }
@@ -285,53 +286,53 @@ impl Differentiable for LinearConfig {
 mod tests {
     use super::*;
     use crate::conformance::{check_head, check_head_with};
-    use crate::data::Features;
-    use crate::folds::stratified;
+    use crate::data::FeatureMatrix;
+    use crate::folds::stratified_folds;
     use crate::head::Head;
 
     #[test]
-    fn linear_keeps_the_laws_of_heads() {
+    fn linear_passes_check_head() {
         check_head::<LinearConfig>();
     }
 
     #[test]
-    fn linear_by_adam_keeps_the_laws_of_heads() {
+    fn linear_with_adam_passes_check_head() {
         check_head_with(&LinearConfig { solver: LinearSolver::Adam, epochs: 100, ..LinearConfig::default() });
     }
 
     #[test]
-    fn linear_on_standardised_features_keeps_the_laws_of_heads() {
+    fn linear_on_standardized_features_passes_check_head() {
         check_head_with(&LinearConfig { standardize: true, ..LinearConfig::default() });
     }
 
     #[test]
-    fn linear_that_chooses_c_keeps_the_laws_of_heads() {
-        check_head_with(&LinearConfig { c: Strength::Auto, ..LinearConfig::default() });
+    fn linear_with_auto_c_passes_check_head() {
+        check_head_with(&LinearConfig { c: Regularization::Auto, ..LinearConfig::default() });
     }
 
     #[test]
-    fn linear_with_weights_at_0_keeps_the_laws_of_heads() {
+    fn linear_with_elastic_net_passes_check_head() {
         let elastic = LinearConfig { penalty: Penalty::ElasticNet, l1_ratio: 0.2, ..LinearConfig::default() };
         check_head_with(&LinearConfig { c: 10.0.into(), ..elastic });
     }
 
     /// Three classes of 40 features, of which the first three tell something.
     fn noisy(samples: usize) -> (Vec<f32>, Vec<u32>) {
-        let mut random = crate::random::Keyed::new(&[11]);
+        let mut rng = crate::random::KeyedRng::new(&[11]);
         let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
         let value = |label: u32, feature: u32, noise: f64| {
             (noise * 3.0 + f64::from(u8::from(label == feature))) as f32
         };
         let values = labels.iter().flat_map(|&label| (0..40).map(move |feature| (label, feature)));
-        (values.map(|(label, feature)| value(label, feature, random.uniform())).collect(), labels)
+        (values.map(|(label, feature)| value(label, feature, rng.uniform())).collect(), labels)
     }
 
     #[test]
-    fn auto_is_the_value_of_the_path_that_does_best_on_photos_not_fitted_on() {
+    fn auto_picks_the_value_with_the_lowest_held_out_loss() {
         let (values, labels) = noisy(150);
-        let data = TrainingSet::new(Features::new(&values, 40).unwrap(), &labels, 3).unwrap();
-        let auto = LinearConfig { c: Strength::Auto, ..LinearConfig::default() };
-        let fitted = auto.fit(&data, &FitContext::quiet()).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 40).unwrap(), &labels, 3).unwrap();
+        let auto = LinearConfig { c: Regularization::Auto, ..LinearConfig::default() };
+        let fitted = auto.fit(&data, &FitContext::silent()).unwrap();
         let [("C", chosen)] = fitted.chosen[..] else { panic!("{:?}", fitted.chosen) };
         let losses: Vec<f64> = fitted.history.rows.iter().map(|row| row[1]).collect();
         let best = (0..PATH.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
@@ -342,23 +343,24 @@ mod tests {
         );
 
         let given = LinearConfig { c: chosen.into(), ..LinearConfig::default() };
-        assert_eq!(fitted.head, given.fit(&data, &FitContext::quiet()).unwrap().head);
+        assert_eq!(fitted.head, given.fit(&data, &FitContext::silent()).unwrap().head);
     }
 
     /// The mean log-loss of the rows that each fold holds out, by a fit of its own to the others.
-    fn by_fitting_again(config: &LinearConfig, data: &TrainingSet<'_>) -> f64 {
+    fn refit_loss(config: &LinearConfig, data: &TrainingSet<'_>) -> f64 {
         let (mut sum, mut count) = (0.0, 0);
-        for fold in stratified(data.labels(), data.groups(), 5) {
-            let part = |rows: &[usize]| -> (Vec<f32>, Vec<u32>) {
+        for fold in stratified_folds(data.labels(), data.groups(), 5) {
+            let subset = |rows: &[usize]| -> (Vec<f32>, Vec<u32>) {
                 let values = rows.iter().flat_map(|&row| data.features().row(row)).copied();
                 (values.collect(), rows.iter().map(|&row| data.labels()[row]).collect())
             };
             let width = data.features().width();
-            let (fit, held_out) = (part(&fold.fit), part(&fold.held_out));
+            let (fit, held_out) = (subset(&fold.fit), subset(&fold.held_out));
             let set =
-                TrainingSet::new(Features::new(&fit.0, width).unwrap(), &fit.1, data.classes()).unwrap();
-            let head = config.fit(&set, &FitContext::quiet()).unwrap().head;
-            let probabilities = head.logits(Features::new(&held_out.0, width).unwrap()).unwrap().softmax();
+                TrainingSet::new(FeatureMatrix::new(&fit.0, width).unwrap(), &fit.1, data.classes()).unwrap();
+            let head = config.fit(&set, &FitContext::silent()).unwrap().head;
+            let probabilities =
+                head.logits(FeatureMatrix::new(&held_out.0, width).unwrap()).unwrap().softmax();
             for (row, &label) in probabilities.chunks_exact(data.classes()).zip(&held_out.1) {
                 sum -= f64::from(row[label as usize]).ln();
                 count += 1;
@@ -370,17 +372,17 @@ mod tests {
     // effect: data.group x head.linear.C, features.views x head.linear.C, head.linear.C x head.linear.class_weight
     // effect: head.linear.C x head.linear.penalty, head.linear.C x head.linear.standardize
     #[test]
-    fn the_loss_of_each_candidate_is_that_of_fits_without_what_is_judged_with_everything_that_is_set() {
+    fn candidate_losses_match_refits_on_each_fold_for_every_setting() {
         // 60 photos of three classes in two views each, the third class rare, and patients with photos of two classes.
         let (mut values, labels) = noisy(60);
         let labels: Vec<u32> =
             labels.into_iter().enumerate().map(|(i, l)| if i % 2 == 0 { l } else { l.min(1) }).collect();
-        let mut random = crate::random::Keyed::new(&[2]);
-        values.extend(values.clone().into_iter().map(|value| value + 0.1 * random.uniform() as f32));
+        let mut rng = crate::random::KeyedRng::new(&[2]);
+        values.extend(values.clone().into_iter().map(|value| value + 0.1 * rng.uniform() as f32));
         let labels = [&labels[..], &labels].concat();
         let groups: Vec<u32> =
             (0..120).map(|row| if row % 60 < 12 { row % 60 / 4 } else { row % 60 }).collect();
-        let data = TrainingSet::new(Features::new(&values, 40).unwrap(), &labels, 3).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 40).unwrap(), &labels, 3).unwrap();
         let grouped = data.with_groups(&groups).unwrap();
         let base = LinearConfig { tol: 1e-7, ..LinearConfig::default() };
         let mut losses: Vec<Vec<f64>> = Vec::new();
@@ -391,11 +393,11 @@ mod tests {
             (LinearConfig { standardize: true, ..base.clone() }, grouped),
             (LinearConfig { penalty: Penalty::L1, ..base }, grouped),
         ] {
-            let auto = LinearConfig { c: Strength::Auto, tol: 1e-3, ..config.clone() };
-            let history = auto.fit(&data, &FitContext::quiet()).unwrap().history;
+            let auto = LinearConfig { c: Regularization::Auto, tol: 1e-3, ..config.clone() };
+            let history = auto.fit(&data, &FitContext::silent()).unwrap().history;
             let found: Vec<f64> = [2, 4, 6].map(|k| history.rows[k][1]).into();
             for (found, c) in found.iter().zip([1e-2, 0.1, 1.0]) {
-                let expected = by_fitting_again(&LinearConfig { c: c.into(), ..config.clone() }, &data);
+                let expected = refit_loss(&LinearConfig { c: c.into(), ..config.clone() }, &data);
                 assert!(
                     (found / expected - 1.0).abs() < 0.01,
                     "{config:?} with {c}: {found}, not {expected}"
@@ -405,62 +407,63 @@ mod tests {
         }
         // Each of them tells.
         for other in &losses[1..] {
-            let apart = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() > 0.03;
-            assert!(losses[0].iter().zip(other).any(apart), "{losses:?}");
+            let differs = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() > 0.03;
+            assert!(losses[0].iter().zip(other).any(differs), "{losses:?}");
         }
     }
 
     #[test]
-    fn a_warm_start_ends_at_the_same_optimum_sooner_also_with_a_new_class() {
+    fn a_warm_start_reaches_the_same_optimum_sooner_even_with_a_new_class() {
         let (values, labels) = noisy(150);
-        let features = Features::new(&values, 40).unwrap();
+        let features = FeatureMatrix::new(&values, 40).unwrap();
         let two: Vec<usize> = (0..150).filter(|&row| labels[row] < 2).collect();
         let earlier: Vec<f32> = two.iter().flat_map(|&row| features.row(row)).copied().collect();
         let earlier_labels: Vec<u32> = two.iter().map(|&row| labels[row]).collect();
-        let earlier = TrainingSet::new(Features::new(&earlier, 40).unwrap(), &earlier_labels, 2).unwrap();
+        let earlier =
+            TrainingSet::new(FeatureMatrix::new(&earlier, 40).unwrap(), &earlier_labels, 2).unwrap();
         let data = TrainingSet::new(features, &labels, 3).unwrap();
         for standardize in [false, true] {
             let config = LinearConfig { standardize, tol: 1e-8, ..LinearConfig::default() };
-            let cold = config.fit(&data, &FitContext::quiet()).unwrap();
+            let cold = config.fit(&data, &FitContext::silent()).unwrap();
             let warm_from = |start: &Affine| {
                 let tensors = start.tensors().unwrap();
-                config.fit(&data, &FitContext::quiet().starting_from(&tensors)).unwrap()
+                config.fit(&data, &FitContext::silent().with_warm_start(&tensors)).unwrap()
             };
             let again = warm_from(&cold.head);
             assert!(again.history.rows.len() * 4 < cold.history.rows.len(), "from its own optimum");
-            let grown = warm_from(&config.fit(&earlier, &FitContext::quiet()).unwrap().head);
+            let grown = warm_from(&config.fit(&earlier, &FitContext::silent()).unwrap().head);
             assert!(grown.history.rows[0][1] < cold.history.rows[0][1], "it starts lower");
             for warm in [again, grown] {
                 let logits = [&cold, &warm].map(|fitted| fitted.head.logits(features).unwrap().softmax());
                 assert!(logits[0].iter().zip(&logits[1]).all(|(a, b)| (a - b).abs() < 1e-4));
             }
         }
-        let five = config_of_five_features();
+        let five = tensors_of_five_features();
         let error =
-            LinearConfig::default().fit(&data, &FitContext::quiet().starting_from(&five)).unwrap_err();
+            LinearConfig::default().fit(&data, &FitContext::silent().with_warm_start(&five)).unwrap_err();
         assert!(matches!(error, HeadError::Width { expected: 5, found: 40 }), "{error}");
     }
 
-    fn config_of_five_features() -> Tensors {
-        LinearConfig::default().initial(5, 2).unwrap()
+    fn tensors_of_five_features() -> Tensors {
+        LinearConfig::default().initial_parameters(5, 2).unwrap()
     }
 
     const VALUES: [f32; 16] =
         [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 1.1, 0.2, 0.2, 1.4, 2.2, 0.5, 2.8, 1.0, 0.6];
 
     fn fit(labels: &[u32], classes: usize) -> Affine {
-        let data = TrainingSet::new(Features::new(&VALUES, 2).unwrap(), labels, classes).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&VALUES, 2).unwrap(), labels, classes).unwrap();
         let config = LinearConfig { tol: 1e-9, ..LinearConfig::default() };
-        *config.fit(&data, &FitContext::quiet()).unwrap().head
+        *config.fit(&data, &FitContext::silent()).unwrap().head
     }
 
     fn probabilities(head: &Affine) -> Vec<Vec<f32>> {
-        let logits = head.logits(Features::new(&VALUES, 2).unwrap()).unwrap();
+        let logits = head.logits(FeatureMatrix::new(&VALUES, 2).unwrap()).unwrap();
         logits.softmax().chunks_exact(head.classes()).map(<[f32]>::to_vec).collect()
     }
 
     #[test]
-    fn a_class_without_samples_has_probability_0_and_changes_nothing_for_the_others() {
+    fn a_class_without_samples_has_probability_0_and_leaves_the_others_unchanged() {
         let among_three = fit(&[0, 0, 2, 2, 0, 2, 0, 2], 3);
         let among_two = fit(&[0, 0, 1, 1, 0, 1, 0, 1], 2);
         for (three, two) in probabilities(&among_three).iter().zip(probabilities(&among_two)) {

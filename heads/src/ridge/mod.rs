@@ -1,21 +1,21 @@
 //! The head `ridge`: least squares on ±1, in closed form.
 
-mod leave_out;
+mod leave_one_out;
 mod problem;
 mod refine;
 
 use serde::{Deserialize, Serialize};
 
 use crate::affine::Affine;
-use crate::check::{positive, require};
+use crate::check::{require, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
+use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
-use crate::dense::planes::spread;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, History, Parameter, Shape, Tensors};
-use crate::keys;
-use crate::strength::Strength;
-use problem::Problem;
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, HyperparameterInfo, Tensors};
+use crate::params;
+use crate::regularization::Regularization;
+use problem::RidgeProblem;
 
 /// `[head]` with `kind = "ridge"`.
 ///
@@ -54,7 +54,7 @@ use problem::Problem;
 #[serde(deny_unknown_fields, default)]
 pub struct RidgeConfig {
     /// Weight of `|w|²`.
-    pub alpha: Strength,
+    pub alpha: Regularization,
     /// What `alpha = "auto"` chooses from.
     pub alphas: Vec<f64>,
     /// How much a class counts.
@@ -64,7 +64,7 @@ pub struct RidgeConfig {
 impl Default for RidgeConfig {
     fn default() -> Self {
         Self {
-            alpha: Strength::Auto,
+            alpha: Regularization::Auto,
             alphas: vec![0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5],
             class_weight: ClassWeight::None,
         }
@@ -74,13 +74,13 @@ impl Default for RidgeConfig {
 impl HeadConfig for RidgeConfig {
     const KIND: &'static str = "ridge";
     const ABOUT: &'static str = "least squares on ±1, one class against the rest, in closed form";
-    const PARAMETERS: &'static [Parameter] = &[
+    const PARAMETERS: &'static [HyperparameterInfo] = &[
         (
             "alpha",
             "weight of the size of the weights against the errors: higher is simpler; \"auto\": by leaving out each photo",
         ),
         ("alphas", "what \"auto\" chooses from"),
-        keys::CLASS_WEIGHT,
+        params::CLASS_WEIGHT,
     ];
     type Head = Affine;
 
@@ -88,26 +88,27 @@ impl HeadConfig for RidgeConfig {
         self.alpha.check("alpha")?;
         let listed = self.alphas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         require(!self.alphas.is_empty(), "alphas", &format!("[{listed}]"), "must have at least one number")?;
-        self.alphas.iter().try_for_each(|&alpha| positive("alphas", alpha))
+        self.alphas.iter().try_for_each(|&alpha| require_positive("alphas", alpha))
     }
 
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let classes = ClassMeans::new(data);
         let width = data.features().width();
         if classes.present.len() == 1 {
-            let head = spread(&classes.present, &vec![0.0; width], &[1.0], data.classes())?;
-            return Ok(Fitted::at_once(head));
+            let head = expand_to_all_classes(&classes.present, &vec![0.0; width], &[1.0], data.classes())?;
+            return Ok(Fitted::without_history(head));
         }
         let weights = data.class_weights(self.class_weight);
         let weights: Vec<f64> = classes.present.iter().map(|&class| weights[class]).collect();
-        let problem = Problem::new(data.features(), &classes, &weights);
+        let problem = RidgeProblem::new(data.features(), &classes, &weights);
         let (solution, history, chosen) = match self.alpha {
-            Strength::Given(alpha) => (problem.solve(alpha)?, History::default(), None),
-            Strength::Auto => {
-                let reduced = problem.reduced();
-                let choice = leave_out::choose(&problem, &reduced, &self.alphas, data.groups(), context);
-                let solution = reduced.solve(choice.value, &problem.right);
-                drop(reduced);
+            Regularization::Fixed(alpha) => (problem.solve(alpha)?, History::default(), None),
+            Regularization::Auto => {
+                let reduction = problem.reduce_to_band();
+                let choice =
+                    leave_one_out::choose_alpha(&problem, &reduction, &self.alphas, data.groups(), context);
+                let solution = reduction.solve(choice.value, &problem.rhs);
+                drop(reduction);
                 let solution = match solution {
                     Some(solution) => solution,
                     None => problem.solve(choice.value)?,
@@ -115,26 +116,26 @@ impl HeadConfig for RidgeConfig {
                 (solution, choice.history, Some(choice.value))
             }
         };
-        let (mut weight, mut bias) = problem.planes(&solution);
-        if let [of_second] = bias[..] {
+        let (mut weight, mut bias) = problem.weights_and_intercepts(&solution);
+        if let [intercept] = bias[..] {
             weight = weight.iter().map(|w| -w).chain(weight.iter().copied()).collect();
-            bias = vec![-of_second, of_second];
+            bias = vec![-intercept, intercept];
         }
-        let head = spread(&classes.present, &weight, &bias, data.classes())?;
-        Ok(Fitted::with_history(head, history).choosing("alpha", chosen))
+        let head = expand_to_all_classes(&classes.present, &weight, &bias, data.classes())?;
+        Ok(Fitted::with_history(head, history).with_chosen("alpha", chosen))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
         Affine::load(tensors, "")
     }
 
-    fn memory(&self, shape: Shape) -> u64 {
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let side = shape.samples.min(shape.features) as u64;
         let (width, classes) = (shape.features as u64, shape.classes as u64);
-        let (alphas, is_chosen) = (self.alphas.len() as u64, self.alpha == Strength::Auto);
-        let choosing = if is_chosen { leave_out::memory(side, classes, alphas) } else { 0 };
+        let (alphas, is_auto) = (self.alphas.len() as u64, self.alpha == Regularization::Auto);
+        let scratch = if is_auto { leave_one_out::scratch_values(side, classes, alphas) } else { 0 };
         // The matrix, and a few values for each weight.
-        8 * (side * side + choosing + 4 * width.max(side) * classes)
+        8 * (side * side + scratch + 4 * width.max(side) * classes)
     }
 }
 
@@ -144,12 +145,12 @@ mod tests {
     use crate::conformance::{check_head, check_head_with};
 
     #[test]
-    fn ridge_keeps_the_laws_of_heads() {
+    fn ridge_passes_check_head() {
         check_head::<RidgeConfig>();
     }
 
     #[test]
-    fn ridge_with_a_given_alpha_keeps_the_laws_of_heads() {
-        check_head_with(&RidgeConfig { alpha: Strength::Given(1.0), ..RidgeConfig::default() });
+    fn ridge_with_fixed_alpha_passes_check_head() {
+        check_head_with(&RidgeConfig { alpha: Regularization::Fixed(1.0), ..RidgeConfig::default() });
     }
 }

@@ -5,159 +5,164 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::refine;
-use crate::data::Features;
+use crate::data::FeatureMatrix;
 use crate::dense::Real;
-use crate::dense::factor::{Cholesky, Eigen};
-use crate::dense::gram::Lower;
+use crate::dense::band_reduction::BandReduction;
+use crate::dense::factor::{Cholesky, EigenDecomposition};
+use crate::dense::gram::LowerTriangular;
 use crate::dense::means::ClassMeans;
-use crate::dense::reduced::Reduced;
-use crate::dense::rows::{Centred, Rows};
+use crate::dense::rows::{CenteredRows, RowSource};
 use crate::error::HeadError;
-use crate::product::{times, transposed, widen};
-use crate::vector::Vectors;
+use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn};
+use crate::vector::VectorOps;
 
 /// Side of the matrix from which on a factor in `f32` that is refined is faster than one in `f64`.
-const REFINED: usize = 512;
+const MIN_REFINED_SIZE: usize = 512;
 /// Rows whose products with the weights a thread computes at a time.
-const BLOCK: usize = 128;
+const ROWS_PER_TASK: usize = 128;
 
 /// `X` `[N, F]` and `Y` `[N, T]`, both less their weighted means and times the roots of the samples' weights, so that the
 /// free intercept and the weights are gone: `|Y - X W|² + alpha |W|²`.
-pub(super) struct Problem<'a> {
+pub(super) struct RidgeProblem<'a> {
     classes: &'a ClassMeans,
-    features: Features<'a>,
+    features: FeatureMatrix<'a>,
     /// The weight of a sample of each class that has samples, `[K]`, and its root.
     weights: &'a [f64],
-    roots: Vec<f64>,
+    sqrt_class_weights: Vec<f64>,
     /// The sum of the samples' weights.
-    pub(super) sum: f64,
+    pub(super) weight_sum: f64,
     /// `[F]`
     mean: Vec<f64>,
     /// The class that each target is 1 for, `[T]`: with two classes, the second alone.
-    targets: std::ops::Range<usize>,
+    target_classes: std::ops::Range<usize>,
     /// In the space of the features, `XᵀY` `[F, T]` for `(XᵀX + alpha) W`; in that of the samples, `Y` for
     /// `(XXᵀ + alpha) A`, where `W = XᵀA`.
-    pub(super) right: Mat<f64>,
-    pub(super) space: Space,
+    pub(super) rhs: Mat<f64>,
+    pub(super) formulation: Formulation,
 }
 
 /// Where a problem is solved: where its matrix is smaller.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Space {
+pub(super) enum Formulation {
     /// `XᵀX`, `[F, F]`
-    Features,
+    Primal,
     /// `XXᵀ`, `[N, N]`
-    Samples,
+    Dual,
 }
 
-impl<'a> Problem<'a> {
+impl<'a> RidgeProblem<'a> {
     /// The problem of `classes`, at least two, whose samples weigh `weights` `[K]`.
-    pub(super) fn new(features: Features<'a>, classes: &'a ClassMeans, weights: &'a [f64]) -> Self {
-        let of_class: Vec<f64> = weights.iter().zip(&classes.counts).map(|(w, &n)| w * n as f64).collect();
-        let count = of_class.len();
-        let space = if features.len() > features.width() { Space::Features } else { Space::Samples };
+    pub(super) fn new(features: FeatureMatrix<'a>, classes: &'a ClassMeans, weights: &'a [f64]) -> Self {
+        let class_weight_sums: Vec<f64> =
+            weights.iter().zip(&classes.counts).map(|(w, &n)| w * n as f64).collect();
+        let n_present = class_weight_sums.len();
+        let formulation =
+            if features.len() > features.width() { Formulation::Primal } else { Formulation::Dual };
         let mut problem = Self {
             classes,
             features,
             weights,
-            roots: weights.iter().map(|weight| weight.sqrt()).collect(),
-            sum: of_class.iter().sum(),
-            mean: classes.mean_of_means(of_class.iter().copied()),
-            targets: if count == 2 { 1..2 } else { 0..count },
-            right: Mat::new(),
-            space,
+            sqrt_class_weights: weights.iter().map(|weight| weight.sqrt()).collect(),
+            weight_sum: class_weight_sums.iter().sum(),
+            mean: classes.mean_of_means(class_weight_sums.iter().copied()),
+            target_classes: if n_present == 2 { 1..2 } else { 0..n_present },
+            rhs: Mat::new(),
+            formulation,
         };
-        problem.right = match space {
+        problem.rhs = match formulation {
             // X is centred, so of Y only the 2 of the class's own samples remains.
-            Space::Features => Mat::from_fn(features.width(), problem.targets.len(), |feature, t| {
-                let class = problem.targets.start + t;
-                2.0 * of_class[class] * (classes.mean(class)[feature] - problem.mean[feature])
-            }),
-            Space::Samples => {
-                Mat::from_fn(features.len(), problem.targets.len(), |row, t| problem.target(row, t))
+            Formulation::Primal => {
+                Mat::from_fn(features.width(), problem.target_classes.len(), |feature, t| {
+                    let class = problem.target_classes.start + t;
+                    2.0 * class_weight_sums[class] * (classes.mean(class)[feature] - problem.mean[feature])
+                })
             }
+            Formulation::Dual => Mat::from_fn(features.len(), problem.target_classes.len(), |row, t| {
+                problem.target_value(row, t)
+            }),
         };
         problem
     }
 
     /// `X`
-    pub(super) fn rows(&self) -> impl Rows {
-        Centred {
+    pub(super) fn centered_rows(&self) -> impl RowSource {
+        CenteredRows {
             features: self.features,
-            group: &self.classes.of_row,
+            group: &self.classes.class_of_row,
             means: &self.mean,
-            scales: &self.roots,
+            scales: &self.sqrt_class_weights,
         }
     }
 
     /// The root of a sample's weight.
-    pub(super) fn root(&self, row: usize) -> f64 {
-        self.roots[self.classes.of_row[row] as usize]
+    pub(super) fn sqrt_weight(&self, row: usize) -> f64 {
+        self.sqrt_class_weights[self.classes.class_of_row[row] as usize]
     }
 
     /// Number of targets, `T`.
-    pub(super) fn targets(&self) -> usize {
-        self.targets.len()
+    pub(super) fn n_targets(&self) -> usize {
+        self.target_classes.len()
     }
 
     /// A value of `Y`.
-    pub(super) fn target(&self, row: usize, t: usize) -> f64 {
-        let own = self.classes.of_row[row] as usize == self.targets.start + t;
-        self.root(row) * (if own { 1.0 } else { -1.0 } - self.target_mean(t))
+    pub(super) fn target_value(&self, row: usize, t: usize) -> f64 {
+        let is_positive = self.classes.class_of_row[row] as usize == self.target_classes.start + t;
+        self.sqrt_weight(row) * (if is_positive { 1.0 } else { -1.0 } - self.target_mean(t))
     }
 
     /// The weighted mean of a target.
     fn target_mean(&self, t: usize) -> f64 {
-        let class = self.targets.start + t;
-        2.0 * self.weights[class] * self.classes.counts[class] as f64 / self.sum - 1.0
+        let class = self.target_classes.start + t;
+        2.0 * self.weights[class] * self.classes.counts[class] as f64 / self.weight_sum - 1.0
     }
 
-    fn matrix<T: Real>(&self) -> Lower<T> {
-        match self.space {
-            Space::Features => Lower::of_columns(&self.rows()),
-            Space::Samples => Lower::of_rows(&self.rows()),
+    fn gram<T: Real>(&self) -> LowerTriangular<T> {
+        match self.formulation {
+            Formulation::Primal => LowerTriangular::column_gram(&self.centered_rows()),
+            Formulation::Dual => LowerTriangular::row_gram(&self.centered_rows()),
         }
     }
 
     /// The matrix as a band, from which it is solved for every `alpha`.
-    pub(super) fn reduced(&self) -> Reduced {
-        Reduced::new(self.matrix())
+    pub(super) fn reduce_to_band(&self) -> BandReduction {
+        BandReduction::new(self.gram())
     }
 
     /// The solution for one `alpha`.
     pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
-        if self.right.nrows() >= REFINED
-            && let Some(factor) = Cholesky::rough(self.shifted(alpha))
+        if self.rhs.nrows() >= MIN_REFINED_SIZE
+            && let Some(factor) = Cholesky::for_preconditioning(self.shifted_gram(alpha))
             && let Some(solution) = refine::solve(self, &factor, alpha)
         {
             return Ok(solution);
         }
-        match Cholesky::new(self.shifted(alpha)) {
-            Some(factor) => Ok(factor.solve(self.right.clone())),
+        match Cholesky::new(self.shifted_gram(alpha)) {
+            Some(factor) => Ok(factor.solve(self.rhs.clone())),
             // In the samples' space Y is not all in the span of XXᵀ, but what is not is gone from W = XᵀA.
-            None => Ok(Eigen::new(&self.matrix())?.pseudo_solve_shifted(alpha, self.right.as_ref())),
+            None => Ok(EigenDecomposition::new(&self.gram())?.pseudo_solve_shifted(alpha, self.rhs.as_ref())),
         }
     }
 
     /// The matrix plus `alpha`.
-    pub(super) fn shifted<T: Real>(&self, alpha: f64) -> Lower<T> {
-        let mut matrix = self.matrix();
+    pub(super) fn shifted_gram<T: Real>(&self, alpha: f64) -> LowerTriangular<T> {
+        let mut matrix = self.gram();
         matrix.add_to_diagonal(std::iter::repeat(alpha));
         matrix
     }
 
     /// The matrix plus `alpha` times some columns, without the matrix.
-    pub(super) fn apply(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
-        let targets = columns.ncols();
-        let mut product = match self.space {
-            Space::Features => {
-                let planes: Vec<f64> = columns.col_iter().flat_map(|column| column.iter().copied()).collect();
-                let planes = self.times_transposed(&self.times(&planes));
-                Mat::from_fn(columns.nrows(), targets, |feature, t| planes[t * self.mean.len() + feature])
+    pub(super) fn apply_shifted_gram(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
+        let n_targets = columns.ncols();
+        let mut product = match self.formulation {
+            Formulation::Primal => {
+                let weights: Vec<f64> =
+                    columns.col_iter().flat_map(|column| column.iter().copied()).collect();
+                let weights = self.xt_times(&self.x_times(&weights));
+                Mat::from_fn(columns.nrows(), n_targets, |feature, t| weights[t * self.mean.len() + feature])
             }
-            Space::Samples => {
-                let values = self.times(&self.times_transposed(&by_row(columns)));
-                Mat::from_fn(columns.nrows(), targets, |row, t| values[row * targets + t])
+            Formulation::Dual => {
+                let values = self.x_times(&self.xt_times(&row_major_values(columns)));
+                Mat::from_fn(columns.nrows(), n_targets, |row, t| values[row * n_targets + t])
             }
         };
         product += faer::Scale(alpha) * columns;
@@ -165,59 +170,64 @@ impl<'a> Problem<'a> {
     }
 
     /// `X` times planes `[T, F]`, `[N, T]`.
-    fn times(&self, planes: &[f64]) -> Vec<f64> {
-        let (width, arch, vectors) = (self.mean.len(), Arch::new(), Vectors::new());
-        let offsets: Vec<f64> =
-            planes.chunks_exact(width).map(|plane| vectors.dot(plane, &self.mean)).collect();
-        let targets = offsets.len();
-        let mut out = vec![0.0; self.features.len() * targets];
-        out.par_chunks_mut(BLOCK * targets).enumerate().for_each_init(Vec::new, |wide, (block, out)| {
-            let first = block * BLOCK;
-            let rows = &self.features.as_slice()[first * width..][..out.len() / targets * width];
-            wide.resize(rows.len(), 0.0);
-            widen(arch, rows, wide);
-            times(wide, planes, width, out);
-            for (row, values) in out.chunks_exact_mut(targets).enumerate() {
-                let root = self.root(first + row);
-                values.iter_mut().zip(&offsets).for_each(|(value, offset)| *value = root * (*value - offset));
-            }
-        });
+    fn x_times(&self, weights: &[f64]) -> Vec<f64> {
+        let (width, arch, vectors) = (self.mean.len(), Arch::new(), VectorOps::new());
+        let offsets: Vec<f64> = weights.chunks_exact(width).map(|w| vectors.dot(w, &self.mean)).collect();
+        let n_targets = offsets.len();
+        let mut out = vec![0.0; self.features.len() * n_targets];
+        out.par_chunks_mut(ROWS_PER_TASK * n_targets).enumerate().for_each_init(
+            Vec::new,
+            |converted, (block, out)| {
+                let first = block * ROWS_PER_TASK;
+                let rows = &self.features.as_slice()[first * width..][..out.len() / n_targets * width];
+                converted.resize(rows.len(), 0.0);
+                copy_to_f64(arch, rows, converted);
+                gemm_nt(converted, weights, width, out);
+                for (row, values) in out.chunks_exact_mut(n_targets).enumerate() {
+                    let sqrt_weight = self.sqrt_weight(first + row);
+                    values
+                        .iter_mut()
+                        .zip(&offsets)
+                        .for_each(|(value, offset)| *value = sqrt_weight * (*value - offset));
+                }
+            },
+        );
         out
     }
 
     /// `Xᵀ` times values `[N, T]`, `[T, F]`.
-    fn times_transposed(&self, values: &[f64]) -> Vec<f64> {
-        let targets = values.len() / self.features.len();
-        let mut sums = vec![0.0; targets];
+    fn xt_times(&self, values: &[f64]) -> Vec<f64> {
+        let n_targets = values.len() / self.features.len();
+        let mut sums = vec![0.0; n_targets];
         let mut factors = Vec::with_capacity(values.len());
-        for (row, values) in values.chunks_exact(targets).enumerate() {
+        for (row, values) in values.chunks_exact(n_targets).enumerate() {
             for (sum, value) in sums.iter_mut().zip(values) {
-                let factor = self.root(row) * value;
+                let factor = self.sqrt_weight(row) * value;
                 *sum += factor;
                 factors.push(factor);
             }
         }
-        let mut planes = transposed(&factors, self.features);
-        for (plane, sum) in planes.chunks_exact_mut(self.mean.len()).zip(sums) {
-            Vectors::new().add_scaled(plane, -sum, &self.mean);
+        let mut out = gemm_tn(&factors, self.features);
+        for (w, sum) in out.chunks_exact_mut(self.mean.len()).zip(sums) {
+            VectorOps::new().add_scaled(w, -sum, &self.mean);
         }
-        planes
+        out
     }
 
     /// The weights `[T, F]` and intercepts `[T]` of a solution.
-    pub(super) fn planes(&self, solution: &Mat<f64>) -> (Vec<f64>, Vec<f64>) {
-        let vectors = Vectors::new();
-        let weight: Vec<f64> = match self.space {
-            Space::Features => solution.col_iter().flat_map(|column| column.iter().copied()).collect(),
-            Space::Samples => self.times_transposed(&by_row(solution)),
+    pub(super) fn weights_and_intercepts(&self, solution: &Mat<f64>) -> (Vec<f64>, Vec<f64>) {
+        let vectors = VectorOps::new();
+        let weight: Vec<f64> = match self.formulation {
+            Formulation::Primal => solution.col_iter().flat_map(|column| column.iter().copied()).collect(),
+            Formulation::Dual => self.xt_times(&row_major_values(solution)),
         };
-        let of_plane = |(t, weight)| self.target_mean(t) - vectors.dot::<f64, f64>(weight, &self.mean);
-        let bias = weight.chunks_exact(self.mean.len()).enumerate().map(of_plane).collect();
+        let intercept = |(t, weight)| self.target_mean(t) - vectors.dot::<f64, f64>(weight, &self.mean);
+        let bias = weight.chunks_exact(self.mean.len()).enumerate().map(intercept).collect();
         (weight, bias)
     }
 }
 
 /// The values of a matrix, row by row.
-fn by_row(matrix: &Mat<f64>) -> Vec<f64> {
+fn row_major_values(matrix: &Mat<f64>) -> Vec<f64> {
     matrix.row_iter().flat_map(|row| row.iter().copied()).collect()
 }

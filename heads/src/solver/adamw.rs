@@ -12,11 +12,11 @@ const EPSILON: f32 = 1e-8;
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     /// Part of a value that decay leaves.
-    keep: f32,
+    decay: f32,
     /// Learning rate, corrected for the mean's start from 0.
-    size: f32,
+    step_size: f32,
     /// What corrects the root of the squares' mean for its start from 0.
-    root: f32,
+    second_moment_correction: f32,
     /// `λ` of `½ λ |W|²`, which the gradient does not hold yet.
     penalty: f32,
 }
@@ -27,29 +27,32 @@ impl AdamW {
 
     /// The step after `done` others. `weight_decay` is the decoupled one, `penalty` the `λ` of a term `½ λ |W|²` of the
     /// loss, as Adam's own `weight_decay` in PyTorch.
-    pub fn after(done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
-        let step = i32::try_from(done).unwrap_or(i32::MAX).saturating_add(1);
+    pub fn for_step(steps_done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
+        let step = i32::try_from(steps_done).unwrap_or(i32::MAX).saturating_add(1);
         Self {
-            keep: (1.0 - lr * weight_decay) as f32,
-            size: (lr / (1.0 - f64::from(BETA1).powi(step))) as f32,
-            root: (1.0 / (1.0 - f64::from(BETA2).powi(step)).sqrt()) as f32,
+            decay: (1.0 - lr * weight_decay) as f32,
+            step_size: (lr / (1.0 - f64::from(BETA1).powi(step))) as f32,
+            second_moment_correction: (1.0 / (1.0 - f64::from(BETA2).powi(step)).sqrt()) as f32,
             penalty: penalty as f32,
         }
     }
 
     /// Moves `slot` on this thread, in one pass over its memory. Products are not fused with sums, so that every
     /// processor gives the same bits.
-    pub fn apply(self, slot: Slot<'_>) {
-        let Self { keep, size, root, penalty } = self;
+    pub fn update(self, slot: AdamWSlot<'_>) {
+        let Self { decay, step_size, second_moment_correction, penalty } = self;
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                let means = slot.first.iter_mut().zip(slot.second);
-                for ((value, &g), (first, second)) in slot.value.iter_mut().zip(&*slot.gradient).zip(means) {
+                let means = slot.exp_avg.iter_mut().zip(slot.exp_avg_sq);
+                for ((value, &g), (exp_avg, exp_avg_sq)) in
+                    slot.value.iter_mut().zip(&*slot.gradient).zip(means)
+                {
                     let g = g + penalty * *value;
-                    *first = BETA1 * *first + (1.0 - BETA1) * g;
-                    *second = BETA2 * *second + (1.0 - BETA2) * g * g;
-                    *value = *value * keep - size * *first / (second.sqrt() * root + EPSILON);
+                    *exp_avg = BETA1 * *exp_avg + (1.0 - BETA1) * g;
+                    *exp_avg_sq = BETA2 * *exp_avg_sq + (1.0 - BETA2) * g * g;
+                    *value = *value * decay
+                        - step_size * *exp_avg / (exp_avg_sq.sqrt() * second_moment_correction + EPSILON);
                 }
             },
         );
@@ -58,13 +61,13 @@ impl AdamW {
 
 /// Parameters, and what [`AdamW`] knows of each: slices of one length.
 #[derive(Debug)]
-pub struct Slot<'a> {
+pub struct AdamWSlot<'a> {
     /// What moves.
     pub value: &'a mut [f32],
     /// The derivative of the loss by it.
     pub gradient: &'a mut [f32],
     /// Mean of the gradient.
-    pub first: &'a mut [f32],
+    pub exp_avg: &'a mut [f32],
     /// Mean of its square.
-    pub second: &'a mut [f32],
+    pub exp_avg_sq: &'a mut [f32],
 }

@@ -10,28 +10,28 @@ mod tests;
 
 use rayon::prelude::*;
 
-use super::dual_coordinate_descent::{Progress, Stopping};
-use crate::data::Features;
-use crate::product::{PackedWeights, transposed};
-use crate::random::Keyed;
-use crate::vector::Vectors;
+use super::dual_coordinate_descent::{Progress, SvmStopping};
+use crate::data::FeatureMatrix;
+use crate::gemm::{PackedWeights, gemm_tn};
+use crate::random::KeyedRng;
+use crate::vector::VectorOps;
 
 /// Sweeps between two looks at the whole problem.
-const SWEEPS: u64 = 10;
+const SWEEPS_PER_ROUND: u64 = 10;
 
 /// Samples that a thread looks at at a time.
-const BLOCK: usize = 64;
+const ROWS_PER_TASK: usize = 64;
 
 /// `min ½ Σ_m |w_m|² + Σ_i C_i max_m ([m ≠ y_i] + w_m·x_i - w_{y_i}·x_i)`, where `x_i` has one more, constant feature for the
 /// intercepts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Problem<'a> {
+pub(crate) struct CrammerSingerProblem<'a> {
     /// `[N, F]`
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// `|x_i|²` with the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
     /// The constant feature.
-    pub(crate) constant: f64,
+    pub(crate) intercept_scaling: f64,
     /// `y_i`, `[N]`.
     pub(crate) labels: &'a [u32],
     /// `C_i` of the samples of each class, `[C]`.
@@ -40,13 +40,13 @@ pub(crate) struct Problem<'a> {
 
 /// What [`solve`] found.
 #[derive(Clone, Debug)]
-pub(crate) struct Solution {
+pub(crate) struct CrammerSingerSolution {
     /// Weights of the features, `[C, F]`.
     pub(crate) weight: Vec<f64>,
     /// Weights of the constant feature, `[C]`.
-    pub(crate) constant: Vec<f64>,
+    pub(crate) constant_weights: Vec<f64>,
     /// Those of the dual, `[N, C]`: `w_m = Σ α_im x_i`.
-    pub(crate) multipliers: Vec<f64>,
+    pub(crate) dual_coef: Vec<f64>,
     /// A record per round.
     pub(crate) progress: Vec<Progress>,
     /// Whether the gap came below the tolerance.
@@ -54,39 +54,43 @@ pub(crate) struct Solution {
 }
 
 /// Solves the problem, from a guess of the multipliers if there is one.
-pub(crate) fn solve(problem: Problem<'_>, guess: Option<&[f64]>, stopping: Stopping) -> Solution {
-    let mut state = State::new(problem);
+pub(crate) fn solve(
+    problem: CrammerSingerProblem<'_>,
+    initial_dual_coef: Option<&[f64]>,
+    stopping: SvmStopping,
+) -> CrammerSingerSolution {
+    let mut solver = CrammerSingerSolver::new(problem);
     let mut progress = Vec::new();
     let mut converged = false;
-    let started = guess.is_some_and(|guess| state.start(guess));
+    let warm_started = initial_dual_coef.is_some_and(|dual_coef| solver.warm_start(dual_coef));
     for round in 0..stopping.rounds {
-        if round > 0 || !started {
-            state.sweep(Keyed::new(&[stopping.seed[0], stopping.seed[1], round]));
+        if round > 0 || !warm_started {
+            solver.sweep(KeyedRng::new(&[stopping.seed[0], stopping.seed[1], round]));
         }
-        let look = state.look();
-        progress.push(look);
-        if look.gap <= stopping.tolerance * look.primal {
+        let status = solver.evaluate();
+        progress.push(status);
+        if status.gap <= stopping.tolerance * status.primal {
             converged = true;
             break;
         }
     }
-    let State { weight, constant, multipliers, .. } = state;
-    Solution { weight, constant, multipliers, progress, converged }
+    let CrammerSingerSolver { weight, constant_weights, dual_coef, .. } = solver;
+    CrammerSingerSolution { weight, constant_weights, dual_coef, progress, converged }
 }
 
-struct State<'a> {
-    problem: Problem<'a>,
-    vectors: Vectors,
-    multipliers: Vec<f64>,
+struct CrammerSingerSolver<'a> {
+    problem: CrammerSingerProblem<'a>,
+    vectors: VectorOps,
+    dual_coef: Vec<f64>,
     weight: Vec<f64>,
-    constant: Vec<f64>,
+    constant_weights: Vec<f64>,
     /// The classes of each sample whose multipliers may move, `[N]`; fewer than two where none may.
-    moving: Vec<Vec<u32>>,
+    free_classes: Vec<Vec<u32>>,
 }
 
 /// A class of a sample whose multiplier may move.
 #[derive(Clone, Copy)]
-struct Moving {
+struct FreeCoef {
     class: u32,
     /// Derivative of the dual by the multiplier.
     gradient: f64,
@@ -96,99 +100,101 @@ struct Moving {
     upper: f64,
 }
 
-impl<'a> State<'a> {
-    fn new(problem: Problem<'a>) -> Self {
+impl<'a> CrammerSingerSolver<'a> {
+    fn new(problem: CrammerSingerProblem<'a>) -> Self {
         let (samples, classes) = (problem.features.len(), problem.cost.len());
         Self {
             problem,
-            vectors: Vectors::new(),
-            multipliers: vec![0.0; samples * classes],
+            vectors: VectorOps::new(),
+            dual_coef: vec![0.0; samples * classes],
             weight: vec![0.0; classes * problem.features.width()],
-            constant: vec![0.0; classes],
-            moving: vec![(0..classes as u32).collect(); samples],
+            constant_weights: vec![0.0; classes],
+            free_classes: vec![(0..classes as u32).collect(); samples],
         }
     }
 
     /// Starts from the multiple of `guess` at which the dual is lowest among those within the bounds; whether that is other
     /// than zero. So no guess is worse than none.
-    fn start(&mut self, guess: &[f64]) -> bool {
+    fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
         let classes = self.problem.cost.len();
-        let (mut room, mut linear) = (f64::INFINITY, 0.0);
-        for (values, &label) in guess.chunks_exact(classes).zip(self.problem.labels) {
-            let own = values[label as usize];
-            linear += own;
-            if own > 0.0 {
-                room = room.min(self.problem.cost[label as usize] / own);
+        let (mut max_multiple, mut linear) = (f64::INFINITY, 0.0);
+        for (values, &label) in initial_dual_coef.chunks_exact(classes).zip(self.problem.labels) {
+            let label_coef = values[label as usize];
+            linear += label_coef;
+            if label_coef > 0.0 {
+                max_multiple = max_multiple.min(self.problem.cost[label as usize] / label_coef);
             }
         }
-        self.multipliers = guess.to_vec();
-        self.combine();
-        let multiple = (linear / self.squared_norm()).min(room);
-        let useful = multiple > 0.0 && multiple.is_finite();
-        let multiple = if useful { multiple } else { 0.0 };
-        for value in self.multipliers.iter_mut().chain(&mut self.weight).chain(&mut self.constant) {
+        self.dual_coef = initial_dual_coef.to_vec();
+        self.recompute_weights();
+        let multiple = (linear / self.squared_norm()).min(max_multiple);
+        let is_usable = multiple > 0.0 && multiple.is_finite();
+        let multiple = if is_usable { multiple } else { 0.0 };
+        for value in self.dual_coef.iter_mut().chain(&mut self.weight).chain(&mut self.constant_weights) {
             *value *= multiple;
         }
-        useful
+        is_usable
     }
 
     /// The weights of the multipliers, computed anew, so that rounding does not pile up.
-    fn combine(&mut self) {
-        self.weight = transposed(&self.multipliers, self.problem.features);
-        let mut sums = vec![0.0; self.constant.len()];
-        for values in self.multipliers.chunks_exact(sums.len()) {
+    fn recompute_weights(&mut self) {
+        self.weight = gemm_tn(&self.dual_coef, self.problem.features);
+        let mut sums = vec![0.0; self.constant_weights.len()];
+        for values in self.dual_coef.chunks_exact(sums.len()) {
             for (sum, value) in sums.iter_mut().zip(values) {
                 *sum += value;
             }
         }
-        self.constant = sums.into_iter().map(|sum| sum * self.problem.constant).collect();
+        self.constant_weights = sums.into_iter().map(|sum| sum * self.problem.intercept_scaling).collect();
     }
 
     fn squared_norm(&self) -> f64 {
-        self.vectors.dot(&self.weight, &self.weight) + self.vectors.dot(&self.constant, &self.constant)
+        self.vectors.dot(&self.weight, &self.weight)
+            + self.vectors.dot(&self.constant_weights, &self.constant_weights)
     }
 
-    fn sweep(&mut self, mut random: Keyed) {
-        let mut active: Vec<usize> = (0..self.moving.len()).filter(|&i| self.moving[i].len() > 1).collect();
+    fn sweep(&mut self, mut rng: KeyedRng) {
+        let mut active: Vec<usize> =
+            (0..self.free_classes.len()).filter(|&i| self.free_classes[i].len() > 1).collect();
         let mut row = vec![0.0; self.problem.features.width()];
-        for _ in 0..SWEEPS {
-            random.shuffle(&mut active);
-            active.retain(|&i| self.visit(i, &mut row));
+        for _ in 0..SWEEPS_PER_ROUND {
+            rng.shuffle(&mut active);
+            active.retain(|&i| self.update_sample(i, &mut row));
         }
     }
 
     /// Brings the multipliers of sample `i` to their optimum, the others as they are; whether any may still move. `row` is
     /// room for its features.
-    fn visit(&mut self, i: usize, row: &mut [f64]) -> bool {
+    fn update_sample(&mut self, i: usize, row: &mut [f64]) -> bool {
         let (width, classes) = (self.problem.features.width(), self.problem.cost.len());
         for (value, &x) in row.iter_mut().zip(self.problem.features.row(i)) {
             *value = f64::from(x);
         }
         let label = self.problem.labels[i];
         let cost = self.problem.cost[label as usize];
-        let mut moving: Vec<Moving> = self.moving[i]
+        let mut free: Vec<FreeCoef> = self.free_classes[i]
             .iter()
             .map(|&class| {
                 let m = class as usize;
                 let score = self.vectors.dot(&self.weight[m * width..(m + 1) * width], row)
-                    + self.constant[m] * self.problem.constant;
-                Moving::new(class, label, score, self.multipliers[i * classes + m], cost)
+                    + self.constant_weights[m] * self.problem.intercept_scaling;
+                FreeCoef::new(class, label, score, self.dual_coef[i * classes + m], cost)
             })
             .collect();
-        let violation = settle(&mut moving);
-        self.moving[i].clear();
-        self.moving[i].extend(moving.iter().map(|m| m.class));
-        if moving.len() < 2 {
+        let violation = shrink(&mut free);
+        self.free_classes[i].clear();
+        self.free_classes[i].extend(free.iter().map(|m| m.class));
+        if free.len() < 2 {
             return false;
         }
         if violation > 0.0 {
             let curvature = self.problem.squared_norms[i];
-            for (moving, value) in moving.iter().zip(optimum(&moving, curvature, cost)) {
-                let (m, change) = (moving.class as usize, value - moving.value);
+            for (coef, value) in free.iter().zip(solve_subproblem(&free, curvature, cost)) {
+                let (m, change) = (coef.class as usize, value - coef.value);
                 if change != 0.0 {
-                    self.multipliers[i * classes + m] = value;
+                    self.dual_coef[i * classes + m] = value;
                     self.vectors.add_scaled(&mut self.weight[m * width..(m + 1) * width], change, row);
-                    self.constant[m] += change * self.problem.constant;
+                    self.constant_weights[m] += change * self.problem.intercept_scaling;
                 }
             }
         }
@@ -196,92 +202,93 @@ impl<'a> State<'a> {
     }
 
     /// Looks at every sample: how good the weights are, and which multipliers may move.
-    fn look(&mut self) -> Progress {
-        self.combine();
-        let Problem { features, labels, cost, constant, .. } = self.problem;
+    fn evaluate(&mut self) -> Progress {
+        self.recompute_weights();
+        let CrammerSingerProblem { features, labels, cost, intercept_scaling, .. } = self.problem;
         let classes = cost.len();
         let packed = PackedWeights::new(&self.weight, features.width());
-        let offsets: Vec<f64> = self.constant.iter().map(|w| w * constant).collect();
-        let blocks = features.as_slice().par_chunks(BLOCK * features.width());
+        let offsets: Vec<f64> = self.constant_weights.iter().map(|w| w * intercept_scaling).collect();
+        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * features.width());
         let losses: Vec<f64> = blocks
-            .zip(labels.par_chunks(BLOCK))
-            .zip(self.multipliers.par_chunks(BLOCK * classes))
-            .zip(self.moving.par_chunks_mut(BLOCK))
-            .map(|(((rows, labels), multipliers), all_moving)| {
+            .zip(labels.par_chunks(ROWS_PER_TASK))
+            .zip(self.dual_coef.par_chunks(ROWS_PER_TASK * classes))
+            .zip(self.free_classes.par_chunks_mut(ROWS_PER_TASK))
+            .map(|(((rows, labels), dual_coef), all_free_classes)| {
                 let mut scores = vec![0.0; labels.len() * classes];
-                packed.times(rows, &mut scores);
-                let rows = scores.chunks_exact_mut(classes).zip(multipliers.chunks_exact(classes));
+                packed.multiply(rows, &mut scores);
+                let rows = scores.chunks_exact_mut(classes).zip(dual_coef.chunks_exact(classes));
                 let mut loss = 0.0;
-                for (((scores, values), &label), out) in rows.zip(labels).zip(all_moving) {
+                for (((scores, values), &label), out) in rows.zip(labels).zip(all_free_classes) {
                     scores.iter_mut().zip(&offsets).for_each(|(score, offset)| *score += offset);
                     let cost = cost[label as usize];
-                    let mut moving: Vec<Moving> = (0..classes)
-                        .map(|m| Moving::new(m as u32, label, scores[m], values[m], cost))
+                    let mut free: Vec<FreeCoef> = (0..classes)
+                        .map(|m| FreeCoef::new(m as u32, label, scores[m], values[m], cost))
                         .collect();
-                    let largest = moving.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max);
+                    let largest = free.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max);
                     loss += cost * (largest - scores[label as usize]);
-                    settle(&mut moving);
+                    shrink(&mut free);
                     out.clear();
-                    out.extend(moving.iter().map(|m| m.class));
+                    out.extend(free.iter().map(|m| m.class));
                 }
                 loss
             })
             .collect();
         let half_norm = 0.5 * self.squared_norm();
-        let own = self.multipliers.chunks_exact(classes).zip(labels).map(|(values, &l)| values[l as usize]);
-        let (primal, dual) = (half_norm + losses.iter().sum::<f64>(), own.sum::<f64>() - half_norm);
+        let label_coefs =
+            self.dual_coef.chunks_exact(classes).zip(labels).map(|(values, &l)| values[l as usize]);
+        let (primal, dual) = (half_norm + losses.iter().sum::<f64>(), label_coefs.sum::<f64>() - half_norm);
         Progress { primal, gap: primal - dual }
     }
 }
 
-impl Moving {
+impl FreeCoef {
     fn new(class: u32, label: u32, score: f64, value: f64, cost: f64) -> Self {
-        let own = class == label;
+        let is_label = class == label;
         Self {
             class,
-            gradient: score + f64::from(u8::from(!own)),
+            gradient: score + f64::from(u8::from(!is_label)),
             value,
-            upper: if own { cost } else { 0.0 },
+            upper: if is_label { cost } else { 0.0 },
         }
     }
 }
 
 /// Drops the classes that are at their bound and would stay there, and gives the violation of the optimum among the others:
 /// by how much the largest derivative exceeds the smallest one of a multiplier that may grow.
-fn settle(moving: &mut Vec<Moving>) -> f64 {
-    let growing = moving.iter().filter(|m| m.value < m.upper).map(|m| m.gradient);
-    let smallest = growing.fold(f64::INFINITY, f64::min);
-    moving.retain(|m| m.value < m.upper || m.gradient >= smallest);
-    moving.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max) - smallest
+fn shrink(free: &mut Vec<FreeCoef>) -> f64 {
+    let growable = free.iter().filter(|m| m.value < m.upper).map(|m| m.gradient);
+    let smallest = growable.fold(f64::INFINITY, f64::min);
+    free.retain(|m| m.value < m.upper || m.gradient >= smallest);
+    free.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max) - smallest
 }
 
 /// The minimum of `Σ ½ A α_m² + B_m α_m` within the bounds, the sum of all multipliers of the sample being 0, where `A` is
 /// `curvature` and `B` what makes the gradient that of `moving`: algorithm 3.1 of the paper on the sequential dual method.
-fn optimum(moving: &[Moving], curvature: f64, cost: f64) -> Vec<f64> {
-    let linear = |m: &Moving| m.gradient - curvature * m.value;
-    let mut reached: Vec<f64> = moving.iter().map(|m| linear(m) + curvature * m.upper).collect();
-    reached.sort_unstable_by(|a, b| b.total_cmp(a));
-    let mut sum = reached[0] - curvature * cost;
+fn solve_subproblem(free: &[FreeCoef], curvature: f64, cost: f64) -> Vec<f64> {
+    let linear = |m: &FreeCoef| m.gradient - curvature * m.value;
+    let mut breakpoints: Vec<f64> = free.iter().map(|m| linear(m) + curvature * m.upper).collect();
+    breakpoints.sort_unstable_by(|a, b| b.total_cmp(a));
+    let mut sum = breakpoints[0] - curvature * cost;
     let mut count = 1;
-    while count < reached.len() && sum < count as f64 * reached[count] {
-        sum += reached[count];
+    while count < breakpoints.len() && sum < count as f64 * breakpoints[count] {
+        sum += breakpoints[count];
         count += 1;
     }
-    let level = sum / count as f64;
-    moving.iter().map(|m| ((level - linear(m)) / curvature).min(m.upper)).collect()
+    let threshold = sum / count as f64;
+    free.iter().map(|m| ((threshold - linear(m)) / curvature).min(m.upper)).collect()
 }
 
 /// Multipliers `[N, C]` for weights with these `scores` `[N, C]`: a sample that costs something has its whole `C_i` on its own
 /// class and on the one that costs most, as at the optimum where that one is alone.
-pub(crate) fn multipliers_of(scores: &[f64], labels: &[u32], cost: &[f64]) -> Vec<f64> {
-    let mut multipliers = vec![0.0; scores.len()];
-    let rows = scores.chunks_exact(cost.len()).zip(multipliers.chunks_exact_mut(cost.len()));
+pub(crate) fn dual_coef_from_scores(scores: &[f64], labels: &[u32], cost: &[f64]) -> Vec<f64> {
+    let mut dual_coef = vec![0.0; scores.len()];
+    let rows = scores.chunks_exact(cost.len()).zip(dual_coef.chunks_exact_mut(cost.len()));
     for ((scores, values), &label) in rows.zip(labels) {
-        let own = label as usize;
-        let reached = |m: usize| scores[m] + f64::from(u8::from(m != own));
-        let worst = (0..cost.len()).fold(own, |worst, m| if reached(m) > reached(worst) { m } else { worst });
-        values[own] += cost[own];
-        values[worst] -= cost[own];
+        let label = label as usize;
+        let margin = |m: usize| scores[m] + f64::from(u8::from(m != label));
+        let worst = (0..cost.len()).fold(label, |worst, m| if margin(m) > margin(worst) { m } else { worst });
+        values[label] += cost[label];
+        values[worst] -= cost[label];
     }
-    multipliers
+    dual_coef
 }

@@ -6,20 +6,20 @@
 
 use std::collections::VecDeque;
 
-use crate::vector::Vectors;
+use crate::vector::VectorOps;
 
 /// Steps that the inverse Hessian is made of.
-const MEMORY: usize = 10;
+const HISTORY: usize = 10;
 /// A step must lower the value by this part of what the slope promises.
 pub(crate) const SUFFICIENT_DECREASE: f64 = 1e-4;
 /// A step must lower the slope to this part.
 const CURVATURE: f64 = 0.9;
 /// Evaluations in one line search, at most.
-const LINE_SEARCH: usize = 30;
+const MAX_EVALUATIONS: usize = 30;
 
 /// When to stop.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stopping {
+pub(crate) struct LbfgsStopping {
     /// The largest component of the gradient that is small enough.
     pub(crate) tolerance: f64,
     /// Iterations at most.
@@ -43,36 +43,38 @@ pub(crate) struct Minimum {
 pub(crate) fn minimize(
     start: Vec<f64>,
     inverse: &InverseHessian<'_>,
-    stopping: Stopping,
+    stopping: LbfgsStopping,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
     on_iteration: impl Fn(u64),
 ) -> Minimum {
-    let vectors = Vectors::new();
-    let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
-    at.value = evaluate(&at.point, &mut at.gradient);
-    let slope = |at: &At| at.gradient.clone();
-    let step = |at: &At, _: &[f64], direction: Vec<f64>| line_search(at, &direction, vectors, &mut evaluate);
-    descend(at, inverse, stopping, slope, step, on_iteration)
+    let vectors = VectorOps::new();
+    let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
+    start_point.value = evaluate(&start_point.point, &mut start_point.gradient);
+    let slope = |point: &Evaluation| point.gradient.clone();
+    let step = |current: &Evaluation, _: &[f64], direction: Vec<f64>| {
+        line_search(current, &direction, vectors, &mut evaluate)
+    };
+    minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
 }
 
 /// Steps from point to point until the largest component of the slope there is small enough. `step` is given a point, its
 /// slope and the direction that the inverse Hessian makes of it; it returns a point that is lower, if it finds one.
-pub(crate) fn descend(
-    mut at: At,
+pub(crate) fn minimize_with(
+    mut current: Evaluation,
     inverse: &InverseHessian<'_>,
-    stopping: Stopping,
-    slope_at: impl Fn(&At) -> Vec<f64>,
-    mut step: impl FnMut(&At, &[f64], Vec<f64>) -> Option<At>,
+    stopping: LbfgsStopping,
+    gradient_at: impl Fn(&Evaluation) -> Vec<f64>,
+    mut step: impl FnMut(&Evaluation, &[f64], Vec<f64>) -> Option<Evaluation>,
     on_iteration: impl Fn(u64),
 ) -> Minimum {
-    let mut slope = slope_at(&at);
-    let mut progress = vec![(at.value, largest(&slope))];
-    let mut memory = Memory::new(inverse);
+    let mut gradient = gradient_at(&current);
+    let mut progress = vec![(current.value, max_abs(&gradient))];
+    let mut memory = LbfgsMemory::new(inverse);
     for iteration in 1..=stopping.iterations {
-        if largest(&slope) <= stopping.tolerance {
+        if max_abs(&gradient) <= stopping.tolerance {
             break;
         }
-        let Some(next) = step(&at, &slope, memory.direction(&slope)) else {
+        let Some(next) = step(&current, &gradient, memory.direction(&gradient)) else {
             if memory.is_empty() {
                 break;
             }
@@ -81,70 +83,70 @@ pub(crate) fn descend(
             memory.clear();
             continue;
         };
-        memory.remember(&at, &next);
-        at = next;
-        slope = slope_at(&at);
-        progress.push((at.value, largest(&slope)));
+        memory.push(&current, &next);
+        current = next;
+        gradient = gradient_at(&current);
+        progress.push((current.value, max_abs(&gradient)));
         on_iteration(iteration);
     }
-    Minimum { converged: largest(&slope) <= stopping.tolerance, point: at.point, progress }
+    Minimum { converged: max_abs(&gradient) <= stopping.tolerance, point: current.point, progress }
 }
 
-fn largest(slope: &[f64]) -> f64 {
-    slope.iter().fold(0.0, |top, g| g.abs().max(top))
+fn max_abs(vector: &[f64]) -> f64 {
+    vector.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
 /// A point with the value and the gradient there.
-pub(crate) struct At {
+pub(crate) struct Evaluation {
     pub(crate) point: Vec<f64>,
     pub(crate) value: f64,
     pub(crate) gradient: Vec<f64>,
 }
 
-struct Step {
-    point: Vec<f64>,
-    gradient: Vec<f64>,
+struct CurvaturePair {
+    step: Vec<f64>,
+    gradient_change: Vec<f64>,
     /// `1 / (point · gradient)`
-    inverse: f64,
+    rho: f64,
 }
 
 /// About the inverse Hessian, up to a factor: its product with a vector.
 pub(crate) type InverseHessian<'a> = dyn Fn(&[f64]) -> Vec<f64> + 'a;
 
 /// The last steps, and the inverse Hessian that follows from them.
-struct Memory<'a> {
-    steps: VecDeque<Step>,
-    inverse: &'a InverseHessian<'a>,
-    vectors: Vectors,
+struct LbfgsMemory<'a> {
+    pairs: VecDeque<CurvaturePair>,
+    inverse_hessian: &'a InverseHessian<'a>,
+    vectors: VectorOps,
 }
 
-impl<'a> Memory<'a> {
+impl<'a> LbfgsMemory<'a> {
     /// No step yet.
-    fn new(inverse: &'a InverseHessian<'a>) -> Self {
-        Self { steps: VecDeque::new(), inverse, vectors: Vectors::new() }
+    fn new(inverse_hessian: &'a InverseHessian<'a>) -> Self {
+        Self { pairs: VecDeque::new(), inverse_hessian, vectors: VectorOps::new() }
     }
 
     /// Whether no step is remembered.
     fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.pairs.is_empty()
     }
 
     /// Forgets every step.
     fn clear(&mut self) {
-        self.steps.clear();
+        self.pairs.clear();
     }
 
     /// Remembers the step between two points.
-    fn remember(&mut self, from: &At, to: &At) {
+    fn push(&mut self, previous: &Evaluation, current: &Evaluation) {
         let difference =
             |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
-        let (point, gradient) =
-            (difference(&to.point, &from.point), difference(&to.gradient, &from.gradient));
-        let product = self.vectors.dot(&point, &gradient);
+        let (step, gradient_change) =
+            (difference(&current.point, &previous.point), difference(&current.gradient, &previous.gradient));
+        let product = self.vectors.dot(&step, &gradient_change);
         if product > 0.0 {
-            self.steps.push_back(Step { point, gradient, inverse: 1.0 / product });
-            if self.steps.len() > MEMORY {
-                self.steps.pop_front();
+            self.pairs.push_back(CurvaturePair { step, gradient_change, rho: 1.0 / product });
+            if self.pairs.len() > HISTORY {
+                self.pairs.pop_front();
             }
         }
     }
@@ -152,20 +154,21 @@ impl<'a> Memory<'a> {
     /// Minus the inverse Hessian times the gradient.
     fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
-        let mut shares = Vec::with_capacity(self.steps.len());
-        for step in self.steps.iter().rev() {
-            let share = step.inverse * self.vectors.dot(&step.point, &direction);
-            self.vectors.add_scaled(&mut direction, -share, &step.gradient);
-            shares.push(share);
+        let mut alphas = Vec::with_capacity(self.pairs.len());
+        for pair in self.pairs.iter().rev() {
+            let alpha = pair.rho * self.vectors.dot(&pair.step, &direction);
+            self.vectors.add_scaled(&mut direction, -alpha, &pair.gradient_change);
+            alphas.push(alpha);
         }
-        let scale = self.steps.back().map_or(1.0, |last| {
-            1.0 / (last.inverse * self.vectors.dot(&last.gradient, &(self.inverse)(&last.gradient)))
+        let scale = self.pairs.back().map_or(1.0, |last| {
+            1.0 / (last.rho
+                * self.vectors.dot(&last.gradient_change, &(self.inverse_hessian)(&last.gradient_change)))
         });
-        direction = (self.inverse)(&direction);
+        direction = (self.inverse_hessian)(&direction);
         direction.iter_mut().for_each(|d| *d *= scale);
-        for (step, share) in self.steps.iter().zip(shares.iter().rev()) {
-            let back = step.inverse * self.vectors.dot(&step.gradient, &direction);
-            self.vectors.add_scaled(&mut direction, share - back, &step.point);
+        for (pair, alpha) in self.pairs.iter().zip(alphas.iter().rev()) {
+            let beta = pair.rho * self.vectors.dot(&pair.gradient_change, &direction);
+            self.vectors.add_scaled(&mut direction, alpha - beta, &pair.step);
         }
         direction
     }
@@ -182,31 +185,31 @@ struct Trial {
 /// A point along `direction` that satisfies the strong Wolfe conditions; or the lowest one tried, where
 /// rounding hides them; nothing where none is lower.
 fn line_search(
-    from: &At,
+    current: &Evaluation,
     direction: &[f64],
-    vectors: Vectors,
+    vectors: VectorOps,
     evaluate: &mut impl FnMut(&[f64], &mut [f64]) -> f64,
-) -> Option<At> {
-    let start = Trial { length: 0.0, value: from.value, slope: vectors.dot(&from.gradient, direction) };
+) -> Option<Evaluation> {
+    let start = Trial { length: 0.0, value: current.value, slope: vectors.dot(&current.gradient, direction) };
     if start.slope >= 0.0 || !start.slope.is_finite() {
         return None;
     }
-    let mut lowest: Option<At> = None;
+    let mut lowest: Option<Evaluation> = None;
     // The step sought lies between `low`, the best so far, and `high`, once there is one.
     let (mut low, mut high): (Trial, Option<Trial>) = (start, None);
     let mut length = 1.0;
-    for _ in 0..LINE_SEARCH {
-        let mut point = from.point.clone();
+    for _ in 0..MAX_EVALUATIONS {
+        let mut point = current.point.clone();
         vectors.add_scaled(&mut point, length, direction);
         let mut gradient = vec![0.0; point.len()];
         let value = evaluate(&point, &mut gradient);
         let trial = Trial { length, value, slope: vectors.dot(&gradient, direction) };
-        let lower = value < lowest.as_ref().map_or(from.value, |at| at.value);
-        if lower {
-            lowest = Some(At { point, value, gradient });
+        let is_lower = value < lowest.as_ref().map_or(current.value, |at| at.value);
+        if is_lower {
+            lowest = Some(Evaluation { point, value, gradient });
         }
-        let enough = value <= start.value + SUFFICIENT_DECREASE * length * start.slope;
-        if !enough || value >= low.value {
+        let sufficient_decrease = value <= start.value + SUFFICIENT_DECREASE * length * start.slope;
+        if !sufficient_decrease || value >= low.value {
             high = Some(trial);
         } else if trial.slope.abs() <= -CURVATURE * start.slope {
             return lowest;
@@ -219,14 +222,14 @@ fn line_search(
         length = match high {
             None => 2.0 * length,
             Some(high) if (high.length - low.length).abs() <= f64::EPSILON * low.length => break,
-            Some(high) => between(low, high),
+            Some(high) => cubic_minimum(low, high),
         };
     }
     lowest
 }
 
 /// The minimum of the cubic through both (3.59), kept a tenth of the interval away from its ends.
-fn between(low: Trial, high: Trial) -> f64 {
+fn cubic_minimum(low: Trial, high: Trial) -> f64 {
     let width = high.length - low.length;
     let d1 = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.length - high.length);
     let d2 = width.signum() * (d1 * d1 - low.slope * high.slope).sqrt();
@@ -239,7 +242,7 @@ fn between(low: Trial, high: Trial) -> f64 {
 mod tests {
     use super::*;
 
-    const STOPPING: Stopping = Stopping { tolerance: 1e-9, iterations: 500 };
+    const STOPPING: LbfgsStopping = LbfgsStopping { tolerance: 1e-9, iterations: 500 };
 
     fn rosenbrock(x: &[f64], gradient: &mut [f64]) -> f64 {
         gradient.fill(0.0);
@@ -282,8 +285,8 @@ mod tests {
             let mut gradient = vec![0.0];
             let value = function(&[0.0], &mut gradient);
             let direction = [-gradient[0].signum()];
-            let start = At { point: vec![0.0], value, gradient: gradient.clone() };
-            let end = line_search(&start, &direction, Vectors::new(), &mut &function).unwrap();
+            let start = Evaluation { point: vec![0.0], value, gradient: gradient.clone() };
+            let end = line_search(&start, &direction, VectorOps::new(), &mut &function).unwrap();
             let slope = gradient[0] * direction[0];
             let length = end.point[0] * direction[0];
             assert!(end.value <= value + SUFFICIENT_DECREASE * length * slope, "case {case}");
@@ -315,7 +318,7 @@ mod tests {
 
     #[test]
     fn too_few_iterations_are_reported() {
-        let stopping = Stopping { iterations: 3, ..STOPPING };
+        let stopping = LbfgsStopping { iterations: 3, ..STOPPING };
         let minimum = minimize(vec![-1.2, 1.0], &|v| v.to_vec(), stopping, rosenbrock, |_| {});
         assert_eq!((minimum.converged, minimum.progress.len()), (false, 4));
     }

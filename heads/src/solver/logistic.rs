@@ -4,69 +4,74 @@ use faer::Mat;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::data::Features;
+use crate::data::FeatureMatrix;
 use crate::dense::factor::Cholesky;
-use crate::dense::gram::Lower;
-use crate::dense::rows::Centred;
-use crate::product::{by_columns, times, transposed, transposed_in_f32, widen};
-use crate::solver::softmax::{Logit, residual};
+use crate::dense::gram::LowerTriangular;
+use crate::dense::rows::CenteredRows;
+use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn, gemm_tn_f32, par_fill_columns};
+use crate::solver::softmax::{LogitFloat, softmax_residual};
 use crate::standardize::column_means;
-use crate::vector::Vectors;
+use crate::vector::VectorOps;
 
-/// `K` times the mean of `p (1 - p)` that [`Logistic::inverse_covariance`] takes for granted.
-const SPREAD: f64 = 0.03;
+/// `K` times the mean of `p (1 - p)` that [`LogisticObjective::inverse_covariance`] takes for granted.
+const ASSUMED_SPREAD: f64 = 0.03;
 /// Classes from which on it is worth its cost: with 10 it makes fits a third slower, with 120 it halves them.
-const FEWEST_CLASSES: usize = 32;
+const MIN_CLASSES: usize = 32;
 /// Features up to which the inverse of a matrix `[F, F]` is worth its cost.
-const MOST_FEATURES: usize = 4096;
+const MAX_FEATURES: usize = 4096;
 /// Rows whose logits a thread computes at a time.
-const BLOCK: usize = 256;
+const ROWS_PER_TASK: usize = 256;
 
 /// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i` and any `λ`, over `W` `[K, F]` and a free intercept `b` `[K]`.
 ///
 /// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`: the same objective,
 /// as the intercept is free, but weights and intercepts no longer pull at each other, and solvers need far
 /// fewer iterations.
-pub(crate) struct Logistic<'a> {
-    features: Features<'a>,
+pub(crate) struct LogisticObjective<'a> {
+    features: FeatureMatrix<'a>,
     labels: Vec<u32>,
     /// `s_i / S`, `[N]`.
-    shares: Vec<f64>,
+    sample_weights: Vec<f64>,
     classes: usize,
     mean: Vec<f64>,
 }
 
-impl<'a> Logistic<'a> {
+impl<'a> LogisticObjective<'a> {
     /// The objective for `labels` below `classes` and `s_i` in `weights` `[N]`.
-    pub(crate) fn new(features: Features<'a>, labels: Vec<u32>, weights: &[f64], classes: usize) -> Self {
+    pub(crate) fn new(
+        features: FeatureMatrix<'a>,
+        labels: Vec<u32>,
+        weights: &[f64],
+        classes: usize,
+    ) -> Self {
         let sum: f64 = weights.iter().sum();
-        let shares = weights.iter().map(|weight| weight / sum).collect();
-        Self { features, labels, shares, classes, mean: column_means(features) }
+        let sample_weights = weights.iter().map(|weight| weight / sum).collect();
+        Self { features, labels, sample_weights, classes, mean: column_means(features) }
     }
 
     /// Length of a point, `K F + K`.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn point_len(&self) -> usize {
         self.classes * (self.features.width() + 1)
     }
 
     /// The weights `[K, F]` and intercepts `[K]` of a point.
     pub(crate) fn unpack(&self, mut point: Vec<f64>) -> (Vec<f64>, Vec<f64>) {
         let mut bias = point.split_off(self.classes * self.features.width());
-        self.shift(&point, &mut bias, -1.0);
+        self.shift_intercepts(&point, &mut bias, -1.0);
         (point, bias)
     }
 
     /// The point of some weights `[K, F]` and intercepts `[K]`.
     pub(crate) fn pack(&self, mut weight: Vec<f64>, mut bias: Vec<f64>) -> Vec<f64> {
-        self.shift(&weight, &mut bias, 1.0);
+        self.shift_intercepts(&weight, &mut bias, 1.0);
         weight.append(&mut bias);
         weight
     }
 
     /// Intercepts at 0 to intercepts at the mean, or back with a `sign` of -1.
-    fn shift(&self, weight: &[f64], bias: &mut [f64], sign: f64) {
+    fn shift_intercepts(&self, weight: &[f64], bias: &mut [f64], sign: f64) {
         for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(self.features.width())) {
-            *bias += sign * Vectors::new().dot(weight, &self.mean);
+            *bias += sign * VectorOps::new().dot(weight, &self.mean);
         }
     }
 
@@ -75,7 +80,7 @@ impl<'a> Logistic<'a> {
         let classes = self.classes as f64;
         let spread = (1.0 - 1.0 / classes) / classes;
         let mut curvature = vec![0.0; self.features.width()];
-        for (row, share) in self.features.rows().zip(&self.shares) {
+        for (row, share) in self.features.rows().zip(&self.sample_weights) {
             for ((curvature, &x), mean) in curvature.iter_mut().zip(row).zip(&self.mean) {
                 *curvature += share * (f64::from(x) - mean).powi(2);
             }
@@ -86,33 +91,33 @@ impl<'a> Logistic<'a> {
         move |vector| vector.iter().zip(&diagonal).map(|(v, d)| v * d).collect()
     }
 
-    /// About the inverse Hessian, with what features have in common: as if `p (1 - p)` of each class were [`SPREAD`]` / K` for
+    /// About the inverse Hessian, with what features have in common: as if `p (1 - p)` of each class were [`ASSUMED_SPREAD`]` / K` for
     /// every sample, near where few are in doubt (with `1 / K` and its bound on the Hessian, Böhning 1992). Nothing where it would
     /// cost more than it saves, or features span less than their number.
     pub(crate) fn inverse_covariance(&self, lambda: f64) -> Option<impl Fn(&[f64]) -> Vec<f64> + use<>> {
         let (width, classes) = (self.features.width(), self.classes);
-        if classes < FEWEST_CLASSES || width > MOST_FEATURES || self.features.len() < width {
+        if classes < MIN_CLASSES || width > MAX_FEATURES || self.features.len() < width {
             return None;
         }
-        let spread = SPREAD / classes as f64;
+        let spread = ASSUMED_SPREAD / classes as f64;
         let mut scales = vec![0.0; classes];
-        for (&label, share) in self.labels.iter().zip(&self.shares) {
+        for (&label, share) in self.labels.iter().zip(&self.sample_weights) {
             scales[label as usize] = (spread * share).sqrt();
         }
         let rows =
-            Centred { features: self.features, group: &self.labels, means: &self.mean, scales: &scales };
+            CenteredRows { features: self.features, group: &self.labels, means: &self.mean, scales: &scales };
         // In `f32`, it is as good a start as in `f64`, and half the work.
-        let mut hessian = Lower::<f32>::of_columns(&rows);
+        let mut hessian = LowerTriangular::<f32>::column_gram(&rows);
         hessian.add_to_diagonal(std::iter::repeat_n(lambda, width));
-        let inverse = Cholesky::rough(hessian)?.solve(Mat::identity(width, width));
+        let inverse = Cholesky::for_preconditioning(hessian)?.solve(Mat::identity(width, width));
         let inverse: Vec<f32> = inverse.col_iter().flat_map(|column| column.iter().copied()).collect();
         Some(move |vector: &[f64]| {
             let (weight, bias) = vector.split_at(classes * width);
             let weight: Vec<f32> = weight.iter().map(|&v| v as f32).collect();
-            let mut out = by_columns(width, classes, |columns, out| {
+            let mut out = par_fill_columns(width, classes, |columns, out| {
                 let mut products = vec![0.0f32; out.len()];
-                times(&weight, &inverse[columns.start * width..columns.end * width], width, &mut products);
-                widen(Arch::new(), &products, out);
+                gemm_nt(&weight, &inverse[columns.start * width..columns.end * width], width, &mut products);
+                copy_to_f64(Arch::new(), &products, out);
             });
             out.extend(bias.iter().map(|v| v / spread));
             out
@@ -122,48 +127,48 @@ impl<'a> Logistic<'a> {
     /// The value at `point`; fills in the gradient.
     pub(crate) fn evaluate(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
         let arch = Arch::new();
-        let weight = self.weight(point);
+        let weight = self.weights_of(point);
         let logits = |rows: &[f32], scratch: &mut Vec<f64>, logits: &mut [f64]| {
             scratch.resize(rows.len(), 0.0);
-            widen(arch, rows, scratch);
-            times(scratch, weight, self.features.width(), logits);
+            copy_to_f64(arch, rows, scratch);
+            gemm_nt(scratch, weight, self.features.width(), logits);
         };
-        self.evaluate_by(lambda, point, gradient, logits, transposed)
+        self.evaluate_with(lambda, point, gradient, logits, gemm_tn)
     }
 
     /// The same with logits in `f32`: twice as fast. The gradient is off by about `1e-7` times the features.
-    pub(crate) fn evaluate_in_f32(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
-        let weight: Vec<f32> = self.weight(point).iter().map(|&value| value as f32).collect();
+    pub(crate) fn evaluate_f32(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
+        let weight: Vec<f32> = self.weights_of(point).iter().map(|&value| value as f32).collect();
         let logits = |rows: &[f32], _: &mut Vec<f32>, logits: &mut [f32]| {
-            times(rows, &weight, self.features.width(), logits);
+            gemm_nt(rows, &weight, self.features.width(), logits);
         };
-        self.evaluate_by(lambda, point, gradient, logits, transposed_in_f32)
+        self.evaluate_with(lambda, point, gradient, logits, gemm_tn_f32)
     }
 
-    fn weight<'p>(&self, point: &'p [f64]) -> &'p [f64] {
+    fn weights_of<'p>(&self, point: &'p [f64]) -> &'p [f64] {
         &point[..self.classes * self.features.width()]
     }
 
     /// With `logits` of a block of rows, and `sums` of the rows by the derivatives of each logit.
-    fn evaluate_by<T: Logit>(
+    fn evaluate_with<T: LogitFloat>(
         &self,
         lambda: f64,
         point: &[f64],
         gradient: &mut [f64],
         logits: impl Fn(&[f32], &mut Vec<T>, &mut [T]) + Sync,
-        sums: impl Fn(&[T], Features<'_>) -> Vec<f64>,
+        weighted_row_sums: impl Fn(&[T], FeatureMatrix<'_>) -> Vec<f64>,
     ) -> f64 {
         let (weight, bias) = point.split_at(self.classes * self.features.width());
         let mut bias = bias.to_vec();
-        self.shift(weight, &mut bias, -1.0);
-        let bias: Vec<T> = bias.into_iter().map(T::of).collect();
+        self.shift_intercepts(weight, &mut bias, -1.0);
+        let bias: Vec<T> = bias.into_iter().map(T::from_f64).collect();
         let (weight_gradient, bias_gradient) = gradient.split_at_mut(weight.len());
         let (loss, residuals) = self.residuals(&bias, logits, bias_gradient);
         // A row's derivatives add up to 0. What rounding leaves would move all intercepts together, at no cost and so for ever.
         let drift = bias_gradient.iter().sum::<f64>() / self.classes as f64;
         bias_gradient.iter_mut().for_each(|sum| *sum -= drift);
-        weight_gradient.copy_from_slice(&sums(&residuals, self.features));
-        let vectors = Vectors::new();
+        weight_gradient.copy_from_slice(&weighted_row_sums(&residuals, self.features));
+        let vectors = VectorOps::new();
         for (gradient, &sum) in weight_gradient.chunks_exact_mut(self.features.width()).zip(&*bias_gradient) {
             vectors.add_scaled(gradient, -sum, &self.mean);
         }
@@ -172,7 +177,7 @@ impl<'a> Logistic<'a> {
     }
 
     /// The mean loss, and its derivative by each logit, `[N, K]`; fills in their sums, `[K]`.
-    fn residuals<T: Logit>(
+    fn residuals<T: LogitFloat>(
         &self,
         bias: &[T],
         logits_of: impl Fn(&[f32], &mut Vec<T>, &mut [T]) + Sync,
@@ -180,55 +185,59 @@ impl<'a> Logistic<'a> {
     ) -> (f64, Vec<T>) {
         let (width, classes, arch) = (self.features.width(), self.classes, Arch::new());
         let mut residuals = vec![T::default(); self.features.len() * classes];
-        let of_blocks: Vec<(f64, Vec<f64>)> = residuals
-            .par_chunks_mut(BLOCK * classes)
-            .zip(self.features.as_slice().par_chunks(BLOCK * width))
-            .zip(self.labels.par_chunks(BLOCK))
-            .zip(self.shares.par_chunks(BLOCK))
-            .map_init(Vec::new, |scratch, (((logits, rows), labels), shares)| {
+        let block_results: Vec<(f64, Vec<f64>)> = residuals
+            .par_chunks_mut(ROWS_PER_TASK * classes)
+            .zip(self.features.as_slice().par_chunks(ROWS_PER_TASK * width))
+            .zip(self.labels.par_chunks(ROWS_PER_TASK))
+            .zip(self.sample_weights.par_chunks(ROWS_PER_TASK))
+            .map_init(Vec::new, |scratch, (((logits, rows), labels), sample_weights)| {
                 logits_of(rows, scratch, logits);
                 let (mut loss, mut sums) = (0.0, vec![0.0; classes]);
-                for ((logits, &label), &share) in logits.chunks_exact_mut(classes).zip(labels).zip(shares) {
-                    loss += share * residual(arch, logits, bias, label as usize, share);
-                    Vectors::new().add_scaled(&mut sums, 1.0, logits);
+                for ((logits, &label), &sample_weight) in
+                    logits.chunks_exact_mut(classes).zip(labels).zip(sample_weights)
+                {
+                    loss +=
+                        sample_weight * softmax_residual(arch, logits, bias, label as usize, sample_weight);
+                    VectorOps::new().add_scaled(&mut sums, 1.0, logits);
                 }
                 (loss, sums)
             })
             .collect();
         sums.fill(0.0);
-        for (_, of_block) in &of_blocks {
-            Vectors::new().add_scaled(sums, 1.0, of_block);
+        for (_, block_sums) in &block_results {
+            VectorOps::new().add_scaled(sums, 1.0, block_sums);
         }
-        (of_blocks.iter().map(|(loss, _)| loss).sum(), residuals)
+        (block_results.iter().map(|(loss, _)| loss).sum(), residuals)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Keyed;
+    use crate::random::KeyedRng;
     use crate::solver::lbfgs;
 
     #[test]
     fn the_gradient_is_the_one_of_finite_differences() {
         let (n, width, classes) = (23, 5, 3);
-        let mut random = Keyed::new(&[7]);
-        let rows: Vec<f32> = (0..n * width).map(|_| random.uniform() as f32 * 4.0 - 1.0).collect();
-        let labels: Vec<u32> = (0..n).map(|_| random.below(classes) as u32).collect();
-        let weights: Vec<f64> = (0..n).map(|_| 0.5 + random.uniform()).collect();
-        let logistic = Logistic::new(Features::new(&rows, width).unwrap(), labels, &weights, classes);
-        let point: Vec<f64> = (0..logistic.len()).map(|_| random.uniform() - 0.5).collect();
+        let mut rng = KeyedRng::new(&[7]);
+        let rows: Vec<f32> = (0..n * width).map(|_| rng.uniform() as f32 * 4.0 - 1.0).collect();
+        let labels: Vec<u32> = (0..n).map(|_| rng.below(classes) as u32).collect();
+        let weights: Vec<f64> = (0..n).map(|_| 0.5 + rng.uniform()).collect();
+        let logistic =
+            LogisticObjective::new(FeatureMatrix::new(&rows, width).unwrap(), labels, &weights, classes);
+        let point: Vec<f64> = (0..logistic.point_len()).map(|_| rng.uniform() - 0.5).collect();
 
         let mut gradient = vec![0.0; point.len()];
         logistic.evaluate(0.3, &point, &mut gradient);
         let mut ignored = gradient.clone();
         for i in 0..point.len() {
-            let mut beside = |step: f64| {
+            let mut value_at = |step: f64| {
                 let mut point = point.clone();
                 point[i] += step;
                 logistic.evaluate(0.3, &point, &mut ignored)
             };
-            let slope = (beside(1e-5) - beside(-1e-5)) / 2e-5;
+            let slope = (value_at(1e-5) - value_at(-1e-5)) / 2e-5;
             assert!((slope - gradient[i]).abs() < 1e-9, "component {i}: {slope} and {}", gradient[i]);
         }
     }
@@ -236,31 +245,33 @@ mod tests {
     /// What features have in common is taken out: of features that are nearly the same the fit needs a few iterations.
     #[test]
     fn an_inverse_of_the_covariance_needs_few_iterations() {
-        let (n, width, classes) = (600, 12, FEWEST_CLASSES);
-        let mut random = Keyed::new(&[3]);
+        let (n, width, classes) = (600, 12, MIN_CLASSES);
+        let mut rng = KeyedRng::new(&[3]);
         let rows: Vec<f32> = (0..n)
             .flat_map(|_| {
-                let common = random.uniform();
-                (0..width).map(|_| (common + 0.02 * random.uniform()) as f32).collect::<Vec<_>>()
+                let common = rng.uniform();
+                (0..width).map(|_| (common + 0.02 * rng.uniform()) as f32).collect::<Vec<_>>()
             })
             .collect();
-        let labels: Vec<u32> = (0..n).map(|_| random.below(classes) as u32).collect();
-        let logistic = Logistic::new(Features::new(&rows, width).unwrap(), labels, &vec![1.0; n], classes);
-        let stopping = lbfgs::Stopping { tolerance: 1e-8, iterations: 1000 };
+        let labels: Vec<u32> = (0..n).map(|_| rng.below(classes) as u32).collect();
+        let logistic =
+            LogisticObjective::new(FeatureMatrix::new(&rows, width).unwrap(), labels, &vec![1.0; n], classes);
+        let stopping = lbfgs::LbfgsStopping { tolerance: 1e-8, iterations: 1000 };
         let iterations = |inverse: &dyn Fn(&[f64]) -> Vec<f64>| {
             let evaluate = |point: &[f64], gradient: &mut [f64]| logistic.evaluate(1e-4, point, gradient);
-            let minimum = lbfgs::minimize(vec![0.0; logistic.len()], inverse, stopping, evaluate, |_| {});
+            let minimum =
+                lbfgs::minimize(vec![0.0; logistic.point_len()], inverse, stopping, evaluate, |_| {});
             assert!(minimum.converged);
             minimum.progress.len()
         };
-        let with = iterations(&logistic.inverse_covariance(1e-4).unwrap());
-        let without = iterations(&logistic.inverse_diagonal(1e-4));
-        assert!(2 * with < without, "{with} and {without}");
+        let with_covariance = iterations(&logistic.inverse_covariance(1e-4).unwrap());
+        let with_diagonal = iterations(&logistic.inverse_diagonal(1e-4));
+        assert!(2 * with_covariance < with_diagonal, "{with_covariance} and {with_diagonal}");
     }
 
     #[test]
     fn huge_logits_neither_overflow_nor_lose_the_loss() {
-        let logistic = Logistic::new(Features::new(&[1.0], 1).unwrap(), vec![0], &[1.0], 2);
+        let logistic = LogisticObjective::new(FeatureMatrix::new(&[1.0], 1).unwrap(), vec![0], &[1.0], 2);
         let mut gradient = [0.0; 4];
         assert_eq!(logistic.evaluate(0.0, &[0.0, 0.0, 0.0, 1e6], &mut gradient), 1e6);
         assert_eq!(gradient[2..], [-1.0, 1.0]);

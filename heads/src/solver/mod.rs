@@ -1,12 +1,12 @@
 //! What fits a head.
 
 pub(crate) mod adamw;
-pub(crate) mod choose;
 pub(crate) mod crammer_singer;
+pub(crate) mod cross_validation;
 pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
 pub(crate) mod one_vs_rest;
-pub(crate) mod orthant;
+pub(crate) mod owlqn;
 pub(crate) mod softmax;

@@ -2,19 +2,21 @@
 
 use rayon::prelude::*;
 
-use super::dual_coordinate_descent::{self, Loss, Problem, Progress, Solution, Stopping};
-use crate::data::Features;
+use super::dual_coordinate_descent::{
+    self, BinarySvmProblem, BinarySvmSolution, MarginLoss, Progress, SvmStopping,
+};
+use crate::data::FeatureMatrix;
 
 /// A problem of two classes for each class: `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature
 /// for the intercept and `y_i` is 1 for the samples of the class. Two classes are one problem, that of the second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OneVsRest<'a> {
     /// `[N, F]`
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// `|x_i|²` with the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
     /// The constant feature.
-    pub(crate) constant: f64,
+    pub(crate) intercept_scaling: f64,
     /// The class of each sample, `[N]`.
     pub(crate) labels: &'a [u32],
     /// `C`
@@ -22,25 +24,25 @@ pub(crate) struct OneVsRest<'a> {
     /// What `C` is multiplied by for the samples of each class, `[C]`; for the rest of a class only where that is one class.
     pub(crate) class_weights: &'a [f64],
     /// The loss.
-    pub(crate) loss: Loss,
+    pub(crate) loss: MarginLoss,
 }
 
 /// The planes of all classes.
 #[derive(Clone, Debug)]
-pub(crate) struct Planes {
+pub(crate) struct SvmSolution {
     /// Weights of the features, `[K, F]`.
     pub(crate) weight: Vec<f64>,
     /// Weights of the constant feature, `[K]`.
-    pub(crate) constant: Vec<f64>,
+    pub(crate) constant_weights: Vec<f64>,
     /// The dual's multipliers, from which a fit with another `C` can start.
-    pub(crate) multipliers: Vec<f64>,
+    pub(crate) dual_coef: Vec<f64>,
     /// The progress of each problem and whether its gap came below the tolerance.
-    pub(crate) solved: Vec<(Vec<Progress>, bool)>,
+    pub(crate) outcomes: Vec<(Vec<Progress>, bool)>,
 }
 
 impl OneVsRest<'_> {
     /// The class of each plane.
-    pub(crate) fn planes(&self) -> std::ops::Range<usize> {
+    pub(crate) fn positive_classes(&self) -> std::ops::Range<usize> {
         let classes = self.class_weights.len();
         if classes == 2 { 1..2 } else { 0..classes }
     }
@@ -48,63 +50,64 @@ impl OneVsRest<'_> {
     /// Solves all problems, from `guess` of the multipliers `[K, N]` if there is one. Calls `on_done` after each.
     pub(crate) fn solve(
         &self,
-        guess: Option<&[f64]>,
-        stopping: Stopping,
+        initial_dual_coef: Option<&[f64]>,
+        stopping: SvmStopping,
         on_done: impl Fn() + Sync,
-    ) -> Planes {
+    ) -> SvmSolution {
         let samples = self.labels.len();
-        let solve = |(plane, class): (usize, usize)| {
+        let solve = |(index, class): (usize, usize)| {
             let positive: Vec<bool> = self.labels.iter().map(|&label| label as usize == class).collect();
-            let problem = Problem {
+            let problem = BinarySvmProblem {
                 features: self.features,
                 squared_norms: self.squared_norms,
-                constant: self.constant,
+                intercept_scaling: self.intercept_scaling,
                 positive: &positive,
                 cost: self.cost(class),
                 loss: self.loss,
             };
-            let guess = guess.map(|guess| &guess[plane * samples..(plane + 1) * samples]);
+            let initial_dual_coef =
+                initial_dual_coef.map(|guess| &guess[index * samples..(index + 1) * samples]);
             let [seed, key] = stopping.seed;
-            let stopping = Stopping { seed: [seed, key + class as u64], ..stopping };
-            let solution = dual_coordinate_descent::solve(problem, guess, stopping);
+            let stopping = SvmStopping { seed: [seed, key + class as u64], ..stopping };
+            let solution = dual_coordinate_descent::solve(problem, initial_dual_coef, stopping);
             on_done();
             solution
         };
-        let numbered: Vec<(usize, usize)> = self.planes().enumerate().collect();
+        let problems: Vec<(usize, usize)> = self.positive_classes().enumerate().collect();
         // One problem at a time to a thread: they differ in length.
-        let solutions: Vec<Solution> = numbered.into_par_iter().with_max_len(1).map(solve).collect();
-        Planes {
-            weight: solutions.iter().flat_map(|s| s.plane.weight.iter().copied()).collect(),
-            constant: solutions.iter().map(|s| s.plane.constant).collect(),
-            multipliers: solutions.iter().flat_map(|s| s.multipliers.iter().copied()).collect(),
-            solved: solutions.into_iter().map(|s| (s.progress, s.converged)).collect(),
+        let solutions: Vec<BinarySvmSolution> = problems.into_par_iter().with_max_len(1).map(solve).collect();
+        SvmSolution {
+            weight: solutions.iter().flat_map(|s| s.w.weight.iter().copied()).collect(),
+            constant_weights: solutions.iter().map(|s| s.w.constant_weight).collect(),
+            dual_coef: solutions.iter().flat_map(|s| s.dual_coef.iter().copied()).collect(),
+            outcomes: solutions.into_iter().map(|s| (s.progress, s.converged)).collect(),
         }
     }
 
     /// `C_i` of the rest and of the class itself.
     fn cost(&self, class: usize) -> [f64; 2] {
-        let two = self.class_weights.len() == 2;
-        let rest = if two { self.class_weights[1 - class] } else { 1.0 };
+        let is_binary = self.class_weights.len() == 2;
+        let rest = if is_binary { self.class_weights[1 - class] } else { 1.0 };
         [self.c * rest, self.c * self.class_weights[class]]
     }
 
     /// The multipliers `[K, N]` that planes with these `scores` `[N, K]` have at their optimum; a hinge's are known but for
     /// those of samples right at their margin.
-    pub(crate) fn multipliers_of(&self, scores: &[f64]) -> Vec<f64> {
-        let planes = self.planes();
-        let of_plane = |(plane, class): (usize, usize)| {
+    pub(crate) fn dual_coef_from_scores(&self, scores: &[f64]) -> Vec<f64> {
+        let positive_classes = self.positive_classes();
+        let problem_coef = |(index, class): (usize, usize)| {
             let cost = self.cost(class);
-            let rows = scores.chunks_exact(planes.len()).zip(self.labels);
+            let rows = scores.chunks_exact(positive_classes.len()).zip(self.labels);
             rows.map(move |(scores, &label)| {
                 let positive = label as usize == class;
-                let slack = 1.0 - if positive { scores[plane] } else { -scores[plane] };
+                let slack = 1.0 - if positive { scores[index] } else { -scores[index] };
                 cost[usize::from(positive)]
                     * match self.loss {
-                        Loss::SquaredHinge => 2.0 * slack.max(0.0),
-                        Loss::Hinge => f64::from(u8::from(slack > 0.0)),
+                        MarginLoss::SquaredHinge => 2.0 * slack.max(0.0),
+                        MarginLoss::Hinge => f64::from(u8::from(slack > 0.0)),
                     }
             })
         };
-        planes.clone().enumerate().flat_map(of_plane).collect()
+        positive_classes.clone().enumerate().flat_map(problem_coef).collect()
     }
 }

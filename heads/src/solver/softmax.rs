@@ -8,23 +8,23 @@ use crate::dense::Real;
 const LANES: usize = 16;
 
 /// What logits are computed in.
-pub(crate) trait Logit: Real {
+pub(crate) trait LogitFloat: Real {
     /// `e` to the power of a number from `-∞` to 0.
-    fn exp_of_negative(self) -> Self;
+    fn exp_non_positive(self) -> Self;
 }
 
-impl Logit for f64 {
+impl LogitFloat for f64 {
     #[inline(always)]
-    fn exp_of_negative(self) -> Self {
+    fn exp_non_positive(self) -> Self {
         self.exp()
     }
 }
 
-impl Logit for f32 {
+impl LogitFloat for f32 {
     /// `2ⁿ eʳ` with `n` whole and `|r| <= ½ ln 2`, and the polynomial of the Cephes library (Moshier 1989) for `eʳ`: off by
     /// no more than two units in the last place, and without a branch. What is below `e⁻⁸⁷` becomes that.
     #[inline(always)]
-    fn exp_of_negative(self) -> Self {
+    fn exp_non_positive(self) -> Self {
         /// Adding it leaves a number rounded to a whole one in the last bits.
         const ROUND: f32 = 12_582_912.0;
         /// ln 2, in a part that has few bits and the rest.
@@ -41,76 +41,82 @@ impl Logit for f32 {
 }
 
 /// Adds `bias` to the logits `[K]` of a row and replaces them by `share (softmax - one-hot)`; returns the log-loss.
-pub(crate) fn residual<T: Logit>(arch: Arch, logits: &mut [T], bias: &[T], label: usize, share: f64) -> f64 {
-    arch.dispatch(Residual { logits, bias, label, share })
+pub(crate) fn softmax_residual<T: LogitFloat>(
+    arch: Arch,
+    logits: &mut [T],
+    bias: &[T],
+    label: usize,
+    sample_weight: f64,
+) -> f64 {
+    arch.dispatch(SoftmaxResidual { logits, bias, label, sample_weight })
 }
 
 /// An operation of its own, not a closure: it has to be inlined for the processor's instructions.
-struct Residual<'a, T> {
+struct SoftmaxResidual<'a, T> {
     logits: &'a mut [T],
     bias: &'a [T],
     label: usize,
-    share: f64,
+    sample_weight: f64,
 }
 
-impl<T: Logit> WithSimd for Residual<'_, T> {
+impl<T: LogitFloat> WithSimd for SoftmaxResidual<'_, T> {
     type Output = f64;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
-        let Self { logits, bias, label, share } = self;
+        let Self { logits, bias, label, sample_weight } = self;
         for (logit, &bias) in logits.iter_mut().zip(bias) {
             *logit += bias;
         }
         let larger = |a: T, b: T| if b > a { b } else { a };
-        let top = across(logits, logits[label], |&logit| logit, larger);
-        let own: f64 = logits[label].into() - top.into();
+        let max = reduce_lanes(logits, logits[label], |&logit| logit, larger);
+        let label_logit: f64 = logits[label].into() - max.into();
         for logit in logits.iter_mut() {
-            *logit = (*logit - top).exp_of_negative();
+            *logit = (*logit - max).exp_non_positive();
         }
-        let sum = across(logits, 0.0, |&power| power.into(), |a: f64, b| a + b);
-        let scale = T::of(share / sum);
+        let sum = reduce_lanes(logits, 0.0, |&power| power.into(), |a: f64, b| a + b);
+        let scale = T::from_f64(sample_weight / sum);
         for logit in logits.iter_mut() {
             *logit *= scale;
         }
-        logits[label] -= T::of(share);
-        sum.ln() - own
+        logits[label] -= T::from_f64(sample_weight);
+        sum.ln() - label_logit
     }
 }
 
 /// Joins what is made of all values and of `start`, any number of times that changes nothing.
 #[inline(always)]
-fn across<T, U: Copy>(values: &[T], start: U, of: impl Fn(&T) -> U, join: impl Fn(U, U) -> U) -> U {
+fn reduce_lanes<T, U: Copy>(values: &[T], start: U, map: impl Fn(&T) -> U, combine: impl Fn(U, U) -> U) -> U {
     let mut lanes = [start; LANES];
     let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
         for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane = join(*lane, of(value));
+            *lane = combine(*lane, map(value));
         }
     }
-    let rest = rest.iter().fold(start, |sum, value| join(sum, of(value)));
-    lanes.into_iter().fold(rest, join)
+    let rest = rest.iter().fold(start, |sum, value| combine(sum, map(value)));
+    lanes.into_iter().fold(rest, combine)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::processors;
+    use crate::vector::available_archs;
 
     #[test]
     fn powers_in_f32_are_off_by_two_units_in_the_last_place_at_most() {
         for i in 0..=870_000 {
             let x = -(i as f32) / 10_000.0;
             let exact = f64::from(x).exp();
-            let error = (f64::from(x.exp_of_negative()) - exact).abs() / exact;
+            let error = (f64::from(x.exp_non_positive()) - exact).abs() / exact;
             assert!(error <= 2.0 * f64::from(f32::EPSILON), "{x}: {error:e}");
         }
-        assert_eq!(0f32.exp_of_negative(), 1.0);
-        assert!(f32::NEG_INFINITY.exp_of_negative() < 1e-37);
+        assert_eq!(0f32.exp_non_positive(), 1.0);
+        assert!(f32::NEG_INFINITY.exp_non_positive() < 1e-37);
     }
 
     #[test]
-    fn residuals_are_those_of_the_formula_on_every_processor() {
+    fn residuals_match_the_formula_on_every_processor() {
         for classes in [1, 2, 15, 16, 37] {
             let bias: Vec<f64> = (0..classes).map(|k| (k as f64 * 1.7).cos()).collect();
             let logits: Vec<f64> = (0..classes).map(|k| 20.0 * (k as f64 * 0.9).sin()).collect();
@@ -118,23 +124,23 @@ mod tests {
             let powers: Vec<f64> =
                 logits.iter().zip(&bias).map(|(logit, bias)| (logit + bias).exp()).collect();
             let sum: f64 = powers.iter().sum();
-            let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&value| value as f32).collect() };
+            let to_f32 = |values: &[f64]| -> Vec<f32> { values.iter().map(|&value| value as f32).collect() };
             let mut bits = Vec::new();
-            for arch in processors() {
-                let (mut wide, mut short) = (logits.clone(), narrow(&logits));
+            for arch in available_archs() {
+                let (mut wide, mut narrow) = (logits.clone(), to_f32(&logits));
                 let losses = [
-                    residual(arch, &mut wide, &bias, label, 0.25),
-                    residual(arch, &mut short, &narrow(&bias), label, 0.25),
+                    softmax_residual(arch, &mut wide, &bias, label, 0.25),
+                    softmax_residual(arch, &mut narrow, &to_f32(&bias), label, 0.25),
                 ];
                 for (k, power) in powers.iter().enumerate() {
                     let own = if k == label { 1.0 } else { 0.0 };
                     let expected = 0.25 * (power / sum - own);
                     assert!((wide[k] - expected).abs() < 1e-14, "{classes}, {k}");
-                    assert!((f64::from(short[k]) - expected).abs() < 1e-6, "{classes}, {k} in f32");
+                    assert!((f64::from(narrow[k]) - expected).abs() < 1e-6, "{classes}, {k} in f32");
                 }
                 let loss = -(powers[label] / sum).ln();
                 assert!((losses[0] - loss).abs() < 1e-13 && (losses[1] - loss).abs() < 1e-5, "{losses:?}");
-                bits.push((wide, short, losses.map(f64::to_bits)));
+                bits.push((wide, narrow, losses.map(f64::to_bits)));
             }
             assert!(bits.iter().all(|same| *same == bits[0]), "{classes}");
         }

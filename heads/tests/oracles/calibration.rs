@@ -1,7 +1,7 @@
 //! Calibration against scikit-learn's `CalibratedClassifierCV` and conformal sets against MAPIE
 //! (`reference/calibration/make.py`).
 
-use headstock_heads::{Calibration, CalibrationMethod, Conformal, Logits, SetMethod};
+use headstock_heads::{Calibration, CalibrationMethod, ConformalMethod, ConformalScores, Logits};
 
 use crate::support::Golden;
 
@@ -58,23 +58,23 @@ fn scores_and_sets_are_mapies() {
     let golden = golden();
     for case in ["margins", "sharp", "rare", "few"] {
         let of = |name: &str| format!("{case}.conformal.{name}");
-        let conformal = Conformal::fit(&golden.f32s(&of("fit")), &golden.u32s(&of("labels"))).unwrap();
+        let conformal = ConformalScores::fit(&golden.f32s(&of("fit")), &golden.u32s(&of("labels"))).unwrap();
         let fresh = golden.logits(&of("fresh"));
-        for method in [SetMethod::Lac, SetMethod::Aps] {
+        for method in [ConformalMethod::Lac, ConformalMethod::Aps] {
             let name = method.as_str();
             let expected = golden.f64s(&of(&format!("{name}.scores")));
             assert_eq!(conformal.scores(method).len(), expected.len());
             // MAPIE's score of LAC is one minus the probability.
-            let more = if method == SetMethod::Lac { 1.0 } else { 0.0 };
+            let more = if method == ConformalMethod::Lac { 1.0 } else { 0.0 };
             for (found, expected) in conformal.scores(method).iter().zip(expected) {
                 let found = more + f64::from(*found);
                 assert!((found - expected).abs() < 1e-6, "{case} {name}: {found} {expected}");
             }
             for coverage in [0.5, 0.8, 0.9, 0.95] {
                 let expected = golden.f64s(&of(&format!("{name}.{coverage}")));
-                let sets = conformal.sets(coverage, method).unwrap();
+                let sets = conformal.set_predictor(coverage, method).unwrap();
                 for (row, expected) in fresh.rows().zip(expected.chunks_exact(fresh.classes())) {
-                    let mut found = sets.of(row);
+                    let mut found = sets.predict(row);
                     found.sort_unstable();
                     let expected: Vec<u32> =
                         (0..expected.len()).filter(|&k| expected[k] > 0.0).map(|k| k as u32).collect();

@@ -1,12 +1,14 @@
 //! The heads in closed form and `knn` against scikit-learn (`reference/heads/closed_form.py`).
 
-use headstock_heads::knn::{KnnConfig, Votes};
+use headstock_heads::knn::{KnnConfig, VoteWeights};
 use headstock_heads::lda::{LdaConfig, Shrinkage};
 use headstock_heads::nearest_mean::NearestMeanConfig;
 use headstock_heads::ridge::RidgeConfig;
-use headstock_heads::{ClassWeight, FitContext, Fitted, Head, HeadConfig, Metric, Registry, Shape, Strength};
+use headstock_heads::{
+    ClassWeight, FitContext, Fitted, Head, HeadConfig, HeadShape, Metric, Registry, Regularization,
+};
 
-use crate::support::{Golden, Planes, Set, assert_near, assert_same_predictions, f64s};
+use crate::support::{DataSet, Golden, LinearParams, assert_near, assert_same_predictions, f64s};
 
 const SETS: [&str; 7] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced", "constant"];
 const ALPHAS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
@@ -16,23 +18,30 @@ fn golden() -> Golden {
     Golden::load("heads/closed_form.safetensors")
 }
 
-fn fit<C: HeadConfig>(config: &C, set: &Set) -> Fitted<C::Head> {
-    config.fit(&set.training_set(), &FitContext::quiet()).unwrap()
+fn fit<C: HeadConfig>(config: &C, set: &DataSet) -> Fitted<C::Head> {
+    config.fit(&set.training_set(), &FitContext::silent()).unwrap()
 }
 
 // effect: head.ridge.alpha, head.ridge.class_weight
 #[test]
-fn ridge_finds_the_planes_that_ridge_classifier_finds() {
+fn ridge_matches_ridge_classifier() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
             for alpha in [0.1, 10.0] {
                 let case = format!("{name}.ridge-{text}-{alpha:?}");
-                let config =
-                    RidgeConfig { alpha: Strength::Given(alpha), class_weight, ..RidgeConfig::default() };
+                let config = RidgeConfig {
+                    alpha: Regularization::Fixed(alpha),
+                    class_weight,
+                    ..RidgeConfig::default()
+                };
                 let fitted = fit(&config, &set);
-                Planes::shared(&*fitted.head).assert_near(&Planes::golden(&golden, &case), 1e-5, &case);
+                LinearParams::second_of_two(&*fitted.head).assert_near(
+                    &LinearParams::golden(&golden, &case),
+                    1e-5,
+                    &case,
+                );
                 let logits = fitted.head.logits(set.features()).unwrap();
                 assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
                 assert_eq!((fitted.history.rows.len(), fitted.chosen), (0, vec![]), "{case}");
@@ -44,13 +53,13 @@ fn ridge_finds_the_planes_that_ridge_classifier_finds() {
 // effect: head.ridge.alpha, head.ridge.alphas, head.ridge.class_weight
 // effect: head.ridge.alpha x head.ridge.alphas, head.ridge.alpha x head.ridge.class_weight
 #[test]
-fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors() {
+fn ridge_chooses_alpha_by_the_same_errors_as_ridge_classifier_cv() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
             let case = format!("{name}.ridge-{text}-auto");
-            let config = RidgeConfig { alpha: Strength::Auto, alphas: ALPHAS.into(), class_weight };
+            let config = RidgeConfig { alpha: Regularization::Auto, alphas: ALPHAS.into(), class_weight };
             let fitted = fit(&config, &set);
             assert_eq!(fitted.chosen, [("alpha", golden.f64s(&format!("{case}.alpha"))[0])], "{case}");
             let errors: Vec<f64> = fitted.history.rows.iter().map(|row| row[1]).collect();
@@ -59,7 +68,11 @@ fn ridge_chooses_the_alpha_that_ridge_classifier_cv_chooses_by_the_same_errors()
             }
             assert_eq!(fitted.history.columns, ["alpha", "leave_one_out_error"]);
             assert_eq!(fitted.history.rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ALPHAS);
-            Planes::shared(&*fitted.head).assert_near(&Planes::golden(&golden, &case), 1e-5, &case);
+            LinearParams::second_of_two(&*fitted.head).assert_near(
+                &LinearParams::golden(&golden, &case),
+                1e-5,
+                &case,
+            );
         }
     }
 }
@@ -73,10 +86,10 @@ fn ridge_leaves_out_all_views_of_a_photo_together() {
         let set = golden.set(name);
         for (text, class_weight) in WEIGHTS {
             let case = format!("{name}.ridge-photos-{text}");
-            let photos = golden.u32s(&format!("{case}.photos"));
-            let data = set.training_set().with_groups(&photos).unwrap();
-            let config = RidgeConfig { alpha: Strength::Auto, alphas: ALPHAS.into(), class_weight };
-            let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+            let groups = golden.u32s(&format!("{case}.photos"));
+            let data = set.training_set().with_groups(&groups).unwrap();
+            let config = RidgeConfig { alpha: Regularization::Auto, alphas: ALPHAS.into(), class_weight };
+            let fitted = config.fit(&data, &FitContext::silent()).unwrap();
             for (row, expected) in fitted.history.rows.iter().zip(golden.f64s(&format!("{case}.errors"))) {
                 assert!((row[1] / expected - 1.0).abs() < 1e-8, "{case}: {row:?}, expected {expected}");
             }
@@ -85,35 +98,39 @@ fn ridge_leaves_out_all_views_of_a_photo_together() {
 }
 
 #[test]
-fn ridge_with_a_decomposition_is_ridge_with_the_alpha_that_it_chose() {
+fn ridge_with_auto_alpha_matches_ridge_with_the_chosen_alpha() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         let auto = fit(&RidgeConfig::default(), &set);
         let given = RidgeConfig { alpha: auto.chosen[0].1.into(), ..RidgeConfig::default() };
-        Planes::shared(&*auto.head).assert_near(&Planes::shared(&*fit(&given, &set).head), 1e-6, name);
+        LinearParams::second_of_two(&*auto.head).assert_near(
+            &LinearParams::second_of_two(&*fit(&given, &set).head),
+            1e-6,
+            name,
+        );
     }
 }
 
 /// Without two photos there is nothing to leave out.
 #[test]
-fn ridge_takes_the_middle_alpha_where_all_rows_are_views_of_one_photo() {
+fn ridge_takes_the_middle_alpha_for_a_single_group() {
     let set = golden().set("three");
-    let photos = vec![7; set.labels.len()];
-    let data = set.training_set().with_groups(&photos).unwrap();
+    let groups = vec![7; set.labels.len()];
+    let data = set.training_set().with_groups(&groups).unwrap();
     let config = RidgeConfig { alphas: vec![0.5, 2.0, 8.0], ..RidgeConfig::default() };
-    let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+    let fitted = config.fit(&data, &FitContext::silent()).unwrap();
     assert_eq!((fitted.chosen, fitted.history.rows.len()), (vec![("alpha", 2.0)], 0));
 }
 
 // effect: head.lda.shrinkage
 #[test]
-fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
+fn lda_matches_linear_discriminant_analysis() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
         for (text, shrinkage) in
-            [("auto", Shrinkage::Auto), ("0.1", Shrinkage::Given(0.1)), ("0.0", Shrinkage::Given(0.0))]
+            [("auto", Shrinkage::Auto), ("0.1", Shrinkage::Fixed(0.1)), ("0.0", Shrinkage::Fixed(0.0))]
         {
             let case = format!("{name}.lda-{text}");
             let head = fit(&LdaConfig { shrinkage }, &set).head;
@@ -123,7 +140,7 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
             assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
 
             // Ours lack a part that all classes have in common.
-            let of_differences = |mut values: Vec<f64>, width: usize| {
+            let minus_first_class = |mut values: Vec<f64>, width: usize| {
                 let (first, rest) = values.split_at_mut(width);
                 for row in rest.chunks_exact_mut(width) {
                     row.iter_mut().zip(&*first).for_each(|(value, first)| *value -= first);
@@ -132,9 +149,9 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
             };
             let tensors = head.tensors().unwrap();
             for (tensor, width) in [("weight", set.width), ("bias", 1)] {
-                let found = of_differences(f64s(&tensors[tensor]), width);
+                let found = minus_first_class(f64s(&tensors[tensor]), width);
                 let expected = golden.f64s(&format!("{case}.{tensor}"));
-                let expected = if set.classes == 2 { expected } else { of_differences(expected, width) };
+                let expected = if set.classes == 2 { expected } else { minus_first_class(expected, width) };
                 assert_near(&found, &expected, 1e-4, &format!("{case}.{tensor}"));
             }
         }
@@ -143,7 +160,7 @@ fn lda_finds_the_discriminants_that_linear_discriminant_analysis_finds() {
 
 // effect: head.nearest-mean.metric
 #[test]
-fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
+fn nearest_mean_matches_nearest_centroid() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
@@ -163,7 +180,7 @@ fn nearest_mean_has_the_distances_that_nearest_centroid_has() {
 
 // effect: head.nearest-mean.metric
 #[test]
-fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
+fn nearest_mean_by_angle_matches_cosine_similarities() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
@@ -178,20 +195,22 @@ fn nearest_mean_by_angle_has_the_cosines_of_normalised_rows_and_their_means() {
 
 // effect: head.knn.k, head.knn.weights, head.knn.metric
 #[test]
-fn knn_has_the_votes_that_k_neighbors_classifier_has() {
+fn knn_matches_k_neighbors_classifier() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
-        let (asked, known) = (set.part(|row, _| row % 3 == 0), set.part(|row, _| row % 3 != 0));
+        let (queries, train) = (set.subset(|row, _| row % 3 == 0), set.subset(|row, _| row % 3 != 0));
         for k in [1, 5, 15] {
-            for (weights_text, weights) in [("uniform", Votes::Uniform), ("distance", Votes::Distance)] {
+            for (weights_text, weights) in
+                [("uniform", VoteWeights::Uniform), ("distance", VoteWeights::Distance)]
+            {
                 for (metric_text, metric) in [("euclidean", Metric::Euclidean), ("cosine", Metric::Cosine)] {
                     let case = format!("{name}.knn-{k}-{weights_text}-{metric_text}");
-                    let head = fit(&KnnConfig { k, weights, metric }, &known).head;
-                    let shares = head.logits(asked.features()).unwrap().softmax();
+                    let head = fit(&KnnConfig { k, weights, metric }, &train).head;
+                    let shares = head.logits(queries.features()).unwrap().softmax();
                     // There is one vote more, which all classes share.
                     let share = |share: f32| {
-                        (f64::from(share) * (k + 1) as f64 - 1.0 / known.classes as f64) / k as f64
+                        (f64::from(share) * (k + 1) as f64 - 1.0 / train.classes as f64) / k as f64
                     };
                     let found: Vec<f64> = shares.into_iter().map(share).collect();
                     assert_near(&found, &golden.f64s(&format!("{case}.probabilities")), 1e-5, &case);
@@ -202,16 +221,16 @@ fn knn_has_the_votes_that_k_neighbors_classifier_has() {
 }
 
 #[test]
-fn features_near_the_end_of_f32_are_fitted_or_refused_but_give_no_logit_that_is_not_a_number() {
+fn features_near_f32_max_are_fitted_to_finite_logits_or_refused() {
     let golden = golden();
     let set = golden.set("three");
     let largest = set.values.iter().fold(0.0f32, |top, value| top.max(value.abs()));
     let values = set.values.iter().map(|value| value / largest * 1e38).collect();
-    let huge = Set { values, ..golden.set("three") };
+    let huge = DataSet { values, ..golden.set("three") };
     let registry = Registry::builtin();
     for kind in ["ridge", "lda", "nearest-mean", "knn"] {
         for config in registry.get(kind).unwrap().configure(toml::Table::new()).unwrap().grid() {
-            match config.fit(&huge.training_set(), &FitContext::quiet()) {
+            match config.fit(&huge.training_set(), &FitContext::silent()) {
                 Ok(fitted) => {
                     let logits = fitted.head.logits(huge.features()).unwrap();
                     assert!(logits.as_slice().iter().all(|logit| logit.is_finite()), "{:?}", config.table());
@@ -223,7 +242,7 @@ fn features_near_the_end_of_f32_are_fitted_or_refused_but_give_no_logit_that_is_
 }
 
 #[test]
-fn grids_hold_what_matters_most_and_memory_is_told_beforehand() {
+fn grids_and_memory_estimates() {
     let registry = Registry::builtin();
     let grid = |kind: &str| -> Vec<String> {
         let config = registry.get(kind).unwrap().configure(toml::Table::new()).unwrap();
@@ -241,10 +260,10 @@ fn grids_hold_what_matters_most_and_memory_is_told_beforehand() {
             "k = 15 weights = \"distance\" metric = \"euclidean\" ",
         ]
     );
-    let shape = Shape { samples: 100_000, features: 2048, classes: 1000 };
+    let shape = HeadShape { samples: 100_000, features: 2048, classes: 1000 };
     let gibibytes = |kind: &str| {
         let config = registry.get(kind).unwrap().configure(toml::Table::new()).unwrap();
-        config.memory(shape) as f64 / f64::from(1 << 30)
+        config.memory_bytes(shape) as f64 / f64::from(1 << 30)
     };
     for (kind, least, most) in [("ridge", 0.15, 2.0), ("nearest-mean", 0.015, 0.1), ("knn", 0.75, 0.8)] {
         assert!((least..most).contains(&gibibytes(kind)), "{kind} needs {}", gibibytes(kind));

@@ -3,15 +3,15 @@
 use headstock_heads::linear::{LinearConfig, Penalty};
 use headstock_heads::{ClassWeight, FitContext, HeadConfig};
 
-use crate::support::{Golden, Planes};
+use crate::support::{Golden, LinearParams};
 
-type Of<T> = (&'static str, T, f64);
+type Named<T> = (&'static str, T, f64);
 
 /// The ratio of the golden file, and what says so; `l1_ratio` has no part in `l1`.
-const PENALTIES: [Of<Penalty>; 2] = [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)];
+const PENALTIES: [Named<Penalty>; 2] = [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)];
 
 /// Each with `C` and class weights.
-fn with_cases(penalty: Of<Penalty>) -> [(Of<Penalty>, Of<ClassWeight>); 3] {
+fn with_cases(penalty: Named<Penalty>) -> [(Named<Penalty>, Named<ClassWeight>); 3] {
     [
         ("", ClassWeight::None, 0.5),
         ("-0.1", ClassWeight::None, 0.1),
@@ -23,7 +23,7 @@ fn with_cases(penalty: Of<Penalty>) -> [(Of<Penalty>, Of<ClassWeight>); 3] {
 // effect: head.linear.penalty, head.linear.l1_ratio, head.linear.C
 // effect: head.linear.C x head.linear.penalty, head.linear.class_weight x head.linear.penalty
 #[test]
-fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
+fn l1_and_elastic_net_match_saga_with_the_same_zero_weights() {
     let golden = Golden::load("elastic/scikit-learn.safetensors");
     for name in ["two", "five"] {
         let set = golden.set(name);
@@ -40,13 +40,15 @@ fn l1_and_elastic_net_end_where_saga_ends_with_the_same_weights_at_0() {
                 max_iter: 10_000,
                 ..LinearConfig::default()
             };
-            let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
-            let (mut found, mut expected) = (Planes::between(&*head), Planes::golden(&golden, &case));
-            let are_0 = |planes: &Planes| -> Vec<bool> { planes.weight.iter().map(|&w| w == 0.0).collect() };
-            assert_eq!(are_0(&found), are_0(&expected), "{case}");
+            let head = config.fit(&set.training_set(), &FitContext::silent()).unwrap().head;
+            let (mut found, mut expected) =
+                (LinearParams::difference_of_two(&*head), LinearParams::golden(&golden, &case));
+            let zero_mask =
+                |planes: &LinearParams| -> Vec<bool> { planes.weight.iter().map(|&w| w == 0.0).collect() };
+            assert_eq!(zero_mask(&found), zero_mask(&expected), "{case}");
             if set.classes > 2 {
                 // Neither the losses nor the penalty know what all intercepts have in common.
-                for Planes { bias, .. } in [&mut found, &mut expected] {
+                for LinearParams { bias, .. } in [&mut found, &mut expected] {
                     let mean = bias.iter().sum::<f64>() / bias.len() as f64;
                     bias.iter_mut().for_each(|bias| *bias -= mean);
                 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use headstock_heads::{Features, FitContext, Registry, TrainingSet};
+use headstock_heads::{FeatureMatrix, FitContext, Registry, TrainingSet};
 
 use crate::support::{assert_near, f64s};
 
 #[derive(serde::Deserialize)]
-struct Golden {
-    set: BTreeMap<String, Samples>,
+struct GoldenFits {
+    set: BTreeMap<String, GoldenSet>,
     case: Vec<Case>,
 }
 
 #[derive(serde::Deserialize)]
-struct Samples {
+struct GoldenSet {
     features: Vec<f32>,
     labels: Vec<u32>,
 }
@@ -30,17 +30,17 @@ struct Case {
 /// Fits of a kind end where PyTorch's end, and each epoch's row of history is PyTorch's; there are so many cases.
 fn check(kind: &str, cases: usize) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/gradient/fits.toml");
-    let golden: Golden = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let golden: GoldenFits = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let registry = Registry::builtin();
-    let own: Vec<&Case> = golden.case.iter().filter(|case| case.kind == kind).collect();
-    assert_eq!(own.len(), cases);
-    for Case { set, table, history, tensors, .. } in own {
-        let Samples { features, labels } = &golden.set[set];
+    let cases_of_kind: Vec<&Case> = golden.case.iter().filter(|case| case.kind == kind).collect();
+    assert_eq!(cases_of_kind.len(), cases);
+    for Case { set, table, history, tensors, .. } in cases_of_kind {
+        let GoldenSet { features, labels } = &golden.set[set];
         let classes = *labels.iter().max().unwrap() as usize + 1;
-        let features = Features::new(features, features.len() / labels.len()).unwrap();
+        let features = FeatureMatrix::new(features, features.len() / labels.len()).unwrap();
         let data = TrainingSet::new(features, labels, classes).unwrap();
         let config = registry.get(kind).unwrap().configure(table.parse().unwrap()).unwrap();
-        let fitted = config.fit(&data, &FitContext::quiet()).unwrap();
+        let fitted = config.fit(&data, &FitContext::silent()).unwrap();
         let case = format!("{kind} on {set} with {table}");
         let found = &fitted.history.rows;
         assert_eq!((found.len(), found[0].len()), (history.len(), history[0].len()), "{case}");
@@ -60,7 +60,7 @@ fn check(kind: &str, cases: usize) {
 // effect: head.linear.class_weight x head.linear.solver, head.linear.C x head.linear.solver
 // effect: head.linear.solver x head.linear.standardize
 #[test]
-fn linear_by_adam_ends_where_pytorch_ends_with_every_key() {
+fn linear_with_adam_matches_pytorch_for_every_key() {
     check("linear", 11);
 }
 
@@ -68,7 +68,7 @@ fn linear_by_adam_ends_where_pytorch_ends_with_every_key() {
 // effect: head.mlp.validation, head.mlp.patience, head.mlp.class_weight, head.mlp.standardize, head.mlp.seed
 // effect: head.mlp.patience x head.mlp.validation, head.mlp.class_weight x head.mlp.validation
 #[test]
-fn mlp_ends_where_pytorch_ends_with_every_key() {
+fn mlp_matches_pytorch_for_every_key() {
     check("mlp", 19);
 }
 
@@ -76,6 +76,6 @@ fn mlp_ends_where_pytorch_ends_with_every_key() {
 // effect: head.cosine.validation, head.cosine.patience, head.cosine.class_weight, head.cosine.seed
 // effect: head.cosine.patience x head.cosine.validation
 #[test]
-fn cosine_ends_where_pytorch_ends_with_every_key() {
+fn cosine_matches_pytorch_for_every_key() {
     check("cosine", 12);
 }

@@ -2,9 +2,9 @@
 
 use headstock_heads::linear::LinearConfig;
 use headstock_heads::svm::{SvmConfig, SvmLoss};
-use headstock_heads::{ClassWeight, FitContext, Head, HeadConfig, Strength};
+use headstock_heads::{ClassWeight, FitContext, Head, HeadConfig, Regularization};
 
-use crate::support::{Golden, Planes, Set, assert_same_predictions};
+use crate::support::{DataSet, Golden, LinearParams, assert_same_predictions};
 
 const SETS: [&str; 6] = ["two", "three", "five", "wide", "unbalanced", "two-unbalanced"];
 
@@ -12,20 +12,20 @@ fn golden() -> Golden {
     Golden::load("heads/scikit-learn.safetensors")
 }
 
-impl Set {
+impl DataSet {
     /// `w·x + b` of each sample and plane, in `f64`.
-    fn scores(&self, planes: &Planes) -> Vec<Vec<f64>> {
+    fn scores(&self, params: &LinearParams) -> Vec<Vec<f64>> {
         let score = |row: &[f32], (w, b): (&[f64], &f64)| {
             row.iter().zip(w).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + b
         };
         self.features()
             .rows()
             .map(|row| {
-                planes
+                params
                     .weight
                     .chunks_exact(self.width)
-                    .zip(&planes.bias)
-                    .map(|plane| score(row, plane))
+                    .zip(&params.bias)
+                    .map(|class_params| score(row, class_params))
                     .collect()
             })
             .collect()
@@ -38,21 +38,21 @@ fn assert_relative(found: f64, expected: f64, tolerance: f64, case: &str) {
 }
 
 /// `C Σ s_i log-loss_i + ½ |w|²`
-fn logistic_objective(set: &Set, planes: &Planes, config: &LinearConfig) -> f64 {
+fn logistic_objective(set: &DataSet, params: &LinearParams, config: &LinearConfig) -> f64 {
     let weights = set.training_set().class_weights(config.class_weight);
-    let losses = set.scores(planes).into_iter().zip(&set.labels).map(|(scores, &label)| {
+    let losses = set.scores(params).into_iter().zip(&set.labels).map(|(scores, &label)| {
         let scores = if scores.len() == 1 { vec![0.0, scores[0]] } else { scores };
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
         weights[label as usize] * (sum.ln() + top - scores[label as usize])
     });
-    config.c.given().unwrap() * losses.sum::<f64>() + 0.5 * planes.weight.iter().map(|w| w * w).sum::<f64>()
+    config.c.fixed().unwrap() * losses.sum::<f64>() + 0.5 * params.weight.iter().map(|w| w * w).sum::<f64>()
 }
 
 // effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.class_weight, head.linear.standardize
 // effect: head.linear.class_weight x head.linear.solver
 #[test]
-fn linear_finds_the_optimum_that_logistic_regression_finds() {
+fn linear_matches_logistic_regression() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
@@ -65,7 +65,7 @@ fn linear_finds_the_optimum_that_logistic_regression_finds() {
             let case = format!("{name}.{case}");
             let config =
                 LinearConfig { c: c.into(), class_weight, standardize, tol: 1e-9, ..LinearConfig::default() };
-            let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
+            let head = config.fit(&set.training_set(), &FitContext::silent()).unwrap().head;
             let logits = head.logits(set.features()).unwrap();
             let probabilities = golden.f64s(&format!("{case}.probabilities"));
             let error = logits
@@ -79,10 +79,11 @@ fn linear_finds_the_optimum_that_logistic_regression_finds() {
                 // scikit-learn's weights are those of the standardised features.
                 continue;
             }
-            let (planes, expected) = (Planes::between(&*head), Planes::golden(&golden, &case));
-            planes.assert_near(&expected, 1e-5, &case);
-            let objective = |planes: &Planes| logistic_objective(&set, planes, &config);
-            assert_relative(objective(&planes), objective(&expected), 1e-8, &case);
+            let (params, expected) =
+                (LinearParams::difference_of_two(&*head), LinearParams::golden(&golden, &case));
+            params.assert_near(&expected, 1e-5, &case);
+            let objective = |params: &LinearParams| logistic_objective(&set, params, &config);
+            assert_relative(objective(&params), objective(&expected), 1e-8, &case);
         }
     }
 }
@@ -92,36 +93,36 @@ fn linear_with_its_default_tolerance_is_within_a_thousandth_of_the_optimum() {
     let golden = golden();
     for name in SETS {
         let (set, config) = (golden.set(name), LinearConfig::default());
-        let fitted = config.fit(&set.training_set(), &FitContext::quiet()).unwrap();
-        let expected = Planes::golden(&golden, &format!("{name}.linear-1.0-none"));
+        let fitted = config.fit(&set.training_set(), &FitContext::silent()).unwrap();
+        let expected = LinearParams::golden(&golden, &format!("{name}.linear-1.0-none"));
         let expected = logistic_objective(&set, &expected, &config);
-        let found = logistic_objective(&set, &Planes::between(&*fitted.head), &config);
+        let found = logistic_objective(&set, &LinearParams::difference_of_two(&*fitted.head), &config);
         assert_relative(found, expected, 1e-3, name);
         assert_relative(fitted.history.rows.last().unwrap()[1], found, 1e-5, "the history's last row");
     }
 }
 
 /// `½ (|w|² + w₀²) + Σ C_i loss_i` of each plane, where `w₀` is the weight of the constant feature.
-fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
+fn svm_objectives(set: &DataSet, params: &LinearParams, config: &SvmConfig) -> Vec<f64> {
     let weights = set.training_set().class_weights(config.class_weight);
-    let scores = set.scores(planes);
-    let two = set.classes == 2;
-    let c = config.c.given().unwrap();
-    (0..planes.bias.len())
-        .map(|plane| {
-            let class = if two { 1 } else { plane as u32 };
+    let scores = set.scores(params);
+    let is_binary = set.classes == 2;
+    let c = config.c.fixed().unwrap();
+    (0..params.bias.len())
+        .map(|index| {
+            let class = if is_binary { 1 } else { index as u32 };
             let losses = scores.iter().zip(&set.labels).map(|(scores, &label)| {
                 let positive = label == class;
-                let slack = (1.0 - if positive { scores[plane] } else { -scores[plane] }).max(0.0);
-                let weight = if positive || two { weights[label as usize] } else { 1.0 };
+                let slack = (1.0 - if positive { scores[index] } else { -scores[index] }).max(0.0);
+                let weight = if positive || is_binary { weights[label as usize] } else { 1.0 };
                 c * weight
                     * match config.loss {
                         SvmLoss::SquaredHinge => slack * slack,
                         SvmLoss::Hinge => slack,
                     }
             });
-            let weight = &planes.weight[plane * set.width..(plane + 1) * set.width];
-            let constant = planes.bias[plane] / config.intercept_scaling;
+            let weight = &params.weight[index * set.width..(index + 1) * set.width];
+            let constant = params.bias[index] / config.intercept_scaling;
             losses.sum::<f64>() + 0.5 * (weight.iter().map(|w| w * w).sum::<f64>() + constant * constant)
         })
         .collect()
@@ -130,7 +131,7 @@ fn svm_objectives(set: &Set, planes: &Planes, config: &SvmConfig) -> Vec<f64> {
 // effect: head.svm.multi_class, head.svm.loss, head.svm.C, head.svm.intercept_scaling, head.svm.class_weight
 // effect: head.svm.class_weight x head.svm.loss
 #[test]
-fn svm_finds_the_optimum_that_linear_svc_finds() {
+fn svm_matches_linear_svc() {
     let golden = golden();
     let losses = [("squared-hinge", SvmLoss::SquaredHinge), ("hinge", SvmLoss::Hinge)];
     for name in SETS {
@@ -149,19 +150,20 @@ fn svm_finds_the_optimum_that_linear_svc_finds() {
                 let case = format!("{name}.svm-{c:?}-{text}-{weights}-{intercept_scaling:?}");
                 let config = SvmConfig {
                     loss,
-                    c: Strength::Given(c),
+                    c: Regularization::Fixed(c),
                     class_weight,
                     intercept_scaling,
                     tol: 1e-10,
                     ..SvmConfig::default()
                 };
-                let head = config.fit(&set.training_set(), &FitContext::quiet()).unwrap().head;
-                let (planes, expected) = (Planes::shared(&*head), Planes::golden(&golden, &case));
-                planes.assert_near(&expected, 1e-4, &case);
-                let objectives = |planes: &Planes| svm_objectives(&set, planes, &config);
+                let head = config.fit(&set.training_set(), &FitContext::silent()).unwrap().head;
+                let (params, expected) =
+                    (LinearParams::second_of_two(&*head), LinearParams::golden(&golden, &case));
+                params.assert_near(&expected, 1e-4, &case);
+                let objectives = |params: &LinearParams| svm_objectives(&set, params, &config);
                 // The hinge has a kink where its optimum lies: rounding the weights to f32 costs more there.
                 let tolerance = if loss == SvmLoss::Hinge { 1e-5 } else { 1e-6 };
-                for (found, expected) in objectives(&planes).into_iter().zip(objectives(&expected)) {
+                for (found, expected) in objectives(&params).into_iter().zip(objectives(&expected)) {
                     assert_relative(found, expected, tolerance, &case);
                 }
                 let logits = head.logits(set.features()).unwrap();

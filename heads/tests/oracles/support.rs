@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use headstock_heads::{Features, Head, Logits, TrainingSet};
+use headstock_heads::{FeatureMatrix, Head, Logits, TrainingSet};
 
 /// What another tool made.
 pub(crate) struct Golden(HashMap<String, Tensor>);
@@ -33,10 +33,10 @@ impl Golden {
         self.0[name].dims()[1]
     }
 
-    pub(crate) fn set(&self, name: &str) -> Set {
+    pub(crate) fn set(&self, name: &str) -> DataSet {
         let features = format!("{name}.features");
         let labels = self.u32s(&format!("{name}.labels"));
-        Set {
+        DataSet {
             values: self.f32s(&features),
             width: self.width(&features),
             classes: *labels.iter().max().unwrap() as usize + 1,
@@ -50,16 +50,16 @@ pub(crate) fn f64s(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// Samples to fit on.
-pub(crate) struct Set {
+pub(crate) struct DataSet {
     pub(crate) values: Vec<f32>,
     pub(crate) width: usize,
     pub(crate) labels: Vec<u32>,
     pub(crate) classes: usize,
 }
 
-impl Set {
-    pub(crate) fn features(&self) -> Features<'_> {
-        Features::new(&self.values, self.width).unwrap()
+impl DataSet {
+    pub(crate) fn features(&self) -> FeatureMatrix<'_> {
+        FeatureMatrix::new(&self.values, self.width).unwrap()
     }
 
     pub(crate) fn training_set(&self) -> TrainingSet<'_> {
@@ -67,7 +67,7 @@ impl Set {
     }
 
     /// The samples whose place and label `keep` accepts, of as many classes.
-    pub(crate) fn part(&self, keep: impl Fn(usize, u32) -> bool) -> Self {
+    pub(crate) fn subset(&self, keep: impl Fn(usize, u32) -> bool) -> Self {
         let rows = (0..self.labels.len()).filter(|&row| keep(row, self.labels[row]));
         let rows: Vec<usize> = rows.collect();
         Self {
@@ -80,42 +80,42 @@ impl Set {
 
 /// Weights `[K, F]` and intercepts `[K]`; as in scikit-learn, two classes share one plane.
 #[derive(Debug)]
-pub(crate) struct Planes {
+pub(crate) struct LinearParams {
     pub(crate) weight: Vec<f64>,
     pub(crate) bias: Vec<f64>,
 }
 
-impl Planes {
+impl LinearParams {
     pub(crate) fn golden(golden: &Golden, case: &str) -> Self {
         Self { weight: golden.f64s(&format!("{case}.weight")), bias: golden.f64s(&format!("{case}.bias")) }
     }
 
     /// A plane for each class of a head.
-    pub(crate) fn each(head: &impl Head) -> Self {
+    pub(crate) fn per_class(head: &impl Head) -> Self {
         let tensors = head.tensors().unwrap();
         Self { weight: f64s(&tensors["weight"]), bias: f64s(&tensors["bias"]) }
     }
 
     /// Those of a head; of two classes, what lies between them.
-    pub(crate) fn between(head: &impl Head) -> Self {
-        Self::each(head).joined(|first, second| second - first)
+    pub(crate) fn difference_of_two(head: &impl Head) -> Self {
+        Self::per_class(head).merge_two_classes(|first, second| second - first)
     }
 
     /// Those of a head; of two classes the second's, whose opposite is the first's.
-    pub(crate) fn shared(head: &impl Head) -> Self {
-        Self::each(head).joined(|_, second| second)
+    pub(crate) fn second_of_two(head: &impl Head) -> Self {
+        Self::per_class(head).merge_two_classes(|_, second| second)
     }
 
     /// These, and of two one.
-    fn joined(self, of_two: impl Fn(f64, f64) -> f64) -> Self {
+    fn merge_two_classes(self, merge: impl Fn(f64, f64) -> f64) -> Self {
         if self.bias.len() != 2 {
             return self;
         }
-        let join = |values: Vec<f64>| {
+        let merge_halves = |values: Vec<f64>| {
             let (first, second) = values.split_at(values.len() / 2);
-            first.iter().zip(second).map(|(&first, &second)| of_two(first, second)).collect()
+            first.iter().zip(second).map(|(&first, &second)| merge(first, second)).collect()
         };
-        Self { weight: join(self.weight), bias: join(self.bias) }
+        Self { weight: merge_halves(self.weight), bias: merge_halves(self.bias) }
     }
 
     pub(crate) fn assert_near(&self, expected: &Self, tolerance: f64, case: &str) {

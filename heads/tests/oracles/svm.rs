@@ -2,9 +2,9 @@
 //! and fits that start from another head.
 
 use headstock_heads::svm::{MultiClass, SvmConfig, SvmLoss};
-use headstock_heads::{Affine, ClassWeight, FitContext, Fitted, Head, HeadConfig, Strength, Tensors};
+use headstock_heads::{Affine, ClassWeight, FitContext, Fitted, Head, HeadConfig, Regularization, Tensors};
 
-use crate::support::{Golden, Planes, Set, assert_same_predictions};
+use crate::support::{DataSet, Golden, LinearParams, assert_same_predictions};
 
 const SETS: [&str; 5] = ["two", "three", "seven", "wide", "unbalanced"];
 
@@ -12,31 +12,31 @@ fn golden() -> Golden {
     Golden::load("crammer_singer/scikit-learn.safetensors")
 }
 
-impl Set {
+impl DataSet {
     /// The samples of the first `classes` classes.
-    fn first(&self, classes: usize) -> Self {
-        Self { classes, ..self.part(|_, label| (label as usize) < classes) }
+    fn first_classes(&self, classes: usize) -> Self {
+        Self { classes, ..self.subset(|_, label| (label as usize) < classes) }
     }
 }
 
 /// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, the margin of two classes being that of one plane, which
 /// both weights of opposite sign have halves of.
-fn objective(set: &Set, planes: &Planes, config: &SvmConfig) -> f64 {
-    let (mut weight, mut bias) = (planes.weight.clone(), planes.bias.clone());
+fn objective(set: &DataSet, params: &LinearParams, config: &SvmConfig) -> f64 {
+    let (mut weight, mut bias) = (params.weight.clone(), params.bias.clone());
     if bias.len() == 1 {
         weight = weight.iter().map(|w| -0.5 * w).chain(weight.iter().map(|w| 0.5 * w)).collect();
         bias = vec![-0.5 * bias[0], 0.5 * bias[0]];
     }
-    let counts = set.training_set().class_weights(config.class_weight);
-    let c = config.c.given().unwrap();
+    let class_weights = set.training_set().class_weights(config.class_weight);
+    let c = config.c.fixed().unwrap();
     let losses = set.values.chunks_exact(set.width).zip(&set.labels).map(|(row, &label)| {
         let score = |m: usize| {
-            let plane = &weight[m * set.width..(m + 1) * set.width];
-            row.iter().zip(plane).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + bias[m]
+            let class_weight = &weight[m * set.width..(m + 1) * set.width];
+            row.iter().zip(class_weight).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + bias[m]
         };
-        let own = label as usize;
-        let reached = (0..set.classes).map(|m| score(m) + if m == own { 0.0 } else { 1.0 });
-        c * counts[own] * (reached.fold(f64::NEG_INFINITY, f64::max) - score(own))
+        let label = label as usize;
+        let margins = (0..set.classes).map(|m| score(m) + if m == label { 0.0 } else { 1.0 });
+        c * class_weights[label] * (margins.fold(f64::NEG_INFINITY, f64::max) - score(label))
     });
     let constants = bias.iter().map(|b| (b / config.intercept_scaling).powi(2));
     losses.sum::<f64>() + 0.5 * (weight.iter().map(|w| w * w).sum::<f64>() + constants.sum::<f64>())
@@ -45,7 +45,7 @@ fn objective(set: &Set, planes: &Planes, config: &SvmConfig) -> f64 {
 // effect: head.svm.multi_class, head.svm.C, head.svm.intercept_scaling, head.svm.class_weight
 // effect: head.svm.class_weight x head.svm.multi_class
 #[test]
-fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
+fn crammer_singer_matches_linear_svc() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
@@ -58,21 +58,21 @@ fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
             let case = format!("{name}.{text}");
             let config = SvmConfig {
                 multi_class: MultiClass::CrammerSinger,
-                c: Strength::Given(c),
+                c: Regularization::Fixed(c),
                 class_weight,
                 intercept_scaling,
                 tol: 1e-9,
                 max_iter: 100_000,
                 ..SvmConfig::default()
             };
-            let fitted = config.fit(&set.training_set(), &FitContext::quiet()).unwrap();
-            let expected = Planes::golden(&golden, &case);
-            let [ours, theirs] =
-                [&Planes::each(&*fitted.head), &expected].map(|planes| objective(&set, planes, &config));
-            assert!((ours - theirs).abs() <= 1e-5 * theirs, "{case}: {ours}, scikit-learn {theirs}");
+            let fitted = config.fit(&set.training_set(), &FitContext::silent()).unwrap();
+            let expected = LinearParams::golden(&golden, &case);
+            let [ours, reference] = [&LinearParams::per_class(&*fitted.head), &expected]
+                .map(|params| objective(&set, params, &config));
+            assert!((ours - reference).abs() <= 1e-5 * reference, "{case}: {ours}, scikit-learn {reference}");
             let last = fitted.history.rows.last().unwrap();
             assert!((last[1] - ours).abs() <= 1e-5 * ours, "{case}: the history says {last:?}, found {ours}");
-            Planes::between(&*fitted.head).assert_near(&expected, 1e-3, &case);
+            LinearParams::difference_of_two(&*fitted.head).assert_near(&expected, 1e-3, &case);
             let logits = fitted.head.logits(set.features()).unwrap();
             assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
         }
@@ -80,7 +80,7 @@ fn crammer_singer_finds_the_optimum_that_linear_svc_finds() {
 }
 
 /// Configurations of every objective.
-fn objectives(c: Strength) -> [SvmConfig; 3] {
+fn objectives(c: Regularization) -> [SvmConfig; 3] {
     let with = |multi_class, loss| SvmConfig { multi_class, loss, c, ..SvmConfig::default() };
     [
         with(MultiClass::Ovr, SvmLoss::SquaredHinge),
@@ -97,17 +97,17 @@ fn rounds_and_objective(fitted: &Fitted<Affine>) -> (usize, f64) {
     (rows.len(), last.map(|k| objective(&rows[k])).sum())
 }
 
-fn fit(config: &SvmConfig, set: &Set, start: Option<&Tensors>) -> Fitted<Affine> {
-    let context = FitContext { start, ..FitContext::quiet() };
+fn fit(config: &SvmConfig, set: &DataSet, warm_start: Option<&Tensors>) -> Fitted<Affine> {
+    let context = FitContext { warm_start, ..FitContext::silent() };
     config.fit(&set.training_set(), &context).unwrap()
 }
 
 #[test]
-fn a_fit_that_starts_from_its_own_optimum_has_the_same_objective_and_the_squared_hinge_takes_fewer_rounds() {
+fn a_warm_start_from_the_optimum_keeps_the_objective_and_saves_rounds() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);
-        for config in objectives(Strength::Given(0.1)) {
+        for config in objectives(Regularization::Fixed(0.1)) {
             for standardize in [false, true] {
                 let config = SvmConfig { standardize, ..config.clone() };
                 let cold = fit(&config, &set, None);
@@ -126,11 +126,11 @@ fn a_fit_that_starts_from_its_own_optimum_has_the_same_objective_and_the_squared
 }
 
 #[test]
-fn a_fit_that_starts_from_fewer_classes_finds_the_optimum_of_all() {
+fn a_warm_start_with_fewer_classes_finds_the_optimum_of_all() {
     let golden = golden();
     let set = golden.set("seven");
-    for config in objectives(Strength::Given(0.1)) {
-        let start = fit(&config, &set.first(5), None).head.tensors().unwrap();
+    for config in objectives(Regularization::Fixed(0.1)) {
+        let start = fit(&config, &set.first_classes(5), None).head.tensors().unwrap();
         let (cold, warm) = (fit(&config, &set, None), fit(&config, &set, Some(&start)));
         let (cold, warm) = (rounds_and_objective(&cold), rounds_and_objective(&warm));
         assert!((cold.1 - warm.1).abs() <= 3e-5 * cold.1, "{config:?}: {cold:?} {warm:?}");
@@ -138,28 +138,31 @@ fn a_fit_that_starts_from_fewer_classes_finds_the_optimum_of_all() {
 }
 
 #[test]
-fn a_head_of_another_width_or_of_more_classes_is_no_start() {
+fn a_warm_start_of_another_width_or_with_more_classes_is_refused() {
     let golden = golden();
     let [three, seven, wide] = ["three", "seven", "wide"].map(|name| golden.set(name));
     let config = SvmConfig::default();
-    let error = |start: &Set, set: &Set| {
+    let error = |start: &DataSet, set: &DataSet| {
         let start = fit(&config, start, None).head.tensors().unwrap();
-        let context = FitContext::quiet().starting_from(&start);
+        let context = FitContext::silent().with_warm_start(&start);
         config.fit(&set.training_set(), &context).unwrap_err().to_string()
     };
     assert_eq!(error(&wide, &three), "the head takes 40 features a photo, these have 12");
-    assert_eq!(error(&seven, &seven.first(5)), "the head to start from has 7 classes, there are 5 to fit");
+    assert_eq!(
+        error(&seven, &seven.first_classes(5)),
+        "the head to start from has 7 classes, there are 5 to fit"
+    );
 }
 
 #[test]
-fn auto_is_the_fit_with_the_strength_that_it_reports() {
+fn auto_matches_a_fit_with_the_reported_c() {
     let golden = golden();
     let set = golden.set("seven");
-    for config in objectives(Strength::Auto) {
+    for config in objectives(Regularization::Auto) {
         let auto = fit(&config, &set, None);
         let [("C", c)] = auto.chosen[..] else { panic!("{:?}", auto.chosen) };
         assert!((1e-4..=1.0).contains(&c), "{c}");
-        let given = fit(&SvmConfig { c: Strength::Given(c), ..config }, &set, None);
+        let given = fit(&SvmConfig { c: Regularization::Fixed(c), ..config }, &set, None);
         assert!(given.chosen.is_empty());
         assert_eq!(given.head, auto.head);
     }
@@ -167,7 +170,7 @@ fn auto_is_the_fit_with_the_strength_that_it_reports() {
 
 /// Classes that two features tell apart, which are small beside eight that mean nothing.
 #[test]
-fn auto_fits_closely_where_that_predicts() {
+fn auto_chooses_a_large_c_where_it_predicts_better() {
     let (samples, width) = (120, 10);
     let noise = |i: usize| ((i * i) as f32 * 0.37).sin();
     let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
@@ -176,18 +179,22 @@ fn auto_fits_closely_where_that_predicts() {
         (row, 1) => 0.3 * labels[row] as f32,
         _ => noise(at),
     };
-    let set =
-        Set { values: (0..samples * width).map(value).collect(), width, labels: labels.clone(), classes: 3 };
-    let [squared, ..] = objectives(Strength::Auto);
+    let set = DataSet {
+        values: (0..samples * width).map(value).collect(),
+        width,
+        labels: labels.clone(),
+        classes: 3,
+    };
+    let [squared, ..] = objectives(Regularization::Auto);
     let chosen = fit(&squared, &set, None).chosen[0].1;
     assert!(chosen >= 0.1, "{chosen}");
 }
 
 #[test]
-fn the_grid_spans_two_decades_and_keeps_the_rest_of_the_configuration() {
+fn the_grid_spans_two_decades_of_c_and_keeps_other_keys() {
     let config = SvmConfig { loss: SvmLoss::Hinge, standardize: true, ..SvmConfig::default() };
     let grid = config.grid();
-    let strengths: Vec<Strength> = grid.iter().map(|config| config.c).collect();
-    assert_eq!(strengths, [0.001, 0.01, 0.1].map(Strength::Given));
+    let values: Vec<Regularization> = grid.iter().map(|config| config.c).collect();
+    assert_eq!(values, [0.001, 0.01, 0.1].map(Regularization::Fixed));
     assert!(grid.iter().all(|other| SvmConfig { c: config.c, ..other.clone() } == config));
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use headstock_heads::{Features, HeadError, TrainingSet};
+use headstock_heads::{FeatureMatrix, HeadError, TrainingSet};
 use headstock_loader::SplitIndices;
 
 use crate::error::TrainError;
@@ -119,12 +119,12 @@ pub(super) struct Fold {
 
 impl Fold {
     pub(super) fn training_set(&self) -> Result<TrainingSet<'_>, HeadError> {
-        let features = Features::new(&self.values, self.width)?;
+        let features = FeatureMatrix::new(&self.values, self.width)?;
         TrainingSet::new(features, &self.labels, self.classes)?.with_groups(&self.groups)
     }
 
-    pub(super) fn tested(&self) -> Result<Features<'_>, HeadError> {
-        Features::new(&self.tested, self.width)
+    pub(super) fn tested(&self) -> Result<FeatureMatrix<'_>, HeadError> {
+        FeatureMatrix::new(&self.tested, self.width)
     }
 }
 

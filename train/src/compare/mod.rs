@@ -38,7 +38,7 @@ mod trial;
 
 use std::time::{Duration, Instant};
 
-use headstock_heads::Shape;
+use headstock_heads::HeadShape;
 use headstock_loader::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
 use rayon::prelude::*;
 
@@ -198,7 +198,7 @@ fn score(
             let fold = held.fold(split);
             let (training, tested) = (fold.training_set()?, fold.tested()?);
             let shape =
-                Shape { samples: training.features().len(), features: width, classes: held.classes() };
+                HeadShape { samples: training.features().len(), features: width, classes: held.classes() };
             // The longest first, as the fold before had them: threads are idle for a shorter time at the end.
             let mut jobs: Vec<usize> = (0..pass.len()).collect();
             let seconds = |job: &usize| match &trials[*job] {
@@ -207,7 +207,7 @@ fn score(
             };
             jobs.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
             let needs = |&job: &usize| {
-                let memory = u128::from(pass[job].head.memory(shape));
+                let memory = u128::from(pass[job].head.memory_bytes(shape));
                 let share = (memory * threads as u128).div_ceil(allowance as u128);
                 usize::try_from(share).unwrap_or(threads).max(threads / pass.len())
             };

@@ -1,8 +1,8 @@
 //! In which order candidates come, which are marked as ties, and what changes nothing.
 
 use headstock_heads::{
-    Features, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Parameter, Registry, Tensors,
-    TrainingSet,
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
+    Tensors, TrainingSet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ struct Said {
 impl HeadConfig for SaidConfig {
     const KIND: &'static str = "said";
     const ABOUT: &'static str = "says what it was told";
-    const PARAMETERS: &'static [Parameter] = &[("which", "which features are logits")];
+    const PARAMETERS: &'static [HyperparameterInfo] = &[("which", "which features are logits")];
     type Head = Said;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -34,7 +34,7 @@ impl HeadConfig for SaidConfig {
     }
 
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Said>, HeadError> {
-        Ok(Fitted::at_once(Said { which: self.which, width: data.features().width() }))
+        Ok(Fitted::without_history(Said { which: self.which, width: data.features().width() }))
     }
 
     fn load(&self, _: &Tensors) -> Result<Said, HeadError> {
@@ -55,7 +55,7 @@ impl Head for Said {
         2
     }
 
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         let said = features.rows().flat_map(|row| row[2 * self.which..][..2].to_vec());
         Logits::new(said.collect(), 2)
     }

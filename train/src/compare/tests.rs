@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use headstock_heads::{
-    Features, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Parameter, Registry, Tensors,
-    TrainingSet,
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
+    Tensors, TrainingSet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ struct Prior {
 impl HeadConfig for PriorConfig {
     const KIND: &'static str = "prior";
     const ABOUT: &'static str = "how often each class occurs";
-    const PARAMETERS: &'static [Parameter] =
+    const PARAMETERS: &'static [HyperparameterInfo] =
         &[("smoothing", "added to each count"), ("fails", "whether it fails")];
     type Head = Prior;
 
@@ -48,7 +48,8 @@ impl HeadConfig for PriorConfig {
         }
         tracing::warn!("it looks at no feature");
         let logits = data.class_counts().iter().map(|&n| (n as f64 + self.smoothing).ln() as f32).collect();
-        Ok(Fitted::at_once(Prior { width: data.features().width(), logits }).choosing("seen", Some(7.0)))
+        Ok(Fitted::without_history(Prior { width: data.features().width(), logits })
+            .with_chosen("seen", Some(7.0)))
     }
 
     fn load(&self, _: &Tensors) -> Result<Prior, HeadError> {
@@ -60,7 +61,7 @@ impl HeadConfig for PriorConfig {
         vec![self.clone(), smoothed(10.0), Self { fails: true, ..self.clone() }]
     }
 
-    fn memory(&self, shape: Shape) -> u64 {
+    fn memory_bytes(&self, shape: HeadShape) -> u64 {
         assert_eq!((shape.features, shape.classes), (4, 3));
         // The second point takes all there is: it has all threads.
         if self.smoothing > 1.0 { u64::MAX } else { 0 }
@@ -76,7 +77,7 @@ impl Head for Prior {
         self.logits.len()
     }
 
-    fn logits(&self, features: Features<'_>) -> Result<Logits, HeadError> {
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         Logits::new(self.logits.repeat(features.len()), self.classes())
     }
 

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::time::Instant;
 
 use headstock_heads::{
-    Calibration, CalibrationMethod, ConfiguredHead, Features, FitContext, Fitted, HeadError, Logits, Tensors,
-    TrainingSet,
+    Calibration, CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, Fitted, HeadError, Logits,
+    Tensors, TrainingSet,
 };
 use headstock_loader::SplitIndices;
 
@@ -60,7 +60,7 @@ pub(super) struct Trial {
 pub(super) fn run(
     head: &dyn ConfiguredHead,
     training: &TrainingSet<'_>,
-    tested: Features<'_>,
+    tested: FeatureMatrix<'_>,
 ) -> Attempt<Trial> {
     let (trial, warnings) = hearing(|| fit_and_predict(head, training, tested));
     match trial {
@@ -72,10 +72,10 @@ pub(super) fn run(
 fn fit_and_predict(
     head: &dyn ConfiguredHead,
     training: &TrainingSet<'_>,
-    tested: Features<'_>,
+    tested: FeatureMatrix<'_>,
 ) -> Result<Trial, HeadError> {
     let started = Instant::now();
-    let Fitted { head, chosen, .. } = head.fit(training, &FitContext::quiet())?;
+    let Fitted { head, chosen, .. } = head.fit(training, &FitContext::silent())?;
     let fit_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let logits = head.logits(tested)?;

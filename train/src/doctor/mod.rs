@@ -23,7 +23,7 @@ mod sheet;
 #[cfg(test)]
 mod tests;
 
-use headstock_heads::{ConfiguredHead, Features as Rows, Registry};
+use headstock_heads::{ConfiguredHead, FeatureMatrix as Rows, Registry};
 use headstock_loader::dataset::join_groups;
 use serde::Serialize;
 

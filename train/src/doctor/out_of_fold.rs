@@ -2,7 +2,7 @@
 
 use headstock_heads::folds::Fold;
 use headstock_heads::{
-    CalibrationMethod, ConfiguredHead, Features, FitContext, HeadError, Logits, TrainingSet,
+    CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, HeadError, Logits, TrainingSet,
 };
 use headstock_loader::{SplitIndices, stratified_group_k_fold};
 
@@ -32,7 +32,7 @@ pub(super) struct Asked<'a> {
     /// Their numbers among all samples.
     pub(super) samples: &'a [usize],
     /// The features of each, in the same order.
-    pub(super) features: Features<'a>,
+    pub(super) features: FeatureMatrix<'a>,
     /// The label of each.
     pub(super) labels: Vec<u32>,
     /// What belongs together: copies, and groups of the data.
@@ -98,17 +98,18 @@ impl Asked<'_> {
         let mut all = vec![0.0; kept.len() * classes];
         for (number, fold) in folds.iter().enumerate() {
             progress.begin(&format!("judging labels, fold {} of {}", number + 1, folds.len()), 0, "steps");
-            let context = FitContext { on_step: &|done, total| progress.reach(done, total), start: None };
+            let context =
+                FitContext { on_step: &|done, total| progress.reach(done, total), warm_start: None };
             let fitted = {
                 let values = rows(&fold.fit);
                 let labels: Vec<u32> = fold.fit.iter().map(|&row| labels[row]).collect();
                 let groups: Vec<u32> = fold.fit.iter().map(|&row| self.groups[kept[row]]).collect();
-                let data = TrainingSet::new(Features::new(&values, width)?, &labels, classes)?;
+                let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
                 head.fit(&data.with_groups(&by_appearance(&groups))?, &context)
             };
             progress.end();
             let tested = rows(&fold.held_out);
-            let logits = fitted?.head.logits(Features::new(&tested, width)?)?;
+            let logits = fitted?.head.logits(FeatureMatrix::new(&tested, width)?)?;
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
                 return Err(HeadError::Diverged("it gives logits that are not finite".into()));
             }
@@ -158,7 +159,7 @@ mod tests {
         };
         Asked {
             samples,
-            features: Features::new(values, 2).unwrap(),
+            features: FeatureMatrix::new(values, 2).unwrap(),
             labels: (0..40).map(label).collect(),
             groups: (0..40).map(|row| 50 - row / 2).collect(),
         }
@@ -223,7 +224,7 @@ mod tests {
         let samples: Vec<usize> = (0..24).collect();
         let labels: Vec<u32> = (0..24).map(|row| if row == 4 { 1 } else { row % 2 }).collect();
         let suspicious = |groups: Vec<u32>| {
-            let features = Features::new(&values, 2).unwrap();
+            let features = FeatureMatrix::new(&values, 2).unwrap();
             let asked = Asked { samples: &samples, features, labels: labels.clone(), groups };
             let found = asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap();
             let mut issues = label_issues(&found.labels, &found.probabilities, 2).ranked;
@@ -240,7 +241,7 @@ mod tests {
         let samples = [0, 1, 2, 3];
         let values = [0.0; 4];
         let predict = |labels: &[u32], groups: &[u32]| {
-            let features = Features::new(&values, 1).unwrap();
+            let features = FeatureMatrix::new(&values, 1).unwrap();
             let asked =
                 Asked { samples: &samples, features, labels: labels.to_vec(), groups: groups.to_vec() };
             asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap_err()

@@ -1,7 +1,7 @@
 //! Photos that are like no others, by their features, and pairs that are alike.
 
-use headstock_heads::knn::nearest;
-use headstock_heads::{Features, Metric};
+use headstock_heads::knn::nearest_neighbors;
+use headstock_heads::{FeatureMatrix, Metric};
 
 /// Neighbours that a photo's distance is the mean of.
 const NEIGHBOURS: usize = 10;
@@ -26,17 +26,17 @@ impl Surroundings {
     ///
     /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics: Revisiting
     /// Out-of-Distribution Detection Baselines").
-    pub(super) fn of(features: Features<'_>, alike: f64, done: impl Fn(usize) + Sync) -> Self {
+    pub(super) fn of(features: FeatureMatrix<'_>, alike: f64, done: impl Fn(usize) + Sync) -> Self {
         let (count, width) = (features.len(), features.width());
         let spread: Option<Vec<usize>> =
             (count > MOST).then(|| (0..MOST).map(|place| place * count / MOST).collect());
         let sampled: Option<Vec<f32>> =
             spread.as_ref().map(|rows| rows.iter().flat_map(|&row| features.row(row)).copied().collect());
         let stored = match &sampled {
-            Some(values) => Features::new(values, width).expect("whole rows were copied"),
+            Some(values) => FeatureMatrix::new(values, width).expect("whole rows were copied"),
             None => features,
         };
-        let found = nearest(stored, features, Metric::Cosine, NEIGHBOURS + 1, done);
+        let found = nearest_neighbors(stored, features, Metric::Cosine, NEIGHBOURS + 1, done);
         let (mut distances, mut pairs) = (Vec::with_capacity(count), Vec::new());
         for (row, neighbours) in found.into_iter().enumerate() {
             let number = |stored: usize| spread.as_ref().map_or(stored, |rows| rows[stored]);
@@ -92,7 +92,7 @@ mod tests {
         let (features, scores) = (tensors.tensor("features").unwrap(), tensors.tensor("scores").unwrap());
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(features.data());
         let scores: Vec<f64> = bytemuck::pod_collect_to_vec(scores.data());
-        let rows = Features::new(&values, features.shape()[1]).unwrap();
+        let rows = FeatureMatrix::new(&values, features.shape()[1]).unwrap();
         let found = Surroundings::of(rows, 0.99, |_| ());
         let mut sorted = found.distances.clone();
         sorted.sort_by(f64::total_cmp);
@@ -126,7 +126,7 @@ mod tests {
         let at = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
         let angle = 0.97f64.acos();
         let values = [at(0.0), at(angle - 1e-3), at(2.0), at(2.0 + angle + 1e-3)].concat();
-        let found = Surroundings::of(Features::new(&values, 2).unwrap(), 0.97, |_| ());
+        let found = Surroundings::of(FeatureMatrix::new(&values, 2).unwrap(), 0.97, |_| ());
         let pairs: Vec<(usize, usize)> = found.pairs.iter().map(|pair| (pair.0, pair.1)).collect();
         assert_eq!(pairs, [(0, 1)]);
         assert!((found.pairs[0].2 - (angle - 1e-3).cos()).abs() < 1e-6);
@@ -139,7 +139,7 @@ mod tests {
     fn photos_that_are_all_the_same_or_too_few_have_no_outliers() {
         for rows in [0, 1, 2, 30] {
             let values = vec![1.0; rows * 3];
-            let found = Surroundings::of(Features::new(&values, 3).unwrap(), 0.99, |_| ());
+            let found = Surroundings::of(FeatureMatrix::new(&values, 3).unwrap(), 0.99, |_| ());
             assert!(found.outliers().is_empty());
             assert_eq!(found.pairs.is_empty(), rows < 2);
         }

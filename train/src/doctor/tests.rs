@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use headstock_heads::Keyed;
+use headstock_heads::KeyedRng;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::encode::png;
 use image::{DynamicImage, RgbImage};
@@ -16,7 +16,7 @@ use crate::recording::{backbone, registry};
 /// A picture of 8 x 8 squares whose colours `seed` gives, `side` pixels wide.
 fn picture(seed: u64, side: u32) -> RgbImage {
     let colour = |x: u32, y: u32, channel: u64| {
-        (256.0 * Keyed::new(&[seed, u64::from(x), u64::from(y), channel]).uniform()) as u8
+        (256.0 * KeyedRng::new(&[seed, u64::from(x), u64::from(y), channel]).uniform()) as u8
     };
     RgbImage::from_fn(side, side, |x, y| image::Rgb([0, 1, 2].map(|c| colour(x * 8 / side, y * 8 / side, c))))
 }
@@ -236,7 +236,7 @@ fn features_tell_of_copies_that_pixels_alone_do_not_and_of_no_others() {
     // With noise: the more, the less alike.
     let noisy = |seed: u64, most: f64| {
         RgbImage::from_fn(64, 64, |x, y| {
-            let noise = most * (Keyed::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
+            let noise = most * (KeyedRng::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
             image::Rgb(one.get_pixel(x, y).0.map(|value| (f64::from(value) + noise) as u8))
         })
     };

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use headstock_heads::folds::{Fold, stratified};
-use headstock_heads::{Calibration, CalibrationMethod, ConfiguredHead, Conformal, Logits};
+use headstock_heads::folds::{Fold, stratified_folds};
+use headstock_heads::{Calibration, CalibrationMethod, ConfiguredHead, ConformalScores, Logits};
 
 use super::learn::{Learner, logits};
 use crate::error::TrainError;
@@ -23,7 +23,7 @@ pub(crate) struct Calibrated {
 
 /// What the photos that were held out in turn give.
 pub(crate) struct HeldOut {
-    pub(crate) conformal: Conformal,
+    pub(crate) conformal: ConformalScores,
     pub(crate) folds: usize,
     pub(crate) samples: usize,
     /// Of the logits' softmax.
@@ -64,7 +64,7 @@ pub(super) fn calibrate(
             );
             return Ok(Calibrated::default());
         }
-        Some((fewest, _)) => stratified(&labels, Some(&groups), FOLDS.min(fewest)),
+        Some((fewest, _)) => stratified_folds(&labels, Some(&groups), FOLDS.min(fewest)),
     };
     let logits = out_of_fold(learner, head, rows, &folds)?;
     let (held_out, folds) = of_held_out(&folds);
@@ -117,7 +117,7 @@ pub(crate) fn judge(
         (Calibration::None, before, plain)
     };
     let held_out = HeldOut {
-        conformal: Conformal::fit(&scored.probabilities, labels)?,
+        conformal: ConformalScores::fit(&scored.probabilities, labels)?,
         folds: folds.len(),
         samples: labels.len(),
         before,

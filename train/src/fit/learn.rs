@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use headstock_heads::{
-    ConfiguredHead, Features, FitContext, Fitted, Head, Logits, Shape, Tensors, TrainingSet,
+    ConfiguredHead, FeatureMatrix, FitContext, Fitted, Head, HeadShape, Logits, Tensors, TrainingSet,
 };
 
 use crate::error::TrainError;
@@ -28,8 +28,8 @@ impl Learner<'_> {
     /// Says what a fit on so many photos takes, where that is much.
     pub(crate) fn tell_memory(&self, head: &dyn ConfiguredHead, photos: usize) {
         let (samples, features) = (photos * (self.views as usize + 1), self.matrix.width());
-        let shape = Shape { samples, features, classes: self.samples.classes.len() };
-        let (own, held) = (head.memory(shape), 4 * (samples * features) as u64);
+        let shape = HeadShape { samples, features, classes: self.samples.classes.len() };
+        let (own, held) = (head.memory_bytes(shape), 4 * (samples * features) as u64);
         if own.saturating_add(held) >= WORTH_TELLING {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             tracing::info!(
@@ -56,10 +56,11 @@ impl Learner<'_> {
         let groups = self.samples.tied(rows).repeat(copies);
         let width = self.matrix.width();
         let values = self.matrix.together(rows, self.views)?;
-        let features = Features::new(&values, width)?;
+        let features = FeatureMatrix::new(&values, width)?;
         let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&groups)?;
         self.progress.begin(what, 0, "steps");
-        let context = FitContext { on_step: &|done, total| self.progress.reach(done, total), start };
+        let context =
+            FitContext { on_step: &|done, total| self.progress.reach(done, total), warm_start: start };
         let started = Instant::now();
         let fitted = head.fit(&data, &context);
         self.progress.end();
@@ -71,7 +72,7 @@ impl Learner<'_> {
 pub(crate) fn logits(head: &dyn Head, matrix: &Matrix, rows: &[usize]) -> Result<Logits, TrainError> {
     let mut values = Vec::with_capacity(rows.len() * matrix.width());
     matrix.append(rows, 0, &mut values)?;
-    Ok(head.logits(Features::new(&values, matrix.width())?)?)
+    Ok(head.logits(FeatureMatrix::new(&values, matrix.width())?)?)
 }
 
 /// Parameters that a fit chose, as a run keeps them.

@@ -39,7 +39,7 @@ pub(super) fn tensors(
             new.join(", ")
         );
     }
-    if !settings.head.starts_warm() {
+    if !settings.head.supports_warm_start() {
         tracing::info!(
             "`{kind}` is fitted from nothing: of {} only the order of the classes is kept",
             run.folder.display()

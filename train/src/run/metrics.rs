@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headstock_heads::{CalibrationMethod, SetMethod, Sets};
+use headstock_heads::{CalibrationMethod, ConformalMethod, SetPredictor};
 use serde::{Deserialize, Serialize};
 
 use super::Model;
@@ -186,15 +186,15 @@ impl ConformalMetrics {
             return Ok(None);
         }
         let of = |method| model.sets(COVERAGE, method).map(|sets| SetMetrics::of(&sets, predictions, labels));
-        Ok(Some(Self { coverage: COVERAGE, lac: of(SetMethod::Lac)?, aps: of(SetMethod::Aps)? }))
+        Ok(Some(Self { coverage: COVERAGE, lac: of(ConformalMethod::Lac)?, aps: of(ConformalMethod::Aps)? }))
     }
 }
 
 impl SetMetrics {
-    fn of(sets: &Sets, predictions: &Predictions, labels: &[u32]) -> Self {
+    fn of(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
         let (mut held, mut classes, mut empty) = (0, 0, 0);
         for (row, label) in predictions.rows().zip(labels) {
-            let set = sets.of(row);
+            let set = sets.predict(row);
             held += usize::from(set.contains(label));
             classes += set.len();
             empty += usize::from(set.is_empty());

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use headstock_backbone::{Layer, Precision, Preprocessing};
-use headstock_heads::{Calibration, Conformal, FittedHead, Logits, Registry, SetMethod, Sets, Tensors};
+use headstock_heads::{
+    Calibration, ConformalMethod, ConformalScores, FittedHead, Logits, Registry, SetPredictor, Tensors,
+};
 use safetensors::SafeTensorError;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,7 @@ const SCORES: &str = "conformal.";
 /// What the names of the backbone's tuned tensors begin with, torchvision's name behind it: no head's do.
 const TUNED: &str = "backbone.";
 
-const METHODS: [SetMethod; 2] = [SetMethod::Lac, SetMethod::Aps];
+const METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod::Aps];
 
 /// What stands in the metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +103,7 @@ pub struct Model {
     /// The backbone's tensors that were tuned, by torchvision's names.
     pub tuned: Tensors,
     /// The scores that conformal sets are made of; none where nothing was held out to take them from.
-    pub conformal: Option<Conformal>,
+    pub conformal: Option<ConformalScores>,
 }
 
 impl Model {
@@ -182,7 +184,7 @@ impl Model {
     /// # Errors
     /// [`TrainError::Usage`] where the model has no scores to make them of, and for a coverage that does not lie between
     /// 0 and 1.
-    pub fn sets(&self, coverage: f64, method: SetMethod) -> Result<Sets, TrainError> {
+    pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, TrainError> {
         let conformal = self.conformal.as_ref().ok_or_else(|| {
             TrainError::Usage(
                 "the run has no scores to make sets of: it was trained with `calibration = \"none\"`, from a class with one \
@@ -190,7 +192,7 @@ impl Model {
                     .into(),
             )
         })?;
-        conformal.sets(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
+        conformal.set_predictor(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
     }
 
     /// The weights that the head was fitted on, found where `settings` say; none where either knows only features.
@@ -239,7 +241,7 @@ struct Version {
 }
 
 /// The tensor with the scores of a method.
-fn name_of(method: SetMethod) -> String {
+fn name_of(method: ConformalMethod) -> String {
     format!("{SCORES}{}", method.as_str())
 }
 
@@ -250,7 +252,7 @@ fn take_tuned(tensors: &mut Tensors) -> Tensors {
 }
 
 /// Takes the conformal scores out of the tensors, so that the head's are left; runs without any have none.
-fn take_scores(tensors: &mut Tensors) -> Result<Option<Conformal>, String> {
+fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String> {
     let found = METHODS.map(|method| tensors.remove(&name_of(method)));
     if found.iter().all(Option::is_none) {
         return Ok(None);
@@ -260,7 +262,7 @@ fn take_scores(tensors: &mut Tensors) -> Result<Option<Conformal>, String> {
     let scores = |values: Result<Vec<f32>, String>, method| {
         values.map_err(|problem| format!("tensor `{}`: {problem}", name_of(method)))
     };
-    Conformal::from_scores(scores(lac, SetMethod::Lac)?, scores(aps, SetMethod::Aps)?)
+    ConformalScores::from_scores(scores(lac, ConformalMethod::Lac)?, scores(aps, ConformalMethod::Aps)?)
         .map(Some)
         .map_err(|error| error.to_string())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use headstock_heads::{
-    Calibration, CalibrationMethod, Features, FitContext, SetMethod, Tensors, TrainingSet,
+    Calibration, CalibrationMethod, ConformalMethod, FeatureMatrix, FitContext, Tensors, TrainingSet,
 };
 
 use super::*;
@@ -64,7 +64,7 @@ fn every_file_of_a_run_says_what_its_model_says() {
     let (trained, tested) = (samples.of(Part::Train), samples.of(Part::Test));
     let values = |rows: &[usize]| rows.iter().flat_map(|&row| all[row].values.clone()).collect::<Vec<f32>>();
     let of_test = values(&tested);
-    let logits = run.model.head.logits(Features::new(&of_test, 3).unwrap()).unwrap();
+    let logits = run.model.head.logits(FeatureMatrix::new(&of_test, 3).unwrap()).unwrap();
     let predictions = run.model.predictions(&logits).unwrap();
     let labels = samples.labels(&tested);
     let header =
@@ -97,9 +97,9 @@ fn every_file_of_a_run_says_what_its_model_says() {
     // Sets, counted one by one.
     let conformal = metrics.conformal.unwrap();
     assert_eq!(conformal.coverage, 0.9);
-    for (method, told) in [(SetMethod::Lac, conformal.lac), (SetMethod::Aps, conformal.aps)] {
+    for (method, told) in [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)] {
         let sets = run.model.sets(0.9, method).unwrap();
-        let sets: Vec<Vec<u32>> = predictions.rows().map(|row| sets.of(row)).collect();
+        let sets: Vec<Vec<u32>> = predictions.rows().map(|row| sets.predict(row)).collect();
         let share = |count: usize| count as f64 / tested.len() as f64;
         let held = sets.iter().zip(&labels).filter(|(set, label)| set.contains(label)).count();
         assert_eq!(told.coverage, share(held), "{method:?}");
@@ -109,14 +109,14 @@ fn every_file_of_a_run_says_what_its_model_says() {
     }
     assert_ne!(conformal.lac, conformal.aps);
     let scores = |method| run.model.conformal.as_ref().unwrap().scores(method).len();
-    assert_eq!((scores(SetMethod::Lac), scores(SetMethod::Aps)), (54, 54));
+    assert_eq!((scores(ConformalMethod::Lac), scores(ConformalMethod::Aps)), (54, 54));
 
     // What the fit on the training part gives, and how it went.
     let of_train = values(&trained);
     let labels_of_train = samples.labels(&trained);
     let groups: Vec<u32> = (0..trained.len() as u32).collect();
-    let data = TrainingSet::new(Features::new(&of_train, 3).unwrap(), &labels_of_train, 3).unwrap();
-    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::quiet()).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&of_train, 3).unwrap(), &labels_of_train, 3).unwrap();
+    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::silent()).unwrap();
     assert_eq!(
         metrics.chosen,
         fitted.chosen.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
@@ -126,7 +126,7 @@ fn every_file_of_a_run_says_what_its_model_says() {
     expected.extend(fitted.history.rows.iter().map(|row| row.iter().map(f64::to_string).collect()));
     assert_eq!(table(&place, "history.csv"), expected);
     assert!(expected.len() > 3);
-    assert_eq!(fitted.head.logits(Features::new(&of_test, 3).unwrap()).unwrap(), logits);
+    assert_eq!(fitted.head.logits(FeatureMatrix::new(&of_test, 3).unwrap()).unwrap(), logits);
 
     let record = &run.model.record;
     assert_eq!((record.format, record.width, record.classes.as_slice()), (1, 3, names));
@@ -207,8 +207,8 @@ fn what_the_fit_chose_stands_in_the_metrics() {
     let values: Vec<f32> = trained.iter().flat_map(|&row| rows()[row].values.clone()).collect();
     let labels = samples.labels(&trained);
     let groups: Vec<u32> = (0..trained.len() as u32).collect();
-    let data = TrainingSet::new(Features::new(&values, 3).unwrap(), &labels, 3).unwrap();
-    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::quiet()).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 3).unwrap(), &labels, 3).unwrap();
+    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::silent()).unwrap();
     let alpha = fitted.chosen.iter().find(|(key, _)| *key == "alpha").unwrap().1;
     assert_eq!(chosen, [("alpha".to_owned(), alpha)].into());
 }
@@ -305,7 +305,7 @@ fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
     let none = refused(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
     assert_eq!(none, "");
     let run = Run::open(&place, &registry()).unwrap();
-    let error = run.model.sets(0.9, SetMethod::Lac).unwrap_err();
+    let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
     assert!(error.to_string().contains("no scores to make sets of") && error.kind() == crate::Kind::Usage);
     fs::write(&path, whole).unwrap();
     fs::remove_file(place.join("headstock.toml")).unwrap();

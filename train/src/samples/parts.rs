@@ -75,7 +75,7 @@ impl Drawn<'_> {
             TestSize::Fraction(share) => share,
             TestSize::Count(tested) if tested < count => tested as f64 / count as f64,
             TestSize::Count(_) => {
-                return Err(SplitError::TestSize { test_size, of: SplitUnit::Samples, count });
+                return Err(SplitError::TestSize { test_size, unit: SplitUnit::Samples, count });
             }
         };
         Ok(((1.0 / share).round() as usize).max(2))

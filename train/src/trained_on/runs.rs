@@ -47,7 +47,7 @@ fn ids(run: &Run, part: &str) -> BTreeSet<usize> {
 /// The figures of some rows, by the run's head alone.
 fn figures(run: &Run, all: &[Made], rows: &BTreeSet<usize>) -> Metrics {
     let values: Vec<f32> = rows.iter().flat_map(|&row| all[row].values.clone()).collect();
-    let features = headstock_heads::Features::new(&values, 3).unwrap();
+    let features = headstock_heads::FeatureMatrix::new(&values, 3).unwrap();
     let logits = run.model.head.logits(features).unwrap();
     let labels: Vec<u32> = rows.iter().map(|&row| u32::from(all[row].class == "b")).collect();
     run.model.predictions(&logits).unwrap().metrics(&labels)

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use headstock_heads::Keyed;
+use headstock_heads::KeyedRng;
 use rayon::prelude::*;
 
 /// How a batch is mixed. With both, one of the two is chosen for each batch, each as often, as torchvision's `RandomChoice` does.
@@ -35,7 +35,7 @@ impl Mixing {
     ///
     /// # Panics
     /// When the values are not as many as `shape` says.
-    pub(super) fn apply(&self, batch: &mut [f32], shape: [usize; 4], random: &mut Keyed) -> Option<Mixed> {
+    pub(super) fn apply(&self, batch: &mut [f32], shape: [usize; 4], random: &mut KeyedRng) -> Option<Mixed> {
         let [photos, height, width, channels] = shape;
         assert_eq!(batch.len(), shape.iter().product::<usize>(), "a batch of {shape:?}");
         let (cut, alpha) = match (self.mixup, self.cutmix) {
@@ -88,14 +88,14 @@ fn region(lambda: f64, centre: [usize; 2], sides: [usize; 2]) -> (Region, f64) {
 }
 
 /// A number from `Beta(α, α)`: the share of one of two numbers from `Gamma(α)`. In logarithms, as both may be below all numbers.
-fn beta(alpha: f64, random: &mut Keyed) -> f64 {
+fn beta(alpha: f64, random: &mut KeyedRng) -> f64 {
     let (own, other) = (log_gamma_variate(alpha, random), log_gamma_variate(alpha, random));
     1.0 / (1.0 + (other - own).exp())
 }
 
 /// The logarithm of a number from `Gamma(shape)`, by Marsaglia and Tsang (ACM TOMS 26, 2000), with their way from `shape + 1` to a
 /// shape below 1.
-fn log_gamma_variate(shape: f64, random: &mut Keyed) -> f64 {
+fn log_gamma_variate(shape: f64, random: &mut KeyedRng) -> f64 {
     if shape < 1.0 {
         let larger = log_gamma_variate(shape + 1.0, random);
         return larger + (1.0 - random.uniform()).ln() / shape;
@@ -113,7 +113,7 @@ fn log_gamma_variate(shape: f64, random: &mut Keyed) -> f64 {
 }
 
 /// A number from the normal distribution, by Box and Muller (1958).
-fn normal(random: &mut Keyed) -> f64 {
+fn normal(random: &mut KeyedRng) -> f64 {
     let radius = (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
     radius * (TAU * random.uniform()).cos()
 }
@@ -138,7 +138,7 @@ mod tests {
         let (quantiles, variances) = (golden.doubles("beta.quantiles"), golden.doubles("beta.variances"));
         let of_alphas = alphas.iter().zip(quantiles.chunks_exact(parts.len())).zip(&variances);
         for ((&alpha, quantiles), &variance) in of_alphas {
-            let mut random = Keyed::new(&[7]);
+            let mut random = KeyedRng::new(&[7]);
             let draws: Vec<f64> = (0..DRAWS).map(|_| beta(alpha, &mut random)).collect();
             assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)), "{alpha}");
             // Bounds of four standard errors.
@@ -174,7 +174,8 @@ mod tests {
     fn mixup_is_a_weighted_mean_of_a_photo_and_its_partner() {
         let mixing = Mixing { mixup: Some(0.4), cutmix: None };
         let (before, mut after) = (batch(), batch());
-        let Mixed { partners, lambda } = mixing.apply(&mut after, SHAPE, &mut Keyed::new(&[1, 2])).unwrap();
+        let Mixed { partners, lambda } =
+            mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, 2])).unwrap();
         let mut sorted = partners.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3, 4]);
@@ -195,7 +196,7 @@ mod tests {
         for step in 0..20 {
             let (before, mut after) = (batch(), batch());
             let Mixed { partners, lambda } =
-                mixing.apply(&mut after, SHAPE, &mut Keyed::new(&[1, step])).unwrap();
+                mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, step])).unwrap();
             let size = before.len() / partners.len();
             for (photo, &partner) in partners.iter().enumerate() {
                 let own = |i: usize| after[photo * size + i] == before[photo * size + i];
@@ -215,8 +216,8 @@ mod tests {
         let both = Mixing { mixup: Some(1.0), cutmix: Some(1.0) };
         let fractions = |step: u64| {
             let mut after = batch();
-            let mixed = both.apply(&mut after, SHAPE, &mut Keyed::new(&[3, step]));
-            assert_eq!(mixed, both.apply(&mut batch(), SHAPE, &mut Keyed::new(&[3, step])));
+            let mixed = both.apply(&mut after, SHAPE, &mut KeyedRng::new(&[3, step]));
+            assert_eq!(mixed, both.apply(&mut batch(), SHAPE, &mut KeyedRng::new(&[3, step])));
             // Only a mean is between whole numbers.
             usize::from(after.iter().any(|value| value.fract() != 0.0))
         };
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn without_either_nothing_is_mixed() {
         let mut after = batch();
-        assert_eq!(Mixing::default().apply(&mut after, SHAPE, &mut Keyed::new(&[])), None);
+        assert_eq!(Mixing::default().apply(&mut after, SHAPE, &mut KeyedRng::new(&[])), None);
         assert_eq!(after, batch());
     }
 }

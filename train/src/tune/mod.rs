@@ -27,7 +27,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use headstock_backbone::{Layer, Trainable};
-use headstock_heads::folds::{Fold, hold_out, stratified};
+use headstock_heads::folds::{Fold, hold_out, stratified_folds};
 use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
 use headstock_loader::ImageRef;
 use headstock_loader::split::stratified_group_k_fold;
@@ -141,7 +141,7 @@ impl Ready {
             (fitted.head.tensors()?, owned(fitted.chosen))
         } else {
             let (width, classes) = (prepared.matrix.width(), prepared.samples.classes.len());
-            (differentiable(settings)?.initial(width, classes)?, Vec::new())
+            (differentiable(settings)?.initial_parameters(width, classes)?, Vec::new())
         };
         Ok(Self { prepared, parts, labels, start, chosen, seconds })
     }
@@ -194,7 +194,7 @@ fn set_up<R>(
 fn class_weights(options: &TuneOptions, parts: &Parts, labels: &[u32], classes: usize) -> Vec<f64> {
     let mut counts = vec![0; classes];
     parts.fit.iter().for_each(|&photo| counts[labels[photo] as usize] += 1);
-    options.class_weight.weights(&counts)
+    options.class_weight.sample_weights(&counts)
 }
 
 /// Fits the head, tunes, and computes the features of the photos to be tested: what was learned, and the test part's logits.
@@ -374,7 +374,7 @@ fn calibrate(
         return Ok(Calibrated::default());
     }
     // By photo or group, not by class: a class of which one photo is held out would be in no fold.
-    let folds = stratified(&vec![0; labels.len()], groups, FOLDS.min(apart));
+    let folds = stratified_folds(&vec![0; labels.len()], groups, FOLDS.min(apart));
     let mut calibrated = judge(method, logits, labels, &folds)?;
     if let Some(held_out) = &mut calibrated.held_out {
         held_out.folds = 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 use headstock_backbone::{Activations, BackboneError, Layer, Role, Slot as TrunkSlot, Trainable};
-use headstock_heads::{Differentiable, HeadError, Mode, Tensors};
+use headstock_heads::{Differentiable, ForwardMode, HeadError, Tensors};
 
 use crate::error::TrainError;
 
@@ -143,7 +143,7 @@ impl<'a> Network<'a> {
         let features = Tensor::from_vec(features, (photos, size / photos.max(1)), &Device::Cpu)?;
         let features = Var::from_tensor(&features)?;
         let (vars, parameters) = self.vars()?;
-        let logits = self.head.forward(&parameters, &features, Mode::Train { step })?;
+        let logits = self.head.forward(&parameters, &features, ForwardMode::Train { step })?;
         let (loss, by_logits) = loss(&logits.flatten_all()?.to_vec1()?);
         let by_logits = Tensor::from_vec(by_logits, logits.dims(), &Device::Cpu)?;
         let gradients = (logits * by_logits)?.sum_all()?.backward()?;
@@ -182,7 +182,7 @@ impl<'a> Network<'a> {
         let width = features.len() / photos.max(1);
         let of = || -> Result<Vec<f32>, HeadError> {
             let features = Tensor::from_vec(features, (photos, width), &Device::Cpu)?;
-            let logits = self.head.forward(&self.head_tensors()?, &features, Mode::Evaluate)?;
+            let logits = self.head.forward(&self.head_tensors()?, &features, ForwardMode::Evaluate)?;
             Ok(logits.flatten_all()?.to_vec1()?)
         };
         Ok(of()?)

@@ -1,6 +1,6 @@
 //! Steps against the gradient.
 
-use headstock_heads::{AdamW, Slot};
+use headstock_heads::{AdamW, AdamWSlot};
 use pulp::Arch;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -126,10 +126,10 @@ impl State {
         let blocks = values.par_chunks_mut(BLOCK).zip(gradient.par_chunks_mut(BLOCK));
         match (self.optimiser, self.means.as_mut_slice()) {
             (Optimiser::AdamW, [first, second]) => {
-                let adamw = AdamW::after(self.done, lr, weight_decay, 0.0);
+                let adamw = AdamW::for_step(self.done, lr, weight_decay, 0.0);
                 let means = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
                 blocks.zip(means).for_each(|((value, gradient), (first, second))| {
-                    adamw.apply(Slot { value, gradient, first, second });
+                    adamw.update(AdamWSlot { value, gradient, exp_avg: first, exp_avg_sq: second });
                 });
             }
             (Optimiser::Sgd { momentum, nesterov }, [mean]) => {

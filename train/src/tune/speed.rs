@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use headstock_backbone::{Activations, Layer, Trainable};
 use headstock_heads::linear::LinearConfig;
-use headstock_heads::{Differentiable, Keyed};
+use headstock_heads::{Differentiable, KeyedRng};
 
 use super::course::descend;
 use super::loss::CrossEntropy;
@@ -50,7 +50,7 @@ pub fn tuning_speed(
             (height, width, layer.channels(stock.checkpoint().architecture()))
         }
     };
-    let mut random = Keyed::new(&[0]);
+    let mut random = KeyedRng::new(&[0]);
     let values: Vec<f32> = (0..batch * height * width * channels).map(|_| random.uniform() as f32).collect();
     let labels: Vec<u32> = (0..batch).map(|photo| (photo % CLASSES) as u32).collect();
 
@@ -62,7 +62,7 @@ pub fn tuning_speed(
         stock.options().precision,
     )?;
     let head = LinearConfig::default();
-    let start = head.initial(trunk.width(), CLASSES)?;
+    let start = head.initial_parameters(trunk.width(), CLASSES)?;
     let mut network = Network::new(trunk, &head, &start)?;
     let optimiser = Optimiser::Sgd { momentum: options.momentum, nesterov: false };
     let (mut states, loss) = (BTreeMap::new(), CrossEntropy::default());

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use headstock_heads::calibration::{Isotonic, Sigmoid};
+use headstock_heads::calibration::{IsotonicCurve, Sigmoid};
 use headstock_heads::linear::LinearConfig;
 use headstock_heads::{
-    Affine, Calibration, CalibrationMethod, FitContext, Fitted, HeadConfig, HeadError, Registry, SetMethod,
-    Strength, Tensors, TrainingSet,
+    Affine, Calibration, CalibrationMethod, ConformalMethod, FitContext, Fitted, HeadConfig, HeadError,
+    Registry, Regularization, Tensors, TrainingSet,
 };
 use headstock_train::config::Config;
 use headstock_train::feature_file::{Described, Target};
@@ -85,7 +85,7 @@ fn without_calibration_the_figures_are_those_before_it_and_there_are_no_sets() {
         let (plain, bare) = run(&folder, &heads, &[head, "calibration=none"]);
         assert!(plain.calibration.is_none() && plain.conformal.is_none());
         assert_eq!(bare.model.record.calibration, Calibration::None);
-        assert!(bare.model.sets(0.9, SetMethod::Lac).unwrap_err().to_string().contains("calibration"));
+        assert!(bare.model.sets(0.9, ConformalMethod::Lac).unwrap_err().to_string().contains("calibration"));
         for method in ["temperature", "platt", "isotonic"] {
             let (metrics, run) = run(&folder, &heads, &[head, &format!("calibration={method}")]);
             let calibration = metrics.calibration.unwrap();
@@ -102,7 +102,7 @@ fn without_calibration_the_figures_are_those_before_it_and_there_are_no_sets() {
             }
             assert_eq!(run.model.record.calibration.method(), calibration.method);
             let conformal = run.model.conformal.as_ref().unwrap();
-            assert_eq!(conformal.scores(SetMethod::Aps).len(), 60);
+            assert_eq!(conformal.scores(ConformalMethod::Aps).len(), 60);
         }
     }
     // Some are, and some are not.
@@ -140,26 +140,26 @@ fn as_many_folds_as_the_smallest_class_has_photos() {
 }
 
 /// What the fits of [`Choosing`] were told, and on how many samples.
-static FITS: Mutex<Vec<(Strength, usize)>> = Mutex::new(Vec::new());
+static FITS: Mutex<Vec<(Regularization, usize)>> = Mutex::new(Vec::new());
 
 /// `linear` with a strength that it chooses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Choosing {
     #[serde(rename = "C")]
-    c: Strength,
+    c: Regularization,
 }
 
 impl Default for Choosing {
     fn default() -> Self {
-        Self { c: Strength::Auto }
+        Self { c: Regularization::Auto }
     }
 }
 
 impl HeadConfig for Choosing {
     const KIND: &'static str = "choosing";
     const ABOUT: &'static str = "chooses";
-    const PARAMETERS: &'static [headstock_heads::Parameter] = &[("C", "as it likes")];
+    const PARAMETERS: &'static [headstock_heads::HyperparameterInfo] = &[("C", "as it likes")];
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -169,7 +169,7 @@ impl HeadConfig for Choosing {
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         FITS.lock().unwrap().push((self.c, data.labels().len()));
         let fitted = LinearConfig::default().fit(data, context)?;
-        Ok(fitted.choosing("C", self.c.given().is_none().then_some(0.25)))
+        Ok(fitted.with_chosen("C", self.c.fixed().is_none().then_some(0.25)))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
@@ -185,8 +185,8 @@ fn what_the_fit_chose_is_not_chosen_anew_in_the_folds() {
     heads.add::<Choosing>().unwrap();
     run(&folder, &heads, &["head.kind=choosing"]);
     let fits = FITS.lock().unwrap();
-    let expected: Vec<_> = std::iter::once((Strength::Auto, 20))
-        .chain(std::iter::repeat_n((Strength::Given(0.25), 16), 5))
+    let expected: Vec<_> = std::iter::once((Regularization::Auto, 20))
+        .chain(std::iter::repeat_n((Regularization::Fixed(0.25), 16), 5))
         .collect();
     assert_eq!(*fits, expected);
 }
@@ -199,7 +199,7 @@ fn a_calibration_comes_back_from_json_to_the_bit() {
             Calibration::None,
             Calibration::Temperature(x),
             Calibration::Platt(vec![Sigmoid { slope: x, intercept: -x }]),
-            Calibration::Isotonic(vec![Isotonic { logits: vec![-x, x], probabilities: vec![0.1, x] }]),
+            Calibration::Isotonic(vec![IsotonicCurve { logits: vec![-x, x], probabilities: vec![0.1, x] }]),
         ] {
             let text = serde_json::to_string(&calibration).unwrap();
             assert_eq!(serde_json::from_str::<Calibration>(&text).unwrap(), calibration, "{text}");

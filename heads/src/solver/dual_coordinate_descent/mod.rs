@@ -7,27 +7,27 @@
 //! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991: solved exactly where they
 //! are few, by conjugate gradients where they are many. All lower the same dual.
 
-mod exact;
-mod kernel;
-mod newton;
+mod exact_newton;
+mod kernel_cache;
+mod newton_cg;
 #[cfg(test)]
 mod tests;
 
-use crate::data::Features;
-use crate::head::Shape;
-use crate::random::Keyed;
-use crate::vector::Vectors;
-use kernel::Kernel;
+use crate::data::FeatureMatrix;
+use crate::head::HeadShape;
+use crate::random::KeyedRng;
+use crate::vector::VectorOps;
+use kernel_cache::KernelCache;
 
 /// Sweeps between two looks at the whole problem.
-const SWEEPS: u64 = 4;
+const SWEEPS_PER_ROUND: u64 = 4;
 
 /// The part of what the tolerance leaves that a Newton step has to gain for another one to follow.
-const ENOUGH: f64 = 0.01;
+const MIN_RELATIVE_GAIN: f64 = 0.01;
 
 /// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by
 /// then.
-const PATIENCE: u64 = 10;
+const ROUNDS_PER_EXTRA_STEP: u64 = 10;
 
 /// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is
 /// singular, and without this a direction runs off along its null space, into the bounds, and the step comes
@@ -37,7 +37,7 @@ const PROXIMAL: f64 = 1e-4;
 
 /// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum MarginLoss {
     /// `C ξ²`
     SquaredHinge,
     /// `C ξ`
@@ -46,24 +46,24 @@ pub(crate) enum Loss {
 
 /// `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature for the intercept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Problem<'a> {
+pub(crate) struct BinarySvmProblem<'a> {
     /// `[N, F]`
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// `|x_i|²` with the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
     /// The constant feature.
-    pub(crate) constant: f64,
+    pub(crate) intercept_scaling: f64,
     /// Whether `y_i` is 1, rather than -1, `[N]`.
     pub(crate) positive: &'a [bool],
     /// `C_i` of the negative and the positive samples.
     pub(crate) cost: [f64; 2],
     /// The loss.
-    pub(crate) loss: Loss,
+    pub(crate) loss: MarginLoss,
 }
 
 /// When to stop, and what the order of the samples is drawn from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stopping {
+pub(crate) struct SvmStopping {
     /// The duality gap, relative to the objective, at which the solution is good enough.
     pub(crate) tolerance: f64,
     /// Rounds (a few sweeps, a few Newton steps) at most.
@@ -74,16 +74,16 @@ pub(crate) struct Stopping {
 
 /// A separating plane: the weights of the features and of the constant one.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Plane {
+pub(crate) struct WeightVector {
     /// `[F]`
     pub(crate) weight: Vec<f64>,
     /// The weight of the constant feature.
-    pub(crate) constant: f64,
+    pub(crate) constant_weight: f64,
 }
 
-impl Plane {
+impl WeightVector {
     fn zero(width: usize) -> Self {
-        Self { weight: vec![0.0; width], constant: 0.0 }
+        Self { weight: vec![0.0; width], constant_weight: 0.0 }
     }
 }
 
@@ -98,11 +98,11 @@ pub(crate) struct Progress {
 
 /// What [`solve`] found.
 #[derive(Clone, Debug)]
-pub(crate) struct Solution {
+pub(crate) struct BinarySvmSolution {
     /// `w`
-    pub(crate) plane: Plane,
+    pub(crate) w: WeightVector,
     /// Those of the dual, `[N]`: `w = Σ α_i y_i x_i`.
-    pub(crate) multipliers: Vec<f64>,
+    pub(crate) dual_coef: Vec<f64>,
     /// A record per round.
     pub(crate) progress: Vec<Progress>,
     /// Whether the gap came below the tolerance.
@@ -110,45 +110,50 @@ pub(crate) struct Solution {
 }
 
 /// Solves the problem, from a guess of the multipliers if there is one.
-pub(crate) fn solve(problem: Problem<'_>, guess: Option<&[f64]>, stopping: Stopping) -> Solution {
-    let mut state = State::new(problem);
+pub(crate) fn solve(
+    problem: BinarySvmProblem<'_>,
+    initial_dual_coef: Option<&[f64]>,
+    stopping: SvmStopping,
+) -> BinarySvmSolution {
+    let mut solver = DualSolver::new(problem);
     let mut active: Vec<usize> = (0..problem.features.len()).collect();
     let mut progress: Vec<Progress> = Vec::new();
     let mut converged = false;
-    let mut settling = guess.is_some_and(|guess| state.start(guess));
+    let mut skip_sweep = initial_dual_coef.is_some_and(|dual_coef| solver.warm_start(dual_coef));
     for round in 0..stopping.rounds {
-        if !settling {
-            state.sweep(&mut active, Keyed::new(&[stopping.seed[0], stopping.seed[1], round]));
+        if !skip_sweep {
+            solver.sweep(&mut active, KeyedRng::new(&[stopping.seed[0], stopping.seed[1], round]));
         }
-        let look = state.look();
-        let gap = look.progress.gap;
+        let status = solver.evaluate();
+        let gap = status.progress.gap;
         let halved = progress.last().is_none_or(|last| gap <= 0.5 * last.gap);
-        progress.push(look.progress);
-        if gap <= stopping.tolerance * look.progress.primal {
+        progress.push(status.progress);
+        if gap <= stopping.tolerance * status.progress.primal {
             converged = true;
             break;
         }
-        active = state.unsettled(&look.gradient);
-        let enough = ENOUGH * stopping.tolerance * look.progress.primal;
-        let exact = state.exact_steps(&state.free(&look.gradient), &look.gradient, enough);
-        if !exact {
-            state.newton_steps(look.gradient, 1 + round / PATIENCE);
+        active = solver.unshrunk_samples(&status.gradient);
+        let min_gain = MIN_RELATIVE_GAIN * stopping.tolerance * status.progress.primal;
+        let solved_exactly =
+            solver.exact_steps(&solver.free_samples(&status.gradient), &status.gradient, min_gain);
+        if !solved_exactly {
+            solver.newton_steps(status.gradient, 1 + round / ROUNDS_PER_EXTRA_STEP);
         }
         // Where exact steps get on, sweeps would only cost time.
-        settling = exact && halved;
-        if exact && !settling {
-            state.renew_plane();
+        skip_sweep = solved_exactly && halved;
+        if solved_exactly && !skip_sweep {
+            solver.recompute_weights();
         }
     }
-    Solution { plane: state.plane, multipliers: state.multipliers, progress, converged }
+    BinarySvmSolution { w: solver.w, dual_coef: solver.dual_coef, progress, converged }
 }
 
 /// About how many bytes [`solve`] takes for a problem of this shape, beside the features and what it returns.
-pub(crate) fn memory(shape: Shape) -> u64 {
-    let held = shape.samples.min(kernel::LARGEST) as u64;
+pub(crate) fn memory_bytes(shape: HeadShape) -> u64 {
+    let cached = shape.samples.min(kernel_cache::MAX_SAMPLES) as u64;
     // Products, a factor, two blocks of rows; the order, the gradient and other lists of all samples.
-    12 * held * held
-        + 2 * (kernel::BLOCK * shape.features * size_of::<f64>()) as u64
+    12 * cached * cached
+        + 2 * (kernel_cache::ROWS_PER_BLOCK * shape.features * size_of::<f64>()) as u64
         + 40 * shape.samples as u64
 }
 
@@ -158,28 +163,28 @@ fn best_fraction(descent: f64, curvature: f64) -> f64 {
     if curvature > 0.0 { (-descent / curvature).min(1.0) } else { 1.0 }
 }
 
-struct Look {
+struct DualStatus {
     progress: Progress,
     /// Derivative of the dual objective by each multiplier, `[N]`.
     gradient: Vec<f64>,
 }
 
-struct State<'a> {
-    problem: Problem<'a>,
-    vectors: Vectors,
-    multipliers: Vec<f64>,
-    plane: Plane,
-    kernel: Kernel,
+struct DualSolver<'a> {
+    problem: BinarySvmProblem<'a>,
+    vectors: VectorOps,
+    dual_coef: Vec<f64>,
+    w: WeightVector,
+    kernel: KernelCache,
 }
 
-impl<'a> State<'a> {
-    fn new(problem: Problem<'a>) -> Self {
+impl<'a> DualSolver<'a> {
+    fn new(problem: BinarySvmProblem<'a>) -> Self {
         Self {
             problem,
-            vectors: Vectors::new(),
-            multipliers: vec![0.0; problem.features.len()],
-            plane: Plane::zero(problem.features.width()),
-            kernel: Kernel::new(problem.features.len()),
+            vectors: VectorOps::new(),
+            dual_coef: vec![0.0; problem.features.len()],
+            w: WeightVector::zero(problem.features.width()),
+            kernel: KernelCache::new(problem.features.len()),
         }
     }
 
@@ -196,77 +201,83 @@ impl<'a> State<'a> {
     /// What the loss adds to the dual's diagonal.
     fn diagonal(&self, i: usize) -> f64 {
         match self.problem.loss {
-            Loss::SquaredHinge => 0.5 / self.cost(i),
-            Loss::Hinge => 0.0,
+            MarginLoss::SquaredHinge => 0.5 / self.cost(i),
+            MarginLoss::Hinge => 0.0,
         }
     }
 
     /// The upper bound of a multiplier.
-    fn upper(&self, i: usize) -> f64 {
+    fn upper_bound(&self, i: usize) -> f64 {
         match self.problem.loss {
-            Loss::SquaredHinge => f64::INFINITY,
-            Loss::Hinge => self.cost(i),
+            MarginLoss::SquaredHinge => f64::INFINITY,
+            MarginLoss::Hinge => self.cost(i),
         }
     }
 
     /// `y_i w·x_i`
-    fn margin(&self, plane: &Plane, i: usize) -> f64 {
-        let score = self.vectors.dot(self.problem.features.row(i), &plane.weight)
-            + plane.constant * self.problem.constant;
+    fn margin(&self, w: &WeightVector, i: usize) -> f64 {
+        let score = self.vectors.dot(self.problem.features.row(i), &w.weight)
+            + w.constant_weight * self.problem.intercept_scaling;
         self.sign(i) * score
     }
 
     /// Starts from the multiple of `guess` at which the dual is lowest among those within the bounds; whether that is other
     /// than zero. So no guess is worse than none.
-    fn start(&mut self, guess: &[f64]) -> bool {
-        let guess: Vec<f64> = guess.iter().enumerate().map(|(i, v)| v.clamp(0.0, self.upper(i))).collect();
-        let samples: Vec<usize> = (0..guess.len()).collect();
-        let plane = self.combine(&samples, &guess);
-        let diagonal: f64 = guess.iter().enumerate().map(|(i, v)| self.diagonal(i) * v * v).sum();
-        let curvature = self.squared_norm(&plane) + diagonal;
-        let room = guess.iter().enumerate().filter(|&(_, &v)| v > 0.0).map(|(i, v)| self.upper(i) / v);
-        let multiple = (guess.iter().sum::<f64>() / curvature).min(room.fold(f64::INFINITY, f64::min));
+    fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
+        let initial_dual_coef: Vec<f64> =
+            initial_dual_coef.iter().enumerate().map(|(i, v)| v.clamp(0.0, self.upper_bound(i))).collect();
+        let samples: Vec<usize> = (0..initial_dual_coef.len()).collect();
+        let w = self.weighted_sum(&samples, &initial_dual_coef);
+        let diagonal: f64 = initial_dual_coef.iter().enumerate().map(|(i, v)| self.diagonal(i) * v * v).sum();
+        let curvature = self.squared_norm(&w) + diagonal;
+        let max_multiples = initial_dual_coef
+            .iter()
+            .enumerate()
+            .filter(|&(_, &v)| v > 0.0)
+            .map(|(i, v)| self.upper_bound(i) / v);
+        let multiple = (initial_dual_coef.iter().sum::<f64>() / curvature)
+            .min(max_multiples.fold(f64::INFINITY, f64::min));
         if !(multiple > 0.0 && multiple.is_finite()) {
             return false;
         }
-        let scaled = |(i, v): (usize, &f64)| (multiple * v).min(self.upper(i));
-        self.multipliers = guess.iter().enumerate().map(scaled).collect();
+        let scaled = |(i, v): (usize, &f64)| (multiple * v).min(self.upper_bound(i));
+        self.dual_coef = initial_dual_coef.iter().enumerate().map(scaled).collect();
         true
     }
 
     /// `plane += scale y_i x_i`
-    fn add(&self, plane: &mut Plane, scale: f64, i: usize) {
+    fn add_sample(&self, w: &mut WeightVector, scale: f64, i: usize) {
         let scale = self.sign(i) * scale;
-        self.vectors.add_scaled(&mut plane.weight, scale, self.problem.features.row(i));
-        plane.constant += scale * self.problem.constant;
+        self.vectors.add_scaled(&mut w.weight, scale, self.problem.features.row(i));
+        w.constant_weight += scale * self.problem.intercept_scaling;
     }
 
     /// `|plane|²`
-    fn squared_norm(&self, plane: &Plane) -> f64 {
-        self.vectors.dot(&plane.weight, &plane.weight) + plane.constant * plane.constant
+    fn squared_norm(&self, w: &WeightVector) -> f64 {
+        self.vectors.dot(&w.weight, &w.weight) + w.constant_weight * w.constant_weight
     }
 
     /// `Σ scale_k y_k x_k` over `samples`.
-    fn combine(&self, samples: &[usize], scales: &[f64]) -> Plane {
-        let mut plane = Plane::zero(self.problem.features.width());
+    fn weighted_sum(&self, samples: &[usize], scales: &[f64]) -> WeightVector {
+        let mut w = WeightVector::zero(self.problem.features.width());
         for (&i, &scale) in samples.iter().zip(scales) {
             if scale != 0.0 {
-                self.add(&mut plane, scale, i);
+                self.add_sample(&mut w, scale, i);
             }
         }
-        plane
+        w
     }
 
     /// Dual coordinate descent over the active samples, which it shrinks: Hsieh et al., algorithm 3.
-    fn sweep(&mut self, active: &mut Vec<usize>, mut random: Keyed) {
-        let mut plane = std::mem::replace(&mut self.plane, Plane::zero(0));
+    fn sweep(&mut self, active: &mut Vec<usize>, mut rng: KeyedRng) {
+        let mut w = std::mem::replace(&mut self.w, WeightVector::zero(0));
         let (mut highest_before, mut lowest_before) = (f64::INFINITY, f64::NEG_INFINITY);
-        for _ in 0..SWEEPS {
-            random.shuffle(active);
+        for _ in 0..SWEEPS_PER_ROUND {
+            rng.shuffle(active);
             let (mut highest, mut lowest) = (f64::NEG_INFINITY, f64::INFINITY);
             active.retain(|&i| {
-                let (value, upper) = (self.multipliers[i], self.upper(i));
-                let gradient = self.margin(&plane, i) - 1.0 + self.diagonal(i) * value;
+                let (value, upper) = (self.dual_coef[i], self.upper_bound(i));
+                let gradient = self.margin(&w, i) - 1.0 + self.diagonal(i) * value;
                 let projected = if value == 0.0 {
                     if gradient > highest_before {
                         return false;
@@ -285,66 +296,66 @@ impl<'a> State<'a> {
                 if projected != 0.0 {
                     let curvature = self.problem.squared_norms[i] + self.diagonal(i);
                     let moved = (value - gradient / curvature).clamp(0.0, upper);
-                    self.multipliers[i] = moved;
-                    self.add(&mut plane, moved - value, i);
+                    self.dual_coef[i] = moved;
+                    self.add_sample(&mut w, moved - value, i);
                 }
                 true
             });
             highest_before = if highest > 0.0 { highest } else { f64::INFINITY };
             lowest_before = if lowest < 0.0 { lowest } else { f64::NEG_INFINITY };
         }
-        self.plane = plane;
+        self.w = w;
     }
 
     /// Derivative of the dual by each multiplier, `[N]`.
     fn gradient(&self) -> Vec<f64> {
-        let derivative =
-            |(i, value): (usize, &f64)| self.margin(&self.plane, i) - 1.0 + self.diagonal(i) * value;
-        self.multipliers.iter().enumerate().map(derivative).collect()
+        let derivative = |(i, value): (usize, &f64)| self.margin(&self.w, i) - 1.0 + self.diagonal(i) * value;
+        self.dual_coef.iter().enumerate().map(derivative).collect()
     }
 
     /// Computes the plane anew from the multipliers, so that rounding does not pile up.
-    fn renew_plane(&mut self) {
-        let samples: Vec<usize> = (0..self.multipliers.len()).collect();
-        self.plane = self.combine(&samples, &self.multipliers);
+    fn recompute_weights(&mut self) {
+        let samples: Vec<usize> = (0..self.dual_coef.len()).collect();
+        self.w = self.weighted_sum(&samples, &self.dual_coef);
     }
 
     /// Looks at every sample, with the plane that the multipliers make.
-    fn look(&mut self) -> Look {
-        self.renew_plane();
+    fn evaluate(&mut self) -> DualStatus {
+        self.recompute_weights();
         let gradient = self.gradient();
-        let half_norm = 0.5 * self.squared_norm(&self.plane);
+        let half_norm = 0.5 * self.squared_norm(&self.w);
         let (mut primal, mut dual) = (half_norm, -half_norm);
-        for (i, (&value, derivative)) in self.multipliers.iter().zip(&gradient).enumerate() {
+        for (i, (&value, derivative)) in self.dual_coef.iter().zip(&gradient).enumerate() {
             let slack = (self.diagonal(i) * value - derivative).max(0.0);
             primal += self.cost(i)
                 * match self.problem.loss {
-                    Loss::SquaredHinge => slack * slack,
-                    Loss::Hinge => slack,
+                    MarginLoss::SquaredHinge => slack * slack,
+                    MarginLoss::Hinge => slack,
                 };
             dual += value - 0.5 * self.diagonal(i) * value * value;
         }
-        Look { progress: Progress { primal, gap: primal - dual }, gradient }
+        DualStatus { progress: Progress { primal, gap: primal - dual }, gradient }
     }
 
     /// Samples whose multiplier is between its bounds, or at one but would leave it.
-    fn free(&self, gradient: &[f64]) -> Vec<usize> {
+    fn free_samples(&self, gradient: &[f64]) -> Vec<usize> {
         (0..gradient.len())
             .filter(|&i| {
-                let value = self.multipliers[i];
-                (value > 0.0 || gradient[i] < 0.0) && (value < self.upper(i) || gradient[i] > 0.0)
+                let value = self.dual_coef[i];
+                (value > 0.0 || gradient[i] < 0.0) && (value < self.upper_bound(i) || gradient[i] > 0.0)
             })
             .collect()
     }
 
     /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than
     /// the largest of a free one. Every round looks at the rest again.
-    fn unsettled(&self, gradient: &[f64]) -> Vec<usize> {
-        let largest = self.free(gradient).iter().map(|&i| gradient[i].abs()).fold(0.0, f64::max);
+    fn unshrunk_samples(&self, gradient: &[f64]) -> Vec<usize> {
+        let largest = self.free_samples(gradient).iter().map(|&i| gradient[i].abs()).fold(0.0, f64::max);
         (0..gradient.len())
             .filter(|&i| {
-                let value = self.multipliers[i];
-                (value > 0.0 || gradient[i] <= largest) && (value < self.upper(i) || gradient[i] >= -largest)
+                let value = self.dual_coef[i];
+                (value > 0.0 || gradient[i] <= largest)
+                    && (value < self.upper_bound(i) || gradient[i] >= -largest)
             })
             .collect()
     }

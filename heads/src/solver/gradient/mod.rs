@@ -1,22 +1,22 @@
 //! Fitting a differentiable head by gradients.
 
-pub(crate) mod cosines;
-mod parts;
-pub(crate) mod stack;
+mod autograd;
+pub(crate) mod cosine_learner;
+pub(crate) mod mlp_learner;
+mod ops;
 #[cfg(test)]
 mod tests;
-mod traced;
 
 use std::f64::consts::PI;
 
 use rayon::prelude::*;
 
-use crate::data::{ClassWeight, Features, TrainingSet};
+use crate::data::{ClassWeight, FeatureMatrix, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::folds::{Fold, hold_out};
 use crate::head::{FitContext, History, Tensors};
-use crate::random::Keyed;
+use crate::random::KeyedRng;
 use crate::solver::adamw::AdamW;
 
 /// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
@@ -25,7 +25,7 @@ pub struct Recipe {
     /// Learning rate, the highest of the schedule.
     pub lr: f64,
     /// How the rate changes from step to step.
-    pub schedule: Schedule,
+    pub schedule: LrSchedule,
     /// Decoupled weight decay of every parameter that is no scalar.
     pub weight_decay: f64,
     /// `λ` of the penalty `½ λ |W|²` on the matrices among the parameters, a part of the loss.
@@ -42,23 +42,28 @@ pub struct Recipe {
 
 /// How the learning rate changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Schedule {
+pub enum LrSchedule {
     /// It does not.
     Constant,
     /// Up from near 0 along a line over a tenth of all steps, then down to near 0 along half a cosine (Loshchilov and
     /// Hutter, ICLR 2017; the warm-up of Goyal et al. 2017). No step has the rate 0: it is
     /// `get_cosine_schedule_with_warmup` of transformers between its ends.
-    WarmCosine,
+    WarmupCosine,
 }
 
-impl Schedule {
+impl LrSchedule {
     /// What the rate is multiplied by in the step after `done` others of `all`.
-    fn factor(self, done: u64, all: u64) -> f64 {
+    fn multiplier(self, steps_done: u64, total_steps: u64) -> f64 {
         match self {
             Self::Constant => 1.0,
-            Self::WarmCosine => {
-                let (at, end, warm) = ((done + 1) as f64, (all + 1) as f64, (all / 10) as f64);
-                if at < warm { at / warm } else { 0.5 * (1.0 + (PI * (at - warm) / (end - warm)).cos()) }
+            Self::WarmupCosine => {
+                let (position, end, warmup) =
+                    ((steps_done + 1) as f64, (total_steps + 1) as f64, (total_steps / 10) as f64);
+                if position < warmup {
+                    position / warmup
+                } else {
+                    0.5 * (1.0 + (PI * (position - warmup) / (end - warmup)).cos())
+                }
             }
         }
     }
@@ -74,18 +79,18 @@ pub struct EarlyStopping {
 }
 
 /// Steps that an epoch has at the least, so that few samples are learned from often enough.
-const STEPS: usize = 16;
+const MIN_STEPS_PER_EPOCH: usize = 16;
 
 /// Samples in a step: `most`, or fewer where `samples` are few.
-pub(crate) fn batch_size(most: u64, samples: usize) -> usize {
-    usize::try_from(most).unwrap_or(usize::MAX).min(samples.div_ceil(STEPS)).max(1)
+pub(crate) fn effective_batch_size(max_batch_size: u64, samples: usize) -> usize {
+    usize::try_from(max_batch_size).unwrap_or(usize::MAX).min(samples.div_ceil(MIN_STEPS_PER_EPOCH)).max(1)
 }
 
 /// Whether a head that takes `[F, C]` can be the start of one that takes `[F, C]`.
 ///
 /// # Errors
 /// [`HeadError::Width`] for another `F`, [`HeadError::Data`] for more classes than there are to fit.
-pub(crate) fn check_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), HeadError> {
+pub(crate) fn check_warm_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), HeadError> {
     if start[0] != fit[0] {
         return Err(HeadError::Width { expected: start[0], found: fit[0] });
     }
@@ -100,16 +105,16 @@ pub(crate) fn check_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), Head
 
 /// Samples as the fit sees them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Samples<'a> {
+pub(crate) struct WeightedSamples<'a> {
     /// Labels and photos.
     pub(crate) data: &'a TrainingSet<'a>,
     /// What to fit on in place of the set's own features, `[N, F]`.
-    pub(crate) features: Features<'a>,
+    pub(crate) features: FeatureMatrix<'a>,
     /// How much a sample of each class counts, `[C]`.
     pub(crate) class_weights: &'a [f64],
 }
 
-impl Samples<'_> {
+impl WeightedSamples<'_> {
     fn label(&self, row: usize) -> usize {
         self.data.labels()[row] as usize
     }
@@ -129,20 +134,20 @@ impl Samples<'_> {
 
 /// What is known of a step before its gradients.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
+pub(crate) struct StepParams {
     /// Steps done before.
-    done: u64,
+    steps_done: u64,
     lr: f64,
     weight_decay: f64,
     penalty: f64,
 }
 
-impl Step {
+impl StepParams {
     /// The step of a parameter with so many axes: matrices are penalised, scalars do not decay.
-    fn of_rank(&self, rank: usize) -> AdamW {
+    fn adamw_for_rank(&self, rank: usize) -> AdamW {
         let weight_decay = if rank > 0 { self.weight_decay } else { 0.0 };
         let penalty = if rank == 2 { self.penalty } else { 0.0 };
-        AdamW::after(self.done, self.lr, weight_decay, penalty)
+        AdamW::for_step(self.steps_done, self.lr, weight_decay, penalty)
     }
 }
 
@@ -153,10 +158,15 @@ pub(crate) trait Learner {
 
     /// The gradient of `1/n Σ weight · log-loss` over `rows`, and a step against it: the loss before. Where that is not
     /// finite the parameters may be anything.
-    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError>;
+    fn step(
+        &mut self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        step: StepParams,
+    ) -> Result<f64, HeadError>;
 
     /// `Σ weight · log-loss` over `rows`, and how many of them are predicted right.
-    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
+    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
 
     /// The parameters as they are.
     fn parameters(&self) -> Result<Self::Parameters, HeadError>;
@@ -203,8 +213,8 @@ pub fn fit_by_gradients(
     context: &FitContext<'_>,
 ) -> Result<(Tensors, History), HeadError> {
     let class_weights = data.class_weights(class_weight);
-    let samples = Samples { data, features: data.features(), class_weights: &class_weights };
-    fit(traced::Traced::new(head, initial)?, samples, recipe, context)
+    let samples = WeightedSamples { data, features: data.features(), class_weights: &class_weights };
+    fit(autograd::AutogradLearner::new(head, initial)?, samples, recipe, context)
 }
 
 /// Fits: the parameters and a row of history per epoch.
@@ -213,17 +223,17 @@ pub fn fit_by_gradients(
 /// [`HeadError::Diverged`] when the loss is no longer finite.
 pub(crate) fn fit<L: Learner>(
     mut learner: L,
-    samples: Samples<'_>,
+    samples: WeightedSamples<'_>,
     recipe: &Recipe,
     context: &FitContext<'_>,
 ) -> Result<(L::Parameters, History), HeadError> {
-    let Fold { mut fit, held_out } = match recipe.early_stopping {
+    let Fold { fit: mut train_rows, held_out } = match recipe.early_stopping {
         Some(stopping) => {
             hold_out(samples.data.labels(), samples.data.groups(), stopping.validation, recipe.seed)
         }
         None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
     };
-    let judge = match recipe.early_stopping {
+    let early_stopping = match recipe.early_stopping {
         Some(stopping) if held_out.is_empty() => {
             tracing::warn!(
                 "no class has enough photos to hold out {} of them: all {} epochs run",
@@ -234,19 +244,19 @@ pub(crate) fn fit<L: Learner>(
         }
         stopping => stopping,
     };
-    let batch_size = recipe.batch_size.clamp(1, fit.len());
-    let steps = recipe.epochs.saturating_mul(fit.len().div_ceil(batch_size) as u64);
-    let mut best: Option<Best<L::Parameters>> = None;
+    let batch_size = recipe.batch_size.clamp(1, train_rows.len());
+    let steps = recipe.epochs.saturating_mul(train_rows.len().div_ceil(batch_size) as u64);
+    let mut best: Option<BestEpoch<L::Parameters>> = None;
     let mut rows = Vec::new();
-    let mut done = 0;
+    let mut steps_done = 0;
     for epoch in 0..recipe.epochs {
-        fit.sort_unstable();
-        Keyed::new(&[recipe.seed, epoch]).shuffle(&mut fit);
+        train_rows.sort_unstable();
+        KeyedRng::new(&[recipe.seed, epoch]).shuffle(&mut train_rows);
         let mut sum = 0.0;
-        for batch in fit.chunks(batch_size) {
-            let step = Step {
-                done,
-                lr: recipe.lr * recipe.schedule.factor(done, steps),
+        for batch in train_rows.chunks(batch_size) {
+            let step = StepParams {
+                steps_done,
+                lr: recipe.lr * recipe.schedule.multiplier(steps_done, steps),
                 weight_decay: recipe.weight_decay,
                 penalty: recipe.penalty,
             };
@@ -258,23 +268,23 @@ pub(crate) fn fit<L: Learner>(
                 )));
             }
             sum += loss * batch.len() as f64;
-            done += 1;
+            steps_done += 1;
         }
-        let mut row = vec![(epoch + 1) as f64, sum / fit.len() as f64];
+        let mut row = vec![(epoch + 1) as f64, sum / train_rows.len() as f64];
         (context.on_step)(epoch + 1, recipe.epochs);
         let mut stop = false;
-        if let Some(stopping) = judge {
-            let (mut loss, mut right) = (0.0, 0);
+        if let Some(stopping) = early_stopping {
+            let (mut loss, mut n_correct) = (0.0, 0);
             for batch in held_out.chunks(batch_size) {
-                let (losses, hits) = learner.judge(samples, batch)?;
+                let (losses, correct) = learner.evaluate(samples, batch)?;
                 loss += losses;
-                right += hits;
+                n_correct += correct;
             }
             let count = held_out.len() as f64;
             loss /= count;
-            row.extend([loss, right as f64 / count]);
+            row.extend([loss, n_correct as f64 / count]);
             if best.as_ref().is_none_or(|best| loss < best.loss) {
-                best = Some(Best { epoch, loss, parameters: learner.parameters()? });
+                best = Some(BestEpoch { epoch, loss, parameters: learner.parameters()? });
             }
             stop = best.as_ref().is_some_and(|best| epoch - best.epoch >= stopping.patience);
         }
@@ -288,11 +298,11 @@ pub(crate) fn fit<L: Learner>(
         None => learner.parameters()?,
     };
     let columns = ["epoch", "loss", "validation_loss", "validation_accuracy"];
-    let columns = columns[..if judge.is_some() { 4 } else { 2 }].to_vec();
+    let columns = columns[..if early_stopping.is_some() { 4 } else { 2 }].to_vec();
     Ok((parameters, History { columns, rows }))
 }
 
-struct Best<P> {
+struct BestEpoch<P> {
     epoch: u64,
     loss: f64,
     parameters: P,

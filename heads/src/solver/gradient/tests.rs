@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 
-use super::cosines::Cosines;
-use super::stack::{Dropout, Stack};
-use super::traced::Traced;
+use super::autograd::AutogradLearner;
+use super::cosine_learner::CosineLearner;
+use super::mlp_learner::{Dropout, MlpLearner};
 use super::*;
 use crate::affine::Affine;
 use crate::cosine::CosineConfig;
-use crate::differentiable::{Differentiable, Mode};
-use crate::folds::tests::{assert_apart, kinds};
+use crate::differentiable::{Differentiable, ForwardMode};
+use crate::folds::tests::{assert_disjoint_groups, example_groupings};
 use crate::head::{Head, HeadConfig, Tensors};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
@@ -68,8 +68,8 @@ fn assert_near(found: &Tensors, expected: &Tensors, tolerance: f32) {
 const MLP: fn() -> MlpConfig = || MlpConfig { hidden: vec![16, 8], dropout: 0.0, ..MlpConfig::default() };
 
 /// A perceptron that learns by hand.
-fn stack(config: &MlpConfig, initial: &Tensors, dropout: Option<Dropout>) -> Stack {
-    Stack::new(maps(config, initial), dropout)
+fn mlp_learner(config: &MlpConfig, initial: &Tensors, dropout: Option<Dropout>) -> MlpLearner {
+    MlpLearner::new(maps(config, initial), dropout)
 }
 
 fn maps(config: &MlpConfig, tensors: &Tensors) -> Vec<Affine> {
@@ -78,28 +78,29 @@ fn maps(config: &MlpConfig, tensors: &Tensors) -> Vec<Affine> {
 }
 
 fn tensors(maps: &[Affine]) -> Tensors {
-    let of = |(layer, map): (usize, &Affine)| map.prefixed(&format!("layers.{layer}.")).unwrap();
-    maps.iter().enumerate().flat_map(of).collect()
+    let layer_tensors =
+        |(layer, map): (usize, &Affine)| map.tensors_with_prefix(&format!("layers.{layer}.")).unwrap();
+    maps.iter().enumerate().flat_map(layer_tensors).collect()
 }
 
-const STEP: Step = Step { done: 0, lr: 0.01, weight_decay: 0.1, penalty: 0.0 };
+const STEP: StepParams = StepParams { steps_done: 0, lr: 0.01, weight_decay: 0.1, penalty: 0.0 };
 
 /// Gradients on all samples by candle.
-fn gradients(head: &dyn Differentiable, parameters: &Tensors, samples: Samples<'_>) -> Tensors {
+fn gradients(head: &dyn Differentiable, parameters: &Tensors, samples: WeightedSamples<'_>) -> Tensors {
     let rows: Vec<usize> = (0..samples.features.len()).collect();
-    let traced = Traced::new(head, parameters).unwrap();
+    let traced = AutogradLearner::new(head, parameters).unwrap();
     let (_, gradients) = traced.gradients(samples, &rows, 0).unwrap();
-    let of = |((name, tensor), gradient): ((&String, &Tensor), Option<Vec<f32>>)| {
+    let named = |((name, tensor), gradient): ((&String, &Tensor), Option<Vec<f32>>)| {
         (name.clone(), Tensor::from_vec(gradient.unwrap(), tensor.dims(), &Device::Cpu).unwrap())
     };
-    parameters.iter().zip(gradients).map(of).collect()
+    parameters.iter().zip(gradients).map(named).collect()
 }
 
 /// Full batches, so that the order of the samples does not matter.
 fn recipe(steps: u64, samples: usize) -> Recipe {
     Recipe {
         lr: 0.01,
-        schedule: Schedule::Constant,
+        schedule: LrSchedule::Constant,
         weight_decay: 0.1,
         penalty: 0.0,
         epochs: steps,
@@ -119,20 +120,20 @@ fn assert_losses(history: &History, expected: &[f64]) {
 fn the_gradients_of_a_perceptron_are_pytorchs() {
     let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 3).unwrap();
     let class_weights = data.class_weights(ClassWeight::Balanced);
-    let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &class_weights };
     let rows: Vec<usize> = (0..labels.len()).collect();
     let (initial, expected) = (golden.tensors("mlp.initial."), golden.tensors("mlp.gradient."));
 
-    let mut by_hand = stack(&MLP(), &initial, None);
-    by_hand.step(samples, &rows, STEP).unwrap();
-    assert_near(&tensors(&by_hand.gradients()), &expected, 1e-5);
+    let mut learner = mlp_learner(&MLP(), &initial, None);
+    learner.step(samples, &rows, STEP).unwrap();
+    assert_near(&tensors(&learner.gradients()), &expected, 1e-5);
     assert_near(&gradients(&MLP(), &initial, samples), &expected, 1e-5);
 
     let logits = |tensor: Tensor| Tensors::from([("logits".to_string(), tensor)]);
     let features = Tensor::from_slice(&values, (labels.len(), width), &Device::Cpu).unwrap();
-    let found = MLP().forward(&initial, &features, Mode::Train { step: 0 }).unwrap();
+    let found = MLP().forward(&initial, &features, ForwardMode::Train { step: 0 }).unwrap();
     assert_near(&logits(found), &logits(golden.0["mlp.logits"].clone()), 1e-5);
 }
 
@@ -140,30 +141,30 @@ fn the_gradients_of_a_perceptron_are_pytorchs() {
 fn steps_of_adamw_lead_where_pytorchs_lead() {
     let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 3).unwrap();
     let class_weights = data.class_weights(ClassWeight::Balanced);
-    let samples = Samples { data: &data, features: data.features(), class_weights: &class_weights };
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &class_weights };
     let initial = golden.tensors("mlp.initial.");
     for steps in [1, 20] {
         let recipe = recipe(steps, labels.len());
         let expected = golden.tensors(&format!("mlp.after-{steps}."));
-        let by_hand = stack(&MLP(), &initial, None);
-        let (found, history) = fit(by_hand, samples, &recipe, &FitContext::quiet()).unwrap();
+        let learner = mlp_learner(&MLP(), &initial, None);
+        let (found, history) = fit(learner, samples, &recipe, &FitContext::silent()).unwrap();
         assert_near(&tensors(&found), &expected, 1e-4);
         assert_losses(&history, &golden.losses("mlp.losses"));
         let config = MLP();
-        let traced = Traced::new(&config, &initial).unwrap();
-        let (found, history) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
+        let autograd = AutogradLearner::new(&config, &initial).unwrap();
+        let (found, history) = fit(autograd, samples, &recipe, &FitContext::silent()).unwrap();
         assert_near(&found, &expected, 1e-4);
         assert_losses(&history, &golden.losses("mlp.losses"));
     }
 }
 
 #[test]
-fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
+fn linear_with_adam_matches_the_pytorch_training_loop() {
     let golden = Golden::load(HEADS);
     let ((values, width), labels) = (golden.features(), golden.labels());
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 3).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 3).unwrap();
     let config = LinearConfig {
         solver: LinearSolver::Adam,
         c: 0.1.into(),
@@ -172,7 +173,7 @@ fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
         lr: 0.01,
         ..LinearConfig::default()
     };
-    let head = config.fit(&data, &FitContext::quiet()).unwrap().head;
+    let head = config.fit(&data, &FitContext::silent()).unwrap().head;
     assert_near(&head.tensors().unwrap(), &golden.tensors("adam."), 1e-4);
 }
 
@@ -180,21 +181,21 @@ fn linear_by_adam_goes_the_way_of_the_tutorials_loop() {
 #[derive(Clone, Default)]
 struct Recorder {
     losses: Vec<f64>,
-    steps: Vec<(Vec<usize>, Step)>,
-    judged: Vec<Vec<usize>>,
+    steps: Vec<(Vec<usize>, StepParams)>,
+    evaluated: Vec<Vec<usize>>,
     epoch: usize,
 }
 
 impl Learner for Recorder {
     type Parameters = usize;
 
-    fn step(&mut self, _: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
+    fn step(&mut self, _: WeightedSamples<'_>, rows: &[usize], step: StepParams) -> Result<f64, HeadError> {
         self.steps.push((rows.to_vec(), step));
         Ok(rows.iter().sum::<usize>() as f64 / rows.len() as f64)
     }
 
-    fn judge(&mut self, _: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        self.judged.push(rows.to_vec());
+    fn evaluate(&mut self, _: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        self.evaluated.push(rows.to_vec());
         Ok((self.losses[self.epoch] * rows.len() as f64, 1))
     }
 
@@ -205,18 +206,23 @@ impl Learner for Recorder {
 }
 
 /// A learner that is shared with the test.
-struct Shared<'a>(&'a mut Recorder, usize);
+struct SharedRecorder<'a>(&'a mut Recorder, usize);
 
-impl Learner for Shared<'_> {
+impl Learner for SharedRecorder<'_> {
     type Parameters = usize;
 
-    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
+    fn step(
+        &mut self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        step: StepParams,
+    ) -> Result<f64, HeadError> {
         self.0.epoch = self.0.steps.len() / self.1;
         self.0.step(samples, rows, step)
     }
 
-    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        self.0.judge(samples, rows)
+    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        self.0.evaluate(samples, rows)
     }
 
     fn parameters(&self) -> Result<usize, HeadError> {
@@ -225,67 +231,72 @@ impl Learner for Shared<'_> {
 }
 
 /// What a fit gives a learner whose losses on what is held out are these.
-fn recorded(data: &TrainingSet<'_>, recipe: &Recipe, losses: &[f64]) -> (Recorder, usize, History) {
+fn record_fit(data: &TrainingSet<'_>, recipe: &Recipe, losses: &[f64]) -> (Recorder, usize, History) {
     let fitted_on = match recipe.early_stopping {
         Some(stopping) => hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).fit.len(),
         None => data.labels().len(),
     };
-    let samples = Samples { data, features: data.features(), class_weights: &[1.0; 4] };
+    let samples = WeightedSamples { data, features: data.features(), class_weights: &[1.0; 4] };
     let mut recorder = Recorder { losses: losses.to_vec(), ..Recorder::default() };
     let steps = fitted_on.div_ceil(recipe.batch_size);
-    let (kept, history) = fit(Shared(&mut recorder, steps), samples, recipe, &FitContext::quiet()).unwrap();
-    (recorder, kept, history)
+    let (returned, history) =
+        fit(SharedRecorder(&mut recorder, steps), samples, recipe, &FitContext::silent()).unwrap();
+    (recorder, returned, history)
 }
 
 // effect: features.views x head.mlp.validation, features.views x head.cosine.validation
 // effect: data.group x head.mlp.validation, data.group x head.cosine.validation
 #[test]
-fn an_early_stop_is_judged_by_groups_that_are_not_learned_from() {
-    for (name, labels, groups) in kinds() {
+fn early_stopping_evaluates_groups_that_are_not_trained_on() {
+    for (name, labels, groups) in example_groupings() {
         let values = vec![0.0; labels.len()];
-        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 4).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &labels, 4).unwrap();
         let data = data.with_groups(&groups).unwrap();
         for seed in 0..5 {
             let stopping = EarlyStopping { validation: 0.3, patience: 9 };
             let recipe = Recipe { batch_size: 7, seed, early_stopping: Some(stopping), ..recipe(3, 7) };
-            let (Recorder { steps, judged, .. }, ..) = recorded(&data, &recipe, &[3.0, 2.0, 1.0]);
-            let mut held_out = judged.concat();
+            let (Recorder { steps, evaluated, .. }, ..) = record_fit(&data, &recipe, &[3.0, 2.0, 1.0]);
+            let mut held_out = evaluated.concat();
             held_out.sort_unstable();
             held_out.dedup();
-            assert_eq!((judged.concat().len(), held_out.is_empty()), (3 * held_out.len(), false), "{name}");
+            assert_eq!(
+                (evaluated.concat().len(), held_out.is_empty()),
+                (3 * held_out.len(), false),
+                "{name}"
+            );
             let parts = hold_out(&labels, Some(&groups), 0.3, seed);
             assert_eq!(held_out, parts.held_out, "{name}");
             for epoch in steps.chunks(parts.fit.len().div_ceil(7)) {
                 let mut learned: Vec<usize> = epoch.iter().flat_map(|(rows, _)| rows.clone()).collect();
                 learned.sort_unstable();
                 assert_eq!(learned, parts.fit, "{name}");
-                assert_apart(&labels, &groups, &learned, &held_out);
+                assert_disjoint_groups(&labels, &groups, &learned, &held_out);
             }
         }
     }
 }
 
 #[test]
-fn every_epoch_takes_every_row_once_in_an_order_of_its_own_and_of_the_seed() {
+fn every_epoch_visits_every_row_once_in_an_order_set_by_seed_and_epoch() {
     let values = vec![0.0; 20];
-    let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
     let order = |seed| {
         let recipe = Recipe { batch_size: 8, seed, ..recipe(2, 8) };
-        let (Recorder { steps, judged, .. }, kept, history) = recorded(&data, &recipe, &[]);
+        let (Recorder { steps, evaluated, .. }, returned, history) = record_fit(&data, &recipe, &[]);
         let sizes: Vec<usize> = steps.iter().map(|(rows, _)| rows.len()).collect();
-        assert_eq!((sizes, judged.len(), kept), (vec![8, 8, 4, 8, 8, 4], 0, 6));
+        assert_eq!((sizes, evaluated.len(), returned), (vec![8, 8, 4, 8, 8, 4], 0, 6));
         // The mean over rows, not over steps: the last step has fewer.
         assert_eq!(
             history,
             History { columns: vec!["epoch", "loss"], rows: vec![vec![1.0, 9.5], vec![2.0, 9.5]] }
         );
-        let done: Vec<u64> = steps.iter().map(|(_, step)| step.done).collect();
+        let done: Vec<u64> = steps.iter().map(|(_, step)| step.steps_done).collect();
         assert_eq!(done, [0, 1, 2, 3, 4, 5]);
         let rows: Vec<usize> = steps.into_iter().flat_map(|(rows, _)| rows).collect();
         for epoch in rows.chunks(20) {
-            let mut all = epoch.to_vec();
-            all.sort_unstable();
-            assert!(all.into_iter().eq(0..20));
+            let mut rows = epoch.to_vec();
+            rows.sort_unstable();
+            assert!(rows.into_iter().eq(0..20));
         }
         rows
     };
@@ -298,7 +309,7 @@ fn every_epoch_takes_every_row_once_in_an_order_of_its_own_and_of_the_seed() {
 #[test]
 fn patience_counts_epochs_without_a_lower_loss() {
     let (values, labels) = (vec![0.0; 20], [0; 20]);
-    let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 1).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &labels, 1).unwrap();
     for (losses, epochs, best) in [
         (vec![5.0, 4.0, 4.0, 4.5, 4.0, 1.0], 5, 2),
         (vec![5.0, 4.0, 4.5, 4.5, 3.9, 4.0], 6, 5),
@@ -307,9 +318,9 @@ fn patience_counts_epochs_without_a_lower_loss() {
     ] {
         let stopping = EarlyStopping { validation: 0.2, patience: 3 };
         let recipe = Recipe { batch_size: 16, early_stopping: Some(stopping), ..recipe(6, 16) };
-        let (_, kept, history) = recorded(&data, &recipe, &losses);
+        let (_, returned, history) = record_fit(&data, &recipe, &losses);
         // One step an epoch.
-        assert_eq!((history.rows.len(), kept), (epochs, best), "{losses:?}");
+        assert_eq!((history.rows.len(), returned), (epochs, best), "{losses:?}");
         assert_eq!(history.columns, ["epoch", "loss", "validation_loss", "validation_accuracy"]);
         for (row, loss) in history.rows.iter().zip(&losses) {
             assert_eq!(row[2..], [*loss, 0.25], "one of four is right");
@@ -319,16 +330,19 @@ fn patience_counts_epochs_without_a_lower_loss() {
 
 /// Labels at random, so that what is held out soon gets worse.
 fn noise() -> (Vec<f32>, Vec<u32>) {
-    let mut random = Keyed::new(&[5]);
-    let values = (0..60 * 30).map(|_| random.uniform() as f32).collect();
-    (values, (0..60).map(|_| random.below(3) as u32).collect())
+    let mut rng = KeyedRng::new(&[5]);
+    let values = (0..60 * 30).map(|_| rng.uniform() as f32).collect();
+    (values, (0..60).map(|_| rng.below(3) as u32).collect())
 }
 
 /// Stops early on noise: what is kept is the best epoch.
-fn assert_stops_early<L: Learner>(learn: impl Fn(&Tensors) -> L, read: impl Fn(L::Parameters) -> Tensors) {
+fn assert_stops_early<L: Learner>(
+    make_learner: impl Fn(&Tensors) -> L,
+    to_tensors: impl Fn(L::Parameters) -> Tensors,
+) {
     let (values, labels) = noise();
-    let data = TrainingSet::new(Features::new(&values, 30).unwrap(), &labels, 3).unwrap();
-    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 3] };
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 30).unwrap(), &labels, 3).unwrap();
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &[1.0; 3] };
     let stopping = EarlyStopping { validation: 0.3, patience: 4 };
     let recipe = Recipe {
         weight_decay: 0.0,
@@ -337,45 +351,45 @@ fn assert_stops_early<L: Learner>(learn: impl Fn(&Tensors) -> L, read: impl Fn(L
         early_stopping: Some(stopping),
         ..recipe(500, labels.len())
     };
-    let learner = learn(&MLP().initial(30, 3).unwrap());
-    let (parameters, history) = fit(learner, samples, &recipe, &FitContext::quiet()).unwrap();
+    let learner = make_learner(&MLP().initial_parameters(30, 3).unwrap());
+    let (parameters, history) = fit(learner, samples, &recipe, &FitContext::silent()).unwrap();
     let losses: Vec<f64> = history.rows.iter().map(|row| row[2]).collect();
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
     assert_eq!(losses.len(), best + 1 + 4, "{losses:?}");
 
     let held_out = hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).held_out;
-    let (loss, right) = learn(&read(parameters)).judge(samples, &held_out).unwrap();
+    let (loss, n_correct) = make_learner(&to_tensors(parameters)).evaluate(samples, &held_out).unwrap();
     let count = held_out.len() as f64;
     assert!((loss / count - history.rows[best][2]).abs() < 1e-6);
-    assert_eq!(right as f64 / count, history.rows[best][3]);
+    assert_eq!(n_correct as f64 / count, history.rows[best][3]);
 }
 
 #[test]
-fn an_early_stop_comes_after_patience_runs_out_and_keeps_the_best_epoch() {
-    assert_stops_early(|initial| stack(&MLP(), initial, None), |maps| tensors(&maps));
+fn early_stopping_ends_after_patience_and_returns_the_best_epoch() {
+    assert_stops_early(|initial| mlp_learner(&MLP(), initial, None), |maps| tensors(&maps));
     let config = MLP();
-    assert_stops_early(|initial| Traced::new(&config, initial).unwrap(), |tensors| tensors);
+    assert_stops_early(|initial| AutogradLearner::new(&config, initial).unwrap(), |tensors| tensors);
 }
 
 #[test]
-fn steps_by_hand_and_by_candle_go_the_same_way_under_dropout() {
+fn the_mlp_learner_and_autograd_agree_under_dropout() {
     let (values, labels) = noise();
-    let data = TrainingSet::new(Features::new(&values, 30).unwrap(), &labels, 3).unwrap();
-    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0, 2.0, 0.5] };
-    let recipe = Recipe { batch_size: 16, schedule: Schedule::WarmCosine, ..recipe(5, labels.len()) };
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 30).unwrap(), &labels, 3).unwrap();
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &[1.0, 2.0, 0.5] };
+    let recipe = Recipe { batch_size: 16, schedule: LrSchedule::WarmupCosine, ..recipe(5, labels.len()) };
     let config = MlpConfig { dropout: 0.4, ..MLP() };
-    let initial = config.initial(30, 3).unwrap();
-    let by_hand = stack(&config, &initial, Some(Dropout { part: 0.4, seed: config.seed }));
-    let (by_hand, _) = fit(by_hand, samples, &recipe, &FitContext::quiet()).unwrap();
-    let traced = Traced::new(&config, &initial).unwrap();
-    let (traced, _) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
-    assert_near(&tensors(&by_hand), &traced, 1e-4);
+    let initial = config.initial_parameters(30, 3).unwrap();
+    let learner = mlp_learner(&config, &initial, Some(Dropout { rate: 0.4, seed: config.seed }));
+    let (trained, _) = fit(learner, samples, &recipe, &FitContext::silent()).unwrap();
+    let autograd = AutogradLearner::new(&config, &initial).unwrap();
+    let (expected, _) = fit(autograd, samples, &recipe, &FitContext::silent()).unwrap();
+    assert_near(&tensors(&trained), &expected, 1e-4);
 }
 
-fn cosines(initial: &Tensors) -> Cosines {
+fn cosine_learner(initial: &Tensors) -> CosineLearner {
     let weight = &initial["weight"];
     let values = weight.flatten_all().unwrap().to_vec1().unwrap();
-    Cosines::new(values, initial["log_scale"].to_scalar().unwrap(), weight.dims()[1])
+    CosineLearner::new(values, initial["log_scale"].to_scalar().unwrap(), weight.dims()[1])
 }
 
 fn cosine_tensors((weight, log_scale): (Vec<f32>, f32), width: usize) -> Tensors {
@@ -394,15 +408,15 @@ const COSINE: &str = "cosine/pytorch.safetensors";
 fn logits_and_gradients_of_cosines_are_pytorchs() {
     let golden = Golden::load(COSINE);
     let ((values, width), labels) = (golden.features(), golden.labels());
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 4).unwrap();
-    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 4).unwrap();
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
     let (config, initial) = (CosineConfig::default(), golden.tensors("initial."));
     let found = gradients(&config, &initial, samples);
     assert_near(&found, &golden.tensors("gradient."), 1e-5);
     let rows: Vec<usize> = (0..labels.len()).collect();
-    let mut by_hand = cosines(&initial);
-    by_hand.step(samples, &rows, STEP).unwrap();
-    assert_near(&cosine_tensors(by_hand.gradients(), width), &golden.tensors("gradient."), 1e-5);
+    let mut learner = cosine_learner(&initial);
+    learner.step(samples, &rows, STEP).unwrap();
+    assert_near(&cosine_tensors(learner.gradients(), width), &golden.tensors("gradient."), 1e-5);
     let logits = config.load(&initial).unwrap().logits(data.features()).unwrap();
     let found = Tensor::from_slice(logits.as_slice(), (labels.len(), 4), &Device::Cpu).unwrap();
     let logits = |tensor: Tensor| Tensors::from([("logits".to_string(), tensor)]);
@@ -410,40 +424,40 @@ fn logits_and_gradients_of_cosines_are_pytorchs() {
 }
 
 #[test]
-fn cosines_on_a_rate_that_warms_up_and_decays_go_the_way_of_pytorch_and_transformers() {
+fn cosines_with_a_warmup_cosine_schedule_match_pytorch_and_transformers() {
     let golden = Golden::load(COSINE);
     let ((values, width), labels) = (golden.features(), golden.labels());
-    let data = TrainingSet::new(Features::new(&values, width).unwrap(), &labels, 4).unwrap();
-    let samples = Samples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
+    let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 4).unwrap();
+    let samples = WeightedSamples { data: &data, features: data.features(), class_weights: &[1.0; 4] };
     let rates: Vec<f64> = golden.0["rates"].to_vec1().unwrap();
     let steps = rates.len() as u64;
     for (done, rate) in (0..).zip(rates) {
-        assert!((Schedule::WarmCosine.factor(done, steps) - rate).abs() < 1e-12, "step {done}");
+        assert!((LrSchedule::WarmupCosine.multiplier(done, steps) - rate).abs() < 1e-12, "step {done}");
     }
-    let recipe = Recipe { lr: 0.05, schedule: Schedule::WarmCosine, ..recipe(steps, labels.len()) };
+    let recipe = Recipe { lr: 0.05, schedule: LrSchedule::WarmupCosine, ..recipe(steps, labels.len()) };
     let config = CosineConfig::default();
     let (initial, expected) = (golden.tensors("initial."), golden.tensors("after."));
-    let traced = Traced::new(&config, &initial).unwrap();
-    let (found, history) = fit(traced, samples, &recipe, &FitContext::quiet()).unwrap();
+    let autograd = AutogradLearner::new(&config, &initial).unwrap();
+    let (found, history) = fit(autograd, samples, &recipe, &FitContext::silent()).unwrap();
     assert_near(&found, &expected, 1e-4);
     assert_losses(&history, &golden.losses("losses"));
-    let (found, history) = fit(cosines(&initial), samples, &recipe, &FitContext::quiet()).unwrap();
+    let (found, history) = fit(cosine_learner(&initial), samples, &recipe, &FitContext::silent()).unwrap();
     assert_near(&cosine_tensors(found, width), &expected, 1e-4);
     assert_losses(&history, &golden.losses("losses"));
 }
 
 #[test]
-fn few_samples_are_taken_in_smaller_steps() {
-    let sizes = [1, 16, 17, 320, 10_000].map(|samples| batch_size(128, samples));
+fn small_data_sets_get_smaller_batches() {
+    let sizes = [1, 16, 17, 320, 10_000].map(|samples| effective_batch_size(128, samples));
     assert_eq!(sizes, [1, 1, 2, 20, 128]);
 }
 
 #[test]
-fn a_rate_far_too_high_is_a_divergence_that_says_what_to_do() {
+fn a_learning_rate_far_too_high_is_reported_as_divergence() {
     let (values, labels) = noise();
     let values: Vec<f32> = values.iter().map(|v| v * 1e30).collect();
-    let data = TrainingSet::new(Features::new(&values, 30).unwrap(), &labels, 3).unwrap();
+    let data = TrainingSet::new(FeatureMatrix::new(&values, 30).unwrap(), &labels, 3).unwrap();
     let config = MlpConfig { lr: 1e20, ..MLP() };
-    let error = config.fit(&data, &FitContext::quiet()).unwrap_err();
+    let error = config.fit(&data, &FitContext::silent()).unwrap_err();
     assert!(matches!(&error, HeadError::Diverged(message) if message.contains("lower `lr`")), "{error}");
 }

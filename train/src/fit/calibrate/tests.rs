@@ -1,6 +1,6 @@
 //! What a calibration is judged by, and when it stays.
 
-use headstock_heads::Keyed;
+use headstock_heads::KeyedRng;
 
 use super::*;
 
@@ -9,7 +9,7 @@ const METHODS: [CalibrationMethod; 3] =
 
 /// Logits of samples of `classes` classes that lean `sharp` to their label, and the labels, of every class so many.
 fn made(seed: u64, samples: usize, classes: usize, sharp: f64) -> (Logits, Vec<u32>) {
-    let mut random = Keyed::new(&[seed]);
+    let mut random = KeyedRng::new(&[seed]);
     let labels: Vec<u32> = (0..samples).map(|sample| (sample % classes) as u32).collect();
     let logits = labels.iter().flat_map(|&label| {
         let noise: Vec<f64> = (0..classes).map(|_| 4.0 * random.uniform() - 2.0).collect();
@@ -98,16 +98,16 @@ fn a_calibration_stays_where_the_log_loss_of_the_folds_falls_and_their_calibrati
                 assert_eq!(held_out.after, after);
                 // The one that stays has seen all folds; the scores are of probabilities by others.
                 assert_eq!(calibration, Calibration::fit(method, &logits, &labels).unwrap());
-                let scores = Conformal::fit(&calibrated.probabilities, &labels).unwrap();
+                let scores = ConformalScores::fit(&calibrated.probabilities, &labels).unwrap();
                 assert_eq!(held_out.conformal, scores);
                 let own = calibration.probabilities(&logits).unwrap();
-                assert_ne!(held_out.conformal, Conformal::fit(&own, &labels).unwrap());
+                assert_ne!(held_out.conformal, ConformalScores::fit(&own, &labels).unwrap());
             } else {
                 goes += 1;
                 assert_eq!(held_out.dropped, Some(method));
                 assert_eq!(calibration, Calibration::None);
                 assert_eq!(held_out.after, before);
-                let scores = Conformal::fit(&plain.probabilities, &labels).unwrap();
+                let scores = ConformalScores::fit(&plain.probabilities, &labels).unwrap();
                 assert_eq!(held_out.conformal, scores);
             }
         }

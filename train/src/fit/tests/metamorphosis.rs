@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_heads::{Features, Registry};
+use headstock_heads::{FeatureMatrix, Registry};
 
 use super::*;
 use crate::samples::Part;
@@ -74,7 +74,12 @@ fn other_test_photos_or_other_test_labels_leave_every_head_as_it_is_to_the_byte(
 /// The logits of a run for some features.
 fn logits(folder: &Folder, name: &str, rows: &[Vec<f32>]) -> Vec<f32> {
     let run = Run::open(&folder.path(name), &Registry::builtin()).unwrap();
-    run.model.head.logits(Features::new(&rows.concat(), rows[0].len()).unwrap()).unwrap().as_slice().to_vec()
+    run.model
+        .head
+        .logits(FeatureMatrix::new(&rows.concat(), rows[0].len()).unwrap())
+        .unwrap()
+        .as_slice()
+        .to_vec()
 }
 
 #[test]

@@ -202,7 +202,7 @@ fn the_column_says_what_is_tested_on_and_the_validation_part_is_left_out() {
     }
     let refusal = with_parts("train test train train test", "- - - - -")
         .refusal(CSV, &["split.column=use", predefined[0]]);
-    assert!(refusal.contains("`use` is `-`: a part is called train, validation or test"), "{refusal}");
+    assert!(refusal.contains("`use` is `-`: it must be train, validation or test"), "{refusal}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{Activations as Batch, Layer};
-use headstock_heads::{History, Keyed};
+use headstock_heads::{History, KeyedRng};
 
 pub(super) use self::saving::has_begun;
 use self::saving::{Best, Position, beginning};
@@ -294,14 +294,14 @@ impl<'a> Course<'a> {
         let Setup { options, parts, views, .. } = &self.setup;
         let seed = options.seed;
         let mut photos = parts.fit.clone();
-        Keyed::new(&[seed, ORDER, epoch]).shuffle(&mut photos);
+        KeyedRng::new(&[seed, ORDER, epoch]).shuffle(&mut photos);
         let renderings = u64::from(*views) + 1;
         let item = |&photo: &usize| {
             let view = match options.views {
                 Views::Fresh => Rendering::Fresh { epoch },
                 // Each of them once, before one comes again.
                 Views::Kept => {
-                    let first = Keyed::new(&[seed, VIEW, photo as u64]).below(renderings as usize) as u64;
+                    let first = KeyedRng::new(&[seed, VIEW, photo as u64]).below(renderings as usize) as u64;
                     Rendering::View(((first + epoch) % renderings) as View)
                 }
             };
@@ -320,7 +320,7 @@ impl<'a> Course<'a> {
         let [height, width, channels] = setup.activations.shape();
         let (mut values, mut mixed) = (Cow::Borrowed(values), None);
         if *mixing != Mixing::default() {
-            let mut random = Keyed::new(&[options.seed, MIXING, number]);
+            let mut random = KeyedRng::new(&[options.seed, MIXING, number]);
             mixed = mixing.apply(values.to_mut(), [batch.len(), height, width, channels], &mut random);
         }
         // Photos of the step that this batch is a part of.

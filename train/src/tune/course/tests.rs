@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
 use headstock_heads::linear::LinearConfig;
-use headstock_heads::{Differentiable, HeadError, Mode, Registry, Tensors};
+use headstock_heads::{Differentiable, ForwardMode, HeadError, Registry, Tensors};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -117,12 +117,17 @@ struct Head {
 }
 
 impl Differentiable for Head {
-    fn initial(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
-        LinearConfig::default().initial(width, classes)
+    fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
+        LinearConfig::default().initial_parameters(width, classes)
     }
 
-    fn forward(&self, parameters: &Tensors, features: &Tensor, mode: Mode) -> Result<Tensor, HeadError> {
-        if let Mode::Train { step } = mode {
+    fn forward(
+        &self,
+        parameters: &Tensors,
+        features: &Tensor,
+        mode: ForwardMode,
+    ) -> Result<Tensor, HeadError> {
+        if let ForwardMode::Train { step } = mode {
             self.steps.lock().unwrap().push(step);
         }
         LinearConfig::default().forward(parameters, features, mode)

@@ -52,7 +52,7 @@ fn other_test_photos_and_other_test_labels_leave_a_tuned_model_equal_to_the_byte
     assert!((before - judged).abs() < 2e-3 * judged, "{before}, where the epoch had {judged}");
     let run = Run::open(&folder.path().join("one"), &Registry::builtin()).unwrap();
     assert_eq!(run.model.record.backbone.as_ref().unwrap().tuned, Some(Layer::Layer4));
-    assert_eq!(run.model.conformal.unwrap().scores(headstock_heads::SetMethod::Lac).len(), 10);
+    assert_eq!(run.model.conformal.unwrap().scores(headstock_heads::ConformalMethod::Lac).len(), 10);
 
     // The labels of the test part change places.
     let aside = folder.path().join("aside");

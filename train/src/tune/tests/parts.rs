@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use headstock_heads::Keyed;
+use headstock_heads::KeyedRng;
 use headstock_loader::{ClassMap, ClassOrder};
 
 use super::*;
@@ -54,7 +54,7 @@ fn of_each_class_its_share_is_held_out_and_never_the_last_photo() {
 // effect: data.group x tune.validation, split.group_duplicates x tune.validation, tune.seed
 #[test]
 fn no_group_is_on_both_sides_and_no_class_is_held_out_whole() {
-    let mut random = Keyed::new(&[1]);
+    let mut random = KeyedRng::new(&[1]);
     let (mut others, mut empty) = (0, 0);
     for round in 0..200 {
         let photos = 12 + random.below(30);
@@ -170,7 +170,7 @@ fn the_frozen_part_ends_before_the_first_stage_that_is_tuned() {
 
 /// Confident logits of two classes, and a label for each four of them: right for three in four.
 fn groups_of_four(groups: usize) -> (Logits, Vec<u32>, Vec<u32>) {
-    let mut random = Keyed::new(&[5]);
+    let mut random = KeyedRng::new(&[5]);
     let (mut values, mut labels, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
     for group in 0..groups {
         let margin = 1.0 + 4.0 * random.uniform() as f32;
@@ -202,7 +202,7 @@ fn a_calibration_is_not_judged_by_photos_of_groups_that_it_was_fitted_on() {
     let (apart, crossed) = after(Some(&groups));
     assert!(apart == Some(isotonic) || crossed > 0.5, "{apart:?}, {crossed}");
     // All that is known of the figures: each group once, by what the others give.
-    let folds = stratified(&vec![0; 160], Some(&groups), 5);
+    let folds = stratified_folds(&vec![0; 160], Some(&groups), 5);
     let by_hand = judge(isotonic, &logits, &labels, &folds).unwrap().held_out.unwrap();
     assert_eq!((by_hand.dropped, by_hand.after.log_loss), (apart, crossed));
     for fold in folds {

@@ -4,76 +4,81 @@ use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use super::{Learner, Samples, Step};
-use crate::differentiable::{Differentiable, Mode};
+use super::{Learner, StepParams, WeightedSamples};
+use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
 use crate::head::Tensors;
-use crate::solver::adamw::Slot;
+use crate::solver::adamw::AdamWSlot;
 
 /// Values that a thread takes at a time.
-const BLOCK: usize = 1 << 14;
+const VALUES_PER_TASK: usize = 1 << 14;
 
 /// Gradients by each parameter, in the order of their names; none by one that the loss does not depend on.
 type Gradients = Vec<Option<Vec<f32>>>;
 
 /// A [`Differentiable`] head that learns.
-pub(super) struct Traced<'a> {
+pub(super) struct AutogradLearner<'a> {
     head: &'a dyn Differentiable,
     parameters: Tensors,
     /// In the order of the parameters' names.
-    learned: Vec<Learned>,
+    parameter_states: Vec<ParameterState>,
 }
 
-struct Learned {
+struct ParameterState {
     var: Var,
     value: Vec<f32>,
     /// Mean of the gradient.
-    first: Vec<f32>,
+    exp_avg: Vec<f32>,
     /// Mean of its square.
-    second: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
 }
 
-impl<'a> Traced<'a> {
+impl<'a> AutogradLearner<'a> {
     /// Learns from `initial` on, `f32` tensors.
     ///
     /// # Errors
     /// When a tensor is not `f32`.
     pub(super) fn new(head: &'a dyn Differentiable, initial: &Tensors) -> Result<Self, HeadError> {
-        let (mut parameters, mut learned) = (Tensors::new(), Vec::new());
+        let (mut parameters, mut parameter_states) = (Tensors::new(), Vec::new());
         for (name, tensor) in initial {
             let var = Var::from_tensor(tensor)?;
             let value: Vec<f32> = var.flatten_all()?.to_vec1()?;
             parameters.insert(name.clone(), var.as_tensor().clone());
-            learned.push(Learned {
-                first: vec![0.0; value.len()],
-                second: vec![0.0; value.len()],
+            parameter_states.push(ParameterState {
+                exp_avg: vec![0.0; value.len()],
+                exp_avg_sq: vec![0.0; value.len()],
                 var,
                 value,
             });
         }
-        Ok(Self { head, parameters, learned })
+        Ok(Self { head, parameters, parameter_states })
     }
 
     /// The loss on some rows, and its gradient by each parameter that it depends on, in the order of their names.
     pub(super) fn gradients(
         &self,
-        samples: Samples<'_>,
+        samples: WeightedSamples<'_>,
         rows: &[usize],
         step: u64,
     ) -> Result<(f64, Gradients), HeadError> {
-        let logits = self.logits(samples, rows, Mode::Train { step })?;
+        let logits = self.logits(samples, rows, ForwardMode::Train { step })?;
         let loss = Self::loss(samples, rows, &logits)?;
         let gradients = loss.backward()?;
-        let of = |learned: &Learned| {
-            let gradient = gradients.get(&learned.var);
+        let gradient_of = |state: &ParameterState| {
+            let gradient = gradients.get(&state.var);
             gradient.map(|gradient| Ok(gradient.flatten_all()?.to_vec1()?)).transpose()
         };
-        let gradients = self.learned.iter().map(of).collect::<Result<_, HeadError>>()?;
+        let gradients = self.parameter_states.iter().map(gradient_of).collect::<Result<_, HeadError>>()?;
         Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
     }
 
     /// Logits `[n, C]` of some rows.
-    fn logits(&self, samples: Samples<'_>, rows: &[usize], mode: Mode) -> Result<Tensor, HeadError> {
+    fn logits(
+        &self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        mode: ForwardMode,
+    ) -> Result<Tensor, HeadError> {
         let width = samples.features.width();
         let mut values = Vec::new();
         samples.gather(rows, &mut values);
@@ -82,7 +87,7 @@ impl<'a> Traced<'a> {
     }
 
     /// `1/n Σ weight · log-loss` of some rows, from their logits.
-    fn loss(samples: Samples<'_>, rows: &[usize], logits: &Tensor) -> Result<Tensor, HeadError> {
+    fn loss(samples: WeightedSamples<'_>, rows: &[usize], logits: &Tensor) -> Result<Tensor, HeadError> {
         let labels: Vec<u32> = rows.iter().map(|&row| samples.data.labels()[row]).collect();
         let weights: Vec<f32> = rows.iter().map(|&row| samples.weight(row)).collect();
         let labels = Tensor::from_vec(labels, (rows.len(), 1), &Device::Cpu)?;
@@ -91,32 +96,41 @@ impl<'a> Traced<'a> {
     }
 }
 
-impl Learner for Traced<'_> {
+impl Learner for AutogradLearner<'_> {
     type Parameters = Tensors;
 
     /// A parameter without a gradient stays as it is. AdamW passes over the memory once; candle's own makes a tensor
     /// of every intermediate result.
-    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
-        let (loss, gradients) = self.gradients(samples, rows, step.done)?;
-        for (Learned { var, value, first, second }, gradient) in self.learned.iter_mut().zip(gradients) {
+    fn step(
+        &mut self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        step: StepParams,
+    ) -> Result<f64, HeadError> {
+        let (loss, gradients) = self.gradients(samples, rows, step.steps_done)?;
+        for (ParameterState { var, value, exp_avg, exp_avg_sq }, gradient) in
+            self.parameter_states.iter_mut().zip(gradients)
+        {
             let Some(mut gradient) = gradient else { continue };
-            let adamw = step.of_rank(var.rank());
-            let values = value.par_chunks_mut(BLOCK).zip(gradient.par_chunks_mut(BLOCK));
-            let means = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
-            values.zip(means).for_each(|((value, gradient), (first, second))| {
-                adamw.apply(Slot { value, gradient, first, second });
+            let adamw = step.adamw_for_rank(var.rank());
+            let values = value.par_chunks_mut(VALUES_PER_TASK).zip(gradient.par_chunks_mut(VALUES_PER_TASK));
+            let means =
+                exp_avg.par_chunks_mut(VALUES_PER_TASK).zip(exp_avg_sq.par_chunks_mut(VALUES_PER_TASK));
+            values.zip(means).for_each(|((value, gradient), (exp_avg, exp_avg_sq))| {
+                adamw.update(AdamWSlot { value, gradient, exp_avg, exp_avg_sq });
             });
             var.set(&Tensor::from_slice(value, var.dims(), var.device())?)?;
         }
         Ok(loss)
     }
 
-    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        let logits = self.logits(samples, rows, Mode::Evaluate)?.detach();
+    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        let logits = self.logits(samples, rows, ForwardMode::Evaluate)?.detach();
         let loss = Self::loss(samples, rows, &logits)?.to_scalar::<f32>()?;
         let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
-        let right = predicted.iter().zip(rows).filter(|&(&class, &row)| class as usize == samples.label(row));
-        Ok((f64::from(loss) * rows.len() as f64, right.count()))
+        let correct =
+            predicted.iter().zip(rows).filter(|&(&class, &row)| class as usize == samples.label(row));
+        Ok((f64::from(loss) * rows.len() as f64, correct.count()))
     }
 
     fn parameters(&self) -> Result<Tensors, HeadError> {

@@ -1,59 +1,66 @@
 //! What L-BFGS minimises for `linear`.
 
-use super::{LinearConfig, Penalty, squares};
-use crate::affine::{ABSENT, Affine};
+use super::{LinearConfig, Penalty, l2_factor};
+use crate::affine::{ABSENT_CLASS_LOGIT, Affine};
 use crate::data::TrainingSet;
 use crate::error::HeadError;
 use crate::head::{FitContext, Head, History};
-use crate::solver::lbfgs::{self, InverseHessian, Minimum, Stopping};
-use crate::solver::logistic::Logistic;
-use crate::solver::orthant;
-use crate::standardize::Prepared;
+use crate::solver::lbfgs::{self, InverseHessian, LbfgsStopping, Minimum};
+use crate::solver::logistic::LogisticObjective;
+use crate::solver::owlqn;
+use crate::standardize::PreparedFeatures;
 
 /// The gradient down to which products in `f32` lead: their error is a hundredth of it.
-const ROUGH: f64 = 1e-5;
+const F32_GRADIENT_LIMIT: f64 = 1e-5;
 
 type Evaluate<'a> = dyn Fn(&[f64], &mut [f64]) -> f64 + 'a;
 
 /// The objective on some samples, for any `C`. An intercept that is free would go to minus infinity for a class without
 /// samples: such classes stay outside.
-pub(super) struct Problem<'a> {
+pub(super) struct LogisticProblem<'a> {
     config: &'a LinearConfig,
-    prepared: &'a Prepared<'a>,
-    logistic: Logistic<'a>,
+    prepared: &'a PreparedFeatures<'a>,
+    logistic: LogisticObjective<'a>,
     /// Classes with samples, in order.
     present: Vec<usize>,
     classes: usize,
     /// `Σ s_i`
-    sum: f64,
+    weight_sum: f64,
 }
 
-impl<'a> Problem<'a> {
+impl<'a> LogisticProblem<'a> {
     pub(super) fn new(
         config: &'a LinearConfig,
         data: &TrainingSet<'_>,
-        prepared: &'a Prepared<'a>,
+        prepared: &'a PreparedFeatures<'a>,
         class_weights: &[f64],
     ) -> Self {
         let counts = data.class_counts();
         let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
-        let position: Vec<u32> =
+        let present_index: Vec<u32> =
             (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
-        let labels = data.labels().iter().map(|&label| position[label as usize]).collect();
+        let labels = data.labels().iter().map(|&label| present_index[label as usize]).collect();
         let weights: Vec<f64> = data.labels().iter().map(|&label| class_weights[label as usize]).collect();
-        let logistic = Logistic::new(prepared.features(), labels, &weights, present.len());
-        Self { config, prepared, logistic, present, classes: data.classes(), sum: weights.iter().sum() }
+        let logistic = LogisticObjective::new(prepared.features(), labels, &weights, present.len());
+        Self {
+            config,
+            prepared,
+            logistic,
+            present,
+            classes: data.classes(),
+            weight_sum: weights.iter().sum(),
+        }
     }
 
     /// The point at which nothing has been learned.
-    pub(super) fn zero(&self) -> Vec<f64> {
-        vec![0.0; self.logistic.len()]
+    pub(super) fn zero_point(&self) -> Vec<f64> {
+        vec![0.0; self.logistic.point_len()]
     }
 
     /// The point of a map of the features as they come.
-    pub(super) fn point(&self, map: &Affine) -> Vec<f64> {
+    pub(super) fn to_point(&self, map: &Affine) -> Vec<f64> {
         let (mut weight, mut bias) = map.to_f64();
-        self.prepared.redo(&mut weight, &mut bias);
+        self.prepared.standardize_weights(&mut weight, &mut bias);
         let width = map.width();
         let rows = self.present.iter().flat_map(|&class| &weight[class * width..][..width]);
         self.logistic.pack(rows.copied().collect(), self.present.iter().map(|&class| bias[class]).collect())
@@ -77,11 +84,11 @@ impl<'a> Problem<'a> {
                 self.config.tol
             );
         }
-        let scale = c * self.sum;
+        let scale = c * self.weight_sum;
         let row = |(i, (value, gradient)): (usize, &(f64, f64))| vec![i as f64, value * scale, *gradient];
         let rows = minimum.progress.iter().enumerate().map(row).collect();
         let history = History { columns: vec!["iteration", "objective", "gradient"], rows };
-        Ok((self.map(minimum.point)?, history))
+        Ok((self.to_affine(minimum.point)?, history))
     }
 
     /// Fits with this `C` from `point`, which moves to the optimum: the sum of the log-losses of other samples there.
@@ -93,11 +100,11 @@ impl<'a> Problem<'a> {
     ) -> Result<f64, HeadError> {
         let Minimum { point: optimum, .. } = self.minimize(c, std::mem::take(point), &|_| {});
         point.clone_from(&optimum);
-        let logits = self.map(optimum)?.logits(held_out.features())?;
+        let logits = self.to_affine(optimum)?.logits(held_out.features())?;
         let loss = |(row, &label): (&[f32], &u32)| {
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|logit| f64::from(logit - top).exp()).sum();
-            sum.ln() - f64::from(row[label as usize] - top)
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|logit| f64::from(logit - max).exp()).sum();
+            sum.ln() - f64::from(row[label as usize] - max)
         };
         Ok(logits.rows().zip(held_out.labels()).map(loss).sum())
     }
@@ -106,49 +113,51 @@ impl<'a> Problem<'a> {
         if self.present.len() == 1 {
             return Minimum { point: start, progress: Vec::new(), converged: true };
         }
-        let ratio = match self.config.penalty {
+        let l1_ratio = match self.config.penalty {
             Penalty::L2 => 0.0,
             Penalty::L1 => 1.0,
             Penalty::ElasticNet => self.config.l1_ratio,
         };
-        let scale = c * self.sum;
-        let lambda = (1.0 - ratio) * squares(self.present.len()) / scale;
-        let inverse = self.inverse_hessian(lambda, ratio == 0.0);
+        let scale = c * self.weight_sum;
+        let lambda = (1.0 - l1_ratio) * l2_factor(self.present.len()) / scale;
+        let inverse = self.inverse_hessian(lambda, l1_ratio == 0.0);
         // The intercepts, which stand last, cost nothing.
-        let weights = start.len() - self.present.len();
-        let absolute: Vec<f64> =
-            (0..start.len()).map(|i| if i < weights { ratio / scale } else { 0.0 }).collect();
-        let from = |start: Vec<f64>, evaluate: &Evaluate<'_>, tolerance: f64, done: u64| {
-            let stopping = Stopping { tolerance, iterations: self.config.max_iter.saturating_sub(done) };
+        let n_weights = start.len() - self.present.len();
+        let l1_weights: Vec<f64> =
+            (0..start.len()).map(|i| if i < n_weights { l1_ratio / scale } else { 0.0 }).collect();
+        let run_solver = |start: Vec<f64>, evaluate: &Evaluate<'_>, tolerance: f64, done: u64| {
+            let stopping = LbfgsStopping { tolerance, iterations: self.config.max_iter.saturating_sub(done) };
             let on_iteration = |iteration| on_iteration(done + iteration);
-            if ratio == 0.0 {
+            if l1_ratio == 0.0 {
                 lbfgs::minimize(start, &*inverse, stopping, evaluate, on_iteration)
             } else {
-                orthant::minimize(start, &absolute, &*inverse, stopping, evaluate, on_iteration)
+                owlqn::minimize(start, &l1_weights, &*inverse, stopping, evaluate, on_iteration)
             }
         };
-        let rough =
-            |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate_in_f32(lambda, point, gradient);
-        let exact = |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate(lambda, point, gradient);
+        let evaluate_f32 =
+            |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate_f32(lambda, point, gradient);
+        let evaluate_f64 =
+            |point: &[f64], gradient: &mut [f64]| self.logistic.evaluate(lambda, point, gradient);
         let mut progress = Vec::new();
-        let near = from(start, &rough, self.config.tol.max(ROUGH), 0);
-        progress.extend(near.progress);
+        let rough_minimum = run_solver(start, &evaluate_f32, self.config.tol.max(F32_GRADIENT_LIMIT), 0);
+        progress.extend(rough_minimum.progress);
         progress.pop();
-        let there = from(near.point, &exact, self.config.tol, progress.len() as u64);
-        progress.extend(there.progress);
-        Minimum { progress, ..there }
+        let exact_minimum =
+            run_solver(rough_minimum.point, &evaluate_f64, self.config.tol, progress.len() as u64);
+        progress.extend(exact_minimum.progress);
+        Minimum { progress, ..exact_minimum }
     }
 
     /// What the solver starts from: `whole`, or a diagonal.
-    fn inverse_hessian(&self, lambda: f64, whole: bool) -> Box<InverseHessian<'static>> {
-        if whole && let Some(inverse) = self.logistic.inverse_covariance(lambda) {
+    fn inverse_hessian(&self, lambda: f64, full: bool) -> Box<InverseHessian<'static>> {
+        if full && let Some(inverse) = self.logistic.inverse_covariance(lambda) {
             return Box::new(inverse);
         }
         Box::new(self.logistic.inverse_diagonal(lambda))
     }
 
     /// The map of the features as they come that `point` stands for.
-    fn map(&self, point: Vec<f64>) -> Result<Affine, HeadError> {
+    fn to_affine(&self, point: Vec<f64>) -> Result<Affine, HeadError> {
         let (w, b) = self.logistic.unpack(point);
         let width = w.len() / self.present.len();
         let mut weight = vec![0.0; self.classes * width];
@@ -157,9 +166,9 @@ impl<'a> Problem<'a> {
             weight[class * width..][..width].copy_from_slice(&w[k * width..][..width]);
             bias[class] = b[k];
         }
-        self.prepared.undo(&mut weight, &mut bias);
+        self.prepared.unstandardize_weights(&mut weight, &mut bias);
         let absent = (0..self.classes).filter(|class| !self.present.contains(class));
-        absent.for_each(|class| bias[class] = ABSENT);
+        absent.for_each(|class| bias[class] = ABSENT_CLASS_LOGIT);
         Affine::from_f64(&weight, &bias, width)
     }
 }

@@ -4,26 +4,26 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::parts::{Parameter, UNITS, product, softmax_slope, wins};
-use super::{Learner, Samples, Step};
+use super::ops::{AdamWParameter, UNITS_PER_TASK, cross_entropy_backward, is_top_class, parallel_gemm};
+use super::{Learner, StepParams, WeightedSamples};
 use crate::error::HeadError;
-use crate::vector::Vectors;
+use crate::vector::VectorOps;
 
 /// The least norm that a row is divided by, as in PyTorch's `normalize`.
-pub(crate) const FLOOR: f64 = 1e-12;
+pub(crate) const MIN_NORM: f64 = 1e-12;
 
 /// The norm of a row, or the floor.
-pub(crate) fn norm(row: &[f32]) -> f64 {
-    Vectors::new().dot(row, row).sqrt().max(FLOOR)
+pub(crate) fn clamped_norm(row: &[f32]) -> f64 {
+    VectorOps::new().dot(row, row).sqrt().max(MIN_NORM)
 }
 
 /// `logit_c = exp(log_scale) · cos(features, w_c)` that learns.
 #[derive(Debug)]
-pub(crate) struct Cosines {
+pub(crate) struct CosineLearner {
     /// `[C, F]`
-    weight: Parameter,
+    weight: AdamWParameter,
     /// One value.
-    log_scale: Parameter,
+    log_scale: AdamWParameter,
     width: usize,
     /// Rows of the weights over their norms, `[C, F]`, and those norms.
     directions: Vec<f32>,
@@ -33,35 +33,35 @@ pub(crate) struct Cosines {
     /// `[n, C]`
     cosines: Vec<f32>,
     /// Derivatives of the loss by the cosines, `[n, C]`.
-    slopes: Vec<f32>,
+    logit_gradients: Vec<f32>,
 }
 
 /// What a row adds.
-struct Loss {
+struct RowLoss {
     /// `weight · log-loss`
     loss: f64,
-    right: bool,
+    is_correct: bool,
     /// Derivative by the logarithm of the scale.
-    by_scale: f64,
+    scale_gradient: f64,
 }
 
-impl Cosines {
+impl CosineLearner {
     /// Learns from these weights `[C, width]` on.
     pub(crate) fn new(weight: Vec<f32>, log_scale: f32, width: usize) -> Self {
         Self {
             directions: vec![0.0; weight.len()],
             norms: vec![0.0; weight.len() / width],
-            weight: Parameter::new(weight),
-            log_scale: Parameter::new(vec![log_scale]),
+            weight: AdamWParameter::new(weight),
+            log_scale: AdamWParameter::new(vec![log_scale]),
             width,
             features: Vec::new(),
             cosines: Vec::new(),
-            slopes: Vec::new(),
+            logit_gradients: Vec::new(),
         }
     }
 
     /// About how many bytes a fit takes beside its features, on so many rows at a time.
-    pub(crate) fn memory(classes: usize, width: usize, rows: usize) -> u64 {
+    pub(crate) fn memory_bytes(classes: usize, width: usize, rows: usize) -> u64 {
         // Value, gradient and two means, directions; the values to start from, those of the best epoch, and those to
         // return.
         const COPIES: usize = 8;
@@ -77,80 +77,88 @@ impl Cosines {
     }
 
     /// The loss of each row; `slopes` with each row's derivatives times `part`.
-    fn losses(&mut self, samples: Samples<'_>, rows: &[usize], part: f32) -> Vec<Loss> {
+    fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], loss_scale: f32) -> Vec<RowLoss> {
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
         samples.gather(rows, &mut self.features);
         self.features.par_chunks_exact_mut(width).for_each(|row| {
-            let part = 1.0 / norm(row);
-            row.iter_mut().for_each(|x| *x = (f64::from(*x) * part) as f32);
+            let inverse_norm = 1.0 / clamped_norm(row);
+            row.iter_mut().for_each(|x| *x = (f64::from(*x) * inverse_norm) as f32);
         });
         let directions = self.directions.par_chunks_exact_mut(width).zip(&mut self.norms);
         directions.zip(self.weight.value.par_chunks_exact(width)).for_each(
             |((direction, length), weight)| {
-                *length = norm(weight);
+                *length = clamped_norm(weight);
                 for (direction, &w) in direction.iter_mut().zip(weight) {
                     *direction = (f64::from(w) / *length) as f32;
                 }
             },
         );
         self.cosines.resize(n * classes, 0.0);
-        product(
+        parallel_gemm(
             MatMut::from_row_major_slice_mut(&mut self.cosines, n, classes),
             Accum::Replace,
             MatRef::from_row_major_slice(&self.features, n, width),
             MatRef::from_row_major_slice(&self.directions, classes, width).transpose(),
         );
         let scale = self.log_scale.value[0].exp();
-        self.slopes.resize(n * classes, 0.0);
-        let slopes = self.slopes.par_chunks_exact_mut(classes).zip(self.cosines.par_chunks_exact(classes));
-        let losses = slopes.zip(rows).map(|((slopes, cosines), &row)| {
+        self.logit_gradients.resize(n * classes, 0.0);
+        let logit_gradients =
+            self.logit_gradients.par_chunks_exact_mut(classes).zip(self.cosines.par_chunks_exact(classes));
+        let losses = logit_gradients.zip(rows).map(|((logit_gradients, cosines), &row)| {
             let (label, weight) = (samples.label(row), samples.weight(row));
-            for (slope, cosine) in slopes.iter_mut().zip(cosines) {
-                *slope = scale * cosine;
+            for (gradient, cosine) in logit_gradients.iter_mut().zip(cosines) {
+                *gradient = scale * cosine;
             }
-            let loss = f64::from(weight) * softmax_slope(slopes, label, weight * part);
-            let mut by_scale = 0.0;
-            for (slope, &cosine) in slopes.iter_mut().zip(cosines) {
-                *slope *= scale;
-                by_scale += f64::from(*slope) * f64::from(cosine);
+            let loss =
+                f64::from(weight) * cross_entropy_backward(logit_gradients, label, weight * loss_scale);
+            let mut scale_gradient = 0.0;
+            for (gradient, &cosine) in logit_gradients.iter_mut().zip(cosines) {
+                *gradient *= scale;
+                scale_gradient += f64::from(*gradient) * f64::from(cosine);
             }
-            Loss { loss, right: wins(cosines, label), by_scale }
+            RowLoss { loss, is_correct: is_top_class(cosines, label), scale_gradient }
         });
         losses.collect()
     }
 }
 
-impl Learner for Cosines {
+impl Learner for CosineLearner {
     /// Weights `[C, F]` and the logarithm of the scale.
     type Parameters = (Vec<f32>, f32);
 
-    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
+    fn step(
+        &mut self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        step: StepParams,
+    ) -> Result<f64, HeadError> {
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
-        let losses = self.losses(samples, rows, 1.0 / n as f32);
+        let losses = self.row_losses(samples, rows, 1.0 / n as f32);
         let features = MatRef::from_row_major_slice(&self.features, n, width);
-        let slopes = MatRef::from_row_major_slice(&self.slopes, n, classes);
-        let adamw = step.of_rank(2);
-        let directions = self.directions.par_chunks(UNITS * width).zip(self.norms.par_chunks(UNITS));
-        let pieces = self.weight.pieces(UNITS * width).zip(directions).enumerate();
-        pieces.for_each(|(piece, (slot, (directions, norms)))| {
-            let slopes = slopes.subcols(piece * UNITS, norms.len());
+        let logit_gradients = MatRef::from_row_major_slice(&self.logit_gradients, n, classes);
+        let adamw = step.adamw_for_rank(2);
+        let directions =
+            self.directions.par_chunks(UNITS_PER_TASK * width).zip(self.norms.par_chunks(UNITS_PER_TASK));
+        let chunks = self.weight.chunks(UNITS_PER_TASK * width).zip(directions).enumerate();
+        chunks.for_each(|(chunk, (slot, (directions, norms)))| {
+            let chunk_gradients = logit_gradients.subcols(chunk * UNITS_PER_TASK, norms.len());
             let out = MatMut::from_row_major_slice_mut(slot.gradient, norms.len(), width);
-            matmul(out, Accum::Replace, slopes.transpose(), features, 1.0, Par::Seq);
+            matmul(out, Accum::Replace, chunk_gradients.transpose(), features, 1.0, Par::Seq);
             let rows = slot.gradient.chunks_exact_mut(width).zip(directions.chunks_exact(width));
             for ((gradient, direction), &norm) in rows.zip(norms) {
-                through_norm(gradient, direction, norm);
+                backward_norm(gradient, direction, norm);
             }
-            adamw.apply(slot);
+            adamw.update(slot);
         });
-        self.log_scale.gradient[0] = losses.iter().map(|row| row.by_scale).sum::<f64>() as f32;
-        step.of_rank(0).apply(self.log_scale.slot());
+        self.log_scale.gradient[0] = losses.iter().map(|row| row.scale_gradient).sum::<f64>() as f32;
+        step.adamw_for_rank(0).update(self.log_scale.as_slot());
         Ok(losses.iter().map(|row| row.loss).sum::<f64>() / n as f64)
     }
 
-    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        let losses = self.losses(samples, rows, 1.0);
-        let right = losses.iter().filter(|row| row.right).count();
-        Ok((losses.iter().map(|row| row.loss).sum(), right))
+    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+        let losses = self.row_losses(samples, rows, 1.0);
+        let n_correct = losses.iter().filter(|row| row.is_correct).count();
+        Ok((losses.iter().map(|row| row.loss).sum(), n_correct))
     }
 
     fn parameters(&self) -> Result<(Vec<f32>, f32), HeadError> {
@@ -160,9 +168,9 @@ impl Learner for Cosines {
 
 /// The gradient by a row's direction becomes the one by the row: what lies along it changes nothing, and the longer the
 /// row, the less it turns. A row below the floor is only divided by it.
-fn through_norm(gradient: &mut [f32], direction: &[f32], norm: f64) {
-    let along = if norm > FLOOR { Vectors::new().dot(gradient, direction) } else { 0.0 };
+fn backward_norm(gradient: &mut [f32], direction: &[f32], norm: f64) {
+    let radial = if norm > MIN_NORM { VectorOps::new().dot(gradient, direction) } else { 0.0 };
     for (g, &d) in gradient.iter_mut().zip(direction) {
-        *g = ((f64::from(*g) - along * f64::from(d)) / norm) as f32;
+        *g = ((f64::from(*g) - radial * f64::from(d)) / norm) as f32;
     }
 }

@@ -1,6 +1,6 @@
 //! From the planes of the classes that have samples to a head for all classes.
 
-use crate::affine::{ABSENT, Affine};
+use crate::affine::{ABSENT_CLASS_LOGIT, Affine};
 use crate::error::HeadError;
 
 /// An affine head for `classes` classes from weights `[K, F]` and biases `[K]` of those in `present`.
@@ -10,7 +10,7 @@ use crate::error::HeadError;
 ///
 /// # Errors
 /// [`HeadError::Diverged`] where they leave the range of `f32`.
-pub(crate) fn spread(
+pub(crate) fn expand_to_all_classes(
     present: &[usize],
     weight: &[f64],
     bias: &[f64],
@@ -21,7 +21,7 @@ pub(crate) fn spread(
     let mean = |values: &[f64], column: usize| {
         values.iter().skip(column).step_by(values.len() / count).sum::<f64>() / count as f64
     };
-    let absent: Vec<f64> =
+    let mean_weight: Vec<f64> =
         if count < classes { (0..width).map(|column| mean(weight, column)).collect() } else { Vec::new() };
     let (mut all_weights, mut all_biases) =
         (Vec::with_capacity(classes * width), Vec::with_capacity(classes));
@@ -30,8 +30,8 @@ pub(crate) fn spread(
             all_weights.extend_from_slice(&weight[k * width..(k + 1) * width]);
             all_biases.push(bias[k]);
         } else {
-            all_weights.extend_from_slice(&absent);
-            all_biases.push(mean(bias, 0) + ABSENT);
+            all_weights.extend_from_slice(&mean_weight);
+            all_biases.push(mean(bias, 0) + ABSENT_CLASS_LOGIT);
         }
     }
     Affine::from_f64(&all_weights, &all_biases, width).map_err(|_| {
@@ -42,14 +42,14 @@ pub(crate) fn spread(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Features;
+    use crate::data::FeatureMatrix;
     use crate::head::Head;
 
     #[test]
-    fn a_class_without_samples_wins_nowhere() {
-        let head = spread(&[0, 2], &[3.0, -1.0, 2.0, 5.0], &[1.0, -7.0], 3).unwrap();
-        let asked = [1e6, 0.0, -1e6, 0.0, 0.0, 1e6, 0.0, -1e6, -1e6, -1e6];
-        let logits = head.logits(Features::new(&asked, 2).unwrap()).unwrap();
+    fn a_class_without_samples_never_wins() {
+        let head = expand_to_all_classes(&[0, 2], &[3.0, -1.0, 2.0, 5.0], &[1.0, -7.0], 3).unwrap();
+        let queries = [1e6, 0.0, -1e6, 0.0, 0.0, 1e6, 0.0, -1e6, -1e6, -1e6];
+        let logits = head.logits(FeatureMatrix::new(&queries, 2).unwrap()).unwrap();
         for row in logits.rows() {
             assert!(row[1] <= row[0].max(row[2]) - 9e3, "{row:?}");
         }

@@ -6,22 +6,22 @@ use faer::linalg::cholesky::llt::solve::solve_in_place;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Auto, MatMut, MatRef, Par, Spec};
 
-use super::Problem;
-use crate::vector::Vectors;
+use super::BinarySvmProblem;
+use crate::vector::VectorOps;
 
 /// Samples that a kernel holds, at most. Products and factor take `12 n²` bytes a thread, 19 MiB for these, and a
 /// factorisation `n³ / 3` operations, a tenth of a second's work at the very most. Where more samples are free, `C` is small
 /// against their number and conjugate gradients need few iterations.
-pub(super) const LARGEST: usize = 1280;
+pub(super) const MAX_SAMPLES: usize = 1280;
 
 /// Rows of a product that are computed at a time.
-pub(super) const BLOCK: usize = 128;
+pub(super) const ROWS_PER_BLOCK: usize = 128;
 
 /// What marks a sample that is not held.
-const ABSENT: u32 = u32::MAX;
+const NOT_CACHED: u32 = u32::MAX;
 
 /// `x_i·x_j`, the constant feature included, of some samples.
-pub(super) struct Kernel {
+pub(super) struct KernelCache {
     /// The samples, in the order in which they came.
     samples: Vec<usize>,
     /// Row of each sample, or [`ABSENT`]; `[N]`.
@@ -32,10 +32,15 @@ pub(super) struct Kernel {
     factor: Vec<f64>,
 }
 
-impl Kernel {
+impl KernelCache {
     /// One that holds none of `count` samples.
     pub(super) fn new(count: usize) -> Self {
-        Self { samples: Vec::new(), row_of: vec![ABSENT; count], products: Vec::new(), factor: Vec::new() }
+        Self {
+            samples: Vec::new(),
+            row_of: vec![NOT_CACHED; count],
+            products: Vec::new(),
+            factor: Vec::new(),
+        }
     }
 
     /// The samples that are held.
@@ -44,30 +49,31 @@ impl Kernel {
     }
 
     /// Holds `wanted` too; forgets the others where all together are too many. Whether `wanted` are few enough.
-    pub(super) fn hold(&mut self, wanted: &[usize], problem: &Problem<'_>) -> bool {
-        if wanted.len() > LARGEST {
+    pub(super) fn ensure_cached(&mut self, wanted: &[usize], problem: &BinarySvmProblem<'_>) -> bool {
+        if wanted.len() > MAX_SAMPLES {
             return false;
         }
-        let mut new: Vec<usize> = wanted.iter().copied().filter(|&i| self.row_of[i] == ABSENT).collect();
-        if self.samples.len() + new.len() > LARGEST {
-            self.samples.drain(..).for_each(|i| self.row_of[i] = ABSENT);
+        let mut missing: Vec<usize> =
+            wanted.iter().copied().filter(|&i| self.row_of[i] == NOT_CACHED).collect();
+        if self.samples.len() + missing.len() > MAX_SAMPLES {
+            self.samples.drain(..).for_each(|i| self.row_of[i] = NOT_CACHED);
             self.products.clear();
-            new = wanted.to_vec();
+            missing = wanted.to_vec();
         }
-        for rows in new.chunks(BLOCK) {
+        for rows in missing.chunks(ROWS_PER_BLOCK) {
             self.append(rows, problem);
         }
         true
     }
 
-    fn append(&mut self, new: &[usize], problem: &Problem<'_>) {
+    fn append(&mut self, missing: &[usize], problem: &BinarySvmProblem<'_>) {
         let first = self.samples.len();
-        for (row, &i) in (first as u32..).zip(new) {
+        for (row, &i) in (first as u32..).zip(missing) {
             self.row_of[i] = row;
         }
-        self.samples.extend(new);
-        let start = |row: usize| row * (row + 1) / 2;
-        self.products.resize(start(self.samples.len()), 0.0);
+        self.samples.extend(missing);
+        let triangle_start = |row: usize| row * (row + 1) / 2;
+        self.products.resize(triangle_start(self.samples.len()), 0.0);
 
         let width = problem.features.width();
         let read = |samples: &[usize], out: &mut Vec<f64>| {
@@ -76,24 +82,26 @@ impl Kernel {
                 out.extend(problem.features.row(i).iter().map(|&x| f64::from(x)));
             }
         };
-        let (mut left, mut right, mut product) = (Vec::new(), Vec::new(), vec![0.0; BLOCK * BLOCK]);
-        read(new, &mut left);
-        for (columns, at) in self.samples.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        let (mut left, mut right, mut product) =
+            (Vec::new(), Vec::new(), vec![0.0; ROWS_PER_BLOCK * ROWS_PER_BLOCK]);
+        read(missing, &mut left);
+        for (columns, first_column) in self.samples.chunks(ROWS_PER_BLOCK).zip((0..).step_by(ROWS_PER_BLOCK))
+        {
             read(columns, &mut right);
-            let product = &mut product[..new.len() * columns.len()];
+            let product = &mut product[..missing.len() * columns.len()];
             matmul(
-                MatMut::from_row_major_slice_mut(&mut *product, new.len(), columns.len()),
+                MatMut::from_row_major_slice_mut(&mut *product, missing.len(), columns.len()),
                 Accum::Replace,
-                MatRef::from_row_major_slice(&left, new.len(), width),
+                MatRef::from_row_major_slice(&left, missing.len(), width),
                 MatRef::from_row_major_slice(&right, columns.len(), width).transpose(),
                 1.0,
                 Par::Seq,
             );
             for (row, product) in (first..).zip(product.chunks_exact(columns.len())) {
-                let held = columns.len().min((row + 1).saturating_sub(at));
-                let out = &mut self.products[start(row) + at.min(row)..][..held];
+                let n_columns = columns.len().min((row + 1).saturating_sub(first_column));
+                let out = &mut self.products[triangle_start(row) + first_column.min(row)..][..n_columns];
                 for (out, product) in out.iter_mut().zip(product) {
-                    *out = product + problem.constant * problem.constant;
+                    *out = product + problem.intercept_scaling * problem.intercept_scaling;
                 }
             }
         }
@@ -105,11 +113,11 @@ impl Kernel {
     }
 
     /// `Σ_j x_i·x_j factors_j` for all samples that are held.
-    pub(super) fn times(&self, factors: &[f64], vectors: Vectors) -> Vec<f64> {
-        let mut out = vec![0.0; factors.len()];
-        for (row, &factor) in factors.iter().enumerate() {
+    pub(super) fn multiply(&self, coefficients: &[f64], vectors: VectorOps) -> Vec<f64> {
+        let mut out = vec![0.0; coefficients.len()];
+        for (row, &factor) in coefficients.iter().enumerate() {
             let (before, own) = self.triangle_row(row).split_at(row);
-            out[row] += vectors.dot(before, &factors[..row]) + own[0] * factor;
+            out[row] += vectors.dot(before, &coefficients[..row]) + own[0] * factor;
             if factor != 0.0 {
                 vectors.add_scaled(&mut out[..row], factor, before);
             }
@@ -119,20 +127,14 @@ impl Kernel {
 
     /// Solves `(S K S + D) d = right` over the samples in `rows` (ascending), with the signs `S` and the diagonal `D` of
     /// each; `right` becomes `d`. Whether the matrix is positive definite beyond rounding.
-    pub(super) fn solve(
-        &mut self,
-        rows: &[usize],
-        signs: &[f64],
-        diagonal: &[f64],
-        right: &mut [f64],
-    ) -> bool {
+    pub(super) fn solve(&mut self, rows: &[usize], signs: &[f64], diagonal: &[f64], rhs: &mut [f64]) -> bool {
         let n = rows.len();
         let mut factor = std::mem::take(&mut self.factor);
         factor.resize(factor.len().max(n * n), 0.0);
         for (k, &row) in rows.iter().enumerate() {
             let products = self.triangle_row(row);
-            for ((j, &other), sign) in rows[..=k].iter().enumerate().zip(signs) {
-                factor[j * n + k] = signs[k] * sign * products[other];
+            for ((j, &column), sign) in rows[..=k].iter().enumerate().zip(signs) {
+                factor[j * n + k] = signs[k] * sign * products[column];
             }
             factor[k * n + k] += diagonal[k];
         }
@@ -140,16 +142,12 @@ impl Kernel {
         let params = Spec::<LltParams, f64>::new(Auto::<f64>::auto());
         let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, params));
         let stack = MemStack::new(&mut memory);
-        let done = cholesky_in_place(matrix.as_mut(), Default::default(), Par::Seq, stack, params).is_ok();
-        if done {
-            solve_in_place(
-                matrix.as_ref(),
-                MatMut::from_column_major_slice_mut(right, n, 1),
-                Par::Seq,
-                stack,
-            );
+        let factored =
+            cholesky_in_place(matrix.as_mut(), Default::default(), Par::Seq, stack, params).is_ok();
+        if factored {
+            solve_in_place(matrix.as_ref(), MatMut::from_column_major_slice_mut(rhs, n, 1), Par::Seq, stack);
         }
         self.factor = factor;
-        done && right.iter().all(|d| d.is_finite())
+        factored && rhs.iter().all(|d| d.is_finite())
     }
 }

@@ -8,31 +8,31 @@ use super::{MultiClass, SvmConfig, SvmLoss};
 use crate::affine::{Affine, BIAS, WEIGHT};
 use crate::data::TrainingSet;
 use crate::error::HeadError;
+use crate::gemm::PackedWeights;
 use crate::head::{Head, Tensors};
-use crate::product::PackedWeights;
 use crate::solver::crammer_singer;
-use crate::solver::dual_coordinate_descent::{Loss, Progress, Stopping};
-use crate::solver::one_vs_rest::{OneVsRest, Planes};
-use crate::standardize::Prepared;
-use crate::vector::Vectors;
+use crate::solver::dual_coordinate_descent::{MarginLoss, Progress, SvmStopping};
+use crate::solver::one_vs_rest::{OneVsRest, SvmSolution};
+use crate::standardize::PreparedFeatures;
+use crate::vector::VectorOps;
 
 /// Rows whose scores a thread computes at a time.
-const BLOCK: usize = 64;
+const ROWS_PER_TASK: usize = 64;
 
 /// Samples made ready for a fit with any `C`.
-pub(super) struct Machine<'a> {
+pub(super) struct SvmProblem<'a> {
     config: &'a SvmConfig,
     labels: &'a [u32],
-    prepared: Prepared<'a>,
+    prepared: PreparedFeatures<'a>,
     /// `|x_i|²` with the constant feature, `[N]`.
     squared_norms: Vec<f64>,
     class_weights: Vec<f64>,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> SvmProblem<'a> {
     pub(super) fn new(config: &'a SvmConfig, data: &TrainingSet<'a>) -> Self {
-        let prepared = Prepared::new(data.features(), config.standardize);
-        let (vectors, constant) = (Vectors::new(), config.intercept_scaling);
+        let prepared = PreparedFeatures::new(data.features(), config.standardize);
+        let (vectors, constant) = (VectorOps::new(), config.intercept_scaling);
         let features = prepared.features();
         let rows = features.as_slice().par_chunks_exact(features.width());
         let squared_norms = rows.map(|row| vectors.dot(row, row) + constant * constant).collect();
@@ -45,33 +45,35 @@ impl<'a> Machine<'a> {
     pub(super) fn solve(
         &self,
         c: f64,
-        guess: Option<&[f64]>,
+        initial_dual_coef: Option<&[f64]>,
         tolerance: f64,
         on_done: &(dyn Fn(u64, u64) + Sync),
-    ) -> Planes {
-        let stopping = Stopping { tolerance, rounds: self.config.max_iter, seed: [self.config.seed, 0] };
+    ) -> SvmSolution {
+        let stopping = SvmStopping { tolerance, rounds: self.config.max_iter, seed: [self.config.seed, 0] };
         match self.config.multi_class {
             MultiClass::Ovr => {
                 let problem = self.one_vs_rest(c);
-                let (done, all) = (AtomicU64::new(0), problem.planes().len() as u64);
-                problem.solve(guess, stopping, || on_done(done.fetch_add(1, Ordering::Relaxed) + 1, all))
+                let (done, total) = (AtomicU64::new(0), problem.positive_classes().len() as u64);
+                problem.solve(initial_dual_coef, stopping, || {
+                    on_done(done.fetch_add(1, Ordering::Relaxed) + 1, total)
+                })
             }
             MultiClass::CrammerSinger => {
                 let cost: Vec<f64> = self.class_weights.iter().map(|weight| c * weight).collect();
-                let problem = crammer_singer::Problem {
+                let problem = crammer_singer::CrammerSingerProblem {
                     features: self.prepared.features(),
                     squared_norms: &self.squared_norms,
-                    constant: self.config.intercept_scaling,
+                    intercept_scaling: self.config.intercept_scaling,
                     labels: self.labels,
                     cost: &cost,
                 };
-                let found = crammer_singer::solve(problem, guess, stopping);
+                let solution = crammer_singer::solve(problem, initial_dual_coef, stopping);
                 on_done(1, 1);
-                Planes {
-                    weight: found.weight,
-                    constant: found.constant,
-                    multipliers: found.multipliers,
-                    solved: vec![(found.progress, found.converged)],
+                SvmSolution {
+                    weight: solution.weight,
+                    constant_weights: solution.constant_weights,
+                    dual_coef: solution.dual_coef,
+                    outcomes: vec![(solution.progress, solution.converged)],
                 }
             }
         }
@@ -81,13 +83,13 @@ impl<'a> Machine<'a> {
         OneVsRest {
             features: self.prepared.features(),
             squared_norms: &self.squared_norms,
-            constant: self.config.intercept_scaling,
+            intercept_scaling: self.config.intercept_scaling,
             labels: self.labels,
             c,
             class_weights: &self.class_weights,
             loss: match self.config.loss {
-                SvmLoss::SquaredHinge => Loss::SquaredHinge,
-                SvmLoss::Hinge => Loss::Hinge,
+                SvmLoss::SquaredHinge => MarginLoss::SquaredHinge,
+                SvmLoss::Hinge => MarginLoss::Hinge,
             },
         }
     }
@@ -97,28 +99,28 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     /// When it is no head of this kind, of another width, or of more classes.
-    pub(super) fn guess(&self, start: &Tensors, c: f64) -> Result<Vec<f64>, HeadError> {
-        let (weight, bias) = self.start(start)?;
+    pub(super) fn warm_start_dual_coef(&self, warm_start: &Tensors, c: f64) -> Result<Vec<f64>, HeadError> {
+        let (weight, bias) = self.load_warm_start(warm_start)?;
         let classes = self.class_weights.len();
-        let known = match self.config.multi_class {
-            MultiClass::Ovr => self.one_vs_rest(c).planes(),
+        let positive_classes = match self.config.multi_class {
+            MultiClass::Ovr => self.one_vs_rest(c).positive_classes(),
             MultiClass::CrammerSinger => 0..classes,
         };
         let width = self.prepared.features().width();
-        let scores = self.scores(&weight[known.start * width..], &bias[known.start..]);
+        let scores = self.scores(&weight[positive_classes.start * width..], &bias[positive_classes.start..]);
         Ok(match self.config.multi_class {
-            MultiClass::Ovr => self.one_vs_rest(c).multipliers_of(&scores),
+            MultiClass::Ovr => self.one_vs_rest(c).dual_coef_from_scores(&scores),
             MultiClass::CrammerSinger => {
                 let cost: Vec<f64> = self.class_weights.iter().map(|weight| c * weight).collect();
-                crammer_singer::multipliers_of(&scores, self.labels, &cost)
+                crammer_singer::dual_coef_from_scores(&scores, self.labels, &cost)
             }
         })
     }
 
     /// Weights `[C, F]` and intercepts `[C]` of `start`, for the features fitted on.
-    fn start(&self, start: &Tensors) -> Result<(Vec<f64>, Vec<f64>), HeadError> {
+    fn load_warm_start(&self, warm_start: &Tensors) -> Result<(Vec<f64>, Vec<f64>), HeadError> {
         let (width, classes) = (self.prepared.features().width(), self.class_weights.len());
-        let head = Affine::load(start, "")?;
+        let head = Affine::load(warm_start, "")?;
         if head.width() != width {
             return Err(HeadError::Width { expected: head.width(), found: width });
         }
@@ -129,13 +131,13 @@ impl<'a> Machine<'a> {
             )));
         }
         let values = |name: &str, length: usize| -> Result<Vec<f64>, HeadError> {
-            let values: Vec<f32> = start[name].flatten_all()?.to_vec1()?;
+            let values: Vec<f32> = warm_start[name].flatten_all()?.to_vec1()?;
             let mut values: Vec<f64> = values.into_iter().map(f64::from).collect();
             values.resize(length, 0.0);
             Ok(values)
         };
         let (mut weight, mut bias) = (values(WEIGHT, classes * width)?, values(BIAS, classes)?);
-        self.prepared.redo(&mut weight, &mut bias);
+        self.prepared.standardize_weights(&mut weight, &mut bias);
         Ok((weight, bias))
     }
 
@@ -144,9 +146,9 @@ impl<'a> Machine<'a> {
         let features = self.prepared.features();
         let packed = PackedWeights::new(weight, features.width());
         let mut scores = vec![0.0; features.len() * bias.len()];
-        let blocks = features.as_slice().par_chunks(BLOCK * features.width());
-        scores.par_chunks_mut(BLOCK * bias.len()).zip(blocks).for_each(|(scores, rows)| {
-            packed.times(rows, scores);
+        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * features.width());
+        scores.par_chunks_mut(ROWS_PER_TASK * bias.len()).zip(blocks).for_each(|(scores, rows)| {
+            packed.multiply(rows, scores);
             for scores in scores.chunks_exact_mut(bias.len()) {
                 scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
             }
@@ -155,32 +157,33 @@ impl<'a> Machine<'a> {
     }
 
     /// The head that these planes are, on the features as they come.
-    pub(super) fn head(&self, planes: &Planes) -> Result<Affine, HeadError> {
+    pub(super) fn to_affine(&self, solution: &SvmSolution) -> Result<Affine, HeadError> {
         let width = self.prepared.features().width();
-        let mut weight = planes.weight.clone();
-        let mut bias: Vec<f64> = planes.constant.iter().map(|w| w * self.config.intercept_scaling).collect();
+        let mut weight = solution.weight.clone();
+        let mut bias: Vec<f64> =
+            solution.constant_weights.iter().map(|w| w * self.config.intercept_scaling).collect();
         if bias.len() < self.class_weights.len() {
             weight = weight.iter().map(|w| -w).chain(weight.iter().copied()).collect();
             bias = vec![-bias[0], bias[0]];
         }
-        self.prepared.undo(&mut weight, &mut bias);
+        self.prepared.unstandardize_weights(&mut weight, &mut bias);
         Affine::from_f64(&weight, &bias, width)
     }
 
     /// Says of each problem that was not solved how far it came.
-    pub(super) fn warn_unless_converged(&self, planes: &Planes) {
+    pub(super) fn warn_unless_converged(&self, solution: &SvmSolution) {
         let first = match self.config.multi_class {
             MultiClass::Ovr if self.class_weights.len() == 2 => 1,
             _ => 0,
         };
-        for (class, (progress, converged)) in (first..).zip(&planes.solved) {
+        for (class, (progress, converged)) in (first..).zip(&solution.outcomes) {
             let (false, Some(Progress { primal, gap })) = (*converged, progress.last()) else { continue };
-            let of = match self.config.multi_class {
+            let suffix = match self.config.multi_class {
                 MultiClass::Ovr => format!(" for class {class}"),
                 MultiClass::CrammerSinger => String::new(),
             };
             tracing::warn!(
-                "svm has not converged{of}: after {} rounds the duality gap is {:.1e} of the objective, above tol = {:.1e}; \
+                "svm has not converged{suffix}: after {} rounds the duality gap is {:.1e} of the objective, above tol = {:.1e}; \
                  raise `max_iter`, lower `C`, or set `standardize = true`",
                 progress.len(),
                 gap / primal,

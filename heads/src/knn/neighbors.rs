@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::search::{Neighbour, Search};
-use super::{BLOCK, norm};
-use crate::data::Features;
+use super::search::{Neighbor, NeighborSearch};
+use super::{MAX_ROWS_PER_TASK, row_norm};
+use crate::data::FeatureMatrix;
 use crate::metric::Metric;
 
 /// The `k` nearest rows of `stored` `[N, F]` for each row of `asked` `[M, F]`, the nearest first; of those as far the lowest. A
@@ -26,24 +26,24 @@ use crate::metric::Metric;
 /// # Panics
 /// When the rows have different widths, or `k` is 0.
 #[must_use]
-pub fn nearest(
-    stored: Features<'_>,
-    asked: Features<'_>,
+pub fn nearest_neighbors(
+    stored: FeatureMatrix<'_>,
+    queries: FeatureMatrix<'_>,
     metric: Metric,
     k: usize,
-    done: impl Fn(usize) + Sync,
-) -> Vec<Vec<Neighbour>> {
+    on_rows_done: impl Fn(usize) + Sync,
+) -> Vec<Vec<Neighbor>> {
     assert!(
-        stored.width() == asked.width() && k > 0,
+        stored.width() == queries.width() && k > 0,
         "rows are compared with rows as wide, and one is looked for"
     );
-    let norms: Vec<f64> = stored.as_slice().par_chunks_exact(stored.width()).map(norm).collect();
-    let search = Search { stored, norms: &norms, metric, k };
-    let blocks = asked.as_slice().par_chunks(BLOCK * asked.width());
+    let norms: Vec<f64> = stored.as_slice().par_chunks_exact(stored.width()).map(row_norm).collect();
+    let search = NeighborSearch { stored, norms: &norms, metric, k };
+    let blocks = queries.as_slice().par_chunks(MAX_ROWS_PER_TASK * queries.width());
     blocks
         .flat_map_iter(|rows| {
-            let found = search.nearest(rows);
-            done(found.len());
+            let found = search.find(rows);
+            on_rows_done(found.len());
             found
         })
         .collect()

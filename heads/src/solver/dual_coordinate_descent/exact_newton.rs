@@ -5,16 +5,16 @@
 //! 2007, and a step costs nothing in the number of features. Steps go on until these multipliers are at their
 //! optimum; then all samples are looked at again.
 
-use super::{Loss, PROXIMAL, State, best_fraction};
+use super::{DualSolver, MarginLoss, PROXIMAL, best_fraction};
 
 /// Newton steps before the other samples are looked at, at most.
-const STEPS: u64 = 50;
+const MAX_STEPS: u64 = 50;
 
 /// Halvings of a step that runs into bounds, at most.
-const HALVINGS: u32 = 10;
+const MAX_HALVINGS: u32 = 10;
 
 /// The multipliers of the samples that the kernel holds, and all that a step needs of them.
-struct Local {
+struct LocalProblem {
     values: Vec<f64>,
     gradient: Vec<f64>,
     signs: Vec<f64>,
@@ -25,7 +25,7 @@ struct Local {
 }
 
 /// A step of the multipliers.
-struct Step {
+struct ExactStep {
     /// By how much it lowers the dual.
     gain: f64,
     /// Where it leads. What reaches a bound is at the bound to the bit, or it would count as free.
@@ -33,69 +33,70 @@ struct Step {
     /// The part of the projected direction that it is.
     fraction: f64,
     /// By what the whole of that changes the gradient.
-    bend: Vec<f64>,
+    gradient_change: Vec<f64>,
 }
 
-impl State<'_> {
+impl DualSolver<'_> {
     /// Steps on the multipliers that are `free` where the dual has this `gradient`, and on those that were before, until
     /// one lowers the dual by less than `enough`. Whether there were few enough of them: if not, nothing is done. The plane is left
     /// as it was.
-    pub(super) fn exact_steps(&mut self, free: &[usize], gradient: &[f64], enough: f64) -> bool {
-        if !self.kernel.hold(free, &self.problem) {
+    pub(super) fn exact_steps(&mut self, free: &[usize], gradient: &[f64], min_gain: f64) -> bool {
+        if !self.kernel.ensure_cached(free, &self.problem) {
             return false;
         }
         let samples = self.kernel.samples().to_vec();
-        let of = |value: &dyn Fn(usize) -> f64| -> Vec<f64> { samples.iter().map(|&i| value(i)).collect() };
+        let gather =
+            |value: &dyn Fn(usize) -> f64| -> Vec<f64> { samples.iter().map(|&i| value(i)).collect() };
         let mean = samples.iter().map(|&i| self.problem.squared_norms[i]).sum::<f64>() / samples.len() as f64;
-        let mut local = Local {
-            values: of(&|i| self.multipliers[i]),
-            gradient: of(&|i| gradient[i]),
-            signs: of(&|i| self.sign(i)),
-            diagonal: of(&|i| self.diagonal(i)),
-            upper: of(&|i| self.upper(i)),
-            proximal: if self.problem.loss == Loss::Hinge { PROXIMAL * mean } else { 0.0 },
+        let mut local = LocalProblem {
+            values: gather(&|i| self.dual_coef[i]),
+            gradient: gather(&|i| gradient[i]),
+            signs: gather(&|i| self.sign(i)),
+            diagonal: gather(&|i| self.diagonal(i)),
+            upper: gather(&|i| self.upper_bound(i)),
+            proximal: if self.problem.loss == MarginLoss::Hinge { PROXIMAL * mean } else { 0.0 },
         };
-        for _ in 0..STEPS {
+        for _ in 0..MAX_STEPS {
             let Some(step) = self.exact_step(&local) else { break };
             local.values = step.values;
-            for (gradient, bend) in local.gradient.iter_mut().zip(&step.bend) {
-                *gradient += step.fraction * bend;
+            for (gradient, change) in local.gradient.iter_mut().zip(&step.gradient_change) {
+                *gradient += step.fraction * change;
             }
-            if step.gain <= enough {
+            if step.gain <= min_gain {
                 break;
             }
         }
         for (&i, value) in samples.iter().zip(local.values) {
-            self.multipliers[i] = value;
+            self.dual_coef[i] = value;
         }
         true
     }
 
     /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing if none gains.
-    fn exact_step(&mut self, local: &Local) -> Option<Step> {
-        let free = local.free();
-        let of = |values: &[f64]| -> Vec<f64> { free.iter().map(|&k| values[k]).collect() };
-        let diagonal: Vec<f64> = free.iter().map(|&k| local.diagonal[k] + local.proximal).collect();
-        let mut direction = of(&local.gradient);
-        if !self.kernel.solve(&free, &of(&local.signs), &diagonal, &mut direction) {
+    fn exact_step(&mut self, local: &LocalProblem) -> Option<ExactStep> {
+        let free_rows = local.free_rows();
+        let gather = |values: &[f64]| -> Vec<f64> { free_rows.iter().map(|&k| values[k]).collect() };
+        let diagonal: Vec<f64> = free_rows.iter().map(|&k| local.diagonal[k] + local.proximal).collect();
+        let mut direction = gather(&local.gradient);
+        if !self.kernel.solve(&free_rows, &gather(&local.signs), &diagonal, &mut direction) {
             return None;
         }
-        let mut best: Option<Step> = None;
-        for halving in 0..HALVINGS {
+        let mut best: Option<ExactStep> = None;
+        for halving in 0..MAX_HALVINGS {
             let length = 0.5f64.powi(halving as i32);
             let mut values = local.values.clone();
-            for (&k, d) in free.iter().zip(&direction) {
+            for (&k, d) in free_rows.iter().zip(&direction) {
                 values[k] = (values[k] - length * d).clamp(0.0, local.upper[k]);
             }
             let change: Vec<f64> = values.iter().zip(&local.values).map(|(to, from)| to - from).collect();
             let descent = self.vectors.dot(&local.gradient, &change);
             if descent < 0.0 {
                 let signed: Vec<f64> = change.iter().zip(&local.signs).map(|(c, s)| c * s).collect();
-                let mut bend = self.kernel.times(&signed, self.vectors);
-                for (k, bend) in bend.iter_mut().enumerate() {
-                    *bend = local.signs[k] * *bend + local.diagonal[k] * change[k];
+                let mut gradient_change = self.kernel.multiply(&signed, self.vectors);
+                for (k, value) in gradient_change.iter_mut().enumerate() {
+                    *value = local.signs[k] * *value + local.diagonal[k] * change[k];
                 }
-                let curvature = self.vectors.dot(&bend, &change);
+                let curvature = self.vectors.dot(&gradient_change, &change);
                 // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
                 let fraction = best_fraction(descent, curvature);
                 let gain = -fraction * (descent + 0.5 * fraction * curvature);
@@ -107,16 +108,16 @@ impl State<'_> {
                         *value = (*value - (1.0 - fraction) * change).clamp(0.0, *upper);
                     }
                 }
-                best = Some(Step { gain, values, fraction, bend });
+                best = Some(ExactStep { gain, values, fraction, gradient_change });
             }
         }
         best
     }
 }
 
-impl Local {
+impl LocalProblem {
     /// Rows whose multiplier is between its bounds, or at one but would leave it.
-    fn free(&self) -> Vec<usize> {
+    fn free_rows(&self) -> Vec<usize> {
         (0..self.values.len())
             .filter(|&k| {
                 let (value, gradient) = (self.values[k], self.gradient[k]);

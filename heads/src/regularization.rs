@@ -3,49 +3,49 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::auto;
-use crate::check::positive;
+use crate::check::require_positive;
 use crate::error::HeadError;
 
 /// The value of a key such as `C` or `alpha`: a number greater than 0, or `"auto"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Strength {
+pub enum Regularization {
     /// The fit chooses it by how well held-out samples are predicted.
     Auto,
     /// This one.
-    Given(f64),
+    Fixed(f64),
 }
 
-impl Strength {
+impl Regularization {
     /// The number, where one is given.
     #[must_use]
-    pub fn given(self) -> Option<f64> {
+    pub fn fixed(self) -> Option<f64> {
         match self {
             Self::Auto => None,
-            Self::Given(value) => Some(value),
+            Self::Fixed(value) => Some(value),
         }
     }
 
     /// Whether a number that is given is greater than 0.
     pub(crate) fn check(self, parameter: &'static str) -> Result<(), HeadError> {
-        self.given().map_or(Ok(()), |value| positive(parameter, value))
+        self.fixed().map_or(Ok(()), |value| require_positive(parameter, value))
     }
 }
 
-impl From<f64> for Strength {
+impl From<f64> for Regularization {
     fn from(value: f64) -> Self {
-        Self::Given(value)
+        Self::Fixed(value)
     }
 }
 
-impl Serialize for Strength {
+impl Serialize for Regularization {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        auto::serialize(self.given(), serializer)
+        auto::serialize(self.fixed(), serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Strength {
+impl<'de> Deserialize<'de> for Regularization {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(auto::deserialize(deserializer, "a number")?.map_or(Self::Auto, Self::Given))
+        Ok(auto::deserialize(deserializer, "a number")?.map_or(Self::Auto, Self::Fixed))
     }
 }
 
@@ -55,26 +55,26 @@ mod tests {
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Table {
-        alpha: Strength,
+        alpha: Regularization,
     }
 
-    fn read(text: &str) -> Result<Strength, String> {
+    fn parse(text: &str) -> Result<Regularization, String> {
         toml::from_str(text).map(|table: Table| table.alpha).map_err(|error| error.message().to_owned())
     }
 
     #[test]
-    fn it_is_a_number_or_auto_and_nothing_else() {
-        assert_eq!(read("alpha = 0.5"), Ok(Strength::Given(0.5)));
-        assert_eq!(read("alpha = 10"), Ok(Strength::Given(10.0)));
-        assert_eq!(read("alpha = \"auto\""), Ok(Strength::Auto));
-        let error = read("alpha = \"high\"").unwrap_err();
+    fn only_a_number_or_auto_is_accepted() {
+        assert_eq!(parse("alpha = 0.5"), Ok(Regularization::Fixed(0.5)));
+        assert_eq!(parse("alpha = 10"), Ok(Regularization::Fixed(10.0)));
+        assert_eq!(parse("alpha = \"auto\""), Ok(Regularization::Auto));
+        let error = parse("alpha = \"high\"").unwrap_err();
         assert_eq!(error, "invalid value: string \"high\", expected a number or \"auto\"");
-        assert!(read("alpha = true").is_err());
+        assert!(parse("alpha = true").is_err());
     }
 
     #[test]
-    fn it_is_written_as_it_is_read() {
-        for alpha in [Strength::Auto, Strength::Given(0.1), Strength::Given(100.0)] {
+    fn serialization_round_trips() {
+        for alpha in [Regularization::Auto, Regularization::Fixed(0.1), Regularization::Fixed(100.0)] {
             let text = toml::to_string(&Table { alpha }).unwrap();
             assert_eq!(toml::from_str(&text), Ok(Table { alpha }), "{text}");
         }

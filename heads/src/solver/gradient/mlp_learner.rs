@@ -5,31 +5,31 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::parts::{Parameter, UNITS, product, softmax_slope, wins};
-use super::{Learner, Samples, Step};
+use super::ops::{AdamWParameter, UNITS_PER_TASK, cross_entropy_backward, is_top_class, parallel_gemm};
+use super::{Learner, StepParams, WeightedSamples};
 use crate::affine::Affine;
 use crate::error::HeadError;
-use crate::random::Keyed;
+use crate::random::KeyedRng;
 
 /// Affine maps with a ReLU after each but the last, and dropout after each ReLU: what learns a perceptron and, of one
 /// layer, logistic regression.
 #[derive(Debug)]
-pub(crate) struct Stack {
+pub(crate) struct MlpLearner {
     layers: Vec<Layer>,
     dropout: Option<Dropout>,
     /// Features of the rows at hand, then what each layer makes of them, `[n, units]`.
     values: Vec<Vec<f32>>,
     /// Derivatives of the loss by what the last and by what another layer makes.
-    slopes: [Vec<f32>; 2],
+    gradient_buffers: [Vec<f32>; 2],
 }
 
 /// A map that learns.
 #[derive(Debug)]
 struct Layer {
     /// `[units, width]`
-    weight: Parameter,
+    weight: AdamWParameter,
     /// `[units]`
-    bias: Parameter,
+    bias: AdamWParameter,
     width: usize,
 }
 
@@ -37,40 +37,40 @@ struct Layer {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropout {
     /// Part of the units that is left out.
-    pub(crate) part: f64,
+    pub(crate) rate: f64,
     /// Key of which.
     pub(crate) seed: u64,
 }
 
 impl Dropout {
     /// Leaves out units of a row of a layer in a step.
-    pub(crate) fn apply(self, step: u64, layer: usize, row: usize, units: &mut [f32]) {
-        let mut random = Keyed::new(&[self.seed, step, layer as u64, row as u64]);
-        let (below, kept) = ((self.part * 2f64.powi(32)) as u32, self.scale());
+    pub(crate) fn apply_to_row(self, step: u64, layer: usize, row: usize, units: &mut [f32]) {
+        let mut random = KeyedRng::new(&[self.seed, step, layer as u64, row as u64]);
+        let (threshold, keep_scale) = ((self.rate * 2f64.powi(32)) as u32, self.keep_scale());
         for pair in units.chunks_mut(2) {
-            let bits = random.next();
+            let bits = random.next_u64();
             for (unit, bits) in pair.iter_mut().zip([bits as u32, (bits >> 32) as u32]) {
-                *unit *= if bits < below { 0.0 } else { kept };
+                *unit *= if bits < threshold { 0.0 } else { keep_scale };
             }
         }
     }
 
     /// What the units that are left are multiplied by.
-    fn scale(self) -> f32 {
-        (1.0 / (1.0 - self.part)) as f32
+    fn keep_scale(self) -> f32 {
+        (1.0 / (1.0 - self.rate)) as f32
     }
 }
 
-impl Stack {
+impl MlpLearner {
     /// Learns from these maps on, the width of each the units of the one before.
     pub(crate) fn new(maps: Vec<Affine>, dropout: Option<Dropout>) -> Self {
         let layers: Vec<Layer> = maps.into_iter().map(Layer::new).collect();
         let values = vec![Vec::new(); layers.len() + 1];
-        Self { layers, dropout, values, slopes: [Vec::new(), Vec::new()] }
+        Self { layers, dropout, values, gradient_buffers: [Vec::new(), Vec::new()] }
     }
 
     /// About how many bytes a fit takes beside its features, of maps of `[units, width]` on so many rows at a time.
-    pub(crate) fn memory(maps: &[[usize; 2]], rows: usize) -> u64 {
+    pub(crate) fn memory_bytes(maps: &[[usize; 2]], rows: usize) -> u64 {
         // Value, gradient and two means; the values to start from, those of the best epoch, and those to return.
         const COPIES: usize = 7;
         let parameters: usize = maps.iter().map(|[units, width]| units.saturating_mul(width + 1)).sum();
@@ -82,19 +82,19 @@ impl Stack {
     /// The gradients of the last step, each as a map.
     #[cfg(test)]
     pub(super) fn gradients(&self) -> Vec<Affine> {
-        let gradient = |parameter: &Parameter| parameter.gradient.clone();
+        let gradient = |parameter: &AdamWParameter| parameter.gradient.clone();
         let map = |layer: &Layer| Affine::new(gradient(&layer.weight), gradient(&layer.bias), layer.width);
         self.layers.iter().map(|layer| map(layer).expect("finite gradients")).collect()
     }
 
     /// Fills `values` for some rows, up to the products of the last layer; `step` where they are to learn from.
-    fn forward(&mut self, samples: Samples<'_>, rows: &[usize], step: Option<u64>) {
+    fn forward(&mut self, samples: WeightedSamples<'_>, rows: &[usize], step: Option<u64>) {
         samples.gather(rows, &mut self.values[0]);
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             let (x, y) = self.values.split_at_mut(number + 1);
             let (x, y) = (&x[number], &mut y[0]);
-            layer.apply(x, rows.len(), y);
+            layer.forward(x, rows.len(), y);
             if number < last {
                 let dropout = self.dropout.zip(step);
                 y.par_chunks_exact_mut(layer.units()).enumerate().for_each(|(row, units)| {
@@ -103,7 +103,7 @@ impl Stack {
                         *unit = if *unit < 0.0 { 0.0 } else { *unit };
                     }
                     if let Some((dropout, step)) = dropout {
-                        dropout.apply(step, number, row, units);
+                        dropout.apply_to_row(step, number, row, units);
                     }
                 });
             }
@@ -112,53 +112,58 @@ impl Stack {
 
     /// `weight · log-loss` of each row at hand, and whether it is predicted right; in place of the logits, their
     /// derivatives times `scale`.
-    fn losses(&mut self, samples: Samples<'_>, rows: &[usize], scale: f32) -> Vec<(f64, bool)> {
+    fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], scale: f32) -> Vec<(f64, bool)> {
         let last = self.layers.len();
         let classes = self.layers[last - 1].units();
         let logits = self.values[last].par_chunks_exact_mut(classes).zip(rows);
         let losses = logits.map(|(logits, &row)| {
             let (label, weight) = (samples.label(row), samples.weight(row));
-            let right = wins(logits, label);
-            (f64::from(weight) * softmax_slope(logits, label, weight * scale), right)
+            let is_correct = is_top_class(logits, label);
+            (f64::from(weight) * cross_entropy_backward(logits, label, weight * scale), is_correct)
         });
         losses.collect()
     }
 }
 
-impl Learner for Stack {
+impl Learner for MlpLearner {
     type Parameters = Vec<Affine>;
 
-    fn step(&mut self, samples: Samples<'_>, rows: &[usize], step: Step) -> Result<f64, HeadError> {
-        self.forward(samples, rows, Some(step.done));
+    fn step(
+        &mut self,
+        samples: WeightedSamples<'_>,
+        rows: &[usize],
+        step: StepParams,
+    ) -> Result<f64, HeadError> {
+        self.forward(samples, rows, Some(step.steps_done));
         let n = rows.len();
-        let losses = self.losses(samples, rows, 1.0 / n as f32);
-        let kept = self.dropout.map_or(1.0, Dropout::scale);
-        let [slope, below] = &mut self.slopes;
-        std::mem::swap(slope, &mut self.values[self.layers.len()]);
+        let losses = self.row_losses(samples, rows, 1.0 / n as f32);
+        let keep_scale = self.dropout.map_or(1.0, Dropout::keep_scale);
+        let [output_gradient, input_gradient] = &mut self.gradient_buffers;
+        std::mem::swap(output_gradient, &mut self.values[self.layers.len()]);
         for (number, layer) in self.layers.iter_mut().enumerate().rev() {
             let x = &self.values[number];
             if number > 0 {
-                layer.slope_below(slope, n, below);
+                layer.backward_input(output_gradient, n, input_gradient);
                 // A unit that is 0 was below 0 or left out: it passes nothing on.
-                below.par_chunks_mut(layer.width).zip(x.par_chunks(layer.width)).for_each(
-                    |(slopes, units)| {
-                        for (slope, &unit) in slopes.iter_mut().zip(units) {
-                            *slope *= if unit == 0.0 { 0.0 } else { kept };
+                input_gradient.par_chunks_mut(layer.width).zip(x.par_chunks(layer.width)).for_each(
+                    |(row_gradients, units)| {
+                        for (gradient, &unit) in row_gradients.iter_mut().zip(units) {
+                            *gradient *= if unit == 0.0 { 0.0 } else { keep_scale };
                         }
                     },
                 );
             }
-            layer.learn(x, slope, n, step);
-            std::mem::swap(slope, below);
+            layer.backward_weights_and_step(x, output_gradient, n, step);
+            std::mem::swap(output_gradient, input_gradient);
         }
         Ok(losses.iter().map(|(loss, _)| loss).sum::<f64>() / n as f64)
     }
 
-    fn judge(&mut self, samples: Samples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
         self.forward(samples, rows, None);
-        let losses = self.losses(samples, rows, 1.0);
-        let right = losses.iter().filter(|(_, right)| *right).count();
-        Ok((losses.iter().map(|(loss, _)| loss).sum(), right))
+        let losses = self.row_losses(samples, rows, 1.0);
+        let n_correct = losses.iter().filter(|(_, right)| *right).count();
+        Ok((losses.iter().map(|(loss, _)| loss).sum(), n_correct))
     }
 
     fn parameters(&self) -> Result<Vec<Affine>, HeadError> {
@@ -171,7 +176,7 @@ impl Learner for Stack {
 impl Layer {
     fn new(map: Affine) -> Self {
         let (weight, bias, width) = map.into_parts();
-        Self { weight: Parameter::new(weight), bias: Parameter::new(bias), width }
+        Self { weight: AdamWParameter::new(weight), bias: AdamWParameter::new(bias), width }
     }
 
     fn units(&self) -> usize {
@@ -183,38 +188,49 @@ impl Layer {
     }
 
     /// `x` `[n, width]` to `y` `[n, units]`.
-    fn apply(&self, x: &[f32], n: usize, y: &mut Vec<f32>) {
+    fn forward(&self, x: &[f32], n: usize, y: &mut Vec<f32>) {
         y.resize(n * self.units(), 0.0);
         y.par_chunks_exact_mut(self.units()).for_each(|row| row.copy_from_slice(&self.bias.value));
         let out = MatMut::from_row_major_slice_mut(y, n, self.units());
-        product(out, Accum::Add, MatRef::from_row_major_slice(x, n, self.width), self.weights().transpose());
+        parallel_gemm(
+            out,
+            Accum::Add,
+            MatRef::from_row_major_slice(x, n, self.width),
+            self.weights().transpose(),
+        );
     }
 
     /// Derivatives by the units, `slope` `[n, units]`, to those by what the layer takes, `[n, width]`.
-    fn slope_below(&self, slope: &[f32], n: usize, below: &mut Vec<f32>) {
-        below.resize(n * self.width, 0.0);
-        let out = MatMut::from_row_major_slice_mut(below, n, self.width);
-        product(out, Accum::Replace, MatRef::from_row_major_slice(slope, n, self.units()), self.weights());
+    fn backward_input(&self, output_gradient: &[f32], n: usize, input_gradient: &mut Vec<f32>) {
+        input_gradient.resize(n * self.width, 0.0);
+        let out = MatMut::from_row_major_slice_mut(input_gradient, n, self.width);
+        parallel_gemm(
+            out,
+            Accum::Replace,
+            MatRef::from_row_major_slice(output_gradient, n, self.units()),
+            self.weights(),
+        );
     }
 
     /// A step against the gradient that `x` `[n, width]` and `slope` `[n, units]` give. A thread takes some units, and
     /// their gradient is still in its cache for the step.
-    fn learn(&mut self, x: &[f32], slope: &[f32], n: usize, step: Step) {
+    fn backward_weights_and_step(&mut self, x: &[f32], output_gradient: &[f32], n: usize, step: StepParams) {
         let (units, width) = (self.units(), self.width);
         let x = MatRef::from_row_major_slice(x, n, width);
-        let slope = MatRef::from_row_major_slice(slope, n, units);
-        let (of_weight, of_bias) = (step.of_rank(2), step.of_rank(1));
-        let pieces = self.weight.pieces(UNITS * width).zip(self.bias.pieces(UNITS)).enumerate();
-        pieces.for_each(|(piece, (weight, bias))| {
-            let slope = slope.subcols(piece * UNITS, bias.value.len());
+        let output_gradient = MatRef::from_row_major_slice(output_gradient, n, units);
+        let (weight_adamw, bias_adamw) = (step.adamw_for_rank(2), step.adamw_for_rank(1));
+        let chunks =
+            self.weight.chunks(UNITS_PER_TASK * width).zip(self.bias.chunks(UNITS_PER_TASK)).enumerate();
+        chunks.for_each(|(chunk, (weight, bias))| {
+            let chunk_gradient = output_gradient.subcols(chunk * UNITS_PER_TASK, bias.value.len());
             for (column, sum) in bias.gradient.iter_mut().enumerate() {
-                *sum = (0..n).map(|row| slope[(row, column)]).sum();
+                *sum = (0..n).map(|row| chunk_gradient[(row, column)]).sum();
             }
-            of_bias.apply(bias);
+            bias_adamw.update(bias);
 
-            let out = MatMut::from_row_major_slice_mut(weight.gradient, slope.ncols(), width);
-            matmul(out, Accum::Replace, slope.transpose(), x, 1.0, Par::Seq);
-            of_weight.apply(weight);
+            let out = MatMut::from_row_major_slice_mut(weight.gradient, chunk_gradient.ncols(), width);
+            matmul(out, Accum::Replace, chunk_gradient.transpose(), x, 1.0, Par::Seq);
+            weight_adamw.update(weight);
         });
     }
 }
@@ -225,10 +241,10 @@ mod tests {
 
     #[test]
     fn dropout_leaves_out_its_share_and_keeps_the_mean() {
-        let dropout = Dropout { part: 0.3, seed: 0 };
+        let dropout = Dropout { rate: 0.3, seed: 0 };
         let mask = |step: u64, layer: usize, row: usize| {
             let mut units = vec![1.0; 10_001];
-            dropout.apply(step, layer, row, &mut units);
+            dropout.apply_to_row(step, layer, row, &mut units);
             units
         };
         let units = mask(0, 0, 0);

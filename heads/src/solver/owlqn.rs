@@ -3,11 +3,13 @@
 //! Andrew and Gao, *Scalable training of L1-regularized log-linear models*, ICML 2007. A step stays in the orthant that
 //! the pseudo-gradient points into, where the absolute values are linear; a weight that would leave it becomes 0.
 
-use crate::solver::lbfgs::{At, InverseHessian, Minimum, SUFFICIENT_DECREASE, Stopping, descend};
-use crate::vector::Vectors;
+use crate::solver::lbfgs::{
+    Evaluation, InverseHessian, LbfgsStopping, Minimum, SUFFICIENT_DECREASE, minimize_with,
+};
+use crate::vector::VectorOps;
 
 /// Halvings of a step, at most.
-const HALVINGS: usize = 40;
+const MAX_HALVINGS: usize = 40;
 
 /// Minimises `evaluate(x) + Σ absolute_i |x_i|` from `start`, where `evaluate` returns the value of the smooth part and fills
 /// in its gradient. `inverse` is about the smooth part's inverse Hessian: a diagonal, so that no weight is moved for another's
@@ -15,31 +17,33 @@ const HALVINGS: usize = 40;
 /// and the largest component of the pseudo-gradient.
 pub(crate) fn minimize(
     start: Vec<f64>,
-    absolute: &[f64],
+    l1_weights: &[f64],
     inverse: &InverseHessian<'_>,
-    stopping: Stopping,
+    stopping: LbfgsStopping,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
     on_iteration: impl Fn(u64),
 ) -> Minimum {
-    let vectors = Vectors::new();
-    let penalty = |point: &[f64]| -> f64 { point.iter().zip(absolute).map(|(x, a)| a * x.abs()).sum() };
-    let mut at = At { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
-    at.value = evaluate(&at.point, &mut at.gradient) + penalty(&at.point);
-    let slope = |at: &At| pseudo_gradient(at, absolute);
-    let step = |at: &At, slope: &[f64], mut direction: Vec<f64>| {
+    let vectors = VectorOps::new();
+    let penalty = |point: &[f64]| -> f64 { point.iter().zip(l1_weights).map(|(x, a)| a * x.abs()).sum() };
+    let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
+    start_point.value = evaluate(&start_point.point, &mut start_point.gradient) + penalty(&start_point.point);
+    let slope = |point: &Evaluation| pseudo_gradient(point, l1_weights);
+    let step = |current: &Evaluation, slope: &[f64], mut direction: Vec<f64>| {
         for (d, slope) in direction.iter_mut().zip(slope) {
             if *d * slope >= 0.0 {
                 *d = 0.0;
             }
         }
-        step(at, slope, &direction, vectors, |point, gradient| evaluate(point, gradient) + penalty(point))
+        backtracking_step(current, slope, &direction, vectors, |point, gradient| {
+            evaluate(point, gradient) + penalty(point)
+        })
     };
-    descend(at, inverse, stopping, slope, step, on_iteration)
+    minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
 }
 
 /// The one-sided derivative of least size, by each weight: their equation 4.
-fn pseudo_gradient(at: &At, absolute: &[f64]) -> Vec<f64> {
-    let of = |((&x, &g), &a): ((&f64, &f64), &f64)| {
+fn pseudo_gradient(point: &Evaluation, l1_weights: &[f64]) -> Vec<f64> {
+    let component = |((&x, &g), &a): ((&f64, &f64), &f64)| {
         if x != 0.0 {
             g + a * x.signum()
         } else if g < -a {
@@ -50,31 +54,31 @@ fn pseudo_gradient(at: &At, absolute: &[f64]) -> Vec<f64> {
             0.0
         }
     };
-    at.point.iter().zip(&at.gradient).zip(absolute).map(of).collect()
+    point.point.iter().zip(&point.gradient).zip(l1_weights).map(component).collect()
 }
 
 /// The longest of the halved steps, projected on the orthant, that lowers the value enough.
-fn step(
-    from: &At,
+fn backtracking_step(
+    current: &Evaluation,
     slope: &[f64],
     direction: &[f64],
-    vectors: Vectors,
+    vectors: VectorOps,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
-) -> Option<At> {
+) -> Option<Evaluation> {
     let mut length = 1.0;
-    for _ in 0..HALVINGS {
-        let moved = |((&x, &d), &slope): ((&f64, &f64), &f64)| {
+    for _ in 0..MAX_HALVINGS {
+        let projected = |((&x, &d), &slope): ((&f64, &f64), &f64)| {
             let orthant = if x != 0.0 { x } else { -slope };
             let to = x + length * d;
             if to * orthant > 0.0 { to } else { 0.0 }
         };
-        let point: Vec<f64> = from.point.iter().zip(direction).zip(slope).map(moved).collect();
-        let change: Vec<f64> = point.iter().zip(&from.point).map(|(to, from)| to - from).collect();
-        let promised = vectors.dot(slope, &change);
+        let point: Vec<f64> = current.point.iter().zip(direction).zip(slope).map(projected).collect();
+        let change: Vec<f64> = point.iter().zip(&current.point).map(|(to, from)| to - from).collect();
+        let expected_change = vectors.dot(slope, &change);
         let mut gradient = vec![0.0; point.len()];
         let value = evaluate(&point, &mut gradient);
-        if promised < 0.0 && value <= from.value + SUFFICIENT_DECREASE * promised {
-            return Some(At { point, value, gradient });
+        if expected_change < 0.0 && value <= current.value + SUFFICIENT_DECREASE * expected_change {
+            return Some(Evaluation { point, value, gradient });
         }
         length *= 0.5;
     }
@@ -85,7 +89,7 @@ fn step(
 mod tests {
     use super::*;
 
-    const STOPPING: Stopping = Stopping { tolerance: 1e-10, iterations: 200 };
+    const STOPPING: LbfgsStopping = LbfgsStopping { tolerance: 1e-10, iterations: 200 };
 
     /// `½ Σ scale_i (x_i - target_i)² + Σ |x_i|`, whose optimum is known: soft thresholding.
     #[test]

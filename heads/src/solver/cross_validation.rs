@@ -1,12 +1,12 @@
 //! Choosing how strongly to regularise, by folds.
 
-use crate::data::{Features, TrainingSet};
+use crate::data::{FeatureMatrix, TrainingSet};
 use crate::error::HeadError;
-use crate::folds::{self, stratified};
+use crate::folds::{self, stratified_folds};
 use crate::head::History;
 
 /// Folds to choose by.
-const FOLDS: usize = 5;
+const N_FOLDS: usize = 5;
 
 /// What was chosen, and how each candidate did.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Choice {
 }
 
 /// Samples to fit on and samples to judge by.
-pub(crate) struct Fold<'a> {
+pub(crate) struct FoldData<'a> {
     /// Fitted on.
     pub(crate) fit: &'a TrainingSet<'a>,
     /// Judged by.
@@ -30,47 +30,48 @@ pub(crate) struct Fold<'a> {
 /// the held-out samples.
 ///
 /// Where no class has two photos there is nothing to hold out: the middle candidate is taken, and a warning says so.
-pub(crate) fn choose(
+pub(crate) fn choose_by_cross_validation(
     data: &TrainingSet<'_>,
     parameter: &'static str,
     candidates: &[f64],
-    mut path: impl FnMut(Fold<'_>) -> Result<Vec<f64>, HeadError>,
+    mut path_losses: impl FnMut(FoldData<'_>) -> Result<Vec<f64>, HeadError>,
 ) -> Result<Choice, HeadError> {
     let mut losses = vec![0.0; candidates.len()];
-    let mut judged = 0;
-    for folds::Fold { fit, held_out } in stratified(data.labels(), data.groups(), FOLDS) {
+    let mut n_held_out = 0;
+    for folds::Fold { fit, held_out } in stratified_folds(data.labels(), data.groups(), N_FOLDS) {
         if fit.is_empty() || held_out.is_empty() {
             continue;
         }
-        judged += held_out.len();
-        let (fit, held_out) = (Owned::of(data, &fit), Owned::of(data, &held_out));
-        let found = path(Fold { fit: &fit.set(data)?, held_out: &held_out.set(data)? })?;
-        for (sum, loss) in losses.iter_mut().zip(found) {
+        n_held_out += held_out.len();
+        let (fit, held_out) = (OwnedSet::from_rows(data, &fit), OwnedSet::from_rows(data, &held_out));
+        let fold_losses =
+            path_losses(FoldData { fit: &fit.training_set(data)?, held_out: &held_out.training_set(data)? })?;
+        for (sum, loss) in losses.iter_mut().zip(fold_losses) {
             *sum += loss;
         }
     }
-    if judged == 0 {
+    if n_held_out == 0 {
         let value = candidates[candidates.len() / 2];
         tracing::warn!("`{parameter} = \"auto\"` takes {value}: no class has two photos to choose by");
         return Ok(Choice { value, history: History::default() });
     }
-    let rank = |loss: f64| if loss.is_finite() { loss } else { f64::INFINITY };
-    let best = (0..losses.len()).min_by(|&a, &b| rank(losses[a]).total_cmp(&rank(losses[b])));
+    let comparable = |loss: f64| if loss.is_finite() { loss } else { f64::INFINITY };
+    let best = (0..losses.len()).min_by(|&a, &b| comparable(losses[a]).total_cmp(&comparable(losses[b])));
     let rows =
-        candidates.iter().zip(&losses).map(|(&value, loss)| vec![value, loss / judged as f64]).collect();
+        candidates.iter().zip(&losses).map(|(&value, loss)| vec![value, loss / n_held_out as f64]).collect();
     let history = History { columns: vec![parameter, "held_out_loss"], rows };
     Ok(Choice { value: candidates[best.unwrap_or_default()], history })
 }
 
 /// Some rows of a training set.
-struct Owned {
+struct OwnedSet {
     values: Vec<f32>,
     labels: Vec<u32>,
     groups: Option<Vec<u32>>,
 }
 
-impl Owned {
-    fn of(data: &TrainingSet<'_>, rows: &[usize]) -> Self {
+impl OwnedSet {
+    fn from_rows(data: &TrainingSet<'_>, rows: &[usize]) -> Self {
         Self {
             values: rows.iter().flat_map(|&row| data.features().row(row)).copied().collect(),
             labels: rows.iter().map(|&row| data.labels()[row]).collect(),
@@ -78,8 +79,8 @@ impl Owned {
         }
     }
 
-    fn set(&self, data: &TrainingSet<'_>) -> Result<TrainingSet<'_>, HeadError> {
-        let features = Features::rows_of(&self.values, data.features().width());
+    fn training_set(&self, data: &TrainingSet<'_>) -> Result<TrainingSet<'_>, HeadError> {
+        let features = FeatureMatrix::from_valid_rows(&self.values, data.features().width());
         let set = TrainingSet::new(features, &self.labels, data.classes())?;
         self.groups.as_deref().map_or(Ok(set), |groups| set.with_groups(groups))
     }
@@ -88,17 +89,17 @@ impl Owned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folds::tests::{assert_apart, kinds};
+    use crate::folds::tests::{assert_disjoint_groups, example_groupings};
 
     fn choice(losses: &[f64]) -> f64 {
         let values = [0.0; 20];
         let labels: Vec<u32> = (0..20).map(|i| i % 2).collect();
-        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 2).unwrap();
-        choose(&data, "C", &[0.1, 1.0, 10.0], |_| Ok(losses.to_vec())).unwrap().value
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &labels, 2).unwrap();
+        choose_by_cross_validation(&data, "C", &[0.1, 1.0, 10.0], |_| Ok(losses.to_vec())).unwrap().value
     }
 
     #[test]
-    fn the_lowest_loss_wins_and_the_first_of_equals() {
+    fn the_lowest_loss_wins_and_ties_go_to_the_first() {
         assert_eq!(choice(&[3.0, 2.0, 4.0]), 1.0);
         assert_eq!(choice(&[2.0, 2.0, 2.0]), 0.1);
         assert_eq!(choice(&[f64::NAN, 2.0, 2.0]), 1.0);
@@ -107,69 +108,79 @@ mod tests {
     #[test]
     fn one_photo_a_class_leaves_the_middle_candidate() {
         let values = [0.0; 3];
-        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0, 1, 2], 3).unwrap();
-        let choice = choose(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit")).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &[0, 1, 2], 3).unwrap();
+        let choice =
+            choose_by_cross_validation(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit"))
+                .unwrap();
         assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
     }
 
     /// A head that notes which rows it is given to fit on and to be judged by: each row's feature is its number.
     // effect: data.group x head.linear.C, data.group x head.svm.C, features.views x head.linear.C, features.views x head.svm.C
     #[test]
-    fn candidates_are_judged_by_each_row_once_by_fits_without_its_group() {
-        for (name, labels, groups) in kinds() {
+    fn each_row_is_held_out_once_from_fits_without_its_group() {
+        for (name, labels, groups) in example_groupings() {
             let values: Vec<f32> = (0..labels.len()).map(|row| row as f32).collect();
-            let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &labels, 4).unwrap();
+            let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &labels, 4).unwrap();
             let data = data.with_groups(&groups).unwrap();
-            let (mut seen, mut folds) = (Vec::<usize>::new(), 0);
-            let choice = choose(&data, "C", &[0.1, 1.0], |Fold { fit, held_out }| {
+            let (mut held_out_rows, mut folds) = (Vec::<usize>::new(), 0);
+            let choice = choose_by_cross_validation(&data, "C", &[0.1, 1.0], |FoldData { fit, held_out }| {
                 let [fit, held_out] = [fit, held_out].map(|set| -> Vec<usize> {
                     let rows: Vec<usize> =
                         set.features().as_slice().iter().map(|&row| row as usize).collect();
                     assert!(set.labels().iter().copied().eq(rows.iter().map(|&row| labels[row])), "{name}");
-                    let own = set.groups().expect("groups go along").iter().copied();
-                    assert!(own.eq(rows.iter().map(|&row| groups[row])), "{name}");
+                    let set_groups = set.groups().expect("groups go along").iter().copied();
+                    assert!(set_groups.eq(rows.iter().map(|&row| groups[row])), "{name}");
                     assert_eq!(set.classes(), 4);
                     rows
                 });
-                assert_apart(&labels, &groups, &fit, &held_out);
+                assert_disjoint_groups(&labels, &groups, &fit, &held_out);
                 assert_eq!(fit.len() + held_out.len(), labels.len(), "{name}");
                 folds += 1;
-                seen.extend(&held_out);
+                held_out_rows.extend(&held_out);
                 Ok(vec![3.0 * held_out.len() as f64, 1.0])
             });
-            seen.sort_unstable();
+            held_out_rows.sort_unstable();
             // The group that a class cannot miss is judged by none.
-            let alone = |row: &usize| {
-                let own = (0..labels.len()).filter(|&other| labels[other] == labels[*row]);
-                own.into_iter().all(|other| groups[other] == groups[*row])
+            let is_only_group = |row: &usize| {
+                let same_class = (0..labels.len()).filter(|&other| labels[other] == labels[*row]);
+                same_class.into_iter().all(|other| groups[other] == groups[*row])
             };
-            assert!(seen.iter().copied().eq((0..labels.len()).filter(|row| !alone(row))), "{name}: {seen:?}");
+            assert!(
+                held_out_rows.iter().copied().eq((0..labels.len()).filter(|row| !is_only_group(row))),
+                "{name}: {held_out_rows:?}"
+            );
             // The mean over all rows that judge: 3 each, and 1 a fold.
             let Choice { value, history } = choice.unwrap();
             assert_eq!((value, history.columns), (1.0, vec!["C", "held_out_loss"]));
-            assert_eq!(history.rows, [vec![0.1, 3.0], vec![1.0, f64::from(folds) / seen.len() as f64]]);
+            assert_eq!(
+                history.rows,
+                [vec![0.1, 3.0], vec![1.0, f64::from(folds) / held_out_rows.len() as f64]]
+            );
         }
     }
 
     #[test]
     fn there_are_five_folds() {
         let values = [0.0; 20];
-        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &[0; 20], 1).unwrap();
         let mut sizes = Vec::new();
-        let note = |fold: Fold<'_>| {
+        let record = |fold: FoldData<'_>| {
             sizes.push((fold.fit.labels().len(), fold.held_out.labels().len()));
             Ok(vec![0.0])
         };
-        choose(&data, "C", &[1.0], note).unwrap();
+        choose_by_cross_validation(&data, "C", &[1.0], record).unwrap();
         assert_eq!(sizes, [(16, 4); 5]);
     }
 
     #[test]
     fn rows_of_one_group_leave_the_middle_candidate() {
         let values = [0.0; 4];
-        let data = TrainingSet::new(Features::new(&values, 1).unwrap(), &[0, 1, 0, 1], 2).unwrap();
+        let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &[0, 1, 0, 1], 2).unwrap();
         let data = data.with_groups(&[3; 4]).unwrap();
-        let choice = choose(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit")).unwrap();
+        let choice =
+            choose_by_cross_validation(&data, "C", &[0.1, 1.0, 10.0], |_| panic!("there is nothing to fit"))
+                .unwrap();
         assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
     }
 }

@@ -4,78 +4,85 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use crate::solver::adamw::Slot;
+use crate::solver::adamw::AdamWSlot;
 
 /// Rows of a product that a thread takes at a time.
-const ROWS: usize = 128;
+const ROWS_PER_TASK: usize = 128;
 /// Columns of a product, and units of a layer, that a thread takes at a time. The sizes are fixed, and each piece is
 /// summed on one thread: the bits do not depend on how many there are.
-pub(super) const UNITS: usize = 64;
+pub(super) const UNITS_PER_TASK: usize = 64;
 
 /// Values that learn.
 #[derive(Debug)]
-pub(super) struct Parameter {
+pub(super) struct AdamWParameter {
     pub(super) value: Vec<f32>,
     pub(super) gradient: Vec<f32>,
     /// Mean of the gradient.
-    first: Vec<f32>,
+    exp_avg: Vec<f32>,
     /// Mean of its square.
-    second: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
 }
 
-impl Parameter {
+impl AdamWParameter {
     pub(super) fn new(value: Vec<f32>) -> Self {
         let zeros = vec![0.0; value.len()];
-        Self { gradient: zeros.clone(), first: zeros.clone(), second: zeros, value }
+        Self { gradient: zeros.clone(), exp_avg: zeros.clone(), exp_avg_sq: zeros, value }
     }
 
     /// All of it.
-    pub(super) fn slot(&mut self) -> Slot<'_> {
-        let Self { value, gradient, first, second } = self;
-        Slot { value, gradient, first, second }
+    pub(super) fn as_slot(&mut self) -> AdamWSlot<'_> {
+        let Self { value, gradient, exp_avg, exp_avg_sq } = self;
+        AdamWSlot { value, gradient, exp_avg, exp_avg_sq }
     }
 
     /// Pieces of so many values.
-    pub(super) fn pieces(&mut self, len: usize) -> impl IndexedParallelIterator<Item = Slot<'_>> {
-        let means = self.first.par_chunks_mut(len).zip(self.second.par_chunks_mut(len));
-        let values = self.value.par_chunks_mut(len).zip(self.gradient.par_chunks_mut(len));
-        let slot = |((value, gradient), (first, second))| Slot { value, gradient, first, second };
-        values.zip(means).map(slot)
+    pub(super) fn chunks(&mut self, chunk_len: usize) -> impl IndexedParallelIterator<Item = AdamWSlot<'_>> {
+        let means = self.exp_avg.par_chunks_mut(chunk_len).zip(self.exp_avg_sq.par_chunks_mut(chunk_len));
+        let values = self.value.par_chunks_mut(chunk_len).zip(self.gradient.par_chunks_mut(chunk_len));
+        let to_slot =
+            |((value, gradient), (exp_avg, exp_avg_sq))| AdamWSlot { value, gradient, exp_avg, exp_avg_sq };
+        values.zip(means).map(to_slot)
     }
 }
 
 /// Whether the class has the highest logit; the lowest number wins a tie.
-pub(super) fn wins(logits: &[f32], class: usize) -> bool {
-    let (before, from) = logits.split_at(class);
-    before.iter().all(|&other| other < from[0]) && from.iter().all(|&other| other <= from[0])
+pub(super) fn is_top_class(logits: &[f32], class: usize) -> bool {
+    let (before, rest) = logits.split_at(class);
+    before.iter().all(|&other| other < rest[0]) && rest.iter().all(|&other| other <= rest[0])
 }
 
 /// The log-loss of a row of logits; in their place `scale` times its derivatives.
-pub(super) fn softmax_slope(logits: &mut [f32], label: usize, scale: f32) -> f64 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let of_label = f64::from(logits[label] - top);
+pub(super) fn cross_entropy_backward(logits: &mut [f32], label: usize, scale: f32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let label_logit = f64::from(logits[label] - max);
     let mut sum = 0.0;
     for logit in &mut *logits {
-        *logit = (*logit - top).exp();
+        *logit = (*logit - max).exp();
         sum += f64::from(*logit);
     }
-    let part = (f64::from(scale) / sum) as f32;
+    let normalizer = (f64::from(scale) / sum) as f32;
     for value in &mut *logits {
-        *value *= part;
+        *value *= normalizer;
     }
     logits[label] -= scale;
-    sum.ln() - of_label
+    sum.ln() - label_logit
 }
 
 /// `left · right` to `out` or added to it, in parallel over pieces of the result.
-pub(super) fn product(out: MatMut<'_, f32>, accum: Accum, left: MatRef<'_, f32>, right: MatRef<'_, f32>) {
-    let mut pieces = Vec::with_capacity(out.nrows().div_ceil(ROWS) * out.ncols().div_ceil(UNITS));
+pub(super) fn parallel_gemm(
+    out: MatMut<'_, f32>,
+    accum: Accum,
+    left: MatRef<'_, f32>,
+    right: MatRef<'_, f32>,
+) {
+    let mut pieces =
+        Vec::with_capacity(out.nrows().div_ceil(ROWS_PER_TASK) * out.ncols().div_ceil(UNITS_PER_TASK));
     let mut below = out;
-    for row in (0..left.nrows()).step_by(ROWS) {
-        let (mut strip, rest) = below.split_at_row_mut(ROWS.min(left.nrows() - row));
+    for row in (0..left.nrows()).step_by(ROWS_PER_TASK) {
+        let (mut strip, rest) = below.split_at_row_mut(ROWS_PER_TASK.min(left.nrows() - row));
         below = rest;
-        for column in (0..right.ncols()).step_by(UNITS) {
-            let (piece, rest) = strip.split_at_col_mut(UNITS.min(right.ncols() - column));
+        for column in (0..right.ncols()).step_by(UNITS_PER_TASK) {
+            let (piece, rest) = strip.split_at_col_mut(UNITS_PER_TASK.min(right.ncols() - column));
             strip = rest;
             pieces.push((row, column, piece));
         }
@@ -90,26 +97,26 @@ pub(super) fn product(out: MatMut<'_, f32>, accum: Accum, left: MatRef<'_, f32>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Keyed;
+    use crate::random::KeyedRng;
 
     #[test]
     fn the_lowest_class_wins_a_tie() {
-        let right = |class: usize| wins(&[1.0, 3.0, 3.0, f32::NAN], class);
+        let right = |class: usize| is_top_class(&[1.0, 3.0, 3.0, f32::NAN], class);
         assert_eq!([right(0), right(1), right(2)], [false, false, false]);
-        let right = |class: usize| wins(&[1.0, 3.0, 3.0], class);
+        let right = |class: usize| is_top_class(&[1.0, 3.0, 3.0], class);
         assert_eq!([right(0), right(1), right(2)], [false, true, false]);
     }
 
     #[test]
     fn a_product_of_any_shape_is_the_schoolbook_one() {
         let integers = |n: usize, key: u64| -> Vec<f32> {
-            let mut random = Keyed::new(&[key]);
+            let mut random = KeyedRng::new(&[key]);
             (0..n).map(|_| random.below(15) as f32 - 7.0).collect()
         };
         for (n, width, units) in [(1, 1, 1), (3, 7, 65), (129, 5, 3), (200, 33, 130)] {
             let (left, right) = (integers(n * width, 1), integers(width * units, 2));
             let mut out = vec![0.0; n * units];
-            product(
+            parallel_gemm(
                 MatMut::from_row_major_slice_mut(&mut out, n, units),
                 Accum::Replace,
                 MatRef::from_row_major_slice(&left, n, width),

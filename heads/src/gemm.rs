@@ -14,18 +14,18 @@ use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::data::Features;
+use crate::data::FeatureMatrix;
 
 /// Values side by side in a tile: two AVX-512 registers, four AVX ones.
 const LANES: usize = 16;
 /// Columns that a thread takes at a time in [`transposed`].
-const COLUMNS: usize = 256;
+const COLUMNS_PER_TASK: usize = 256;
 /// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
 /// [`PackedWeights::times`].
-const STEPS: usize = 128;
+const FEATURES_PER_PASS: usize = 128;
 /// Samples that are summed at a time in [`transposed`]: with the columns half a mebibyte of `f32`, which stays in the second-level
 /// cache.
-const BLOCK: usize = 512;
+const ROWS_PER_BLOCK: usize = 512;
 
 /// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and
 /// `b` `[K, LANES]` what they multiply.
@@ -33,7 +33,7 @@ const BLOCK: usize = 512;
 /// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they
 /// fit.
 #[inline(always)]
-fn add<S: Simd, const R: usize, const V: usize>(
+fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     a: [&[f32]; R],
     b: &[f64],
@@ -82,25 +82,32 @@ impl PackedWeights {
     }
 
     /// `rows · weightᵀ`: `rows` `[n, F]` to `out` `[n, C]`, on this thread.
-    pub(crate) fn times(&self, rows: &[f32], out: &mut [f64]) {
-        Arch::new().dispatch(Times { weights: self, rows, out });
+    pub(crate) fn multiply(&self, rows: &[f32], out: &mut [f64]) {
+        Arch::new().dispatch(PackedMultiply { weights: self, rows, out });
     }
 
     #[inline(always)]
-    fn tiles<S: Simd, const R: usize, const V: usize>(&self, simd: S, rows: &[f32], out: &mut [f64]) {
+    fn multiply_tiles<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        rows: &[f32],
+        out: &mut [f64],
+    ) {
         let mut sums = vec![[0.0; LANES]; rows.len() / self.width];
         for (panel, first) in self.panels.chunks_exact(LANES * self.width).zip((0..).step_by(LANES)) {
             sums.fill([0.0; LANES]);
-            for (panel, start) in panel.chunks(STEPS * LANES).zip((0..).step_by(STEPS)) {
+            for (panel, start) in
+                panel.chunks(FEATURES_PER_PASS * LANES).zip((0..).step_by(FEATURES_PER_PASS))
+            {
                 let row = |i: usize| &rows[i * self.width..(i + 1) * self.width][start..];
                 let mut tiles = sums.chunks_exact_mut(R);
                 let mut i = 0;
                 for sums in tiles.by_ref() {
-                    add::<S, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
+                    accumulate_tile::<S, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
                     i += R;
                 }
                 for sums in tiles.into_remainder().chunks_exact_mut(1) {
-                    add::<S, 1, V>(simd, [row(i)], panel, sums);
+                    accumulate_tile::<S, 1, V>(simd, [row(i)], panel, sums);
                     i += 1;
                 }
             }
@@ -112,29 +119,29 @@ impl PackedWeights {
     }
 }
 
-struct Times<'a> {
+struct PackedMultiply<'a> {
     weights: &'a PackedWeights,
     rows: &'a [f32],
     out: &'a mut [f64],
 }
 
-impl WithSimd for Times<'_> {
+impl WithSimd for PackedMultiply<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match LANES / S::F64_LANES {
-            2 => self.weights.tiles::<S, 4, 2>(simd, self.rows, self.out),
-            4 => self.weights.tiles::<S, 2, 4>(simd, self.rows, self.out),
-            8 => self.weights.tiles::<S, 1, 8>(simd, self.rows, self.out),
-            _ => self.weights.tiles::<S, 1, LANES>(simd, self.rows, self.out),
+            2 => self.weights.multiply_tiles::<S, 4, 2>(simd, self.rows, self.out),
+            4 => self.weights.multiply_tiles::<S, 2, 4>(simd, self.rows, self.out),
+            8 => self.weights.multiply_tiles::<S, 1, 8>(simd, self.rows, self.out),
+            _ => self.weights.multiply_tiles::<S, 1, LANES>(simd, self.rows, self.out),
         }
     }
 }
 
 /// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on this thread. Faster than
 /// [`PackedWeights::times`], but the bits depend on how many rows come at once, and on the processor's instructions.
-pub(crate) fn times<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usize, out: &mut [T]) {
+pub(crate) fn gemm_nt<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usize, out: &mut [T]) {
     let (count, classes) = (rows.len() / width, weight.len() / width);
     let rows = MatRef::from_row_major_slice(rows, count, width);
     let weight = MatRef::from_row_major_slice(weight, classes, width);
@@ -144,16 +151,17 @@ pub(crate) fn times<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usi
 
 /// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The bits do not depend on
 /// the threads.
-pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
+pub(crate) fn gemm_tn(factors: &[f64], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
-    by_columns(width, classes, |columns, sums| {
+    par_fill_columns(width, classes, |columns, sums| {
         let (arch, mut block) = (Arch::new(), Vec::new());
-        for (rows, factors) in features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
+        for (rows, factors) in
+            features.as_slice().chunks(ROWS_PER_BLOCK * width).zip(factors.chunks(ROWS_PER_BLOCK * classes))
         {
             let count = rows.len() / width;
             block.resize(count * columns.len(), 0.0);
             for (row, block) in rows.chunks_exact(width).zip(block.chunks_exact_mut(columns.len())) {
-                widen(arch, &row[columns.clone()], block);
+                copy_to_f64(arch, &row[columns.clone()], block);
             }
             let sums = MatMut::from_row_major_slice_mut(sums, classes, columns.len());
             let factors = MatRef::from_row_major_slice(factors, count, classes);
@@ -164,34 +172,35 @@ pub(crate) fn transposed(factors: &[f64], features: Features<'_>) -> Vec<f64> {
 }
 
 /// As [`transposed`] from factors in `f32`: products and the sums of 512 of them are `f32` too, the sums of those `f64`.
-pub(crate) fn transposed_in_f32(factors: &[f32], features: Features<'_>) -> Vec<f64> {
+pub(crate) fn gemm_tn_f32(factors: &[f32], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
-    by_columns(width, classes, |columns, sums| {
+    par_fill_columns(width, classes, |columns, sums| {
         let mut partial = vec![0.0f32; sums.len()];
-        for (rows, factors) in features.as_slice().chunks(BLOCK * width).zip(factors.chunks(BLOCK * classes))
+        for (rows, factors) in
+            features.as_slice().chunks(ROWS_PER_BLOCK * width).zip(factors.chunks(ROWS_PER_BLOCK * classes))
         {
             let count = rows.len() / width;
             let rows = MatRef::from_row_major_slice(rows, count, width).subcols(columns.start, columns.len());
             let factors = MatRef::from_row_major_slice(factors, count, classes);
             let out = MatMut::from_row_major_slice_mut(&mut partial, classes, columns.len());
             matmul(out, Accum::Replace, factors.transpose(), rows, 1.0, Par::Seq);
-            for (sum, &part) in sums.iter_mut().zip(&partial) {
-                *sum += f64::from(part);
+            for (sum, &partial_sum) in sums.iter_mut().zip(&partial) {
+                *sum += f64::from(partial_sum);
             }
         }
     })
 }
 
 /// A matrix `[C, F]` that is filled in by groups of columns, `[C, columns]` each, in parallel.
-pub(crate) fn by_columns(
+pub(crate) fn par_fill_columns(
     width: usize,
     classes: usize,
     fill: impl Fn(Range<usize>, &mut [f64]) + Sync,
 ) -> Vec<f64> {
-    let groups: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS))
+    let column_blocks: Vec<Vec<f64>> = (0..width.div_ceil(COLUMNS_PER_TASK))
         .into_par_iter()
-        .map(|group| {
-            let columns = group * COLUMNS..width.min((group + 1) * COLUMNS);
+        .map(|block| {
+            let columns = block * COLUMNS_PER_TASK..width.min((block + 1) * COLUMNS_PER_TASK);
             let mut sums = vec![0.0; classes * columns.len()];
             fill(columns, &mut sums);
             sums
@@ -199,21 +208,21 @@ pub(crate) fn by_columns(
         .collect();
     let mut out = Vec::with_capacity(classes * width);
     for class in 0..classes {
-        for sums in &groups {
-            let columns = sums.len() / classes;
-            out.extend_from_slice(&sums[class * columns..][..columns]);
+        for block in &column_blocks {
+            let columns = block.len() / classes;
+            out.extend_from_slice(&block[class * columns..][..columns]);
         }
     }
     out
 }
 
 /// The same numbers as `f64`.
-pub(crate) fn widen(arch: Arch, from: &[f32], to: &mut [f64]) {
+pub(crate) fn copy_to_f64(arch: Arch, source: &[f32], out: &mut [f64]) {
     arch.dispatch(
         #[inline(always)]
         || {
-            for (to, &x) in to.iter_mut().zip(from) {
-                *to = f64::from(x);
+            for (out, &x) in out.iter_mut().zip(source) {
+                *out = f64::from(x);
             }
         },
     );
@@ -224,43 +233,43 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::random::Keyed;
-    use crate::vector::processors;
+    use crate::random::KeyedRng;
+    use crate::vector::available_archs;
 
     fn small_integers(n: usize, key: u64) -> Vec<f32> {
-        let mut random = Keyed::new(&[key]);
-        (0..n).map(|_| random.below(15) as f32 - 7.0).collect()
+        let mut rng = KeyedRng::new(&[key]);
+        (0..n).map(|_| rng.below(15) as f32 - 7.0).collect()
     }
 
     proptest! {
         /// Integers, so that every order of the sum gives the same value.
         #[test]
         fn products_of_any_shape_are_the_schoolbook_ones(
-            n in prop_oneof![1usize..210, Just(BLOCK + 1)],
-            width in prop_oneof![1usize..150, Just(COLUMNS + 1)],
+            n in prop_oneof![1usize..210, Just(ROWS_PER_BLOCK + 1)],
+            width in prop_oneof![1usize..150, Just(COLUMNS_PER_TASK + 1)],
             classes in 1usize..40,
         ) {
             let (rows, weight) = (small_integers(n * width, 1), small_integers(classes * width, 2));
             let mut out = vec![f64::NAN; n * classes];
-            PackedWeights::new(&weight, width).times(&rows, &mut out);
-            let mut back = vec![0.0; classes * width];
+            PackedWeights::new(&weight, width).multiply(&rows, &mut out);
+            let mut expected_back = vec![0.0; classes * width];
             for i in 0..n {
                 for c in 0..classes {
                     let expected: f32 = (0..width).map(|f| rows[i * width + f] * weight[c * width + f]).sum();
                     prop_assert_eq!(out[i * classes + c], f64::from(expected));
                     for f in 0..width {
-                        back[c * width + f] += out[i * classes + c] * f64::from(rows[i * width + f]);
+                        expected_back[c * width + f] += out[i * classes + c] * f64::from(rows[i * width + f]);
                     }
                 }
             }
-            prop_assert_eq!(transposed(&out, Features::new(&rows, width).unwrap()), back);
-            let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
-            let factors: Vec<f32> = narrow(&out).iter().map(|factor| factor % 3.0).collect();
+            prop_assert_eq!(gemm_tn(&out, FeatureMatrix::new(&rows, width).unwrap()), expected_back);
+            let to_f32 = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
+            let factors: Vec<f32> = to_f32(&out).iter().map(|factor| factor % 3.0).collect();
             let wide: Vec<f64> = factors.iter().map(|&v| f64::from(v)).collect();
-            let features = Features::new(&rows, width).unwrap();
-            prop_assert_eq!(transposed_in_f32(&factors, features), transposed(&wide, features));
+            let features = FeatureMatrix::new(&rows, width).unwrap();
+            prop_assert_eq!(gemm_tn_f32(&factors, features), gemm_tn(&wide, features));
             let mut again = vec![f32::NAN; n * classes];
-            times(&rows, &weight, width, &mut again);
+            gemm_nt(&rows, &weight, width, &mut again);
             let again: Vec<f64> = again.iter().map(|&v| f64::from(v)).collect();
             prop_assert_eq!(again, out);
         }
@@ -268,7 +277,7 @@ mod tests {
 
     const SHAPE: (usize, usize, usize) = (75, 37, 21);
 
-    fn waves() -> (Vec<f32>, PackedWeights) {
+    fn test_matrices() -> (Vec<f32>, PackedWeights) {
         let (n, width, classes) = SHAPE;
         let weight: Vec<f64> = (0..classes * width).map(|i| (i as f64 * 1.3).cos()).collect();
         ((0..n * width).map(|i| (i as f32 * 0.7).sin()).collect(), PackedWeights::new(&weight, width))
@@ -277,12 +286,12 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_alone_and_among_others() {
         let (n, width, classes) = SHAPE;
-        let (rows, weights) = waves();
-        let mut together = vec![0.0; n * classes];
-        weights.times(&rows, &mut together);
-        for (row, expected) in rows.chunks_exact(width).zip(together.chunks_exact(classes)) {
+        let (rows, weights) = test_matrices();
+        let mut batch = vec![0.0; n * classes];
+        weights.multiply(&rows, &mut batch);
+        for (row, expected) in rows.chunks_exact(width).zip(batch.chunks_exact(classes)) {
             let mut alone = vec![0.0; classes];
-            weights.times(row, &mut alone);
+            weights.multiply(row, &mut alone);
             assert_eq!(alone, expected);
         }
     }
@@ -290,14 +299,14 @@ mod tests {
     #[test]
     fn every_processor_gives_the_same_bits() {
         let (n, _, classes) = SHAPE;
-        let (rows, weights) = waves();
-        let on = |arch: Arch| {
+        let (rows, weights) = test_matrices();
+        let multiply_on = |arch: Arch| {
             let mut out = vec![0.0; n * classes];
-            arch.dispatch(Times { weights: &weights, rows: &rows, out: &mut out });
+            arch.dispatch(PackedMultiply { weights: &weights, rows: &rows, out: &mut out });
             out
         };
-        for arch in processors() {
-            assert_eq!(on(arch), on(Arch::new()), "{arch:?}");
+        for arch in available_archs() {
+            assert_eq!(multiply_on(arch), multiply_on(Arch::new()), "{arch:?}");
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Newton steps on the multipliers that are free to move, solved by conjugate gradients.
+
+use super::{DualSolver, MarginLoss, PROXIMAL, WeightVector, best_fraction};
+
+/// Newton steps in a round, at most.
+const MAX_STEPS: u64 = 10;
+
+/// The residual, relative to the first, at which a direction is good enough: the next step corrects what is
+/// left.
+const RELATIVE_RESIDUAL: f64 = 0.03;
+
+/// Conjugate gradient iterations for a direction, at most.
+const MAX_CG_ITERATIONS: usize = 200;
+
+/// Halvings of a step that runs into bounds, at most.
+const MAX_HALVINGS: usize = 10;
+
+/// A step of the free multipliers and what it does.
+struct NewtonStep {
+    /// By how much it lowers the dual.
+    gain: f64,
+    /// The part of `change` that is best.
+    fraction: f64,
+    change: Vec<f64>,
+    w: WeightVector,
+}
+
+impl DualSolver<'_> {
+    /// Projected Newton steps from where the dual has this `gradient`; none raises the dual.
+    pub(super) fn newton_steps(&mut self, mut gradient: Vec<f64>, steps: u64) {
+        for _ in 0..steps.min(MAX_STEPS) {
+            let free = self.free_samples(&gradient);
+            let free_gradient: Vec<f64> = free.iter().map(|&i| gradient[i]).collect();
+            let Some(step) = self.newton_step(&free, &free_gradient) else { return };
+            for (&i, change) in free.iter().zip(&step.change) {
+                self.dual_coef[i] =
+                    (self.dual_coef[i] + step.fraction * change).clamp(0.0, self.upper_bound(i));
+            }
+            self.vectors.add_scaled(&mut self.w.weight, step.fraction, &step.w.weight);
+            self.w.constant_weight += step.fraction * step.w.constant_weight;
+            gradient = self.gradient();
+        }
+    }
+
+    /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing
+    /// if none gains.
+    fn newton_step(&self, free: &[usize], free_gradient: &[f64]) -> Option<NewtonStep> {
+        let direction = self.newton_direction(free, free_gradient);
+        let mut best: Option<NewtonStep> = None;
+        let mut step_length = 1.0;
+        for _ in 0..MAX_HALVINGS {
+            let project = |(&i, d): (&usize, &f64)| {
+                let start = self.dual_coef[i];
+                (start + step_length * d).clamp(0.0, self.upper_bound(i)) - start
+            };
+            let change: Vec<f64> = free.iter().zip(&direction).map(project).collect();
+            let descent = self.vectors.dot(free_gradient, &change);
+            if descent < 0.0 {
+                // The multipliers are a box, so that any fraction of the step stays inside: take the best
+                // one.
+                let w = self.weighted_sum(free, &change);
+                let diagonal: f64 = free.iter().zip(&change).map(|(&i, c)| self.diagonal(i) * c * c).sum();
+                let curvature = self.squared_norm(&w) + diagonal;
+                let fraction = best_fraction(descent, curvature);
+                let gain = -fraction * (descent + 0.5 * fraction * curvature);
+                if best.as_ref().is_some_and(|best| gain <= best.gain) {
+                    break;
+                }
+                best = Some(NewtonStep { gain, fraction, change, w });
+            }
+            step_length *= 0.5;
+        }
+        best
+    }
+
+    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples;
+    /// see [`PROXIMAL`].
+    fn newton_direction(&self, free: &[usize], free_gradient: &[f64]) -> Vec<f64> {
+        let proximal = match self.problem.loss {
+            MarginLoss::Hinge => {
+                PROXIMAL * free.iter().map(|&i| self.problem.squared_norms[i]).sum::<f64>()
+                    / free.len() as f64
+            }
+            MarginLoss::SquaredHinge => 0.0,
+        };
+        let mut direction = vec![0.0; free.len()];
+        let mut residual: Vec<f64> = free_gradient.iter().map(|s| -s).collect();
+        let mut search_direction = residual.clone();
+        let mut norm = self.vectors.dot(&residual, &residual);
+        let target_norm = RELATIVE_RESIDUAL * RELATIVE_RESIDUAL * norm;
+        for _ in 0..MAX_CG_ITERATIONS {
+            if norm <= target_norm {
+                break;
+            }
+            let w = self.weighted_sum(free, &search_direction);
+            let hessian_times_search: Vec<f64> = free
+                .iter()
+                .zip(&search_direction)
+                .map(|(&i, s)| self.margin(&w, i) + (self.diagonal(i) + proximal) * s)
+                .collect();
+            let curvature = self.vectors.dot(&search_direction, &hessian_times_search);
+            let step_length = norm / curvature;
+            if !step_length.is_finite() {
+                break;
+            }
+            self.vectors.add_scaled(&mut direction, step_length, &search_direction);
+            self.vectors.add_scaled(&mut residual, -step_length, &hessian_times_search);
+            let previous_norm = std::mem::replace(&mut norm, self.vectors.dot(&residual, &residual));
+            for (s, r) in search_direction.iter_mut().zip(&residual) {
+                *s = r + norm / previous_norm * *s;
+            }
+        }
+        direction
+    }
+}
