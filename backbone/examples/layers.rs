@@ -7,7 +7,9 @@
 use std::error::Error;
 use std::path::Path;
 
-use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, LayerTime, Method, Pixels, Precision, Source};
+use headstock_backbone::{
+    Backbone, Checkpoint, DeviceChoice, LayerTime, Method, PixelBatch, Precision, WeightsSource,
+};
 
 const BATCH: usize = 16;
 const SIDE: usize = 224;
@@ -15,10 +17,10 @@ const RUNS: usize = 12;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let precision: Precision = std::env::args().nth(1).as_deref().unwrap_or("f32").parse()?;
-    let source = Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+    let source = WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
     let backbone = Backbone::new(&Checkpoint::open(&source.fetch(&())?)?, DeviceChoice::Cpu, precision)?;
     let bytes: Vec<u8> = (0..BATCH * SIDE * SIDE * 3).map(|i| (i * 37 % 251) as u8).collect();
-    let pixels = Pixels::new(&bytes, BATCH, SIDE, SIDE)?;
+    let pixels = PixelBatch::new(&bytes, BATCH, SIDE, SIDE)?;
     let (layers, peak) = backbone.profile(pixels, RUNS)?.ok_or("there is no engine on CUDA")?;
 
     println!("{precision}, {}, one thread, peak {peak:.0} GFLOP/s:\n", backbone.isa());

@@ -61,7 +61,7 @@ impl Architecture {
         if self.has_bottlenecks() { 4 } else { 1 }
     }
 
-    pub(crate) fn from_shape(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
+    pub(crate) fn from_depths(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.depths() == depths && a.has_bottlenecks() == bottlenecks)
     }
 }

@@ -6,27 +6,27 @@ use candle_core::{DType, Device, Tensor};
 use headstock_engine::{ImageBatch, Isa, LayerTime, Normalization, OutputLayout, PixelValues, Session};
 
 use crate::architecture::Architecture;
+use crate::candle_resnet::CandleResNet;
 use crate::checkpoint::Checkpoint;
+use crate::compiled::CompiledBackbone;
 use crate::device::{DeviceChoice, Precision};
 use crate::error::BackboneError;
-use crate::frozen::Frozen;
-use crate::layer::Layer;
+use crate::layer::FeatureLayer;
 use crate::preprocessing::Preprocessing;
-use crate::resnet::ResNet;
 
 /// The smallest height and width: below it the last stage has nothing left to look at.
-pub(crate) const SMALLEST_SIDE: usize = 32;
+pub(crate) const MIN_SIDE: usize = 32;
 
 /// A batch of photos, `u8` RGB, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Pixels<'a> {
+pub struct PixelBatch<'a> {
     data: &'a [u8],
-    photos: usize,
+    images: usize,
     height: usize,
     width: usize,
 }
 
-impl<'a> Pixels<'a> {
+impl<'a> PixelBatch<'a> {
     /// Wraps `data` as `photos` photos of `height` x `width` pixels.
     ///
     /// # Errors
@@ -39,18 +39,18 @@ impl<'a> Pixels<'a> {
                 "{length} bytes are not [{photos}, {height}, {width}, 3] pixels"
             )));
         }
-        if height < SMALLEST_SIDE || width < SMALLEST_SIDE {
+        if height < MIN_SIDE || width < MIN_SIDE {
             return Err(BackboneError::Pixels(format!(
-                "photos of {height} x {width} pixels are too small: at least {SMALLEST_SIDE} x {SMALLEST_SIDE}"
+                "photos of {height} x {width} pixels are too small: at least {MIN_SIDE} x {MIN_SIDE}"
             )));
         }
-        Ok(Self { data, photos, height, width })
+        Ok(Self { data, images: photos, height, width })
     }
 
     /// Normalised as `record` says, `[N, H, W, 3]`: what the network begins with.
     #[must_use]
-    pub fn normalised(self, record: &Preprocessing) -> Vec<f32> {
-        let tables = normalisation(record);
+    pub fn normalized(self, record: &Preprocessing) -> Vec<f32> {
+        let tables = normalization_tables(record);
         let channels = tables.iter().cycle();
         self.data.iter().zip(channels).map(|(&value, table)| table[usize::from(value)]).collect()
     }
@@ -79,21 +79,21 @@ impl<'a> Pixels<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Backbone {
-    runner: Runner,
+    backend: InferenceBackend,
     architecture: Architecture,
     threads: usize,
 }
 
 #[derive(Debug)]
-enum Runner {
+enum InferenceBackend {
     Engine {
-        frozen: Frozen,
+        compiled: CompiledBackbone,
         /// On all threads.
         session: Mutex<Session>,
     },
     Candle {
-        network: ResNet,
-        normalisation: Box<Normalization>,
+        network: CandleResNet,
+        normalization: Box<Normalization>,
         device: Device,
         dtype: DType,
     },
@@ -101,7 +101,7 @@ enum Runner {
 
 /// One of those that run a [`Backbone`] side by side, each with photos of its own.
 #[derive(Debug)]
-pub struct Worker<'a> {
+pub struct InferenceWorker<'a> {
     backbone: &'a Backbone,
     /// On one thread, the caller's; without it the backbone's own is used.
     session: Option<Session>,
@@ -124,10 +124,10 @@ impl Backbone {
             return Self::on_cpu(checkpoint, Isa::choose(precision.into())?, precision);
         }
         let dtype = precision.dtype();
-        let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
-        let normalisation = Box::new(normalisation(checkpoint.preprocessing()));
-        let runner = Runner::Candle { network, normalisation, device, dtype };
-        Ok(Self { runner, architecture: checkpoint.architecture(), threads: 1 })
+        let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
+        let normalisation = Box::new(normalization_tables(checkpoint.preprocessing()));
+        let runner = InferenceBackend::Candle { network, normalization: normalisation, device, dtype };
+        Ok(Self { backend: runner, architecture: checkpoint.architecture(), threads: 1 })
     }
 
     /// As [`new`](Self::new) on the CPU, with an instruction set of the caller's choice.
@@ -136,11 +136,11 @@ impl Backbone {
     /// As [`new`](Self::new).
     pub fn on_cpu(checkpoint: &Checkpoint, isa: Isa, precision: Precision) -> Result<Self, BackboneError> {
         let threads = rayon::current_num_threads();
-        let normalisation = normalisation(checkpoint.preprocessing());
-        let frozen = Frozen::load(checkpoint, isa, precision.into(), normalisation)?;
+        let normalisation = normalization_tables(checkpoint.preprocessing());
+        let frozen = CompiledBackbone::load(checkpoint, isa, precision.into(), normalisation)?;
         let session = Mutex::new(Session::new(frozen.network.clone(), threads)?);
-        let runner = Runner::Engine { frozen, session };
-        Ok(Self { runner, architecture: checkpoint.architecture(), threads })
+        let runner = InferenceBackend::Engine { compiled: frozen, session };
+        Ok(Self { backend: runner, architecture: checkpoint.architecture(), threads })
     }
 
     /// Which ResNet it is.
@@ -151,37 +151,40 @@ impl Backbone {
 
     /// The number of features at `layer`, `F`.
     #[must_use]
-    pub fn width(&self, layer: Layer) -> usize {
+    pub fn n_features(&self, layer: FeatureLayer) -> usize {
         layer.channels(self.architecture)
     }
 
     /// What runs it: `cuda`, or the CPU's instruction set (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
     #[must_use]
     pub fn isa(&self) -> &'static str {
-        match &self.runner {
-            Runner::Engine { frozen, .. } => frozen.network.isa().as_str(),
-            Runner::Candle { .. } => "cuda",
+        match &self.backend {
+            InferenceBackend::Engine { compiled: frozen, .. } => frozen.network.isa().as_str(),
+            InferenceBackend::Candle { .. } => "cuda",
         }
     }
 
     /// Whether it runs on the CPU.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
-        matches!(self.runner, Runner::Engine { .. })
+        matches!(self.backend, InferenceBackend::Engine { .. })
     }
 
     /// Those that run it side by side: on the CPU one for each thread, each in memory of its own; on CUDA one.
     ///
     /// # Errors
     /// [`BackboneError::Engine`] when the engine cannot start.
-    pub fn workers(&self) -> Result<Vec<Worker<'_>>, BackboneError> {
-        match &self.runner {
-            Runner::Engine { frozen, .. } => (0..self.threads)
+    pub fn workers(&self) -> Result<Vec<InferenceWorker<'_>>, BackboneError> {
+        match &self.backend {
+            InferenceBackend::Engine { compiled: frozen, .. } => (0..self.threads)
                 .map(|_| {
-                    Ok(Worker { backbone: self, session: Some(Session::new(frozen.network.clone(), 1)?) })
+                    Ok(InferenceWorker {
+                        backbone: self,
+                        session: Some(Session::new(frozen.network.clone(), 1)?),
+                    })
                 })
                 .collect(),
-            Runner::Candle { .. } => Ok(vec![Worker { backbone: self, session: None }]),
+            InferenceBackend::Candle { .. } => Ok(vec![InferenceWorker { backbone: self, session: None }]),
         }
     }
 
@@ -189,19 +192,23 @@ impl Backbone {
     ///
     /// # Errors
     /// [`BackboneError::Candle`] when candle fails, out of memory for example.
-    pub fn tap(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Tensor, BackboneError> {
-        match &self.runner {
-            Runner::Engine { session, .. } => {
+    pub fn activations_nchw(
+        &self,
+        pixels: PixelBatch<'_>,
+        layer: FeatureLayer,
+    ) -> Result<Tensor, BackboneError> {
+        match &self.backend {
+            InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                let values = self.run(&mut session, pixels, layer, OutputLayout::Nchw)?;
-                let (photos, channels) = (pixels.photos, self.width(layer));
-                let (height, width) = layer.size(pixels.height, pixels.width);
+                let values = self.run_engine(&mut session, pixels, layer, OutputLayout::Nchw)?;
+                let (photos, channels) = (pixels.images, self.n_features(layer));
+                let (height, width) = layer.output_size(pixels.height, pixels.width);
                 let dims = [photos, channels, height, width];
-                let dims = if layer == Layer::Avgpool { &dims[..2] } else { &dims[..] };
+                let dims = if layer == FeatureLayer::Avgpool { &dims[..2] } else { &dims[..] };
                 Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
             }
-            Runner::Candle { network, normalisation, device, dtype } => {
-                let input = planes(pixels, normalisation, device)?.to_dtype(*dtype)?;
+            InferenceBackend::Candle { network, normalization: normalisation, device, dtype } => {
+                let input = normalized_nchw(pixels, normalisation, device)?.to_dtype(*dtype)?;
                 Ok(network.forward(&input, layer)?.to_dtype(DType::F32)?)
             }
         }
@@ -211,15 +218,16 @@ impl Backbone {
     ///
     /// # Errors
     /// As [`tap`](Self::tap).
-    pub fn features(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
-        match &self.runner {
-            Runner::Engine { session, .. } => {
+    pub fn features(&self, pixels: PixelBatch<'_>, layer: FeatureLayer) -> Result<Vec<f32>, BackboneError> {
+        match &self.backend {
+            InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run(&mut session, pixels, layer, OutputLayout::Pooled)
+                self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)
             }
-            Runner::Candle { .. } => {
-                let tap = self.tap(pixels, layer)?;
-                let features = if layer == Layer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
+            InferenceBackend::Candle { .. } => {
+                let tap = self.activations_nchw(pixels, layer)?;
+                let features =
+                    if layer == FeatureLayer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
                 Ok(features.flatten_all()?.to_vec1()?)
             }
         }
@@ -229,15 +237,19 @@ impl Backbone {
     ///
     /// # Errors
     /// As [`tap`](Self::tap).
-    pub fn activations(&self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
-        match &self.runner {
-            Runner::Engine { session, .. } => {
+    pub fn activations_nhwc(
+        &self,
+        pixels: PixelBatch<'_>,
+        layer: FeatureLayer,
+    ) -> Result<Vec<f32>, BackboneError> {
+        match &self.backend {
+            InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run(&mut session, pixels, layer, OutputLayout::Nhwc)
+                self.run_engine(&mut session, pixels, layer, OutputLayout::Nhwc)
             }
-            Runner::Candle { .. } => {
-                let tap = self.tap(pixels, layer)?;
-                let last = if layer == Layer::Avgpool { tap } else { tap.permute((0, 2, 3, 1))? };
+            InferenceBackend::Candle { .. } => {
+                let tap = self.activations_nchw(pixels, layer)?;
+                let last = if layer == FeatureLayer::Avgpool { tap } else { tap.permute((0, 2, 3, 1))? };
                 Ok(last.flatten_all()?.to_vec1()?)
             }
         }
@@ -250,49 +262,56 @@ impl Backbone {
     /// As [`tap`](Self::tap).
     pub fn profile(
         &self,
-        pixels: Pixels<'_>,
+        pixels: PixelBatch<'_>,
         runs: usize,
     ) -> Result<Option<(Vec<LayerTime>, f64)>, BackboneError> {
-        let Runner::Engine { frozen, .. } = &self.runner else { return Ok(None) };
+        let InferenceBackend::Engine { compiled: frozen, .. } = &self.backend else { return Ok(None) };
         let mut session = Session::new(frozen.network.clone(), 1)?;
-        let layer = Layer::Avgpool;
-        self.run(&mut session, pixels, layer, OutputLayout::Pooled)?;
+        let layer = FeatureLayer::Avgpool;
+        self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
         session.set_layer_timing(true);
         for _ in 0..runs {
-            self.run(&mut session, pixels, layer, OutputLayout::Pooled)?;
+            self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
         }
         let peak = headstock_engine::peak_gflops(frozen.network.isa(), frozen.network.precision())?;
         Ok(Some((session.layer_times(), peak)))
     }
 
     /// What the engine gives at `layer`.
-    fn run(
+    fn run_engine(
         &self,
         session: &mut Session,
-        pixels: Pixels<'_>,
-        layer: Layer,
-        form: OutputLayout,
+        pixels: PixelBatch<'_>,
+        layer: FeatureLayer,
+        layout: OutputLayout,
     ) -> Result<Vec<f32>, BackboneError> {
-        let Runner::Engine { frozen, .. } = &self.runner else {
+        let InferenceBackend::Engine { compiled: frozen, .. } = &self.backend else {
             unreachable!("only the engine has sessions")
         };
-        let form = if layer == Layer::Avgpool { OutputLayout::Pooled } else { form };
-        let (height, width) =
-            if form == OutputLayout::Pooled { (1, 1) } else { layer.size(pixels.height, pixels.width) };
-        let mut values = vec![0.0; pixels.photos * height * width * self.width(layer)];
+        let form = if layer == FeatureLayer::Avgpool { OutputLayout::Pooled } else { layout };
+        let (height, width) = if form == OutputLayout::Pooled {
+            (1, 1)
+        } else {
+            layer.output_size(pixels.height, pixels.width)
+        };
+        let mut values = vec![0.0; pixels.images * height * width * self.n_features(layer)];
         session.run(pixels.into(), frozen.tap(layer), form, &mut values)?;
         Ok(values)
     }
 }
 
-impl Worker<'_> {
+impl InferenceWorker<'_> {
     /// As [`Backbone::features`]. Batches of a multiple of eight photos make the most of the weights.
     ///
     /// # Errors
     /// As [`Backbone::features`].
-    pub fn features(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+    pub fn features(
+        &mut self,
+        pixels: PixelBatch<'_>,
+        layer: FeatureLayer,
+    ) -> Result<Vec<f32>, BackboneError> {
         match &mut self.session {
-            Some(session) => self.backbone.run(session, pixels, layer, OutputLayout::Pooled),
+            Some(session) => self.backbone.run_engine(session, pixels, layer, OutputLayout::Pooled),
             None => self.backbone.features(pixels, layer),
         }
     }
@@ -301,35 +320,39 @@ impl Worker<'_> {
     ///
     /// # Errors
     /// As there.
-    pub fn activations(&mut self, pixels: Pixels<'_>, layer: Layer) -> Result<Vec<f32>, BackboneError> {
+    pub fn activations_nhwc(
+        &mut self,
+        pixels: PixelBatch<'_>,
+        layer: FeatureLayer,
+    ) -> Result<Vec<f32>, BackboneError> {
         match &mut self.session {
-            Some(session) => self.backbone.run(session, pixels, layer, OutputLayout::Nhwc),
-            None => self.backbone.activations(pixels, layer),
+            Some(session) => self.backbone.run_engine(session, pixels, layer, OutputLayout::Nhwc),
+            None => self.backbone.activations_nhwc(pixels, layer),
         }
     }
 }
 
-impl<'a> From<Pixels<'a>> for ImageBatch<'a> {
-    fn from(pixels: Pixels<'a>) -> Self {
-        let Pixels { data, photos, height, width } = pixels;
+impl<'a> From<PixelBatch<'a>> for ImageBatch<'a> {
+    fn from(pixels: PixelBatch<'a>) -> Self {
+        let PixelBatch { data, images: photos, height, width } = pixels;
         Self { values: PixelValues::U8(data), count: photos, height, width }
     }
 }
 
 /// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
-pub(crate) fn normalisation(record: &Preprocessing) -> Normalization {
-    let of =
+pub(crate) fn normalization_tables(record: &Preprocessing) -> Normalization {
+    let normalize =
         |channel: usize, value: usize| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel];
-    [0, 1, 2].map(|channel| std::array::from_fn(|value| of(channel, value)))
+    [0, 1, 2].map(|channel| std::array::from_fn(|value| normalize(channel, value)))
 }
 
 /// Normalised, channels first: `[N, 3, H, W]`.
-pub(crate) fn planes(
-    pixels: Pixels<'_>,
+pub(crate) fn normalized_nchw(
+    pixels: PixelBatch<'_>,
     normalisation: &Normalization,
     device: &Device,
 ) -> Result<Tensor, BackboneError> {
-    let Pixels { data, photos, height, width } = pixels;
+    let PixelBatch { data, images: photos, height, width } = pixels;
     let mut planes = Vec::with_capacity(data.len());
     for photo in data.chunks_exact(height * width * 3) {
         for (channel, table) in normalisation.iter().enumerate() {
@@ -344,35 +367,35 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::Source;
+    use crate::WeightsSource;
 
     /// candle's way, on the CPU.
-    fn by_candle(checkpoint: &Checkpoint) -> Backbone {
+    fn candle_backbone(checkpoint: &Checkpoint) -> Backbone {
         let (device, dtype) = (Device::Cpu, DType::F32);
-        let network = ResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
-        let normalisation = Box::new(normalisation(checkpoint.preprocessing()));
-        let runner = Runner::Candle { network, normalisation, device, dtype };
-        Backbone { runner, architecture: checkpoint.architecture(), threads: 1 }
+        let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
+        let normalisation = Box::new(normalization_tables(checkpoint.preprocessing()));
+        let runner = InferenceBackend::Candle { network, normalization: normalisation, device, dtype };
+        Backbone { backend: runner, architecture: checkpoint.architecture(), threads: 1 }
     }
 
     #[test]
     fn activations_are_the_tap_with_channels_last() {
         let source =
-            Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+            WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
         let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
         let bytes: Vec<u8> = (0..2 * 65 * 96 * 3).map(|i| (i * 37 % 251) as u8).collect();
-        let pixels = Pixels::new(&bytes, 2, 65, 96).unwrap();
+        let pixels = PixelBatch::new(&bytes, 2, 65, 96).unwrap();
         let engine = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
-        for backbone in [engine, by_candle(&checkpoint)] {
+        for backbone in [engine, candle_backbone(&checkpoint)] {
             let mut worker = backbone.workers().unwrap().remove(0);
-            for layer in Layer::ALL {
-                let tap = backbone.tap(pixels, layer).unwrap();
-                let (height, width) = layer.size(65, 96);
-                let dims = [2, backbone.width(layer), height, width];
+            for layer in FeatureLayer::ALL {
+                let tap = backbone.activations_nchw(pixels, layer).unwrap();
+                let (height, width) = layer.output_size(65, 96);
+                let dims = [2, backbone.n_features(layer), height, width];
                 let tap = tap.reshape(&dims).unwrap().permute((0, 2, 3, 1)).unwrap();
                 let tap: Vec<f32> = tap.flatten_all().unwrap().to_vec1().unwrap();
-                assert!(backbone.activations(pixels, layer).unwrap() == tap, "{layer}");
-                assert!(worker.activations(pixels, layer).unwrap() == tap, "{layer}");
+                assert!(backbone.activations_nhwc(pixels, layer).unwrap() == tap, "{layer}");
+                assert!(worker.activations_nhwc(pixels, layer).unwrap() == tap, "{layer}");
             }
         }
     }
@@ -381,31 +404,33 @@ mod tests {
     #[test]
     fn candles_features_are_the_engines() {
         let source =
-            Source::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+            WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
         let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
         let bytes: Vec<u8> = (0..2 * 33 * 64 * 3).map(|i| (i * 37 % 251) as u8).collect();
-        let pixels = Pixels::new(&bytes, 2, 33, 64).unwrap();
+        let pixels = PixelBatch::new(&bytes, 2, 33, 64).unwrap();
         let engine = Backbone::on_cpu(&checkpoint, Isa::Portable, Precision::F32).unwrap();
-        let candle = by_candle(&checkpoint);
+        let candle = candle_backbone(&checkpoint);
         assert_eq!((engine.isa(), engine.is_on_cpu()), ("portable", true));
         assert_eq!((candle.isa(), candle.is_on_cpu()), ("cuda", false));
         assert!(candle.profile(pixels, 1).unwrap().is_none());
         assert_eq!(candle.workers().unwrap().len(), 1);
-        for layer in [Layer::Stem, Layer::Layer3, Layer::Avgpool] {
+        for layer in [FeatureLayer::Stem, FeatureLayer::Layer3, FeatureLayer::Avgpool] {
             let (ours, theirs) =
                 (candle.features(pixels, layer).unwrap(), engine.features(pixels, layer).unwrap());
-            assert_eq!(candle.width(layer), engine.width(layer));
-            crate::support::assert_agree(&ours, &theirs, 1e-4, layer.as_str());
+            assert_eq!(candle.n_features(layer), engine.n_features(layer));
+            crate::support::assert_close(&ours, &theirs, 1e-4, layer.as_str());
             assert_eq!(candle.workers().unwrap()[0].features(pixels, layer).unwrap(), ours);
         }
     }
 
     #[test]
     fn a_profile_has_every_layer_of_the_network_and_the_roof_over_them() {
-        let checkpoint = crate::support::State::formula("resnet18").trunk().written().open().unwrap();
+        let checkpoint =
+            crate::support::StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
         let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
         let bytes = vec![100; 32 * 32 * 3];
-        let (layers, peak) = backbone.profile(Pixels::new(&bytes, 1, 32, 32).unwrap(), 1).unwrap().unwrap();
+        let (layers, peak) =
+            backbone.profile(PixelBatch::new(&bytes, 1, 32, 32).unwrap(), 1).unwrap().unwrap();
         let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
         assert_eq!(names[..4], ["conv1", "maxpool", "layer1.0.conv1", "layer1.0.conv2"]);
         // A stem, a pool, two convolutions a block, and three shortcuts.
@@ -420,7 +445,7 @@ mod tests {
             Preprocessing { mean: [0.5, 0.25, 0.0], std: [0.5, 0.25, 2.0], ..Preprocessing::default() };
         let mut bytes = vec![0; 32 * 32 * 3];
         bytes[..6].copy_from_slice(&[255, 255, 255, 51, 102, 204]);
-        let values = Pixels::new(&bytes, 1, 32, 32).unwrap().normalised(&record);
+        let values = PixelBatch::new(&bytes, 1, 32, 32).unwrap().normalized(&record);
         let expected = [1.0, 3.0, 0.5, (0.2 - 0.5) / 0.5, (0.4 - 0.25) / 0.25, 0.4, -1.0, -1.0, 0.0];
         for (value, expected) in values.iter().zip(expected) {
             assert!((value - expected).abs() < 1e-6, "{value}, not {expected}");
@@ -431,10 +456,10 @@ mod tests {
     fn normalised_pixels_are_the_planes_with_channels_last() {
         let record = Preprocessing { std: [0.2, 0.3, 0.4], ..Preprocessing::default() };
         let bytes: Vec<u8> = (0..2 * 32 * 33 * 3).map(|i| (i * 37 % 251) as u8).collect();
-        let pixels = Pixels::new(&bytes, 2, 32, 33).unwrap();
-        let planes = planes(pixels, &normalisation(&record), &Device::Cpu).unwrap();
+        let pixels = PixelBatch::new(&bytes, 2, 32, 33).unwrap();
+        let planes = normalized_nchw(pixels, &normalization_tables(&record), &Device::Cpu).unwrap();
         let planes: Vec<f32> =
             planes.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(pixels.normalised(&record), planes);
+        assert_eq!(pixels.normalized(&record), planes);
     }
 }

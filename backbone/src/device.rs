@@ -39,7 +39,7 @@ pub enum DeviceError {
     #[error(
         "`backbone.device = \"{0}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
     )]
-    NotBuilt(DeviceChoice),
+    CudaNotBuilt(DeviceChoice),
     /// The CUDA device cannot be opened.
     #[error(
         "failed to open the GPU of `backbone.device = \"{choice}\"`; use \"cpu\" or \"auto\" where there is none"
@@ -60,7 +60,7 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Device::Cpu,
-            Self::Cuda(_) if !cfg!(feature = "cuda") => return Err(DeviceError::NotBuilt(self)),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => return Err(DeviceError::CudaNotBuilt(self)),
             Self::Cuda(number) => {
                 Device::new_cuda(number).map_err(|source| DeviceError::Cuda { choice: self, source })?
             }
@@ -96,7 +96,7 @@ impl Precision {
     }
 }
 
-impl From<Precision> for headstock_engine::Precision {
+impl From<Precision> for headstock_engine::DType {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::F32,
@@ -137,13 +137,13 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let digits = name.strip_prefix("cuda:").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
-        let numbered = || digits?.parse().ok().map(Self::Cuda);
+        let ordinal = name.strip_prefix("cuda:").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let cuda_device = || ordinal?.parse().ok().map(Self::Cuda);
         match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => numbered().ok_or_else(|| {
+            _ => cuda_device().ok_or_else(|| {
                 format!(
                     "there is no device `{name}`; known: \"auto\", \"cpu\", \"cuda\", \"cuda:1\" and so on"
                 )
@@ -228,9 +228,9 @@ mod tests {
 
     #[test]
     fn each_precision_is_the_engines_and_candles_of_that_name() {
-        let engines = |precision| headstock_engine::Precision::from(precision);
-        assert_eq!(engines(Precision::F32), headstock_engine::Precision::F32);
-        assert_eq!(engines(Precision::Bf16), headstock_engine::Precision::Bf16);
+        let engines = |precision| headstock_engine::DType::from(precision);
+        assert_eq!(engines(Precision::F32), headstock_engine::DType::F32);
+        assert_eq!(engines(Precision::Bf16), headstock_engine::DType::Bf16);
         assert_eq!([Precision::F32, Precision::Bf16].map(Precision::dtype), [DType::F32, DType::BF16]);
     }
 

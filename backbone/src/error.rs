@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::checkpoint::CheckpointError;
 use crate::device::DeviceError;
 use crate::hub::HubError;
-use crate::layer::Layer;
+use crate::layer::FeatureLayer;
 use crate::source::SourceError;
 
 /// An error of the backbone.
@@ -37,7 +37,7 @@ pub enum BackboneError {
     )]
     Activations {
         /// The first stage of the network.
-        from: Layer,
+        from: FeatureLayer,
         /// Channels that it takes.
         expected: usize,
         /// What the values are said to be, `[N, H, W, C]`.
@@ -50,7 +50,7 @@ pub enum BackboneError {
         "{name}: one value of each channel has no variance; train with more photos at a time, or with \
          `batch_norm = \"frozen\"`"
     )]
-    OneValue {
+    SingleValuePerChannel {
         /// Its name in the checkpoint.
         name: String,
     },
@@ -59,7 +59,7 @@ pub enum BackboneError {
         "the derivative by the features has {found} values, not {expected}, which is how many features the forward step before \
          had; 0 where there was none since the last way back"
     )]
-    Derivative {
+    GradientLength {
         /// Features of the step before.
         expected: usize,
         /// Values that were given.
@@ -94,8 +94,8 @@ impl BackboneError {
             Self::Engine(_)
             | Self::Pixels(_)
             | Self::Activations { .. }
-            | Self::OneValue { .. }
-            | Self::Derivative { .. }
+            | Self::SingleValuePerChannel { .. }
+            | Self::GradientLength { .. }
             | Self::Candle(_) => ErrorKind::Failed,
         }
     }

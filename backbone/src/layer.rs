@@ -22,7 +22,7 @@ use crate::architecture::{Architecture, STAGE_WIDTHS};
 /// | `avgpool` | `[512]` | `[2048]` |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Layer {
+pub enum FeatureLayer {
     /// After the first convolution, BatchNorm, ReLU and max pool.
     Stem,
     /// The output of the first stage.
@@ -38,7 +38,7 @@ pub enum Layer {
     Avgpool,
 }
 
-impl Layer {
+impl FeatureLayer {
     /// All of them, from the input on.
     pub const ALL: [Self; 6] =
         [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Avgpool];
@@ -59,37 +59,37 @@ impl Layer {
     /// Number of channels here, `C`, which is the number of features.
     #[must_use]
     pub fn channels(self, architecture: Architecture) -> usize {
-        let stage = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
+        let stage_channels = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
         match self {
             Self::Stem => 64,
-            Self::Layer1 => stage(0),
-            Self::Layer2 => stage(1),
-            Self::Layer3 => stage(2),
-            Self::Layer4 | Self::Avgpool => stage(3),
+            Self::Layer1 => stage_channels(0),
+            Self::Layer2 => stage_channels(1),
+            Self::Layer3 => stage_channels(2),
+            Self::Layer4 | Self::Avgpool => stage_channels(3),
         }
     }
 
     /// Height and width here, `(H', W')`, for photos of this size; `avgpool` has one position.
     #[must_use]
-    pub fn size(self, height: usize, width: usize) -> (usize, usize) {
-        let part = match self {
+    pub fn output_size(self, height: usize, width: usize) -> (usize, usize) {
+        let reduction = match self {
             Self::Stem | Self::Layer1 => 4,
             Self::Layer2 => 8,
             Self::Layer3 => 16,
             Self::Layer4 => 32,
             Self::Avgpool => return (1, 1),
         };
-        (height.div_ceil(part), width.div_ceil(part))
+        (height.div_ceil(reduction), width.div_ceil(reduction))
     }
 }
 
-impl fmt::Display for Layer {
+impl fmt::Display for FeatureLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Layer {
+impl FromStr for FeatureLayer {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {

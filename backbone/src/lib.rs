@@ -6,29 +6,31 @@
 
 mod architecture;
 mod backbone;
-mod blueprint;
+mod candle_resnet;
 pub mod checkpoint;
+mod compiled;
 mod device;
 mod error;
-mod frozen;
 pub mod hub;
 mod layer;
 pub mod preprocessing;
-mod resnet;
+mod resnet_spec;
 mod source;
 mod trainable;
 
 pub use architecture::Architecture;
-pub use backbone::{Backbone, Pixels, Worker};
+pub use backbone::{Backbone, InferenceWorker, PixelBatch};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
 pub use headstock_engine::{Isa, LayerTime, Method};
 pub use hub::{HubDataset, HubError, HubSettings, HubSource};
-pub use layer::Layer;
+pub use layer::FeatureLayer;
 pub use preprocessing::{Interpolation, Preprocessing};
-pub use source::{DownloadProgress, Source, SourceError, WeightFiles};
-pub use trainable::{Activations, BatchNormMode, Parameter, Role, Slot, Trainable};
+pub use source::{DownloadProgress, SourceError, WeightFiles, WeightsSource};
+pub use trainable::{
+    BatchNormMode, ParameterRole, ParameterSlot, StageActivations, TrainableBackbone, TrainableParameter,
+};
 
 // What is tested here and through the public API shares its oracles.
 #[cfg(test)]

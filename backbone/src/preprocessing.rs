@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::SMALLEST_SIDE;
+use crate::backbone::MIN_SIDE;
 
 /// A resampling filter, by Pillow's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,10 +50,12 @@ impl Default for Preprocessing {
 }
 
 impl Preprocessing {
-    fn checked(self) -> Result<Self, String> {
+    fn validated(self) -> Result<Self, String> {
         let Self { resize, crop: [height, width], mean, std, .. } = self;
-        let sizes = SMALLEST_SIDE as u32..=8192;
-        if [resize, height, width].iter().any(|size| !sizes.contains(size)) || resize < height.max(width) {
+        let valid_sizes = MIN_SIDE as u32..=8192;
+        if [resize, height, width].iter().any(|size| !valid_sizes.contains(size))
+            || resize < height.max(width)
+        {
             return Err(format!(
                 "a short side of {resize} and a crop of {height} x {width} pixels cannot be meant"
             ));
@@ -81,7 +83,7 @@ pub(crate) struct TimmConfig {
 
 impl TimmConfig {
     /// Whether it says anything of the preprocessing.
-    pub(crate) fn has_a_record(&self) -> bool {
+    pub(crate) fn has_preprocessing(&self) -> bool {
         let Self { input_size, crop_pct, interpolation, mean, std, .. } = self;
         input_size.is_some()
             || crop_pct.is_some()
@@ -121,16 +123,16 @@ impl TimmConfig {
             mean: self.mean.unwrap_or(IMAGENET_MEAN),
             std: self.std.unwrap_or(IMAGENET_STD),
         }
-        .checked()
+        .validated()
     }
 
     /// Says so where the licence forbids commercial use. Facebook's semi-supervised weights do, whatever the record says.
-    pub(crate) fn warn_of_licence(&self, architecture: Option<&str>, origin: &str) {
+    pub(crate) fn warn_if_noncommercial(&self, architecture: Option<&str>, origin: &str) {
         let licence = self.license.as_deref().unwrap_or_default();
         let semi_supervised = [self.tag.as_deref(), architecture]
             .into_iter()
             .flatten()
-            .any(|name| ["ssl_", "swsl_"].iter().any(|part| name.contains(part)));
+            .any(|name| ["ssl_", "swsl_"].iter().any(|marker| name.contains(marker)));
         if semi_supervised || licence.contains("-nc") {
             let licence = if licence.is_empty() { "cc-by-nc-4.0" } else { licence };
             tracing::warn!("the weights {origin} are for non-commercial use only ({licence})");
@@ -143,8 +145,8 @@ impl TimmConfig {
 pub(crate) struct TransformersProcessor {
     image_processor_type: Option<String>,
     feature_extractor_type: Option<String>,
-    size: Option<Size>,
-    crop_size: Option<Size>,
+    size: Option<ProcessorSize>,
+    crop_size: Option<ProcessorSize>,
     crop_pct: Option<f64>,
     do_resize: Option<bool>,
     do_center_crop: Option<bool>,
@@ -159,20 +161,20 @@ pub(crate) struct TransformersProcessor {
 /// `224`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "serde_json::Value")]
-struct Size {
+struct ProcessorSize {
     shortest_edge: Option<u32>,
     height: Option<u32>,
     width: Option<u32>,
 }
 
-impl From<serde_json::Value> for Size {
+impl From<serde_json::Value> for ProcessorSize {
     fn from(value: serde_json::Value) -> Self {
-        let number = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let key = |key: &str| value.get(key).and_then(number);
+        let as_u32 = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let side = |key: &str| value.get(key).and_then(as_u32);
         Self {
-            shortest_edge: number(&value).or_else(|| key("shortest_edge")),
-            height: key("height"),
-            width: key("width"),
+            shortest_edge: as_u32(&value).or_else(|| side("shortest_edge")),
+            height: side("height"),
+            width: side("width"),
         }
     }
 }
@@ -187,7 +189,7 @@ impl TransformersProcessor {
         if self.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
             return Err("`rescale_factor` is not 1/255: only full scale to [0, 1] is known".into());
         }
-        let (resize, crop) = self.sizes()?;
+        let (resize, crop) = self.resize_and_crop()?;
         // transformers' own defaults for these have changed between its versions and processors.
         let interpolation = match self.resample.ok_or("`resample` is missing")? {
             0 => Interpolation::Nearest,
@@ -204,18 +206,18 @@ impl TransformersProcessor {
                 self.image_std.ok_or("`image_std` is missing")?,
             )
         };
-        Preprocessing { resize, crop, interpolation, mean, std }.checked()
+        Preprocessing { resize, crop, interpolation, mean, std }.validated()
     }
 
     /// The short side after the resize, and the crop.
-    fn sizes(&self) -> Result<(u32, [u32; 2]), String> {
+    fn resize_and_crop(&self) -> Result<(u32, [u32; 2]), String> {
         let short = self.size.and_then(|size| size.shortest_edge).ok_or("`size` gives no shortest edge")?;
         if let Some(crop) = self.crop_size.filter(|_| self.do_center_crop != Some(false)) {
             let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` gives no height")?;
             return Ok((short, [height, crop.width.unwrap_or(height)]));
         }
-        let kind = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
-        if let Some(kind) = kind.filter(|kind| !kind.starts_with("ConvNext")) {
+        let processor_type = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
+        if let Some(kind) = processor_type.filter(|kind| !kind.starts_with("ConvNext")) {
             return Err(format!(
                 "a {kind} without `crop_size` leaves photos of different sizes, or is not known"
             ));
@@ -248,7 +250,7 @@ mod tests {
     }
 
     /// A record with these sizes, mean and std.
-    fn checked(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
+    fn validated_record(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
         let record = Preprocessing {
             resize,
             crop,
@@ -256,7 +258,7 @@ mod tests {
             std: [0.5, 0.5, std],
             ..Preprocessing::default()
         };
-        record.checked()
+        record.validated()
     }
 
     #[test]
@@ -276,7 +278,7 @@ mod tests {
                 "a short side of {resize} and a crop of {} x {} pixels cannot be meant",
                 crop[0], crop[1]
             );
-            let found = checked(resize, crop, 0.5, 0.5).map(|record| (record.resize, record.crop));
+            let found = validated_record(resize, crop, 0.5, 0.5).map(|record| (record.resize, record.crop));
             assert_eq!(found, if is_meant { Ok((resize, crop)) } else { Err(sizes) });
         }
     }
@@ -293,7 +295,7 @@ mod tests {
             (0.5, f32::NAN, false),
             (0.5, f32::INFINITY, false),
         ] {
-            let found = checked(256, [224, 224], mean, std).map(|_| ());
+            let found = validated_record(256, [224, 224], mean, std).map(|_| ());
             let refused =
                 format!("mean {:?} and std {:?} cannot be meant", [0.5, mean, 0.5], [0.5, 0.5, std]);
             assert_eq!(found, if is_meant { Ok(()) } else { Err(refused) });
@@ -311,7 +313,7 @@ mod tests {
             (r#"{"std": [0.5, 0.5, 0.5]}"#, true),
             (r#"{"license": "mit", "tag": "a1_in1k", "crop_mode": "center"}"#, false),
         ] {
-            assert_eq!(serde_json::from_str::<TimmConfig>(json).unwrap().has_a_record(), has, "{json}");
+            assert_eq!(serde_json::from_str::<TimmConfig>(json).unwrap().has_preprocessing(), has, "{json}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::hub::{self, HubError, HubSource};
 
 /// `backbone.weights`: a file, a directory, or a repository on the Hugging Face hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum WeightsSource {
     /// A `.safetensors` file, or a directory that holds one.
     Local(PathBuf),
     /// A repository on the hub.
@@ -39,7 +39,7 @@ pub enum SourceError {
     Missing(PathBuf),
     /// The directory cannot be listed.
     #[error("failed to list {}", path.display())]
-    List {
+    ListDirectory {
         /// The directory.
         path: PathBuf,
         /// Why.
@@ -47,7 +47,7 @@ pub enum SourceError {
     },
     /// No `.safetensors` in the directory.
     #[error("{} holds no .safetensors file{}", directory.display(), convert(.pickled.as_deref()))]
-    None {
+    NoWeights {
         /// The directory.
         directory: PathBuf,
         /// A file in PyTorch's own format that is there instead.
@@ -55,7 +55,7 @@ pub enum SourceError {
     },
     /// Several, none of them `model.safetensors`.
     #[error("{} holds several .safetensors files: name one of them in `backbone.weights` ({})", directory.display(), files.join(", "))]
-    Several {
+    Ambiguous {
         /// The directory.
         directory: PathBuf,
         /// Their names.
@@ -95,7 +95,7 @@ impl DownloadProgress for () {
     fn finish(&self) {}
 }
 
-impl Source {
+impl WeightsSource {
     /// Reads `backbone.weights`; a relative path is meant from `base`.
     ///
     /// # Errors
@@ -113,15 +113,15 @@ impl Source {
     /// [`BackboneError::Source`] for local ones, [`BackboneError::Hub`] for the hub.
     pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, BackboneError> {
         match self {
-            Self::Local(path) => Ok(local(path)?),
-            Self::Hub(source) => Ok(hub::fetch(source, progress)?),
+            Self::Local(path) => Ok(resolve_local(path)?),
+            Self::Hub(source) => Ok(hub::fetch_weights(source, progress)?),
         }
     }
 }
 
-fn local(path: &Path) -> Result<WeightFiles, SourceError> {
+fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
     let (weights, directory) = if path.is_dir() {
-        (in_directory(path)?, path)
+        (find_in_directory(path)?, path)
     } else if path.is_file() {
         if is_pickled(path) {
             return Err(SourceError::Pickled(path.into()));
@@ -130,36 +130,36 @@ fn local(path: &Path) -> Result<WeightFiles, SourceError> {
     } else {
         return Err(SourceError::Missing(path.into()));
     };
-    let beside = |name: &str| Some(directory.join(name)).filter(|file| file.is_file());
+    let sibling = |name: &str| Some(directory.join(name)).filter(|file| file.is_file());
     Ok(WeightFiles {
         weights,
-        config: beside("config.json"),
-        preprocessor: beside("preprocessor_config.json"),
+        config: sibling("config.json"),
+        preprocessor: sibling("preprocessor_config.json"),
         origin: path.display().to_string(),
     })
 }
 
-fn in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
-    let list = |source| SourceError::List { path: directory.into(), source };
+fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
+    let list = |source| SourceError::ListDirectory { path: directory.into(), source };
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(list)? {
         files.push(entry.map_err(list)?.path());
     }
     files.sort_unstable();
-    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let sharded = files.iter().any(|file| name(file).ends_with(".safetensors.index.json"));
-    let pickled = files.iter().find(|file| is_pickled(file)).map(name);
+    let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let sharded = files.iter().any(|file| file_name(file).ends_with(".safetensors.index.json"));
+    let pickled = files.iter().find(|file| is_pickled(file)).map(file_name);
     files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-    if let Some(usual) = files.iter().find(|file| name(file) == "model.safetensors") {
-        return Ok(usual.clone());
+    if let Some(model_file) = files.iter().find(|file| file_name(file) == "model.safetensors") {
+        return Ok(model_file.clone());
     }
     match files.as_slice() {
         _ if sharded => Err(SourceError::Sharded(directory.into())),
-        [] => Err(SourceError::None { directory: directory.into(), pickled }),
+        [] => Err(SourceError::NoWeights { directory: directory.into(), pickled }),
         [only] => Ok(only.clone()),
-        several => Err(SourceError::Several {
+        several => Err(SourceError::Ambiguous {
             directory: directory.into(),
-            files: several.iter().map(name).collect(),
+            files: several.iter().map(file_name).collect(),
         }),
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     fn a_head_whose_name_is_taken_makes_a_program_that_says_so_whatever_it_is_asked_for() {
         let twice = heads(App::new().with_head::<KnnConfig>()).unwrap_err();
         let said: Vec<String> = twice.chain().map(ToString::to_string).collect();
-        assert_eq!(said, ["this program is built wrongly", "a head named `knn` is registered already"]);
+        assert_eq!(said, ["this program is built wrongly", "a head named `knn` is already registered"]);
         heads(App::default()).unwrap();
     }
 }

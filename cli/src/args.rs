@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use headstock_backbone::{Layer, Precision};
+use headstock_backbone::{FeatureLayer, Precision};
 use headstock_heads::ConformalMethod;
 use headstock_train::config::TuneFrom;
 
@@ -275,7 +275,7 @@ pub(crate) struct ExtractArgs {
     pub(crate) out: PathBuf,
     /// The layer [default: backbone.layer of the config]
     #[arg(long, value_name = "LAYER")]
-    pub(crate) layer: Option<Layer>,
+    pub(crate) layer: Option<FeatureLayer>,
     /// Use the backbone of a run, with what it has tuned, and its config where --config names no other
     #[arg(long, value_name = "RUN")]
     pub(crate) run: Option<PathBuf>,

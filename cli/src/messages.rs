@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use headstock_train::{Kind, TrainError};
+use headstock_train::{FailureKind, TrainError};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -64,10 +64,10 @@ pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
     }
     bars.print(&text(error));
     ExitCode::from(match error.downcast_ref::<TrainError>().map(TrainError::kind) {
-        Some(Kind::Usage) => 2,
-        Some(Kind::Data) => 3,
-        Some(Kind::Hub) => 4,
-        Some(Kind::Failed) | None => 1,
+        Some(FailureKind::Usage) => 2,
+        Some(FailureKind::Data) => 3,
+        Some(FailureKind::Hub) => 4,
+        Some(FailureKind::Failed) | None => 1,
     })
 }
 

@@ -88,7 +88,7 @@ impl DownloadProgress for Bars {
 }
 
 impl Progress for Bars {
-    fn begin(&self, what: &str, total: u64, unit: &'static str) {
+    fn begin_run(&self, what: &str, total: u64, unit: &'static str) {
         let (bar, style) =
             if total > 0 { (ProgressBar::new(total), COUNTED) } else { (ProgressBar::no_length(), UNSIZED) };
         self.show(bar, style, what, unit);
@@ -98,7 +98,7 @@ impl Progress for Bars {
         self.with(|bar| bar.inc(count));
     }
 
-    fn reach(&self, done: u64, total: u64) {
+    fn set_position(&self, done: u64, total: u64) {
         self.with(|bar| {
             if bar.length() != Some(total) {
                 bar.set_style(ProgressStyle::with_template(STEPPED).expect("the templates are constants"));
@@ -108,7 +108,7 @@ impl Progress for Bars {
         });
     }
 
-    fn end(&self) {
+    fn train_to_end(&self) {
         self.clear();
     }
 }
@@ -137,19 +137,19 @@ mod tests {
         assert_eq!(shown(&bars), None);
         // Without a phase there is nothing to move.
         bars.step(1);
-        bars.begin("computing features", 10, "photos");
+        bars.begin_run("computing features", 10, "photos");
         assert_eq!(shown(&bars), at(0, Some(10), "computing features", "photos"));
         bars.step(3);
         bars.step(4);
         assert_eq!(shown(&bars), at(7, Some(10), "computing features", "photos"));
-        bars.begin("fitting", 0, "steps");
+        bars.begin_run("fitting", 0, "steps");
         assert_eq!(shown(&bars), at(0, None, "fitting", "steps"), "of an unknown length");
-        bars.reach(5, 20);
+        bars.set_position(5, 20);
         assert_eq!(shown(&bars), at(5, Some(20), "fitting", "steps"), "where a fit says how far it is");
-        bars.reach(6, 20);
-        bars.reach(7, 30);
+        bars.set_position(6, 20);
+        bars.set_position(7, 30);
         assert_eq!(shown(&bars), at(7, Some(30), "fitting", "steps"));
-        Progress::end(&bars);
+        Progress::train_to_end(&bars);
         assert_eq!(shown(&bars), None);
     }
 

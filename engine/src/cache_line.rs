@@ -1,8 +1,9 @@
-//! The unit of memory: 64 bytes, a cache line.
+//! The unit of memory: a cache line of 64 bytes.
 
 use bytemuck::{Pod, Zeroable};
 
-/// One pixel's channels of one block (16 of `f32`, 32 of `bf16`), or one step's weights for 16 output channels.
+/// One pixel of a channel block (16 channels in `f32`, 32 in `bf16`), or one step's weights of 16 output
+/// channels.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(crate) struct CacheLine([u8; 64]);
@@ -10,37 +11,37 @@ pub(crate) struct CacheLine([u8; 64]);
 impl CacheLine {
     pub(crate) const BYTES: usize = size_of::<Self>();
 
-    /// `count` cells of zeros. Memory straight from the system costs nothing until it is touched.
+    /// `count` zeroed cache lines. The allocator gets zeroed pages from the OS, so they are not written here.
     pub(crate) fn zeros(count: usize) -> Vec<Self> {
         bytemuck::zeroed_vec(count)
     }
 }
 
-/// Cells that threads share; who writes which is said where they do.
+/// A buffer of cache lines that threads share; each user states which thread writes which lines.
 #[derive(Debug)]
 pub(crate) struct Arena {
     lines: *mut [CacheLine],
 }
 
-// SAFETY: it owns plain memory; `pointer` leaves it to its users not to write what others read.
+// SAFETY: the arena owns plain memory; users of `pointer` must not write what other threads read.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// `count` cells of zeros.
+    /// `count` zeroed cache lines.
     pub(crate) fn new(count: usize) -> Self {
         Self { lines: Box::into_raw(CacheLine::zeros(count).into_boxed_slice()) }
     }
 
-    /// Makes it `count` cells of zeros if it is smaller.
+    /// Replaces the buffer with `count` zeroed lines if it is smaller than that.
     pub(crate) fn grow(&mut self, count: usize) {
         if self.lines.len() < count {
             *self = Self::new(count);
         }
     }
 
-    /// The first cell.
+    /// The first cache line.
     pub(crate) fn pointer(&self) -> *mut CacheLine {
         self.lines.cast()
     }
@@ -48,7 +49,28 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: it was a box, and is given up.
+        // SAFETY: the pointer came from `Box::into_raw` and is not used again.
         drop(unsafe { Box::from_raw(self.lines) });
+    }
+}
+
+/// A pointer that threads share; each user states why no two threads write the same values.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedPtr<T>(*mut T);
+
+// SAFETY: users must not write what other threads read or write.
+unsafe impl<T> Send for SharedPtr<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for SharedPtr<T> {}
+
+impl<T> SharedPtr<T> {
+    pub(crate) fn new(values: &mut [T]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// The pointer to value `index`, which must be inside the allocation when it is used.
+    #[inline(always)]
+    pub(crate) fn offset(self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
     }
 }

@@ -1,4 +1,5 @@
-//! What layers read when a network runs on some photos: it decides how their weights are rounded to `bf16`.
+//! Activation statistics of a network on sample images, used to round weights to `bf16` (see
+//! [`gptq`](crate::gptq)).
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,63 +10,62 @@ use crate::error::EngineError;
 use crate::executor::LayerObserver;
 use crate::gptq::Gram;
 use crate::image::CHANNELS;
-use crate::isa::Precision;
+use crate::isa::DType;
 use crate::layer::{Method, PackedConv};
 use crate::network::{Network, Node, Op, Tap};
 use crate::pad::TensorView;
 use crate::session::{ImageBatch, OutputLayout, Session};
 use crate::winograd::{COMPONENTS, InputTiles, Tiling, TransformSource, TransformTiles, TransformedTiles};
 
-/// Samples of a layer's input that are taken of a photo, at most.
+/// Maximum number of input pixels sampled per image and layer.
 const MAX_SAMPLES_PER_IMAGE: usize = 256;
 
-/// For each convolution by name, sums of what it reads: one for a product, one a point for Winograd's.
+/// Gram matrices of the inputs of each convolution, by layer name: one for a GEMM, 36 (one per transform
+/// component) for a Winograd convolution.
 ///
-/// Rounding to nearest errs alike wherever a photo looks alike, before a plain background say; there the errors of weights
-/// that are read together can be made to cancel ([`Builder::calibrate`](crate::Builder::calibrate)).
+/// Rounding each weight to nearest gives correlated errors where the activations are correlated, e.g. on a
+/// uniform background; [`NetworkBuilder::calibrate`](crate::NetworkBuilder::calibrate) rounds weights so that
+/// they cancel.
 pub struct ActivationStats {
     layers: Vec<(String, Vec<Gram>)>,
 }
 
 impl ActivationStats {
-    /// Runs a network of `f32` on photos as far as `tap`, on one thread. Layers that read `bf16` are passed over.
+    /// Runs an `f32` network on images up to `tap`, on one thread. Layers that read `bf16` are skipped.
     ///
     /// # Errors
-    /// As [`Session::run`].
+    /// The errors of [`Session::new`] and [`Session::run`].
     pub fn collect(network: &Arc<Network>, images: ImageBatch<'_>, tap: Tap) -> Result<Self, EngineError> {
-        let collector =
-            StatsCollector { network, grams: network.nodes.iter().map(|_| Mutex::default()).collect() };
+        let grams = network.nodes.iter().map(|_| Mutex::default()).collect();
+        let collector = StatsCollector { network, grams };
         let mut features = vec![0.0; images.count * network.channels(tap)];
         let mut session = Session::new(network.clone(), 1)?;
         session.run_observed(images, tap, OutputLayout::Pooled, &mut features, Some(&collector))?;
-        let grams = collector
-            .grams
-            .into_iter()
-            .map(|grams| grams.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let grams = collector.grams.into_iter();
+        let grams = grams.map(|grams| grams.into_inner().unwrap_or_else(PoisonError::into_inner));
         let names = network.nodes.iter().map(|node| node.name.clone());
         Ok(Self { layers: names.zip(grams).filter(|(_, grams)| !grams.is_empty()).collect() })
     }
 
-    /// What was seen of the layer of this name.
+    /// The Gram matrices of the layer named `name`.
     pub(crate) fn for_layer(&self, name: &str) -> Option<&[Gram]> {
         self.layers.iter().find(|(layer, _)| layer == name).map(|(_, grams)| grams.as_slice())
     }
 }
 
-/// Adds up while a network runs.
+/// Accumulates Gram matrices while a network runs.
 struct StatsCollector<'a> {
     network: &'a Network,
-    /// Each node's.
+    /// One entry per node.
     grams: Vec<Mutex<Vec<Gram>>>,
 }
 
 impl LayerObserver for StatsCollector<'_> {
     fn before_layer(&self, node: usize, input: TensorView) {
-        let Node { op: Op::Convolution { packed, .. }, input: value_index, .. } = &self.network.nodes[node]
-        else {
+        let Node { op: Op::Convolution { packed, .. }, input: value, .. } = &self.network.nodes[node] else {
             return;
         };
-        if self.network.values[*value_index].1 != Precision::F32 {
+        if self.network.values[*value].1 != DType::F32 {
             return;
         }
         let grams = &mut *self.grams[node].lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,14 +73,14 @@ impl LayerObserver for StatsCollector<'_> {
         match packed.method {
             Method::Pointwise => add_pointwise_inputs(grams, kernel, packed, input),
             Method::Winograd => add_winograd_inputs(grams, kernel, packed, input),
-            // The first layer stays in `f32`. Direct ones have sums nine times as long, which would cost more than all
-            // others together, for no gain that could be measured.
+            // The first layer stays in `f32`. Direct convolutions have Gram matrices of nine times the size,
+            // which would cost more than all others together, without a measurable gain.
             Method::Image | Method::Direct => {}
         }
     }
 }
 
-/// Adds some of the pixels that a 1 x 1 convolution reads.
+/// Adds up to [`MAX_SAMPLES_PER_IMAGE`] of the pixels that a 1 x 1 convolution reads from each image.
 fn add_pointwise_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &PackedConv, input: TensorView) {
     let PackedConv { inputs, stride, .. } = *packed;
     if grams.is_empty() {
@@ -94,21 +94,17 @@ fn add_pointwise_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &Packe
             let (y, x) = (position / columns * stride, position % columns * stride);
             let pixel = (image * input.height + y) * input.width + x;
             samples.extend((0..inputs).map(|channel| {
-                // SAFETY: the pixel is one of the value's, which holds 16 `f32` a cell: `reads` has seen to that.
-                unsafe {
-                    *input
-                        .lines
-                        .add(channel / 16 * input.block_stride + pixel)
-                        .cast::<f32>()
-                        .add(channel % 16)
-                }
+                let line = channel / 16 * input.block_stride + pixel;
+                // SAFETY: the pixel is inside the view; `before_layer` checked that a cache line holds 16
+                // `f32`.
+                unsafe { *input.lines.add(line).cast::<f32>().add(channel % 16) }
             }));
         }
     }
     grams[0].add_samples(kernel, &samples);
 }
 
-/// Adds the transformed tiles that Winograd's products read, point by point.
+/// Adds the transformed tiles that the GEMMs of a Winograd convolution read, component by component.
 fn add_winograd_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &PackedConv, input: TensorView) {
     if grams.is_empty() {
         grams.extend((0..COMPONENTS).map(|_| Gram::new(packed.inputs)));
@@ -134,8 +130,8 @@ fn add_winograd_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &Packed
     }
 }
 
-/// Photos to calibrate with where there are no others: plain colours with a plain rectangle before them, a little grainy; half
-/// of the colours are greys. `[count, side, side, 3]`.
+/// Synthetic images `[count, side, side, 3]` for calibration without data: a background of one color (gray in
+/// every second image) with a rectangle of another color and Gaussian-like noise.
 #[must_use]
 pub fn synthetic_calibration_images(count: usize, side: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -155,7 +151,7 @@ pub fn synthetic_calibration_images(count: usize, side: usize) -> Vec<u8> {
         let (top, left) = (side / 12 + draw(side / 3), side / 12 + draw(side / 3));
         for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
             let is_foreground = (top..top + side / 2).contains(&y) && (left..left + side / 2).contains(&x);
-            // The sum of four draws is nearly normal, with a standard deviation of 12.
+            // The sum of four uniform draws is nearly normal, with a standard deviation of 12.
             let grain = if is_foreground { (0..4).map(|_| draw(22)).sum::<usize>() as i32 - 42 } else { 0 };
             let color = if is_foreground { foreground } else { background };
             pixels.extend(color.map(|value| (value as i32 + grain).clamp(0, 255) as u8));

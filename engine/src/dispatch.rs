@@ -1,7 +1,7 @@
-//! Which kernels run, chosen once.
+//! Run-time dispatch to the kernels of an instruction set.
 
 use crate::error::EngineError;
-use crate::isa::{Isa, Precision};
+use crate::isa::{DType, Isa, NOT_SUPPORTED};
 #[cfg(test)]
 use crate::kernels::EmulatedBf16;
 #[cfg(all(test, not(target_arch = "x86_64")))]
@@ -10,7 +10,7 @@ use crate::kernels::Narrowing;
 use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Narrowing};
 use crate::kernels::{Job, Kernel, PortableF32};
 
-/// A kernel that this machine has.
+/// A kernel that this CPU supports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AnyKernel {
     PortableF32,
@@ -30,25 +30,25 @@ pub(crate) enum AnyKernel {
     AmxBf16(AmxBf16),
 }
 
-/// The kernels of an instruction set.
+/// The kernels that an instruction set uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelSet {
-    /// `f32` in, `f32` out.
+    /// `f32` to `f32`.
     pub(crate) f32: AnyKernel,
-    /// `f32` in, `bf16` out; then `bf16` in, `bf16` out.
+    /// `f32` to `bf16`, and `bf16` to `bf16`.
     pub(crate) bf16: Option<(AnyKernel, AnyKernel)>,
 }
 
-/// What packing and planning need to know of a kernel.
+/// The constants of a kernel that packing and planning need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KernelLayout {
-    /// Pixels in the tallest tile.
+    /// Maximum number of pixels in a tile.
     pub(crate) rows: usize,
     /// Vectors of 16 output channels in a panel of weights.
     pub(crate) vectors: usize,
-    /// Vectors of 16 channels in a cell that is read.
+    /// Vectors of 16 channels in a cache line of the input.
     pub(crate) parts: usize,
-    /// Whether Winograd's transforms pay.
+    /// Whether Winograd's algorithm is faster than a direct convolution.
     pub(crate) winograd: bool,
 }
 
@@ -56,7 +56,7 @@ impl KernelSet {
     /// The kernels of `isa`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when this machine does not have it.
+    /// [`EngineError::UnavailableIsa`] if this CPU does not support `isa`.
     pub(crate) fn new(isa: Isa) -> Result<Self, EngineError> {
         let kernels = match isa {
             Isa::Portable => Some(Self { f32: AnyKernel::PortableF32, bf16: None }),
@@ -71,10 +71,10 @@ impl KernelSet {
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
-        let problem = || "this machine does not have it".to_owned();
-        kernels.ok_or_else(|| EngineError::UnavailableIsa { isa, problem: problem() })
+        kernels.ok_or_else(|| EngineError::UnavailableIsa { isa, problem: NOT_SUPPORTED.to_owned() })
     }
 
+    /// The kernels of an instruction set whose `bf16` kernel is `bf16`: `f32` kernels use AVX-512.
     #[cfg(target_arch = "x86_64")]
     fn with_bf16(bf16: AnyKernel) -> Option<Self> {
         let f32 = Avx512::new()?;
@@ -82,21 +82,21 @@ impl KernelSet {
         Some(Self { f32: AnyKernel::Avx512(f32), bf16: Some((f32_to_bf16, bf16)) })
     }
 
-    /// The kernel that reads values in one precision and gives them in another; there is none that widens.
-    pub(crate) fn for_precisions(&self, input: Precision, output: Precision) -> Option<AnyKernel> {
+    /// The kernel for this input and output precision; `bf16` to `f32` is not supported.
+    pub(crate) fn for_precisions(&self, input: DType, output: DType) -> Option<AnyKernel> {
         match (input, output) {
-            (Precision::F32, Precision::F32) => Some(self.f32),
-            (Precision::F32, Precision::Bf16) => Some(self.bf16?.0),
-            (Precision::Bf16, Precision::Bf16) => Some(self.bf16?.1),
-            (Precision::Bf16, Precision::F32) => None,
+            (DType::F32, DType::F32) => Some(self.f32),
+            (DType::F32, DType::Bf16) => Some(self.bf16?.0),
+            (DType::Bf16, DType::Bf16) => Some(self.bf16?.1),
+            (DType::Bf16, DType::F32) => None,
         }
     }
 }
 
-/// Evaluates `$body` with the kernel of `$machine` as `$kernel`.
+/// Evaluates `$body` with the concrete kernel of `$any` as `$kernel`.
 macro_rules! with_kernel {
-    ($machine:expr, $kernel:ident => $body:expr) => {
-        match $machine {
+    ($any:expr, $kernel:ident => $body:expr) => {
+        match $any {
             AnyKernel::PortableF32 => {
                 let $kernel = PortableF32;
                 $body
@@ -123,12 +123,13 @@ macro_rules! with_kernel {
 }
 
 impl AnyKernel {
-    /// Runs `job` on it.
+    /// Runs `job` with this kernel.
     pub(crate) fn run<J: Job>(self, job: J) {
         with_kernel!(self, kernel => kernel.vectorize(job));
     }
 
-    /// Runs `job` on it; it is one of those that read and give `f32`.
+    /// Runs `job` with this kernel, which must be an `f32` to `f32` kernel. The job is compiled for no other
+    /// kernel.
     pub(crate) fn run_f32<J: Job>(self, job: J) {
         match self {
             Self::PortableF32 => PortableF32.vectorize(job),
@@ -136,12 +137,12 @@ impl AnyKernel {
             Self::Avx2(kernel) => kernel.vectorize(job),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(kernel) => kernel.vectorize(job),
-            // The others would have code for nothing.
             #[cfg(any(test, target_arch = "x86_64"))]
-            _ => unreachable!("{self:?} is not for `f32`"),
+            _ => unreachable!("{self:?} is not an f32 kernel"),
         }
     }
 
+    /// The constants of this kernel.
     pub(crate) fn layout(self) -> KernelLayout {
         fn kernel_layout<K: Kernel>(_: K) -> KernelLayout {
             KernelLayout { rows: K::ROWS, vectors: K::VECTORS, parts: K::PARTS, winograd: K::WINOGRAD }

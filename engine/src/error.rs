@@ -1,67 +1,67 @@
-//! What can go wrong before the arithmetic starts.
+//! Errors of the engine; all are found before any computation starts.
 
 use thiserror::Error;
 
 use crate::isa::{ISA_VARIABLE, Isa};
 use crate::training::ConvShape;
 
-/// A network cannot be built, or not run on this.
+/// A network cannot be built or run, or a training convolution got invalid arguments.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The instruction set that the variable names is not to be had.
+    /// The instruction set that the environment variable names is unknown, unavailable or has no kernels.
     #[error("{ISA_VARIABLE}={name} cannot be used: {problem}")]
     ForcedIsa {
-        /// Its name.
+        /// Value of the variable.
         name: String,
-        /// Why.
+        /// Why it cannot be used.
         problem: String,
     },
-    /// The instruction set that the caller names is not to be had.
+    /// The requested instruction set is not available on this CPU, or has no kernels for the precision.
     #[error("the instruction set {isa} cannot be used: {problem}")]
     UnavailableIsa {
-        /// Which one.
+        /// The requested instruction set.
         isa: Isa,
-        /// Why.
+        /// Why it cannot be used.
         problem: String,
     },
-    /// The machine has no arithmetic for `bf16`.
+    /// The CPU has no `bf16` instructions.
     #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32")]
     NoBf16,
-    /// A layer is not one that the engine has, or does not fit the one before.
+    /// A layer is not supported by the engine, or does not fit its input.
     #[error("failed to add {layer}: {problem}")]
     Layer {
-        /// Which one.
+        /// Name of the layer.
         layer: String,
-        /// Why.
+        /// What is wrong.
         problem: String,
     },
-    /// The photos are not what they are said to be, or too small for the network.
+    /// A batch has the wrong number of values, or its images are too small for the network.
     #[error("failed to run on {images} photos of {height} x {width} pixels: {problem}")]
     Input {
-        /// How many.
+        /// Number of images.
         images: usize,
-        /// Their height in pixels.
+        /// Height in pixels.
         height: usize,
-        /// Their width in pixels.
+        /// Width in pixels.
         width: usize,
-        /// Why.
+        /// What is wrong.
         problem: String,
     },
-    /// Values of a convolution that is trained are not as many as it has.
-    #[error("failed to multiply for {shape:?}: {problem}")]
+    /// A slice passed to a training convolution does not have the length that the shape implies.
+    #[error("invalid arguments for the convolution {shape:?}: {problem}")]
     Convolution {
-        /// Its sizes.
+        /// Shape of the convolution.
         shape: ConvShape,
         /// What is wrong.
         problem: String,
     },
-    /// The threads cannot be started.
+    /// The thread pool cannot be started.
     #[error("failed to start {threads} threads")]
     Threads {
-        /// How many.
+        /// Number of threads.
         threads: usize,
-        /// What the system says.
+        /// Error of the thread pool.
         source: rayon::ThreadPoolBuildError,
     },
 }

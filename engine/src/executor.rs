@@ -1,4 +1,4 @@
-//! One thread's way through the network.
+//! Runs the plan of a network on one thread.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::winograd::{
     COMPONENTS, InputTiles, InverseTransform, Tiling, TransformSource, TransformTiles, TransformedTiles,
 };
 
-/// What is wanted of the last segment.
+/// The last stage to run, and where and how its value is written.
 #[derive(Clone, Copy)]
 pub(crate) struct OutputRequest {
     pub(crate) stage: usize,
@@ -28,9 +28,10 @@ pub(crate) struct OutputRequest {
     pub(crate) out: *mut f32,
 }
 
-/// One member's way. All members of a team go the same way, and meet after each step.
+/// Runs the plan on one thread. The threads of a team execute the same steps and synchronize after each.
 ///
-/// The arena is the team's alone while they run, and as large as the plan says; the plan is the network's.
+/// While the team runs, no other thread uses the arena, which has `plan.arena_lines` lines; the plan belongs to
+/// `network`.
 pub(crate) struct Executor<'a> {
     pub(crate) network: &'a Network,
     pub(crate) plan: &'a Plan,
@@ -41,16 +42,16 @@ pub(crate) struct Executor<'a> {
     pub(crate) observer: Option<&'a dyn LayerObserver>,
 }
 
-/// Is told of each layer, by the first member of each team.
+/// Callbacks before and after each layer, from the first thread of each team.
 pub(crate) trait LayerObserver: Sync {
-    /// The node of this number is about to read this.
+    /// Called before `node` runs on `input`.
     fn before_layer(&self, _node: usize, _input: TensorView) {}
 
-    /// The node of this number has run.
+    /// Called after `node` has run.
     fn after_layer(&self, _node: usize, _elapsed: Duration) {}
 }
 
-/// A step's surroundings.
+/// The inputs of a convolution step.
 #[derive(Clone, Copy)]
 struct StepContext<'a> {
     step: &'a Step,
@@ -63,7 +64,7 @@ struct StepContext<'a> {
 }
 
 impl Executor<'_> {
-    /// Photos `photos` of the batch.
+    /// Runs images `images` of the batch and writes their output.
     pub(crate) fn run(&self, images: Range<usize>) {
         let OutputRequest { stage, .. } = self.request;
         let group = self.plan.stages[stage].group_size;
@@ -77,7 +78,8 @@ impl Executor<'_> {
         }
     }
 
-    /// The value at the end of `segment` for `count` photos from `first` on; it is put `slot` photos into its place.
+    /// Computes the value at the end of `stage` for images `first..first + count` of the batch. It is stored
+    /// `skipped_images` images after the start of its slot.
     fn run_stage(&self, stage: usize, first: usize, count: usize, skipped_images: usize) {
         let stage_plan = &self.plan.stages[stage];
         let mut n_done = 0;
@@ -90,11 +92,8 @@ impl Executor<'_> {
                 let last = self.network.nodes[step.node].output == self.network.taps[stage];
                 let observer = self.observer.filter(|_| self.worker.rank == 0);
                 let started = observer.map(|observer| {
-                    let node = &self.network.nodes[step.node];
-                    observer.before_layer(
-                        step.node,
-                        self.tensor_view(step.input, n_images, self.plan.sizes[node.input]),
-                    );
+                    let size = self.plan.sizes[self.network.nodes[step.node].input];
+                    observer.before_layer(step.node, self.tensor_view(step.input, n_images, size));
                     Instant::now()
                 });
                 self.run_step(step, first + n_done, n_images, if last { skipped_images + n_done } else { 0 });
@@ -107,31 +106,25 @@ impl Executor<'_> {
         }
     }
 
-    /// The cell of a place, `slot` photos of `size` into it.
-    fn line_at(
-        &self,
-        slot: BufferSlot,
-        skipped_images: usize,
-        (height, width): (usize, usize),
-    ) -> *mut CacheLine {
-        // SAFETY: the plan's places are inside the arena.
-        unsafe { self.arena.add(slot.offset + skipped_images * height * width) }
+    /// The line at `offset` in the arena.
+    fn line_at(&self, offset: usize) -> *mut CacheLine {
+        // SAFETY: the plan's offsets are inside the arena.
+        unsafe { self.arena.add(offset) }
     }
 
+    /// The first `images` images, of `height` x `width` pixels, in a slot.
     fn tensor_view(&self, slot: BufferSlot, images: usize, (height, width): (usize, usize)) -> TensorView {
-        let lines = self.line_at(slot, 0, (height, width));
-        TensorView { lines, block_stride: slot.block_stride, images, height, width }
+        let BufferSlot { offset, block_stride } = slot;
+        TensorView { lines: self.line_at(offset), block_stride, images, height, width }
     }
 
-    fn scratch_lines(&self, step: &Step) -> *mut CacheLine {
-        self.line_at(BufferSlot { offset: step.scratch, block_stride: 0 }, 0, (0, 0))
-    }
-
+    /// This thread's share of a step for images `first..first + images` of the batch; `skipped_images` is as
+    /// in [`run_stage`](Self::run_stage).
     fn run_step(&self, step: &Step, first: usize, images: usize, skipped_images: usize) {
         let node = &self.network.nodes[step.node];
         let (input_size, output_size) = (self.plan.sizes[node.input], self.plan.sizes[node.output]);
         let input = self.tensor_view(step.input, images, input_size);
-        let output_lines = self.line_at(step.output, skipped_images, output_size);
+        let output_lines = self.line_at(step.output.offset + skipped_images * output_size.0 * output_size.1);
         match &node.op {
             Op::MaxPool { kernel, stride, padding } => {
                 let units = self.network.n_blocks(node.output) * images * output_size.0;
@@ -149,13 +142,13 @@ impl Executor<'_> {
                 let epilogue = TileEpilogue::Add {
                     bias: packed.bias.as_ptr(),
                     residual: residual.map(|_| TileResidual {
-                        lines: self.line_at(step.residual, 0, output_size),
+                        lines: self.line_at(step.residual.offset),
                         block_stride: step.residual.block_stride,
                     }),
                     floor: if *relu { 0.0 } else { f32::NEG_INFINITY },
                 };
-                let output =
-                    TileOutput { lines: output_lines, block_stride: step.output.block_stride, epilogue };
+                let block_stride = step.output.block_stride;
+                let output = TileOutput { lines: output_lines, block_stride, epilogue };
                 let context = StepContext { step, kernel: node.kernel, packed, input, output, output_size };
                 match packed.method {
                     Method::Image => self.image_conv(context, first),
@@ -167,11 +160,11 @@ impl Executor<'_> {
         }
     }
 
-    /// The first layer, from rows of the photo.
+    /// The first layer, which reads padded and normalized rows of the images.
     fn image_conv(&self, context: StepContext<'_>, first: usize) {
         let StepContext { step, kernel, packed, input, .. } = context;
         let padded = padded_images(packed, input.height, input.width);
-        let padded_rows: *mut f32 = self.scratch_lines(step).cast();
+        let padded_rows: *mut f32 = self.line_at(step.scratch).cast();
         kernel.run(NormalizeImages {
             values: self.values,
             first_image: first,
@@ -185,47 +178,42 @@ impl Executor<'_> {
         self.gemm_rows::<ImagePixels>(context, padded_rows.cast(), padded.n_rows() * row_bytes, row_bytes);
     }
 
+    /// A 1 x 1 convolution: one GEMM, over a subsampled copy of the input if the stride is above 1.
     fn pointwise_conv(&self, context: StepContext<'_>) {
         let StepContext { step, kernel, packed, input, output, output_size } = context;
         let pixels = input.images * output_size.0 * output_size.1;
         let mut input_lines = input.lines;
         if packed.stride > 1 {
-            let copy = self.scratch_lines(step);
+            let dst = self.line_at(step.scratch);
             let units = self.worker.own_range(packed.panels.k_blocks * input.images * output_size.0);
-            kernel.run(Subsample {
-                input,
-                stride: packed.stride,
-                dst: copy,
-                block_stride: step.copy_block_stride,
-                units,
-            });
+            let block_stride = step.copy_block_stride;
+            kernel.run(Subsample { input, stride: packed.stride, dst, block_stride, units });
             self.worker.wait();
-            input_lines = copy;
+            input_lines = dst;
         }
         let rows = kernel.layout().rows;
-        let (panels, tiles) = self.partition_work(packed, pixels.div_ceil(rows), pixels * packed.inputs);
+        let (panels, tiles) = self.partition(packed, pixels.div_ceil(rows), pixels * packed.inputs);
         let (start, end) = ((tiles.start * rows).min(pixels), (tiles.end * rows).min(pixels));
-        // SAFETY: the pixels are those of the value.
-        let input_lines = unsafe { input_lines.add(start).cast() };
-        let spans = RowSpans { count: 1, length: end - start, src_stride: 0, dst_stride: 0 };
-        self.gemm::<LinePixels>(context, 0, panels, (input_lines, start, spans), output);
+        // SAFETY: the pixels are inside the input.
+        let src = unsafe { input_lines.add(start).cast() };
+        self.gemm::<LinePixels>(context, 0, panels, RowSpans::single(src, start, end - start), output);
     }
 
+    /// A convolution as one GEMM over channels and taps, which reads a padded copy of the input.
     fn direct_conv(&self, context: StepContext<'_>) {
         let StepContext { step, kernel, packed, input, .. } = context;
         let padded = padded_input(packed, input.height, input.width);
-        let copy = self.scratch_lines(step);
+        let copy = self.line_at(step.scratch);
         let blocks = packed.panels.k_blocks / (packed.kernel * packed.kernel);
         let units = self.worker.own_range(blocks * input.images * padded.n_rows());
         kernel.run(Pad { input, padded, dst: copy, block_stride: step.copy_block_stride, units });
         self.worker.wait();
-        let (image_bytes, row_bytes) =
-            (padded.image_len() * CacheLine::BYTES, padded.row_len() * CacheLine::BYTES);
-        self.gemm_rows::<LinePixels>(context, copy.cast(), image_bytes, row_bytes);
+        let image_bytes = padded.image_len() * CacheLine::BYTES;
+        self.gemm_rows::<LinePixels>(context, copy.cast(), image_bytes, padded.row_len() * CacheLine::BYTES);
     }
 
-    /// A product whose runs are rows of the output, from rows at `from`: `photo` bytes from a photo to the next, `row` from
-    /// a row to the next.
+    /// A GEMM over rows of the output. `src` is the first row it reads; images are `image_bytes` and rows
+    /// `row_bytes` apart.
     fn gemm_rows<S: Stride>(
         &self,
         context: StepContext<'_>,
@@ -235,43 +223,46 @@ impl Executor<'_> {
     ) {
         let StepContext { packed, input, output, output_size: (height, width), .. } = context;
         let (panels, rows) =
-            self.partition_work(packed, input.images * height, input.images * input.height * input.width);
+            self.partition(packed, input.images * height, input.images * input.height * input.width);
         let mut start = rows.start;
         while start < rows.end {
             let (image, y) = (start / height, start % height);
             let count = (height - y).min(rows.end - start);
             let row_step = row_bytes * packed.stride;
-            // SAFETY: photos and rows are those of the copy.
+            // SAFETY: the image and the row are inside the copy.
             let src = unsafe { src.add(image * image_bytes + y * row_step) };
-            let spans = RowSpans { count, length: width, src_stride: row_step, dst_stride: width };
-            self.gemm::<S>(context, 0, panels.clone(), (src, start * width, spans), output);
+            let pixel = start * width;
+            let spans =
+                RowSpans { src, pixel, count, length: width, src_stride: row_step, dst_stride: width };
+            self.gemm::<S>(context, 0, panels.clone(), spans, output);
             start += count;
         }
     }
 
+    /// A 3 x 3 convolution by Winograd's algorithm: input transform, one GEMM per component, output
+    /// transform.
     fn winograd_conv(&self, context: StepContext<'_>) {
         let StepContext { step, kernel, packed, input, output, .. } = context;
         let tiling = Tiling { height: input.height, width: input.width };
         let n_tiles = input.images * tiling.tiles_per_image();
         let (blocks, vectors) = (packed.panels.k_blocks, channel_vectors(packed.outputs));
-        // SAFETY: the plan has room for the points, and after them for the products.
-        let products = unsafe { self.scratch_lines(step).add(transformed_lines(blocks, step.tiles)) };
-        let transformed_tiles = |cells: *mut CacheLine, blocks: usize| TransformedTiles {
-            lines: cells,
+        let transformed_tiles = |offset: usize, blocks: usize| TransformedTiles {
+            lines: self.line_at(offset),
             component_stride: component_stride(blocks, step.tiles),
             panel_stride: step.tiles,
             panel_blocks: 1,
         };
-        let (inputs, products) =
-            (transformed_tiles(self.scratch_lines(step), blocks), transformed_tiles(products, vectors));
+        // The scratch memory holds the transformed inputs, then the products.
+        let inputs = transformed_tiles(step.scratch, blocks);
+        let products = transformed_tiles(step.scratch + transformed_lines(blocks, step.tiles), vectors);
         let mut first = 0;
         while first < n_tiles {
             let tiles = first..n_tiles.min(first + step.tiles);
             let count = tiles.len();
 
             let units = self.worker.own_range(blocks * count);
-            let source =
-                TransformSource { lines: input.lines, pixel_stride: 1, block_stride: input.block_stride };
+            let TensorView { lines, block_stride, .. } = input;
+            let source = TransformSource { lines, pixel_stride: 1, block_stride };
             let kind = PhantomData::<InputTiles>;
             kernel.run(TransformTiles { tiling, source, tiles: tiles.clone(), units, dst: inputs, kind });
             self.worker.wait();
@@ -280,45 +271,27 @@ impl Executor<'_> {
             while unit < units.end {
                 let (component, start) = (unit / packed.panels.count, unit % packed.panels.count);
                 let end = packed.panels.count.min(start + units.end - unit);
-                // SAFETY: points and blocks are those of the step's own memory.
-                let (src, dst) = unsafe {
-                    (
-                        inputs.lines.add(component * inputs.component_stride),
-                        products.lines.add(component * products.component_stride),
-                    )
-                };
-                let product = TileOutput {
-                    lines: dst,
-                    block_stride: products.panel_stride,
-                    epilogue: TileEpilogue::Raw,
-                };
-                let spans = RowSpans { count: 1, length: count, src_stride: 0, dst_stride: 0 };
-                self.gemm::<LinePixels>(context, component, start..end, (src.cast(), 0, spans), product);
+                let spans = RowSpans::single(inputs.component(component).cast(), 0, count);
+                let lines = products.component(component);
+                let block_stride = products.panel_stride;
+                let product = TileOutput { lines, block_stride, epilogue: TileEpilogue::Raw };
+                self.gemm::<LinePixels>(context, component, start..end, spans, product);
                 unit += end - start;
             }
             self.worker.wait();
             let units = self.worker.own_range(vectors * count);
-            kernel.run(InverseTransform {
-                tiling,
-                transformed: products,
-                tiles: tiles.clone(),
-                units,
-                output,
-            });
             first = tiles.end;
+            kernel.run(InverseTransform { tiling, transformed: products, tiles, units, output });
         }
     }
 
-    /// This member's share of a product: panels, and units (tiles or rows) of pixels.
-    fn partition_work(
-        &self,
-        packed: &PackedConv,
-        units: usize,
-        values: usize,
-    ) -> (Range<usize>, Range<usize>) {
+    /// This thread's share of a GEMM: panels of weights, and units (tiles or rows) of pixels. `values` is the
+    /// number of input values.
+    fn partition(&self, packed: &PackedConv, units: usize, values: usize) -> (Range<usize>, Range<usize>) {
         let Worker { rank, team_size, .. } = self.worker;
         let panels = packed.panels.count;
-        // Each member reads all of what it has no share of; with fewer values than weights it is the values.
+        // Threads that split the panels all read every value, those that split the units every weight. With
+        // more weights than values it is better to split the panels.
         let split_panels = packed.weights.len() * 16 > values;
         let panel_parts = (1..=team_size)
             .filter(|parts| team_size % parts == 0)
@@ -327,20 +300,18 @@ impl Executor<'_> {
                 (longest, if split_panels { team_size - parts } else { parts })
             })
             .unwrap_or(1);
-        (
-            part_range(rank % panel_parts, panel_parts, panels),
-            part_range(rank / panel_parts, team_size / panel_parts, units),
-        )
+        let own_units = part_range(rank / panel_parts, team_size / panel_parts, units);
+        (part_range(rank % panel_parts, panel_parts, panels), own_units)
     }
 
-    /// Some panels of a layer's matrix by the pixels of runs: where these are read, the first one's number in the output, and
-    /// their lengths.
+    /// Multiplies panels `panels` of weight matrix `matrix` (the component for Winograd, else 0) with the
+    /// pixels of `spans`.
     fn gemm<S: Stride>(
         &self,
         context: StepContext<'_>,
         matrix: usize,
         panels: Range<usize>,
-        (activations, pixel, spans): (*const u8, usize, RowSpans),
+        spans: RowSpans,
         output: TileOutput,
     ) {
         let StepContext { packed, step, kernel, .. } = context;
@@ -351,15 +322,15 @@ impl Executor<'_> {
         let first = (matrix * packed.panels.count + panels.start) * packed.panels.n_lines(layout);
         debug_assert!(first + panels.len() * packed.panels.n_lines(layout) <= packed.weights.len(), "panels");
         debug_assert!(packed.bias.len() >= 16 * panels.end * layout.vectors, "biases");
-        // What is read and written is the arena's, and what tiles may read past that is there.
+        // All reads and writes are inside the arena, including the slack that tiles may read.
         #[cfg(debug_assertions)]
         {
             let end = (self.plan.arena_lines - crate::plan::READ_SLACK) * CacheLine::BYTES;
             let arena_offset = |address: usize| address - self.arena.addr();
             let farthest = step.offsets.iter().max().map_or(0, |offset| offset + 4 * packed.panels.steps);
             let read = (spans.count - 1) * spans.src_stride + (spans.length - 1) * S::BYTES + farthest;
-            debug_assert!(arena_offset(activations.addr()) + read <= end, "activations");
-            // The products of Winograd's points are `f32`, all others what the output is kept in.
+            debug_assert!(arena_offset(spans.src.addr()) + read <= end, "activations");
+            // The products of Winograd components are `f32`, all others have the precision of the output.
             let parts = match output.epilogue {
                 TileEpilogue::Raw => 1,
                 TileEpilogue::Add { .. } => {
@@ -367,24 +338,22 @@ impl Executor<'_> {
                 }
             };
             let block = (panels.end * layout.vectors - 1) / parts * output.block_stride;
-            let cells = block + pixel + (spans.count - 1) * spans.dst_stride + spans.length;
-            debug_assert!(arena_offset(output.lines.addr()) + cells * CacheLine::BYTES <= end, "output");
+            let lines = block + spans.pixel + (spans.count - 1) * spans.dst_stride + spans.length;
+            debug_assert!(arena_offset(output.lines.addr()) + lines * CacheLine::BYTES <= end, "output");
         }
         kernel.run(Gemm {
-            activations,
             offsets: &step.offsets,
             steps: packed.panels.steps,
             weights: packed.weights[first..].as_ptr(),
             panels: panels.len(),
             spans,
             output,
-            pixel,
             vector: panels.start * layout.vectors,
             stride: PhantomData::<S>,
         });
     }
 
-    /// Writes what is wanted of `count` photos from `first` on.
+    /// Writes the requested output of images `first..first + count`.
     fn write_output(&self, first: usize, count: usize) {
         let OutputRequest { stage, layout, out } = self.request;
         let value = self.network.taps[stage];
@@ -395,15 +364,13 @@ impl Executor<'_> {
         let units = self.worker.own_range(count * channels.div_ceil(16 * precision.parts()));
         let pixels = height * width;
         let image_len = if layout == OutputLayout::Pooled { channels } else { channels * pixels };
-        // SAFETY: the session has checked that there is room for all photos.
-        let dst = unsafe { out.add(first * image_len) };
+        // SAFETY: the session has checked the length of the output.
+        let out = unsafe { out.add(first * image_len) };
         let strides = match layout {
-            OutputLayout::Pooled => {
-                return kernel.run(GlobalAvgPool { input, channels, features: dst, units });
-            }
+            OutputLayout::Pooled => return kernel.run(GlobalAvgPool { input, channels, out, units }),
             OutputLayout::Nchw => Strides { channel: pixels, pixel: 1 },
             OutputLayout::Nhwc => Strides { channel: 1, pixel: channels },
         };
-        kernel.run(UnpackOutput { input, channels, strides, out: dst, units });
+        kernel.run(UnpackOutput { input, channels, strides, out, units });
     }
 }

@@ -1,4 +1,4 @@
-//! A matrix product in tiles: pixels by output channels, one thread's share.
+//! GEMM in tiles of pixels by output channels; one thread's share.
 
 use std::marker::PhantomData;
 
@@ -6,33 +6,42 @@ use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel};
 use crate::tile::{Stride, Tile, TileOutput};
 
-/// Bytes of weights that stay in the L2 cache while tiles of pixels pass by. Half of what the smallest server core has:
-/// the other half is for activations.
+/// Bytes of weights that stay in the L2 cache while tiles of pixels are processed: half of the L2 cache of
+/// the smallest server core; the other half is for activations.
 const WEIGHTS_IN_CACHE: usize = 256 << 10;
 
-/// Runs of pixels one after the other, `count` times `length`.
+/// `count` spans of `length` consecutive pixels each.
 #[derive(Clone, Copy)]
 pub(crate) struct RowSpans {
+    /// Activations of the first pixel.
+    pub(crate) src: *const u8,
+    /// Index of the first pixel in the output.
+    pub(crate) pixel: usize,
     pub(crate) count: usize,
     pub(crate) length: usize,
-    /// Bytes from a run's activations to the next one's.
+    /// Bytes between the activations of two spans.
     pub(crate) src_stride: usize,
-    /// Pixels from a run's output to the next one's.
+    /// Output pixels between two spans.
     pub(crate) dst_stride: usize,
 }
 
-/// All tiles of some runs by some panels.
+impl RowSpans {
+    /// One span.
+    pub(crate) fn single(src: *const u8, pixel: usize, length: usize) -> Self {
+        Self { src, pixel, count: 1, length, src_stride: 0, dst_stride: 0 }
+    }
+}
+
+/// Multiplies the pixels of `spans` with panels of weights. `offsets`, `steps` and `weights` are as in
+/// [`Tile`].
 pub(crate) struct Gemm<'a, S> {
-    pub(crate) activations: *const u8,
     pub(crate) offsets: &'a [usize],
     pub(crate) steps: usize,
     pub(crate) weights: *const CacheLine,
     pub(crate) panels: usize,
     pub(crate) spans: RowSpans,
     pub(crate) output: TileOutput,
-    /// The first pixel of the output.
-    pub(crate) pixel: usize,
-    /// The first vector of 16 channels of the output.
+    /// The first vector of 16 output channels.
     pub(crate) vector: usize,
     pub(crate) stride: PhantomData<S>,
 }
@@ -40,30 +49,27 @@ pub(crate) struct Gemm<'a, S> {
 impl<S: Stride> Job for Gemm<'_, S> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let panel = self.offsets.len() * self.steps * K::VECTORS;
-        let panels_at_once = (WEIGHTS_IN_CACHE / (panel * CacheLine::BYTES)).clamp(1, self.panels);
+        let panel_lines = self.offsets.len() * self.steps * K::VECTORS;
+        let panels_at_once = (WEIGHTS_IN_CACHE / (panel_lines * CacheLine::BYTES)).clamp(1, self.panels);
+        let RowSpans { src, pixel, count, length, src_stride, dst_stride } = self.spans;
         let mut first = 0;
         while first < self.panels {
             let last = (first + panels_at_once).min(self.panels);
-            for span in 0..self.spans.count {
-                for (start, rows) in split_into_tiles(self.spans.length, K::ROWS) {
-                    for index in first..last {
-                        // SAFETY: the maker of the job vouches for all pixels of all runs and for all panels.
+            for span in 0..count {
+                for (start, rows) in split_into_tiles(length, K::ROWS) {
+                    for panel in first..last {
+                        // SAFETY: the job's creator guarantees all pixels of all spans and all panels.
                         unsafe {
-                            let activations =
-                                self.activations.add(span * self.spans.src_stride + start * S::BYTES);
-                            kernel.compute_tile::<S>(
-                                rows,
-                                &Tile {
-                                    activations,
-                                    offsets: self.offsets,
-                                    steps: self.steps,
-                                    weights: self.weights.add(index * panel),
-                                    output: self.output,
-                                    pixel: self.pixel + span * self.spans.dst_stride + start,
-                                    vector: self.vector + index * K::VECTORS,
-                                },
-                            );
+                            let tile = Tile {
+                                activations: src.add(span * src_stride + start * S::BYTES),
+                                offsets: self.offsets,
+                                steps: self.steps,
+                                weights: self.weights.add(panel * panel_lines),
+                                output: self.output,
+                                pixel: pixel + span * dst_stride + start,
+                                vector: self.vector + panel * K::VECTORS,
+                            };
+                            kernel.compute_tile::<S>(rows, &tile);
                         }
                     }
                 }
@@ -73,7 +79,8 @@ impl<S: Stride> Job for Gemm<'_, S> {
     }
 }
 
-/// `length` pixels in as few tiles as there can be, none much shorter than the others: start and rows of each.
+/// Splits `length` pixels into the fewest tiles of at most `rows` rows, whose heights differ by at most one.
+/// Yields the start and height of each.
 #[inline(always)]
 pub(crate) fn split_into_tiles(length: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = length.div_ceil(rows);

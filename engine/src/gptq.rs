@@ -1,14 +1,15 @@
-//! Weights rounded to `bf16` so that their errors compensate: GPTQ (Frantar et al. 2022, "GPTQ: Accurate Post-Training
-//! Quantization for Generative Pre-trained Transformers") on the grid of `bf16`.
+//! Rounding of weights to `bf16` with error compensation: GPTQ (Frantar et al. 2022, "GPTQ: Accurate
+//! Post-Training Quantization for Generative Pre-trained Transformers") on the grid of `bf16`.
 //!
-//! Column by column, in the order of falling power, a weight is rounded and what that did to the sum is made up for in the
-//! columns yet to come, as far as the inputs of the layer are correlated. With `H` the damped Gram matrix of the inputs in
-//! that order, the paper subtracts `(w_j - q_j) / L_jj * L_jk` from `w_k`, where `H^-1 = L^T L` and `L` is upper triangular.
-//! Here nothing is inverted: for `R = L^-1`, `H = R R^T`, and the weight that is rounded in column `k` is
-//! `w_k + sum over j < k of (w_j - q_j) R_jk / R_kk`, with `w` as given.
+//! Weights are rounded column by column, in the order of decreasing input power; the error of each is
+//! compensated in the remaining columns as far as the layer's inputs are correlated. With `H` the damped Gram
+//! matrix of the inputs in that order, the paper subtracts `(w_j - q_j) / L_jj * L_jk` from `w_k`, where
+//! `H^-1 = L^T L` and `L` is upper triangular. Nothing is inverted here: with `R = L^-1`, `H = R R^T`, the
+//! value rounded in column `k` is `w_k + sum over j < k of (w_j - q_j) R_jk / R_kk`, with `w` the original
+//! weights.
 //!
-//! No result depends on threads: each sum has one order. Only the Gram matrix may differ in its last bits between instruction
-//! sets.
+//! Results do not depend on the number of threads: the order of each sum is fixed. Only the Gram matrix may
+//! differ in its last bits between instruction sets.
 
 use half::bf16;
 use rayon::prelude::*;
@@ -16,35 +17,37 @@ use rayon::prelude::*;
 use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd};
 
-/// What is added to the diagonal, in parts of its mean: keeps few samples, or channels that are always 0, from ruling.
+/// Damping: this fraction of the mean diagonal is added to the diagonal, for few samples and channels that
+/// are always 0.
 const DAMPING: f64 = 1e-3;
-/// Samples summed in `f32` before the sum is added in `f64`; their panels stay in the second-level cache.
+/// Samples summed in `f32` before the sum is added to the `f64` matrix; their panels fit the L2 cache.
 const SAMPLE_CHUNK: usize = 128;
-/// The sides of a tile of the Gram matrix: a vector, and as many rows as hide the latency of a sum with AVX-512.
+/// Size of a tile of the Gram matrix: one vector, and enough rows to hide the latency of additions with
+/// AVX-512.
 const TILE_COLUMNS: usize = 16;
 const TILE_ROWS: usize = 8;
-/// The side of a tile of `f64`: half of the registers of plain x86-64.
+/// Side of a tile of `f64`: half of the registers of baseline x86-64.
 const SIDE: usize = 4;
 
 /// The sum of `x x^T` over samples `x` of a layer's inputs.
 pub(crate) struct Gram {
     size: usize,
-    /// `[size, size]`; only the upper triangle counts.
+    /// `[size, size]`; only the upper triangle is valid.
     values: Vec<f64>,
 }
 
 impl Gram {
-    /// Of no samples yet, of `size` inputs.
+    /// A matrix of `size` inputs, without samples.
     pub(crate) fn new(size: usize) -> Self {
         Self { size, values: vec![0.0; size * size] }
     }
 
-    /// Inputs.
+    /// Number of inputs.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
-    /// Adds samples `[S, size]`, with the instructions of `machine`; in which precision that works does not matter.
+    /// Adds samples `[S, size]` with the instructions of `kernel`, of any precision.
     pub(crate) fn add_samples(&mut self, kernel: AnyKernel, samples: &[f32]) {
         let size = self.size;
         if size == 0 {
@@ -60,12 +63,13 @@ impl Gram {
         }
     }
 
+    /// Entry of the symmetric matrix.
     pub(crate) fn get(&self, row: usize, column: usize) -> f64 {
         self.values[row.min(column) * self.size + row.max(column)]
     }
 }
 
-/// Samples `[S, size]` as `[panel][S][16]`, with zeros after the last input.
+/// Packs samples `[S, size]` as `[panel][S][16]`, with zeros after the last input.
 fn pack_samples(samples: &[f32], size: usize) -> Vec<[f32; TILE_COLUMNS]> {
     let count = samples.len() / size;
     let mut panels = vec![[0.0; TILE_COLUMNS]; size.div_ceil(TILE_COLUMNS) * count];
@@ -77,13 +81,13 @@ fn pack_samples(samples: &[f32], size: usize) -> Vec<[f32; TILE_COLUMNS]> {
     panels
 }
 
-/// Adds to rows of a Gram matrix from `first`, right of the diagonal, the products of packed samples.
+/// Adds the products of packed samples to rows of a Gram matrix from `first` on, in the upper triangle.
 struct GramUpdate<'a> {
     panels: &'a [[f32; TILE_COLUMNS]],
     count: usize,
     size: usize,
     first: usize,
-    /// At most [`TALL`].
+    /// At most [`TILE_ROWS`].
     rows: &'a mut [f64],
 }
 
@@ -97,7 +101,7 @@ impl Job for GramUpdate<'_> {
         for index in self.first / TILE_COLUMNS..self.size.div_ceil(TILE_COLUMNS) {
             let mut sums = [simd.splat(0.0); TILE_ROWS];
             for (left, right) in left.iter().zip(panel(index)) {
-                // SAFETY: 16 values are there.
+                // SAFETY: a row of a panel has 16 values.
                 let right = unsafe { simd.load(right.as_ptr()) };
                 for (sum, &factor) in sums.iter_mut().zip(&left[start..]) {
                     *sum = simd.mul_add(simd.splat(factor), right, *sum);
@@ -115,7 +119,7 @@ impl Job for GramUpdate<'_> {
     }
 }
 
-/// The sum of outer products of as many pairs as both have.
+/// Sum of the outer products of corresponding rows; extra rows are ignored.
 #[inline(always)]
 fn outer_products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
     let mut sums = [[0.0; SIDE]; SIDE];
@@ -129,7 +133,7 @@ fn outer_products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; 
     sums
 }
 
-/// An upper triangle in panels of [`SIDE`] columns, each from the first row to the end of its tile on the diagonal.
+/// An upper triangular matrix in panels of [`SIDE`] columns, each from row 0 to the end of its diagonal tile.
 #[derive(Default)]
 struct UpperTriangle(Vec<[f64; SIDE]>);
 
@@ -147,7 +151,8 @@ impl UpperTriangle {
         self.0[Self::panel_start(column / SIDE) + row][column % SIDE]
     }
 
-    /// `G` of `G^T G = A`, where `A [size, size]` is positive definite; `None` where it is not. Past `size` it is the identity.
+    /// The Cholesky factor `G` of `G^T G = A`, for `A` of `[size, size]`; `None` if `A` is not positive
+    /// definite. Rows and columns past `size` are those of the identity.
     fn cholesky(size: usize, a: impl Fn(usize, usize) -> f64) -> Option<Self> {
         let mut factor = Self::default();
         for index in 0..size.div_ceil(SIDE) {
@@ -192,7 +197,7 @@ impl UpperTriangle {
     }
 }
 
-/// Takes the rows of `tile` before `row`, each by its factor, from `row`.
+/// Subtracts the rows of `tile` before `row`, times their factors, from `row`.
 fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) -> f64) {
     for pivot_row in 0..row {
         let (factor, above) = (factor(pivot_row), tile[pivot_row]);
@@ -202,21 +207,21 @@ fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) 
     }
 }
 
-/// The order of the columns, and `R_jk / R_kk` for `j < k` in that order.
+/// The GPTQ update of a layer: the order of the columns, and `R_jk / R_kk` for `j < k` in that order.
 struct GptqUpdate {
     order: Vec<usize>,
     coefficients: UpperTriangle,
 }
 
 impl GptqUpdate {
-    /// `None` if `gram` is all zeros or, with values that are not finite, no Gram matrix.
+    /// `None` if `gram` is all zeros or has values that are not finite.
     fn new(gram: &Gram) -> Option<Self> {
         let size = gram.size;
         let mut order: Vec<usize> = (0..size).collect();
         order.sort_by(|&a, &b| gram.get(b, b).total_cmp(&gram.get(a, a)));
-        // Summed in this order, so that it does not depend on the one given.
+        // Summed in sorted order, so that it does not depend on the order of the channels.
         let damping = DAMPING * order.iter().map(|&i| gram.get(i, i)).sum::<f64>() / size as f64;
-        // From the last column to the first: the transpose of its factor is `R`, turned about.
+        // With rows and columns reversed, the Cholesky factor is the transpose of `R`, reversed too.
         let reversed = |row: usize, column: usize| {
             let value = gram.get(order[size - 1 - row], order[size - 1 - column]);
             if row == column { value + damping } else { value }
@@ -234,21 +239,22 @@ impl GptqUpdate {
         Some(Self { order, coefficients: UpperTriangle(coefficients) })
     }
 
-    /// Rounds at most [`SIDE`] rows.
+    /// Rounds at most [`SIDE`] rows of weights.
     fn round_rows(&self, rows: &mut [f64]) {
         let size = self.order.len();
-        // What rounding took from each weight so far, `[column][row]`.
+        // Rounding errors so far, `[column][row]`.
         let mut errors: Vec<[f64; SIDE]> = Vec::with_capacity(size);
         for (index, columns) in self.order.chunks(SIDE).enumerate() {
             let coefficients = self.coefficients.panel(index);
             let mut carried = outer_products(&errors, coefficients);
-            for (at, &column) in columns.iter().enumerate() {
+            for (offset, &column) in columns.iter().enumerate() {
                 let mut error = [0.0; SIDE];
                 for ((row, carried), error) in rows.chunks_exact_mut(size).zip(&mut carried).zip(&mut error) {
                     let exact = row[column];
-                    row[column] = round_to_bf16(exact + carried[at]);
+                    row[column] = round_to_bf16(exact + carried[offset]);
                     *error = exact - row[column];
-                    for (carried, coefficient) in carried.iter_mut().zip(coefficients[index * SIDE + at]) {
+                    for (carried, coefficient) in carried.iter_mut().zip(coefficients[index * SIDE + offset])
+                    {
                         *carried += *error * coefficient;
                     }
                 }
@@ -258,17 +264,19 @@ impl GptqUpdate {
     }
 }
 
-/// Rounds `weights [rows, size]` to values of `bf16` such that the outputs for inputs like those in `gram` change little.
-/// Inputs that were always 0, and all weights if `gram` has no samples or values that are not finite, are rounded to nearest.
+/// Rounds `weights`, `[rows, size]`, to `bf16` such that the outputs for inputs like those in `gram` change
+/// little. The weights of inputs that were always 0 are rounded to nearest, and so are all weights if `gram`
+/// has no samples or values that are not finite.
 pub(crate) fn quantize_weights(weights: &mut [f64], gram: &Gram) {
     match GptqUpdate::new(gram) {
-        Some(feedback) if gram.size > 0 => {
-            weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| feedback.round_rows(rows));
+        Some(update) if gram.size > 0 => {
+            weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| update.round_rows(rows));
         }
         _ => weights.iter_mut().for_each(|weight| *weight = round_to_bf16(*weight)),
     }
 }
 
+/// Rounds to the nearest `bf16`.
 fn round_to_bf16(value: f64) -> f64 {
     bf16::from_f32(value as f32).to_f64()
 }
@@ -285,7 +293,7 @@ mod tests {
     use crate::isa::Isa;
     use crate::tests::TestRng;
 
-    /// `[samples, size]`, at least 0, mixed of few causes.
+    /// Non-negative samples `[samples, size]`, mixtures of few factors.
     fn correlated(numbers: &mut TestRng, samples: usize, size: usize) -> Vec<f32> {
         let mixing: Vec<[f32; 6]> = (0..size).map(|_| [(); 6].map(|()| numbers.next())).collect();
         let mut values = Vec::new();
@@ -319,7 +327,7 @@ mod tests {
         weights.iter().copied().map(round_to_bf16).collect()
     }
 
-    /// What numpy computes.
+    /// Results of numpy.
     struct Golden {
         name: &'static str,
         samples: Vec<f32>,
@@ -349,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_as_the_paper_does_with_the_inverse() {
+    fn weights_are_those_of_the_paper_with_the_inverse() {
         for Golden { name, gram, weights, rounded: expected, .. } in golden() {
             assert_ne!(expected, all_rounded(&weights), "{name}");
             assert_eq!(quantized(&weights, &gram), expected, "{name}");
@@ -357,11 +365,11 @@ mod tests {
     }
 
     #[test]
-    fn sums_the_products_of_samples_as_numpy_does() {
+    fn gram_matrices_agree_with_numpy() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
             let kernel = KernelSet::new(isa).unwrap().f32;
             for Golden { name, samples, gram: expected, .. } in golden() {
-                // In two calls, of which the first ends within a block.
+                // In two calls, the first of which ends within a block.
                 let size = expected.size;
                 let mut sums = Gram::new(size);
                 let (first, second) = samples.split_at(5 * size);
@@ -396,13 +404,13 @@ mod tests {
             sum.sqrt()
         };
         let compensated = quantized(&exact, &gram(&samples, size));
-        assert_eq!(compensated, all_rounded(&compensated), "all are of bf16");
+        assert_eq!(compensated, all_rounded(&compensated), "all are bf16 values");
         let (before, after) = (error(&all_rounded(&exact)), error(&compensated));
-        assert!(after < before / 3.0, "{after}, and {before} by rounding to nearest");
+        assert!(after < before / 3.0, "{after}, {before} by rounding to nearest");
     }
 
     #[test]
-    fn without_inputs_other_than_zero_all_is_rounded_to_nearest() {
+    fn with_zero_inputs_all_weights_are_rounded_to_nearest() {
         let exact = weights(&mut TestRng(2), 7 * 10);
         for samples in [vec![], vec![0.0; 3 * 10]] {
             assert_eq!(quantized(&exact, &gram(&samples, 10)), all_rounded(&exact));
@@ -410,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_always_zero_is_rounded_to_nearest_and_moves_no_other() {
+    fn a_channel_that_is_always_zero_is_rounded_to_nearest_and_affects_no_other() {
         let (size, dead) = (14, 5);
         let numbers = &mut TestRng(3);
         let mut samples = correlated(numbers, 50, size);

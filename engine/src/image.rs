@@ -1,26 +1,26 @@
-//! Photos as the first layer reads them.
+//! Input images, and the padded copy that the first layer reads.
 
 use std::ops::Range;
 
 use crate::kernels::{Job, Kernel};
 
-/// Channels of a photo: red, green, blue.
+/// Channels of an image: red, green, blue.
 pub(crate) const CHANNELS: usize = 3;
 
-/// What each `u8` value of a channel becomes before the first layer.
+/// The `f32` value of each `u8` value, per channel.
 pub type Normalization = [[f32; 256]; CHANNELS];
 
-/// A batch of photos, `[N, H, W, 3]`.
+/// Pixels of a batch of images, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
 pub enum PixelValues<'a> {
-    /// To be normalised.
+    /// Not normalized yet.
     U8(&'a [u8]),
-    /// Normalised already.
+    /// Already normalized.
     F32(&'a [f32]),
 }
 
 impl PixelValues<'_> {
-    /// How many there are.
+    /// Number of values.
     pub(crate) fn len(self) -> usize {
         match self {
             Self::U8(values) => values.len(),
@@ -29,27 +29,27 @@ impl PixelValues<'_> {
     }
 }
 
-/// Photos within a margin of zeros: `[photo][row][column][3]`.
+/// Layout of zero-padded images: `[image][row][column][3]`.
 #[derive(Clone, Copy)]
 pub(crate) struct PaddedImages {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) padding: usize,
-    /// Values of a row, with zeros at its end.
+    /// Values of a row, including zeros at the end.
     pub(crate) row_len: usize,
 }
 
 impl PaddedImages {
-    /// Rows of a photo.
+    /// Rows of an image.
     pub(crate) fn n_rows(self) -> usize {
         self.height + 2 * self.padding
     }
 }
 
-/// Normalises photos into rows: units `row + rows * photo`.
+/// Normalizes and pads images: units `row + rows * image`.
 pub(crate) struct NormalizeImages<'a> {
     pub(crate) values: PixelValues<'a>,
-    /// The first photo of the group.
+    /// First image of the group in the batch.
     pub(crate) first_image: usize,
     pub(crate) normalization: &'a Normalization,
     pub(crate) padded: PaddedImages,
@@ -65,7 +65,7 @@ impl Job for NormalizeImages<'_> {
             let (row, image) = (unit % self.padded.n_rows(), unit / self.padded.n_rows());
             let inside = row.checked_sub(padding).filter(|&row| row < height);
             let start = inside.map(|row| ((self.first_image + image) * height + row) * width * CHANNELS);
-            // SAFETY: the maker of the job vouches for the copy; every row is written whole, by one unit.
+            // SAFETY: the job's creator guarantees the copy; one unit writes a whole row.
             let row = unsafe { std::slice::from_raw_parts_mut(self.dst.add(unit * row_len), row_len) };
             self.write_row(row, start);
         }
@@ -73,11 +73,12 @@ impl Job for NormalizeImages<'_> {
 }
 
 impl NormalizeImages<'_> {
-    /// One row: from value `start` of the batch on, or zeros.
+    /// Writes one row, from value `start` of the batch on, or zeros for `None`.
     #[inline(always)]
     fn write_row(&self, row: &mut [f32], start: Option<usize>) {
         row.fill(0.0);
-        let (Some(start), left) = (start, self.padded.padding * CHANNELS) else { return };
+        let Some(start) = start else { return };
+        let left = self.padded.padding * CHANNELS;
         let row = &mut row[left..left + self.padded.width * CHANNELS];
         match self.values {
             PixelValues::U8(values) => {

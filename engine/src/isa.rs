@@ -1,20 +1,20 @@
-//! Instruction sets, told at run time.
+//! Instruction sets, detected at run time.
 
 use std::fmt;
 
 use crate::error::EngineError;
 
-/// What values and weights are kept in between layers. Sums are always `f32`.
+/// Data type of values and weights in memory. Sums are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
+pub enum DType {
     /// 32-bit floating point.
     F32,
     /// bfloat16, the upper half of an `f32`.
     Bf16,
 }
 
-impl Precision {
-    /// Vectors of 16 channels in a cell.
+impl DType {
+    /// Vectors of 16 channels in a cache line.
     pub(crate) fn parts(self) -> usize {
         match self {
             Self::F32 => 1,
@@ -23,35 +23,40 @@ impl Precision {
     }
 }
 
-/// An instruction set for which there are kernels.
+/// An instruction set with kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Whatever the target has; `f32` only.
+    /// Plain Rust for any target; `f32` only.
     Portable,
     /// AVX2 with FMA; `f32` only.
     Avx2,
     /// AVX-512 F; `f32` only.
     Avx512,
-    /// AVX-512 with dot products of `bf16`; `f32` as with AVX-512 where a network asks for it.
+    /// AVX512-BF16 dot products; AVX-512 for layers in `f32`.
     Avx512Bf16,
-    /// Tiles of AMX for products of `bf16`; AVX-512 for the rest.
+    /// AMX-BF16 tile products; AVX-512 for everything else.
     AmxBf16,
 }
 
-/// The variable that forces an instruction set: a name from [`Isa::ALL`]. For tests and comparisons; what the machine lacks
-/// is an error, and so is one that cannot compute in the precision asked for.
+/// Environment variable that forces an instruction set by name (see [`Isa::as_str`]), for tests and
+/// benchmarks. It is an error if the CPU does not support it or it has no kernels for the requested
+/// precision.
 pub const ISA_VARIABLE: &str = "HEADSTOCK_ISA";
 
+/// The problem of an instruction set that the CPU lacks.
+pub(crate) const NOT_SUPPORTED: &str = "this CPU does not support it";
+
 impl Isa {
-    /// All there are, slowest first.
+    /// All instruction sets, slowest first.
     pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::AmxBf16];
 
-    /// The one [`ISA_VARIABLE`] names, or the fastest that this machine has for `precision`.
+    /// The instruction set that [`ISA_VARIABLE`] names, or else the fastest that this CPU supports for
+    /// `precision`.
     ///
     /// # Errors
-    /// [`EngineError::Forced`] when the variable names none or one that is not to be had here,
-    /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
-    pub fn choose(precision: Precision) -> Result<Self, EngineError> {
+    /// [`EngineError::ForcedIsa`] if the variable is invalid or names an instruction set that cannot be used,
+    /// [`EngineError::NoBf16`] if this CPU has no `bf16` instructions.
+    pub fn choose(precision: DType) -> Result<Self, EngineError> {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the engine's variable")]
         let forced = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty());
         match forced {
@@ -60,30 +65,33 @@ impl Isa {
         }
     }
 
-    /// The fastest that this machine has for `precision`.
+    /// The fastest instruction set that this CPU supports for `precision`.
     ///
     /// # Errors
-    /// [`EngineError::NoBf16`] when nothing here computes in `bf16`.
-    pub fn fastest(precision: Precision) -> Result<Self, EngineError> {
+    /// [`EngineError::NoBf16`] if this CPU has no `bf16` instructions.
+    pub fn fastest(precision: DType) -> Result<Self, EngineError> {
         Self::fastest_where(precision, Self::is_present)
     }
 
-    fn fastest_where(precision: Precision, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
+    /// [`fastest`](Self::fastest) with the detection as a parameter.
+    fn fastest_where(precision: DType, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
         let fits = |isa: &Self| isa.computes(precision) && is_present(*isa);
         Self::ALL.into_iter().rev().find(fits).ok_or(EngineError::NoBf16)
     }
 
+    /// The instruction set called `name`, if it can be used for `precision`.
     fn parse_forced(
         name: &str,
-        precision: Precision,
+        precision: DType,
         is_present: impl Fn(Self) -> bool,
     ) -> Result<Self, EngineError> {
         let reject = |problem: String| EngineError::ForcedIsa { name: name.to_owned(), problem };
         let isa = Self::ALL.into_iter().find(|isa| isa.as_str() == name).ok_or_else(|| {
-            reject(format!("there is none of this name; known: {}", Self::ALL.map(Self::as_str).join(", ")))
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            reject(format!("unknown instruction set, expected one of: {known}"))
         })?;
         if !is_present(isa) {
-            return Err(reject("this machine does not have it".to_owned()));
+            return Err(reject(NOT_SUPPORTED.to_owned()));
         }
         if !isa.computes(precision) {
             return Err(reject(format!("it has no kernels for {precision}")));
@@ -91,7 +99,7 @@ impl Isa {
         Ok(isa)
     }
 
-    /// Whether this machine has it.
+    /// Whether this CPU supports the instruction set.
     #[must_use]
     pub fn is_present(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -111,14 +119,14 @@ impl Isa {
         }
     }
 
-    /// Whether it has kernels for `precision`.
+    /// Whether the instruction set has kernels for `precision`.
     #[must_use]
-    pub fn computes(self, precision: Precision) -> bool {
+    pub fn computes(self, precision: DType) -> bool {
         let bf16 = matches!(self, Self::Avx512Bf16 | Self::AmxBf16);
-        bf16 == (precision == Precision::Bf16)
+        bf16 == (precision == DType::Bf16)
     }
 
-    /// Its name: `portable`, `avx2`, `avx512`, `avx512-bf16`, `amx-bf16`.
+    /// Name of the instruction set: `portable`, `avx2`, `avx512`, `avx512-bf16` or `amx-bf16`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -137,7 +145,7 @@ impl fmt::Display for Isa {
     }
 }
 
-impl fmt::Display for Precision {
+impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
@@ -152,8 +160,8 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    #[cfg_attr(miri, ignore = "Miri has not the machine's instructions")]
-    fn agrees_with_the_kernel() {
+    #[cfg_attr(miri, ignore = "Miri lacks the CPU's instructions")]
+    fn detection_agrees_with_linux() {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let has = |flags: &[&str]| flags.iter().all(|flag| cpu.split_whitespace().any(|word| word == *flag));
         let bf16 = has(&["avx512f", "avx512bw", "avx512_bf16"]);
@@ -169,25 +177,25 @@ mod tests {
     }
 
     #[test]
-    fn each_computes_in_one_precision() {
+    fn each_instruction_set_computes_in_one_precision() {
         for (isa, precision) in [
-            (Isa::Portable, Precision::F32),
-            (Isa::Avx2, Precision::F32),
-            (Isa::Avx512, Precision::F32),
-            (Isa::Avx512Bf16, Precision::Bf16),
-            (Isa::AmxBf16, Precision::Bf16),
+            (Isa::Portable, DType::F32),
+            (Isa::Avx2, DType::F32),
+            (Isa::Avx512, DType::F32),
+            (Isa::Avx512Bf16, DType::Bf16),
+            (Isa::AmxBf16, DType::Bf16),
         ] {
-            for other in [Precision::F32, Precision::Bf16] {
+            for other in [DType::F32, DType::Bf16] {
                 assert_eq!(isa.computes(other), other == precision, "{isa} {other}");
             }
         }
     }
 
-    /// Of machines with each of these, whatever this one has.
+    /// On simulated CPUs.
     #[test]
-    fn the_fastest_is_the_last_of_its_precision_that_a_machine_has() {
+    fn the_fastest_is_the_last_supported_one_of_its_precision() {
         use Isa::{AmxBf16, Avx2, Avx512, Avx512Bf16, Portable};
-        for (here, f32, bf16) in [
+        for (supported, f32, bf16) in [
             (&[Portable][..], Portable, None),
             (&[Portable, Avx2], Avx2, None),
             (&[Portable, Avx2, Avx512], Avx512, None),
@@ -195,44 +203,44 @@ mod tests {
             (&[Portable, Avx2, Avx512, Avx512Bf16], Avx512, Some(Avx512Bf16)),
             (&[Portable, Avx2, Avx512, Avx512Bf16, AmxBf16], Avx512, Some(AmxBf16)),
         ] {
-            let fastest = |precision| Isa::fastest_where(precision, |isa| here.contains(&isa));
-            assert_eq!(fastest(Precision::F32).unwrap(), f32, "{here:?}");
-            match (fastest(Precision::Bf16), bf16) {
-                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{here:?}"),
+            let fastest = |precision| Isa::fastest_where(precision, |isa| supported.contains(&isa));
+            assert_eq!(fastest(DType::F32).unwrap(), f32, "{supported:?}");
+            match (fastest(DType::Bf16), bf16) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{supported:?}"),
                 (Err(error), None) => assert_eq!(
                     error.to_string(),
                     "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32"
                 ),
-                (found, _) => panic!("{here:?}: {found:?}"),
+                (found, _) => panic!("{supported:?}: {found:?}"),
             }
         }
     }
 
     #[test]
-    fn a_forced_one_is_taken_or_refused_with_the_reason() {
+    fn a_forced_instruction_set_is_accepted_or_rejected_with_the_reason() {
         for isa in Isa::ALL {
-            let (name, precision) = (isa.as_str(), [Precision::F32, Precision::Bf16]);
+            let (name, precision) = (isa.as_str(), [DType::F32, DType::Bf16]);
             let [fits, other] =
                 if isa.computes(precision[0]) { precision } else { [precision[1], precision[0]] };
-            let forced = |precision, here: bool| {
-                Isa::parse_forced(name, precision, |asked| {
-                    assert_eq!(asked, isa);
-                    here
+            let forced = |precision, is_present: bool| {
+                Isa::parse_forced(name, precision, |probed| {
+                    assert_eq!(probed, isa);
+                    is_present
                 })
                 .map_err(|error| error.to_string())
             };
-            let refused = |problem: &str| Err(format!("HEADSTOCK_ISA={name} cannot be used: {problem}"));
+            let rejected = |problem: &str| Err(format!("HEADSTOCK_ISA={name} cannot be used: {problem}"));
             assert_eq!(forced(fits, true), Ok(isa));
-            assert_eq!(forced(fits, false), refused("this machine does not have it"));
-            assert_eq!(forced(other, true), refused(&format!("it has no kernels for {other}")));
+            assert_eq!(forced(fits, false), rejected("this CPU does not support it"));
+            assert_eq!(forced(other, true), rejected(&format!("it has no kernels for {other}")));
         }
         for name in ["neon", "AVX2", "avx", " avx2"] {
-            let error = Isa::parse_forced(name, Precision::F32, |_| true).unwrap_err().to_string();
+            let error = Isa::parse_forced(name, DType::F32, |_| true).unwrap_err().to_string();
             assert_eq!(
                 error,
                 format!(
-                    "HEADSTOCK_ISA={name} cannot be used: there is none of this name; known: portable, avx2, \
-                     avx512, avx512-bf16, amx-bf16"
+                    "HEADSTOCK_ISA={name} cannot be used: unknown instruction set, expected one of: portable, \
+                     avx2, avx512, avx512-bf16, amx-bf16"
                 )
             );
         }

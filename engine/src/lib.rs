@@ -1,22 +1,23 @@
-//! A frozen convolutional network on the CPU: packed once for the instruction set at hand, then run fast.
+//! Inference of frozen convolutional networks on the CPU, and convolution gradients for training.
 //!
-//! [`Builder`] takes layers (convolutions with BatchNorm folded in, maximum pools) and packs their weights; [`Network`] is
-//! what all share; [`Session`] runs it on a batch of photos, on threads and in memory of its own, as far as any [`Tap`].
-//! [`training`] has the products of convolutions whose weights change.
+//! [`NetworkBuilder`] takes layers (convolutions with BatchNorm folded in, max pools) and packs their weights
+//! for an instruction set; the resulting [`Network`] can be shared; a [`Session`] runs it on batches of
+//! images up to any [`Tap`], with its own threads and memory. [`training`] has convolutions whose weights
+//! change, forward and backward.
 //!
-//! Values lie in blocks of channels, a cache line a pixel: 16 `f32` or 32 `bf16`. So a 1 x 1 convolution is a matrix product
-//! as it stands; a 3 x 3 one of stride 1 is 36 smaller ones by Winograd's transforms; any other is one over a copy with a
-//! margin. `docs/engine.md` says more.
+//! Values are stored in channel blocks (NCHWc): a cache line holds one pixel's 16 `f32` or 32 `bf16`
+//! channels. So a 1 x 1 convolution is one GEMM without a copy; a 3 x 3 convolution of stride 1 is 36 smaller
+//! GEMMs (Winograd); any other is a GEMM over a padded copy. See `docs/engine.md`.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use headstock_engine::{
-//!     Builder, Convolution, Epilogue, Form, Isa, Photos, Precision, Session, Values,
+//!     Convolution, DType, Epilogue, ImageBatch, Isa, NetworkBuilder, OutputLayout, PixelValues, Session,
 //! };
 //!
-//! let normalisation = [[0.5; 256]; 3];
-//! let mut builder = Builder::new(Isa::fastest(Precision::F32)?, normalisation)?;
+//! let normalization = [[0.5; 256]; 3];
+//! let mut builder = NetworkBuilder::new(Isa::fastest(DType::F32)?, normalization)?;
 //! let first = Convolution {
 //!     inputs: 3,
 //!     outputs: 8,
@@ -26,17 +27,17 @@
 //!     weights: vec![0.1; 8 * 3 * 3 * 3],
 //!     bias: vec![0.0; 8],
 //! };
-//! let epilogue = Epilogue { residual: None, relu: true, precision: Precision::F32 };
-//! let value = builder.convolution("first", builder.image(), first, epilogue)?;
-//! builder.max_pool("pool", value, 3, 2, 1)?;
-//! let tap = builder.tap()?;
+//! let epilogue = Epilogue { residual: None, relu: true, precision: DType::F32 };
+//! let value = builder.add_convolution("first", builder.input(), first, epilogue)?;
+//! builder.add_max_pool("pool", value, 3, 2, 1)?;
+//! let tap = builder.add_tap()?;
 //! let mut session = Session::new(Arc::new(builder.build()), 2)?;
 //!
 //! let pixels = vec![128; 2 * 32 * 40 * 3];
-//! let photos = Photos { values: Values::U8(&pixels), count: 2, height: 32, width: 40 };
-//! assert_eq!(session.size(tap, 32, 40)?, (8, 10));
+//! let images = ImageBatch { values: PixelValues::U8(&pixels), count: 2, height: 32, width: 40 };
+//! assert_eq!(session.output_size(tap, 32, 40)?, (8, 10));
 //! let mut features = vec![0.0; 2 * 8];
-//! session.run(photos, tap, Form::Pooled, &mut features)?;
+//! session.run(images, tap, OutputLayout::Pooled, &mut features)?;
 //! assert!((features[0] - 27.0 * 0.5 * 0.1).abs() < 1e-5);
 //! # Ok::<(), headstock_engine::EngineError>(())
 //! ```
@@ -71,7 +72,7 @@ mod winograd;
 pub use calibration::{ActivationStats, synthetic_calibration_images};
 pub use error::EngineError;
 pub use image::{Normalization, PixelValues};
-pub use isa::{ISA_VARIABLE, Isa, Precision};
+pub use isa::{DType, ISA_VARIABLE, Isa};
 pub use layer::{Convolution, Method};
 pub use network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
 pub use peak::peak_gflops;

@@ -1,4 +1,4 @@
-//! A network: layers in the order in which they run.
+//! Network definition: layers in execution order.
 
 use std::ops::Range;
 
@@ -6,17 +6,18 @@ use crate::calibration::ActivationStats;
 use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
 use crate::image::{self, Normalization};
-use crate::isa::{Isa, Precision};
-use crate::layer::{Convolution, PackedConv, channel_blocks};
+use crate::isa::{DType, Isa};
+use crate::layer::{Convolution, LayerInput, PackedConv, channel_blocks};
 
-/// What a layer gives, or the photos themselves.
+/// The output of a layer, or the input images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ValueId(pub(crate) usize);
 
-/// A place where the network can be left: the value of a layer, counted from the photo's side.
+/// A layer output at which a run can stop, numbered from the input on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tap(pub(crate) usize);
 
+/// A layer; `input` and `output` are indices of values.
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) input: usize,
@@ -25,72 +26,75 @@ pub(crate) struct Node {
     pub(crate) op: Op,
 }
 
+/// What a node computes.
 pub(crate) enum Op {
     Convolution { packed: PackedConv, residual: Option<usize>, relu: bool },
     MaxPool { kernel: usize, stride: usize, padding: usize },
 }
 
-/// How the sums of a convolution end.
+/// What is applied to the result of a convolution before it is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue {
-    /// What is added to them; it is kept in what the convolution reads.
+    /// A value to add, with the channels of the output and the precision of the convolution's input.
     pub residual: Option<ValueId>,
-    /// Whether negative ones become zero.
+    /// Whether to apply a ReLU.
     pub relu: bool,
-    /// What they are kept in: as the input, or `bf16` of `f32`.
-    pub precision: Precision,
+    /// Precision of the output: that of the input, or `bf16` for an `f32` input.
+    pub precision: DType,
 }
 
-/// Makes a [`Network`], layer by layer.
+/// Builds a [`Network`] layer by layer.
 pub struct NetworkBuilder {
     network: Network,
     stats: Option<ActivationStats>,
 }
 
-/// Layers packed for one instruction set. It is shared by all who run it; [`Session`](crate::Session) is what runs.
+/// Layers packed for one instruction set. Any number of [`Session`](crate::Session)s can share and run it.
 pub struct Network {
     pub(crate) kernels: KernelSet,
     isa: Isa,
     pub(crate) normalization: Normalization,
-    /// Channels of each value, and what it is kept in; the photos are the first.
-    pub(crate) values: Vec<(usize, Precision)>,
+    /// Channels and precision of each value; value 0 is the input images.
+    pub(crate) values: Vec<(usize, DType)>,
     pub(crate) nodes: Vec<Node>,
-    /// The value of each tap.
+    /// Value index of each tap.
     pub(crate) taps: Vec<usize>,
 }
 
 impl NetworkBuilder {
-    /// Starts with photos `[N, H, W, 3]`, which `normalisation` turns into `f32`.
+    /// Starts with images `[N, H, W, 3]` in `u8`, which `normalization` maps to `f32`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when this machine does not have `isa`.
+    /// [`EngineError::UnavailableIsa`] if this CPU does not support `isa`.
     pub fn new(isa: Isa, normalization: Normalization) -> Result<Self, EngineError> {
         Ok(Self::with_kernels(KernelSet::new(isa)?, isa, normalization))
     }
 
+    /// As [`new`](Self::new), with given kernels.
     pub(crate) fn with_kernels(kernels: KernelSet, isa: Isa, normalization: Normalization) -> Self {
-        let values = vec![(image::CHANNELS, Precision::F32)];
+        let values = vec![(image::CHANNELS, DType::F32)];
         let network = Network { kernels, isa, normalization, values, nodes: Vec::new(), taps: Vec::new() };
         Self { network, stats: None }
     }
 
-    /// Rounds the weights of layers that read `bf16` so that their errors cancel on what was seen of layers of the same name.
+    /// Uses GPTQ to round the weights of layers that read `bf16`, with the statistics of layers of the same
+    /// name.
     #[must_use]
     pub fn calibrate(mut self, stats: ActivationStats) -> Self {
         self.stats = Some(stats);
         self
     }
 
-    /// The photos.
+    /// The input images.
     #[must_use]
     pub fn input(&self) -> ValueId {
         ValueId(0)
     }
 
-    /// Adds a convolution of `input`; it is computed in the precision of that, and its sums end as `epilogue` says.
+    /// Adds a convolution of `input` (computed in the precision of `input`), followed by `epilogue`.
     ///
     /// # Errors
-    /// [`EngineError::Layer`] when sizes or precisions do not fit, or a value from before a tap is used after it.
+    /// [`EngineError::Layer`] if sizes or precisions do not fit, or a value from before the last tap is used.
     pub fn add_convolution(
         &mut self,
         name: &str,
@@ -103,36 +107,34 @@ impl NetworkBuilder {
         let (inputs, input_precision) = self.network.values[input.0];
         let outputs = convolution.outputs;
         if inputs != convolution.inputs {
-            return reject(format!("it takes {} channels and is given {inputs}", convolution.inputs));
+            let expected = convolution.inputs;
+            return reject(format!("it expects {expected} input channels, but its input has {inputs}"));
         }
         if let Some(residual) = residual {
-            let (channels, residual_precision) = self.network.values[residual.0];
-            if residual.0 == 0 || (channels, residual_precision) != (outputs, input_precision) {
+            let (channels, precision) = self.network.values[residual.0];
+            if residual.0 == 0 || (channels, precision) != (outputs, input_precision) {
                 return reject(format!(
-                    "{outputs} channels in {input_precision} cannot be added to {channels} in {residual_precision}"
+                    "cannot add a residual of {channels} channels in {precision}, expected {outputs} in {input_precision}"
                 ));
             }
             self.check_after_last_tap(name, residual)?;
         }
         let Some(kernel) = self.network.kernels.for_precisions(input_precision, precision) else {
-            return reject(format!(
-                "{} has no kernel from {input_precision} to {precision}",
-                self.network.isa
-            ));
+            let isa = self.network.isa;
+            return reject(format!("{isa} has no kernel from {input_precision} to {precision}"));
         };
-        let packed = {
-            let grams = self.stats.as_ref().and_then(|stats| stats.for_layer(name));
-            convolution.pack(name, kernel.layout(), input.0 == 0, grams)?
-        };
+        let grams = self.stats.as_ref().and_then(|stats| stats.for_layer(name));
+        let layer_input = if input.0 == 0 { LayerInput::Images } else { LayerInput::Value };
+        let packed = convolution.pack(name, kernel.layout(), layer_input, grams)?;
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
         self.push_node(name, input, kernel, (outputs, precision), op)
     }
 
-    /// Adds a maximum over windows; what lies outside counts for nothing.
+    /// Adds a max pool; padding is ignored in the maximum.
     ///
     /// # Errors
-    /// [`EngineError::Layer`] when the window is smaller than the margin, it is the first layer, or a value from before a
-    /// tap is used after it.
+    /// [`EngineError::Layer`] if the padding is not below the kernel size, it is the first layer, or a value
+    /// from before the last tap is used.
     pub fn add_max_pool(
         &mut self,
         name: &str,
@@ -143,30 +145,25 @@ impl NetworkBuilder {
     ) -> Result<ValueId, EngineError> {
         if input.0 == 0 || stride == 0 || padding >= kernel {
             let problem = format!(
-                "kernel {kernel}, stride {stride} and padding {padding} do not go together, or not here"
+                "a max pool needs a layer before it, a positive stride and a padding below the kernel size, \
+                 got kernel {kernel}, stride {stride} and padding {padding}"
             );
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
-        let (channels, precision) = self.network.values[input.0];
-        let node_kernel = self.network.kernel_for(precision);
-        self.push_node(
-            name,
-            input,
-            node_kernel,
-            (channels, precision),
-            Op::MaxPool { kernel, stride, padding },
-        )
+        let value = self.network.values[input.0];
+        let op = Op::MaxPool { kernel, stride, padding };
+        self.push_node(name, input, self.network.kernel_for(value.1), value, op)
     }
 
-    /// Makes the last value a tap. What comes after can use no value from before it.
+    /// Makes the last value a tap. Later layers cannot use values from before it.
     ///
     /// # Errors
-    /// [`EngineError::Layer`] when there is no layer since the last tap.
+    /// [`EngineError::Layer`] if there is no layer since the last tap.
     pub fn add_tap(&mut self) -> Result<Tap, EngineError> {
         let network = &mut self.network;
         let last = network.values.len() - 1;
         if last == network.taps.last().copied().unwrap_or(0) {
-            let problem = "there is no layer for it".to_owned();
+            let problem = "there is no layer since the last tap".to_owned();
             return Err(EngineError::Layer { layer: "a tap".to_owned(), problem });
         }
         network.taps.push(last);
@@ -183,12 +180,13 @@ impl NetworkBuilder {
         network
     }
 
+    /// Appends a node and its output `value`: channels and precision.
     fn push_node(
         &mut self,
         name: &str,
         input: ValueId,
         kernel: AnyKernel,
-        value: (usize, Precision),
+        value: (usize, DType),
         op: Op,
     ) -> Result<ValueId, EngineError> {
         self.check_after_last_tap(name, input)?;
@@ -198,6 +196,7 @@ impl NetworkBuilder {
         Ok(ValueId(output))
     }
 
+    /// Rejects a value from before the last tap.
     fn check_after_last_tap(&self, name: &str, value: ValueId) -> Result<(), EngineError> {
         if value.0 < self.network.taps.last().copied().unwrap_or(0) {
             let problem = "it uses a value from before the last tap".to_owned();
@@ -208,36 +207,37 @@ impl NetworkBuilder {
 }
 
 impl Network {
-    /// The instruction set it runs on.
+    /// The instruction set the network is packed for.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// What the last value is kept in, and most of what leads to it.
+    /// Precision of the last value, which most layers use.
     #[must_use]
-    pub fn precision(&self) -> Precision {
-        self.values.last().map_or(Precision::F32, |value| value.1)
+    pub fn precision(&self) -> DType {
+        self.values.last().map_or(DType::F32, |value| value.1)
     }
 
-    /// Channels at `tap`.
+    /// Number of channels at `tap`.
     #[must_use]
     pub fn channels(&self, tap: Tap) -> usize {
         self.values[self.taps[tap.0]].0
     }
 
-    /// Blocks of cells of a value.
+    /// Channel blocks of a value.
     pub(crate) fn n_blocks(&self, value: usize) -> usize {
         let (channels, precision) = self.values[value];
         channel_blocks(precision, channels)
     }
 
-    /// The kernel for what is in one precision and stays so.
-    pub(crate) fn kernel_for(&self, precision: Precision) -> AnyKernel {
+    /// The kernel that reads and writes `precision`.
+    pub(crate) fn kernel_for(&self, precision: DType) -> AnyKernel {
         self.kernels.for_precisions(precision, precision).unwrap_or(self.kernels.f32)
     }
 
-    /// The nodes between the tap before `segment` and its own.
+    /// The nodes of a stage, which is the layers between two taps: those after tap `stage - 1` up to tap
+    /// `stage`.
     pub(crate) fn stage_nodes(&self, stage: usize) -> Range<usize> {
         let n_nodes_up_to = |value: usize| self.nodes.iter().take_while(|node| node.output <= value).count();
         let start = stage.checked_sub(1).map_or(0, |previous| n_nodes_up_to(self.taps[previous]));

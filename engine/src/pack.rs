@@ -1,4 +1,4 @@
-//! Weights in the order in which tiles read them.
+//! Packing of weights in the order in which tiles read them.
 
 use half::bf16;
 use rayon::prelude::*;
@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use crate::cache_line::CacheLine;
 use crate::dispatch::KernelLayout;
 
-/// A weight that the order asks for: output channel, segment of the sum, index within the segment.
+/// Position of a weight in a packed matrix: output channel, k-block (part of the sum), index within the
+/// k-block.
 #[derive(Clone, Copy)]
 pub(crate) struct Position {
     pub(crate) output: usize,
@@ -14,24 +15,24 @@ pub(crate) struct Position {
     pub(crate) index: usize,
 }
 
-/// The sizes of a packed matrix.
+/// Sizes of a packed matrix: panels of output channels, each in k-blocks of steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     pub(crate) count: usize,
     pub(crate) k_blocks: usize,
-    /// Steps in a segment.
+    /// Steps in a k-block.
     pub(crate) steps: usize,
 }
 
 impl Panels {
-    /// Cells in a panel.
+    /// Cache lines of a panel.
     pub(crate) fn n_lines(self, layout: KernelLayout) -> usize {
         self.k_blocks * self.steps * layout.vectors
     }
 }
 
-/// `[panel][segment][step][vector][16 channels]`, with `bf16` two indices of the sum to a step, side by side. Rounded from
-/// `f64` once.
+/// Packs a matrix as `[panel][k-block][step][vector][16 channels]`; in `bf16` a step has two adjacent indices
+/// of the sum, interleaved. Each weight is rounded from `f64` to `f32`, and then to `bf16` if needed.
 pub(crate) fn pack(
     layout: KernelLayout,
     panels: Panels,
@@ -49,11 +50,10 @@ pub(crate) fn pack(
                     *value = weight(Position { output: output(lane), k_block, index: step }) as f32;
                 }
             } else {
-                for (lane, value) in bytemuck::cast_slice_mut::<CacheLine, bf16>(line).iter_mut().enumerate()
-                {
-                    let index = 2 * step + lane % 2;
-                    *value =
-                        bf16::from_f32(weight(Position { output: output(lane / 2), k_block, index }) as f32);
+                let values = bytemuck::cast_slice_mut::<CacheLine, bf16>(line);
+                for (lane, value) in values.iter_mut().enumerate() {
+                    let position = Position { output: output(lane / 2), k_block, index: 2 * step + lane % 2 };
+                    *value = bf16::from_f32(weight(position) as f32);
                 }
             }
         }

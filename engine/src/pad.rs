@@ -1,23 +1,23 @@
-//! Copies that give a product's pixels one stride: a cell.
+//! Copies of inputs in which the pixels that a GEMM reads are one cache line apart.
 
 use std::ops::Range;
 
 use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel};
 
-/// The pixels of a value: blocks of photos of rows.
+/// A value: `[channel block][image][row][column]`, a cache line each.
 #[derive(Clone, Copy)]
 pub(crate) struct TensorView {
     pub(crate) lines: *const CacheLine,
-    /// Cells from a block of channels to the next.
+    /// Lines between two channel blocks.
     pub(crate) block_stride: usize,
     pub(crate) images: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
 }
 
-/// A value within a margin of zeros, and its columns sorted by their number modulo the stride: then a tap of the kernel sees
-/// neighbours side by side. `[block][photo][row][column % stride][column / stride]`.
+/// Layout of a zero-padded value whose columns are grouped by their remainder (phase) modulo the stride, so
+/// that a tap of the kernel reads adjacent lines: `[block][image][row][column % stride][column / stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Padded {
     pub(crate) stride: usize,
@@ -27,33 +27,33 @@ pub(crate) struct Padded {
 }
 
 impl Padded {
-    /// Rows of a photo.
+    /// Rows of an image.
     pub(crate) fn n_rows(self) -> usize {
         self.height + 2 * self.padding
     }
 
-    /// Columns of one remainder.
+    /// Columns of one phase.
     pub(crate) fn phase_columns(self) -> usize {
         (self.width + 2 * self.padding).div_ceil(self.stride)
     }
 
-    /// Cells of a row.
+    /// Lines of a row.
     pub(crate) fn row_len(self) -> usize {
         self.stride * self.phase_columns()
     }
 
-    /// Cells of a photo's block.
+    /// Lines of an image in a channel block.
     pub(crate) fn image_len(self) -> usize {
         self.n_rows() * self.row_len()
     }
 }
 
-/// Fills some rows of a [`Padded`] copy: units `row + rows * (photo + photos * block)`.
+/// Writes rows of a [`Padded`] copy: units `row + rows * (image + images * block)`.
 pub(crate) struct Pad {
     pub(crate) input: TensorView,
     pub(crate) padded: Padded,
     pub(crate) dst: *mut CacheLine,
-    /// Cells from a block of the copy to the next.
+    /// Lines between two channel blocks of the copy.
     pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
@@ -65,7 +65,7 @@ impl Job for Pad {
         for unit in self.units {
             let (row, image) = (unit % self.padded.n_rows(), unit / self.padded.n_rows());
             let (image, block) = (image % self.input.images, image / self.input.images);
-            // SAFETY: the maker of the job vouches for both values; every row of the copy is written whole, by one unit.
+            // SAFETY: the job's creator guarantees both values; one unit writes a whole row of the copy.
             unsafe {
                 let dst = self.dst.add(
                     block * self.block_stride + image * self.padded.image_len() + row * self.padded.row_len(),
@@ -83,12 +83,12 @@ impl Job for Pad {
     }
 }
 
-/// Every `stride`-th pixel of every `stride`-th row: units `row + rows * (photo + photos * block)`.
+/// Copies every `stride`-th pixel of every `stride`-th row: units `row + rows * (image + images * block)`.
 pub(crate) struct Subsample {
     pub(crate) input: TensorView,
     pub(crate) stride: usize,
     pub(crate) dst: *mut CacheLine,
-    /// Cells from a block of the copy to the next.
+    /// Lines between two channel blocks of the copy.
     pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
@@ -101,12 +101,10 @@ impl Job for Subsample {
         for unit in self.units {
             let (row, image) = (unit % rows, unit / rows);
             let (image, block) = (image % images, image / images);
-            // SAFETY: the maker of the job vouches for both values.
+            let first = block * self.input.block_stride + (image * height + row * self.stride) * width;
+            // SAFETY: the job's creator guarantees both values.
             unsafe {
-                let src = self
-                    .input
-                    .lines
-                    .add(block * self.input.block_stride + (image * height + row * self.stride) * width);
+                let src = self.input.lines.add(first);
                 let dst = self.dst.add(block * self.block_stride + (image * rows + row) * columns);
                 for x in 0..columns {
                     *dst.add(x) = *src.add(x * self.stride);

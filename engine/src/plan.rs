@@ -1,8 +1,8 @@
-//! Where every value lies, for photos of one size.
+//! Memory plan: the offset of every value in the arena, for images of one size.
 //!
-//! A segment is what lies between two taps. It takes a group of photos at a time, as many as make its weights worth the
-//! reading; the segment before runs in smaller groups until there are enough. So one arena holds the inputs of all
-//! segments, and room that the values within a segment share.
+//! A stage is the layers between two taps. It processes a group of images at a time, large enough to amortize
+//! reading its weights; the previous stage runs in smaller groups until the input is complete. So one arena
+//! holds the inputs of all stages, followed by memory that the values within a stage share.
 
 use crate::cache_line::CacheLine;
 use crate::error::EngineError;
@@ -13,47 +13,49 @@ use crate::pad::Padded;
 use crate::pool;
 use crate::winograd::{self, Tiling};
 
-/// Cells past the last value that a tile may read, though nothing comes of it.
+/// Lines past the last value that a tile may read; their contents do not affect results.
 pub(crate) const READ_SLACK: usize = 64;
 
-/// The most photos in a group: values of more would leave the cache.
+/// Maximum number of images in a group; the values of more would not fit the cache.
 const LARGEST_GROUP: usize = 8;
 
-/// Where a value lies.
+/// Location of a value in the arena.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BufferSlot {
-    /// Its first cell in the arena.
+    /// The first line.
     pub(crate) offset: usize,
-    /// Cells from a block of channels to the next.
+    /// Lines between two channel blocks.
     pub(crate) block_stride: usize,
 }
 
-/// What a node needs to run.
+/// A node with its buffers.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) node: usize,
     pub(crate) input: BufferSlot,
     pub(crate) output: BufferSlot,
     pub(crate) residual: BufferSlot,
-    /// The first cell of its own memory.
+    /// First line of the scratch memory.
     pub(crate) scratch: usize,
-    /// Cells from a block of the copy it makes there to the next.
+    /// Lines between two channel blocks of the input's copy in the scratch memory.
     pub(crate) copy_block_stride: usize,
-    /// Bytes from a pixel to what each segment of its sum reads.
+    /// Offset in bytes from a pixel to the values that each k-block of its sum reads.
     pub(crate) offsets: Vec<usize>,
-    /// Tiles that go through Winograd's transforms at a time.
+    /// Winograd tiles transformed at a time.
     pub(crate) tiles: usize,
 }
 
+/// The layers between two taps.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    /// Photos at a time.
+    /// Images at a time.
     pub(crate) group_size: usize,
     pub(crate) steps: Vec<Step>,
-    /// The value at its end.
+    /// The value at the end of the stage.
     pub(crate) output: BufferSlot,
 }
 
+/// The memory plan of a network for images of `height` x `width` pixels.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) height: usize,
@@ -61,11 +63,11 @@ pub(crate) struct Plan {
     /// Height and width of each value.
     pub(crate) sizes: Vec<(usize, usize)>,
     pub(crate) stages: Vec<Stage>,
-    /// Cells of the arena.
+    /// Size of the arena.
     pub(crate) arena_lines: usize,
 }
 
-/// Memory that is in use from one step to another, both included.
+/// Memory in use from `first_step` to `last_step`, both included.
 struct Allocation {
     offset: usize,
     lines: usize,
@@ -73,20 +75,21 @@ struct Allocation {
     last_step: usize,
 }
 
-/// Room shared by values that do not live at the same time.
+/// Allocator for values that share memory if they do not live at the same time.
 #[derive(Default)]
 struct ArenaAllocator {
     allocations: Vec<Allocation>,
 }
 
 impl ArenaAllocator {
-    /// The lowest place for `cells` from step `first` to `last`: the number of the lease.
+    /// Allocates `lines` at the lowest offset that is free from `first_step` to `last_step`; returns the
+    /// allocation's index.
     fn allocate(&mut self, lines: usize, first_step: usize, last_step: usize) -> usize {
         let mut taken: Vec<(usize, usize)> = self
             .allocations
             .iter()
-            .filter(|allocation| allocation.first_step <= last_step && first_step <= allocation.last_step)
-            .map(|allocation| (allocation.offset, allocation.offset + allocation.lines))
+            .filter(|other| other.first_step <= last_step && first_step <= other.last_step)
+            .map(|other| (other.offset, other.offset + other.lines))
             .collect();
         taken.sort_unstable();
         let mut offset = 0;
@@ -100,13 +103,14 @@ impl ArenaAllocator {
         self.allocations.len() - 1
     }
 
+    /// Lines needed for all allocations.
     fn peak_lines(&self) -> usize {
-        self.allocations.iter().map(|lease| lease.offset + lease.lines).max().unwrap_or(0)
+        self.allocations.iter().map(|allocation| allocation.offset + allocation.lines).max().unwrap_or(0)
     }
 }
 
-/// Cells from a block to the next for `pixels`: blocks then start a tile's height apart in the cache, not on top of each
-/// other, as they would with a distance of a multiple of 4 KiB.
+/// Lines between two channel blocks of `pixels` each. The remainder modulo 4 KiB keeps blocks a tile's height
+/// apart in the cache; with a multiple of 4 KiB they would all map to the same cache sets.
 fn block_stride(pixels: usize) -> usize {
     const SETS: usize = 64;
     const REMAINDER: usize = 15;
@@ -114,26 +118,24 @@ fn block_stride(pixels: usize) -> usize {
 }
 
 impl Plan {
+    /// Plans the memory of `network`.
+    ///
     /// # Errors
-    /// [`EngineError::Photos`] when a layer has nothing left to look at.
+    /// [`EngineError::Input`] if the images are too small for a layer, or a residual has another size.
     pub(crate) fn new(network: &Network, height: usize, width: usize) -> Result<Self, EngineError> {
         let sizes = infer_sizes(network, height, width)?;
         let count = network.taps.len();
-        let group_sizes: Vec<usize> =
-            (0..count).map(|stage| stage_group_size(network, &sizes, stage)).collect();
+        let groups: Vec<usize> = (0..count).map(|stage| stage_group_size(network, &sizes, stage)).collect();
         let mut planner = Planner { network, sizes: &sizes, tap_slots: Vec::new(), shared_start: 0 };
         for (stage, &value) in network.taps.iter().enumerate() {
-            // The value at the end of a segment serves the next one's groups.
-            let images = group_sizes[stage].max(group_sizes.get(stage + 1).copied().unwrap_or(0));
-            let slot = BufferSlot {
-                offset: planner.shared_start,
-                block_stride: planner.value_block_stride(value, images),
-            };
-            planner.shared_start += network.n_blocks(value) * slot.block_stride;
-            planner.tap_slots.push(slot);
+            // The value at the end of a stage holds a group of the next one.
+            let images = groups[stage].max(groups.get(stage + 1).copied().unwrap_or(0));
+            let block_stride = planner.value_block_stride(value, images);
+            planner.tap_slots.push(BufferSlot { offset: planner.shared_start, block_stride });
+            planner.shared_start += network.n_blocks(value) * block_stride;
         }
         let (mut stages, mut shared_lines) = (Vec::with_capacity(count), 0);
-        for (stage, &group) in group_sizes.iter().enumerate() {
+        for (stage, &group) in groups.iter().enumerate() {
             let (planned, lines) = planner.plan_stage(stage, group);
             stages.push(planned);
             shared_lines = shared_lines.max(lines);
@@ -143,18 +145,18 @@ impl Plan {
     }
 }
 
-/// What all segments are planned with.
+/// The inputs of the planning of every stage.
 struct Planner<'a> {
     network: &'a Network,
     /// Height and width of each value.
     sizes: &'a [(usize, usize)],
-    /// The value at the end of each segment.
+    /// Slot of the value at each tap.
     tap_slots: Vec<BufferSlot>,
-    /// The first cell of the room that values within a segment share.
+    /// First line of the memory that the values within a stage share.
     shared_start: usize,
 }
 
-/// Where a value lies while its segment runs. One at a tap has no lease: its place is its own.
+/// Location of a value while its stage runs. A value at a tap has no allocation: its slot is not shared.
 #[derive(Clone, Copy, Default)]
 struct ValueLocation {
     slot: BufferSlot,
@@ -162,12 +164,13 @@ struct ValueLocation {
 }
 
 impl Planner<'_> {
-    /// Cells from a block to the next of a value of so many photos.
+    /// Lines between two channel blocks of `value` for `images` images.
     fn value_block_stride(&self, value: usize, images: usize) -> usize {
         block_stride(images * self.sizes[value].0 * self.sizes[value].1)
     }
 
-    /// A segment that takes `group` photos at a time, and the cells that it needs of the shared room.
+    /// Plans a stage with `group` images at a time. Returns it with the number of lines of shared memory it
+    /// needs.
     fn plan_stage(&self, stage: usize, group: usize) -> (Stage, usize) {
         let (network, sizes) = (self.network, self.sizes);
         let range = network.stage_nodes(stage);
@@ -201,7 +204,7 @@ impl Planner<'_> {
         (Stage { group_size: group, steps, output: self.tap_slots[stage] }, allocator.peak_lines())
     }
 
-    /// Finds a place for what the node of this number gives.
+    /// Allocates the output of node `index`, or reuses the memory of its residual.
     fn allocate_output(
         &self,
         nodes: &[Node],
@@ -215,15 +218,14 @@ impl Planner<'_> {
             (index..nodes.len()).rev().find(|&later| reads_value(&nodes[later], value)).unwrap_or(index)
         };
         let last_step = last_use(node.output);
-        // A sum takes the place of what is added, where nobody needs that any more: each pixel is read before it is written.
-        // Not of what is multiplied as well: later panels still read that.
+        // A sum overwrites its residual if no later node reads it: each pixel is read before it is written.
+        // It cannot overwrite the input of the convolution, which later panels still read.
         let reused = residual_value(node).filter(|&value| {
             let same_type = network.values[value] == network.values[node.output];
             same_type && value != node.input && last_use(value) == index
         });
-        if let Some((location, allocation)) =
-            reused.and_then(|value| Some((locations[value], locations[value].allocation?)))
-        {
+        let reused = reused.map(|value| locations[value]);
+        if let Some(location @ ValueLocation { allocation: Some(allocation), .. }) = reused {
             allocator.allocations[allocation].last_step = last_step;
             return location;
         }
@@ -234,6 +236,7 @@ impl Planner<'_> {
     }
 }
 
+/// The value that a node adds to its result.
 fn residual_value(node: &Node) -> Option<usize> {
     match node.op {
         Op::Convolution { residual, .. } => residual,
@@ -250,22 +253,22 @@ fn infer_sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(us
     let mut sizes = vec![(height, width)];
     for node in &network.nodes {
         let (input, residual) = (sizes[node.input], residual_value(node));
-        let along = |size: usize| match &node.op {
+        let output_len = |size: usize| match &node.op {
             Op::Convolution { packed, .. } => packed.output_len(size),
             Op::MaxPool { kernel, stride, padding } => {
                 (size + 2 * padding >= *kernel).then(|| pool::output_len(size, *kernel, *stride, *padding))
             }
         };
         let reject = |problem: String| EngineError::Input { images: 1, height, width, problem };
-        let (Some(rows), Some(columns)) = (along(input.0), along(input.1)) else {
-            let problem = format!("{} has only {} x {} pixels left", node.name, input.0, input.1);
-            return Err(reject(problem));
+        let name = &node.name;
+        let (Some(rows), Some(columns)) = (output_len(input.0), output_len(input.1)) else {
+            return Err(reject(format!("the input of {name} has only {} x {} pixels", input.0, input.1)));
         };
-        if let Some(residual) = residual.map(|value| sizes[value]).filter(|&size| size != (rows, columns)) {
-            let (height, width) = residual;
+        if let Some((height, width)) = residual.map(|value| sizes[value])
+            && (height, width) != (rows, columns)
+        {
             return Err(reject(format!(
-                "{}: {rows} x {columns} cannot be added to {height} x {width}",
-                node.name
+                "{name} cannot add a residual of {height} x {width} pixels to {rows} x {columns}"
             )));
         }
         sizes.push((rows, columns));
@@ -273,8 +276,8 @@ fn infer_sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(us
     Ok(sizes)
 }
 
-/// Photos that a segment takes at a time: more where its weights are many beside its values, since all weights pass by for
-/// each group.
+/// Images that a stage processes at a time: more if its weights are large compared to its values, since each
+/// group reads all weights.
 fn stage_group_size(network: &Network, sizes: &[(usize, usize)], stage: usize) -> usize {
     let nodes = &network.nodes[network.stage_nodes(stage)];
     let weights: usize = nodes
@@ -289,16 +292,16 @@ fn stage_group_size(network: &Network, sizes: &[(usize, usize)], stage: usize) -
     (weights / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
 }
 
-/// A photo more in a group for each time that a segment's weights are this many times its largest value: a ResNet-50's layer2
-/// takes one, layer3 four, layer4 eight. On a Xeon with 2 MiB of L2 other sizes were slower; on a Zen 5 with 32 MB of L3 it
-/// hardly matters.
+/// A stage takes one image per this many times that its weights are larger than its largest value: for
+/// ResNet-50, layer2 takes 1, layer3 4, layer4 8. On a Xeon with 2 MiB of L2 other values were slower; on a
+/// Zen 5 with 32 MB of L3 it hardly matters.
 const WEIGHTS_PER_VALUE: usize = 16;
 
-/// Bytes of transformed tiles and their products that stay in the L2 cache beside weights that do as well.
+/// Bytes of transformed tiles and their products that stay in the L2 cache next to weights that fit it too.
 const TRANSFORMED_IN_CACHE: usize = 512 << 10;
 
-/// Tiles that go through Winograd's transforms at a time: as many as stay in the cache where the weights do too, all of them
-/// where the weights come from further away.
+/// Winograd tiles transformed at a time: as many as stay in the L2 cache if the weights fit it too, else all
+/// tiles of the group.
 fn winograd_tile_count(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     if packed.method != Method::Winograd {
@@ -316,7 +319,7 @@ fn winograd_tile_count(sizes: &[(usize, usize)], node: &Node, group: usize) -> u
     }
 }
 
-/// Cells that a node needs for itself.
+/// Lines of scratch memory that a node needs.
 fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     let (height, width) = sizes[node.input];
@@ -337,7 +340,7 @@ fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usi
     }
 }
 
-/// Cells from a block to the next of the copy that a node makes of its input.
+/// Lines between two channel blocks of the copy that a node makes of its input; 0 without a copy.
 fn copy_block_stride(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     let (height, width) = sizes[node.input];
@@ -350,7 +353,7 @@ fn copy_block_stride(sizes: &[(usize, usize)], node: &Node, group: usize) -> usi
     }
 }
 
-/// Bytes from a pixel of what a product reads to where each segment of its sum lies.
+/// Offset in bytes from a pixel of what the GEMM of a node reads to the values of each k-block.
 fn k_block_offsets(
     sizes: &[(usize, usize)],
     node: &Node,
@@ -367,8 +370,8 @@ fn k_block_offsets(
         Method::Winograd => k_block * tiles * CacheLine::BYTES,
         Method::Direct => {
             let padded = padded_input(packed, height, width);
-            let (block, tap) =
-                (k_block / (packed.kernel * packed.kernel), k_block % (packed.kernel * packed.kernel));
+            let taps = packed.kernel * packed.kernel;
+            let (block, tap) = (k_block / taps, k_block % taps);
             let (y, x) = (tap / packed.kernel, tap % packed.kernel);
             let column = x % packed.stride * padded.phase_columns() + x / packed.stride;
             (block * copy_block_stride + y * padded.row_len() + column) * CacheLine::BYTES
@@ -377,17 +380,17 @@ fn k_block_offsets(
     (0..packed.panels.k_blocks).map(offset).collect()
 }
 
-/// Cells from a point of transformed tiles to the next: odd, so that they spread over the cache.
+/// Lines between two components of transformed tiles: odd, so that components map to different cache sets.
 pub(crate) fn component_stride(blocks: usize, tiles: usize) -> usize {
     (blocks * tiles) | 1
 }
 
-/// Cells of transformed tiles.
+/// Lines of transformed tiles.
 pub(crate) fn transformed_lines(blocks: usize, tiles: usize) -> usize {
     winograd::COMPONENTS * component_stride(blocks, tiles)
 }
 
-/// The photo's rows as the first layer reads them.
+/// The layout of the padded images that the first layer reads.
 pub(crate) fn padded_images(packed: &PackedConv, height: usize, width: usize) -> PaddedImages {
     let columns = packed.output_len(width).unwrap_or(1);
     let row_end = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps;
@@ -395,7 +398,7 @@ pub(crate) fn padded_images(packed: &PackedConv, height: usize, width: usize) ->
     PaddedImages { height, width, padding: packed.padding, row_len }
 }
 
-/// The copy that a direct convolution reads.
+/// The layout of the padded copy that a direct convolution reads.
 pub(crate) fn padded_input(packed: &PackedConv, height: usize, width: usize) -> Padded {
     Padded { stride: packed.stride, padding: packed.padding, height, width }
 }

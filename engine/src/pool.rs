@@ -1,4 +1,4 @@
-//! Pooling.
+//! Pooling, and conversion of outputs to plain `f32` tensors.
 
 use std::ops::Range;
 
@@ -6,20 +6,19 @@ use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel, Simd};
 use crate::pad::TensorView;
 
-/// Maximum over windows; what lies outside the photo counts for nothing. Units `row + rows * (photo + photos * block)` of the
-/// output.
+/// Max pool that ignores padding: units `row + rows * (image + images * block)` of the output.
 pub(crate) struct MaxPool {
     pub(crate) input: TensorView,
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
     pub(crate) output: *mut CacheLine,
-    /// Cells from a block of the output to the next.
+    /// Lines between two channel blocks of the output.
     pub(crate) block_stride: usize,
     pub(crate) units: Range<usize>,
 }
 
-/// Outputs along an axis of `size`.
+/// Output size along an axis of `size`.
 pub(crate) fn output_len(size: usize, kernel: usize, stride: usize, padding: usize) -> usize {
     (size + 2 * padding - kernel) / stride + 1
 }
@@ -38,7 +37,7 @@ impl Job for MaxPool {
         for unit in self.units {
             let (row, image) = (unit % rows, unit / rows);
             let (image, block) = (image % images, image / images);
-            // SAFETY: the maker of the job vouches for both values; windows are inside the photo.
+            // SAFETY: the job's creator guarantees both values; windows are inside the image.
             unsafe {
                 let input = self.input.lines.add(block * self.input.block_stride + image * height * width);
                 let output = self.output.add(block * self.block_stride + (image * rows + row) * columns);
@@ -58,11 +57,11 @@ impl Job for MaxPool {
     }
 }
 
-/// The mean over the pixels of each photo: units `photo + photos * block`, `features` being `[photos, channels]`.
+/// Global average pool to `out`, `[N, C]`: units `image + images * block`.
 pub(crate) struct GlobalAvgPool {
     pub(crate) input: TensorView,
     pub(crate) channels: usize,
-    pub(crate) features: *mut f32,
+    pub(crate) out: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
@@ -76,10 +75,10 @@ impl Job for GlobalAvgPool {
             let (image, block) = (unit % images, unit / images);
             for part in 0..K::PARTS {
                 let mut means = [0.0; 16];
-                // SAFETY: the maker of the job vouches for the value and for the features of these photos.
+                // SAFETY: the job's creator guarantees the value and the output of its images.
                 unsafe {
-                    let input =
-                        self.input.lines.add(block * self.input.block_stride + image * height * width);
+                    let first = block * self.input.block_stride + image * height * width;
+                    let input = self.input.lines.add(first);
                     let mut sum = simd.splat(0.0);
                     for pixel in 0..height * width {
                         sum = simd.add(sum, kernel.load_part(input.add(pixel), part));
@@ -87,7 +86,7 @@ impl Job for GlobalAvgPool {
                     simd.store(means.as_mut_ptr(), sum);
                     let first = (block * K::PARTS + part) * 16;
                     for (channel, mean) in (first..self.channels).zip(means) {
-                        *self.features.add(image * self.channels + channel) = mean * scale;
+                        *self.out.add(image * self.channels + channel) = mean * scale;
                     }
                 }
             }
@@ -95,18 +94,18 @@ impl Job for GlobalAvgPool {
     }
 }
 
-/// Values from one channel to the next, and from one pixel to the next.
+/// Distances in a plain tensor between two channels, and between two pixels.
 #[derive(Clone, Copy)]
 pub(crate) struct Strides {
     pub(crate) channel: usize,
     pub(crate) pixel: usize,
 }
 
-/// The values themselves, photo by photo: units `photo + photos * block`.
+/// Copies a value to a plain `f32` tensor, image by image: units `image + images * block`.
 pub(crate) struct UnpackOutput {
     pub(crate) input: TensorView,
     pub(crate) channels: usize,
-    /// Within a photo.
+    /// Within an image of `out`.
     pub(crate) strides: Strides,
     pub(crate) out: *mut f32,
     pub(crate) units: Range<usize>,
@@ -123,11 +122,11 @@ impl Job for UnpackOutput {
                 for part in 0..K::PARTS {
                     let mut values = [0.0; 16];
                     let first = (block * K::PARTS + part) * 16;
-                    // SAFETY: the maker of the job vouches for the value and for the room of these photos.
+                    let line = block * self.input.block_stride + image * pixels + pixel;
+                    // SAFETY: the job's creator guarantees the value and the output of its images.
                     unsafe {
-                        let line =
-                            self.input.lines.add(block * self.input.block_stride + image * pixels + pixel);
-                        kernel.simd().store(values.as_mut_ptr(), kernel.load_part(line, part));
+                        let vector = kernel.load_part(self.input.lines.add(line), part);
+                        kernel.simd().store(values.as_mut_ptr(), vector);
                         let out = self.out.add(image * self.channels * pixels + pixel * self.strides.pixel);
                         for (channel, value) in (first..self.channels).zip(values) {
                             *out.add(channel * self.strides.channel) = value;

@@ -1,4 +1,4 @@
-//! What runs a network: threads and their memory.
+//! Sessions run a network: they own the threads and the working memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::cache_line::{Arena, CacheLine};
+use crate::cache_line::{Arena, CacheLine, SharedPtr};
 use crate::error::EngineError;
 use crate::executor::{Executor, LayerObserver, OutputRequest};
 use crate::image::{self, PixelValues};
@@ -15,10 +15,10 @@ use crate::network::{Network, Op, Tap};
 use crate::plan::Plan;
 use crate::team::{Barrier, PoisonOnPanic, Worker, part_range};
 
-/// A batch of photos of one size, `[N, H, W, 3]`.
+/// A batch of images of one size, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageBatch<'a> {
-    /// Their pixels.
+    /// The pixels.
     pub values: PixelValues<'a>,
     /// `N`.
     pub count: usize,
@@ -28,83 +28,69 @@ pub struct ImageBatch<'a> {
     pub width: usize,
 }
 
-/// How a value is given.
+/// Layout of the values that a run returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputLayout {
-    /// Means over the pixels, `[N, C]`.
+    /// Global average pool, `[N, C]`.
     Pooled,
-    /// As it is, `[N, C, H', W']`.
+    /// `[N, C, H', W']`.
     Nchw,
-    /// As it is, `[N, H', W', C]`.
+    /// `[N, H', W', C]`.
     Nhwc,
 }
 
-/// Runs a [`Network`] on threads of its own, in memory of its own.
+/// Runs a [`Network`] on its own threads, in its own memory.
 ///
-/// Memory is planned for a size of photos when the first of that size come, and used again as long as they do; it does not
-/// depend on the size of the batch. A run on one thread allocates nothing else. What comes out does not depend on the number
-/// of threads, nor on the other photos of the batch.
+/// Memory is planned when the image size changes and reused for later batches of that size; it does not
+/// depend on the batch size. A run on one thread allocates nothing else. Results do not depend on the number
+/// of threads, nor on the other images of the batch.
 pub struct Session {
     network: Arc<Network>,
     threads: usize,
     pool: Option<ThreadPool>,
     plan: Option<Plan>,
-    /// One for each team.
+    /// One per team of threads.
     arenas: Vec<Arena>,
     barriers: Vec<Barrier>,
     times: Option<NodeTimes>,
 }
 
-/// Nanoseconds that each node took, added up.
+/// Total nanoseconds of each node.
 struct NodeTimes(Vec<AtomicU64>);
 
 impl LayerObserver for NodeTimes {
-    fn after_layer(&self, node: usize, took: Duration) {
-        self.0[node].fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    fn after_layer(&self, node: usize, elapsed: Duration) {
+        self.0[node].fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
-/// What a layer took.
+/// Description and run time of a layer.
 #[derive(Clone, Debug)]
 pub struct LayerTime {
-    /// Its name.
+    /// Name of the layer.
     pub name: String,
-    /// How it is computed; none for a pool.
+    /// How the convolution is computed; `None` for a pool.
     pub method: Option<Method>,
-    /// Height and width of its output.
+    /// Height and width of the output.
     pub size: (usize, usize),
-    /// Channels of its output.
+    /// Output channels.
     pub channels: usize,
-    /// Products of a number by a number that its definition asks for, for one photo.
+    /// Multiply-accumulate operations per image, by the definition of the convolution.
     pub macs: u64,
-    /// Bytes of its packed weights.
+    /// Bytes of the packed weights.
     pub weight_bytes: usize,
-    /// Time of all runs.
+    /// Total time of all runs.
     pub time: Duration,
 }
 
-/// The fewest photos that a team is given: with fewer, threads work on the same photos, and read weights once.
+/// Minimum number of images per team. With fewer, threads share the same images and read the weights once.
 const MIN_IMAGES_PER_TEAM: usize = 4;
 
-/// Where results go: each thread writes those of its own photos, or its share of them.
-#[derive(Clone, Copy)]
-struct OutputPtr(*mut f32);
-// SAFETY: as said above, no two threads touch the same place.
-unsafe impl Send for OutputPtr {}
-// SAFETY: as above.
-unsafe impl Sync for OutputPtr {}
-
-impl OutputPtr {
-    fn pointer(self) -> *mut f32 {
-        self.0
-    }
-}
-
 impl Session {
-    /// Starts `threads` threads; a single one is the caller's own.
+    /// Starts `threads` threads; with 0 or 1 the session runs on the calling thread.
     ///
     /// # Errors
-    /// [`EngineError::Threads`] when they cannot be started.
+    /// [`EngineError::Threads`] if the threads cannot be started.
     pub fn new(network: Arc<Network>, threads: usize) -> Result<Self, EngineError> {
         let pool = if threads > 1 {
             let builder = ThreadPoolBuilder::new().num_threads(threads);
@@ -123,10 +109,10 @@ impl Session {
         &self.network
     }
 
-    /// Height and width of what `tap` gives for photos of this size.
+    /// Height and width of the value at `tap` for images of `height` x `width` pixels.
     ///
     /// # Errors
-    /// [`EngineError::Photos`] when they are too small for the network.
+    /// [`EngineError::Input`] if the images are too small for the network.
     pub fn output_size(
         &mut self,
         tap: Tap,
@@ -137,11 +123,11 @@ impl Session {
         Ok(self.plan_for(height, width)?.sizes[value])
     }
 
-    /// Runs the network up to `tap` and writes what it gives, as [`Form`] says.
+    /// Runs the network up to `tap` and writes the value there to `out`, in `layout`.
     ///
     /// # Errors
-    /// [`EngineError::Photos`] when the pixels are not as many as the sizes say, there is no room for what comes out, or the
-    /// photos are too small for the network.
+    /// [`EngineError::Input`] if the number of pixels or the length of `out` does not match the sizes, or the
+    /// images are too small for the network.
     pub fn run(
         &mut self,
         images: ImageBatch<'_>,
@@ -156,7 +142,7 @@ impl Session {
         result
     }
 
-    /// As [`run`](Self::run), with each layer told to `watch`.
+    /// As [`run`](Self::run), with `observer` called for each layer.
     pub(crate) fn run_observed(
         &mut self,
         images: ImageBatch<'_>,
@@ -169,13 +155,17 @@ impl Session {
         let reject = |problem: String| EngineError::Input { images: count, height, width, problem };
         let pixels = [count, height, width, image::CHANNELS].into_iter().try_fold(1, usize::checked_mul);
         if pixels != Some(values.len()) {
-            return Err(reject(format!("there are {} values", values.len())));
+            let channels = image::CHANNELS;
+            let found = values.len();
+            return Err(reject(format!(
+                "expected {count} x {height} x {width} x {channels} values, got {found}"
+            )));
         }
         let (rows, columns) = self.output_size(tap, height, width)?;
-        let image_len =
-            self.network.channels(tap) * if layout == OutputLayout::Pooled { 1 } else { rows * columns };
-        if out.len() != count * image_len {
-            return Err(reject(format!("there is room for {} values of {}", out.len(), count * image_len)));
+        let pixels = if layout == OutputLayout::Pooled { 1 } else { rows * columns };
+        let (found, expected) = (out.len(), count * self.network.channels(tap) * pixels);
+        if found != expected {
+            return Err(reject(format!("the output buffer has {found} values, expected {expected}")));
         }
         let teams = n_teams(self.threads, count);
         let team_size = self.threads / teams;
@@ -185,13 +175,14 @@ impl Session {
             }
             self.barriers.clear();
             self.barriers.resize_with(teams, Barrier::default);
-            let (out, arenas, barriers) = (OutputPtr(out.as_mut_ptr()), &self.arenas, &self.barriers);
+            // Each thread writes its own images, or its own share of them.
+            let (out, arenas, barriers) = (SharedPtr::new(out), &self.arenas, &self.barriers);
             let network = &*self.network;
             let work = |thread: usize| {
                 let team = thread / team_size;
                 let _poison = PoisonOnPanic(&barriers[team]);
                 let worker = Worker { rank: thread % team_size, team_size, barrier: &barriers[team] };
-                let request = OutputRequest { stage: tap.0, layout, out: out.pointer() };
+                let request = OutputRequest { stage: tap.0, layout, out: out.offset(0) };
                 let arena = arenas[team].pointer();
                 let executor = Executor { network, plan, arena, worker, values, request, observer };
                 executor.run(part_range(team, teams, count));
@@ -206,13 +197,14 @@ impl Session {
         Ok(())
     }
 
-    /// Starts or stops taking the time of each layer.
+    /// Resets the times of the layers and starts or stops measuring them.
     pub fn set_layer_timing(&mut self, on: bool) {
         let zeros = || self.network.nodes.iter().map(|_| AtomicU64::new(0)).collect();
         self.times = on.then(|| NodeTimes(zeros()));
     }
 
-    /// What each layer took since [`time_layers`](Self::time_layers), on the first thread of each team.
+    /// Times of the layers since [`set_layer_timing`](Self::set_layer_timing), summed over the first threads
+    /// of the teams.
     #[must_use]
     pub fn layer_times(&self) -> Vec<LayerTime> {
         let (Some(plan), Some(NodeTimes(times))) = (&self.plan, &self.times) else { return Vec::new() };
@@ -232,7 +224,7 @@ impl Session {
         self.network.nodes.iter().zip(times).map(layer_time).collect()
     }
 
-    /// The plan for photos of this size.
+    /// The plan for images of `height` x `width` pixels, made if the size has changed.
     fn plan_for(&mut self, height: usize, width: usize) -> Result<&Plan, EngineError> {
         let plan = match self.plan.take().filter(|plan| (plan.height, plan.width) == (height, width)) {
             Some(plan) => plan,
@@ -245,7 +237,7 @@ impl Session {
     }
 }
 
-/// As many teams of equal size as have photos enough.
+/// The largest number of equal teams with at least [`MIN_IMAGES_PER_TEAM`] images each.
 pub(crate) fn n_teams(threads: usize, images: usize) -> usize {
     let max_teams = (images / MIN_IMAGES_PER_TEAM).clamp(1, threads);
     (1..=max_teams).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)

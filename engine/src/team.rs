@@ -1,22 +1,22 @@
-//! Threads that go through a network side by side.
+//! Teams of threads that run a network together.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Turns of a waiting thread before it lets others have the core. Members arrive within microseconds of each other unless
-/// something else runs on their core.
+/// Iterations of the spin loop before a waiting thread yields the core. Threads arrive within microseconds of
+/// each other unless something else runs on their cores.
 const SPINS: usize = 2_000;
 
-/// Where the members of a team wait for each other.
+/// A spinning barrier for the threads of a team.
 #[derive(Debug, Default)]
 pub(crate) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
-    /// A member will never come.
+    /// A thread has panicked and will never arrive.
     poisoned: AtomicBool,
 }
 
-/// Breaks a barrier when its thread panics, so that nobody waits there for ever.
+/// Poisons a barrier when its thread panics, so that the other threads panic too instead of waiting forever.
 pub(crate) struct PoisonOnPanic<'a>(pub(crate) &'a Barrier);
 
 impl Drop for PoisonOnPanic<'_> {
@@ -31,29 +31,30 @@ impl Drop for PoisonOnPanic<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Worker<'a> {
     pub(crate) rank: usize,
-    /// Members in the team.
+    /// Threads in the team.
     pub(crate) team_size: usize,
     pub(crate) barrier: &'a Barrier,
 }
 
 impl Worker<'_> {
-    /// Waits until all members are here; what they wrote before can then be read. Panics when one of them has.
+    /// Waits until all threads of the team have called this; their earlier writes are then visible. Panics if
+    /// one of them has panicked.
     pub(crate) fn wait(&self) {
         if self.team_size == 1 {
             return;
         }
-        let Barrier { arrived, round, poisoned: broken } = self.barrier;
-        let now = round.load(Ordering::Relaxed);
+        let Barrier { arrived, round, poisoned } = self.barrier;
+        let current = round.load(Ordering::Relaxed);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.team_size {
             arrived.store(0, Ordering::Relaxed);
-            round.store(now.wrapping_add(1), Ordering::Release);
+            round.store(current.wrapping_add(1), Ordering::Release);
             return;
         }
-        let mut turns = 0;
-        while round.load(Ordering::Acquire) == now {
-            assert!(!broken.load(Ordering::Acquire), "another thread of the team has panicked");
-            turns += 1;
-            if turns < SPINS {
+        let mut spins = 0;
+        while round.load(Ordering::Acquire) == current {
+            assert!(!poisoned.load(Ordering::Acquire), "another thread of the team has panicked");
+            spins += 1;
+            if spins < SPINS {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -61,13 +62,13 @@ impl Worker<'_> {
         }
     }
 
-    /// This member's share of `0..count`.
+    /// This thread's share of `0..count`.
     pub(crate) fn own_range(&self, count: usize) -> Range<usize> {
         part_range(self.rank, self.team_size, count)
     }
 }
 
-/// Part `index` of `of` nearly equal parts of `0..count`.
+/// Part `index` of `0..count` split into `parts` ranges whose lengths differ by at most one.
 pub(crate) fn part_range(index: usize, parts: usize, count: usize) -> Range<usize> {
     index * count / parts..(index + 1) * count / parts
 }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_a_partition() {
+    fn part_ranges_are_a_partition() {
         for parts in 1..6 {
             for count in 0..20 {
                 let all: Vec<usize> = (0..parts).flat_map(|index| part_range(index, parts, count)).collect();
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_one_that_has_panicked() {
+    fn a_panic_ends_the_wait_of_the_other_threads() {
         let barrier = Barrier::default();
         let worker = |index| {
             let barrier = &barrier;
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_passes_before_the_last_has_come() {
+    fn no_thread_passes_before_the_last_arrives() {
         let (barrier, arrived) = (Barrier::default(), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for index in 0..3 {

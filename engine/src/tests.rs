@@ -1,4 +1,4 @@
-//! Networks on every kernel that the machine has, beside a naive one in `f64`.
+//! Tests of networks on every kernel that the CPU supports, against a naive implementation in `f64`.
 
 mod calibration;
 mod edges;
@@ -14,14 +14,14 @@ use proptest::prelude::*;
 
 use crate::dispatch::{AnyKernel, KernelSet};
 use crate::image::PixelValues;
-use crate::isa::{Isa, Precision};
+use crate::isa::{DType, Isa};
 use crate::kernels::{EmulatedBf16, Narrowing, PortableF32};
 use crate::layer::Convolution;
 use crate::network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
 use crate::session::{ImageBatch, OutputLayout, Session};
 use naive::{FeatureMap, NaiveNetwork};
 
-/// Numbers in -1..1 from a seed.
+/// A random generator of numbers in -1..1.
 pub(crate) struct TestRng(pub(crate) u64);
 
 impl TestRng {
@@ -34,7 +34,7 @@ impl TestRng {
         (0..count).map(|_| self.next() * scale).collect()
     }
 
-    /// A convolution that keeps the size of numbers.
+    /// A random convolution that keeps the magnitude of values.
     pub(crate) fn convolution(&mut self, shape: [usize; 5]) -> Convolution {
         let [inputs, outputs, kernel, stride, padding] = shape;
         let count = inputs * kernel * kernel;
@@ -44,29 +44,25 @@ impl TestRng {
     }
 }
 
-/// A way through the kernels that are here.
+/// Kernels and precisions to test.
 #[derive(Clone, Copy, Debug)]
 struct KernelConfig {
     kernels: KernelSet,
-    /// What the first layer's values are kept in, and all later ones'.
-    precisions: (Precision, Precision),
-    /// What a result may be off by, in parts of what it could be at most.
+    /// Precision of the output of the first layer, and of all later layers.
+    precisions: (DType, DType),
+    /// Maximum error relative to [`FeatureMap::max_abs_sum`].
     tolerance: f64,
 }
 
-/// Every kernel there is here.
+/// Every kernel available here, and the emulated ones.
 fn kernel_configs() -> Vec<KernelConfig> {
-    let emulated = KernelSet {
-        f32: AnyKernel::PortableF32,
-        bf16: Some((
-            AnyKernel::EmulatedNarrowing(Narrowing(PortableF32, EmulatedBf16)),
-            AnyKernel::EmulatedBf16,
-        )),
-    };
+    let narrowing = AnyKernel::EmulatedNarrowing(Narrowing(PortableF32, EmulatedBf16));
+    let emulated =
+        KernelSet { f32: AnyKernel::PortableF32, bf16: Some((narrowing, AnyKernel::EmulatedBf16)) };
     let present = Isa::ALL.into_iter().filter(|isa| isa.is_present()).map(|isa| KernelSet::new(isa).unwrap());
     let mut configs = Vec::new();
     for kernels in present.chain([emulated]) {
-        use Precision::{Bf16, F32};
+        use DType::{Bf16, F32};
         if kernels.bf16.is_some() {
             if !cfg!(miri) {
                 configs.push(KernelConfig { kernels, precisions: (F32, Bf16), tolerance: 2e-2 });
@@ -79,13 +75,18 @@ fn kernel_configs() -> Vec<KernelConfig> {
     configs
 }
 
-fn epilogue(residual: Option<ValueId>, relu: bool, precision: Precision) -> Epilogue {
+fn epilogue(residual: Option<ValueId>, relu: bool, precision: DType) -> Epilogue {
     Epilogue { residual, relu, precision }
 }
 
-/// One layer after the first, and what surrounds it.
+/// A batch of images, by value: `[count, height, width, 3]`.
+fn u8_batch(values: &[u8], count: usize, height: usize, width: usize) -> ImageBatch<'_> {
+    ImageBatch { values: PixelValues::U8(values), count, height, width }
+}
+
+/// A layer after the first one, and the input of the network.
 #[derive(Clone, Debug)]
-struct ConvCase {
+struct Case {
     /// Inputs, outputs, kernel, stride, padding.
     shape: [usize; 5],
     residual: bool,
@@ -96,37 +97,34 @@ struct ConvCase {
     threads: usize,
 }
 
-impl ConvCase {
-    /// For Miri, which takes a thousandfold.
+impl Case {
+    /// A smaller case for Miri, which is a thousand times slower.
     fn smaller(&self) -> Self {
         let [inputs, outputs, kernel, stride, padding] = self.shape;
         let shape = [inputs.min(18), outputs.min(18), kernel, stride, padding];
-        let (photos, height, width) = (self.images.min(2), self.height.min(10), self.width.min(10));
-        Self { shape, images: photos, height, width, ..*self }
+        let (images, height, width) = (self.images.min(2), self.height.min(10), self.width.min(10));
+        Self { shape, images, height, width, ..*self }
     }
 }
 
-/// The network of a case: a first layer that halves the photo, the layer, and a 1 x 1 convolution to add to it.
-fn build_case(config: KernelConfig, case: &ConvCase) -> (Network, NaiveNetwork, Tap) {
-    let mut numbers = TestRng(case.shape.iter().fold(7, |seed, &size| seed * 31 + size as u64));
-    let normalisation =
+/// The network of a case: a first layer of stride 2, the layer, and a 1 x 1 convolution as its residual.
+fn build_case(config: KernelConfig, case: &Case) -> (Network, NaiveNetwork, Tap) {
+    let mut rng = TestRng(case.shape.iter().fold(7, |seed, &size| seed * 31 + size as u64));
+    let normalization =
         [0, 1, 2].map(|c| std::array::from_fn(|v| (v as f32 / 255.0 - 0.4) / (0.2 + 0.1 * c as f32)));
-    let mut builder = NetworkBuilder::with_kernels(config.kernels, Isa::Portable, normalisation);
-    let (first_precision, layer_precision) = config.precisions;
-    let mut naive = NaiveNetwork::new(normalisation);
+    let mut builder = NetworkBuilder::with_kernels(config.kernels, Isa::Portable, normalization);
+    let (precision, layer_precision) = config.precisions;
+    let mut naive = NaiveNetwork::new(normalization);
     let [inputs, outputs, kernel, stride, padding] = case.shape;
-    let first = numbers.convolution([3, inputs, 3, 2, 1]);
-    let layer = numbers.convolution([inputs, outputs, kernel, stride, padding]);
-    let shortcut = numbers.convolution([inputs, outputs, 1, stride, 0]);
-    let a = builder
-        .add_convolution("first", builder.input(), first.clone(), epilogue(None, true, first_precision))
-        .unwrap();
+    let first = rng.convolution([3, inputs, 3, 2, 1]);
+    let layer = rng.convolution([inputs, outputs, kernel, stride, padding]);
+    let shortcut = rng.convolution([inputs, outputs, 1, stride, 0]);
+    let end = |relu| epilogue(None, relu, precision);
+    let a = builder.add_convolution("first", builder.input(), first.clone(), end(true)).unwrap();
     let na = naive.convolution(0, &first, None, true);
     let fits = kernel == 2 * padding + 1;
     let (b, nb) = if case.residual && fits {
-        let b = builder
-            .add_convolution("around", a, shortcut.clone(), epilogue(None, false, first_precision))
-            .unwrap();
+        let b = builder.add_convolution("shortcut", a, shortcut.clone(), end(false)).unwrap();
         (Some(b), Some(naive.convolution(na, &shortcut, None, false)))
     } else {
         (None, None)
@@ -138,66 +136,66 @@ fn build_case(config: KernelConfig, case: &ConvCase) -> (Network, NaiveNetwork, 
 }
 
 fn pixels(count: usize) -> Vec<u8> {
-    let mut numbers = TestRng(11);
-    (0..count).map(|_| (numbers.next() * 127.0 + 128.0) as u8).collect()
+    let mut rng = TestRng(11);
+    (0..count).map(|_| (rng.next() * 127.0 + 128.0) as u8).collect()
 }
 
 /// `max |a - b| <= tolerance * max |b|`.
-fn assert_close(ours: &[f32], exact: &[f64], tolerance: f64, what: &str) {
+fn assert_close(ours: &[f32], exact: &[f64], tolerance: f64, label: &str) {
     let largest = exact.iter().fold(0.0, |max: f64, value| max.max(value.abs()));
-    assert_within(ours, exact, tolerance * largest, what);
+    assert_within(ours, exact, tolerance * largest, label);
 }
 
-fn assert_within(ours: &[f32], exact: &[f64], bound: f64, what: &str) {
+fn assert_within(ours: &[f32], exact: &[f64], bound: f64, label: &str) {
     assert_eq!(ours.len(), exact.len());
     for (index, (ours, value)) in ours.iter().zip(exact).enumerate() {
         let gap = (f64::from(*ours) - value).abs();
-        assert!(gap <= bound, "{what}: {ours} for {value} at {index} of {}", exact.len());
+        assert!(gap <= bound, "{label}: {ours} for {value} at {index} of {}", exact.len());
     }
 }
 
 /// `[N, C, pixels]` as `[N, pixels, C]`.
 fn channels_last(planes: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
-    let photos = planes.chunks_exact(channels * pixels);
-    photos
-        .flat_map(|photo| (0..pixels).flat_map(move |pixel| photo[pixel..].iter().step_by(pixels)))
+    planes
+        .chunks_exact(channels * pixels)
+        .flat_map(|image| (0..pixels).flat_map(move |pixel| image[pixel..].iter().step_by(pixels)))
         .copied()
         .collect()
 }
 
-fn check_case(case: &ConvCase) {
+fn check(case: &Case) {
     let case = &if cfg!(miri) { case.smaller() } else { case.clone() };
-    let ConvCase { images: photos, height, width, threads, .. } = *case;
-    let data = pixels(photos * height * width * 3);
+    let Case { images, height, width, threads, .. } = *case;
+    let data = pixels(images * height * width * 3);
     for config in kernel_configs() {
         let (network, naive, tap) = build_case(config, case);
         let mut session = Session::new(Arc::new(network), threads).unwrap();
         let size = session.output_size(tap, height, width).unwrap();
         let outputs = case.shape[1];
-        let batch = ImageBatch { values: PixelValues::U8(&data), count: photos, height, width };
-        let what = format!("{config:?} {case:?}");
-        let mut planes = vec![f32::NAN; photos * outputs * size.0 * size.1];
+        let batch = u8_batch(&data, images, height, width);
+        let label = format!("{config:?} {case:?}");
+        let mut planes = vec![f32::NAN; images * outputs * size.0 * size.1];
         session.run(batch, tap, OutputLayout::Nchw, &mut planes).unwrap();
         let mut last = vec![f32::NAN; planes.len()];
         session.run(batch, tap, OutputLayout::Nhwc, &mut last).unwrap();
-        assert!(last == channels_last(&planes, outputs, size.0 * size.1), "{what}");
+        assert!(last == channels_last(&planes, outputs, size.0 * size.1), "{label}");
         if cfg!(miri) {
-            // It looks at memory; the naive network would take it minutes.
-            assert!(planes.iter().all(|value| value.is_finite()), "{what}");
+            // Miri checks memory accesses; the naive network would take minutes.
+            assert!(planes.iter().all(|value| value.is_finite()), "{label}");
             continue;
         }
-        let exact: Vec<FeatureMap> = naive.run(&data, photos, height, width);
+        let exact: Vec<FeatureMap> = naive.run(&data, images, height, width);
         let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
         let bound = config.tolerance * exact.iter().map(|map| map.max_abs_sum).fold(0.0, f64::max);
-        assert_within(&planes, &all, bound, &what);
-        let mut pooled = vec![f32::NAN; photos * outputs];
+        assert_within(&planes, &all, bound, &label);
+        let mut pooled = vec![f32::NAN; images * outputs];
         session.run(batch, tap, OutputLayout::Pooled, &mut pooled).unwrap();
         let means: Vec<f64> = exact.iter().flat_map(FeatureMap::means).collect();
-        assert_within(&pooled, &means, bound, &what);
+        assert_within(&pooled, &means, bound, &label);
     }
 }
 
-const BASE_CASE: ConvCase = ConvCase {
+const BASE: Case = Case {
     shape: [32, 32, 1, 1, 0],
     residual: false,
     relu: true,
@@ -209,76 +207,50 @@ const BASE_CASE: ConvCase = ConvCase {
 
 #[test]
 fn one_by_one() {
-    check_case(&BASE_CASE);
+    check(&BASE);
 }
 
 #[test]
 fn winograd() {
-    check_case(&ConvCase { shape: [32, 32, 3, 1, 1], height: 16, width: 16, ..BASE_CASE });
+    check(&Case { shape: [32, 32, 3, 1, 1], height: 16, width: 16, ..BASE });
 }
 
 #[test]
 fn direct() {
-    check_case(&ConvCase { shape: [32, 32, 3, 2, 1], height: 16, width: 16, ..BASE_CASE });
+    check(&Case { shape: [32, 32, 3, 2, 1], height: 16, width: 16, ..BASE });
 }
 
 #[test]
 fn a_single_pixel() {
     for kernel in [1, 3, 5] {
-        check_case(&ConvCase {
-            shape: [32, 64, kernel, 1, kernel / 2],
-            height: 1,
-            width: 1,
-            residual: true,
-            ..BASE_CASE
-        });
+        check(&Case { shape: [32, 64, kernel, 1, kernel / 2], height: 1, width: 1, residual: true, ..BASE });
     }
 }
 
 #[test]
 fn a_single_channel() {
-    check_case(&ConvCase { shape: [1, 1, 3, 1, 1], residual: true, images: 2, ..BASE_CASE });
-    check_case(&ConvCase { shape: [1, 1, 3, 2, 1], residual: true, images: 2, ..BASE_CASE });
+    check(&Case { shape: [1, 1, 3, 1, 1], residual: true, images: 2, ..BASE });
+    check(&Case { shape: [1, 1, 3, 2, 1], residual: true, images: 2, ..BASE });
 }
 
 #[test]
 fn sizes_that_are_no_multiple_of_anything() {
-    check_case(&ConvCase {
-        shape: [17, 33, 3, 1, 1],
-        height: 13,
-        width: 29,
-        images: 3,
-        residual: true,
-        ..BASE_CASE
-    });
-    check_case(&ConvCase {
-        shape: [17, 33, 3, 2, 1],
-        height: 13,
-        width: 29,
-        images: 3,
-        residual: true,
-        ..BASE_CASE
-    });
-    check_case(&ConvCase {
-        shape: [47, 5, 1, 2, 0],
-        height: 31,
-        width: 7,
-        images: 3,
-        threads: 3,
-        ..BASE_CASE
-    });
+    check(&Case { shape: [17, 33, 3, 1, 1], height: 13, width: 29, images: 3, residual: true, ..BASE });
+    check(&Case { shape: [17, 33, 3, 2, 1], height: 13, width: 29, images: 3, residual: true, ..BASE });
+    check(&Case { shape: [47, 5, 1, 2, 0], height: 31, width: 7, images: 3, threads: 3, ..BASE });
 }
 
-/// Three segments whose groups differ, values that take each other's place, sums across taps.
+/// A network with three stages of different group sizes, values that reuse memory, and residuals across taps.
 fn deep_network(config: KernelConfig) -> (Network, NaiveNetwork, Vec<(Tap, usize)>) {
-    let normalisation = [0, 1, 2].map(|_| std::array::from_fn(|v| v as f32 / 128.0 - 1.0));
-    let mut numbers = TestRng(5);
-    let mut builder = NetworkBuilder::with_kernels(config.kernels, Isa::Portable, normalisation);
-    let mut kept = config.precisions.0;
-    let mut naive = NaiveNetwork::new(normalisation);
-    let first = numbers.convolution([3, 16, 7, 2, 3]);
-    let a =
-        builder.add_convolution("first", builder.input(), first.clone(), epilogue(None, true, kept)).unwrap();
+    let normalization = [0, 1, 2].map(|_| std::array::from_fn(|v| v as f32 / 128.0 - 1.0));
+    let mut rng = TestRng(5);
+    let mut builder = NetworkBuilder::with_kernels(config.kernels, Isa::Portable, normalization);
+    let mut precision = config.precisions.0;
+    let mut naive = NaiveNetwork::new(normalization);
+    let first = rng.convolution([3, 16, 7, 2, 3]);
+    let a = builder
+        .add_convolution("first", builder.input(), first.clone(), epilogue(None, true, precision))
+        .unwrap();
     let mut value = builder.add_max_pool("pool", a, 3, 2, 1).unwrap();
     let a = naive.convolution(0, &first, None, true);
     let mut exact = naive.max_pool(a, 3, 2, 1);
@@ -288,23 +260,23 @@ fn deep_network(config: KernelConfig) -> (Network, NaiveNetwork, Vec<(Tap, usize
     for (inputs, outputs) in stages {
         for block in 0..blocks {
             let stride = if block == 0 && inputs != outputs { 2 } else { 1 };
-            let from = if block == 0 { inputs } else { outputs };
+            let channels = if block == 0 { inputs } else { outputs };
             let mut add = |shape, input: (_, usize), residual: Option<(_, usize)>, relu, precision| {
-                let layer = numbers.convolution(shape);
+                let layer = rng.convolution(shape);
                 let end = epilogue(residual.map(|r| r.0), relu, precision);
                 let ours = builder.add_convolution("layer", input.0, layer.clone(), end);
                 (ours.unwrap(), naive.convolution(input.1, &layer, residual.map(|r| r.1), relu))
             };
-            let shortcut = if from == outputs && stride == 1 {
+            let shortcut = if channels == outputs && stride == 1 {
                 (value, exact)
             } else {
-                add([from, outputs, 1, stride, 0], (value, exact), None, false, kept)
+                add([channels, outputs, 1, stride, 0], (value, exact), None, false, precision)
             };
-            let inside = add([from, 16, 1, 1, 0], (value, exact), None, true, kept);
-            let inside = add([16, 16, 3, stride, 1], inside, None, true, kept);
-            // The first block goes over to what the rest is kept in.
+            let inside = add([channels, 16, 1, 1, 0], (value, exact), None, true, precision);
+            let inside = add([16, 16, 3, stride, 1], inside, None, true, precision);
+            // The first block switches to the precision of later layers.
             (value, exact) = add([16, outputs, 1, 1, 0], inside, Some(shortcut), true, config.precisions.1);
-            kept = config.precisions.1;
+            precision = config.precisions.1;
         }
         taps.push((builder.add_tap().unwrap(), exact));
     }
@@ -312,10 +284,10 @@ fn deep_network(config: KernelConfig) -> (Network, NaiveNetwork, Vec<(Tap, usize
 }
 
 #[test]
-fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
+fn every_tap_of_a_deep_network_is_the_same_for_any_batch_and_threads() {
     let (height, width, most) = if cfg!(miri) { (5, 7, 2) } else { (65, 43, 11) };
     let data = pixels(most * height * width * 3);
-    // Miri goes one way, to the end.
+    // With Miri only one configuration and the last tap.
     let (configs, skipped) = if cfg!(miri) { (vec![kernel_configs()[0]], 3) } else { (kernel_configs(), 0) };
     for config in configs {
         let (network, naive, mut taps) = deep_network(config);
@@ -326,11 +298,9 @@ fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
             let size = alone.output_size(tap, height, width).unwrap();
             let image_len = network.channels(tap) * size.0 * size.1;
             let mut single = vec![f32::NAN; most * image_len];
-            for (photo, out) in single.chunks_exact_mut(image_len).enumerate() {
-                let values = PixelValues::U8(&data[photo * height * width * 3..][..height * width * 3]);
-                alone
-                    .run(ImageBatch { values, count: 1, height, width }, tap, OutputLayout::Nchw, out)
-                    .unwrap();
+            for (image, out) in single.chunks_exact_mut(image_len).enumerate() {
+                let values = &data[image * height * width * 3..][..height * width * 3];
+                alone.run(u8_batch(values, 1, height, width), tap, OutputLayout::Nchw, out).unwrap();
             }
             if !cfg!(miri) {
                 let exact = naive.run_to(value, &data, most, height, width);
@@ -339,21 +309,18 @@ fn every_tap_of_a_deep_network_for_any_batch_and_threads() {
             }
             for (threads, count) in [(1, most), (2, 1), (2, most), (3, most - 1), (4, most)] {
                 let mut session = Session::new(network.clone(), threads).unwrap();
-                let values = PixelValues::U8(&data[..count * height * width * 3]);
-                let mut together = vec![f32::NAN; count * image_len];
-                let photos = ImageBatch { values, count, height, width };
-                session.run(photos, tap, OutputLayout::Nchw, &mut together).unwrap();
-                assert!(
-                    together == single[..count * image_len],
-                    "{config:?} {tap:?} {threads} threads, {count} photos"
-                );
+                let images = u8_batch(&data[..count * height * width * 3], count, height, width);
+                let mut out = vec![f32::NAN; count * image_len];
+                session.run(images, tap, OutputLayout::Nchw, &mut out).unwrap();
+                let label = format!("{config:?} {tap:?} {threads} threads, {count} images");
+                assert!(out == single[..count * image_len], "{label}");
             }
         }
     }
 }
 
 #[test]
-fn photos_of_one_size_after_another_and_pixels_normalised_before() {
+fn a_session_handles_changing_sizes_and_normalized_pixels() {
     let (network, naive, taps) = deep_network(kernel_configs()[0]);
     let mut session = Session::new(Arc::new(network), 2).unwrap();
     let (tap, value) = taps[3];
@@ -362,47 +329,44 @@ fn photos_of_one_size_after_another_and_pixels_normalised_before() {
         let data = pixels(2 * height * width * 3);
         let exact: Vec<f64> =
             naive.run_to(value, &data, 2, height, width).iter().flat_map(FeatureMap::means).collect();
-        let normalised: Vec<f32> = data.iter().map(|&v| f32::from(v) / 128.0 - 1.0).collect();
-        for values in [PixelValues::U8(&data), PixelValues::F32(&normalised)] {
+        let normalized: Vec<f32> = data.iter().map(|&v| f32::from(v) / 128.0 - 1.0).collect();
+        for values in [PixelValues::U8(&data), PixelValues::F32(&normalized)] {
             let mut out = vec![f32::NAN; exact.len()];
-            session
-                .run(ImageBatch { values, count: 2, height, width }, tap, OutputLayout::Pooled, &mut out)
-                .unwrap();
+            let images = ImageBatch { values, count: 2, height, width };
+            session.run(images, tap, OutputLayout::Pooled, &mut out).unwrap();
             assert_close(&out, &exact, 1e-4, &format!("{height} x {width}"));
         }
     }
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_the_reason() {
+fn invalid_layers_and_batches_are_rejected_with_the_reason() {
     let convolution = |inputs, outputs, kernel| TestRng(1).convolution([inputs, outputs, kernel, 2, 1]);
     let mut builder = NetworkBuilder::new(Isa::Portable, [[0.0; 256]; 3]).unwrap();
     let image = builder.input();
-    let end = |residual| epilogue(residual, true, Precision::F32);
-    let mut refused = |layer: Convolution, input, residual| {
+    let end = |residual| epilogue(residual, true, DType::F32);
+    let mut rejected = |layer: Convolution, input, residual| {
         builder.add_convolution("conv1", input, layer, end(residual)).unwrap_err().to_string()
     };
     let mut short = convolution(3, 8, 3);
     short.weights.pop();
-    assert!(
-        refused(short, image, None)
-            .contains("failed to add conv1: 215 weights and 8 biases are not [8, 3, 3, 3]")
+    assert_eq!(
+        rejected(short, image, None),
+        "failed to add conv1: expected weights [8, 3, 3, 3] and bias [8], got 215 and 8 values"
     );
-    assert!(refused(convolution(4, 8, 3), image, None).contains("it takes 4 channels and is given 3"));
     assert!(
-        refused(convolution(3, 8, 3), image, Some(image))
-            .contains("8 channels in f32 cannot be added to 3 in f32")
+        rejected(convolution(4, 8, 3), image, None).contains("expects 4 input channels, but its input has 3")
     );
-    assert!(refused(convolution(3, 8, 1), image, None).contains("padding 1 do not go with a kernel of 1"));
-    let narrow = epilogue(None, true, Precision::Bf16);
+    let residual = rejected(convolution(3, 8, 3), image, Some(image));
+    assert!(residual.contains("a residual of 3 channels in f32, expected 8 in f32"), "{residual}");
+    assert!(rejected(convolution(3, 8, 1), image, None).contains("got stride 2 and padding 1"));
+    let narrow = epilogue(None, true, DType::Bf16);
     let narrowed =
         builder.add_convolution("conv1", image, convolution(3, 8, 3), narrow).unwrap_err().to_string();
     assert!(narrowed.contains("portable has no kernel from f32 to bf16"), "{narrowed}");
     let a = builder.add_convolution("a", image, convolution(3, 8, 3), end(None)).unwrap();
-    assert!(
-        builder.add_max_pool("pool", a, 2, 2, 2).is_err()
-            && builder.add_max_pool("pool", image, 3, 2, 1).is_err()
-    );
+    assert!(builder.add_max_pool("pool", a, 2, 2, 2).is_err());
+    assert!(builder.add_max_pool("pool", image, 3, 2, 1).is_err());
     let tap = builder.add_tap().unwrap();
     assert!(builder.add_tap().is_err());
     builder.add_convolution("b", a, convolution(8, 8, 3), end(None)).unwrap();
@@ -410,22 +374,24 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     let late = builder.add_convolution("c", a, convolution(8, 8, 3), end(None)).unwrap_err().to_string();
     assert!(late.contains("failed to add c: it uses a value from before the last tap"), "{late}");
     let mut session = Session::new(Arc::new(builder.build()), 1).unwrap();
-    let mut run = |values: &[u8], height, width, room| {
-        let photos = ImageBatch { values: PixelValues::U8(values), count: 1, height, width };
-        session
-            .run(photos, tap, OutputLayout::Pooled, &mut vec![0.0; room])
-            .map_err(|error| error.to_string())
+    let mut run = |values: &[u8], height, width, out_len| {
+        let (images, mut out) = (u8_batch(values, 1, height, width), vec![0.0; out_len]);
+        session.run(images, tap, OutputLayout::Pooled, &mut out).map_err(|error| error.to_string())
     };
     assert!(run(&[0; 12], 2, 2, 8).is_ok());
-    assert!(run(&[0; 11], 2, 2, 8).unwrap_err().contains("on 1 photos of 2 x 2 pixels: there are 11 values"));
-    assert!(run(&[0; 12], 2, 2, 7).unwrap_err().contains("room for 7 values of 8"));
-    assert!(run(&[], 0, 2, 8).unwrap_err().contains("a has only 0 x 2 pixels left"));
+    let too_few = run(&[0; 11], 2, 2, 8).unwrap_err();
+    assert!(
+        too_few.contains("on 1 photos of 2 x 2 pixels: expected 1 x 2 x 2 x 3 values, got 11"),
+        "{too_few}"
+    );
+    assert!(run(&[0; 12], 2, 2, 7).unwrap_err().contains("the output buffer has 7 values, expected 8"));
+    assert!(run(&[], 0, 2, 8).unwrap_err().contains("the input of a has only 0 x 2 pixels"));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 64 }, ..ProptestConfig::default() })]
     #[test]
-    fn any_layer_is_what_the_naive_one_is(
+    fn any_layer_agrees_with_the_naive_implementation(
         inputs in 1usize..70,
         outputs in 1usize..70,
         kernel in 1usize..6,
@@ -439,6 +405,6 @@ proptest! {
         threads in 1usize..4,
     ) {
         let padding = padding.min(kernel - 1);
-        check_case(&ConvCase { shape: [inputs, outputs, kernel, stride, padding], residual, relu, images, height, width, threads });
+        check(&Case { shape: [inputs, outputs, kernel, stride, padding], residual, relu, images, height, width, threads });
     }
 }

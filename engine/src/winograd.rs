@@ -1,10 +1,12 @@
-//! Winograd's transforms: a 3 x 3 convolution of stride 1 as products at the points of transformed tiles.
+//! Winograd's algorithm F(4 x 4, 3 x 3): a 3 x 3 convolution of stride 1 as one GEMM per component of
+//! transformed tiles.
 //!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). A tile of 4 x 4 outputs takes 36 products
-//! where the direct way takes 144. Input tiles overlap by 2; what lies outside the photo is zero.
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). A tile of 4 x 4 outputs takes
+//! 36 multiplications instead of 144. Input tiles overlap by 2 pixels and are padded with zeros.
 //!
-//! `Y = A^T [(G g G^T) * (B^T d B)] A` for a tile `d` and a kernel `g`. It is linear in `g`, so that the derivative by it, for that by
-//! `Y`, goes the same way back: `G^T [(A Y' A^T) * (B^T d B)] G`, the products being summed over all tiles first.
+//! `Y = A^T [(G g G^T) * (B^T d B)] A` for an input tile `d` and a kernel `g`. `Y` is linear in `g`, so the
+//! gradient with respect to `g`, given the gradient `Y'`, is `G^T [(A Y' A^T) * (B^T d B)] G`, with the
+//! products summed over all tiles.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -13,20 +15,20 @@ use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tile::TileOutput;
 
-/// Outputs of a tile, along one axis.
+/// Side of an output tile.
 pub(crate) const OUT_SIDE: usize = 4;
-/// Inputs of a tile, along one axis.
+/// Side of an input tile.
 pub(crate) const IN_SIDE: usize = OUT_SIDE + 2;
-/// Taps of a kernel, along one axis.
+/// Side of a kernel.
 pub(crate) const TAPS: usize = 3;
-/// Products of a tile.
+/// Components of a transformed tile or kernel.
 pub(crate) const COMPONENTS: usize = IN_SIDE * IN_SIDE;
 
-/// The finite points of interpolation are 0, `±P` and `±Q`; the sixth is infinity.
+/// The interpolation points are 0, `±P`, `±Q` and infinity.
 const P: f32 = 0.75;
 const Q: f32 = 1.5;
 
-/// A line of inputs at the six points: `B^T` of the paper, with each row's last coefficient 1.
+/// Transforms a row of inputs: `B^T` of the paper, with the last coefficient of each row scaled to 1.
 #[inline(always)]
 pub(crate) fn transform_input_row<S: Simd>(simd: S, x: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
@@ -43,7 +45,7 @@ pub(crate) fn transform_input_row<S: Simd>(simd: S, x: [S::Vector; IN_SIDE]) -> 
     ]
 }
 
-/// A line of products to outputs: `A^T`.
+/// Transforms a row of products to outputs: `A^T`.
 #[inline(always)]
 fn transform_output_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; OUT_SIDE] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
@@ -58,7 +60,7 @@ fn transform_output_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector
     ]
 }
 
-/// A line of derivatives by outputs at the six points: `A`.
+/// Transforms a row of output gradients: `A`.
 #[inline(always)]
 fn transform_gradient_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
@@ -75,10 +77,10 @@ fn transform_gradient_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vec
     ]
 }
 
-/// What a kernel's row is divided by at 0, at `±P` and at `±Q`.
+/// Divisors of the kernel transform at the points 0, `±P` and `±Q`.
 const DIVISORS: [f32; 3] = [P * P * Q * Q, 2.0 * P * P * (P * P - Q * Q), 2.0 * Q * Q * (Q * Q - P * P)];
 
-/// The kernel's row of coefficients at each of the six points: `G`.
+/// The kernel transform `G`, a row per point.
 fn kernel_transform_matrix() -> [[f64; 3]; IN_SIDE] {
     let (p, q) = (f64::from(P), f64::from(Q));
     let row_at = |x: f64, divisor: f32| [1.0, x, x * x].map(|power| power / f64::from(divisor));
@@ -86,13 +88,13 @@ fn kernel_transform_matrix() -> [[f64; 3]; IN_SIDE] {
     [row_at(0.0, at_0), row_at(p, at_p), row_at(-p, at_p), row_at(q, at_q), row_at(-q, at_q), [0.0, 0.0, 1.0]]
 }
 
-/// What each tap of a kernel, row by row, counts for at `point`: `G g G^T` is a sum of these.
+/// Coefficients of the taps of a kernel, in row-major order, in a component of `G g G^T`.
 pub(crate) fn kernel_transform_factors(component: usize) -> [f64; 9] {
     let rows = kernel_transform_matrix();
     std::array::from_fn(|tap| rows[component / IN_SIDE][tap / 3] * rows[component % IN_SIDE][tap % 3])
 }
 
-/// A kernel's row at the six points: `G`.
+/// Transforms a row of a kernel: `G`.
 #[inline(always)]
 fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; IN_SIDE] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
@@ -110,7 +112,7 @@ fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; I
     ]
 }
 
-/// A line of products to the derivatives by a kernel's row: `G^T`.
+/// Transforms a row of products to the gradient of a kernel's row: `G^T`.
 #[inline(always)]
 fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; TAPS] {
     let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
@@ -125,7 +127,7 @@ fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector;
     ]
 }
 
-/// A kernel at its points, row by row: `G g G^T`.
+/// Transforms a kernel: `G g G^T`.
 #[inline(always)]
 pub(crate) fn transform_kernel<S: Simd>(
     simd: S,
@@ -142,7 +144,7 @@ pub(crate) fn transform_kernel<S: Simd>(
     components
 }
 
-/// The derivatives by a kernel, for sums at its points, row by row: `G^T m G`.
+/// Gradient of a kernel from its transform components summed over tiles: `G^T m G`.
 #[inline(always)]
 pub(crate) fn kernel_gradient<S: Simd>(
     simd: S,
@@ -159,7 +161,7 @@ pub(crate) fn kernel_gradient<S: Simd>(
     taps
 }
 
-/// The tiles of a value: photos, rows and columns of tiles, in this order.
+/// The output tiles of a value, in the order image, row, column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiling {
     pub(crate) height: usize,
@@ -167,12 +169,12 @@ pub(crate) struct Tiling {
 }
 
 impl Tiling {
-    /// Tiles in a photo.
+    /// Tiles in an image.
     pub(crate) fn tiles_per_image(self) -> usize {
         self.height.div_ceil(OUT_SIDE) * self.width.div_ceil(OUT_SIDE)
     }
 
-    /// The photo of tile `index`, and the first row and column of its outputs.
+    /// The image of tile `index`, and the first row and column of its outputs.
     #[inline(always)]
     fn locate(self, index: usize) -> (usize, usize, usize) {
         let columns = self.width.div_ceil(OUT_SIDE);
@@ -181,37 +183,43 @@ impl Tiling {
     }
 }
 
-/// Transformed tiles: `[point][panel of blocks][tile][block of a panel]`, a cell each.
+/// Transformed tiles: `[component][panel of blocks][tile][block of the panel]`, a cache line each.
 #[derive(Clone, Copy)]
 pub(crate) struct TransformedTiles {
     pub(crate) lines: *mut CacheLine,
-    /// Cells from a point to the next.
+    /// Lines between two components.
     pub(crate) component_stride: usize,
-    /// Tiles from a panel to the next.
+    /// Tiles between two panels.
     pub(crate) panel_stride: usize,
     /// Blocks in a panel.
     pub(crate) panel_blocks: usize,
 }
 
 impl TransformedTiles {
-    /// Where a block of channels of a tile lies at the first point.
+    /// First line of a component.
+    pub(crate) fn component(&self, index: usize) -> *mut CacheLine {
+        self.lines.wrapping_add(index * self.component_stride)
+    }
+
+    /// Index of the line of a channel block of a tile within a component.
     #[inline(always)]
     pub(crate) fn line_index(&self, block: usize, tile: usize) -> usize {
         (block / self.panel_blocks * self.panel_stride + tile) * self.panel_blocks + block % self.panel_blocks
     }
 }
 
-/// What a tile of `SIDE` x `SIDE` values is at the points.
+/// Transform of tiles of `SIDE` x `SIDE` values.
 pub(crate) trait TileTransform<const SIDE: usize> {
-    /// Pixels that a tile starts before its outputs.
+    /// Rows and columns of a tile before its first output.
     const MARGIN: usize;
 
+    /// Transforms a row or column of a tile.
     fn transform_row<S: Simd>(simd: S, values: [S::Vector; SIDE]) -> [S::Vector; IN_SIDE];
 }
 
-/// Of what a convolution reads.
+/// Tiles of a convolution's input.
 pub(crate) struct InputTiles;
-/// Of derivatives by what it gives.
+/// Tiles of a convolution's output gradient.
 pub(crate) struct GradientTiles;
 
 impl TileTransform<IN_SIDE> for InputTiles {
@@ -232,17 +240,17 @@ impl TileTransform<OUT_SIDE> for GradientTiles {
     }
 }
 
-/// Photos whose tiles are transformed.
+/// A value whose tiles are transformed.
 #[derive(Clone, Copy)]
 pub(crate) struct TransformSource {
     pub(crate) lines: *const CacheLine,
-    /// Cells from a pixel to the next.
+    /// Lines between two pixels.
     pub(crate) pixel_stride: usize,
-    /// Cells from a block of channels to the next.
+    /// Lines between two channel blocks.
     pub(crate) block_stride: usize,
 }
 
-/// Transforms tiles: units `tile + tiles * block` of those of `tiles`.
+/// Transforms tiles `tiles` of a value: units `tile + tiles * block`.
 pub(crate) struct TransformTiles<T, const SIDE: usize> {
     pub(crate) tiling: Tiling,
     pub(crate) source: TransformSource,
@@ -256,12 +264,13 @@ impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> 
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
-        let (Tiling { height, width }, TransformSource { lines, pixel_stride, block_stride }) =
-            (self.tiling, self.source);
+        let Tiling { height, width } = self.tiling;
+        let TransformSource { lines, pixel_stride, block_stride } = self.source;
         for unit in self.units {
             let (block, tile) = (unit / self.tiles.len(), unit % self.tiles.len());
             let (image, top, left) = self.tiling.locate(self.tiles.start + tile);
-            // SAFETY: the maker of the job vouches for the source's blocks and photos; only pixels inside the photo are read.
+            // SAFETY: the job's creator guarantees the source's blocks and images; only pixels inside are
+            // read.
             let image = unsafe { lines.add(block * block_stride + image * height * width * pixel_stride) };
             let first_line = self.dst.line_index(block, tile);
             for part in 0..K::PARTS {
@@ -269,23 +278,22 @@ impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> 
                 let mut columns = [[zero; IN_SIDE]; SIDE];
                 for x in 0..SIDE {
                     let mut row = [zero; SIDE];
-                    if let Some(left) = (left + x).checked_sub(T::MARGIN).filter(|&left| left < width) {
+                    if let Some(x) = (left + x).checked_sub(T::MARGIN).filter(|&x| x < width) {
                         for (y, value) in row.iter_mut().enumerate() {
-                            if let Some(row) = (top + y).checked_sub(T::MARGIN).filter(|&row| row < height) {
-                                // SAFETY: row and column are inside.
-                                *value = unsafe {
-                                    kernel.load_part(image.add((row * width + left) * pixel_stride), part)
-                                };
+                            if let Some(y) = (top + y).checked_sub(T::MARGIN).filter(|&y| y < height) {
+                                let pixel = (y * width + x) * pixel_stride;
+                                // SAFETY: row and column are inside the image.
+                                *value = unsafe { kernel.load_part(image.add(pixel), part) };
                             }
                         }
                     }
                     columns[x] = T::transform_row(kernel.simd(), row);
                 }
                 for y in 0..IN_SIDE {
-                    let line = T::transform_row(kernel.simd(), std::array::from_fn(|x| columns[x][y]));
-                    for (x, value) in line.into_iter().enumerate() {
+                    let row = T::transform_row(kernel.simd(), std::array::from_fn(|x| columns[x][y]));
+                    for (x, value) in row.into_iter().enumerate() {
                         let index = (IN_SIDE * y + x) * self.dst.component_stride + first_line;
-                        // SAFETY: the maker of the job vouches for all points, blocks and tiles.
+                        // SAFETY: the job's creator guarantees all components, blocks and tiles.
                         unsafe { kernel.store_part(self.dst.lines.add(index), part, value) };
                     }
                 }
@@ -294,24 +302,25 @@ impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> 
     }
 }
 
-/// Where outputs go.
+/// Destination of outputs, pixel by pixel.
 pub(crate) trait PixelSink {
-    /// Finishes and stores channels `16 * vector..` of a pixel.
+    /// Applies the epilogue to channels `16 * vector..` of a pixel and stores them.
     ///
     /// # Safety
-    /// They are inside all that is read and written.
+    /// The channels must be inside everything that is read and written.
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>);
 }
 
 impl PixelSink for TileOutput {
     #[inline(always)]
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.store_vector(kernel, pixel, vector, sums) }
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.store(kernel, pixel, vector, sums) }
     }
 }
 
-/// Transforms products back and finishes them: units `tile + tiles * vector` of those of `tiles`, a vector being 16 channels.
+/// Transforms the products of tiles `tiles` to outputs: units `tile + tiles * vector`, with vectors of 16
+/// channels.
 pub(crate) struct InverseTransform<O> {
     pub(crate) tiling: Tiling,
     pub(crate) transformed: TransformedTiles,
@@ -331,22 +340,20 @@ impl<O: PixelSink> Job for InverseTransform<O> {
             let (image, top, left) = self.tiling.locate(self.tiles.start + tile);
             let zero = simd.splat(0.0);
             let mut columns = [[zero; OUT_SIDE]; IN_SIDE];
-            // SAFETY: the maker of the job vouches for all points, vectors and tiles.
-            let src = unsafe { self.transformed.lines.add(self.transformed.line_index(vector, tile)) };
+            let line = self.transformed.line_index(vector, tile);
             for x in 0..IN_SIDE {
-                let row = std::array::from_fn(|y| {
-                    // SAFETY: as above.
-                    unsafe {
-                        simd.load(src.add((IN_SIDE * y + x) * self.transformed.component_stride).cast())
-                    }
+                let column = std::array::from_fn(|y| {
+                    let component = self.transformed.component(IN_SIDE * y + x);
+                    // SAFETY: the job's creator guarantees all components, vectors and tiles.
+                    unsafe { simd.load(component.add(line).cast()) }
                 });
-                columns[x] = transform_output_row(simd, row);
+                columns[x] = transform_output_row(simd, column);
             }
             for y in 0..OUT_SIDE.min(height - top) {
-                let line = transform_output_row(simd, std::array::from_fn(|x| columns[x][y]));
-                for (x, value) in line.into_iter().enumerate().take(width - left) {
+                let row = transform_output_row(simd, std::array::from_fn(|x| columns[x][y]));
+                for (x, value) in row.into_iter().enumerate().take(width - left) {
                     let pixel = (image * height + top + y) * width + left + x;
-                    // SAFETY: row and column are inside; the maker of the job vouches for photos and vectors.
+                    // SAFETY: row and column are inside; the job's creator guarantees images and vectors.
                     unsafe { self.output.store_vector(kernel, pixel, vector, value) };
                 }
             }
@@ -359,7 +366,7 @@ mod tests {
     use super::*;
     use crate::kernels::Portable;
 
-    /// 1 at one place, 0 elsewhere.
+    /// A unit vector.
     fn unit<const SIZE: usize>(position: usize) -> [[f32; 16]; SIZE] {
         std::array::from_fn(|i| [f32::from(u8::from(i == position)); 16])
     }
@@ -368,42 +375,34 @@ mod tests {
         std::array::from_fn(|i| std::array::from_fn(|lane| a[i][lane] * b[i][lane]))
     }
 
-    /// The law that the transforms share, in one dimension: the outputs are the correlation of inputs and kernel, and the derivative
-    /// by the kernel that of inputs and derivatives by the outputs.
+    /// In one dimension, the outputs are the correlation of input and kernel, and the gradient of the kernel
+    /// is the correlation of input and output gradient.
     #[test]
     fn transforms_give_the_correlation() {
-        for (inputs, kernel) in (0..IN_SIDE).flat_map(|inputs| (0..TAPS).map(move |kernel| (inputs, kernel)))
-        {
-            let x = transform_input_row(Portable, unit(inputs));
+        for (input, kernel) in (0..IN_SIDE).flat_map(|input| (0..TAPS).map(move |kernel| (input, kernel))) {
+            let x = transform_input_row(Portable, unit(input));
             let y = transform_output_row(Portable, product(x, transform_kernel_row(Portable, unit(kernel))));
-            for (position, y) in y.iter().enumerate() {
-                let expected = f32::from(u8::from(position + kernel == inputs));
-                let gradient = kernel_gradient_row(
-                    Portable,
-                    product(x, transform_gradient_row(Portable, unit(position))),
-                );
+            for (output, y) in y.iter().enumerate() {
+                let expected = f32::from(u8::from(output + kernel == input));
+                let gradient = product(x, transform_gradient_row(Portable, unit(output)));
+                let gradient = kernel_gradient_row(Portable, gradient);
                 for found in [y[0], gradient[kernel][0]] {
-                    assert!(
-                        (found - expected).abs() < 1e-5,
-                        "{inputs} {kernel} {position}: {found} {expected}"
-                    );
+                    assert!((found - expected).abs() < 1e-5, "{input} {kernel} {output}: {found} {expected}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_kernel_at_a_point_is_what_the_factors_of_its_taps_say() {
+    fn transformed_kernels_agree_with_the_factors_of_their_taps() {
         for tap in 0..TAPS * TAPS {
             let taps = std::array::from_fn(|y| {
                 std::array::from_fn(|x| [f32::from(u8::from(TAPS * y + x == tap)); 16])
             });
             let components = transform_kernel(Portable, taps);
             for component in 0..COMPONENTS {
-                let (found, expected) = (
-                    components[component / IN_SIDE][component % IN_SIDE][0],
-                    kernel_transform_factors(component)[tap],
-                );
+                let found = components[component / IN_SIDE][component % IN_SIDE][0];
+                let expected = kernel_transform_factors(component)[tap];
                 assert!((f64::from(found) - expected).abs() < 1e-6, "{tap} {component}: {found} {expected}");
             }
         }

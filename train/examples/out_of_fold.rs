@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let diagnosis = examine(&settings, false, &())?;
     let found = diagnosis.probabilities.as_ref().ok_or_else(|| diagnosis.left_out.join("; "))?;
     let paths: Vec<&str> = diagnosis.paths().collect();
-    let class = |place: usize| diagnosis.classes[found.classes[place] as usize].class.clone();
+    let class = |class_index: usize| diagnosis.classes[found.classes[class_index] as usize].class.clone();
     let mut table = csv::Writer::from_writer(Vec::new());
     let classes = (0..found.classes.len()).map(class);
     table.write_record(["path".to_owned(), "label".to_owned()].into_iter().chain(classes))?;

@@ -26,7 +26,7 @@ pub enum TrainError {
     Dataset(#[from] DatasetError),
     /// Photos that cannot be read.
     #[error(transparent)]
-    Unreadable(Unreadable),
+    Unreadable(UnreadableImages),
     /// Data that cannot be learned from or tested on; a whole sentence.
     #[error("{0}")]
     Data(String),
@@ -55,7 +55,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The feature cache failed.
-    #[error("the feature cache {} failed{}", path.display(), advice(source))]
+    #[error("the feature cache {} failed{}", path.display(), cache_advice(source))]
     Cache {
         /// The cache's file.
         path: PathBuf,
@@ -66,11 +66,11 @@ pub enum TrainError {
 
 /// What to do about a store that failed. A disk that is full, or a folder that may not be written to, is no reason to throw
 /// features away.
-fn advice(error: &redb::Error) -> &'static str {
+fn cache_advice(error: &redb::Error) -> &'static str {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let no_room = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    let disk_errors = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     match error {
-        redb::Error::Io(error) if no_room.contains(&error.kind()) => {
+        redb::Error::Io(error) if disk_errors.contains(&error.kind()) => {
             ": make room or give access, or keep features elsewhere (`features.cache`)"
         }
         _ => "; if it is damaged, delete it: features are then computed anew",
@@ -79,7 +79,7 @@ fn advice(error: &redb::Error) -> &'static str {
 
 /// What kind of thing went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// Anything else.
     Failed,
     /// Bad usage or a bad config.
@@ -93,18 +93,18 @@ pub enum Kind {
 impl TrainError {
     /// What kind of thing went wrong.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Config(_) | Self::Usage(_) => Kind::Usage,
-            Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => Kind::Usage,
-            Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => Kind::Data,
-            Self::Head(HeadError::Data(_) | HeadError::Width { .. }) => Kind::Data,
+            Self::Config(_) | Self::Usage(_) => FailureKind::Usage,
+            Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => FailureKind::Usage,
+            Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
+            Self::Head(HeadError::Data(_) | HeadError::Width { .. }) => FailureKind::Data,
             Self::Backbone(error) => match error.kind() {
-                ErrorKind::Config => Kind::Usage,
-                ErrorKind::Hub => Kind::Hub,
-                ErrorKind::Failed => Kind::Failed,
+                ErrorKind::Config => FailureKind::Usage,
+                ErrorKind::Hub => FailureKind::Hub,
+                ErrorKind::Failed => FailureKind::Failed,
             },
-            Self::Head(_) | Self::Io { .. } | Self::Format { .. } | Self::Cache { .. } => Kind::Failed,
+            Self::Head(_) | Self::Io { .. } | Self::Format { .. } | Self::Cache { .. } => FailureKind::Failed,
         }
     }
 
@@ -129,17 +129,17 @@ impl From<HubError> for TrainError {
 
 /// Photos that cannot be read, each with the reason.
 #[derive(Debug)]
-pub struct Unreadable(pub Vec<(ImageRef, DecodeError)>);
+pub struct UnreadableImages(pub Vec<(ImageRef, DecodeError)>);
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for UnreadableImages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let photos = if self.0.len() == 1 { "photo" } else { "photos" };
-        write!(f, "{} {photos} cannot be read", self.0.len())?;
-        for (photo, error) in &self.0 {
-            write!(f, "\n  {photo}: {error}")?;
+        let noun = if self.0.len() == 1 { "photo" } else { "photos" };
+        write!(f, "{} {noun} cannot be read", self.0.len())?;
+        for (image, error) in &self.0 {
+            write!(f, "\n  {image}: {error}")?;
         }
         f.write_str("\nmend or remove them, or go on without them: data.on_error = \"skip\"")
     }
 }
 
-impl std::error::Error for Unreadable {}
+impl std::error::Error for UnreadableImages {}

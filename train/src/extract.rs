@@ -4,15 +4,15 @@ use std::path::Path;
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::feature_file::{Described, Target};
-use crate::features::{Features, Stock};
+use crate::feature_file::{FeatureFileWriter, SampleInfo};
+use crate::features::{ExtractedFeatures, PretrainedBackbone};
 use crate::progress::Progress;
 use crate::run::Run;
-use crate::samples::{Inputs, Samples};
+use crate::samples::{SampleInputs, SampleSet};
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extracted {
+pub struct ExtractSummary {
     /// Rows, `N`.
     pub rows: usize,
     /// Features a row, `F`.
@@ -33,29 +33,30 @@ pub fn extract(
     run: Option<&Run>,
     out: &Path,
     progress: &dyn Progress,
-) -> Result<Extracted, TrainError> {
-    let target = Target::open(out)?;
-    let (samples, inputs) = Samples::unsplit(settings, progress)?;
-    let (Inputs::Photos(photos), Some(options)) = (inputs, &settings.options.backbone) else {
+) -> Result<ExtractSummary, TrainError> {
+    let target = FeatureFileWriter::create(out)?;
+    let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
+    let (SampleInputs::Images(photos), Some(options)) = (inputs, &settings.options.backbone) else {
         return Err(TrainError::Usage(
             "features are extracted from photos, and `data.features` has none".into(),
         ));
     };
-    let of_run = run.map(|run| run.model.weights(settings, progress)).transpose()?.flatten();
+    let of_run = run.map(|run| run.model.open_backbone_any_layer(settings, progress)).transpose()?.flatten();
     let stock = match of_run {
         Some(stock) => stock,
-        None => Stock::open(options, progress)?,
+        None => PretrainedBackbone::open(options, progress)?,
     };
-    let features = Features::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
-    let mut order: Vec<usize> = (0..photos.len()).filter(|&photo| features.has(photo)).collect();
+    let features =
+        ExtractedFeatures::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
+    let mut order: Vec<usize> = (0..photos.len()).filter(|&photo| features.is_readable(photo)).collect();
     if order.is_empty() {
         return Err(TrainError::Data("no photo can be read".into()));
     }
     order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
-    let described: Vec<Described> = order
+    let described: Vec<SampleInfo> = order
         .iter()
         .map(|&i| &samples.rows[i])
-        .map(|row| Described {
+        .map(|row| SampleInfo {
             path: row.id.clone(),
             class: samples.classes.name(row.label).into(),
             label: row.label,
@@ -66,7 +67,7 @@ pub fn extract(
         features.append(&order[range], 0, &mut values)?;
         Ok(values)
     })?;
-    Ok(Extracted {
+    Ok(ExtractSummary {
         rows: order.len(),
         width: features.width(),
         computed: features.computed(),
@@ -76,21 +77,21 @@ pub fn extract(
 
 #[cfg(test)]
 mod tests {
-    use headstock_backbone::{Layer, Pixels};
+    use headstock_backbone::{FeatureLayer, PixelBatch};
     use headstock_loader::{EvalTransform, Resampling, decode};
 
     use super::*;
     use crate::feature_file::read_features;
-    use crate::fixtures::{Folder, network};
+    use crate::fixtures::{TestFolder, small_backbone};
 
     /// The table lists the photos in another order.
     #[test]
     fn a_row_is_the_photo_that_it_names_whatever_the_order_of_the_data() {
-        let folder = Folder::new();
-        folder.weights("backbone");
+        let folder = TestFolder::new();
+        folder.write_backbone("backbone");
         let mut table = "id,label\n".to_owned();
         for number in [3, 0, 4, 1, 2] {
-            folder.picture(&format!("photos/{number}.png"), number);
+            folder.write_image(&format!("photos/{number}.png"), number);
             table += &format!("{number}.png,{}\n", ["cat", "dog"][number as usize % 2]);
         }
         folder.write("x.csv", table);
@@ -104,7 +105,9 @@ mod tests {
         for (number, row) in values.chunks_exact(64).enumerate() {
             let photo = decode(&std::fs::read(folder.path(&format!("photos/{number}.png"))).unwrap(), 10_000);
             let pixels = plain.apply(&photo.unwrap()).into_raw();
-            let expected = network().features(Pixels::new(&pixels, 1, 32, 32).unwrap(), Layer::Stem).unwrap();
+            let expected = small_backbone()
+                .features(PixelBatch::new(&pixels, 1, 32, 32).unwrap(), FeatureLayer::Stem)
+                .unwrap();
             assert!(row == expected, "photo {number}");
         }
         let described = std::fs::read_to_string(folder.path("features.csv")).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use headstock_backbone::{
-    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, Source, WeightFiles,
+    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, WeightFiles, WeightsSource,
 };
 use headstock_heads::Registry;
 use headstock_loader::encode::png;
@@ -14,21 +14,21 @@ use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 
 use crate::config::{Config, ConfigError, Settings};
-use crate::samples::{Inputs, Part, Samples};
+use crate::samples::{SampleInputs, SampleSet, Subset};
 
 /// A file of `reference`.
-pub(crate) fn golden(name: &str) -> PathBuf {
+pub(crate) fn reference_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
 }
 
 /// Where the bundled weights lie.
-pub(crate) fn bundled() -> WeightFiles {
+pub(crate) fn bundled_weights() -> WeightFiles {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    Source::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
+    WeightsSource::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
 }
 
 /// Photos of 32 x 32 pixels: the least that a network takes.
-pub(crate) fn small() -> Preprocessing {
+pub(crate) fn small_preprocessing() -> Preprocessing {
     Preprocessing {
         resize: 36,
         crop: [32, 32],
@@ -39,16 +39,16 @@ pub(crate) fn small() -> Preprocessing {
 }
 
 /// The bundled network, once for all tests.
-pub(crate) fn network() -> &'static Backbone {
+pub(crate) fn small_backbone() -> &'static Backbone {
     static BACKBONE: OnceLock<Backbone> = OnceLock::new();
     BACKBONE.get_or_init(|| {
-        let checkpoint = Checkpoint::open_with(&bundled(), &small()).unwrap();
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
         Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
     })
 }
 
 /// A picture of its own for each number, with as many colours and edges as a photo has.
-pub(crate) fn picture(number: u64, width: u32, height: u32) -> RgbImage {
+pub(crate) fn synthetic_image(number: u64, width: u32, height: u32) -> RgbImage {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut byte = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -68,9 +68,9 @@ pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
 }
 
 /// A folder of a test.
-pub(crate) struct Folder(TempDir);
+pub(crate) struct TestFolder(TempDir);
 
-impl Folder {
+impl TestFolder {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -87,24 +87,27 @@ impl Folder {
     }
 
     /// Picture `number`, 48 x 40, as PNG.
-    pub(crate) fn picture(&self, name: &str, number: u64) -> PathBuf {
-        self.write(name, png(&picture(number, 48, 40)))
+    pub(crate) fn write_image(&self, name: &str, number: u64) -> PathBuf {
+        self.write(name, png(&synthetic_image(number, 48, 40)))
     }
 
     /// So many pictures in `photos`, in turn of the classes `cat` and `dog`.
-    pub(crate) fn two_classes(&self, count: u64) {
+    pub(crate) fn write_two_classes(&self, count: u64) {
         for number in 0..count {
-            self.picture(&format!("photos/{}/{number:02}.png", ["cat", "dog"][number as usize % 2]), number);
+            self.write_image(
+                &format!("photos/{}/{number:02}.png", ["cat", "dog"][number as usize % 2]),
+                number,
+            );
         }
     }
 
     /// A photo of one grey: however it is turned, cropped or resized, it stays the same.
-    pub(crate) fn grey(&self, name: &str, grey: u8) -> PathBuf {
-        self.write(name, png(&RgbImage::from_pixel(40, 40, Rgb([grey; 3]))))
+    pub(crate) fn write_gray(&self, name: &str, gray: u8) -> PathBuf {
+        self.write(name, png(&RgbImage::from_pixel(40, 40, Rgb([gray; 3]))))
     }
 
     /// `x.npy`, whose rows are these features, and the table beside with a label and a group for each.
-    pub(crate) fn features(&self, rows: &[Vec<f32>], labels: &[u32], groups: Option<&[u32]>) {
+    pub(crate) fn write_features(&self, rows: &[Vec<f32>], labels: &[u32], groups: Option<&[u32]>) {
         let shape = format!("({}, {})", rows.len(), rows[0].len());
         let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
         let mut array = b"\x93NUMPY\x01\x00".to_vec();
@@ -121,15 +124,15 @@ impl Folder {
     }
 
     /// Copies a file of `reference`.
-    pub(crate) fn golden(&self, from: &str, to: &str) {
-        self.write(to, fs::read(golden(from)).unwrap());
+    pub(crate) fn copy_reference(&self, from: &str, to: &str) {
+        self.write(to, fs::read(reference_path(from)).unwrap());
     }
 
     /// The bundled weights under `name`, to be run on small photos.
-    pub(crate) fn weights(&self, name: &str) {
+    pub(crate) fn write_backbone(&self, name: &str) {
         let folder = self.path(name);
         fs::create_dir_all(&folder).unwrap();
-        let (from, to) = (bundled().weights, folder.join("model.safetensors"));
+        let (from, to) = (bundled_weights().weights, folder.join("model.safetensors"));
         if fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to).unwrap();
         }
@@ -138,47 +141,51 @@ impl Folder {
         fs::write(folder.join("config.json"), record).unwrap();
     }
 
-    pub(crate) fn resolve(&self, config: &str, set: &[impl AsRef<str>]) -> Result<Settings, ConfigError> {
-        self.resolve_with(config, set, &Registry::builtin())
+    pub(crate) fn resolve(
+        &self,
+        config: &str,
+        overrides: &[impl AsRef<str>],
+    ) -> Result<Settings, ConfigError> {
+        self.resolve_with(config, overrides, &Registry::builtin())
     }
 
     pub(crate) fn resolve_with(
         &self,
         config: &str,
-        set: &[impl AsRef<str>],
+        overrides: &[impl AsRef<str>],
         heads: &Registry,
     ) -> Result<Settings, ConfigError> {
         let mut config = Config::parse(&format!("version = 1\n{config}"), "a test", self.0.path())?;
-        config.set(set)?;
+        config.set(overrides)?;
         config.resolve(heads)
     }
 
     /// The settings of a config, and what else is set.
     #[track_caller]
-    pub(crate) fn settings(&self, config: &str, set: &[impl AsRef<str>]) -> Settings {
-        self.resolve(config, set).unwrap_or_else(|error| panic!("{error}"))
+    pub(crate) fn settings(&self, config: &str, overrides: &[impl AsRef<str>]) -> Settings {
+        self.resolve(config, overrides).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The samples of these settings.
     #[track_caller]
-    pub(crate) fn samples(&self, config: &str, set: &[impl AsRef<str>]) -> (Samples, Inputs) {
-        Samples::read(&self.settings(config, set), &()).unwrap_or_else(|error| panic!("{error}"))
+    pub(crate) fn samples(&self, config: &str, overrides: &[impl AsRef<str>]) -> (SampleSet, SampleInputs) {
+        SampleSet::read(&self.settings(config, overrides), &()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Why there are none.
     #[track_caller]
-    pub(crate) fn refusal(&self, config: &str, set: &[impl AsRef<str>]) -> String {
-        match Samples::read(&self.settings(config, set), &()) {
+    pub(crate) fn read_error(&self, config: &str, overrides: &[impl AsRef<str>]) -> String {
+        match SampleSet::read(&self.settings(config, overrides), &()) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("it is not refused"),
         }
     }
 }
 
-impl Samples {
+impl SampleSet {
     /// The ids of a part, in order.
-    pub(crate) fn ids(&self, part: Part) -> Vec<&str> {
-        self.of(part).into_iter().map(|row| self.rows[row].id.as_str()).collect()
+    pub(crate) fn ids(&self, subset: Subset) -> Vec<&str> {
+        self.rows_of(subset).into_iter().map(|row| self.rows[row].id.as_str()).collect()
     }
 
     /// The name of each sample's class.

@@ -21,6 +21,8 @@
 //! ```
 
 mod activations;
+mod atomic_write;
+mod benchmark;
 pub mod compare;
 pub mod config;
 pub mod doctor;
@@ -29,34 +31,32 @@ mod evaluate;
 mod extract;
 pub mod feature_file;
 pub mod features;
-mod files;
+mod finetune;
 mod fit;
 #[cfg(test)]
 mod fixtures;
-mod matrix;
+mod in_memory_features;
 pub mod metrics;
 mod predict;
-mod prepared;
+mod prepared_data;
 mod progress;
 #[cfg(test)]
-mod recording;
+mod recording_head;
 mod report;
 pub mod run;
+mod sample_features;
+mod sample_scores;
 pub mod samples;
-mod score;
-mod signatures;
-mod table;
-mod throughput;
+mod signature_cache;
 mod trained_on;
-mod tune;
 
-pub use error::{Kind, TrainError, Unreadable};
+pub use benchmark::{Throughput, measure_throughput};
+pub use error::{FailureKind, TrainError, UnreadableImages};
 pub use evaluate::{Evaluation, evaluate};
-pub use extract::{Extracted, extract};
-pub use fit::{Outcome, train};
-pub use predict::{Prediction, Predictor, Told};
-pub use prepared::Prepared;
+pub use extract::{ExtractSummary, extract};
+pub use finetune::{FinetuneSpeed, LrCurve, LrPoint, find_lr, measure_finetune_speed, resume};
+pub use fit::{TrainOutcome, train};
+pub use predict::{OnPredictions, Prediction, Predictor};
+pub use prepared_data::PreparedData;
 pub use progress::Progress;
-pub use run::{Reserved, Run, RunPlace};
-pub use throughput::{Throughput, throughput};
-pub use tune::{LrCurve, LrPoint, TuningSpeed, find_lr, resume, tuning_speed};
+pub use run::{Run, RunDir, RunReservation};

@@ -3,7 +3,7 @@
 use headstock_heads::{Calibration, HeadError, Logits};
 use serde::{Deserialize, Serialize};
 
-use crate::score::{Figures, Score};
+use crate::sample_scores::{SampleScore, WeightedMetrics};
 
 /// Figures of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub struct Metrics {
 
 /// Those of the figures that say how honest probabilities are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reliability {
+pub struct ProbabilityMetrics {
     /// As [`Metrics::log_loss`].
     pub log_loss: f64,
     /// As [`Metrics::ece`].
@@ -32,8 +32,8 @@ pub struct Reliability {
 impl Metrics {
     /// How honest the probabilities are.
     #[must_use]
-    pub fn reliability(&self) -> Reliability {
-        Reliability { log_loss: self.log_loss, ece: self.ece }
+    pub fn probability_metrics(&self) -> ProbabilityMetrics {
+        ProbabilityMetrics { log_loss: self.log_loss, ece: self.ece }
     }
 }
 
@@ -52,30 +52,30 @@ impl Predictions {
     /// Softmax of `logits`.
     #[must_use]
     pub fn new(logits: &Logits) -> Self {
-        Self::with(logits.softmax(), logits)
+        Self::from_probabilities(logits.softmax(), logits)
     }
 
     /// What `calibration` makes of `logits`.
     ///
     /// # Errors
     /// As [`Calibration::probabilities`].
-    pub fn calibrated(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
-        Ok(Self::with(calibration.probabilities(logits)?, logits))
+    pub fn with_calibration(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
+        Ok(Self::from_probabilities(calibration.probabilities(logits)?, logits))
     }
 
     /// `probabilities` `[N, C]` that were made of `logits`.
-    pub(crate) fn with(probabilities: Vec<f32>, logits: &Logits) -> Self {
+    pub(crate) fn from_probabilities(probabilities: Vec<f32>, logits: &Logits) -> Self {
         let classes = logits.classes();
         let rows = probabilities.chunks_exact(classes).zip(logits.rows());
         let predicted = rows.map(|(row, logits)| {
-            let before = |a: usize, b: usize| (row[a], logits[a]) > (row[b], logits[b]);
-            (1..classes).fold(0, |best, class| if before(class, best) { class } else { best }) as u32
+            let is_better = |a: usize, b: usize| (row[a], logits[a]) > (row[b], logits[b]);
+            (1..classes).fold(0, |best, class| if is_better(class, best) { class } else { best }) as u32
         });
         Self { predicted: predicted.collect(), probabilities, classes }
     }
 
     /// Those of some samples.
-    pub(crate) fn only(&self, samples: &[usize]) -> Self {
+    pub(crate) fn select(&self, samples: &[usize]) -> Self {
         let row = |&sample: &usize| &self.probabilities[sample * self.classes..][..self.classes];
         Self {
             probabilities: samples.iter().flat_map(row).copied().collect(),
@@ -99,15 +99,15 @@ impl Predictions {
         let rows = self.rows().zip(&self.predicted).zip(labels);
         let top5 =
             rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
-        let Figures { accuracy, macro_f1, log_loss, ece } =
-            Figures::of(&self.scores(labels), self.classes, |_| 1);
+        let WeightedMetrics { accuracy, macro_f1, log_loss, ece } =
+            WeightedMetrics::from_scores(&self.scores(labels), self.classes, |_| 1);
         Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
     }
 
     /// How each sample was predicted, beside its label.
-    pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<Score> {
+    pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<SampleScore> {
         let rows = self.rows().zip(&self.predicted).zip(labels);
-        rows.map(|((row, &predicted), &label)| Score::new(row, predicted, label)).collect()
+        rows.map(|((row, &predicted), &label)| SampleScore::new(row, predicted, label)).collect()
     }
 
     /// How many samples of each class (rows) are predicted as each class (columns), `[C][C]`.
@@ -123,8 +123,11 @@ impl Predictions {
 
 /// How many classes are more probable than `label`; among equals the lower number is before.
 fn rank(row: &[f32], label: u32) -> usize {
-    let own = row[label as usize];
-    row.iter().enumerate().filter(|&(class, &p)| p > own || (p == own && class < label as usize)).count()
+    let label_probability = row[label as usize];
+    row.iter()
+        .enumerate()
+        .filter(|&(class, &p)| p > label_probability || (p == label_probability && class < label as usize))
+        .count()
 }
 
 #[cfg(test)]
@@ -136,28 +139,28 @@ mod tests {
     use super::*;
 
     #[derive(Deserialize)]
-    struct Case {
+    struct MetricsCase {
         classes: usize,
         probabilities: Vec<f32>,
         labels: Vec<u32>,
         predicted: Vec<u32>,
         confusion: Vec<Vec<usize>>,
         #[serde(flatten)]
-        figures: Metrics,
+        metrics: Metrics,
     }
 
     #[test]
-    fn figures_with_ties_absent_classes_and_confidences_on_edges_are_scikit_learns_and_guos() {
+    fn metrics_with_ties_absent_classes_and_bin_edges_match_scikit_learn_and_guo() {
         let text = include_str!("../../reference/metrics/probabilities.json");
-        let cases: BTreeMap<String, Case> = serde_json::from_str(text).unwrap();
+        let cases: BTreeMap<String, MetricsCase> = serde_json::from_str(text).unwrap();
         assert_eq!(cases.len(), 7);
         for (name, case) in cases {
             let logits = Logits::new(case.probabilities.clone(), case.classes).unwrap();
-            let predictions = Predictions::with(case.probabilities, &logits);
+            let predictions = Predictions::from_probabilities(case.probabilities, &logits);
             assert_eq!(predictions.predicted, case.predicted, "{name}");
             assert_eq!(predictions.confusion(&case.labels), case.confusion, "{name}");
-            let (found, expected) = (predictions.metrics(&case.labels), case.figures);
-            for (figure, found, expected) in [
+            let (found, expected) = (predictions.metrics(&case.labels), case.metrics);
+            for (metric, found, expected) in [
                 ("top1", found.top1, expected.top1),
                 ("top5", found.top5, expected.top5),
                 ("macro F1", found.macro_f1, expected.macro_f1),
@@ -165,7 +168,7 @@ mod tests {
                 ("ece", found.ece, expected.ece),
             ] {
                 // log_loss normalises probabilities once more, in single precision.
-                assert!((found - expected).abs() < 1e-6, "{name}, {figure}: {found}, not {expected}");
+                assert!((found - expected).abs() < 1e-6, "{name}, {metric}: {found}, not {expected}");
             }
         }
     }
@@ -174,7 +177,7 @@ mod tests {
     fn the_label_is_among_the_five_when_fewer_than_five_classes_are_before_it() {
         // Class 7 is the most probable; 1, 2 and 3 are equal; then 0, 4, 5 and 6 are.
         let row = vec![0.05, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.35];
-        let predictions = Predictions::with(row.clone(), &Logits::new(row, 8).unwrap());
+        let predictions = Predictions::from_probabilities(row.clone(), &Logits::new(row, 8).unwrap());
         let top5 = |label: u32| predictions.metrics(&[label]).top5;
         assert_eq!([7, 1, 2, 3, 0].map(top5), [1.0; 5]);
         assert_eq!([4, 5, 6].map(top5), [0.0; 3]);
@@ -184,30 +187,31 @@ mod tests {
     #[test]
     fn among_equal_probabilities_the_higher_logit_is_predicted_and_is_among_the_five() {
         let logits = Logits::new(vec![0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3], 7).unwrap();
-        let predictions = Predictions::with(vec![1.0 / 7.0; 7], &logits);
+        let predictions = Predictions::from_probabilities(vec![1.0 / 7.0; 7], &logits);
         assert_eq!(predictions.predicted, [6]);
-        let figures = |label: u32| (predictions.metrics(&[label]).top1, predictions.metrics(&[label]).top5);
-        assert_eq!(figures(6), (1.0, 1.0));
-        assert_eq!(figures(5), (0.0, 0.0));
+        let top1_and_top5 =
+            |label: u32| (predictions.metrics(&[label]).top1, predictions.metrics(&[label]).top5);
+        assert_eq!(top1_and_top5(6), (1.0, 1.0));
+        assert_eq!(top1_and_top5(5), (0.0, 0.0));
     }
 
     #[test]
-    fn some_samples_have_the_figures_that_they_have_alone() {
+    fn selected_samples_keep_their_predictions() {
         let logits = |rows: &[[f32; 2]]| Logits::new(rows.concat(), 2).unwrap();
-        let all = Predictions::new(&logits(&[[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]]));
-        assert_eq!(all.only(&[2, 0]), Predictions::new(&logits(&[[0.0, 3.0], [0.0, 1.0]])));
-        assert_eq!(all.only(&[2, 0]).predicted, [1, 1]);
+        let predictions = Predictions::new(&logits(&[[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]]));
+        assert_eq!(predictions.select(&[2, 0]), Predictions::new(&logits(&[[0.0, 3.0], [0.0, 1.0]])));
+        assert_eq!(predictions.select(&[2, 0]).predicted, [1, 1]);
     }
 
     #[test]
     fn calibrated_predictions_are_the_calibrations_probabilities() {
         let logits = Logits::new(vec![2.0, 0.0, 0.0, 4.0], 2).unwrap();
-        let found = Predictions::calibrated(&logits, &Calibration::Temperature(2.0)).unwrap();
+        let found = Predictions::with_calibration(&logits, &Calibration::Temperature(2.0)).unwrap();
         let sigmoid = |x: f64| (1.0 / (1.0 + (-x).exp())) as f32;
         for (found, expected) in found.probabilities.iter().zip([1.0, -1.0, -2.0, 2.0].map(sigmoid)) {
             assert!((found - expected).abs() < 1e-7, "{found} {expected}");
         }
-        assert_eq!(found.metrics(&[0, 1]).reliability().log_loss, found.metrics(&[0, 1]).log_loss);
-        assert_eq!(found.metrics(&[0, 1]).reliability().ece, found.metrics(&[0, 1]).ece);
+        assert_eq!(found.metrics(&[0, 1]).probability_metrics().log_loss, found.metrics(&[0, 1]).log_loss);
+        assert_eq!(found.metrics(&[0, 1]).probability_metrics().ece, found.metrics(&[0, 1]).ece);
     }
 }

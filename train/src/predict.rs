@@ -9,7 +9,9 @@ use headstock_loader::{DecodeError, ImageRef};
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::{BATCH, Done, Job, Network, Renderer, Stock, run};
+use crate::features::{
+    BATCH_SIZE, BatchInference, ImageJob, JobResult, PretrainedBackbone, Renderer, run_pipeline,
+};
 use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
@@ -24,12 +26,13 @@ pub struct Prediction<'a> {
 }
 
 /// Is told a batch: some photos, and for each what the model makes of it, or why it cannot be read.
-pub type Told<'a, E> = dyn FnMut(&[ImageRef], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
+pub type OnPredictions<'a, E> =
+    dyn FnMut(&[ImageRef], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
 /// A model on its device, ready for photos.
 pub struct Predictor<'a> {
     model: &'a Model,
-    stock: Stock,
+    pretrained: PretrainedBackbone,
     backbone: Backbone,
     renderer: Renderer,
 }
@@ -41,15 +44,15 @@ impl<'a> Predictor<'a> {
     /// [`TrainError::Usage`] when they are others, or the head was fitted on features made elsewhere;
     /// [`TrainError::Backbone`].
     pub fn new(model: &'a Model, settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
-        let Some(stock) = model.stock(settings, progress)? else {
+        let Some(stock) = model.open_backbone(settings, progress)? else {
             return Err(TrainError::Usage(
                 "the head was fitted on features made elsewhere: without a backbone it knows no photos"
                     .into(),
             ));
         };
         let backbone = stock.load()?;
-        let renderer = Renderer::plain(stock.transform(), &settings.options.data);
-        Ok(Self { model, stock, backbone, renderer })
+        let renderer = Renderer::eval_only(stock.transform(), &settings.options.data);
+        Ok(Self { model, pretrained: stock, backbone, renderer })
     }
 
     /// Predicts `photos` in order, a few at a time; `told` hears of them when they are done.
@@ -60,24 +63,25 @@ impl<'a> Predictor<'a> {
         &self,
         photos: &[ImageRef],
         progress: &dyn Progress,
-        told: &mut Told<'_, E>,
+        told: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
-        let (layer, size) = (self.stock.options().layer, self.stock.transform().crop);
-        let network = Network::features(&self.backbone, layer, size);
-        let jobs: Vec<Job<'_>> = (photos.iter().enumerate())
-            .map(|(number, photo)| Job { photo, renderings: number..number + 1 })
+        let (layer, size) = (self.pretrained.options().layer, self.pretrained.transform().crop);
+        let network = BatchInference::for_features(&self.backbone, layer, size);
+        let jobs: Vec<ImageJob<'_>> = (photos.iter().enumerate())
+            .map(|(number, photo)| ImageJob { image: photo, views: number..number + 1 })
             .collect();
-        let render = |_, bytes: &[u8]| Ok(vec![self.renderer.plain_view(bytes)?]);
+        let render = |_, bytes: &[u8]| Ok(vec![self.renderer.eval_view(bytes)?]);
         let (mut ahead, mut next) = (BTreeMap::new(), 0);
-        progress.begin("predicting", photos.len() as u64, "photos");
-        let outcome = run::<_, DecodeError, E>(&network, &jobs, &render, &mut |news| {
+        progress.begin_run("predicting", photos.len() as u64, "photos");
+        let outcome = run_pipeline::<_, DecodeError, E>(&network, &jobs, &render, &mut |news| {
             for done in news {
                 match done {
-                    Done::Ran { of, values } => {
-                        let each = values.chunks_exact(self.stock.width()).map(|values| Ok(values.to_vec()));
+                    JobResult::Outputs { views: of, values } => {
+                        let each =
+                            values.chunks_exact(self.pretrained.width()).map(|values| Ok(values.to_vec()));
                         ahead.extend(of.into_iter().zip(each));
                     }
-                    Done::Failed { job, error } => {
+                    JobResult::Failed { job, error } => {
                         ahead.insert(job, Err(error));
                     }
                 }
@@ -86,24 +90,24 @@ impl<'a> Predictor<'a> {
             let in_order: Vec<_> = (next..).map_while(|photo| ahead.remove(&photo)).collect();
             let mut in_order = in_order.into_iter();
             while in_order.len() > 0 {
-                let batch: Vec<_> = in_order.by_ref().take(BATCH).collect();
+                let batch: Vec<_> = in_order.by_ref().take(BATCH_SIZE).collect();
                 let of = &photos[next..next + batch.len()];
                 next += batch.len();
-                self.tell(of, batch, told)?;
+                self.report_batch(of, batch, told)?;
                 progress.step(of.len() as u64);
             }
             Ok(ControlFlow::Continue(()))
         });
-        progress.end();
+        progress.train_to_end();
         outcome
     }
 
     /// Tells what the head makes of the features of some photos.
-    fn tell<E: From<TrainError>>(
+    fn report_batch<E: From<TrainError>>(
         &self,
         photos: &[ImageRef],
         features: Vec<Result<Vec<f32>, DecodeError>>,
-        told: &mut Told<'_, E>,
+        told: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
         let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
         let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
@@ -118,7 +122,8 @@ impl<'a> Predictor<'a> {
     }
 
     fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
-        self.model.predictions(&self.model.head.logits(FeatureMatrix::new(features, self.stock.width())?)?)
+        self.model
+            .predictions(&self.model.head.logits(FeatureMatrix::new(features, self.pretrained.width())?)?)
     }
 }
 
@@ -130,9 +135,9 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::recording::{backbone, photo};
+    use crate::recording_head::{solid_color_png, write_backbone};
     use crate::run::Run;
-    use crate::{RunPlace, train};
+    use crate::{RunDir, train};
 
     // effect: predict PHOTO, predict RUN
     #[test]
@@ -142,15 +147,15 @@ mod tests {
             |number: usize| folder.path().join(format!("photos/{}/{number:02}.png", ["a", "b"][number % 2]));
         for number in 0..24 {
             fs::create_dir_all(place(number).parent().unwrap()).unwrap();
-            fs::write(place(number), photo(number)).unwrap();
+            fs::write(place(number), solid_color_png(number)).unwrap();
         }
         fs::write(folder.path().join("text.png"), "no photo").unwrap();
-        backbone(folder.path());
+        write_backbone(folder.path());
         let text = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
         let heads = Registry::builtin();
         let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
         let run = folder.path().join("run");
-        train(&settings, None, &RunPlace::Named(run.clone()), &()).unwrap();
+        train(&settings, None, &RunDir::Named(run.clone()), &()).unwrap();
 
         // Its own predictions of the test photos, by path.
         let table = fs::read(run.join("predictions.csv")).unwrap();

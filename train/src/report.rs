@@ -5,13 +5,13 @@ use std::fmt::Write;
 use headstock_heads::ConformalMethod;
 
 use crate::metrics::Predictions;
-use crate::run::{Change, ModelRecord, RunMetrics, SetMetrics, TestRow};
+use crate::run::{CalibrationEffect, ModelRecord, RunMetrics, SetMetrics, TestSample};
 
 /// Mistakes, and pairs of classes, that are listed.
-const MISTAKES: usize = 50;
+const MAX_LISTED: usize = 50;
 
 /// Classes beyond which the matrix of all pairs is left out: nobody reads it, and it grows with their square.
-const WIDEST_MATRIX: usize = 60;
+const MAX_MATRIX_CLASSES: usize = 60;
 
 const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}\
@@ -20,10 +20,10 @@ td:first-child,th:first-child{text-align:left}.confusion td{min-width:2.2rem;tex
 .confusion th{font-weight:normal}.scroll{overflow-x:auto}code{background:#f3f3f3;padding:0 .2rem}";
 
 /// The page.
-pub(crate) fn html(
+pub(crate) fn render(
     record: &ModelRecord,
     metrics: &RunMetrics,
-    rows: &[TestRow<'_>],
+    rows: &[TestSample<'_>],
     predictions: &Predictions,
 ) -> String {
     let labels: Vec<u32> = rows.iter().map(|row| row.label).collect();
@@ -31,33 +31,33 @@ pub(crate) fn html(
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock: {head}</title>\n\
          <style>{STYLE}</style>\n<h1>Head <code>{head}</code></h1>\n{}\n",
-        summary(record),
-        head = escaped(&record.head.kind),
+        head_summary(record),
+        head = escape_html(&record.head.kind),
     );
-    figures(&mut page, metrics);
-    honesty(&mut page, metrics);
-    classes(&mut page, &record.classes, &confusion);
-    if record.classes.len() <= WIDEST_MATRIX {
-        matrix(&mut page, &record.classes, &confusion);
+    test_section(&mut page, metrics);
+    calibration_section(&mut page, metrics);
+    classes_section(&mut page, &record.classes, &confusion);
+    if record.classes.len() <= MAX_MATRIX_CLASSES {
+        confusion_section(&mut page, &record.classes, &confusion);
     }
-    confused(&mut page, &record.classes, &confusion);
-    mistakes(&mut page, &record.classes, rows, predictions);
+    confused_section(&mut page, &record.classes, &confusion);
+    mistakes_section(&mut page, &record.classes, rows, predictions);
     page
 }
 
-fn summary(record: &ModelRecord) -> String {
+fn head_summary(record: &ModelRecord) -> String {
     match &record.backbone {
         Some(backbone) => format!(
             "<p>on <code>{}</code> of {} (<code>{}</code>)</p>",
             backbone.layer,
-            escaped(&backbone.architecture),
-            escaped(&backbone.source)
+            escape_html(&backbone.architecture),
+            escape_html(&backbone.source)
         ),
         None => "<p>on features made elsewhere</p>".into(),
     }
 }
 
-fn figures(page: &mut String, metrics: &RunMetrics) {
+fn test_section(page: &mut String, metrics: &RunMetrics) {
     let test = &metrics.test;
     page.push_str("<h2>Test</h2>\n<table>\n");
     let counts = [
@@ -66,30 +66,30 @@ fn figures(page: &mut String, metrics: &RunMetrics) {
         ("left out", metrics.counts.skipped),
     ];
     for (name, count) in counts {
-        push(page, format_args!("<tr><td>{name}<td>{count}\n"));
+        push_fmt(page, format_args!("<tr><td>{name}<td>{count}\n"));
     }
-    let figures = [
+    let named_metrics = [
         ("top-1 accuracy", test.top1),
         ("top-5 accuracy", test.top5),
         ("macro F1", test.macro_f1),
         ("log loss", test.log_loss),
         ("calibration error", test.ece),
     ];
-    for (name, figure) in figures {
-        push(page, format_args!("<tr><td>{name}<td>{figure:.4}\n"));
+    for (name, value) in named_metrics {
+        push_fmt(page, format_args!("<tr><td>{name}<td>{value:.4}\n"));
     }
     page.push_str("</table>\n");
 }
 
 /// What calibration changed, and how conformal sets do.
-fn honesty(page: &mut String, metrics: &RunMetrics) {
+fn calibration_section(page: &mut String, metrics: &RunMetrics) {
     if let Some(calibration) = &metrics.calibration {
         let method = calibration.method.as_str();
-        push(page, format_args!("<h2>Calibration</h2>\n<p><code>{method}</code>"));
+        push_fmt(page, format_args!("<h2>Calibration</h2>\n<p><code>{method}</code>"));
         if let Some(temperature) = calibration.temperature {
-            push(page, format_args!(" {temperature:.3}"));
+            push_fmt(page, format_args!(" {temperature:.3}"));
         }
-        push(
+        push_fmt(
             page,
             format_args!(
                 ", from {} training photos that were held out in {} folds.</p>\n<table>\n\
@@ -98,9 +98,9 @@ fn honesty(page: &mut String, metrics: &RunMetrics) {
             ),
         );
         for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
-            let Change { before, after } = change;
+            let CalibrationEffect { before, after } = change;
             let (loss, ece) = ((before.log_loss, after.log_loss), (before.ece, after.ece));
-            push(
+            push_fmt(
                 page,
                 format_args!(
                     "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
@@ -111,7 +111,7 @@ fn honesty(page: &mut String, metrics: &RunMetrics) {
         page.push_str("</table>\n");
     }
     if let Some(conformal) = &metrics.conformal {
-        push(
+        push_fmt(
             page,
             format_args!(
                 "<h2>Sets</h2>\n<p>They are to hold the class {} of the time.</p>\n<table>\n\
@@ -122,7 +122,7 @@ fn honesty(page: &mut String, metrics: &RunMetrics) {
         for (method, sets) in [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)] {
             let SetMetrics { coverage, mean_size, empty } = sets;
             let method = method.as_str();
-            push(
+            push_fmt(
                 page,
                 format_args!(
                     "<tr><td><code>{method}</code><td>{coverage:.3}<td>{mean_size:.2}<td>{empty:.3}\n"
@@ -133,40 +133,40 @@ fn honesty(page: &mut String, metrics: &RunMetrics) {
     }
 }
 
-fn classes(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>precision<th>recall<th>F1<th>photos\n");
     for (class, name) in names.iter().enumerate() {
-        let right = confusion[class][class] as f64;
-        let photos: usize = confusion[class].iter().sum();
-        let predicted: usize = confusion.iter().map(|row| row[class]).sum();
-        let (precision, recall) = (ratio(right, predicted), ratio(right, photos));
-        let f1 = ratio(2.0 * right, photos + predicted);
-        push(
+        let n_correct = confusion[class][class] as f64;
+        let n_images: usize = confusion[class].iter().sum();
+        let n_predicted: usize = confusion.iter().map(|row| row[class]).sum();
+        let (precision, recall) = (format_ratio(n_correct, n_predicted), format_ratio(n_correct, n_images));
+        let f1 = format_ratio(2.0 * n_correct, n_images + n_predicted);
+        push_fmt(
             page,
-            format_args!("<tr><td>{}<td>{precision}<td>{recall}<td>{f1}<td>{photos}\n", escaped(name)),
+            format_args!("<tr><td>{}<td>{precision}<td>{recall}<td>{f1}<td>{n_images}\n", escape_html(name)),
         );
     }
     page.push_str("</table>\n");
 }
 
-fn ratio(part: f64, whole: usize) -> String {
-    if whole == 0 { "-".into() } else { format!("{:.3}", part / whole as f64) }
+fn format_ratio(numerator: f64, denominator: usize) -> String {
+    if denominator == 0 { "-".into() } else { format!("{:.3}", numerator / denominator as f64) }
 }
 
-fn matrix(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     page.push_str("<h2>Confusion</h2>\n<p>A row is a class, a column what was predicted.</p>\n<div class=\"scroll\"><table class=\"confusion\">\n<tr><th>");
     for name in names {
-        push(page, format_args!("<th>{}", escaped(name)));
+        push_fmt(page, format_args!("<th>{}", escape_html(name)));
     }
     for (name, row) in names.iter().zip(confusion) {
-        push(page, format_args!("\n<tr><th>{}", escaped(name)));
-        let all: usize = row.iter().sum();
+        push_fmt(page, format_args!("\n<tr><th>{}", escape_html(name)));
+        let total: usize = row.iter().sum();
         for &count in row {
             if count == 0 {
                 page.push_str("<td>");
             } else {
-                let shade = 0.8 * count as f64 / all as f64;
-                push(page, format_args!("<td style=\"background:rgba(60,120,200,{shade:.2})\">{count}"));
+                let shade = 0.8 * count as f64 / total as f64;
+                push_fmt(page, format_args!("<td style=\"background:rgba(60,120,200,{shade:.2})\">{count}"));
             }
         }
     }
@@ -174,7 +174,7 @@ fn matrix(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
 }
 
 /// The pairs of classes that are taken for each other most often.
-fn confused(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
     for (class, row) in confusion.iter().enumerate() {
         let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != class && count > 0);
@@ -182,38 +182,38 @@ fn confused(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     }
     pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     page.push_str("<h2>Confused most</h2>\n<table>\n<tr><th>class<th>taken for<th>photos\n");
-    for (count, class, predicted) in pairs.into_iter().take(MISTAKES) {
-        let (class, predicted) = (escaped(&names[class]), escaped(&names[predicted]));
-        push(page, format_args!("<tr><td>{class}<td>{predicted}<td>{count}\n"));
+    for (count, class, predicted) in pairs.into_iter().take(MAX_LISTED) {
+        let (class, predicted) = (escape_html(&names[class]), escape_html(&names[predicted]));
+        push_fmt(page, format_args!("<tr><td>{class}<td>{predicted}<td>{count}\n"));
     }
     page.push_str("</table>\n");
 }
 
-fn mistakes(page: &mut String, names: &[String], rows: &[TestRow<'_>], predictions: &Predictions) {
-    let mut wrong: Vec<(f32, &TestRow<'_>, u32)> = rows
+fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>], predictions: &Predictions) {
+    let mut wrong: Vec<(f32, &TestSample<'_>, u32)> = rows
         .iter()
         .zip(&predictions.predicted)
         .zip(predictions.rows())
         .filter(|((row, predicted), _)| row.label != **predicted)
-        .map(|((row, &predicted), all)| (all[predicted as usize], row, predicted))
+        .map(|((row, &predicted), probabilities)| (probabilities[predicted as usize], row, predicted))
         .collect();
     wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.path.cmp(b.1.path)));
-    push(page, format_args!("<h2>Mistakes</h2>\n<p>{} in all, the surest first.</p>\n", wrong.len()));
+    push_fmt(page, format_args!("<h2>Mistakes</h2>\n<p>{} in all, the surest first.</p>\n", wrong.len()));
     page.push_str("<table>\n<tr><th>photo<th>class<th>predicted<th>probability\n");
-    for (probability, row, predicted) in wrong.into_iter().take(MISTAKES) {
+    for (probability, row, predicted) in wrong.into_iter().take(MAX_LISTED) {
         let (class, predicted) = (&names[row.label as usize], &names[predicted as usize]);
-        let (path, class, predicted) = (escaped(row.path), escaped(class), escaped(predicted));
-        push(page, format_args!("<tr><td>{path}<td>{class}<td>{predicted}<td>{probability:.3}\n"));
+        let (path, class, predicted) = (escape_html(row.path), escape_html(class), escape_html(predicted));
+        push_fmt(page, format_args!("<tr><td>{path}<td>{class}<td>{predicted}<td>{probability:.3}\n"));
     }
     page.push_str("</table>\n");
 }
 
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+fn push_fmt(page: &mut String, text: std::fmt::Arguments<'_>) {
     page.write_fmt(text).expect("a string takes every byte");
 }
 
 /// Text that cannot become markup.
-pub(crate) fn escaped(text: &str) -> String {
+pub(crate) fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -223,26 +223,26 @@ mod tests {
 
     #[test]
     fn names_cannot_become_markup() {
-        assert_eq!(escaped("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
+        assert_eq!(escape_html("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
     }
 
     /// Rows are classes, columns what was predicted: class a is right twice of three, never said of others; c is never predicted,
     /// and d is neither there nor predicted.
-    fn confusion() -> (Vec<String>, Vec<Vec<usize>>) {
+    fn confusion_fixture() -> (Vec<String>, Vec<Vec<usize>>) {
         let names = ["a", "<b>", "c", "d"].map(str::to_owned).to_vec();
         (names, vec![vec![2, 1, 0, 0], vec![0, 4, 0, 0], vec![0, 3, 0, 0], vec![0; 4]])
     }
 
-    fn page(make: impl FnOnce(&mut String)) -> String {
+    fn render_section(write_section: impl FnOnce(&mut String)) -> String {
         let mut page = String::new();
-        make(&mut page);
+        write_section(&mut page);
         page
     }
 
     #[test]
     fn classes_have_their_precision_recall_and_f1_and_a_dash_where_there_is_none() {
-        let (names, confusion) = confusion();
-        let page = page(|page| classes(page, &names, &confusion));
+        let (names, confusion) = confusion_fixture();
+        let page = render_section(|page| classes_section(page, &names, &confusion));
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td>")).collect();
         // Of the eight that are taken for b four are: precision 0.5, recall 1, F1 8 / 12.
         assert_eq!(
@@ -258,9 +258,9 @@ mod tests {
 
     #[test]
     fn a_row_of_the_matrix_is_a_class_and_pairs_taken_for_each_other_most_come_first() {
-        let (names, confusion) = confusion();
-        let matrix = page(|page| matrix(page, &names, &confusion));
-        let row = |class: &str| {
+        let (names, confusion) = confusion_fixture();
+        let matrix = render_section(|page| confusion_section(page, &names, &confusion));
+        let cells_of = |class: &str| {
             let line = matrix.lines().find(|line| line.starts_with(&format!("<tr><th>{class}<td")));
             line.unwrap()
                 .split("<td")
@@ -268,29 +268,29 @@ mod tests {
                 .map(|cell| cell.split('>').nth(1).unwrap().to_owned())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(row("a"), ["2", "1", "", ""]);
-        assert_eq!(row("c"), ["", "3", "", ""]);
+        assert_eq!(cells_of("a"), ["2", "1", "", ""]);
+        assert_eq!(cells_of("c"), ["", "3", "", ""]);
         // Shades are shares of the class: 0.8 of all, a third of that for one of three.
         assert!(
             matrix.contains("rgba(60,120,200,0.27)\">1") && matrix.contains("rgba(60,120,200,0.80)\">4"),
             "{matrix}"
         );
 
-        let confused = page(|page| confused(page, &names, &confusion));
+        let confused = render_section(|page| confused_section(page, &names, &confusion));
         let rows: Vec<&str> = confused.lines().filter(|line| line.starts_with("<tr><td>")).collect();
         assert_eq!(rows, ["<tr><td>c<td>&lt;b&gt;<td>3", "<tr><td>a<td>&lt;b&gt;<td>1"]);
     }
 
     #[test]
     fn mistakes_come_the_surest_first_and_right_ones_not_at_all() {
-        let (names, _) = confusion();
+        let (names, _) = confusion_fixture();
         let probabilities =
             vec![0.6, 0.4, 0.0, 0.0, 0.1, 0.9, 0.0, 0.0, 0.3, 0.7, 0.0, 0.0, 0.2, 0.8, 0.0, 0.0];
         let logits = headstock_heads::Logits::new(probabilities.clone(), 4).unwrap();
-        let predictions = Predictions::with(probabilities, &logits);
+        let predictions = Predictions::from_probabilities(probabilities, &logits);
         let rows = [("one", 1), ("two", 0), ("three", 1), ("four", 2)];
-        let rows = rows.map(|(path, label)| TestRow { path, label });
-        let page = page(|page| mistakes(page, &names, &rows, &predictions));
+        let rows = rows.map(|(path, label)| TestSample { path, label });
+        let page = render_section(|page| mistakes_section(page, &names, &rows, &predictions));
         let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td>")).collect();
         assert_eq!(
             listed,

@@ -9,31 +9,31 @@ use headstock_loader::ImageRef;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Settings, Source};
+use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::feature_file::read_features;
 use crate::progress::Progress;
 use crate::run::SplitRow;
-use crate::samples::{Collected, Part, root_of_files};
+use crate::samples::{DatasetListing, Subset, image_files_root};
 
 /// The SHA-256 of a photo's bytes; of features made elsewhere, of a row's values as little-endian `f32`.
-pub(crate) type Content = [u8; 32];
+pub(crate) type ContentHash = [u8; 32];
 
 /// The one column of `trained_on.csv`.
 const HEADER: &str = "sha256";
 
 /// The content of a row of features.
-pub(crate) fn of_features(row: &[f32]) -> Content {
+pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
     let mut hash = Sha256::new();
     row.iter().for_each(|value| hash.update(value.to_le_bytes()));
     hash.finalize().into()
 }
 
 /// `trained_on.csv`: a hash a line, in hexadecimal and in ascending order.
-pub(crate) fn table(contents: &BTreeSet<Content>) -> Vec<u8> {
+pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     let mut text = format!("{HEADER}\n");
-    for content in contents {
-        for byte in content {
+    for hash in hashes {
+        for byte in hash {
             write!(text, "{byte:02x}").expect("a string takes every byte");
         }
         text.push('\n');
@@ -42,7 +42,7 @@ pub(crate) fn table(contents: &BTreeSet<Content>) -> Vec<u8> {
 }
 
 /// Reads a table of [`table`]'s; none where there is no file, as in the runs of an earlier headstock.
-pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<Content>>, TrainError> {
+pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
     if !path.is_file() {
         return Ok(None);
     }
@@ -51,22 +51,22 @@ pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<Content>>, TrainError>
     if lines.next() != Some(HEADER) {
         return Err(TrainError::format(path)(format!("it does not begin with `{HEADER}`")));
     }
-    let parsed: Option<BTreeSet<Content>> = lines.map(parse).collect();
-    let wrong = || TrainError::format(path)("a line is no SHA-256 in hexadecimal");
-    parsed.map(Some).ok_or_else(wrong)
+    let parsed: Option<BTreeSet<ContentHash>> = lines.map(parse_hex).collect();
+    let invalid = || TrainError::format(path)("a line is no SHA-256 in hexadecimal");
+    parsed.map(Some).ok_or_else(invalid)
 }
 
-fn parse(line: &str) -> Option<Content> {
-    let mut content = Content::default();
+fn parse_hex(line: &str) -> Option<ContentHash> {
+    let mut hash = ContentHash::default();
     let digits = line.as_bytes();
-    if digits.len() != 2 * content.len() {
+    if digits.len() != 2 * hash.len() {
         return None;
     }
-    for (byte, pair) in content.iter_mut().zip(digits.chunks_exact(2)) {
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
         let digit = |digit: u8| char::from(digit).to_digit(16);
         *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
     }
-    Some(content)
+    Some(hash)
 }
 
 /// What the rows of `split`, the split of a run with the settings `own`, are today: for a run that does not say what it was
@@ -74,47 +74,47 @@ fn parse(line: &str) -> Option<Content> {
 ///
 /// # Errors
 /// Those of listing the run's data.
-pub(crate) fn of_split(
-    own: &Settings,
+pub(crate) fn hashes_of_split(
+    run_settings: &Settings,
     split: &[SplitRow],
     progress: &dyn Progress,
-) -> Result<Option<BTreeSet<Content>>, TrainError> {
-    let trained: Vec<&str> =
-        split.iter().filter(|row| row.split == Part::Train.as_str()).map(|row| row.path.as_str()).collect();
-    let found: Vec<Option<Content>> = match &own.source {
-        Source::Features(path) => {
+) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
+    let train_ids: Vec<&str> =
+        split.iter().filter(|row| row.split == Subset::Train.as_str()).map(|row| row.path.as_str()).collect();
+    let hashes: Vec<Option<ContentHash>> = match &run_settings.source {
+        DataSourceConfig::Features(path) => {
             let table = read_features(path)?.table;
             let rows: Vec<&[f32]> = table.values.chunks_exact(table.width).collect();
-            let row = |id: &&str| rows.get(id.parse::<usize>().ok()?).map(|row| of_features(row));
-            trained.iter().map(row).collect()
+            let hash_row = |id: &&str| rows.get(id.parse::<usize>().ok()?).map(|row| hash_features(row));
+            train_ids.iter().map(hash_row).collect()
         }
-        Source::Photos { main, test } => {
-            let photos: Vec<Option<ImageRef>> = match root_of_files(&own.source) {
-                Some(root) => trained.iter().map(|id| Some(root.join(id).into())).collect(),
+        DataSourceConfig::Images { main, test } => {
+            let images: Vec<Option<ImageRef>> = match image_files_root(&run_settings.source) {
+                Some(root) => train_ids.iter().map(|id| Some(root.join(id).into())).collect(),
                 None => {
-                    let listed = Collected::read(own, main, test.as_ref(), progress)?.samples;
+                    let listed = DatasetListing::read(run_settings, main, test.as_ref(), progress)?.samples;
                     let listed: HashMap<&str, &ImageRef> =
-                        listed.iter().map(|sample| (sample.id.as_str(), &sample.photo)).collect();
-                    trained.iter().map(|id| listed.get(id).map(|&photo| photo.clone())).collect()
+                        listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
+                    train_ids.iter().map(|id| listed.get(id).map(|&photo| photo.clone())).collect()
                 }
             };
-            let content =
+            let hash_image =
                 |photo: &Option<ImageRef>| Some(Sha256::digest(photo.as_ref()?.read().ok()?).into());
-            photos.par_iter().map(content).collect()
+            images.par_iter().map(hash_image).collect()
         }
     };
-    let gone = found.iter().filter(|content| content.is_none()).count();
-    if gone > 0 {
+    let n_missing = hashes.iter().filter(|content| content.is_none()).count();
+    if n_missing > 0 {
         tracing::warn!(
-            "{gone} of {} photos that the run was trained on are not there any more: whether it is tested on them cannot be told",
-            found.len()
+            "{n_missing} of {} photos that the run was trained on are not there any more: whether it is tested on them cannot be told",
+            hashes.len()
         );
     }
-    Ok((gone < found.len()).then(|| found.into_iter().flatten().collect()))
+    Ok((n_missing < hashes.len()).then(|| hashes.into_iter().flatten().collect()))
 }
 
 #[cfg(test)]
-mod runs;
+mod run_tests;
 
 #[cfg(test)]
 mod tests {
@@ -123,9 +123,9 @@ mod tests {
     /// Python: `hashlib.sha256(struct.pack("<2f", 1.5, -2)).hexdigest()`.
     #[test]
     fn the_content_of_features_is_the_hash_of_their_bytes() {
-        let contents = BTreeSet::from([of_features(&[1.5, -2.0])]);
+        let hashes = BTreeSet::from([hash_features(&[1.5, -2.0])]);
         assert_eq!(
-            String::from_utf8(table(&contents)).unwrap(),
+            String::from_utf8(to_csv(&hashes)).unwrap(),
             "sha256\n252b3318179cc24998f3670913d52d39085cf65b0dfa98fa523ffeab4b6683fe\n"
         );
     }
@@ -135,10 +135,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trained_on.csv");
         assert_eq!(read(&path).unwrap(), None);
-        let contents: BTreeSet<Content> = (0..20).map(|i| of_features(&[i as f32])).collect();
-        let bytes = table(&contents);
+        let hashes: BTreeSet<ContentHash> = (0..20).map(|i| hash_features(&[i as f32])).collect();
+        let bytes = to_csv(&hashes);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(read(&path).unwrap(), Some(contents));
+        assert_eq!(read(&path).unwrap(), Some(hashes));
         let text = String::from_utf8(bytes).unwrap();
         for (damaged, reason) in [
             (text.replacen("sha256", "md5", 1), "it does not begin with `sha256`"),

@@ -13,7 +13,7 @@ use crate::source::WeightFiles;
 
 /// `config.json`, of timm or of transformers.
 #[derive(Debug, Default, Deserialize)]
-struct Config {
+struct ConfigJson {
     architecture: Option<String>,
     pretrained_cfg: Option<TimmConfig>,
     /// What timm builds the network with.
@@ -27,7 +27,7 @@ struct Config {
 }
 
 /// timm's arguments that change nothing between the pixels and `avgpool`.
-const HARMLESS_ARGUMENTS: [&str; 7] = [
+const IGNORED_MODEL_ARGS: [&str; 7] = [
     "drop_block_rate",
     "drop_path_rate",
     "drop_rate",
@@ -38,36 +38,40 @@ const HARMLESS_ARGUMENTS: [&str; 7] = [
 ];
 
 /// What the files beside the weights say.
-pub(super) struct Described {
+pub(super) struct CheckpointMetadata {
     weights: PathBuf,
     /// The `config.json`, where there is one.
     path: PathBuf,
-    config: Config,
+    config: ConfigJson,
     pub(super) preprocessing: Preprocessing,
 }
 
 /// Reads them; a record of preprocessing that is `known` takes the place of theirs.
-pub(super) fn read(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Described, CheckpointError> {
+pub(super) fn read_metadata(
+    files: &WeightFiles,
+    explicit: Option<&Preprocessing>,
+) -> Result<CheckpointMetadata, CheckpointError> {
     let path = files.config.clone().unwrap_or_default();
-    let mut config = Config::default();
+    let mut config = ConfigJson::default();
     if let Some(file) = &files.config {
-        config = parse(file)?;
+        config = parse_json(file)?;
         // timm's form of 2021 and 2022 has no table for the record: its keys lie beside `architecture`.
         if config.pretrained_cfg.is_none() && config.architecture.is_some() {
-            config.pretrained_cfg = Some(parse::<TimmConfig>(file)?).filter(TimmConfig::has_a_record);
+            config.pretrained_cfg =
+                Some(parse_json::<TimmConfig>(file)?).filter(TimmConfig::has_preprocessing);
         }
     }
-    let fault = |path: &Path| {
+    let config_error = |path: &Path| {
         let path = path.to_path_buf();
         move |message| CheckpointError::Config { path, message }
     };
-    let preprocessing = if let Some(known) = known {
+    let preprocessing = if let Some(known) = explicit {
         known.clone()
     } else if let Some(timm) = &config.pretrained_cfg {
-        timm.warn_of_licence(config.architecture.as_deref(), &files.origin);
-        timm.preprocessing().map_err(fault(&path))?
+        timm.warn_if_noncommercial(config.architecture.as_deref(), &files.origin);
+        timm.preprocessing().map_err(config_error(&path))?
     } else if let Some(file) = &files.preprocessor {
-        parse::<TransformersProcessor>(file)?.preprocessing().map_err(fault(file))?
+        parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(config_error(file))?
     } else {
         tracing::info!(
             "no preprocessing is recorded beside {}: ImageNet's is used (short side 256, centre crop 224, bilinear)",
@@ -75,32 +79,32 @@ pub(super) fn read(files: &WeightFiles, known: Option<&Preprocessing>) -> Result
         );
         Preprocessing::default()
     };
-    Ok(Described { weights: files.weights.clone(), path, config, preprocessing })
+    Ok(CheckpointMetadata { weights: files.weights.clone(), path, config, preprocessing })
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
+fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
     let text =
         fs::read_to_string(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
     serde_json::from_str(&text)
         .map_err(|e| CheckpointError::Config { path: path.into(), message: e.to_string() })
 }
 
-impl Described {
+impl CheckpointMetadata {
     /// Checks that the config speaks of the architecture that the tensors have, and of nothing that they do not show.
-    pub(super) fn check(&self, found: Architecture) -> Result<(), CheckpointError> {
+    pub(super) fn check_architecture(&self, detected: Architecture) -> Result<(), CheckpointError> {
         let config = &self.config;
-        let fault = |message: String| CheckpointError::Config { path: self.path.clone(), message };
+        let config_error = |message: String| CheckpointError::Config { path: self.path.clone(), message };
         let look_alike = |network: &str, evidence: String| CheckpointError::LookAlike {
             path: self.weights.clone(),
             network: network.into(),
             evidence: format!("{} says that {evidence}", self.path.display()),
         };
         if let Some(name) = &config.architecture {
-            match plain(name).parse::<Architecture>() {
-                Ok(named) if named == found => {}
+            match base_architecture_name(name).parse::<Architecture>() {
+                Ok(named) if named == detected => {}
                 Ok(named) => {
-                    return Err(fault(format!(
-                        "`architecture` is {named}, but the tensors are those of {found}"
+                    return Err(config_error(format!(
+                        "`architecture` is {named}, but the tensors are those of {detected}"
                     )));
                 }
                 Err(()) => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
@@ -110,7 +114,7 @@ impl Described {
             .model_args
             .iter()
             .flat_map(BTreeMap::keys)
-            .find(|name| !HARMLESS_ARGUMENTS.contains(&name.as_str()))
+            .find(|name| !IGNORED_MODEL_ARGS.contains(&name.as_str()))
         {
             return Err(look_alike("a ResNet built with other parts", format!("`model_args` has `{name}`")));
         }
@@ -135,19 +139,23 @@ impl Described {
                 format!("`hidden_act` is \"{name}\""),
             ));
         }
-        if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != found.depths()) {
-            return Err(fault(format!("`depths` is {depths:?}, but the tensors are those of {found}")));
+        if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != detected.depths()) {
+            return Err(config_error(format!(
+                "`depths` is {depths:?}, but the tensors are those of {detected}"
+            )));
         }
-        let kind = if found.has_bottlenecks() { "bottleneck" } else { "basic" };
+        let kind = if detected.has_bottlenecks() { "bottleneck" } else { "basic" };
         if let Some(other) = config.layer_type.as_ref().filter(|other| *other != kind) {
-            return Err(fault(format!("`layer_type` is \"{other}\", but the tensors are those of {found}")));
+            return Err(config_error(format!(
+                "`layer_type` is \"{other}\", but the tensors are those of {detected}"
+            )));
         }
         Ok(())
     }
 }
 
 /// timm's older names for the same networks: `tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`; and a tag behind a dot.
-fn plain(name: &str) -> &str {
+fn base_architecture_name(name: &str) -> &str {
     let name = name.split('.').next().unwrap_or(name);
     let name = ["tv_", "ssl_", "swsl_", "gluon_"]
         .iter()

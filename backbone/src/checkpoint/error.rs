@@ -50,7 +50,7 @@ pub enum CheckpointError {
     },
     /// Tensors are missing, misshapen or too many.
     #[error("{} is no complete {architecture}: {}", path.display(), faults.join("; "))]
-    Tensors {
+    TensorMismatch {
         /// The file.
         path: PathBuf,
         /// The architecture that it was taken for.
@@ -60,7 +60,7 @@ pub enum CheckpointError {
     },
     /// A tensor that is to take the place of one that is not there.
     #[error("{} has no tensor `{name}` of shape {found:?}, which was tuned: these are other weights", path.display())]
-    Foreign {
+    UnknownTensor {
         /// The file.
         path: PathBuf,
         /// torchvision's name of the tensor.
@@ -70,7 +70,7 @@ pub enum CheckpointError {
     },
     /// Two tensors have the same meaning, under different names.
     #[error("{} has the same tensor twice, as `{}` and as `{}`", path.display(), names[0], names[1])]
-    Twice {
+    DuplicateTensor {
         /// The file.
         path: PathBuf,
         /// The tensors' names.

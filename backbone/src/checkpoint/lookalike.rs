@@ -8,7 +8,7 @@ use super::CheckpointError;
 /// Refuses look-alikes that their tensors give away. `resnetaa`, `resnetblur` and transformers'
 /// `downsample_in_bottleneck` differ in no tensor; the config beside the weights tells those.
 pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<(), CheckpointError> {
-    match recognise(tensors) {
+    match identify(tensors) {
         None => Ok(()),
         Some((network, evidence)) => {
             Err(CheckpointError::LookAlike { path: path.into(), network: network.into(), evidence })
@@ -17,7 +17,7 @@ pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<
 }
 
 /// A part of a name that only one kind of network has.
-const PARTS: [(&str, &str); 7] = [
+const NAME_MARKERS: [(&str, &str); 7] = [
     (".se.conv.", "an ECA-ResNet (efficient channel attention)"),
     ("maxpool.", "a ResNet-RS"),
     (".se.", "an SE-ResNet (squeeze and excitation)"),
@@ -27,19 +27,21 @@ const PARTS: [(&str, &str); 7] = [
     ("stages.0.blocks.0.norm1.", "a ResNetV2 (normalises before it convolves)"),
 ];
 
-fn recognise(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
-    let found =
+fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
+    let evidence_for =
         |part: &str| tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has `{name}`"));
-    if let Some(recognised) = PARTS.iter().find_map(|(part, network)| Some((*network, found(part)?))) {
-        return Some(recognised);
+    if let Some(identified) =
+        NAME_MARKERS.iter().find_map(|(part, network)| Some((*network, evidence_for(part)?)))
+    {
+        return Some(identified);
     }
     if let Some(name) = tensors.keys().find(|name| name.starts_with("stages.") || name.starts_with("stem.")) {
         return Some(("a network of timm's with named stages", format!("it has `{name}`")));
     }
-    let pooled =
+    let pooled_shortcut =
         tensors.iter().find(|(name, shape)| name.ends_with("downsample.1.weight") && shape.len() == 4);
     if let Some(stem) = tensors.get("conv1.0.weight") {
-        let network = match (stem.first(), pooled) {
+        let network = match (stem.first(), pooled_shortcut) {
             (Some(24), _) => "a ResNet-T (a stem of three convolutions, tiered)",
             (Some(32), None) => "a ResNet-C (a stem of three convolutions)",
             (Some(32), Some(_)) => {
@@ -50,11 +52,11 @@ fn recognise(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String
         };
         return Some((network, format!("it has `conv1.0.weight` {stem:?}")));
     }
-    if let Some((name, _)) = pooled {
+    if let Some((name, _)) = pooled_shortcut {
         let evidence = format!("`{name}` is a convolution, behind an average pool");
         return Some(("a ResNet with average pools in its shortcuts", evidence));
     }
-    if tensors.contains_key("bn1.weight") && found("running_mean").is_none() {
+    if tensors.contains_key("bn1.weight") && evidence_for("running_mean").is_none() {
         return Some(("a ResNet with GroupNorm", "no layer has a `running_mean`".into()));
     }
     match tensors.get("layer1.0.conv2.weight") {

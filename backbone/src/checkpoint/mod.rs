@@ -56,7 +56,7 @@ impl Checkpoint {
     /// config file beside the weights that contradicts them or cannot be followed. [`SourceError::Pickled`] for PyTorch's own
     /// format under the name of the other.
     pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
-        Self::read(files, None)
+        Self::read_files(files, None)
     }
 
     /// As [`open`](Self::open), with a record of preprocessing that is known from elsewhere, from a run for example: what
@@ -65,21 +65,21 @@ impl Checkpoint {
     /// # Errors
     /// As there.
     pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, BackboneError> {
-        Self::read(files, Some(preprocessing))
+        Self::read_files(files, Some(preprocessing))
     }
 
-    fn read(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Self, BackboneError> {
+    fn read_files(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;
-        let names = names::to_torchvision(path, stored.keys())?;
+        let names = names::torchvision_names(path, stored.keys())?;
         let shapes: BTreeMap<&str, &[usize]> =
             names.iter().map(|(name, original)| (name.as_str(), stored[original].shape.as_slice())).collect();
         lookalike::refuse(path, &shapes)?;
-        let architecture = names::architecture(path, &shapes)?;
-        names::check(path, architecture, &shapes)?;
-        let described = config::read(files, known)?;
-        described.check(architecture)?;
+        let architecture = names::detect_architecture(path, &shapes)?;
+        names::check_tensors(path, architecture, &shapes)?;
+        let metadata = config::read_metadata(files, known)?;
+        metadata.check_architecture(architecture)?;
 
         let tensors: BTreeMap<String, StoredTensor> = names
             .into_iter()
@@ -101,7 +101,7 @@ impl Checkpoint {
             sha256,
             tensors,
             architecture,
-            preprocessing: described.preprocessing,
+            preprocessing: metadata.preprocessing,
             path: path.into(),
             origin: files.origin.clone(),
             bytes,
@@ -119,7 +119,7 @@ impl Checkpoint {
             let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == found);
             let Some(stored) = stored else {
                 let (path, name, found) = (self.path.clone(), name.clone(), found.to_vec());
-                return Err(CheckpointError::Foreign { path, name, found }.into());
+                return Err(CheckpointError::UnknownTensor { path, name, found }.into());
             };
             let start = self.bytes.len();
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
@@ -213,12 +213,12 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
         .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;
     // The length of the header is eight bytes of its own.
     let data = header + size_of::<u64>();
-    let stored = |info: &TensorInfo| StoredTensor {
+    let to_stored = |info: &TensorInfo| StoredTensor {
         dtype: info.dtype,
         shape: info.shape.clone(),
         bytes: data + info.data_offsets.0..data + info.data_offsets.1,
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, to_stored(info))).collect())
 }
 
 fn hex(bytes: &[u8]) -> String {

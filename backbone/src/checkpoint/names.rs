@@ -8,19 +8,22 @@ use crate::architecture::{Architecture, STAGE_WIDTHS};
 
 /// torchvision's name of every tensor that computes features, with its name in the file. The classifier and BatchNorm's
 /// counters are left out; a name that is not understood is kept as it is, to be refused later.
-pub(super) fn to_torchvision<'a>(
+pub(super) fn torchvision_names<'a>(
     path: &Path,
     originals: impl Iterator<Item = &'a String>,
 ) -> Result<BTreeMap<String, String>, CheckpointError> {
     let mut names = BTreeMap::new();
     for original in originals {
-        let classifier = ["fc.", "classifier."].iter().any(|prefix| original.starts_with(prefix));
-        if classifier || original.ends_with(".num_batches_tracked") {
+        let is_classifier = ["fc.", "classifier."].iter().any(|prefix| original.starts_with(prefix));
+        if is_classifier || original.ends_with(".num_batches_tracked") {
             continue;
         }
         let name = from_transformers(original).unwrap_or_else(|| original.clone());
         if let Some(other) = names.insert(name, original.clone()) {
-            return Err(CheckpointError::Twice { path: path.into(), names: [other, original.clone()] });
+            return Err(CheckpointError::DuplicateTensor {
+                path: path.into(),
+                names: [other, original.clone()],
+            });
         }
     }
     Ok(names)
@@ -56,7 +59,7 @@ fn from_transformers(name: &str) -> Option<String> {
 }
 
 /// Which ResNet the names are those of, by the number of blocks in each stage and by their kind.
-pub(super) fn architecture(
+pub(super) fn detect_architecture(
     path: &Path,
     tensors: &BTreeMap<&str, &[usize]>,
 ) -> Result<Architecture, CheckpointError> {
@@ -79,17 +82,17 @@ pub(super) fn architecture(
     }
     let depths = blocks.map(|blocks| blocks.len());
     if depths == [0; 4] {
-        let some: Vec<&str> = tensors.keys().take(3).copied().collect();
+        let examples: Vec<&str> = tensors.keys().take(3).copied().collect();
         return Err(not_a_resnet(format!(
             "no tensor is named like `layer1.0.conv1.weight`; {}",
-            if some.is_empty() {
+            if examples.is_empty() {
                 "there are none".into()
             } else {
-                format!("they are {} ..", some.join(", "))
+                format!("they are {} ..", examples.join(", "))
             }
         )));
     }
-    Architecture::from_shape(depths, bottlenecks).ok_or_else(|| {
+    Architecture::from_depths(depths, bottlenecks).ok_or_else(|| {
         let kind = if bottlenecks { "bottleneck" } else { "basic" };
         not_a_resnet(format!(
             "its stages have {depths:?} {kind} blocks, as none of {}",
@@ -99,15 +102,15 @@ pub(super) fn architecture(
 }
 
 /// The faults that are listed; more are counted.
-const SHOWN: usize = 8;
+const MAX_LISTED: usize = 8;
 
 /// Checks every tensor against `architecture`.
-pub(super) fn check(
+pub(super) fn check_tensors(
     path: &Path,
     architecture: Architecture,
     tensors: &BTreeMap<&str, &[usize]>,
 ) -> Result<(), CheckpointError> {
-    let expected = expected(architecture);
+    let expected = expected_shapes(architecture);
     let mut faults = Vec::new();
     for (name, shape) in &expected {
         match tensors.get(name.as_str()) {
@@ -125,39 +128,49 @@ pub(super) fn check(
     if faults.is_empty() {
         return Ok(());
     }
-    let more = faults.len().saturating_sub(SHOWN);
-    faults.truncate(SHOWN);
+    let more = faults.len().saturating_sub(MAX_LISTED);
+    faults.truncate(MAX_LISTED);
     if more > 0 {
         faults.push(format!("and {more} more"));
     }
-    Err(CheckpointError::Tensors { path: path.into(), architecture, faults })
+    Err(CheckpointError::TensorMismatch { path: path.into(), architecture, faults })
 }
 
 /// Every tensor of the trunk and its shape.
-fn expected(architecture: Architecture) -> BTreeMap<String, Vec<usize>> {
+fn expected_shapes(architecture: Architecture) -> BTreeMap<String, Vec<usize>> {
     let mut tensors = BTreeMap::new();
-    let mut add = |conv: &str, bn: &str, output: usize, input: usize, kernel: usize| {
+    let mut add_conv_bn = |conv: &str, bn: &str, output: usize, input: usize, kernel: usize| {
         tensors.insert(format!("{conv}.weight"), vec![output, input, kernel, kernel]);
         for leaf in ["weight", "bias", "running_mean", "running_var"] {
             tensors.insert(format!("{bn}.{leaf}"), vec![output]);
         }
     };
-    add("conv1", "bn1", 64, 3, 7);
+    add_conv_bn("conv1", "bn1", 64, 3, 7);
     let mut input = 64;
-    for ((stage, inside), blocks) in (1..).zip(STAGE_WIDTHS).zip(architecture.depths()) {
-        let output = inside * architecture.expansion();
+    for ((stage, inner_channels), blocks) in (1..).zip(STAGE_WIDTHS).zip(architecture.depths()) {
+        let output = inner_channels * architecture.expansion();
         for block in 0..blocks {
-            let name = |part: &str| format!("layer{stage}.{block}.{part}");
+            let tensor_name = |part: &str| format!("layer{stage}.{block}.{part}");
             let kernels: &[(usize, usize, usize)] = if architecture.has_bottlenecks() {
-                &[(inside, input, 1), (inside, inside, 3), (output, inside, 1)]
+                &[
+                    (inner_channels, input, 1),
+                    (inner_channels, inner_channels, 3),
+                    (output, inner_channels, 1),
+                ]
             } else {
-                &[(inside, input, 3), (output, inside, 3)]
+                &[(inner_channels, input, 3), (output, inner_channels, 3)]
             };
             for (part, &(to, from, kernel)) in (1..).zip(kernels) {
-                add(&name(&format!("conv{part}")), &name(&format!("bn{part}")), to, from, kernel);
+                add_conv_bn(
+                    &tensor_name(&format!("conv{part}")),
+                    &tensor_name(&format!("bn{part}")),
+                    to,
+                    from,
+                    kernel,
+                );
             }
             if input != output {
-                add(&name("downsample.0"), &name("downsample.1"), output, input, 1);
+                add_conv_bn(&tensor_name("downsample.0"), &tensor_name("downsample.1"), output, input, 1);
             }
             input = output;
         }

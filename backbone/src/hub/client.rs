@@ -18,29 +18,29 @@ use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::error::{Cause, HubError};
-use super::name::{Kind, Place, is_commit};
+use super::error::{BoxError, HubError};
+use super::name::{RepoKind, RepoRef, is_commit};
 use super::settings::HubSettings;
 use crate::source::DownloadProgress;
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(8);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often a request that failed is made again.
-const RETRIES: usize = 2;
+const MAX_RETRIES: usize = 2;
 
 /// How often progress is told.
-const TICK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The most files that the hub lists of a revision without leaving any out, as huggingface_hub has it.
-const LISTED: usize = 50_000;
+const MAX_LISTED_FILES: usize = 50_000;
 
 /// A token that cannot be in a header, so that hf-hub sends none. Given none, it would look into the environment itself.
 const NO_TOKEN: &str = "\n";
 
 /// A client for one repository.
-pub(super) struct Client<'a> {
-    place: &'a Place,
+pub(super) struct HubClient<'a> {
+    repo_ref: &'a RepoRef,
     settings: &'a HubSettings,
     repo: HFRepository<RepoTypeAny>,
     /// There until it is dropped.
@@ -48,107 +48,119 @@ pub(super) struct Client<'a> {
 }
 
 /// What a revision is now.
-pub(super) struct Revision {
+pub(super) struct RevisionInfo {
     pub(super) commit: String,
     /// Its files, where the hub lists them; of very many perhaps not all.
     pub(super) files: Option<Vec<String>>,
 }
 
 /// Why a download failed.
-pub(super) enum Failure {
+pub(super) enum DownloadFailure {
     /// There is no such file.
     Missing,
     /// Another process writes the blob of this name.
     Busy(String),
     /// The transfer broke off.
-    Interrupted(Cause),
+    Interrupted(BoxError),
     /// Anything else.
     Other(HubError),
 }
 
-impl<'a> Client<'a> {
-    pub(super) fn new(place: &'a Place, settings: &'a HubSettings) -> Result<Self, HubError> {
-        let failed = |source: Cause| HubError::Client { endpoint: settings.address().into(), source };
+impl<'a> HubClient<'a> {
+    pub(super) fn new(place: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
+        let client_error =
+            |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
         let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder()
             .user_agent(agent)
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .build()
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| client_error(error.into()))?;
         let hub = HFClient::builder()
-            .endpoint(settings.address())
+            .endpoint(settings.base_url())
             .cache_dir(&settings.cache)
             .token(settings.token.as_deref().unwrap_or(NO_TOKEN))
             .user_agent(agent)
             .client(http)
-            .retry_max_attempts(RETRIES)
-            .retry_base_delay(settings.pause)
+            .retry_max_attempts(MAX_RETRIES)
+            .retry_base_delay(settings.retry_delay)
             .build()
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| client_error(error.into()))?;
         let kind = match place.kind() {
-            Kind::Weights => RepoTypeAny::Model,
-            Kind::Dataset => RepoTypeAny::Dataset,
+            RepoKind::Weights => RepoTypeAny::Model,
+            RepoKind::Dataset => RepoTypeAny::Dataset,
         };
         let (owner, name) = hf_hub::split_id(place.repo());
         let runtime =
-            Builder::new_current_thread().enable_all().build().map_err(|error| failed(error.into()))?;
-        Ok(Self { place, settings, repo: hub.repository(kind, owner, name), runtime: Some(runtime) })
+            Builder::new_current_thread().enable_all().build().map_err(|error| client_error(error.into()))?;
+        Ok(Self {
+            repo_ref: place,
+            settings,
+            repo: hub.repository(kind, owner, name),
+            runtime: Some(runtime),
+        })
     }
 
     /// Asks which commit the revision is, and which files it has.
-    pub(super) fn revision(&self) -> Result<Revision, HubError> {
+    pub(super) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
         let expand = vec!["sha".to_owned(), "siblings".to_owned()];
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let request = async {
             // hf-hub tells of each kind by a type of its own.
-            Ok::<_, HFError>(match self.place.kind() {
-                Kind::Weights => {
+            Ok::<_, HFError>(match self.repo_ref.kind() {
+                RepoKind::Weights => {
                     let repo = hub.model(owner, name);
-                    let info = repo.info().revision(self.place.branch()).expand(expand).send().await?;
+                    let info =
+                        repo.info().revision(self.repo_ref.revision_or_main()).expand(expand).send().await?;
                     (info.sha, info.siblings)
                 }
-                Kind::Dataset => {
+                RepoKind::Dataset => {
                     let repo = hub.dataset(owner, name);
-                    let info = repo.info().revision(self.place.branch()).expand(expand).send().await?;
+                    let info =
+                        repo.info().revision(self.repo_ref.revision_or_main()).expand(expand).send().await?;
                     (info.sha, info.siblings)
                 }
             })
         };
-        let info = self.run(request, || false).ok_or_else(|| self.silent(None))?;
-        let (sha, files) = info.map_err(|error| self.explain(error, None))?;
+        let info = self.run_with_timeout(request, || false).ok_or_else(|| self.timeout_error(None))?;
+        let (sha, files) = info.map_err(|error| self.to_hub_error(error, None))?;
         // It becomes a path in the cache.
         let Some(commit) = sha.filter(|sha| is_commit(sha)) else {
-            return Err(self.answer(None, "the answer names no commit".into()));
+            return Err(self.unexpected_answer(None, "the answer names no commit".into()));
         };
         let files = files.map(|files| files.into_iter().map(|file| file.rfilename).collect());
-        Ok(Revision { commit, files })
+        Ok(RevisionInfo { commit, files })
     }
 
     /// All files of `commit`; `listed` are those that came with the revision.
-    pub(super) fn whole(&self, commit: &str, listed: Option<Vec<String>>) -> Result<Vec<String>, HubError> {
+    pub(super) fn all_files(
+        &self,
+        commit: &str,
+        listed: Option<Vec<String>>,
+    ) -> Result<Vec<String>, HubError> {
         match listed {
-            Some(listed) if !listed.is_empty() && listed.len() <= LISTED => return Ok(listed),
+            Some(listed) if !listed.is_empty() && listed.len() <= MAX_LISTED_FILES => return Ok(listed),
             _ => {}
         }
-        let came = AtomicUsize::new(0);
+        let n_entries = AtomicUsize::new(0);
         let request = async {
             let mut entries = pin!(self.repo.list_tree().revision(commit).recursive(true).send()?);
             let mut files = Vec::new();
             while let Some(entry) = entries.try_next().await? {
-                came.fetch_add(1, Ordering::Relaxed);
+                n_entries.fetch_add(1, Ordering::Relaxed);
                 if let RepoTreeEntry::File { path, .. } = entry {
                     files.push(path);
                 }
             }
             Ok::<_, HFError>(files)
         };
-        let mut seen = 0;
-        let moves = || {
-            let before = std::mem::replace(&mut seen, came.load(Ordering::Relaxed));
-            seen > before
+        let mut n_seen = 0;
+        let has_progress = || {
+            let before = std::mem::replace(&mut n_seen, n_entries.load(Ordering::Relaxed));
+            n_seen > before
         };
-        let files = self.run(request, moves).ok_or_else(|| self.silent(None))?;
-        files.map_err(|error| self.explain(error, None))
+        let files = self.run_with_timeout(request, has_progress).ok_or_else(|| self.timeout_error(None))?;
+        files.map_err(|error| self.to_hub_error(error, None))
     }
 
     /// Downloads a file of `commit` into the cache, unchecked.
@@ -157,61 +169,62 @@ impl<'a> Client<'a> {
         commit: &str,
         file: &str,
         progress: &dyn DownloadProgress,
-    ) -> Result<PathBuf, Failure> {
-        let meter = Arc::new(Meter::default());
+    ) -> Result<PathBuf, DownloadFailure> {
+        let meter = Arc::new(DownloadMeter::default());
         let request =
             self.repo.download_file().filename(file).revision(commit).progress(Arc::clone(&meter)).send();
-        let mut teller = Teller { file, progress, meter: &meter, started: false, told: 0 };
-        let result = self.run(request, || teller.tell());
-        teller.tell();
+        let mut reporter =
+            ProgressReporter { file, progress, meter: &meter, has_started: false, reported: 0 };
+        let result = self.run_with_timeout(request, || reporter.report());
+        reporter.report();
         match result {
-            None => Err(Failure::Other(self.silent(Some(file)))),
+            None => Err(DownloadFailure::Other(self.timeout_error(Some(file)))),
             Some(Ok(path)) => Ok(path),
-            Some(Err(HFError::EntryNotFound { .. })) => Err(Failure::Missing),
-            Some(Err(HFError::CacheLockTimeout { path })) => {
-                Err(Failure::Busy(path.file_stem().unwrap_or_default().to_string_lossy().into_owned()))
-            }
+            Some(Err(HFError::EntryNotFound { .. })) => Err(DownloadFailure::Missing),
+            Some(Err(HFError::CacheLockTimeout { path })) => Err(DownloadFailure::Busy(
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            )),
             Some(Err(HFError::Request { source, .. })) if source.is_body() || source.is_decode() => {
-                Err(Failure::Interrupted(source.into()))
+                Err(DownloadFailure::Interrupted(source.into()))
             }
-            Some(Err(error @ HFError::Xet { .. })) => Err(Failure::Interrupted(error.into())),
-            Some(Err(error)) => Err(Failure::Other(self.explain(error, Some(file)))),
+            Some(Err(error @ HFError::Xet { .. })) => Err(DownloadFailure::Interrupted(error.into())),
+            Some(Err(error)) => Err(DownloadFailure::Other(self.to_hub_error(error, Some(file)))),
         }
     }
 
     /// Asks whether the file's server gives it at all: a download takes an error's page for the file.
-    pub(super) fn probe(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    pub(super) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let request = async {
             // Without its own type hf-hub takes a data set for a model here.
-            match self.place.kind() {
-                Kind::Weights => begin(&hub.model(owner, name), commit, file).await,
-                Kind::Dataset => begin(&hub.dataset(owner, name), commit, file).await,
+            match self.repo_ref.kind() {
+                RepoKind::Weights => request_first_byte(&hub.model(owner, name), commit, file).await,
+                RepoKind::Dataset => request_first_byte(&hub.dataset(owner, name), commit, file).await,
             }
         };
-        match self.run(request, || false) {
-            None => Err(self.silent(Some(file))),
-            Some(result) => result.map_err(|error| self.explain(error, Some(file))),
+        match self.run_with_timeout(request, || false) {
+            None => Err(self.timeout_error(Some(file))),
+            Some(result) => result.map_err(|error| self.to_hub_error(error, Some(file))),
         }
     }
 
     /// Runs a request to its end, or drops it when `tick`, asked again and again, has seen nothing move for too long.
-    fn run<T: Send>(
+    fn run_with_timeout<T: Send>(
         &self,
         request: impl Future<Output = HFResult<T>> + Send,
-        mut tick: impl FnMut() -> bool + Send,
+        mut has_progress: impl FnMut() -> bool + Send,
     ) -> Option<HFResult<T>> {
         let runtime = self.runtime.as_ref()?;
         let watched = async {
             let mut request = pin!(request);
-            let mut moved = Instant::now();
+            let mut last_progress = Instant::now();
             loop {
-                if let Ok(result) = timeout(TICK, request.as_mut()).await {
+                if let Ok(result) = timeout(POLL_INTERVAL, request.as_mut()).await {
                     return Some(result);
                 }
-                if tick() {
-                    moved = Instant::now();
-                } else if moved.elapsed() >= self.settings.patience {
+                if has_progress() {
+                    last_progress = Instant::now();
+                } else if last_progress.elapsed() >= self.settings.idle_timeout {
                     return None;
                 }
             }
@@ -224,7 +237,7 @@ impl<'a> Client<'a> {
     }
 
     /// What went wrong, for who reads it. `file` is `None` for the repository itself.
-    fn explain(&self, error: HFError, file: Option<&str>) -> HubError {
+    fn to_hub_error(&self, error: HFError, file: Option<&str>) -> HubError {
         match error {
             HFError::AuthRequired { context }
             | HFError::Forbidden { context }
@@ -234,60 +247,66 @@ impl<'a> Client<'a> {
             | HFError::RepoNotFound { context: Some(context), .. }
             | HFError::RevisionNotFound { context: Some(context), .. }
             | HFError::EntryNotFound { context: Some(context), .. } => {
-                self.refusal(context.status.as_u16(), &context.url, context.error_code.as_deref(), file)
+                self.status_error(context.status.as_u16(), &context.url, context.error_code.as_deref(), file)
             }
             HFError::Request { source, .. } if source.is_body() || source.is_decode() => {
-                self.answer(file, source.into())
+                self.unexpected_answer(file, source.into())
             }
             HFError::Request { source, .. } => {
                 let server = source.url().map(|url| url.origin().ascii_serialization());
-                let endpoint = server.unwrap_or_else(|| self.settings.address().into());
-                HubError::Unreachable { name: self.name(file), endpoint, source: source.into() }
+                let endpoint = server.unwrap_or_else(|| self.settings.base_url().into());
+                HubError::Unreachable { name: self.full_name(file), endpoint, source: source.into() }
             }
             HFError::Io(source) => HubError::Cache { path: self.settings.cache.clone(), source },
-            other => self.answer(file, other.into()),
+            other => self.unexpected_answer(file, other.into()),
         }
     }
 
     /// What a status other than success means. `code` is the hub's own, in a header.
-    fn refusal(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
-        let server = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
+    fn status_error(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
+        let origin = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
         // Links to file servers carry signatures, so only the server is named.
-        let host = server(url).unwrap_or_else(|_| url.to_owned());
-        let is_hub = server(self.settings.address()).is_ok_and(|hub| hub == host);
-        let (repo, endpoint) = (self.place.page(), self.settings.address().to_owned());
+        let host = origin(url).unwrap_or_else(|_| url.to_owned());
+        let is_hub = origin(self.settings.base_url()).is_ok_and(|hub| hub == host);
+        let (repo, endpoint) = (self.repo_ref.page_path(), self.settings.base_url().to_owned());
         let token = self.settings.token.is_some();
         match (status, code) {
-            (408 | 429 | 500.., _) => HubError::Unavailable { name: self.name(file), host, status },
+            (408 | 429 | 500.., _) => HubError::Unavailable { name: self.full_name(file), host, status },
             (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, token },
-            (_, Some("RevisionNotFound")) if is_hub => {
-                HubError::Revision { repo, endpoint, revision: self.place.branch().into() }
-            }
+            (_, Some("RevisionNotFound")) if is_hub => HubError::RevisionNotFound {
+                repo,
+                endpoint,
+                revision: self.repo_ref.revision_or_main().into(),
+            },
             (_, Some("RepoNotFound")) | (401 | 403 | 404, None) if is_hub && file.is_none() => {
-                HubError::Repository { repo, endpoint, status, token }
+                HubError::RepositoryNotFound { repo, endpoint, status, token }
             }
-            _ => HubError::Refused { name: self.name(file), host, status },
+            _ => HubError::Refused { name: self.full_name(file), host, status },
         }
     }
 
-    fn answer(&self, file: Option<&str>, source: Cause) -> HubError {
-        HubError::Answer { name: self.name(file), endpoint: self.settings.address().into(), source }
-    }
-
-    fn silent(&self, file: Option<&str>) -> HubError {
-        HubError::Silent {
-            name: self.name(file),
-            endpoint: self.settings.address().into(),
-            seconds: self.settings.patience.as_secs(),
+    fn unexpected_answer(&self, file: Option<&str>, source: BoxError) -> HubError {
+        HubError::UnexpectedAnswer {
+            name: self.full_name(file),
+            endpoint: self.settings.base_url().into(),
+            source,
         }
     }
 
-    fn name(&self, file: Option<&str>) -> String {
-        self.place.naming(file)
+    fn timeout_error(&self, file: Option<&str>) -> HubError {
+        HubError::TimedOut {
+            name: self.full_name(file),
+            endpoint: self.settings.base_url().into(),
+            seconds: self.settings.idle_timeout.as_secs(),
+        }
+    }
+
+    fn full_name(&self, file: Option<&str>) -> String {
+        self.repo_ref.name_with_file(file)
     }
 }
 
-impl Drop for Client<'_> {
+impl Drop for HubClient<'_> {
     /// Without waiting for hf-hub's own threads: one may be stuck at a lock.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -297,19 +316,19 @@ impl Drop for Client<'_> {
 }
 
 /// Asks for the first byte of a file.
-async fn begin<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
+async fn request_first_byte<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
     repo.download_file_stream().filename(file).revision(commit).range(0..1).send().await.map(drop)
 }
 
 /// How far a download is, as hf-hub tells it on whatever thread.
 #[derive(Default)]
-struct Meter {
+struct DownloadMeter {
     started: AtomicBool,
     total: AtomicU64,
     done: AtomicU64,
 }
 
-impl ProgressHandler for Meter {
+impl ProgressHandler for DownloadMeter {
     fn on_progress(&self, event: &ProgressEvent) {
         let ProgressEvent::Download(event) = event else { return };
         match event {
@@ -331,31 +350,31 @@ impl ProgressHandler for Meter {
 }
 
 /// Tells the caller's progress what a meter shows.
-struct Teller<'a> {
+struct ProgressReporter<'a> {
     file: &'a str,
     progress: &'a dyn DownloadProgress,
-    meter: &'a Meter,
-    started: bool,
-    told: u64,
+    meter: &'a DownloadMeter,
+    has_started: bool,
+    reported: u64,
 }
 
-impl Teller<'_> {
+impl ProgressReporter<'_> {
     /// Returns whether anything has moved.
-    fn tell(&mut self) -> bool {
+    fn report(&mut self) -> bool {
         if !self.meter.started.load(Ordering::Acquire) {
             return false;
         }
-        let starts = !self.started;
+        let starts = !self.has_started;
         if starts {
             let total = self.meter.total.load(Ordering::Relaxed);
             self.progress.start(self.file, Some(total).filter(|&total| total > 0));
-            self.started = true;
+            self.has_started = true;
         }
         let done = self.meter.done.load(Ordering::Relaxed);
-        let more = done.saturating_sub(self.told);
+        let more = done.saturating_sub(self.reported);
         if more > 0 {
             self.progress.advance(more);
-            self.told = done;
+            self.reported = done;
         }
         starts || more > 0
     }
@@ -368,9 +387,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<String>>);
+    struct ProgressLog(Mutex<Vec<String>>);
 
-    impl DownloadProgress for Told {
+    impl DownloadProgress for ProgressLog {
         fn start(&self, file: &str, bytes: Option<u64>) {
             self.0.lock().unwrap().push(format!("{file} of {bytes:?}"));
         }
@@ -386,19 +405,24 @@ mod tests {
     #[test]
     fn progress_is_told_by_what_has_come_since_it_was_told_last() {
         for (total, of) in [(30, "Some(30)"), (0, "None")] {
-            let (progress, meter) = (Told::default(), Meter::default());
-            let mut teller =
-                Teller { file: "x", progress: &progress, meter: &meter, started: false, told: 0 };
+            let (progress, meter) = (ProgressLog::default(), DownloadMeter::default());
+            let mut teller = ProgressReporter {
+                file: "x",
+                progress: &progress,
+                meter: &meter,
+                has_started: false,
+                reported: 0,
+            };
             meter.done.store(5, Ordering::Relaxed);
-            assert!(!teller.tell(), "nothing is told before it starts");
+            assert!(!teller.report(), "nothing is told before it starts");
             meter.total.store(total, Ordering::Relaxed);
             meter.started.store(true, Ordering::Relaxed);
-            assert!(teller.tell() && !teller.tell());
+            assert!(teller.report() && !teller.report());
             meter.done.store(12, Ordering::Relaxed);
-            assert!(teller.tell() && !teller.tell());
+            assert!(teller.report() && !teller.report());
             // A transfer that begins anew has less.
             meter.done.store(3, Ordering::Relaxed);
-            assert!(!teller.tell());
+            assert!(!teller.report());
             let told = progress.0.into_inner().unwrap();
             assert_eq!(told, [&format!("x of {of}"), "5 more", "7 more"]);
         }

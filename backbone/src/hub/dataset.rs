@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::error::HubError;
-use super::files::{self, Wanted, Wish};
-use super::name::{HubDataset, Place, is_inside};
+use super::files::{self, FileSelection, RequestedFile};
+use super::name::{HubDataset, RepoRef, is_safe_relative_path};
 use super::settings::HubSettings;
 use crate::source::DownloadProgress;
 
 /// Ends the files that are fetched.
-const PARQUET: &str = ".parquet";
+const PARQUET_EXTENSION: &str = ".parquet";
 
 /// The names of configurations that are meant where none is named.
-const USUAL: [&str; 2] = ["data", "default"];
+const DEFAULT_FOLDERS: [&str; 2] = ["data", "default"];
 
 /// What names the files that lie in no folder.
-const TOP: &str = "*.parquet";
+const TOP_LEVEL_PATTERN: &str = "*.parquet";
 
 /// The Parquet files of a data set, on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,66 +65,75 @@ pub fn fetch_dataset_with(
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<DatasetFiles, HubError> {
-    let found = files::fetch(source, settings, progress)?.ok_or_else(|| HubError::OfflineDataset {
+    let resolved = files::fetch(source, settings, progress)?.ok_or_else(|| HubError::OfflineDataset {
         name: source.to_string(),
         cache: settings.cache.clone(),
     })?;
-    let files = found.files.into_iter().flatten().collect();
-    Ok(DatasetFiles { root: found.root, files, origin: found.origin })
+    let files = resolved.files.into_iter().flatten().collect();
+    Ok(DatasetFiles { root: resolved.root, files, origin: resolved.origin })
 }
 
-impl Wanted for HubDataset {
-    fn place(&self) -> &Place {
-        self.place()
+impl FileSelection for HubDataset {
+    fn place(&self) -> &RepoRef {
+        self.repo_ref()
     }
 
-    fn is_by_list(&self) -> bool {
+    fn needs_file_list(&self) -> bool {
         true
     }
 
-    fn files(&self, listed: Option<&[String]>) -> Result<Vec<Wish>, HubError> {
-        let chosen = choose(self, listed.unwrap_or_default())?;
-        Ok(chosen.into_iter().map(|file| Wish { file: file.into(), is_optional: false }).collect())
+    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
+        let chosen = select_parquet_files(self, listed.unwrap_or_default())?;
+        Ok(chosen.into_iter().map(|file| RequestedFile { file: file.into(), is_optional: false }).collect())
     }
 }
 
 /// The files to fetch of a repository that has those `listed`, sorted.
-fn choose<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
-    let name = source.place().repository();
-    let owned = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect();
+fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
+    let name = source.repo_ref().repo_name();
+    let to_owned_names = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect();
     let sorted: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
     let (parquet, others): (Vec<&str>, Vec<&str>) =
-        sorted.into_iter().partition(|file| file.ends_with(PARQUET));
+        sorted.into_iter().partition(|file| file.ends_with(PARQUET_EXTENSION));
     if parquet.is_empty() {
-        return Err(HubError::NoParquet { name, found: owned(&others) });
+        return Err(HubError::NoParquet { name, found: to_owned_names(&others) });
     }
-    let chosen = match (source.part(), source.pattern()) {
+    let chosen = match (source.path(), source.path_matcher()) {
         (Some(part), Some(pattern)) => {
-            let is_meant = |file: &&str| Path::new(file).ancestors().any(|path| pattern.is_match(path));
-            let chosen: Vec<&str> = parquet.iter().copied().filter(is_meant).collect();
+            let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| pattern.is_match(path));
+            let chosen: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
             if chosen.is_empty() {
-                return Err(HubError::Part { name, part: part.into(), found: owned(&parquet) });
+                return Err(HubError::NoMatchingParquet {
+                    name,
+                    part: part.into(),
+                    found: to_owned_names(&parquet),
+                });
             }
             chosen
         }
-        _ => usual(parquet).map_err(|parts| HubError::Parts { name: name.clone(), parts })?,
+        _ => {
+            default_files(parquet).map_err(|parts| HubError::SeveralFolders { name: name.clone(), parts })?
+        }
     };
-    match chosen.iter().find(|file| !is_inside(file)) {
-        Some(&file) => Err(HubError::Outside { name, file: file.into() }),
+    match chosen.iter().find(|file| !is_safe_relative_path(file)) {
+        Some(&file) => Err(HubError::UnsafePath { name, file: file.into() }),
         None => Ok(chosen),
     }
 }
 
 /// The files that are meant where no part is named; the error has the parts that could be.
-fn usual(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
+fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for &file in &files {
-        groups.entry(file.split_once('/').map_or(TOP, |(folder, _)| folder)).or_default().push(file);
+        groups
+            .entry(file.split_once('/').map_or(TOP_LEVEL_PATTERN, |(folder, _)| folder))
+            .or_default()
+            .push(file);
     }
     if groups.len() == 1 {
         return Ok(files);
     }
-    let mut usual = USUAL.iter().filter_map(|name| groups.get(name));
+    let mut usual = DEFAULT_FOLDERS.iter().filter_map(|name| groups.get(name));
     match (usual.next(), usual.next()) {
         (Some(only), None) => Ok(only.clone()),
         _ => Err(groups.into_keys().map(str::to_owned).collect()),
@@ -136,10 +145,10 @@ mod tests {
     use super::*;
 
     /// What is chosen of `files`, or the error.
-    fn chosen(part: &str, files: &[&str]) -> Result<Vec<String>, String> {
+    fn select(part: &str, files: &[&str]) -> Result<Vec<String>, String> {
         let source: HubDataset = format!("datasets/a/b{part}").parse().unwrap();
         let listed: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
-        let chosen = choose(&source, &listed).map_err(|error| error.to_string())?;
+        let chosen = select_parquet_files(&source, &listed).map_err(|error| error.to_string())?;
         Ok(chosen.into_iter().map(str::to_owned).collect())
     }
 
@@ -161,21 +170,21 @@ mod tests {
             // Bytewise, not by components.
             (&["d/a/x.parquet", "d/a-b/x.parquet"], &["d/a-b/x.parquet", "d/a/x.parquet"]),
         ] {
-            assert_eq!(chosen("", files).unwrap(), expected);
+            assert_eq!(select("", files).unwrap(), expected);
         }
     }
 
     #[test]
     fn several_folders_are_listed_each_as_it_may_be_written() {
         let files = ["de/a.parquet", "en/x/a.parquet", "a.parquet"];
-        let error = chosen("@v1", &files).unwrap_err();
+        let error = select("@v1", &files).unwrap_err();
         assert!(error.contains("hf://datasets/a/b@v1/*.parquet (there are *.parquet, de, en)"), "{error}");
         for (part, expected) in [("*.parquet", 2), ("de", 0), ("en", 1)] {
-            assert_eq!(chosen(&format!("/{part}"), &files).unwrap(), [files[expected]]);
+            assert_eq!(select(&format!("/{part}"), &files).unwrap(), [files[expected]]);
         }
-        assert!(chosen("", &["data/a.parquet", "default/a.parquet"]).is_err());
+        assert!(select("", &["data/a.parquet", "default/a.parquet"]).is_err());
         let many: Vec<String> = (0..40).map(|at| format!("{at:02}/a.parquet")).collect();
-        let error = chosen("", &many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
+        let error = select("", &many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
         assert!(error.ends_with("09 and 30 more)"), "{error}");
     }
 
@@ -199,10 +208,10 @@ mod tests {
             ("c/{test,train}-0*", &[2, 0]),
         ] {
             let expected: Vec<_> = expected.iter().map(|&at| files[at]).collect();
-            assert_eq!(chosen(&format!("/{part}"), &files).unwrap(), expected, "{part}");
+            assert_eq!(select(&format!("/{part}"), &files).unwrap(), expected, "{part}");
         }
         for part in ["e", "c/train", "c/train-0.csv", "train-0.parquet", "C"] {
-            let error = chosen(&format!("/{part}"), &files).unwrap_err();
+            let error = select(&format!("/{part}"), &files).unwrap_err();
             assert!(error.contains(&format!("at {part} in hf://datasets/a/b: there are c/te")), "{error}");
         }
     }
@@ -211,13 +220,13 @@ mod tests {
     fn without_parquet_files_the_error_tells_what_is_there_and_of_the_hubs_own_conversion() {
         let elsewhere = "hf://datasets/a/b@refs/convert/parquet";
         for at in ["", "@v1", "/data"] {
-            let error = chosen(at, &["train.csv", "README.md"]).unwrap_err();
+            let error = select(at, &["train.csv", "README.md"]).unwrap_err();
             assert!(
                 error.contains("there are README.md, train.csv;") && error.ends_with(elsewhere),
                 "{error}"
             );
         }
-        let error = chosen("@refs/convert/parquet", &[]).unwrap_err();
+        let error = select("@refs/convert/parquet", &[]).unwrap_err();
         assert!(error.ends_with("holds no .parquet file: it is empty"), "{error}");
     }
 
@@ -232,11 +241,11 @@ mod tests {
             "../x.parquet",
         ] {
             for part in ["", "/**"] {
-                let error = chosen(part, &[file]).unwrap_err();
+                let error = select(part, &[file]).unwrap_err();
                 assert!(error.contains("no path inside"), "{file}: {error}");
             }
         }
         // What is not meant does no harm.
-        assert_eq!(chosen("", &["../x.parquet", "data/x.parquet"]).unwrap(), ["data/x.parquet"]);
+        assert_eq!(select("", &["../x.parquet", "data/x.parquet"]).unwrap(), ["data/x.parquet"]);
     }
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::name::Kind;
+use super::name::RepoKind;
 use crate::error::ErrorKind;
 use crate::source::convert;
 
 /// What failed underneath.
-pub type Cause = Box<dyn Error + Send + Sync>;
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What can go wrong with the hub. A field `name` is the `hf://` name, with the file where one is at fault.
 #[derive(Debug, Error)]
@@ -22,7 +22,7 @@ pub enum HubError {
         "`hf://{name}` names no weights on the hub: {problem} (write hf://owner/name, hf://owner/name@revision or \
          hf://owner/name@revision/file.safetensors)"
     )]
-    Name {
+    InvalidName {
         /// What follows `hf://`.
         name: String,
         /// What is wrong with it.
@@ -33,7 +33,7 @@ pub enum HubError {
         "`hf://{name}` names no data set on the hub: {problem} (write hf://datasets/owner/name, \
          hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
     )]
-    DatasetName {
+    InvalidDatasetName {
         /// What follows `hf://`.
         name: String,
         /// What is wrong with it.
@@ -41,7 +41,7 @@ pub enum HubError {
     },
     /// No such repository, or not for this token.
     #[error("{endpoint} shows no {} (status {status}): it is misspelt, private or gated; {}", kind_of(.repo), login(*.token))]
-    Repository {
+    RepositoryNotFound {
         /// `owner/name`, of a data set `datasets/owner/name`.
         repo: String,
         /// The hub.
@@ -65,7 +65,7 @@ pub enum HubError {
     },
     /// No such revision.
     #[error("{repo} has no branch, tag or commit `{revision}`: {endpoint}/{repo}/tree/main lists them")]
-    Revision {
+    RevisionNotFound {
         /// `owner/name`, of a data set `datasets/owner/name`.
         repo: String,
         /// The hub.
@@ -75,7 +75,7 @@ pub enum HubError {
     },
     /// No such file.
     #[error("there is no {file} in {name}{}", instead(.name, .found))]
-    File {
+    FileNotFound {
         /// The repository.
         name: String,
         /// What was asked for.
@@ -101,7 +101,7 @@ pub enum HubError {
     },
     /// No Parquet file is at, below or matched by what was asked for.
     #[error("there is no .parquet file at {part} in {name}: there are {}", several(.found))]
-    Part {
+    NoMatchingParquet {
         /// The repository.
         name: String,
         /// What was asked for.
@@ -114,7 +114,7 @@ pub enum HubError {
         "{name} has Parquet files in several places: write one of them, as in {name}/{} (there are {})",
         .parts.first().map_or("", String::as_str), several(.parts)
     )]
-    Parts {
+    SeveralFolders {
         /// The repository.
         name: String,
         /// The folders, and a pattern for files in none.
@@ -125,7 +125,7 @@ pub enum HubError {
         "{file:?} of {name} is not fetched: it is no path inside a repository; ask for a part of the data set that does \
          without"
     )]
-    Outside {
+    UnsafePath {
         /// The repository.
         name: String,
         /// The file.
@@ -165,13 +165,13 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
         /// What failed underneath.
-        source: Cause,
+        source: BoxError,
     },
     /// The hub stopped answering.
     #[error(
         "nothing has come from {endpoint} for {seconds} s while fetching {name}: check the network and try again"
     )]
-    Silent {
+    TimedOut {
         /// What was asked for.
         name: String,
         /// The hub.
@@ -185,14 +185,14 @@ pub enum HubError {
         /// The file.
         name: String,
         /// What failed underneath.
-        source: Cause,
+        source: BoxError,
     },
     /// The content is not what the hub announced, twice.
     #[error(
         "{name} arrived damaged twice (its hash is {found}, the hub says {expected}) and was removed: try again, \
          and look whether a proxy changes downloads"
     )]
-    Damaged {
+    HashMismatch {
         /// The file.
         name: String,
         /// What the hub announced.
@@ -204,13 +204,13 @@ pub enum HubError {
     #[error(
         "{endpoint} does not answer as a Hugging Face hub does while fetching {name}: check HF_ENDPOINT and the proxy"
     )]
-    Answer {
+    UnexpectedAnswer {
         /// What was asked for.
         name: String,
         /// The hub.
         endpoint: String,
         /// What failed underneath.
-        source: Cause,
+        source: BoxError,
     },
     /// Not in the cache, and the network is not to be used.
     #[error(
@@ -259,7 +259,7 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
         /// What failed underneath.
-        source: Cause,
+        source: BoxError,
     },
 }
 
@@ -268,24 +268,24 @@ impl HubError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Name { .. }
-            | Self::DatasetName { .. }
+            Self::InvalidName { .. }
+            | Self::InvalidDatasetName { .. }
             | Self::NoParquet { .. }
-            | Self::Part { .. }
-            | Self::Parts { .. } => ErrorKind::Config,
+            | Self::NoMatchingParquet { .. }
+            | Self::SeveralFolders { .. } => ErrorKind::Config,
             _ => ErrorKind::Hub,
         }
     }
 
     /// Whether the same may well work later, so that a copy in the cache is the better answer.
     pub(super) fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Silent { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }
 
 /// What a repository is, by the path of its page.
 fn kind_of(repo: &str) -> String {
-    match repo.strip_prefix(Kind::Dataset.prefix()) {
+    match repo.strip_prefix(RepoKind::Dataset.prefix()) {
         Some(repo) => format!("data set {repo}"),
         None => format!("model {repo}"),
     }

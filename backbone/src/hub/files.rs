@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cache::{Blobs, Cache, Entry};
-use super::client::{Client, Failure, Revision};
+use super::cache::{BlobSnapshot, CacheEntry, RepoCache};
+use super::client::{DownloadFailure, HubClient, RevisionInfo};
 use super::error::HubError;
-use super::name::Place;
+use super::name::RepoRef;
 use super::settings::HubSettings;
-use super::verify::Verdict;
+use super::verify::HashCheck;
 use crate::error::ErrorKind;
 use crate::source::DownloadProgress;
 
@@ -15,27 +15,27 @@ use crate::source::DownloadProgress;
 const LOCK: &str = "headstock";
 
 /// What is wanted of a repository.
-pub(super) trait Wanted {
-    fn place(&self) -> &Place;
+pub(super) trait FileSelection {
+    fn place(&self) -> &RepoRef;
 
     /// Whether the files are chosen from the list of all that the commit has. The cache keeps that list, for it has the files
     /// that were chosen only if it has all of them.
-    fn is_by_list(&self) -> bool;
+    fn needs_file_list(&self) -> bool;
 
     /// The files to fetch of a commit, in this order; `listed` is what it has, where that is known.
-    fn files(&self, listed: Option<&[String]>) -> Result<Vec<Wish>, HubError>;
+    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError>;
 }
 
 /// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct RequestedFile {
     pub(super) file: String,
     /// Whether a commit without it does as well.
     pub(super) is_optional: bool,
 }
 
 /// The files of a commit, on this machine.
-pub(super) struct Found {
+pub(super) struct ResolvedFiles {
     /// The place, at the commit.
     pub(super) origin: String,
     /// The folder of the commit's files.
@@ -46,25 +46,31 @@ pub(super) struct Found {
 
 /// The wanted files; `None` when the settings forbid the network and the cache has not all of them.
 pub(super) fn fetch(
-    wanted: &dyn Wanted,
+    selection: &dyn FileSelection,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
-) -> Result<Option<Found>, HubError> {
-    let place = wanted.place();
-    let fetch = Fetch { wanted, place, settings, progress, cache: Cache::new(&settings.cache, place) };
+) -> Result<Option<ResolvedFiles>, HubError> {
+    let place = selection.place();
+    let job = FetchJob {
+        selection,
+        repo_ref: place,
+        settings,
+        progress,
+        cache: RepoCache::new(&settings.cache, place),
+    };
     if settings.offline {
-        return fetch.kept();
+        return job.from_cache();
     }
     if let Some(commit) = place.commit()
-        && let Some(found) = fetch.cached(commit, Unknown::Ask)?
+        && let Some(found) = job.cached_at_commit(commit, UnknownFilePolicy::AskHub)?
     {
         return Ok(Some(found));
     }
-    let error = match fetch.online() {
+    let error = match job.from_hub() {
         Err(error) if error.is_outage() => error,
         fetched => return fetched.map(Some),
     };
-    match fetch.kept() {
+    match job.from_cache() {
         Ok(Some(found)) => {
             tracing::warn!("going on with {} from the cache: {error}", found.origin);
             Ok(Some(found))
@@ -76,193 +82,209 @@ pub(super) fn fetch(
 }
 
 /// One call of [`fetch`].
-struct Fetch<'a> {
-    wanted: &'a dyn Wanted,
-    place: &'a Place,
+struct FetchJob<'a> {
+    selection: &'a dyn FileSelection,
+    repo_ref: &'a RepoRef,
     settings: &'a HubSettings,
     progress: &'a dyn DownloadProgress,
-    cache: Cache,
+    cache: RepoCache,
 }
 
 /// What to do about an optional file that the cache knows nothing of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unknown {
-    Ask,
-    LeaveOut,
+enum UnknownFilePolicy {
+    AskHub,
+    Skip,
 }
 
-impl Fetch<'_> {
+impl FetchJob<'_> {
     /// The files of `commit` out of the cache.
-    fn cached(&self, commit: &str, unknown: Unknown) -> Result<Option<Found>, HubError> {
-        let listed = self.list(commit);
-        if self.wanted.is_by_list() && listed.is_none() {
+    fn cached_at_commit(
+        &self,
+        commit: &str,
+        unknown: UnknownFilePolicy,
+    ) -> Result<Option<ResolvedFiles>, HubError> {
+        let listed = self.file_list(commit);
+        if self.selection.needs_file_list() && listed.is_none() {
             return Ok(None);
         }
-        let wishes = self.wanted.files(listed.as_deref())?;
-        let mut files = Vec::with_capacity(wishes.len());
-        let mut left_out = Vec::new();
-        for Wish { file, is_optional } in &wishes {
-            files.push(match self.look(commit, file)? {
-                Entry::Here(path) => Some(path),
-                Entry::Absent if *is_optional => None,
-                Entry::Unknown if *is_optional && unknown == Unknown::LeaveOut => {
-                    left_out.push(file);
+        let requested = self.selection.select_files(listed.as_deref())?;
+        let mut files = Vec::with_capacity(requested.len());
+        let mut skipped = Vec::new();
+        for RequestedFile { file, is_optional } in &requested {
+            files.push(match self.lookup(commit, file)? {
+                CacheEntry::Present(path) => Some(path),
+                CacheEntry::Absent if *is_optional => None,
+                CacheEntry::Unknown if *is_optional && unknown == UnknownFilePolicy::Skip => {
+                    skipped.push(file);
                     None
                 }
-                Entry::Absent | Entry::Unknown => return Ok(None),
+                CacheEntry::Absent | CacheEntry::Unknown => return Ok(None),
             });
         }
-        for file in left_out {
-            tracing::warn!("only the hub knows whether {} has a {file}: going on without", self.place);
+        for file in skipped {
+            tracing::warn!("only the hub knows whether {} has a {file}: going on without", self.repo_ref);
         }
-        Ok(Some(self.found(commit, files)))
+        Ok(Some(self.resolved(commit, files)))
     }
 
     /// The files out of the cache without asking the hub, of the commit that a branch was at last.
-    fn kept(&self) -> Result<Option<Found>, HubError> {
-        let last = || self.cache.reference(self.place.branch());
-        match self.place.commit().map(str::to_owned).or_else(last) {
-            Some(commit) => self.cached(&commit, Unknown::LeaveOut),
+    fn from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
+        let last = || self.cache.read_ref(self.repo_ref.revision_or_main());
+        match self.repo_ref.commit().map(str::to_owned).or_else(last) {
+            Some(commit) => self.cached_at_commit(&commit, UnknownFilePolicy::Skip),
             None => Ok(None),
         }
     }
 
     /// Asks the hub, and downloads what the cache lacks.
-    fn online(&self) -> Result<Found, HubError> {
-        let client = Client::new(self.place, self.settings)?;
-        let Revision { commit, files: mut listed } = client.revision()?;
-        if self.wanted.is_by_list() {
-            listed = Some(match self.list(&commit) {
+    fn from_hub(&self) -> Result<ResolvedFiles, HubError> {
+        let client = HubClient::new(self.repo_ref, self.settings)?;
+        let RevisionInfo { commit, files: mut listed } = client.resolve_revision()?;
+        if self.selection.needs_file_list() {
+            listed = Some(match self.file_list(&commit) {
                 Some(listed) => listed,
-                None => client.whole(&commit, listed)?,
+                None => client.all_files(&commit, listed)?,
             });
         }
         let listed = listed.as_deref();
-        let wishes = self.wanted.files(listed)?;
-        let mut entries = Vec::with_capacity(wishes.len());
-        for wish in &wishes {
-            entries.push(self.look(&commit, &wish.file)?);
+        let requested = self.selection.select_files(listed)?;
+        let mut entries = Vec::with_capacity(requested.len());
+        for wish in &requested {
+            entries.push(self.lookup(&commit, &wish.file)?);
         }
-        let lacks = |(wish, entry): (&Wish, &Entry)| match entry {
-            Entry::Here(_) => false,
-            Entry::Absent => !wish.is_optional,
-            Entry::Unknown => true,
+        let is_missing = |(wish, entry): (&RequestedFile, &CacheEntry)| match entry {
+            CacheEntry::Present(_) => false,
+            CacheEntry::Absent => !wish.is_optional,
+            CacheEntry::Unknown => true,
         };
-        let lacking = wishes.iter().zip(&entries).filter(|&pair| lacks(pair)).count();
-        if lacking == 0 {
+        let n_missing = requested.iter().zip(&entries).filter(|&pair| is_missing(pair)).count();
+        if n_missing == 0 {
             // Only for the day when the hub is down: a cache that may not be written serves as well.
-            if let Err(error) = self.note(&commit, listed) {
+            if let Err(error) = self.record_commit(&commit, listed) {
                 tracing::debug!("{error}");
             }
-            let here = |entry| if let Entry::Here(path) = entry { Some(path) } else { None };
-            return Ok(self.found(&commit, entries.into_iter().map(here).collect()));
+            let present_path = |entry| if let CacheEntry::Present(path) = entry { Some(path) } else { None };
+            return Ok(self.resolved(&commit, entries.into_iter().map(present_path).collect()));
         }
-        if self.wanted.is_by_list() {
-            tracing::info!("fetching {lacking} of the {} files of {}", wishes.len(), self.place.at(&commit));
+        if self.selection.needs_file_list() {
+            tracing::info!(
+                "fetching {n_missing} of the {} files of {}",
+                requested.len(),
+                self.repo_ref.at_revision(&commit)
+            );
         }
 
-        let _lock = self.cache.lock(LOCK, self.settings.patience)?;
-        let mut files = Vec::with_capacity(wishes.len());
-        for (Wish { file, is_optional }, entry) in wishes.into_iter().zip(entries) {
+        let _lock = self.cache.lock(LOCK, self.settings.idle_timeout)?;
+        let mut files = Vec::with_capacity(requested.len());
+        for (RequestedFile { file, is_optional }, entry) in requested.into_iter().zip(entries) {
             // What is here was checked a moment ago.
             let path = match entry {
-                Entry::Here(path) => Some(path),
-                Entry::Absent | Entry::Unknown => {
+                CacheEntry::Present(path) => Some(path),
+                CacheEntry::Absent | CacheEntry::Unknown => {
                     let is_listed = listed.map(|listed| listed.contains(&file));
-                    self.obtain(&client, &commit, &file, is_listed)?
+                    self.fetch_file(&client, &commit, &file, is_listed)?
                 }
             };
             if path.is_none() && !is_optional {
-                return Err(self.no_file(file));
+                return Err(self.file_not_found(file));
             }
             files.push(path);
         }
-        self.note(&commit, listed)?;
-        Ok(self.found(&commit, files))
+        self.record_commit(&commit, listed)?;
+        Ok(self.resolved(&commit, files))
     }
 
     /// Notes what `commit` has, where that is asked for, and that the branch or tag is at it.
-    fn note(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
-        if self.wanted.is_by_list()
+    fn record_commit(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
+        if self.selection.needs_file_list()
             && let Some(listed) = listed
         {
-            self.cache.set_list(commit, listed)?;
+            self.cache.write_file_list(commit, listed)?;
         }
-        match self.place.commit() {
+        match self.repo_ref.commit() {
             Some(_) => Ok(()),
-            None => self.cache.set_reference(self.place.branch(), commit),
+            None => self.cache.write_ref(self.repo_ref.revision_or_main(), commit),
         }
     }
 
     /// A file out of the cache or from the hub, checked; `None` when the repository has none, which must agree with what it
     /// lists. A download that is wrong is removed and made once more.
-    fn obtain(
+    fn fetch_file(
         &self,
-        client: &Client<'_>,
+        client: &HubClient<'_>,
         commit: &str,
         file: &str,
         is_listed: Option<bool>,
     ) -> Result<Option<PathBuf>, HubError> {
-        match self.look(commit, file)? {
-            Entry::Here(path) => return Ok(Some(path)),
-            Entry::Absent if is_listed != Some(true) => return Ok(None),
-            Entry::Absent | Entry::Unknown => {}
+        match self.lookup(commit, file)? {
+            CacheEntry::Present(path) => return Ok(Some(path)),
+            CacheEntry::Absent if is_listed != Some(true) => return Ok(None),
+            CacheEntry::Absent | CacheEntry::Unknown => {}
         }
-        let mut is_second = false;
+        let mut is_retry = false;
         loop {
-            let before = self.cache.blobs()?;
+            let before = self.cache.list_blobs()?;
             let error = match client.download(commit, file, self.progress) {
-                Ok(path) => match self.check(&path, file, &before)? {
+                Ok(path) => match self.verify_download(&path, file, &before)? {
                     None => {
                         self.progress.finish();
                         return Ok(Some(path));
                     }
                     Some(damage) => damage,
                 },
-                Err(Failure::Missing) if is_listed != Some(true) => return Ok(None),
-                Err(Failure::Missing) => {
-                    self.cache.unmark(commit, file)?;
-                    return Err(self.no_file(file.into()));
+                Err(DownloadFailure::Missing) if is_listed != Some(true) => return Ok(None),
+                Err(DownloadFailure::Missing) => {
+                    self.cache.clear_absence_mark(commit, file)?;
+                    return Err(self.file_not_found(file.into()));
                 }
-                Err(Failure::Busy(blob)) => {
+                Err(DownloadFailure::Busy(blob)) => {
                     // Another program writes it: hf-hub finds it once that is done.
-                    self.cache.lock(&blob, self.settings.patience)?;
+                    self.cache.lock(&blob, self.settings.idle_timeout)?;
                     continue;
                 }
-                Err(Failure::Interrupted(source)) => {
-                    self.sweep(&before);
-                    HubError::Interrupted { name: self.place.naming(Some(file)), source }
+                Err(DownloadFailure::Interrupted(source)) => {
+                    self.remove_leftovers(&before);
+                    HubError::Interrupted { name: self.repo_ref.name_with_file(Some(file)), source }
                 }
-                Err(Failure::Other(error)) => {
-                    self.sweep(&before);
+                Err(DownloadFailure::Other(error)) => {
+                    self.remove_leftovers(&before);
                     return Err(error);
                 }
             };
-            if is_second {
+            if is_retry {
                 // A download takes the page of an error for the file; which one it is takes another request.
-                let is_damaged = matches!(error, HubError::Damaged { .. });
-                return Err(is_damaged.then(|| client.probe(commit, file).err()).flatten().unwrap_or(error));
+                let is_damaged = matches!(error, HubError::HashMismatch { .. });
+                return Err(is_damaged
+                    .then(|| client.probe_file(commit, file).err())
+                    .flatten()
+                    .unwrap_or(error));
             }
             tracing::warn!("{file} arrived damaged: fetching it once more");
-            is_second = true;
+            is_retry = true;
         }
     }
 
     /// What is wrong with a file that was downloaded; it is removed then.
-    fn check(&self, path: &Path, file: &str, before: &Blobs) -> Result<Option<HubError>, HubError> {
-        for (blob, verdict) in self.cache.check(path, before)? {
+    fn verify_download(
+        &self,
+        path: &Path,
+        file: &str,
+        before: &BlobSnapshot,
+    ) -> Result<Option<HubError>, HubError> {
+        for (blob, verdict) in self.cache.verify_download(path, before)? {
             match verdict {
-                Verdict::Right => {}
-                Verdict::Unchecked => {
+                HashCheck::Match => {}
+                HashCheck::Unknown => {
                     tracing::warn!(
                         "{} gives no hash of {file}: it is used unchecked",
-                        self.settings.address()
+                        self.settings.base_url()
                     );
                 }
-                Verdict::Wrong(found) => {
-                    self.cache.reject(path, &blob, self.settings.patience)?;
-                    let name = self.place.naming(Some(file));
-                    return Ok(Some(HubError::Damaged { name, expected: blob, found }));
+                HashCheck::Mismatch(found) => {
+                    self.cache.remove_download(path, &blob, self.settings.idle_timeout)?;
+                    let name = self.repo_ref.name_with_file(Some(file));
+                    return Ok(Some(HubError::HashMismatch { name, expected: blob, found }));
                 }
             }
         }
@@ -270,27 +292,31 @@ impl Fetch<'_> {
     }
 
     /// Clears up after a download that failed; that it failed matters more than that this does.
-    fn sweep(&self, before: &Blobs) {
-        if let Err(error) = self.cache.sweep(before) {
+    fn remove_leftovers(&self, before: &BlobSnapshot) {
+        if let Err(error) = self.cache.remove_leftovers(before) {
             tracing::warn!("{error}");
         }
     }
 
-    fn look(&self, commit: &str, file: &str) -> Result<Entry, HubError> {
-        self.cache.look(commit, file, self.settings.patience)
+    fn lookup(&self, commit: &str, file: &str) -> Result<CacheEntry, HubError> {
+        self.cache.lookup(commit, file, self.settings.idle_timeout)
     }
 
     /// The list of what `commit` has, where that is asked for and the cache keeps it.
-    fn list(&self, commit: &str) -> Option<Vec<String>> {
-        self.wanted.is_by_list().then(|| self.cache.list(commit)).flatten()
+    fn file_list(&self, commit: &str) -> Option<Vec<String>> {
+        self.selection.needs_file_list().then(|| self.cache.file_list(commit)).flatten()
     }
 
-    fn found(&self, commit: &str, files: Vec<Option<PathBuf>>) -> Found {
-        Found { origin: self.place.at(commit).to_string(), root: self.cache.snapshot(commit), files }
+    fn resolved(&self, commit: &str, files: Vec<Option<PathBuf>>) -> ResolvedFiles {
+        ResolvedFiles {
+            origin: self.repo_ref.at_revision(commit).to_string(),
+            root: self.cache.snapshot_dir(commit),
+            files,
+        }
     }
 
     /// A file that is not there though the hub may list it.
-    fn no_file(&self, file: String) -> HubError {
-        HubError::File { name: self.place.repository(), file, found: Vec::new() }
+    fn file_not_found(&self, file: String) -> HubError {
+        HubError::FileNotFound { name: self.repo_ref.repo_name(), file, found: Vec::new() }
     }
 }

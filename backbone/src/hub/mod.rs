@@ -22,7 +22,7 @@ mod verify;
 mod weights;
 
 pub use dataset::{DatasetFiles, fetch_dataset, fetch_dataset_with};
-pub use error::{Cause, HubError};
+pub use error::{BoxError, HubError};
 pub use name::{HubDataset, HubSource};
 pub use settings::HubSettings;
-pub use weights::{fetch, fetch_with};
+pub use weights::{fetch_weights, fetch_weights_with};

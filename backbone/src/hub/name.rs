@@ -22,7 +22,7 @@ use super::error::HubError;
 /// # Ok::<(), headstock_backbone::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubSource(Place);
+pub struct HubSource(RepoRef);
 
 impl HubSource {
     /// `owner/name`.
@@ -40,21 +40,21 @@ impl HubSource {
     /// The `.safetensors` file that was asked for.
     #[must_use]
     pub fn file(&self) -> Option<&str> {
-        self.0.part.as_deref()
+        self.0.path.as_deref()
     }
 
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn repo_ref(&self) -> &RepoRef {
         &self.0
     }
 
     /// The weights' path in the repository.
-    pub(super) fn weights(&self) -> &str {
+    pub(super) fn weights_path(&self) -> &str {
         self.file().unwrap_or("model.safetensors")
     }
 
     /// The path of a file beside the weights.
-    pub(super) fn beside(&self, file: &str) -> String {
-        match self.weights().rsplit_once('/') {
+    pub(super) fn sibling_path(&self, file: &str) -> String {
+        match self.weights_path().rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{file}"),
             None => file.into(),
         }
@@ -72,10 +72,11 @@ impl FromStr for HubSource {
 
     /// Reads what follows `hf://`.
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let wrong = |problem: &str| HubError::Name { name: text.into(), problem: problem.into() };
-        let place = Place::parse(Kind::Weights, text).map_err(wrong)?;
-        if let Some(file) = &place.part {
-            check_file(file).map_err(wrong)?;
+        let invalid_name =
+            |problem: &str| HubError::InvalidName { name: text.into(), problem: problem.into() };
+        let place = RepoRef::parse(RepoKind::Weights, text).map_err(invalid_name)?;
+        if let Some(file) = &place.path {
+            check_file(file).map_err(invalid_name)?;
         }
         Ok(Self(place))
     }
@@ -104,7 +105,7 @@ impl FromStr for HubSource {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
-    place: Place,
+    repo_ref: RepoRef,
     pattern: Option<Glob>,
 }
 
@@ -112,34 +113,34 @@ impl HubDataset {
     /// `owner/name`.
     #[must_use]
     pub fn repo(&self) -> &str {
-        &self.place.repo
+        &self.repo_ref.repo
     }
 
     /// The branch, tag or commit that was asked for.
     #[must_use]
     pub fn revision(&self) -> Option<&str> {
-        self.place.revision.as_deref()
+        self.repo_ref.revision.as_deref()
     }
 
     /// The folder, file or pattern that was asked for.
     #[must_use]
-    pub fn part(&self) -> Option<&str> {
-        self.place.part.as_deref()
+    pub fn path(&self) -> Option<&str> {
+        self.repo_ref.path.as_deref()
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn repo_ref(&self) -> &RepoRef {
+        &self.repo_ref
     }
 
     /// Matches the files and folders that are meant by the part.
-    pub(super) fn pattern(&self) -> Option<GlobMatcher> {
+    pub(super) fn path_matcher(&self) -> Option<GlobMatcher> {
         self.pattern.as_ref().map(Glob::compile_matcher)
     }
 }
 
 impl fmt::Display for HubDataset {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place.fmt(out)
+        self.repo_ref.fmt(out)
     }
 }
 
@@ -148,35 +149,37 @@ impl FromStr for HubDataset {
 
     /// Reads what follows `hf://`.
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let wrong = |problem: &str| HubError::DatasetName { name: text.into(), problem: problem.into() };
-        let Some(rest) = text.strip_prefix(Kind::Dataset.prefix()) else {
-            return Err(wrong("it does not begin with `datasets/`"));
+        let invalid_name =
+            |problem: &str| HubError::InvalidDatasetName { name: text.into(), problem: problem.into() };
+        let Some(rest) = text.strip_prefix(RepoKind::Dataset.prefix()) else {
+            return Err(invalid_name("it does not begin with `datasets/`"));
         };
-        let mut place = Place::parse(Kind::Dataset, rest).map_err(wrong)?;
-        let Some(part) = &mut place.part else {
-            return Ok(Self { place, pattern: None });
+        let mut place = RepoRef::parse(RepoKind::Dataset, rest).map_err(invalid_name)?;
+        let Some(part) = &mut place.path else {
+            return Ok(Self { repo_ref: place, pattern: None });
         };
         if let Some(folder) = part.strip_suffix('/') {
             *part = folder.to_owned();
         }
         // What stands for names stands in a path as a name does.
-        if !is_inside(&part.replace(['*', '?'], "x")) {
-            return Err(wrong("the part must be a path inside the repository"));
+        if !is_safe_relative_path(&part.replace(['*', '?'], "x")) {
+            return Err(invalid_name("the part must be a path inside the repository"));
         }
         let pattern = GlobBuilder::new(part).literal_separator(true).build();
-        let pattern = pattern.map_err(|error| wrong(&format!("the pattern fails: {}", error.kind())))?;
-        Ok(Self { place, pattern: Some(pattern) })
+        let pattern =
+            pattern.map_err(|error| invalid_name(&format!("the pattern fails: {}", error.kind())))?;
+        Ok(Self { repo_ref: place, pattern: Some(pattern) })
     }
 }
 
 /// What a repository holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RepoKind {
     Weights,
     Dataset,
 }
 
-impl Kind {
+impl RepoKind {
     /// What precedes `owner/name` in a name and in the addresses of pages and files.
     pub(super) fn prefix(self) -> &'static str {
         match self {
@@ -186,7 +189,7 @@ impl Kind {
     }
 
     /// Begins the name of a repository's folder in the cache.
-    pub(super) fn folder(self) -> &'static str {
+    pub(super) fn cache_prefix(self) -> &'static str {
         match self {
             Self::Weights => "models",
             Self::Dataset => "datasets",
@@ -194,7 +197,7 @@ impl Kind {
     }
 
     /// For messages.
-    pub(super) fn what(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Weights => "weights",
             Self::Dataset => "data set",
@@ -204,16 +207,16 @@ impl Kind {
 
 /// A place on the hub: a repository, and where they are named a revision and a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    kind: Kind,
+pub(super) struct RepoRef {
+    kind: RepoKind,
     repo: String,
     revision: Option<String>,
-    part: Option<String>,
+    path: Option<String>,
 }
 
-impl Place {
+impl RepoRef {
     /// Reads what follows `hf://` and the kind's prefix; the part is not checked. The error says what is wrong.
-    fn parse(kind: Kind, text: &str) -> Result<Self, &'static str> {
+    fn parse(kind: RepoKind, text: &str) -> Result<Self, &'static str> {
         let (owner, rest) = text.split_once('/').ok_or("the owner is missing")?;
         let (name, rest) = rest.split_at(rest.find(['@', '/']).unwrap_or(rest.len()));
         let (revision, rest) = match rest.strip_prefix('@') {
@@ -226,10 +229,10 @@ impl Place {
         check_repo(owner, name)?;
         let revision = revision.map(check_revision).transpose()?;
         let part = rest.strip_prefix('/').map(str::to_owned);
-        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, part })
+        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path: part })
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> RepoKind {
         self.kind
     }
 
@@ -239,7 +242,7 @@ impl Place {
     }
 
     /// The path of the repository's page on the hub.
-    pub(super) fn page(&self) -> String {
+    pub(super) fn page_path(&self) -> String {
         format!("{}{}", self.kind.prefix(), self.repo)
     }
 
@@ -249,34 +252,34 @@ impl Place {
     }
 
     /// The revision, or the hub's default.
-    pub(super) fn branch(&self) -> &str {
+    pub(super) fn revision_or_main(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
     /// The name without a part, as an error gives it.
-    pub(super) fn repository(&self) -> String {
-        Self { part: None, ..self.clone() }.to_string()
+    pub(super) fn repo_name(&self) -> String {
+        Self { path: None, ..self.clone() }.to_string()
     }
 
     /// The name with a file of the repository, as an error gives it.
-    pub(super) fn naming(&self, file: Option<&str>) -> String {
-        let part = file.or(self.part.as_deref()).map(str::to_owned);
-        Self { part, ..self.clone() }.to_string()
+    pub(super) fn name_with_file(&self, file: Option<&str>) -> String {
+        let part = file.or(self.path.as_deref()).map(str::to_owned);
+        Self { path: part, ..self.clone() }.to_string()
     }
 
     /// The same at `revision`.
-    pub(super) fn at(&self, revision: &str) -> Self {
+    pub(super) fn at_revision(&self, revision: &str) -> Self {
         Self { revision: Some(revision.into()), ..self.clone() }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RepoRef {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "hf://{}{}", self.kind.prefix(), self.repo)?;
         if let Some(revision) = &self.revision {
             write!(out, "@{}", revision.replace('/', "%2F"))?;
         }
-        if let Some(part) = &self.part {
+        if let Some(part) = &self.path {
             write!(out, "/{part}")?;
         }
         Ok(())
@@ -289,7 +292,7 @@ pub(super) fn is_commit(revision: &str) -> bool {
 }
 
 /// The longest repository the hub takes.
-const LONGEST_REPO: usize = 96;
+const MAX_REPO_LENGTH: usize = 96;
 
 /// Where the revision ends in what follows the `@`.
 fn end_of_revision(text: &str) -> usize {
@@ -316,7 +319,7 @@ fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
     if name.ends_with(".git") {
         return Err("the name must not end with `.git`");
     }
-    if owner.len() + 1 + name.len() > LONGEST_REPO {
+    if owner.len() + 1 + name.len() > MAX_REPO_LENGTH {
         return Err("owner and name are longer than 96 characters");
     }
     Ok(())
@@ -324,14 +327,14 @@ fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
 
 /// A revision becomes a path below `refs/` in the cache, so it must stay there.
 fn check_revision(revision: String) -> Result<String, &'static str> {
-    if !is_inside(&revision) {
+    if !is_safe_relative_path(&revision) {
         return Err("the revision is no branch, tag or commit");
     }
     Ok(if is_commit(&revision) { revision.to_ascii_lowercase() } else { revision })
 }
 
 fn check_file(file: &str) -> Result<(), &'static str> {
-    if !is_inside(file) {
+    if !is_safe_relative_path(file) {
         return Err("the file must be a path inside the repository");
     }
     if !file.ends_with(".safetensors") {
@@ -341,11 +344,11 @@ fn check_file(file: &str) -> Result<(), &'static str> {
 }
 
 /// Whether a path of plain parts, joined to a directory, stays in it.
-pub(super) fn is_inside(path: &str) -> bool {
-    let plain = |part: &str| {
+pub(super) fn is_safe_relative_path(path: &str) -> bool {
+    let is_plain_component = |part: &str| {
         !part.is_empty() && part.chars().any(|c| c != '.') && !part.contains(['\\', ':', '?', '*'])
     };
-    path.split('/').all(plain) && !path.chars().any(char::is_control)
+    path.split('/').all(is_plain_component) && !path.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -354,7 +357,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn parts(text: &str) -> (String, Option<String>, Option<String>) {
-        let HubSource(Place { repo, revision, part, .. }) =
+        let HubSource(RepoRef { repo, revision, path: part, .. }) =
             text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         (repo, revision, part)
     }
@@ -439,7 +442,7 @@ mod tests {
             ("datasets/a/b@refs%2Fconvert%2Fparquet/x", Some("refs/convert/parquet"), Some("x")),
         ] {
             let source: HubDataset = text.parse().unwrap();
-            assert_eq!((source.repo(), source.revision(), source.part()), ("a/b", revision, part), "{text}");
+            assert_eq!((source.repo(), source.revision(), source.path()), ("a/b", revision, part), "{text}");
             let written = source.to_string();
             assert_eq!(written.strip_prefix("hf://").unwrap().parse::<HubDataset>().unwrap(), source);
         }
@@ -482,51 +485,52 @@ mod tests {
             ("main".to_owned(), None),
         ] {
             let source: HubSource = format!("a/b@{revision}").parse().unwrap();
-            assert_eq!(source.place().commit(), commit.as_deref(), "{revision}");
-            assert_eq!(source.place().branch(), commit.as_ref().unwrap_or(&revision));
+            assert_eq!(source.repo_ref().commit(), commit.as_deref(), "{revision}");
+            assert_eq!(source.repo_ref().revision_or_main(), commit.as_ref().unwrap_or(&revision));
         }
-        assert_eq!("a/b".parse::<HubSource>().unwrap().place().branch(), "main");
+        assert_eq!("a/b".parse::<HubSource>().unwrap().repo_ref().revision_or_main(), "main");
     }
 
     #[test]
     fn a_path_inside_is_made_of_plain_parts() {
         for path in ["a", "a/b.c/d-e_f", "...a", "a..", "ä/ö", " a"] {
-            assert!(is_inside(path), "{path}");
+            assert!(is_safe_relative_path(path), "{path}");
         }
         for path in
             ["", "/a", "a/", "a//b", ".", "..", "...", "a/./b", "a\\b", "c:", "a?", "a*", "a\n", "a\0b"]
         {
-            assert!(!is_inside(path), "{path:?}");
+            assert!(!is_safe_relative_path(path), "{path:?}");
         }
     }
 
     #[test]
     fn a_place_is_named_with_and_without_its_part_and_at_its_commit() {
         let source: HubSource = "a/b@feature%2fx/c.safetensors".parse().unwrap();
-        let place = source.place();
-        assert_eq!(place.repository(), "hf://a/b@feature%2Fx");
-        assert_eq!(place.naming(None), "hf://a/b@feature%2Fx/c.safetensors");
-        assert_eq!(place.naming(Some("d")), "hf://a/b@feature%2Fx/d");
-        assert_eq!(place.at("1234").to_string(), "hf://a/b@1234/c.safetensors");
-        assert_eq!((place.page(), place.repo(), place.kind()), ("a/b".into(), "a/b", Kind::Weights));
+        let place = source.repo_ref();
+        assert_eq!(place.repo_name(), "hf://a/b@feature%2Fx");
+        assert_eq!(place.name_with_file(None), "hf://a/b@feature%2Fx/c.safetensors");
+        assert_eq!(place.name_with_file(Some("d")), "hf://a/b@feature%2Fx/d");
+        assert_eq!(place.at_revision("1234").to_string(), "hf://a/b@1234/c.safetensors");
+        assert_eq!((place.page_path(), place.repo(), place.kind()), ("a/b".into(), "a/b", RepoKind::Weights));
         let data: HubDataset = "datasets/a/b".parse().unwrap();
-        let place = data.place();
-        assert_eq!((place.page(), place.kind()), ("datasets/a/b".into(), Kind::Dataset));
+        let place = data.repo_ref();
+        assert_eq!((place.page_path(), place.kind()), ("datasets/a/b".into(), RepoKind::Dataset));
         assert_eq!(
-            (place.repository(), place.naming(Some("x"))),
+            (place.repo_name(), place.name_with_file(Some("x"))),
             ("hf://datasets/a/b".into(), "hf://datasets/a/b/x".into())
         );
-        for (kind, prefix, folder, what) in
-            [(Kind::Weights, "", "models", "weights"), (Kind::Dataset, "datasets/", "datasets", "data set")]
-        {
-            assert_eq!((kind.prefix(), kind.folder(), kind.what()), (prefix, folder, what));
+        for (kind, prefix, folder, what) in [
+            (RepoKind::Weights, "", "models", "weights"),
+            (RepoKind::Dataset, "datasets/", "datasets", "data set"),
+        ] {
+            assert_eq!((kind.prefix(), kind.cache_prefix(), kind.label()), (prefix, folder, what));
         }
     }
 
     #[test]
     fn what_lies_beside_the_weights_lies_in_their_folder() {
         let source: HubSource = "a/b/f32/model.safetensors".parse().unwrap();
-        assert_eq!(source.beside("config.json"), "f32/config.json");
-        assert_eq!("a/b".parse::<HubSource>().unwrap().beside("config.json"), "config.json");
+        assert_eq!(source.sibling_path("config.json"), "f32/config.json");
+        assert_eq!("a/b".parse::<HubSource>().unwrap().sibling_path("config.json"), "config.json");
     }
 }

@@ -19,9 +19,9 @@ pub struct HubSettings {
     /// Whether only the cache is asked.
     pub offline: bool,
     /// How long the hub, or another process that fetches the same, may be silent before it is given up.
-    pub patience: Duration,
+    pub idle_timeout: Duration,
     /// The pause before a request that failed is made again; the next ones are longer.
-    pub pause: Duration,
+    pub retry_delay: Duration,
 }
 
 impl HubSettings {
@@ -40,44 +40,44 @@ impl HubSettings {
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user: Option<PathBuf>) -> Self {
-        let user = user.unwrap_or_default();
+        let user_home = user.unwrap_or_default();
         let set = |name| variable(name).filter(|value| !value.is_empty());
         let text = |name| set(name).and_then(|value| value.into_string().ok());
-        let path = |name| set(name).map(|value| expand(Path::new(&value), &user));
+        let path = |name| set(name).map(|value| expand_tilde(Path::new(&value), &user_home));
         let is_on = |name| {
             text(name)
                 .is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()))
         };
 
-        let home = path("HF_HOME").unwrap_or_else(|| {
-            path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache")).join("huggingface")
+        let hf_home = path("HF_HOME").unwrap_or_else(|| {
+            path("XDG_CACHE_HOME").unwrap_or_else(|| user_home.join(".cache")).join("huggingface")
         });
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         let token = if is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             None
         } else {
             text("HF_TOKEN").or_else(|| {
-                fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"))).ok()
+                fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"))).ok()
             })
         };
         Self {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
-            cache: cache.unwrap_or_else(|| home.join("hub")),
+            cache: cache.unwrap_or_else(|| hf_home.join("hub")),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             offline: is_on("HF_HUB_OFFLINE"),
-            patience: Duration::from_secs(60),
-            pause: Duration::from_millis(250),
+            idle_timeout: Duration::from_secs(60),
+            retry_delay: Duration::from_millis(250),
         }
     }
 
     /// The hub's address without a slash at its end.
-    pub(super) fn address(&self) -> &str {
+    pub(super) fn base_url(&self) -> &str {
         self.endpoint.trim_end_matches('/')
     }
 }
 
 /// A path with `~` resolved, as Python does.
-fn expand(path: &Path, user: &Path) -> PathBuf {
+fn expand_tilde(path: &Path, user: &Path) -> PathBuf {
     path.strip_prefix("~").map_or_else(|_| path.to_owned(), |rest| user.join(rest))
 }
 
@@ -89,8 +89,8 @@ impl fmt::Debug for HubSettings {
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "..."))
             .field("offline", &self.offline)
-            .field("patience", &self.patience)
-            .field("pause", &self.pause)
+            .field("patience", &self.idle_timeout)
+            .field("pause", &self.retry_delay)
             .finish()
     }
 }
@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn without_variables_the_defaults_are_those_of_huggingface_hub() {
-        let HubSettings { endpoint, cache, token, offline, patience, pause } = settings(&[]);
+        let HubSettings { endpoint, cache, token, offline, idle_timeout: patience, retry_delay: pause } =
+            settings(&[]);
         assert_eq!((patience, pause), (Duration::from_secs(60), Duration::from_millis(250)));
         assert_eq!(endpoint, "https://huggingface.co");
         assert_eq!(cache, Path::new("/home/ann/.cache/huggingface/hub"));
@@ -164,7 +165,7 @@ mod tests {
             ("https://mirror.example", "https://mirror.example"),
             ("https://mirror.example/hub//", "https://mirror.example/hub"),
         ] {
-            assert_eq!(settings(&[("HF_ENDPOINT", value)]).address(), address);
+            assert_eq!(settings(&[("HF_ENDPOINT", value)]).base_url(), address);
         }
     }
 

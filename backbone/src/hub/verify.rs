@@ -32,30 +32,30 @@ impl<'a> Etag<'a> {
 
 /// What a blob turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum HashCheck {
     /// What its name says.
-    Right,
+    Match,
     /// Its name says nothing that can be checked.
-    Unchecked,
+    Unknown,
     /// Something else; with the hash that it has instead.
-    Wrong(String),
+    Mismatch(String),
 }
 
 /// Reads a blob and compares it with its name.
-pub(super) fn verify(blob: &Path, name: &str) -> io::Result<Verdict> {
+pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
     let (expected, found) = match Etag::new(name) {
-        Etag::Opaque => return Ok(Verdict::Unchecked),
-        Etag::Sha256(expected) => (expected, digest(Sha256::new(), File::open(blob)?)?),
+        Etag::Opaque => return Ok(HashCheck::Unknown),
+        Etag::Sha256(expected) => (expected, hash_file(Sha256::new(), File::open(blob)?)?),
         Etag::Git(expected) => {
             let file = File::open(blob)?;
             let header = format!("blob {}\0", file.metadata()?.len());
-            (expected, digest(Sha1::new().chain_update(header), file)?)
+            (expected, hash_file(Sha1::new().chain_update(header), file)?)
         }
     };
-    Ok(if found.eq_ignore_ascii_case(expected) { Verdict::Right } else { Verdict::Wrong(found) })
+    Ok(if found.eq_ignore_ascii_case(expected) { HashCheck::Match } else { HashCheck::Mismatch(found) })
 }
 
-fn digest<D: Digest>(mut hash: D, mut file: File) -> io::Result<String> {
+fn hash_file<D: Digest>(mut hash: D, mut file: File) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer) {
@@ -89,12 +89,12 @@ mod tests {
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
         for name in [SHA256, GIT, &SHA256.to_uppercase()] {
-            assert_eq!(verify(&blob, name).unwrap(), Verdict::Right);
+            assert_eq!(check_hash(&blob, name).unwrap(), HashCheck::Match);
         }
         for other in ["headstocks", "headstoc\n", ""] {
             fs::write(&blob, other).unwrap();
             for name in [SHA256, GIT] {
-                assert!(matches!(verify(&blob, name).unwrap(), Verdict::Wrong(_)), "{other:?}");
+                assert!(matches!(check_hash(&blob, name).unwrap(), HashCheck::Mismatch(_)), "{other:?}");
             }
         }
     }
@@ -104,15 +104,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
-        assert_eq!(verify(&blob, &"0".repeat(64)).unwrap(), Verdict::Wrong(SHA256.into()));
-        assert_eq!(verify(&blob, &"0".repeat(40)).unwrap(), Verdict::Wrong(GIT.into()));
+        assert_eq!(check_hash(&blob, &"0".repeat(64)).unwrap(), HashCheck::Mismatch(SHA256.into()));
+        assert_eq!(check_hash(&blob, &"0".repeat(40)).unwrap(), HashCheck::Mismatch(GIT.into()));
     }
 
     #[test]
     fn a_name_that_is_no_hash_says_nothing() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "5d41402abc4b2a76b9719d911017c592", &"g".repeat(40), &"0".repeat(63)] {
-            assert_eq!(verify(&directory.path().join("none"), name).unwrap(), Verdict::Unchecked, "{name}");
+            assert_eq!(
+                check_hash(&directory.path().join("none"), name).unwrap(),
+                HashCheck::Unknown,
+                "{name}"
+            );
         }
     }
 }

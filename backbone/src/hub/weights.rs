@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::error::HubError;
-use super::files::{self, Wanted, Wish};
-use super::name::{HubSource, Place};
+use super::files::{self, FileSelection, RequestedFile};
+use super::name::{HubSource, RepoRef};
 use super::settings::HubSettings;
 use crate::source::{DownloadProgress, WeightFiles, is_pickled};
 
@@ -19,59 +19,64 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 ///
 /// # Errors
 /// [`HubError`]. Whatever was found wrong is gone from the cache by then.
-pub fn fetch(source: &HubSource, progress: &dyn DownloadProgress) -> Result<WeightFiles, HubError> {
-    fetch_with(source, &HubSettings::from_environment(), progress)
+pub fn fetch_weights(source: &HubSource, progress: &dyn DownloadProgress) -> Result<WeightFiles, HubError> {
+    fetch_weights_with(source, &HubSettings::from_environment(), progress)
 }
 
 /// As [`fetch`], with settings of one's own.
 ///
 /// # Errors
 /// [`HubError`].
-pub fn fetch_with(
+pub fn fetch_weights_with(
     source: &HubSource,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<WeightFiles, HubError> {
-    let offline = || HubError::Offline {
-        name: source.place().naming(Some(source.weights())),
+    let offline_error = || HubError::Offline {
+        name: source.repo_ref().name_with_file(Some(source.weights_path())),
         cache: settings.cache.clone(),
     };
-    let found = files::fetch(source, settings, progress)?.ok_or_else(offline)?;
-    let mut files = found.files.into_iter();
+    let resolved = files::fetch(source, settings, progress)?.ok_or_else(offline_error)?;
+    let mut files = resolved.files.into_iter();
     let [config, preprocessor, weights] = [(); 3].map(|()| files.next().flatten());
-    Ok(WeightFiles { weights: weights.ok_or_else(offline)?, config, preprocessor, origin: found.origin })
+    Ok(WeightFiles {
+        weights: weights.ok_or_else(offline_error)?,
+        config,
+        preprocessor,
+        origin: resolved.origin,
+    })
 }
 
-impl Wanted for HubSource {
-    fn place(&self) -> &Place {
-        self.place()
+impl FileSelection for HubSource {
+    fn place(&self) -> &RepoRef {
+        self.repo_ref()
     }
 
-    fn is_by_list(&self) -> bool {
+    fn needs_file_list(&self) -> bool {
         false
     }
 
     /// The small ones first: what is amiss shows before the large one is fetched.
-    fn files(&self, listed: Option<&[String]>) -> Result<Vec<Wish>, HubError> {
+    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
         if let Some(listed) = listed
-            && !listed.iter().any(|file| file == self.weights())
+            && !listed.iter().any(|file| file == self.weights_path())
         {
-            return Err(missing(self, listed));
+            return Err(weights_not_found(self, listed));
         }
-        let record = |file| Wish { file: self.beside(file), is_optional: true };
-        let weights = Wish { file: self.weights().into(), is_optional: false };
-        Ok(vec![record(CONFIG), record(PREPROCESSOR), weights])
+        let optional_record = |file| RequestedFile { file: self.sibling_path(file), is_optional: true };
+        let weights = RequestedFile { file: self.weights_path().into(), is_optional: false };
+        Ok(vec![optional_record(CONFIG), optional_record(PREPROCESSOR), weights])
     }
 }
 
 /// The weights are not among `listed`.
-fn missing(source: &HubSource, listed: &[String]) -> HubError {
-    let name = source.place().repository();
+fn weights_not_found(source: &HubSource, listed: &[String]) -> HubError {
+    let name = source.repo_ref().repo_name();
     let mut found = listed.to_vec();
     if found.iter().any(|file| file.ends_with(".safetensors")) {
         found.retain(|file| file.ends_with(".safetensors"));
     } else if let Some(pickled) = found.iter().find(|file| is_pickled(Path::new(file))) {
         return HubError::Pickled { name, pickled: pickled.clone() };
     }
-    HubError::File { name, file: source.weights().into(), found }
+    HubError::FileNotFound { name, file: source.weights_path().into(), found }
 }

@@ -2,33 +2,33 @@
 
 use headstock_engine::training::TrainEpilogue;
 
-use super::buffers::{Buffer, Buffers};
-use super::pool::Size;
-use super::unit::{Kept, Unit, Workplace};
+use super::buffer_pool::{Buffer, BufferPool};
+use super::conv_bn::{ConvBnUnit, SavedForBackward, TrainContext};
+use super::pooling::NhwcShape;
 use crate::error::BackboneError;
-use crate::layer::Layer;
+use crate::layer::FeatureLayer;
 
 /// Units one after the other, and a shortcut around them.
 #[derive(Debug)]
-pub(super) struct Block {
-    pub(super) stage: Layer,
-    pub(super) units: Vec<Unit>,
-    pub(super) shortcut: Option<Unit>,
+pub(super) struct ResidualBlock {
+    pub(super) stage: FeatureLayer,
+    pub(super) units: Vec<ConvBnUnit>,
+    pub(super) shortcut: Option<ConvBnUnit>,
 }
 
 /// What a block keeps of the way forward for the way back.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct BlockCache {
     /// Of each unit, with what comes out of it.
-    units: Vec<(Kept, Option<Buffer>)>,
-    shortcut: Option<Kept>,
+    units: Vec<(SavedForBackward, Option<Buffer>)>,
+    shortcut: Option<SavedForBackward>,
     /// Of what comes out of the block.
-    pub(super) size: Size,
+    pub(super) output_shape: NhwcShape,
 }
 
-impl Way {
+impl BlockCache {
     /// What is kept of each unit, in the order of [`Block::units_mut`].
-    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+    pub(super) fn saved(&self) -> impl Iterator<Item = &SavedForBackward> {
         self.units.iter().map(|(kept, _)| kept).chain(&self.shortcut)
     }
 
@@ -38,105 +38,105 @@ impl Way {
     }
 
     /// Gives back everything but what comes out.
-    pub(super) fn into_output(self, buffers: &mut Buffers) -> Option<Buffer> {
+    pub(super) fn into_output(self, buffers: &mut BufferPool) -> Option<Buffer> {
         let mut output = None;
         for (kept, out) in self.units {
-            if let Some(before) = std::mem::replace(&mut output, out) {
-                buffers.give(before);
+            if let Some(previous) = std::mem::replace(&mut output, out) {
+                buffers.release(previous);
             }
-            kept.give(buffers);
+            kept.release(buffers);
         }
         if let Some(kept) = self.shortcut {
-            kept.give(buffers);
+            kept.release(buffers);
         }
         output
     }
 }
 
-impl Block {
+impl ResidualBlock {
     /// Its units, in the order of their parameters.
-    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
+    pub(super) fn units(&self) -> impl Iterator<Item = &ConvBnUnit> {
         self.units.iter().chain(&self.shortcut)
     }
 
     /// As [`units`](Self::units).
-    pub(super) fn units_mut(&mut self) -> impl Iterator<Item = &mut Unit> {
+    pub(super) fn units_mut(&mut self) -> impl Iterator<Item = &mut ConvBnUnit> {
         self.units.iter_mut().chain(&mut self.shortcut)
     }
 
     /// By the batch's own statistics, or the running ones.
     pub(super) fn forward(
         &self,
-        at: &mut Workplace<'_>,
-        by_batch: bool,
-        (size, input): (Size, &[f32]),
-    ) -> Result<Way, BackboneError> {
+        ctx: &mut TrainContext<'_>,
+        use_batch_stats: bool,
+        (size, input): (NhwcShape, &[f32]),
+    ) -> Result<BlockCache, BackboneError> {
         let around =
-            self.shortcut.as_ref().map(|unit| unit.forward(at, by_batch, (size, input), None, false));
+            self.shortcut.as_ref().map(|unit| unit.forward(ctx, use_batch_stats, (size, input), None, false));
         let (shortcut, around) = around.transpose()?.unzip();
-        let mut units: Vec<(Kept, Option<Buffer>)> = Vec::new();
+        let mut units: Vec<(SavedForBackward, Option<Buffer>)> = Vec::new();
         let mut current = size;
         for (index, unit) in self.units.iter().enumerate() {
             let other = (index + 1 == self.units.len()).then(|| around.as_deref().unwrap_or(input));
             let from = units.last().and_then(|(_, out)| out.as_deref()).unwrap_or(input);
-            let (kept, out) = unit.forward(at, by_batch, (current, from), other, true)?;
-            current = unit.size(current);
-            if let Some((Kept::Batch(..), before)) = units.last_mut() {
-                before.take().into_iter().for_each(|before| at.buffers.give(before));
+            let (kept, out) = unit.forward(ctx, use_batch_stats, (current, from), other, true)?;
+            current = unit.output_shape(current);
+            if let Some((SavedForBackward::BatchStats(..), before)) = units.last_mut() {
+                before.take().into_iter().for_each(|before| ctx.buffers.release(before));
             }
             units.push((kept, Some(out)));
         }
-        around.into_iter().for_each(|around| at.buffers.give(around));
-        Ok(Way { units, shortcut, size: current })
+        around.into_iter().for_each(|around| ctx.buffers.release(around));
+        Ok(BlockCache { units, shortcut, output_shape: current })
     }
 
     /// Adds the derivatives by its parameters, for the derivative by what comes out, which is 0 where that is. Gives the derivative by
     /// the input where it is wanted: the input is what a ReLU gave, and its derivative is by what went into that.
     pub(super) fn backward(
         &self,
-        at: &mut Workplace<'_>,
-        way: Way,
+        ctx: &mut TrainContext<'_>,
+        cache: BlockCache,
         input: &[f32],
         gradient: Buffer,
-        wants_input: bool,
+        needs_input_grad: bool,
     ) -> Result<Option<Buffer>, BackboneError> {
-        let mut kept: Vec<(Kept, Option<Buffer>)> = way.units;
+        let mut saved_units: Vec<(SavedForBackward, Option<Buffer>)> = cache.units;
         let mut current: Option<Buffer> = None;
-        while let Some((of_unit, out)) = kept.pop() {
-            out.into_iter().for_each(|out| at.buffers.give(out));
-            let (index, unit) = (kept.len(), &self.units[kept.len()]);
-            let again = match kept.last() {
-                Some((before, None)) => self.units[index - 1].again(at, before),
+        while let Some((saved, out)) = saved_units.pop() {
+            out.into_iter().for_each(|out| ctx.buffers.release(out));
+            let (index, unit) = (saved_units.len(), &self.units[saved_units.len()]);
+            let recomputed = match saved_units.last() {
+                Some((before, None)) => self.units[index - 1].recompute_output(ctx, before),
                 _ => None,
             };
-            let xs = match kept.last() {
+            let xs = match saved_units.last() {
                 Some((_, Some(out))) => out,
-                _ => again.as_deref().unwrap_or(input),
+                _ => recomputed.as_deref().unwrap_or(input),
             };
-            let of_output = current.as_deref().unwrap_or(&gradient);
-            let back = unit.backward(at, of_unit, xs, of_output)?;
+            let grad_output = current.as_deref().unwrap_or(&gradient);
+            let back = unit.backward(ctx, saved, xs, grad_output)?;
             let mut next = None;
-            if index > 0 || wants_input {
-                let by_input = next.insert(at.buffers.take(xs.len()));
+            if index > 0 || needs_input_grad {
+                let by_input = next.insert(ctx.buffers.acquire(xs.len()));
                 let other = (index == 0 && self.shortcut.is_none()).then_some(&*gradient);
                 let finish = TrainEpilogue { addend: other, mask: Some(xs), ..TrainEpilogue::default() };
-                unit.by_input(at, &back, of_output, finish, by_input)?;
+                unit.backward_input(ctx, &back, grad_output, finish, by_input)?;
             }
-            for buffer in [back.by_sums, again, current].into_iter().flatten() {
-                at.buffers.give(buffer);
+            for buffer in [back.grad_conv_output, recomputed, current].into_iter().flatten() {
+                ctx.buffers.release(buffer);
             }
             current = next;
         }
-        if let (Some(unit), Some(kept)) = (&self.shortcut, way.shortcut) {
-            let back = unit.backward(at, kept, input, &gradient)?;
+        if let (Some(unit), Some(kept)) = (&self.shortcut, cache.shortcut) {
+            let back = unit.backward(ctx, kept, input, &gradient)?;
             if let Some(by_input) = &mut current {
                 let finish =
                     TrainEpilogue { accumulate: true, mask: Some(input), ..TrainEpilogue::default() };
-                unit.by_input(at, &back, &gradient, finish, by_input)?;
+                unit.backward_input(ctx, &back, &gradient, finish, by_input)?;
             }
-            back.by_sums.into_iter().for_each(|buffer| at.buffers.give(buffer));
+            back.grad_conv_output.into_iter().for_each(|buffer| ctx.buffers.release(buffer));
         }
-        at.buffers.give(gradient);
+        ctx.buffers.release(gradient);
         Ok(current)
     }
 }

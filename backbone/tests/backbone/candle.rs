@@ -3,14 +3,14 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::resnet::resnet50_no_final_layer;
-use headstock_backbone::{Layer, Pixels};
+use headstock_backbone::{FeatureLayer, PixelBatch};
 
 use crate::formula;
-use crate::support::{State, assert_agree};
+use crate::support::{StateDict, assert_close};
 
 #[test]
 fn resnet50_is_candle_transformers() -> candle_core::Result<()> {
-    let folder = State::formula("resnet50").written();
+    let folder = StateDict::from_formula("resnet50").to_dir();
     let backbone = folder.backbone();
     let weights = candle_core::safetensors::load(folder.path("model.safetensors"), &Device::Cpu)?;
     let oracle = resnet50_no_final_layer(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?;
@@ -23,9 +23,9 @@ fn resnet50_is_candle_transformers() -> candle_core::Result<()> {
             .broadcast_sub(&statistic([0.5, 0.45, 0.4])?)?
             .broadcast_div(&statistic([0.25, 0.2, 0.3])?)?;
         let oracle = values.apply(&oracle)?.flatten_all()?.to_vec1::<f32>()?;
-        let pixels = Pixels::new(&pixels, photos, height, width).unwrap();
-        let ours = backbone.features(pixels, Layer::Avgpool).unwrap();
-        assert_agree(&ours, &oracle, 1e-4, &format!("{height} x {width}"));
+        let pixels = PixelBatch::new(&pixels, photos, height, width).unwrap();
+        let ours = backbone.features(pixels, FeatureLayer::Avgpool).unwrap();
+        assert_close(&ours, &oracle, 1e-4, &format!("{height} x {width}"));
     }
     Ok(())
 }

@@ -5,34 +5,40 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use headstock_backbone::{
-    Backbone, BackboneError, Checkpoint, DeviceChoice, ErrorKind, Layer, Pixels, Precision, Source,
+    Backbone, BackboneError, Checkpoint, DeviceChoice, ErrorKind, FeatureLayer, PixelBatch, Precision,
+    WeightsSource,
 };
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::formula;
-use crate::support::{Folder, State, assert_agree, floats, golden, names, report, write_zeros};
+use crate::support::{
+    CheckpointDir, StateDict, assert_close, error_chain, f32_tensor, golden_bytes, tensor_shapes, write_zeros,
+};
 
 const SIZE: (usize, usize) = (193, 129);
 
-fn features(folder: &Folder) -> Vec<f32> {
+fn features(folder: &CheckpointDir) -> Vec<f32> {
     let pixels = formula::pixels(1, SIZE.0, SIZE.1);
-    folder.backbone().features(Pixels::new(&pixels, 1, SIZE.0, SIZE.1).unwrap(), Layer::Avgpool).unwrap()
+    folder
+        .backbone()
+        .features(PixelBatch::new(&pixels, 1, SIZE.0, SIZE.1).unwrap(), FeatureLayer::Avgpool)
+        .unwrap()
 }
 
 #[test]
 fn transformers_names_give_transformers_features() {
-    let bytes = golden("taps.safetensors");
+    let bytes = golden_bytes("taps.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for network in ["transformers-resnet18", "transformers-resnet50"] {
-        let oracle = floats(&golden, &format!("{network}/1x193x129/avgpool"));
-        let whole = features(&State::formula(network).written());
-        assert_agree(&whole, &oracle, 1e-4, network);
+        let oracle = f32_tensor(&golden, &format!("{network}/1x193x129/avgpool"));
+        let whole = features(&StateDict::from_formula(network).to_dir());
+        assert_close(&whole, &oracle, 1e-4, network);
 
         // `ResNetModel` is saved without the prefix of the classification model.
-        let mut bare = State::formula(network).trunk();
+        let mut bare = StateDict::from_formula(network).without_classifier();
         bare.0 = bare.0.into_iter().map(|(name, tensor)| (name.replacen("resnet.", "", 1), tensor)).collect();
-        assert_eq!(features(&bare.written()), whole, "{network}");
+        assert_eq!(features(&bare.to_dir()), whole, "{network}");
     }
 }
 
@@ -40,8 +46,8 @@ fn transformers_names_give_transformers_features() {
 fn every_depth_is_known_by_both_naming_schemes() {
     for depth in [18, 34, 50, 101, 152] {
         for scheme in ["", "transformers-"] {
-            let folder = Folder::new();
-            let shapes = names(&format!("{scheme}resnet{depth}"));
+            let folder = CheckpointDir::new();
+            let shapes = tensor_shapes(&format!("{scheme}resnet{depth}"));
             let tensors = shapes.iter().map(|(name, shape)| {
                 (name.as_str(), if shape.is_empty() { "I64" } else { "F32" }, shape.as_slice())
             });
@@ -53,20 +59,20 @@ fn every_depth_is_known_by_both_naming_schemes() {
 
 #[test]
 fn the_classifier_and_batchnorms_counters_change_nothing() {
-    let whole = State::formula("resnet18");
-    let trunk = whole.clone().trunk();
+    let whole = StateDict::from_formula("resnet18");
+    let trunk = whole.clone().without_classifier();
     assert!(trunk.0.len() < whole.0.len() - 20);
-    assert_eq!(features(&whole.written()), features(&trunk.written()));
+    assert_eq!(features(&whole.to_dir()), features(&trunk.to_dir()));
 }
 
 #[test]
 fn half_precision_files_give_the_same_features_within_their_rounding() {
-    let state = State::formula("resnet18").trunk();
-    let exact = features(&state.written());
-    let half = state.clone().narrowed(Dtype::F16, |value| half::f16::from_f32(value).to_le_bytes());
-    assert_agree(&features(&half.written()), &exact, 2e-3, "f16");
-    let brain = state.clone().narrowed(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
-    assert_agree(&features(&brain.written()), &exact, 2e-2, "bf16");
+    let state = StateDict::from_formula("resnet18").without_classifier();
+    let exact = features(&state.to_dir());
+    let half = state.clone().with_dtype(Dtype::F16, |value| half::f16::from_f32(value).to_le_bytes());
+    assert_close(&features(&half.to_dir()), &exact, 2e-3, "f16");
+    let brain = state.clone().with_dtype(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
+    assert_close(&features(&brain.to_dir()), &exact, 2e-2, "bf16");
     // Widening is exact: the rounded values in a file of f32 give the same bits.
     let mut rounded = state;
     for (_, _, bytes) in rounded.0.values_mut() {
@@ -74,19 +80,19 @@ fn half_precision_files_give_the_same_features_within_their_rounding() {
             *value = half::f16::from_f32(f32::from_le_bytes(*value)).to_f32().to_le_bytes();
         }
     }
-    assert_eq!(features(&rounded.written()), features(&half.written()));
+    assert_eq!(features(&rounded.to_dir()), features(&half.to_dir()));
 }
 
 #[test]
 fn missing_extra_and_misshapen_tensors_are_all_named() {
-    let mut state = State::formula("resnet50");
+    let mut state = StateDict::from_formula("resnet50");
     state.0.remove("layer3.5.conv1.weight");
     state.0.remove("bn1.running_var");
     let shape = &mut state.0.get_mut("layer2.0.bn3.bias").unwrap().1;
     *shape = vec![16, 32];
     let extra = state.0["bn1.bias"].clone();
     state.0.insert("layer4.2.gate.bias".into(), extra);
-    let refusal = state.written().refusal();
+    let refusal = state.to_dir().open_error();
     for part in [
         "model.safetensors is no complete resnet50",
         "`layer3.5.conv1.weight` [256, 1024, 1, 1] is missing",
@@ -100,18 +106,18 @@ fn missing_extra_and_misshapen_tensors_are_all_named() {
 
 #[test]
 fn many_faults_are_counted_not_listed() {
-    let mut state = State::formula("resnet18");
+    let mut state = StateDict::from_formula("resnet18");
     state.0.retain(|name, _| !name.contains("layer1.0.conv") && !name.contains(".running_var"));
-    let refusal = state.written().refusal();
+    let refusal = state.to_dir().open_error();
     assert!(refusal.ends_with("and 14 more"), "{refusal}");
 }
 
 #[test]
 fn a_tensor_under_two_names_is_refused() {
-    let mut state = State::formula("transformers-resnet18");
+    let mut state = StateDict::from_formula("transformers-resnet18");
     let again = state.0["resnet.embedder.embedder.convolution.weight"].clone();
     state.0.insert("embedder.embedder.convolution.weight".into(), again);
-    let refusal = state.written().refusal();
+    let refusal = state.to_dir().open_error();
     assert!(
         refusal.contains(
             "twice, as `embedder.embedder.convolution.weight` and as `resnet.embedder.embedder.convolution.weight`"
@@ -122,10 +128,10 @@ fn a_tensor_under_two_names_is_refused() {
 
 #[test]
 fn weights_that_are_no_floats_are_refused() {
-    let mut state = State::formula("resnet18");
+    let mut state = StateDict::from_formula("resnet18");
     state.0.get_mut("layer1.0.bn1.bias").unwrap().0 = Dtype::I64;
     state.0.get_mut("layer1.0.bn1.bias").unwrap().2 = vec![0; 64 * 8];
-    let refusal = state.written().refusal();
+    let refusal = state.to_dir().open_error();
     assert!(refusal.contains("tensor `layer1.0.bn1.bias` is I64; known are F32, F16 and BF16"), "{refusal}");
 }
 
@@ -137,10 +143,10 @@ fn values_that_cannot_be_computed_with_are_refused() {
         ("layer4.0.bn2.running_var", -1.0, "BatchNorm `layer4.0.bn2` cannot be computed"),
         ("layer2.0.downsample.1.weight", f32::MAX, "BatchNorm `layer2.0.downsample.1` cannot be computed"),
     ] {
-        let mut state = State::formula("resnet18");
-        state.poke(name, value);
-        state.poke("layer2.0.downsample.0.weight", 10.0);
-        let folder = state.written();
+        let mut state = StateDict::from_formula("resnet18");
+        state.set_first_value(name, value);
+        state.set_first_value("layer2.0.downsample.0.weight", 10.0);
+        let folder = state.to_dir();
         let checkpoint = folder.open().unwrap();
         let error = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap_err();
         assert!(
@@ -152,11 +158,11 @@ fn values_that_cannot_be_computed_with_are_refused() {
 
 #[test]
 fn a_file_cut_short_is_refused() {
-    let folder = State::formula("resnet18").written();
+    let folder = StateDict::from_formula("resnet18").to_dir();
     let whole = std::fs::read(folder.path("model.safetensors")).unwrap();
     for length in [0, 7, 8, 100, 20_000, whole.len() - 1] {
         folder.write("model.safetensors", &whole[..length]);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(
             refusal.contains("model.safetensors is not a complete .safetensors file: fetch or copy it again"),
             "{length}: {refusal}"
@@ -166,7 +172,7 @@ fn a_file_cut_short_is_refused() {
 
 #[test]
 fn other_files_under_the_name_are_told_apart() {
-    let folder = Folder::new();
+    let folder = CheckpointDir::new();
     for (content, part) in [
         (&b"PK\x03\x04 archive/data.pkl"[..], "is not a .safetensors file: convert"),
         (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9", "is not a .safetensors file: convert"),
@@ -179,28 +185,28 @@ fn other_files_under_the_name_are_told_apart() {
         ),
     ] {
         folder.write("model.safetensors", content);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(refusal.contains(part) && refusal.contains("model.safetensors"), "{refusal}");
     }
 }
 
 #[test]
 fn a_directory_without_one_safetensors_file_is_refused() {
-    let folder = Folder::new();
-    assert!(folder.refusal().contains("holds no .safetensors file"));
+    let folder = CheckpointDir::new();
+    assert!(folder.open_error().contains("holds no .safetensors file"));
     folder.write("pytorch_model.bin", "");
-    let refusal = folder.refusal();
+    let refusal = folder.open_error();
     assert!(refusal.contains("holds no .safetensors file: convert pytorch_model.bin"), "{refusal}");
     folder.write("a.safetensors", "");
     folder.write("b.safetensors", "");
-    let refusal = folder.refusal();
+    let refusal = folder.open_error();
     assert!(
         refusal.contains("name one of them in `backbone.weights` (a.safetensors, b.safetensors)"),
         "{refusal}"
     );
 
     let error = folder.open_named("c.safetensors").unwrap_err();
-    assert!(report(&error).contains("there are no weights at"), "{error}");
+    assert!(error_chain(&error).contains("there are no weights at"), "{error}");
     assert_eq!(error.kind(), ErrorKind::Config);
     let error = folder.open_named("pytorch_model.bin").unwrap_err();
     assert!(matches!(error, BackboneError::Source(_)), "{error}");
@@ -212,8 +218,8 @@ fn a_directory_without_one_safetensors_file_is_refused() {
 
 #[test]
 fn of_several_files_model_safetensors_is_taken_and_others_by_name() {
-    let folder = State::formula("resnet18").written();
-    State::formula("resnet34").trunk().write(&folder.path("another.safetensors"));
+    let folder = StateDict::from_formula("resnet18").to_dir();
+    StateDict::from_formula("resnet34").without_classifier().write(&folder.path("another.safetensors"));
     assert_eq!(folder.open().unwrap().architecture().as_str(), "resnet18");
     let other = folder.open_named("another.safetensors").unwrap();
     assert_eq!(other.architecture().as_str(), "resnet34");
@@ -223,11 +229,11 @@ fn of_several_files_model_safetensors_is_taken_and_others_by_name() {
 
 #[test]
 fn shards_are_refused() {
-    let folder = Folder::new();
+    let folder = CheckpointDir::new();
     folder.write("model-00001-of-00002.safetensors", "");
     folder.write("model-00002-of-00002.safetensors", "");
     folder.write("model.safetensors.index.json", "{}");
-    let refusal = folder.refusal();
+    let refusal = folder.open_error();
     assert!(refusal.contains("in shards"), "{refusal}");
 }
 
@@ -236,7 +242,7 @@ fn the_hash_is_that_of_the_file() {
     // sha256sum demo/backbone/model.safetensors
     let oracle = "4067ec86203c7959d9a99b478714234c50b2d0bdd3224abefa654cd7c158ddee";
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/backbone");
-    let source = Source::parse(demo, Path::new("")).unwrap();
+    let source = WeightsSource::parse(demo, Path::new("")).unwrap();
     let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
     assert_eq!(checkpoint.sha256(), oracle);
     assert_eq!(checkpoint.origin(), demo);
@@ -245,10 +251,10 @@ fn the_hash_is_that_of_the_file() {
 /// Tensors that were tuned: they are computed with, in `f32`, and the fingerprint is that of the file and of them.
 #[test]
 fn tensors_that_take_the_place_of_others_are_computed_with_and_change_the_fingerprint() {
-    let state = State::formula("resnet18")
-        .trunk()
-        .narrowed(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
-    let folder = state.written();
+    let state = StateDict::from_formula("resnet18")
+        .without_classifier()
+        .with_dtype(Dtype::BF16, |value| half::bf16::from_f32(value).to_le_bytes());
+    let folder = state.to_dir();
     let hex =
         |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let of_file = hex(&std::fs::read(folder.path("model.safetensors")).unwrap());
@@ -281,9 +287,10 @@ fn tensors_that_take_the_place_of_others_are_computed_with_and_change_the_finger
     assert_eq!(checkpoint.fingerprint(), hex(&hashed));
     let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
     let pixels = formula::pixels(1, 64, 40);
-    let features = backbone.features(Pixels::new(&pixels, 1, 64, 40).unwrap(), Layer::Avgpool).unwrap();
+    let features =
+        backbone.features(PixelBatch::new(&pixels, 1, 64, 40).unwrap(), FeatureLayer::Avgpool).unwrap();
     let expected: Vec<f32> = (0..512).map(value).collect();
-    assert_agree(&features, &expected, 1e-6, "features");
+    assert_close(&features, &expected, 1e-6, "features");
 
     for (name, length, shape) in
         [("layer4.1.bn2.bias", 511, "[511]"), ("layer4.2.bn2.bias", 512, "[512]"), ("fc.bias", 512, "[512]")]
@@ -303,7 +310,7 @@ fn tensors_that_take_the_place_of_others_are_computed_with_and_change_the_finger
 // effect: backbone.weights
 #[test]
 fn weights_are_a_file_or_a_folder_from_where_they_are_named() {
-    let folder = State::formula("resnet18").trunk().written();
+    let folder = StateDict::from_formula("resnet18").without_classifier().to_dir();
     folder.write("preprocessor_config.json", "{}");
     let path = |name: &str| folder.path(name);
     for (named, base, weights) in [
@@ -311,7 +318,7 @@ fn weights_are_a_file_or_a_folder_from_where_they_are_named() {
         (".", path(""), path("./model.safetensors")),
         (path("").to_str().unwrap(), Path::new("/elsewhere").into(), path("model.safetensors")),
     ] {
-        let files = Source::parse(named, &base).unwrap().fetch(&()).unwrap();
+        let files = WeightsSource::parse(named, &base).unwrap().fetch(&()).unwrap();
         assert_eq!(files.weights, weights);
         assert_eq!(std::fs::read(files.config.unwrap()).unwrap(), crate::support::CONFIG.as_bytes());
         assert_eq!(std::fs::read(files.preprocessor.unwrap()).unwrap(), b"{}");
@@ -319,16 +326,19 @@ fn weights_are_a_file_or_a_folder_from_where_they_are_named() {
     }
     std::fs::remove_file(path("config.json")).unwrap();
     std::fs::remove_file(path("preprocessor_config.json")).unwrap();
-    let files = Source::parse("", &path("")).unwrap().fetch(&()).unwrap();
+    let files = WeightsSource::parse("", &path("")).unwrap().fetch(&()).unwrap();
     assert_eq!((files.config, files.preprocessor), (None, None));
-    assert!(matches!(Source::parse("hf://owner/name", Path::new("")).unwrap(), Source::Hub(_)));
-    assert!(matches!(Source::parse("hf:/owner/name", Path::new("")).unwrap(), Source::Local(_)));
+    assert!(matches!(WeightsSource::parse("hf://owner/name", Path::new("")).unwrap(), WeightsSource::Hub(_)));
+    assert!(matches!(
+        WeightsSource::parse("hf:/owner/name", Path::new("")).unwrap(),
+        WeightsSource::Local(_)
+    ));
 }
 
 #[test]
 fn weights_in_pytorchs_own_format_are_told_by_each_of_its_endings() {
     for ending in ["bin", "pt", "pth", "ckpt"] {
-        let folder = Folder::new();
+        let folder = CheckpointDir::new();
         let name = format!("weights.{ending}");
         folder.write(&name, "");
         assert!(
@@ -338,14 +348,16 @@ fn weights_in_pytorchs_own_format_are_told_by_each_of_its_endings() {
                 .to_string()
                 .contains("is not a .safetensors file: convert it")
         );
-        assert!(folder.refusal().contains(&format!("holds no .safetensors file: convert {name} in Python")));
+        assert!(
+            folder.open_error().contains(&format!("holds no .safetensors file: convert {name} in Python"))
+        );
     }
-    let folder = Folder::new();
+    let folder = CheckpointDir::new();
     folder.write("weights.npz", "");
-    let refusal = folder.refusal();
+    let refusal = folder.open_error();
     assert!(refusal.ends_with("holds no .safetensors file"), "{refusal}");
     assert!(
-        report(&folder.open_named("weights.npz").unwrap_err())
+        error_chain(&folder.open_named("weights.npz").unwrap_err())
             .contains("is not a complete .safetensors file")
     );
 }
@@ -353,10 +365,10 @@ fn weights_in_pytorchs_own_format_are_told_by_each_of_its_endings() {
 #[test]
 fn no_damage_to_a_header_makes_it_panic() {
     const BYTES: &[u8] = b"0123456789-[]{}\",:.lz\0\xff";
-    let folder = Folder::new();
+    let folder = CheckpointDir::new();
     let path = folder.path("model.safetensors");
     for network in ["resnet18", "transformers-resnet18"] {
-        let shapes = names(network);
+        let shapes = tensor_shapes(network);
         let scalars = shapes.keys().map(|name| (name.as_str(), "F32", &[1][..]));
         write_zeros(&path, scalars);
         let whole = std::fs::read(&path).unwrap();
@@ -370,7 +382,7 @@ fn no_damage_to_a_header_makes_it_panic() {
             }
             folder.write("model.safetensors", damaged);
             // Every tensor is misshapen, so whatever the damage, it is refused.
-            folder.refusal();
+            folder.open_error();
         }
     }
 }

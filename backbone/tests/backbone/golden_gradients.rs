@@ -1,15 +1,15 @@
 //! PyTorch's derivatives of features by every parameter, and ours beside them: of what runs on the CPU and of what runs on a GPU.
 
-use headstock_backbone::{Activations, BatchNormMode, Checkpoint, Role, Trainable};
+use headstock_backbone::{BatchNormMode, Checkpoint, ParameterRole, StageActivations, TrainableBackbone};
 use safetensors::SafeTensors;
 
 use crate::formula;
-use crate::support::{State, assert_agree, floats, golden};
+use crate::support::{StateDict, assert_close, f32_tensor, golden_bytes};
 
-const RELATIVE: f32 = 1e-3;
+const TOLERANCE: f32 = 1e-3;
 /// Of one parameter in a hundred, at most: on a processor that rounds otherwise, a value within rounding of 0 may pass a ReLU or not,
 /// and that is one of few positions in the deepest layers. Where this was written, there is none.
-const RELATIVE_WHERE_TURNED: f32 = 2e-2;
+const RELU_FLIP_TOLERANCE: f32 = 2e-2;
 pub(crate) const SIZES: [(usize, usize, usize); 3] = [(2, 64, 64), (2, 75, 75), (2, 70, 101)];
 pub(crate) const MODES: [(BatchNormMode, &str); 2] =
     [(BatchNormMode::Frozen, "frozen"), (BatchNormMode::Train, "train")];
@@ -18,33 +18,34 @@ const MEAN: [f32; 3] = [0.5, 0.45, 0.4];
 const STD: [f32; 3] = [0.25, 0.2, 0.3];
 
 /// Of a network from the stem on as `load` makes it: every size, both ways of BatchNorm.
-pub(crate) fn every_gradient_is_pytorchs(
+pub(crate) fn assert_gradients_match_pytorch(
     depth: usize,
-    load: impl Fn(&Checkpoint, BatchNormMode) -> Trainable,
+    load: impl Fn(&Checkpoint, BatchNormMode) -> TrainableBackbone,
 ) {
-    gradients_are_pytorchs(depth, &SIZES, load);
+    assert_gradients_match_for_sizes(depth, &SIZES, load);
 }
 
 /// Of photos of some of the [`SIZES`].
-pub(crate) fn gradients_are_pytorchs(
+pub(crate) fn assert_gradients_match_for_sizes(
     depth: usize,
     sizes: &[(usize, usize, usize)],
-    load: impl Fn(&Checkpoint, BatchNormMode) -> Trainable,
+    load: impl Fn(&Checkpoint, BatchNormMode) -> TrainableBackbone,
 ) {
-    let state = State::formula(&format!("resnet{depth}")).trunk();
-    let bytes = golden("gradients.safetensors");
+    let state = StateDict::from_formula(&format!("resnet{depth}")).without_classifier();
+    let bytes = golden_bytes("gradients.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for (mode, name) in MODES {
-        let state = if mode == BatchNormMode::Train { state.clone().damped() } else { state.clone() };
-        let checkpoint = state.written().open().unwrap();
+        let state =
+            if mode == BatchNormMode::Train { state.clone().with_damped_residuals() } else { state.clone() };
+        let checkpoint = state.to_dir().open().unwrap();
         for &(photos, height, width) in sizes {
             let key = format!("{depth}.{height}x{width}.{name}");
             let mut network = load(&checkpoint, mode);
-            let pixels = normalised(photos, height, width);
-            let features = network.forward_training(stem(&pixels, photos, height, width)).unwrap();
-            assert_agree(&features, &floats(&golden, &format!("{key}.features")), RELATIVE, &key);
+            let pixels = normalized_pixels(photos, height, width);
+            let features = network.forward_training(stem_input(&pixels, photos, height, width)).unwrap();
+            assert_close(&features, &f32_tensor(&golden, &format!("{key}.features")), TOLERANCE, &key);
             let found = gradients(&mut network, features.len());
-            let rows = floats(&golden, &key);
+            let rows = f32_tensor(&golden, &key);
             assert_eq!(rows.len(), 9 * found.len(), "{key}");
             let mut turned = 0;
             for ((name, ours), oracle) in found.iter().zip(rows.chunks_exact(9)) {
@@ -52,36 +53,36 @@ pub(crate) fn gradients_are_pytorchs(
                 let ours = [sampled(name, ours, 8), vec![our_largest]].concat();
                 let gap = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap();
                 let gap = gap / oracle[8];
-                assert!(gap <= RELATIVE_WHERE_TURNED, "{key}: {name} is off by {gap:e}");
-                turned += usize::from(gap > RELATIVE);
+                assert!(gap <= RELU_FLIP_TOLERANCE, "{key}: {name} is off by {gap:e}");
+                turned += usize::from(gap > TOLERANCE);
             }
             assert!(100 * turned <= found.len(), "{key}: {turned} of {} parameters are off", found.len());
             if mode == BatchNormMode::Train {
-                running_statistics_are_pytorchs(&network, &floats(&golden, &format!("{key}.running")), &key);
+                assert_running_stats_match(&network, &f32_tensor(&golden, &format!("{key}.running")), &key);
             }
         }
     }
 }
 
-fn running_statistics_are_pytorchs(network: &Trainable, oracle: &[f32], key: &str) {
+fn assert_running_stats_match(network: &TrainableBackbone, oracle: &[f32], key: &str) {
     let tensors = network.tensors().unwrap();
     let norms = network.parameters().iter().filter_map(|parameter| parameter.name.strip_suffix(".bias"));
     let ours: Vec<f32> = norms
         .flat_map(|bn| ["running_mean", "running_var"].map(|leaf| format!("{bn}.{leaf}")))
         .flat_map(|name| sampled(&name, &tensors[&name].to_vec1().unwrap(), 4))
         .collect();
-    assert_agree(&ours, oracle, 1e-4, key);
+    assert_close(&ours, oracle, 1e-4, key);
 }
 
 /// The derivatives of the weighted sum of the features, in torchvision's shapes, and what was there before.
-pub(crate) fn gradients(network: &mut Trainable, features: usize) -> Vec<(String, Vec<f32>)> {
+pub(crate) fn gradients(network: &mut TrainableBackbone, features: usize) -> Vec<(String, Vec<f32>)> {
     let factors: Vec<f32> = formula::uniform("factors").take(features).collect();
     network.backward(&factors).unwrap();
-    let slots = network.slots().map(|slot| {
+    let slots = network.parameters_mut().map(|slot| {
         assert_eq!(slot.parameter.shape.iter().product::<usize>(), slot.gradient.len());
         assert_eq!(slot.values.len(), slot.gradient.len());
         let gradient = match (slot.parameter.role, slot.parameter.shape.as_slice()) {
-            (Role::Weight, &[height, width, inputs, outputs]) => {
+            (ParameterRole::ConvWeight, &[height, width, inputs, outputs]) => {
                 let taps = height * width;
                 let at = |o, c, tap| slot.gradient[(tap * inputs + c) * outputs + o];
                 (0..outputs)
@@ -104,12 +105,12 @@ fn sampled(name: &str, values: &[f32], count: usize) -> Vec<f32> {
 }
 
 /// Photos `[N, H, W, 3]`.
-pub(crate) fn normalised(photos: usize, height: usize, width: usize) -> Vec<f32> {
+pub(crate) fn normalized_pixels(photos: usize, height: usize, width: usize) -> Vec<f32> {
     let pixels = formula::pixels(photos, height, width);
     let value = |(i, &value): (usize, &u8)| (f32::from(value) / 255.0 - MEAN[i % 3]) / STD[i % 3];
     pixels.iter().enumerate().map(value).collect()
 }
 
-pub(crate) fn stem(values: &[f32], photos: usize, height: usize, width: usize) -> Activations<'_> {
-    Activations { values, photos, height, width, channels: 3 }
+pub(crate) fn stem_input(values: &[f32], photos: usize, height: usize, width: usize) -> StageActivations<'_> {
+    StageActivations { values, images: photos, height, width, channels: 3 }
 }

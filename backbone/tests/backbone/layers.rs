@@ -1,24 +1,24 @@
 //! The places where features are taken, by name.
 
-use headstock_backbone::{Architecture, Layer};
+use headstock_backbone::{Architecture, FeatureLayer};
 
 // effect: backbone.layer
 #[test]
 fn a_layer_is_known_by_its_name_and_avgpool_is_meant_where_none_is_named() {
-    assert_eq!(Layer::default(), Layer::Avgpool);
+    assert_eq!(FeatureLayer::default(), FeatureLayer::Avgpool);
     let names = ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"];
-    for (name, layer) in names.into_iter().zip(Layer::ALL) {
+    for (name, layer) in names.into_iter().zip(FeatureLayer::ALL) {
         assert_eq!(name.parse(), Ok(layer));
         assert_eq!(layer.to_string(), name);
         let json = format!("\"{name}\"");
-        assert_eq!(serde_json::from_str::<Layer>(&json).unwrap(), layer);
+        assert_eq!(serde_json::from_str::<FeatureLayer>(&json).unwrap(), layer);
         assert_eq!(serde_json::to_string(&layer).unwrap(), json);
     }
-    assert!(Layer::ALL.is_sorted(), "from the input on");
+    assert!(FeatureLayer::ALL.is_sorted(), "from the input on");
     for name in ["layer5", "Layer1", "pool", ""] {
         let expected =
             format!("there is no layer `{name}`; known: stem, layer1, layer2, layer3, layer4, avgpool");
-        assert_eq!(name.parse::<Layer>(), Err(expected));
+        assert_eq!(name.parse::<FeatureLayer>(), Err(expected));
     }
 }
 
@@ -32,14 +32,14 @@ fn channels_and_sizes_of_each_layer_are_torchvisions() {
         (Architecture::ResNet101, [64, 256, 512, 1024, 2048, 2048]),
         (Architecture::ResNet152, [64, 256, 512, 1024, 2048, 2048]),
     ] {
-        assert_eq!(Layer::ALL.map(|layer| layer.channels(architecture)), channels, "{architecture}");
+        assert_eq!(FeatureLayer::ALL.map(|layer| layer.channels(architecture)), channels, "{architecture}");
     }
     for ((height, width), sizes) in [
         ((224, 224), [(56, 56), (56, 56), (28, 28), (14, 14), (7, 7), (1, 1)]),
         ((32, 33), [(8, 9), (8, 9), (4, 5), (2, 3), (1, 2), (1, 1)]),
         ((225, 64), [(57, 16), (57, 16), (29, 8), (15, 4), (8, 2), (1, 1)]),
     ] {
-        assert_eq!(Layer::ALL.map(|layer| layer.size(height, width)), sizes);
+        assert_eq!(FeatureLayer::ALL.map(|layer| layer.output_size(height, width)), sizes);
     }
 }
 

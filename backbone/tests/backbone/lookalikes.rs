@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Folder, State, golden_json, names, write_zeros};
+use crate::support::{CheckpointDir, StateDict, golden_json, tensor_shapes, write_zeros};
 
-type Table = BTreeMap<String, BTreeMap<String, (String, Vec<usize>)>>;
+type TensorTable = BTreeMap<String, BTreeMap<String, (String, Vec<usize>)>>;
 
 /// A file with the tensors that timm's network has.
-fn timms(network: &str) -> Folder {
-    let table: Table = golden_json("lookalikes.json");
+fn timm_checkpoint(network: &str) -> CheckpointDir {
+    let table: TensorTable = golden_json("lookalikes.json");
     let tensors = &table[network];
-    let folder = Folder::new();
+    let folder = CheckpointDir::new();
     let entries = tensors.iter().map(|(name, (dtype, shape))| {
         (name.as_str(), if dtype == "int64" { "I64" } else { "F32" }, shape.as_slice())
     });
@@ -51,7 +51,7 @@ fn look_alikes_are_refused_by_name_with_what_gave_them_away() {
         ("cspresnet50", "named stages", "`stages.0."),
         ("convnext_tiny", "named stages", "`stages.0."),
     ] {
-        let refusal = timms(network).refusal();
+        let refusal = timm_checkpoint(network).open_error();
         assert!(refusal.contains("no plain ResNet"), "{network}: {refusal}");
         assert!(refusal.contains(name), "{network}: {refusal}");
         assert!(refusal.contains(evidence), "{network}: {refusal}");
@@ -65,7 +65,7 @@ fn other_networks_are_no_resnet() {
         ("resnet26", "[1, 1, 1, 1] bottleneck blocks"),
         ("vgg11_bn", "no tensor is named like `layer1.0.conv1.weight`; they are features.0.bias"),
     ] {
-        let refusal = timms(network).refusal();
+        let refusal = timm_checkpoint(network).open_error();
         assert!(refusal.contains("holds no ResNet") && refusal.contains(evidence), "{network}: {refusal}");
     }
 }
@@ -73,12 +73,12 @@ fn other_networks_are_no_resnet() {
 #[test]
 fn look_alikes_whose_tensors_are_a_resnets_are_refused_by_their_config() {
     // No tensor of these two tells them from ResNet-50.
-    let table: Table = golden_json("lookalikes.json");
+    let table: TensorTable = golden_json("lookalikes.json");
     for network in ["resnetaa50", "resnetblur50"] {
-        let resnet = names("resnet50");
+        let resnet = tensor_shapes("resnet50");
         assert!(table[network].iter().all(|(name, (_, shape))| resnet.get(name) == Some(shape)), "{network}");
     }
-    let folder = State::formula("resnet50").written();
+    let folder = StateDict::from_formula("resnet50").to_dir();
     for (config, name, evidence) in [
         (r#"{"architecture": "resnetaa50"}"#, "resnetaa50", "`architecture` is \"resnetaa50\""),
         (r#"{"architecture": "resnetblur50.bt_in1k"}"#, "resnetblur50", "`architecture` is"),
@@ -98,7 +98,7 @@ fn look_alikes_whose_tensors_are_a_resnets_are_refused_by_their_config() {
         (r#"{"model_type": "regnet"}"#, "regnet", "`model_type` is \"regnet\""),
     ] {
         folder.write("config.json", config);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         for part in ["no plain ResNet", "model.safetensors", "config.json", name, evidence] {
             assert!(refusal.contains(part), "{config}: {refusal}");
         }
@@ -107,7 +107,7 @@ fn look_alikes_whose_tensors_are_a_resnets_are_refused_by_their_config() {
 
 #[test]
 fn configs_that_contradict_the_tensors_are_refused() {
-    let folder = State::formula("resnet18").written();
+    let folder = StateDict::from_formula("resnet18").to_dir();
     for (config, key) in [
         (
             r#"{"architecture": "resnet34"}"#,
@@ -117,7 +117,7 @@ fn configs_that_contradict_the_tensors_are_refused() {
         (r#"{"model_type": "resnet", "layer_type": "bottleneck"}"#, "`layer_type` is \"bottleneck\""),
     ] {
         folder.write("config.json", config);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(refusal.contains(key) && refusal.contains("config.json"), "{config}: {refusal}");
     }
 }
@@ -125,7 +125,7 @@ fn configs_that_contradict_the_tensors_are_refused() {
 /// timm's older names, a tag behind a dot, and arguments that change nothing before `avgpool`; transformers' keys as ResNets have them.
 #[test]
 fn configs_that_say_what_the_tensors_say_are_no_reason_to_refuse() {
-    let folder = State::formula("resnet18").written();
+    let folder = StateDict::from_formula("resnet18").to_dir();
     for config in [
         r#"{"architecture": "resnet18"}"#,
         r#"{"architecture": "resnet18.a1_in1k"}"#,
@@ -147,14 +147,14 @@ fn configs_that_say_what_the_tensors_say_are_no_reason_to_refuse() {
         r#"{"architecture": "tv_ssl_resnet18"}"#,
     ] {
         folder.write("config.json", config);
-        assert!(folder.refusal().contains("is no plain ResNet but"), "{config}");
+        assert!(folder.open_error().contains("is no plain ResNet but"), "{config}");
     }
 }
 
 /// A tensor or two of another network, and which it is: each sign on its own.
 #[test]
 fn each_sign_of_another_network_is_told_alone() {
-    let shapes = names("resnet50");
+    let shapes = tensor_shapes("resnet50");
     let whole: Vec<(&str, &[usize])> = shapes
         .iter()
         .filter(|(_, shape)| !shape.is_empty())
@@ -200,9 +200,9 @@ fn each_sign_of_another_network_is_told_alone() {
     ] {
         let others = whole.iter().copied().filter(|(other, _)| *other != name);
         let tensors = others.chain([(name, shape)]).map(|(name, shape)| (name, "F32", shape));
-        let folder = Folder::new();
+        let folder = CheckpointDir::new();
         write_zeros(&folder.path("model.safetensors"), tensors);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(
             refusal.ends_with(&format!("model.safetensors is no plain ResNet but {expected}")),
             "{refusal}"
@@ -214,9 +214,9 @@ fn each_sign_of_another_network_is_told_alone() {
     {
         let others = whole.iter().copied().filter(|(other, _)| *other != name);
         let tensors = others.chain([(name, &shape[..])]).map(|(name, shape)| (name, "F32", shape));
-        let folder = Folder::new();
+        let folder = CheckpointDir::new();
         write_zeros(&folder.path("model.safetensors"), tensors);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(refusal.contains(&format!("is no complete resnet50: `{name}` is {shape:?}")), "{refusal}");
     }
 }

@@ -1,14 +1,14 @@
 //! What is computed in which precision, and on which instruction set.
 
-use headstock_backbone::{Backbone, DeviceChoice, ErrorKind, Isa, Layer, Pixels, Precision};
+use headstock_backbone::{Backbone, DeviceChoice, ErrorKind, FeatureLayer, Isa, PixelBatch, Precision};
 
 use crate::formula;
-use crate::support::State;
+use crate::support::StateDict;
 
 const PHOTOS: (usize, usize, usize) = (2, 64, 40);
 
-fn pixels(bytes: &[u8]) -> Pixels<'_> {
-    Pixels::new(bytes, PHOTOS.0, PHOTOS.1, PHOTOS.2).unwrap()
+fn pixels(bytes: &[u8]) -> PixelBatch<'_> {
+    PixelBatch::new(bytes, PHOTOS.0, PHOTOS.1, PHOTOS.2).unwrap()
 }
 
 fn is_bf16(value: f32) -> bool {
@@ -19,13 +19,19 @@ fn is_bf16(value: f32) -> bool {
 // effect: backbone.precision
 #[test]
 fn bf16_keeps_every_layer_after_the_stem_in_bf16_and_is_off_by_its_rounding() {
-    let checkpoint = State::formula("resnet18").trunk().written().open().unwrap();
+    let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let exact = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
     let bytes = formula::pixels(PHOTOS.0, PHOTOS.1, PHOTOS.2);
     let tap = |backbone: &Backbone, layer| {
-        backbone.tap(pixels(&bytes), layer).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        backbone
+            .activations_nchw(pixels(&bytes), layer)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
     };
-    for layer in Layer::ALL {
+    for layer in FeatureLayer::ALL {
         assert!(tap(&exact, layer).iter().any(|value| !is_bf16(*value)), "{layer}");
     }
     let here: Vec<Isa> =
@@ -39,8 +45,13 @@ fn bf16_keeps_every_layer_after_the_stem_in_bf16_and_is_off_by_its_rounding() {
     for isa in here {
         let rounded = Backbone::on_cpu(&checkpoint, isa, Precision::Bf16).unwrap();
         assert_eq!(rounded.isa(), isa.as_str());
-        assert_eq!(tap(&rounded, Layer::Stem), tap(&exact, Layer::Stem), "the stem stays in f32");
-        for layer in [Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4] {
+        assert_eq!(
+            tap(&rounded, FeatureLayer::Stem),
+            tap(&exact, FeatureLayer::Stem),
+            "the stem stays in f32"
+        );
+        for layer in [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4]
+        {
             let (ours, theirs) = (tap(&rounded, layer), tap(&exact, layer));
             assert!(ours.iter().all(|value| is_bf16(*value)), "{layer} on {isa}");
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
@@ -54,7 +65,7 @@ fn bf16_keeps_every_layer_after_the_stem_in_bf16_and_is_off_by_its_rounding() {
 
 #[test]
 fn an_instruction_set_of_the_callers_choice_is_the_one_that_runs() {
-    let checkpoint = State::formula("resnet18").trunk().written().open().unwrap();
+    let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     for isa in Isa::ALL {
         match Backbone::on_cpu(&checkpoint, isa, Precision::F32) {
             Ok(backbone) => {
@@ -63,7 +74,7 @@ fn an_instruction_set_of_the_callers_choice_is_the_one_that_runs() {
             }
             Err(error) => {
                 let expected =
-                    format!("the instruction set {isa} cannot be used: this machine does not have it");
+                    format!("the instruction set {isa} cannot be used: this CPU does not support it");
                 assert_eq!(error.to_string(), expected);
                 assert_eq!(error.kind(), ErrorKind::Config);
                 assert!(!isa.is_present());

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use headstock_backbone::{Checkpoint, Interpolation, Preprocessing, Source};
+use headstock_backbone::{Checkpoint, Interpolation, Preprocessing, WeightsSource};
 use serde::Deserialize;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
-use crate::support::{Folder, golden_json, names, write_zeros};
+use crate::support::{CheckpointDir, golden_json, tensor_shapes, write_zeros};
 
 /// A record of `records.json`.
 #[derive(Deserialize)]
-struct Golden {
+struct GoldenRecord {
     config: serde_json::Value,
     resize: u32,
     interpolation: Interpolation,
@@ -25,16 +25,16 @@ struct Golden {
 }
 
 /// Weights with nothing beside them.
-fn bare(architecture: &str) -> Folder {
-    let folder = Folder::new();
-    let shapes = names(architecture);
+fn dir_with_weights(architecture: &str) -> CheckpointDir {
+    let folder = CheckpointDir::new();
+    let shapes = tensor_shapes(architecture);
     let tensors = shapes.iter().filter(|(_, shape)| !shape.is_empty());
     let tensors = tensors.map(|(name, shape)| (name.as_str(), "F32", shape.as_slice()));
     write_zeros(&folder.path("model.safetensors"), tensors);
     folder
 }
 
-fn golden_records() -> BTreeMap<String, Golden> {
+fn golden_records() -> BTreeMap<String, GoldenRecord> {
     let mut all: BTreeMap<String, serde_json::Value> = golden_json("records.json");
     all.remove("transformers");
     all.into_iter().map(|(name, record)| (name, serde_json::from_value(record).unwrap())).collect()
@@ -46,7 +46,7 @@ fn photos_are_prepared_as_timm_prepares_them_for_each_of_its_weights() {
     assert!(records.len() >= 40);
     for depth in [18, 34, 50, 101, 152] {
         let architecture = format!("resnet{depth}");
-        let folder = bare(&architecture);
+        let folder = dir_with_weights(&architecture);
         for (name, golden) in records.iter().filter(|(name, _)| name.starts_with(&format!("{architecture}.")))
         {
             folder.write("config.json", golden.config.to_string());
@@ -69,9 +69,9 @@ fn photos_are_prepared_as_timm_prepares_them_for_each_of_its_weights() {
 /// Whatever is left out of a record is what timm takes for it, and each key is followed.
 #[test]
 fn keys_that_a_record_of_timms_leaves_out_are_timms_defaults() {
-    let cases: BTreeMap<String, Golden> = golden_json("defaults.json");
+    let cases: BTreeMap<String, GoldenRecord> = golden_json("defaults.json");
     assert_eq!(cases.len(), 12);
-    let folder = bare("resnet18");
+    let folder = dir_with_weights("resnet18");
     for (name, golden) in &cases {
         folder.write("config.json", golden.config.to_string());
         let expected = Preprocessing {
@@ -95,7 +95,7 @@ fn keys_that_a_record_of_timms_leaves_out_are_timms_defaults() {
 /// timm's record comes before transformers', and one that is known before both.
 #[test]
 fn of_several_records_the_nearest_counts() {
-    let folder = bare("resnet18");
+    let folder = dir_with_weights("resnet18");
     let processor = r#"{"size": 224, "resample": 2, "image_mean": [0.3, 0.3, 0.3], "image_std": [1, 1, 1]}"#;
     folder.write("preprocessor_config.json", processor);
     let mean = || folder.open().unwrap().preprocessing().mean;
@@ -114,14 +114,14 @@ fn of_several_records_the_nearest_counts() {
     folder.write("config.json", r#"{"mean": [0.4, 0.4, 0.4]}"#);
     assert_eq!(mean(), [0.3; 3]);
     let known = Preprocessing { resize: 232, ..Preprocessing::default() };
-    let source = Source::parse("", &folder.path("")).unwrap();
+    let source = WeightsSource::parse("", &folder.path("")).unwrap();
     let checkpoint = Checkpoint::open_with(&source.fetch(&()).unwrap(), &known).unwrap();
     assert_eq!(*checkpoint.preprocessing(), known);
 }
 
 #[test]
 fn the_licence_that_is_told_is_the_records_or_facebooks() {
-    let folder = bare("resnet50");
+    let folder = dir_with_weights("resnet50");
     for (config, licence) in [
         (
             r#"{"architecture": "resnet50", "pretrained_cfg": {"license": "cc-by-nc-sa-4.0"}}"#,
@@ -139,7 +139,7 @@ fn the_licence_that_is_told_is_the_records_or_facebooks() {
         (r#"{"architecture": "resnet50", "pretrained_cfg": {"tag": "a1_in1k"}}"#, None),
     ] {
         folder.write("config.json", config);
-        let lines = lines_of(|| drop(folder.open().unwrap()));
+        let lines = log_lines(|| drop(folder.open().unwrap()));
         let expected = licence.map(|licence| {
             let origin = folder.path("").display().to_string();
             format!("WARN the weights {origin} are for non-commercial use only ({licence})")
@@ -150,7 +150,7 @@ fn the_licence_that_is_told_is_the_records_or_facebooks() {
 
 #[test]
 fn timms_old_form_without_a_table_is_read() {
-    let folder = bare("resnet34");
+    let folder = dir_with_weights("resnet34");
     folder.write(
         "config.json",
         r#"{"architecture": "resnet34", "num_classes": 1000, "input_size": [3, 160, 160], "crop_pct": 0.95,
@@ -181,7 +181,7 @@ fn transformers_configs_and_processors_are_followed() {
     ];
     let expected = Preprocessing { interpolation: Interpolation::Bicubic, ..Preprocessing::default() };
     for (architecture, config) in records["transformers"].as_object().unwrap() {
-        let folder = bare(&format!("transformers-{architecture}"));
+        let folder = dir_with_weights(&format!("transformers-{architecture}"));
         folder.write("config.json", config.to_string());
         for processor in processors {
             folder.write("preprocessor_config.json", processor);
@@ -194,7 +194,7 @@ fn transformers_configs_and_processors_are_followed() {
 
 #[test]
 fn records_that_cannot_be_read_or_followed_are_refused_with_the_file_and_the_key() {
-    let folder = bare("resnet18");
+    let folder = dir_with_weights("resnet18");
     for (file, content, part) in [
         ("config.json", "{", "EOF while parsing"),
         ("config.json", r#"{"pretrained_cfg": {"mean": [0.5]}}"#, "invalid length 1"),
@@ -214,14 +214,14 @@ fn records_that_cannot_be_read_or_followed_are_refused_with_the_file_and_the_key
         folder.write("config.json", "{}");
         folder.write("preprocessor_config.json", "{}");
         folder.write(file, content);
-        let refusal = folder.refusal();
+        let refusal = folder.open_error();
         assert!(refusal.contains(part) && refusal.contains(file), "{content}: {refusal}");
     }
 }
 
 #[test]
 fn without_a_record_imagenets_is_used_and_a_line_says_so() {
-    let folder = bare("resnet18");
+    let folder = dir_with_weights("resnet18");
     for config in
         [None, Some("{}"), Some(r#"{"model_type": "resnet"}"#), Some(r#"{"architecture": "resnet18"}"#)]
     {
@@ -229,7 +229,7 @@ fn without_a_record_imagenets_is_used_and_a_line_says_so() {
             folder.write("config.json", config);
         }
         let mut checkpoint = None;
-        let lines = lines_of(|| checkpoint = folder.open().ok());
+        let lines = log_lines(|| checkpoint = folder.open().ok());
         assert_eq!(*checkpoint.unwrap().preprocessing(), Preprocessing::default());
         assert_eq!(lines.len(), 1, "{config:?}: {lines:?}");
         assert!(lines[0].starts_with("INFO no preprocessing is recorded beside"), "{lines:?}");
@@ -244,9 +244,9 @@ fn weights_that_forbid_commercial_use_are_warned_of_and_no_others() {
         if !name.starts_with("resnet18.") && !name.starts_with("resnet50.") {
             continue;
         }
-        let folder = bare(name.split('.').next().unwrap());
+        let folder = dir_with_weights(name.split('.').next().unwrap());
         folder.write("config.json", golden.config.to_string());
-        let lines = lines_of(|| drop(folder.open().unwrap()));
+        let lines = log_lines(|| drop(folder.open().unwrap()));
         if let [line] = lines.as_slice() {
             assert!(line.starts_with("WARN the weights") && line.contains("non-commercial"), "{line}");
             warned.push(name);
@@ -262,26 +262,26 @@ fn weights_that_forbid_commercial_use_are_warned_of_and_no_others() {
     ];
     assert_eq!(warned, expected);
 
-    let folder = bare("resnet50");
+    let folder = dir_with_weights("resnet50");
     folder.write("config.json", r#"{"architecture": "ssl_resnet50", "mean": [0.485, 0.456, 0.406]}"#);
-    assert_eq!(lines_of(|| drop(folder.open().unwrap())).len(), 1);
+    assert_eq!(log_lines(|| drop(folder.open().unwrap())).len(), 1);
 }
 
 /// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
-static OTHERS: LazyLock<[Dispatch; 2]> =
+static EXTRA_DISPATCHES: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// The events of this crate while `act` runs, as `LEVEL message`.
-fn lines_of(act: impl FnOnce()) -> Vec<String> {
-    LazyLock::force(&OTHERS);
+fn log_lines(act: impl FnOnce()) -> Vec<String> {
+    LazyLock::force(&EXTRA_DISPATCHES);
     let lines = Arc::default();
-    tracing::subscriber::with_default(Lines(Arc::clone(&lines)), act);
+    tracing::subscriber::with_default(LogSubscriber(Arc::clone(&lines)), act);
     lines.lock().unwrap().clone()
 }
 
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct LogSubscriber(Arc<Mutex<Vec<String>>>);
 
-impl Subscriber for Lines {
+impl Subscriber for LogSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("headstock_backbone")
     }

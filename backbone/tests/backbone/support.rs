@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::{Backbone, BackboneError, Checkpoint, DeviceChoice, Precision, Source};
+use headstock_backbone::{Backbone, BackboneError, Checkpoint, DeviceChoice, Precision, WeightsSource};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
@@ -18,12 +18,12 @@ pub(crate) const CONFIG: &str =
 
 /// Tensors by name: type, shape, bytes.
 #[derive(Clone)]
-pub(crate) struct State(pub(crate) BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>);
+pub(crate) struct StateDict(pub(crate) BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>);
 
-impl State {
+impl StateDict {
     /// Every tensor of a network of `names.json`: the trunk from the formula, the rest zero.
-    pub(crate) fn formula(network: &str) -> Self {
-        let shapes = names(network);
+    pub(crate) fn from_formula(network: &str) -> Self {
+        let shapes = tensor_shapes(network);
         let bottlenecks = shapes.keys().any(|name| name.contains(".conv3.") || name.contains(".layer.2."));
         let last: &[&str] = if bottlenecks {
             &[".bn3.", ".layer.2.normalization."]
@@ -46,13 +46,13 @@ impl State {
     }
 
     /// Only what computes features.
-    pub(crate) fn trunk(mut self) -> Self {
+    pub(crate) fn without_classifier(mut self) -> Self {
         self.0.retain(|name, _| !is_classifier(name) && !name.ends_with("num_batches_tracked"));
         self
     }
 
     /// Every `f32` value through `narrow`, stored as `dtype`.
-    pub(crate) fn narrowed(mut self, dtype: Dtype, narrow: impl Fn(f32) -> [u8; 2]) -> Self {
+    pub(crate) fn with_dtype(mut self, dtype: Dtype, narrow: impl Fn(f32) -> [u8; 2]) -> Self {
         for (kind, _, bytes) in self.0.values_mut().filter(|(kind, ..)| *kind == Dtype::F32) {
             *kind = dtype;
             *bytes = bytes
@@ -66,7 +66,7 @@ impl State {
     }
 
     /// The scales of the last BatchNorm of each of torchvision's blocks, by an eighth of what they were.
-    pub(crate) fn damped(mut self) -> Self {
+    pub(crate) fn with_damped_residuals(mut self) -> Self {
         let last =
             if self.0.keys().any(|name| name.contains(".bn3.")) { ".bn3.weight" } else { ".bn2.weight" };
         for (_, _, bytes) in
@@ -80,14 +80,14 @@ impl State {
     }
 
     /// Writes `value` over the first value of the `f32` tensor `name`.
-    pub(crate) fn poke(&mut self, name: &str, value: f32) {
+    pub(crate) fn set_first_value(&mut self, name: &str, value: f32) {
         let bytes = &mut self.0.get_mut(name).expect("a tensor of that name").2;
         bytes[..4].copy_from_slice(&value.to_le_bytes());
     }
 
     /// A directory with `model.safetensors` and [`CONFIG`].
-    pub(crate) fn written(&self) -> Folder {
-        let folder = Folder::new();
+    pub(crate) fn to_dir(&self) -> CheckpointDir {
+        let folder = CheckpointDir::new();
         folder.write("config.json", CONFIG);
         self.write(&folder.path("model.safetensors"));
         folder
@@ -130,9 +130,9 @@ pub(crate) fn write_zeros<'a>(
 }
 
 /// A temporary directory.
-pub(crate) struct Folder(TempDir);
+pub(crate) struct CheckpointDir(TempDir);
 
-impl Folder {
+impl CheckpointDir {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary directory"))
     }
@@ -152,13 +152,13 @@ impl Folder {
 
     /// Opens a file of it.
     pub(crate) fn open_named(&self, name: &str) -> Result<Checkpoint, BackboneError> {
-        let source = Source::parse(name, self.0.path())?;
+        let source = WeightsSource::parse(name, self.0.path())?;
         Checkpoint::open(&source.fetch(&())?)
     }
 
     /// Why the directory is refused.
-    pub(crate) fn refusal(&self) -> String {
-        report(&self.open().expect_err("a refusal"))
+    pub(crate) fn open_error(&self) -> String {
+        error_chain(&self.open().expect_err("a refusal"))
     }
 
     pub(crate) fn backbone(&self) -> Backbone {
@@ -168,40 +168,40 @@ impl Folder {
 }
 
 /// An error with its causes, in one line.
-pub(crate) fn report(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A file of `reference/backbone`.
-pub(crate) fn golden(name: &str) -> Vec<u8> {
+pub(crate) fn golden_bytes(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/backbone").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The `f32` values of a tensor of a golden file.
-pub(crate) fn floats(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+pub(crate) fn f32_tensor(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let data = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
     data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 pub(crate) fn golden_json<T: DeserializeOwned>(name: &str) -> T {
-    serde_json::from_slice(&golden(name)).expect("a golden file of that form")
+    serde_json::from_slice(&golden_bytes(name)).expect("a golden file of that form")
 }
 
 /// Names and shapes of a network: `resnet50` is torchvision's, `transformers-resnet50` transformers'.
-pub(crate) fn names(network: &str) -> BTreeMap<String, Vec<usize>> {
+pub(crate) fn tensor_shapes(network: &str) -> BTreeMap<String, Vec<usize>> {
     golden_json::<BTreeMap<String, _>>("names.json").remove(network).expect("a network of names.json")
 }
 
 /// `max |a - b| <= relative * max |b|`.
-pub(crate) fn assert_agree(ours: &[f32], oracle: &[f32], relative: f32, what: &str) {
+pub(crate) fn assert_close(ours: &[f32], oracle: &[f32], relative: f32, what: &str) {
     let largest = oracle.iter().fold(0f32, |max, x| max.max(x.abs()));
-    assert_near(ours, oracle, relative * largest, what);
+    assert_close_abs(ours, oracle, relative * largest, what);
 }
 
 /// `max |a - b| <= bound`.
-pub(crate) fn assert_near(ours: &[f32], oracle: &[f32], bound: f32, what: &str) {
+pub(crate) fn assert_close_abs(ours: &[f32], oracle: &[f32], bound: f32, what: &str) {
     assert_eq!(ours.len(), oracle.len(), "{what}");
     let gaps = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs());
     let far = gaps.enumerate().find(|(_, gap)| *gap > bound || gap.is_nan());

@@ -1,12 +1,12 @@
 //! Every depth, size and tap against torchvision, on every instruction set that the machine has.
 
-use headstock_backbone::{Backbone, Isa, Layer, Pixels, Precision};
+use headstock_backbone::{Backbone, FeatureLayer, Isa, PixelBatch, Precision};
 use safetensors::SafeTensors;
 
 use crate::formula;
-use crate::support::{State, assert_agree, assert_near, floats, golden};
+use crate::support::{StateDict, assert_close, assert_close_abs, f32_tensor, golden_bytes};
 
-const RELATIVE: f32 = 1e-4;
+const TOLERANCE: f32 = 1e-4;
 /// The second is C = H = W in the first stage, where candle's own convolution was once wrong.
 const SIZES: [(usize, usize, usize); 4] = [(1, 224, 224), (1, 256, 256), (2, 160, 160), SMALLEST];
 const SMALLEST: (usize, usize, usize) = (1, 193, 129);
@@ -14,80 +14,82 @@ const SMALLEST: (usize, usize, usize) = (1, 193, 129);
 // effect: backbone.layer
 #[test]
 fn every_tap_of_resnet18_is_torchvisions() {
-    every_tap_is_torchvisions("resnet18");
+    assert_all_layers_match("resnet18");
 }
 
 #[test]
 fn every_tap_of_resnet34_is_torchvisions() {
-    every_tap_is_torchvisions("resnet34");
+    assert_all_layers_match("resnet34");
 }
 
 // effect: backbone.layer
 #[test]
 fn every_tap_of_resnet50_is_torchvisions() {
-    every_tap_is_torchvisions("resnet50");
+    assert_all_layers_match("resnet50");
 }
 
 #[test]
 fn every_tap_of_resnet101_is_torchvisions() {
-    every_tap_is_torchvisions("resnet101");
+    assert_all_layers_match("resnet101");
 }
 
 #[test]
 fn every_tap_of_resnet152_is_torchvisions() {
-    every_tap_is_torchvisions("resnet152");
+    assert_all_layers_match("resnet152");
 }
 
 #[expect(clippy::print_stdout, reason = "which instruction sets were compared depends on the machine")]
-fn every_tap_is_torchvisions(network: &str) {
-    let checkpoint = State::formula(network).trunk().written().open().unwrap();
+fn assert_all_layers_match(network: &str) {
+    let checkpoint = StateDict::from_formula(network).without_classifier().to_dir().open().unwrap();
     let on = |isa| Backbone::on_cpu(&checkpoint, isa, Precision::F32).unwrap();
     let here = |isa: &Isa| isa.is_present() && isa.computes(Precision::F32.into());
     let mut ran = Vec::new();
     for backbone in Isa::ALL.into_iter().filter(here).map(on) {
         assert_eq!(backbone.architecture().as_str(), network);
-        taps_are_torchvisions(&backbone);
+        assert_layers_match(&backbone);
         ran.push(backbone.isa());
     }
     println!("{network} on {ran:?}");
     assert_eq!(ran[0], "portable");
 }
 
-fn taps_are_torchvisions(backbone: &Backbone) {
+fn assert_layers_match(backbone: &Backbone) {
     let (network, isa) = (backbone.architecture().as_str(), backbone.isa());
-    let bytes = golden("taps.safetensors");
+    let bytes = golden_bytes("taps.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for size @ (photos, height, width) in SIZES {
         let pixels = formula::pixels(photos, height, width);
-        let pixels = Pixels::new(&pixels, photos, height, width).unwrap();
+        let pixels = PixelBatch::new(&pixels, photos, height, width).unwrap();
         // Without vectors a network takes ten times as long: there each tap is compared at the smallest size, and at the others the
         // features, which all layers make.
         let every_tap = isa != "portable" || size == SMALLEST;
-        for layer in Layer::ALL.into_iter().filter(|layer| every_tap || *layer == Layer::Avgpool) {
+        for layer in
+            FeatureLayer::ALL.into_iter().filter(|layer| every_tap || *layer == FeatureLayer::Avgpool)
+        {
             let key = format!("{network}/{photos}x{height}x{width}/{layer}");
             let what = format!("{key} on {isa}");
-            let tap = backbone.tap(pixels, layer).unwrap();
+            let tap = backbone.activations_nchw(pixels, layer).unwrap();
             assert_eq!(tap.dims(), integers(&golden, &format!("{key}/shape")), "{key}");
-            assert_eq!(tap.dims()[1], backbone.width(layer), "{key}");
+            assert_eq!(tap.dims()[1], backbone.n_features(layer), "{key}");
 
             let ours = tap.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let oracle = floats(&golden, &format!("{key}/values"));
-            if layer == Layer::Avgpool {
-                assert_agree(&ours, &oracle, RELATIVE, &what);
+            let oracle = f32_tensor(&golden, &format!("{key}/values"));
+            if layer == FeatureLayer::Avgpool {
+                assert_close(&ours, &oracle, TOLERANCE, &what);
             }
             let &[largest, mean] = doubles(&golden, &format!("{key}/largest_and_mean")).as_slice() else {
                 panic!("{key} has two figures")
             };
-            let bound = RELATIVE * largest as f32;
-            if layer != Layer::Avgpool {
+            let bound = TOLERANCE * largest as f32;
+            if layer != FeatureLayer::Avgpool {
                 let at = formula::draws(&key).map(|draw| (draw % ours.len() as u64) as usize);
                 let sample: Vec<f32> = at.take(oracle.len()).map(|index| ours[index]).collect();
-                assert_near(&sample, &oracle, bound, &what);
+                assert_close_abs(&sample, &oracle, bound, &what);
             }
             // The values between the sampled ones are in these two.
             let our_largest = ours.iter().fold(0f32, |max, x| max.max(x.abs()));
             let our_mean = ours.iter().map(|x| f64::from(*x)).sum::<f64>() / ours.len() as f64;
-            assert_near(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &what);
+            assert_close_abs(&[our_largest, our_mean as f32], &[largest as f32, mean as f32], bound, &what);
         }
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use headstock_backbone::HubError;
 
-use super::bench::{Bench, COMMIT, FOLDER, Lines, large};
+use super::fixture::{COMMIT, FOLDER, HubFixture, LogBuffer, large_file};
 use super::server::LIMIT;
 
 #[test]
 fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
-    let mut bench = Bench::new();
-    bench.settings.patience = Duration::from_millis(300);
+    let mut bench = HubFixture::new();
+    bench.settings.idle_timeout = Duration::from_millis(300);
     let locks = bench.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();
     let held = File::create(locks.join("headstock.lock")).unwrap();
     held.lock().unwrap();
-    let (fetched, lines) = bench.fetch_with_lines("");
+    let (fetched, lines) = bench.fetch_with_log("");
     let error = fetched.unwrap_err();
     assert!(matches!(&error, HubError::Locked { path, .. } if path.starts_with(&locks)), "{error:?}");
     assert_eq!(
@@ -27,17 +27,17 @@ fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
     );
     bench.assert_clean();
     held.unlock().unwrap();
-    bench.settings.patience = LIMIT;
+    bench.settings.idle_timeout = LIMIT;
     bench.fetch("").unwrap();
 }
 
 #[test]
 fn what_is_there_needs_a_cache_neither_to_lock_nor_to_write() {
-    let bench = Bench::new();
+    let bench = HubFixture::new();
     let cold = bench.fetch(&format!("@{COMMIT}")).unwrap();
     fs::remove_dir_all(bench.settings.cache.join(".locks")).unwrap();
     // Where the branch would be noted.
-    fs::write(bench.folder().join("refs"), "").unwrap();
+    fs::write(bench.repo_cache_dir().join("refs"), "").unwrap();
     assert_eq!(bench.fetch("").unwrap(), cold);
     assert!(!bench.settings.cache.join(".locks").exists());
 }
@@ -45,18 +45,18 @@ fn what_is_there_needs_a_cache_neither_to_lock_nor_to_write() {
 #[test]
 #[ignore = "takes the 10 s that hf-hub waits for another program"]
 fn another_program_may_write_the_blob_for_longer_than_hf_hub_waits() {
-    let bench = Bench::new();
+    let bench = HubFixture::new();
     let locks = bench.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();
-    let held = File::create(locks.join(format!("{}.lock", large(0).etag()))).unwrap();
+    let held = File::create(locks.join(format!("{}.lock", large_file(0).etag()))).unwrap();
     held.lock().unwrap();
-    let lines = Lines::default();
+    let lines = LogBuffer::default();
     thread::scope(|scope| {
         let fetching = scope.spawn(|| bench.fetch_logging("", &lines));
         while !lines.text().contains("waiting for another process") && !fetching.is_finished() {
             thread::sleep(Duration::from_millis(50));
         }
-        fs::write(bench.blob(&large(0)), large(0).bytes).unwrap();
+        fs::write(bench.blob(&large_file(0)), large_file(0).bytes).unwrap();
         held.unlock().unwrap();
         fetching.join().unwrap().unwrap();
     });

@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
 
-mod bench;
 mod cache;
 mod damage;
 mod dataset;
 mod download;
+mod fixture;
 mod processes;
 mod refusals;
 mod server;

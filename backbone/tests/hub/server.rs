@@ -50,7 +50,7 @@ pub(crate) enum Fault {
     Unlisted,
 }
 
-struct Rule {
+struct FaultRule {
     method: &'static str,
     path: &'static str,
     times: usize,
@@ -59,14 +59,14 @@ struct Rule {
 
 /// A file of a repository; `large` ones are kept elsewhere, under their SHA-256.
 #[derive(Clone)]
-pub(crate) struct Content {
+pub(crate) struct HubFile {
     pub(crate) bytes: Vec<u8>,
     pub(crate) large: bool,
     /// In place of the hash.
     pub(crate) etag: Option<&'static str>,
 }
 
-impl Content {
+impl HubFile {
     pub(crate) fn etag(&self) -> String {
         match self.etag {
             Some(etag) => etag.into(),
@@ -86,46 +86,46 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 #[derive(Default)]
-struct State {
+struct HubState {
     /// Files by commit and path.
-    commits: BTreeMap<String, BTreeMap<String, Content>>,
+    commits: BTreeMap<String, BTreeMap<String, HubFile>>,
     /// Commits by branch.
     branches: BTreeMap<String, String>,
-    rules: Vec<Rule>,
-    requests: Vec<Request>,
+    rules: Vec<FaultRule>,
+    take_requests: Vec<Request>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedState {
+    state: Mutex<HubState>,
     changed: Condvar,
-    is_over: AtomicBool,
+    is_shut_down: AtomicBool,
 }
 
 /// A hub with one repository, `owner/name` or `datasets/owner/name`.
-pub(crate) struct Hub {
+pub(crate) struct TestHub {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    listening: Option<thread::JoinHandle<()>>,
+    shared: Arc<SharedState>,
+    listener_thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Hub {
+impl TestHub {
     pub(crate) fn new(repo: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedState::default());
         let serving = Arc::clone(&shared);
         let listening = thread::spawn(move || {
             for stream in listener.incoming() {
-                if serving.is_over.load(Ordering::SeqCst) {
+                if serving.is_shut_down.load(Ordering::SeqCst) {
                     return;
                 }
                 let shared = Arc::clone(&serving);
                 // A client that goes away is its own affair.
-                thread::spawn(move || drop(serve(&shared, repo, address.port(), stream.unwrap())));
+                thread::spawn(move || drop(serve_connection(&shared, repo, address.port(), stream.unwrap())));
             }
         });
-        Self { address, shared, listening: Some(listening) }
+        Self { address, shared, listener_thread: Some(listening) }
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -133,7 +133,7 @@ impl Hub {
     }
 
     /// Puts `files` at `commit`, and `branch` there.
-    pub(crate) fn commit(&self, branch: &str, commit: &str, files: &[(&str, Content)]) {
+    pub(crate) fn add_commit(&self, branch: &str, commit: &str, files: &[(&str, HubFile)]) {
         let mut state = self.state();
         let files = files.iter().map(|(path, content)| ((*path).to_owned(), content.clone())).collect();
         state.commits.insert(commit.into(), files);
@@ -141,8 +141,8 @@ impl Hub {
     }
 
     /// The next `times` requests of this method and with this in the path go wrong.
-    pub(crate) fn fault(&self, method: &'static str, path: &'static str, times: usize, fault: Fault) {
-        self.state().rules.push(Rule { method, path, times, fault });
+    pub(crate) fn fault(&self, method: &'static str, path: &'static str, times: usize, inject_fault: Fault) {
+        self.state().rules.push(FaultRule { method, path, times, fault: inject_fault });
     }
 
     /// Nothing goes wrong any more.
@@ -152,7 +152,7 @@ impl Hub {
 
     /// What has come so far, and is forgotten.
     pub(crate) fn requests(&self) -> Vec<Request> {
-        std::mem::take(&mut self.state().requests)
+        std::mem::take(&mut self.state().take_requests)
     }
 
     /// Waits for so many requests of this method and with this in the path.
@@ -160,39 +160,39 @@ impl Hub {
         wait_for(&self.shared, times, |request| request.method == method && request.path.contains(path));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HubState> {
         self.shared.state.lock().unwrap()
     }
 }
 
-impl Drop for Hub {
+impl Drop for TestHub {
     /// From here on connections are refused.
     fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.is_shut_down.store(true, Ordering::SeqCst);
         self.shared.changed.notify_all();
         drop(TcpStream::connect(self.address));
-        self.listening.take().unwrap().join().unwrap();
+        self.listener_thread.take().unwrap().join().unwrap();
     }
 }
 
 /// Waits until so many requests are as wanted, or the hub is gone.
-fn wait_for(shared: &Shared, times: usize, wanted: impl Fn(&Request) -> bool) {
-    let waits = |state: &mut State| {
-        let came = state.requests.iter().filter(|request| wanted(request)).count();
-        came < times && !shared.is_over.load(Ordering::SeqCst)
+fn wait_for(shared: &SharedState, times: usize, wanted: impl Fn(&Request) -> bool) {
+    let waits = |state: &mut HubState| {
+        let came = state.take_requests.iter().filter(|request| wanted(request)).count();
+        came < times && !shared.is_shut_down.load(Ordering::SeqCst)
     };
     let state = shared.state.lock().unwrap();
     let (_state, wait) = shared.changed.wait_timeout_while(state, LIMIT, waits).unwrap();
     assert!(!wait.timed_out(), "{times} requests have not come");
 }
 
-struct Answer {
+struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: Vec::new(), body: body.into() }
     }
@@ -203,13 +203,18 @@ impl Answer {
     }
 }
 
-fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::io::Result<()> {
+fn serve_connection(
+    shared: &SharedState,
+    repo: &str,
+    port: u16,
+    mut stream: TcpStream,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    let request = read(&stream)?;
+    let request = read_request(&stream)?;
     let (fault, mut answer) = {
         let mut state = shared.state.lock().unwrap();
-        state.requests.push(request.clone());
+        state.take_requests.push(request.clone());
         shared.changed.notify_all();
         (take_fault(&mut state, &request), respond(&state, repo, port, &request))
     };
@@ -219,14 +224,14 @@ fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::
         Some(Fault::Status(status, code)) => {
             // As the hub does, also when it says that there is no such file.
             answer.headers.retain(|(name, _)| *name == "X-Repo-Commit");
-            answer = Answer { status, body: format!("<h1>{status}</h1>").into(), ..answer };
+            answer = Response { status, body: format!("<h1>{status}</h1>").into(), ..answer };
             if let Some(code) = code {
                 answer = answer.with("X-Error-Code", code);
             }
             announced = answer.body.len();
         }
         Some(Fault::Page) => {
-            answer = Answer::new(200, "<html>Sign in to the network</html>");
+            answer = Response::new(200, "<html>Sign in to the network</html>");
             announced = answer.body.len();
         }
         Some(Fault::Unlisted) => {
@@ -265,7 +270,7 @@ fn serve(shared: &Shared, repo: &str, port: u16, mut stream: TcpStream) -> std::
     stream.flush()
 }
 
-fn read(stream: &TcpStream) -> std::io::Result<Request> {
+fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
     let mut lines = BufReader::new(stream.take(1 << 16));
     let mut line = String::new();
     lines.read_line(&mut line)?;
@@ -287,7 +292,7 @@ fn read(stream: &TcpStream) -> std::io::Result<Request> {
     }
 }
 
-fn take_fault(state: &mut State, request: &Request) -> Option<Fault> {
+fn take_fault(state: &mut HubState, request: &Request) -> Option<Fault> {
     let rule = state
         .rules
         .iter_mut()
@@ -296,8 +301,8 @@ fn take_fault(state: &mut State, request: &Request) -> Option<Fault> {
     Some(rule.fault)
 }
 
-fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
-    let missing = |code| Answer::new(404, "{}").with("X-Error-Code", code);
+fn respond(state: &HubState, repo: &str, port: u16, request: &Request) -> Response {
+    let missing = |code| Response::new(404, "{}").with("X-Error-Code", code);
     let commit = |revision: &str| {
         let revision = revision.replace("%2F", "/");
         state
@@ -313,18 +318,18 @@ fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
             return missing("EntryNotFound");
         };
         return match request.range {
-            None => Answer::new(200, content.bytes.clone()),
+            None => Response::new(200, content.bytes.clone()),
             Some(last) => {
                 let end = content.bytes.len().min(last as usize + 1);
                 let range = format!("bytes 0-{}/{}", end - 1, content.bytes.len());
-                Answer::new(206, &content.bytes[..end]).with("Content-Range", range)
+                Response::new(206, &content.bytes[..end]).with("Content-Range", range)
             }
         };
     }
     // The hub sends to a repository's right name by a relative link.
     let lower = path.replace(&repo.to_uppercase(), repo);
     if lower != path {
-        return Answer::new(307, "").with("Location", lower);
+        return Response::new(307, "").with("Location", lower);
     }
     let api =
         if repo.starts_with("datasets/") { format!("/api/{repo}") } else { format!("/api/models/{repo}") };
@@ -332,7 +337,7 @@ fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
         let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
         let files = state.commits[&commit].keys().map(|file| format!(r#"{{"rfilename":{file:?}}}"#));
         let files = files.collect::<Vec<_>>().join(",");
-        return Answer::new(
+        return Response::new(
             200,
             format!(r#"{{"_id":"1","id":"{repo}","sha":"{commit}","siblings":[{files}]}}"#),
         )
@@ -350,14 +355,14 @@ fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
             .skip(page * size)
             .take(size)
             .collect();
-        let answer = Answer::new(200, format!("[{}]", entries.join(",")));
+        let answer = Response::new(200, format!("[{}]", entries.join(",")));
         let next = format!("<http://127.0.0.1:{port}{api}/tree/{revision}/{}>; rel=\"next\"", page + 1);
         return if (page + 1) * size < files.len() { answer.with("Link", next) } else { answer };
     }
     let Some((revision, file)) =
         path.strip_prefix(&format!("/{repo}/resolve/")).and_then(|path| path.split_once('/'))
     else {
-        return Answer::new(401, "{}").with("X-Error-Code", "RepoNotFound");
+        return Response::new(401, "{}").with("X-Error-Code", "RepoNotFound");
     };
     let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
     let Some(content) = state.commits[&commit].get(file) else {
@@ -365,16 +370,16 @@ fn respond(state: &State, repo: &str, port: u16, request: &Request) -> Answer {
     };
     let etag = content.etag();
     if request.etag.as_deref() == Some(&etag) {
-        return Answer::new(304, "").with("ETag", format!("\"{etag}\"")).with("X-Repo-Commit", commit);
+        return Response::new(304, "").with("ETag", format!("\"{etag}\"")).with("X-Repo-Commit", commit);
     }
     if content.large {
-        Answer::new(302, "")
+        Response::new(302, "")
             .with("Location", format!("http://localhost:{port}/files/{etag}?signature=secret"))
             .with("X-Repo-Commit", commit)
             .with("X-Linked-Etag", format!("\"{etag}\""))
             .with("X-Linked-Size", content.bytes.len().to_string())
     } else {
-        Answer::new(200, content.bytes.clone())
+        Response::new(200, content.bytes.clone())
             .with("ETag", format!("\"{etag}\""))
             .with("X-Repo-Commit", commit)
     }

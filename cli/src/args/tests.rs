@@ -121,12 +121,12 @@ fn every_value_that_has_a_name_is_the_one_that_it_names() {
         assert_eq!(of!(&format!("headstock predict r p --format {name}"), Predict).format, format);
     }
     let layers = [
-        ("stem", Layer::Stem),
-        ("layer1", Layer::Layer1),
-        ("layer2", Layer::Layer2),
-        ("layer3", Layer::Layer3),
-        ("layer4", Layer::Layer4),
-        ("avgpool", Layer::Avgpool),
+        ("stem", FeatureLayer::Stem),
+        ("layer1", FeatureLayer::Layer1),
+        ("layer2", FeatureLayer::Layer2),
+        ("layer3", FeatureLayer::Layer3),
+        ("layer4", FeatureLayer::Layer4),
+        ("avgpool", FeatureLayer::Avgpool),
     ];
     for (name, layer) in layers {
         assert_eq!(of!(&format!("headstock extract --out x --layer {name}"), Extract).layer, Some(layer));

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headstock_backbone::{Backbone, Layer, Pixels};
+use headstock_backbone::{Backbone, FeatureLayer, PixelBatch};
 use headstock_train::config::{Config, Settings, TuneFrom};
-use headstock_train::features::Stock;
-use headstock_train::{TrainError, TuningSpeed, throughput, tuning_speed};
+use headstock_train::features::PretrainedBackbone;
+use headstock_train::{FinetuneSpeed, TrainError, measure_finetune_speed, measure_throughput};
 use serde::Serialize;
 
 use super::Session;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
     let settings = settings(args, session)?;
     let without = || TrainError::Usage("give --weights, or a config with a backbone".into());
     let options = settings.options.backbone.as_ref().ok_or_else(without)?;
-    let stock = Stock::open(options, session.bars)?;
+    let stock = PretrainedBackbone::open(options, session.bars)?;
     if let Some(from) = args.tune {
         return tuning(&stock, from, usize::from(args.batch), limit, session);
     }
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
     let (height, width) = stock.transform().crop;
     let (height, width, batch) = (height as usize, width as usize, usize::from(args.batch));
     let data = some_pixels(batch, height, width)?;
-    let pixels = Pixels::new(&data, batch, height, width).map_err(TrainError::from)?;
+    let pixels = PixelBatch::new(&data, batch, height, width).map_err(TrainError::from)?;
     let alone = Alone { backbone: &backbone, pixels, layer: options.layer };
 
     alone.once()?;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
     let (rate, measured) = if args.data {
         // Half of the time before and half after: what else the machine does shows in both.
         let before = alone.measure(limit / 2)?;
-        let way = throughput(&settings, &stock, &backbone, limit, session.bars)?;
+        let way = measure_throughput(&settings, &stock, &backbone, limit, session.bars)?;
         let after = alone.measure(limit / 2)?;
         let network = ((before.0 + after.0) * batch) as f64 / (before.1 + after.1);
         let rate = way.photos as f64 / way.seconds;
@@ -124,13 +124,13 @@ struct TuningFigures {
 
 /// Measures steps of tuning.
 fn tuning(
-    stock: &Stock,
+    stock: &PretrainedBackbone,
     from: TuneFrom,
     batch: usize,
     limit: Duration,
     session: &mut Session<'_>,
 ) -> anyhow::Result<()> {
-    let TuningSpeed { steps, seconds } = tuning_speed(stock, from, batch, limit)?;
+    let FinetuneSpeed { steps, seconds } = measure_finetune_speed(stock, from, batch, limit)?;
     let figures = TuningFigures {
         images_per_second: (steps * batch) as f64 / seconds,
         architecture: stock.checkpoint().architecture().to_string(),
@@ -152,8 +152,8 @@ fn tuning(
 /// The network alone, on the same pixels again and again.
 struct Alone<'a> {
     backbone: &'a Backbone,
-    pixels: Pixels<'a>,
-    layer: Layer,
+    pixels: PixelBatch<'a>,
+    layer: FeatureLayer,
 }
 
 impl Alone<'_> {

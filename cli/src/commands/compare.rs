@@ -1,10 +1,11 @@
 //! `headstock compare`
 
 use headstock_train::compare::{
-    Comparison, ComparisonFile, Criterion, Entry, Figure, Judged, Plan, State, candidates, compare,
+    CandidateResult, CandidateScores, CandidateStatus, CompareOptions, Comparison, ComparisonFile,
+    MetricEstimate, RankingMetric, candidates, compare,
 };
 use headstock_train::config::Settings;
-use headstock_train::{Prepared, RunPlace, TrainError};
+use headstock_train::{PreparedData, RunDir, TrainError};
 use serde::Serialize;
 
 use super::{Session, counted, program, quoted, train};
@@ -22,24 +23,25 @@ struct Figures<'a> {
 }
 
 pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let settings = session.settings(&[])?.frozen();
+    let settings = session.settings(&[])?.with_frozen_backbone();
     let candidates = candidates(&settings, &session.heads, args.heads.as_deref())?;
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
-    let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
+    let place = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
     let reserved = if args.take_best { Some(place.reserve(&settings.source)?) } else { None };
 
-    let mut prepared = Prepared::new(&settings, session.bars)?;
+    let mut prepared = PreparedData::new(&settings, session.bars)?;
     let by = match args.by {
-        By::Accuracy => Criterion::Accuracy,
-        By::MacroF1 => Criterion::MacroF1,
-        By::LogLoss => Criterion::LogLoss,
+        By::Accuracy => RankingMetric::Accuracy,
+        By::MacroF1 => RankingMetric::MacroF1,
+        By::LogLoss => RankingMetric::LogLoss,
     };
-    let plan = Plan { folds: args.folds as usize, seed: args.seed, by, budget: args.budget };
+    let plan =
+        CompareOptions { folds: args.folds as usize, seed: args.seed, metric: by, budget: args.budget };
     let comparison = compare(&prepared, &candidates, &plan, session.bars)?;
     if let Some(file) = &file {
         file.write(&comparison)?;
     }
-    let rows = if args.all { comparison.candidates.iter().collect() } else { comparison.best_of_heads() };
+    let rows = if args.all { comparison.candidates.iter().collect() } else { comparison.best_per_head() };
     warn(&rows);
     for line in lines_of(&comparison, &rows) {
         session.output.line(line)?;
@@ -69,9 +71,9 @@ pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Resu
 }
 
 /// What the fits of the candidates that are shown have to say, a line each.
-fn warn(rows: &[&Entry]) {
+fn warn(rows: &[&CandidateResult]) {
     for entry in rows {
-        let Some(Judged { warnings, .. }) = entry.judged() else { continue };
+        let Some(CandidateScores { warnings, .. }) = entry.scores() else { continue };
         if let Some(first) = warnings.first() {
             let more = match warnings.len() - 1 {
                 0 => String::new(),
@@ -83,39 +85,39 @@ fn warn(rows: &[&Entry]) {
 }
 
 /// The head, and what it changes of its defaults.
-fn named(entry: &Entry) -> String {
-    match entry.described() {
+fn named(entry: &CandidateResult) -> String {
+    match entry.describe_changes() {
         described if described.is_empty() => entry.head.clone(),
         described => format!("{} ({described})", entry.head),
     }
 }
 
 /// The table and what is told around it, a line each.
-fn lines_of(comparison: &Comparison, rows: &[&Entry]) -> Vec<String> {
+fn lines_of(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<String> {
     let groups = match comparison.groups {
         Some(groups) => format!(" in {}", counted(groups, "group")),
         None => String::new(),
     };
     let by = match comparison.by {
-        Criterion::Accuracy => "accuracy",
-        Criterion::MacroF1 => "macro F1",
-        Criterion::LogLoss => "log loss",
+        RankingMetric::Accuracy => "accuracy",
+        RankingMetric::MacroF1 => "macro F1",
+        RankingMetric::LogLoss => "log loss",
     };
     let mut lines = vec![format!(
         "{} folds of {}{groups}, {} classes; {} compared by {by} in {:.1} s\n",
         comparison.folds,
         counted(comparison.samples, "sample"),
         comparison.classes,
-        counted(comparison.candidates.iter().filter(|entry| entry.judged().is_some()).count(), "candidate"),
+        counted(comparison.candidates.iter().filter(|entry| entry.scores().is_some()).count(), "candidate"),
         comparison.seconds
     )];
-    let judged: Vec<(&Entry, &Judged)> =
-        rows.iter().filter_map(|entry| Some((*entry, entry.judged()?))).collect();
+    let judged: Vec<(&CandidateResult, &CandidateScores)> =
+        rows.iter().filter_map(|entry| Some((*entry, entry.scores()?))).collect();
     if !judged.is_empty() {
         lines.extend(table(comparison.by, &judged));
     }
     for entry in rows {
-        if let State::Failed { error } = &entry.state {
+        if let CandidateStatus::Failed { error } = &entry.status {
             lines.push(format!("  {} failed: {}", named(entry), Shown(error)));
         }
     }
@@ -126,7 +128,7 @@ fn lines_of(comparison: &Comparison, rows: &[&Entry]) -> Vec<String> {
         ));
     }
     let left_out: Vec<String> =
-        comparison.candidates.iter().filter(|e| e.state == State::LeftOut).map(named).collect();
+        comparison.candidates.iter().filter(|e| e.status == CandidateStatus::LeftOut).map(named).collect();
     if !left_out.is_empty() {
         lines.push(format!("\nleft out, the budget was spent: {}", left_out.join(", ")));
     }
@@ -134,13 +136,13 @@ fn lines_of(comparison: &Comparison, rows: &[&Entry]) -> Vec<String> {
 }
 
 /// A line a candidate below a header; the interval stands beside the figure that candidates are ordered by.
-fn table(by: Criterion, rows: &[(&Entry, &Judged)]) -> Vec<String> {
+fn table(by: RankingMetric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
     let figures = |of: [String; 4], interval: String| {
         let mut columns = of.to_vec();
         let behind = match by {
-            Criterion::Accuracy => 1,
-            Criterion::MacroF1 => 2,
-            Criterion::LogLoss => 3,
+            RankingMetric::Accuracy => 1,
+            RankingMetric::MacroF1 => 2,
+            RankingMetric::LogLoss => 3,
         };
         columns.insert(behind, interval);
         columns
@@ -153,7 +155,7 @@ fn table(by: Criterion, rows: &[(&Entry, &Judged)]) -> Vec<String> {
     let mut lines = vec![[vec!["  head".to_owned()], header, last.to_vec()].concat()];
     for (place, (entry, judged)) in rows.iter().enumerate() {
         let best = place == 0;
-        let Figure { to_best, .. } = judged.by(by);
+        let MetricEstimate { to_best, .. } = judged.metric(by);
         let interval =
             if best { "best".to_owned() } else { format!("{:+.3} .. {:+.3}", to_best.low, to_best.high) };
         let mark = if judged.tied && !best { "~" } else { " " };
@@ -162,7 +164,7 @@ fn table(by: Criterion, rows: &[(&Entry, &Judged)]) -> Vec<String> {
             format!("{:.2} s", judged.fit_seconds),
             format!("{:.3} s", judged.predict_seconds),
             size(judged.bytes),
-            entry.described(),
+            entry.describe_changes(),
         ];
         let figures = figures(values.map(|figure| format!("{:.3}", figure.value)), interval);
         lines.push([vec![format!("{mark} {}", entry.head)], figures, last.to_vec()].concat());
@@ -205,7 +207,11 @@ fn size(bytes: u64) -> String {
 }
 
 /// The command that trains a candidate on the same data.
-fn training(best: &Entry, settings: &Settings, session: &Session<'_>) -> Result<String, TrainError> {
+fn training(
+    best: &CandidateResult,
+    settings: &Settings,
+    session: &Session<'_>,
+) -> Result<String, TrainError> {
     let mut words = vec![program().display().to_string(), "train".to_owned()];
     if let Some(config) = &session.global.config {
         words.extend(["--config".to_owned(), config.display().to_string()]);
@@ -241,17 +247,17 @@ mod tests {
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "80.1 KiB", "6.0 MiB", "5.0 GiB"]);
     }
 
-    fn figure(value: f64) -> Figure {
-        Figure { value, to_best: Interval { low: -value, high: value / 2.0 } }
+    fn figure(value: f64) -> MetricEstimate {
+        MetricEstimate { value, to_best: Interval { low: -value, high: value / 2.0 } }
     }
 
-    fn entry(head: &str, changed: &str, state: State) -> Entry {
+    fn entry(head: &str, changed: &str, state: CandidateStatus) -> CandidateResult {
         let changed: toml::Table = changed.parse().unwrap();
-        Entry { head: head.into(), parameters: changed.clone(), changed, state }
+        CandidateResult { head: head.into(), parameters: changed.clone(), changed, status: state }
     }
 
-    fn judged(accuracy: f64, tied: bool) -> State {
-        State::Compared(Box::new(Judged {
+    fn judged(accuracy: f64, tied: bool) -> CandidateStatus {
+        CandidateStatus::Compared(Box::new(CandidateScores {
             accuracy: figure(accuracy),
             macro_f1: figure(0.25),
             log_loss: figure(0.5),
@@ -266,10 +272,10 @@ mod tests {
         }))
     }
 
-    fn comparison(candidates: Vec<Entry>) -> Comparison {
+    fn comparison(candidates: Vec<CandidateResult>) -> Comparison {
         Comparison {
             comparison: 1,
-            by: Criterion::Accuracy,
+            by: RankingMetric::Accuracy,
             folds: 2,
             seed: 0,
             samples: 1,
@@ -290,11 +296,11 @@ mod tests {
             entry("svm", "C = 0.5", judged(0.75, true)),
             entry("linear", "", judged(0.625, true)),
             entry("knn", "k = 3", judged(0.5, false)),
-            entry("lda", "", State::Failed { error: "no\tvariance".into() }),
-            entry("mlp", "", State::LeftOut),
-            entry("mlp", "hidden = 8", State::LeftOut),
+            entry("lda", "", CandidateStatus::Failed { error: "no\tvariance".into() }),
+            entry("mlp", "", CandidateStatus::LeftOut),
+            entry("mlp", "hidden = 8", CandidateStatus::LeftOut),
         ]);
-        let rows: Vec<&Entry> = all.candidates.iter().collect();
+        let rows: Vec<&CandidateResult> = all.candidates.iter().collect();
         let lines = lines_of(&all, &rows);
         let expected = [
             "2 folds of 1 sample, 3 classes; 3 candidates compared by accuracy in 2.2 s\n",
@@ -312,12 +318,12 @@ mod tests {
     #[test]
     fn the_best_alone_is_as_good_as_no_other() {
         let mut one = comparison(vec![entry("svm", "", judged(0.75, true))]);
-        (one.groups, one.by, one.samples) = (Some(1), Criterion::LogLoss, 9);
+        (one.groups, one.by, one.samples) = (Some(1), RankingMetric::LogLoss, 9);
         let lines = lines_of(&one, &one.candidates.iter().collect::<Vec<_>>());
         let expected =
             "2 folds of 9 samples in 1 group, 3 classes; 1 candidate compared by log loss in 2.2 s\n";
         assert_eq!((lines.len(), lines[0].as_str()), (3, expected), "no line about ties: {lines:#?}");
-        let failed = comparison(vec![entry("lda", "", State::Failed { error: "singular".into() })]);
+        let failed = comparison(vec![entry("lda", "", CandidateStatus::Failed { error: "singular".into() })]);
         let lines = lines_of(&failed, &failed.candidates.iter().collect::<Vec<_>>());
         assert_eq!(lines[1..], ["  lda failed: singular"], "no empty table");
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use headstock_train::TrainError;
 use headstock_train::doctor::{
-    ClassCount, CleanTable, Cleaned, Diagnosis, Finding, Item, Page, Severity, examine, show_augment,
+    ClassCount, CleanSummary, CleanTable, Diagnosis, Finding, FindingItem, ReportPage, Severity, examine,
+    write_augment_sheet,
 };
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ struct Figures<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     html: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    clean: Option<&'a Cleaned>,
+    clean: Option<&'a CleanSummary>,
 }
 
 /// What `--json` prints of a sheet of augmented views.
@@ -35,10 +36,10 @@ struct Sheet<'a> {
 }
 
 pub(crate) fn run(args: &DoctorArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let settings = session.settings_of_photos()?.frozen();
+    let settings = session.settings_of_photos()?.with_frozen_backbone();
     if let Some(file) = &args.show_augment {
-        let sheet = show_augment(&settings, file, session.bars)?;
-        let (photos, views) = (sheet.photos, sheet.views);
+        let sheet = write_augment_sheet(&settings, file, session.bars)?;
+        let (photos, views) = (sheet.images, sheet.views);
         session.output.line(format!(
             "{}: {}, the plain view and {views} augmented ones of each",
             file.display(),
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &DoctorArgs, session: &mut Session<'_>) -> anyhow::Resul
         return Ok(());
     }
     let table = args.write_clean.as_deref().map(|file| CleanTable::new(file, &settings)).transpose()?;
-    let page = args.html.as_deref().map(Page::new).transpose()?;
+    let page = args.html.as_deref().map(ReportPage::new).transpose()?;
     let diagnosis = examine(&settings, args.quick, session.bars)?;
     if let Some(page) = &page {
         page.write(&diagnosis, &settings, session.bars)?;
@@ -103,7 +104,7 @@ fn show(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), StdoutError> {
 }
 
 /// An item in a few words.
-fn example(item: &Item) -> String {
+fn example(item: &FindingItem) -> String {
     let paths: Vec<&str> = item.photos.iter().map(|photo| photo.path.as_str()).collect();
     match (paths.as_slice(), item.detail.as_str()) {
         ([], detail) => detail.to_owned(),
@@ -115,8 +116,8 @@ fn example(item: &Item) -> String {
 }
 
 /// What was written, and the keys that train on it.
-fn show_clean(cleaned: &Cleaned, out: &mut Output) -> Result<(), StdoutError> {
-    let Cleaned { csv, images, kept, left_out, split } = cleaned;
+fn show_clean(cleaned: &CleanSummary, out: &mut Output) -> Result<(), StdoutError> {
+    let CleanSummary { csv, images, kept, left_out, split } = cleaned;
     out.line(format!("\n{}: {kept} photos, {left_out} left out; to train on it:", csv.display()))?;
     out.line("  [data]")?;
     out.line(format!("  csv = {:?}", csv.display().to_string()))?;

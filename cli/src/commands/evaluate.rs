@@ -2,7 +2,7 @@
 
 use headstock_train::evaluate;
 use headstock_train::metrics::Metrics;
-use headstock_train::run::{ConformalMetrics, TrainedOn};
+use headstock_train::run::{ConformalMetrics, TrainTestOverlap};
 use serde::Serialize;
 
 use super::{Session, counted, line_of, line_of_sets, lines_of_unseen};
@@ -19,7 +19,7 @@ struct Figures<'a> {
     skipped: usize,
     same_samples: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trained_on: Option<&'a TrainedOn>,
+    trained_on: Option<&'a TrainTestOverlap>,
 }
 
 pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Result<()> {

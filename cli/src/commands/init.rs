@@ -12,7 +12,7 @@ use headstock_loader::{
     ClassOrder, CsvSource, Dataset, FieldNames, Split, TestSize, find_shards, stratified_shuffle_split,
 };
 use headstock_train::TrainError;
-use headstock_train::config::Place;
+use headstock_train::config::DataLocation;
 use serde::Serialize;
 
 use super::{Session, counted, quoted};
@@ -43,8 +43,8 @@ enum ShardKind {
 
 /// What was found.
 struct Found {
-    place: Place,
-    test: Option<Place>,
+    place: DataLocation,
+    test: Option<DataLocation>,
 }
 
 /// What `--json` prints.
@@ -165,14 +165,14 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
                 let columns = read_parquet_columns(&shards[0])?;
                 Ok(alone(parquet(path.display().to_string(), args, Some(&columns))))
             }
-            ShardKind::Tar => Ok(alone(Place::WebDataset {
+            ShardKind::Tar => Ok(alone(DataLocation::WebDataset {
                 shards: path.display().to_string(),
                 fields: fields(args.label.clone().unwrap_or_else(|| "label".into())),
             })),
         };
     }
     if path.is_file() {
-        return table(args).map(|csv| alone(Place::Csv(csv)));
+        return table(args).map(|csv| alone(DataLocation::Csv(csv)));
     }
     if !path.is_dir() {
         return Err(TrainError::Usage(format!(
@@ -199,7 +199,7 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
     let known = class_folders(&train);
     if known.is_empty() && !is_split(path) {
         // A class may be called `train`.
-        return Ok(alone(Place::Folder(path.clone())));
+        return Ok(alone(DataLocation::Folder(path.clone())));
     }
     for other in class_folders(path).into_iter().filter(|name| !names_a_part(name)) {
         tracing::info!("passed over {}: {} is trained on", path.join(other).display(), train.display());
@@ -218,7 +218,7 @@ fn find(args: &InitArgs) -> Result<Found, TrainError> {
             test = Some(folder);
         }
     }
-    Ok(Found { place: Place::Folder(train), test: test.map(Place::Folder) })
+    Ok(Found { place: DataLocation::Folder(train), test: test.map(DataLocation::Folder) })
 }
 
 /// The shards that a file is, or that a folder without photos holds.
@@ -238,14 +238,14 @@ fn shards_of(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
 }
 
 /// Parquet shards, their columns guessed where they are known.
-fn parquet(shards: String, args: &InitArgs, columns: Option<&(Vec<String>, Vec<String>)>) -> Place {
+fn parquet(shards: String, args: &InitArgs, columns: Option<&(Vec<String>, Vec<String>)>) -> DataLocation {
     let usual = |known: &[String], usual: &[&str]| {
         usual.iter().find_map(|usual| known.iter().find(|known| known.eq_ignore_ascii_case(usual)).cloned())
     };
     let (images, others) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
     let image = usual(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
     let label = args.label.clone().or_else(|| usual(others, &LABEL_COLUMNS));
-    Place::Parquet {
+    DataLocation::Parquet {
         shards,
         image: image.unwrap_or_else(|| "image".into()),
         fields: fields(label.unwrap_or_else(|| "label".into())),
@@ -351,16 +351,16 @@ fn text(found: &Found, part: &TestPart, base: &Path) -> String {
         if local { named_path(Path::new(shards)) } else { named(shards) }
     };
     let data = match &found.place {
-        Place::Folder(root) => {
+        DataLocation::Folder(root) => {
             let test = match &found.test {
-                Some(Place::Folder(test)) => {
+                Some(DataLocation::Folder(test)) => {
                     format!("test_folder = {}   # only looked at to measure", named_path(test))
                 }
                 _ => "# test_folder = \"test\"            # without it [split] takes the test part from the data".into(),
             };
             format!("folder = {}   # a folder per class\n{test}", named_path(root))
         }
-        Place::Csv(source) => format!(
+        DataLocation::Csv(source) => format!(
             "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # the column with the file's name\nlabel = {}   # the column with the class\nextension = {}   # appended to the id",
             named_path(&source.csv),
             named_path(&source.images),
@@ -368,13 +368,13 @@ fn text(found: &Found, part: &TestPart, base: &Path) -> String {
             named(&source.fields.label),
             named(&source.extension)
         ),
-        Place::Parquet { shards: of, image, fields } => format!(
+        DataLocation::Parquet { shards: of, image, fields } => format!(
             "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # the column with the photo\nlabel = {}   # the column with the class",
             shards(of),
             named(image),
             named(&fields.label)
         ),
-        Place::WebDataset { shards: of, fields } => format!(
+        DataLocation::WebDataset { shards: of, fields } => format!(
             "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # the field with the class, where it stands in json members",
             shards(of),
             named(&fields.label)

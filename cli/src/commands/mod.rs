@@ -20,7 +20,7 @@ use std::time::Instant;
 use headstock_heads::Registry;
 use headstock_train::config::{Config, Settings};
 use headstock_train::metrics::Metrics;
-use headstock_train::run::{ConformalMetrics, SetMetrics, TrainedOn, Unseen};
+use headstock_train::run::{ConformalMetrics, SetMetrics, TrainTestOverlap, UnseenMetrics};
 use headstock_train::{Run, TrainError};
 
 use crate::args::Global;
@@ -50,7 +50,7 @@ impl Session<'_> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&[more, &self.global.overrides].concat())?;
         let mut settings = config.resolve(&self.heads)?;
-        settings.pin(self.bars)?;
+        settings.pin_dataset_revisions(self.bars)?;
         Ok(settings)
     }
 
@@ -58,7 +58,7 @@ impl Session<'_> {
     fn settings_of_photos(&self) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&self.global.overrides)?;
-        Ok(config.resolve_photos(&self.heads)?)
+        Ok(config.resolve_images_only(&self.heads)?)
     }
 
     /// For a command that takes overrides as all do, but uses no key of the config: says so.
@@ -95,12 +95,12 @@ fn line_of_sets(conformal: &ConformalMetrics) -> String {
 }
 
 /// How the samples do that were not trained on, where others were.
-fn lines_of_unseen(trained_on: &TrainedOn) -> Vec<String> {
-    let TrainedOn { samples, unseen } = trained_on;
+fn lines_of_unseen(trained_on: &TrainTestOverlap) -> Vec<String> {
+    let TrainTestOverlap { samples, unseen } = trained_on;
     match unseen {
         _ if *samples == 0 => Vec::new(),
         None => vec![format!("trained on all of these {}", counted(*samples, "sample"))],
-        Some(Unseen { samples: others, test, conformal }) => {
+        Some(UnseenMetrics { samples: others, test, conformal }) => {
             let title = format!("{samples} of these were trained on; the other {others} alone:");
             let figures = std::iter::once(line_of(test)).chain(conformal.as_ref().map(line_of_sets));
             std::iter::once(title).chain(figures.map(|line| format!("  {line}"))).collect()

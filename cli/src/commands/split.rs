@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headstock_train::run::write_split;
-use headstock_train::samples::{Part, Samples};
+use headstock_train::samples::{SampleSet, Subset};
 use serde::Serialize;
 
 use super::Session;
@@ -20,9 +20,9 @@ struct Figures<'a> {
 
 pub(crate) fn run(args: &SplitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
     let settings = session.settings(&[])?;
-    let (samples, _) = Samples::read(&settings, session.bars)?;
+    let (samples, _) = SampleSet::read(&settings, session.bars)?;
     write_split(&samples, &args.out)?;
-    let (train, test) = (samples.of(Part::Train).len(), samples.of(Part::Test).len());
+    let (train, test) = (samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len());
     let out = &mut *session.output;
     out.line(format!("{}: {train} to train on, {test} to test on", args.out.display()))?;
     out.figures(&Figures { out: &args.out, classes: samples.classes.len(), train, test })?;

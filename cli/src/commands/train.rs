@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use headstock_train::run::CalibrationMetrics;
-use headstock_train::{Outcome, Run, RunPlace, resume, train};
+use headstock_train::{Run, RunDir, TrainOutcome, resume, train};
 use serde::Serialize;
 
 use super::{CONFIG, Session, find_lr, line_of, line_of_sets, lines_of_unseen, program, quoted};
@@ -21,7 +21,7 @@ pub(super) struct Figures<'a> {
 }
 
 impl<'a> Figures<'a> {
-    pub(super) fn new(outcome: &'a Outcome, kind: &'a str) -> Self {
+    pub(super) fn new(outcome: &'a TrainOutcome, kind: &'a str) -> Self {
         Self { run: &outcome.folder, head: kind, metrics: &outcome.metrics }
     }
 }
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
     if args.find_lr {
         return find_lr::run(&settings, session);
     }
-    let place = args.run.clone().map_or(RunPlace::Numbered, RunPlace::Named);
+    let place = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
     let start = args.warm.as_deref().map(|folder| Run::open(folder, &session.heads)).transpose()?;
     let outcome = train(&settings, start.as_ref(), &place, session.bars)?;
 
@@ -44,12 +44,12 @@ pub(crate) fn run(args: &TrainArgs, session: &mut Session<'_>) -> anyhow::Result
 }
 
 /// Shows what came of it, for people and for programs.
-fn tell(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
+fn tell(outcome: &TrainOutcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
     naming(outcome, show(outcome, kind, out).and_then(|()| out.figures(&Figures::new(outcome, kind))))
 }
 
 /// Where the run could not be shown, at least where it is: it may have been the work of hours.
-pub(super) fn naming(outcome: &Outcome, shown: Result<(), StdoutError>) -> Result<(), StdoutError> {
+pub(super) fn naming(outcome: &TrainOutcome, shown: Result<(), StdoutError>) -> Result<(), StdoutError> {
     if shown.is_err() {
         tracing::info!("the run is {}", outcome.folder.display());
     }
@@ -57,8 +57,8 @@ pub(super) fn naming(outcome: &Outcome, shown: Result<(), StdoutError>) -> Resul
 }
 
 /// What came of it, and what to do next.
-pub(super) fn show(outcome: &Outcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
-    let Outcome { folder, metrics, example } = outcome;
+pub(super) fn show(outcome: &TrainOutcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
+    let TrainOutcome { folder, metrics, example } = outcome;
     let (counts, seconds) = (&metrics.counts, &metrics.seconds);
     out.line(format!(
         "{kind}: {} classes, trained on {}, tested on {}",
@@ -129,7 +129,8 @@ mod tests {
 
     fn shown(kind: &str, metrics: serde_json::Value, example: Option<&str>) -> Vec<String> {
         let metrics = serde_json::from_value(metrics).unwrap();
-        let outcome = Outcome { folder: "runs/x 1".into(), metrics, example: example.map(PathBuf::from) };
+        let outcome =
+            TrainOutcome { folder: "runs/x 1".into(), metrics, example: example.map(PathBuf::from) };
         let text = Output::printed(false, |out| show(&outcome, kind, out).unwrap());
         let program = quoted(program().display());
         text.lines().map(|line| line.replace(&program, "headstock")).collect()

@@ -100,7 +100,7 @@ fn sets_that_cannot_be_made_are_refused_with_the_reason() {
     for coverage in ["0", "1", "90", "nan"] {
         project
             .run(&["predict", "run", photo, "--coverage", coverage])
-            .fails(2, &["must lie between 0 and 1"]);
+            .fails(2, &["must be between 0 and 1"]);
     }
     project.run(&["predict", "run", photo, "--sets", "aps"]).fails(2, &["--coverage"]);
     project.run(&["predict", "run", photo, "--coverage", "0.9", "--sets", "all"]).fails(2, &["lac, aps"]);

@@ -9,7 +9,7 @@ mod hub;
 use std::fs;
 use std::path::Path;
 
-use self::hub::{Content, Hub};
+use self::hub::{HubFile, TestHub};
 
 use crate::support::{CLASSES, Project, demo_photo, done};
 
@@ -51,14 +51,14 @@ fn project_of_the_page() -> Project {
 }
 
 /// A hub with the data set that it speaks of.
-fn hub_of_the_page() -> Hub {
-    let hub = Hub::new("datasets/acme/dogs");
+fn hub_of_the_page() -> TestHub {
+    let hub = TestHub::new("datasets/acme/dogs");
     let files = ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"].map(|shard| {
         let bytes = fs::read(golden(&format!("source/{shard}.parquet"))).unwrap();
-        (format!("data/{shard}.parquet"), Content { bytes, large: true, etag: None })
+        (format!("data/{shard}.parquet"), HubFile { bytes, large: true, etag: None })
     });
     let files = files.each_ref().map(|(name, content)| (name.as_str(), content.clone()));
-    hub.commit("main", "00112233445566778899aabbccddeeff00112233", &files);
+    hub.add_commit("main", "00112233445566778899aabbccddeeff00112233", &files);
     hub
 }
 

@@ -220,7 +220,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         ),
         (&["doctor"], 2, &["doctor looks at photos: `data.features` has none"]),
         (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on features made elsewhere"]),
-        (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must lie between 0 and 1"]),
+        (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must be between 0 and 1"]),
         (&["bench"], 2, &["give --weights, or a config with a backbone"]),
         (&["bench", "--seconds", "0"], 2, &["--seconds 0.0: give a time above 0"]),
         (&["compare", "--out", "x.txt"], 2, &["x.txt: the ending tells the format; known: .csv, .json"]),

@@ -17,7 +17,7 @@ fn table() -> String {
         arguments(command).map(move |argument| format!("{} {argument}", command.get_name()))
     });
     let parts = [
-        ("keys of the config", headstock_train::config::keys()),
+        ("keys of the config", headstock_train::config::known_keys()),
         ("keys of the heads", std::iter::once("head.kind".to_owned()).chain(of_heads).collect()),
         ("flags of every command", arguments(&program).collect()),
         ("flags and arguments of one command", flags.collect()),

@@ -222,14 +222,14 @@ impl DownloadProgress for Recorder {
 }
 
 impl Progress for Recorder {
-    fn begin(&self, what: &str, total: u64, unit: &'static str) {
+    fn begin_run(&self, what: &str, total: u64, unit: &'static str) {
         self.begun.lock().expect("no panic before").push((what.to_owned(), total, unit));
     }
     fn step(&self, count: u64) {
         self.steps.lock().expect("no panic before").push(count);
     }
-    fn reach(&self, _: u64, _: u64) {}
-    fn end(&self) {
+    fn set_position(&self, _: u64, _: u64) {}
+    fn train_to_end(&self) {
         *self.ended.lock().expect("no panic before") += 1;
     }
 }

@@ -1,7 +1,7 @@
-//! AMX-BF16: products of tiles of 16 rows by 64 bytes, eight of which are registers.
+//! AMX-BF16: multiplication of tile registers of 16 rows by 64 bytes.
 //!
-//! The intrinsics are not stable, so that the six instructions are written out. Linux lends the registers to a process
-//! that asks for them.
+//! The intrinsics are not stable, so the instructions are inline assembly. On Linux a process must request
+//! permission to use the eight tile registers.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -11,7 +11,7 @@ use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, WithKernel};
 use crate::cache_line::CacheLine;
 use crate::tile::{Stride, Tile};
 
-/// AMX-BF16 for products, AVX-512 for the rest.
+/// AMX-BF16 for GEMMs, AVX-512 for everything else.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AmxBf16(Avx512Bf16);
 
@@ -22,7 +22,7 @@ impl AmxBf16 {
     }
 }
 
-/// Whether the CPU has AMX-TILE and AMX-BF16, and the system saves tiles when it switches threads.
+/// Whether the CPU has AMX-TILE and AMX-BF16, and the OS saves tile registers on a context switch.
 fn is_supported() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
@@ -30,7 +30,7 @@ fn is_supported() -> bool {
     const TILES_SAVED: u64 = 1 << 17 | 1 << 18;
     #[target_feature(enable = "xsave")]
     fn saved_state() -> u64 {
-        // SAFETY: register 0 is there wherever XSAVE is.
+        // SAFETY: register 0 exists if XSAVE does.
         unsafe { _xgetbv(0) }
     }
     let features = AMX_BF16 | AMX_TILE;
@@ -38,19 +38,19 @@ fn is_supported() -> bool {
     max_leaf >= 7
         && seventh.edx & features == features
         && first.ecx & OSXSAVE != 0
-        // SAFETY: OSXSAVE says that XSAVE is there and switched on.
+        // SAFETY: OSXSAVE says that XSAVE is present and enabled.
         && unsafe { saved_state() } & TILES_SAVED == TILES_SAVED
 }
 
-/// Asks the system for the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`. It holds for all threads
-/// of the process, those to come as well.
+/// Requests permission for the tile registers, `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`; returns
+/// whether it is granted. It holds for all threads of the process, including later ones.
 #[cfg(target_os = "linux")]
 fn request_permission() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
     const XFEATURE_XTILEDATA: i64 = 18;
     let result: i64;
-    // SAFETY: a system call that touches no memory of ours; the kernel changes rax, rcx and r11.
+    // SAFETY: the system call touches no memory of the process; it changes rax, rcx and r11.
     unsafe {
         asm!(
             "syscall",
@@ -65,13 +65,13 @@ fn request_permission() -> bool {
     result == 0
 }
 
-/// Other systems lend them in other ways.
+/// Not implemented for other systems.
 #[cfg(not(target_os = "linux"))]
-fn is_lent() -> bool {
+fn request_permission() -> bool {
     false
 }
 
-/// What `ldtilecfg` reads: all eight tiles are 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: all eight tiles have 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -89,7 +89,7 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Steps in a segment: a tile of weights is 16 rows, a step each.
+/// Steps in a k-block: a tile register holds the weights of 16 steps.
 const STEPS_PER_BLOCK: usize = 16;
 
 /// The sums of a tile of 32 pixels by 32 channels.
@@ -100,12 +100,12 @@ impl Kernel for AmxBf16 {
     type Simd = Avx512;
     type Sums = <Avx512Bf16 as Kernel>::Sums;
     type Weights = <Avx512Bf16 as Kernel>::Weights;
-    /// Two by two tiles of sums, two of activations, two of weights: all eight registers.
+    /// 2 x 2 tile registers of sums, two of activations, two of weights: all eight.
     const ROWS: usize = 32;
     const VECTORS: usize = 2;
     const PARTS: usize = 2;
     const WHOLE_TILES: bool = true;
-    /// Products cost less than the transforms would.
+    /// Direct multiplication costs less than the transforms.
     const WINOGRAD: bool = false;
 
     #[inline(always)]
@@ -115,12 +115,12 @@ impl Kernel for AmxBf16 {
 
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
-        /// With the tiles set up for as long as it runs.
+        /// Runs a job with the tile registers configured.
         struct WithTileConfig<J>(J);
         impl<J: Job> Job for WithTileConfig<J> {
             #[inline(always)]
             fn run<K: Kernel>(self, kernel: K) {
-                // SAFETY: only `AmxBf16` makes these, which can only be made where AMX is present and lent.
+                // SAFETY: only an `AmxBf16` runs this, which exists only if AMX is present and permitted.
                 unsafe {
                     asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly));
                     self.0.run(kernel);
@@ -132,15 +132,15 @@ impl Kernel for AmxBf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> __m512 {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.load_part(from, part) }
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> __m512 {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.load_part(src, part) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: __m512) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.store_part(to, part, vector) }
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: __m512) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.store_part(dst, part, vector) }
     }
 
     #[inline(always)]
@@ -149,30 +149,27 @@ impl Kernel for AmxBf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> Self::Weights {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.load_weights(from) }
+    unsafe fn load_weights(self, src: *const CacheLine) -> Self::Weights {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.load_weights(src) }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        sums: Self::Sums,
-        activations: *const u8,
-        weights: Self::Weights,
-    ) -> Self::Sums {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.accumulate_step(sums, activations, weights) }
+    unsafe fn madd(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.madd(sums, activations, weights) }
     }
 
-    /// Whole registers are read, so that up to 31 pixels past the tile are: values have that much room at their end.
+    /// Loads whole registers, and so reads up to 31 pixels past the tile; values are followed by enough
+    /// slack.
     #[inline(always)]
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
         debug_assert_eq!(tile.steps, STEPS_PER_BLOCK);
         let mut sum_tile = SumTile([[0.0; 32]; 32]);
         let weights_stride = Self::VECTORS * CacheLine::BYTES;
-        // SAFETY: `Tile` vouches for weights and activations, the plan for the room after them; tiles are set up by
-        // `vectorize`; `square` holds four tiles of 16 rows, 128 bytes apart.
+        // SAFETY: weights and activations are valid as `Tile` requires, with the plan's slack after them;
+        // `vectorize` has configured the registers; `sum_tile` holds four registers of 16 rows, 128 bytes
+        // apart.
         unsafe {
             asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
             let mut weights = tile.weights;
@@ -203,11 +200,11 @@ impl Kernel for AmxBf16 {
                 weights = weights.add(STEPS_PER_BLOCK * Self::VECTORS);
             }
             asm!(
-                "tilestored [{square} + {stride} * 1], tmm0",
-                "tilestored [{square} + {stride} * 1 + 64], tmm1",
+                "tilestored [{upper} + {stride} * 1], tmm0",
+                "tilestored [{upper} + {stride} * 1 + 64], tmm1",
                 "tilestored [{lower} + {stride} * 1], tmm2",
                 "tilestored [{lower} + {stride} * 1 + 64], tmm3",
-                square = in(reg) &raw mut sum_tile,
+                upper = in(reg) &raw mut sum_tile,
                 lower = in(reg) &raw mut sum_tile.0[16],
                 stride = in(reg) size_of::<[f32; 32]>(),
                 options(nostack),

@@ -20,7 +20,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn splat(self, value: f32) -> [__m256; 2] {
-        // SAFETY: the type can only be made where AVX2 and FMA are present.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe { [_mm256_set1_ps(value); 2] }
     }
 
@@ -58,17 +58,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load(self, from: *const f32) -> [__m256; 2] {
-        // SAFETY: as in `splat`; the caller vouches for the address.
-        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    unsafe fn load(self, src: *const f32) -> [__m256; 2] {
+        // SAFETY: as in `splat`; the caller guarantees the address.
+        unsafe { [_mm256_loadu_ps(src), _mm256_loadu_ps(src.add(8))] }
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, vector: [__m256; 2]) {
+    unsafe fn store(self, dst: *mut f32, vector: [__m256; 2]) {
         // SAFETY: as in `load`.
         unsafe {
-            _mm256_storeu_ps(to, vector[0]);
-            _mm256_storeu_ps(to.add(8), vector[1]);
+            _mm256_storeu_ps(dst, vector[0]);
+            _mm256_storeu_ps(dst.add(8), vector[1]);
         }
     }
 
@@ -99,20 +99,20 @@ impl Kernel for Avx2 {
         fn enter<J: Job>(kernel: Avx2, job: J) {
             job.run(kernel);
         }
-        // SAFETY: the type can only be made where these are present.
+        // SAFETY: the type exists only if these are present.
         unsafe { enter(self, job) }
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> [__m256; 2] {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { self.load(from.cast()) }
+    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [__m256; 2] {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { self.load(src.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: [__m256; 2]) {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { self.store(to.cast(), vector) }
+    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [__m256; 2]) {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { self.store(dst.cast(), vector) }
     }
 
     #[inline(always)]
@@ -121,19 +121,14 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> [__m256; 2] {
-        // SAFETY: the caller vouches for a cell, 16 `f32`.
-        unsafe { self.load(from.cast()) }
+    unsafe fn load_weights(self, src: *const CacheLine) -> [__m256; 2] {
+        // SAFETY: the caller guarantees a cache line, 16 `f32`.
+        unsafe { self.load(src.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        [sums]: Self::Sums,
-        activations: *const u8,
-        weights: [__m256; 2],
-    ) -> Self::Sums {
-        // SAFETY: the caller vouches for 4 bytes.
+    unsafe fn madd(self, [sums]: Self::Sums, activations: *const u8, weights: [__m256; 2]) -> Self::Sums {
+        // SAFETY: the caller guarantees 4 bytes.
         let value = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
         [self.mul_add(value, weights, sums)]
     }

@@ -1,4 +1,4 @@
-//! AVX-512, and its dot products of `bf16`.
+//! AVX-512, and AVX512-BF16.
 
 use std::arch::x86_64::*;
 
@@ -9,7 +9,7 @@ use crate::cache_line::CacheLine;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512(());
 
-/// AVX512-BF16: sums of two products a lane in one instruction.
+/// AVX512-BF16: one instruction adds two products per lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512Bf16(Avx512);
 
@@ -26,8 +26,8 @@ impl Avx512Bf16 {
     }
 }
 
-/// 14 rows by 2 vectors of sums, 2 of weights and a broadcast: 31 of the 32 registers. ResNets' widths at 224 x 224 are
-/// multiples of 14 down to layer3.
+/// 14 rows by 2 vectors of sums, 2 of weights and a broadcast: 31 of the 32 registers. At 224 x 224 pixels
+/// the widths of ResNets are multiples of 14 down to layer3.
 const ROWS: usize = 14;
 
 impl Simd for Avx512 {
@@ -35,7 +35,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
-        // SAFETY: the type can only be made where AVX-512 is present.
+        // SAFETY: the type exists only if AVX-512 is present.
         unsafe { _mm512_set1_ps(value) }
     }
 
@@ -76,7 +76,8 @@ impl Simd for Avx512 {
     fn transpose(self, vectors: [__m512; 16]) -> [__m512; 16] {
         // SAFETY: as in `splat`.
         unsafe {
-            // Pairs of rows, then fours, within 128 bits; then these are exchanged, twice.
+            // Interleaves pairs of rows, then groups of four, within 128 bits; then shuffles 128-bit lanes,
+            // twice.
             let pairs: [__m512; 16] = std::array::from_fn(|i| {
                 let (a, b) = (vectors[i / 2 * 2], vectors[i / 2 * 2 + 1]);
                 if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
@@ -99,10 +100,10 @@ impl Simd for Avx512 {
                     _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)
                 }
             });
-            // Lanes of 128 bits: `halves[i]` has columns `i % 4` and 8 more (or 4 and 12), of rows 0..4 and 4..8.
+            // 128-bit lanes: `halves[i]` has columns `i % 4` and 8 more (or 4 and 12), of rows 0..4 and 4..8.
             std::array::from_fn(|column| {
-                let from = column % 4 + column / 4 % 2 * 4;
-                let (a, b) = (halves[from], halves[from + 8]);
+                let half = column % 4 + column / 4 % 2 * 4;
+                let (a, b) = (halves[half], halves[half + 8]);
                 if column < 8 {
                     _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b)
                 } else {
@@ -113,15 +114,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load(self, from: *const f32) -> __m512 {
-        // SAFETY: as in `splat`; the caller vouches for the address.
-        unsafe { _mm512_loadu_ps(from) }
+    unsafe fn load(self, src: *const f32) -> __m512 {
+        // SAFETY: as in `splat`; the caller guarantees the address.
+        unsafe { _mm512_loadu_ps(src) }
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, vector: __m512) {
+    unsafe fn store(self, dst: *mut f32, vector: __m512) {
         // SAFETY: as in `load`.
-        unsafe { _mm512_storeu_ps(to, vector) }
+        unsafe { _mm512_storeu_ps(dst, vector) }
     }
 
     #[inline(always)]
@@ -145,7 +146,7 @@ impl Kernel for Avx512 {
         fn enter<J: Job>(kernel: Avx512, job: J) {
             job.run(kernel);
         }
-        // SAFETY: the type can only be made where AVX-512 is present.
+        // SAFETY: the type exists only if AVX-512 is present.
         unsafe { enter(self, job) }
     }
 
@@ -160,31 +161,26 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> __m512 {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { self.simd().load(from.cast()) }
+    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> __m512 {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { self.simd().load(src.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: __m512) {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { self.simd().store(to.cast(), vector) }
+    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: __m512) {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { self.simd().store(dst.cast(), vector) }
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> [__m512; 2] {
-        // SAFETY: the caller vouches for two cells.
-        unsafe { [self.simd().load(from.cast()), self.simd().load(from.add(1).cast())] }
+    unsafe fn load_weights(self, src: *const CacheLine) -> [__m512; 2] {
+        // SAFETY: the caller guarantees two cache lines.
+        unsafe { [self.simd().load(src.cast()), self.simd().load(src.add(1).cast())] }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        sums: [__m512; 2],
-        activations: *const u8,
-        weights: [__m512; 2],
-    ) -> [__m512; 2] {
-        // SAFETY: the caller vouches for 4 bytes.
+    unsafe fn madd(self, sums: [__m512; 2], activations: *const u8, weights: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: the caller guarantees 4 bytes.
         let value = self.simd().splat(unsafe { activations.cast::<f32>().read_unaligned() });
         [self.simd().mul_add(value, weights[0], sums[0]), self.simd().mul_add(value, weights[1], sums[1])]
     }
@@ -204,7 +200,7 @@ impl Kernel for Avx512Bf16 {
         fn enter<J: Job>(kernel: Avx512Bf16, job: J) {
             job.run(kernel);
         }
-        // SAFETY: the type can only be made where these are present.
+        // SAFETY: the type exists only if these are present.
         unsafe { enter(self, job) }
     }
 
@@ -219,40 +215,35 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> __m512 {
-        // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX-512 is present.
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> __m512 {
+        // SAFETY: half a cache line is 16 `bf16`, 32 bytes; AVX-512 is present.
         unsafe {
-            let halves = _mm256_loadu_si256(from.cast::<__m256i>().add(part));
+            let halves = _mm256_loadu_si256(src.cast::<__m256i>().add(part));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
         }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: __m512) {
-        // SAFETY: half a cell is 16 `bf16`, 32 bytes; AVX512-BF16 is present.
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: __m512) {
+        // SAFETY: half a cache line is 16 `bf16`, 32 bytes; AVX512-BF16 is present.
         unsafe {
             let halves: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(vector));
-            _mm256_storeu_si256(to.cast::<__m256i>().add(part), halves);
+            _mm256_storeu_si256(dst.cast::<__m256i>().add(part), halves);
         }
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> [__m512bh; 2] {
-        // SAFETY: the caller vouches for two cells; any bits are 32 `bf16`.
+    unsafe fn load_weights(self, src: *const CacheLine) -> [__m512bh; 2] {
+        // SAFETY: the caller guarantees two cache lines; any bits are 32 `bf16`.
         unsafe {
-            let load = |cell| std::mem::transmute::<__m512, __m512bh>(self.simd().load(cell));
-            [load(from.cast()), load(from.add(1).cast())]
+            let load = |line| std::mem::transmute::<__m512, __m512bh>(self.simd().load(line));
+            [load(src.cast()), load(src.add(1).cast())]
         }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        sums: [__m512; 2],
-        activations: *const u8,
-        weights: [__m512bh; 2],
-    ) -> [__m512; 2] {
-        // SAFETY: the caller vouches for 4 bytes; any bits are 32 `bf16`; AVX512-BF16 is present.
+    unsafe fn madd(self, sums: [__m512; 2], activations: *const u8, weights: [__m512bh; 2]) -> [__m512; 2] {
+        // SAFETY: the caller guarantees 4 bytes; any bits are 32 `bf16`; AVX512-BF16 is present.
         unsafe {
             let pair = self.simd().splat(activations.cast::<f32>().read_unaligned());
             let pairs: __m512bh = std::mem::transmute(pair);

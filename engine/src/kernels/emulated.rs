@@ -1,4 +1,4 @@
-//! `bf16` without instructions for it, to see what the kernels that have them should give.
+//! Emulation of `bf16` in plain Rust, as a reference for the kernels with `bf16` instructions.
 
 use half::bf16;
 
@@ -29,15 +29,15 @@ impl Kernel for EmulatedBf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> [f32; 16] {
-        // SAFETY: half a cell is 16 `bf16`.
-        unsafe { from.cast::<[bf16; 16]>().add(part).read() }.map(bf16::to_f32)
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> [f32; 16] {
+        // SAFETY: half a cache line is 16 `bf16`.
+        unsafe { src.cast::<[bf16; 16]>().add(part).read() }.map(bf16::to_f32)
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: [f32; 16]) {
-        // SAFETY: half a cell is 16 `bf16`.
-        unsafe { to.cast::<[bf16; 16]>().add(part).write(vector.map(bf16::from_f32)) }
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: [f32; 16]) {
+        // SAFETY: half a cache line is 16 `bf16`.
+        unsafe { dst.cast::<[bf16; 16]>().add(part).write(vector.map(bf16::from_f32)) }
     }
 
     #[inline(always)]
@@ -46,20 +46,20 @@ impl Kernel for EmulatedBf16 {
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> [[[f32; 2]; 16]; 2] {
-        // SAFETY: the caller vouches for two cells, each 16 pairs of `bf16`.
-        unsafe { from.cast::<[[[bf16; 2]; 16]; 2]>().read() }
+    unsafe fn load_weights(self, src: *const CacheLine) -> [[[f32; 2]; 16]; 2] {
+        // SAFETY: the caller guarantees two cache lines, each 16 pairs of `bf16`.
+        unsafe { src.cast::<[[[bf16; 2]; 16]; 2]>().read() }
             .map(|vector| vector.map(|pair| pair.map(bf16::to_f32)))
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
+    unsafe fn madd(
         self,
         sums: [[f32; 16]; 2],
         activations: *const u8,
         weights: [[[f32; 2]; 16]; 2],
     ) -> [[f32; 16]; 2] {
-        // SAFETY: the caller vouches for 4 bytes.
+        // SAFETY: the caller guarantees 4 bytes.
         let [a, b] = unsafe { activations.cast::<[bf16; 2]>().read_unaligned() }.map(bf16::to_f32);
         std::array::from_fn(|vector| {
             std::array::from_fn(|lane| {

@@ -1,9 +1,9 @@
-//! What differs between instruction sets.
+//! The parts of the engine that depend on the instruction set.
 //!
-//! Everything is written once, over [`Simd`] (vectors of 16 `f32`) and [`Kernel`] (an instruction set in one precision:
-//! the cells that values are stored in, one step of a product). Each is a type that can only be made where its
-//! instructions are present, so that its methods are safe to call; [`Kernel::vectorize`] enters a function compiled for
-//! them, into which all else is inlined.
+//! All other code is generic over [`Simd`] (vectors of 16 `f32`) and [`Kernel`] (an instruction set in one
+//! precision: the format of cache lines, and one step of a GEMM). A kernel is a type that can only be
+//! constructed if the CPU has its instructions, so its methods are safe to call; [`Kernel::vectorize`] calls
+//! a function compiled for them, into which everything else is inlined.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -34,13 +34,15 @@ pub(crate) use {
 use crate::cache_line::CacheLine;
 use crate::tile::{self, Stride, Tile};
 
-/// Work that is compiled once for each instruction set.
+/// Work that is compiled once per instruction set.
 pub(crate) trait Job {
-    /// Does it. Implementations are `#[inline(always)]`: only so do they get the instruction set of their caller.
+    /// Does the work. Implementations must be `#[inline(always)]` to be compiled for the caller's instruction
+    /// set.
     fn run<K: Kernel>(self, kernel: K);
 }
 
-/// A job on one kernel that runs in the function of another, compiled for the same instructions or more.
+/// A job that runs with kernel `K` inside the function of another kernel, which must be compiled for at least
+/// the same instructions.
 #[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) struct WithKernel<K, J>(pub(crate) K, pub(crate) J);
 
@@ -60,12 +62,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, value: f32) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a * b + c`, rounded once where the instruction set has that.
+    /// `a * b + c`, fused if the instruction set has that.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The larger; `b` where one is NaN.
+    /// The maximum; `b` if one of them is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// `value` where `sign` is above 0, and 0 elsewhere.
+    /// `value` where `sign` is positive, and 0 elsewhere.
     fn select_positive(self, value: Self::Vector, sign: Self::Vector) -> Self::Vector;
 
     /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
@@ -87,34 +89,34 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 
     /// # Safety
-    /// `from` is valid for reads of 16 `f32`.
-    unsafe fn load(self, from: *const f32) -> Self::Vector;
+    /// `src` must be valid for reads of 16 `f32`.
+    unsafe fn load(self, src: *const f32) -> Self::Vector;
     /// # Safety
-    /// `to` is valid for writes of 16 `f32`.
-    unsafe fn store(self, to: *mut f32, vector: Self::Vector);
+    /// `dst` must be valid for writes of 16 `f32`.
+    unsafe fn store(self, dst: *mut f32, vector: Self::Vector);
 
-    /// Asks for a cache line. Any address will do.
+    /// Prefetches a cache line. The address need not be valid.
     fn prefetch(self, address: *const u8);
 }
 
-/// An instruction set in one precision, and the precision in which it keeps what comes out.
+/// An instruction set with an input precision and an output precision.
 pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     type Simd: Simd;
-    /// One pixel's sums over a panel of weights: an array of [`VECTORS`](Self::VECTORS) vectors.
+    /// Sums of one pixel for a panel of weights: an array of [`VECTORS`](Self::VECTORS) vectors.
     type Sums: Copy + AsRef<[Vector<Self>]>;
-    /// One step's weights of a panel.
+    /// Weights of one step of a panel.
     type Weights: Copy;
-    /// Pixels in the tallest tile.
+    /// Maximum number of pixels (rows) in a tile.
     const ROWS: usize;
     /// Vectors of 16 output channels in a panel of weights.
     const VECTORS: usize;
-    /// Vectors of 16 channels in a cell that is read: 1 for `f32`, 2 for `bf16`.
+    /// Vectors of 16 channels in a cache line of the input: 1 for `f32`, 2 for `bf16`.
     const PARTS: usize;
-    /// Vectors of 16 channels in a cell that a layer gives.
+    /// Vectors of 16 channels in a cache line of the output.
     const OUT_PARTS: usize = Self::PARTS;
-    /// Whether products are of whole tiles, not step by step.
+    /// Whether the instructions multiply whole tiles, not step by step.
     const WHOLE_TILES: bool = false;
-    /// Whether Winograd's transforms pay.
+    /// Whether Winograd's algorithm is faster than a direct convolution.
     const WINOGRAD: bool = true;
 
     fn simd(self) -> Self::Simd;
@@ -122,52 +124,48 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     /// Runs `job` compiled for this instruction set.
     fn vectorize<J: Job>(self, job: J);
 
-    /// The channels `16 * part..` of a cell.
+    /// Loads channels `16 * part..` of an input cache line as `f32`.
     ///
     /// # Safety
-    /// `from` is valid for reads; `part` is below [`PARTS`](Self::PARTS).
-    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> Vector<Self>;
-    /// Rounds to the precision of cells.
+    /// `src` must be valid for reads and `part` below [`PARTS`](Self::PARTS).
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> Vector<Self>;
+    /// Stores channels `16 * part..` of an input cache line, rounded to the input precision.
     ///
     /// # Safety
-    /// `to` is valid for writes; `part` is below [`PARTS`](Self::PARTS).
-    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>);
+    /// `dst` must be valid for writes and `part` below [`PARTS`](Self::PARTS).
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>);
 
-    /// As [`store_part`](Self::store_part), to what a layer gives; `part` is below [`OUT_PARTS`](Self::OUT_PARTS).
+    /// As [`store_part`](Self::store_part), for an output cache line in the output precision.
     ///
     /// # Safety
-    /// `to` is valid for writes.
+    /// `dst` must be valid for writes and `part` below [`OUT_PARTS`](Self::OUT_PARTS).
     #[inline(always)]
-    unsafe fn store_out_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.store_part(to, part, vector) }
+    unsafe fn store_out_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.store_part(dst, part, vector) }
     }
 
     fn zero_sums(self) -> Self::Sums;
     /// # Safety
-    /// `from` is valid for reads of [`VECTORS`](Self::VECTORS) cells.
-    unsafe fn load_weights(self, from: *const CacheLine) -> Self::Weights;
-    /// Adds to `sums` the product of the 4 bytes at `activations` (one `f32`, or two `bf16`) with a step's weights.
+    /// `src` must be valid for reads of [`VECTORS`](Self::VECTORS) cache lines.
+    unsafe fn load_weights(self, src: *const CacheLine) -> Self::Weights;
+    /// Adds to `sums` the product of the 4 bytes at `activations` (one `f32`, or two `bf16`) with a step's
+    /// weights.
     ///
     /// # Safety
-    /// `activations` is valid for reads of 4 bytes.
-    unsafe fn accumulate_step(
-        self,
-        sums: Self::Sums,
-        activations: *const u8,
-        weights: Self::Weights,
-    ) -> Self::Sums;
+    /// `activations` must be valid for reads of 4 bytes.
+    unsafe fn madd(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums;
 
     /// Computes a tile of `rows` pixels by one panel.
     ///
     /// # Safety
-    /// As [`Tile`] says. `rows` is in `1..=ROWS`.
+    /// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=ROWS`.
     #[inline(always)]
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        // SAFETY: the caller's promise is the same.
+        // SAFETY: the caller upholds the same contract.
         unsafe { tile::tile_in_registers::<Self, S>(self, rows, tile) }
     }
 }
 
-/// 16 `f32` of a kernel.
+/// The vector type of a kernel: 16 `f32`.
 pub(crate) type Vector<K> = <<K as Kernel>::Simd as Simd>::Vector;

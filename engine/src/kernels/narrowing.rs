@@ -1,9 +1,10 @@
-//! From `f32` to `bf16`.
+//! Kernels from `f32` to `bf16`.
 
 use super::{Job, Kernel, Vector, WithKernel};
 use crate::cache_line::CacheLine;
 
-/// Computes as `Wide` does, and keeps what comes out as `Narrow` does. `Narrow` is compiled for the instructions of both.
+/// Computes with the kernel `Wide` and stores outputs with the kernel `Narrow`, which is compiled for the
+/// instructions of both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Narrowing<Wide, Narrow>(pub(crate) Wide, pub(crate) Narrow);
 
@@ -27,21 +28,21 @@ impl<Wide: Kernel, Narrow: Kernel<Simd = Wide::Simd>> Kernel for Narrowing<Wide,
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, part: usize) -> Vector<Self> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.load_part(from, part) }
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> Vector<Self> {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.load_part(src, part) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.store_part(to, part, vector) }
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.store_part(dst, part, vector) }
     }
 
     #[inline(always)]
-    unsafe fn store_out_part(self, to: *mut CacheLine, part: usize, vector: Vector<Self>) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.1.store_out_part(to, part, vector) }
+    unsafe fn store_out_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.1.store_out_part(dst, part, vector) }
     }
 
     #[inline(always)]
@@ -50,19 +51,14 @@ impl<Wide: Kernel, Narrow: Kernel<Simd = Wide::Simd>> Kernel for Narrowing<Wide,
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> Self::Weights {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.load_weights(from) }
+    unsafe fn load_weights(self, src: *const CacheLine) -> Self::Weights {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.load_weights(src) }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        sums: Self::Sums,
-        activations: *const u8,
-        weights: Self::Weights,
-    ) -> Self::Sums {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.0.accumulate_step(sums, activations, weights) }
+    unsafe fn madd(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.0.madd(sums, activations, weights) }
     }
 }

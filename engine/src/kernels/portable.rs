@@ -1,4 +1,4 @@
-//! Plain Rust, for any target: the compiler vectorises it with what the target has.
+//! Plain Rust for any target, vectorized by the compiler.
 
 use super::{Job, Kernel, Simd};
 use crate::cache_line::CacheLine;
@@ -29,7 +29,7 @@ impl Simd for Portable {
         std::array::from_fn(|lane| a[lane] - b[lane])
     }
 
-    /// Rounded twice: a fused one is a call into the C library where the target has no instruction for it.
+    /// Not fused: on targets without an FMA instruction that would be a call of the C library.
     #[inline(always)]
     fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
@@ -46,15 +46,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load(self, from: *const f32) -> [f32; 16] {
-        // SAFETY: the caller vouches for the address.
-        unsafe { from.cast::<[f32; 16]>().read_unaligned() }
+    unsafe fn load(self, src: *const f32) -> [f32; 16] {
+        // SAFETY: the caller guarantees the address.
+        unsafe { src.cast::<[f32; 16]>().read_unaligned() }
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, vector: [f32; 16]) {
-        // SAFETY: the caller vouches for the address.
-        unsafe { to.cast::<[f32; 16]>().write_unaligned(vector) }
+    unsafe fn store(self, dst: *mut f32, vector: [f32; 16]) {
+        // SAFETY: the caller guarantees the address.
+        unsafe { dst.cast::<[f32; 16]>().write_unaligned(vector) }
     }
 
     #[inline(always)]
@@ -81,15 +81,15 @@ impl Kernel for PortableF32 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(self, from: *const CacheLine, _: usize) -> [f32; 16] {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { Portable.load(from.cast()) }
+    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [f32; 16] {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { Portable.load(src.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn store_part(self, to: *mut CacheLine, _: usize, vector: [f32; 16]) {
-        // SAFETY: a cell is 16 `f32`.
-        unsafe { Portable.store(to.cast(), vector) }
+    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [f32; 16]) {
+        // SAFETY: a cache line is 16 `f32`.
+        unsafe { Portable.store(dst.cast(), vector) }
     }
 
     #[inline(always)]
@@ -98,19 +98,14 @@ impl Kernel for PortableF32 {
     }
 
     #[inline(always)]
-    unsafe fn load_weights(self, from: *const CacheLine) -> [f32; 16] {
-        // SAFETY: the caller vouches for a cell, 16 `f32`.
-        unsafe { Portable.load(from.cast()) }
+    unsafe fn load_weights(self, src: *const CacheLine) -> [f32; 16] {
+        // SAFETY: the caller guarantees a cache line, 16 `f32`.
+        unsafe { Portable.load(src.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn accumulate_step(
-        self,
-        [sums]: Self::Sums,
-        activations: *const u8,
-        weights: [f32; 16],
-    ) -> Self::Sums {
-        // SAFETY: the caller vouches for 4 bytes.
+    unsafe fn madd(self, [sums]: Self::Sums, activations: *const u8, weights: [f32; 16]) -> Self::Sums {
+        // SAFETY: the caller guarantees 4 bytes.
         let value = unsafe { activations.cast::<f32>().read_unaligned() };
         [Portable.mul_add([value; 16], weights, sums)]
     }

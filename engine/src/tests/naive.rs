@@ -1,29 +1,30 @@
-//! The definition, in `f64`.
+//! Networks by definition, in `f64`.
 
 use crate::image::Normalization;
 use crate::layer::Convolution;
 
-/// One photo's values, `[C, H, W]`.
+/// A value of one image, `[C, H, W]`.
 #[derive(Clone, Debug)]
 pub(crate) struct FeatureMap {
     pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) values: Vec<f64>,
-    /// The largest that a value could be if all that it sums had one sign: what rounding errors are in proportion to.
+    /// Maximum of the sums of absolute values, to which rounding errors are proportional.
     pub(crate) max_abs_sum: f64,
 }
 
 impl FeatureMap {
-    /// Zero outside.
+    /// A value, or 0 outside.
     pub(crate) fn get(&self, channel: usize, y: isize, x: isize) -> f64 {
-        let inside = |at: isize, size: usize| usize::try_from(at).ok().filter(|&at| at < size);
+        let inside = |index: isize, size: usize| usize::try_from(index).ok().filter(|&index| index < size);
         match (inside(y, self.height), inside(x, self.width)) {
             (Some(y), Some(x)) => self.values[(channel * self.height + y) * self.width + x],
             _ => 0.0,
         }
     }
 
+    /// The global average pool.
     pub(crate) fn means(&self) -> Vec<f64> {
         let pixels = self.height * self.width;
         self.values.chunks_exact(pixels).map(|plane| plane.iter().sum::<f64>() / pixels as f64).collect()
@@ -32,36 +33,37 @@ impl FeatureMap {
     fn convolved(&self, layer: &Convolution) -> Self {
         let Convolution { inputs, outputs, kernel, stride, padding, .. } = *layer;
         assert_eq!(inputs, self.channels);
-        let along = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-        let (height, width) = (along(self.height), along(self.width));
-        let (mut values, mut reach) = (Vec::new(), 0f64);
+        let output_len = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        let (height, width) = (output_len(self.height), output_len(self.width));
+        let (mut values, mut max_abs_sum) = (Vec::new(), 0f64);
         for output in 0..outputs {
             for y in 0..height {
                 for x in 0..width {
                     let mut sum = f64::from(layer.bias[output]);
-                    let mut all = sum.abs();
+                    let mut abs_sum = sum.abs();
                     for input in 0..inputs {
                         for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
                             let weight =
                                 layer.weights[((output * inputs + input) * kernel + ky) * kernel + kx];
-                            let place =
-                                |at: usize, tap: usize| (at * stride + tap) as isize - padding as isize;
-                            let product = f64::from(weight) * self.get(input, place(y, ky), place(x, kx));
+                            let source = |output: usize, tap: usize| {
+                                (output * stride + tap) as isize - padding as isize
+                            };
+                            let product = f64::from(weight) * self.get(input, source(y, ky), source(x, kx));
                             sum += product;
-                            all += product.abs();
+                            abs_sum += product.abs();
                         }
                     }
                     values.push(sum);
-                    reach = reach.max(all);
+                    max_abs_sum = max_abs_sum.max(abs_sum);
                 }
             }
         }
-        Self { channels: outputs, height, width, values, max_abs_sum: reach }
+        Self { channels: outputs, height, width, values, max_abs_sum }
     }
 
     fn pooled(&self, kernel: usize, stride: usize, padding: usize) -> Self {
-        let along = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-        let (height, width) = (along(self.height), along(self.width));
+        let output_len = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        let (height, width) = (output_len(self.height), output_len(self.width));
         let mut values = Vec::new();
         for channel in 0..self.channels {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
@@ -86,15 +88,15 @@ enum NaiveOp {
     MaxPool(usize, usize, usize),
 }
 
-/// Layers in the order in which they run; value 0 is the photo.
+/// Layers in execution order; value 0 is the image.
 pub(crate) struct NaiveNetwork {
-    normalisation: Normalization,
+    normalization: Normalization,
     layers: Vec<(usize, NaiveOp)>,
 }
 
 impl NaiveNetwork {
-    pub(crate) fn new(normalisation: Normalization) -> Self {
-        Self { normalisation, layers: Vec::new() }
+    pub(crate) fn new(normalization: Normalization) -> Self {
+        Self { normalization, layers: Vec::new() }
     }
 
     pub(crate) fn convolution(
@@ -113,27 +115,27 @@ impl NaiveNetwork {
         self.layers.len()
     }
 
-    /// The last value of each photo.
-    pub(crate) fn run(&self, pixels: &[u8], photos: usize, height: usize, width: usize) -> Vec<FeatureMap> {
-        self.run_to(self.layers.len(), pixels, photos, height, width)
+    /// The last value of each image.
+    pub(crate) fn run(&self, pixels: &[u8], images: usize, height: usize, width: usize) -> Vec<FeatureMap> {
+        self.run_to(self.layers.len(), pixels, images, height, width)
     }
 
-    /// A value of each photo.
+    /// A value of each image.
     pub(crate) fn run_to(
         &self,
         value: usize,
         pixels: &[u8],
-        photos: usize,
+        images: usize,
         height: usize,
         width: usize,
     ) -> Vec<FeatureMap> {
         let each = height * width * 3;
-        let run = |photo: usize| {
+        let run = |image: usize| {
             let mut values = Vec::new();
             for channel in 0..3 {
                 for pixel in 0..height * width {
-                    let value = pixels[photo * each + pixel * 3 + channel];
-                    values.push(f64::from(self.normalisation[channel][usize::from(value)]));
+                    let value = pixels[image * each + pixel * 3 + channel];
+                    values.push(f64::from(self.normalization[channel][usize::from(value)]));
                 }
             }
             let mut maps = vec![FeatureMap { channels: 3, height, width, values, max_abs_sum: 0.0 }];
@@ -158,6 +160,6 @@ impl NaiveNetwork {
             }
             maps.swap_remove(value)
         };
-        (0..photos).map(run).collect()
+        (0..images).map(run).collect()
     }
 }

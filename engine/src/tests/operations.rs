@@ -1,4 +1,4 @@
-//! Each operation of each instruction set beside the scalar one.
+//! The operations of each instruction set against scalar ones.
 
 use half::bf16;
 
@@ -7,16 +7,16 @@ use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tests::{TestRng, kernel_configs};
 
-/// Every kernel there is here.
+/// Every kernel available here, and the emulated ones.
 fn kernels() -> Vec<AnyKernel> {
-    let all_of = |way: super::KernelConfig| {
-        let narrow = way.kernels.bf16.map(|(narrowing, bf16)| [narrowing, bf16]);
-        [way.kernels.f32].into_iter().chain(narrow.into_iter().flatten())
+    let kernels_of = |config: super::KernelConfig| {
+        let bf16 = config.kernels.bf16.map(|(narrowing, bf16)| [narrowing, bf16]);
+        [config.kernels.f32].into_iter().chain(bf16.into_iter().flatten())
     };
-    kernel_configs().into_iter().flat_map(all_of).collect()
+    kernel_configs().into_iter().flat_map(kernels_of).collect()
 }
 
-/// Zeros of both signs, what is next to them, infinities, and no numbers.
+/// Zeros of both signs, numbers near them, infinities and NaN.
 const EDGES: [f32; 14] = [
     0.0,
     -0.0,
@@ -34,17 +34,17 @@ const EDGES: [f32; 14] = [
     3.0,
 ];
 
-/// Equal to the bit, or both no number.
-fn assert_same(found: f32, expected: f32, what: &str) {
+/// Equal to the bit, or both NaN.
+fn assert_same(found: f32, expected: f32, label: &str) {
     let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
-    assert!(same, "{what}: {found} for {expected}");
+    assert!(same, "{label}: {found} for {expected}");
 }
 
-/// Two vectors, and what each operation makes of them.
+/// Operations of two vectors.
 struct BinaryOps<'a> {
     a: [f32; 16],
     b: [f32; 16],
-    /// Sum, difference, the larger, and what is kept.
+    /// Sum, difference, maximum, and `select_positive`.
     out: &'a mut [[f32; 16]; 4],
 }
 
@@ -63,34 +63,34 @@ impl Job for BinaryOps<'_> {
     }
 }
 
-/// A value passes where the sign is above 0, and neither at 0 nor at -0: PyTorch's derivative of a ReLU there is 0.
+/// `select_positive` gives 0 for a sign of 0 and -0: PyTorch's gradient of a ReLU there is 0.
 #[test]
-fn operations_of_two_are_the_scalar_ones_at_every_edge() {
+fn binary_operations_are_the_scalar_ones_for_edge_cases() {
     for kernel in kernels() {
         for a in EDGES {
             for some in EDGES.chunks(7) {
-                // No two halves or lanes are alike.
+                // The two halves differ.
                 let b: [f32; 16] = std::array::from_fn(|lane| some[lane % some.len()]);
                 let mut out = [[f32::NAN; 16]; 4];
                 kernel.run(BinaryOps { a: [a; 16], b, out: &mut out });
                 for lane in 0..16 {
                     let b = b[lane];
-                    let what = format!("{kernel:?}, {a} and {b}");
-                    assert_same(out[0][lane], a + b, &format!("sum on {what}"));
-                    assert_same(out[1][lane], a - b, &format!("difference on {what}"));
-                    assert_same(out[2][lane], if a > b { a } else { b }, &format!("larger on {what}"));
-                    assert_same(out[3][lane], if b > 0.0 { a } else { 0.0 }, &format!("kept on {what}"));
+                    let label = format!("{kernel:?}, {a} and {b}");
+                    assert_same(out[0][lane], a + b, &format!("sum on {label}"));
+                    assert_same(out[1][lane], a - b, &format!("difference on {label}"));
+                    assert_same(out[2][lane], if a > b { a } else { b }, &format!("max on {label}"));
+                    assert_same(out[3][lane], if b > 0.0 { a } else { 0.0 }, &format!("select on {label}"));
                 }
             }
         }
     }
 }
 
-/// 16 vectors turned about, and a product with a sum.
+/// Transposition of 16 vectors, fused multiply-add and splat.
 struct VectorOps<'a> {
     vectors: [[f32; 16]; 16],
     transposed: &'a mut [[f32; 16]; 16],
-    /// Of the first three.
+    /// `mul_add` of the first three vectors.
     product: &'a mut [f32; 16],
     splatted: &'a mut [f32; 16],
 }
@@ -113,31 +113,27 @@ impl Job for VectorOps<'_> {
 }
 
 #[test]
-fn vectors_are_turned_about_multiplied_and_spread_lane_by_lane() {
-    // Small whole numbers: no product rounds.
+fn vectors_are_transposed_multiplied_and_splatted() {
+    // Small integers, so that products are exact.
     let vectors: [[f32; 16]; 16] =
         std::array::from_fn(|i| std::array::from_fn(|lane| (i * 16 + lane) as f32 - 40.0));
     for kernel in kernels() {
-        let (mut turned, mut product, mut spread) = ([[f32::NAN; 16]; 16], [f32::NAN; 16], [f32::NAN; 16]);
-        kernel.run(VectorOps {
-            vectors,
-            transposed: &mut turned,
-            product: &mut product,
-            splatted: &mut spread,
-        });
+        let (transposed, product) = (&mut [[f32::NAN; 16]; 16], &mut [f32::NAN; 16]);
+        let splatted = &mut [f32::NAN; 16];
+        kernel.run(VectorOps { vectors, transposed, product, splatted });
         for lane in 0..16 {
-            assert!((0..16).all(|i| turned[lane][i] == vectors[i][lane]), "{kernel:?}");
+            assert!((0..16).all(|i| transposed[lane][i] == vectors[i][lane]), "{kernel:?}");
             let expected = vectors[0][lane] * vectors[1][lane] + vectors[2][lane];
             assert_eq!(product[lane], expected, "{kernel:?}");
         }
-        assert_eq!(spread, [vectors[3][4]; 16], "{kernel:?}");
+        assert_eq!(*splatted, [vectors[3][4]; 16], "{kernel:?}");
     }
 }
 
-/// A vector to each part of a cell and back, and to what a layer gives.
+/// Stores a vector to each part of a cache line and loads it, and stores it to an output line.
 struct RoundTrip<'a> {
     values: [f32; 16],
-    /// Of each part: the cell's bytes with nothing else in it, and what is read back.
+    /// For each part: the bytes of the line, and the values loaded from it.
     stored: &'a mut Vec<([u8; 64], [f32; 16])>,
     layer_output: &'a mut Vec<[u8; 64]>,
 }
@@ -146,26 +142,26 @@ impl Job for RoundTrip<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
-        // SAFETY: a cell of its own, and parts that it has.
+        // SAFETY: the line is valid and has these parts.
         unsafe {
             let vector = simd.load(self.values.as_ptr());
             for part in 0..K::PARTS {
-                let mut cell = CacheLine::zeros(1);
-                kernel.store_part(cell.as_mut_ptr(), part, vector);
-                let mut back = [f32::NAN; 16];
-                simd.store(back.as_mut_ptr(), kernel.load_part(cell.as_ptr(), part));
-                self.stored.push((bytemuck::cast(cell[0]), back));
+                let mut line = CacheLine::zeros(1);
+                kernel.store_part(line.as_mut_ptr(), part, vector);
+                let mut loaded = [f32::NAN; 16];
+                simd.store(loaded.as_mut_ptr(), kernel.load_part(line.as_ptr(), part));
+                self.stored.push((bytemuck::cast(line[0]), loaded));
             }
             for part in 0..K::OUT_PARTS {
-                let mut cell = CacheLine::zeros(1);
-                kernel.store_out_part(cell.as_mut_ptr(), part, vector);
-                self.layer_output.push(bytemuck::cast(cell[0]));
+                let mut line = CacheLine::zeros(1);
+                kernel.store_out_part(line.as_mut_ptr(), part, vector);
+                self.layer_output.push(bytemuck::cast(line[0]));
             }
         }
     }
 }
 
-/// What a cell is to hold with `values` in one of its parts, and as what they are read back.
+/// The bytes of a cache line with `values` in one of its parts, and the values loaded from it.
 fn expected_line(values: [f32; 16], part: usize, parts: usize) -> ([u8; 64], [f32; 16]) {
     let mut bytes = [0; 64];
     if parts == 1 {
@@ -177,13 +173,14 @@ fn expected_line(values: [f32; 16], part: usize, parts: usize) -> ([u8; 64], [f3
     (bytes, narrow.map(bf16::to_f32))
 }
 
-/// Ties go to even. Numbers below the smallest normal one are left out: the instruction takes them for 0.
+/// Ties are rounded to even. Subnormal numbers are left out: the instruction flushes them to 0.
 #[test]
-fn cells_hold_values_rounded_to_the_nearest_of_their_precision() {
-    let mut numbers = TestRng(21);
+fn cache_lines_hold_values_rounded_to_nearest() {
+    let mut rng = TestRng(21);
     let mut cases: Vec<[f32; 16]> =
-        (0..20).map(|i| [(); 16].map(|()| numbers.next() * 2f32.powi(7 * i - 70))).collect();
-    // A half of the last place above an even and above an odd one, a little more, and a little less; and the largest.
+        (0..20).map(|i| [(); 16].map(|()| rng.next() * 2f32.powi(7 * i - 70))).collect();
+    // Half a unit in the last place above even and odd values, a little more, a little less; and the largest
+    // values.
     let halves =
         [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f81_7fff, 0xbf80_8000, 0x7f7f_7fff, 0x7f7f_ffff, 0];
     cases.push(std::array::from_fn(|lane| f32::from_bits(halves[lane % 8])));
@@ -191,26 +188,26 @@ fn cells_hold_values_rounded_to_the_nearest_of_their_precision() {
     for kernel in kernels() {
         let parts = kernel.layout().parts;
         for &values in &cases {
-            let (mut stored, mut given) = (Vec::new(), Vec::new());
-            kernel.run(RoundTrip { values, stored: &mut stored, layer_output: &mut given });
+            let (mut stored, mut layer_output) = (Vec::new(), Vec::new());
+            kernel.run(RoundTrip { values, stored: &mut stored, layer_output: &mut layer_output });
             let expected: Vec<_> = (0..parts).map(|part| expected_line(values, part, parts)).collect();
             assert!(stored == expected, "{kernel:?}: {values:?}");
             let narrows = parts == 2 || format!("{kernel:?}").contains("Narrowing");
             let parts = if narrows { 2 } else { 1 };
             let expected: Vec<_> = (0..parts).map(|part| expected_line(values, part, parts).0).collect();
-            assert!(given == expected, "{kernel:?}: {values:?}");
+            assert!(layer_output == expected, "{kernel:?}: {values:?}");
         }
-        let (mut stored, mut given) = (Vec::new(), Vec::new());
-        kernel.run(RoundTrip { values: [f32::NAN; 16], stored: &mut stored, layer_output: &mut given });
-        assert!(stored.iter().flat_map(|(_, back)| back).all(|value| value.is_nan()), "{kernel:?}");
+        let mut stored = Vec::new();
+        kernel.run(RoundTrip { values: [f32::NAN; 16], stored: &mut stored, layer_output: &mut Vec::new() });
+        assert!(stored.iter().flat_map(|(_, loaded)| loaded).all(|value| value.is_nan()), "{kernel:?}");
     }
 }
 
-/// Two steps of a product.
+/// Two steps of a GEMM.
 struct TwoSteps<'a> {
-    /// Of 4 bytes each.
+    /// 4 bytes per step.
     activations: [[u8; 4]; 2],
-    /// A step's after the other's.
+    /// The weights of the first step, then those of the second.
     weights: &'a [CacheLine],
     sums: &'a mut Vec<[f32; 16]>,
 }
@@ -223,7 +220,7 @@ impl Job for TwoSteps<'_> {
             // SAFETY: 4 bytes, and weights of two steps.
             unsafe {
                 let weights = kernel.load_weights(self.weights.as_ptr().add(step * K::VECTORS));
-                sums = kernel.accumulate_step(sums, activations.as_ptr(), weights);
+                sums = kernel.madd(sums, activations.as_ptr(), weights);
             }
         }
         for vector in sums.as_ref() {
@@ -239,20 +236,20 @@ impl Job for TwoSteps<'_> {
 fn a_step_adds_the_products_of_each_lane() {
     for kernel in kernels() {
         let layout = kernel.layout();
-        // Whole numbers that `bf16` holds; of each step, vector, lane and place of a pair another one.
-        let weight = |step: usize, vector: usize, lane: usize, place: usize| {
-            (step * 90 + vector * 40 + lane * 2 + place) as f32 - 60.0
+        // Distinct integers that are exact in `bf16`.
+        let weight = |step: usize, vector: usize, lane: usize, part: usize| {
+            (step * 90 + vector * 40 + lane * 2 + part) as f32 - 60.0
         };
         let inputs = [[3.0f32, -5.0], [7.0, 2.0]];
         let mut weights = Vec::new();
         for (step, vector) in [0, 1].into_iter().flat_map(|s| (0..layout.vectors).map(move |v| (s, v))) {
-            let cell: [u8; 64] = if layout.parts == 1 {
+            let line: [u8; 64] = if layout.parts == 1 {
                 bytemuck::cast::<[f32; 16], _>(std::array::from_fn(|lane| weight(step, vector, lane, 0)))
             } else {
-                let of = |at: usize| bf16::from_f32(weight(step, vector, at / 2, at % 2));
-                bytemuck::cast::<[bf16; 32], _>(std::array::from_fn(of))
+                let value = |index: usize| bf16::from_f32(weight(step, vector, index / 2, index % 2));
+                bytemuck::cast::<[bf16; 32], _>(std::array::from_fn(value))
             };
-            weights.push(bytemuck::cast::<_, CacheLine>(cell));
+            weights.push(bytemuck::cast::<_, CacheLine>(line));
         }
         let activations = inputs.map(|pair| {
             if layout.parts == 1 { pair[0].to_ne_bytes() } else { bytemuck::cast(pair.map(bf16::from_f32)) }
@@ -262,9 +259,9 @@ fn a_step_adds_the_products_of_each_lane() {
         let expected: Vec<[f32; 16]> = (0..layout.vectors)
             .map(|vector| {
                 std::array::from_fn(|lane| {
-                    let of =
-                        |step: usize, place: usize| inputs[step][place] * weight(step, vector, lane, place);
-                    (0..2).map(|step| (0..layout.parts).map(|place| of(step, place)).sum::<f32>()).sum()
+                    let product =
+                        |step: usize, part: usize| inputs[step][part] * weight(step, vector, lane, part);
+                    (0..2).map(|step| (0..layout.parts).map(|part| product(step, part)).sum::<f32>()).sum()
                 })
             })
             .collect();

@@ -1,7 +1,7 @@
-//! Each reason for which a layer is not added.
+//! Rejection of invalid layers.
 
 use crate::dispatch::{AnyKernel, KernelSet};
-use crate::isa::{Isa, Precision};
+use crate::isa::{DType, Isa};
 use crate::layer::Convolution;
 use crate::network::NetworkBuilder;
 use crate::tests::{TestRng, epilogue, kernel_configs};
@@ -12,134 +12,139 @@ fn layer(inputs: usize, outputs: usize, [kernel, stride, padding]: [usize; 3]) -
     TestRng(1).convolution([inputs, outputs, kernel, stride, padding])
 }
 
-/// A builder with a layer of 8 channels after the photo.
+/// A builder with a first layer of 8 channels.
 fn started() -> (NetworkBuilder, crate::ValueId) {
     let mut builder = NetworkBuilder::new(Isa::Portable, SCALE).unwrap();
     let image = builder.input();
-    let end = epilogue(None, true, Precision::F32);
+    let end = epilogue(None, true, DType::F32);
     let value = builder.add_convolution("first", image, layer(3, 8, [3, 2, 1]), end).unwrap();
     (builder, value)
 }
 
 #[test]
-fn the_first_layer_takes_three_channels_in_steps_of_two() {
+fn the_first_layer_has_3_channels_and_stride_2() {
     let mut builder = NetworkBuilder::new(Isa::Portable, SCALE).unwrap();
     let image = builder.input();
-    let end = epilogue(None, true, Precision::F32);
-    let refused =
+    let end = epilogue(None, true, DType::F32);
+    let rejected =
         builder.add_convolution("conv1", image, layer(3, 8, [3, 1, 1]), end).unwrap_err().to_string();
-    let expected = "failed to add conv1: the first layer takes 3 channels and a stride of 2, not 3 and 1";
-    assert_eq!(refused, expected);
+    let expected =
+        "failed to add conv1: the first layer must have 3 input channels and stride 2, got 3 and 1";
+    assert_eq!(rejected, expected);
     builder.add_convolution("conv1", image, layer(3, 8, [3, 2, 1]), end).unwrap();
 }
 
 #[test]
-fn sizes_that_no_convolution_has_are_refused() {
-    let whole = layer(8, 4, [3, 1, 1]);
-    let end = epilogue(None, true, Precision::F32);
-    let refused = |layer: Convolution| {
+fn convolutions_with_invalid_sizes_are_rejected() {
+    let valid = layer(8, 4, [3, 1, 1]);
+    let end = epilogue(None, true, DType::F32);
+    let rejected = |layer: Convolution| {
         let (mut builder, value) = started();
         builder.add_convolution("conv", value, layer, end).map(|_| ()).map_err(|error| error.to_string())
     };
-    assert_eq!(refused(whole.clone()), Ok(()));
-    let shape = |weights: usize, biases: usize, outputs: usize| {
+    assert_eq!(rejected(valid.clone()), Ok(()));
+    let lengths = |weights: usize, bias: usize, outputs: usize| {
         Err(format!(
-            "failed to add conv: {weights} weights and {biases} biases are not [{outputs}, 8, 3, 3] and [{outputs}]"
+            "failed to add conv: expected weights [{outputs}, 8, 3, 3] and bias [{outputs}], \
+             got {weights} and {bias} values"
         ))
     };
-    assert_eq!(refused(Convolution { bias: vec![0.0; 5], ..whole.clone() }), shape(288, 5, 4));
-    assert_eq!(refused(Convolution { weights: vec![0.0; 289], ..whole.clone() }), shape(289, 4, 4));
-    let nothing = Convolution { outputs: 0, weights: vec![], bias: vec![], ..whole.clone() };
-    assert_eq!(refused(nothing), shape(0, 0, 0));
-    let steps = |stride: usize, padding: usize, kernel: usize| {
+    assert_eq!(rejected(Convolution { bias: vec![0.0; 5], ..valid.clone() }), lengths(288, 5, 4));
+    assert_eq!(rejected(Convolution { weights: vec![0.0; 289], ..valid.clone() }), lengths(289, 4, 4));
+    let empty = Convolution { outputs: 0, weights: vec![], bias: vec![], ..valid.clone() };
+    assert_eq!(rejected(empty), lengths(0, 0, 0));
+    let steps = |stride: usize, padding: usize| {
         Err(format!(
-            "failed to add conv: stride {stride} and padding {padding} do not go with a kernel of {kernel}"
+            "failed to add conv: expected a positive stride and a padding below the kernel size 3, \
+             got stride {stride} and padding {padding}"
         ))
     };
-    assert_eq!(refused(Convolution { stride: 0, ..whole.clone() }), steps(0, 1, 3));
-    assert_eq!(refused(Convolution { padding: 3, ..whole.clone() }), steps(1, 3, 3));
-    assert_eq!(refused(Convolution { padding: 2, ..whole }), Ok(()));
+    assert_eq!(rejected(Convolution { stride: 0, ..valid.clone() }), steps(0, 1));
+    assert_eq!(rejected(Convolution { padding: 3, ..valid.clone() }), steps(1, 3));
+    assert_eq!(rejected(Convolution { padding: 2, ..valid }), Ok(()));
 }
 
 #[test]
-fn only_a_value_of_the_same_channels_and_precision_is_added() {
+fn a_residual_needs_the_same_channels_and_precision() {
     let (mut builder, value) = started();
-    let end = |residual| epilogue(Some(residual), true, Precision::F32);
-    let wider = builder.add_convolution(
-        "wider",
-        value,
-        layer(8, 16, [1, 1, 0]),
-        epilogue(None, true, Precision::F32),
-    );
+    let end = |residual| epilogue(Some(residual), true, DType::F32);
+    let wider =
+        builder.add_convolution("wider", value, layer(8, 16, [1, 1, 0]), epilogue(None, true, DType::F32));
     let wider = wider.unwrap();
-    let refused = builder.add_convolution("sum", value, layer(8, 8, [3, 1, 1]), end(wider)).unwrap_err();
-    let expected = "failed to add sum: 8 channels in f32 cannot be added to 16 in f32";
-    assert_eq!(refused.to_string(), expected);
+    let rejected = builder.add_convolution("sum", value, layer(8, 8, [3, 1, 1]), end(wider)).unwrap_err();
+    let expected = "failed to add sum: cannot add a residual of 16 channels in f32, expected 8 in f32";
+    assert_eq!(rejected.to_string(), expected);
     builder.add_convolution("sum", value, layer(8, 8, [3, 1, 1]), end(value)).unwrap();
 
-    // Of a network that goes over to `bf16`, on whatever kernels have that.
-    let way = kernel_configs().into_iter().find(|way| way.kernels.bf16.is_some()).unwrap();
-    let mut builder = NetworkBuilder::with_kernels(way.kernels, Isa::AmxBf16, SCALE);
-    let (image, to) = (builder.input(), |residual, precision| epilogue(residual, true, precision));
-    let wide = builder.add_convolution("a", image, layer(3, 8, [3, 2, 1]), to(None, Precision::F32)).unwrap();
-    let narrow =
-        builder.add_convolution("b", wide, layer(8, 8, [1, 1, 0]), to(None, Precision::Bf16)).unwrap();
-    let mut refused = |input, residual, precision| {
+    // In a network that switches to `bf16`, on any kernels that have it.
+    let config = kernel_configs().into_iter().find(|config| config.kernels.bf16.is_some()).unwrap();
+    let mut builder = NetworkBuilder::with_kernels(config.kernels, Isa::AmxBf16, SCALE);
+    let (image, end) = (builder.input(), |residual, precision| epilogue(residual, true, precision));
+    let f32 = builder.add_convolution("a", image, layer(3, 8, [3, 2, 1]), end(None, DType::F32)).unwrap();
+    let bf16 = builder.add_convolution("b", f32, layer(8, 8, [1, 1, 0]), end(None, DType::Bf16)).unwrap();
+    let mut rejected = |input, residual, precision| {
         let layer = layer(8, 8, [1, 1, 0]);
-        builder.add_convolution("c", input, layer, to(residual, precision)).map_err(|error| error.to_string())
+        builder
+            .add_convolution("c", input, layer, end(residual, precision))
+            .map_err(|error| error.to_string())
     };
-    let unlike =
-        |from, kept| Err(format!("failed to add c: 8 channels in {from} cannot be added to 8 in {kept}"));
-    assert_eq!(refused(narrow, Some(wide), Precision::Bf16), unlike("bf16", "f32"));
-    assert_eq!(refused(wide, Some(narrow), Precision::Bf16), unlike("f32", "bf16"));
-    let widens = Err("failed to add c: amx-bf16 has no kernel from bf16 to f32".to_owned());
-    assert_eq!(refused(narrow, None, Precision::F32), widens);
-    assert!(refused(narrow, Some(narrow), Precision::Bf16).is_ok());
+    let mismatch = |residual, expected| {
+        Err(format!(
+            "failed to add c: cannot add a residual of 8 channels in {residual}, expected 8 in {expected}"
+        ))
+    };
+    assert_eq!(rejected(bf16, Some(f32), DType::Bf16), mismatch("f32", "bf16"));
+    assert_eq!(rejected(f32, Some(bf16), DType::Bf16), mismatch("bf16", "f32"));
+    let no_kernel = Err("failed to add c: amx-bf16 has no kernel from bf16 to f32".to_owned());
+    assert_eq!(rejected(bf16, None, DType::F32), no_kernel);
+    assert!(rejected(bf16, Some(bf16), DType::Bf16).is_ok());
     assert_eq!(builder.add_tap().map(|tap| tap.0).unwrap(), 0);
-    assert_eq!(builder.build().precision(), Precision::Bf16);
+    assert_eq!(builder.build().precision(), DType::Bf16);
 }
 
 #[test]
-fn a_maximum_needs_a_layer_before_it_a_step_and_a_window_wider_than_its_margin() {
+fn max_pools_with_invalid_arguments_are_rejected() {
     let (mut builder, value) = started();
     let image = builder.input();
     for (input, kernel, stride, padding) in
         [(image, 3, 2, 1), (value, 3, 0, 1), (value, 2, 2, 2), (value, 1, 1, 2)]
     {
-        let refused = builder.add_max_pool("pool", input, kernel, stride, padding).unwrap_err().to_string();
+        let rejected = builder.add_max_pool("pool", input, kernel, stride, padding).unwrap_err().to_string();
         let expected = format!(
-            "failed to add pool: kernel {kernel}, stride {stride} and padding {padding} do not go together, or not here"
+            "failed to add pool: a max pool needs a layer before it, a positive stride and a padding below the \
+             kernel size, got kernel {kernel}, stride {stride} and padding {padding}"
         );
-        assert_eq!(refused, expected);
+        assert_eq!(rejected, expected);
     }
     builder.add_max_pool("pool", value, 2, 1, 1).unwrap();
 }
 
 #[test]
-fn what_lies_before_a_tap_is_out_of_reach_in_every_way_and_the_tap_itself_is_not() {
+fn values_from_before_the_last_tap_are_rejected() {
     let (mut builder, first) = started();
-    let end = |residual| epilogue(residual, true, Precision::F32);
+    let end = |residual| epilogue(residual, true, DType::F32);
     let second = builder.add_convolution("second", first, layer(8, 8, [1, 1, 0]), end(None)).unwrap();
     builder.add_tap().unwrap();
     let layer = || layer(8, 8, [1, 1, 0]);
-    for refused in [
+    for rejected in [
         builder.add_convolution("late", first, layer(), end(None)),
         builder.add_convolution("late", second, layer(), end(Some(first))),
         builder.add_max_pool("late", first, 3, 2, 1),
     ] {
-        let refused = refused.unwrap_err().to_string();
-        assert_eq!(refused, "failed to add late: it uses a value from before the last tap");
+        let rejected = rejected.unwrap_err().to_string();
+        assert_eq!(rejected, "failed to add late: it uses a value from before the last tap");
     }
-    assert_eq!(builder.add_tap().unwrap_err().to_string(), "failed to add a tap: there is no layer for it");
+    let no_layer = builder.add_tap().unwrap_err().to_string();
+    assert_eq!(no_layer, "failed to add a tap: there is no layer since the last tap");
     builder.add_convolution("third", second, layer(), end(Some(second))).unwrap();
     builder.add_tap().unwrap();
 }
 
-/// What comes after the last tap is nothing that anybody could ask for.
+/// The output of later layers cannot be requested.
 #[test]
 fn a_network_ends_at_its_last_tap() {
     let (mut builder, first) = started();
-    let end = epilogue(None, true, Precision::F32);
+    let end = epilogue(None, true, DType::F32);
     builder.add_convolution("second", first, layer(8, 12, [1, 1, 0]), end).unwrap();
     let tap = builder.add_tap().unwrap();
     let last = builder.add_max_pool("unused", first, 3, 2, 1);
@@ -153,15 +158,15 @@ fn a_network_ends_at_its_last_tap() {
     assert!(NetworkBuilder::new(Isa::Portable, SCALE).unwrap().add_tap().is_err());
 }
 
-/// An instruction set has the kernels of its name, where it is present, and none where it is not.
+/// An instruction set uses the kernels of its name if it is present, and is rejected if not.
 #[test]
-fn each_instruction_set_has_its_own_kernels_or_is_refused() {
+fn each_instruction_set_has_its_own_kernels_or_is_rejected() {
     for isa in Isa::ALL {
         let kernels = match KernelSet::new(isa) {
             Ok(kernels) => kernels,
             Err(error) => {
                 let expected =
-                    format!("the instruction set {isa} cannot be used: this machine does not have it");
+                    format!("the instruction set {isa} cannot be used: this CPU does not support it");
                 assert_eq!(error.to_string(), expected);
                 assert!(!isa.is_present());
                 continue;
@@ -169,33 +174,34 @@ fn each_instruction_set_has_its_own_kernels_or_is_refused() {
         };
         assert!(isa.is_present());
         let debug = |kernel: AnyKernel| format!("{kernel:?}").split('(').next().unwrap().to_owned();
-        let narrow = kernels.bf16.map(|(narrowing, bf16)| [debug(narrowing), debug(bf16)]);
-        let (wide, expected) = match isa {
+        let bf16 = kernels.bf16.map(|(narrowing, bf16)| [debug(narrowing), debug(bf16)]);
+        let (expected_f32, expected_bf16) = match isa {
             Isa::Portable => ("PortableF32", None),
             Isa::Avx2 => ("Avx2", None),
             Isa::Avx512 => ("Avx512", None),
             Isa::Avx512Bf16 => ("Avx512", Some(["Avx512Narrowing", "Avx512Bf16"])),
             Isa::AmxBf16 => ("Avx512", Some(["Avx512Narrowing", "AmxBf16"])),
         };
-        assert_eq!(debug(kernels.f32), wide, "{isa}");
-        assert_eq!(narrow, expected.map(|names| names.map(str::to_owned)), "{isa}");
+        assert_eq!(debug(kernels.f32), expected_f32, "{isa}");
+        assert_eq!(bf16, expected_bf16.map(|names| names.map(str::to_owned)), "{isa}");
     }
 }
 
-/// The portable kernels and those that imitate `bf16` run everywhere, so that no comparison here is of nothing.
+/// The portable and the emulated `bf16` kernels run everywhere, so no test passes without a comparison.
 #[test]
-fn the_comparisons_run_on_every_instruction_set_that_is_here() {
-    let ways = kernel_configs();
-    let ran: Vec<String> = ways.iter().map(|way| format!("{:?} {:?}", way.kernels, way.precisions)).collect();
-    println!("compared on: {ran:#?}");
+fn the_comparisons_run_on_every_instruction_set_that_is_present() {
+    let configs = kernel_configs();
+    let names = configs.iter().map(|config| format!("{:?} {:?}", config.kernels, config.precisions));
+    let names: Vec<String> = names.collect();
+    println!("compared on: {names:#?}");
     let runs = |isa: Isa| {
         let kernels = format!("{:?}", KernelSet::new(isa).unwrap());
-        ways.iter().filter(|way| format!("{:?}", way.kernels) == kernels).count()
+        configs.iter().filter(|config| format!("{:?}", config.kernels) == kernels).count()
     };
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_present()) {
-        let bf16 = isa.computes(Precision::Bf16);
+        let bf16 = isa.computes(DType::Bf16);
         assert_eq!(runs(isa), if bf16 && !cfg!(miri) { 2 } else { 1 }, "{isa}");
     }
     assert_eq!(runs(Isa::Portable), 1);
-    assert!(ran.iter().any(|way| way.contains("EmulatedBf16")));
+    assert!(names.iter().any(|name| name.contains("EmulatedBf16")));
 }

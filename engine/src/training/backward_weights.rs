@@ -1,29 +1,32 @@
-//! The derivative by the weights: a sum over all positions, for each tap, input and output.
+//! Gradient with respect to the weights: a sum over all positions for each tap, input and output.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::im2col::{self, Im2col, PositionGrid};
-use super::im2col_gemm::{SharedOutput, with_thread_buffer};
-use super::pack::piece_len;
+use super::im2col::{Im2col, PositionGrid, TapRange, pack_lines};
+use super::im2col_gemm::with_thread_buffer;
+use super::pack::{load_partial, piece_len};
 use super::{ScaleBiasGrad, ScaledWeights, split_evenly};
-use crate::cache_line::CacheLine;
+use crate::cache_line::{CacheLine, SharedPtr};
 use crate::dispatch::AnyKernel;
 use crate::gemm::split_into_tiles;
-use crate::kernels::{Job, Kernel, Simd, Vector};
+use crate::kernels::{Job, Kernel, Simd};
 use crate::tile::{Stride, TileOperands, TileSink, multiply_tile};
 
-/// Positions that are summed at once, at most: their inputs for a tile are in the L1 cache, their gradients in the L2.
+/// Maximum number of positions summed at once: the inputs of a tile fit the L1 cache, the gradients the L2
+/// cache.
 pub(super) const MAX_PIECE: usize = 128;
-/// Outputs that are taken at once, at most.
+/// Maximum number of outputs in a chunk.
 const MAX_COLUMNS: usize = 2048;
-/// Positions of a slice, at least. Where there are more, sums of slices are made side by side and then added.
+/// Minimum number of positions in a slice. The sums of slices are computed in parallel and then added.
 const MIN_SLICE: usize = 3136;
-/// Slices, at most.
+/// Maximum number of slices.
 const MAX_SLICES: usize = 16;
 
+/// The gradient with respect to the weights of a convolution; fields as in
+/// [`ConvOps::backward_weights`](super::ConvOps::backward_weights).
 pub(super) struct BackwardWeights<'a> {
     pub(super) kernel: AnyKernel,
     pub(super) im2col: Im2col,
@@ -35,12 +38,11 @@ pub(super) struct BackwardWeights<'a> {
     pub(super) accumulate: bool,
 }
 
-/// A tile of rows of the weights: the row of taps, the first value in it, and how many.
-type RowTile = (usize, usize, usize);
-
-/// How the work is cut. Slices and groups depend on the sizes and the kernel alone: sums are made of theirs.
+/// How the work is split. Slices and groups, which determine the order of sums, depend only on sizes and the
+/// kernel.
 struct WorkSplit {
-    tiles: Vec<RowTile>,
+    /// Tiles of rows of the weights.
+    tiles: Vec<TapRange>,
     /// Ranges of tiles.
     groups: Vec<Range<usize>>,
     /// Ranges of panels.
@@ -52,13 +54,11 @@ struct WorkSplit {
 impl WorkSplit {
     fn new(job: &BackwardWeights<'_>, positions: usize) -> Self {
         let layout = job.kernel.layout();
-        let gather = &job.im2col;
-        let tiles: Vec<RowTile> = (0..gather.taps[0])
-            .flat_map(|tap| {
-                split_into_tiles(gather.tap_row_len(), layout.rows)
-                    .map(move |(start, rows)| (tap, start, rows))
-            })
-            .collect();
+        let tap_row_tiles = |tap| {
+            let tiles = split_into_tiles(job.im2col.tap_row_len(), layout.rows);
+            tiles.map(move |(start, len)| TapRange { tap, start, len })
+        };
+        let tiles: Vec<TapRange> = (0..job.im2col.taps[0]).flat_map(tap_row_tiles).collect();
         let slices = positions.div_ceil(MIN_SLICE).min(MAX_SLICES);
         let groups = if slices >= 4 {
             tiles.len().div_ceil(24)
@@ -66,8 +66,8 @@ impl WorkSplit {
             tiles.len().div_ceil(16).next_multiple_of(4).min(tiles.len())
         };
         let panels = job.outputs.div_ceil(16 * layout.vectors);
-        let enough = (2 * rayon::current_num_threads()).div_ceil(slices * groups);
-        let chunks = job.outputs.div_ceil(MAX_COLUMNS).max(enough).min(panels);
+        let min_chunks = (2 * rayon::current_num_threads()).div_ceil(slices * groups);
+        let chunks = job.outputs.div_ceil(MAX_COLUMNS).max(min_chunks).min(panels);
         Self {
             groups: split_evenly(tiles.len(), groups),
             tiles,
@@ -76,16 +76,17 @@ impl WorkSplit {
         }
     }
 
-    /// Rows of the weights in a group.
-    fn weight_rows(&self, group: usize, line: usize) -> Range<usize> {
-        let first_row = |&(tap, start, _): &RowTile| tap * line + start;
+    /// Rows of the weights `[K * K * C, O]` in a group.
+    fn weight_rows(&self, group: usize, tap_row_len: usize) -> Range<usize> {
+        let first_row = |range: &TapRange| range.tap * tap_row_len + range.start;
         let tiles = &self.tiles[self.groups[group].clone()];
         let last = &tiles[tiles.len() - 1];
-        first_row(&tiles[0])..first_row(last) + last.2
+        first_row(&tiles[0])..first_row(last) + last.len
     }
 }
 
 impl BackwardWeights<'_> {
+    /// Computes the gradients on the threads of the current rayon pool.
     pub(super) fn run(
         self,
         thread_buffers: &[Mutex<Vec<CacheLine>>],
@@ -93,10 +94,10 @@ impl BackwardWeights<'_> {
         weight_gradient: &mut [f32],
     ) -> ScaleBiasGrad {
         let grid = PositionGrid { batch: self.batch, im2col: self.im2col };
-        let layout = self.kernel.layout();
+        let vectors = self.kernel.layout().vectors;
         let (depth, tap_row_len) = (self.im2col.depth(), self.im2col.tap_row_len());
         let split = WorkSplit::new(&self, grid.positions());
-        let width = self.outputs.next_multiple_of(16 * layout.vectors);
+        let width = self.outputs.next_multiple_of(16 * vectors);
         let (groups, chunks, slices) = (split.groups.len(), split.chunks.len(), split.slices.len());
         let partial_len = if slices > 1 { slices * depth * width } else { 0 };
         if partial_sums.len() < partial_len {
@@ -109,29 +110,25 @@ impl BackwardWeights<'_> {
         let max_rows =
             (0..groups).map(|group| split.weight_rows(group, tap_row_len).len()).max().unwrap_or(0);
         let max_panels = split.chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let (tile_lines, gradient_lines) = (piece, piece * max_panels * layout.vectors);
-        let sum_lines = if slices > 1 { 0 } else { max_rows * max_panels * layout.vectors };
+        let (tile_lines, gradient_lines) = (piece, piece * max_panels * vectors);
+        let sum_lines = if slices > 1 { 0 } else { max_rows * max_panels * vectors };
 
-        let shared_partial = SharedOutput(partial_sums.as_mut_ptr());
-        let results = GradOutputs {
-            out: SharedOutput(weight_gradient.as_mut_ptr()),
-            scale_sums: SharedOutput(scale_sums.as_mut_ptr()),
-            width,
-        };
-        let shared_bias = SharedBiasSums(bias_sums.as_mut_ptr());
+        let shared_partial = SharedPtr::new(partial_sums);
+        let shared_bias = SharedPtr::new(&mut bias_sums);
+        let (out, shared_scale) = (SharedPtr::new(weight_gradient), SharedPtr::new(&mut scale_sums));
+        let outputs = GradOutputs { out, scale_sums: shared_scale, width };
         (0..slices * groups * chunks).into_par_iter().with_max_len(1).for_each(|unit| {
             let (slice, group, chunk) = (unit / chunks / groups, unit / chunks % groups, unit % chunks);
             let (rows, panels) = (split.weight_rows(group, tap_row_len), split.chunks[chunk].clone());
             with_thread_buffer(thread_buffers, tile_lines + gradient_lines + sum_lines, |buffer| {
-                let (tile, buffer) = buffer.split_at_mut(tile_lines);
-                let (gradient, sums) = buffer.split_at_mut(gradient_lines);
-                let first = panels.start * 16 * layout.vectors;
-                let sum_rows = if slices > 1 {
-                    // SAFETY: inside; the slice's rows and columns are this unit's.
-                    let ptr = unsafe { shared_partial.offset((slice * depth + rows.start) * width + first) };
-                    SumRows { ptr, stride: width }
+                let (inputs, buffer) = buffer.split_at_mut(tile_lines);
+                let (gradients, sums) = buffer.split_at_mut(gradient_lines);
+                // The slice's rows and columns of the partial sums are this unit's.
+                let sums = if slices > 1 {
+                    let first = (slice * depth + rows.start) * width + panels.start * 16 * vectors;
+                    SumRows { ptr: shared_partial.offset(first), stride: width }
                 } else {
-                    SumRows { ptr: sums.as_mut_ptr().cast(), stride: panels.len() * 16 * layout.vectors }
+                    SumRows { ptr: sums.as_mut_ptr().cast(), stride: panels.len() * 16 * vectors }
                 };
                 self.kernel.run_f32(SliceJob {
                     job: &self,
@@ -140,64 +137,47 @@ impl BackwardWeights<'_> {
                     panels: panels.clone(),
                     positions: split.slices[slice].clone(),
                     piece,
-                    bias_sums: (group == 0).then_some((shared_bias, slice * width)),
-                    buffers: (tile, gradient),
-                    sums: sum_rows,
+                    bias_sums: (group == 0).then(|| shared_bias.offset(slice * width)),
+                    inputs,
+                    gradients,
+                    sums,
                 });
                 if slices == 1 {
-                    let sources = SliceSums { first: sum_rows, count: 1, slice_stride: 0 };
-                    self.kernel.run_f32(ReduceSlices {
-                        job: &self,
-                        rows,
-                        panels,
-                        slices: sources,
-                        outputs: results,
-                        group,
-                    });
+                    let slices = SliceSums { first: sums, count: 1, slice_stride: 0 };
+                    self.kernel.run_f32(ReduceSlices { job: &self, rows, panels, slices, outputs, group });
                 }
             });
         });
         if slices > 1 {
             (0..groups * chunks).into_par_iter().with_max_len(1).for_each(|unit| {
-                let (rows, panels) =
-                    (split.weight_rows(unit / chunks, tap_row_len), split.chunks[unit % chunks].clone());
-                // SAFETY: inside.
-                let ptr =
-                    unsafe { shared_partial.offset(rows.start * width + panels.start * 16 * layout.vectors) };
+                let (group, panels) = (unit / chunks, split.chunks[unit % chunks].clone());
+                let rows = split.weight_rows(group, tap_row_len);
+                let ptr = shared_partial.offset(rows.start * width + panels.start * 16 * vectors);
                 let first = SumRows { ptr, stride: width };
-                let sources = SliceSums { first, count: slices, slice_stride: depth * width };
-                self.kernel.run_f32(ReduceSlices {
-                    job: &self,
-                    rows,
-                    panels,
-                    slices: sources,
-                    outputs: results,
-                    group: unit / chunks,
-                });
+                let slices = SliceSums { first, count: slices, slice_stride: depth * width };
+                self.kernel.run_f32(ReduceSlices { job: &self, rows, panels, slices, outputs, group });
             });
         }
-        let columns = 0..self.outputs;
-        let sum_parts = |column: usize, parts: usize, value: &dyn Fn(usize) -> f64| {
+        let column_sum = |column: usize, parts: usize, value: &dyn Fn(usize) -> f64| {
             (0..parts).map(|part| value(part * width + column)).sum::<f64>() as f32
         };
+        let scale = |column| column_sum(column, groups, &|index| f64::from(scale_sums[index]));
+        let bias = |column| column_sum(column, slices, &|index| bias_sums[index]);
         ScaleBiasGrad {
-            scale: columns
-                .clone()
-                .map(|column| sum_parts(column, groups, &|at| f64::from(scale_sums[at])))
-                .collect(),
-            bias: columns.map(|column| sum_parts(column, slices, &|at| bias_sums[at])).collect(),
+            scale: (0..self.outputs).map(scale).collect(),
+            bias: (0..self.outputs).map(bias).collect(),
         }
     }
 }
 
-/// Rows of sums, so many values apart.
+/// Rows of sums, `stride` values apart.
 #[derive(Clone, Copy)]
 pub(super) struct SumRows {
     pub(super) ptr: *mut f32,
     pub(super) stride: usize,
 }
 
-/// Sums of slices, so many values apart.
+/// The sums of `count` slices, `slice_stride` values apart.
 #[derive(Clone, Copy)]
 pub(super) struct SliceSums {
     pub(super) first: SumRows,
@@ -205,40 +185,34 @@ pub(super) struct SliceSums {
     pub(super) slice_stride: usize,
 }
 
-/// What the units write to, each to its own rows and columns.
+/// The results; each unit writes its own rows and columns.
 #[derive(Clone, Copy)]
 pub(super) struct GradOutputs {
-    pub(super) out: SharedOutput,
-    /// `[groups, width]`
-    pub(super) scale_sums: SharedOutput,
+    /// Gradient of the weights.
+    pub(super) out: SharedPtr<f32>,
+    /// Partial sums of the gradient of the scale, `[groups, width]`.
+    pub(super) scale_sums: SharedPtr<f32>,
     pub(super) width: usize,
 }
 
-/// Of gradients, `[slices, width]`.
-#[derive(Clone, Copy)]
-struct SharedBiasSums(*mut f64);
-
-// SAFETY: as for `Shared`.
-unsafe impl Send for SharedBiasSums {}
-// SAFETY: as for `Shared`.
-unsafe impl Sync for SharedBiasSums {}
-
-/// The sums of some rows and columns over some positions.
+/// Computes the sums of some rows and columns over the positions of a slice.
 struct SliceJob<'a> {
     job: &'a BackwardWeights<'a>,
     grid: &'a PositionGrid,
-    tiles: &'a [RowTile],
+    tiles: &'a [TapRange],
     panels: Range<usize>,
     positions: Range<usize>,
     piece: usize,
-    /// Where the sums of the gradient go, if they are wanted.
-    bias_sums: Option<(SharedBiasSums, usize)>,
-    /// For the inputs of a tile, and for gradients.
-    buffers: (&'a mut [CacheLine], &'a mut [CacheLine]),
+    /// Destination of the slice's sums of the gradient, `[width]`, if this job computes them.
+    bias_sums: Option<*mut f64>,
+    /// Buffer for the inputs of a tile.
+    inputs: &'a mut [CacheLine],
+    /// Buffer for gradients.
+    gradients: &'a mut [CacheLine],
     sums: SumRows,
 }
 
-/// Inputs of a position in a cell.
+/// Inputs of a position in a cache line: a row of the tile is an input, a step is a position.
 pub(super) struct InputLines;
 
 impl Stride for InputLines {
@@ -246,7 +220,7 @@ impl Stride for InputLines {
     const STEP: usize = CacheLine::BYTES;
 }
 
-/// Stores sums as they are, or adds them.
+/// Stores sums, or adds them to the values at `dst`.
 pub(super) struct SumSink {
     pub(super) dst: *mut f32,
     pub(super) stride: usize,
@@ -258,7 +232,7 @@ impl TileSink for SumSink {
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         let simd = kernel.simd();
         for (index, &vector) in sums.as_ref().iter().enumerate() {
-            // SAFETY: the maker has whole panels for each row.
+            // SAFETY: the creator of the sink guarantees whole panels for each row.
             unsafe {
                 let dst = self.dst.add(row * self.stride + 16 * index);
                 simd.store(dst, if self.accumulate { simd.add(vector, simd.load(dst)) } else { vector });
@@ -270,49 +244,48 @@ impl TileSink for SumSink {
 impl Job for SliceJob<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let (input_lines, gradient_lines) = self.buffers;
         let mut first = self.positions.start;
         while first < self.positions.end {
             let last = self.positions.end.min(first + self.piece);
             let count = last - first;
             for (index, panel) in self.panels.clone().enumerate() {
-                let lines = &mut gradient_lines[index * count * K::VECTORS..][..count * K::VECTORS];
+                let lines = &mut self.gradients[index * count * K::VECTORS..][..count * K::VECTORS];
                 let sums = pack_gradient(kernel, self.job, first, panel, lines);
-                if let Some((SharedBiasSums(bias), offset)) = self.bias_sums {
-                    // A kernel of one vector has sums for no more: what lies behind is another unit's.
+                if let Some(bias_sums) = self.bias_sums {
+                    // With one vector per panel, the second vector of `sums` would belong to another unit.
                     for (lane, sum) in sums[..K::VECTORS].as_flattened().iter().enumerate() {
-                        // SAFETY: this unit alone has the slice's column.
-                        unsafe { *bias.add(offset + panel * 16 * K::VECTORS + lane) += f64::from(*sum) };
+                        // SAFETY: only this unit writes the slice's column.
+                        unsafe { *bias_sums.add(panel * 16 * K::VECTORS + lane) += f64::from(*sum) };
                     }
                 }
             }
             let mut row = 0;
-            for &(tap, start, rows) in self.tiles {
-                // SAFETY: there is a cell for each position; rows and columns of the sums are this unit's.
+            for &range in self.tiles {
+                // SAFETY: there is a line for each position; only this unit writes these rows and columns.
                 unsafe {
-                    let inputs = input_lines.as_mut_ptr();
-                    im2col::pack_lines(self.grid, self.job.input, first..last, (tap, start, rows), inputs);
+                    let inputs = self.inputs.as_mut_ptr();
+                    pack_lines(self.grid, self.job.input, first..last, range, inputs);
                     for index in 0..self.panels.len() {
                         let operands = TileOperands {
                             activations: inputs.cast_const().cast(),
                             offsets: &[0],
                             steps: count,
-                            weights: gradient_lines.as_ptr().add(index * count * K::VECTORS),
+                            weights: self.gradients.as_ptr().add(index * count * K::VECTORS),
                         };
                         let dst = self.sums.ptr.add(row * self.sums.stride + index * 16 * K::VECTORS);
                         let accumulate = first > self.positions.start;
                         let sink = SumSink { dst, stride: self.sums.stride, accumulate };
-                        multiply_tile::<K, InputLines>(kernel, rows, &operands, &sink);
+                        multiply_tile::<K, InputLines>(kernel, range.len, &operands, &sink);
                     }
                 }
-                row += rows;
+                row += range.len;
             }
             first = last;
         }
     }
 }
 
-/// A panel of the gradient at some positions, from `first` on, and its sums over them.
+/// Packs a panel of the gradient at the positions from `first` on; returns its sums over these positions.
 #[inline(always)]
 fn pack_gradient<K: Kernel>(
     kernel: K,
@@ -322,35 +295,27 @@ fn pack_gradient<K: Kernel>(
     dst: &mut [CacheLine],
 ) -> [[f32; 16]; 2] {
     let (simd, outputs) = (kernel.simd(), job.outputs);
-    let mut all_sums = [[0.0; 16]; 2];
-    for (vector, all) in all_sums.iter_mut().enumerate().take(K::VECTORS) {
+    let mut sums = [[0.0; 16]; 2];
+    for (vector, sums) in sums.iter_mut().enumerate().take(K::VECTORS) {
         let column = (panel * K::VECTORS + vector) * 16;
         let lanes = outputs.saturating_sub(column).min(16);
-        let mut sums = simd.splat(0.0);
+        let mut sum = simd.splat(0.0);
         for (index, line) in dst.iter_mut().skip(vector).step_by(K::VECTORS).enumerate() {
-            let index = (first + index) * outputs + column;
-            // SAFETY: 16 values of the gradient, or a copy of as many as there are; a cell has 16.
+            let src = job.gradient.as_ptr().wrapping_add((first + index) * outputs + column);
+            // SAFETY: the lanes are inside the gradient; a cache line has 16 values.
             unsafe {
-                let values = if lanes == 16 {
-                    simd.load(job.gradient[index..index + 16].as_ptr())
-                } else {
-                    let mut values = [0.0; 16];
-                    if lanes > 0 {
-                        values[..lanes].copy_from_slice(&job.gradient[index..index + lanes]);
-                    }
-                    simd.load(values.as_ptr())
-                };
-                sums = simd.add(sums, values);
+                let values = load_partial(kernel, src, lanes);
+                sum = simd.add(sum, values);
                 simd.store(std::ptr::from_mut(line).cast(), values);
             }
         }
         // SAFETY: 16 values.
-        unsafe { simd.store(all.as_mut_ptr(), sums) };
+        unsafe { simd.store(sums.as_mut_ptr(), sum) };
     }
-    all_sums
+    sums
 }
 
-/// Adds the sums of slices, and makes the derivative of them.
+/// Adds the sums of slices, and computes the gradients of weights and scale from the total.
 pub(super) struct ReduceSlices<'a> {
     pub(super) job: &'a BackwardWeights<'a>,
     pub(super) rows: Range<usize>,
@@ -366,43 +331,37 @@ impl Job for ReduceSlices<'_> {
         let (simd, outputs) = (kernel.simd(), self.job.outputs);
         let zero = simd.splat(0.0);
         let ScaledWeights { values, scale } = self.job.weights;
+        let SumRows { ptr, stride } = self.slices.first;
         let first = self.panels.start * 16 * K::VECTORS;
         let vectors = (outputs.min(self.panels.end * 16 * K::VECTORS) - first).div_ceil(16);
-        // SAFETY: the group's columns are this unit's.
-        let products = unsafe { self.outputs.scale_sums.offset(self.group * self.outputs.width + first) };
+        // The group's columns are this unit's.
+        let scale_sums = self.outputs.scale_sums.offset(self.group * self.outputs.width + first);
         for (row_index, row) in self.rows.clone().enumerate() {
             for vector in 0..vectors {
                 let column = first + 16 * vector;
                 let index = row * outputs + column;
                 let lanes = (outputs - column).min(16);
-                // SAFETY: sources and sums have whole panels; weights and results are read and written where they are.
+                // SAFETY: slices and scale sums have whole panels; only valid lanes of weights and results
+                // are accessed.
                 unsafe {
                     let mut sum = zero;
-                    for source in 0..self.slices.count {
-                        let SumRows { ptr, stride } = self.slices.first;
-                        let src =
-                            ptr.add(source * self.slices.slice_stride + row_index * stride + 16 * vector);
-                        sum = simd.add(sum, simd.load(src));
+                    for slice in 0..self.slices.count {
+                        let offset = slice * self.slices.slice_stride + row_index * stride + 16 * vector;
+                        sum = simd.add(sum, simd.load(ptr.add(offset)));
                     }
-                    let load_lanes = |from: *const f32| -> Vector<K> {
-                        if lanes == 16 {
-                            return simd.load(from);
-                        }
-                        let mut values = [0.0; 16];
-                        from.copy_to_nonoverlapping(values.as_mut_ptr(), lanes);
-                        simd.load(values.as_ptr())
-                    };
-                    let scale_sum = products.add(16 * vector);
-                    simd.store(
-                        scale_sum,
-                        simd.mul_add(load_lanes(values.as_ptr().add(index)), sum, simd.load(scale_sum)),
-                    );
+                    let scale_sum = scale_sums.add(16 * vector);
+                    let weight = load_partial(kernel, values.as_ptr().add(index), lanes);
+                    simd.store(scale_sum, simd.mul_add(weight, sum, simd.load(scale_sum)));
                     let out = self.outputs.out.offset(index);
-                    let scaled = match scale {
-                        Some(scale) => simd.mul_add(load_lanes(scale.as_ptr().add(column)), sum, zero),
+                    let mut scaled = match scale {
+                        Some(scale) => {
+                            simd.mul_add(load_partial(kernel, scale.as_ptr().add(column), lanes), sum, zero)
+                        }
                         None => sum,
                     };
-                    let scaled = if self.job.accumulate { simd.add(scaled, load_lanes(out)) } else { scaled };
+                    if self.job.accumulate {
+                        scaled = simd.add(scaled, load_partial(kernel, out, lanes));
+                    }
                     if lanes == 16 {
                         simd.store(out, scaled);
                     } else {

@@ -1,9 +1,12 @@
-//! What lies under a kernel, copied to where a tile reads it.
+//! im2col: the inputs under a kernel, copied to where a tile reads them.
+
+use std::ops::Range;
 
 use crate::cache_line::CacheLine;
 
-/// For each position of a grid the values under taps of a source `[N, H, W, C]`: row `y` of the grid and tap `t` see row
-/// `y * stride + first + t`, or zeros where there is none. They are in the order `[tap along H][tap along W][channel]`.
+/// For each position of a grid, the values of a source `[N, H, W, C]` under the taps of a kernel, in the
+/// order `[tap along H][tap along W][channel]`: at row `y` of the grid, tap `t` reads row `y * stride + first
+/// + t`, or zeros outside the source. Columns alike.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Im2col {
     pub(super) height: usize,
@@ -27,25 +30,27 @@ impl Im2col {
         self.taps[0] * self.tap_row_len()
     }
 
+    /// Whether there are no taps.
     pub(super) fn is_empty(&self) -> bool {
         self.depth() == 0
     }
 
-    /// Where the values under a row of taps start in the photo, if it is inside; the position and the tap are rows.
+    /// Offset in the image of the source row under row `tap` of the taps, at row `y` of the grid; `None`
+    /// outside.
     #[inline(always)]
     fn source_row(&self, y: usize, tap: usize) -> Option<usize> {
         let row = (y * self.stride + tap).checked_add_signed(self.first[0])?;
         (row < self.height).then_some(row * self.width * self.channels)
     }
 
-    /// Where the values under a row of taps start, seen from the start of the row.
+    /// Offset in the source row of the first tap, at column `x` of the grid; negative in the padding.
     #[inline(always)]
     fn source_column(&self, x: usize) -> isize {
         ((x * self.stride).cast_signed() + self.first[1]) * self.channels.cast_signed()
     }
 }
 
-/// The positions of some photos, one after the other.
+/// The positions of the grid in all images of a batch, numbered by image, row and column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PositionGrid {
     pub(super) batch: usize,
@@ -53,11 +58,12 @@ pub(super) struct PositionGrid {
 }
 
 impl PositionGrid {
+    /// Number of positions.
     pub(super) fn positions(&self) -> usize {
         self.batch * self.im2col.grid[0] * self.im2col.grid[1]
     }
 
-    /// Photo, row and column.
+    /// Image, row and column of a position.
     #[inline(always)]
     pub(super) fn locate(&self, position: usize) -> (usize, usize, usize) {
         let [height, width] = self.im2col.grid;
@@ -66,23 +72,25 @@ impl PositionGrid {
     }
 }
 
-/// Bytes of a row of a block of rows: whole cells, and one more, so that rows of a tile fall on sets of their own in a cache.
+/// Bytes between two rows of [`pack_rows`]: one cache line more than [`MAX_STEPS`] values, so that the rows
+/// of a tile map to different cache sets.
 pub(super) const ROW_BYTES: usize = (MAX_STEPS + 16) * 4;
-/// Steps of a sum that are taken at once, at most.
+/// Maximum number of steps of a sum that are packed at once.
 pub(super) const MAX_STEPS: usize = 512;
 
-/// Copies the values `steps` of positions from `first` on to `rows` rows at `to`.
+/// Copies the values `steps` of `rows` positions, from position `first` on, to rows of [`ROW_BYTES`] bytes at
+/// `dst`.
 ///
 /// # Safety
-/// `from` is the whole source; `to` is valid for writes of `rows` rows of [`ROW`] bytes; positions and steps are inside, and steps no
-/// more than [`STEPS`].
+/// `input` must be the whole source, `dst` valid for writes of `rows` rows; positions and steps must be
+/// inside, with at most [`MAX_STEPS`] steps.
 #[inline(always)]
 pub(super) unsafe fn pack_rows(
     grid: &PositionGrid,
     input: &[f32],
     first: usize,
     rows: usize,
-    steps: std::ops::Range<usize>,
+    steps: Range<usize>,
     dst: *mut CacheLine,
 ) {
     let im2col = &grid.im2col;
@@ -90,34 +98,23 @@ pub(super) unsafe fn pack_rows(
     let image_len = im2col.height * row_len;
     let (mut image, mut y, mut x) = grid.locate(first);
     for row in 0..rows {
-        // SAFETY: the caller has room for the row.
-        let mut row_dst: *mut f32 = unsafe { dst.cast::<u8>().add(row * ROW_BYTES).cast() };
+        // SAFETY: `dst` has space for the row.
+        let mut dst: *mut f32 = unsafe { dst.cast::<u8>().add(row * ROW_BYTES).cast() };
         let column = im2col.source_column(x);
         let mut step = steps.start;
         while step < steps.end {
             let (tap, start) = (step / tap_row_len, step % tap_row_len);
             let len = (tap_row_len - start).min(steps.end - step);
-            let column_start = column + start.cast_signed();
-            // SAFETY: what is copied is inside the row of the photo; zeros and values are as many as there are steps.
+            // SAFETY: `dst` has space for all steps.
             unsafe {
                 match im2col.source_row(y, tap) {
-                    Some(row_start) => {
-                        let valid_start = (-column_start).clamp(0, len.cast_signed()) as usize;
-                        let valid_end = (row_len.cast_signed() - column_start)
-                            .clamp(valid_start.cast_signed(), len.cast_signed())
-                            as usize;
-                        let start_index = image * image_len + row_start;
-                        copy_padded(
-                            input,
-                            start_index.wrapping_add_signed(column_start),
-                            valid_start..valid_end,
-                            len,
-                            row_dst,
-                        );
+                    Some(offset) => {
+                        let source = &input[image * image_len + offset..][..row_len];
+                        copy_padded(source, column + start.cast_signed(), len, dst);
                     }
-                    None => row_dst.write_bytes(0, len),
+                    None => dst.write_bytes(0, len),
                 }
-                row_dst = row_dst.add(len);
+                dst = dst.add(len);
             }
             step += len;
         }
@@ -131,80 +128,84 @@ pub(super) unsafe fn pack_rows(
     }
 }
 
-/// `length` values, from `from[at]` on, of which those of a range are there, and the others are zeros.
+/// Copies `len` values of `row` from `start` on, with zeros for indices outside the row.
 ///
 /// # Safety
-/// The range of values is inside, and `to` is valid for writes of `length`.
+/// `dst` must be valid for writes of `len` values.
 #[inline(always)]
-unsafe fn copy_padded(input: &[f32], start: usize, range: std::ops::Range<usize>, len: usize, dst: *mut f32) {
-    debug_assert!(range.is_empty() || start.wrapping_add(range.end) <= input.len());
-    // SAFETY: the caller's promise.
+unsafe fn copy_padded(row: &[f32], start: isize, len: usize, dst: *mut f32) {
+    let valid_start = (-start).clamp(0, len.cast_signed());
+    let valid_end = (row.len().cast_signed() - start).clamp(valid_start, len.cast_signed()) as usize;
+    let valid_start = valid_start as usize;
+    // SAFETY: the range of valid values is inside the row and the destination.
     unsafe {
-        if range.start > 0 {
-            dst.write_bytes(0, range.start);
+        if valid_start > 0 {
+            dst.write_bytes(0, valid_start);
         }
-        if !range.is_empty() {
-            dst.add(range.start)
-                .copy_from_nonoverlapping(input.as_ptr().add(start.wrapping_add(range.start)), range.len());
+        if valid_start < valid_end {
+            let src = row.as_ptr().add(valid_start.wrapping_add_signed(start));
+            dst.add(valid_start).copy_from_nonoverlapping(src, valid_end - valid_start);
         }
-        if range.end < len {
-            dst.add(range.end).write_bytes(0, len - range.end);
+        if valid_end < len {
+            dst.add(valid_end).write_bytes(0, len - valid_end);
         }
     }
 }
 
-/// Copies 16 values of a row of taps, from `start` on, of some positions, to a cell each. Those past the first `wanted` may be
-/// anything.
+/// Values `start..start + len` of row `tap` of the taps; at most 16.
+#[derive(Clone, Copy)]
+pub(super) struct TapRange {
+    pub(super) tap: usize,
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+/// Copies the values of a [`TapRange`] at some positions to a cache line each. The rest of each line is
+/// undefined.
 ///
 /// # Safety
-/// `from` is the whole source; `to` is valid for writes of a cell for each position; positions, the tap and `start..start + wanted` are inside.
+/// `input` must be the whole source, `dst` valid for writes of a line per position; positions and the range
+/// must be inside.
 #[inline(always)]
 pub(super) unsafe fn pack_lines(
     grid: &PositionGrid,
     input: &[f32],
-    positions: std::ops::Range<usize>,
-    (tap, start, count): (usize, usize, usize),
-    dst: *mut CacheLine,
+    positions: Range<usize>,
+    range: TapRange,
+    mut dst: *mut CacheLine,
 ) {
     let im2col = &grid.im2col;
     let row_len = im2col.width * im2col.channels;
     let image_len = im2col.height * row_len;
     let step = im2col.stride * im2col.channels;
     let (mut image, mut y, mut x) = grid.locate(positions.start);
-    let mut dst = dst;
     let mut remaining = positions.len();
     while remaining > 0 {
-        let run = (im2col.grid[1] - x).min(remaining);
-        let column_start = im2col.source_column(x) + start.cast_signed();
-        // SAFETY: a cell for each position; values are read inside the row of the photo, or 16 inside the source.
+        let count = (im2col.grid[1] - x).min(remaining);
+        let first = im2col.source_column(x) + range.start.cast_signed();
+        // SAFETY: `dst` has a line for each position; 16 values are read inside the source, or those inside
+        // the row.
         unsafe {
-            match im2col.source_row(y, tap) {
-                None => dst.write_bytes(0, run),
-                Some(row) => {
-                    let row_start = image * image_len + row;
-                    for index in 0..run {
-                        let lane_start = column_start + (index * step).cast_signed();
-                        let lane_end = lane_start + count.cast_signed();
-                        let line: *mut f32 = dst.add(index).cast();
-                        let start_index = row_start.wrapping_add_signed(lane_start);
-                        if lane_start >= 0
-                            && lane_end <= row_len.cast_signed()
-                            && start_index + 16 <= input.len()
-                        {
-                            line.cast::<CacheLine>()
-                                .write(input.as_ptr().add(start_index).cast::<CacheLine>().read_unaligned());
+            match im2col.source_row(y, range.tap) {
+                None => dst.write_bytes(0, count),
+                Some(offset) => {
+                    let row = image * image_len + offset;
+                    for index in 0..count {
+                        let start = first + (index * step).cast_signed();
+                        let end = start + range.len.cast_signed();
+                        let source = row.wrapping_add_signed(start);
+                        if start >= 0 && end <= row_len.cast_signed() && source + 16 <= input.len() {
+                            let line = input.as_ptr().add(source).cast::<CacheLine>().read_unaligned();
+                            dst.add(index).write(line);
                         } else {
-                            let valid_start = (-lane_start).clamp(0, count.cast_signed()) as usize;
-                            let valid_end = (row_len.cast_signed() - lane_start)
-                                .clamp(valid_start.cast_signed(), count.cast_signed());
-                            copy_padded(input, start_index, valid_start..valid_end as usize, count, line);
+                            copy_padded(&input[row..][..row_len], start, range.len, dst.add(index).cast());
                         }
                     }
                 }
             }
-            dst = dst.add(run);
+            dst = dst.add(count);
         }
-        remaining -= run;
+        remaining -= count;
         x = 0;
         y += 1;
         if y == im2col.grid[0] {

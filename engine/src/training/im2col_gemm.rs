@@ -1,25 +1,25 @@
-//! A product of what lies under a kernel, position by position, with packed weights.
+//! GEMM of im2col rows with packed weights. The rows are packed a few tiles at a time.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::im2col::{self, MAX_STEPS, PositionGrid, ROW_BYTES};
+use super::im2col::{MAX_STEPS, PositionGrid, ROW_BYTES, pack_rows};
 use super::pack::piece_len;
 use super::{TrainEpilogue, split_evenly};
-use crate::cache_line::CacheLine;
+use crate::cache_line::{CacheLine, SharedPtr};
 use crate::dispatch::AnyKernel;
 use crate::gemm::split_into_tiles;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tile::{Stride, TileOperands, TileSink, multiply_tile};
 use crate::winograd::PixelSink;
 
-/// Tiles of rows that are gathered at once: with [`STEPS`] they fill a part of the L2 cache, and each panel of weights passes by once for
-/// all of them.
+/// Tiles of rows packed at once: with [`MAX_STEPS`] they fill a part of the L2 cache, and each panel of
+/// weights is read once for all of them.
 const TILES_PER_BLOCK: usize = 8;
 
-/// A matrix of positions by channels: `from` gathered, times weights.
+/// The product of the im2col matrix `[positions, depth]` of `input` with weights `[depth, columns]`.
 pub(super) struct Im2colGemm<'a> {
     pub(super) kernel: AnyKernel,
     pub(super) grid: PositionGrid,
@@ -30,38 +30,19 @@ pub(super) struct Im2colGemm<'a> {
     pub(super) output_map: OutputMap<'a>,
 }
 
-/// Where the positions of a grid lie in the result `[N, H, W, C]`, and what happens to sums before they are stored there.
+/// Maps the positions of a grid to pixels of the result `[N, H, W, C]`, with the epilogue to apply there.
 #[derive(Clone, Copy)]
 pub(super) struct OutputMap<'a> {
     /// Row and column of the first position.
     pub(super) first: [usize; 2],
-    /// Rows and columns from a position to the next.
+    /// Rows and columns between two positions.
     pub(super) stride: usize,
     /// `[H, W]`
     pub(super) size: [usize; 2],
     pub(super) epilogue: TrainEpilogue<'a>,
 }
 
-/// What threads write to, each in a place of its own.
-#[derive(Clone, Copy)]
-pub(super) struct SharedOutput(pub(super) *mut f32);
-
-// SAFETY: whoever writes says why nobody else does.
-unsafe impl Send for SharedOutput {}
-// SAFETY: as above.
-unsafe impl Sync for SharedOutput {}
-
-impl SharedOutput {
-    /// # Safety
-    /// The value is inside.
-    #[inline(always)]
-    pub(super) unsafe fn offset(self, value: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(value) }
-    }
-}
-
-/// Room of `count` cells for the thread at hand.
+/// Calls `work` with a buffer of `count` cache lines that belongs to the current thread.
 pub(super) fn with_thread_buffer<R>(
     thread_buffers: &[Mutex<Vec<CacheLine>>],
     count: usize,
@@ -76,16 +57,17 @@ pub(super) fn with_thread_buffer<R>(
 }
 
 impl Im2colGemm<'_> {
+    /// Computes the product on the threads of the current rayon pool.
     pub(super) fn run(&self, thread_buffers: &[Mutex<Vec<CacheLine>>], output: &mut [f32]) {
         let layout = self.kernel.layout();
         let (positions, n_threads) = (self.grid.positions(), rayon::current_num_threads());
         let panels = self.columns.div_ceil(16 * layout.vectors);
         let tiles = positions.div_ceil(layout.rows);
-        // As many blocks for each thread, and for few positions a part of the panels each.
+        // A multiple of the threads; with few positions, each block is split along the panels too.
         let blocks = tiles.div_ceil(TILES_PER_BLOCK).next_multiple_of(n_threads).min(tiles);
         let parts = (2 * n_threads).div_ceil(blocks).min(panels);
         let lines = TILES_PER_BLOCK.max(tiles.div_ceil(blocks)) * layout.rows * ROW_BYTES / CacheLine::BYTES;
-        let out = SharedOutput(output.as_mut_ptr());
+        let out = SharedPtr::new(output);
         let (blocks, parts) = (split_evenly(tiles, blocks), split_evenly(panels, parts));
         (0..blocks.len() * parts.len()).into_par_iter().with_max_len(1).for_each(|unit| {
             let (rows, panels) = (&blocks[unit / parts.len()], parts[unit % parts.len()].clone());
@@ -96,28 +78,28 @@ impl Im2colGemm<'_> {
         });
     }
 
-    /// Where the channels of positions start in the result.
+    /// Offsets of positions in the result.
     fn offsets(&self, positions: Range<usize>) -> Vec<usize> {
-        let OutputMap { first, stride: step, size, .. } = self.output_map;
+        let OutputMap { first, stride, size, .. } = self.output_map;
         positions
             .map(|position| {
                 let (image, y, x) = self.grid.locate(position);
-                ((image * size[0] + y * step + first[0]) * size[1] + x * step + first[1]) * self.columns
+                ((image * size[0] + y * stride + first[0]) * size[1] + x * stride + first[1]) * self.columns
             })
             .collect()
     }
 }
 
-/// Some positions by some panels.
+/// The result of some positions and panels.
 struct GemmBlock<'a> {
     gemm: &'a Im2colGemm<'a>,
     positions: Range<usize>,
     panels: Range<usize>,
-    out: SharedOutput,
+    out: SharedPtr<f32>,
     buffer: &'a mut [CacheLine],
 }
 
-/// Rows that were gathered.
+/// Rows written by [`pack_rows`].
 struct Im2colRows;
 
 impl Stride for Im2colRows {
@@ -131,34 +113,26 @@ impl Job for GemmBlock<'_> {
         let panels = columns.div_ceil(16 * K::VECTORS);
         let depth = grid.im2col.depth().max(1);
         let steps = piece_len(depth, MAX_STEPS);
+        let (first, rows) = (self.positions.start, self.positions.len());
         let buffer = self.buffer.as_mut_ptr();
         let offsets = self.gemm.offsets(self.positions.clone());
         let mut start = 0;
         while start < depth {
             let end = depth.min(start + steps);
             let length = end - start;
-            // SAFETY: there is room for all rows; a sum over nothing reads a step of zeros.
+            // SAFETY: the buffer has space for all rows; a sum without steps reads one step of zeros.
             unsafe {
                 if grid.im2col.is_empty() {
-                    for row in 0..self.positions.len() {
-                        buffer.cast::<u8>().add(row * ROW_BYTES).write_bytes(0, 4);
-                    }
+                    (0..rows).for_each(|row| buffer.cast::<u8>().add(row * ROW_BYTES).write_bytes(0, 4));
                 } else {
-                    im2col::pack_rows(
-                        grid,
-                        input,
-                        self.positions.start,
-                        self.positions.len(),
-                        start..end,
-                        buffer,
-                    );
+                    pack_rows(grid, input, first, rows, start..end, buffer);
                 }
             }
             for panel in self.panels.clone() {
                 let line = (start * panels + panel * length) * K::VECTORS;
-                for (first, rows) in split_into_tiles(self.positions.len(), K::ROWS) {
+                for (first, rows) in split_into_tiles(rows, K::ROWS) {
                     let target = TileTarget {
-                        out: self.out.0,
+                        out: self.out.offset(0),
                         offsets: &offsets[first..first + rows],
                         column: panel * 16 * K::VECTORS,
                         columns: *columns,
@@ -166,7 +140,8 @@ impl Job for GemmBlock<'_> {
                     };
                     let is_last = end == depth;
                     target.prefetch(kernel, is_last.then_some(&output_map.epilogue));
-                    // SAFETY: rows and weights are there, and nobody else writes these positions' channels.
+                    // SAFETY: rows and weights are inside, and no other thread writes these positions'
+                    // channels.
                     unsafe {
                         let operands = TileOperands {
                             activations: buffer.cast::<u8>().add(first * ROW_BYTES),
@@ -180,12 +155,8 @@ impl Job for GemmBlock<'_> {
                         } else {
                             let epilogue =
                                 if is_last { output_map.epilogue } else { TrainEpilogue::default() };
-                            multiply_tile::<K, Im2colRows>(
-                                kernel,
-                                rows,
-                                &operands,
-                                &EpilogueSink { target, epilogue },
-                            );
+                            let sink = EpilogueSink { target, epilogue };
+                            multiply_tile::<K, Im2colRows>(kernel, rows, &operands, &sink);
                         }
                     }
                 }
@@ -195,23 +166,25 @@ impl Job for GemmBlock<'_> {
     }
 }
 
-/// Where the sums of a tile go.
+/// Destination of the sums of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct TileTarget<'a> {
     pub(super) out: *mut f32,
-    /// Of each row, in the result.
+    /// Offset of each row in the result.
     pub(super) offsets: &'a [usize],
-    /// The first channel of the panel.
+    /// First channel of the panel.
     pub(super) column: usize,
     pub(super) columns: usize,
-    /// Whether sums are added to what is there.
+    /// Whether sums are added to the values in `out`.
     pub(super) accumulate: bool,
 }
 
 impl TileTarget<'_> {
+    /// Prefetches what the epilogue reads, and the values that sums are added to.
     #[inline(always)]
     fn prefetch<K: Kernel>(&self, kernel: K, epilogue: Option<&TrainEpilogue<'_>>) {
-        let inputs = epilogue.map(|finish| [finish.addend, finish.mask]).into_iter().flatten().flatten();
+        let inputs =
+            epilogue.map(|epilogue| [epilogue.addend, epilogue.mask]).into_iter().flatten().flatten();
         let accumulated = self.accumulate.then_some(self.out.cast_const());
         for values in inputs.map(<[f32]>::as_ptr).chain(accumulated) {
             for offset in self.offsets {
@@ -224,7 +197,7 @@ impl TileTarget<'_> {
     }
 }
 
-/// Stores sums that are not complete yet, of a whole panel.
+/// Stores incomplete sums of a whole panel.
 struct PartialSink<'a>(TileTarget<'a>);
 
 impl TileSink for PartialSink<'_> {
@@ -241,19 +214,21 @@ impl TileSink for PartialSink<'_> {
     }
 }
 
-/// Stores sums, finished.
+/// Applies the epilogue to sums and stores them.
 pub(super) struct EpilogueSink<'a> {
     pub(super) target: TileTarget<'a>,
     pub(super) epilogue: TrainEpilogue<'a>,
 }
 
 impl EpilogueSink<'_> {
+    /// Stores 16 channels from `channel` on, at `index` in the result.
+    ///
     /// # Safety
-    /// 16 channels from `channel` on, at `at` in the result, are inside all that is read and written.
+    /// The channels must be inside everything that is read and written.
     #[inline(always)]
     unsafe fn store_full<K: Kernel>(&self, kernel: K, index: usize, channel: usize, mut sums: Vector<K>) {
         let simd = kernel.simd();
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let TrainEpilogue { bias, addend, relu, mask, .. } = self.epilogue;
             let dst = self.target.out.add(index);
@@ -263,8 +238,8 @@ impl EpilogueSink<'_> {
             if let Some(bias) = bias {
                 sums = simd.add(sums, simd.load(bias.as_ptr().add(channel)));
             }
-            if let Some(other) = addend {
-                sums = simd.add(sums, simd.load(other.as_ptr().add(index)));
+            if let Some(addend) = addend {
+                sums = simd.add(sums, simd.load(addend.as_ptr().add(index)));
             }
             if relu {
                 sums = simd.max(simd.splat(0.0), sums);
@@ -273,6 +248,37 @@ impl EpilogueSink<'_> {
                 sums = simd.select_positive(sums, simd.load(mask.as_ptr().add(index)));
             }
             simd.store(dst, sums);
+        }
+    }
+
+    /// As [`store_full`](Self::store_full), for the last channels, fewer than 16.
+    ///
+    /// # Safety
+    /// The channels up to the last must be inside everything that is read and written.
+    #[inline(always)]
+    unsafe fn store_partial<K: Kernel>(&self, kernel: K, index: usize, channel: usize, sums: Vector<K>) {
+        let lanes = self.target.columns - channel;
+        let load_lanes = |src: *const f32| {
+            let mut values = [0.0; 16];
+            // SAFETY: guaranteed by the caller.
+            unsafe { src.copy_to_nonoverlapping(values.as_mut_ptr(), lanes) };
+            values
+        };
+        let mut out = load_lanes(self.target.out.wrapping_add(index));
+        let bias = self.epilogue.bias.map(|bias| load_lanes(bias[channel..].as_ptr()));
+        let [addend, mask] = [self.epilogue.addend, self.epilogue.mask]
+            .map(|values| values.map(|values| load_lanes(values[index..].as_ptr())));
+        let epilogue = TrainEpilogue {
+            bias: bias.as_ref().map(<[f32; 16]>::as_slice),
+            addend: addend.as_ref().map(<[f32; 16]>::as_slice),
+            mask: mask.as_ref().map(<[f32; 16]>::as_slice),
+            ..self.epilogue
+        };
+        let copy = EpilogueSink { target: TileTarget { out: out.as_mut_ptr(), ..self.target }, epilogue };
+        // SAFETY: the copies have 16 values; only the lanes of the result are copied back.
+        unsafe {
+            copy.store_full(kernel, 0, 0, sums);
+            out.as_ptr().copy_to_nonoverlapping(self.target.out.add(index), lanes);
         }
     }
 }
@@ -287,52 +293,19 @@ impl TileSink for EpilogueSink<'_> {
                 // SAFETY: the result has all of these channels.
                 unsafe { self.store_full(kernel, index, channel, vector) };
             } else if channel < self.target.columns {
-                // SAFETY: the result has as many as are written.
+                // SAFETY: the result has the channels that are written.
                 unsafe { self.store_partial(kernel, index, channel, vector) };
             }
         }
     }
 }
 
-/// For channels in whole vectors.
+/// Only for channels in whole vectors.
 impl PixelSink for EpilogueSink<'_> {
     #[inline(always)]
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
         let channel = self.target.column + 16 * vector;
-        // SAFETY: the caller's promise is the same.
+        // SAFETY: the caller upholds the same contract.
         unsafe { self.store_full(kernel, pixel * self.target.columns + channel, channel, sums) }
-    }
-}
-
-impl EpilogueSink<'_> {
-    /// As [`store`](Self::store), of the last channels, less than 16.
-    ///
-    /// # Safety
-    /// The channels up to the last are inside all that is read and written.
-    #[inline(always)]
-    unsafe fn store_partial<K: Kernel>(&self, kernel: K, index: usize, channel: usize, sums: Vector<K>) {
-        let lanes = self.target.columns - channel;
-        let load_lanes = |from: *const f32| {
-            let mut values = [0.0; 16];
-            // SAFETY: the caller's promise.
-            unsafe { from.copy_to_nonoverlapping(values.as_mut_ptr(), lanes) };
-            values
-        };
-        let mut out = load_lanes(self.target.out.wrapping_add(index));
-        let bias = self.epilogue.bias.map(|bias| load_lanes(bias[channel..].as_ptr()));
-        let [addend, mask] = [self.epilogue.addend, self.epilogue.mask]
-            .map(|values| values.map(|values| load_lanes(values[index..].as_ptr())));
-        let epilogue = TrainEpilogue {
-            bias: bias.as_ref().map(<[f32; 16]>::as_slice),
-            addend: addend.as_ref().map(<[f32; 16]>::as_slice),
-            mask: mask.as_ref().map(<[f32; 16]>::as_slice),
-            ..self.epilogue
-        };
-        let copy = EpilogueSink { target: TileTarget { out: out.as_mut_ptr(), ..self.target }, epilogue };
-        // SAFETY: the copies are 16 long; as many go back as the result has.
-        unsafe {
-            copy.store_full(kernel, 0, 0, sums);
-            out.as_ptr().copy_to_nonoverlapping(self.target.out.add(index), lanes);
-        }
     }
 }

@@ -1,10 +1,11 @@
-//! Convolutions whose weights change: forward, and the derivatives by the input and by the weights, in `f32`, channels last.
+//! Training convolutions in `f32`, NHWC: forward, and the gradients with respect to the input and the
+//! weights.
 //!
-//! All three are matrix products, and no matrix of what lies under the kernel is made of the photos: a few rows of it at a time are
-//! copied to where a tile reads them. Derivatives of 3 x 3 taps and stride 1 are products at Winograd's points. Weights come as they
-//! are trained, `[K, K, C, O]`, and are packed in every product.
+//! All three are GEMMs with im2col, of which only a few rows at a time are copied. Gradients of 3 x 3 kernels
+//! with stride 1 use Winograd's algorithm. Weights are `[K, K, C, O]` and are packed on every call.
 //!
-//! Work is split along results, and sums are cut at places that depend on sizes alone: the bits do not depend on the threads.
+//! Work is split along results, and sums are split at positions that depend on sizes only: results have the
+//! same bits on any number of threads.
 
 mod backward_weights;
 mod im2col;
@@ -20,14 +21,15 @@ use std::sync::Mutex;
 use self::backward_weights::BackwardWeights;
 use self::im2col::{Im2col, MAX_STEPS, PositionGrid};
 use self::im2col_gemm::{Im2colGemm, OutputMap};
-use self::pack::{Direction, pack_weights, piece_len};
+use self::pack::{Direction, WeightMatrix, pack_weights, piece_len};
 use self::winograd::{BlockSizes, TiledConv, WinogradInputGrad, Workspace};
 use crate::cache_line::{Arena, CacheLine};
 use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
 use crate::isa::Isa;
 
-/// Sizes of a convolution: `[N, H, W, C]` to `[N, H', W', O]`, with a square kernel, and stride and padding the same along both axes.
+/// Shape of a convolution from `[N, H, W, C]` to `[N, H', W', O]`, with a square kernel and the same stride
+/// and padding along both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
     /// `N`
@@ -42,46 +44,55 @@ pub struct ConvShape {
     pub outputs: usize,
     /// `K`
     pub kernel: usize,
-    /// Pixels from an output's inputs to the next one's.
+    /// Stride along both axes.
     pub stride: usize,
-    /// Pixels of zeros around the photo.
+    /// Zero padding on each side.
     pub padding: usize,
 }
 
-/// Weights `[K, K, C, O]`, and what those of each output are multiplied by, `[O]`; nothing for 1.
+/// Weights `[K, K, C, O]`, multiplied by a scale per output.
 #[derive(Clone, Copy, Debug)]
 pub struct ScaledWeights<'a> {
     /// The weights.
     pub values: &'a [f32],
-    /// The factors.
+    /// The scale, `[O]`; `None` for 1.
     pub scale: Option<&'a [f32]>,
 }
 
-/// What happens to sums before they are stored, in this order.
+/// What is applied to sums before they are stored, in the order of the fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainEpilogue<'a> {
-    /// They are added to what is there already, which is 0 where `mask` is not above 0.
+    /// Adds the values already in the result, which must be 0 where `mask` is not positive.
     pub accumulate: bool,
-    /// Is added, a value for each channel of the result.
+    /// Adds a value per channel of the result.
     pub bias: Option<&'a [f32]>,
-    /// Is added, of the result's size.
+    /// Adds a tensor of the result's size.
     pub addend: Option<&'a [f32]>,
-    /// What is negative becomes 0.
+    /// Applies a ReLU.
     pub relu: bool,
-    /// Of the result's size: where it is not above 0 the result is 0.
+    /// A tensor of the result's size: the result is 0 where it is not positive (the gradient of a ReLU).
     pub mask: Option<&'a [f32]>,
 }
 
-/// Sums over all positions, of each output.
+/// Destination of the gradient of the weights.
+#[derive(Debug)]
+pub struct WeightGrad<'a> {
+    /// `[K, K, C, O]`
+    pub values: &'a mut [f32],
+    /// Whether the gradient is added to the values, or replaces them.
+    pub accumulate: bool,
+}
+
+/// Gradients with respect to the scale of the weights and to a bias, given the gradient `G` of the output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScaleBiasGrad {
-    /// Of the gradient times what the convolution gives without the scale, `[O]`.
+    /// Sum over positions of `G` times the convolution without the scale, `[O]`.
     pub scale: Vec<f32>,
-    /// Of the gradient, `[O]`.
+    /// Sum over positions of `G`, `[O]`.
     pub bias: Vec<f32>,
 }
 
-/// Convolutions on the threads of the rayon pool at hand, and the memory that they work in, which stays.
+/// Convolutions on the threads of the current rayon pool, with buffers that are reused by later calls.
 #[derive(Debug)]
 pub struct ConvOps {
     kernel: AnyKernel,
@@ -89,18 +100,22 @@ pub struct ConvOps {
     packed_weights: Vec<CacheLine>,
     partial_sums: Vec<f32>,
     thread_buffers: Vec<Mutex<Vec<CacheLine>>>,
-    /// Kernels and tiles at Winograd's points.
+    /// Kernels transformed by Winograd's algorithm.
     kernel_arena: Arena,
+    /// Tiles transformed by Winograd's algorithm.
     tile_arena: Arena,
 }
 
+/// Name, length and expected length of a slice.
+type SliceLength = (&'static str, usize, usize);
+
 impl ConvShape {
-    /// `[H', W']`
+    /// `[H', W']`; 0 if the kernel does not fit.
     #[must_use]
     pub fn output_size(&self) -> [usize; 2] {
         [self.height, self.width].map(|side| {
             let span = (side + 2 * self.padding).checked_sub(self.kernel);
-            span.map_or(0, |room| room / self.stride.max(1) + 1)
+            span.map_or(0, |span| span / self.stride.max(1) + 1)
         })
     }
 
@@ -117,7 +132,7 @@ impl ConvShape {
         self.kernel * self.kernel * self.inputs * self.outputs
     }
 
-    /// What lies under the kernel at each position of the output.
+    /// The inputs under the kernel at each position of the output.
     fn im2col(&self) -> Im2col {
         let first = -self.padding.cast_signed();
         Im2col {
@@ -131,45 +146,47 @@ impl ConvShape {
         }
     }
 
-    /// # Errors
-    /// [`EngineError::Product`] when a size is 0 or a slice of another one.
-    fn check_lengths(&self, slices: &[(&'static str, usize, usize)]) -> Result<(), EngineError> {
+    /// Checks that no size is 0 and that slices have the expected lengths.
+    fn check_lengths(&self, slices: &[SliceLength]) -> Result<(), EngineError> {
         let reject = |problem: String| Err(EngineError::Convolution { shape: *self, problem });
         let sizes =
             [self.batch, self.inputs, self.outputs, self.kernel, self.stride, self.height, self.width];
         if sizes.contains(&0) || self.output_size().contains(&0) {
-            return reject("there is no position".to_owned());
+            return reject("a size is 0 or the kernel does not fit the input".to_owned());
         }
         match slices.iter().find(|(_, found, expected)| found != expected) {
-            Some((what, found, expected)) => reject(format!("{what} has {found} values, not {expected}")),
+            Some((name, found, expected)) => {
+                reject(format!("{name} has {found} values, expected {expected}"))
+            }
             None => Ok(()),
         }
     }
 }
 
 impl ScaledWeights<'_> {
-    fn slice_lengths(&self, shape: &ConvShape) -> [(&'static str, usize, usize); 2] {
+    fn slice_lengths(&self, shape: &ConvShape) -> [SliceLength; 2] {
         let scale = self.scale.map_or(shape.outputs, <[f32]>::len);
         [("weights", self.values.len(), shape.weights_len()), ("scale", scale, shape.outputs)]
     }
 }
 
 impl TrainEpilogue<'_> {
-    fn slice_lengths(&self, channels: usize, size: usize) -> [(&'static str, usize, usize); 3] {
-        let len_or = |slice: Option<&[f32]>, or| slice.map_or(or, <[f32]>::len);
+    /// For a result of `size` values in `channels` channels.
+    fn slice_lengths(&self, channels: usize, size: usize) -> [SliceLength; 3] {
+        let len_or = |slice: Option<&[f32]>, default| slice.map_or(default, <[f32]>::len);
         [
             ("bias", len_or(self.bias, channels), channels),
-            ("other", len_or(self.addend, size), size),
+            ("addend", len_or(self.addend, size), size),
             ("mask", len_or(self.mask, size), size),
         ]
     }
 }
 
 impl ConvOps {
-    /// By the kernels of `isa` for `f32`.
+    /// Convolutions with the `f32` kernel of `isa`.
     ///
     /// # Errors
-    /// [`EngineError::Isa`] when this machine does not have it.
+    /// [`EngineError::UnavailableIsa`] if this CPU does not support `isa`.
     pub fn new(isa: Isa) -> Result<Self, EngineError> {
         let kernel = KernelSet::new(isa)?.f32;
         Ok(Self {
@@ -183,10 +200,10 @@ impl ConvOps {
         })
     }
 
-    /// `[N, H, W, C]` to `[N, H', W', O]`.
+    /// The convolution of `input`, `[N, H, W, C]`, to `out`, `[N, H', W', O]`.
     ///
     /// # Errors
-    /// [`EngineError::Product`] when a slice does not fit the shape.
+    /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
     pub fn forward(
         &mut self,
         shape: &ConvShape,
@@ -197,20 +214,20 @@ impl ConvOps {
     ) -> Result<(), EngineError> {
         let [values, scale] = weights.slice_lengths(shape);
         let [bias, addend, mask] = epilogue.slice_lengths(shape.outputs, shape.output_len());
-        let (input_check, output_check) =
-            (("input", input.len(), shape.input_len()), ("output", out.len(), shape.output_len()));
-        shape.check_lengths(&[input_check, output_check, values, scale, bias, addend, mask])?;
-        let im2col = shape.im2col();
-        let direction = Direction::Forward;
+        let input_len = ("input", input.len(), shape.input_len());
+        let output_len = ("output", out.len(), shape.output_len());
+        shape.check_lengths(&[input_len, output_len, values, scale, bias, addend, mask])?;
+        let matrix = WeightMatrix { shape, direction: Direction::Forward, im2col: shape.im2col(), weights };
         let output_map = OutputMap { first: [0; 2], stride: 1, size: shape.output_size(), epilogue };
-        self.im2col_conv(shape, (direction, weights), im2col, input, output_map, out);
+        self.im2col_conv(matrix, input, output_map, out);
         Ok(())
     }
 
-    /// The derivative by the input, `[N, H, W, C]`, for that by the output, `[N, H', W', O]`.
+    /// Gradient with respect to the input, `[N, H, W, C]`, given the gradient of the output, `[N, H', W',
+    /// O]`.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
     pub fn backward_input(
         &mut self,
         shape: &ConvShape,
@@ -221,13 +238,13 @@ impl ConvOps {
     ) -> Result<(), EngineError> {
         let [values, scale] = weights.slice_lengths(shape);
         let [bias, addend, mask] = epilogue.slice_lengths(shape.inputs, shape.input_len());
-        let gradient_check = ("gradient", gradient.len(), shape.output_len());
-        let output_check = ("derivative by the input", input_gradient.len(), shape.input_len());
-        shape.check_lengths(&[gradient_check, output_check, values, scale, bias, addend, mask])?;
+        let gradient_len = ("gradient", gradient.len(), shape.output_len());
+        let output_len = ("input gradient", input_gradient.len(), shape.input_len());
+        shape.check_lengths(&[gradient_len, output_len, values, scale, bias, addend, mask])?;
         let size = [shape.height, shape.width];
         let [height, width] = shape.output_size();
         for first in (0..shape.stride).flat_map(|y| (0..shape.stride).map(move |x| [y, x])) {
-            // An input of this remainder lies under every `stride`-th tap, from the last on.
+            // Inputs whose rows and columns have the remainders `first` are under every `stride`-th tap.
             let taps = first.map(|offset| PhaseTaps::new(shape, offset));
             let grid = [0, 1].map(|axis| (size[axis].saturating_sub(first[axis])).div_ceil(shape.stride));
             if grid.contains(&0) {
@@ -247,52 +264,38 @@ impl ConvOps {
                 continue;
             }
             let direction = Direction::Backward(taps.map(|taps| taps.last));
+            let matrix = WeightMatrix { shape, direction, im2col, weights };
             match TiledConv::for_shape(shape) {
-                Some(tiles) => {
-                    self.winograd_conv(
-                        shape,
-                        tiles,
-                        (direction, weights),
-                        (im2col, gradient),
-                        epilogue,
-                        input_gradient,
-                    );
-                }
+                Some(tiled) => self.winograd_conv(tiled, matrix, gradient, epilogue, input_gradient),
                 None => {
                     let output_map = OutputMap { first, stride: shape.stride, size, epilogue };
-                    self.im2col_conv(
-                        shape,
-                        (direction, weights),
-                        im2col,
-                        gradient,
-                        output_map,
-                        input_gradient,
-                    );
+                    self.im2col_conv(matrix, gradient, output_map, input_gradient);
                 }
             }
         }
         Ok(())
     }
 
-    /// The derivative by the weights, `[K, K, C, O]`, scale included, for that by the output; it is added to what is there with `add`.
+    /// Gradient with respect to the weights before scaling, `[K, K, C, O]`, given the gradient of the output,
+    /// `[N, H', W', O]`.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
     pub fn backward_weights(
         &mut self,
         shape: &ConvShape,
         input: &[f32],
         gradient: &[f32],
         weights: ScaledWeights<'_>,
-        accumulate: bool,
-        weight_gradient: &mut [f32],
+        out: WeightGrad<'_>,
     ) -> Result<ScaleBiasGrad, EngineError> {
+        let WeightGrad { values: weight_gradient, accumulate } = out;
         let [values, scale] = weights.slice_lengths(shape);
-        let inputs_check =
-            [("input", input.len(), shape.input_len()), ("gradient", gradient.len(), shape.output_len())];
-        let output_check = ("derivative by the weights", weight_gradient.len(), shape.weights_len());
-        shape.check_lengths(&[inputs_check[0], inputs_check[1], output_check, values, scale])?;
-        self.ensure_workspaces();
+        let input_len = ("input", input.len(), shape.input_len());
+        let gradient_len = ("gradient", gradient.len(), shape.output_len());
+        let output_len = ("weight gradient", weight_gradient.len(), shape.weights_len());
+        shape.check_lengths(&[input_len, gradient_len, output_len, values, scale])?;
+        self.ensure_thread_buffers();
         let job = BackwardWeights {
             kernel: self.kernel,
             im2col: shape.im2col(),
@@ -314,44 +317,45 @@ impl ConvOps {
         })
     }
 
+    /// Multiplies the im2col matrix of `input` with `matrix`.
     fn im2col_conv(
         &mut self,
-        shape: &ConvShape,
-        (direction, weights): (Direction, ScaledWeights<'_>),
-        im2col: Im2col,
+        matrix: WeightMatrix<'_>,
         input: &[f32],
         output_map: OutputMap<'_>,
         output: &mut [f32],
     ) {
-        self.ensure_workspaces();
-        let (kernel, columns) = (self.kernel, direction.result_channels(shape));
+        self.ensure_thread_buffers();
+        let WeightMatrix { shape, im2col, .. } = matrix;
+        let (kernel, columns) = (self.kernel, matrix.n_columns());
         let steps = piece_len(im2col.depth().max(1), MAX_STEPS);
-        pack_weights(kernel, shape, (direction, &im2col), weights, steps, &mut self.packed_weights);
+        pack_weights(kernel, matrix, steps, &mut self.packed_weights);
         let grid = PositionGrid { batch: shape.batch, im2col };
         Im2colGemm { kernel, grid, columns, input, weights: &self.packed_weights, output_map }
             .run(&self.thread_buffers, output);
     }
 
+    /// Gradient with respect to the input by Winograd's algorithm.
     fn winograd_conv(
         &mut self,
-        shape: &ConvShape,
         tiled: TiledConv,
-        (direction, weights): (Direction, ScaledWeights<'_>),
-        (im2col, gradient): (Im2col, &[f32]),
+        matrix: WeightMatrix<'_>,
+        gradient: &[f32],
         epilogue: TrainEpilogue<'_>,
         input_gradient: &mut [f32],
     ) {
-        self.ensure_workspaces();
+        self.ensure_thread_buffers();
         let Self { kernel, block_sizes, packed_weights, thread_buffers, kernel_arena, tile_arena, .. } = self;
-        let (kernel, channels) = (*kernel, [im2col.channels, direction.result_channels(shape)]);
-        pack_weights(kernel, shape, (direction, &im2col), weights, im2col.channels, packed_weights);
+        let (kernel, steps) = (*kernel, matrix.im2col.channels);
+        pack_weights(kernel, matrix, steps, packed_weights);
+        let channels = [steps, matrix.n_columns()];
         let workspace = Workspace { block_sizes: *block_sizes, thread_buffers, kernel_arena, tile_arena };
         WinogradInputGrad { kernel, tiled, channels, gradient, weights: packed_weights, epilogue }
             .run(workspace, input_gradient);
     }
 
-    /// Room for each thread of the pool.
-    fn ensure_workspaces(&mut self) {
+    /// Ensures a buffer for each thread of the pool.
+    fn ensure_thread_buffers(&mut self) {
         let threads = rayon::current_num_threads();
         if self.thread_buffers.len() < threads {
             self.thread_buffers.resize_with(threads, Mutex::default);
@@ -359,22 +363,23 @@ impl ConvOps {
     }
 }
 
-/// `0..count` in parts of one length, or one more.
+/// Splits `0..count` into `parts` ranges whose lengths differ by at most one.
 fn split_evenly(count: usize, parts: usize) -> Vec<Range<usize>> {
     (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
-/// The taps of the kernel over inputs of one remainder, along an axis.
+/// Along one axis, the taps of the kernel over the inputs of one remainder modulo the stride.
 #[derive(Clone, Copy)]
 struct PhaseTaps {
     count: usize,
-    /// The largest; the others are a stride apart.
+    /// The largest tap; the others are a stride apart.
     last: usize,
-    /// The output, seen from the first input, that it belongs to.
+    /// The output in which the largest tap is over the first of these inputs.
     first: isize,
 }
 
 impl PhaseTaps {
+    /// The taps over the inputs `offset`, `offset + stride`, ...
     fn new(shape: &ConvShape, offset: usize) -> Self {
         let smallest = (offset + shape.padding) % shape.stride;
         let count = shape.kernel.saturating_sub(smallest).div_ceil(shape.stride);

@@ -1,4 +1,7 @@
-//! Weights in the order in which tiles read them: `[block of steps][panel][step][vector][16 channels]`.
+//! Packing of weights in the order in which tiles read them: `[block of steps][panel][step][vector][16
+//! channels]`.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -8,79 +11,72 @@ use crate::cache_line::CacheLine;
 use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 
-/// What weights are multiplied with.
+/// The operand that weights are multiplied with.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Direction {
     /// Inputs: the sum goes over taps and inputs.
     Forward,
-    /// Outputs: the sum goes over taps, from these on down by a stride, and outputs.
+    /// Output gradients: the sum goes over taps (from this one down, a stride apart) and outputs.
     Backward([usize; 2]),
 }
 
-impl Direction {
+/// The weights of a GEMM as a matrix `[im2col.depth(), n_columns()]`.
+#[derive(Clone, Copy)]
+pub(super) struct WeightMatrix<'a> {
+    pub(super) shape: &'a ConvShape,
+    pub(super) direction: Direction,
+    pub(super) im2col: Im2col,
+    pub(super) weights: ScaledWeights<'a>,
+}
+
+impl WeightMatrix<'_> {
     /// Channels of the result.
-    pub(super) fn result_channels(self, shape: &ConvShape) -> usize {
-        match self {
-            Self::Forward => shape.outputs,
-            Self::Backward(_) => shape.inputs,
+    pub(super) fn n_columns(&self) -> usize {
+        match self.direction {
+            Direction::Forward => self.shape.outputs,
+            Direction::Backward(_) => self.shape.inputs,
         }
     }
 }
 
-/// Where a sum of `depth` steps is cut: as few pieces as there can be, of one length but the last.
+/// Splits a sum of `depth` steps into the fewest pieces of at most `max_len` steps; returns the length of all
+/// but the last.
 pub(super) fn piece_len(depth: usize, max_len: usize) -> usize {
     depth.div_ceil(depth.div_ceil(max_len).max(1)).max(1)
 }
 
-/// Packs weights in blocks of `steps`. A sum over nothing gets a step of zeros.
+/// Packs weights in blocks of `steps`. A sum without steps gets one step of zeros.
 pub(super) fn pack_weights(
     kernel: AnyKernel,
-    shape: &ConvShape,
-    (direction, im2col): (Direction, &Im2col),
-    weights: ScaledWeights<'_>,
+    matrix: WeightMatrix<'_>,
     steps: usize,
     dst: &mut Vec<CacheLine>,
 ) {
-    let depth = im2col.depth().max(1);
     let vectors = kernel.layout().vectors;
-    let panels = direction.result_channels(shape).div_ceil(16 * vectors);
-    let count = depth * panels * vectors;
+    let panels = matrix.n_columns().div_ceil(16 * vectors);
+    let count = matrix.im2col.depth().max(1) * panels * vectors;
     if dst.len() < count {
         *dst = CacheLine::zeros(count);
     }
-    let block_lines = steps * panels * vectors;
-    dst[..count].par_chunks_mut(block_lines).enumerate().for_each(|(block, lines)| {
+    dst[..count].par_chunks_mut(steps * panels * vectors).enumerate().for_each(|(block, lines)| {
         let steps = block * steps..block * steps + lines.len() / (panels * vectors);
-        lines.par_chunks_mut(PANELS_AT_ONCE * steps.len() * vectors).enumerate().for_each(
-            |(group, lines)| {
-                let first = group * PANELS_AT_ONCE * vectors * 16;
-                kernel.run_f32(PackPanels {
-                    shape,
-                    direction,
-                    im2col,
-                    weights,
-                    steps: steps.clone(),
-                    first_channel: first,
-                    dst: lines,
-                });
-            },
-        );
+        let groups = lines.par_chunks_mut(PANELS_AT_ONCE * steps.len() * vectors);
+        groups.enumerate().for_each(|(group, dst)| {
+            let first_channel = group * PANELS_AT_ONCE * vectors * 16;
+            kernel.run_f32(PackPanels { matrix, steps: steps.clone(), first_channel, dst });
+        });
     });
 }
 
-/// Panels that are packed at once: what is read for them lies side by side.
+/// Panels packed at once; their weights are adjacent in memory.
 const PANELS_AT_ONCE: usize = 4;
-/// Rows of weights that are asked for before they are read.
+/// Prefetch distance in rows of weights.
 const PREFETCH_ROWS: usize = 8;
 
-/// Some panels of a block of steps.
+/// Packs some panels of a block of steps.
 struct PackPanels<'a> {
-    shape: &'a ConvShape,
-    direction: Direction,
-    im2col: &'a Im2col,
-    weights: ScaledWeights<'a>,
-    steps: std::ops::Range<usize>,
-    /// The first channel.
+    matrix: WeightMatrix<'a>,
+    steps: Range<usize>,
     first_channel: usize,
     dst: &'a mut [CacheLine],
 }
@@ -88,38 +84,40 @@ struct PackPanels<'a> {
 impl Job for PackPanels<'_> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        if self.im2col.is_empty() {
+        if self.matrix.im2col.is_empty() {
             self.dst.fill(bytemuck::Zeroable::zeroed());
             return;
         }
-        match self.direction {
+        match self.matrix.direction {
             Direction::Forward => self.forward(kernel),
             Direction::Backward(last) => self.backward(kernel, last),
         }
     }
 }
 
-/// 16 values, or as many as there are and zeros.
+/// Loads 16 values, or `lanes` values followed by zeros if `lanes` is below 16.
 ///
 /// # Safety
-/// `lanes` values at `from` are valid for reads.
+/// `lanes.min(16)` values at `src` must be valid for reads.
 #[inline(always)]
-unsafe fn load_partial<K: Kernel>(kernel: K, from: *const f32, lanes: usize) -> Vector<K> {
-    // SAFETY: the caller's promise.
+pub(super) unsafe fn load_partial<K: Kernel>(kernel: K, src: *const f32, lanes: usize) -> Vector<K> {
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if lanes >= 16 {
-            return kernel.simd().load(from);
+            return kernel.simd().load(src);
         }
         let mut values = [0.0; 16];
-        from.copy_to_nonoverlapping(values.as_mut_ptr(), lanes);
+        src.copy_to_nonoverlapping(values.as_mut_ptr(), lanes);
         kernel.simd().load(values.as_ptr())
     }
 }
 
 impl PackPanels<'_> {
+    /// A step is a row of the weights: 16 outputs of it at a time.
     #[inline(always)]
     fn forward<K: Kernel>(self, kernel: K) {
-        let (outputs, simd, zero) = (self.shape.outputs, kernel.simd(), kernel.simd().splat(0.0));
+        let WeightMatrix { shape, weights, .. } = self.matrix;
+        let (outputs, simd, zero) = (shape.outputs, kernel.simd(), kernel.simd().splat(0.0));
         let steps = self.steps.len();
         let vectors = self.dst.len() / steps;
         for (index, step) in self.steps.enumerate() {
@@ -127,12 +125,12 @@ impl PackPanels<'_> {
                 let channel = self.first_channel + 16 * vector;
                 let lanes = outputs.saturating_sub(channel).min(16);
                 let line = (vector / K::VECTORS * steps + index) * K::VECTORS + vector % K::VECTORS;
-                // SAFETY: the values are inside the step's row and the scales; a cell is 16 values.
+                // SAFETY: the values are inside the step's row and the scales; a cache line is 16 values.
                 unsafe {
-                    let src = self.weights.values.as_ptr().wrapping_add(step * outputs + channel);
+                    let src = weights.values.as_ptr().wrapping_add(step * outputs + channel);
                     simd.prefetch(src.wrapping_add(PREFETCH_ROWS * outputs).cast());
                     let mut values = load_partial(kernel, src, lanes);
-                    if let Some(scale) = self.weights.scale {
+                    if let Some(scale) = weights.scale {
                         let scale = load_partial(kernel, scale.as_ptr().wrapping_add(channel), lanes);
                         values = simd.mul_add(values, scale, zero);
                     }
@@ -142,10 +140,11 @@ impl PackPanels<'_> {
         }
     }
 
-    /// 16 outputs of 16 inputs at a time, where a step is an output.
+    /// A step is an output: 16 outputs of 16 inputs are transposed at a time.
     #[inline(always)]
     fn backward<K: Kernel>(self, kernel: K, last: [usize; 2]) {
-        let ConvShape { inputs, outputs, kernel: side, stride, .. } = *self.shape;
+        let WeightMatrix { shape, weights, im2col, .. } = self.matrix;
+        let ConvShape { inputs, outputs, kernel: side, stride, .. } = *shape;
         let (simd, zero) = (kernel.simd(), kernel.simd().splat(0.0));
         let steps = self.steps.len();
         for vector in 0..self.dst.len() / steps {
@@ -155,17 +154,14 @@ impl PackPanels<'_> {
             while step < self.steps.end {
                 let (tap, first) = (step / outputs, step % outputs);
                 let count = (outputs - first).min(self.steps.end - step).min(16);
-                let (tap_y, tap_x) = (tap / self.im2col.taps[1], tap % self.im2col.taps[1]);
+                let (tap_y, tap_x) = (tap / im2col.taps[1], tap % im2col.taps[1]);
                 let tap = (last[0] - tap_y * stride) * side + last[1] - tap_x * stride;
-                let src =
-                    self.weights.values.as_ptr().wrapping_add((tap * inputs + channel) * outputs + first);
+                let src = weights.values.as_ptr().wrapping_add((tap * inputs + channel) * outputs + first);
                 let mut rows = [zero; 16];
-                // SAFETY: the values are inside the inputs' rows and the scales; a cell is 16 values.
+                // SAFETY: the values are inside the inputs' rows and the scales; a cache line is 16 values.
                 unsafe {
-                    let scale = self
-                        .weights
-                        .scale
-                        .map(|scale| load_partial(kernel, scale.as_ptr().add(first), count));
+                    let scale =
+                        weights.scale.map(|scale| load_partial(kernel, scale.as_ptr().add(first), count));
                     for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
                         let src = src.add(lane * outputs);
                         simd.prefetch(src.wrapping_add(16 * PREFETCH_ROWS / 2).cast());

@@ -3,7 +3,7 @@
 use headstock_heads::{ConfiguredHead, Registry};
 use toml::Table;
 
-use super::outcome::{Entry, State};
+use super::results::{CandidateResult, CandidateStatus};
 use crate::config::Settings;
 use crate::error::TrainError;
 
@@ -17,12 +17,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    pub(super) fn entry(&self, state: State) -> Entry {
-        Entry {
+    pub(super) fn to_result(&self, status: CandidateStatus) -> CandidateResult {
+        CandidateResult {
             head: self.head.kind().to_owned(),
             parameters: self.head.table(),
             changed: self.changed.clone(),
-            state,
+            status,
         }
     }
 
@@ -42,20 +42,23 @@ impl Candidate {
 pub fn candidates(
     settings: &Settings,
     heads: &Registry,
-    named: Option<&[String]>,
+    head_names: Option<&[String]>,
 ) -> Result<Vec<Candidate>, TrainError> {
-    let usage = |problem: String| TrainError::Usage(format!("--heads: {problem}"));
-    for (i, name) in named.unwrap_or_default().iter().enumerate() {
-        heads.get(name).map_err(|error| usage(error.to_string()))?;
-        if named.unwrap_or_default()[..i].contains(name) {
-            return Err(usage(format!("`{name}` is named twice")));
+    let usage_error = |problem: String| TrainError::Usage(format!("--heads: {problem}"));
+    for (i, name) in head_names.unwrap_or_default().iter().enumerate() {
+        heads.get(name).map_err(|error| usage_error(error.to_string()))?;
+        if head_names.unwrap_or_default()[..i].contains(name) {
+            return Err(usage_error(format!("`{name}` is named twice")));
         }
     }
     let mut candidates = Vec::new();
-    for kind in heads.iter().filter(|kind| named.is_none_or(|named| named.iter().any(|n| n == kind.name()))) {
-        let plain = kind.configure(Table::new())?;
-        let defaults = plain.table();
-        let grid = if settings.head.kind() == kind.name() { settings.head.grid() } else { plain.grid() };
+    for kind in
+        heads.iter().filter(|kind| head_names.is_none_or(|named| named.iter().any(|n| n == kind.name())))
+    {
+        let default_head = kind.configure(Table::new())?;
+        let defaults = default_head.table();
+        let grid =
+            if settings.head.kind() == kind.name() { settings.head.grid() } else { default_head.grid() };
         for (round, head) in grid.into_iter().enumerate() {
             let changed =
                 head.table().into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
@@ -63,7 +66,7 @@ pub fn candidates(
         }
     }
     if candidates.is_empty() {
-        return Err(usage("there is no head to compare".into()));
+        return Err(usage_error("there is no head to compare".into()));
     }
     // Stable: heads stay in the order of their names.
     candidates.sort_by_key(|candidate| candidate.round);

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::outcome::{Comparison, Entry, Figure, State};
+use super::results::{CandidateResult, CandidateStatus, Comparison, MetricEstimate};
+use crate::atomic_write::{refuse_to_overwrite, write_atomically};
 use crate::error::TrainError;
-use crate::files::{refuse_to_replace, write_whole};
 
 const HEADER: [&str; 21] = [
     "head",
@@ -32,17 +32,17 @@ const HEADER: [&str; 21] = [
 ];
 
 /// How a file of ours begins that is JSON.
-const JSON_BEGINS: &str = "{\n  \"comparison\": ";
+const JSON_PREFIX: &str = "{\n  \"comparison\": ";
 
 /// A file that is going to hold every candidate of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparisonFile {
     path: PathBuf,
-    format: Format,
+    format: ComparisonFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+enum ComparisonFormat {
     Csv,
     Json,
 }
@@ -54,8 +54,8 @@ impl ComparisonFile {
     /// [`TrainError::Usage`] for another ending, and for a file that is there and is no comparison.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
         let format = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("csv") => Format::Csv,
-            Some("json") => Format::Json,
+            Some("csv") => ComparisonFormat::Csv,
+            Some("json") => ComparisonFormat::Json,
             _ => {
                 return Err(TrainError::Usage(format!(
                     "{}: the ending tells the format; known: .csv, .json",
@@ -64,10 +64,11 @@ impl ComparisonFile {
             }
         };
         match format {
-            Format::Csv => refuse_to_replace(path, &HEADER)?,
-            Format::Json => {
-                let ours = || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_BEGINS.as_bytes()));
-                if fs::symlink_metadata(path).is_ok() && !ours() {
+            ComparisonFormat::Csv => refuse_to_overwrite(path, &HEADER)?,
+            ComparisonFormat::Json => {
+                let is_comparison =
+                    || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_PREFIX.as_bytes()));
+                if fs::symlink_metadata(path).is_ok() && !is_comparison() {
                     return Err(TrainError::Usage(format!(
                         "{} is there already, and is not what would be written: name another file",
                         path.display()
@@ -84,33 +85,35 @@ impl ComparisonFile {
     /// [`TrainError::Io`].
     pub fn write(&self, comparison: &Comparison) -> Result<(), TrainError> {
         let bytes = match self.format {
-            Format::Csv => csv(&comparison.candidates),
-            Format::Json => {
+            ComparisonFormat::Csv => to_csv(&comparison.candidates),
+            ComparisonFormat::Json => {
                 (serde_json::to_string_pretty(comparison).expect("figures are JSON") + "\n").into_bytes()
             }
         };
-        write_whole(&self.path, &bytes).map_err(TrainError::io("write", &self.path))
+        write_atomically(&self.path, &bytes).map_err(TrainError::io("write", &self.path))
     }
 }
 
-fn csv(candidates: &[Entry]) -> Vec<u8> {
+fn to_csv(candidates: &[CandidateResult]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(HEADER).expect("a vector takes every byte");
-    for entry in candidates {
-        writer.write_record(row(entry)).expect("every row is as long as the header");
+    for candidate in candidates {
+        writer.write_record(to_row(candidate)).expect("every row is as long as the header");
     }
     writer.into_inner().expect("a vector takes every byte")
 }
 
-fn row(entry: &Entry) -> Vec<String> {
-    let (state, error) = match &entry.state {
-        State::Compared(_) => ("compared", String::new()),
-        State::Failed { error } => ("failed", error.clone()),
-        State::LeftOut => ("left-out", String::new()),
+fn to_row(candidate: &CandidateResult) -> Vec<String> {
+    let (status, error) = match &candidate.status {
+        CandidateStatus::Compared(_) => ("compared", String::new()),
+        CandidateStatus::Failed { error } => ("failed", error.clone()),
+        CandidateStatus::LeftOut => ("left-out", String::new()),
     };
-    let mut row = vec![entry.head.clone(), entry.described(), state.to_owned()];
-    if let Some(judged) = entry.judged() {
-        for Figure { value, to_best } in [judged.accuracy, judged.macro_f1, judged.log_loss, judged.ece] {
+    let mut row = vec![candidate.head.clone(), candidate.describe_changes(), status.to_owned()];
+    if let Some(judged) = candidate.scores() {
+        for MetricEstimate { value, to_best } in
+            [judged.accuracy, judged.macro_f1, judged.log_loss, judged.ece]
+        {
             row.extend([value, to_best.low, to_best.high].map(|number| number.to_string()));
         }
         row.push(judged.tied.to_string());
@@ -127,36 +130,37 @@ fn row(entry: &Entry) -> Vec<String> {
 mod tests {
     use toml::Table;
 
-    use super::super::outcome::{Chosen, Criterion, Interval, Judged};
+    use super::super::results::{CandidateScores, ChosenParameter, Interval, RankingMetric};
     use super::*;
 
-    fn comparison() -> Comparison {
-        let figure = |value: f64| Figure { value, to_best: Interval { low: value - 1.0, high: value + 1.0 } };
-        let judged = Judged {
-            accuracy: figure(0.5),
-            macro_f1: figure(0.25),
-            log_loss: figure(2.0),
-            ece: figure(0.125),
+    fn comparison_fixture() -> Comparison {
+        let estimate =
+            |value: f64| MetricEstimate { value, to_best: Interval { low: value - 1.0, high: value + 1.0 } };
+        let scores = CandidateScores {
+            accuracy: estimate(0.5),
+            macro_f1: estimate(0.25),
+            log_loss: estimate(2.0),
+            ece: estimate(0.125),
             tied: true,
             temperatures: vec![1.5],
             fit_seconds: 3.0,
             predict_seconds: 4.0,
             bytes: 12,
-            chosen: vec![Chosen { parameter: "C".into(), values: vec![1.0] }],
+            chosen: vec![ChosenParameter { parameter: "C".into(), values: vec![1.0] }],
             warnings: vec!["one".into(), "two".into()],
         };
-        let entry = |head: &str, state: State| {
+        let candidate = |head: &str, status: CandidateStatus| {
             let changed = Table::from_iter([("C".to_owned(), toml::Value::Float(0.5))]);
-            Entry { head: head.into(), parameters: changed.clone(), changed, state }
+            CandidateResult { head: head.into(), parameters: changed.clone(), changed, status }
         };
         let candidates = vec![
-            entry("linear", State::Compared(Box::new(judged))),
-            entry("svm", State::Failed { error: "it, too".into() }),
-            entry("knn", State::LeftOut),
+            candidate("linear", CandidateStatus::Compared(Box::new(scores))),
+            candidate("svm", CandidateStatus::Failed { error: "it, too".into() }),
+            candidate("knn", CandidateStatus::LeftOut),
         ];
         Comparison {
             comparison: 1,
-            by: Criterion::MacroF1,
+            by: RankingMetric::MacroF1,
             folds: 5,
             seed: 3,
             samples: 20,
@@ -177,7 +181,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("all.csv");
         let file = ComparisonFile::new(&path).unwrap();
-        file.write(&comparison()).unwrap();
+        file.write(&comparison_fixture()).unwrap();
         let expected = "head,parameters,state,accuracy,accuracy_to_best_low,accuracy_to_best_high,macro_f1,\
             macro_f1_to_best_low,macro_f1_to_best_high,log_loss,log_loss_to_best_low,log_loss_to_best_high,ece,\
             ece_to_best_low,ece_to_best_high,tied,fit_seconds,predict_seconds,bytes,warnings,error\n\
@@ -186,11 +190,11 @@ mod tests {
             knn,C = 0.5,left-out,,,,,,,,,,,,,,,,,,\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
         // It is ours: it may be written again, but not what is another's.
-        ComparisonFile::new(&path).unwrap().write(&comparison()).unwrap();
+        ComparisonFile::new(&path).unwrap().write(&comparison_fixture()).unwrap();
         fs::write(&path, "head,parameters\n").unwrap();
-        let refused = ComparisonFile::new(&path).unwrap_err();
-        assert!(refused.to_string().contains("is there already"), "{refused}");
-        assert_eq!(refused.kind(), crate::Kind::Usage);
+        let error = ComparisonFile::new(&path).unwrap_err();
+        assert!(error.to_string().contains("is there already"), "{error}");
+        assert_eq!(error.kind(), crate::FailureKind::Usage);
     }
 
     // effect: compare --out
@@ -198,15 +202,15 @@ mod tests {
     fn json_is_the_whole_comparison() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("all.json");
-        ComparisonFile::new(&path).unwrap().write(&comparison()).unwrap();
+        ComparisonFile::new(&path).unwrap().write(&comparison_fixture()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with(JSON_BEGINS) && text.ends_with("}\n"), "{text}");
+        assert!(text.starts_with(JSON_PREFIX) && text.ends_with("}\n"), "{text}");
         let found: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (&found["by"], &found["seed"], &found["groups"]),
             (&"macro-f1".into(), &3.into(), &().into())
         );
-        let [compared, failed, left_out] = [0, 1, 2].map(|at| &found["candidates"][at]);
+        let [compared, failed, left_out] = [0, 1, 2].map(|index| &found["candidates"][index]);
         assert_eq!((&compared["state"], &compared["tied"]), (&"compared".into(), &true.into()));
         assert_eq!(
             compared["log_loss"],
@@ -217,10 +221,10 @@ mod tests {
         assert_eq!(left_out["state"], "left-out");
         ComparisonFile::new(&path).unwrap();
         fs::write(&path, "{}").unwrap();
-        assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), crate::Kind::Usage);
+        assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), crate::FailureKind::Usage);
         for name in ["all.txt", "all", "csv"] {
-            let refused = ComparisonFile::new(&folder.path().join(name)).unwrap_err().to_string();
-            assert!(refused.contains("known: .csv, .json"), "{refused}");
+            let error = ComparisonFile::new(&folder.path().join(name)).unwrap_err().to_string();
+            assert!(error.contains("known: .csv, .json"), "{error}");
         }
     }
 }

@@ -30,10 +30,10 @@
 mod bootstrap;
 mod candidates;
 mod file;
-pub(crate) mod folds;
-pub(crate) mod heard;
-mod outcome;
-mod schedule;
+pub(crate) mod fold_data;
+pub(crate) mod log_capture;
+mod parallel;
+mod results;
 mod trial;
 
 use std::time::{Duration, Instant};
@@ -44,35 +44,38 @@ use rayon::prelude::*;
 
 pub use candidates::{Candidate, candidates};
 pub use file::ComparisonFile;
-pub use outcome::{Chosen, Comparison, Criterion, Entry, Figure, Interval, Judged, State};
+pub use results::{
+    CandidateResult, CandidateScores, CandidateStatus, ChosenParameter, Comparison, Interval, MetricEstimate,
+    RankingMetric,
+};
 
 use crate::error::TrainError;
-use crate::prepared::Prepared;
+use crate::prepared_data::PreparedData;
 use crate::progress::Progress;
-use bootstrap::{COVERAGE, RESAMPLES, Units, compared};
-use folds::Held;
-use schedule::side_by_side;
-use trial::{Attempt, Scored};
+use bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES, compare_to_best};
+use fold_data::TrainingFeatures;
+use parallel::run_parallel;
+use trial::{CvScores, TrialOutcome};
 
 /// The version of [`Comparison`] as JSON.
 const VERSION: u32 = 1;
 
 /// How candidates are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Plan {
+pub struct CompareOptions {
     /// How many folds, at least 2.
     pub folds: usize,
     /// scikit-learn's `random_state` of the folds; resamples are keyed by it too.
     pub seed: u32,
     /// What candidates are ordered by.
-    pub by: Criterion,
+    pub metric: RankingMetric,
     /// No candidate begins after so long.
     pub budget: Option<Duration>,
 }
 
-impl Default for Plan {
+impl Default for CompareOptions {
     fn default() -> Self {
-        Self { folds: 5, seed: 0, by: Criterion::Accuracy, budget: None }
+        Self { folds: 5, seed: 0, metric: RankingMetric::Accuracy, budget: None }
     }
 }
 
@@ -102,176 +105,188 @@ impl Default for Plan {
 /// [`TrainError::Data`] for samples that cannot be folded so, [`TrainError::Usage`] for a budget in which nothing began.
 /// A candidate that fails is no error: its entry says why.
 pub fn compare(
-    prepared: &Prepared,
+    prepared: &PreparedData,
     candidates: &[Candidate],
-    plan: &Plan,
+    options: &CompareOptions,
     progress: &dyn Progress,
 ) -> Result<Comparison, TrainError> {
     let started = Instant::now();
-    let in_time = || plan.budget.is_none_or(|budget| started.elapsed() < budget);
-    compare_while(prepared, candidates, plan, &in_time, progress)
+    let has_time = || options.budget.is_none_or(|budget| started.elapsed() < budget);
+    compare_while(prepared, candidates, options, &has_time, progress)
 }
 
 /// As [`compare`], with what says whether a candidate may still begin.
 fn compare_while(
-    prepared: &Prepared,
+    prepared: &PreparedData,
     candidates: &[Candidate],
-    plan: &Plan,
-    in_time: &(dyn Fn() -> bool + Sync),
+    options: &CompareOptions,
+    has_time: &(dyn Fn() -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<Comparison, TrainError> {
     let started = Instant::now();
     let groups = prepared.samples.groups(&prepared.train);
-    let splits = splits(prepared, groups.as_deref(), plan)?;
-    let held = Held::read(prepared)?;
-    progress.begin("comparing heads", (candidates.len() * plan.folds) as u64, "fits");
-    let scored = score(&held, candidates, &splits, plan.budget.is_some(), in_time, progress);
-    progress.end();
+    let splits = make_folds(prepared, groups.as_deref(), options)?;
+    let features = TrainingFeatures::read(prepared)?;
+    progress.begin_run("comparing heads", (candidates.len() * options.folds) as u64, "fits");
+    let scored =
+        score_candidates(&features, candidates, &splits, options.budget.is_some(), has_time, progress);
+    progress.train_to_end();
     let scored = scored?;
-    if scored.iter().all(|scored| matches!(scored, Attempt::LeftOut)) {
+    if scored.iter().all(|scored| matches!(scored, TrialOutcome::LeftOut)) {
         return Err(TrainError::Usage(
             "the budget was spent before the first candidate could begin: give more seconds with --budget"
                 .into(),
         ));
     }
 
-    let units = Units::new(held.labels().len(), groups.as_deref(), plan.seed);
-    progress.begin("comparing figures", RESAMPLES as u64, "resamples");
+    let units = BootstrapUnits::new(features.labels().len(), groups.as_deref(), options.seed);
+    progress.begin_run("comparing figures", N_RESAMPLES as u64, "resamples");
     let draw = |resample| {
         progress.step(1);
-        units.draw(resample)
+        units.resample_counts(resample)
     };
-    let entries = judge(candidates, scored, held.classes(), plan.by, draw);
-    progress.end();
+    let results = rank_candidates(candidates, scored, features.classes(), options.metric, draw);
+    progress.train_to_end();
     Ok(Comparison {
         comparison: VERSION,
-        by: plan.by,
-        folds: plan.folds,
-        seed: plan.seed,
-        samples: held.labels().len(),
-        groups: groups.is_some().then_some(units.count()),
-        classes: held.classes(),
-        features: held.width(),
-        views: prepared.views,
-        resamples: RESAMPLES,
+        by: options.metric,
+        folds: options.folds,
+        seed: options.seed,
+        samples: features.labels().len(),
+        groups: groups.is_some().then_some(units.n_units()),
+        classes: features.classes(),
+        features: features.width(),
+        views: prepared.n_views,
+        resamples: N_RESAMPLES,
         coverage: COVERAGE,
         seconds: started.elapsed().as_secs_f64(),
-        candidates: entries,
+        candidates: results,
     })
 }
 
-fn splits(prepared: &Prepared, groups: Option<&[u32]>, plan: &Plan) -> Result<Vec<SplitIndices>, TrainError> {
+fn make_folds(
+    prepared: &PreparedData,
+    groups: Option<&[u32]>,
+    options: &CompareOptions,
+) -> Result<Vec<SplitIndices>, TrainError> {
     let labels = prepared.samples.labels(&prepared.train);
     let splits = match groups {
-        Some(groups) => stratified_group_k_fold(&labels, groups, plan.folds, plan.seed),
-        None => stratified_k_fold(&labels, plan.folds, plan.seed),
+        Some(groups) => stratified_group_k_fold(&labels, groups, options.folds, options.seed),
+        None => stratified_k_fold(&labels, options.folds, options.seed),
     };
-    let splits = splits.map_err(|error| TrainError::Data(format!("--folds {}: {error}", plan.folds)))?;
+    let splits = splits.map_err(|error| TrainError::Data(format!("--folds {}: {error}", options.folds)))?;
     if splits.iter().any(|split| split.test.is_empty() || split.train.is_empty()) {
         let problem = "the groups do not fill them all; ask for fewer";
-        return Err(TrainError::Data(format!("--folds {}: {problem}", plan.folds)));
+        return Err(TrainError::Data(format!("--folds {}: {problem}", options.folds)));
     }
     Ok(splits)
 }
 
 /// Fits every candidate in every fold, and scores what it predicts.
-fn score(
-    held: &Held<'_>,
+fn score_candidates(
+    features: &TrainingFeatures<'_>,
     candidates: &[Candidate],
     splits: &[SplitIndices],
-    rounds_apart: bool,
-    in_time: &(dyn Fn() -> bool + Sync),
+    separate_rounds: bool,
+    has_time: &(dyn Fn() -> bool + Sync),
     progress: &dyn Progress,
-) -> Result<Vec<Attempt<Scored>>, TrainError> {
-    let (samples, width) = (held.labels().len(), held.width());
-    let matrix = held.rows() * width * size_of::<f32>();
-    let logits = samples * held.classes() * size_of::<f32>();
-    let at_once = (matrix / 2 / logits).max(1);
-    let allowance = matrix / 2 + 4 * width * width * size_of::<f64>();
+) -> Result<Vec<TrialOutcome<CvScores>>, TrainError> {
+    let (samples, width) = (features.labels().len(), features.width());
+    let features_bytes = features.n_rows() * width * size_of::<f32>();
+    let logits_bytes = samples * features.classes() * size_of::<f32>();
+    let max_candidates = (features_bytes / 2 / logits_bytes).max(1);
+    let memory_budget = features_bytes / 2 + 4 * width * width * size_of::<f64>();
     let threads = rayon::current_num_threads();
 
     let mut scored = Vec::with_capacity(candidates.len());
-    for pass in passes(candidates, rounds_apart, at_once) {
-        let mut trials: Vec<Attempt<Vec<trial::Trial>>> =
-            pass.iter().map(|_| Attempt::Done(Vec::new())).collect();
+    for pass in plan_passes(candidates, separate_rounds, max_candidates) {
+        let mut trials: Vec<TrialOutcome<Vec<trial::FoldTrial>>> =
+            pass.iter().map(|_| TrialOutcome::Done(Vec::new())).collect();
         for (number, split) in splits.iter().enumerate() {
-            let fold = held.fold(split);
-            let (training, tested) = (fold.training_set()?, fold.tested()?);
-            let shape =
-                HeadShape { samples: training.features().len(), features: width, classes: held.classes() };
+            let fold = features.copy_fold(split);
+            let (train_set, test_features) = (fold.training_set()?, fold.test_features()?);
+            let shape = HeadShape {
+                samples: train_set.features().len(),
+                features: width,
+                classes: features.classes(),
+            };
             // The longest first, as the fold before had them: threads are idle for a shorter time at the end.
             let mut jobs: Vec<usize> = (0..pass.len()).collect();
-            let seconds = |job: &usize| match &trials[*job] {
-                Attempt::Done(trials) => trials.last().map_or(0.0, |trial| trial.fit_seconds),
+            let last_fit_seconds = |job: &usize| match &trials[*job] {
+                TrialOutcome::Done(trials) => trials.last().map_or(0.0, |trial| trial.fit_seconds),
                 _ => 0.0,
             };
-            jobs.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
-            let needs = |&job: &usize| {
+            jobs.sort_by(|a, b| last_fit_seconds(b).total_cmp(&last_fit_seconds(a)));
+            let threads_needed = |&job: &usize| {
                 let memory = u128::from(pass[job].head.memory_bytes(shape));
-                let share = (memory * threads as u128).div_ceil(allowance as u128);
+                let share = (memory * threads as u128).div_ceil(memory_budget as u128);
                 usize::try_from(share).unwrap_or(threads).max(threads / pass.len())
             };
-            let done = side_by_side(&jobs, threads, needs, |&job| {
-                let attempt = match &trials[job] {
-                    Attempt::Done(_) if number == 0 && !in_time() => Attempt::LeftOut,
-                    Attempt::Done(_) => trial::run(pass[job].head.as_ref(), &training, tested),
-                    Attempt::Failed(_) | Attempt::LeftOut => Attempt::LeftOut,
+            let outcomes = run_parallel(&jobs, threads, threads_needed, |&job| {
+                let outcome = match &trials[job] {
+                    TrialOutcome::Done(_) if number == 0 && !has_time() => TrialOutcome::LeftOut,
+                    TrialOutcome::Done(_) => {
+                        trial::fit_fold(pass[job].head.as_ref(), &train_set, test_features)
+                    }
+                    TrialOutcome::Failed(_) | TrialOutcome::LeftOut => TrialOutcome::LeftOut,
                 };
                 progress.step(1);
-                attempt
+                outcome
             });
-            for (job, attempt) in jobs.into_iter().zip(done) {
-                trials[job].add(attempt);
+            for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                trials[job].add_fold(outcome);
             }
         }
-        let of_pass: Vec<Attempt<Scored>> = trials
+        let pass_scores: Vec<TrialOutcome<CvScores>> = trials
             .into_par_iter()
-            .map(|trials| trials.map(|trials| Scored::new(&trials, splits, held.labels())))
+            .map(|trials| trials.map(|trials| CvScores::from_folds(&trials, splits, features.labels())))
             .collect();
-        scored.extend(of_pass);
+        scored.extend(pass_scores);
     }
     Ok(scored)
 }
 
 /// Candidates that go over the folds together: at most `at_once`, and of one round where rounds are kept apart.
-fn passes(candidates: &[Candidate], rounds_apart: bool, at_once: usize) -> Vec<&[Candidate]> {
+fn plan_passes(candidates: &[Candidate], separate_rounds: bool, max_candidates: usize) -> Vec<&[Candidate]> {
     candidates
-        .chunk_by(|a, b| !rounds_apart || a.round == b.round)
-        .flat_map(|round| round.chunks(at_once))
+        .chunk_by(|a, b| !separate_rounds || a.round == b.round)
+        .flat_map(|round| round.chunks(max_candidates))
         .collect()
 }
 
 /// Orders the candidates and compares each with the best, on resamples that `draw` gives.
-fn judge(
+fn rank_candidates(
     candidates: &[Candidate],
-    scored: Vec<Attempt<Scored>>,
+    scored: Vec<TrialOutcome<CvScores>>,
     classes: usize,
-    by: Criterion,
+    metric: RankingMetric,
     draw: impl Fn(usize) -> Vec<u32> + Sync,
-) -> Vec<Entry> {
-    let (mut done, mut others) = (Vec::new(), Vec::new());
+) -> Vec<CandidateResult> {
+    let (mut done, mut unscored) = (Vec::new(), Vec::new());
     for (candidate, scored) in candidates.iter().zip(scored) {
         match scored {
-            Attempt::Done(scored) => done.push((candidate, scored)),
-            Attempt::Failed(error) => others.push((0, candidate, State::Failed { error })),
-            Attempt::LeftOut => others.push((1, candidate, State::LeftOut)),
+            TrialOutcome::Done(scored) => done.push((candidate, scored)),
+            TrialOutcome::Failed(error) => unscored.push((0, candidate, CandidateStatus::Failed { error })),
+            TrialOutcome::LeftOut => unscored.push((1, candidate, CandidateStatus::LeftOut)),
         }
     }
     // Stable: where figures are the same, the earlier round and then the earlier name is before.
-    done.sort_by(|(_, a), (_, b)| a.order(b, by, classes));
-    others.sort_by_key(|(rank, ..)| *rank);
+    done.sort_by(|(_, a), (_, b)| a.compare_by(b, metric, classes));
+    unscored.sort_by_key(|(rank, ..)| *rank);
 
     let scores: Vec<_> = done.iter().map(|(_, scored)| scored.scores.as_slice()).collect();
-    let figures = if scores.is_empty() { Vec::new() } else { compared(&scores, classes, 0, RESAMPLES, draw) };
-    let judged = done.into_iter().zip(figures).map(|((candidate, scored), figures)| {
-        candidate.entry(State::Compared(Box::new(scored.judged(&figures, by))))
+    let metrics =
+        if scores.is_empty() { Vec::new() } else { compare_to_best(&scores, classes, 0, N_RESAMPLES, draw) };
+    let results = done.into_iter().zip(metrics).map(|((candidate, scored), figures)| {
+        candidate
+            .to_result(CandidateStatus::Compared(Box::new(scored.into_candidate_scores(&figures, metric))))
     });
-    judged.chain(others.into_iter().map(|(_, candidate, state)| candidate.entry(state))).collect()
+    results.chain(unscored.into_iter().map(|(_, candidate, state)| candidate.to_result(state))).collect()
 }
 
 #[cfg(test)]
-mod leaks;
+mod fold_tests;
 #[cfg(test)]
-mod orders;
+mod ranking_tests;
 #[cfg(test)]
 mod tests;

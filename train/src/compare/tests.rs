@@ -98,46 +98,48 @@ fn settings(features: &str, head: &str) -> Settings {
     Config::parse(&config, "test", &folder).unwrap().resolve(&heads()).unwrap()
 }
 
-fn named(names: &[&str]) -> Vec<String> {
+fn to_names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-fn compared_with(features: &str, head: &str, names: &[&str], plan: &Plan) -> Comparison {
+fn run_comparison(features: &str, head: &str, names: &[&str], options: &CompareOptions) -> Comparison {
     let settings = settings(features, head);
-    let prepared = Prepared::new(&settings, &()).unwrap();
-    let candidates = candidates(&settings, &heads(), Some(&named(names))).unwrap();
-    compare(&prepared, &candidates, plan, &()).unwrap()
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&to_names(names))).unwrap();
+    compare(&prepared, &candidates, options, &()).unwrap()
 }
 
 // effect: compare --folds, compare --seed
 #[test]
-fn figures_are_those_of_scikit_learn_cross_validated_with_and_without_groups() {
+fn metrics_match_scikit_learns_cross_validation_with_and_without_groups() {
     let text = include_str!("../../../reference/compare/cross_validated.json");
-    let golden: BTreeMap<String, BTreeMap<String, f64>> = serde_json::from_str(text).unwrap();
-    for (name, expected) in golden {
+    let reference: BTreeMap<String, BTreeMap<String, f64>> = serde_json::from_str(text).unwrap();
+    for (name, expected) in reference {
         let head = "kind = \"linear\"\ntol = 1e-9";
-        let comparison = compared_with(&format!("compare/{name}"), head, &["linear"], &Plan::default());
+        let comparison =
+            run_comparison(&format!("compare/{name}"), head, &["linear"], &CompareOptions::default());
         assert_eq!(comparison.groups.is_some(), name == "grouped");
-        let entry = comparison.candidates.iter().find(|entry| entry.parameters["C"].as_float() == Some(1.0));
-        let judged = entry.unwrap().judged().unwrap();
-        for (figure, found) in [
-            ("accuracy", judged.accuracy),
-            ("macro_f1", judged.macro_f1),
-            ("log_loss", judged.log_loss),
-            ("ece", judged.ece),
+        let candidate =
+            comparison.candidates.iter().find(|entry| entry.parameters["C"].as_float() == Some(1.0));
+        let scores = candidate.unwrap().scores().unwrap();
+        for (metric, found) in [
+            ("accuracy", scores.accuracy),
+            ("macro_f1", scores.macro_f1),
+            ("log_loss", scores.log_loss),
+            ("ece", scores.ece),
         ] {
-            let expected = expected[figure];
-            assert!((found.value - expected).abs() < 2e-5, "{name}, {figure}: {found:?}, not {expected}");
+            let expected = expected[metric];
+            assert!((found.value - expected).abs() < 2e-5, "{name}, {metric}: {found:?}, not {expected}");
         }
     }
 }
 
 /// All but the seconds.
-fn timeless(mut comparison: Comparison) -> Comparison {
+fn without_seconds(mut comparison: Comparison) -> Comparison {
     comparison.seconds = 0.0;
-    for entry in &mut comparison.candidates {
-        if let State::Compared(judged) = &mut entry.state {
-            (judged.fit_seconds, judged.predict_seconds) = (0.0, 0.0);
+    for candidate in &mut comparison.candidates {
+        if let CandidateStatus::Compared(scores) = &mut candidate.status {
+            (scores.fit_seconds, scores.predict_seconds) = (0.0, 0.0);
         }
     }
     comparison
@@ -146,94 +148,99 @@ fn timeless(mut comparison: Comparison) -> Comparison {
 // effect: --threads
 #[test]
 fn threads_and_order_change_nothing_but_the_seconds() {
-    let on = |threads, names: &[&str], budget: Option<f64>| {
+    let run_on = |threads, names: &[&str], budget: Option<f64>| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let plan = Plan { budget: budget.map(Duration::from_secs_f64), ..Plan::default() };
-        pool.install(|| timeless(compared_with("compare/overlapping", "", names, &plan)))
+        let options =
+            CompareOptions { budget: budget.map(Duration::from_secs_f64), ..CompareOptions::default() };
+        pool.install(|| without_seconds(run_comparison("compare/overlapping", "", names, &options)))
     };
-    let once = on(1, &["linear", "mlp", "prior", "svm"], None);
-    assert!(once.candidates.len() >= 6);
-    assert_eq!(on(3, &["svm", "prior", "linear", "mlp"], None), once);
+    let expected = run_on(1, &["linear", "mlp", "prior", "svm"], None);
+    assert!(expected.candidates.len() >= 6);
+    assert_eq!(run_on(3, &["svm", "prior", "linear", "mlp"], None), expected);
     // Every round in a pass of its own.
-    assert_eq!(on(2, &["mlp", "linear", "svm", "prior"], Some(1e6)), once);
+    assert_eq!(run_on(2, &["mlp", "linear", "svm", "prior"], Some(1e6)), expected);
 }
 
 #[test]
-fn the_best_come_first_then_what_failed_and_every_entry_says_what_it_is() {
-    let plan = Plan { by: Criterion::LogLoss, ..Plan::default() };
-    let comparison = compared_with("compare/overlapping", "", &["prior", "linear"], &plan);
+fn the_best_come_first_and_the_failed_last() {
+    let options = CompareOptions { metric: RankingMetric::LogLoss, ..CompareOptions::default() };
+    let comparison = run_comparison("compare/overlapping", "", &["prior", "linear"], &options);
     let losses: Vec<f64> =
-        comparison.candidates.iter().filter_map(|e| e.judged()).map(|judged| judged.log_loss.value).collect();
+        comparison.candidates.iter().filter_map(|e| e.scores()).map(|scores| scores.log_loss.value).collect();
     assert!(losses.len() >= 3 && losses.is_sorted(), "{losses:?}");
 
     let best = comparison.best().unwrap();
     assert_eq!(best.head, "linear");
-    let figure = best.judged().unwrap().log_loss;
-    assert_eq!((figure.to_best.low, figure.to_best.high), (0.0, 0.0));
-    assert!(best.judged().unwrap().tied);
+    let log_loss = best.scores().unwrap().log_loss;
+    assert_eq!((log_loss.to_best.low, log_loss.to_best.high), (0.0, 0.0));
+    assert!(best.scores().unwrap().tied);
 
-    let rows = comparison.best_of_heads();
-    assert_eq!(rows.iter().map(|row| row.head.as_str()).collect::<Vec<_>>(), ["linear", "prior"]);
-    let prior = rows[1].judged().unwrap();
+    let best_rows = comparison.best_per_head();
+    assert_eq!(best_rows.iter().map(|row| row.head.as_str()).collect::<Vec<_>>(), ["linear", "prior"]);
+    let prior = best_rows[1].scores().unwrap();
     assert!(!prior.tied && prior.log_loss.to_best.low > 0.0, "{prior:?}");
     // Three numbers in f32.
     assert_eq!(prior.bytes, 12);
     assert_eq!(prior.warnings, ["it looks at no feature"]);
-    assert_eq!(prior.chosen, [Chosen { parameter: "seen".into(), values: vec![7.0; 5] }]);
+    assert_eq!(prior.chosen, [ChosenParameter { parameter: "seen".into(), values: vec![7.0; 5] }]);
 
-    let described: Vec<String> =
-        comparison.candidates.iter().filter(|e| e.head == "prior").map(Entry::described).collect();
+    let described: Vec<String> = comparison
+        .candidates
+        .iter()
+        .filter(|e| e.head == "prior")
+        .map(CandidateResult::describe_changes)
+        .collect();
     for expected in ["", "smoothing = 10.0", "fails = true"] {
         assert!(described.iter().any(|found| found == expected), "{described:?}");
     }
-    let failed = State::Failed { error: "it was told to fail".into() };
-    assert_eq!(comparison.candidates.last().unwrap().state, failed);
+    let failed = CandidateStatus::Failed { error: "it was told to fail".into() };
+    assert_eq!(comparison.candidates.last().unwrap().status, failed);
 }
 
 // effect: compare --budget
 #[test]
 fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     let settings = settings("compare/overlapping", "");
-    let prepared = Prepared::new(&settings, &()).unwrap();
-    let candidates = candidates(&settings, &heads(), Some(&named(&["prior", "linear"]))).unwrap();
-    let plan = Plan { budget: Some(Duration::from_secs(1)), ..Plan::default() };
-    let begun = AtomicUsize::new(0);
-    let in_time = || begun.fetch_add(1, Ordering::SeqCst) < 2;
-    let comparison = compare_while(&prepared, &candidates, &plan, &in_time, &()).unwrap();
-    let of = |wanted: fn(&State) -> bool| -> Vec<(&str, String)> {
-        let found = comparison.candidates.iter().filter(|entry| wanted(&entry.state));
-        found.map(|entry| (entry.head.as_str(), entry.described())).collect()
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&to_names(&["prior", "linear"]))).unwrap();
+    let options = CompareOptions { budget: Some(Duration::from_secs(1)), ..CompareOptions::default() };
+    let n_started = AtomicUsize::new(0);
+    let has_time = || n_started.fetch_add(1, Ordering::SeqCst) < 2;
+    let comparison = compare_while(&prepared, &candidates, &options, &has_time, &()).unwrap();
+    let candidates_with = |is_wanted: fn(&CandidateStatus) -> bool| -> Vec<(&str, String)> {
+        let found = comparison.candidates.iter().filter(|candidate| is_wanted(&candidate.status));
+        found.map(|entry| (entry.head.as_str(), entry.describe_changes())).collect()
     };
     // The first point of each head, in all folds; nothing was fitted of the second ones, and none is missing.
-    let done = of(|state| matches!(state, State::Compared(_)));
+    let done = candidates_with(|state| matches!(state, CandidateStatus::Compared(_)));
     assert_eq!(done.iter().map(|(head, _)| *head).collect::<Vec<_>>(), ["linear", "prior"]);
-    let left_out = of(|state| *state == State::LeftOut);
+    let left_out = candidates_with(|state| *state == CandidateStatus::LeftOut);
     assert!(left_out.contains(&("prior", "smoothing = 10.0".into())), "{left_out:?}");
     assert_eq!(done.len() + left_out.len(), candidates.len());
 
-    let none = compare_while(&prepared, &candidates, &plan, &|| false, &()).unwrap_err();
-    assert!(none.to_string().contains("before the first candidate could begin"), "{none}");
+    let error = compare_while(&prepared, &candidates, &options, &|| false, &()).unwrap_err();
+    assert!(error.to_string().contains("before the first candidate could begin"), "{error}");
 }
 
 // effect: compare --heads, head.kind
 #[test]
 fn first_points_of_all_heads_come_first_and_the_configs_head_is_the_settings() {
     let settings = settings("compare/overlapping", "kind = \"prior\"\nsmoothing = 3");
-    let candidates = candidates(&settings, &heads(), Some(&named(&["prior", "linear", "svm"]))).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&to_names(&["prior", "linear", "svm"]))).unwrap();
     let first: Vec<&str> =
         candidates.iter().filter(|candidate| candidate.round == 0).map(Candidate::kind).collect();
     assert_eq!(first, ["linear", "prior", "svm"]);
     assert!(candidates.is_sorted_by_key(|candidate| candidate.round));
-    let described = candidates[1].entry(State::LeftOut).described();
+    let described = candidates[1].to_result(CandidateStatus::LeftOut).describe_changes();
     assert_eq!(described, "smoothing = 3.0");
 
-    let of_a_pass = |apart, at_once| -> Vec<usize> {
-        passes(&candidates, apart, at_once).into_iter().map(<[Candidate]>::len).collect()
+    let pass_sizes = |separate, max_candidates| -> Vec<usize> {
+        plan_passes(&candidates, separate, max_candidates).into_iter().map(<[Candidate]>::len).collect()
     };
-    assert_eq!(of_a_pass(false, 1000), [candidates.len()]);
-    assert_eq!(of_a_pass(true, 1000)[0], 3);
-    assert_eq!(of_a_pass(true, 2)[..2], [2, 1]);
-    assert_eq!(of_a_pass(false, 1), vec![1; candidates.len()]);
+    assert_eq!(pass_sizes(false, 1000), [candidates.len()]);
+    assert_eq!(pass_sizes(true, 1000)[0], 3);
+    assert_eq!(pass_sizes(true, 2)[..2], [2, 1]);
+    assert_eq!(pass_sizes(false, 1), vec![1; candidates.len()]);
 }
 
 #[test]
@@ -242,23 +249,25 @@ fn heads_that_are_not_known_or_named_twice_are_refused() {
     for (names, reason) in
         [(["linear", "forest"], "there is no head `forest`"), (["svm", "svm"], "`svm` is named twice")]
     {
-        let error = candidates(&settings, &heads(), Some(&named(&names))).err().unwrap().to_string();
+        let error = candidates(&settings, &heads(), Some(&to_names(&names))).err().unwrap().to_string();
         assert!(error.contains(reason), "{error}");
     }
 }
 
 #[test]
-fn folds_that_cannot_be_are_refused() {
+fn impossible_folds_are_refused() {
     for (features, folds, reason) in [
         ("compare/overlapping", 1, "ask for 2 at least"),
         ("compare/overlapping", 100, "the largest class has"),
         ("compare/grouped", 31, "groups"),
     ] {
         let settings = settings(features, "");
-        let prepared = Prepared::new(&settings, &()).unwrap();
-        let candidates = candidates(&settings, &heads(), Some(&named(&["prior"]))).unwrap();
-        let error = compare(&prepared, &candidates, &Plan { folds, ..Plan::default() }, &()).unwrap_err();
+        let prepared = PreparedData::new(&settings, &()).unwrap();
+        let candidates = candidates(&settings, &heads(), Some(&to_names(&["prior"]))).unwrap();
+        let error =
+            compare(&prepared, &candidates, &CompareOptions { folds, ..CompareOptions::default() }, &())
+                .unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
-        assert_eq!(error.kind(), crate::Kind::Data);
+        assert_eq!(error.kind(), crate::FailureKind::Data);
     }
 }

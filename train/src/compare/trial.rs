@@ -9,44 +9,44 @@ use headstock_heads::{
 };
 use headstock_loader::SplitIndices;
 
-use super::bootstrap::Compared;
-use super::heard::hearing;
-use super::outcome::{Chosen, Criterion, Judged};
+use super::bootstrap::CandidateMetrics;
+use super::log_capture::capture_warnings;
+use super::results::{CandidateScores, ChosenParameter, RankingMetric};
 use crate::metrics::Predictions;
-use crate::score::{Figures, Score};
+use crate::sample_scores::{SampleScore, WeightedMetrics};
 
 /// What came of trying something.
-pub(super) enum Attempt<T> {
+pub(super) enum TrialOutcome<T> {
     Done(T),
     Failed(String),
     LeftOut,
 }
 
-impl<T> Attempt<T> {
-    pub(super) fn map<U>(self, with: impl FnOnce(T) -> U) -> Attempt<U> {
+impl<T> TrialOutcome<T> {
+    pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> TrialOutcome<U> {
         match self {
-            Self::Done(value) => Attempt::Done(with(value)),
-            Self::Failed(error) => Attempt::Failed(error),
-            Self::LeftOut => Attempt::LeftOut,
+            Self::Done(value) => TrialOutcome::Done(f(value)),
+            Self::Failed(error) => TrialOutcome::Failed(error),
+            Self::LeftOut => TrialOutcome::LeftOut,
         }
     }
 }
 
-impl Attempt<Vec<Trial>> {
+impl TrialOutcome<Vec<FoldTrial>> {
     /// Adds a fold. Once a candidate has failed or is left out, it stays so.
-    pub(super) fn add(&mut self, fold: Attempt<Trial>) {
+    pub(super) fn add_fold(&mut self, outcome: TrialOutcome<FoldTrial>) {
         if let Self::Done(trials) = self {
-            match fold {
-                Attempt::Done(trial) => trials.push(trial),
-                Attempt::Failed(error) => *self = Self::Failed(error),
-                Attempt::LeftOut => *self = Self::LeftOut,
+            match outcome {
+                TrialOutcome::Done(trial) => trials.push(trial),
+                TrialOutcome::Failed(error) => *self = Self::Failed(error),
+                TrialOutcome::LeftOut => *self = Self::LeftOut,
             }
         }
     }
 }
 
 /// What a candidate made of a fold.
-pub(super) struct Trial {
+pub(super) struct FoldTrial {
     /// Of the samples tested, `[n, C]`.
     logits: Logits,
     pub(super) fit_seconds: f64,
@@ -57,74 +57,74 @@ pub(super) struct Trial {
 }
 
 /// Fits a head and lets it predict.
-pub(super) fn run(
+pub(super) fn fit_fold(
     head: &dyn ConfiguredHead,
-    training: &TrainingSet<'_>,
-    tested: FeatureMatrix<'_>,
-) -> Attempt<Trial> {
-    let (trial, warnings) = hearing(|| fit_and_predict(head, training, tested));
+    train_set: &TrainingSet<'_>,
+    test_features: FeatureMatrix<'_>,
+) -> TrialOutcome<FoldTrial> {
+    let (trial, warnings) = capture_warnings(|| fit_and_predict(head, train_set, test_features));
     match trial {
-        Ok(trial) => Attempt::Done(Trial { warnings, ..trial }),
-        Err(error) => Attempt::Failed(error.to_string()),
+        Ok(trial) => TrialOutcome::Done(FoldTrial { warnings, ..trial }),
+        Err(error) => TrialOutcome::Failed(error.to_string()),
     }
 }
 
 fn fit_and_predict(
     head: &dyn ConfiguredHead,
-    training: &TrainingSet<'_>,
-    tested: FeatureMatrix<'_>,
-) -> Result<Trial, HeadError> {
+    train_set: &TrainingSet<'_>,
+    test_features: FeatureMatrix<'_>,
+) -> Result<FoldTrial, HeadError> {
     let started = Instant::now();
-    let Fitted { head, chosen, .. } = head.fit(training, &FitContext::silent())?;
+    let Fitted { head, chosen, .. } = head.fit(train_set, &FitContext::silent())?;
     let fit_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    let logits = head.logits(tested)?;
+    let logits = head.logits(test_features)?;
     let predict_seconds = started.elapsed().as_secs_f64();
     if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
         return Err(HeadError::Diverged("it gives logits that are not finite".into()));
     }
-    let bytes = bytes(&head.tensors()?);
-    Ok(Trial { logits, fit_seconds, predict_seconds, bytes, chosen, warnings: Vec::new() })
+    let bytes = tensor_bytes(&head.tensors()?);
+    Ok(FoldTrial { logits, fit_seconds, predict_seconds, bytes, chosen, warnings: Vec::new() })
 }
 
-fn bytes(tensors: &Tensors) -> u64 {
+fn tensor_bytes(tensors: &Tensors) -> u64 {
     tensors.values().map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
 }
 
 /// What a candidate made of all samples.
-pub(super) struct Scored {
+pub(super) struct CvScores {
     /// Of each sample, `[N]`.
-    pub(super) scores: Vec<Score>,
+    pub(super) scores: Vec<SampleScore>,
     temperatures: Vec<f64>,
     fit_seconds: f64,
     predict_seconds: f64,
     bytes: u64,
-    chosen: Vec<Chosen>,
+    chosen: Vec<ChosenParameter>,
     warnings: Vec<String>,
 }
 
-impl Scored {
+impl CvScores {
     /// Of a trial a fold.
-    pub(super) fn new(trials: &[Trial], splits: &[SplitIndices], labels: &[u32]) -> Self {
-        let tested: Vec<Vec<u32>> =
+    pub(super) fn from_folds(trials: &[FoldTrial], splits: &[SplitIndices], labels: &[u32]) -> Self {
+        let test_labels: Vec<Vec<u32>> =
             splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
-        let mut scores = vec![Score::default(); labels.len()];
+        let mut scores = vec![SampleScore::default(); labels.len()];
         let mut temperatures: Vec<f64> = Vec::with_capacity(trials.len());
         for (fold, trial) in trials.iter().enumerate() {
-            let others = (0..trials.len()).filter(|&other| other != fold);
-            let (mut logits, mut of_others) = (Vec::new(), Vec::new());
-            for other in others {
+            let other_folds = (0..trials.len()).filter(|&other| other != fold);
+            let (mut logits, mut other_labels) = (Vec::new(), Vec::new());
+            for other in other_folds {
                 logits.extend_from_slice(trials[other].logits.as_slice());
-                of_others.extend_from_slice(&tested[other]);
+                other_labels.extend_from_slice(&test_labels[other]);
             }
             let calibration = Logits::new(logits, trial.logits.classes())
-                .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &of_others))
+                .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &other_labels))
                 .expect("logits are finite, and each has a label");
             temperatures.push(calibration.temperature().unwrap_or(1.0));
-            let of_fold = Predictions::calibrated(&trial.logits, &calibration)
+            let fold_scores = Predictions::with_calibration(&trial.logits, &calibration)
                 .expect("logits are finite, of as many classes")
-                .scores(&tested[fold]);
-            for (&sample, score) in splits[fold].test.iter().zip(of_fold) {
+                .scores(&test_labels[fold]);
+            for (&sample, score) in splits[fold].test.iter().zip(fold_scores) {
                 scores[sample] = score;
             }
         }
@@ -137,25 +137,29 @@ impl Scored {
             fit_seconds: median(trials.iter().map(|trial| trial.fit_seconds).collect()),
             predict_seconds: median(trials.iter().map(|trial| trial.predict_seconds).collect()),
             bytes: trials.iter().map(|trial| trial.bytes).max().unwrap_or(0),
-            chosen: chosen(trials),
+            chosen: collect_chosen(trials),
             warnings,
         }
     }
 
     /// Which of two is before the other: the better one; by the other figure where they are equal.
-    pub(super) fn order(&self, other: &Self, by: Criterion, classes: usize) -> Ordering {
-        let [a, b] = [self, other].map(|scored| Figures::of(&scored.scores, classes, |_| 1));
-        let less_loss = a.log_loss.total_cmp(&b.log_loss);
-        match by {
-            Criterion::Accuracy => b.accuracy.total_cmp(&a.accuracy).then(less_loss),
-            Criterion::MacroF1 => b.macro_f1.total_cmp(&a.macro_f1).then(less_loss),
-            Criterion::LogLoss => less_loss.then(b.accuracy.total_cmp(&a.accuracy)),
+    pub(super) fn compare_by(&self, other: &Self, metric: RankingMetric, classes: usize) -> Ordering {
+        let [a, b] = [self, other].map(|scored| WeightedMetrics::from_scores(&scored.scores, classes, |_| 1));
+        let by_loss = a.log_loss.total_cmp(&b.log_loss);
+        match metric {
+            RankingMetric::Accuracy => b.accuracy.total_cmp(&a.accuracy).then(by_loss),
+            RankingMetric::MacroF1 => b.macro_f1.total_cmp(&a.macro_f1).then(by_loss),
+            RankingMetric::LogLoss => by_loss.then(b.accuracy.total_cmp(&a.accuracy)),
         }
     }
 
-    pub(super) fn judged(self, figures: &Compared, by: Criterion) -> Judged {
-        let Compared { accuracy, macro_f1, log_loss, ece } = *figures;
-        let judged = Judged {
+    pub(super) fn into_candidate_scores(
+        self,
+        metrics: &CandidateMetrics,
+        metric: RankingMetric,
+    ) -> CandidateScores {
+        let CandidateMetrics { accuracy, macro_f1, log_loss, ece } = *metrics;
+        let scores = CandidateScores {
             accuracy,
             macro_f1,
             log_loss,
@@ -168,20 +172,23 @@ impl Scored {
             chosen: self.chosen,
             warnings: self.warnings,
         };
-        let to_best = judged.by(by).to_best;
-        Judged { tied: to_best.low <= 0.0 && to_best.high >= 0.0, ..judged }
+        let to_best = scores.metric(metric).to_best;
+        CandidateScores { tied: to_best.low <= 0.0 && to_best.high >= 0.0, ..scores }
     }
 }
 
-fn chosen(trials: &[Trial]) -> Vec<Chosen> {
+fn collect_chosen(trials: &[FoldTrial]) -> Vec<ChosenParameter> {
     let first = trials.first().map(|trial| trial.chosen.as_slice()).unwrap_or_default();
-    let of_all = |name: &str| {
-        let all = trials.iter().flat_map(|trial| &trial.chosen);
-        all.filter(|(parameter, _)| *parameter == name).map(|(_, value)| *value).collect()
+    let values_of = |name: &str| {
+        let chosen = trials.iter().flat_map(|trial| &trial.chosen);
+        chosen.filter(|(parameter, _)| *parameter == name).map(|(_, value)| *value).collect()
     };
     first
         .iter()
-        .map(|(parameter, _)| Chosen { parameter: (*parameter).to_owned(), values: of_all(parameter) })
+        .map(|(parameter, _)| ChosenParameter {
+            parameter: (*parameter).to_owned(),
+            values: values_of(parameter),
+        })
         .collect()
 }
 
@@ -207,8 +214,8 @@ mod tests {
         assert_eq!((median(vec![4.0]), median(Vec::new())), (4.0, 0.0));
     }
 
-    fn trial(logits: &[f32], seconds: f64, bytes: u64, chosen: f64, warning: &str) -> Trial {
-        Trial {
+    fn trial(logits: &[f32], seconds: f64, bytes: u64, chosen: f64, warning: &str) -> FoldTrial {
+        FoldTrial {
             logits: Logits::new(logits.to_vec(), 2).unwrap(),
             fit_seconds: seconds,
             predict_seconds: seconds / 4.0,
@@ -219,43 +226,50 @@ mod tests {
     }
 
     #[test]
-    fn what_the_folds_give_is_put_together() {
+    fn fold_results_are_combined() {
         let splits = [[1, 2], [0, 3]].map(|test| SplitIndices { train: Vec::new(), test: test.to_vec() });
         let trials = [
             trial(&[3.0, 0.0, 0.0, 3.0], 4.0, 12, 0.5, "b"),
             trial(&[0.0, 3.0, 0.0, 1.0], 2.0, 16, 2.0, "a"),
         ];
-        let scored = Scored::new(&trials, &splits, &[1, 0, 1, 0]);
+        let scored = CvScores::from_folds(&trials, &splits, &[1, 0, 1, 0]);
         assert_eq!((scored.fit_seconds, scored.predict_seconds, scored.bytes), (3.0, 0.75, 16));
-        assert_eq!(scored.chosen, [Chosen { parameter: "C".into(), values: vec![0.5, 2.0] }]);
+        assert_eq!(scored.chosen, [ChosenParameter { parameter: "C".into(), values: vec![0.5, 2.0] }]);
         assert_eq!(scored.warnings, ["a", "always", "b"]);
         // Each row is where its sample is: only sample 3 is taken for the other class.
-        let hits = Figures::of(&scored.scores, 2, |_| 1).accuracy;
-        assert_eq!(hits, 0.75);
-        assert_eq!(Figures::of(&scored.scores, 2, |sample| u32::from(sample == 3)).accuracy, 0.0);
+        let accuracy = WeightedMetrics::from_scores(&scored.scores, 2, |_| 1).accuracy;
+        assert_eq!(accuracy, 0.75);
+        assert_eq!(
+            WeightedMetrics::from_scores(&scored.scores, 2, |sample| u32::from(sample == 3)).accuracy,
+            0.0
+        );
         // By the first fold, both right and as sure: two right of two are worth a probability of 3 / 4.
         assert!((scored.temperatures[1] - 3.0 / 3f64.ln()).abs() < 1e-4, "{:?}", scored.temperatures);
         // By the second, of which one is right by 3 and one is wrong by 1: where the loss has no slope.
-        let says = |by: f64| 1.0 / (1.0 + (-by / scored.temperatures[0]).exp());
-        assert!((3.0 * (1.0 - says(3.0)) - says(1.0)).abs() < 1e-4, "{:?}", scored.temperatures);
+        let probability = |logit: f64| 1.0 / (1.0 + (-logit / scored.temperatures[0]).exp());
+        assert!(
+            (3.0 * (1.0 - probability(3.0)) - probability(1.0)).abs() < 1e-4,
+            "{:?}",
+            scored.temperatures
+        );
     }
 
     #[test]
     fn a_candidate_that_failed_in_a_fold_has_failed() {
-        let done = || Attempt::Done(trial(&[1.0, 0.0], 1.0, 1, 1.0, ""));
-        let after = |folds: Vec<Attempt<Trial>>| {
-            let mut all = Attempt::Done(Vec::new());
-            folds.into_iter().for_each(|fold| all.add(fold));
-            match all {
-                Attempt::Done(trials) => format!("{} folds", trials.len()),
-                Attempt::Failed(error) => error,
-                Attempt::LeftOut => "left out".into(),
+        let done = || TrialOutcome::Done(trial(&[1.0, 0.0], 1.0, 1, 1.0, ""));
+        let outcome_of = |folds: Vec<TrialOutcome<FoldTrial>>| {
+            let mut outcome = TrialOutcome::Done(Vec::new());
+            folds.into_iter().for_each(|fold| outcome.add_fold(fold));
+            match outcome {
+                TrialOutcome::Done(trials) => format!("{} folds", trials.len()),
+                TrialOutcome::Failed(error) => error,
+                TrialOutcome::LeftOut => "left out".into(),
             }
         };
-        assert_eq!(after(vec![done(), done()]), "2 folds");
-        assert_eq!(after(vec![done(), Attempt::Failed("no".into()), done()]), "no");
-        assert_eq!(after(vec![Attempt::Failed("no".into()), Attempt::LeftOut]), "no");
-        assert_eq!(after(vec![Attempt::LeftOut, done()]), "left out");
+        assert_eq!(outcome_of(vec![done(), done()]), "2 folds");
+        assert_eq!(outcome_of(vec![done(), TrialOutcome::Failed("no".into()), done()]), "no");
+        assert_eq!(outcome_of(vec![TrialOutcome::Failed("no".into()), TrialOutcome::LeftOut]), "no");
+        assert_eq!(outcome_of(vec![TrialOutcome::LeftOut, done()]), "left out");
     }
 
     #[test]
@@ -266,6 +280,6 @@ mod tests {
             ("b".into(), zeros((2, 2), DType::F64)),
             ("c".into(), zeros((7, 1), DType::U8)),
         ]);
-        assert_eq!(bytes(&tensors), 60 + 32 + 7);
+        assert_eq!(tensor_bytes(&tensors), 60 + 32 + 7);
     }
 }

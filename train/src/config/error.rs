@@ -31,7 +31,7 @@ pub enum ConfigError {
         message: String,
     },
     /// `version` is missing or of another version.
-    #[error("{origin}: {}", version(.found.as_deref()))]
+    #[error("{origin}: {}", version_problem(.found.as_deref()))]
     Version {
         /// The file.
         origin: String,
@@ -78,7 +78,7 @@ pub enum ConfigError {
     },
 }
 
-fn version(found: Option<&str>) -> String {
+fn version_problem(found: Option<&str>) -> String {
     match found {
         None => format!("`version` is missing: begin the file with `version = {VERSION}`"),
         Some(found) => format!("`version` is {found}, and this headstock reads {VERSION}"),

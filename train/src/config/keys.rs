@@ -41,18 +41,18 @@ fn sections() -> [(&'static str, &'static [&'static str]); 16] {
 /// The path of every key, as `data.folder`, but those of `[head]`, which each head has of its own. The keys of a policy stand
 /// below its kind, as `augment.policy.rand-augment.magnitude`.
 #[must_use]
-pub fn all() -> Vec<String> {
+pub fn known_keys() -> Vec<String> {
     const POLICY: &str = "augment.policy";
     let sections = sections();
     let is_section = |path: &str| path == "head" || sections.iter().any(|(section, _)| *section == path);
     let mut paths = Vec::new();
     for (section, keys) in sections {
-        for path in keys.iter().map(|key| joined(section, key)).filter(|path| !is_section(path)) {
+        for path in keys.iter().map(|key| join_key(section, key)).filter(|path| !is_section(path)) {
             if path == POLICY {
-                paths.push(joined(POLICY, "kind"));
-                for kind in expected::<Policy>(&[("kind", "")]) {
-                    let keys = expected::<Policy>(&[("kind", kind), ("", "")]);
-                    paths.extend(keys.iter().map(|key| joined(&joined(POLICY, kind), key)));
+                paths.push(join_key(POLICY, "kind"));
+                for kind in expected_names::<Policy>(&[("kind", "")]) {
+                    let keys = expected_names::<Policy>(&[("kind", kind), ("", "")]);
+                    paths.extend(keys.iter().map(|key| join_key(&join_key(POLICY, kind), key)));
                 }
             } else {
                 paths.push(path);
@@ -63,26 +63,28 @@ pub fn all() -> Vec<String> {
 }
 
 /// What may stand where `table` has a name that a tagged enum does not know: serde names all that it expects there.
-fn expected<'de, T: Deserialize<'de>>(table: &[(&'static str, &'static str)]) -> &'static [&'static str] {
+fn expected_names<'de, T: Deserialize<'de>>(
+    table: &[(&'static str, &'static str)],
+) -> &'static [&'static str] {
     match T::deserialize(MapDeserializer::new(table.iter().copied())) {
-        Err(Unknown(expected)) => expected,
+        Err(ExpectedNames(expected)) => expected,
         Ok(_) => &[],
     }
 }
 
 /// An error of reading that keeps what was expected.
 #[derive(Debug)]
-struct Unknown(&'static [&'static str]);
+struct ExpectedNames(&'static [&'static str]);
 
-impl fmt::Display for Unknown {
+impl fmt::Display for ExpectedNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "one of {} is expected", self.0.join(", "))
     }
 }
 
-impl std::error::Error for Unknown {}
+impl std::error::Error for ExpectedNames {}
 
-impl serde::de::Error for Unknown {
+impl serde::de::Error for ExpectedNames {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self(&[])
     }
@@ -105,15 +107,20 @@ fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), Confi
     let sections = sections();
     let Some((_, known)) = sections.iter().find(|(name, _)| *name == section) else { return Ok(()) };
     for (key, value) in table {
-        let path = joined(section, key);
+        let path = join_key(section, key);
         if !known.contains(&key.as_str()) {
-            let elsewhere = sections.iter().find(|(_, keys)| keys.contains(&key.as_str()));
-            let nearest = match elsewhere {
-                Some((section, _)) => joined(section, key),
-                None => joined(section, nearest(key, known)),
+            let other_section = sections.iter().find(|(_, keys)| keys.contains(&key.as_str()));
+            let suggestion = match other_section {
+                Some((section, _)) => join_key(section, key),
+                None => join_key(section, nearest_key(key, known)),
             };
             let known = known.iter().map(|&key| key.to_owned()).collect();
-            return Err(ConfigError::UnknownKey { origin: origin.into(), key: path, nearest, known });
+            return Err(ConfigError::UnknownKey {
+                origin: origin.into(),
+                key: path,
+                nearest: suggestion,
+                known,
+            });
         }
         if let Value::Table(table) = value {
             check_section(table, &path, origin)?;
@@ -123,10 +130,10 @@ fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), Confi
 }
 
 /// The one of `known` that is most like `key`; the first of several.
-pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> &'a str {
+pub(super) fn nearest_key<'a>(key: &str, known: &[&'a str]) -> &'a str {
     known.iter().min_by_key(|known| strsim::damerau_levenshtein(key, known)).copied().unwrap_or_default()
 }
 
-fn joined(section: &str, key: &str) -> String {
+fn join_key(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }

@@ -1,10 +1,10 @@
 //! `headstock.toml`: the file, and the settings that it resolves to.
 
+mod data_source;
 mod error;
 mod keys;
 mod options;
 mod settings;
-mod source;
 mod tune;
 
 use std::fs;
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use headstock_heads::Registry;
 use toml::{Table, Value};
 
+pub use data_source::{DataLocation, DataSourceConfig};
 pub use error::ConfigError;
-pub use keys::all as keys;
+pub use keys::known_keys;
 pub(crate) use options::DEFAULT_FOLDS;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
 };
 use settings::DEFAULT_HEAD;
 pub use settings::Settings;
-pub use source::{Place, Source};
-pub use tune::{KeptIn, OptimizerKind, ScheduleKind, Start, TuneFrom, TuneOptions, Views};
+pub use tune::{AugmentMode, CacheDtype, HeadInit, OptimizerKind, ScheduleKind, TuneFrom, TuneOptions};
 
 /// A config before it is resolved: its text as a table, overrides applied, and where it came from.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ impl Config {
 
     /// Relative paths in overrides are meant from the current folder, not from the config's: for the config of a run, in
     /// which all paths are absolute.
-    pub(crate) fn relative_to_here(self) -> Self {
+    pub(crate) fn with_overrides_from_cwd(self) -> Self {
         Self { base: PathBuf::new(), ..self }
     }
 
@@ -106,13 +106,13 @@ impl Config {
             assignments.into_iter().partition(|a| a.path == ["head", "kind"]);
         if let Some(kind) = kinds.last() {
             let head = self.table.get("head").and_then(Value::as_table);
-            let present =
+            let current_kind =
                 head.and_then(|head| head.get("kind")).and_then(Value::as_str).unwrap_or(DEFAULT_HEAD);
-            let same = kind.value.as_str() == Some(present);
-            if !same && let Some(dropped) = self.table.remove("head") {
-                let keys =
+            let is_same_kind = kind.value.as_str() == Some(current_kind);
+            if !is_same_kind && let Some(dropped) = self.table.remove("head") {
+                let n_keys =
                     dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
-                if keys > 0 {
+                if n_keys > 0 {
                     tracing::info!(
                         "the keys of [head] in {} are those of another head and are not used",
                         self.origin
@@ -135,7 +135,7 @@ impl Config {
     ///
     /// # Errors
     /// As there.
-    pub fn resolve_photos(self, heads: &Registry) -> Result<Settings, ConfigError> {
+    pub fn resolve_images_only(self, heads: &Registry) -> Result<Settings, ConfigError> {
         self.resolve_with(heads, false)
     }
 
@@ -157,18 +157,22 @@ struct Assignment<'a> {
 
 impl<'a> Assignment<'a> {
     fn parse(text: &'a str) -> Result<Self, ConfigError> {
-        let (key, value) = text.split_once('=').ok_or_else(|| Self::fault(text, "write KEY=VALUE"))?;
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| Self::override_error(text, "write KEY=VALUE"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
         if path == ["version"] {
-            return Err(Self::fault(text, "it says what the file is written in, and cannot be overridden"));
+            return Err(Self::override_error(
+                text,
+                "it says what the file is written in, and cannot be overridden",
+            ));
         }
         if path.iter().any(|part| part.is_empty()) {
-            return Err(Self::fault(text, "the key has an empty part"));
+            return Err(Self::override_error(text, "the key has an empty part"));
         }
-        Ok(Self { text, path, value: value_of(value.trim()) })
+        Ok(Self { text, path, value: parse_value(value.trim()) })
     }
 
-    fn fault(text: &str, problem: &str) -> ConfigError {
+    fn override_error(text: &str, problem: &str) -> ConfigError {
         ConfigError::Override { text: text.into(), problem: problem.into() }
     }
 
@@ -177,16 +181,16 @@ impl<'a> Assignment<'a> {
         let (leaf, sections) = self.path.split_last().expect("a key has a part at least");
         for section in sections {
             let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
-            table = entry
-                .as_table_mut()
-                .ok_or_else(|| Self::fault(self.text, &format!("`{section}` is a value, not a section")))?;
+            table = entry.as_table_mut().ok_or_else(|| {
+                Self::override_error(self.text, &format!("`{section}` is a value, not a section"))
+            })?;
         }
         table.insert((*leaf).to_owned(), self.value);
         Ok(())
     }
 }
 
-fn value_of(text: &str) -> Value {
+fn parse_value(text: &str) -> Value {
     let parsed: Result<Table, _> = format!("value = {text}").parse();
     match parsed {
         Ok(mut table) if table.len() == 1 => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headstock_backbone::{DeviceChoice, Layer, Precision};
+use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
 use headstock_heads::CalibrationMethod;
 use headstock_loader::{Augment, ClassOrder, DecodeMode, TestSize};
 use serde::{Deserialize, Serialize};
@@ -218,7 +218,7 @@ pub struct BackboneOptions {
     pub weights: String,
     /// Where features are taken.
     #[serde(default)]
-    pub layer: Layer,
+    pub layer: FeatureLayer,
     /// Where the network runs.
     #[serde(default)]
     pub device: DeviceChoice,

@@ -3,29 +3,29 @@
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::hub::fetch_dataset;
-use headstock_backbone::{DownloadProgress, HubError, Layer};
+use headstock_backbone::{DownloadProgress, FeatureLayer, HubError};
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
 use headstock_loader::TestSize;
 use toml::Value;
 
-use super::keys::nearest;
+use super::data_source::{DataLocation, DataSourceConfig};
+use super::keys::nearest_key;
 use super::options::DEFAULT_FOLDS;
-use super::source::{Place, Source};
-use super::tune::{TuneOptions, Views};
+use super::tune::{AugmentMode, TuneOptions};
 use super::{ConfigError, Options, SplitMethod, SplitOptions};
 
 /// The head of a config that names none.
 pub(super) const DEFAULT_HEAD: &str = "linear";
 
 /// Augmented views of a photo, at most.
-const MOST_VIEWS: u32 = 1000;
+const MAX_VIEWS: u32 = 1000;
 
 /// A config that can be run: every value checked, defaults filled in, paths absolute.
 pub struct Settings {
     /// The config as it would be written: running it again gives the same.
     pub options: Options,
     /// Where samples come from.
-    pub source: Source,
+    pub source: DataSourceConfig,
     /// The head.
     pub head: Box<dyn ConfiguredHead>,
 }
@@ -38,50 +38,50 @@ impl Settings {
         heads: &Registry,
         needs_backbone: bool,
     ) -> Result<Self, ConfigError> {
-        let checks = Checks { origin };
+        let validator = Validator { origin };
         if options.split.method == SplitMethod::Predefined {
             options.split.column.get_or_insert_with(|| "split".to_owned());
         }
-        let source = checks.source(&mut options.data, &options.split, base)?;
+        let source = validator.resolve_source(&mut options.data, &options.split, base)?;
         match (&source, &mut options.backbone) {
-            (Source::Features(_), Some(_)) => {
-                return Err(
-                    checks.key("backbone", "does nothing with `data.features`: leave one of them out")
-                );
+            (DataSourceConfig::Features(_), Some(_)) => {
+                return Err(validator
+                    .key_error("backbone", "does nothing with `data.features`: leave one of them out"));
             }
-            (Source::Features(_), None) => {}
+            (DataSourceConfig::Features(_), None) => {}
             (_, None) if needs_backbone => {
                 let problem = "is missing: a directory, a .safetensors file, or hf://timm/resnet50.a1_in1k";
-                return Err(checks.key("backbone.weights", problem));
+                return Err(validator.key_error("backbone.weights", problem));
             }
             (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
-                backbone.weights = checks.place("backbone.weights", Path::new(&backbone.weights), base)?.1;
+                backbone.weights =
+                    validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?.1;
             }
             _ => {}
         }
-        options.features.cache = checks.place("features.cache", &options.features.cache, base)?.0;
-        checks.split(&options.split, &source)?;
-        options.augment.check().map_err(|error| checks.value(error.to_string()))?;
-        if options.features.views > MOST_VIEWS {
+        options.features.cache = validator.absolute_path("features.cache", &options.features.cache, base)?.0;
+        validator.check_split(&options.split, &source)?;
+        options.augment.check().map_err(|error| validator.value_error(error.to_string()))?;
+        if options.features.views > MAX_VIEWS {
             let problem = format!(
-                "is {}: more than {MOST_VIEWS} views of a photo cannot be meant",
+                "is {}: more than {MAX_VIEWS} views of a photo cannot be meant",
                 options.features.views
             );
-            return Err(checks.key("features.views", problem));
+            return Err(validator.key_error("features.views", problem));
         }
         if options.features.views > 0 {
-            if matches!(source, Source::Features(_)) {
+            if matches!(source, DataSourceConfig::Features(_)) {
                 let problem = "needs photos: `data.features` has none";
-                return Err(checks.key("features.views", problem));
+                return Err(validator.key_error("features.views", problem));
             }
             if options.augment.is_empty() {
                 let problem =
                     "asks for augmented views, but [augment] is empty: every view would be the plain one";
-                return Err(checks.key("features.views", problem));
+                return Err(validator.key_error("features.views", problem));
             }
         }
-        let head = checks.head(&mut options, heads)?;
-        checks.tune(&mut options, head.as_ref(), heads)?;
+        let head = validator.resolve_head(&mut options, heads)?;
+        validator.check_tune(&mut options, head.as_ref(), heads)?;
         Ok(Self { options, source, head })
     }
 }
@@ -89,7 +89,7 @@ impl Settings {
 impl Settings {
     /// The same with the backbone frozen: of `[tune]` nothing is left.
     #[must_use]
-    pub fn frozen(mut self) -> Self {
+    pub fn with_frozen_backbone(mut self) -> Self {
         if !self.options.tune.is_off() {
             tracing::info!("the backbone stays frozen here: [tune] is not used");
             self.options.tune = TuneOptions::default();
@@ -102,12 +102,12 @@ impl Settings {
     ///
     /// # Errors
     /// [`HubError`].
-    pub fn pin(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
-        let Source::Photos { main, test } = &mut self.source else { return Ok(()) };
+    pub fn pin_dataset_revisions(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
+        let DataSourceConfig::Images { main, test } = &mut self.source else { return Ok(()) };
         let data = &mut self.options.data;
-        let named = [(Some(main), &mut data.parquet), (test.as_mut(), &mut data.test_parquet)];
-        for (place, key) in named {
-            let (Some(Place::Parquet { shards, .. }), Some(key)) = (place, key) else { continue };
+        let sources = [(Some(main), &mut data.parquet), (test.as_mut(), &mut data.test_parquet)];
+        for (location, key) in sources {
+            let (Some(DataLocation::Parquet { shards, .. }), Some(key)) = (location, key) else { continue };
             if let Some(name) = shards.strip_prefix("hf://") {
                 let origin = fetch_dataset(&name.parse()?, progress)?.origin;
                 shards.clone_from(&origin);
@@ -127,144 +127,148 @@ impl Settings {
     pub fn with_head(&self, kind: &str, table: &toml::Table, heads: &Registry) -> Result<Self, HeadError> {
         let head = heads.get(kind).expect("a head that was compared is known").configure(table.clone())?;
         let mut options = self.options.clone();
-        options.head = whole_table(head.as_ref());
+        options.head = complete_head_table(head.as_ref());
         Ok(Self { options, source: self.source.clone(), head })
     }
 }
 
 /// `[head]`, whole.
-fn whole_table(head: &dyn ConfiguredHead) -> toml::Table {
+fn complete_head_table(head: &dyn ConfiguredHead) -> toml::Table {
     let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(head.kind().to_owned()))]);
     table.extend(head.table());
     table
 }
 
-pub(super) struct Checks<'a> {
+pub(super) struct Validator<'a> {
     origin: &'a str,
 }
 
-impl Checks<'_> {
-    pub(super) fn key(&self, key: &str, problem: impl Into<String>) -> ConfigError {
+impl Validator<'_> {
+    pub(super) fn key_error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
     }
 
-    fn value(&self, message: String) -> ConfigError {
+    fn value_error(&self, message: String) -> ConfigError {
         ConfigError::Value { origin: self.origin.into(), message }
     }
 
     /// A path from `base` on, also as text: a config is text, and a run writes it.
-    pub(super) fn place(
+    pub(super) fn absolute_path(
         &self,
         key: &str,
         path: &Path,
         base: &Path,
     ) -> Result<(PathBuf, String), ConfigError> {
         if path.as_os_str().is_empty() {
-            return Err(self.key(key, "is empty: it must name a place"));
+            return Err(self.key_error(key, "is empty: it must name a place"));
         }
-        let place = base.join(path);
-        match place.to_str() {
-            Some(text) => Ok((place.clone(), text.to_owned())),
-            None => {
-                Err(self
-                    .key(key, format!("leads to {}, a path that is not UTF-8: rename it", place.display())))
-            }
+        let absolute = base.join(path);
+        match absolute.to_str() {
+            Some(text) => Ok((absolute.clone(), text.to_owned())),
+            None => Err(self.key_error(
+                key,
+                format!("leads to {}, a path that is not UTF-8: rename it", absolute.display()),
+            )),
         }
     }
 
     /// How the test part is drawn, and whether it can be from such data.
-    fn split(&self, split: &SplitOptions, source: &Source) -> Result<(), ConfigError> {
+    fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {
         let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
         match test_size {
-            TestSize::Fraction(share) if !(share > 0.0 && share < 1.0) => {
-                let problem = format!("is {share}: a share lies between 0 and 1; a whole number is a count");
-                return Err(self.key("split.test_size", problem));
+            TestSize::Fraction(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
+                let problem =
+                    format!("is {fraction}: a share lies between 0 and 1; a whole number is a count");
+                return Err(self.key_error("split.test_size", problem));
             }
             TestSize::Count(0) => {
-                return Err(self.key("split.test_size", "is 0: nothing would be tested on"));
+                return Err(self.key_error("split.test_size", "is 0: nothing would be tested on"));
             }
             TestSize::Count(count) if method == SplitMethod::Hash => {
                 let problem = format!("is {count}: with `split.method = \"hash\"` it must be a share");
-                return Err(self.key("split.test_size", problem));
+                return Err(self.key_error("split.test_size", problem));
             }
             _ => {}
         }
-        let by_folds =
+        let uses_folds =
             method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
-        if folds.is_some() && !by_folds {
-            return Err(
-                self.key("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\"")
-            );
+        if folds.is_some() && !uses_folds {
+            return Err(self
+                .key_error("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\""));
         }
-        let count = folds.unwrap_or(DEFAULT_FOLDS);
-        if count < 2 {
-            return Err(self.key("split.folds", format!("is {count}: 2 folds are the fewest")));
+        let n_folds = folds.unwrap_or(DEFAULT_FOLDS);
+        if n_folds < 2 {
+            return Err(self.key_error("split.folds", format!("is {n_folds}: 2 folds are the fewest")));
         }
-        if fold > 0 && !by_folds {
-            return Err(self.key(
+        if fold > 0 && !uses_folds {
+            return Err(self.key_error(
                 "split.fold",
                 "goes with folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
             ));
         }
-        if fold >= count {
-            return Err(
-                self.key("split.fold", format!("is {fold}: with {count} folds they are 0 to {}", count - 1))
-            );
+        if fold >= n_folds {
+            return Err(self.key_error(
+                "split.fold",
+                format!("is {fold}: with {n_folds} folds they are 0 to {}", n_folds - 1),
+            ));
         }
         if split.column.is_some() && method != SplitMethod::Predefined {
-            return Err(self.key("split.column", "goes with `split.method = \"predefined\"`"));
+            return Err(self.key_error("split.column", "goes with `split.method = \"predefined\"`"));
         }
         match (method, source) {
-            (SplitMethod::Predefined, Source::Features(_)) => {
-                return Err(
-                    self.key("split.method", "is \"predefined\", but `data.features` has no column of parts")
-                );
+            (SplitMethod::Predefined, DataSourceConfig::Features(_)) => {
+                return Err(self.key_error(
+                    "split.method",
+                    "is \"predefined\", but `data.features` has no column of parts",
+                ));
             }
-            (SplitMethod::Group, Source::Photos { main, .. })
+            (SplitMethod::Group, DataSourceConfig::Images { main, .. })
                 if main.fields().is_none_or(|fields| fields.group.is_none()) =>
             {
                 let problem = "is \"group\", but nothing says which group a photo belongs to: name the column with `data.group`";
-                return Err(self.key("split.method", problem));
+                return Err(self.key_error("split.method", problem));
             }
             _ => {}
         }
-        if group_duplicates && matches!(source, Source::Features(_)) {
-            return Err(self.key("split.group_duplicates", "needs photos: `data.features` has none"));
+        if group_duplicates && matches!(source, DataSourceConfig::Features(_)) {
+            return Err(self.key_error("split.group_duplicates", "needs photos: `data.features` has none"));
         }
         Ok(())
     }
 
     /// What is tuned, and whether it can be.
-    fn tune(
+    fn check_tune(
         &self,
         options: &mut Options,
         head: &dyn ConfiguredHead,
         heads: &Registry,
     ) -> Result<(), ConfigError> {
         let tune = &mut options.tune;
-        tune.resolve().map_err(|(key, problem)| self.key(&format!("tune.{key}"), problem))?;
+        tune.resolve().map_err(|(key, problem)| self.key_error(&format!("tune.{key}"), problem))?;
         if tune.is_off() {
             // What is checked but not used is not written.
             *tune = TuneOptions::default();
             return Ok(());
         }
         let Some(backbone) = &options.backbone else {
-            return Err(self.key("tune.from", "needs photos and a backbone: `data.features` has neither"));
+            return Err(
+                self.key_error("tune.from", "needs photos and a backbone: `data.features` has neither")
+            );
         };
-        if backbone.layer != Layer::Avgpool {
+        if backbone.layer != FeatureLayer::Avgpool {
             let problem = "needs `backbone.layer = \"avgpool\"`: all stages are tuned from it on";
-            return Err(self.key("tune.from", problem));
+            return Err(self.key_error("tune.from", problem));
         }
-        if tune.views == Views::Fresh && options.augment.is_empty() {
+        if tune.views == AugmentMode::Fresh && options.augment.is_empty() {
             let problem =
                 "asks for a new rendering in each epoch, but [augment] is empty: all would be the plain one";
-            return Err(self.key("tune.views", problem));
+            return Err(self.key_error("tune.views", problem));
         }
         if head.differentiable().is_none() {
             let known: Vec<&str> =
                 heads.iter().filter(|kind| kind.is_differentiable()).map(HeadKind::name).collect();
             let (kind, known) = (head.kind(), known.join(", "));
-            return Err(self.key(
+            return Err(self.key_error(
                 "tune.from",
                 format!(
                     "needs a head that gradients pass through, which `{kind}` is not; these are: {known}"
@@ -275,28 +279,34 @@ impl Checks<'_> {
     }
 
     /// The head by its kind; its table is completed with the defaults.
-    fn head(&self, options: &mut Options, heads: &Registry) -> Result<Box<dyn ConfiguredHead>, ConfigError> {
+    fn resolve_head(
+        &self,
+        options: &mut Options,
+        heads: &Registry,
+    ) -> Result<Box<dyn ConfiguredHead>, ConfigError> {
         let kind = match options.head.remove("kind") {
             None => DEFAULT_HEAD.to_owned(),
             Some(Value::String(kind)) => kind,
-            Some(other) => {
-                return Err(self.key("head.kind", format!("is {other}: it must be a name in quotes")));
+            Some(value) => {
+                return Err(self.key_error("head.kind", format!("is {value}: it must be a name in quotes")));
             }
         };
-        let head =
-            heads.get(&kind).map_err(|error| self.key("head.kind", format!("is \"{kind}\": {error}")))?;
+        let head = heads
+            .get(&kind)
+            .map_err(|error| self.key_error("head.kind", format!("is \"{kind}\": {error}")))?;
         let known: Vec<&str> = head.parameters().iter().map(|(name, _)| *name).collect();
         if let Some(key) = options.head.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(ConfigError::UnknownKey {
                 origin: self.origin.into(),
                 key: format!("head.{key}"),
-                nearest: format!("head.{}", nearest(key, &known)),
+                nearest: format!("head.{}", nearest_key(key, &known)),
                 known: known.iter().map(|&key| key.to_owned()).collect(),
             });
         }
-        let configured =
-            head.configure(options.head.clone()).map_err(|error: HeadError| self.value(error.to_string()))?;
-        options.head = whole_table(configured.as_ref());
+        let configured = head
+            .configure(options.head.clone())
+            .map_err(|error: HeadError| self.value_error(error.to_string()))?;
+        options.head = complete_head_table(configured.as_ref());
         Ok(configured)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use headstock_backbone::{BatchNormMode, Layer};
+use headstock_backbone::{BatchNormMode, FeatureLayer};
 use headstock_heads::ClassWeight;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
@@ -17,7 +17,7 @@ pub struct TuneOptions {
     /// The first stage that is tuned; all that come after it are, too.
     pub from: TuneFrom,
     /// What the head is when tuning begins.
-    pub start: Start,
+    pub start: HeadInit,
     /// Passes over the training photos, at most.
     pub epochs: u64,
     /// Photos in a batch.
@@ -69,9 +69,9 @@ pub struct TuneOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfreeze: Option<u64>,
     /// Which renderings of a photo are seen.
-    pub views: Views,
+    pub views: AugmentMode,
     /// What activations at the cut are kept in.
-    pub keep: KeptIn,
+    pub keep: CacheDtype,
     /// GB that they may take on the disk, at most; without room they are computed for each batch.
     pub space: f64,
     /// Part of the training photos that is held out, to choose the epoch and to calibrate; 0 for none.
@@ -87,7 +87,7 @@ impl Default for TuneOptions {
     fn default() -> Self {
         Self {
             from: TuneFrom::default(),
-            start: Start::default(),
+            start: HeadInit::default(),
             epochs: 6,
             batch_size: 16,
             accumulate: 1,
@@ -110,8 +110,8 @@ impl Default for TuneOptions {
             ema: None,
             batch_norm: BatchNormMode::Frozen,
             unfreeze: None,
-            views: Views::default(),
-            keep: KeptIn::default(),
+            views: AugmentMode::default(),
+            keep: CacheDtype::default(),
             space: 50.0,
             validation: 0.1,
             patience: None,
@@ -150,7 +150,7 @@ impl FromStr for TuneFrom {
 /// What the head is when tuning begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Start {
+pub enum HeadInit {
     /// Fitted on the frozen features, so that the first gradients do not spoil what the backbone knows (Kumar et al., ICLR
     /// 2022).
     #[default]
@@ -188,7 +188,7 @@ pub enum ScheduleKind {
 /// Which renderings of a photo are seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Views {
+pub enum AugmentMode {
     /// The plain one and the `features.views` augmented ones, one of them in each epoch.
     #[default]
     Kept,
@@ -199,7 +199,7 @@ pub enum Views {
 /// What activations are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum KeptIn {
+pub enum CacheDtype {
     /// IEEE half precision: 11 bits, up to 65,504.
     #[default]
     F16,
@@ -231,7 +231,7 @@ mod batch_norm {
 }
 
 /// A key of `[tune]` and what is wrong with it.
-type Problem = (&'static str, String);
+type InvalidValue = (&'static str, String);
 
 impl TuneOptions {
     /// Whether nothing but the head is trained.
@@ -242,14 +242,14 @@ impl TuneOptions {
 
     /// The first stage that is tuned.
     #[must_use]
-    pub fn stage(&self) -> Option<Layer> {
+    pub fn first_stage(&self) -> Option<FeatureLayer> {
         match self.from {
             TuneFrom::Head => None,
-            TuneFrom::Layer4 => Some(Layer::Layer4),
-            TuneFrom::Layer3 => Some(Layer::Layer3),
-            TuneFrom::Layer2 => Some(Layer::Layer2),
-            TuneFrom::Layer1 => Some(Layer::Layer1),
-            TuneFrom::Stem => Some(Layer::Stem),
+            TuneFrom::Layer4 => Some(FeatureLayer::Layer4),
+            TuneFrom::Layer3 => Some(FeatureLayer::Layer3),
+            TuneFrom::Layer2 => Some(FeatureLayer::Layer2),
+            TuneFrom::Layer1 => Some(FeatureLayer::Layer1),
+            TuneFrom::Stem => Some(FeatureLayer::Stem),
         }
     }
 
@@ -257,21 +257,27 @@ impl TuneOptions {
     ///
     /// # Panics
     /// Where nothing is tuned.
-    pub(crate) fn stage_in(&self, epoch: u64) -> Layer {
-        const STAGES: [Layer; 5] = [Layer::Layer4, Layer::Layer3, Layer::Layer2, Layer::Layer1, Layer::Stem];
-        let first = self.stage().expect("a stage is tuned");
+    pub(crate) fn first_stage_in(&self, epoch: u64) -> FeatureLayer {
+        const STAGES: [FeatureLayer; 5] = [
+            FeatureLayer::Layer4,
+            FeatureLayer::Layer3,
+            FeatureLayer::Layer2,
+            FeatureLayer::Layer1,
+            FeatureLayer::Stem,
+        ];
+        let first = self.first_stage().expect("a stage is tuned");
         let reached = self.unfreeze.map_or(STAGES.len() as u64, |every| epoch / every);
         STAGES[(reached as usize).min(STAGES.len() - 1)].max(first)
     }
 
     /// Whether the head is fitted first.
-    pub(crate) fn starts_fitted(&self) -> bool {
-        self.start == Start::Fitted
+    pub(crate) fn head_starts_fitted(&self) -> bool {
+        self.start == HeadInit::Fitted
     }
 
     /// The head's learning rate and the last stage's.
     #[must_use]
-    pub fn rates(&self) -> (f64, f64) {
+    pub fn learning_rates(&self) -> (f64, f64) {
         let lr = self.lr.unwrap_or(match self.optimizer {
             OptimizerKind::Sgd => 1e-2,
             OptimizerKind::AdamW => 1e-3,
@@ -280,8 +286,8 @@ impl TuneOptions {
     }
 
     /// Checks the values and fills in the rates.
-    pub(super) fn resolve(&mut self) -> Result<(), Problem> {
-        let (lr, backbone_lr) = self.rates();
+    pub(super) fn resolve(&mut self) -> Result<(), InvalidValue> {
+        let (lr, backbone_lr) = self.learning_rates();
         (self.lr, self.backbone_lr) = (Some(lr), Some(backbone_lr));
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let part = |value: f64| (0.0..1.0).contains(&value);
@@ -333,10 +339,10 @@ mod tests {
     fn rates_are_filled_in_by_the_optimizer() {
         let mut options = TuneOptions { optimizer: OptimizerKind::AdamW, ..TuneOptions::default() };
         options.resolve().unwrap();
-        assert_eq!(options.rates(), (1e-3, 1e-4));
+        assert_eq!(options.learning_rates(), (1e-3, 1e-4));
         let mut options = TuneOptions { lr: Some(0.5), backbone_lr: Some(0.0), ..TuneOptions::default() };
         options.resolve().unwrap();
-        assert_eq!(options.rates(), (0.5, 0.0));
+        assert_eq!(options.learning_rates(), (0.5, 0.0));
     }
 
     // effect: tune.from, tune.start, tune.epochs, tune.batch_size, tune.accumulate, tune.optimizer, tune.layer_decay, tune.momentum
@@ -431,16 +437,21 @@ mod tests {
     fn a_stage_more_is_tuned_after_so_many_epochs_until_all_are() {
         let stages = |from, unfreeze| {
             let options = TuneOptions { from, unfreeze, ..TuneOptions::default() };
-            [0, 1, 2, 3, 4, 5, 99].map(|epoch| options.stage_in(epoch))
+            [0, 1, 2, 3, 4, 5, 99].map(|epoch| options.first_stage_in(epoch))
         };
-        let [stem, one, two, three, four] =
-            [Layer::Stem, Layer::Layer1, Layer::Layer2, Layer::Layer3, Layer::Layer4];
+        let [stem, one, two, three, four] = [
+            FeatureLayer::Stem,
+            FeatureLayer::Layer1,
+            FeatureLayer::Layer2,
+            FeatureLayer::Layer3,
+            FeatureLayer::Layer4,
+        ];
         assert_eq!(stages(TuneFrom::Stem, None), [stem; 7]);
         assert_eq!(stages(TuneFrom::Layer3, None), [three; 7]);
         assert_eq!(stages(TuneFrom::Stem, Some(1)), [four, three, two, one, stem, stem, stem]);
         assert_eq!(stages(TuneFrom::Layer1, Some(2)), [four, four, three, three, two, two, one]);
         assert_eq!(stages(TuneFrom::Layer4, Some(1)), [four; 7]);
-        assert!(TuneOptions::default().is_off() && TuneOptions::default().stage().is_none());
+        assert!(TuneOptions::default().is_off() && TuneOptions::default().first_stage().is_none());
     }
 
     #[test]

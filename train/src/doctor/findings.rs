@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::samples::Part;
+use crate::samples::Subset;
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,7 +31,7 @@ impl Severity {
 /// What is found. The names are stable: `unreadable`, `exact-duplicate` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum FindingKind {
     /// There is nothing, or one class only.
     TooFewClasses,
     /// A photo that no decoder takes.
@@ -75,7 +75,7 @@ pub enum Kind {
 /// Where copies of a photo lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Scope {
+pub enum DuplicateScope {
     /// In different classes: their labels contradict each other.
     AcrossClasses,
     /// In one class, but some are trained on and others tested on.
@@ -84,7 +84,7 @@ pub enum Scope {
     WithinClass,
 }
 
-impl Scope {
+impl DuplicateScope {
     /// As in "exact-duplicate across classes".
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -96,7 +96,7 @@ impl Scope {
     }
 }
 
-impl Kind {
+impl FindingKind {
     /// The name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -123,7 +123,7 @@ impl Kind {
         }
     }
 
-    fn severity(self, scope: Option<Scope>) -> Severity {
+    fn severity(self, scope: Option<DuplicateScope>) -> Severity {
         match self {
             Self::TooFewClasses
             | Self::Unreadable
@@ -132,7 +132,7 @@ impl Kind {
             | Self::EmptyClass
             | Self::UnknownClass
             | Self::BadEntry => Severity::Error,
-            Self::ExactDuplicate | Self::NearDuplicate if scope == Some(Scope::AcrossClasses) => {
+            Self::ExactDuplicate | Self::NearDuplicate if scope == Some(DuplicateScope::AcrossClasses) => {
                 Severity::Error
             }
             Self::ExactDuplicate
@@ -148,7 +148,7 @@ impl Kind {
         }
     }
 
-    fn advice(self, scope: Option<Scope>) -> &'static str {
+    fn advice(self, scope: Option<DuplicateScope>) -> &'static str {
         match (self, scope) {
             (Self::TooFewClasses, _) => "a classifier needs photos of two classes at least",
             (Self::Unreadable, _) => {
@@ -163,10 +163,10 @@ impl Kind {
                 "no head learns them: add photos to train on, or remove them from the test photos"
             }
             (Self::BadEntry, _) => "training refuses the data until these are mended",
-            (Self::ExactDuplicate | Self::NearDuplicate, Some(Scope::AcrossClasses)) => {
+            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossClasses)) => {
                 "the same picture with two labels: remove the wrong one"
             }
-            (Self::ExactDuplicate | Self::NearDuplicate, Some(Scope::AcrossParts)) => {
+            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossParts)) => {
                 "trained on and tested on, so the test flatters: remove one, or keep them together (split.group_duplicates = true)"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, _) => "keep one of each: they only count twice",
@@ -192,13 +192,13 @@ impl Kind {
 
 /// A sample that something is wrong with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Concerned {
+pub struct SampleRef {
     /// Its path relative to the data root; the number of the row for features.
     pub path: String,
     /// The name of its class.
     pub label: String,
     /// What it is for.
-    pub part: Part,
+    pub part: Subset,
     /// Its number among the samples.
     #[serde(skip)]
     pub(super) sample: usize,
@@ -206,7 +206,7 @@ pub struct Concerned {
 
 /// Why a label is doubted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Doubt {
+pub struct LabelSuggestion {
     /// The class that is more probable.
     pub suggested: String,
     /// The probability of the label.
@@ -219,24 +219,24 @@ pub struct Doubt {
 
 /// One thing that is found: a photo, a group of copies, a pair of classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Item {
+pub struct FindingItem {
     /// The samples concerned; none for what is no sample.
-    pub photos: Vec<Concerned>,
+    pub photos: Vec<SampleRef>,
     /// What is found, where the kind does not say all: `PNG, palette`; the names of what is no sample.
     pub detail: String,
     /// Of a suspicious label.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub doubt: Option<Doubt>,
+    pub doubt: Option<LabelSuggestion>,
 }
 
 /// All that is found of a kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
     /// The kind.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// Of duplicates, where they lie.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
+    pub scope: Option<DuplicateScope>,
     /// How bad it is.
     pub severity: Severity,
     /// How many items there are.
@@ -244,12 +244,16 @@ pub struct Finding {
     /// What to do.
     pub advice: &'static str,
     /// The items: the worst first where they are ranked, else in the order of the data.
-    pub items: Vec<Item>,
+    pub items: Vec<FindingItem>,
 }
 
 impl Finding {
     /// None for no items.
-    pub(super) fn of(kind: Kind, scope: Option<Scope>, items: Vec<Item>) -> Option<Self> {
+    pub(super) fn from_items(
+        kind: FindingKind,
+        scope: Option<DuplicateScope>,
+        items: Vec<FindingItem>,
+    ) -> Option<Self> {
         let (severity, advice) = (kind.severity(scope), kind.advice(scope));
         let count = items.len();
         (count > 0).then_some(Self { kind, scope, severity, count, advice, items })
@@ -271,8 +275,8 @@ mod tests {
 
     // effect: doctor --strict
     #[test]
-    fn each_kind_is_as_bad_as_the_page_on_data_says() {
-        use Kind::*;
+    fn severities_are_those_of_the_data_page() {
+        use FindingKind::*;
         let errors = [TooFewClasses, Unreadable, Truncated, MissingPhoto, EmptyClass, UnknownClass, BadEntry];
         let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabelledPhoto, Animated];
         let notes = [Outlier, ExtremeSize, ExtremeAspect, OddMode, Rotated];
@@ -284,24 +288,29 @@ mod tests {
             }
         }
         for kind in [ExactDuplicate, NearDuplicate] {
-            assert_eq!(kind.severity(Some(Scope::AcrossClasses)), Severity::Error);
-            assert_eq!(kind.severity(Some(Scope::AcrossParts)), Severity::Warning);
-            assert_eq!(kind.severity(Some(Scope::WithinClass)), Severity::Warning);
+            assert_eq!(kind.severity(Some(DuplicateScope::AcrossClasses)), Severity::Error);
+            assert_eq!(kind.severity(Some(DuplicateScope::AcrossParts)), Severity::Warning);
+            assert_eq!(kind.severity(Some(DuplicateScope::WithinClass)), Severity::Warning);
             let advice = |scope| kind.advice(Some(scope));
-            assert!(advice(Scope::AcrossClasses).contains("two labels"));
-            assert!(advice(Scope::AcrossParts).contains("split.group_duplicates"));
-            assert!(advice(Scope::WithinClass).contains("keep one of each"));
+            assert!(advice(DuplicateScope::AcrossClasses).contains("two labels"));
+            assert!(advice(DuplicateScope::AcrossParts).contains("split.group_duplicates"));
+            assert!(advice(DuplicateScope::WithinClass).contains("keep one of each"));
         }
         assert!(Severity::Note < Severity::Warning && Severity::Warning < Severity::Error);
     }
 
     #[test]
     fn a_finding_counts_its_items_and_there_is_none_without_any() {
-        let item = || Item { photos: Vec::new(), detail: "x".into(), doubt: None };
-        assert_eq!(Finding::of(Kind::Outlier, None, Vec::new()), None);
-        let found = Finding::of(Kind::NearDuplicate, Some(Scope::AcrossParts), vec![item(), item()]).unwrap();
+        let item = || FindingItem { photos: Vec::new(), detail: "x".into(), doubt: None };
+        assert_eq!(Finding::from_items(FindingKind::Outlier, None, Vec::new()), None);
+        let found = Finding::from_items(
+            FindingKind::NearDuplicate,
+            Some(DuplicateScope::AcrossParts),
+            vec![item(), item()],
+        )
+        .unwrap();
         assert_eq!((found.count, found.severity, found.items.len()), (2, Severity::Warning, 2));
         assert_eq!(found.name(), "near-duplicate across parts");
-        assert_eq!(Finding::of(Kind::OddMode, None, vec![item()]).unwrap().name(), "odd-mode");
+        assert_eq!(Finding::from_items(FindingKind::OddMode, None, vec![item()]).unwrap().name(), "odd-mode");
     }
 }

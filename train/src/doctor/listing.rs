@@ -3,65 +3,71 @@
 use headstock_loader::DatasetError;
 use headstock_loader::checks::{NameDifference, similar_names};
 
-use super::findings::{Finding, Item, Kind, Severity};
-use super::{Subject, counts};
-use crate::samples::Collected;
+use super::findings::{Finding, FindingItem, FindingKind, Severity};
+use super::{DatasetView, count_classes};
+use crate::samples::DatasetListing;
 
 /// A class needs so many photos to train on.
-const FEW: usize = 10;
+const MIN_TRAIN_IMAGES: usize = 10;
 
-pub(super) fn findings(subject: &Subject<'_>, collected: &Collected) -> Vec<Finding> {
-    let mut by_kind: Vec<(Kind, Vec<Item>)> = Vec::new();
-    let mut add = |kind: Kind, detail: String| {
-        let item = Item { photos: Vec::new(), detail, doubt: None };
+pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> Vec<Finding> {
+    let mut by_kind: Vec<(FindingKind, Vec<FindingItem>)> = Vec::new();
+    let mut add = |kind: FindingKind, detail: String| {
+        let item = FindingItem { photos: Vec::new(), detail, doubt: None };
         match by_kind.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, items)) => items.push(item),
             None => by_kind.push((kind, vec![item])),
         }
     };
-    for fault in &collected.faults {
-        match fault {
+    for error in &listing.errors {
+        match error {
             DatasetError::MissingPhotos { photos, .. } => {
-                photos.0.iter().for_each(|photo| add(Kind::MissingPhoto, photo.clone()));
+                photos.0.iter().for_each(|image| add(FindingKind::MissingPhoto, image.clone()));
             }
             DatasetError::EmptyClass { classes, .. } => {
-                classes.0.iter().for_each(|class| add(Kind::EmptyClass, class.clone()));
+                classes.0.iter().for_each(|class| add(FindingKind::EmptyClass, class.clone()));
             }
             DatasetError::UnknownClass { classes, .. } => {
-                classes.0.iter().for_each(|class| add(Kind::UnknownClass, class.clone()));
+                classes.0.iter().for_each(|class| add(FindingKind::UnknownClass, class.clone()));
             }
-            DatasetError::Empty { .. } => add(Kind::TooFewClasses, fault.to_string()),
-            other => add(Kind::BadEntry, other.to_string()),
+            DatasetError::Empty { .. } => add(FindingKind::TooFewClasses, error.to_string()),
+            other => add(FindingKind::BadEntry, other.to_string()),
         }
     }
-    if let [class] = subject.classes {
-        add(Kind::TooFewClasses, format!("all photos are of one class, {class}"));
+    if let [class] = dataset.classes {
+        add(FindingKind::TooFewClasses, format!("all photos are of one class, {class}"));
     }
-    for photo in &collected.unlabelled {
-        add(Kind::UnlabelledPhoto, photo.clone());
+    for image in &listing.unlabeled {
+        add(FindingKind::UnlabelledPhoto, image.clone());
     }
-    let counts = counts(subject);
-    let mut words = Vec::new();
-    for pair in similar_names(subject.classes) {
-        let photos = |class: usize| counts[class].train + counts[class].test;
-        let named = |class: usize| format!("{:?} ({})", subject.classes[class], photos(class));
-        let (a, b) = (named(pair.a), named(pair.b));
+    let class_counts = count_classes(dataset);
+    let mut note_items = Vec::new();
+    for pair in similar_names(dataset.classes) {
+        let n_images = |class: usize| class_counts[class].train + class_counts[class].test;
+        let describe = |class: usize| format!("{:?} ({})", dataset.classes[class], n_images(class));
+        let (a, b) = (describe(pair.a), describe(pair.b));
         let detail = format!("{a} and {b} differ by {}", pair.difference.description());
         // Who slips does so a few times: `shirt` and `skirt` are two words.
-        if pair.difference == NameDifference::Letter && photos(pair.a).min(photos(pair.b)) >= FEW {
-            words.push(Item { photos: Vec::new(), detail, doubt: None });
+        if pair.difference == NameDifference::Letter
+            && n_images(pair.a).min(n_images(pair.b)) >= MIN_TRAIN_IMAGES
+        {
+            note_items.push(FindingItem { photos: Vec::new(), detail, doubt: None });
         } else {
-            add(Kind::ClassNames, detail);
+            add(FindingKind::ClassNames, detail);
         }
     }
     // With one part, all of it may be trained on.
-    for count in counts.iter().filter(|count| count.train < FEW) {
+    for count in class_counts.iter().filter(|count| count.train < MIN_TRAIN_IMAGES) {
         add(
-            Kind::SmallClass,
+            FindingKind::SmallClass,
             format!("{} ({} to train on, {} to test on)", count.class, count.train, count.test),
         );
     }
-    let words = Finding::of(Kind::ClassNames, None, words)
+    let notes = Finding::from_items(FindingKind::ClassNames, None, note_items)
         .map(|finding| Finding { severity: Severity::Note, ..finding });
-    by_kind.into_iter().filter_map(|(kind, items)| Finding::of(kind, None, items)).chain(words).collect()
+    by_kind
+        .into_iter()
+        .filter_map(|(kind, items)| Finding::from_items(kind, None, items))
+        .chain(notes)
+        .collect()
 }

@@ -10,16 +10,16 @@
 //! What cannot be done is no error: it is left out, with a sentence ([`Diagnosis::left_out`]). The result does not depend on
 //! threads.
 
-mod clean;
-mod confident;
+mod augment_sheet;
+mod clean_table;
+mod confident_learning;
 mod duplicates;
 mod findings;
+mod images;
 mod listing;
 mod out_of_fold;
 mod outliers;
-mod page;
-mod photos;
-mod sheet;
+mod report_page;
 #[cfg(test)]
 mod tests;
 
@@ -27,34 +27,34 @@ use headstock_heads::{ConfiguredHead, FeatureMatrix as Rows, Registry};
 use headstock_loader::dataset::join_groups;
 use serde::Serialize;
 
-pub use clean::{CleanTable, Cleaned};
-pub use confident::{LabelIssues, label_issues, self_confidence};
-pub use findings::{Concerned, Doubt, Finding, Item, Kind, Scope, Severity};
-pub use out_of_fold::OutOfFold;
-pub use page::Page;
-pub use sheet::{AugmentSheet, show_augment};
+pub use augment_sheet::{AugmentSheet, write_augment_sheet};
+pub use clean_table::{CleanSummary, CleanTable};
+pub use confident_learning::{LabelIssues, label_issues, self_confidence};
+pub use findings::{DuplicateScope, Finding, FindingItem, FindingKind, LabelSuggestion, SampleRef, Severity};
+pub use out_of_fold::OutOfFoldProbabilities;
+pub use report_page::ReportPage;
 
-use crate::config::{OnError, Settings, Source};
+use crate::config::{DataSourceConfig, OnError, Settings};
 use crate::error::TrainError;
-use crate::features::{Features, Stock};
+use crate::features::{ExtractedFeatures, PretrainedBackbone};
 use crate::progress::Progress;
-use crate::samples::{Collected, CollectedSample, Part};
-use crate::signatures::Signatures;
-use duplicates::Copies;
-use out_of_fold::Asked;
-use outliers::Surroundings;
-use photos::Look;
+use crate::samples::{DatasetListing, ListedSample, Subset};
+use crate::signature_cache::SignatureCache;
+use duplicates::DuplicateGroups;
+use images::ImageInspection;
+use out_of_fold::OutOfFoldInput;
+use outliers::NeighborGraph;
 
 /// The version of [`Diagnosis`] as JSON.
 const VERSION: u32 = 1;
 
 /// Heads that five fits of take little time; another one gives way to the first of these.
-const QUICK: [&str; 5] = ["linear", "ridge", "lda", "nearest-mean", "knn"];
+const QUICK_HEADS: [&str; 5] = ["linear", "ridge", "lda", "nearest-mean", "knn"];
 
 /// What is examined.
-struct Subject<'a> {
+struct DatasetView<'a> {
     classes: &'a [String],
-    samples: &'a [CollectedSample],
+    samples: &'a [ListedSample],
 }
 
 /// What was found.
@@ -75,9 +75,9 @@ pub struct Diagnosis {
     pub left_out: Vec<String>,
     /// What labels were judged by, for other tools.
     #[serde(skip)]
-    pub probabilities: Option<OutOfFold>,
+    pub probabilities: Option<OutOfFoldProbabilities>,
     #[serde(skip)]
-    collected: Collected,
+    listing: DatasetListing,
 }
 
 /// A photo and how well its label fits it.
@@ -109,7 +109,7 @@ impl Diagnosis {
 
     /// The id of each sample listed, by number.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.collected.samples.iter().map(|sample| sample.id.as_str())
+        self.listing.samples.iter().map(|sample| sample.id.as_str())
     }
 }
 
@@ -119,169 +119,174 @@ impl Diagnosis {
 /// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::Usage`] for features made elsewhere, which have no
 /// photos; [`TrainError::Backbone`] for a hub that does not give the data.
 pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Result<Diagnosis, TrainError> {
-    let Source::Photos { main, test } = &settings.source else {
+    let DataSourceConfig::Images { main, test } = &settings.source else {
         return Err(TrainError::Usage("doctor looks at photos: `data.features` has none".into()));
     };
-    let mut collected = Collected::read(settings, main, test.as_ref(), progress)?;
-    let signatures = Signatures::open(&settings.options.features.cache, settings.options.data.max_pixels);
-    let looks = photos::look(&collected.samples, &signatures, progress);
-    let mut copies = Copies::find(&looks);
+    let mut listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
+    let signature_cache =
+        SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
+    let inspections = images::inspect_images(&listing.samples, &signature_cache, progress);
+    let mut duplicates = DuplicateGroups::find(&inspections);
     let mut left_out = Vec::new();
-    if let Err(why) = collected.draw(settings, &copies.links()) {
-        left_out.push(format!("copies across parts: {why}"));
+    if let Err(reason) = listing.draw_split(settings, &duplicates.links()) {
+        left_out.push(format!("copies across parts: {reason}"));
     }
-    let subject = Subject { classes: collected.classes.names(), samples: &collected.samples };
-    let mut findings = listing::findings(&subject, &collected);
-    findings.extend(photos::findings(&subject, &looks));
+    let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
+    let mut findings = listing::findings(&dataset, &listing);
+    findings.extend(images::findings(&dataset, &inspections));
 
     let mut probabilities = None;
-    let judged = if quick {
+    let feature_findings = if quick {
         Err("--quick".to_owned())
     } else {
-        judge(settings, &subject, &looks, &mut copies, progress)
+        inspect_features(settings, &dataset, &inspections, &mut duplicates, progress)
     };
-    match judged {
-        Ok(judged) => {
-            left_out.extend(judged.left_out);
-            findings.extend(judged.findings);
-            probabilities = judged.probabilities;
+    match feature_findings {
+        Ok(found) => {
+            left_out.extend(found.left_out);
+            findings.extend(found.findings);
+            probabilities = found.probabilities;
         }
-        Err(why) => {
-            left_out.push(format!("suspicious labels, outliers, copies by features: {why}"));
+        Err(reason) => {
+            left_out.push(format!("suspicious labels, outliers, copies by features: {reason}"));
         }
     }
-    findings.extend(copies.findings(&subject));
+    findings.extend(duplicates.findings(&dataset));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
-    let classes = counts(&subject);
-    let labels = probabilities.as_ref().map_or_else(Vec::new, |found| ranked(&subject, found));
+    let classes = count_classes(&dataset);
+    let labels = probabilities.as_ref().map_or_else(Vec::new, |found| rank_labels(&dataset, found));
     Ok(Diagnosis {
         labels,
         doctor: VERSION,
-        photos: collected.samples.len(),
+        photos: listing.samples.len(),
         classes,
         findings,
         left_out,
         probabilities,
-        collected,
+        listing,
     })
 }
 
-fn counts(subject: &Subject<'_>) -> Vec<ClassCount> {
+fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
     let mut counts: Vec<ClassCount> =
-        subject.classes.iter().map(|class| ClassCount { class: class.clone(), train: 0, test: 0 }).collect();
-    for sample in subject.samples {
+        dataset.classes.iter().map(|class| ClassCount { class: class.clone(), train: 0, test: 0 }).collect();
+    for sample in dataset.samples {
         let count = &mut counts[sample.label as usize];
-        match sample.part {
-            Part::Train => count.train += 1,
-            Part::Test => count.test += 1,
+        match sample.subset {
+            Subset::Train => count.train += 1,
+            Subset::Test => count.test += 1,
         }
     }
     counts
 }
 
-fn concerned(subject: &Subject<'_>, number: usize) -> Concerned {
-    let sample = &subject.samples[number];
-    let label = subject.classes[sample.label as usize].clone();
-    Concerned { path: sample.id.clone(), label, part: sample.part, sample: number }
+fn sample_ref(dataset: &DatasetView<'_>, number: usize) -> SampleRef {
+    let sample = &dataset.samples[number];
+    let label = dataset.classes[sample.label as usize].clone();
+    SampleRef { path: sample.id.clone(), label, part: sample.subset, sample: number }
 }
 
 /// What features tell.
 #[derive(Default)]
-struct Judged {
+struct FeatureFindings {
     findings: Vec<Finding>,
     left_out: Vec<String>,
-    probabilities: Option<OutOfFold>,
+    probabilities: Option<OutOfFoldProbabilities>,
 }
 
 /// Looks at the features of all photos that can be read; why there are none, in a sentence.
-fn judge(
+fn inspect_features(
     settings: &Settings,
-    subject: &Subject<'_>,
-    looks: &[Look],
-    copies: &mut Copies,
+    dataset: &DatasetView<'_>,
+    inspections: &[ImageInspection],
+    duplicates: &mut DuplicateGroups,
     progress: &dyn Progress,
-) -> Result<Judged, String> {
+) -> Result<FeatureFindings, String> {
     let Some(backbone) = &settings.options.backbone else {
         return Err("the config has no [backbone]".into());
     };
-    let readable: Vec<usize> = (0..looks.len()).filter(|&sample| looks[sample].fault.is_none()).collect();
+    let readable: Vec<usize> =
+        (0..inspections.len()).filter(|&sample| inspections[sample].error.is_none()).collect();
     if readable.is_empty() {
         return Err("no photo can be read".into());
     }
     let mut options = settings.options.clone();
     options.data.on_error = OnError::Skip;
-    let photos: Vec<_> = readable.iter().map(|&sample| subject.samples[sample].photo.clone()).collect();
-    let read = || -> Result<(Vec<f32>, usize, Vec<usize>), TrainError> {
-        let stock = Stock::open(backbone, progress)?;
-        let features = Features::prepare(&stock, &options, &photos, &vec![0; photos.len()], progress)?;
-        let there: Vec<usize> = (0..photos.len()).filter(|&photo| features.has(photo)).collect();
+    let images: Vec<_> = readable.iter().map(|&sample| dataset.samples[sample].image.clone()).collect();
+    let read_features = || -> Result<(Vec<f32>, usize, Vec<usize>), TrainError> {
+        let pretrained = PretrainedBackbone::open(backbone, progress)?;
+        let features =
+            ExtractedFeatures::prepare(&pretrained, &options, &images, &vec![0; images.len()], progress)?;
+        let present: Vec<usize> = (0..images.len()).filter(|&image| features.is_readable(image)).collect();
         let mut values = Vec::new();
-        features.append(&there, 0, &mut values)?;
-        Ok((values, features.width(), there))
+        features.append(&present, 0, &mut values)?;
+        Ok((values, features.width(), present))
     };
-    let (values, width, there) = read().map_err(|error| sentence(&error))?;
-    let samples: Vec<usize> = there.into_iter().map(|photo| readable[photo]).collect();
+    let (values, width, present) = read_features().map_err(|error| error_chain(&error))?;
+    let samples: Vec<usize> = present.into_iter().map(|image| readable[image]).collect();
     let features = Rows::new(&values, width).map_err(|error| error.to_string())?;
     if values.iter().any(|value| !value.is_finite()) {
         return Err("the backbone gives features that are not finite".into());
     }
 
-    let mut judged = Judged::default();
-    progress.begin("comparing photos", samples.len() as u64, "photos");
-    let around = Surroundings::of(features, duplicates::COSINE, |done| progress.step(done as u64));
-    progress.end();
-    if samples.len() > outliers::MOST {
-        judged.left_out.push(format!(
+    let mut found = FeatureFindings::default();
+    progress.begin_run("comparing photos", samples.len() as u64, "photos");
+    let neighbors =
+        NeighborGraph::from_features(features, duplicates::MIN_COSINE, |n_done| progress.step(n_done as u64));
+    progress.train_to_end();
+    if samples.len() > outliers::MAX_REFERENCE_IMAGES {
+        found.left_out.push(format!(
             "neighbours among more than {} of the {} photos: outliers and copies by features are told by these",
-            outliers::MOST,
+            outliers::MAX_REFERENCE_IMAGES,
             samples.len()
         ));
     }
-    let alike: Vec<(usize, usize)> = around.pairs.iter().map(|&(a, b, _)| (samples[a], samples[b])).collect();
-    copies.confirm(looks, &alike);
-    let far = around.outliers().into_iter().map(|row| Item {
-        photos: vec![concerned(subject, samples[row])],
-        detail: format!("distance {:.3}", around.distances[row]),
+    let similar_pairs: Vec<(usize, usize)> =
+        neighbors.pairs.iter().map(|&(a, b, _)| (samples[a], samples[b])).collect();
+    duplicates.add_confirmed(inspections, &similar_pairs);
+    let outlier_items = neighbors.outliers().into_iter().map(|row| FindingItem {
+        photos: vec![sample_ref(dataset, samples[row])],
+        detail: format!("distance {:.3}", neighbors.distances[row]),
         doubt: None,
     });
-    judged.findings.extend(Finding::of(Kind::Outlier, None, far.collect()));
+    found.findings.extend(Finding::from_items(FindingKind::Outlier, None, outlier_items.collect()));
 
-    let own: Vec<Option<u32>> = subject.samples.iter().map(|sample| sample.group).collect();
-    let groups = join_groups(&own, &copies.links());
-    let asked = Asked {
+    let data_groups: Vec<Option<u32>> = dataset.samples.iter().map(|sample| sample.group).collect();
+    let groups = join_groups(&data_groups, &duplicates.links());
+    let input = OutOfFoldInput {
         samples: &samples,
         features,
-        labels: samples.iter().map(|&sample| subject.samples[sample].label).collect(),
+        labels: samples.iter().map(|&sample| dataset.samples[sample].label).collect(),
         groups: samples.iter().map(|&sample| groups[sample]).collect(),
     };
     let kind = settings.head.kind();
-    let linear = if QUICK.contains(&kind) { None } else { linear() };
-    if linear.is_some() {
-        judged
+    let quick_head = if QUICK_HEADS.contains(&kind) { None } else { default_quick_head() };
+    if quick_head.is_some() {
+        found
             .left_out
             .push(format!("`{kind}` for judging labels: it takes long, `linear` is fitted in its place"));
     }
-    match asked.predict(linear.as_deref().unwrap_or(settings.head.as_ref()), progress) {
+    match input.predict(quick_head.as_deref().unwrap_or(settings.head.as_ref()), progress) {
         Ok(out_of_fold) => {
-            judged.findings.extend(suspicious(subject, &out_of_fold));
-            judged.probabilities = Some(out_of_fold);
+            found.findings.extend(suspicious_labels(dataset, &out_of_fold));
+            found.probabilities = Some(out_of_fold);
         }
-        Err(why) => judged.left_out.push(format!("suspicious labels: {why}")),
+        Err(reason) => found.left_out.push(format!("suspicious labels: {reason}")),
     }
-    Ok(judged)
+    Ok(found)
 }
 
 /// The first of the quick heads, with its defaults.
-fn linear() -> Option<Box<dyn ConfiguredHead>> {
-    Registry::builtin().get(QUICK[0]).ok()?.configure(toml::Table::new()).ok()
+fn default_quick_head() -> Option<Box<dyn ConfiguredHead>> {
+    Registry::builtin().get(QUICK_HEADS[0]).ok()?.configure(toml::Table::new()).ok()
 }
 
 /// All labels by how well they fit, of equals the earlier first.
-fn ranked(subject: &Subject<'_>, found: &OutOfFold) -> Vec<RankedLabel> {
+fn rank_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Vec<RankedLabel> {
     let rows = found.probabilities.chunks_exact(found.classes.len());
     let mut labels: Vec<RankedLabel> = (found.samples.iter().zip(&found.labels).zip(rows))
         .map(|((&sample, &label), row)| RankedLabel {
-            path: subject.samples[sample].id.clone(),
+            path: dataset.samples[sample].id.clone(),
             score: self_confidence(label, row),
         })
         .collect();
@@ -289,7 +294,7 @@ fn ranked(subject: &Subject<'_>, found: &OutOfFold) -> Vec<RankedLabel> {
     labels
 }
 
-fn suspicious(subject: &Subject<'_>, found: &OutOfFold) -> Option<Finding> {
+fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Option<Finding> {
     let classes = found.classes.len();
     let issues = label_issues(&found.labels, &found.probabilities, classes);
     let items = issues.ranked.into_iter().map(|row| {
@@ -298,31 +303,31 @@ fn suspicious(subject: &Subject<'_>, found: &OutOfFold) -> Option<Finding> {
         let best = others
             .reduce(|best, class| if probabilities[class] > probabilities[best] { class } else { best });
         let best = best.unwrap_or(label as usize);
-        let suggested = subject.classes[found.classes[best] as usize].clone();
-        let (probability, of_suggested) =
+        let suggested = dataset.classes[found.classes[best] as usize].clone();
+        let (probability, suggested_probability) =
             (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
-        Item {
-            photos: vec![concerned(subject, found.samples[row])],
-            detail: format!("{suggested} {of_suggested:.2}, its label {probability:.2}"),
-            doubt: Some(Doubt {
+        FindingItem {
+            photos: vec![sample_ref(dataset, found.samples[row])],
+            detail: format!("{suggested} {suggested_probability:.2}, its label {probability:.2}"),
+            doubt: Some(LabelSuggestion {
                 suggested,
                 probability,
-                suggested_probability: of_suggested,
+                suggested_probability,
                 score: self_confidence(label, probabilities),
             }),
         }
     });
-    Finding::of(Kind::SuspiciousLabel, None, items.collect())
+    Finding::from_items(FindingKind::SuspiciousLabel, None, items.collect())
 }
 
 /// An error with its causes, on one line.
-fn sentence(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         cause = error.source();
     }

@@ -6,17 +6,17 @@ use headstock_heads::{
 };
 use headstock_loader::{SplitIndices, stratified_group_k_fold};
 
-use crate::compare::folds::by_appearance;
+use crate::compare::fold_data::number_by_appearance;
 use crate::error::TrainError;
-use crate::fit::crossed;
+use crate::fit::cross_calibrate;
 use crate::progress::Progress;
 
 /// Folds, where a class has so many groups.
-const FOLDS: usize = 5;
+const MAX_FOLDS: usize = 5;
 
 /// Probabilities of samples by heads that were fitted without them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OutOfFold {
+pub struct OutOfFoldProbabilities {
     /// The numbers of the samples among all, `[N]`: those of classes with two photos or more.
     pub samples: Vec<usize>,
     /// The classes, by their numbers in the data set, `[C]`.
@@ -28,7 +28,7 @@ pub struct OutOfFold {
 }
 
 /// The samples that probabilities are wanted of.
-pub(super) struct Asked<'a> {
+pub(super) struct OutOfFoldInput<'a> {
     /// Their numbers among all samples.
     pub(super) samples: &'a [usize],
     /// The features of each, in the same order.
@@ -39,28 +39,28 @@ pub(super) struct Asked<'a> {
     pub(super) groups: Vec<u32>,
 }
 
-impl Asked<'_> {
+impl OutOfFoldInput<'_> {
     /// Folds as scikit-learn's `StratifiedGroupKFold(shuffle=True, random_state=0)`. What cannot be done is told in a sentence.
     pub(super) fn predict(
         &self,
         head: &dyn ConfiguredHead,
         progress: &dyn Progress,
-    ) -> Result<OutOfFold, String> {
-        let counts = groups_of_classes(&self.labels, &self.groups);
+    ) -> Result<OutOfFoldProbabilities, String> {
+        let counts = count_groups_per_class(&self.labels, &self.groups);
         let classes: Vec<u32> =
             (0..counts.len() as u32).filter(|&class| counts[class as usize] >= 2).collect();
-        let place = |label: u32| classes.binary_search(&label).ok();
-        let kept: Vec<usize> =
-            (0..self.labels.len()).filter(|&row| place(self.labels[row]).is_some()).collect();
+        let class_index = |label: u32| classes.binary_search(&label).ok();
+        let rows: Vec<usize> =
+            (0..self.labels.len()).filter(|&row| class_index(self.labels[row]).is_some()).collect();
         if classes.len() < 2 {
             return Err("fewer than two classes have two different photos".into());
         }
         let labels: Vec<u32> =
-            kept.iter().filter_map(|&row| place(self.labels[row])).map(|place| place as u32).collect();
-        let groups: Vec<u32> = kept.iter().map(|&row| self.groups[row]).collect();
-        let most = classes.iter().map(|&class| counts[class as usize]).max().unwrap_or(0);
-        let splits =
-            stratified_group_k_fold(&labels, &groups, FOLDS.min(most), 0).map_err(|e| e.to_string())?;
+            rows.iter().filter_map(|&row| class_index(self.labels[row])).map(|index| index as u32).collect();
+        let groups: Vec<u32> = rows.iter().map(|&row| self.groups[row]).collect();
+        let max_groups = classes.iter().map(|&class| counts[class as usize]).max().unwrap_or(0);
+        let splits = stratified_group_k_fold(&labels, &groups, MAX_FOLDS.min(max_groups), 0)
+            .map_err(|e| e.to_string())?;
         let folds: Vec<Fold> = splits
             .into_iter()
             .filter(|split| !split.test.is_empty())
@@ -69,64 +69,69 @@ impl Asked<'_> {
         if folds.iter().any(|fold| fold.fit.is_empty()) {
             return Err("all photos belong together".into());
         }
-        let said =
+        let fit_error =
             |error: &dyn std::fmt::Display| format!("the head `{}` cannot be fitted: {error}", head.kind());
-        let logits =
-            self.logits(head, &kept, &labels, &folds, classes.len(), progress).map_err(|e| said(&e))?;
-        let probabilities = crossed(CalibrationMethod::Temperature, &logits, &labels, &folds)
-            .map_err(|error: TrainError| said(&error))?;
-        let samples = kept.iter().map(|&row| self.samples[row]).collect();
-        Ok(OutOfFold { samples, classes, labels, probabilities })
+        let logits = self
+            .out_of_fold_logits(head, &rows, &labels, &folds, classes.len(), progress)
+            .map_err(|e| fit_error(&e))?;
+        let probabilities = cross_calibrate(CalibrationMethod::Temperature, &logits, &labels, &folds)
+            .map_err(|error: TrainError| fit_error(&error))?;
+        let samples = rows.iter().map(|&row| self.samples[row]).collect();
+        Ok(OutOfFoldProbabilities { samples, classes, labels, probabilities })
     }
 
     /// `[N, C]`
-    fn logits(
+    fn out_of_fold_logits(
         &self,
         head: &dyn ConfiguredHead,
-        kept: &[usize],
+        rows: &[usize],
         labels: &[u32],
         folds: &[Fold],
         classes: usize,
         progress: &dyn Progress,
     ) -> Result<Logits, HeadError> {
         let width = self.features.width();
-        let rows = |part: &[usize]| -> Vec<f32> {
+        let gather = |part: &[usize]| -> Vec<f32> {
             let mut values = Vec::with_capacity(part.len() * width);
-            part.iter().for_each(|&row| values.extend_from_slice(self.features.row(kept[row])));
+            part.iter().for_each(|&row| values.extend_from_slice(self.features.row(rows[row])));
             values
         };
-        let mut all = vec![0.0; kept.len() * classes];
+        let mut out = vec![0.0; rows.len() * classes];
         for (number, fold) in folds.iter().enumerate() {
-            progress.begin(&format!("judging labels, fold {} of {}", number + 1, folds.len()), 0, "steps");
+            progress.begin_run(
+                &format!("judging labels, fold {} of {}", number + 1, folds.len()),
+                0,
+                "steps",
+            );
             let context =
-                FitContext { on_step: &|done, total| progress.reach(done, total), warm_start: None };
+                FitContext { on_step: &|done, total| progress.set_position(done, total), warm_start: None };
             let fitted = {
-                let values = rows(&fold.fit);
+                let values = gather(&fold.fit);
                 let labels: Vec<u32> = fold.fit.iter().map(|&row| labels[row]).collect();
-                let groups: Vec<u32> = fold.fit.iter().map(|&row| self.groups[kept[row]]).collect();
+                let groups: Vec<u32> = fold.fit.iter().map(|&row| self.groups[rows[row]]).collect();
                 let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
-                head.fit(&data.with_groups(&by_appearance(&groups))?, &context)
+                head.fit(&data.with_groups(&number_by_appearance(&groups))?, &context)
             };
-            progress.end();
-            let tested = rows(&fold.held_out);
-            let logits = fitted?.head.logits(FeatureMatrix::new(&tested, width)?)?;
+            progress.train_to_end();
+            let test_values = gather(&fold.held_out);
+            let logits = fitted?.head.logits(FeatureMatrix::new(&test_values, width)?)?;
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
                 return Err(HeadError::Diverged("it gives logits that are not finite".into()));
             }
             for (row, &sample) in logits.rows().zip(&fold.held_out) {
-                all[sample * classes..][..classes].copy_from_slice(row);
+                out[sample * classes..][..classes].copy_from_slice(row);
             }
         }
-        Logits::new(all, classes)
+        Logits::new(out, classes)
     }
 }
 
 /// How many groups have samples of each class.
-fn groups_of_classes(labels: &[u32], groups: &[u32]) -> Vec<usize> {
+fn count_groups_per_class(labels: &[u32], groups: &[u32]) -> Vec<usize> {
     let mut pairs: Vec<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
     pairs.sort_unstable();
     pairs.dedup();
-    let mut counts = vec![0; labels.iter().max().map_or(0, |&most| most as usize + 1)];
+    let mut counts = vec![0; labels.iter().max().map_or(0, |&max| max as usize + 1)];
     pairs.iter().for_each(|(label, _)| counts[*label as usize] += 1);
     counts
 }
@@ -139,15 +144,15 @@ mod tests {
 
     use super::super::label_issues;
     use super::*;
-    use crate::recording::{notes, registry};
+    use crate::recording_head::{registry_with_recording, take_fit_records};
 
     fn head(kind: &str, key: &str, value: impl Into<Value>) -> Box<dyn ConfiguredHead> {
         let table = Table::from_iter([(key.to_owned(), value.into())]);
-        registry().get(kind).unwrap().configure(table).unwrap()
+        registry_with_recording().get(kind).unwrap().configure(table).unwrap()
     }
 
     /// Forty samples of four classes, of which the last has two photos and the one before one with its copy, in groups of two.
-    fn asked<'a>(samples: &'a [usize], values: &'a [f32]) -> Asked<'a> {
+    fn input_fixture<'a>(samples: &'a [usize], values: &'a [f32]) -> OutOfFoldInput<'a> {
         let label = |row: usize| {
             if row < 2 {
                 2
@@ -157,7 +162,7 @@ mod tests {
                 u32::from(row % 4 > 1)
             }
         };
-        Asked {
+        OutOfFoldInput {
             samples,
             features: FeatureMatrix::new(values, 2).unwrap(),
             labels: (0..40).map(label).collect(),
@@ -166,24 +171,24 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_judged_by_heads_that_know_neither_it_nor_its_copies() {
+    fn samples_are_scored_by_heads_fitted_without_them_and_their_copies() {
         let tag = "doctor";
         let samples: Vec<usize> = (0..40).map(|row| 100 + row).collect();
         let values: Vec<f32> = (0..40).flat_map(|row| [row as f32, 1.0]).collect();
-        let asked = asked(&samples, &values);
-        let found = asked.predict(head("recording", "tag", tag).as_ref(), &()).unwrap();
+        let input = input_fixture(&samples, &values);
+        let found = input.predict(head("recording", "tag", tag).as_ref(), &()).unwrap();
 
         // Class 2 has one photo and its copy: no head would know it.
         assert_eq!(found.classes, [0, 1, 3]);
         assert_eq!(found.samples, (102..140).collect::<Vec<_>>());
-        let labels: Vec<u32> = (2..40).map(|row| [0, 1, 9, 2][asked.labels[row] as usize]).collect();
+        let labels: Vec<u32> = (2..40).map(|row| [0, 1, 9, 2][input.labels[row] as usize]).collect();
         assert_eq!(found.labels, labels);
 
-        let noted = notes(tag);
-        assert_eq!(noted.len(), 5);
-        let mut judged = Vec::new();
-        for fit in &noted {
-            let tested = fit.all_asked();
+        let fits = take_fit_records(tag);
+        assert_eq!(fits.len(), 5);
+        let mut scored = Vec::new();
+        for fit in &fits {
+            let tested = fit.all_queried();
             let group = |row: &u32| row / 2;
             let tested_groups: BTreeSet<u32> = tested.iter().map(group).collect();
             assert!(fit.rows.iter().all(|row| !tested_groups.contains(&group(row))), "{fit:?}");
@@ -195,10 +200,10 @@ mod tests {
                 fit.rows.iter().map(group).zip(fit.groups.clone().unwrap()).collect();
             let numbers: BTreeSet<u32> = pairs.iter().map(|pair| pair.1).collect();
             assert_eq!((pairs.len(), numbers.len()), (fit.rows.len() / 2, fit.rows.len() / 2));
-            judged.extend(tested);
+            scored.extend(tested);
         }
-        judged.sort_unstable();
-        assert_eq!(judged, (2..40).collect::<Vec<_>>(), "each once");
+        scored.sort_unstable();
+        assert_eq!(scored, (2..40).collect::<Vec<_>>(), "each once");
         // Nobody knows a sample by heart: the most frequent class is the most probable one of each.
         for row in found.probabilities.chunks_exact(3) {
             assert!(row[2] < row[0] && row[2] < row[1], "{row:?}");
@@ -208,14 +213,14 @@ mod tests {
 
     /// Two clouds; sample 4 has the other's label, and so has its copy, sample 5.
     #[test]
-    fn a_copy_of_a_mislabelled_photo_does_not_confirm_its_label() {
+    fn a_copy_of_a_mislabeled_image_does_not_confirm_its_label() {
         let values: Vec<f32> = (0..24)
             .flat_map(|row| {
                 let cloud = (row % 2 * 20) as f32;
                 // At the edge of its cloud, where it is nobody's nearest.
-                let mislabelled = [3.0, 0.0];
+                let mislabeled = [3.0, 0.0];
                 if row == 4 || row == 5 {
-                    mislabelled
+                    mislabeled
                 } else {
                     [cloud + (row as f32).sin(), cloud + (row as f32).cos()]
                 }
@@ -225,8 +230,8 @@ mod tests {
         let labels: Vec<u32> = (0..24).map(|row| if row == 4 { 1 } else { row % 2 }).collect();
         let suspicious = |groups: Vec<u32>| {
             let features = FeatureMatrix::new(&values, 2).unwrap();
-            let asked = Asked { samples: &samples, features, labels: labels.clone(), groups };
-            let found = asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap();
+            let input = OutOfFoldInput { samples: &samples, features, labels: labels.clone(), groups };
+            let found = input.predict(head("knn", "k", 1).as_ref(), &()).unwrap();
             let mut issues = label_issues(&found.labels, &found.probabilities, 2).ranked;
             issues.sort_unstable();
             issues
@@ -237,17 +242,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_judged_is_told_in_a_sentence() {
+    fn data_that_cannot_be_scored_is_reported() {
         let samples = [0, 1, 2, 3];
         let values = [0.0; 4];
         let predict = |labels: &[u32], groups: &[u32]| {
             let features = FeatureMatrix::new(&values, 1).unwrap();
-            let asked =
-                Asked { samples: &samples, features, labels: labels.to_vec(), groups: groups.to_vec() };
-            asked.predict(head("knn", "k", 1).as_ref(), &()).unwrap_err()
+            let input = OutOfFoldInput {
+                samples: &samples,
+                features,
+                labels: labels.to_vec(),
+                groups: groups.to_vec(),
+            };
+            input.predict(head("knn", "k", 1).as_ref(), &()).unwrap_err()
         };
-        let two = "fewer than two classes have two different photos";
-        assert_eq!(predict(&[0, 0, 1, 1], &[0, 1, 2, 2]), two);
-        assert_eq!(predict(&[0, 0, 0, 0], &[0, 1, 2, 3]), two);
+        let message = "fewer than two classes have two different photos";
+        assert_eq!(predict(&[0, 0, 1, 1], &[0, 1, 2, 2]), message);
+        assert_eq!(predict(&[0, 0, 0, 0], &[0, 1, 2, 3]), message);
     }
 }

@@ -4,48 +4,53 @@ use headstock_heads::knn::nearest_neighbors;
 use headstock_heads::{FeatureMatrix, Metric};
 
 /// Neighbours that a photo's distance is the mean of.
-const NEIGHBOURS: usize = 10;
+const N_NEIGHBORS: usize = 10;
 
 /// Photos that neighbours are looked for among, at most: the cost grows with the photos, not with their square.
-pub(super) const MOST: usize = 20_000;
+pub(super) const MAX_REFERENCE_IMAGES: usize = 20_000;
 
 /// An outlier is so many deviations above the median.
-const FAR: f64 = 3.5;
+const OUTLIER_DEVIATIONS: f64 = 3.5;
 
 /// Where photos lie among others.
-pub(super) struct Surroundings {
+pub(super) struct NeighborGraph {
     /// The mean cosine distance to the 10 nearest others, `[N]`.
     pub(super) distances: Vec<f64>,
     /// Pairs of neighbours, the lower number first, with the cosine of their angle.
     pub(super) pairs: Vec<(usize, usize, f64)>,
 }
 
-impl Surroundings {
+impl NeighborGraph {
     /// Of `features` `[N, F]`, which must be finite; `alike` is the least cosine of a pair to keep. Of more than 20,000 photos,
     /// neighbours are those among 20,000 that are spread evenly over them. `done` hears how many more are looked at.
     ///
     /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics: Revisiting
     /// Out-of-Distribution Detection Baselines").
-    pub(super) fn of(features: FeatureMatrix<'_>, alike: f64, done: impl Fn(usize) + Sync) -> Self {
+    pub(super) fn from_features(
+        features: FeatureMatrix<'_>,
+        min_cosine: f64,
+        on_progress: impl Fn(usize) + Sync,
+    ) -> Self {
         let (count, width) = (features.len(), features.width());
-        let spread: Option<Vec<usize>> =
-            (count > MOST).then(|| (0..MOST).map(|place| place * count / MOST).collect());
-        let sampled: Option<Vec<f32>> =
-            spread.as_ref().map(|rows| rows.iter().flat_map(|&row| features.row(row)).copied().collect());
-        let stored = match &sampled {
+        let reference_rows: Option<Vec<usize>> = (count > MAX_REFERENCE_IMAGES)
+            .then(|| (0..MAX_REFERENCE_IMAGES).map(|i| i * count / MAX_REFERENCE_IMAGES).collect());
+        let sampled: Option<Vec<f32>> = reference_rows
+            .as_ref()
+            .map(|rows| rows.iter().flat_map(|&row| features.row(row)).copied().collect());
+        let reference = match &sampled {
             Some(values) => FeatureMatrix::new(values, width).expect("whole rows were copied"),
             None => features,
         };
-        let found = nearest_neighbors(stored, features, Metric::Cosine, NEIGHBOURS + 1, done);
+        let found = nearest_neighbors(reference, features, Metric::Cosine, N_NEIGHBORS + 1, on_progress);
         let (mut distances, mut pairs) = (Vec::with_capacity(count), Vec::new());
-        for (row, neighbours) in found.into_iter().enumerate() {
-            let number = |stored: usize| spread.as_ref().map_or(stored, |rows| rows[stored]);
-            let others = neighbours.iter().filter(|near| number(near.row) != row).take(NEIGHBOURS);
+        for (row, neighbors) in found.into_iter().enumerate() {
+            let row_of = |index: usize| reference_rows.as_ref().map_or(index, |rows| rows[index]);
+            let others = neighbors.iter().filter(|near| row_of(near.row) != row).take(N_NEIGHBORS);
             let (sum, seen) =
                 others.clone().fold((0.0, 0), |(sum, seen), near| (sum + near.distance, seen + 1));
             distances.push(if seen == 0 { 0.0 } else { sum / f64::from(seen) });
-            for near in others.filter(|near| 1.0 - near.distance >= alike) {
-                let other = number(near.row);
+            for near in others.filter(|near| 1.0 - near.distance >= min_cosine) {
+                let other = row_of(near.row);
                 pairs.push((row.min(other), row.max(other), 1.0 - near.distance));
             }
         }
@@ -58,13 +63,13 @@ impl Surroundings {
     /// robust deviations (1.4826 times the median absolute one) above its median (Iglewicz and Hoaglin 1993).
     pub(super) fn outliers(&self) -> Vec<usize> {
         let logs: Vec<f64> = self.distances.iter().map(|&distance| distance.max(1e-9).ln()).collect();
-        let Some(middle) = median(logs.clone()) else { return Vec::new() };
-        let deviation = median(logs.iter().map(|log| (log - middle).abs()).collect()).unwrap_or(0.0);
-        let limit = middle + FAR * 1.4826 * deviation;
-        let mut far: Vec<usize> =
+        let Some(median_log) = median(logs.clone()) else { return Vec::new() };
+        let deviation = median(logs.iter().map(|log| (log - median_log).abs()).collect()).unwrap_or(0.0);
+        let limit = median_log + OUTLIER_DEVIATIONS * 1.4826 * deviation;
+        let mut outliers: Vec<usize> =
             (0..logs.len()).filter(|&row| deviation > 0.0 && logs[row] > limit).collect();
-        far.sort_by(|&a, &b| logs[b].total_cmp(&logs[a]).then(a.cmp(&b)));
-        far
+        outliers.sort_by(|&a, &b| logs[b].total_cmp(&logs[a]).then(a.cmp(&b)));
+        outliers
     }
 }
 
@@ -85,7 +90,7 @@ mod tests {
 
     /// cleanlab's score is `exp(-d / median(d))`, its median the mean of two in the middle.
     #[test]
-    fn distances_are_cleanlabs_and_what_is_far_from_all_is_an_outlier() {
+    fn distances_match_cleanlab_and_distant_images_are_outliers() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/outliers.safetensors");
         let bytes = fs::read(path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -93,7 +98,7 @@ mod tests {
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(features.data());
         let scores: Vec<f64> = bytemuck::pod_collect_to_vec(scores.data());
         let rows = FeatureMatrix::new(&values, features.shape()[1]).unwrap();
-        let found = Surroundings::of(rows, 0.99, |_| ());
+        let found = NeighborGraph::from_features(rows, 0.99, |_| ());
         let mut sorted = found.distances.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = f64::midpoint(sorted[sorted.len() / 2 - 1], sorted[sorted.len() / 2]);
@@ -111,7 +116,7 @@ mod tests {
         let outliers = |others: &[f64]| {
             let logs = [&[-0.2, -0.1, 0.0, 0.1, 0.2], others].concat();
             let distances = logs.iter().map(|log: &f64| log.exp()).collect();
-            Surroundings { distances, pairs: Vec::new() }.outliers()
+            NeighborGraph { distances, pairs: Vec::new() }.outliers()
         };
         assert_eq!(outliers(&[0.5190]), [5]);
         assert!(outliers(&[0.5188]).is_empty());
@@ -122,24 +127,27 @@ mod tests {
 
     /// Angles by hand: the cosine of neighbours is as it was made.
     #[test]
-    fn pairs_are_alike_from_the_cosine_on_that_is_asked_for() {
-        let at = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+    fn pairs_have_at_least_the_requested_cosine() {
+        let unit_vector = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
         let angle = 0.97f64.acos();
-        let values = [at(0.0), at(angle - 1e-3), at(2.0), at(2.0 + angle + 1e-3)].concat();
-        let found = Surroundings::of(FeatureMatrix::new(&values, 2).unwrap(), 0.97, |_| ());
+        let values =
+            [unit_vector(0.0), unit_vector(angle - 1e-3), unit_vector(2.0), unit_vector(2.0 + angle + 1e-3)]
+                .concat();
+        let found = NeighborGraph::from_features(FeatureMatrix::new(&values, 2).unwrap(), 0.97, |_| ());
         let pairs: Vec<(usize, usize)> = found.pairs.iter().map(|pair| (pair.0, pair.1)).collect();
         assert_eq!(pairs, [(0, 1)]);
         assert!((found.pairs[0].2 - (angle - 1e-3).cos()).abs() < 1e-6);
         // The mean of the three others, each once, and not of itself.
-        let to = |others: [f64; 3]| others.iter().map(|angle| 1.0 - angle.cos()).sum::<f64>() / 3.0;
-        assert!((found.distances[0] - to([angle - 1e-3, 2.0, 2.0 + angle + 1e-3])).abs() < 1e-6);
+        let mean_distance =
+            |others: [f64; 3]| others.iter().map(|angle| 1.0 - angle.cos()).sum::<f64>() / 3.0;
+        assert!((found.distances[0] - mean_distance([angle - 1e-3, 2.0, 2.0 + angle + 1e-3])).abs() < 1e-6);
     }
 
     #[test]
     fn photos_that_are_all_the_same_or_too_few_have_no_outliers() {
         for rows in [0, 1, 2, 30] {
             let values = vec![1.0; rows * 3];
-            let found = Surroundings::of(FeatureMatrix::new(&values, 3).unwrap(), 0.99, |_| ());
+            let found = NeighborGraph::from_features(FeatureMatrix::new(&values, 3).unwrap(), 0.99, |_| ());
             assert!(found.outliers().is_empty());
             assert_eq!(found.pairs.is_empty(), rows < 2);
         }

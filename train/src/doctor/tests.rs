@@ -11,52 +11,52 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Config;
-use crate::recording::{backbone, registry};
+use crate::recording_head::{registry_with_recording, write_backbone};
 
 /// A picture of 8 x 8 squares whose colours `seed` gives, `side` pixels wide.
-fn picture(seed: u64, side: u32) -> RgbImage {
-    let colour = |x: u32, y: u32, channel: u64| {
+fn random_squares(seed: u64, side: u32) -> RgbImage {
+    let color = |x: u32, y: u32, channel: u64| {
         (256.0 * KeyedRng::new(&[seed, u64::from(x), u64::from(y), channel]).uniform()) as u8
     };
-    RgbImage::from_fn(side, side, |x, y| image::Rgb([0, 1, 2].map(|c| colour(x * 8 / side, y * 8 / side, c))))
+    RgbImage::from_fn(side, side, |x, y| image::Rgb([0, 1, 2].map(|c| color(x * 8 / side, y * 8 / side, c))))
 }
 
 /// A folder with a class a name and so many different photos of it, and settings for it.
-fn project(classes: &[(&str, usize)], more: &str) -> (TempDir, Settings) {
+fn project(classes: &[(&str, usize)], options: &str) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let mut seed = 0;
     for (class, count) in classes {
         for number in 0..*count {
             seed += 1;
-            lay(folder.path(), &format!("{class}/{number:02}.png"), &png(&picture(seed, 64)));
+            write_image(folder.path(), &format!("{class}/{number:02}.png"), &png(&random_squares(seed, 64)));
         }
     }
-    let config = format!("version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n{more}");
+    let config = format!("version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n{options}");
     let config = Config::parse(&config, "test", folder.path()).unwrap();
-    let settings = config.resolve_photos(&registry()).unwrap();
+    let settings = config.resolve_images_only(&registry_with_recording()).unwrap();
     (folder, settings)
 }
 
-fn lay(folder: &Path, name: &str, bytes: &[u8]) {
+fn write_image(folder: &Path, name: &str, bytes: &[u8]) {
     let path = folder.join("photos").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
-fn items(diagnosis: &Diagnosis, name: &str) -> Vec<Vec<String>> {
+fn finding_paths(diagnosis: &Diagnosis, name: &str) -> Vec<Vec<String>> {
     let found = diagnosis.findings.iter().filter(|finding| finding.name() == name);
-    let paths = |item: &Item| item.photos.iter().map(|photo| photo.path.clone()).collect();
+    let paths = |item: &FindingItem| item.photos.iter().map(|photo| photo.path.clone()).collect();
     found.flat_map(|finding| finding.items.iter().map(paths)).collect()
 }
 
-fn details(diagnosis: &Diagnosis, kind: Kind) -> Vec<(Severity, String)> {
+fn finding_details(diagnosis: &Diagnosis, kind: FindingKind) -> Vec<(Severity, String)> {
     let found = diagnosis.findings.iter().filter(|finding| finding.kind == kind);
     found
         .flat_map(|finding| finding.items.iter().map(|item| (finding.severity, item.detail.clone())))
         .collect()
 }
 
-fn quick(settings: &Settings) -> Diagnosis {
+fn examine_quick(settings: &Settings) -> Diagnosis {
     examine(settings, true, &()).unwrap()
 }
 
@@ -64,7 +64,7 @@ fn quick(settings: &Settings) -> Diagnosis {
 #[test]
 fn good_data_has_nothing_wrong_with_it() {
     let (_folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
-    let diagnosis = quick(&settings);
+    let diagnosis = examine_quick(&settings);
     assert_eq!(diagnosis.findings, []);
     assert_eq!(diagnosis.photos, 28);
     let counts: Vec<_> =
@@ -76,23 +76,23 @@ fn good_data_has_nothing_wrong_with_it() {
 }
 
 #[test]
-fn a_class_is_small_with_nine_photos_to_train_on_and_not_with_ten() {
+fn a_class_is_small_with_nine_training_images_and_not_with_ten() {
     // A quarter is tested on: of 13 three, of 12 three.
     let (_folder, settings) = project(&[("cat", 13), ("dog", 12), ("owl", 40)], "");
-    let diagnosis = quick(&settings);
+    let diagnosis = examine_quick(&settings);
     let train: Vec<usize> = diagnosis.classes.iter().map(|count| count.train).collect();
     assert_eq!(train, [10, 9, 29]);
     let small = (Severity::Warning, "dog (9 to train on, 3 to test on)".to_owned());
-    assert_eq!(details(&diagnosis, Kind::SmallClass), [small]);
+    assert_eq!(finding_details(&diagnosis, FindingKind::SmallClass), [small]);
     assert_eq!(diagnosis.count(Severity::Warning), 1);
     assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Note)), (0, 0));
 }
 
 #[test]
-fn names_that_differ_by_a_letter_are_a_slip_where_one_is_rare_and_two_words_where_none_is() {
+fn names_that_differ_by_a_letter_are_a_warning_only_if_one_class_is_rare() {
     for (rare, severity) in [(9, Severity::Warning), (10, Severity::Note)] {
         let (_folder, settings) = project(&[("shirt", 20), ("skirt", rare)], "");
-        let found = details(&quick(&settings), Kind::ClassNames);
+        let found = finding_details(&examine_quick(&settings), FindingKind::ClassNames);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].0, severity);
         assert!(
@@ -102,10 +102,10 @@ fn names_that_differ_by_a_letter_are_a_slip_where_one_is_rare_and_two_words_wher
     }
     // By case and spaces alone it is a slip however many there are.
     let (_folder, settings) = project(&[("t-shirt", 12), ("T Shirt", 12)], "");
-    let found = details(&quick(&settings), Kind::ClassNames);
+    let found = finding_details(&examine_quick(&settings), FindingKind::ClassNames);
     assert!(found.len() == 1 && found[0].0 == Severity::Warning, "{found:?}");
     let (_folder, settings) = project(&[("cat1", 12), ("cat2", 12), ("hat", 12), ("shoes", 12)], "");
-    let found = details(&quick(&settings), Kind::ClassNames);
+    let found = finding_details(&examine_quick(&settings), FindingKind::ClassNames);
     assert!(
         found
             .iter()
@@ -118,32 +118,32 @@ fn names_that_differ_by_a_letter_are_a_slip_where_one_is_rare_and_two_words_wher
 #[test]
 fn photos_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_not() {
     let (folder, mut settings) = project(&[("cat", 14), ("dog", 14)], "");
-    lay(folder.path(), "cat/large.png", &png(&picture(100, 65)));
-    assert_eq!(quick(&settings).findings, []);
+    write_image(folder.path(), "cat/large.png", &png(&random_squares(100, 65)));
+    assert_eq!(examine_quick(&settings).findings, []);
     settings.options.data.max_pixels = 64 * 64;
-    let diagnosis = quick(&settings);
-    assert_eq!(items(&diagnosis, "unreadable"), [["cat/large.png"]]);
+    let diagnosis = examine_quick(&settings);
+    assert_eq!(finding_paths(&diagnosis, "unreadable"), [["cat/large.png"]]);
     assert_eq!(diagnosis.findings.len(), 1, "{:?}", diagnosis.findings);
 }
 
 // effect: doctor --write-clean
 #[test]
-fn of_copies_one_stays_in_the_clean_table_and_what_cannot_be_read_leaves() {
+fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
     let (folder, settings) = project(&[("cat", 16), ("dog", 16)], "");
     let read = |name: &str| fs::read(folder.path().join("photos").join(name)).unwrap();
-    lay(folder.path(), "cat/zz.png", &read("cat/03.png"));
-    lay(folder.path(), "dog/cat.png", &read("cat/05.png"));
-    lay(folder.path(), "dog/cut.png", &read("dog/04.png")[..400]);
-    lay(folder.path(), "dog/text.png", b"no photo");
-    let diagnosis = quick(&settings);
+    write_image(folder.path(), "cat/zz.png", &read("cat/03.png"));
+    write_image(folder.path(), "dog/cat.png", &read("cat/05.png"));
+    write_image(folder.path(), "dog/cut.png", &read("dog/04.png")[..400]);
+    write_image(folder.path(), "dog/text.png", b"no photo");
+    let diagnosis = examine_quick(&settings);
     let within = [
-        items(&diagnosis, "exact-duplicate within a class"),
-        items(&diagnosis, "exact-duplicate across parts"),
+        finding_paths(&diagnosis, "exact-duplicate within a class"),
+        finding_paths(&diagnosis, "exact-duplicate across parts"),
     ];
     assert_eq!(within.concat(), [["cat/03.png", "cat/zz.png"]]);
-    assert_eq!(items(&diagnosis, "exact-duplicate across classes"), [["cat/05.png", "dog/cat.png"]]);
-    assert_eq!(items(&diagnosis, "unreadable"), [["dog/text.png"]]);
-    assert_eq!(items(&diagnosis, "truncated"), [["dog/cut.png"]]);
+    assert_eq!(finding_paths(&diagnosis, "exact-duplicate across classes"), [["cat/05.png", "dog/cat.png"]]);
+    assert_eq!(finding_paths(&diagnosis, "unreadable"), [["dog/text.png"]]);
+    assert_eq!(finding_paths(&diagnosis, "truncated"), [["dog/cut.png"]]);
     assert_eq!(diagnosis.findings.len(), 4, "{:?}", diagnosis.findings);
     assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Warning)), (3, 1));
     // The worst first.
@@ -171,15 +171,15 @@ fn copies_are_across_parts_unless_duplicates_are_kept_together() {
         let (folder, settings) = project(&[("cat", 12), ("dog", 12)], more);
         let mut number = 0;
         for class in ["cat", "dog"] {
-            for photo in 0..12 {
-                let bytes = fs::read(folder.path().join(format!("photos/{class}/{photo:02}.png"))).unwrap();
-                lay(folder.path(), &format!("{class}/copy{photo:02}.png"), &bytes);
+            for image in 0..12 {
+                let bytes = fs::read(folder.path().join(format!("photos/{class}/{image:02}.png"))).unwrap();
+                write_image(folder.path(), &format!("{class}/copy{image:02}.png"), &bytes);
                 number += 1;
             }
         }
-        let diagnosis = quick(&settings);
-        let of = |name: &str| items(&diagnosis, name).len();
-        let found = (of("exact-duplicate across parts"), of("exact-duplicate within a class"));
+        let diagnosis = examine_quick(&settings);
+        let n_items = |name: &str| finding_paths(&diagnosis, name).len();
+        let found = (n_items("exact-duplicate across parts"), n_items("exact-duplicate within a class"));
         assert_eq!(found.0 + found.1, number);
         found.0
     };
@@ -188,20 +188,20 @@ fn copies_are_across_parts_unless_duplicates_are_kept_together() {
 }
 
 #[test]
-fn what_most_photos_are_is_not_odd() {
-    let grey = |folder: &Path, class: &str, count: usize| {
+fn the_most_frequent_color_mode_is_not_odd() {
+    let to_gray = |folder: &Path, class: &str, count: usize| {
         for number in 0..count {
             let path = folder.join(format!("photos/{class}/{number:02}.png"));
-            let photo = image::open(&path).unwrap().to_luma8();
-            DynamicImage::ImageLuma8(photo).save(path).unwrap();
+            let image = image::open(&path).unwrap().to_luma8();
+            DynamicImage::ImageLuma8(image).save(path).unwrap();
         }
     };
     // Half of 24: grey photos are odd. More than half: they are what is usual, and coloured ones are never odd.
     for (second, odd) in [(0, 12), (1, 0)] {
         let (folder, settings) = project(&[("cat", 12), ("dog", 12)], "");
-        grey(folder.path(), "cat", 12);
-        grey(folder.path(), "dog", second);
-        let found = details(&quick(&settings), Kind::OddMode);
+        to_gray(folder.path(), "cat", 12);
+        to_gray(folder.path(), "dog", second);
+        let found = finding_details(&examine_quick(&settings), FindingKind::OddMode);
         assert_eq!(found.len(), odd, "{found:?}");
         assert!(found.iter().all(|(severity, _)| *severity == Severity::Note));
     }
@@ -211,85 +211,88 @@ fn what_most_photos_are_is_not_odd() {
 fn sizes_are_extreme_beyond_their_limits() {
     let (folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
     // The median is 64 x 64; 25 times as many pixels are 320 x 320.
-    lay(folder.path(), "cat/large.png", &png(&picture(90, 320)));
-    lay(folder.path(), "cat/larger.png", &png(&picture(91, 328)));
-    lay(folder.path(), "cat/small.png", &png(&picture(92, 32)));
-    lay(folder.path(), "cat/tiny.png", &png(&picture(93, 31)));
-    let diagnosis = quick(&settings);
-    assert_eq!(items(&diagnosis, "extreme-size"), [["cat/larger.png"], ["cat/tiny.png"]]);
-    assert_eq!(details(&diagnosis, Kind::ExtremeSize)[0], (Severity::Note, "328 x 328".to_owned()));
+    write_image(folder.path(), "cat/large.png", &png(&random_squares(90, 320)));
+    write_image(folder.path(), "cat/larger.png", &png(&random_squares(91, 328)));
+    write_image(folder.path(), "cat/small.png", &png(&random_squares(92, 32)));
+    write_image(folder.path(), "cat/tiny.png", &png(&random_squares(93, 31)));
+    let diagnosis = examine_quick(&settings);
+    assert_eq!(finding_paths(&diagnosis, "extreme-size"), [["cat/larger.png"], ["cat/tiny.png"]]);
+    assert_eq!(
+        finding_details(&diagnosis, FindingKind::ExtremeSize)[0],
+        (Severity::Note, "328 x 328".to_owned())
+    );
 }
 
-fn look(photo: &RgbImage) -> Look {
-    let hash = <sha2::Sha256 as sha2::Digest>::digest(photo.as_raw()).into();
-    Look {
+fn inspection_of(image: &RgbImage) -> ImageInspection {
+    let hash = <sha2::Sha256 as sha2::Digest>::digest(image.as_raw()).into();
+    ImageInspection {
         hash: Some(hash),
-        signature: Some(headstock_loader::duplicates::Signature::new(photo)),
-        ..Look::default()
+        signature: Some(headstock_loader::duplicates::Signature::new(image)),
+        ..ImageInspection::default()
     }
 }
 
 /// Pictures that are alike, but not enough to be told by their pixels alone.
 #[test]
-fn features_tell_of_copies_that_pixels_alone_do_not_and_of_no_others() {
-    let one = picture(1, 64);
+fn features_confirm_copies_that_pixels_alone_do_not() {
+    let original = random_squares(1, 64);
     // With noise: the more, the less alike.
-    let noisy = |seed: u64, most: f64| {
+    let noisy = |seed: u64, amplitude: f64| {
         RgbImage::from_fn(64, 64, |x, y| {
-            let noise = most * (KeyedRng::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
-            image::Rgb(one.get_pixel(x, y).0.map(|value| (f64::from(value) + noise) as u8))
+            let noise = amplitude * (KeyedRng::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
+            image::Rgb(original.get_pixel(x, y).0.map(|value| (f64::from(value) + noise) as u8))
         })
     };
-    let similarity = |photo: &RgbImage| {
-        let pair = [&one, photo].map(|photo| look(photo).signature);
+    let similarity = |image: &RgbImage| {
+        let pair = [&original, image].map(|photo| inspection_of(photo).signature);
         find_near_duplicates(&pair, 0.0).first().map_or(0.0, |pair| pair.similarity)
     };
     let (near, between, apart) = (noisy(1, 60.0), noisy(2, 150.0), noisy(3, 260.0));
     assert!(similarity(&near) > DEFAULT_SIMILARITY);
     assert!((0.86..DEFAULT_SIMILARITY - 0.01).contains(&similarity(&between)), "{}", similarity(&between));
     assert!((0.5..0.84).contains(&similarity(&apart)), "{}", similarity(&apart));
-    let looks = [&one, &between, &apart, &near, &one].map(look);
-    let mut copies = Copies::find(&looks);
-    let mut links = copies.links();
+    let inspections = [&original, &between, &apart, &near, &original].map(inspection_of);
+    let mut duplicates = DuplicateGroups::find(&inspections);
+    let mut links = duplicates.links();
     links.sort_unstable();
     assert_eq!(links, [(0, 3), (0, 4)], "the same bytes, and nearly the same pixels");
     // The copy stands for the first with its bytes; what is known is not told again.
-    copies.confirm(&looks, &[(1, 4), (0, 1), (2, 4), (0, 3), (0, 4)]);
-    let mut links = copies.links();
+    duplicates.add_confirmed(&inspections, &[(1, 4), (0, 1), (2, 4), (0, 3), (0, 4)]);
+    let mut links = duplicates.links();
     links.sort_unstable();
     assert_eq!(links, [(0, 1), (0, 3), (0, 4)]);
 }
 
 #[test]
-fn a_doubt_names_the_most_probable_other_class_and_both_probabilities() {
+fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     let (_folder, settings) = project(&[("cat", 4), ("dog", 4), ("eel", 1), ("fox", 4)], "");
-    let Source::Photos { main, .. } = &settings.source else { unreachable!() };
-    let collected = Collected::read(&settings, main, None, &()).unwrap();
-    let subject = Subject { classes: collected.classes.names(), samples: &collected.samples };
+    let DataSourceConfig::Images { main, .. } = &settings.source else { unreachable!() };
+    let listing = DatasetListing::read(&settings, main, None, &()).unwrap();
+    let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
     // Class eel has one photo, sample 8: it is not judged. Sample 5, a dog, is a fox to the heads.
     let samples: Vec<usize> = (0..13).filter(|&sample| sample != 8).collect();
     let labels: Vec<u32> =
-        samples.iter().map(|&sample| [0, 1, 9, 2][collected.samples[sample].label as usize]).collect();
+        samples.iter().map(|&sample| [0, 1, 9, 2][listing.samples[sample].label as usize]).collect();
     let row = |(&sample, &label): (&usize, &u32)| {
         let mut row = [0.1, 0.1, 0.1];
         row[label as usize] = 0.8;
         if sample == 5 { [0.1, 0.05, 0.85] } else { row }
     };
     let probabilities = samples.iter().zip(&labels).flat_map(row).collect();
-    let found = OutOfFold { samples, classes: vec![0, 1, 3], labels, probabilities };
-    let finding = suspicious(&subject, &found).unwrap();
+    let found = OutOfFoldProbabilities { samples, classes: vec![0, 1, 3], labels, probabilities };
+    let finding = suspicious_labels(&dataset, &found).unwrap();
     assert_eq!((finding.count, finding.severity), (1, Severity::Warning));
     let item = &finding.items[0];
     assert_eq!((item.photos[0].path.as_str(), item.photos[0].label.as_str()), ("dog/01.png", "dog"));
     assert_eq!(item.detail, "fox 0.85, its label 0.05");
-    let doubt = item.doubt.as_ref().unwrap();
-    assert_eq!(doubt.suggested, "fox");
+    let suggestion = item.doubt.as_ref().unwrap();
+    assert_eq!(suggestion.suggested, "fox");
     for (found, expected) in
-        [(doubt.probability, 0.05), (doubt.suggested_probability, 0.85), (doubt.score, 0.05)]
+        [(suggestion.probability, 0.05), (suggestion.suggested_probability, 0.85), (suggestion.score, 0.05)]
     {
         assert!((found - expected).abs() < 1e-7);
     }
-    let ranked = ranked(&subject, &found);
+    let ranked = rank_labels(&dataset, &found);
     assert_eq!(ranked.len(), 12);
     assert_eq!(ranked[0], RankedLabel { path: "dog/01.png".into(), score: f64::from(0.05f32) });
     assert_eq!(ranked[1].path, "cat/00.png", "of equals the earlier");
@@ -299,32 +302,33 @@ fn a_doubt_names_the_most_probable_other_class_and_both_probabilities() {
 #[test]
 fn a_photo_with_a_wrong_label_and_its_copy_are_both_suspicious() {
     let tinted = |seed: u64, red: bool| {
-        let mut photo = picture(seed, 64);
-        for pixel in photo.pixels_mut() {
+        let mut image = random_squares(seed, 64);
+        for pixel in image.pixels_mut() {
             let strong = 120 + pixel[1] / 4;
             let weak = pixel[1] / 4;
             *pixel = image::Rgb(if red { [strong, weak, weak] } else { [weak, weak, strong] });
         }
-        png(&photo)
+        png(&image)
     };
     let more = "[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nkind = \"knn\"\nk = 1";
     let (folder, settings) = project(&[], more);
-    backbone(folder.path());
+    write_backbone(folder.path());
     for number in 0..12 {
-        lay(folder.path(), &format!("cat/{number:02}.png"), &tinted(number, true));
-        lay(folder.path(), &format!("dog/{number:02}.png"), &tinted(100 + number, false));
+        write_image(folder.path(), &format!("cat/{number:02}.png"), &tinted(number, true));
+        write_image(folder.path(), &format!("dog/{number:02}.png"), &tinted(100 + number, false));
     }
-    lay(folder.path(), "dog/one.png", &tinted(50, true));
-    lay(folder.path(), "dog/two.png", &tinted(50, true));
+    write_image(folder.path(), "dog/one.png", &tinted(50, true));
+    write_image(folder.path(), "dog/two.png", &tinted(50, true));
     let diagnosis = examine(&settings, false, &()).unwrap();
-    let mut suspicious = items(&diagnosis, "suspicious-label").concat();
+    let mut suspicious = finding_paths(&diagnosis, "suspicious-label").concat();
     suspicious.sort_unstable();
     // A cat may be doubted too, whose nearest photo is the one with the wrong label.
     assert!(
         suspicious.len() <= 3 && suspicious.ends_with(&["dog/one.png".into(), "dog/two.png".into()]),
         "{suspicious:?}"
     );
-    let finding = diagnosis.findings.iter().find(|finding| finding.kind == Kind::SuspiciousLabel).unwrap();
+    let finding =
+        diagnosis.findings.iter().find(|finding| finding.kind == FindingKind::SuspiciousLabel).unwrap();
     let dogs = finding.items.iter().filter(|item| item.photos[0].label == "dog");
     assert!(dogs.map(|item| item.doubt.as_ref().unwrap().suggested.as_str()).eq(["cat", "cat"]));
     assert_eq!(diagnosis.labels.len(), 26);
@@ -332,9 +336,9 @@ fn a_photo_with_a_wrong_label_and_its_copy_are_both_suspicious() {
 
     // A head that takes long is not fitted five times.
     let table = toml::Table::from_iter([("batch_size".to_owned(), toml::Value::Integer(8))]);
-    let settings = settings.with_head("mlp", &table, &registry()).unwrap();
+    let settings = settings.with_head("mlp", &table, &registry_with_recording()).unwrap();
     let diagnosis = examine(&settings, false, &()).unwrap();
-    let mut suspicious = items(&diagnosis, "suspicious-label").concat();
+    let mut suspicious = finding_paths(&diagnosis, "suspicious-label").concat();
     suspicious.sort_unstable();
     assert_eq!(suspicious, ["dog/one.png", "dog/two.png"]);
     assert_eq!(

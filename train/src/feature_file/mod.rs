@@ -6,13 +6,13 @@ mod write;
 use std::path::Path;
 
 pub use read::{FeatureArchive, FeatureTable, read_features};
-pub use write::{Described, Target};
+pub use write::{FeatureFileWriter, SampleInfo};
 
 use crate::error::TrainError;
 
 /// A format of features, told by the ending of the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum FeatureFormat {
     /// numpy's array: `features` alone; a CSV beside it describes the rows.
     Npy,
     /// numpy's archive of `features` and `labels`; a CSV beside it, which nothing needs, describes the rows.
@@ -23,12 +23,12 @@ pub enum Format {
     Parquet,
 }
 
-impl Format {
+impl FeatureFormat {
     /// The format of a file called `path`.
     ///
     /// # Errors
     /// [`TrainError::Usage`], which lists the known endings.
-    pub fn of(path: &Path) -> Result<Self, TrainError> {
+    pub fn from_path(path: &Path) -> Result<Self, TrainError> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => Ok(Self::Npy),
             Some("npz") => Ok(Self::Npz),

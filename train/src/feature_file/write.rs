@@ -17,16 +17,16 @@ use tempfile::{NamedTempFile, PersistError};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::Format;
+use super::FeatureFormat;
+use crate::atomic_write::{refuse_to_overwrite, temp_file_beside};
 use crate::error::TrainError;
-use crate::files::{beside, refuse_to_replace};
 
 /// Rows that are in memory at a time.
-const CHUNK: usize = 512;
+const CHUNK_ROWS: usize = 512;
 
 /// What a row is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
+pub struct SampleInfo {
     /// The photo's path relative to the data root.
     pub path: String,
     /// The name of its class.
@@ -39,36 +39,36 @@ pub struct Described {
 const HEADER: [&str; 4] = ["row", "path", "class", "label"];
 
 /// A file of features that is going to be: written beside its place, and renamed into it once it is complete.
-pub struct Target {
-    format: Format,
+pub struct FeatureFileWriter {
+    format: FeatureFormat,
     path: PathBuf,
     file: NamedTempFile,
     /// What describes the rows, for formats that cannot.
     table: Option<(PathBuf, NamedTempFile)>,
 }
 
-impl Target {
+impl FeatureFileWriter {
     /// Sees to it that `path` can be written, in the format that its ending tells: before the long work. The table beside
     /// `.npy` and `.npz` has the same name with `.csv`; another table there is not replaced.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for an unknown ending, a folder of that name, or a CSV that is something else;
     /// [`TrainError::Io`] when nothing can be written there.
-    pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let format = Format::of(path)?;
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let format = FeatureFormat::from_path(path)?;
         if path.is_dir() {
             return Err(TrainError::Usage(format!("{} is a folder", path.display())));
         }
         let table = match format {
-            Format::Npy | Format::Npz => {
+            FeatureFormat::Npy | FeatureFormat::Npz => {
                 let table = path.with_extension("csv");
-                refuse_to_replace(&table, &HEADER)?;
-                let file = beside(&table).map_err(TrainError::io("write", &table))?;
+                refuse_to_overwrite(&table, &HEADER)?;
+                let file = temp_file_beside(&table).map_err(TrainError::io("write", &table))?;
                 Some((table, file))
             }
-            Format::Safetensors | Format::Parquet => None,
+            FeatureFormat::Safetensors | FeatureFormat::Parquet => None,
         };
-        let file = beside(path).map_err(TrainError::io("write", path))?;
+        let file = temp_file_beside(path).map_err(TrainError::io("write", path))?;
         Ok(Self { format, path: path.into(), file, table })
     }
 
@@ -78,19 +78,19 @@ impl Target {
     /// [`TrainError::Io`] when a file cannot be written, and what `read` gives.
     pub fn write(
         mut self,
-        rows: &[Described],
+        rows: &[SampleInfo],
         width: usize,
         read: &mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
     ) -> Result<(), TrainError> {
-        let mut chunks = Chunks { rows: rows.len(), width, read };
+        let mut chunks = FeatureChunks { rows: rows.len(), width, read };
         let out = self.file.as_file_mut();
-        let written = match self.format {
-            Format::Npy => write_npy(out, &mut chunks),
-            Format::Npz => write_npz(out, rows, &mut chunks),
-            Format::Safetensors => write_safetensors(out, rows, &mut chunks),
-            Format::Parquet => write_parquet(out, rows, &mut chunks),
+        let result = match self.format {
+            FeatureFormat::Npy => write_npy(out, &mut chunks),
+            FeatureFormat::Npz => write_npz(out, rows, &mut chunks),
+            FeatureFormat::Safetensors => write_safetensors(out, rows, &mut chunks),
+            FeatureFormat::Parquet => write_parquet(out, rows, &mut chunks),
         };
-        written.map_err(|fault| fault.located(&self.path))?;
+        result.map_err(|error| error.into_train_error(&self.path))?;
         if let Some((path, file)) = &mut self.table {
             write_csv(file.as_file_mut(), rows).map_err(TrainError::io("write", path))?;
         }
@@ -104,86 +104,86 @@ impl Target {
 }
 
 /// What can go wrong in a writer: its own file, or the source of the features.
-enum Fault {
+enum WriteError {
     Io(io::Error),
-    Source(TrainError),
+    Features(TrainError),
 }
 
-impl Fault {
-    fn located(self, path: &Path) -> TrainError {
+impl WriteError {
+    fn into_train_error(self, path: &Path) -> TrainError {
         match self {
             Self::Io(source) => TrainError::io("write", path)(source),
-            Self::Source(error) => error,
+            Self::Features(error) => error,
         }
     }
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for WriteError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<ParquetError> for Fault {
+impl From<ParquetError> for WriteError {
     fn from(error: ParquetError) -> Self {
         Self::Io(io::Error::other(error))
     }
 }
 
-struct Chunks<'a> {
+struct FeatureChunks<'a> {
     rows: usize,
     width: usize,
     read: &'a mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
 }
 
-impl Chunks<'_> {
+impl FeatureChunks<'_> {
     fn shape(&self) -> [u64; 2] {
         [self.rows as u64, self.width as u64]
     }
 
-    fn each(
+    fn for_each_chunk(
         &mut self,
-        mut take: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        for start in (0..self.rows).step_by(CHUNK) {
-            let rows = start..(start + CHUNK).min(self.rows);
-            let values = (self.read)(rows.clone()).map_err(Fault::Source)?;
-            take(rows, values)?;
+        mut visit: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        for start in (0..self.rows).step_by(CHUNK_ROWS) {
+            let rows = start..(start + CHUNK_ROWS).min(self.rows);
+            let values = (self.read)(rows.clone()).map_err(WriteError::Features)?;
+            visit(rows, values)?;
         }
         Ok(())
     }
 
-    fn write_array(&mut self, to: impl Write) -> Result<(), Fault> {
+    fn write_array(&mut self, writer: impl Write) -> Result<(), WriteError> {
         let mut array =
-            WriteOptions::<f32>::new().default_dtype().shape(&self.shape()).writer(to).begin_nd()?;
-        self.each(|_, values| Ok(array.extend(values)?))?;
+            WriteOptions::<f32>::new().default_dtype().shape(&self.shape()).writer(writer).begin_nd()?;
+        self.for_each_chunk(|_, values| Ok(array.extend(values)?))?;
         Ok(array.finish()?)
     }
 }
 
-fn write_npy(file: &mut File, chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+fn write_npy(file: &mut File, chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
     let mut out = BufWriter::new(file);
     chunks.write_array(&mut out)?;
     Ok(out.flush()?)
 }
 
-fn write_npz(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
     // numpy's savez stores without compression, and members may pass 4 GiB.
     let options =
         SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
     let mut archive = ZipWriter::new(BufWriter::new(file));
-    let member = |archive: &mut ZipWriter<BufWriter<&mut File>>, name| {
+    let start_member = |archive: &mut ZipWriter<BufWriter<&mut File>>, name| {
         archive.start_file(npyz::npz::file_name_from_array_name(name), options).map_err(io::Error::from)
     };
-    member(&mut archive, "features")?;
+    start_member(&mut archive, "features")?;
     chunks.write_array(&mut archive)?;
-    member(&mut archive, "labels")?;
+    start_member(&mut archive, "labels")?;
     write_labels(&mut archive, rows)?;
     archive.finish().map_err(io::Error::from)?.flush()?;
     Ok(())
 }
 
-fn write_labels(to: impl Write, rows: &[Described]) -> io::Result<()> {
+fn write_labels(to: impl Write, rows: &[SampleInfo]) -> io::Result<()> {
     let mut array = WriteOptions::<i64>::new()
         .dtype(<i64 as AutoSerialize>::default_dtype())
         .shape(&[rows.len() as u64])
@@ -194,14 +194,18 @@ fn write_labels(to: impl Write, rows: &[Described]) -> io::Result<()> {
 }
 
 /// By hand, since the crate wants a tensor whole: the length of the header, the header as JSON, then the tensors' bytes.
-fn write_safetensors(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+fn write_safetensors(
+    file: &mut File,
+    rows: &[SampleInfo],
+    chunks: &mut FeatureChunks<'_>,
+) -> Result<(), WriteError> {
     let [count, width] = chunks.shape();
     let (features, labels) = (count * width * 4, count * 8);
     let paths: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();
     let classes: Vec<&str> = rows.iter().map(|row| row.class.as_str()).collect();
-    let described = json!({ "path": paths, "class": classes });
+    let metadata = json!({ "path": paths, "class": classes });
     let header = json!({
-        "__metadata__": { "headstock": described.to_string() },
+        "__metadata__": { "headstock": metadata.to_string() },
         "labels": { "dtype": "I64", "shape": [count], "data_offsets": [0, labels] },
         "features": { "dtype": "F32", "shape": [count, width], "data_offsets": [labels, labels + features] },
     });
@@ -215,7 +219,7 @@ fn write_safetensors(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_
     for row in rows {
         out.write_all(&i64::from(row.label).to_le_bytes())?;
     }
-    chunks.each(|_, values| {
+    chunks.for_each_chunk(|_, values| {
         for value in values {
             out.write_all(&value.to_le_bytes())?;
         }
@@ -232,31 +236,47 @@ message features {
     REQUIRED GROUP features (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
 }";
 
-fn write_parquet(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -> Result<(), Fault> {
+fn write_parquet(
+    file: &mut File,
+    rows: &[SampleInfo],
+    chunks: &mut FeatureChunks<'_>,
+) -> Result<(), WriteError> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
     let width = chunks.width;
     // Features hardly ever repeat: a dictionary would only be one more copy.
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
-    chunks.each(|range, values| {
+    chunks.for_each_chunk(|range, values| {
         let rows = &rows[range];
-        let text = |field: fn(&Described) -> &str| -> Vec<ByteArray> {
+        let byte_column = |field: fn(&SampleInfo) -> &str| -> Vec<ByteArray> {
             rows.iter().map(|row| ByteArray::from(field(row))).collect()
         };
         let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.label)).collect();
         // A list begins at repetition level 0; its elements are there, which is definition level 1.
-        let begins: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
-        let present = vec![1; values.len()];
+        let repetition_levels: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
+        let definition_levels = vec![1; values.len()];
         let mut group = writer.next_row_group()?;
         let mut column = 0;
-        while let Some(mut next) = group.next_column()? {
+        while let Some(mut column_writer) = group.next_column()? {
             match column {
-                0 => next.typed::<ByteArrayType>().write_batch(&text(|row| &row.path), None, None)?,
-                1 => next.typed::<ByteArrayType>().write_batch(&text(|row| &row.class), None, None)?,
-                2 => next.typed::<Int64Type>().write_batch(&labels, None, None)?,
-                _ => next.typed::<FloatType>().write_batch(&values, Some(&present), Some(&begins))?,
+                0 => column_writer.typed::<ByteArrayType>().write_batch(
+                    &byte_column(|row| &row.path),
+                    None,
+                    None,
+                )?,
+                1 => column_writer.typed::<ByteArrayType>().write_batch(
+                    &byte_column(|row| &row.class),
+                    None,
+                    None,
+                )?,
+                2 => column_writer.typed::<Int64Type>().write_batch(&labels, None, None)?,
+                _ => column_writer.typed::<FloatType>().write_batch(
+                    &values,
+                    Some(&definition_levels),
+                    Some(&repetition_levels),
+                )?,
             };
-            next.close()?;
+            column_writer.close()?;
             column += 1;
         }
         group.close()?;
@@ -266,7 +286,7 @@ fn write_parquet(file: &mut File, rows: &[Described], chunks: &mut Chunks<'_>) -
     Ok(())
 }
 
-fn write_csv(to: &mut File, rows: &[Described]) -> io::Result<()> {
+fn write_csv(to: &mut File, rows: &[SampleInfo]) -> io::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(to));
     table.write_record(HEADER)?;
     for (i, row) in rows.iter().enumerate() {

@@ -8,61 +8,69 @@ use redb::{ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefi
 use crate::error::TrainError;
 
 /// The hash of everything that a feature vector depends on.
-pub(crate) type Key = [u8; 32];
+pub(crate) type CacheKey = [u8; 32];
 
-const FILE: &str = "features.redb";
-const FEATURES: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("features");
+const FILE_NAME: &str = "features.redb";
+const FEATURES: TableDefinition<'_, &CacheKey, &[u8]> = TableDefinition::new("features");
 
 /// Pages of the store kept in memory; a batch is a few hundred kilobytes.
-const CACHE_BYTES: usize = 32 << 20;
+const REDB_CACHE_BYTES: usize = 32 << 20;
 
 /// A crash-safe store of feature vectors, shared by processes: a vector is there whole or not at all.
-pub(crate) struct Cache {
+pub(crate) struct FeatureCache {
     database: Database,
     path: PathBuf,
 }
 
-impl Cache {
+impl FeatureCache {
     /// Opens the store in `folder`, or begins one.
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
-        let path = folder.join(FILE);
-        Ok(Self { database: open(&path, CACHE_BYTES)?, path })
+        let path = folder.join(FILE_NAME);
+        Ok(Self { database: open_database(&path, REDB_CACHE_BYTES)?, path })
     }
 
     /// What is stored now.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, TrainError> {
-        Ok(Snapshot { table: table(&self.database, FEATURES, &self.path)?, path: &self.path })
+    pub(crate) fn snapshot(&self) -> Result<CacheSnapshot<'_>, TrainError> {
+        Ok(CacheSnapshot { table: open_table(&self.database, FEATURES, &self.path)?, path: &self.path })
     }
 
     /// Stores vectors, all of them or none, and only returns when they are on the disk.
     pub(crate) fn store<'a>(
         &self,
-        vectors: impl Iterator<Item = (&'a Key, &'a [f32])>,
+        vectors: impl Iterator<Item = (&'a CacheKey, &'a [f32])>,
     ) -> Result<(), TrainError> {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let rows = vectors.map(|(key, values)| (key, bytes(values)));
-        insert(&self.database, FEATURES, &self.path, rows)
+        insert_rows(&self.database, FEATURES, &self.path, rows)
     }
 }
 
 /// The store at one moment.
-pub(crate) struct Snapshot<'a> {
-    table: Option<ReadOnlyTable<&'static Key, &'static [u8]>>,
+pub(crate) struct CacheSnapshot<'a> {
+    table: Option<ReadOnlyTable<&'static CacheKey, &'static [u8]>>,
     path: &'a Path,
 }
 
-impl Snapshot<'_> {
+impl CacheSnapshot<'_> {
     /// Whether a vector of `width` values is stored under `key`.
-    pub(crate) fn contains(&self, key: &Key, width: usize) -> Result<bool, TrainError> {
+    pub(crate) fn contains(&self, key: &CacheKey, width: usize) -> Result<bool, TrainError> {
         let Some(table) = &self.table else { return Ok(false) };
-        Ok(table.get(key).map_err(fault(self.path))?.is_some_and(|bytes| bytes.value().len() == width * 4))
+        Ok(table
+            .get(key)
+            .map_err(cache_error(self.path))?
+            .is_some_and(|bytes| bytes.value().len() == width * 4))
     }
 
     /// Appends the vector under `key` to `out`; false when there is none of `width` values.
-    pub(crate) fn append(&self, key: &Key, width: usize, out: &mut Vec<f32>) -> Result<bool, TrainError> {
+    pub(crate) fn append(
+        &self,
+        key: &CacheKey,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<bool, TrainError> {
         let Some(table) = &self.table else { return Ok(false) };
-        let Some(stored) = table.get(key).map_err(fault(self.path))? else { return Ok(false) };
+        let Some(stored) = table.get(key).map_err(cache_error(self.path))? else { return Ok(false) };
         let (values, rest) = stored.value().as_chunks::<4>();
         if values.len() != width || !rest.is_empty() {
             return Ok(false);
@@ -73,47 +81,47 @@ impl Snapshot<'_> {
 }
 
 /// Opens a store that processes share, or begins one; `cache_bytes` of its pages are kept in memory.
-pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
+pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
     Database::builder()
         .set_cache_size(cache_bytes)
         .set_concurrency_mode(ConcurrencyMode::MultiWriter)
         .create(path)
-        .map_err(fault(path))
+        .map_err(cache_error(path))
 }
 
 /// Puts rows into a table, all of them or none, and only returns when they are on the disk.
-pub(crate) fn insert<'a>(
+pub(crate) fn insert_rows<'a>(
     database: &Database,
-    definition: TableDefinition<'_, &'static Key, &'static [u8]>,
+    definition: TableDefinition<'_, &'static CacheKey, &'static [u8]>,
     path: &Path,
-    rows: impl Iterator<Item = (&'a Key, Vec<u8>)>,
+    rows: impl Iterator<Item = (&'a CacheKey, Vec<u8>)>,
 ) -> Result<(), TrainError> {
-    let transaction = database.begin_write().map_err(fault(path))?;
+    let transaction = database.begin_write().map_err(cache_error(path))?;
     {
-        let mut table = transaction.open_table(definition).map_err(fault(path))?;
+        let mut table = transaction.open_table(definition).map_err(cache_error(path))?;
         for (key, bytes) in rows {
-            table.insert(key, bytes.as_slice()).map_err(fault(path))?;
+            table.insert(key, bytes.as_slice()).map_err(cache_error(path))?;
         }
     }
-    transaction.commit().map_err(fault(path))
+    transaction.commit().map_err(cache_error(path))
 }
 
 /// A table at this moment; none when nothing was ever put into it.
-pub(crate) fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     database: &Database,
     definition: TableDefinition<'_, K, V>,
     path: &Path,
 ) -> Result<Option<ReadOnlyTable<K, V>>, TrainError> {
-    let transaction = database.begin_read().map_err(fault(path))?;
+    let transaction = database.begin_read().map_err(cache_error(path))?;
     match transaction.open_table(definition) {
         Ok(table) => Ok(Some(table)),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(fault(path)(error)),
+        Err(error) => Err(cache_error(path)(error)),
     }
 }
 
 /// For `map_err`: the store at `path` failed.
-pub(crate) fn fault<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
+pub(crate) fn cache_error<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
     let path = path.to_path_buf();
     move |error| TrainError::Cache { path, source: Box::new(error.into()) }
 }
@@ -122,7 +130,7 @@ pub(crate) fn fault<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> Trai
 mod tests {
     use super::*;
 
-    fn vector(cache: &Cache, key: &Key, width: usize) -> Option<Vec<f32>> {
+    fn stored_vector(cache: &FeatureCache, key: &CacheKey, width: usize) -> Option<Vec<f32>> {
         let mut out = Vec::new();
         cache.snapshot().unwrap().append(key, width, &mut out).unwrap().then_some(out)
     }
@@ -131,39 +139,41 @@ mod tests {
     fn what_is_stored_is_there_when_the_cache_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let values = [1.5f32, -0.0, f32::MIN_POSITIVE];
-        let cache = Cache::open(folder.path()).unwrap();
-        assert_eq!(vector(&cache, &[1; 32], 3), None);
+        let cache = FeatureCache::open(folder.path()).unwrap();
+        assert_eq!(stored_vector(&cache, &[1; 32], 3), None);
         cache.store([(&[1; 32], values.as_slice())].into_iter()).unwrap();
         drop(cache);
-        let cache = Cache::open(folder.path()).unwrap();
-        assert_eq!(vector(&cache, &[1; 32], 3).unwrap(), values);
-        assert_eq!(vector(&cache, &[2; 32], 3), None);
+        let cache = FeatureCache::open(folder.path()).unwrap();
+        assert_eq!(stored_vector(&cache, &[1; 32], 3).unwrap(), values);
+        assert_eq!(stored_vector(&cache, &[2; 32], 3), None);
     }
 
     #[test]
     fn a_vector_of_another_length_counts_as_missing() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
+        let cache = FeatureCache::open(folder.path()).unwrap();
         cache.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
         assert!(!cache.snapshot().unwrap().contains(&[1; 32], 2).unwrap());
-        assert_eq!(vector(&cache, &[1; 32], 2), None);
+        assert_eq!(stored_vector(&cache, &[1; 32], 2), None);
     }
 
     #[test]
     fn two_handles_share_the_store() {
         let folder = tempfile::tempdir().unwrap();
-        let (one, other) = (Cache::open(folder.path()).unwrap(), Cache::open(folder.path()).unwrap());
+        let (one, other) =
+            (FeatureCache::open(folder.path()).unwrap(), FeatureCache::open(folder.path()).unwrap());
         one.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
         other.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
-        assert_eq!(vector(&one, &[2; 32], 1), Some(vec![2.0]));
-        assert_eq!(vector(&other, &[1; 32], 1), Some(vec![1.0]));
+        assert_eq!(stored_vector(&one, &[2; 32], 1), Some(vec![2.0]));
+        assert_eq!(stored_vector(&other, &[1; 32], 1), Some(vec![1.0]));
     }
 
     #[test]
     fn a_file_that_is_no_store_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), "not a store at all, but long enough to be looked at").unwrap();
-        let error = Cache::open(folder.path()).err().unwrap().to_string();
+        fs::write(folder.path().join(FILE_NAME), "not a store at all, but long enough to be looked at")
+            .unwrap();
+        let error = FeatureCache::open(folder.path()).err().unwrap().to_string();
         assert!(error.contains("features.redb") && error.contains("delete it"), "{error}");
     }
 }

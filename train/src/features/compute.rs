@@ -9,10 +9,10 @@ use headstock_loader::{Augment, DecodeError, DecodeMode, EvalTransform, ImageRef
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-use super::pipeline::{self, Done, Job, Network};
-use super::{View, Wanted};
+use super::pipeline::{self, BatchInference, ImageJob, JobResult};
+use super::{MissingView, ViewIndex};
 use crate::config::{DataOptions, OnError};
-use crate::error::{TrainError, Unreadable};
+use crate::error::{TrainError, UnreadableImages};
 use crate::progress::Progress;
 
 /// What makes pixels of a photo's bytes.
@@ -20,41 +20,41 @@ pub(crate) struct Renderer {
     transform: EvalTransform,
     augment: Augment,
     max_pixels: u64,
-    mode: DecodeMode,
+    decode: DecodeMode,
 }
 
 impl Renderer {
     /// Renders the plain view, and others as `augment` says.
     pub(crate) fn new(transform: EvalTransform, augment: Augment, data: &DataOptions) -> Self {
-        Self { transform, augment, max_pixels: data.max_pixels, mode: data.decode }
+        Self { transform, augment, max_pixels: data.max_pixels, decode: data.decode }
     }
 
     /// Renders the plain view only.
-    pub(crate) fn plain(transform: EvalTransform, data: &DataOptions) -> Self {
+    pub(crate) fn eval_only(transform: EvalTransform, data: &DataOptions) -> Self {
         Self::new(transform, Augment::default(), data)
     }
 
     /// The plain view of a photo, `[H, W, 3]`.
-    pub(crate) fn plain_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    pub(crate) fn eval_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let photo = LazyImage::open(bytes, self.max_pixels)?;
-        Ok(photo.render(self.mode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
+        Ok(photo.render(self.decode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
     }
 
     /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. Of the photo what they need is decoded.
-    fn renderings(
+    fn render_views(
         &self,
         bytes: &[u8],
         hash: &[u8; 32],
-        renderings: impl Iterator<Item = Rendering>,
+        renderings: impl Iterator<Item = ViewId>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
         let photo = LazyImage::open(bytes, self.max_pixels)?;
         let (size, plain, augment) = (photo.size(), &self.transform, &self.augment);
         let wanted = renderings.map(|rendering| match rendering {
-            Rendering::View(PLAIN) => plain.render_spec(),
-            Rendering::View(view) => augment.render_spec(size, plain, view, hash),
-            Rendering::Fresh { epoch } => augment.epoch_render_spec(size, plain, epoch, hash),
+            ViewId::Numbered(EVAL_VIEW) => plain.render_spec(),
+            ViewId::Numbered(view) => augment.render_spec(size, plain, view, hash),
+            ViewId::PerEpoch { epoch } => augment.epoch_render_spec(size, plain, epoch, hash),
         });
-        let rendered = photo.render(self.mode, &wanted.collect::<Vec<_>>())?;
+        let rendered = photo.render(self.decode, &wanted.collect::<Vec<_>>())?;
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
@@ -62,41 +62,41 @@ impl Renderer {
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::UnknownFormat`] when it is another by now.
-    pub(crate) fn rendering(
+    pub(crate) fn render_view(
         &self,
         photo: &ImageRef,
         hash: &[u8; 32],
-        rendering: Rendering,
+        rendering: ViewId,
     ) -> Result<Vec<u8>, TrainError> {
-        let lost = |error| TrainError::Unreadable(Unreadable(vec![(photo.clone(), error)]));
+        let lost = |error| TrainError::Unreadable(UnreadableImages(vec![(photo.clone(), error)]));
         let bytes = photo.read().map_err(lost)?;
         if Sha256::digest(&bytes)[..] != hash[..] {
-            return Err(changed(photo));
+            return Err(file_changed_error(photo));
         }
-        self.renderings(&bytes, hash, iter::once(rendering)).map(|rendered| rendered.concat()).map_err(lost)
+        self.render_views(&bytes, hash, iter::once(rendering)).map(|rendered| rendered.concat()).map_err(lost)
     }
 }
 
 /// How a photo is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rendering {
+pub(crate) enum ViewId {
     /// Plainly, or as one of the numbered augmented views.
-    View(View),
+    Numbered(ViewIndex),
     /// Augmented anew for this epoch.
-    Fresh { epoch: u64 },
+    PerEpoch { epoch: u64 },
 }
 
 /// A photo's bytes are others than those that were looked at.
-fn changed(photo: &ImageRef) -> TrainError {
+fn file_changed_error(photo: &ImageRef) -> TrainError {
     let problem = "changed while it was in use: run the command again".into();
     TrainError::Format { path: photo.to_string().into(), problem }
 }
 
 /// The view that is not augmented.
-const PLAIN: View = 0;
+const EVAL_VIEW: ViewIndex = 0;
 
 /// Decodes the photos of these numbers, on all cores, and gives those that fail.
-pub(super) fn check(
+pub(super) fn find_undecodable(
     photos: &[ImageRef],
     numbers: &[usize],
     max_pixels: u64,
@@ -105,103 +105,104 @@ pub(super) fn check(
     if numbers.is_empty() {
         return Vec::new();
     }
-    progress.begin("checking photos", numbers.len() as u64, "photos");
+    progress.begin_run("checking photos", numbers.len() as u64, "photos");
     let checked: Vec<&ImageRef> = numbers.iter().map(|&number| &photos[number]).collect();
     let failed = find_unreadable(&checked, max_pixels, || progress.step(1));
-    progress.end();
+    progress.train_to_end();
     failed.into_iter().map(|(checked, error)| (numbers[checked], error)).collect()
 }
 
 /// What is computed of which photos, and what becomes of those that cannot be read.
-pub(crate) struct Work<'a> {
+pub(crate) struct ExtractJob<'a> {
     /// What is computed, in the plural.
-    pub(crate) what: &'a str,
-    pub(crate) photos: &'a [ImageRef],
+    pub(crate) output_name: &'a str,
+    pub(crate) images: &'a [ImageRef],
     /// The hash of each photo's bytes.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
     /// Photo by photo.
-    pub(crate) wanted: &'a [Wanted],
+    pub(crate) views: &'a [MissingView],
     pub(crate) on_error: OnError,
 }
 
 /// Stores what the network gave for some renderings.
-pub(crate) type Store<'a, T> = dyn FnMut(&[(&Wanted, &[T])]) -> Result<(), TrainError> + 'a;
+pub(crate) type StoreBatch<'a, T> = dyn FnMut(&[(&MissingView, &[T])]) -> Result<(), TrainError> + 'a;
 
 /// What came of it.
 #[derive(Default)]
-pub(crate) struct Computed {
+pub(crate) struct ExtractOutcome {
     /// The photos that something is stored of.
-    pub(crate) photos: HashSet<usize>,
+    pub(crate) images: HashSet<usize>,
     /// How many renderings something was stored of.
-    pub(crate) renderings: usize,
+    pub(crate) n_views: usize,
     /// The photos that cannot be read.
     pub(crate) unreadable: Vec<(usize, DecodeError)>,
 }
 
-impl Work<'_> {
+impl ExtractJob<'_> {
     /// Computes what is wanted and has it stored as it comes out. Where unreadable photos stop the work, the first one ends it;
     /// what was computed until then is stored all the same.
     pub(crate) fn run<T: Send>(
         &self,
-        network: &Network<'_, T>,
+        network: &BatchInference<'_, T>,
         renderer: &Renderer,
-        store: &mut Store<'_, T>,
+        store: &mut StoreBatch<'_, T>,
         progress: &dyn Progress,
-    ) -> Result<Computed, TrainError> {
+    ) -> Result<ExtractOutcome, TrainError> {
         let mut numbers = 0..0;
-        let views: Vec<&[Wanted]> = self.wanted.chunk_by(|a, b| a.photo == b.photo).collect();
-        let jobs: Vec<Job<'_>> = views
+        let views: Vec<&[MissingView]> = self.views.chunk_by(|a, b| a.image == b.image).collect();
+        let jobs: Vec<ImageJob<'_>> = views
             .iter()
             .map(|views| {
                 numbers = numbers.end..numbers.end + views.len();
-                Job { photo: &self.photos[views[0].photo], renderings: numbers.clone() }
+                ImageJob { image: &self.images[views[0].image], views: numbers.clone() }
             })
             .collect();
         let render = |job: usize, bytes: &[u8]| {
             let hash: [u8; 32] = Sha256::digest(bytes).into();
-            if self.hashes[views[job][0].photo] != Some(hash) {
-                return Err(Lost::Changed);
+            if self.hashes[views[job][0].image] != Some(hash) {
+                return Err(ReadFailure::Changed);
             }
-            let renderings = views[job].iter().map(|wanted| Rendering::View(wanted.view));
-            Ok(renderer.renderings(bytes, &hash, renderings)?)
+            let renderings = views[job].iter().map(|wanted| ViewId::Numbered(wanted.view));
+            Ok(renderer.render_views(bytes, &hash, renderings)?)
         };
-        let mut computed = Computed::default();
-        progress.begin(&format!("computing {}", self.what), self.wanted.len() as u64, "photos");
-        let outcome = pipeline::run::<T, Lost, TrainError>(network, &jobs, &render, &mut |news| {
-            let mut outputs = Vec::new();
-            for one in &news {
-                if let Done::Ran { of, values } = one {
-                    let wanted = of.iter().map(|&number| &self.wanted[number]);
-                    outputs.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
+        let mut computed = ExtractOutcome::default();
+        progress.begin_run(&format!("computing {}", self.output_name), self.views.len() as u64, "photos");
+        let outcome =
+            pipeline::run_pipeline::<T, ReadFailure, TrainError>(network, &jobs, &render, &mut |news| {
+                let mut outputs = Vec::new();
+                for one in &news {
+                    if let JobResult::Outputs { views: of, values } = one {
+                        let wanted = of.iter().map(|&number| &self.views[number]);
+                        outputs.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
+                    }
                 }
-            }
-            store(&outputs)?;
-            computed.photos.extend(outputs.iter().map(|(wanted, _)| wanted.photo));
-            computed.renderings += outputs.len();
-            progress.step(outputs.len() as u64);
-            for one in news {
-                let Done::Failed { job, error } = one else { continue };
-                let photo = views[job][0].photo;
-                match error {
-                    Lost::Unreadable(error) => computed.unreadable.push((photo, error)),
-                    Lost::Changed => return Err(changed(&self.photos[photo])),
+                store(&outputs)?;
+                computed.images.extend(outputs.iter().map(|(wanted, _)| wanted.image));
+                computed.n_views += outputs.len();
+                progress.step(outputs.len() as u64);
+                for one in news {
+                    let JobResult::Failed { job, error } = one else { continue };
+                    let photo = views[job][0].image;
+                    match error {
+                        ReadFailure::Unreadable(error) => computed.unreadable.push((photo, error)),
+                        ReadFailure::Changed => return Err(file_changed_error(&self.images[photo])),
+                    }
                 }
-            }
-            let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();
-            Ok(if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        });
-        progress.end();
+                let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();
+                Ok(if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            });
+        progress.train_to_end();
         outcome.map(|()| computed)
     }
 }
 
 /// Why a photo whose bytes could be hashed cannot be used.
-enum Lost {
+enum ReadFailure {
     Unreadable(DecodeError),
     Changed,
 }
 
-impl From<DecodeError> for Lost {
+impl From<DecodeError> for ReadFailure {
     fn from(error: DecodeError) -> Self {
         Self::Unreadable(error)
     }

@@ -8,50 +8,50 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use headstock_backbone::{Backbone, Checkpoint, Interpolation, Layer, Preprocessing, Source};
+use headstock_backbone::{Backbone, Checkpoint, FeatureLayer, Interpolation, Preprocessing, WeightsSource};
 use headstock_heads::Tensors;
 use headstock_loader::{DecodeError, EvalTransform, ImageRef, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::config::{BackboneOptions, OnError, Options};
-use crate::error::{TrainError, Unreadable};
+use crate::error::{TrainError, UnreadableImages};
 use crate::progress::Progress;
-use cache::{Cache, Key};
-pub(crate) use compute::{Renderer, Rendering, Work};
-pub(crate) use pipeline::{BATCH, Done, Job, Network, run};
+use cache::{CacheKey, FeatureCache};
+pub(crate) use compute::{ExtractJob, Renderer, ViewId};
+pub(crate) use pipeline::{BATCH_SIZE, BatchInference, ImageJob, JobResult, run_pipeline};
 
 /// What a change in how features are computed changes, so that older ones are not taken for them.
-const FORMAT: &str = "headstock features 2";
+const CACHE_FORMAT: &str = "headstock features 2";
 
 /// One rendering of a photo: 0 is the plain one, others are augmented.
-pub type View = u32;
+pub type ViewIndex = u32;
 
 /// The weights, opened but not on a device yet.
-pub struct Stock {
+pub struct PretrainedBackbone {
     checkpoint: Checkpoint,
     options: BackboneOptions,
 }
 
-impl Stock {
+impl PretrainedBackbone {
     /// Finds, fetches and checks the weights.
     ///
     /// # Errors
     /// [`TrainError::Backbone`].
     pub fn open(options: &BackboneOptions, progress: &dyn Progress) -> Result<Self, TrainError> {
-        Self::open_with(options, None, progress)
+        Self::open_with_preprocessing(options, None, progress)
     }
 
     /// As [`open`](Self::open); a record of `preprocessing` takes the place of that beside the weights.
     ///
     /// # Errors
     /// As there.
-    pub fn open_with(
+    pub fn open_with_preprocessing(
         options: &BackboneOptions,
         preprocessing: Option<&Preprocessing>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let files = Source::parse(&options.weights, Path::new(""))?.fetch(progress)?;
+        let files = WeightsSource::parse(&options.weights, Path::new(""))?.fetch(progress)?;
         let checkpoint = match preprocessing {
             Some(known) => Checkpoint::open_with(&files, known)?,
             None => Checkpoint::open(&files)?,
@@ -109,17 +109,17 @@ impl Stock {
 }
 
 /// The features of photos, in the cache.
-pub struct Features {
-    cache: Cache,
-    keys: KeyMaker,
+pub struct ExtractedFeatures {
+    cache: FeatureCache,
+    keys: CacheKeyBuilder,
     /// The hash of each photo's bytes; none for one that cannot be read.
-    hashes: Hashes,
+    hashes: ImageHashes,
     width: usize,
     /// How many vectors were computed now, rather than found.
     computed: usize,
 }
 
-impl Features {
+impl ExtractedFeatures {
     /// Sees to it that the features of `photos` are in the cache: the plain view of each, and `views[i]` augmented ones.
     /// Photos that cannot be read stop the work or are skipped, as the settings say. Most of them (no photo, cut short, too
     /// large) are found before the network runs; one that is damaged within, when it is decoded. What was computed until then
@@ -128,68 +128,75 @@ impl Features {
     /// # Errors
     /// [`TrainError::Unreadable`] with all photos that cannot be read; [`TrainError::Backbone`], [`TrainError::Cache`].
     pub fn prepare(
-        stock: &Stock,
+        stock: &PretrainedBackbone,
         options: &Options,
         photos: &[ImageRef],
-        views: &[View],
+        views: &[ViewIndex],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        Self::prepare_on(None, stock, options, photos, views, progress)
+        Self::prepare_with(None, stock, options, photos, views, progress)
     }
 
     /// As [`prepare`](Self::prepare), on a backbone that is loaded already.
-    pub(crate) fn prepare_on(
+    pub(crate) fn prepare_with(
         backbone: Option<&Backbone>,
-        stock: &Stock,
+        stock: &PretrainedBackbone,
         options: &Options,
         photos: &[ImageRef],
-        views: &[View],
+        views: &[ViewIndex],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let layer = stock.options().layer;
-        let keys = KeyMaker::new(&[FORMAT], stock, layer, options);
+        let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], stock, layer, options);
         let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
-        let cache = Cache::open(&options.features.cache)?;
+        let cache = FeatureCache::open(&options.features.cache)?;
 
-        let (mut hashes, mut unreadable) = look_at_all(&cache, &keys, photos, width, max_pixels, progress)?;
+        let (mut hashes, mut unreadable) =
+            hash_and_probe(&cache, &keys, photos, width, max_pixels, progress)?;
         let snapshot = cache.snapshot()?;
         let views = views.iter().map(|&augmented| 0..augmented.saturating_add(1));
-        let missing = missing(&keys, &hashes, views, |key| snapshot.contains(key, width))?;
+        let missing = find_missing_views(&keys, &hashes, views, |key| snapshot.contains(key, width))?;
         let mut computed = 0;
-        if !missing.wanted.is_empty() {
+        if !missing.views.is_empty() {
             // Before photos are decoded: what is wrong with the device is told at once.
             let loaded = if backbone.is_none() { Some(stock.load()?) } else { None };
             let backbone = backbone.or(loaded.as_ref()).expect("one of them is there");
-            let mut rest = missing.photos;
+            let mut rest = missing.images;
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = stock.transform();
-                let network = Network::features(backbone, layer, transform.crop);
+                let network = BatchInference::for_features(backbone, layer, transform.crop);
                 let renderer = Renderer::new(transform, options.augment.clone(), &options.data);
                 let what = "features";
-                let work = Work { what, photos, hashes: &hashes, wanted: &missing.wanted, on_error };
-                let store = &mut |vectors: &[(&Wanted, &[f32])]| {
+                let work = ExtractJob {
+                    output_name: what,
+                    images: photos,
+                    hashes: &hashes,
+                    views: &missing.views,
+                    on_error,
+                };
+                let store = &mut |vectors: &[(&MissingView, &[f32])]| {
                     cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))
                 };
                 let done = work.run(&network, &renderer, store, progress)?;
-                computed = done.renderings;
+                computed = done.n_views;
                 let failed: HashSet<usize> = done.unreadable.iter().map(|(photo, _)| *photo).collect();
                 let same: HashSet<_> = failed.iter().map(|&photo| hashes[photo]).collect();
                 unreadable.extend(done.unreadable);
                 // Of photos with the same bytes one was decoded; where the work stopped, others were not.
                 rest.retain(|photo| {
-                    let unseen = on_error == OnError::Stop && !done.photos.contains(photo);
+                    let unseen = on_error == OnError::Stop && !done.images.contains(photo);
                     !failed.contains(photo) && (same.contains(&hashes[*photo]) || unseen)
                 });
             }
             if !unreadable.is_empty() {
-                unreadable.extend(compute::check(photos, &rest, max_pixels, progress));
+                unreadable.extend(compute::find_undecodable(photos, &rest, max_pixels, progress));
             }
         }
         unreadable.sort_unstable_by_key(|(photo, _)| *photo);
         for (photo, _) in &unreadable {
             hashes[*photo] = None;
         }
-        leave_out(on_error, photos, unreadable)?;
+        report_unreadable(on_error, photos, unreadable)?;
         Ok(Self { cache, keys, hashes, width, computed })
     }
 
@@ -212,7 +219,7 @@ impl Features {
 
     /// Whether photo `i` could be read.
     #[must_use]
-    pub fn has(&self, photo: usize) -> bool {
+    pub fn is_readable(&self, photo: usize) -> bool {
         self.hashes[photo].is_some()
     }
 
@@ -223,7 +230,7 @@ impl Features {
     ///
     /// # Panics
     /// When a photo could not be read.
-    pub fn append(&self, photos: &[usize], view: View, out: &mut Vec<f32>) -> Result<(), TrainError> {
+    pub fn append(&self, photos: &[usize], view: ViewIndex, out: &mut Vec<f32>) -> Result<(), TrainError> {
         let snapshot = self.cache.snapshot()?;
         out.reserve(photos.len() * self.width);
         for &photo in photos {
@@ -239,7 +246,7 @@ impl Features {
 }
 
 /// What becomes of photos that cannot be read: an error with all of them, or a line each.
-fn leave_out(
+fn report_unreadable(
     on_error: OnError,
     photos: &[ImageRef],
     unreadable: Vec<(usize, DecodeError)>,
@@ -250,7 +257,7 @@ fn leave_out(
     let unreadable: Vec<_> =
         unreadable.into_iter().map(|(photo, error)| (photos[photo].clone(), error)).collect();
     if on_error == OnError::Stop {
-        return Err(TrainError::Unreadable(Unreadable(unreadable)));
+        return Err(TrainError::Unreadable(UnreadableImages(unreadable)));
     }
     match unreadable.len() {
         1 => tracing::warn!("1 photo cannot be read and is left out"),
@@ -263,14 +270,19 @@ fn leave_out(
 }
 
 /// Makes keys: everything but the photo and the view is hashed once.
-pub(crate) struct KeyMaker {
-    weights: Sha256,
+pub(crate) struct CacheKeyBuilder {
+    common: Sha256,
     augment: String,
 }
 
-impl KeyMaker {
+impl CacheKeyBuilder {
     /// `what` is kept, in which format: what it says must be in no other keeper's.
-    pub(crate) fn new(what: &[&str], stock: &Stock, layer: Layer, options: &Options) -> Self {
+    pub(crate) fn new(
+        what: &[&str],
+        stock: &PretrainedBackbone,
+        layer: FeatureLayer,
+        options: &Options,
+    ) -> Self {
         let precision = stock.options().precision;
         let preprocessing = serde_json::to_string(stock.checkpoint().preprocessing())
             .expect("a preprocessing record is JSON");
@@ -282,16 +294,16 @@ impl KeyMaker {
             weights.update([0]);
         }
         let augment = serde_json::to_string(&options.augment).expect("[augment] is JSON");
-        Self { weights, augment }
+        Self { common: weights, augment }
     }
 
     /// The hash of what all keys have in common: all but the photo, the view and the augmentation.
-    pub(crate) fn shared(&self) -> Key {
-        self.weights.clone().finalize().into()
+    pub(crate) fn common_hash(&self) -> CacheKey {
+        self.common.clone().finalize().into()
     }
 
-    pub(crate) fn key(&self, photo: &[u8; 32], view: View) -> Key {
-        let mut hash = self.weights.clone();
+    pub(crate) fn key(&self, photo: &[u8; 32], view: ViewIndex) -> CacheKey {
+        let mut hash = self.common.clone();
         hash.update(photo);
         if view > 0 {
             hash.update(view.to_le_bytes());
@@ -302,18 +314,18 @@ impl KeyMaker {
 }
 
 /// The hash of each photo's bytes, none where it cannot be read.
-type Hashes = Vec<Option<[u8; 32]>>;
+type ImageHashes = Vec<Option<[u8; 32]>>;
 
 /// Reads every photo's bytes and hashes them, on all cores. Those of which nothing is kept are looked at as far as that is
 /// quick. Photos that cannot be read come back with the reason.
-fn look_at_all(
-    cache: &Cache,
-    keys: &KeyMaker,
+fn hash_and_probe(
+    cache: &FeatureCache,
+    keys: &CacheKeyBuilder,
     photos: &[ImageRef],
     width: usize,
     max_pixels: u64,
     progress: &dyn Progress,
-) -> Result<(Hashes, Vec<(usize, DecodeError)>), TrainError> {
+) -> Result<(ImageHashes, Vec<(usize, DecodeError)>), TrainError> {
     let snapshot = cache.snapshot()?;
     let look = |photo: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
         let bytes = match photo.read() {
@@ -324,10 +336,10 @@ fn look_at_all(
         let kept = snapshot.contains(&keys.key(&hash, 0), width)?;
         Ok(if kept { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
     };
-    progress.begin("reading photos", photos.len() as u64, "photos");
+    progress.begin_run("reading photos", photos.len() as u64, "photos");
     let looked: Result<Vec<_>, TrainError> =
         photos.par_iter().map(|photo| look(photo).inspect(|_| progress.step(1))).collect();
-    progress.end();
+    progress.train_to_end();
     let mut unreadable = Vec::new();
     let hashes = looked?
         .into_iter()
@@ -339,29 +351,29 @@ fn look_at_all(
 
 /// A rendering that has to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) photo: usize,
-    pub(crate) view: View,
-    pub(crate) key: Key,
+pub(crate) struct MissingView {
+    pub(crate) image: usize,
+    pub(crate) view: ViewIndex,
+    pub(crate) key: CacheKey,
 }
 
 /// What is lacking.
-pub(crate) struct Missing {
+pub(crate) struct MissingViews {
     /// The renderings, each once even where photos are the same, photo by photo.
-    pub(crate) wanted: Vec<Wanted>,
+    pub(crate) views: Vec<MissingView>,
     /// Every photo that lacks one: whether it can be decoded is not known yet.
-    pub(crate) photos: Vec<usize>,
+    pub(crate) images: Vec<usize>,
 }
 
 /// Which of each photo's `views` are not there.
-pub(crate) fn missing(
-    keys: &KeyMaker,
+pub(crate) fn find_missing_views(
+    keys: &CacheKeyBuilder,
     photos: &[Option<[u8; 32]>],
-    views: impl Iterator<Item = Range<View>>,
-    there: impl Fn(&Key) -> Result<bool, TrainError>,
-) -> Result<Missing, TrainError> {
+    views: impl Iterator<Item = Range<ViewIndex>>,
+    there: impl Fn(&CacheKey) -> Result<bool, TrainError>,
+) -> Result<MissingViews, TrainError> {
     let mut seen = HashSet::new();
-    let mut missing = Missing { wanted: Vec::new(), photos: Vec::new() };
+    let mut missing = MissingViews { views: Vec::new(), images: Vec::new() };
     for (photo, (hash, views)) in photos.iter().zip(views).enumerate() {
         let Some(hash) = hash else { continue };
         let mut lacks = false;
@@ -370,12 +382,12 @@ pub(crate) fn missing(
             if !there(&key)? {
                 lacks = true;
                 if seen.insert(key) {
-                    missing.wanted.push(Wanted { photo, view, key });
+                    missing.views.push(MissingView { image: photo, view, key });
                 }
             }
         }
         if lacks {
-            missing.photos.push(photo);
+            missing.images.push(photo);
         }
     }
     Ok(missing)

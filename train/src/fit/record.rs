@@ -5,20 +5,20 @@ use std::path::Path;
 use headstock_backbone::Preprocessing;
 
 use crate::config::{Options, Settings};
-use crate::features::Stock;
+use crate::features::PretrainedBackbone;
 use crate::run::{BackboneRecord, HeadRecord};
 
 /// The head as it was asked for.
-pub(crate) fn head(settings: &Settings) -> HeadRecord {
+pub(crate) fn head_record(settings: &Settings) -> HeadRecord {
     HeadRecord { kind: settings.head.kind().into(), parameters: settings.head.table() }
 }
 
 /// How photos are prepared, and what makes their features.
-pub(crate) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
+pub(crate) fn backbone_record(stock: &PretrainedBackbone) -> (Preprocessing, BackboneRecord) {
     let checkpoint = stock.checkpoint();
     let backbone = BackboneRecord {
         architecture: checkpoint.architecture().to_string(),
-        source: source(stock),
+        source: weights_source(stock),
         sha256: checkpoint.sha256().into(),
         layer: stock.options().layer,
         precision: stock.options().precision,
@@ -28,7 +28,7 @@ pub(crate) fn backbone(stock: &Stock) -> (Preprocessing, BackboneRecord) {
 }
 
 /// Where the weights came from, without the folders above a local file: the same run elsewhere has the same bytes.
-fn source(stock: &Stock) -> String {
+fn weights_source(stock: &PretrainedBackbone) -> String {
     let weights = &stock.options().weights;
     if weights.starts_with("hf://") {
         return stock.checkpoint().origin().into();
@@ -37,7 +37,7 @@ fn source(stock: &Stock) -> String {
 }
 
 /// The settings, with the commit that a branch of the hub stood at: the same weights the next time.
-pub(crate) fn settings(settings: &Settings, stock: Option<&Stock>) -> String {
+pub(crate) fn resolved_config(settings: &Settings, stock: Option<&PretrainedBackbone>) -> String {
     let mut options: Options = settings.options.clone();
     if let (Some(backbone), Some(stock)) = (&mut options.backbone, stock)
         && backbone.weights.starts_with("hf://")

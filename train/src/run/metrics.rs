@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Model;
 use crate::error::TrainError;
-use crate::metrics::{Metrics, Predictions, Reliability};
-use crate::trained_on::Content;
+use crate::metrics::{Metrics, Predictions, ProbabilityMetrics};
+use crate::trained_on::ContentHash;
 
 /// The coverage whose sets are tested.
 const COVERAGE: f64 = 0.9;
@@ -20,7 +20,7 @@ pub struct RunMetrics {
     #[serde(flatten)]
     pub test: Metrics,
     /// How many there are.
-    pub counts: Counts,
+    pub counts: SampleCounts,
     /// Parameters that the settings left to the fit, such as `C = "auto"`, and what it chose.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, f64>,
@@ -32,14 +32,14 @@ pub struct RunMetrics {
     pub conformal: Option<ConformalMetrics>,
     /// How much of the test part the run that this one starts from was trained on; none without such a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trained_on: Option<TrainedOn>,
+    pub trained_on: Option<TrainTestOverlap>,
     /// How long each phase took.
-    pub seconds: Seconds,
+    pub seconds: PhaseSeconds,
 }
 
 /// How many samples of each kind there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct SampleCounts {
     /// Classes.
     pub classes: usize,
     /// Samples fitted on.
@@ -56,7 +56,7 @@ pub struct Counts {
 
 /// Wall-clock seconds of each phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seconds {
+pub struct PhaseSeconds {
     /// Reading the data set and computing features.
     pub features: f64,
     /// Fitting the head.
@@ -89,18 +89,18 @@ pub struct CalibrationMetrics {
     pub samples: usize,
     /// On the test part.
     #[serde(flatten)]
-    pub test: Change,
+    pub test: CalibrationEffect,
     /// On the training photos, each predicted by a head and a calibration that were fitted without it.
-    pub out_of_fold: Change,
+    pub out_of_fold: CalibrationEffect,
 }
 
 /// Probabilities without calibration and with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct CalibrationEffect {
     /// Softmax of the logits.
-    pub before: Reliability,
+    pub before: ProbabilityMetrics,
     /// Calibrated.
-    pub after: Reliability,
+    pub after: ProbabilityMetrics,
 }
 
 /// How conformal sets do.
@@ -108,9 +108,9 @@ pub struct Change {
 pub struct ConformalMetrics {
     /// The frequency with which sets are to hold the true class.
     pub coverage: f64,
-    /// Sets by [`SetMethod::Lac`].
+    /// Sets by [`ConformalMethod::Lac`].
     pub lac: SetMetrics,
-    /// Sets by [`SetMethod::Aps`].
+    /// Sets by [`ConformalMethod::Aps`].
     pub aps: SetMetrics,
 }
 
@@ -128,17 +128,17 @@ pub struct SetMetrics {
 /// How many of the samples that a run is tested on are samples that it was trained on, or the run that it starts from, and how
 /// it does on the others. They are known by their content: the photo's bytes, or the row of features.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainedOn {
+pub struct TrainTestOverlap {
     /// How many were trained on.
     pub samples: usize,
     /// The figures of the others; none where there are no others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unseen: Option<Unseen>,
+    pub unseen: Option<UnseenMetrics>,
 }
 
 /// Figures of the samples that were not trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Unseen {
+pub struct UnseenMetrics {
     /// How many there are.
     pub samples: usize,
     /// Their figures.
@@ -149,27 +149,28 @@ pub struct Unseen {
     pub conformal: Option<ConformalMetrics>,
 }
 
-impl TrainedOn {
+impl TrainTestOverlap {
     /// Of what `model` predicts for samples with these `labels` and this content.
-    pub(crate) fn of(
-        known: &BTreeSet<Content>,
+    pub(crate) fn from_predictions(
+        trained_hashes: &BTreeSet<ContentHash>,
         model: &Model,
         predictions: &Predictions,
         labels: &[u32],
-        content: impl Fn(usize) -> Option<Content>,
+        content_hash: impl Fn(usize) -> Option<ContentHash>,
     ) -> Result<Self, TrainError> {
-        let trained = |row: &usize| content(*row).is_some_and(|content| known.contains(&content));
-        let others: Vec<usize> = (0..labels.len()).filter(|row| !trained(row)).collect();
-        let samples = labels.len() - others.len();
-        if others.is_empty() {
+        let is_trained_on =
+            |row: &usize| content_hash(*row).is_some_and(|content| trained_hashes.contains(&content));
+        let unseen_rows: Vec<usize> = (0..labels.len()).filter(|row| !is_trained_on(row)).collect();
+        let samples = labels.len() - unseen_rows.len();
+        if unseen_rows.is_empty() {
             return Ok(Self { samples, unseen: None });
         }
-        let predictions = predictions.only(&others);
-        let labels: Vec<u32> = others.iter().map(|&row| labels[row]).collect();
-        let unseen = Unseen {
-            samples: others.len(),
+        let predictions = predictions.select(&unseen_rows);
+        let labels: Vec<u32> = unseen_rows.iter().map(|&row| labels[row]).collect();
+        let unseen = UnseenMetrics {
+            samples: unseen_rows.len(),
             test: predictions.metrics(&labels),
-            conformal: ConformalMetrics::of(model, &predictions, &labels)?,
+            conformal: ConformalMetrics::from_predictions(model, &predictions, &labels)?,
         };
         Ok(Self { samples, unseen: Some(unseen) })
     }
@@ -177,7 +178,7 @@ impl TrainedOn {
 
 impl ConformalMetrics {
     /// Of what `model` predicts for samples with these `labels`; none where it has no scores to make sets of.
-    pub(crate) fn of(
+    pub(crate) fn from_predictions(
         model: &Model,
         predictions: &Predictions,
         labels: &[u32],
@@ -185,21 +186,27 @@ impl ConformalMetrics {
         if model.conformal.is_none() {
             return Ok(None);
         }
-        let of = |method| model.sets(COVERAGE, method).map(|sets| SetMetrics::of(&sets, predictions, labels));
-        Ok(Some(Self { coverage: COVERAGE, lac: of(ConformalMethod::Lac)?, aps: of(ConformalMethod::Aps)? }))
+        let set_metrics = |method| {
+            model.sets(COVERAGE, method).map(|sets| SetMetrics::from_sets(&sets, predictions, labels))
+        };
+        Ok(Some(Self {
+            coverage: COVERAGE,
+            lac: set_metrics(ConformalMethod::Lac)?,
+            aps: set_metrics(ConformalMethod::Aps)?,
+        }))
     }
 }
 
 impl SetMetrics {
-    fn of(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
-        let (mut held, mut classes, mut empty) = (0, 0, 0);
+    fn from_sets(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
+        let (mut n_covered, mut n_classes, mut n_empty) = (0, 0, 0);
         for (row, label) in predictions.rows().zip(labels) {
             let set = sets.predict(row);
-            held += usize::from(set.contains(label));
-            classes += set.len();
-            empty += usize::from(set.is_empty());
+            n_covered += usize::from(set.contains(label));
+            n_classes += set.len();
+            n_empty += usize::from(set.is_empty());
         }
-        let share = |count: usize| count as f64 / labels.len() as f64;
-        Self { coverage: share(held), mean_size: share(classes), empty: share(empty) }
+        let fraction = |count: usize| count as f64 / labels.len() as f64;
+        Self { coverage: fraction(n_covered), mean_size: fraction(n_classes), empty: fraction(n_empty) }
     }
 }

@@ -1,12 +1,12 @@
 //! A run: the folder that training leaves behind.
 
+mod in_progress;
 mod metrics;
 mod model;
 mod tables;
 pub(crate) mod tensors;
 #[cfg(test)]
 mod tests;
-mod unfinished;
 mod write;
 
 use std::collections::BTreeSet;
@@ -17,16 +17,17 @@ use headstock_heads::Registry;
 use crate::config::{Config, Settings};
 use crate::error::TrainError;
 use crate::progress::Progress;
-use crate::trained_on::{self, Content};
+use crate::trained_on::{self, ContentHash};
+pub(crate) use in_progress::{ResumeState, RunInProgress};
 pub use metrics::{
-    CalibrationMetrics, Change, ConformalMetrics, Counts, RunMetrics, Seconds, SetMetrics, TrainedOn, Unseen,
+    CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunMetrics, SampleCounts,
+    SetMetrics, TrainTestOverlap, UnseenMetrics,
 };
 pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
 pub use tables::{SplitRow, write_split};
-pub(crate) use tables::{TestRow, history, predictions, split};
-pub(crate) use unfinished::{Resumed, Unfinished};
+pub(crate) use tables::{TestSample, history_csv, predictions_csv, split_csv};
 pub(crate) use write::RunFiles;
-pub use write::{Reserved, RunPlace};
+pub use write::{RunDir, RunReservation};
 
 pub(crate) const CONFIG: &str = "headstock.toml";
 const MODEL: &str = "model.safetensors";
@@ -45,7 +46,7 @@ pub struct Run {
     pub model: Model,
     config: Config,
     /// The settings as they were; none where they cannot be followed any more.
-    own: Option<Settings>,
+    original_settings: Option<Settings>,
 }
 
 impl Run {
@@ -54,7 +55,7 @@ impl Run {
     /// # Errors
     /// [`TrainError::Usage`] when it is no run, [`TrainError::UnknownFormat`] for a damaged file.
     pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
-        if unfinished::is_unfinished(folder) {
+        if in_progress::is_in_progress(folder) {
             return Err(TrainError::Usage(format!(
                 "{} is a training that has not ended: go on with `headstock train --resume {}`",
                 folder.display(),
@@ -75,9 +76,9 @@ impl Run {
                 problem: "it is missing: the run is not whole".into(),
             });
         }
-        let config = Config::read(&config)?.relative_to_here();
-        let own = config.clone().resolve(heads).ok();
-        Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config, own })
+        let config = Config::read(&config)?.with_overrides_from_cwd();
+        let original_settings = config.clone().resolve(heads).ok();
+        Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config, original_settings })
     }
 
     /// The run's settings, with `overrides` such as `backbone.weights=elsewhere`.
@@ -103,19 +104,19 @@ impl Run {
     ///
     /// # Errors
     /// [`TrainError::Io`], [`TrainError::UnknownFormat`] for the run's files.
-    pub(crate) fn trained_on(
+    pub(crate) fn trained_on_hashes(
         &self,
         progress: &dyn Progress,
-    ) -> Result<Option<BTreeSet<Content>>, TrainError> {
-        if let Some(contents) = trained_on::read(&self.folder.join(TRAINED_ON))? {
-            return Ok(Some(contents));
+    ) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
+        if let Some(hashes) = trained_on::read(&self.folder.join(TRAINED_ON))? {
+            return Ok(Some(hashes));
         }
         let split = self.split()?;
-        let Some(own) = &self.own else { return Ok(None) };
-        let unknown = |error: TrainError| {
+        let Some(original_settings) = &self.original_settings else { return Ok(None) };
+        let warn_unknown = |error: TrainError| {
             tracing::warn!("what {} was trained on is not known: {error}", self.folder.display());
             None
         };
-        Ok(trained_on::of_split(own, &split, progress).unwrap_or_else(unknown))
+        Ok(trained_on::hashes_of_split(original_settings, &split, progress).unwrap_or_else(warn_unknown))
     }
 }

@@ -5,34 +5,34 @@ use std::fmt;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use headstock_backbone::{Layer, Precision, Preprocessing};
+use headstock_backbone::{FeatureLayer, Precision, Preprocessing};
 use headstock_heads::{
     Calibration, ConformalMethod, ConformalScores, FittedHead, Logits, Registry, SetPredictor, Tensors,
 };
 use safetensors::SafeTensorError;
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{self, Stored};
+use super::tensors::{self, StoredTensors};
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::Stock;
+use crate::features::PretrainedBackbone;
 use crate::metrics::Predictions;
 use crate::progress::Progress;
 
 /// The one entry of the metadata. safetensors keeps its metadata in a hash map, whose order differs from run to run:
 /// with a single entry the same model is the same bytes.
-const ENTRY: &str = "headstock";
+const METADATA_KEY: &str = "headstock";
 
 /// The version of the file.
-const FORMAT: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
 
 /// What the names of the tensors with conformal scores begin with: no head's do.
-const SCORES: &str = "conformal.";
+const CONFORMAL_PREFIX: &str = "conformal.";
 
 /// What the names of the backbone's tuned tensors begin with, torchvision's name behind it: no head's do.
-const TUNED: &str = "backbone.";
+const BACKBONE_PREFIX: &str = "backbone.";
 
-const METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod::Aps];
+const SET_METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod::Aps];
 
 /// What stands in the metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,12 +72,12 @@ pub struct BackboneRecord {
     /// The SHA-256 of the weights' file, in hexadecimal.
     pub sha256: String,
     /// Where features are taken.
-    pub layer: Layer,
+    pub layer: FeatureLayer,
     /// What it computed in.
     pub precision: Precision,
     /// The first stage that was tuned, whose tensors and those after it are in the model; none where all is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tuned: Option<Layer>,
+    pub tuned: Option<FeatureLayer>,
 }
 
 impl ModelRecord {
@@ -86,11 +86,11 @@ impl ModelRecord {
         head: HeadRecord,
         classes: Vec<String>,
         width: usize,
-        stock: Option<(Preprocessing, BackboneRecord)>,
+        pretrained: Option<(Preprocessing, BackboneRecord)>,
         calibration: Calibration,
     ) -> Self {
-        let (preprocessing, backbone) = stock.unzip();
-        Self { format: FORMAT, head, classes, width, preprocessing, backbone, calibration }
+        let (preprocessing, backbone) = pretrained.unzip();
+        Self { format: FORMAT_VERSION, head, classes, width, preprocessing, backbone, calibration }
     }
 }
 
@@ -101,7 +101,7 @@ pub struct Model {
     /// The head.
     pub head: FittedHead,
     /// The backbone's tensors that were tuned, by torchvision's names.
-    pub tuned: Tensors,
+    pub tuned_weights: Tensors,
     /// The scores that conformal sets are made of; none where nothing was held out to take them from.
     pub conformal: Option<ConformalScores>,
 }
@@ -109,47 +109,55 @@ pub struct Model {
 impl Model {
     /// Writes the file.
     pub(super) fn write(&self, path: &Path) -> Result<(), TrainError> {
-        let refused = |error: &dyn fmt::Display| {
+        let cannot_save = |error: &dyn fmt::Display| {
             TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
         };
         let mut tensors = self.head.tensors()?;
-        let reserved = |name: &&String| [SCORES, TUNED].iter().any(|prefix| name.starts_with(prefix));
-        if let Some(name) = tensors.keys().find(reserved) {
-            return Err(refused(&format_args!(
+        let is_reserved = |name: &&String| {
+            [CONFORMAL_PREFIX, BACKBONE_PREFIX].iter().any(|prefix| name.starts_with(prefix))
+        };
+        if let Some(name) = tensors.keys().find(is_reserved) {
+            return Err(cannot_save(&format_args!(
                 "its tensor `{name}` has a name that conformal scores or the backbone's tensors have"
             )));
         }
-        tensors.extend(self.tuned.iter().map(|(name, tensor)| (format!("{TUNED}{name}"), tensor.clone())));
+        tensors.extend(
+            self.tuned_weights
+                .iter()
+                .map(|(name, tensor)| (format!("{BACKBONE_PREFIX}{name}"), tensor.clone())),
+        );
         if let Some(conformal) = &self.conformal {
-            for method in METHODS {
+            for method in SET_METHODS {
                 let scores = conformal.scores(method);
                 let scores = Tensor::from_slice(scores, scores.len(), &Device::Cpu);
-                tensors.insert(name_of(method), scores.map_err(|error| refused(&error))?);
+                tensors.insert(scores_tensor_name(method), scores.map_err(|error| cannot_save(&error))?);
             }
         }
         let metadata = serde_json::to_string(&self.record).expect("a record is JSON");
-        let metadata = HashMap::from([(ENTRY.to_owned(), metadata)]);
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
         tensors::write(path, &tensors, metadata).map_err(|error| match error {
             SafeTensorError::IoError(error) => TrainError::io("write", path)(error),
-            error => refused(&error),
+            error => cannot_save(&error),
         })
     }
 
     /// Reads the file.
     pub(super) fn read(path: &Path, heads: &Registry) -> Result<Self, TrainError> {
-        let stored = Stored::open(path)?;
-        let entry =
-            stored.entry(ENTRY).ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
-        let version: Version = serde_json::from_str(entry).map_err(TrainError::format(path))?;
-        if version.format != FORMAT {
-            let problem = format!("its format is {}, and this headstock reads {FORMAT}", version.format);
+        let stored = StoredTensors::open(path)?;
+        let metadata = stored
+            .metadata_entry(METADATA_KEY)
+            .ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
+        let version: FormatVersion = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
+        if version.format != FORMAT_VERSION {
+            let problem =
+                format!("its format is {}, and this headstock reads {FORMAT_VERSION}", version.format);
             return Err(TrainError::format(path)(problem));
         }
-        let record: ModelRecord = serde_json::from_str(entry).map_err(TrainError::format(path))?;
+        let record: ModelRecord = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
         record.calibration.check(record.classes.len()).map_err(TrainError::format(path))?;
         let mut tensors = stored.tensors()?;
         let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
-        let tuned = take_tuned(&mut tensors);
+        let tuned_weights = take_tuned_weights(&mut tensors);
         let kind = heads.get(&record.head.kind).map_err(|error| {
             TrainError::Usage(format!(
                 "{} holds a head that this program does not know: {error}",
@@ -168,7 +176,7 @@ impl Model {
             );
             return Err(TrainError::format(path)(problem));
         }
-        Ok(Self { record, head, tuned, conformal })
+        Ok(Self { record, head, tuned_weights, conformal })
     }
 
     /// What the model makes of its head's logits.
@@ -176,7 +184,7 @@ impl Model {
     /// # Errors
     /// [`TrainError::Head`] for logits that are not finite.
     pub fn predictions(&self, logits: &Logits) -> Result<Predictions, TrainError> {
-        Ok(Predictions::calibrated(logits, &self.record.calibration)?)
+        Ok(Predictions::with_calibration(logits, &self.record.calibration)?)
     }
 
     /// Conformal sets that hold the true class with a frequency of `coverage`.
@@ -196,11 +204,11 @@ impl Model {
     }
 
     /// The weights that the head was fitted on, found where `settings` say; none where either knows only features.
-    pub(crate) fn stock(
+    pub(crate) fn open_backbone(
         &self,
         settings: &Settings,
         progress: &dyn Progress,
-    ) -> Result<Option<Stock>, TrainError> {
+    ) -> Result<Option<PretrainedBackbone>, TrainError> {
         if let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone)
             && (options.layer, options.precision) != (record.layer, record.precision)
         {
@@ -209,60 +217,67 @@ impl Model {
                 record.layer, record.precision
             )));
         }
-        self.weights(settings, progress)
+        self.open_backbone_any_layer(settings, progress)
     }
 
     /// As [`stock`](Self::stock), for any layer and precision.
-    pub(crate) fn weights(
+    pub(crate) fn open_backbone_any_layer(
         &self,
         settings: &Settings,
         progress: &dyn Progress,
-    ) -> Result<Option<Stock>, TrainError> {
+    ) -> Result<Option<PretrainedBackbone>, TrainError> {
         let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone) else {
             return Ok(None);
         };
         // What lies beside the weights may be another record, or none: that of the run counts.
-        let stock = Stock::open_with(options, self.record.preprocessing.as_ref(), progress)?;
-        let found = stock.checkpoint().sha256();
-        if found != record.sha256 {
+        let pretrained = PretrainedBackbone::open_with_preprocessing(
+            options,
+            self.record.preprocessing.as_ref(),
+            progress,
+        )?;
+        let sha256 = pretrained.checkpoint().sha256();
+        if sha256 != record.sha256 {
             return Err(TrainError::Usage(format!(
-                "{} are not the weights that the head was fitted on: their sha256 is {found}, not {} (those were {}); give the right ones with --set backbone.weights=...",
+                "{} are not the weights that the head was fitted on: their sha256 is {sha256}, not {} (those were {}); give the right ones with --set backbone.weights=...",
                 options.weights, record.sha256, record.source
             )));
         }
-        Ok(Some(stock.with_tensors(&self.tuned)?))
+        Ok(Some(pretrained.with_tensors(&self.tuned_weights)?))
     }
 }
 
 /// The part of the metadata that every version has.
 #[derive(Deserialize)]
-struct Version {
+struct FormatVersion {
     format: u32,
 }
 
 /// The tensor with the scores of a method.
-fn name_of(method: ConformalMethod) -> String {
-    format!("{SCORES}{}", method.as_str())
+fn scores_tensor_name(method: ConformalMethod) -> String {
+    format!("{CONFORMAL_PREFIX}{}", method.as_str())
 }
 
 /// Takes the backbone's tensors out of the others.
-fn take_tuned(tensors: &mut Tensors) -> Tensors {
-    let of_backbone = tensors.extract_if(.., |name, _| name.starts_with(TUNED));
-    of_backbone.map(|(name, tensor)| (name[TUNED.len()..].to_owned(), tensor)).collect()
+fn take_tuned_weights(tensors: &mut Tensors) -> Tensors {
+    let backbone_tensors = tensors.extract_if(.., |name, _| name.starts_with(BACKBONE_PREFIX));
+    backbone_tensors.map(|(name, tensor)| (name[BACKBONE_PREFIX.len()..].to_owned(), tensor)).collect()
 }
 
 /// Takes the conformal scores out of the tensors, so that the head's are left; runs without any have none.
 fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String> {
-    let found = METHODS.map(|method| tensors.remove(&name_of(method)));
-    if found.iter().all(Option::is_none) {
+    let scores_by_method = SET_METHODS.map(|method| tensors.remove(&scores_tensor_name(method)));
+    if scores_by_method.iter().all(Option::is_none) {
         return Ok(None);
     }
-    let [lac, aps] =
-        found.map(|tensor| tensor.ok_or("is missing".to_owned())?.to_vec1().map_err(|e| e.to_string()));
-    let scores = |values: Result<Vec<f32>, String>, method| {
-        values.map_err(|problem| format!("tensor `{}`: {problem}", name_of(method)))
+    let [lac, aps] = scores_by_method
+        .map(|tensor| tensor.ok_or("is missing".to_owned())?.to_vec1().map_err(|e| e.to_string()));
+    let name_error = |values: Result<Vec<f32>, String>, method| {
+        values.map_err(|problem| format!("tensor `{}`: {problem}", scores_tensor_name(method)))
     };
-    ConformalScores::from_scores(scores(lac, ConformalMethod::Lac)?, scores(aps, ConformalMethod::Aps)?)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    ConformalScores::from_scores(
+        name_error(lac, ConformalMethod::Lac)?,
+        name_error(aps, ConformalMethod::Aps)?,
+    )
+    .map(Some)
+    .map_err(|error| error.to_string())
 }

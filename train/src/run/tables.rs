@@ -6,10 +6,10 @@ use std::path::Path;
 use headstock_heads::History;
 use serde::Deserialize;
 
+use crate::atomic_write::{refuse_to_overwrite, write_atomically};
 use crate::error::TrainError;
-use crate::files::{refuse_to_replace, write_whole};
 use crate::metrics::Predictions;
-use crate::samples::Samples;
+use crate::samples::SampleSet;
 
 const SPLIT_HEADER: [&str; 3] = ["path", "label", "split"];
 
@@ -25,20 +25,20 @@ pub struct SplitRow {
 }
 
 /// `path,label,split` of some rows.
-pub(crate) fn split(samples: &Samples, rows: &[usize]) -> Vec<u8> {
+pub(crate) fn split_csv(samples: &SampleSet, rows: &[usize]) -> Vec<u8> {
     let rows = rows.iter().map(|&i| &samples.rows[i]).map(|row| {
-        [row.id.clone(), samples.classes.name(row.label).to_owned(), row.part.as_str().to_owned()]
+        [row.id.clone(), samples.classes.name(row.label).to_owned(), row.subset.as_str().to_owned()]
     });
-    table(&SPLIT_HEADER, rows)
+    to_csv(&SPLIT_HEADER, rows)
 }
 
 /// Writes the split of `samples` to `path`, as a run has it. A file there that is no split is not replaced.
 ///
 /// # Errors
 /// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
-pub fn write_split(samples: &Samples, path: &Path) -> Result<(), TrainError> {
-    refuse_to_replace(path, &SPLIT_HEADER)?;
-    write_whole(path, &split(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
+pub fn write_split(samples: &SampleSet, path: &Path) -> Result<(), TrainError> {
+    refuse_to_overwrite(path, &SPLIT_HEADER)?;
+    write_atomically(path, &split_csv(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
         .map_err(TrainError::io("write", path))
 }
 
@@ -51,31 +51,36 @@ pub(super) fn read_split(path: &Path) -> Result<Vec<SplitRow>, TrainError> {
 }
 
 /// A row per epoch or iteration.
-pub(crate) fn history(history: &History) -> Vec<u8> {
-    table(&history.columns, history.rows.iter().map(|row| row.iter().map(ToString::to_string)))
+pub(crate) fn history_csv(history: &History) -> Vec<u8> {
+    to_csv(&history.columns, history.rows.iter().map(|row| row.iter().map(ToString::to_string)))
 }
 
 /// A sample of the test part.
-pub(crate) struct TestRow<'a> {
+pub(crate) struct TestSample<'a> {
     pub(crate) path: &'a str,
     pub(crate) label: u32,
 }
 
 /// `path,label,predicted,probability`, then a column per class.
-pub(crate) fn predictions(rows: &[TestRow<'_>], predictions: &Predictions, classes: &[String]) -> Vec<u8> {
+pub(crate) fn predictions_csv(
+    rows: &[TestSample<'_>],
+    predictions: &Predictions,
+    classes: &[String],
+) -> Vec<u8> {
     let fixed = ["path", "label", "predicted", "probability"];
     let header: Vec<&str> = fixed.into_iter().chain(classes.iter().map(String::as_str)).collect();
-    let rows =
-        rows.iter().zip(&predictions.predicted).zip(predictions.rows()).map(|((row, &predicted), all)| {
-            let probability = all[predicted as usize].to_string();
+    let rows = rows.iter().zip(&predictions.predicted).zip(predictions.rows()).map(
+        |((row, &predicted), probabilities)| {
+            let probability = probabilities[predicted as usize].to_string();
             let name = |class: u32| classes[class as usize].clone();
             let fixed = [row.path.to_owned(), name(row.label), name(predicted), probability];
-            fixed.into_iter().chain(all.iter().map(ToString::to_string))
-        });
-    table(&header, rows)
+            fixed.into_iter().chain(probabilities.iter().map(ToString::to_string))
+        },
+    );
+    to_csv(&header, rows)
 }
 
-fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<Item = R>) -> Vec<u8> {
+fn to_csv<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<Item = R>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(header).expect("a vector takes every byte");
     for row in rows {

@@ -23,28 +23,28 @@ pub(super) fn write(
 ) -> Result<(), SafeTensorError> {
     // What the crate renames to `path` may be read by its owner alone; other files of a run by whom the umask lets.
     let permissions = File::create(path)?.metadata()?.permissions();
-    let tensors = tensors.iter().map(|(name, tensor)| (name, borrow(tensor)));
+    let tensors = tensors.iter().map(|(name, tensor)| (name, borrow_bytes(tensor)));
     serialize_to_file(tensors, Some(metadata), path)?;
     Ok(fs::set_permissions(path, permissions)?)
 }
 
 /// A tensor that lends its bytes where they lie in memory as in the file. candle's own view copies them.
-struct Borrowed<'a, S> {
+struct TensorBytes<'a, S> {
     tensor: &'a Tensor,
     /// What holds the bytes, and which of its values they are.
-    shared: Option<(S, Range<usize>)>,
+    f32_values: Option<(S, Range<usize>)>,
 }
 
-fn borrow(tensor: &Tensor) -> Borrowed<'_, impl Deref<Target = Storage>> {
+fn borrow_bytes(tensor: &Tensor) -> TensorBytes<'_, impl Deref<Target = Storage>> {
     let (storage, layout) = tensor.storage_and_layout();
-    let shared = match (&*storage, layout.contiguous_offsets()) {
+    let f32_values = match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Some((storage, start..end)),
         _ => None,
     };
-    Borrowed { tensor, shared }
+    TensorBytes { tensor, f32_values }
 }
 
-impl<S: Deref<Target = Storage>> View for Borrowed<'_, S> {
+impl<S: Deref<Target = Storage>> View for TensorBytes<'_, S> {
     fn dtype(&self) -> Dtype {
         View::dtype(&self.tensor)
     }
@@ -54,7 +54,7 @@ impl<S: Deref<Target = Storage>> View for Borrowed<'_, S> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if let Some((storage, range)) = &self.shared
+        if let Some((storage, range)) = &self.f32_values
             && let Storage::Cpu(CpuStorage::F32(values)) = &**storage
         {
             return bytemuck::cast_slice(&values[range.clone()]).into();
@@ -68,22 +68,22 @@ impl<S: Deref<Target = Storage>> View for Borrowed<'_, S> {
 }
 
 /// A file whose header has been read.
-pub(crate) struct Stored<'a> {
+pub(crate) struct StoredTensors<'a> {
     path: &'a Path,
     file: File,
     header: Metadata,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredTensors<'a> {
     /// Reads the header; the file is as long as it says.
     pub(crate) fn open(path: &'a Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("read", path))?;
-        let header = header(&mut file).map_err(|error| failed(path, error))?;
+        let header = read_header(&mut file).map_err(|error| read_error(path, error))?;
         Ok(Self { path, file, header })
     }
 
     /// An entry of the metadata.
-    pub(crate) fn entry(&self, key: &str) -> Option<&str> {
+    pub(crate) fn metadata_entry(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
@@ -91,7 +91,7 @@ impl<'a> Stored<'a> {
     pub(crate) fn tensors(mut self) -> Result<Tensors, TrainError> {
         let read = |name: String| {
             let info = self.header.info(&name).expect("it is a name of the header");
-            let tensor = tensor(&mut self.file, info).map_err(|error| failed(self.path, error))?;
+            let tensor = read_tensor(&mut self.file, info).map_err(|error| read_error(self.path, error))?;
             Ok((name, tensor))
         };
         self.header.offset_keys().into_iter().map(read).collect()
@@ -99,25 +99,25 @@ impl<'a> Stored<'a> {
 }
 
 /// As [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata), which wants the whole file in memory.
-fn header(file: &mut File) -> candle_core::Result<Metadata> {
-    let size = file.metadata()?.len();
-    let mut length = [0; 8];
-    let rest = size.checked_sub(length.len() as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    let data = rest.checked_sub(length).ok_or(SafeTensorError::InvalidHeaderLength)?;
-    let mut header = vec![0; length as usize];
+fn read_header(file: &mut File) -> candle_core::Result<Metadata> {
+    let file_size = file.metadata()?.len();
+    let mut header_size = [0; 8];
+    let remaining = file_size.checked_sub(header_size.len() as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
+    file.read_exact(&mut header_size)?;
+    let header_size = u64::from_le_bytes(header_size);
+    let data_size = remaining.checked_sub(header_size).ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let mut header = vec![0; header_size as usize];
     file.read_exact(&mut header)?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
-    if header.data_len() as u64 != data {
+    if header.data_len() as u64 != data_size {
         return Err(SafeTensorError::MetadataIncompleteBuffer.into());
     }
     Ok(header)
 }
 
 /// Reads the next tensor, `f32` to where it stays.
-fn tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
+fn read_tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
     let (start, end) = info.data_offsets;
     if info.dtype == Dtype::F32 {
         let mut values = vec![0.0f32; (end - start) / size_of::<f32>()];
@@ -130,7 +130,7 @@ fn tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
     }
 }
 
-fn failed(path: &Path, error: candle_core::Error) -> TrainError {
+fn read_error(path: &Path, error: candle_core::Error) -> TrainError {
     match error {
         candle_core::Error::Io(error) => TrainError::io("read", path)(error),
         error => TrainError::format(path)(error),
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     /// Of several types and shapes, some of which do not lie in memory as in the file.
-    fn tensors() -> Tensors {
+    fn sample_tensors() -> Tensors {
         let grid = Tensor::arange(0f32, 60.0, &Device::Cpu).unwrap().reshape((12, 5)).unwrap();
         let as_type = |dtype| grid.to_dtype(dtype).unwrap();
         Tensors::from([
@@ -166,31 +166,31 @@ mod tests {
         HashMap::from([("about".into(), "a \"text\"".into())])
     }
 
-    fn bytes_of(tensors: &Tensors) -> Vec<u8> {
+    fn serialize(tensors: &Tensors) -> Vec<u8> {
         safetensors::serialize(tensors, Some(metadata())).unwrap()
     }
 
     #[test]
-    fn the_file_is_the_bytes_that_safetensors_makes_of_candles_tensors() {
+    fn the_file_equals_the_serialization_by_safetensors() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.safetensors");
-        write(&path, &tensors(), metadata()).unwrap();
-        assert!(fs::read(&path).unwrap() == bytes_of(&tensors()));
+        write(&path, &sample_tensors(), metadata()).unwrap();
+        assert!(fs::read(&path).unwrap() == serialize(&sample_tensors()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "files");
     }
 
     #[test]
-    fn what_is_read_is_what_candle_reads() {
+    fn tensors_equal_those_that_candle_reads() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.safetensors");
-        write(&path, &tensors(), metadata()).unwrap();
-        let stored = Stored::open(&path).unwrap();
-        assert_eq!(stored.entry("about"), Some("a \"text\""));
-        assert_eq!(stored.entry("other"), None);
+        write(&path, &sample_tensors(), metadata()).unwrap();
+        let stored = StoredTensors::open(&path).unwrap();
+        assert_eq!(stored.metadata_entry("about"), Some("a \"text\""));
+        assert_eq!(stored.metadata_entry("other"), None);
         let found = stored.tensors().unwrap();
         let expected: Tensors =
             candle_core::safetensors::load(&path, &Device::Cpu).unwrap().into_iter().collect();
-        assert!(found.keys().eq(tensors().keys()));
+        assert!(found.keys().eq(sample_tensors().keys()));
         for (name, tensor) in &found {
             assert_eq!(
                 (tensor.dtype(), tensor.dims()),
@@ -198,18 +198,18 @@ mod tests {
                 "{name}"
             );
         }
-        assert!(bytes_of(&found) == bytes_of(&expected));
+        assert!(serialize(&found) == serialize(&expected));
     }
 
     #[test]
-    fn a_file_that_is_cut_short_or_goes_on_is_refused() {
+    fn a_truncated_or_extended_file_is_refused() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.safetensors");
-        let mut bytes = bytes_of(&tensors());
+        let mut bytes = serialize(&sample_tensors());
         bytes.push(0);
         for end in (0..bytes.len() - 1).chain([bytes.len()]) {
             fs::write(&path, &bytes[..end]).unwrap();
-            let problem = Stored::open(&path).err().map(|error| error.to_string());
+            let problem = StoredTensors::open(&path).err().map(|error| error.to_string());
             assert!(problem.is_some_and(|problem| problem.contains("model.safetensors: ")), "{end} bytes");
         }
     }
@@ -218,16 +218,16 @@ mod tests {
     fn a_damaged_header_is_refused_where_candle_refuses_it() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.safetensors");
-        let bytes = bytes_of(&tensors());
+        let bytes = serialize(&sample_tensors());
         let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-        for at in 0..header {
+        for position in 0..header {
             for flipped in [1, 16, 128] {
                 let mut damaged = bytes.clone();
-                damaged[at] ^= flipped;
+                damaged[position] ^= flipped;
                 fs::write(&path, damaged).unwrap();
-                let ours = Stored::open(&path).and_then(Stored::tensors).is_ok();
+                let ours = StoredTensors::open(&path).and_then(StoredTensors::tensors).is_ok();
                 let candles = candle_core::safetensors::load(&path, &Device::Cpu).is_ok();
-                assert_eq!(ours, candles, "bit {flipped} of byte {at}");
+                assert_eq!(ours, candles, "bit {flipped} of byte {position}");
             }
         }
     }

@@ -10,85 +10,91 @@ use headstock_heads::{
 
 use super::*;
 use crate::metrics::Predictions;
-use crate::recording::{Made, registry, settings, write};
-use crate::samples::{Part, Samples};
+use crate::recording_head::{FeatureRow, features_settings, registry_with_recording, write_features};
+use crate::samples::{SampleSet, Subset};
 use crate::{train, trained_on};
 
 /// Rows of three classes that overlap, of unequal numbers.
-fn rows() -> Vec<Made> {
+fn feature_rows() -> Vec<FeatureRow> {
     (0..90)
         .map(|row| {
             let class = [0, 1, 1, 2, 1, 0][row % 6];
             let noise = |f: f32| ((row as f32 + 1.0) * f).sin();
             let values = vec![class as f32 + noise(12.9), noise(78.2), 0.3 * class as f32 + noise(37.7)];
-            Made { values, class: ["<ant>", "bee", "cat, \"big\""][class].into(), group: None }
+            FeatureRow { values, class: ["<ant>", "bee", "cat, \"big\""][class].into(), group: None }
         })
         .collect()
 }
 
-fn read(folder: &Path, name: &str) -> String {
+fn read_text(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap()
 }
 
-fn table(folder: &Path, name: &str) -> Vec<Vec<String>> {
-    let text = read(folder, name);
+fn read_csv(folder: &Path, name: &str) -> Vec<Vec<String>> {
+    let text = read_text(folder, name);
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect()
 }
 
 #[test]
-fn every_file_of_a_run_says_what_its_model_says() {
+fn all_files_of_a_run_agree_with_its_model() {
     let folder = tempfile::tempdir().unwrap();
-    let all = rows();
-    write(folder.path(), "x", &all);
-    let more = "calibration = \"platt\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"";
-    let settings = settings(folder.path(), "x", more);
-    let place = folder.path().join("run");
-    let outcome = train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap();
-    let run = Run::open(&place, &registry()).unwrap();
-    let metrics: RunMetrics = serde_json::from_str(&read(&place, "metrics.json")).unwrap();
+    let data = feature_rows();
+    write_features(folder.path(), "x", &data);
+    let options = "calibration = \"platt\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"";
+    let settings = features_settings(folder.path(), "x", options);
+    let run_dir = folder.path().join("run");
+    let outcome = train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap();
+    let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
+    let metrics: RunMetrics = serde_json::from_str(&read_text(&run_dir, "metrics.json")).unwrap();
     assert_eq!(metrics, outcome.metrics);
-    assert_eq!((outcome.folder.as_path(), outcome.example), (place.as_path(), None));
+    assert_eq!((outcome.folder.as_path(), outcome.example), (run_dir.as_path(), None));
 
     // The split is that of the settings.
-    let samples = Samples::read(&settings, &()).unwrap().0;
+    let samples = SampleSet::read(&settings, &()).unwrap().0;
     let names = samples.classes.names();
     let split: Vec<Vec<String>> = (samples.rows.iter())
-        .map(|row| vec![row.id.clone(), names[row.label as usize].clone(), row.part.as_str().into()])
+        .map(|row| vec![row.id.clone(), names[row.label as usize].clone(), row.subset.as_str().into()])
         .collect();
     let mut expected = vec![["path", "label", "split"].map(str::to_owned).to_vec()];
     expected.extend(split);
-    assert_eq!(table(&place, "split.csv"), expected);
+    assert_eq!(read_csv(&run_dir, "split.csv"), expected);
 
     // The model's own words on the test part.
-    let (trained, tested) = (samples.of(Part::Train), samples.of(Part::Test));
-    let values = |rows: &[usize]| rows.iter().flat_map(|&row| all[row].values.clone()).collect::<Vec<f32>>();
-    let of_test = values(&tested);
-    let logits = run.model.head.logits(FeatureMatrix::new(&of_test, 3).unwrap()).unwrap();
+    let (train_rows, test_rows) = (samples.rows_of(Subset::Train), samples.rows_of(Subset::Test));
+    let values = |rows: &[usize]| rows.iter().flat_map(|&row| data[row].values.clone()).collect::<Vec<f32>>();
+    let test_values = values(&test_rows);
+    let logits = run.model.head.logits(FeatureMatrix::new(&test_values, 3).unwrap()).unwrap();
     let predictions = run.model.predictions(&logits).unwrap();
-    let labels = samples.labels(&tested);
+    let labels = samples.labels(&test_rows);
     let header =
         [vec!["path", "label", "predicted", "probability"], names.iter().map(String::as_str).collect()];
     let mut expected = vec![header.concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for ((&row, &predicted), probabilities) in
-        tested.iter().zip(&predictions.predicted).zip(predictions.rows())
+        test_rows.iter().zip(&predictions.predicted).zip(predictions.rows())
     {
         let name = |class: u32| names[class as usize].clone();
         let first = [row.to_string(), name(samples.rows[row].label), name(predicted)];
         let numbers = std::iter::once(&probabilities[predicted as usize]).chain(probabilities);
         expected.push(first.into_iter().chain(numbers.map(f32::to_string)).collect());
     }
-    assert_eq!(table(&place, "predictions.csv"), expected);
+    assert_eq!(read_csv(&run_dir, "predictions.csv"), expected);
 
     // Figures: after calibration at the top, before it under `before`.
     assert_eq!(metrics.test, predictions.metrics(&labels));
-    let counts =
-        Counts { classes: 3, train: trained.len(), test: tested.len(), views: 0, skipped: 0, computed: 0 };
+    let counts = SampleCounts {
+        classes: 3,
+        train: train_rows.len(),
+        test: test_rows.len(),
+        views: 0,
+        skipped: 0,
+        computed: 0,
+    };
     assert_eq!((metrics.counts, counts.train), (counts, 54));
     let calibration = metrics.calibration.clone().unwrap();
     assert_eq!(calibration.dropped, None, "it helps here");
-    assert_eq!(calibration.test.before, Predictions::new(&logits).metrics(&labels).reliability());
-    assert_eq!(calibration.test.after, metrics.test.reliability());
+    assert_eq!(calibration.test.before, Predictions::new(&logits).metrics(&labels).probability_metrics());
+    assert_eq!(calibration.test.after, metrics.test.probability_metrics());
     assert_ne!(calibration.test.before, calibration.test.after);
     assert_eq!((calibration.samples, calibration.folds, calibration.temperature), (54, 5, None));
     assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
@@ -97,26 +103,33 @@ fn every_file_of_a_run_says_what_its_model_says() {
     // Sets, counted one by one.
     let conformal = metrics.conformal.unwrap();
     assert_eq!(conformal.coverage, 0.9);
-    for (method, told) in [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)] {
+    for (method, set_metrics) in
+        [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)]
+    {
         let sets = run.model.sets(0.9, method).unwrap();
         let sets: Vec<Vec<u32>> = predictions.rows().map(|row| sets.predict(row)).collect();
-        let share = |count: usize| count as f64 / tested.len() as f64;
-        let held = sets.iter().zip(&labels).filter(|(set, label)| set.contains(label)).count();
-        assert_eq!(told.coverage, share(held), "{method:?}");
-        assert_eq!(told.mean_size, share(sets.iter().map(Vec::len).sum()), "{method:?}");
-        assert_eq!(told.empty, share(sets.iter().filter(|set| set.is_empty()).count()), "{method:?}");
-        assert!(told.mean_size > 1.0 && told.mean_size < 3.0, "{told:?}");
+        let fraction = |count: usize| count as f64 / test_rows.len() as f64;
+        let n_covered = sets.iter().zip(&labels).filter(|(set, label)| set.contains(label)).count();
+        assert_eq!(set_metrics.coverage, fraction(n_covered), "{method:?}");
+        assert_eq!(set_metrics.mean_size, fraction(sets.iter().map(Vec::len).sum()), "{method:?}");
+        assert_eq!(
+            set_metrics.empty,
+            fraction(sets.iter().filter(|set| set.is_empty()).count()),
+            "{method:?}"
+        );
+        assert!(set_metrics.mean_size > 1.0 && set_metrics.mean_size < 3.0, "{set_metrics:?}");
     }
     assert_ne!(conformal.lac, conformal.aps);
     let scores = |method| run.model.conformal.as_ref().unwrap().scores(method).len();
     assert_eq!((scores(ConformalMethod::Lac), scores(ConformalMethod::Aps)), (54, 54));
 
     // What the fit on the training part gives, and how it went.
-    let of_train = values(&trained);
-    let labels_of_train = samples.labels(&trained);
-    let groups: Vec<u32> = (0..trained.len() as u32).collect();
-    let data = TrainingSet::new(FeatureMatrix::new(&of_train, 3).unwrap(), &labels_of_train, 3).unwrap();
-    let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::silent()).unwrap();
+    let train_values = values(&train_rows);
+    let train_labels = samples.labels(&train_rows);
+    let groups: Vec<u32> = (0..train_rows.len() as u32).collect();
+    let train_set =
+        TrainingSet::new(FeatureMatrix::new(&train_values, 3).unwrap(), &train_labels, 3).unwrap();
+    let fitted = settings.head.fit(&train_set.with_groups(&groups).unwrap(), &FitContext::silent()).unwrap();
     assert_eq!(
         metrics.chosen,
         fitted.chosen.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
@@ -124,33 +137,35 @@ fn every_file_of_a_run_says_what_its_model_says() {
     let mut expected =
         vec![fitted.history.columns.iter().map(|&column| column.to_owned()).collect::<Vec<_>>()];
     expected.extend(fitted.history.rows.iter().map(|row| row.iter().map(f64::to_string).collect()));
-    assert_eq!(table(&place, "history.csv"), expected);
+    assert_eq!(read_csv(&run_dir, "history.csv"), expected);
     assert!(expected.len() > 3);
-    assert_eq!(fitted.head.logits(FeatureMatrix::new(&of_test, 3).unwrap()).unwrap(), logits);
+    assert_eq!(fitted.head.logits(FeatureMatrix::new(&test_values, 3).unwrap()).unwrap(), logits);
 
     let record = &run.model.record;
     assert_eq!((record.format, record.width, record.classes.as_slice()), (1, 3, names));
     assert_eq!((record.head.kind.as_str(), &record.head.parameters), ("svm", &settings.head.table()));
-    assert!(record.preprocessing.is_none() && record.backbone.is_none() && run.model.tuned.is_empty());
+    assert!(
+        record.preprocessing.is_none() && record.backbone.is_none() && run.model.tuned_weights.is_empty()
+    );
 
-    let contents: BTreeSet<_> =
-        trained.iter().map(|&row| trained_on::of_features(&all[row].values)).collect();
-    assert_eq!(read(&place, "trained_on.csv").into_bytes(), trained_on::table(&contents));
-    assert_eq!(run.trained_on(&()).unwrap(), Some(contents));
-    assert_eq!(run.settings(&[], &registry()).unwrap().options, settings.options);
+    let hashes: BTreeSet<_> =
+        train_rows.iter().map(|&row| trained_on::hash_features(&data[row].values)).collect();
+    assert_eq!(read_text(&run_dir, "trained_on.csv").into_bytes(), trained_on::to_csv(&hashes));
+    assert_eq!(run.trained_on_hashes(&()).unwrap(), Some(hashes));
+    assert_eq!(run.settings(&[], &registry_with_recording()).unwrap().options, settings.options);
 
-    let report = read(&place, "report.html");
-    for (name, figure) in [
+    let report = read_text(&run_dir, "report.html");
+    for (name, value) in [
         ("top-1 accuracy", metrics.test.top1),
         ("top-5 accuracy", metrics.test.top5),
         ("macro F1", metrics.test.macro_f1),
         ("log loss", metrics.test.log_loss),
         ("calibration error", metrics.test.ece),
     ] {
-        assert!(report.contains(&format!("<tr><td>{name}<td>{figure:.4}\n")), "{name}: {report}");
+        assert!(report.contains(&format!("<tr><td>{name}<td>{value:.4}\n")), "{name}: {report}");
     }
     for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
-        let Change { before, after } = change;
+        let CalibrationEffect { before, after } = change;
         let row = format!(
             "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
             before.log_loss, after.log_loss, before.ece, after.ece
@@ -171,17 +186,21 @@ fn every_file_of_a_run_says_what_its_model_says() {
 #[test]
 fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "x", &rows());
-    let trained = |method: &str| {
-        let more = format!("calibration = \"{method}\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"");
-        let place = folder.path().join(method);
-        let settings = settings(folder.path(), "x", &more);
-        let metrics = train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap().metrics;
-        (metrics, Run::open(&place, &registry()).unwrap())
+    write_features(folder.path(), "x", &feature_rows());
+    let train_with = |method: &str| {
+        let options = format!("calibration = \"{method}\"\n[split]\ntest_size = 0.4\n[head]\nkind = \"svm\"");
+        let run_dir = folder.path().join(method);
+        let settings = features_settings(folder.path(), "x", &options);
+        let metrics = train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap().metrics;
+        (metrics, Run::open(&run_dir, &registry_with_recording()).unwrap())
     };
-    let (plain, bare) = trained("none");
-    assert!(plain.calibration.is_none() && plain.conformal.is_none() && bare.model.conformal.is_none());
-    let (metrics, run) = trained("isotonic");
+    let (uncalibrated, uncalibrated_run) = train_with("none");
+    assert!(
+        uncalibrated.calibration.is_none()
+            && uncalibrated.conformal.is_none()
+            && uncalibrated_run.model.conformal.is_none()
+    );
+    let (metrics, run) = train_with("isotonic");
     let calibration = metrics.calibration.unwrap();
     assert_eq!(calibration.dropped, Some(CalibrationMethod::Isotonic));
     assert_eq!((calibration.method, calibration.temperature), (CalibrationMethod::None, None));
@@ -189,24 +208,27 @@ fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
     assert_eq!(calibration.test.before, calibration.test.after);
     assert_eq!(calibration.out_of_fold.before, calibration.out_of_fold.after);
     // The figures are those without calibration; sets there are all the same.
-    assert_eq!(metrics.test, plain.test);
-    assert_eq!(calibration.test.after, plain.test.reliability());
+    assert_eq!(metrics.test, uncalibrated.test);
+    assert_eq!(calibration.test.after, uncalibrated.test.probability_metrics());
     assert!(metrics.conformal.is_some() && run.model.conformal.is_some());
 }
 
 #[test]
-fn what_the_fit_chose_stands_in_the_metrics() {
+fn hyperparameters_chosen_by_the_fit_are_in_the_metrics() {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "x", &rows());
-    let settings =
-        settings(folder.path(), "x", "calibration = \"none\"\n[head]\nkind = \"ridge\"\nalpha = \"auto\"");
-    let place = RunPlace::Named(folder.path().join("run"));
-    let chosen = train(&settings, None, &place, &()).unwrap().metrics.chosen;
-    let samples = Samples::read(&settings, &()).unwrap().0;
-    let trained = samples.of(Part::Train);
-    let values: Vec<f32> = trained.iter().flat_map(|&row| rows()[row].values.clone()).collect();
-    let labels = samples.labels(&trained);
-    let groups: Vec<u32> = (0..trained.len() as u32).collect();
+    write_features(folder.path(), "x", &feature_rows());
+    let settings = features_settings(
+        folder.path(),
+        "x",
+        "calibration = \"none\"\n[head]\nkind = \"ridge\"\nalpha = \"auto\"",
+    );
+    let run_dir = RunDir::Named(folder.path().join("run"));
+    let chosen = train(&settings, None, &run_dir, &()).unwrap().metrics.chosen;
+    let samples = SampleSet::read(&settings, &()).unwrap().0;
+    let train_rows = samples.rows_of(Subset::Train);
+    let values: Vec<f32> = train_rows.iter().flat_map(|&row| feature_rows()[row].values.clone()).collect();
+    let labels = samples.labels(&train_rows);
+    let groups: Vec<u32> = (0..train_rows.len() as u32).collect();
     let data = TrainingSet::new(FeatureMatrix::new(&values, 3).unwrap(), &labels, 3).unwrap();
     let fitted = settings.head.fit(&data.with_groups(&groups).unwrap(), &FitContext::silent()).unwrap();
     let alpha = fitted.chosen.iter().find(|(key, _)| *key == "alpha").unwrap().1;
@@ -216,70 +238,73 @@ fn what_the_fit_chose_stands_in_the_metrics() {
 /// The first row of a history that starts from a head is that head's: its loss is where the other one ended.
 // effect: train --warm
 #[test]
-fn a_warm_start_begins_where_the_earlier_run_ended_with_its_classes_where_they_were() {
+fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "x", &rows());
-    let heads = registry();
-    let train_on = |run: &str, start: Option<&Run>, more: &str| {
-        let settings = settings(
+    write_features(folder.path(), "x", &feature_rows());
+    let heads = registry_with_recording();
+    let train_on = |run: &str, start: Option<&Run>, options: &str| {
+        let settings = features_settings(
             folder.path(),
             "x",
-            &format!("calibration = \"none\"\n{more}[head]\nkind = \"linear\"\ntol = 1e-8"),
+            &format!("calibration = \"none\"\n{options}[head]\nkind = \"linear\"\ntol = 1e-8"),
         );
-        let place = folder.path().join(run);
-        train(&settings, start, &RunPlace::Named(place.clone()), &()).unwrap();
-        let column = |at: usize| -> Vec<f64> {
-            table(&place, "history.csv").iter().skip(1).map(|row| row[at].parse().unwrap()).collect()
+        let run_dir = folder.path().join(run);
+        train(&settings, start, &RunDir::Named(run_dir.clone()), &()).unwrap();
+        let column = |index: usize| -> Vec<f64> {
+            read_csv(&run_dir, "history.csv").iter().skip(1).map(|row| row[index].parse().unwrap()).collect()
         };
-        (column(1), Run::open(&place, &heads).unwrap())
+        (column(1), Run::open(&run_dir, &heads).unwrap())
     };
     let (cold, first) = train_on("cold", None, "");
     let (warm, again) = train_on("warm", Some(&first), "");
-    let end = cold[cold.len() - 1];
-    assert!(cold[0] > 1.05 * end, "{cold:?}");
-    assert!(warm[0] < end * (1.0 + 1e-6), "{warm:?} after {end}");
+    let final_loss = cold[cold.len() - 1];
+    assert!(cold[0] > 1.05 * final_loss, "{cold:?}");
+    assert!(warm[0] < final_loss * (1.0 + 1e-6), "{warm:?} after {final_loss}");
     assert_eq!(again.model.record.classes, first.model.record.classes);
 
     // Another order of the classes in the data: the run's order stays, and the weights are where they were.
-    let mut turned = rows();
-    turned.rotate_left(3);
-    write(folder.path(), "x", &turned);
+    let mut rotated = feature_rows();
+    rotated.rotate_left(3);
+    write_features(folder.path(), "x", &rotated);
     let (_, other) = train_on("other", None, "");
     assert_eq!(other.model.record.classes, first.model.record.classes, "sorted by name");
     let text = "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8";
     let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
-    let place = folder.path().join("turned");
-    assert_ne!(Samples::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
-    train(&settings, Some(&first), &RunPlace::Named(place.clone()), &()).unwrap();
-    let turned = Run::open(&place, &heads).unwrap();
-    assert_eq!(turned.model.record.classes, first.model.record.classes);
-    let begun: f64 = table(&place, "history.csv")[1][1].parse().unwrap();
-    assert!(begun < 1.05 * end, "{begun} after {end}");
+    let run_dir = folder.path().join("turned");
+    assert_ne!(SampleSet::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
+    train(&settings, Some(&first), &RunDir::Named(run_dir.clone()), &()).unwrap();
+    let reordered = Run::open(&run_dir, &heads).unwrap();
+    assert_eq!(reordered.model.record.classes, first.model.record.classes);
+    let first_loss: f64 = read_csv(&run_dir, "history.csv")[1][1].parse().unwrap();
+    assert!(first_loss < 1.05 * final_loss, "{first_loss} after {final_loss}");
 }
 
 /// What is changed in a model's metadata and tensors.
 type Damage = dyn Fn(&mut serde_json::Value, &mut Tensors);
 
 #[test]
-fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
+fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "x", &rows());
-    let settings = settings(folder.path(), "x", "");
-    let place = folder.path().join("run");
-    train(&settings, None, &RunPlace::Named(place.clone()), &()).unwrap();
-    let path = place.join("model.safetensors");
-    let whole = fs::read(&path).unwrap();
-    let stored = tensors::Stored::open(&path).unwrap();
-    let entry: serde_json::Value = serde_json::from_str(stored.entry("headstock").unwrap()).unwrap();
-    let kept = stored.tensors().unwrap();
-    let refused = |change: &Damage| {
-        let (mut entry, mut tensors) = (entry.clone(), kept.clone());
+    write_features(folder.path(), "x", &feature_rows());
+    let settings = features_settings(folder.path(), "x", "");
+    let run_dir = folder.path().join("run");
+    train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap();
+    let path = run_dir.join("model.safetensors");
+    let original = fs::read(&path).unwrap();
+    let stored = tensors::StoredTensors::open(&path).unwrap();
+    let entry: serde_json::Value = serde_json::from_str(stored.metadata_entry("headstock").unwrap()).unwrap();
+    let saved_tensors = stored.tensors().unwrap();
+    let open_error = |change: &Damage| {
+        let (mut entry, mut tensors) = (entry.clone(), saved_tensors.clone());
         change(&mut entry, &mut tensors);
         let metadata = std::collections::HashMap::from([("headstock".to_owned(), entry.to_string())]);
         tensors::write(&path, &tensors, metadata).unwrap();
-        Run::open(&place, &registry()).err().map(|error| error.to_string()).unwrap_or_default()
+        Run::open(&run_dir, &registry_with_recording())
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
     };
-    assert_eq!(refused(&|_, _| ()), "", "as it was");
+    assert_eq!(open_error(&|_, _| ()), "", "as it was");
     let cases: [(&Damage, &str); 6] = [
         (&|entry, _| entry["format"] = 2.into(), "its format is 2, and this headstock reads 1"),
         (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
@@ -298,20 +323,22 @@ fn a_model_that_is_not_whole_or_of_another_format_is_refused_with_the_reason() {
         ),
     ];
     for (change, reason) in cases {
-        let error = refused(change);
+        let error = open_error(change);
         assert!(error.contains(reason), "{reason}: {error}");
     }
     // Without any scores it is a run of an earlier headstock: it makes no sets.
-    let none = refused(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
-    assert_eq!(none, "");
-    let run = Run::open(&place, &registry()).unwrap();
+    let error = open_error(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
+    assert_eq!(error, "");
+    let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
     let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
-    assert!(error.to_string().contains("no scores to make sets of") && error.kind() == crate::Kind::Usage);
-    fs::write(&path, whole).unwrap();
-    fs::remove_file(place.join("headstock.toml")).unwrap();
-    let error = Run::open(&place, &registry()).err().unwrap().to_string();
+    assert!(
+        error.to_string().contains("no scores to make sets of") && error.kind() == crate::FailureKind::Usage
+    );
+    fs::write(&path, original).unwrap();
+    fs::remove_file(run_dir.join("headstock.toml")).unwrap();
+    let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
     assert!(error.contains("the run is not whole"), "{error}");
     fs::remove_file(&path).unwrap();
-    let error = Run::open(&place, &registry()).err().unwrap().to_string();
+    let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
     assert!(error.contains("is no run"), "{error}");
 }

@@ -22,7 +22,7 @@ fn resolve(text: &str, overrides: &[&str]) -> Result<Settings, ConfigError> {
     config.resolve(&Registry::builtin())
 }
 
-fn message(outcome: Result<Settings, ConfigError>) -> String {
+fn error_of(outcome: Result<Settings, ConfigError>) -> String {
     outcome.err().expect("it is refused").to_string()
 }
 
@@ -44,7 +44,7 @@ fn invalid_configs_are_refused_for_the_reason_in_their_first_line() {
     for file in corpus("invalid") {
         let text = fs::read_to_string(&file).unwrap();
         let reason = text.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap();
-        let found = message(resolve(&text, &[]));
+        let found = error_of(resolve(&text, &[]));
         assert!(found.contains(reason), "{file:?}\n expected: {reason}\n found:    {found}");
         assert!(found.contains("headstock.toml"), "{file:?}: the file is not named: {found}");
     }
@@ -62,17 +62,17 @@ fn paths_are_relative_to_the_config() {
 
 #[test]
 fn overrides_are_toml_values_or_strings() {
-    let table = |overrides: &[&str]| resolve(MINIMAL, overrides).unwrap().head.table();
-    assert_eq!(table(&["head.C=0.25"])["C"].as_float(), Some(0.25));
-    assert_eq!(table(&["head.C = 3"])["C"].as_float(), Some(3.0));
-    assert_eq!(table(&["head.solver=adam"])["solver"].as_str(), Some("adam"));
-    assert_eq!(table(&["head.solver=\"adam\""])["solver"].as_str(), Some("adam"));
-    assert_eq!(table(&["head.kind=mlp", "head.hidden=[8, 4]"])["hidden"].as_array().unwrap().len(), 2);
-    assert_eq!(table(&["head.C=0.25", "head.C=0.5"])["C"].as_float(), Some(0.5));
+    let head_table = |overrides: &[&str]| resolve(MINIMAL, overrides).unwrap().head.table();
+    assert_eq!(head_table(&["head.C=0.25"])["C"].as_float(), Some(0.25));
+    assert_eq!(head_table(&["head.C = 3"])["C"].as_float(), Some(3.0));
+    assert_eq!(head_table(&["head.solver=adam"])["solver"].as_str(), Some("adam"));
+    assert_eq!(head_table(&["head.solver=\"adam\""])["solver"].as_str(), Some("adam"));
+    assert_eq!(head_table(&["head.kind=mlp", "head.hidden=[8, 4]"])["hidden"].as_array().unwrap().len(), 2);
+    assert_eq!(head_table(&["head.C=0.25", "head.C=0.5"])["C"].as_float(), Some(0.5));
 }
 
 #[test]
-fn overrides_that_cannot_be_followed_are_named() {
+fn invalid_overrides_are_refused_with_the_reason() {
     for (text, reason) in [
         ("head.C", "--set head.C: write KEY=VALUE"),
         ("head..C=1", "the key has an empty part"),
@@ -86,7 +86,7 @@ fn overrides_that_cannot_be_followed_are_named() {
         ("split.sede=1", "there is no key `split.sede`; did you mean `split.seed`?"),
         ("data.folder=3", "data.folder"),
     ] {
-        let found = message(resolve(MINIMAL, &[text]));
+        let found = error_of(resolve(MINIMAL, &[text]));
         assert!(found.contains(reason), "{text}: {found}");
     }
 }
@@ -103,14 +103,14 @@ fn another_head_drops_the_keys_of_the_one_in_the_file() {
     }
     // A file that names no head means the default one.
     let unnamed = format!("{MINIMAL}[head]\nC = 3.0\n");
-    let kept = resolve(&unnamed, &["head.kind=linear"]).unwrap();
-    assert_eq!(kept.head.table()["C"].as_float(), Some(3.0));
-    let kept = resolve(&text, &["head.kind=linear"]).unwrap();
-    assert_eq!(kept.head.table()["C"].as_float(), Some(3.0));
+    let unchanged = resolve(&unnamed, &["head.kind=linear"]).unwrap();
+    assert_eq!(unchanged.head.table()["C"].as_float(), Some(3.0));
+    let unchanged = resolve(&text, &["head.kind=linear"]).unwrap();
+    assert_eq!(unchanged.head.table()["C"].as_float(), Some(3.0));
 }
 
 #[test]
-fn a_config_that_is_not_there_says_how_to_make_one() {
+fn a_missing_config_says_how_to_write_one() {
     let error = Config::read(Path::new("/nowhere/headstock.toml")).unwrap_err().to_string();
     assert!(error.contains("headstock init"), "{error}");
 }
@@ -119,7 +119,7 @@ const CSV: &str =
     "version = 1\n[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const PARQUET: &str = "version = 1\n[data]\nparquet = \"x.parquet\"\n[backbone]\nweights = \"backbone\"\n";
 const TAR: &str = "version = 1\n[data]\nwebdataset = \"x.tar\"\n[backbone]\nweights = \"backbone\"\n";
-const GIVEN: &str = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
+const FEATURES: &str = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 
 /// The value that every key has where it is left out, for a config in which it may stand, and what else is set; nothing for a
 /// key that has none.
@@ -155,7 +155,7 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("split.column", CSV, &[], ""),
     ("split.column", CSV, &["split.method=predefined"], "split"),
     ("split.group_duplicates", MINIMAL, &[], "false"),
-    ("backbone.weights", GIVEN, &[], ""),
+    ("backbone.weights", FEATURES, &[], ""),
     ("backbone.layer", MINIMAL, &[], "avgpool"),
     ("backbone.device", MINIMAL, &[], "auto"),
     ("backbone.precision", MINIMAL, &[], "f32"),
@@ -245,29 +245,34 @@ const TUNED: &[&str] = &["tune.from=layer4"];
 
 // effect: version
 #[test]
-fn a_key_that_is_left_out_has_the_value_that_the_table_says() {
-    for &(key, config, before, value) in DEFAULTS {
-        let mut before = before.to_vec();
+fn omitted_keys_have_the_defaults_of_the_table() {
+    for &(key, config, overrides, value) in DEFAULTS {
+        let mut assignments = overrides.to_vec();
         let policy = key.strip_prefix("augment.policy.").and_then(|rest| rest.split_once('.'));
-        let of_kind =
+        let policy_override =
             policy.map_or(String::new(), |(kind, _)| format!("augment.policy={{ kind = \"{kind}\" }}"));
-        before.extend((!of_kind.is_empty()).then_some(of_kind.as_str()));
+        assignments.extend((!policy_override.is_empty()).then_some(policy_override.as_str()));
         let path = policy.map_or(key.to_owned(), |(_, key)| format!("augment.policy.{key}"));
-        let left_out = resolve(config, &before).unwrap_or_else(|error| panic!("{key}: {error}")).options;
-        let written = toml::Value::try_from(&left_out).unwrap();
-        let there = path.split('.').try_fold(&written, |value, part| value.get(part));
+        let default_options =
+            resolve(config, &assignments).unwrap_or_else(|error| panic!("{key}: {error}")).options;
+        let written = toml::Value::try_from(&default_options).unwrap();
+        let found = path.split('.').try_fold(&written, |value, part| value.get(part));
         if key == "version" {
-            assert_eq!(there.and_then(toml::Value::as_integer), Some(1));
+            assert_eq!(found.and_then(toml::Value::as_integer), Some(1));
         } else if value.is_empty() {
-            assert!(there.is_none(), "{key} is {there:?}");
+            assert!(found.is_none(), "{key} is {found:?}");
         } else {
             let set = format!("{path}={value}");
-            let given = resolve(config, &[before.as_slice(), &[&set]].concat());
-            assert_eq!(left_out, given.unwrap_or_else(|error| panic!("{set}: {error}")).options, "{set}");
+            let given = resolve(config, &[assignments.as_slice(), &[&set]].concat());
+            assert_eq!(
+                default_options,
+                given.unwrap_or_else(|error| panic!("{set}: {error}")).options,
+                "{set}"
+            );
         }
     }
     let named: BTreeSet<String> = DEFAULTS.iter().map(|(key, ..)| (*key).to_owned()).collect();
-    assert_eq!(named, headstock_train::config::keys().into_iter().collect());
+    assert_eq!(named, headstock_train::config::known_keys().into_iter().collect());
 }
 
 // effect: head.kind
@@ -284,8 +289,8 @@ fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
 }
 
 #[test]
-fn every_name_of_a_value_means_what_it_says() {
-    use headstock_backbone::{DeviceChoice, Layer, Precision};
+fn every_value_name_parses_to_its_variant() {
+    use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
     use headstock_heads::CalibrationMethod;
     use headstock_loader::{ClassOrder, DecodeMode, TestSize};
     use headstock_train::config::{OnError, SplitMethod};
@@ -312,12 +317,12 @@ fn every_name_of_a_value_means_what_it_says() {
     }
     let backbone = |set: &str| options(set).backbone.unwrap();
     for (name, layer) in [
-        ("stem", Layer::Stem),
-        ("layer1", Layer::Layer1),
-        ("layer2", Layer::Layer2),
-        ("layer3", Layer::Layer3),
-        ("layer4", Layer::Layer4),
-        ("avgpool", Layer::Avgpool),
+        ("stem", FeatureLayer::Stem),
+        ("layer1", FeatureLayer::Layer1),
+        ("layer2", FeatureLayer::Layer2),
+        ("layer3", FeatureLayer::Layer3),
+        ("layer4", FeatureLayer::Layer4),
+        ("avgpool", FeatureLayer::Avgpool),
     ] {
         assert_eq!(backbone(&format!("backbone.layer={name}")).layer, layer);
     }
@@ -339,27 +344,27 @@ fn every_name_of_a_value_means_what_it_says() {
 
 #[test]
 fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
-    let of_csv = "belongs to a CSV data set";
-    let of_table = "belongs to a CSV, Parquet or WebDataset data set";
+    let csv_only = "belongs to a CSV data set";
+    let tables_only = "belongs to a CSV, Parquet or WebDataset data set";
     for (config, set, reason) in [
-        (MINIMAL, "data.images=x", of_csv),
-        (MINIMAL, "data.id=x", of_csv),
-        (PARQUET, "data.extension=x", of_csv),
-        (TAR, "data.id=x", of_csv),
-        (GIVEN, "data.images=x", of_csv),
-        (MINIMAL, "data.label=x", of_table),
-        (GIVEN, "data.label=x", of_table),
-        (GIVEN, "data.group=x", of_table),
+        (MINIMAL, "data.images=x", csv_only),
+        (MINIMAL, "data.id=x", csv_only),
+        (PARQUET, "data.extension=x", csv_only),
+        (TAR, "data.id=x", csv_only),
+        (FEATURES, "data.images=x", csv_only),
+        (MINIMAL, "data.label=x", tables_only),
+        (FEATURES, "data.label=x", tables_only),
+        (FEATURES, "data.group=x", tables_only),
         (TAR, "data.image=x", "`data.image` belongs to a Parquet data set"),
         (PARQUET, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
-        (GIVEN, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
+        (FEATURES, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
         (TAR, "data.test_parquet=x", "`data.test_parquet` goes with `data.parquet`"),
         (PARQUET, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
         (CSV, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
         (MINIMAL, "data.parquet=x", "`data` takes one of"),
         (CSV, "data.webdataset=x", "`data` takes one of"),
         (PARQUET, "data.features=x.npz", "`data` takes one of"),
-        (GIVEN, "data.folder=x", "`data` takes one of"),
+        (FEATURES, "data.folder=x", "`data` takes one of"),
         (TAR, "data.webdataset=hf://datasets/a/b", "`data.webdataset` is hf://datasets/a/b: from the hub"),
         (TAR, "data.test_webdataset=hf://datasets/a/b", "from the hub come Parquet files"),
         (PARQUET, "data.parquet=hf://a/b", "`data.parquet` is hf://a/b: from the hub come Parquet files"),
@@ -376,21 +381,21 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         (MINIMAL, "features.views=1", "[augment] is empty"),
         (MINIMAL, "features.views=1001", "`features.views` is 1001"),
         (MINIMAL, "features.views=-1", "features.views"),
-        (GIVEN, "features.views=1", "`features.views` needs photos"),
-        (GIVEN, "backbone.weights=x", "`backbone` does nothing with `data.features`"),
-        (GIVEN, "split.group_duplicates=true", "`split.group_duplicates` needs photos"),
-        (GIVEN, "split.method=predefined", "`data.features` has no column of parts"),
+        (FEATURES, "features.views=1", "`features.views` needs photos"),
+        (FEATURES, "backbone.weights=x", "`backbone` does nothing with `data.features`"),
+        (FEATURES, "split.group_duplicates=true", "`split.group_duplicates` needs photos"),
+        (FEATURES, "split.method=predefined", "`data.features` has no column of parts"),
         (PARQUET, "split.method=group", "nothing says which group a photo belongs to"),
         (MINIMAL, "data.test_folder=", "`data.test_folder` is empty"),
         (CSV, "data.csv=", "`data.csv` is empty"),
         (CSV, "data.images=", "`data.images` is empty"),
         (PARQUET, "data.parquet=", "`data.parquet` is empty"),
         (TAR, "data.webdataset=", "`data.webdataset` is empty"),
-        (GIVEN, "data.features=", "`data.features` is empty"),
+        (FEATURES, "data.features=", "`data.features` is empty"),
         (MINIMAL, "backbone.weights=", "`backbone.weights` is empty"),
         (MINIMAL, "features.cache=", "`features.cache` is empty"),
     ] {
-        let found = message(resolve(config, &[set]));
+        let found = error_of(resolve(config, &[set]));
         assert!(found.contains(reason), "{set}: {found}");
     }
     // The most and the least that go.
@@ -400,7 +405,7 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
 }
 
 #[test]
-fn every_path_is_meant_from_the_config_and_what_is_whole_stays() {
+fn relative_paths_resolve_from_the_config_and_absolute_ones_stay() {
     let options = |text: &str, set: &[&str]| resolve(text, set).unwrap().options;
     let csv = options(CSV, &[]);
     assert_eq!(csv.data.csv.unwrap(), Path::new("/base/x.csv"));
@@ -411,11 +416,11 @@ fn every_path_is_meant_from_the_config_and_what_is_whole_stays() {
     let tar = options(TAR, &["data.test_webdataset=/else/{0..9}.tar"]).data;
     assert_eq!(tar.webdataset.unwrap(), "/base/x.tar");
     assert_eq!(tar.test_webdataset.unwrap(), "/else/{0..9}.tar");
-    assert_eq!(options(GIVEN, &[]).data.features.unwrap(), Path::new("/base/x.npz"));
-    let whole = options(MINIMAL, &["data.folder=/photos", "features.cache=/cache", "backbone.weights=/w"]);
-    assert_eq!(whole.data.folder.unwrap(), Path::new("/photos"));
-    assert_eq!(whole.features.cache, Path::new("/cache"));
-    assert_eq!(whole.backbone.unwrap().weights, "/w");
+    assert_eq!(options(FEATURES, &[]).data.features.unwrap(), Path::new("/base/x.npz"));
+    let absolute = options(MINIMAL, &["data.folder=/photos", "features.cache=/cache", "backbone.weights=/w"]);
+    assert_eq!(absolute.data.folder.unwrap(), Path::new("/photos"));
+    assert_eq!(absolute.features.cache, Path::new("/cache"));
+    assert_eq!(absolute.backbone.unwrap().weights, "/w");
     let hub = options(MINIMAL, &["backbone.weights=hf://timm/resnet50.a1_in1k"]);
     assert_eq!(hub.backbone.unwrap().weights, "hf://timm/resnet50.a1_in1k");
     let hub = options(PARQUET, &["data.parquet=hf://datasets/a/b"]);
@@ -423,19 +428,19 @@ fn every_path_is_meant_from_the_config_and_what_is_whole_stays() {
 }
 
 #[test]
-fn a_backbone_may_be_missing_where_photos_are_looked_at_alone() {
+fn a_backbone_may_be_missing_where_only_images_are_read() {
     let text = "version = 1\n[data]\nfolder = \"photos\"\n";
     let config = || Config::parse(text, "headstock.toml", Path::new("/base")).unwrap();
-    let settings = config().resolve_photos(&Registry::builtin()).unwrap();
+    let settings = config().resolve_images_only(&Registry::builtin()).unwrap();
     assert!(settings.options.backbone.is_none());
-    let found = message(config().resolve(&Registry::builtin()));
+    let found = error_of(config().resolve(&Registry::builtin()));
     assert!(found.contains("`backbone.weights` is missing"), "{found}");
 }
 
 #[test]
-fn frozen_settings_have_nothing_of_tune() {
+fn freezing_the_backbone_removes_the_tune_settings() {
     let tuned = resolve(MINIMAL, &["tune.from=layer4", "tune.epochs=2"]).unwrap();
-    assert_eq!(tuned.frozen().options, resolve(MINIMAL, &[]).unwrap().options);
+    assert_eq!(tuned.with_frozen_backbone().options, resolve(MINIMAL, &[]).unwrap().options);
     // What is checked but not used is not kept.
     assert_eq!(resolve(MINIMAL, &["tune.epochs=2"]).unwrap().options, resolve(MINIMAL, &[]).unwrap().options);
     // Another head on the same settings.

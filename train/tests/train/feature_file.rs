@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use headstock_train::feature_file::{Described, FeatureArchive, FeatureTable, Target, read_features};
+use headstock_train::feature_file::{
+    FeatureArchive, FeatureFileWriter, FeatureTable, SampleInfo, read_features,
+};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::RowAccessor;
 
-fn golden(name: &str) -> PathBuf {
+fn reference_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/feature_file").join(name)
 }
 
@@ -40,7 +42,7 @@ fn files_of_numpy_safetensors_and_pyarrow_are_read_whatever_their_types() {
         ("fixed.parquet", LABELS, false, None),
         ("named.parquet", numbers, true, None),
     ] {
-        let archive = read_features(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let archive = read_features(&reference_path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(archive.table, FeatureTable { values: values.clone(), width: 4 }, "{name}");
         assert_eq!(archive.labels, labels, "{name}");
         assert_eq!(archive.classes, named.then(|| CLASSES.map(String::from).to_vec()), "{name}");
@@ -89,7 +91,7 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
         ("absent.parquet", "No such file"),
         ("make.py", "the ending tells the format"),
     ] {
-        let error = read_features(&golden(name)).unwrap_err().to_string();
+        let error = read_features(&reference_path(name)).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains(name), "{name}: {error}");
     }
 }
@@ -98,39 +100,46 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
 fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    fs::copy(golden("plain.npy"), &path).unwrap();
-    let refused = |table: Option<&str>, reason: &str| {
+    fs::copy(reference_path("plain.npy"), &path).unwrap();
+    let assert_refused = |table: Option<&str>, reason: &str| {
         if let Some(table) = table {
             fs::write(path.with_extension("csv"), table).unwrap();
         }
         let error = read_features(&path).unwrap_err().to_string();
         assert!(error.contains("x.csv: ") && error.contains(reason), "{table:?}: {error}");
     };
-    refused(None, "it is not there: a row per sample");
-    refused(Some(""), "it describes 0 rows, but the features have 6");
-    refused(Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"), "there is no column `label`");
-    refused(Some("label\n0\n1\n0\n1\n0\n"), "it describes 5 rows, but the features have 6");
-    refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "it describes 7 rows, but the features have 6");
-    refused(Some("label\n0\npug\n"), "line 3: `label` is `pug`, not a whole number");
-    refused(Some("label,class\n0,pug\n1,\n"), "line 3: `class` is empty");
-    refused(Some("label,group\n0,a\n1, \n"), "line 3: `group` is empty");
-    refused(Some("row,label\n0,1\n2,1\n"), "line 3: `row` is `2`, not 1");
-    refused(Some("label,label\n0,1\n"), "two columns are called `label`");
-    refused(Some("label,class\n0,pug\n0\n"), "line: 3");
-    refused(
+    assert_refused(None, "it is not there: a row per sample");
+    assert_refused(Some(""), "it describes 0 rows, but the features have 6");
+    assert_refused(
+        Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"),
+        "there is no column `label`",
+    );
+    assert_refused(Some("label\n0\n1\n0\n1\n0\n"), "it describes 5 rows, but the features have 6");
+    assert_refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "it describes 7 rows, but the features have 6");
+    assert_refused(Some("label\n0\npug\n"), "line 3: `label` is `pug`, not a whole number");
+    assert_refused(Some("label,class\n0,pug\n1,\n"), "line 3: `class` is empty");
+    assert_refused(Some("label,group\n0,a\n1, \n"), "line 3: `group` is empty");
+    assert_refused(Some("row,label\n0,1\n2,1\n"), "line 3: `row` is `2`, not 1");
+    assert_refused(Some("label,label\n0,1\n"), "two columns are called `label`");
+    assert_refused(Some("label,class\n0,pug\n0\n"), "line: 3");
+    assert_refused(
         Some("label,class\n0,a\n1,b\n0,a\n1,b\n0,a\n1,a\n"),
         "the label 1 is the class `a` in row 5, but `b` before it",
     );
 }
 
 #[test]
-fn what_is_written_is_read_as_it_was() {
+fn written_files_read_back_identically() {
     for name in ["x.npy", "x.npz", "x.safetensors", "x.parquet"] {
-        let (_folder, path) = written(name);
+        let (_folder, path) = write_file(name);
         let FeatureArchive { table, labels, classes, groups } = read_features(&path).unwrap();
         assert_eq!(table, FeatureTable { values: all_values(), width: WIDTH }, "{name}");
-        assert_eq!(labels, rows().iter().map(|row| i64::from(row.label)).collect::<Vec<_>>(), "{name}");
-        let named: Vec<String> = rows().into_iter().map(|row| row.class).collect();
+        assert_eq!(
+            labels,
+            sample_infos().iter().map(|row| i64::from(row.label)).collect::<Vec<_>>(),
+            "{name}"
+        );
+        let named: Vec<String> = sample_infos().into_iter().map(|row| row.class).collect();
         assert_eq!(classes, (name != "x.npz").then_some(named), "{name}");
         assert_eq!(groups, None, "{name}");
     }
@@ -140,18 +149,18 @@ fn what_is_written_is_read_as_it_was() {
 #[test]
 fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
     let folder = tempfile::tempdir().unwrap();
-    fs::copy(golden("double.csv"), folder.path().join("double.csv")).unwrap();
+    fs::copy(reference_path("double.csv"), folder.path().join("double.csv")).unwrap();
     for name in ["plain.npz", "double.npy", "plain.safetensors", "double.parquet", "named.parquet"] {
         let path = folder.path().join(name);
-        let whole = fs::read(golden(name)).unwrap();
-        for at in (0..whole.len()).step_by(3) {
+        let whole = fs::read(reference_path(name)).unwrap();
+        for position in (0..whole.len()).step_by(3) {
             let mut damaged = whole.clone();
-            damaged[at] ^= [0xff, 0x01, 0x80, 0x10][at % 4];
-            for bytes in [&damaged, &whole[..at]] {
+            damaged[position] ^= [0xff, 0x01, 0x80, 0x10][position % 4];
+            for bytes in [&damaged, &whole[..position]] {
                 fs::write(&path, bytes).unwrap();
                 if let Ok(archive) = read_features(&path) {
                     let (values, rows) = (archive.table.values.len(), archive.labels.len());
-                    assert_eq!(values, rows * archive.table.width, "{name}, byte {at}");
+                    assert_eq!(values, rows * archive.table.width, "{name}, byte {position}");
                 }
             }
         }
@@ -161,9 +170,9 @@ fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
 const WIDTH: usize = 3;
 
 /// More rows than are in memory at a time.
-fn rows() -> Vec<Described> {
+fn sample_infos() -> Vec<SampleInfo> {
     (0..1300)
-        .map(|i| Described {
+        .map(|i| SampleInfo {
             path: format!("a, \"b\"/{i}.jpg"),
             class: format!("class {}", i % 3),
             label: i % 3,
@@ -175,24 +184,26 @@ fn value(row: usize, column: usize) -> f32 {
     (row * WIDTH + column) as f32 * 0.5 - 7.0
 }
 
-fn written(name: &str) -> (tempfile::TempDir, PathBuf) {
+fn write_file(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join(name);
     let read = &mut |range: std::ops::Range<usize>| {
         Ok(range.flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect())
     };
-    Target::open(&path).and_then(|target| target.write(&rows(), WIDTH, read)).expect("it can be written");
+    FeatureFileWriter::create(&path)
+        .and_then(|target| target.write(&sample_infos(), WIDTH, read))
+        .expect("it can be written");
     (folder, path)
 }
 
 fn all_values() -> Vec<f32> {
-    (0..rows().len()).flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect()
+    (0..sample_infos().len()).flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect()
 }
 
 /// numpy's format by its specification: magic, version, length of the header, header, values.
 #[test]
 fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
-    let (_folder, path) = written("x.npy");
+    let (_folder, path) = write_file("x.npy");
     let bytes = fs::read(&path).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
     let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -215,7 +226,7 @@ fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
 
 #[test]
 fn safetensors_are_read_by_their_own_library() {
-    let (_folder, path) = written("x.safetensors");
+    let (_folder, path) = write_file("x.safetensors");
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let features = tensors.tensor("features").unwrap();
@@ -233,7 +244,7 @@ fn safetensors_are_read_by_their_own_library() {
 
 #[test]
 fn parquet_has_a_row_per_sample() {
-    let (_folder, path) = written("x.parquet");
+    let (_folder, path) = write_file("x.parquet");
     let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
     let mut count = 0;
     for (i, row) in reader.into_iter().enumerate() {
@@ -252,12 +263,12 @@ fn parquet_has_a_row_per_sample() {
 
 #[test]
 fn an_unknown_ending_lists_the_known_ones() {
-    let error = Target::open(Path::new("x.h5")).err().unwrap().to_string();
+    let error = FeatureFileWriter::create(Path::new("x.h5")).err().unwrap().to_string();
     assert!(error.contains(".npy, .npz, .safetensors, .parquet"), "{error}");
 }
 
 #[test]
-fn what_cannot_be_finished_leaves_the_old_file_and_nothing_else() {
+fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npz");
     fs::write(&path, "old").unwrap();
@@ -265,7 +276,7 @@ fn what_cannot_be_finished_leaves_the_old_file_and_nothing_else() {
         0 => Ok(vec![0.0; range.len() * WIDTH]),
         _ => Err(headstock_train::TrainError::Data("the disk is on fire".into())),
     };
-    let error = Target::open(&path).unwrap().write(&rows(), WIDTH, failing).unwrap_err();
+    let error = FeatureFileWriter::create(&path).unwrap().write(&sample_infos(), WIDTH, failing).unwrap_err();
     assert_eq!(error.to_string(), "the disk is on fire");
     let mut text = String::new();
     File::open(&path).unwrap().read_to_string(&mut text).unwrap();
@@ -278,19 +289,19 @@ fn a_table_of_the_users_is_never_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let labels = folder.path().join("labels.csv");
     fs::write(&labels, "id,breed\n1,pug\n").unwrap();
-    let error = Target::open(&folder.path().join("labels.npz")).err().unwrap().to_string();
+    let error = FeatureFileWriter::create(&folder.path().join("labels.npz")).err().unwrap().to_string();
     assert!(error.contains("labels.csv is there already"), "{error}");
     assert_eq!(fs::read_to_string(&labels).unwrap(), "id,breed\n1,pug\n");
     // Our own is.
     fs::write(&labels, "row,path,class,label\n0,a,b,0\n").unwrap();
-    Target::open(&folder.path().join("labels.npz")).unwrap();
+    FeatureFileWriter::create(&folder.path().join("labels.npz")).unwrap();
 }
 
 #[test]
-fn a_header_that_promises_more_than_the_file_holds_is_not_believed() {
+fn a_header_that_claims_more_than_the_file_holds_is_refused() {
     use std::io::Write;
     let folder = tempfile::tempdir().unwrap();
-    let refused = |name: &str, bytes: &[u8], reason: &str| {
+    let assert_refused = |name: &str, bytes: &[u8], reason: &str| {
         fs::write(folder.path().join(name), bytes).unwrap();
         let error = read_features(&folder.path().join(name)).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(reason), "{error}");
@@ -300,15 +311,19 @@ fn a_header_that_promises_more_than_the_file_holds_is_not_believed() {
         let mut array = b"\x93NUMPY\x01\x00".to_vec();
         array.extend((header.len() as u16).to_le_bytes());
         array.extend(header.as_bytes());
-        refused("huge.npy", &array, "it says that it is");
+        assert_refused("huge.npy", &array, "it says that it is");
         let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
         archive.write_all(&array).unwrap();
-        refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: it says that it is");
+        assert_refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: it says that it is");
     }
     let header = r#"{"features":{"dtype":"F32","shape":[1000000000,2048],"data_offsets":[0,8192000000000]}}"#;
     let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
     tensors.extend(header.as_bytes());
-    refused("huge.safetensors", &tensors, "it says that its tensors have 8192000000000 bytes, but has 0");
-    refused("huge.safetensors", &[0xff; 9], "it says that its header has 18446744073709551615 bytes");
+    assert_refused(
+        "huge.safetensors",
+        &tensors,
+        "it says that its tensors have 8192000000000 bytes, but has 0",
+    );
+    assert_refused("huge.safetensors", &[0xff; 9], "it says that its header has 18446744073709551615 bytes");
 }

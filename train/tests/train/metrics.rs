@@ -17,7 +17,7 @@ struct Case {
 }
 
 #[test]
-fn figures_are_those_of_scikit_learn() {
+fn metrics_match_scikit_learn() {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/metrics/metrics.json"));
     let cases: Vec<Case> = serde_json::from_str(text).unwrap();
     for (number, case) in cases.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn cause() -> Cause {
+fn cause() -> BoxError {
     "underneath".into()
 }
 
@@ -15,7 +15,7 @@ fn names(names: &[&str]) -> Vec<String> {
 fn each_error_says_what_failed_and_what_to_do() {
     let (endpoint, repo) = ("https://hub".to_owned(), "a/b".to_owned());
     let name = || "hf://a/b/c".to_owned();
-    let repository = |repo: &str, token| HubError::Repository {
+    let repository = |repo: &str, token| HubError::RepositoryNotFound {
         repo: repo.into(),
         endpoint: endpoint.clone(),
         status: 401,
@@ -23,8 +23,11 @@ fn each_error_says_what_failed_and_what_to_do() {
     };
     let gated =
         |token| HubError::Gated { repo: repo.clone(), endpoint: endpoint.clone(), status: 403, token };
-    let file =
-        |found: &[&str]| HubError::File { name: "hf://a/b".into(), file: "c".into(), found: names(found) };
+    let file = |found: &[&str]| HubError::FileNotFound {
+        name: "hf://a/b".into(),
+        file: "c".into(),
+        found: names(found),
+    };
     let no_parquet =
         |name: &str, found: &[&str]| HubError::NoParquet { name: name.into(), found: names(found) };
     let io = |kind: io::ErrorKind| HubError::Cache { path: "/c".into(), source: kind.into() };
@@ -33,7 +36,7 @@ fn each_error_says_what_failed_and_what_to_do() {
     let many: Vec<String> = (0..12).map(|at| format!("{at}")).collect();
     for (error, text, is_config, is_outage) in [
         (
-            HubError::Name { name: "x".into(), problem: "the owner is missing".into() },
+            HubError::InvalidName { name: "x".into(), problem: "the owner is missing".into() },
             "`hf://x` names no weights on the hub: the owner is missing (write hf://owner/name, hf://owner/name@revision or \
              hf://owner/name@revision/file.safetensors)"
                 .to_owned(),
@@ -41,7 +44,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::DatasetName { name: "x".into(), problem: "the owner is missing".into() },
+            HubError::InvalidDatasetName { name: "x".into(), problem: "the owner is missing".into() },
             "`hf://x` names no data set on the hub: the owner is missing (write hf://datasets/owner/name, \
              hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
                 .into(),
@@ -77,7 +80,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Revision { repo: repo.clone(), endpoint: endpoint.clone(), revision: "v9".into() },
+            HubError::RevisionNotFound { repo: repo.clone(), endpoint: endpoint.clone(), revision: "v9".into() },
             "a/b has no branch, tag or commit `v9`: https://hub/a/b/tree/main lists them".into(),
             false,
             false,
@@ -127,13 +130,13 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Part { name: "hf://a/b".into(), part: "t".into(), found: many[..10].to_vec() },
+            HubError::NoMatchingParquet { name: "hf://a/b".into(), part: "t".into(), found: many[..10].to_vec() },
             "there is no .parquet file at t in hf://a/b: there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9".into(),
             true,
             false,
         ),
         (
-            HubError::Parts { name: "hf://a/b".into(), parts: many.clone() },
+            HubError::SeveralFolders { name: "hf://a/b".into(), parts: many.clone() },
             "hf://a/b has Parquet files in several places: write one of them, as in hf://a/b/0 (there are 0, 1, 2, 3, 4, \
              5, 6, 7, 8, 9 and 2 more)"
                 .into(),
@@ -141,7 +144,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Outside { name: "hf://a/b".into(), file: "../x".into() },
+            HubError::UnsafePath { name: "hf://a/b".into(), file: "../x".into() },
             "\"../x\" of hf://a/b is not fetched: it is no path inside a repository; ask for a part of the data set that \
              does without"
                 .into(),
@@ -171,7 +174,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             true,
         ),
         (
-            HubError::Silent { name: name(), endpoint: endpoint.clone(), seconds: 60 },
+            HubError::TimedOut { name: name(), endpoint: endpoint.clone(), seconds: 60 },
             "nothing has come from https://hub for 60 s while fetching hf://a/b/c: check the network and try again".into(),
             false,
             true,
@@ -183,7 +186,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Damaged { name: name(), expected: "1".into(), found: "2".into() },
+            HubError::HashMismatch { name: name(), expected: "1".into(), found: "2".into() },
             "hf://a/b/c arrived damaged twice (its hash is 2, the hub says 1) and was removed: try again, and look whether a \
              proxy changes downloads"
                 .into(),
@@ -191,7 +194,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Answer { name: name(), endpoint: endpoint.clone(), source: cause() },
+            HubError::UnexpectedAnswer { name: name(), endpoint: endpoint.clone(), source: cause() },
             "https://hub does not answer as a Hugging Face hub does while fetching hf://a/b/c: check HF_ENDPOINT and the proxy"
                 .into(),
             false,

@@ -2,75 +2,85 @@
 
 use candle_core::{DType, Device};
 
-use super::Gpu;
-use crate::golden_gradients::{MODES, every_gradient_is_pytorchs, gradients, normalised, stem};
-use crate::support::{State, assert_agree};
-use crate::trainable::{BatchNormMode, Runner, Trainable};
-use crate::{Activations, BackboneError, Checkpoint, Layer};
+use super::GpuBackend;
+use crate::golden_gradients::{
+    MODES, assert_gradients_match_pytorch, gradients, normalized_pixels, stem_input,
+};
+use crate::support::{StateDict, assert_close};
+use crate::trainable::{BatchNormMode, TrainableBackbone, TrainingBackend};
+use crate::{BackboneError, Checkpoint, FeatureLayer, StageActivations};
 
 /// In double precision, in which no rounding turns a ReLU over, as it does in the deepest networks.
-fn whole_in_doubles(checkpoint: &Checkpoint, mode: BatchNormMode) -> Trainable {
-    let gpu = Gpu { wide: DType::F64, ..Gpu::new(Device::Cpu, DType::F64) };
-    Trainable::load_for(checkpoint, Layer::Stem, mode, Runner::Gpu(gpu)).unwrap()
+fn load_whole_f64(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
+    let gpu = GpuBackend { norm_dtype: DType::F64, ..GpuBackend::new(Device::Cpu, DType::F64) };
+    TrainableBackbone::load_with_backend(checkpoint, FeatureLayer::Stem, mode, TrainingBackend::Gpu(gpu))
+        .unwrap()
 }
 
-fn load(checkpoint: &Checkpoint, from: Layer, mode: BatchNormMode) -> Trainable {
-    let runner = Runner::Gpu(Gpu::new(Device::Cpu, DType::F32));
-    Trainable::load_for(checkpoint, from, mode, runner).unwrap()
+fn load(checkpoint: &Checkpoint, from: FeatureLayer, mode: BatchNormMode) -> TrainableBackbone {
+    let runner = TrainingBackend::Gpu(GpuBackend::new(Device::Cpu, DType::F32));
+    TrainableBackbone::load_with_backend(checkpoint, from, mode, runner).unwrap()
 }
 
-fn whole(checkpoint: &Checkpoint, mode: BatchNormMode) -> Trainable {
-    load(checkpoint, Layer::Stem, mode)
+fn load_whole(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
+    load(checkpoint, FeatureLayer::Stem, mode)
 }
 
 #[test]
 fn every_gradient_of_resnet18_is_pytorchs() {
-    every_gradient_is_pytorchs(18, whole);
+    assert_gradients_match_pytorch(18, load_whole);
 }
 
 #[test]
 fn every_gradient_of_resnet34_is_pytorchs() {
-    every_gradient_is_pytorchs(34, whole);
+    assert_gradients_match_pytorch(34, load_whole);
 }
 
 #[test]
 fn every_gradient_of_resnet50_is_pytorchs() {
-    every_gradient_is_pytorchs(50, whole);
+    assert_gradients_match_pytorch(50, load_whole);
 }
 
 #[test]
 fn every_gradient_of_resnet101_is_pytorchs() {
-    every_gradient_is_pytorchs(101, whole_in_doubles);
+    assert_gradients_match_pytorch(101, load_whole_f64);
 }
 
 #[test]
 fn every_gradient_of_resnet152_is_pytorchs() {
-    every_gradient_is_pytorchs(152, whole_in_doubles);
+    assert_gradients_match_pytorch(152, load_whole_f64);
 }
 
 /// The engine's products beside candle's: features, gradients and running statistics, of what is trained and what is not, over steps
 /// between which the parameters move and a stage more is trained.
 #[test]
 fn steps_go_the_same_way_as_on_the_host() {
-    let checkpoint = State::formula("resnet18").trunk().damped().written().open().unwrap();
-    let pixels = normalised(2, 70, 64);
-    let input = stem(&pixels, 2, 70, 64);
+    let checkpoint = StateDict::from_formula("resnet18")
+        .without_classifier()
+        .with_damped_residuals()
+        .to_dir()
+        .open()
+        .unwrap();
+    let pixels = normalized_pixels(2, 70, 64);
+    let input = stem_input(&pixels, 2, 70, 64);
     for (mode, name) in MODES {
-        let mut networks =
-            [whole(&checkpoint, mode), Trainable::load(&checkpoint, Layer::Stem, mode).unwrap()];
-        for from in [Layer::Layer4, Layer::Layer3, Layer::Stem, Layer::Avgpool] {
+        let mut networks = [
+            load_whole(&checkpoint, mode),
+            TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode).unwrap(),
+        ];
+        for from in [FeatureLayer::Layer4, FeatureLayer::Layer3, FeatureLayer::Stem, FeatureLayer::Avgpool] {
             let [ours, theirs] = networks.each_mut().map(|network| {
-                network.tune_from(from);
+                network.set_trainable_from(from);
                 network.zero_gradients();
                 let features = network.forward_training(input).unwrap();
                 let found = gradients(network, features.len());
-                for slot in network.slots() {
+                for slot in network.parameters_mut() {
                     for (value, derivative) in slot.values.iter_mut().zip(slot.gradient) {
                         *value -= 1e-4 * *derivative;
                     }
                 }
                 let values: Vec<(String, Vec<f32>)> =
-                    network.values().map(|(name, values)| (name, values.to_vec())).collect();
+                    network.state_dict_mut().map(|(name, values)| (name, values.to_vec())).collect();
                 let after = network.forward(input).unwrap();
                 (vec![("features".to_owned(), features), ("after".to_owned(), after)], found, values)
             });
@@ -79,24 +89,24 @@ fn steps_go_the_same_way_as_on_the_host() {
                 assert_eq!(ours.len(), theirs.len(), "{name} from {from}");
                 for ((of, ours), (_, theirs)) in ours.iter().zip(theirs) {
                     // Rounded otherwise, a ReLU is turned over here and there.
-                    assert_agree(ours, theirs, 1e-2, &format!("{name} from {from}: {of}"));
+                    assert_close(ours, theirs, 1e-2, &format!("{name} from {from}: {of}"));
                 }
             }
-            assert_eq!(ours.1.is_empty(), from == Layer::Avgpool);
+            assert_eq!(ours.1.is_empty(), from == FeatureLayer::Avgpool);
         }
     }
 }
 
 #[test]
 fn a_way_back_needs_a_step_and_a_batch_a_variance() {
-    let checkpoint = State::formula("resnet18").trunk().written().open().unwrap();
-    let input = Activations { values: &[1.0; 256 * 4], photos: 1, height: 2, width: 2, channels: 256 };
-    let mut network = load(&checkpoint, Layer::Layer4, BatchNormMode::Train);
+    let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
+    let input = StageActivations { values: &[1.0; 256 * 4], images: 1, height: 2, width: 2, channels: 256 };
+    let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Train);
     let error = network.forward_training(input).unwrap_err();
-    assert!(matches!(error, BackboneError::OneValue { .. }), "{error}");
-    let mut network = load(&checkpoint, Layer::Layer4, BatchNormMode::Frozen);
+    assert!(matches!(error, BackboneError::SingleValuePerChannel { .. }), "{error}");
+    let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen);
     let derivative =
-        |network: &mut Trainable, count| network.backward(&vec![1.0; count]).unwrap_err().to_string();
+        |network: &mut TrainableBackbone, count| network.backward(&vec![1.0; count]).unwrap_err().to_string();
     assert!(derivative(&mut network, 512).contains("not 0"));
     let features = network.forward_training(input).unwrap();
     assert_eq!(features, network.forward(input).unwrap());

@@ -6,10 +6,10 @@ use std::path::Path;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use headstock_loader::ParquetValue;
 
-use super::Columns;
+use super::SampleColumns;
 
 /// Reads the table at `path`, which describes as many `rows`. Space around a field does not count.
-pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
+pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
         csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
             "it is not there: a row per sample of the .npy with the same name, with a column `label` (whole numbers) or \
@@ -19,14 +19,14 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
         _ => error.to_string(),
     })?;
     let header = reader.headers().map_err(|error| error.to_string())?.clone();
-    let column = |name: &str| -> Result<Option<usize>, String> {
+    let find_column = |name: &str| -> Result<Option<usize>, String> {
         let mut found = header.iter().enumerate().filter(|(_, column)| *column == name);
         let first = found.next().map(|(column, _)| column);
         if found.next().is_some() { Err(format!("two columns are called `{name}`")) } else { Ok(first) }
     };
-    let (number, label) = (column("row")?, column("label")?);
-    let (class, group) = (column("class")?, column("group")?);
-    let mut columns = Columns {
+    let (row_number, label) = (find_column("row")?, find_column("label")?);
+    let (class, group) = (find_column("class")?, find_column("group")?);
+    let mut columns = SampleColumns {
         labels: label.map(|_| Vec::new()),
         classes: class.map(|_| Vec::new()),
         groups: group.map(|_| Vec::new()),
@@ -36,19 +36,20 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
     while reader.read_record(&mut record).map_err(|error| error.to_string())? {
         let line = record.position().map_or(0, csv::Position::line);
         let at_line = |problem| format!("line {line}: {problem}");
-        if let Some(text) = number.map(|column| &record[column]).filter(|text| text.parse() != Ok(count)) {
+        if let Some(text) = row_number.map(|column| &record[column]).filter(|text| text.parse() != Ok(count))
+        {
             return Err(at_line(format!(
                 "`row` is `{text}`, not {count}: rows are in the order of the features"
             )));
         }
         if let (Some(column), Some(labels)) = (label, &mut columns.labels) {
-            labels.push(whole(&record[column]).map_err(at_line)?);
+            labels.push(parse_label(&record[column]).map_err(at_line)?);
         }
         if let (Some(column), Some(classes)) = (class, &mut columns.classes) {
-            classes.push(filled("class", &record[column]).map_err(at_line)?);
+            classes.push(non_empty("class", &record[column]).map_err(at_line)?);
         }
         if let (Some(column), Some(groups)) = (group, &mut columns.groups) {
-            groups.push(ParquetValue::Text(filled("group", &record[column]).map_err(at_line)?));
+            groups.push(ParquetValue::Text(non_empty("group", &record[column]).map_err(at_line)?));
         }
         count += 1;
     }
@@ -58,11 +59,11 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<Columns, String> {
     Ok(columns)
 }
 
-fn whole(text: &str) -> Result<i64, String> {
+fn parse_label(text: &str) -> Result<i64, String> {
     text.parse()
         .map_err(|_| format!("`label` is `{text}`, not a whole number; names belong in the column `class`"))
 }
 
-fn filled(column: &str, text: &str) -> Result<String, String> {
+fn non_empty(column: &str, text: &str) -> Result<String, String> {
     if text.is_empty() { Err(format!("`{column}` is empty")) } else { Ok(text.to_owned()) }
 }

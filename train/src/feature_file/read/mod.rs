@@ -13,7 +13,7 @@ use std::path::Path;
 use headstock_loader::ParquetValue;
 use headstock_loader::dataset::number_groups;
 
-use super::Format;
+use super::FeatureFormat;
 use crate::error::TrainError;
 
 /// Features in memory.
@@ -51,16 +51,16 @@ pub struct FeatureArchive {
 /// [`TrainError::Usage`] for an unknown ending, and [`TrainError::Data`] or [`TrainError::Dataset`], which name the file and the
 /// array or column.
 pub fn read_features(path: &Path) -> Result<FeatureArchive, TrainError> {
-    match Format::of(path)? {
-        Format::Npz => npz::read(path).map_err(fault(path)),
-        Format::Npy => npy::read(path),
-        Format::Safetensors => safetensors::read(path).map_err(fault(path)),
-        Format::Parquet => parquet::read(path),
+    match FeatureFormat::from_path(path)? {
+        FeatureFormat::Npz => npz::read(path).map_err(data_error(path)),
+        FeatureFormat::Npy => npy::read(path),
+        FeatureFormat::Safetensors => safetensors::read(path).map_err(data_error(path)),
+        FeatureFormat::Parquet => parquet::read(path),
     }
 }
 
 /// For `map_err`: names the file.
-fn fault<E: fmt::Display>(path: &Path) -> impl Fn(E) -> TrainError {
+fn data_error<E: fmt::Display>(path: &Path) -> impl Fn(E) -> TrainError {
     move |problem| TrainError::Data(format!("{}: {problem}", path.display()))
 }
 
@@ -73,30 +73,37 @@ impl FeatureTable {
         if rows == 0 || width == 0 {
             return Err(format!("`features` is {shape:?}: there is nothing in it"));
         }
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let (row, column) = (at / width, at % width);
-            return Err(format!("feature {column} of row {row} is {}: features must be finite", values[at]));
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let (row, column) = (index / width, index % width);
+            return Err(format!(
+                "feature {column} of row {row} is {}: features must be finite",
+                values[index]
+            ));
         }
         Ok(Self { values, width })
     }
 
-    fn rows(&self) -> usize {
+    fn n_rows(&self) -> usize {
         self.values.len() / self.width
     }
 }
 
 /// Integers that an array holds, and its shape.
-struct Integers {
+struct IntegerArray {
     values: Vec<i64>,
     shape: Vec<usize>,
 }
 
 impl FeatureArchive {
     /// What files of arrays hold: an integer for each row.
-    fn of_arrays(table: FeatureTable, labels: Integers, groups: Option<Integers>) -> Result<Self, String> {
+    fn from_arrays(
+        table: FeatureTable,
+        labels: IntegerArray,
+        groups: Option<IntegerArray>,
+    ) -> Result<Self, String> {
         for (name, array) in [("labels", Some(&labels)), ("groups", groups.as_ref())] {
-            if let Some(array) = array.filter(|array| array.shape != [table.rows()]) {
-                let (shape, rows) = (&array.shape, table.rows());
+            if let Some(array) = array.filter(|array| array.shape != [table.n_rows()]) {
+                let (shape, rows) = (&array.shape, table.n_rows());
                 return Err(format!("`{name}` is {shape:?}, but `features` has {rows} rows"));
             }
         }
@@ -106,18 +113,18 @@ impl FeatureArchive {
 }
 
 /// What a table says of each row.
-struct Columns {
+struct SampleColumns {
     labels: Option<Vec<i64>>,
     classes: Option<Vec<String>>,
     groups: Option<Vec<ParquetValue>>,
 }
 
-impl Columns {
+impl SampleColumns {
     /// The archive of these rows, which are as many as those of `table`.
-    fn describe(self, table: FeatureTable) -> Result<FeatureArchive, String> {
+    fn into_archive(self, table: FeatureTable) -> Result<FeatureArchive, String> {
         let labels = match (self.labels, &self.classes) {
             (Some(labels), Some(classes)) => {
-                agree(&labels, classes)?;
+                check_labels_match_classes(&labels, classes)?;
                 labels
             }
             (Some(labels), None) => labels,
@@ -132,7 +139,7 @@ impl Columns {
 }
 
 /// Whether a label has one name, and a name one label.
-fn agree(labels: &[i64], classes: &[String]) -> Result<(), String> {
+fn check_labels_match_classes(labels: &[i64], classes: &[String]) -> Result<(), String> {
     let (mut names, mut numbers) = (BTreeMap::new(), BTreeMap::new());
     for (row, (&label, class)) in labels.iter().zip(classes).enumerate() {
         let name = *names.entry(label).or_insert(class);

@@ -7,86 +7,86 @@ use std::path::Path;
 
 use npyz::{Deserialize, NpyFile, Order};
 
-use super::{FeatureArchive, FeatureTable, Integers, csv, fault};
+use super::{FeatureArchive, FeatureTable, IntegerArray, csv, data_error};
 use crate::error::TrainError;
 
 /// Reads the features `[N, F]` at `path`, and what the table beside says of them.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
-    let table = table(path).map_err(fault(path))?;
-    let beside = path.with_extension("csv");
-    let columns = csv::read(&beside, table.rows()).map_err(fault(&beside))?;
-    columns.describe(table).map_err(fault(&beside))
+    let table = read_table(path).map_err(data_error(path))?;
+    let csv_path = path.with_extension("csv");
+    let columns = csv::read(&csv_path, table.n_rows()).map_err(data_error(&csv_path))?;
+    columns.into_archive(table).map_err(data_error(&csv_path))
 }
 
-fn table(path: &Path) -> Result<FeatureTable, String> {
+fn read_table(path: &Path) -> Result<FeatureTable, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let bytes = file.metadata().map_err(|error| error.to_string())?.len();
-    let (values, shape) = floats(&mut BufReader::new(file), bytes).map_err(|error| error.to_string())?;
+    let (values, shape) = read_floats(&mut BufReader::new(file), bytes).map_err(|error| error.to_string())?;
     FeatureTable::new(values, &shape)
 }
 
 /// The values of an array of so many `bytes` in C order, and its shape.
-pub(super) fn floats(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<f32>, Vec<usize>)> {
-    let file = opened(reader)?;
-    let shape = shape(&file, bytes)?;
-    let values = match typed::<f32, _>(file) {
+pub(super) fn read_floats(reader: &mut dyn Read, bytes: u64) -> io::Result<(Vec<f32>, Vec<usize>)> {
+    let file = open_npy(reader)?;
+    let shape = checked_shape(&file, bytes)?;
+    let values = match try_read::<f32, _>(file) {
         Ok(values) => values?,
-        Err(file) => match typed::<f64, _>(file) {
+        Err(file) => match try_read::<f64, _>(file) {
             Ok(values) => values?.into_iter().map(|value| value as f32).collect(),
-            Err(file) => return Err(unknown_type(&file, "float32")),
+            Err(file) => return Err(wrong_type_error(&file, "float32")),
         },
     };
     Ok((values, shape))
 }
 
 /// As [`floats`], for whole numbers of any width.
-pub(super) fn integers(reader: &mut dyn Read, bytes: u64) -> io::Result<Integers> {
-    fn widened<T: Deserialize + TryInto<i64>, R: Read>(
+pub(super) fn read_integers(reader: &mut dyn Read, bytes: u64) -> io::Result<IntegerArray> {
+    fn read_as<T: Deserialize + TryInto<i64>, R: Read>(
         file: NpyFile<R>,
     ) -> Result<io::Result<Vec<i64>>, NpyFile<R>> {
         let too_large = || io::Error::other("a label is beyond 64 bits");
-        Ok(typed::<T, R>(file)?.and_then(|values| {
+        Ok(try_read::<T, R>(file)?.and_then(|values| {
             values.into_iter().map(|value| value.try_into().map_err(|_| too_large())).collect()
         }))
     }
-    let file = opened(reader)?;
-    let shape = shape(&file, bytes)?;
-    let values = widened::<i64, _>(file)
-        .or_else(widened::<i32, _>)
-        .or_else(widened::<i16, _>)
-        .or_else(widened::<i8, _>)
-        .or_else(widened::<u64, _>)
-        .or_else(widened::<u32, _>)
-        .or_else(widened::<u16, _>)
-        .or_else(widened::<u8, _>);
+    let file = open_npy(reader)?;
+    let shape = checked_shape(&file, bytes)?;
+    let values = read_as::<i64, _>(file)
+        .or_else(read_as::<i32, _>)
+        .or_else(read_as::<i16, _>)
+        .or_else(read_as::<i8, _>)
+        .or_else(read_as::<u64, _>)
+        .or_else(read_as::<u32, _>)
+        .or_else(read_as::<u16, _>)
+        .or_else(read_as::<u8, _>);
     match values {
-        Ok(values) => Ok(Integers { values: values?, shape }),
-        Err(file) => Err(unknown_type(&file, "int64")),
+        Ok(values) => Ok(IntegerArray { values: values?, shape }),
+        Err(file) => Err(wrong_type_error(&file, "int64")),
     }
 }
 
 /// The values, or the file back where they are of another type.
-fn typed<T: Deserialize, R: Read>(file: NpyFile<R>) -> Result<io::Result<Vec<T>>, NpyFile<R>> {
+fn try_read<T: Deserialize, R: Read>(file: NpyFile<R>) -> Result<io::Result<Vec<T>>, NpyFile<R>> {
     file.try_data::<T>().map(Iterator::collect)
 }
 
-fn unknown_type<R: Read>(file: &NpyFile<R>, wanted: &str) -> io::Error {
-    io::Error::other(format!("it holds {}; save it as {wanted}", file.dtype().descr()))
+fn wrong_type_error<R: Read>(file: &NpyFile<R>, expected: &str) -> io::Error {
+    io::Error::other(format!("it holds {}; save it as {expected}", file.dtype().descr()))
 }
 
 /// npyz multiplies the sides of the shape unchecked: where overflow is checked, it panics on one that cannot be.
-fn opened<R: Read>(reader: R) -> io::Result<NpyFile<R>> {
+fn open_npy<R: Read>(reader: R) -> io::Result<NpyFile<R>> {
     catch_unwind(AssertUnwindSafe(|| NpyFile::new(reader)))
         .unwrap_or_else(|_| Err(io::Error::other("it says that it is larger than can be")))
 }
 
 /// The shape of an array of so many `bytes`: a header that promises more is not believed.
-fn shape<R: Read>(file: &NpyFile<R>, bytes: u64) -> io::Result<Vec<usize>> {
+fn checked_shape<R: Read>(file: &NpyFile<R>, bytes: u64) -> io::Result<Vec<usize>> {
     if file.order() == Order::Fortran && file.shape().len() > 1 {
         return Err(io::Error::other("it is in Fortran order; save numpy.ascontiguousarray of it"));
     }
-    let values = file.shape().iter().try_fold(1u64, |values, &side| values.checked_mul(side));
-    if values.is_none_or(|values| values > bytes) {
+    let n_values = file.shape().iter().try_fold(1u64, |values, &side| values.checked_mul(side));
+    if n_values.is_none_or(|values| values > bytes) {
         return Err(io::Error::other(format!(
             "it says that it is {:?}, but has {bytes} bytes",
             file.shape()

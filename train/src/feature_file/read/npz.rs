@@ -6,23 +6,23 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
-use super::npy::{floats, integers};
+use super::npy::{read_floats, read_integers};
 use super::{FeatureArchive, FeatureTable};
 
 /// Reads `features` `[N, F]`, `labels` `[N]` and, where they are there, `groups` `[N]`.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| error.to_string())?;
-    let (values, shape) = array(&mut archive, "features", floats)?;
+    let (values, shape) = read_array(&mut archive, "features", read_floats)?;
     let table = FeatureTable::new(values, &shape)?;
-    let labels = array(&mut archive, "labels", integers)?;
-    let grouped = arrays(&archive).iter().any(|name| name == "groups");
-    let groups = if grouped { Some(array(&mut archive, "groups", integers)?) } else { None };
-    FeatureArchive::of_arrays(table, labels, groups)
+    let labels = read_array(&mut archive, "labels", read_integers)?;
+    let has_groups = array_names(&archive).iter().any(|name| name == "groups");
+    let groups = if has_groups { Some(read_array(&mut archive, "groups", read_integers)?) } else { None };
+    FeatureArchive::from_arrays(table, labels, groups)
 }
 
 /// The names of the arrays.
-fn arrays<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
+fn array_names<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
     archive
         .file_names()
         .filter_map(|name| npyz::npz::array_name_from_file_name(&name.ok()?).map(str::to_owned))
@@ -30,17 +30,17 @@ fn arrays<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
 }
 
 /// What `values` reads of the array `name`, which it is given with the number of its bytes.
-fn array<T, R: Read + Seek>(
+fn read_array<T, R: Read + Seek>(
     archive: &mut ZipArchive<R>,
     name: &str,
-    values: impl Fn(&mut dyn Read, u64) -> io::Result<T>,
+    read_values: impl Fn(&mut dyn Read, u64) -> io::Result<T>,
 ) -> Result<T, String> {
-    let present = arrays(archive);
+    let present = array_names(archive);
     let file_name = npyz::npz::file_name_from_array_name(name);
     if !present.iter().any(|array| array == name) {
         return Err(format!("there is no array `{name}`; it has: {}", present.join(", ")));
     }
     let mut member = archive.by_name(&file_name).map_err(|error| format!("`{name}`: {error}"))?;
     let bytes = member.size();
-    values(&mut member, bytes).map_err(|error| format!("`{name}`: {error}"))
+    read_values(&mut member, bytes).map_err(|error| format!("`{name}`: {error}"))
 }

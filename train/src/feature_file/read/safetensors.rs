@@ -9,18 +9,18 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::{FeatureArchive, FeatureTable, Integers, agree};
+use super::{FeatureArchive, FeatureTable, IntegerArray, check_labels_match_classes};
 
 /// Reads `features` `[N, F]`, `labels` `[N]`, `groups` `[N]` where they are there, and the names of the classes where
 /// `headstock extract` has written them.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
-    let mut file = Tensors::open(path)?;
-    let (values, shape) = file.floats("features")?;
+    let mut file = SafetensorsReader::open(path)?;
+    let (values, shape) = file.read_floats("features")?;
     let table = FeatureTable::new(values, &shape)?;
-    let labels = file.integers("labels")?;
-    let groups = file.header.info("groups").is_some().then(|| file.integers("groups")).transpose()?;
-    let archive = FeatureArchive::of_arrays(table, labels, groups)?;
-    let classes = file.classes()?;
+    let labels = file.read_integers("labels")?;
+    let groups = file.header.info("groups").is_some().then(|| file.read_integers("groups")).transpose()?;
+    let archive = FeatureArchive::from_arrays(table, labels, groups)?;
+    let classes = file.read_classes()?;
     if let Some(classes) = &classes {
         let (names, rows) = (classes.len(), archive.labels.len());
         if names != rows {
@@ -28,101 +28,107 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
                 "the metadata `headstock` names {names} classes, but `features` has {rows} rows"
             ));
         }
-        agree(&archive.labels, classes)?;
+        check_labels_match_classes(&archive.labels, classes)?;
     }
     Ok(FeatureArchive { classes, ..archive })
 }
 
-struct Tensors {
+struct SafetensorsReader {
     header: Metadata,
     file: BufReader<File>,
     /// Where the bytes of the tensors begin.
-    begin: u64,
+    data_start: u64,
 }
 
-impl Tensors {
+impl SafetensorsReader {
     /// Reads the header, which must fit the file: no tensor is larger than it.
     fn open(path: &Path) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let bytes = file.metadata().map_err(|error| error.to_string())?.len();
         let mut file = BufReader::new(file);
-        let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(|_| "it is too short for safetensors")?;
-        let length = u64::from_le_bytes(length);
-        let begin = length.checked_add(8).filter(|&begin| begin <= bytes);
-        let begin = begin
-            .ok_or_else(|| format!("it says that its header has {length} bytes, but has {bytes} itself"))?;
+        let mut header_size = [0; 8];
+        file.read_exact(&mut header_size).map_err(|_| "it is too short for safetensors")?;
+        let header_size = u64::from_le_bytes(header_size);
+        let data_start = header_size.checked_add(8).filter(|&begin| begin <= bytes);
+        let data_start = data_start.ok_or_else(|| {
+            format!("it says that its header has {header_size} bytes, but has {bytes} itself")
+        })?;
         let mut header = Vec::new();
-        file.by_ref().take(length).read_to_end(&mut header).map_err(|error| error.to_string())?;
+        file.by_ref().take(header_size).read_to_end(&mut header).map_err(|error| error.to_string())?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|error| format!("its header: {error}"))?;
-        let (there, claimed) = (bytes - begin, header.data_len());
-        if claimed as u64 != there {
-            return Err(format!("it says that its tensors have {claimed} bytes, but has {there} for them"));
+        let (available, claimed) = (bytes - data_start, header.data_len());
+        if claimed as u64 != available {
+            return Err(format!(
+                "it says that its tensors have {claimed} bytes, but has {available} for them"
+            ));
         }
-        Ok(Self { header, file, begin })
+        Ok(Self { header, file, data_start })
     }
 
     fn info(&self, name: &str) -> Result<TensorInfo, String> {
-        let there =
+        let missing =
             || format!("there is no tensor `{name}`; it has: {}", self.header.offset_keys().join(", "));
-        self.header.info(name).cloned().ok_or_else(there)
+        self.header.info(name).cloned().ok_or_else(missing)
     }
 
-    fn floats(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>), String> {
+    fn read_floats(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>), String> {
         let info = self.info(name)?;
         let values = match info.dtype {
-            Dtype::F32 => self.values(&info, |bytes| Some(f32::from_le_bytes(bytes))),
-            Dtype::F64 => self.values(&info, |bytes| Some(f64::from_le_bytes(bytes) as f32)),
-            Dtype::F16 => self.values(&info, |bytes| Some(f16::from_le_bytes(bytes).to_f32())),
-            Dtype::BF16 => self.values(&info, |bytes| Some(bf16::from_le_bytes(bytes).to_f32())),
+            Dtype::F32 => self.read_values(&info, |bytes| Some(f32::from_le_bytes(bytes))),
+            Dtype::F64 => self.read_values(&info, |bytes| Some(f64::from_le_bytes(bytes) as f32)),
+            Dtype::F16 => self.read_values(&info, |bytes| Some(f16::from_le_bytes(bytes).to_f32())),
+            Dtype::BF16 => self.read_values(&info, |bytes| Some(bf16::from_le_bytes(bytes).to_f32())),
             other => Err(format!("it holds {other:?}; save it as F32")),
         };
         Ok((values.map_err(|problem| format!("`{name}`: {problem}"))?, info.shape))
     }
 
-    fn integers(&mut self, name: &str) -> Result<Integers, String> {
+    fn read_integers(&mut self, name: &str) -> Result<IntegerArray, String> {
         let info = self.info(name)?;
         let values = match info.dtype {
-            Dtype::I64 => self.values(&info, |bytes| Some(i64::from_le_bytes(bytes))),
-            Dtype::I32 => self.values(&info, |bytes| Some(i32::from_le_bytes(bytes).into())),
-            Dtype::I16 => self.values(&info, |bytes| Some(i16::from_le_bytes(bytes).into())),
-            Dtype::I8 => self.values(&info, |bytes| Some(i8::from_le_bytes(bytes).into())),
-            Dtype::U64 => self.values(&info, |bytes| i64::try_from(u64::from_le_bytes(bytes)).ok()),
-            Dtype::U32 => self.values(&info, |bytes| Some(u32::from_le_bytes(bytes).into())),
-            Dtype::U16 => self.values(&info, |bytes| Some(u16::from_le_bytes(bytes).into())),
-            Dtype::U8 => self.values(&info, |bytes| Some(u8::from_le_bytes(bytes).into())),
+            Dtype::I64 => self.read_values(&info, |bytes| Some(i64::from_le_bytes(bytes))),
+            Dtype::I32 => self.read_values(&info, |bytes| Some(i32::from_le_bytes(bytes).into())),
+            Dtype::I16 => self.read_values(&info, |bytes| Some(i16::from_le_bytes(bytes).into())),
+            Dtype::I8 => self.read_values(&info, |bytes| Some(i8::from_le_bytes(bytes).into())),
+            Dtype::U64 => self.read_values(&info, |bytes| i64::try_from(u64::from_le_bytes(bytes)).ok()),
+            Dtype::U32 => self.read_values(&info, |bytes| Some(u32::from_le_bytes(bytes).into())),
+            Dtype::U16 => self.read_values(&info, |bytes| Some(u16::from_le_bytes(bytes).into())),
+            Dtype::U8 => self.read_values(&info, |bytes| Some(u8::from_le_bytes(bytes).into())),
             other => Err(format!("it holds {other:?}; save it as I64")),
         };
-        Ok(Integers { values: values.map_err(|problem| format!("`{name}`: {problem}"))?, shape: info.shape })
+        Ok(IntegerArray {
+            values: values.map_err(|problem| format!("`{name}`: {problem}"))?,
+            shape: info.shape,
+        })
     }
 
     /// The values of a tensor of `SIZE` bytes each.
-    fn values<T, const SIZE: usize>(
+    fn read_values<T, const SIZE: usize>(
         &mut self,
         info: &TensorInfo,
-        value: impl Fn([u8; SIZE]) -> Option<T>,
+        decode: impl Fn([u8; SIZE]) -> Option<T>,
     ) -> Result<Vec<T>, String> {
         let (begin, end) = info.data_offsets;
-        self.file.seek(SeekFrom::Start(self.begin + begin as u64)).map_err(|error| error.to_string())?;
+        self.file.seek(SeekFrom::Start(self.data_start + begin as u64)).map_err(|error| error.to_string())?;
         let mut values = Vec::with_capacity((end - begin) / SIZE);
         for _ in 0..(end - begin) / SIZE {
             let mut bytes = [0; SIZE];
             self.file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-            values.push(value(bytes).ok_or("a label is beyond 64 bits")?);
+            values.push(decode(bytes).ok_or("a label is beyond 64 bits")?);
         }
         Ok(values)
     }
 
     /// The class of each row in the metadata that `headstock extract` writes.
-    fn classes(&self) -> Result<Option<Vec<String>>, String> {
+    fn read_classes(&self) -> Result<Option<Vec<String>>, String> {
         #[derive(Deserialize)]
-        struct Described {
+        struct ExtractMetadata {
             class: Vec<String>,
         }
-        let note = self.header.metadata().as_ref().and_then(|metadata| metadata.get("headstock"));
-        let described = note.map(|note| serde_json::from_str::<Described>(note)).transpose();
-        let described = described.map_err(|error| format!("the metadata `headstock`: {error}"))?;
-        Ok(described.map(|described| described.class))
+        let metadata = self.header.metadata().as_ref().and_then(|metadata| metadata.get("headstock"));
+        let parsed = metadata.map(|note| serde_json::from_str::<ExtractMetadata>(note)).transpose();
+        let parsed = parsed.map_err(|error| format!("the metadata `headstock`: {error}"))?;
+        Ok(parsed.map(|described| described.class))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_backbone::{Preprocessing, Source as Weights};
+use headstock_backbone::{Preprocessing, WeightsSource as Weights};
 use headstock_heads::Registry;
 
 use super::*;
@@ -11,59 +11,59 @@ use crate::config;
 
 /// What another value of a key does to features that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+enum CacheEffect {
     /// All are computed anew.
     All,
     /// Those of augmented views are.
     Views,
     /// They are as good as before.
-    None,
+    Same,
 }
-use Effect::{All, None, Views};
+use CacheEffect::{All, Same, Views};
 
 const FOLDER: &str = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const CSV: &str = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const PARQUET: &str = "[data]\nparquet = \"x\"\n[backbone]\nweights = \"backbone\"\n";
 const TAR: &str = "[data]\nwebdataset = \"x\"\n[backbone]\nweights = \"backbone\"\n";
-const GIVEN: &str = "[data]\nfeatures = \"x.npz\"\n";
+const FEATURES: &str = "[data]\nfeatures = \"x.npz\"\n";
 
 /// Every key but `[head]`'s: another value of it for a config that fits, what must be set before, and what that does.
 #[rustfmt::skip]
-const TABLE: &[(&str, &str, &[&str], &str, Effect)] = &[
-    ("calibration", FOLDER, &[], "none", None),
-    ("data.folder", FOLDER, &[], "others", None),
-    ("data.csv", CSV, &[], "y.csv", None),
-    ("data.parquet", PARQUET, &[], "y", None),
-    ("data.webdataset", TAR, &[], "y", None),
-    ("data.images", CSV, &[], "others", None),
-    ("data.id", CSV, &[], "file", None),
-    ("data.image", PARQUET, &[], "picture", None),
-    ("data.label", CSV, &[], "breed", None),
-    ("data.group", CSV, &[], "dog", None),
-    ("data.extension", CSV, &[], "jpg", None),
-    ("data.features", GIVEN, &[], "y.npz", None),
-    ("data.test_folder", FOLDER, &[], "test", None),
-    ("data.test_parquet", PARQUET, &[], "test", None),
-    ("data.test_webdataset", TAR, &[], "test", None),
-    ("data.class_order", FOLDER, &[], "appearance", None),
-    ("data.on_error", FOLDER, &[], "skip", None),
+const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
+    ("calibration", FOLDER, &[], "none", Same),
+    ("data.folder", FOLDER, &[], "others", Same),
+    ("data.csv", CSV, &[], "y.csv", Same),
+    ("data.parquet", PARQUET, &[], "y", Same),
+    ("data.webdataset", TAR, &[], "y", Same),
+    ("data.images", CSV, &[], "others", Same),
+    ("data.id", CSV, &[], "file", Same),
+    ("data.image", PARQUET, &[], "picture", Same),
+    ("data.label", CSV, &[], "breed", Same),
+    ("data.group", CSV, &[], "dog", Same),
+    ("data.extension", CSV, &[], "jpg", Same),
+    ("data.features", FEATURES, &[], "y.npz", Same),
+    ("data.test_folder", FOLDER, &[], "test", Same),
+    ("data.test_parquet", PARQUET, &[], "test", Same),
+    ("data.test_webdataset", TAR, &[], "test", Same),
+    ("data.class_order", FOLDER, &[], "appearance", Same),
+    ("data.on_error", FOLDER, &[], "skip", Same),
     // It refuses photos, and changes none.
-    ("data.max_pixels", FOLDER, &[], "1000", None),
+    ("data.max_pixels", FOLDER, &[], "1000", Same),
     ("data.decode", FOLDER, &[], "scaled", All),
-    ("split.method", FOLDER, &[], "hash", None),
-    ("split.test_size", FOLDER, &[], "0.3", None),
-    ("split.seed", FOLDER, &[], "1", None),
-    ("split.folds", FOLDER, &["split.method=stratified-k-fold"], "3", None),
-    ("split.fold", FOLDER, &["split.method=stratified-k-fold"], "3", None),
-    ("split.column", CSV, &["split.method=predefined"], "use", None),
-    ("split.group_duplicates", FOLDER, &[], "true", None),
+    ("split.method", FOLDER, &[], "hash", Same),
+    ("split.test_size", FOLDER, &[], "0.3", Same),
+    ("split.seed", FOLDER, &[], "1", Same),
+    ("split.folds", FOLDER, &["split.method=stratified-k-fold"], "3", Same),
+    ("split.fold", FOLDER, &["split.method=stratified-k-fold"], "3", Same),
+    ("split.column", CSV, &["split.method=predefined"], "use", Same),
+    ("split.group_duplicates", FOLDER, &[], "true", Same),
     // The bytes of the weights count, not their name.
-    ("backbone.weights", FOLDER, &[], "elsewhere", None),
+    ("backbone.weights", FOLDER, &[], "elsewhere", Same),
     ("backbone.layer", FOLDER, &[], "layer1", All),
-    ("backbone.device", FOLDER, &[], "cpu", None),
+    ("backbone.device", FOLDER, &[], "cpu", Same),
     ("backbone.precision", FOLDER, &[], "bf16", All),
-    ("features.cache", FOLDER, &[], "elsewhere", None),
-    ("features.views", FOLDER, &["augment.invert=1"], "2", None),
+    ("features.cache", FOLDER, &[], "elsewhere", Same),
+    ("features.views", FOLDER, &["augment.invert=1"], "2", Same),
     ("augment.random_resized_crop.scale", FOLDER, &["augment.random_resized_crop={}"], "[0.5, 1]", Views),
     ("augment.random_resized_crop.ratio", FOLDER, &["augment.random_resized_crop={}"], "[0.5, 1]", Views),
     ("augment.horizontal_flip", FOLDER, &[], "0.5", Views),
@@ -112,58 +112,58 @@ const TABLE: &[(&str, &str, &[&str], &str, Effect)] = &[
     ("augment.erasing.ratio", FOLDER, &["augment.erasing={}"], "[0.5, 1]", Views),
     ("augment.erasing.value", FOLDER, &["augment.erasing={}"], "random", Views),
     ("augment.seed", FOLDER, &[], "1", Views),
-    ("tune.from", FOLDER, &[], "layer4", None),
-    ("tune.start", FOLDER, TUNED, "random", None),
-    ("tune.epochs", FOLDER, TUNED, "2", None),
-    ("tune.batch_size", FOLDER, TUNED, "2", None),
-    ("tune.accumulate", FOLDER, TUNED, "2", None),
-    ("tune.optimizer", FOLDER, TUNED, "adamw", None),
-    ("tune.lr", FOLDER, TUNED, "0.5", None),
-    ("tune.backbone_lr", FOLDER, TUNED, "0.5", None),
-    ("tune.layer_decay", FOLDER, TUNED, "0.5", None),
-    ("tune.momentum", FOLDER, TUNED, "0.5", None),
-    ("tune.nesterov", FOLDER, TUNED, "true", None),
-    ("tune.weight_decay", FOLDER, TUNED, "0.5", None),
-    ("tune.schedule", FOLDER, TUNED, "step", None),
-    ("tune.warmup", FOLDER, TUNED, "1", None),
-    ("tune.step_epochs", FOLDER, TUNED, "1", None),
-    ("tune.step_gamma", FOLDER, TUNED, "0.5", None),
-    ("tune.label_smoothing", FOLDER, TUNED, "0.5", None),
-    ("tune.class_weight", FOLDER, TUNED, "balanced", None),
-    ("tune.mixup", FOLDER, TUNED, "1", None),
-    ("tune.cutmix", FOLDER, TUNED, "1", None),
-    ("tune.clip_norm", FOLDER, TUNED, "1", None),
-    ("tune.ema", FOLDER, TUNED, "0.9", None),
-    ("tune.batch_norm", FOLDER, TUNED, "train", None),
-    ("tune.unfreeze", FOLDER, TUNED, "1", None),
-    ("tune.views", FOLDER, &["tune.from=layer4", "augment.invert=1"], "fresh", None),
-    ("tune.keep", FOLDER, TUNED, "bf16", None),
-    ("tune.space", FOLDER, TUNED, "1", None),
-    ("tune.validation", FOLDER, TUNED, "0.5", None),
-    ("tune.patience", FOLDER, TUNED, "1", None),
-    ("tune.seed", FOLDER, TUNED, "1", None),
+    ("tune.from", FOLDER, &[], "layer4", Same),
+    ("tune.start", FOLDER, WITH_TUNING, "random", Same),
+    ("tune.epochs", FOLDER, WITH_TUNING, "2", Same),
+    ("tune.batch_size", FOLDER, WITH_TUNING, "2", Same),
+    ("tune.accumulate", FOLDER, WITH_TUNING, "2", Same),
+    ("tune.optimizer", FOLDER, WITH_TUNING, "adamw", Same),
+    ("tune.lr", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.backbone_lr", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.layer_decay", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.momentum", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.nesterov", FOLDER, WITH_TUNING, "true", Same),
+    ("tune.weight_decay", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.schedule", FOLDER, WITH_TUNING, "step", Same),
+    ("tune.warmup", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.step_epochs", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.step_gamma", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.label_smoothing", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.class_weight", FOLDER, WITH_TUNING, "balanced", Same),
+    ("tune.mixup", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.cutmix", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.clip_norm", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.ema", FOLDER, WITH_TUNING, "0.9", Same),
+    ("tune.batch_norm", FOLDER, WITH_TUNING, "train", Same),
+    ("tune.unfreeze", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.views", FOLDER, &["tune.from=layer4", "augment.invert=1"], "fresh", Same),
+    ("tune.keep", FOLDER, WITH_TUNING, "bf16", Same),
+    ("tune.space", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.validation", FOLDER, WITH_TUNING, "0.5", Same),
+    ("tune.patience", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.seed", FOLDER, WITH_TUNING, "1", Same),
 ];
-const TUNED: &[&str] = &["tune.from=layer4"];
+const WITH_TUNING: &[&str] = &["tune.from=layer4"];
 
 /// The keys of the plain view and of two augmented ones of two photos.
-fn keys_of(stock: &Stock, options: &Options) -> ([Key; 2], [Key; 4]) {
-    let keys = KeyMaker::new(&[FORMAT], stock, stock.options.layer, options);
+fn cache_keys(stock: &PretrainedBackbone, options: &Options) -> ([CacheKey; 2], [CacheKey; 4]) {
+    let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], stock, stock.options.layer, options);
     let key = |photo: u8, view| keys.key(&[photo; 32], view);
     ([key(1, 0), key(2, 0)], [key(1, 1), key(2, 1), key(1, 2), key(2, 2)])
 }
 
 /// What a change of options does to the keys.
-fn effect(stock: &mut Stock, before: &Options, after: &Options) -> Effect {
+fn cache_effect(stock: &mut PretrainedBackbone, before: &Options, after: &Options) -> CacheEffect {
     let mut keys = |options: &Options| {
         // Features made elsewhere have no backbone.
         if let Some(backbone) = &options.backbone {
             stock.options = backbone.clone();
         }
-        keys_of(stock, options)
+        cache_keys(stock, options)
     };
     let (before, after) = (keys(before), keys(after));
     let all = |differ: bool| if differ { "all differ" } else { "none differs" };
-    let differ = |before: &[Key], after: &[Key]| {
+    let differ = |before: &[CacheKey], after: &[CacheKey]| {
         let different = before.iter().zip(after).filter(|(a, b)| a != b).count();
         assert!(different == 0 || different == before.len(), "{}", all(different > 0));
         different > 0
@@ -171,7 +171,7 @@ fn effect(stock: &mut Stock, before: &Options, after: &Options) -> Effect {
     match (differ(&before.0, &after.0), differ(&before.1, &after.1)) {
         (true, true) => All,
         (false, true) => Views,
-        (false, false) => None,
+        (false, false) => Same,
         (true, false) => panic!("a view outlives the plain one"),
     }
 }
@@ -179,27 +179,27 @@ fn effect(stock: &mut Stock, before: &Options, after: &Options) -> Effect {
 // effect: backbone.device, backbone.weights, features.cache
 #[test]
 fn every_setting_makes_features_anew_or_cannot_matter_as_the_table_says() {
-    let folder = Folder::new();
-    let mut stock = stock(&folder.settings(FOLDER, &[] as &[&str]).options);
-    for &(key, config, first, value, expected) in TABLE {
+    let folder = TestFolder::new();
+    let mut stock = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
+    for &(key, config, first, value, expected) in KEY_EFFECTS {
         // The keys of a policy stand in one table, whatever its kind.
         let mut first = first.to_vec();
         let (path, kind) = match key.strip_prefix("augment.policy.").and_then(|rest| rest.split_once('.')) {
             Some((kind, key)) => {
                 (format!("augment.policy.{key}"), format!("augment.policy={{ kind = \"{kind}\" }}"))
             }
-            Option::None => (key.to_owned(), String::new()),
+            None => (key.to_owned(), String::new()),
         };
         first.extend((!kind.is_empty()).then_some(kind.as_str()));
         let before = folder.settings(config, &first).options;
         let set = format!("{path}={value}");
         let after = folder.settings(config, &[first.as_slice(), &[&set]].concat()).options;
         assert_ne!(before, after, "{key}");
-        assert_eq!(effect(&mut stock, &before, &after), expected, "{key}");
+        assert_eq!(cache_effect(&mut stock, &before, &after), expected, "{key}");
     }
-    let named: BTreeSet<&str> = TABLE.iter().map(|(key, ..)| *key).collect();
-    assert_eq!(named.len(), TABLE.len(), "a key is named twice");
-    let known = config::keys();
+    let named: BTreeSet<&str> = KEY_EFFECTS.iter().map(|(key, ..)| *key).collect();
+    assert_eq!(named.len(), KEY_EFFECTS.len(), "a key is named twice");
+    let known = config::known_keys();
     // There is one version, and no other can be set.
     let known: BTreeSet<&str> = known.iter().map(String::as_str).filter(|key| *key != "version").collect();
     assert_eq!(named, known);
@@ -208,32 +208,32 @@ fn every_setting_makes_features_anew_or_cannot_matter_as_the_table_says() {
 // effect: head.kind
 #[test]
 fn no_setting_of_a_head_makes_features_anew() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let before = folder.settings(FOLDER, &[] as &[&str]).options;
-    let mut stock = stock(&before);
+    let mut stock = pretrained(&before);
     for kind in Registry::builtin().iter() {
         let mut after = folder.settings(FOLDER, &[format!("head.kind={}", kind.name())]).options;
-        assert_eq!(effect(&mut stock, &before, &after), None, "{}", kind.name());
+        assert_eq!(cache_effect(&mut stock, &before, &after), Same, "{}", kind.name());
         for (key, _) in kind.parameters() {
             after.head.insert((*key).to_owned(), toml::Value::Integer(7));
-            assert_eq!(effect(&mut stock, &before, &after), None, "{} {key}", kind.name());
+            assert_eq!(cache_effect(&mut stock, &before, &after), Same, "{} {key}", kind.name());
         }
     }
 }
 
 #[test]
 fn every_photo_view_layer_and_precision_has_a_key_of_its_own() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let mut keys = BTreeSet::new();
     let mut count = 0;
-    let mut stock = stock(&folder.settings(FOLDER, &[] as &[&str]).options);
-    for layer in Layer::ALL {
+    let mut stock = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
+    for layer in FeatureLayer::ALL {
         for precision in [Precision::F32, Precision::Bf16] {
             for decode in ["exact", "scaled"] {
                 let options = folder.settings(FOLDER, &[format!("data.decode={decode}")]).options;
                 stock.options.layer = layer;
                 stock.options.precision = precision;
-                let (plain, views) = keys_of(&stock, &options);
+                let (plain, views) = cache_keys(&stock, &options);
                 count += plain.len() + views.len();
                 keys.extend(plain.into_iter().chain(views));
             }
@@ -243,46 +243,46 @@ fn every_photo_view_layer_and_precision_has_a_key_of_its_own() {
     // The device gives the same.
     stock.options.device = DeviceChoice::Cuda(3);
     let options = folder.settings(FOLDER, &["data.decode=scaled"]).options;
-    assert!(keys.contains(&keys_of(&stock, &options).0[0]));
+    assert!(keys.contains(&cache_keys(&stock, &options).0[0]));
 }
 
 #[test]
 fn each_field_of_the_preprocessing_record_counts() {
-    let options = Folder::new().settings(FOLDER, &[] as &[&str]).options;
+    let options = TestFolder::new().settings(FOLDER, &[] as &[&str]).options;
     let backbone = options.backbone.clone().unwrap();
     let records = [
-        small(),
-        Preprocessing { resize: 37, ..small() },
-        Preprocessing { crop: [33, 32], ..small() },
-        Preprocessing { crop: [32, 33], ..small() },
-        Preprocessing { interpolation: Interpolation::Bicubic, ..small() },
-        Preprocessing { mean: [0.0, 0.0, 0.001], ..small() },
-        Preprocessing { std: [1.0, 0.999, 1.0], ..small() },
+        small_preprocessing(),
+        Preprocessing { resize: 37, ..small_preprocessing() },
+        Preprocessing { crop: [33, 32], ..small_preprocessing() },
+        Preprocessing { crop: [32, 33], ..small_preprocessing() },
+        Preprocessing { interpolation: Interpolation::Bicubic, ..small_preprocessing() },
+        Preprocessing { mean: [0.0, 0.0, 0.001], ..small_preprocessing() },
+        Preprocessing { std: [1.0, 0.999, 1.0], ..small_preprocessing() },
     ];
     let keys = records.map(|record| {
-        let checkpoint = Checkpoint::open_with(&bundled(), &record).unwrap();
-        keys_of(&Stock { checkpoint, options: backbone.clone() }, &options)
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), &record).unwrap();
+        cache_keys(&PretrainedBackbone { checkpoint, options: backbone.clone() }, &options)
     });
-    let plain: BTreeSet<Key> = keys.iter().map(|(plain, _)| plain[0]).collect();
-    let views: BTreeSet<Key> = keys.iter().map(|(_, views)| views[0]).collect();
+    let plain: BTreeSet<CacheKey> = keys.iter().map(|(plain, _)| plain[0]).collect();
+    let views: BTreeSet<CacheKey> = keys.iter().map(|(_, views)| views[0]).collect();
     assert_eq!((plain.len(), views.len()), (7, 7));
 }
 
 // effect: backbone.weights
 #[test]
 fn the_bytes_of_the_weights_count_and_not_where_they_lie() {
-    let folder = Folder::new();
-    folder.weights("one");
-    let mut bytes = fs::read(bundled().weights).unwrap();
+    let folder = TestFolder::new();
+    folder.write_backbone("one");
+    let mut bytes = fs::read(bundled_weights().weights).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     folder.write("other/model.safetensors", bytes);
     fs::copy(folder.path("one/config.json"), folder.path("other/config.json")).unwrap();
     let keys = |weights: &str| {
         let options = folder.settings(FOLDER, &[format!("backbone.weights={weights}")]).options;
-        let stock = Stock::open(options.backbone.as_ref().unwrap(), &()).unwrap();
-        assert_eq!(stock.checkpoint().preprocessing(), &small());
-        keys_of(&stock, &options)
+        let stock = PretrainedBackbone::open(options.backbone.as_ref().unwrap(), &()).unwrap();
+        assert_eq!(stock.checkpoint().preprocessing(), &small_preprocessing());
+        cache_keys(&stock, &options)
     };
     let (one, file, other) = (keys("one"), keys("one/model.safetensors"), keys("other"));
     assert_eq!(one, file);
@@ -291,8 +291,8 @@ fn the_bytes_of_the_weights_count_and_not_where_they_lie() {
     let files = Weights::parse("one", &folder.path("")).unwrap().fetch(&()).unwrap();
     let options = folder.settings(FOLDER, &[] as &[&str]).options;
     let backbone = options.backbone.clone().unwrap();
-    let stock = Stock { checkpoint: Checkpoint::open(&files).unwrap(), options: backbone };
+    let stock = PretrainedBackbone { checkpoint: Checkpoint::open(&files).unwrap(), options: backbone };
     let bias = candle_core::Tensor::zeros(64, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
     let tuned = stock.with_tensors(&Tensors::from([("bn1.bias".to_owned(), bias)])).unwrap();
-    assert_ne!(keys_of(&tuned, &options).0[0], one.0[0]);
+    assert_ne!(cache_keys(&tuned, &options).0[0], one.0[0]);
 }

@@ -3,50 +3,50 @@
 use super::*;
 
 /// Four photos of which the second and the fourth are none: text, and a PNG that is damaged within.
-fn project() -> Project {
+fn project_with_unreadable() -> Project {
     let mut project = Project::new(&[1, 2, 3, 4]);
-    project.photos[1] = project.folder.write("photos/1.png", "no photo").into();
+    project.images[1] = project.folder.write("photos/1.png", "no photo").into();
     let mut damaged = project.bytes(3);
     let middle = damaged.len() / 2;
     damaged[middle..middle + 20].fill(0);
-    project.photos[3] = project.folder.write("photos/3.png", damaged).into();
+    project.images[3] = project.folder.write("photos/3.png", damaged).into();
     project
 }
 
-fn names(unreadable: &Unreadable) -> Vec<PathBuf> {
+fn file_names(unreadable: &UnreadableImages) -> Vec<PathBuf> {
     unreadable.0.iter().map(|(photo, _)| photo.file_path().unwrap().file_name().unwrap().into()).collect()
 }
 
 // effect: data.on_error
 #[test]
 fn photos_that_cannot_be_read_stop_the_work_with_all_of_them_or_are_left_out() {
-    let project = project();
+    let project = project_with_unreadable();
     for set in [&[][..], &["data.on_error=stop"]] {
         match project.prepare(set, 0) {
             Err(TrainError::Unreadable(unreadable)) => {
-                assert_eq!(names(&unreadable), [PathBuf::from("1.png"), PathBuf::from("3.png")]);
+                assert_eq!(file_names(&unreadable), [PathBuf::from("1.png"), PathBuf::from("3.png")]);
             }
             other => panic!("{:?}", other.map(|features| features.computed())),
         }
     }
     let features = project.prepare(&["data.on_error=skip"], 0).unwrap();
-    assert_eq!([0, 1, 2, 3].map(|photo| features.has(photo)), [true, false, true, false]);
+    assert_eq!([0, 1, 2, 3].map(|photo| features.is_readable(photo)), [true, false, true, false]);
     assert_eq!(features.computed(), 2);
     assert_eq!(features.hashes().iter().filter(|hash| hash.is_some()).count(), 2);
 }
 
 #[test]
 fn a_damaged_photo_under_two_names_is_told_twice() {
-    let mut project = project();
-    project.photos[1] = project.folder.write("photos/4.png", project.bytes(3)).into();
+    let mut project = project_with_unreadable();
+    project.images[1] = project.folder.write("photos/4.png", project.bytes(3)).into();
     match project.prepare(&[], 0) {
         Err(TrainError::Unreadable(unreadable)) => {
-            assert_eq!(names(&unreadable), [PathBuf::from("4.png"), PathBuf::from("3.png")]);
+            assert_eq!(file_names(&unreadable), [PathBuf::from("4.png"), PathBuf::from("3.png")]);
         }
         other => panic!("{:?}", other.map(|features| features.computed())),
     }
     let features = project.prepare(&["data.on_error=skip"], 0).unwrap();
-    assert_eq!([0, 1, 2, 3].map(|photo| features.has(photo)), [true, false, true, false]);
+    assert_eq!([0, 1, 2, 3].map(|photo| features.is_readable(photo)), [true, false, true, false]);
 }
 
 // effect: data.max_pixels
@@ -64,11 +64,11 @@ fn photos_of_more_pixels_than_that_are_not_decoded() {
         let options = project.settings(&[most]).options;
         let bytes = project.bytes(0);
         let hash = Sha256::digest(&bytes).into();
-        let renderer = Renderer::new(plain(), options.augment, &options.data);
+        let renderer = Renderer::new(eval_transform(), options.augment, &options.data);
         [
-            renderer.plain_view(&bytes).is_ok(),
-            Renderer::plain(plain(), &options.data).plain_view(&bytes).is_ok(),
-            renderer.rendering(&project.photos[0], &hash, Rendering::View(1)).is_ok(),
+            renderer.eval_view(&bytes).is_ok(),
+            Renderer::eval_only(eval_transform(), &options.data).eval_view(&bytes).is_ok(),
+            renderer.render_view(&project.images[0], &hash, ViewId::Numbered(1)).is_ok(),
         ]
     };
     assert_eq!(rendered("data.max_pixels=1919"), [false; 3]);

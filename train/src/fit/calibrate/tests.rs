@@ -8,7 +8,7 @@ const METHODS: [CalibrationMethod; 3] =
     [CalibrationMethod::Temperature, CalibrationMethod::Platt, CalibrationMethod::Isotonic];
 
 /// Logits of samples of `classes` classes that lean `sharp` to their label, and the labels, of every class so many.
-fn made(seed: u64, samples: usize, classes: usize, sharp: f64) -> (Logits, Vec<u32>) {
+fn synthetic_logits(seed: u64, samples: usize, classes: usize, sharp: f64) -> (Logits, Vec<u32>) {
     let mut random = KeyedRng::new(&[seed]);
     let labels: Vec<u32> = (0..samples).map(|sample| (sample % classes) as u32).collect();
     let logits = labels.iter().flat_map(|&label| {
@@ -20,7 +20,7 @@ fn made(seed: u64, samples: usize, classes: usize, sharp: f64) -> (Logits, Vec<u
 }
 
 /// Every third sample, and so on: three folds.
-fn thirds(samples: usize) -> Vec<Fold> {
+fn three_folds(samples: usize) -> Vec<Fold> {
     (0..3)
         .map(|third| {
             let (held_out, fit) = (0..samples).partition(|sample| sample % 3 == third);
@@ -29,20 +29,25 @@ fn thirds(samples: usize) -> Vec<Fold> {
         .collect()
 }
 
-fn only(logits: &Logits, rows: &[usize]) -> Logits {
+fn select_samples(logits: &Logits, rows: &[usize]) -> Logits {
     let all: Vec<&[f32]> = logits.rows().collect();
     Logits::new(rows.iter().flat_map(|&row| all[row]).copied().collect(), logits.classes()).unwrap()
 }
 
 /// The probabilities of each sample by a calibration that was fitted on the other folds, sample by sample.
-fn by_others(method: CalibrationMethod, logits: &Logits, labels: &[u32], folds: &[Fold]) -> Vec<f32> {
+fn calibrated_by_others(
+    method: CalibrationMethod,
+    logits: &Logits,
+    labels: &[u32],
+    folds: &[Fold],
+) -> Vec<f32> {
     let mut all = Vec::new();
     for sample in 0..labels.len() {
         let fold = folds.iter().find(|fold| fold.held_out.contains(&sample)).unwrap();
         let others: Vec<usize> = (0..labels.len()).filter(|i| !fold.held_out.contains(i)).collect();
         let of_others: Vec<u32> = others.iter().map(|&i| labels[i]).collect();
-        let calibration = Calibration::fit(method, &only(logits, &others), &of_others).unwrap();
-        all.extend(calibration.probabilities(&only(logits, &[sample])).unwrap());
+        let calibration = Calibration::fit(method, &select_samples(logits, &others), &of_others).unwrap();
+        all.extend(calibration.probabilities(&select_samples(logits, &[sample])).unwrap());
     }
     all
 }
@@ -51,15 +56,15 @@ fn by_others(method: CalibrationMethod, logits: &Logits, labels: &[u32], folds: 
 #[test]
 fn what_is_said_of_a_fold_comes_from_the_others_alone() {
     for method in METHODS {
-        let (logits, labels) = made(3, 24, 3, 1.0);
-        let folds = thirds(24);
-        let found = crossed(method, &logits, &labels, &folds).unwrap();
-        assert_eq!(found, by_others(method, &logits, &labels, &folds), "{method:?}");
+        let (logits, labels) = synthetic_logits(3, 24, 3, 1.0);
+        let folds = three_folds(24);
+        let found = cross_calibrate(method, &logits, &labels, &folds).unwrap();
+        assert_eq!(found, calibrated_by_others(method, &logits, &labels, &folds), "{method:?}");
 
         // Other labels of the first fold change what is said of every fold but the first.
         let mut other = labels.clone();
         folds[0].held_out.iter().for_each(|&sample| other[sample] = (labels[sample] + 1) % 3);
-        let changed = crossed(method, &logits, &other, &folds).unwrap();
+        let changed = cross_calibrate(method, &logits, &other, &folds).unwrap();
         for (number, fold) in folds.iter().enumerate() {
             let of = |all: &[f32]| {
                 fold.held_out.iter().flat_map(|&i| all[3 * i..][..3].to_vec()).collect::<Vec<_>>()
@@ -79,18 +84,23 @@ fn a_calibration_stays_where_the_log_loss_of_the_folds_falls_and_their_calibrati
         let (mut stays, mut goes) = (0, 0);
         for seed in 0..150 {
             let (samples, classes) = [(30, 2), (24, 3)][seed as usize % 2];
-            let (logits, labels) = made(seed, samples, classes, [0.2, 1.0, 3.0][seed as usize % 3]);
-            let folds = thirds(samples);
+            let (logits, labels) =
+                synthetic_logits(seed, samples, classes, [0.2, 1.0, 3.0][seed as usize % 3]);
+            let folds = three_folds(samples);
             let plain = Predictions::new(&logits);
-            let calibrated = Predictions::with(by_others(method, &logits, &labels, &folds), &logits);
+            let calibrated = Predictions::from_probabilities(
+                calibrated_by_others(method, &logits, &labels, &folds),
+                &logits,
+            );
             let [before, after] =
-                [&plain, &calibrated].map(|predictions| predictions.metrics(&labels).reliability());
+                [&plain, &calibrated].map(|predictions| predictions.metrics(&labels).probability_metrics());
             let (loss_falls, error_falls) = (after.log_loss < before.log_loss, after.ece <= before.ece);
             met[usize::from(loss_falls)][usize::from(error_falls)] += 1;
 
-            let Calibrated { calibration, held_out } = judge(method, &logits, &labels, &folds).unwrap();
+            let CalibrationResult { calibration, held_out } =
+                evaluate_calibration(method, &logits, &labels, &folds).unwrap();
             let held_out = held_out.unwrap();
-            assert_eq!((held_out.folds, held_out.samples), (3, samples));
+            assert_eq!((held_out.n_folds, held_out.n_samples), (3, samples));
             assert_eq!(held_out.before, before);
             if loss_falls && error_falls {
                 stays += 1;

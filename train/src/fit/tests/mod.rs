@@ -1,16 +1,16 @@
 use crate::config::Settings;
-use crate::features::View;
-use crate::fixtures::{Folder, noise};
-use crate::samples::Samples;
+use crate::features::ViewIndex;
+use crate::fixtures::{TestFolder, noise};
+use crate::samples::SampleSet;
 
 use super::*;
 
+mod invariance;
 mod leaks;
-mod metamorphosis;
 
-const GIVEN: &str = "[data]\nfeatures = \"x.npy\"\n";
+const FEATURES_CONFIG: &str = "[data]\nfeatures = \"x.npy\"\n";
 
-fn train_to(folder: &Folder, settings: &Settings, name: &str) -> Outcome {
-    let place = RunPlace::Named(folder.path(name));
+fn train_to(folder: &TestFolder, settings: &Settings, name: &str) -> TrainOutcome {
+    let place = RunDir::Named(folder.path(name));
     train(settings, None, &place, &()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }

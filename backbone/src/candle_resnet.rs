@@ -1,0 +1,137 @@
+//! The network in candle's operations, for CUDA.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::BackboneError;
+use crate::layer::FeatureLayer;
+use crate::resnet_spec::{self, ConvBn, ConvGeometry};
+
+type Loaded<T> = std::result::Result<T, BackboneError>;
+
+/// A ResNet without its classifier, `[N, 3, H, W]` to any layer.
+#[derive(Debug)]
+pub(crate) struct CandleResNet {
+    stem: CandleConv,
+    stages: [Vec<CandleBlock>; 4],
+}
+
+#[derive(Debug)]
+struct CandleBlock {
+    convolutions: Vec<CandleConv>,
+    shortcut: Option<CandleConv>,
+}
+
+/// A convolution with BatchNorm folded in, `[N, C, H, W]` to `[N, O, H', W']`.
+#[derive(Debug)]
+struct CandleConv {
+    /// `[O, C, K, K]`.
+    weight: Tensor,
+    /// `[1, O, 1, 1]`.
+    bias: Tensor,
+    geometry: ConvGeometry,
+}
+
+impl CandleResNet {
+    /// Loads the weights; they take on the device and the type of `like`.
+    pub(crate) fn load(checkpoint: &Checkpoint, like: &Tensor) -> Loaded<Self> {
+        let load_conv = |part: &ConvBn| CandleConv::load(checkpoint, part, like);
+        let load_stage = |index| -> Loaded<Vec<CandleBlock>> {
+            let blocks = resnet_spec::stage_blocks(checkpoint.architecture(), index);
+            let load_block = |block: resnet_spec::BlockSpec| {
+                let convolutions = block.convolutions.iter().map(load_conv).collect::<Loaded<_>>()?;
+                Ok(CandleBlock {
+                    convolutions,
+                    shortcut: block.shortcut.as_ref().map(load_conv).transpose()?,
+                })
+            };
+            blocks.into_iter().map(load_block).collect()
+        };
+        Ok(Self {
+            stem: load_conv(&resnet_spec::stem_conv())?,
+            stages: [load_stage(0)?, load_stage(1)?, load_stage(2)?, load_stage(3)?],
+        })
+    }
+
+    /// Runs as far as `layer`: `[N, C, H', W']`, for `avgpool` `[N, C]`.
+    pub(crate) fn forward(&self, xs: &Tensor, layer: FeatureLayer) -> Result<Tensor> {
+        const STAGES: [FeatureLayer; 4] =
+            [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4];
+        let xs = self.stem.forward(xs, None, true)?;
+        // Padding with zeros is padding with nothing: after the ReLU no value is below.
+        let mut xs = xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
+        for (stage, _) in self.stages.iter().zip(STAGES).take_while(|(_, output)| *output <= layer) {
+            for block in stage {
+                xs = block.forward(&xs)?;
+            }
+        }
+        if layer == FeatureLayer::Avgpool { xs.flatten_from(2)?.mean(2) } else { Ok(xs) }
+    }
+}
+
+impl CandleBlock {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let shortcut_output = match &self.shortcut {
+            Some(convolution) => convolution.forward(xs, None, false)?,
+            None => xs.clone(),
+        };
+        let mut ys = xs.clone();
+        for (index, convolution) in self.convolutions.iter().enumerate() {
+            let is_last = index + 1 == self.convolutions.len();
+            ys = convolution.forward(&ys, is_last.then_some(&shortcut_output), true)?;
+        }
+        Ok(ys)
+    }
+}
+
+impl CandleConv {
+    fn load(checkpoint: &Checkpoint, part: &ConvBn, like: &Tensor) -> Loaded<Self> {
+        let folded = part.load_folded(checkpoint)?;
+        let convert = |tensor: Tensor| tensor.to_dtype(like.dtype())?.to_device(like.device());
+        let bias = Tensor::from_vec(folded.bias, (1, folded.shape[0], 1, 1), &Device::Cpu)?;
+        let weight = Tensor::from_vec(folded.weight, folded.shape.as_slice(), &Device::Cpu)?;
+        Ok(Self { weight: convert(weight)?, bias: convert(bias)?, geometry: part.geometry })
+    }
+
+    /// The convolution, the shortcut's output where there is one added, and ReLU if asked for.
+    fn forward(&self, xs: &Tensor, shortcut: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        let ConvGeometry { stride, padding } = self.geometry;
+        let mut ys = xs.conv2d(&self.weight, padding, stride, 1, 1)?.broadcast_add(&self.bias)?;
+        if let Some(shortcut) = shortcut {
+            ys = (ys + shortcut)?;
+        }
+        if relu { ys.relu() } else { Ok(ys) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backbone::{normalization_tables, normalized_nchw};
+    use crate::{Backbone, PixelBatch, Precision, WeightsSource};
+
+    /// candle's operations on the CPU: what runs on CUDA is tested here, and the engine is the oracle.
+    #[test]
+    fn every_layer_matches_the_engine() {
+        let source =
+            WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
+        let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
+        let like = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let network = CandleResNet::load(&checkpoint, &like).unwrap();
+        let engine = Backbone::new(&checkpoint, crate::DeviceChoice::Cpu, Precision::F32).unwrap();
+        let bytes: Vec<u8> = (0..2 * 65 * 96 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let pixels = PixelBatch::new(&bytes, 2, 65, 96).unwrap();
+        let input =
+            normalized_nchw(pixels, &normalization_tables(checkpoint.preprocessing()), &Device::Cpu).unwrap();
+        for layer in FeatureLayer::ALL {
+            let (ours, theirs) =
+                (network.forward(&input, layer).unwrap(), engine.activations_nchw(pixels, layer).unwrap());
+            assert_eq!(ours.dims(), theirs.dims());
+            let largest = |xs: Tensor| xs.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let gap = largest((&ours - &theirs).unwrap());
+            assert!(gap <= 1e-4 * largest(theirs), "{layer}: {gap}");
+        }
+    }
+}

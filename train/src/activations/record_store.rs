@@ -1,0 +1,259 @@
+//! Records of one size in a flat file, and an index that says where each lies.
+//!
+//! A record is its key and its values. The index (redb) is told of records only when they are on the disk, in one transaction
+//! that no other process writes beside: what a killed writer leaves lies past the records that the index knows, and the next
+//! writer puts its own there. A file that is shorter than the index says has lost its last records; they count as missing.
+//! Reading goes round the index's memory: a record is read from its place, and the system keeps in its own cache what there is
+//! room for.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::half_precision;
+use crate::error::TrainError;
+use crate::features::cache::{self, CacheKey, cache_error};
+
+/// Where each key's record is, counted in records.
+const SLOTS: TableDefinition<'_, &CacheKey, u64> = TableDefinition::new("slots");
+
+/// Pages of the index kept in memory; a record takes 40 bytes there.
+const INDEX_CACHE_BYTES: usize = 8 << 20;
+
+/// Records of `values` values of two bytes, shared by processes: a record is there whole or not at all.
+pub(super) struct RecordStore {
+    index_database: Database,
+    index_path: PathBuf,
+    records_path: PathBuf,
+    values_per_record: usize,
+}
+
+impl RecordStore {
+    /// Opens `NAME.records` and `NAME.redb` in `folder`, or begins them.
+    pub(super) fn open(folder: &Path, name: &str, values: usize) -> Result<Self, TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
+        let (records, index_path) =
+            (folder.join(format!("{name}.records")), folder.join(format!("{name}.redb")));
+        open_or_create(&records)?;
+        Ok(Self {
+            index_database: cache::open_database(&index_path, INDEX_CACHE_BYTES)?,
+            index_path,
+            records_path: records,
+            values_per_record: values,
+        })
+    }
+
+    /// Bytes of a record.
+    pub(super) fn record_bytes(&self) -> u64 {
+        size_of::<CacheKey>() as u64 + self.values_per_record as u64 * half_precision::BYTES_PER_VALUE
+    }
+
+    /// The file of the records.
+    pub(super) fn records_path(&self) -> &Path {
+        &self.records_path
+    }
+
+    /// Which records are there now.
+    pub(super) fn index(&self) -> Result<RecordIndex<'_>, TrainError> {
+        let slots = cache::open_table(&self.index_database, SLOTS, &self.index_path)?;
+        let length =
+            fs::metadata(&self.records_path).map_err(TrainError::io("read", &self.records_path))?.len();
+        Ok(RecordIndex { slots, n_whole_records: length / self.record_bytes(), index_path: &self.index_path })
+    }
+
+    /// Keeps records, all of them or none, and only returns when they are on the disk. One whose key is there already is left
+    /// as it is.
+    pub(super) fn insert<'a>(
+        &self,
+        records: impl Iterator<Item = (&'a CacheKey, &'a [u16])>,
+    ) -> Result<(), TrainError> {
+        let write = |error| TrainError::io("write", &self.records_path)(error);
+        let transaction = self.index_database.begin_write().map_err(cache_error(&self.index_path))?;
+        {
+            let mut slots = transaction.open_table(SLOTS).map_err(cache_error(&self.index_path))?;
+            let mut file = open_or_create(&self.records_path)?;
+            let whole = file.metadata().map_err(write)?.len() / self.record_bytes();
+            // Slots are 0, 1, 2 and so on: as many as the index has keys.
+            if slots.len().map_err(cache_error(&self.index_path))? > whole {
+                slots.retain(|_, slot| slot < whole).map_err(cache_error(&self.index_path))?;
+            }
+            let mut next = slots.len().map_err(cache_error(&self.index_path))?;
+            file.seek(SeekFrom::Start(next * self.record_bytes())).map_err(write)?;
+            for (key, values) in records {
+                debug_assert_eq!(values.len(), self.values_per_record);
+                if slots.get(key).map_err(cache_error(&self.index_path))?.is_none() {
+                    file.write_all(key).map_err(write)?;
+                    file.write_all(bytemuck::cast_slice(values)).map_err(write)?;
+                    slots.insert(key, next).map_err(cache_error(&self.index_path))?;
+                    next += 1;
+                }
+            }
+            file.sync_data().map_err(write)?;
+        }
+        transaction.commit().map_err(cache_error(&self.index_path))
+    }
+
+    /// One who reads, with a place of its own in the file.
+    pub(super) fn reader(&self) -> Result<RecordReader<'_>, TrainError> {
+        Ok(RecordReader { file: open_or_create(&self.records_path)?, store: self })
+    }
+}
+
+fn open_or_create(path: &Path) -> Result<File, TrainError> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(TrainError::io("open", path))
+}
+
+/// The records at one moment.
+pub(super) struct RecordIndex<'a> {
+    slots: Option<ReadOnlyTable<&'static CacheKey, u64>>,
+    /// Records that the file has room for.
+    n_whole_records: u64,
+    index_path: &'a Path,
+}
+
+impl RecordIndex<'_> {
+    /// How many there are.
+    pub(super) fn n_records(&self) -> Result<u64, TrainError> {
+        let known =
+            self.slots.as_ref().map_or(Ok(0), ReadOnlyTable::len).map_err(cache_error(self.index_path))?;
+        Ok(known.min(self.n_whole_records))
+    }
+
+    /// Where the record of `key` is; none when it is not there.
+    pub(super) fn slot(&self, key: &CacheKey) -> Result<Option<u64>, TrainError> {
+        let Some(slots) = &self.slots else { return Ok(None) };
+        let slot = slots.get(key).map_err(cache_error(self.index_path))?.map(|slot| slot.value());
+        Ok(slot.filter(|slot| *slot < self.n_whole_records))
+    }
+}
+
+/// Reads records.
+pub(super) struct RecordReader<'a> {
+    file: File,
+    store: &'a RecordStore,
+}
+
+impl RecordReader<'_> {
+    /// Reads the record of `key` from its slot.
+    ///
+    /// # Errors
+    /// [`TrainError::UnknownFormat`] when another lies there, [`TrainError::Io`].
+    pub(super) fn read(&mut self, slot: u64, key: &CacheKey, values: &mut [u16]) -> Result<(), TrainError> {
+        let path = &self.store.records_path;
+        let read = |error| TrainError::io("read", path)(error);
+        self.file.seek(SeekFrom::Start(slot * self.store.record_bytes())).map_err(read)?;
+        let mut found = CacheKey::default();
+        self.file.read_exact(&mut found).map_err(read)?;
+        if found != *key {
+            let index = self.store.index_path.display();
+            let problem = format!(
+                "it is not the file that {index} is of: delete both, and activations are computed anew"
+            );
+            return Err(TrainError::Format { path: path.clone(), problem });
+        }
+        self.file.read_exact(bytemuck::cast_slice_mut(values)).map_err(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTH: usize = 5;
+
+    fn store(folder: &Path) -> RecordStore {
+        RecordStore::open(folder, "some", WIDTH).unwrap()
+    }
+
+    fn insert_numbered(store: &RecordStore, numbers: &[u8]) {
+        let records: Vec<(CacheKey, [u16; WIDTH])> =
+            numbers.iter().map(|&n| ([n; 32], [n.into(); WIDTH])).collect();
+        store.insert(records.iter().map(|(key, values)| (key, values.as_slice()))).unwrap();
+    }
+
+    /// The numbers below 10 whose records are there, each with its own values.
+    fn stored_numbers(store: &RecordStore) -> Vec<u8> {
+        let (listing, mut reader) = (store.index().unwrap(), store.reader().unwrap());
+        let mut numbers = Vec::new();
+        for number in 0..10 {
+            let Some(slot) = listing.slot(&[number; 32]).unwrap() else { continue };
+            let mut values = [0; WIDTH];
+            reader.read(slot, &[number; 32], &mut values).unwrap();
+            assert_eq!(values, [u16::from(number); WIDTH]);
+            numbers.push(number);
+        }
+        numbers
+    }
+
+    #[test]
+    fn what_is_kept_is_there_when_the_store_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(stored_numbers(&store(folder.path())).is_empty());
+        insert_numbered(&store(folder.path()), &[3, 1]);
+        assert_eq!(stored_numbers(&store(folder.path())), [1, 3]);
+        insert_numbered(&store(folder.path()), &[1, 2, 2]);
+        let again = store(folder.path());
+        assert_eq!(stored_numbers(&again), [1, 2, 3]);
+        // What was there, or came twice, took no room.
+        assert_eq!(fs::metadata(again.records_path()).unwrap().len(), 3 * again.record_bytes());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        insert_numbered(&store(folder.path()), &[1]);
+        let mut file = File::options().append(true).open(store(folder.path()).records_path()).unwrap();
+        file.write_all(&[9; 61]).unwrap();
+        let store = store(folder.path());
+        assert_eq!(stored_numbers(&store), [1]);
+        insert_numbered(&store, &[2, 3]);
+        assert_eq!(stored_numbers(&store), [1, 2, 3]);
+        assert_eq!(fs::metadata(store.records_path()).unwrap().len(), 3 * store.record_bytes());
+    }
+
+    #[test]
+    fn records_that_the_file_has_lost_count_as_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        insert_numbered(&store, &[1, 2, 3, 4]);
+        let file = File::options().write(true).open(store.records_path()).unwrap();
+        file.set_len(2 * store.record_bytes() + 7).unwrap();
+        assert_eq!(stored_numbers(&store), [1, 2]);
+        // Kept anew, they do not bring back those that lay before them.
+        insert_numbered(&store, &[4]);
+        assert_eq!(stored_numbers(&store), [1, 2, 4]);
+        fs::remove_file(store.records_path()).unwrap();
+        insert_numbered(&store, &[3]);
+        assert_eq!(stored_numbers(&store), [3]);
+    }
+
+    #[test]
+    fn a_file_of_other_records_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        insert_numbered(&store, &[1]);
+        fs::write(store.records_path(), vec![0; 100]).unwrap();
+        let slot = store.index().unwrap().slot(&[1; 32]).unwrap().unwrap();
+        let error = store.reader().unwrap().read(slot, &[1; 32], &mut [0; WIDTH]).unwrap_err().to_string();
+        assert!(error.contains("some.records") && error.contains("some.redb is of: delete both"), "{error}");
+    }
+
+    #[test]
+    fn two_writers_at_once_keep_what_both_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (store(folder.path()), store(folder.path()));
+        std::thread::scope(|scope| {
+            for (store, numbers) in [(&one, [1, 2, 3, 4, 5, 6]), (&other, [6, 5, 7, 3, 8, 9])] {
+                scope.spawn(move || numbers.map(|number| insert_numbered(store, &[number, 0])));
+            }
+        });
+        for store in [&one, &other] {
+            assert_eq!(stored_numbers(store), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        }
+        assert_eq!(fs::metadata(one.records_path()).unwrap().len(), 10 * one.record_bytes());
+    }
+}

@@ -1,0 +1,180 @@
+//! The features of the training part, and of a fold.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use headstock_heads::{FeatureMatrix, HeadError, TrainingSet};
+use headstock_loader::SplitIndices;
+
+use crate::error::TrainError;
+use crate::prepared_data::PreparedData;
+use crate::sample_features::SampleFeatures;
+
+/// The features of the training part, in memory: read once.
+pub(super) struct TrainingFeatures<'a> {
+    values: Cow<'a, [f32]>,
+    /// Where each sample's plain view stands among the rows, `[N]`.
+    row_of_sample: Vec<usize>,
+    labels: Vec<u32>,
+    /// What belongs together: the data's groups, or each sample alone, `[N]`.
+    groups: Vec<u32>,
+    classes: usize,
+    width: usize,
+    /// The plain view, and so many minus one augmented ones; a view of all samples lies behind the one before.
+    n_views: usize,
+}
+
+impl<'a> TrainingFeatures<'a> {
+    pub(super) fn read(prepared: &'a PreparedData) -> Result<Self, TrainError> {
+        let PreparedData { samples, features: matrix, train, n_views: views, .. } = prepared;
+        let (values, row_of_sample) = match matrix {
+            SampleFeatures::InMemory(table) => {
+                (Cow::Borrowed(table.values()), train.iter().map(|&row| table.position(row)).collect())
+            }
+            SampleFeatures::Cached(_) => {
+                let mut values = Vec::with_capacity(train.len() * (*views as usize + 1) * matrix.width());
+                for view in 0..=*views {
+                    matrix.append(train, view, &mut values)?;
+                }
+                (Cow::Owned(values), (0..train.len()).collect())
+            }
+        };
+        Ok(Self {
+            values,
+            row_of_sample,
+            labels: samples.labels(train),
+            groups: samples.groups(train).unwrap_or_else(|| (0..train.len() as u32).collect()),
+            classes: samples.classes.len(),
+            width: matrix.width(),
+            n_views: *views as usize + 1,
+        })
+    }
+
+    pub(super) fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    pub(super) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows of all samples in all views.
+    pub(super) fn n_rows(&self) -> usize {
+        self.row_of_sample.len() * self.n_views
+    }
+
+    /// Copies the rows of a fold, once for all candidates.
+    pub(super) fn copy_fold(&self, split: &SplitIndices) -> FoldData {
+        let mut fold = FoldData { width: self.width, classes: self.classes, ..FoldData::default() };
+        fold.train_values.reserve_exact(split.train.len() * self.n_views * self.width);
+        for view in 0..self.n_views {
+            self.append_rows(&split.train, view, &mut fold.train_values);
+        }
+        fold.test_values.reserve_exact(split.test.len() * self.width);
+        self.append_rows(&split.test, 0, &mut fold.test_values);
+        let select = |values: &[u32]| split.train.iter().map(|&sample| values[sample]).collect::<Vec<_>>();
+        fold.labels = select(&self.labels).repeat(self.n_views);
+        fold.groups = number_by_appearance(&select(&self.groups)).repeat(self.n_views);
+        fold
+    }
+
+    fn append_rows(&self, samples: &[usize], view: usize, out: &mut Vec<f32>) {
+        for &sample in samples {
+            let row = self.row_of_sample[sample] + view * self.row_of_sample.len();
+            out.extend_from_slice(&self.values[row * self.width..][..self.width]);
+        }
+    }
+}
+
+/// The same groups, numbered in the order in which they appear: what a fit holds out depends on the numbers, and they are to
+/// depend on no sample that is not there.
+pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
+    let mut numbers = BTreeMap::new();
+    groups
+        .iter()
+        .map(|group| {
+            let next = numbers.len() as u32;
+            *numbers.entry(group).or_insert(next)
+        })
+        .collect()
+}
+
+/// What is fitted on in a fold, and what is tested.
+#[derive(Default)]
+pub(super) struct FoldData {
+    width: usize,
+    classes: usize,
+    /// As `train` lays them out: a view of all samples behind the one before.
+    train_values: Vec<f32>,
+    labels: Vec<u32>,
+    /// Views of a photo are of one group.
+    groups: Vec<u32>,
+    /// Plain views.
+    test_values: Vec<f32>,
+}
+
+impl FoldData {
+    pub(super) fn training_set(&self) -> Result<TrainingSet<'_>, HeadError> {
+        let features = FeatureMatrix::new(&self.train_values, self.width)?;
+        TrainingSet::new(features, &self.labels, self.classes)?.with_groups(&self.groups)
+    }
+
+    pub(super) fn test_features(&self) -> Result<FeatureMatrix<'_>, HeadError> {
+        FeatureMatrix::new(&self.test_values, self.width)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four samples of two features in a plain view and two augmented ones: sample `s` in view `v` is `[s, v]`.
+    fn features_fixture(row_of_sample: Vec<usize>) -> TrainingFeatures<'static> {
+        let values_at = |view: usize, row: usize| {
+            let sample = row_of_sample.iter().position(|&of| of == row).unwrap();
+            [sample as f32, view as f32]
+        };
+        let values: Vec<f32> = (0..3)
+            .flat_map(|view| (0..4).map(move |place| (view, place)))
+            .flat_map(|(view, place)| values_at(view, place))
+            .collect();
+        TrainingFeatures {
+            values: Cow::Owned(values),
+            row_of_sample,
+            labels: vec![1, 0, 1, 0],
+            groups: vec![8, 5, 5, 2],
+            classes: 2,
+            width: 2,
+            n_views: 3,
+        }
+    }
+
+    // effect: compare --heads x features.views
+    #[test]
+    fn a_fold_is_fitted_on_all_views_and_tested_on_unaugmented_ones() {
+        for row_of_sample in [vec![0, 1, 2, 3], vec![2, 0, 3, 1]] {
+            let features = features_fixture(row_of_sample);
+            assert_eq!((features.n_rows(), features.width(), features.classes()), (12, 2, 2));
+            let fold = features.copy_fold(&SplitIndices { train: vec![0, 2, 1], test: vec![3] });
+            let data = fold.training_set().unwrap();
+            let rows: Vec<&[f32]> = data.features().rows().collect();
+            let expected: Vec<[f32; 2]> =
+                (0..3).flat_map(|view| [0.0, 2.0, 1.0].map(|sample| [sample, view as f32])).collect();
+            assert_eq!(rows, expected);
+            assert_eq!(data.labels(), [1, 1, 0].repeat(3));
+            // Samples 2 and 1 are of one group, and so are all views of each.
+            assert_eq!(data.groups().unwrap(), [0, 1, 1].repeat(3));
+            assert_eq!(fold.test_features().unwrap().as_slice(), [3.0, 0.0]);
+        }
+    }
+
+    #[test]
+    fn groups_are_numbered_as_they_appear() {
+        assert_eq!(number_by_appearance(&[7, 7, 2, 9, 2, 7]), [0, 0, 1, 2, 1, 0]);
+        assert_eq!(number_by_appearance(&[0, 1, 2]), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,73 @@
+//! What fits warn of, kept beside their figures: five folds of twenty candidates would say the same a hundred times.
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+
+/// Runs `act`; what is warned of on this thread meanwhile goes nowhere else.
+pub(super) fn capture_warnings<R>(action: impl FnOnce() -> R) -> (R, Vec<String>) {
+    capture_events(Level::WARN, action)
+}
+
+/// As [`hearing`], of all events up to `level`.
+pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R, Vec<String>) {
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let subscriber = CaptureSubscriber { level, messages: Arc::clone(&messages) };
+    let result = tracing::dispatcher::with_default(&Dispatch::new(subscriber), action);
+    let messages = std::mem::take(&mut *messages.lock().unwrap_or_else(PoisonError::into_inner));
+    (result, messages)
+}
+
+struct CaptureSubscriber {
+    level: Level,
+    messages: Arc<Mutex<Vec<String>>>,
+}
+
+impl Subscriber for CaptureSubscriber {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut message = MessageVisitor(String::new());
+        event.record(&mut message);
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+struct MessageVisitor(String);
+
+impl Visit for MessageVisitor {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            write!(self.0, "{value:?}").expect("a string takes every byte");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_warnings_are_captured() {
+        let (result, messages) = capture_warnings(|| {
+            tracing::warn!("after {} steps", 3);
+            tracing::info!("by the way");
+            7
+        });
+        assert_eq!((result, messages), (7, vec!["after 3 steps".to_owned()]));
+    }
+}

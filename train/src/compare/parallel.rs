@@ -1,0 +1,92 @@
+//! Jobs side by side, each on its share of the threads.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rayon::ThreadPoolBuilder;
+
+/// Runs `jobs` in order, as many side by side as `threads` are enough for: `needs` says how many a job takes, at least one
+/// and at most all. The results come in the order of the jobs.
+///
+/// Each runs on rayon threads of its own. On shared ones a fit that waits would take up another fit meanwhile, and its
+/// seconds would be those of both.
+pub(super) fn run_parallel<J: Sync, R: Send>(
+    jobs: &[J],
+    threads: usize,
+    threads_needed: impl Fn(&J) -> usize + Sync,
+    run: impl Fn(&J) -> R + Sync,
+) -> Vec<R> {
+    struct ThreadSlots {
+        next: usize,
+        free: usize,
+    }
+    let slots = Mutex::new(ThreadSlots { next: 0, free: threads });
+    let freed = Condvar::new();
+    let lock = || slots.lock().unwrap_or_else(PoisonError::into_inner);
+    // The next job and its threads, when they are free; none when all are taken.
+    let take_job = || {
+        let mut slots: MutexGuard<'_, ThreadSlots> = lock();
+        loop {
+            let number = slots.next;
+            let n_threads = threads_needed(jobs.get(number)?).clamp(1, threads);
+            if n_threads <= slots.free {
+                slots.next += 1;
+                slots.free -= n_threads;
+                return Some((number, n_threads));
+            }
+            slots = freed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
+    };
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((number, n_threads)) = take_job() {
+            let job = &jobs[number];
+            let result = match ThreadPoolBuilder::new().num_threads(n_threads).build() {
+                Ok(pool) => pool.install(|| run(job)),
+                // Where no thread can be started, this one and the common ones do it.
+                Err(_) => run(job),
+            };
+            done.push((number, result));
+            lock().free += n_threads;
+            freed.notify_all();
+        }
+        done
+    };
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.min(jobs.len())).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().map(thread::ScopedJoinHandle::join);
+        results.flat_map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_and_no_more_threads_are_used_than_there_are() {
+        let (used, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let jobs: Vec<usize> = (0..60).collect();
+        let threads_needed = |job: &usize| job % 5;
+        let results = run_parallel(&jobs, 3, threads_needed, |job| {
+            let n_threads = threads_needed(job).clamp(1, 3);
+            assert_eq!(rayon::current_num_threads(), n_threads);
+            let now = used.fetch_add(n_threads, Ordering::SeqCst) + n_threads;
+            peak.fetch_max(now, Ordering::SeqCst);
+            thread::yield_now();
+            used.fetch_sub(n_threads, Ordering::SeqCst);
+            job * 2
+        });
+        assert!(results.into_iter().eq((0..60).map(|job| job * 2)));
+        assert!(peak.load(Ordering::SeqCst) <= 3);
+    }
+
+    #[test]
+    fn no_job_is_no_work() {
+        assert!(run_parallel(&[(); 0], 2, |()| 1, |()| ()).is_empty());
+    }
+}

@@ -1,0 +1,307 @@
+//! In which order candidates come, which are marked as ties, and what changes nothing.
+
+use headstock_heads::{
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
+    Tensors, TrainingSet,
+};
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::config::{Config, Settings};
+use crate::recording_head::{FeatureRow, write_features};
+
+/// A head whose logits of two classes are features: those behind the first `2 * which`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FeatureLogitsConfig {
+    which: usize,
+}
+
+#[derive(Debug)]
+struct FeatureLogits {
+    which: usize,
+    width: usize,
+}
+
+impl HeadConfig for FeatureLogitsConfig {
+    const KIND: &'static str = "said";
+    const ABOUT: &'static str = "says what it was told";
+    const PARAMETERS: &'static [HyperparameterInfo] = &[("which", "which features are logits")];
+    type Head = FeatureLogits;
+
+    fn check(&self) -> Result<(), HeadError> {
+        Ok(())
+    }
+
+    fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<FeatureLogits>, HeadError> {
+        Ok(Fitted::without_history(FeatureLogits { which: self.which, width: data.features().width() }))
+    }
+
+    fn load(&self, _: &Tensors) -> Result<FeatureLogits, HeadError> {
+        Err(HeadError::Data("it is not loaded here".into()))
+    }
+
+    fn grid(&self) -> Vec<Self> {
+        (0..3).map(|which| Self { which }).collect()
+    }
+}
+
+impl Head for FeatureLogits {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn classes(&self) -> usize {
+        2
+    }
+
+    fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
+        let values = features.rows().flat_map(|row| row[2 * self.which..][..2].to_vec());
+        Logits::new(values.collect(), 2)
+    }
+
+    fn tensors(&self) -> Result<Tensors, HeadError> {
+        Ok(Tensors::new())
+    }
+}
+
+/// How sure each of three heads is of the true class of row `row`, of 400; below 0 it says the other class. A fifth is of class b.
+fn signed_confidence(row: usize) -> [f32; 3] {
+    let (class_b, number) = (row % 5 == 4, row / 5);
+    let confidence = |right: bool| if right { 2.0 } else { -2.0 };
+    [
+        // Of the small class it knows one in four.
+        confidence(!class_b || number % 4 == 0),
+        // It knows the small class, and takes a fifth of the large one for it.
+        confidence(if class_b { number % 20 != 3 } else { number % 5 != 1 }),
+        // Of five it is sure of three and right; of the others it is not, and right half of the time.
+        [6.0, 6.0, 6.0, 0.1, -0.1][(row / 3 + row) % 5],
+    ]
+}
+
+fn settings(folder: &std::path::Path) -> Settings {
+    let rows: Vec<FeatureRow> = (0..400)
+        .map(|row| {
+            let class_b = row % 5 == 4;
+            let logits = signed_confidence(row).map(|sure| if class_b { [0.0, sure] } else { [sure, 0.0] });
+            FeatureRow { values: logits.concat(), class: if class_b { "b" } else { "a" }.into(), group: None }
+        })
+        .collect();
+    write_features(folder, "x", &rows);
+    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"said\"";
+    Config::parse(config, "test", folder).unwrap().resolve(&heads()).unwrap()
+}
+
+fn heads() -> Registry {
+    let mut heads = Registry::builtin();
+    heads.add::<FeatureLogitsConfig>().unwrap();
+    heads
+}
+
+fn run_comparison(settings: &Settings, prepared: &PreparedData, metric: RankingMetric) -> Comparison {
+    let candidates = candidates(settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    compare(prepared, &candidates, &CompareOptions { metric, folds: 3, ..CompareOptions::default() }, &())
+        .unwrap()
+}
+
+fn head_order(comparison: &Comparison) -> Vec<i64> {
+    comparison
+        .candidates
+        .iter()
+        .map(|candidate| candidate.parameters["which"].as_integer().unwrap())
+        .collect()
+}
+
+// effect: compare --by
+#[test]
+fn candidates_are_ordered_by_the_requested_metric() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    for (metric, order) in [
+        (RankingMetric::Accuracy, [0, 1, 2]),
+        (RankingMetric::MacroF1, [1, 2, 0]),
+        (RankingMetric::LogLoss, [2, 0, 1]),
+    ] {
+        let comparison = run_comparison(&settings, &prepared, metric);
+        assert_eq!((head_order(&comparison).as_slice(), comparison.by), (order.as_slice(), metric));
+        assert_eq!(comparison.best().unwrap().parameters["which"].as_integer(), Some(order[0]));
+        for candidate in &comparison.candidates {
+            let scores = candidate.scores().unwrap();
+            let head = candidate.parameters["which"].as_integer().unwrap() as usize;
+            // Counted by hand: class by class how many are right, and how many are said to be of it.
+            let (mut correct, mut label_plus_predicted) = ([0.0; 2], [0.0; 2]);
+            for &row in &prepared.train {
+                let (class, hit) = (usize::from(row % 5 == 4), signed_confidence(row)[head] > 0.0);
+                label_plus_predicted[class] += 1.0;
+                label_plus_predicted[if hit { class } else { 1 - class }] += 1.0;
+                correct[class] += f64::from(u8::from(hit));
+            }
+            let accuracy = (correct[0] + correct[1]) / prepared.train.len() as f64;
+            let f1 = (2.0 * correct[0] / label_plus_predicted[0]
+                + 2.0 * correct[1] / label_plus_predicted[1])
+                / 2.0;
+            assert!((scores.accuracy.value - accuracy).abs() < 1e-12, "{head}: {scores:?}");
+            assert!((scores.macro_f1.value - f1).abs() < 1e-12, "{head}: {scores:?}");
+            // What it is as good as is told by the figure that was asked for.
+            assert_eq!(
+                scores.metric(metric),
+                [scores.accuracy, scores.macro_f1, scores.log_loss][metric as usize]
+            );
+            let interval = scores.metric(metric).to_best;
+            assert_eq!(scores.tied, interval.low <= 0.0 && interval.high >= 0.0);
+        }
+        let tied: Vec<bool> =
+            comparison.candidates.iter().map(|candidate| candidate.scores().unwrap().tied).collect();
+        // Some hundredths of accuracy are not told apart by so few samples; a tenth of macro F1 or of log loss is.
+        let expected = match metric {
+            RankingMetric::Accuracy => [true, true, true],
+            RankingMetric::MacroF1 => [true, true, false],
+            RankingMetric::LogLoss => [true, false, false],
+        };
+        assert_eq!(tied, expected, "{metric:?}");
+    }
+}
+
+// effect: compare --by
+#[test]
+fn ties_are_broken_by_the_lower_log_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first is as often right as the second, and less sure where it is wrong.
+    let rows: Vec<FeatureRow> = (0..60)
+        .map(|row| {
+            let (class, wrong) = (row % 2, row % 10 < 2);
+            let logits = |sure: f32| if class == 0 { [sure, 0.0] } else { [0.0, sure] };
+            let values = [
+                logits(if wrong { -4.0 } else { 4.0 }),
+                logits(if wrong { -0.1 } else { 4.0 }),
+                logits(-9.0),
+            ];
+            FeatureRow { values: values.concat(), class: ["a", "b"][class].into(), group: None }
+        })
+        .collect();
+    write_features(folder.path(), "x", &rows);
+    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"said\"";
+    let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads()).unwrap();
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    for metric in [RankingMetric::Accuracy, RankingMetric::MacroF1, RankingMetric::LogLoss] {
+        let comparison = run_comparison(&settings, &prepared, metric);
+        assert_eq!(head_order(&comparison), [1, 0, 2], "{metric:?}");
+        let scores: Vec<&CandidateScores> =
+            comparison.candidates.iter().map(|candidate| candidate.scores().unwrap()).collect();
+        assert_eq!(scores[0].accuracy.value, scores[1].accuracy.value);
+        assert_eq!((scores[2].accuracy.value, scores[2].macro_f1.value), (0.0, 0.0));
+        assert_eq!(scores[1].tied, metric != RankingMetric::LogLoss);
+        assert!(!scores[2].tied);
+    }
+}
+
+/// But for the seconds.
+fn without_seconds(mut comparison: Comparison) -> Comparison {
+    comparison.seconds = 0.0;
+    for candidate in &mut comparison.candidates {
+        if let CandidateStatus::Compared(scores) = &mut candidate.status {
+            (scores.fit_seconds, scores.predict_seconds) = (0.0, 0.0);
+        }
+    }
+    comparison
+}
+
+#[test]
+fn labels_of_the_test_part_and_names_of_classes_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let mut prepared = PreparedData::new(&settings, &()).unwrap();
+    let expected = without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss));
+    assert_eq!(expected.samples, 360);
+    for test in prepared.test.clone() {
+        prepared.samples.rows[test].label = 1 - prepared.samples.rows[test].label;
+    }
+    prepared.samples.classes =
+        headstock_loader::ClassMap::new(["z", "y"], headstock_loader::ClassOrder::Appearance);
+    assert_eq!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
+
+    // A label of the training part does change something.
+    let first = prepared.train[0];
+    prepared.samples.rows[first].label = 1 - prepared.samples.rows[first].label;
+    assert_ne!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
+}
+
+/// The differences of resampled accuracies, by hand, on the draws that belong to the seed.
+// effect: compare --seed
+#[test]
+fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let mut intervals = Vec::new();
+    for seed in [0, 9] {
+        let comparison =
+            compare(&prepared, &candidates, &CompareOptions { seed, ..CompareOptions::default() }, &())
+                .unwrap();
+        let units = BootstrapUnits::new(360, None, seed);
+        let gain = |row: usize| {
+            let hit = |head: usize| i64::from(signed_confidence(row)[head] > 0.0);
+            hit(2) - hit(0)
+        };
+        let gains: Vec<i64> = prepared.train.iter().map(|&row| gain(row)).collect();
+        let mut differences: Vec<f64> = (0..2000)
+            .map(|resample| {
+                let counts = units.resample_counts(resample);
+                let sum: i64 = gains.iter().zip(&counts).map(|(gain, &count)| gain * i64::from(count)).sum();
+                sum as f64 / 360.0
+            })
+            .collect();
+        differences.sort_unstable_by(f64::total_cmp);
+        // numpy.quantile: 0.025 and 0.975 of 1999 steps.
+        let quantile = |position: f64| {
+            let (below, above) = (differences[position as usize], differences[position as usize + 1]);
+            below + (above - below) * position.fract()
+        };
+        assert_eq!(head_order(&comparison), [0, 1, 2]);
+        let found = comparison.candidates[2].scores().unwrap().accuracy.to_best;
+        assert!(
+            (found.low - quantile(49.975)).abs() < 1e-12 && (found.high - quantile(1949.025)).abs() < 1e-12,
+            "{found:?}"
+        );
+        intervals.push(comparison.candidates[2].scores().unwrap().macro_f1.to_best);
+    }
+    assert_ne!(intervals[0], intervals[1]);
+}
+
+/// The same figures of temperatures that are fitted on the other folds, by hand.
+#[test]
+fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let comparison = run_comparison(&settings, &prepared, RankingMetric::Accuracy);
+    let labels = prepared.samples.labels(&prepared.train);
+    let splits = stratified_k_fold(&labels, 3, 0).unwrap();
+    let temperatures = &comparison.candidates[0].scores().unwrap().temperatures;
+    assert_eq!(temperatures.len(), 3);
+    for (temperature, SplitIndices { test, .. }) in temperatures.iter().zip(&splits) {
+        // All are as sure: what is said is right as often as it is said to be where `2 / T` is the log odds.
+        let others: Vec<usize> =
+            (0..labels.len()).filter(|i| !test.contains(i)).map(|i| prepared.train[i]).collect();
+        let correct = others.iter().filter(|&&row| signed_confidence(row)[0] > 0.0).count() as f64;
+        let odds = (correct / (others.len() as f64 - correct)).ln();
+        assert!((temperature - 2.0 / odds).abs() < 1e-4, "{temperature}, {}", 2.0 / odds);
+    }
+}
+
+// effect: compare --budget
+#[test]
+fn a_budget_of_zero_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let with_budget =
+        |budget| CompareOptions { budget: Some(Duration::from_secs(budget)), ..CompareOptions::default() };
+    let error = compare(&prepared, &candidates, &with_budget(0), &()).unwrap_err().to_string();
+    assert!(error.contains("--budget"), "{error}");
+    let comparison = compare(&prepared, &candidates, &with_budget(3600), &()).unwrap();
+    assert!(comparison.candidates.iter().all(|candidate| candidate.scores().is_some()));
+}

@@ -1,0 +1,223 @@
+//! Where samples come from, as a config names it.
+
+use std::path::{Path, PathBuf};
+
+use headstock_loader::{CsvSource, FieldNames};
+
+use super::settings::Validator;
+use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
+
+/// Where samples come from.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSourceConfig {
+    /// Photos.
+    Images {
+        /// All of them, or those to train on.
+        main: DataLocation,
+        /// Photos that are only tested on.
+        test: Option<DataLocation>,
+    },
+    /// A file of features made elsewhere.
+    Features(PathBuf),
+}
+
+/// A place of photos.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataLocation {
+    /// A folder per class.
+    Folder(PathBuf),
+    /// A table of photos.
+    Csv(CsvSource),
+    /// Parquet shards.
+    Parquet {
+        /// A file, a folder or a pattern; or a data set on the hub.
+        shards: String,
+        /// The column with the photo.
+        image: String,
+        /// The other columns.
+        fields: FieldNames,
+    },
+    /// Tar archives.
+    WebDataset {
+        /// A file, a folder or a pattern.
+        shards: String,
+        /// The fields of their `json` members.
+        fields: FieldNames,
+    },
+}
+
+/// What the hub's data sets are called.
+const HUB_DATASETS: &str = "hf://datasets/";
+
+const SOURCE_KEYS: &str = "`folder`, `csv`, `parquet`, `webdataset` and `features`";
+
+impl Validator<'_> {
+    /// Reads `[data]`: paths are made absolute, and defaults of the kind of source are filled in.
+    pub(super) fn resolve_source(
+        &self,
+        data: &mut DataOptions,
+        split: &SplitOptions,
+        base: &Path,
+    ) -> Result<DataSourceConfig, ConfigError> {
+        for (key, path) in [
+            ("data.folder", &mut data.folder),
+            ("data.csv", &mut data.csv),
+            ("data.images", &mut data.images),
+            ("data.features", &mut data.features),
+            ("data.test_folder", &mut data.test_folder),
+        ] {
+            if let Some(path) = path {
+                *path = self.absolute_path(key, path, base)?.0;
+            }
+        }
+        for (key, shards) in [
+            ("data.parquet", &mut data.parquet),
+            ("data.test_parquet", &mut data.test_parquet),
+            ("data.webdataset", &mut data.webdataset),
+            ("data.test_webdataset", &mut data.test_webdataset),
+        ] {
+            match shards {
+                Some(shards) if shards.starts_with(HUB_DATASETS) && key.ends_with("parquet") => {}
+                Some(shards) if shards.starts_with("hf://") => {
+                    let problem =
+                        format!("is {shards}: from the hub come Parquet files, as {HUB_DATASETS}owner/name");
+                    return Err(self.key_error(key, problem));
+                }
+                Some(shards) => *shards = self.absolute_path(key, Path::new(shards), base)?.1,
+                None => {}
+            }
+        }
+        if data.max_pixels == 0 {
+            return Err(self.key_error("data.max_pixels", "is 0: no photo is that small"));
+        }
+        self.refuse_misplaced_keys(data)?;
+        let has_table = data.csv.is_some() || data.parquet.is_some() || data.webdataset.is_some();
+        let fill_default = |value: &mut Option<String>, default: &str| {
+            value.get_or_insert_with(|| default.to_owned()).clone()
+        };
+        let fields = has_table.then(|| FieldNames {
+            label: fill_default(&mut data.label, "label"),
+            group: data.group.clone(),
+            split: (split.method == SplitMethod::Predefined).then(|| split.column.clone()).flatten(),
+        });
+        let locations = [
+            data.folder.as_ref().map(|folder| DataLocation::Folder(folder.clone())),
+            match (&data.csv, &fields) {
+                (Some(csv), Some(fields)) => {
+                    let Some(images) = data.images.clone() else {
+                        return Err(self.key_error(
+                            "data.images",
+                            "is missing: the folder that the ids in `data.csv` are relative to",
+                        ));
+                    };
+                    let (id, extension) =
+                        (fill_default(&mut data.id, "id"), fill_default(&mut data.extension, ""));
+                    Some(DataLocation::Csv(CsvSource {
+                        csv: csv.clone(),
+                        images,
+                        id,
+                        extension,
+                        fields: fields.clone(),
+                    }))
+                }
+                _ => None,
+            },
+            match (&data.parquet, &fields) {
+                (Some(shards), Some(fields)) => Some(DataLocation::Parquet {
+                    shards: shards.clone(),
+                    image: fill_default(&mut data.image, "image"),
+                    fields: fields.clone(),
+                }),
+                _ => None,
+            },
+            match (&data.webdataset, &fields) {
+                (Some(shards), Some(fields)) => {
+                    Some(DataLocation::WebDataset { shards: shards.clone(), fields: fields.clone() })
+                }
+                _ => None,
+            },
+        ];
+        let mut locations = locations.into_iter().flatten();
+        match (locations.next(), locations.next(), &data.features) {
+            (Some(main), None, None) => {
+                let test = main.test_location(data);
+                Ok(DataSourceConfig::Images { main, test })
+            }
+            (None, None, Some(features)) => Ok(DataSourceConfig::Features(features.clone())),
+            (None, None, None) => Err(self.key_error(
+                "data",
+                format!("says nothing of where the photos are: give one of {SOURCE_KEYS}"),
+            )),
+            _ => Err(self.key_error("data", format!("takes one of {SOURCE_KEYS}"))),
+        }
+    }
+
+    /// Refuses keys of another kind of source.
+    fn refuse_misplaced_keys(&self, data: &DataOptions) -> Result<(), ConfigError> {
+        let (csv, parquet, webdataset) =
+            (data.csv.is_some(), data.parquet.is_some(), data.webdataset.is_some());
+        let csv_only = "belongs to a CSV data set: add `data.csv`, or leave it out";
+        let tables_only = "belongs to a CSV, Parquet or WebDataset data set: add `data.csv`, `data.parquet` or `data.webdataset`, or leave it out";
+        for (key, is_set, is_allowed, problem) in [
+            ("data.images", data.images.is_some(), csv, csv_only),
+            ("data.id", data.id.is_some(), csv, csv_only),
+            ("data.extension", data.extension.is_some(), csv, csv_only),
+            ("data.label", data.label.is_some(), csv || parquet || webdataset, tables_only),
+            ("data.group", data.group.is_some(), csv || parquet || webdataset, tables_only),
+            (
+                "data.image",
+                data.image.is_some(),
+                parquet,
+                "belongs to a Parquet data set: add `data.parquet`, or leave it out",
+            ),
+            (
+                "data.test_folder",
+                data.test_folder.is_some(),
+                data.folder.is_some(),
+                "goes with `data.folder`: for other data, [split] takes the test part",
+            ),
+            ("data.test_parquet", data.test_parquet.is_some(), parquet, "goes with `data.parquet`"),
+            (
+                "data.test_webdataset",
+                data.test_webdataset.is_some(),
+                webdataset,
+                "goes with `data.webdataset`",
+            ),
+        ] {
+            if is_set && !is_allowed {
+                return Err(self.key_error(key, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DataLocation {
+    /// The place of the photos that are only tested on, where `data` names one of this kind.
+    fn test_location(&self, data: &DataOptions) -> Option<Self> {
+        match self {
+            Self::Folder(_) => data.test_folder.clone().map(Self::Folder),
+            Self::Csv(_) => None,
+            Self::Parquet { image, fields, .. } => data.test_parquet.clone().map(|shards| Self::Parquet {
+                shards,
+                image: image.clone(),
+                fields: fields.clone(),
+            }),
+            Self::WebDataset { fields, .. } => {
+                let fields = fields.clone();
+                data.test_webdataset.clone().map(|shards| Self::WebDataset { shards, fields })
+            }
+        }
+    }
+
+    /// The names of columns, where it has some.
+    pub(crate) fn fields(&self) -> Option<&FieldNames> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Csv(CsvSource { fields, .. })
+            | Self::Parquet { fields, .. }
+            | Self::WebDataset { fields, .. } => Some(fields),
+        }
+    }
+}

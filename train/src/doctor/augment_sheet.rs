@@ -1,0 +1,91 @@
+//! What augmentation makes of a few photos.
+
+use std::path::Path;
+
+use headstock_loader::augment::contact_sheet;
+use headstock_loader::encode::png;
+use headstock_loader::{EvalTransform, Resampling, decode};
+use sha2::{Digest, Sha256};
+
+use crate::atomic_write::write_atomically;
+use crate::config::{DataSourceConfig, Settings};
+use crate::error::TrainError;
+use crate::features::PretrainedBackbone;
+use crate::progress::Progress;
+use crate::samples::{DatasetListing, Subset};
+
+/// Photos on a sheet, each of another class as long as there are classes, and augmented views of each.
+const N_IMAGES: usize = 6;
+const N_VIEWS: u32 = 7;
+
+/// How photos are rendered where no weights say it.
+const DEFAULT_TRANSFORM: EvalTransform =
+    EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
+
+/// A sheet that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AugmentSheet {
+    /// Rows.
+    pub images: usize,
+    /// Augmented views in a row, beside the plain one.
+    pub views: u32,
+}
+
+/// Writes a PNG: a row for each of a few training photos, its plain view first, then the first augmented ones as training has
+/// them.
+///
+/// # Errors
+/// [`TrainError::Usage`] where `[augment]` is empty or the ending is another, [`TrainError::Data`] where no photo can be read,
+/// and those of listing and of the weights.
+pub fn write_augment_sheet(
+    settings: &Settings,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<AugmentSheet, TrainError> {
+    let usage_error = |problem: &str| Err(TrainError::Usage(problem.into()));
+    let DataSourceConfig::Images { main, test } = &settings.source else {
+        return usage_error("augmented views are made of photos: `data.features` has none");
+    };
+    if settings.options.augment.is_empty() {
+        return usage_error("[augment] is empty: every view would be the plain one");
+    }
+    if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
+        return usage_error("--show-augment writes a PNG: name a file that ends in .png");
+    }
+    let eval_transform = match &settings.options.backbone {
+        Some(backbone) => PretrainedBackbone::open(backbone, progress)?.transform(),
+        None => DEFAULT_TRANSFORM,
+    };
+    let listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
+    let (mut images, mut keys) = (Vec::new(), Vec::new());
+    for sample in select_samples(&listing) {
+        let Ok(bytes) = listing.samples[sample].image.read() else { continue };
+        let Ok(image) = decode(&bytes, settings.options.data.max_pixels) else { continue };
+        images.push(image);
+        keys.push(Sha256::digest(&bytes).into());
+        if images.len() == N_IMAGES {
+            break;
+        }
+    }
+    if images.is_empty() {
+        return Err(TrainError::Data("no training photo can be read".into()));
+    }
+    let sheet = contact_sheet(&settings.options.augment, &eval_transform, &images, &keys, N_VIEWS);
+    write_atomically(path, &png(&sheet)).map_err(TrainError::io("write", path))?;
+    Ok(AugmentSheet { images: images.len(), views: N_VIEWS })
+}
+
+/// The training photos: the first of each class, then the second ones, and so on.
+fn select_samples(listing: &DatasetListing) -> Vec<usize> {
+    let mut seen = vec![0; listing.classes.len()];
+    let mut ranked = Vec::new();
+    for (number, sample) in
+        listing.samples.iter().enumerate().filter(|(_, sample)| sample.subset == Subset::Train)
+    {
+        let rank = &mut seen[sample.label as usize];
+        ranked.push((*rank, sample.label, number));
+        *rank += 1;
+    }
+    ranked.sort_unstable();
+    ranked.into_iter().map(|(_, _, number)| number).collect()
+}

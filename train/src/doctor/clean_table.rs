@@ -1,0 +1,207 @@
+//! The data set without what was found in it, as a table to train on.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use headstock_loader::CsvSource;
+use serde::Serialize;
+
+use super::{Diagnosis, DuplicateScope, Finding, FindingKind};
+use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
+use crate::config::{DataLocation, DataSourceConfig, Settings};
+use crate::error::TrainError;
+use crate::samples::image_files_root;
+
+/// The columns of a table of folders; `split` where the data has parts of its own.
+const COLUMNS: [&str; 3] = ["id", "label", "split"];
+
+/// A table that is going to be written.
+#[derive(Clone, Debug)]
+pub struct CleanTable {
+    path: PathBuf,
+    /// The table that rows are taken from, where the data set is one.
+    source: Option<CsvSource>,
+    /// What its ids are relative to.
+    images: PathBuf,
+}
+
+/// A table that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CleanSummary {
+    /// The table: `data.csv`.
+    pub csv: PathBuf,
+    /// The folder that its ids are relative to: `data.images`.
+    pub images: PathBuf,
+    /// Rows.
+    pub kept: usize,
+    /// Samples that were left out.
+    pub left_out: usize,
+    /// Whether it has the column `split`, made from folders of parts.
+    pub split: bool,
+}
+
+impl CleanTable {
+    /// A table at `path` for the photos of `settings`, refused before the long work where it cannot be written.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for photos that are no files, and for a `path` where another file lies than such a table; the
+    /// data set's own table is never replaced.
+    pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
+        let Some(images) = image_files_root(&settings.source) else {
+            return Err(TrainError::Usage(
+                "--write-clean writes a table of files: photos of Parquet and WebDataset shards are none"
+                    .into(),
+            ));
+        };
+        let source = match &settings.source {
+            DataSourceConfig::Images { main: DataLocation::Csv(csv), .. } => Some(csv.clone()),
+            _ => None,
+        };
+        let mut own_prefixes = vec![b"id,label\n".to_vec(), b"id,label,split\n".to_vec()];
+        if let Some(source) = &source {
+            let canonical = |path: &Path| path.canonicalize().ok();
+            if canonical(path).is_some() && canonical(path) == canonical(&source.csv) {
+                return Err(TrainError::Usage(format!(
+                    "{} is the data set's own table: name another file for the clean one",
+                    path.display()
+                )));
+            }
+            own_prefixes = vec![source.filter_rows(|_| false)?];
+        }
+        refuse_to_overwrite_unless(path, &own_prefixes)?;
+        Ok(Self { path: path.into(), source, images })
+    }
+
+    /// Writes what is left. Photos that cannot be read leave, and so do those with suspicious labels, outliers, and copies across
+    /// classes; of other copies the first that nothing else is wrong with stays. Rows of a table keep all their columns.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], [`TrainError::Dataset`] for a table that cannot be read again.
+    pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
+        let removed = samples_to_remove(&diagnosis.findings);
+        let listing = &diagnosis.listing;
+        let remaining = || listing.samples.iter().enumerate().filter(|(number, _)| !removed.contains(number));
+        let split = self.source.is_none() && listing.has_given_splits;
+        let table = match &self.source {
+            Some(source) => {
+                let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
+                source.filter_rows(|id| ids.contains(id))?
+            }
+            None => {
+                let columns = if split { &COLUMNS[..] } else { &COLUMNS[..2] };
+                let mut table = csv::Writer::from_writer(Vec::new());
+                let infallible = "a vector takes every byte";
+                table.write_record(columns).expect(infallible);
+                for (_, sample) in remaining() {
+                    let row = [&sample.id, listing.classes.name(sample.label), sample.subset.as_str()];
+                    table.write_record(&row[..columns.len()]).expect(infallible);
+                }
+                table.into_inner().expect(infallible)
+            }
+        };
+        write_atomically(&self.path, &table).map_err(TrainError::io("write", &self.path))?;
+        let kept = remaining().count();
+        Ok(CleanSummary {
+            csv: self.path.clone(),
+            images: self.images.clone(),
+            kept,
+            left_out: listing.samples.len() - kept,
+            split,
+        })
+    }
+}
+
+/// The numbers of the samples that a clean data set is without.
+fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
+    let mut removed = BTreeSet::new();
+    let mut duplicates = Vec::new();
+    for finding in findings {
+        let samples = finding.items.iter().map(|item| item.photos.iter().map(|photo| photo.sample));
+        match (finding.kind, finding.scope) {
+            (
+                FindingKind::Unreadable
+                | FindingKind::Truncated
+                | FindingKind::SuspiciousLabel
+                | FindingKind::Outlier,
+                _,
+            )
+            | (_, Some(DuplicateScope::AcrossClasses)) => removed.extend(samples.flatten()),
+            (_, Some(_)) => duplicates.extend(samples.map(Iterator::collect::<Vec<_>>)),
+            _ => {}
+        }
+    }
+    for samples in duplicates {
+        let mut remaining =
+            samples.into_iter().filter(|sample| !removed.contains(sample)).collect::<Vec<_>>().into_iter();
+        remaining.next();
+        removed.extend(remaining);
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FindingItem, SampleRef};
+    use super::*;
+    use crate::samples::Subset;
+
+    fn finding(kind: FindingKind, scope: Option<DuplicateScope>, items: &[&[usize]]) -> Finding {
+        let sample_ref = |&sample: &usize| SampleRef {
+            path: sample.to_string(),
+            label: "a".into(),
+            part: Subset::Train,
+            sample,
+        };
+        let item = |samples: &&[usize]| FindingItem {
+            photos: samples.iter().map(sample_ref).collect(),
+            detail: String::new(),
+            doubt: None,
+        };
+        Finding::from_items(kind, scope, items.iter().map(item).collect()).unwrap()
+    }
+
+    fn removed_samples(findings: &[Finding]) -> Vec<usize> {
+        samples_to_remove(findings).into_iter().collect()
+    }
+
+    // effect: doctor --write-clean
+    #[test]
+    fn errors_and_outliers_are_removed_and_notes_stay() {
+        let removed = [
+            FindingKind::Unreadable,
+            FindingKind::Truncated,
+            FindingKind::SuspiciousLabel,
+            FindingKind::Outlier,
+        ];
+        let kept = [
+            FindingKind::Animated,
+            FindingKind::Rotated,
+            FindingKind::OddMode,
+            FindingKind::ExtremeSize,
+            FindingKind::ExtremeAspect,
+        ];
+        for kind in removed {
+            assert_eq!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]), [3, 5], "{kind:?}");
+        }
+        for kind in kept {
+            assert!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]).is_empty(), "{kind:?}");
+        }
+    }
+
+    // effect: doctor --write-clean
+    #[test]
+    fn one_of_the_duplicates_stays_unless_their_labels_differ() {
+        for kind in [FindingKind::ExactDuplicate, FindingKind::NearDuplicate] {
+            for scope in [DuplicateScope::WithinClass, DuplicateScope::AcrossParts] {
+                let duplicates = finding(kind, Some(scope), &[&[1, 4, 6], &[2, 3]]);
+                assert_eq!(removed_samples(std::slice::from_ref(&duplicates)), [3, 4, 6]);
+                // The first that nothing else is wrong with stays, whatever is found first.
+                let mislabeled = finding(FindingKind::SuspiciousLabel, None, &[&[1], &[2]]);
+                assert_eq!(removed_samples(&[duplicates.clone(), mislabeled.clone()]), [1, 2, 6]);
+                assert_eq!(removed_samples(&[mislabeled, duplicates]), [1, 2, 6]);
+            }
+            let across = finding(kind, Some(DuplicateScope::AcrossClasses), &[&[1, 4], &[7, 8]]);
+            assert_eq!(removed_samples(&[across]), [1, 4, 7, 8]);
+        }
+    }
+}

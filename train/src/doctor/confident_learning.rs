@@ -1,0 +1,145 @@
+//! Confident learning: which labels are probably wrong, by probabilities of heads that were fitted without the sample.
+
+/// What confident learning finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelIssues {
+    /// For each class the mean probability of the class among the samples that have its label, `[C]`; 2 for a class without
+    /// samples, which no probability reaches.
+    pub thresholds: Vec<f64>,
+    /// How many samples have label `i` and confidently show class `j`, `[C][C]`; at least 1 on the diagonal.
+    pub joint: Vec<Vec<usize>>,
+    /// The samples whose labels are probably wrong, the most suspicious first.
+    pub ranked: Vec<usize>,
+}
+
+/// How far probabilities that are equal may be apart.
+const TOLERANCE: f64 = 1e-6;
+
+/// Which of `labels` `[N]` are probably wrong by out-of-fold `probabilities` `[N, C]`, row-major.
+///
+/// A sample confidently shows a class whose threshold its probability reaches; of several such classes the most probable one
+/// counts. How many labels are wrong is told by the samples off the diagonal of the confident joint whose label is not also the
+/// most probable class: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021). The
+/// issues are as many samples with the least [`self_confidence`], of equals the earlier first. They are those of cleanlab 2.9's
+/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`; where labels were flipped at
+/// random, more of them are found so than by taking the samples off the diagonal themselves.
+///
+/// ```
+/// use headstock_train::doctor::label_issues;
+///
+/// let probabilities = [0.9, 0.1, 0.8, 0.2, 0.1, 0.9, 0.2, 0.8, 0.1, 0.9];
+/// assert_eq!(label_issues(&[0, 0, 1, 1, 0], &probabilities, 2).ranked, [4]);
+/// ```
+///
+/// # Panics
+/// When there are not `C` probabilities for each label, or a label is not below `C`.
+#[must_use]
+pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> LabelIssues {
+    assert_eq!(labels.len() * classes, probabilities.len(), "each sample has a probability of each class");
+    let rows = || labels.iter().map(|&label| label as usize).zip(probabilities.chunks_exact(classes));
+    let (mut sums, mut counts) = (vec![0.0; classes], vec![0; classes]);
+    for (label, row) in rows() {
+        sums[label] += f64::from(row[label]);
+        counts[label] += 1;
+    }
+    let thresholds: Vec<f64> = (sums.iter().zip(&counts))
+        .map(|(sum, &count)| if count == 0 { 2.0 } else { (sum / f64::from(count)).max(2.0 * TOLERANCE) })
+        .collect();
+
+    let mut joint = vec![vec![0; classes]; classes];
+    let mut n_wrong = 0;
+    for (label, row) in rows() {
+        let reached = |class: &usize| f64::from(row[*class]) >= thresholds[*class] - TOLERANCE;
+        let mut confident = (0..classes).filter(reached);
+        let confident_class = match (confident.next(), confident.next()) {
+            (None, _) => continue,
+            (Some(class), None) => class,
+            (Some(_), Some(_)) => most_probable(row, |_| 0.0),
+        };
+        joint[label][confident_class] += 1;
+        let own_margin = |class| if class == label { TOLERANCE } else { 0.0 };
+        if confident_class != label && most_probable(row, own_margin) != label {
+            n_wrong += 1;
+        }
+    }
+    for (class, row) in joint.iter_mut().enumerate() {
+        row[class] = row[class].max(1);
+    }
+    let scores: Vec<f64> = labels
+        .iter()
+        .zip(probabilities.chunks_exact(classes))
+        .map(|(&label, row)| self_confidence(label, row))
+        .collect();
+    let mut ranked: Vec<usize> = (0..labels.len()).collect();
+    ranked.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    ranked.truncate(n_wrong);
+    LabelIssues { thresholds, joint, ranked }
+}
+
+/// How well a label fits the probabilities `[C]` of the classes: the label's own. The least is the most suspicious.
+#[must_use]
+pub fn self_confidence(label: u32, probabilities: &[f32]) -> f64 {
+    f64::from(probabilities[label as usize])
+}
+
+/// The class with the highest probability, the first of equals, once `more` is added.
+fn most_probable(row: &[f32], margin: impl Fn(usize) -> f64) -> usize {
+    let value = |class: usize| f64::from(row[class]) + margin(class);
+    (1..row.len()).fold(0, |best, class| if value(class) > value(best) { class } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::SafeTensors;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn reference_file(name: &str) -> Vec<u8> {
+        fs::read(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/{}"), name)).unwrap()
+    }
+
+    /// The thresholds are 0.8 and 0.8: sample 4 reaches that of class 0 just so.
+    #[test]
+    fn a_probability_on_the_threshold_is_confident_and_one_below_it_is_not() {
+        let issues = |probability: f32| {
+            let probabilities = [0.8, 0.2, 0.8, 0.2, 0.2, 0.8, 0.2, 0.8, probability, 1.0 - probability];
+            let found = label_issues(&[0, 0, 1, 1, 1], &probabilities, 2);
+            (found.joint.concat(), found.ranked)
+        };
+        assert_eq!(issues(0.8), (vec![2, 0, 1, 2], vec![4]));
+        assert_eq!(issues(0.79), (vec![2, 0, 0, 2], vec![]));
+        assert!((self_confidence(1, &[0.25, 0.75]) - 0.75).abs() < 1e-12);
+    }
+
+    #[test]
+    fn label_issues_are_cleanlabs() {
+        let bytes = reference_file("probabilities.safetensors");
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let expected: Value = serde_json::from_slice(&reference_file("issues.json")).unwrap();
+        let expected = expected.as_object().unwrap();
+        assert!(expected.len() >= 6);
+        for (name, cleanlab) in expected {
+            let probabilities = tensors.tensor(name).unwrap();
+            let classes = probabilities.shape()[1];
+            let probabilities: Vec<f32> = bytemuck::pod_collect_to_vec(probabilities.data());
+            let numbers = |key: &str| -> Vec<usize> {
+                cleanlab[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|number| number.as_u64().unwrap() as usize)
+                    .collect()
+            };
+            let labels: Vec<u32> = numbers("labels").into_iter().map(|label| label as u32).collect();
+            let found = label_issues(&labels, &probabilities, classes);
+            for (ours, theirs) in found.thresholds.iter().zip(cleanlab["thresholds"].as_array().unwrap()) {
+                assert!((ours - theirs.as_f64().unwrap()).abs() < 1e-12, "{name}: {ours} {theirs}");
+            }
+            assert_eq!(found.joint.concat(), numbers("joint"), "{name}");
+            assert_eq!(found.ranked, numbers("issues"), "{name}");
+        }
+    }
+}

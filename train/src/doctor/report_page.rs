@@ -1,0 +1,187 @@
+//! What was found as a page to look at, in one file without a script.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Arguments, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use headstock_loader::decode;
+use headstock_loader::encode::thumbnail;
+use rayon::prelude::*;
+
+use super::{Diagnosis, Finding, FindingItem, SampleRef};
+use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
+use crate::config::Settings;
+use crate::error::TrainError;
+use crate::progress::Progress;
+use crate::report::escape_html;
+
+/// Items of a finding, and thumbnails, that the page has at most.
+const MAX_ITEMS: usize = 60;
+const MAX_THUMBNAILS: usize = 400;
+
+/// Copies of one picture that are shown.
+const MAX_COPIES: usize = 8;
+
+/// The longer side of a thumbnail in pixels.
+const THUMBNAIL_SIDE: u32 = 128;
+
+const STYLE: &str = "\
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#222}\
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd}\
+.error{color:#b00020}.warning{color:#9a6700}.note{color:#555}.items{display:flex;flex-wrap:wrap;gap:.8rem}\
+.item{border:1px solid #ddd;border-radius:4px;padding:.4rem;display:flex;flex-wrap:wrap;gap:.4rem;max-width:100%}\
+figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
+figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
+
+/// What every page begins with.
+const HTML_PREFIX: &str =
+    "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
+
+/// A page that is going to be written.
+#[derive(Clone, Debug)]
+pub struct ReportPage(PathBuf);
+
+impl ReportPage {
+    /// A page at `path`, refused before the long work where another file lies there.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for such a file.
+    pub fn new(path: &Path) -> Result<Self, TrainError> {
+        refuse_to_overwrite_unless(path, &[HTML_PREFIX.into()])?;
+        Ok(Self(path.into()))
+    }
+
+    /// Writes what was found. The photos that are shown are decoded again; some hundred at most.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn write(
+        &self,
+        diagnosis: &Diagnosis,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<(), TrainError> {
+        let page = render(diagnosis, settings, progress);
+        write_atomically(&self.0, page.as_bytes()).map_err(TrainError::io("write", &self.0))
+    }
+}
+
+fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
+    let thumbnails = make_thumbnails(diagnosis, settings.options.data.max_pixels, progress);
+    let mut page = format!(
+        "{HTML_PREFIX}<style>{STYLE}</style>\n<h1>What is wrong with the photos</h1>\n<p>{} photos of {} classes.</p>\n",
+        diagnosis.photos,
+        diagnosis.classes.len()
+    );
+    if diagnosis.findings.is_empty() {
+        page.push_str("<p>Nothing was found.</p>\n");
+    } else {
+        page.push_str("<table>\n<tr><th><th>found<th>count<th>what to do\n");
+        for (number, finding) in diagnosis.findings.iter().enumerate() {
+            let Finding { count, advice, .. } = finding;
+            let (severity, name) = (finding.severity.as_str(), finding.name());
+            push_fmt(
+                &mut page,
+                format_args!(
+                    "<tr><td class=\"{severity}\">{severity}<td><a href=\"#f{number}\">{name}</a><td>{count}<td>{}\n",
+                    escape_html(advice)
+                ),
+            );
+        }
+        page.push_str("</table>\n");
+    }
+    for reason in &diagnosis.left_out {
+        push_fmt(&mut page, format_args!("<p>Not looked at: {}</p>\n", escape_html(reason)));
+    }
+    for (number, finding) in diagnosis.findings.iter().enumerate() {
+        finding_section(&mut page, number, finding, &thumbnails);
+    }
+    classes_section(&mut page, diagnosis);
+    page
+}
+
+fn finding_section(
+    page: &mut String,
+    number: usize,
+    finding: &Finding,
+    thumbnails: &BTreeMap<usize, String>,
+) {
+    let (severity, name, count) = (finding.severity.as_str(), finding.name(), finding.count);
+    push_fmt(page, format_args!("<h2 id=\"f{number}\" class=\"{severity}\">{name}: {count}</h2>\n"));
+    push_fmt(page, format_args!("<p>{}</p>\n", escape_html(finding.advice)));
+    if count > MAX_ITEMS {
+        push_fmt(page, format_args!("<p>The first {MAX_ITEMS} are shown.</p>\n"));
+    }
+    page.push_str("<div class=\"items\">\n");
+    for item in finding.items.iter().take(MAX_ITEMS) {
+        page.push_str("<div class=\"item\">");
+        for sample in item.photos.iter().take(MAX_COPIES) {
+            figure(page, sample, thumbnails.get(&sample.sample));
+        }
+        let more = item.photos.len().saturating_sub(MAX_COPIES);
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        push_fmt(
+            page,
+            format_args!("<div class=\"detail\">{}{more}</div></div>\n", escape_html(&item.detail)),
+        );
+    }
+    page.push_str("</div>\n");
+}
+
+fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
+    page.push_str("<figure>");
+    if let Some(data) = thumbnail {
+        push_fmt(page, format_args!("<img alt=\"\" src=\"data:image/jpeg;base64,{data}\">"));
+    }
+    let (path, label) = (escape_html(&sample.path), escape_html(&sample.label));
+    push_fmt(
+        page,
+        format_args!("<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>", sample.part.as_str()),
+    );
+}
+
+fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
+    page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>to train on<th>to test on\n");
+    for count in &diagnosis.classes {
+        push_fmt(
+            page,
+            format_args!("<tr><td>{}<td>{}<td>{}\n", escape_html(&count.class), count.train, count.test),
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+/// The thumbnails, in base64, of the photos that are shown first.
+fn make_thumbnails(
+    diagnosis: &Diagnosis,
+    max_pixels: u64,
+    progress: &dyn Progress,
+) -> BTreeMap<usize, String> {
+    // The first items of each finding before the later ones of any.
+    let mut shown = BTreeSet::new();
+    for rank in 0..MAX_ITEMS {
+        let items = diagnosis.findings.iter().filter_map(|finding: &Finding| finding.items.get(rank));
+        for sample in items.flat_map(|item: &FindingItem| item.photos.iter().take(MAX_COPIES)) {
+            if shown.len() < MAX_THUMBNAILS {
+                shown.insert(sample.sample);
+            }
+        }
+    }
+    progress.begin_run("thumbnails", shown.len() as u64, "photos");
+    let shown: Vec<usize> = shown.into_iter().collect();
+    let thumbnails = shown.into_par_iter().filter_map(|number| {
+        let image = &diagnosis.listing.samples[number].image;
+        let pixels = image.read().and_then(|bytes| decode(&bytes, max_pixels)).ok();
+        progress.step(1);
+        Some((number, STANDARD.encode(thumbnail(&pixels?, THUMBNAIL_SIDE))))
+    });
+    let thumbnails = thumbnails.collect();
+    progress.train_to_end();
+    thumbnails
+}
+
+fn push_fmt(page: &mut String, text: Arguments<'_>) {
+    page.write_fmt(text).expect("a string takes every byte");
+}

@@ -1,0 +1,117 @@
+//! What training goes on from: arrays by name, and where it was, in one file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::Path;
+
+use safetensors::{Dtype, View, serialize_to_file};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::atomic_write::TEMP_PREFIX;
+use crate::error::TrainError;
+use crate::run::tensors::StoredTensors;
+
+/// The one entry of the metadata.
+const METADATA_KEY: &str = "headstock";
+
+/// Values by name.
+pub(super) type NamedArrays<'a> = BTreeMap<String, &'a [f32]>;
+
+/// Where training was, and the values by name.
+pub(super) type StoredCheckpoint<P> = (P, BTreeMap<String, Vec<f32>>);
+
+/// Writes a checkpoint; the one that is there stays until this one is whole and on the disk.
+///
+/// # Errors
+/// [`TrainError::Io`], [`TrainError::UnknownFormat`].
+pub(super) fn save(
+    path: &Path,
+    position: &impl Serialize,
+    arrays: &NamedArrays<'_>,
+) -> Result<(), TrainError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!("{TEMP_PREFIX}{name}"));
+    let position = serde_json::to_string(position).map_err(TrainError::format(path))?;
+    let metadata = HashMap::from([(METADATA_KEY.to_owned(), position)]);
+    let arrays = arrays.iter().map(|(name, values)| (name, FlatArray { values, shape: [values.len()] }));
+    serialize_to_file(arrays, Some(metadata), &beside).map_err(TrainError::format(path))?;
+    let synced = File::open(&beside).and_then(|file| file.sync_all());
+    synced.and_then(|()| fs::rename(&beside, path)).map_err(TrainError::io("write", path))
+}
+
+/// Reads a checkpoint; none where there is none.
+///
+/// # Errors
+/// [`TrainError::Io`], and [`TrainError::UnknownFormat`] for a file that is damaged.
+pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<StoredCheckpoint<P>>, TrainError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let stored = StoredTensors::open(path)?;
+    let entry =
+        stored.metadata_entry(METADATA_KEY).ok_or_else(|| TrainError::format(path)("it is no checkpoint"))?;
+    let position = serde_json::from_str(entry).map_err(TrainError::format(path))?;
+    let arrays = stored
+        .tensors()?
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_vec1().map_err(TrainError::format(path))?)))
+        .collect::<Result<_, TrainError>>()?;
+    Ok(Some((position, arrays)))
+}
+
+/// A row of values that are written as they lie in memory.
+struct FlatArray<'a> {
+    values: &'a [f32],
+    shape: [usize; 1],
+}
+
+impl View for FlatArray<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        bytemuck::cast_slice(self.values).into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_loaded_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        assert!(load::<f64>(&path).unwrap().is_none());
+        let values = [f32::MIN_POSITIVE / 2.0, -0.0, 1.0 / 3.0, f32::NAN];
+        save(&path, &0.1f64, &NamedArrays::from([("b".into(), values.as_slice()), ("a".into(), &[])]))
+            .unwrap();
+        let (position, arrays) = load::<f64>(&path).unwrap().unwrap();
+        assert_eq!(position.to_bits(), 0.1f64.to_bits());
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&arrays["b"]), bits(&values));
+        assert!(arrays["a"].is_empty());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        save(&path, &1u8, &NamedArrays::new()).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(load::<u8>(&path).unwrap_err().to_string().contains("last.safetensors"));
+    }
+}

@@ -1,0 +1,240 @@
+//! Photos of a batch mixed in pairs: mixup (Zhang et al., ICLR 2018) and `CutMix` (Yun et al., ICCV 2019).
+
+use std::f64::consts::TAU;
+
+use headstock_heads::KeyedRng;
+use rayon::prelude::*;
+
+/// How a batch is mixed. With both, one of the two is chosen for each batch, each as often, as torchvision's `RandomChoice` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct BatchMixing {
+    /// `α` of mixup's `Beta(α, α)`, above 0.
+    pub(super) mixup: Option<f64>,
+    /// `α` of `CutMix`'s.
+    pub(super) cutmix: Option<f64>,
+}
+
+/// How a batch was mixed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MixedBatch {
+    /// For each photo the one that was mixed into it.
+    pub(super) partners: Vec<usize>,
+    /// The part of a photo that is its own.
+    pub(super) lambda: f64,
+}
+
+/// What is cut out: rows and columns, the ends excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CutRegion {
+    rows: [usize; 2],
+    columns: [usize; 2],
+}
+
+impl BatchMixing {
+    /// Mixes a batch `[N, H, W, C]` in place, by what `random` draws; nothing where there is nothing to mix.
+    ///
+    /// # Panics
+    /// When the values are not as many as `shape` says.
+    pub(super) fn apply(
+        &self,
+        batch: &mut [f32],
+        shape: [usize; 4],
+        random: &mut KeyedRng,
+    ) -> Option<MixedBatch> {
+        let [photos, height, width, channels] = shape;
+        assert_eq!(batch.len(), shape.iter().product::<usize>(), "a batch of {shape:?}");
+        let (cut, alpha) = match (self.mixup, self.cutmix) {
+            (None, None) => return None,
+            (Some(alpha), None) => (false, alpha),
+            (None, Some(alpha)) => (true, alpha),
+            (Some(_), Some(alpha)) if random.uniform() < 0.5 => (true, alpha),
+            (Some(alpha), Some(_)) => (false, alpha),
+        };
+        if batch.is_empty() {
+            return None;
+        }
+        let mut partners: Vec<usize> = (0..photos).collect();
+        random.shuffle(&mut partners);
+        let lambda = sample_beta(alpha, random);
+        let before = batch.to_vec();
+        let size = height * width * channels;
+        let pairs = batch.par_chunks_exact_mut(size).zip(&partners);
+        let pairs = pairs.map(|(photo, &partner)| (photo, &before[partner * size..][..size]));
+        if !cut {
+            let (own, theirs) = (lambda as f32, (1.0 - lambda) as f32);
+            pairs.for_each(|(photo, partner)| {
+                for (value, partner) in photo.iter_mut().zip(partner) {
+                    *value = theirs * partner + own * *value;
+                }
+            });
+            return Some(MixedBatch { partners, lambda });
+        }
+        let centre = [random.below(height), random.below(width)];
+        let (CutRegion { rows, columns: [from, to] }, lambda) =
+            cutmix_region(lambda, centre, [height, width]);
+        pairs.for_each(|(photo, partner)| {
+            for row in rows[0]..rows[1] {
+                let run = (row * width + from) * channels..(row * width + to) * channels;
+                photo[run.clone()].copy_from_slice(&partner[run]);
+            }
+        });
+        Some(MixedBatch { partners, lambda })
+    }
+}
+
+/// What is cut out around a centre, and what is left of a photo then, by torchvision's `CutMix`.
+fn cutmix_region(lambda: f64, centre: [usize; 2], sides: [usize; 2]) -> (CutRegion, f64) {
+    let along = |axis: usize| {
+        let half = (0.5 * (1.0 - lambda).sqrt() * sides[axis] as f64) as usize;
+        [centre[axis].saturating_sub(half), (centre[axis] + half).min(sides[axis])]
+    };
+    let [rows, columns] = [along(0), along(1)];
+    let area = (rows[1] - rows[0]) * (columns[1] - columns[0]);
+    (CutRegion { rows, columns }, 1.0 - area as f64 / (sides[0] * sides[1]) as f64)
+}
+
+/// A number from `Beta(α, α)`: the share of one of two numbers from `Gamma(α)`. In logarithms, as both may be below all numbers.
+fn sample_beta(alpha: f64, random: &mut KeyedRng) -> f64 {
+    let (own, other) = (sample_log_gamma(alpha, random), sample_log_gamma(alpha, random));
+    1.0 / (1.0 + (other - own).exp())
+}
+
+/// The logarithm of a number from `Gamma(shape)`, by Marsaglia and Tsang (ACM TOMS 26, 2000), with their way from `shape + 1` to a
+/// shape below 1.
+fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
+    if shape < 1.0 {
+        let larger = sample_log_gamma(shape + 1.0, random);
+        return larger + (1.0 - random.uniform()).ln() / shape;
+    }
+    let d = shape - 1.0 / 3.0;
+    let c = 1.0 / (9.0 * d).sqrt();
+    loop {
+        let x = sample_normal(random);
+        let v = (1.0 + c * x).powi(3);
+        let u = 1.0 - random.uniform();
+        if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+            return (d * v).ln();
+        }
+    }
+}
+
+/// A number from the normal distribution, by Box and Muller (1958).
+fn sample_normal(random: &mut KeyedRng) -> f64 {
+    let radius = (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
+    radius * (TAU * random.uniform()).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finetune::golden::Golden;
+
+    const SHAPE: [usize; 4] = [5, 6, 7, 3];
+
+    /// A value tells its photo and its place.
+    fn batch() -> Vec<f32> {
+        (0..SHAPE.iter().product::<usize>()).map(|i| i as f32).collect()
+    }
+
+    #[test]
+    fn the_draws_are_distributed_as_scipys_beta() {
+        const DRAWS: usize = 40_000;
+        let golden = Golden::load();
+        let (alphas, parts) = (golden.doubles("beta.alphas"), golden.doubles("beta.parts"));
+        let (quantiles, variances) = (golden.doubles("beta.quantiles"), golden.doubles("beta.variances"));
+        let of_alphas = alphas.iter().zip(quantiles.chunks_exact(parts.len())).zip(&variances);
+        for ((&alpha, quantiles), &variance) in of_alphas {
+            let mut random = KeyedRng::new(&[7]);
+            let draws: Vec<f64> = (0..DRAWS).map(|_| sample_beta(alpha, &mut random)).collect();
+            assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)), "{alpha}");
+            // Bounds of four standard errors.
+            let mean = draws.iter().sum::<f64>() / DRAWS as f64;
+            assert!((mean - 0.5).abs() < 4.0 * (variance / DRAWS as f64).sqrt(), "{alpha}: {mean}");
+            let found = draws.iter().map(|draw| (draw - 0.5).powi(2)).sum::<f64>() / DRAWS as f64;
+            assert!((found / variance - 1.0).abs() < 0.04, "{alpha}: {found}, expected {variance}");
+            for (&part, &quantile) in parts.iter().zip(quantiles) {
+                let below = draws.iter().filter(|&&draw| draw <= quantile).count() as f64 / DRAWS as f64;
+                let error = (part * (1.0 - part) / DRAWS as f64).sqrt();
+                assert!(
+                    (below - part).abs() < 4.0 * error,
+                    "{alpha}: {below} below {quantile}, expected {part}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_out_is_torchvisions() {
+        let rows = Golden::load().doubles("cutmix");
+        assert!(rows.len() >= 9 * 100);
+        for row in rows.chunks_exact(10) {
+            let whole: Vec<usize> = row[1..9].iter().map(|&value| value as usize).collect();
+            let (found, lambda) = cutmix_region(row[0], [whole[0], whole[1]], [whole[2], whole[3]]);
+            let oracle = CutRegion { rows: [whole[4], whole[5]], columns: [whole[6], whole[7]] };
+            assert_eq!(found, oracle, "{row:?}");
+            assert!((lambda - row[9]).abs() < 1e-15, "{row:?}: {lambda}");
+        }
+    }
+
+    #[test]
+    fn mixup_is_a_weighted_mean_of_a_photo_and_its_partner() {
+        let mixing = BatchMixing { mixup: Some(0.4), cutmix: None };
+        let (before, mut after) = (batch(), batch());
+        let MixedBatch { partners, lambda } =
+            mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, 2])).unwrap();
+        let mut sorted = partners.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2, 3, 4]);
+        assert!(0.0 < lambda && lambda < 1.0 && partners != sorted);
+        let size = before.len() / partners.len();
+        for (i, value) in after.iter().enumerate() {
+            let (own, theirs) =
+                (f64::from(before[i]), f64::from(before[partners[i / size] * size + i % size]));
+            let expected = lambda * own + (1.0 - lambda) * theirs;
+            assert!((f64::from(*value) - expected).abs() < 1e-3, "{i}: {value}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn cutmix_takes_a_region_of_the_partner_and_lambda_is_what_is_left() {
+        let mixing = BatchMixing { mixup: None, cutmix: Some(1.0) };
+        let mut seen = 0;
+        for step in 0..20 {
+            let (before, mut after) = (batch(), batch());
+            let MixedBatch { partners, lambda } =
+                mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, step])).unwrap();
+            let size = before.len() / partners.len();
+            for (photo, &partner) in partners.iter().enumerate() {
+                let own = |i: usize| after[photo * size + i] == before[photo * size + i];
+                assert!((0..size).all(|i| own(i) || after[photo * size + i] == before[partner * size + i]));
+                if partner != photo {
+                    let left = (0..size).filter(|&i| own(i)).count() as f64 / size as f64;
+                    assert!((left - lambda).abs() < 1e-12, "{left} is left, not {lambda}");
+                    seen += usize::from(left < 1.0);
+                }
+            }
+        }
+        assert!(seen > 20, "{seen}");
+    }
+
+    #[test]
+    fn of_both_each_is_chosen_as_often_and_by_the_key() {
+        let both = BatchMixing { mixup: Some(1.0), cutmix: Some(1.0) };
+        let fractions = |step: u64| {
+            let mut after = batch();
+            let mixed = both.apply(&mut after, SHAPE, &mut KeyedRng::new(&[3, step]));
+            assert_eq!(mixed, both.apply(&mut batch(), SHAPE, &mut KeyedRng::new(&[3, step])));
+            // Only a mean is between whole numbers.
+            usize::from(after.iter().any(|value| value.fract() != 0.0))
+        };
+        let mixups: usize = (0..200).map(fractions).sum();
+        assert!((70..=130).contains(&mixups), "{mixups} of 200");
+    }
+
+    #[test]
+    fn without_either_nothing_is_mixed() {
+        let mut after = batch();
+        assert_eq!(BatchMixing::default().apply(&mut after, SHAPE, &mut KeyedRng::new(&[])), None);
+        assert_eq!(after, batch());
+    }
+}

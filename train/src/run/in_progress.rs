@@ -1,0 +1,225 @@
+//! A run whose training goes on: its folder is there from the start, with checkpoints in it, and is no run before the end.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::{CONFIG, METRICS, MODEL, RunFiles, RunMetrics, RunReservation};
+use crate::atomic_write::{TEMP_PREFIX, write_atomically};
+use crate::error::TrainError;
+
+/// The folder of the checkpoints. As long as it is there, the run is not finished.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Held by the one program that trains.
+const LOCK: &str = "lock";
+
+/// Whether `folder` is a run whose training has not ended.
+pub(crate) fn is_in_progress(folder: &Path) -> bool {
+    folder.join(CHECKPOINTS).is_dir()
+}
+
+/// A run whose training has not ended, held by this program.
+pub(crate) struct RunInProgress {
+    folder: PathBuf,
+    lock: File,
+}
+
+/// What there is to go on with.
+pub(crate) enum ResumeState {
+    /// A training that has not ended.
+    InProgress(RunInProgress),
+    /// Nothing: the run is finished.
+    Finished(Box<RunMetrics>),
+}
+
+impl RunInProgress {
+    /// Gives a reserved folder its name, with the settings in it.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] when the place is taken by now, [`TrainError::Io`].
+    pub(crate) fn with_trainer(
+        reservation: RunReservation<'_>,
+        head: &str,
+        config: &str,
+    ) -> Result<Self, TrainError> {
+        let path = reservation.temp_folder().join(CONFIG);
+        write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))?;
+        let path = reservation.temp_folder().join(CHECKPOINTS);
+        fs::create_dir(&path).map_err(TrainError::io("make", &path))?;
+        let lock = lock_checkpoints(&path)?;
+        Ok(Self { folder: reservation.move_into_place(head)?, lock })
+    }
+
+    /// Takes up what was left in `folder`.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] where there is no run, or another program trains it; [`TrainError::Io`],
+    /// [`TrainError::UnknownFormat`].
+    pub(crate) fn resume(folder: &Path) -> Result<ResumeState, TrainError> {
+        let checkpoints = folder.join(CHECKPOINTS);
+        let has_model = folder.join(MODEL).is_file();
+        if !checkpoints.is_dir() && !has_model {
+            return Err(TrainError::Usage(format!(
+                "{} is no training that could go on: `headstock train` begins one where [tune] names a stage",
+                folder.display()
+            )));
+        }
+        let held_lock = checkpoints.is_dir().then(|| lock_checkpoints(&checkpoints)).transpose()?;
+        remove_temp_files(folder)?;
+        match held_lock {
+            Some(lock) if !has_model => {
+                remove_temp_files(&checkpoints)?;
+                Ok(ResumeState::InProgress(Self { folder: folder.into(), lock }))
+            }
+            held_lock => {
+                // It was stopped after its last file was written.
+                if let Some(lock) = held_lock {
+                    Self { folder: folder.into(), lock }.remove_checkpoints()?;
+                }
+                let path = folder.join(METRICS);
+                let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+                Ok(ResumeState::Finished(serde_json::from_str(&text).map_err(TrainError::format(&path))?))
+            }
+        }
+    }
+
+    /// The run's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the checkpoint of this name is kept.
+    pub(crate) fn checkpoint_path(&self, name: &str) -> PathBuf {
+        self.folder.join(CHECKPOINTS).join(name)
+    }
+
+    /// Writes the settings anew, which say more by now.
+    pub(crate) fn write_config(&self, config: &str) -> Result<(), TrainError> {
+        let path = self.folder.join(CONFIG);
+        write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))
+    }
+
+    /// Writes the run's files; the model, by which a run is known, comes last.
+    pub(crate) fn finish(self, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
+        files.write_all_but_model(&self.folder)?;
+        let (temp_model, model) = (self.checkpoint_path(MODEL), self.folder.join(MODEL));
+        files.model.write(&temp_model)?;
+        fs::rename(&temp_model, &model).map_err(TrainError::io("write", &model))?;
+        let folder = self.folder.clone();
+        self.remove_checkpoints()?;
+        Ok(folder)
+    }
+
+    /// Removes the folder, in which nothing is that would be missed.
+    pub(crate) fn discard(self) {
+        let Self { folder, lock } = self;
+        drop(lock);
+        if let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::warn!("{} is left behind: {error}", folder.display());
+        }
+    }
+
+    /// Removes the checkpoints: the run is finished.
+    fn remove_checkpoints(self) -> Result<(), TrainError> {
+        let checkpoints = self.folder.join(CHECKPOINTS);
+        drop(self.lock);
+        fs::remove_dir_all(&checkpoints).map_err(TrainError::io("remove", &checkpoints))
+    }
+}
+
+/// Holds the checkpoints in `folder` for as long as the file is open.
+fn lock_checkpoints(folder: &Path) -> Result<File, TrainError> {
+    let path = folder.join(LOCK);
+    let file = File::create(&path).map_err(TrainError::io("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Usage(format!(
+            "{} is being trained by another program",
+            folder.parent().unwrap_or(folder).display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
+    }
+}
+
+/// Removes what a program that was killed was about to write.
+fn remove_temp_files(folder: &Path) -> Result<(), TrainError> {
+    for entry in fs::read_dir(folder).map_err(TrainError::io("read", folder))? {
+        let entry = entry.map_err(TrainError::io("read", folder))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(TrainError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use headstock_heads::Registry;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::run::RunDir;
+
+    fn begin_run(folder: &Path) -> RunInProgress {
+        let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
+        let settings = Config::parse(text, "a test", folder).unwrap().resolve(&Registry::builtin()).unwrap();
+        let run_dir = RunDir::Named(folder.join("run"));
+        RunInProgress::with_trainer(run_dir.reserve(&settings.source).unwrap(), "linear", "first").unwrap()
+    }
+
+    #[test]
+    fn a_run_in_progress_is_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_progress = begin_run(folder.path());
+        let run = folder.path().join("run");
+        assert!(is_in_progress(&run) && in_progress.folder() == run);
+        let refused = RunInProgress::resume(&run).err().unwrap().to_string();
+        assert_eq!(refused, format!("{} is being trained by another program", run.display()));
+        drop(in_progress);
+        assert!(
+            matches!(RunInProgress::resume(&run), Ok(ResumeState::InProgress(held)) if held.folder() == run)
+        );
+    }
+
+    #[test]
+    fn resuming_removes_temporary_files_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_progress = begin_run(folder.path());
+        in_progress.write_config("second").unwrap();
+        let run = folder.path().join("run");
+        fs::write(in_progress.checkpoint_path("last"), "whole").unwrap();
+        for dir in [&run, &run.join(CHECKPOINTS)] {
+            fs::write(dir.join(format!("{TEMP_PREFIX}part")), "a part").unwrap();
+        }
+        drop(in_progress);
+        let Ok(ResumeState::InProgress(in_progress)) = RunInProgress::resume(&run) else {
+            panic!("it goes on")
+        };
+        let names = |dir: &Path| {
+            let mut names: Vec<String> = fs::read_dir(dir)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&run), [CHECKPOINTS, CONFIG]);
+        assert_eq!(names(&run.join(CHECKPOINTS)), ["last", LOCK]);
+        assert_eq!(fs::read_to_string(run.join(CONFIG)).unwrap(), "second");
+        in_progress.discard();
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_run_that_was_killed_after_its_model_is_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(begin_run(folder.path()));
+        let run = folder.path().join("run");
+        fs::write(run.join(MODEL), "a model").unwrap();
+        // The model is the last file that is written: without its figures the run is damaged, and the file is named.
+        let damaged = RunInProgress::resume(&run).err().unwrap().to_string();
+        assert!(damaged.contains(METRICS), "{damaged}");
+        assert!(!is_in_progress(&run) && run.join(MODEL).exists());
+    }
+}

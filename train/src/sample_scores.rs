@@ -1,0 +1,167 @@
+//! What the figures of a test are made of: how each sample was predicted.
+
+/// Bins of the calibration error.
+const N_BINS: usize = 15;
+
+/// How a sample was predicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct SampleScore {
+    label: u32,
+    predicted: u32,
+    /// `-ln p(label)`, of a probability that is neither 0 nor 1 in `f32`.
+    loss: f64,
+    /// The probability of the predicted class, and the bin that it is in.
+    confidence: f32,
+    bin: u8,
+}
+
+impl SampleScore {
+    /// Of the `probabilities` of each class.
+    pub(crate) fn new(probabilities: &[f32], predicted: u32, label: u32) -> Self {
+        let epsilon = f64::from(f32::EPSILON);
+        let loss = -f64::from(probabilities[label as usize]).clamp(epsilon, 1.0 - epsilon).ln();
+        let confidence = probabilities[predicted as usize];
+        Self { label, predicted, loss, confidence, bin: confidence_bin(confidence) as u8 }
+    }
+}
+
+/// The bin of a confidence. A bin holds its upper edge, not its lower one; edges are as exact as confidences are: one of a fifth is
+/// on an edge, though the `f32` next to 0.2 is a little more.
+fn confidence_bin(confidence: f32) -> usize {
+    let upper = |bin: usize| ((bin + 1) as f64 / N_BINS as f64) as f32;
+    (0..N_BINS - 1).find(|&bin| confidence <= upper(bin)).unwrap_or(N_BINS - 1)
+}
+
+/// Figures of scores; what each is, [`Metrics`](crate::metrics::Metrics) says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct WeightedMetrics {
+    pub(crate) accuracy: f64,
+    pub(crate) macro_f1: f64,
+    pub(crate) log_loss: f64,
+    pub(crate) ece: f64,
+}
+
+impl WeightedMetrics {
+    /// Sample `i` counts `weight(i)` times; one at least counts.
+    pub(crate) fn from_scores(scores: &[SampleScore], classes: usize, weight: impl Fn(usize) -> u32) -> Self {
+        /// Counts of a class.
+        #[derive(Clone, Copy, Default)]
+        struct ClassTally {
+            /// Samples of the class, and those predicted to be: right ones count twice.
+            label_plus_predicted: u64,
+            correct: u64,
+        }
+        let mut tallies = vec![ClassTally::default(); classes];
+        // Per bin: sum of confidences, of hits.
+        let mut bins = [(0.0, 0.0); N_BINS];
+        let (mut samples, mut loss) = (0, 0.0);
+        for (i, score) in scores.iter().enumerate() {
+            let count = weight(i);
+            if count == 0 {
+                continue;
+            }
+            let (weight, hit) = (f64::from(count), score.predicted == score.label);
+            let count = u64::from(count);
+            samples += count;
+            loss += weight * score.loss;
+            tallies[score.label as usize].label_plus_predicted += count;
+            tallies[score.predicted as usize].label_plus_predicted += count;
+            let bin = &mut bins[usize::from(score.bin)];
+            bin.0 += weight * f64::from(score.confidence);
+            if hit {
+                tallies[score.label as usize].correct += count;
+                bin.1 += weight;
+            }
+        }
+        let samples_f64 = samples as f64;
+        let correct: u64 = tallies.iter().map(|class| class.correct).sum();
+        let present = tallies.iter().filter(|class| class.label_plus_predicted > 0);
+        let f1: Vec<f64> =
+            present.map(|class| 2.0 * class.correct as f64 / class.label_plus_predicted as f64).collect();
+        let gaps = bins.iter().map(|(confidence, hits): &(f64, f64)| (confidence - hits).abs());
+        Self {
+            accuracy: correct as f64 / samples_f64,
+            macro_f1: f1.iter().sum::<f64>() / f1.len() as f64,
+            log_loss: loss / samples_f64,
+            ece: gaps.sum::<f64>() / samples_f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bin_holds_its_upper_edge_and_not_its_lower_one() {
+        assert_eq!(confidence_bin(0.0), 0);
+        for k in 1..=N_BINS {
+            let edge = (k as f64 / N_BINS as f64) as f32;
+            assert_eq!(confidence_bin(edge), k - 1, "{edge}");
+            assert_eq!(confidence_bin(edge.next_down()), k - 1, "below {edge}");
+            assert_eq!(confidence_bin(edge.next_up()), k.min(N_BINS - 1), "above {edge}");
+        }
+        // What a share of votes is, divided in single or in double precision.
+        assert_eq!([1.0 / 5.0, 2.0 / 5.0, 2.0 / 3.0].map(confidence_bin), [2, 5, 9]);
+        assert_eq!([1.0f64 / 5.0, 2.0 / 5.0, 2.0 / 3.0].map(|share| confidence_bin(share as f32)), [2, 5, 9]);
+    }
+
+    /// Eight samples by hand: what is right and what is said differ by bin, not in all.
+    #[test]
+    fn the_calibration_error_weighs_the_gaps_of_the_bins() {
+        let score = |confidence: f32, hit: bool| {
+            SampleScore::new(&[confidence, 1.0 - confidence], 0, u32::from(!hit))
+        };
+        let ece = |scores: &[SampleScore]| WeightedMetrics::from_scores(scores, 2, |_| 1).ece;
+        // Bin (0.733, 0.8]: said 0.75 twice, right once. Bin (0.8, 0.867]: said 0.85 twice, right twice.
+        let scores = [score(0.75, true), score(0.75, false), score(0.85, true), score(0.85, true)];
+        let expected = 0.5 * 0.25 + 0.5 * 0.15;
+        assert!((ece(&scores) - expected).abs() < 1e-7, "{}", ece(&scores));
+        // Within one bin a surplus makes up for a lack: (0.6, 0.667] said 0.61 and 0.65, right once of two.
+        let scores = [score(0.61, true), score(0.65, false)];
+        assert!((ece(&scores) - (0.63 - 0.5)).abs() < 1e-7, "{}", ece(&scores));
+        // 0.8 is on the edge: it lies with 0.75, not with 0.85, so that the gaps do not make up for each other.
+        let scores = [score(0.8, false), score(0.85, true)];
+        assert!((ece(&scores) - (0.4 + 0.075)).abs() < 1e-7, "{}", ece(&scores));
+    }
+
+    #[test]
+    fn a_weight_equals_that_many_repetitions() {
+        let samples = [(0.9, 0, 0), (0.8, 0, 1), (0.6, 0, 2), (0.7, 0, 0)];
+        let score = |&(p, predicted, label): &(f32, u32, u32)| {
+            let rest = (1.0 - p) / 2.0;
+            SampleScore::new(&[p, rest, rest], predicted, label)
+        };
+        let scores: Vec<SampleScore> = samples.iter().map(score).collect();
+        let counts = [2, 1, 0, 3];
+        let weighted = WeightedMetrics::from_scores(&scores, 3, |i| counts[i]);
+        let repeated: Vec<SampleScore> = scores
+            .iter()
+            .zip(counts)
+            .flat_map(|(score, n)| std::iter::repeat_n(*score, n as usize))
+            .collect();
+        let unweighted = WeightedMetrics::from_scores(&repeated, 3, |_| 1);
+        for (found, expected) in [
+            (weighted.accuracy, unweighted.accuracy),
+            (weighted.macro_f1, unweighted.macro_f1),
+            (weighted.log_loss, unweighted.log_loss),
+            (weighted.ece, unweighted.ece),
+        ] {
+            assert!((found - expected).abs() < 1e-12, "{weighted:?} {unweighted:?}");
+        }
+        // Of six, five are class 0, all predicted: F1 10/11 of class 0, 0 of class 1, and class 2 is not met.
+        assert!((weighted.accuracy - 5.0 / 6.0).abs() < 1e-12);
+        assert!((weighted.macro_f1 - 10.0 / 11.0 / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn log_loss_is_clamped_to_single_precision() {
+        let least = f64::from(f32::EPSILON);
+        let loss = |p: f32| {
+            WeightedMetrics::from_scores(&[SampleScore::new(&[p, 1.0 - p], 1, 0)], 2, |_| 1).log_loss
+        };
+        assert!((loss(0.0) + least.ln()).abs() < 1e-12);
+        assert!((loss(1.0) + (1.0 - least).ln()).abs() < 1e-12);
+        assert!((loss(0.25) - 4f64.ln()).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,201 @@
+//! All that the places of the settings list, with what is wrong with it: what `doctor` looks at.
+
+use std::collections::BTreeSet;
+
+use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::source::{RawDataset, RawSample};
+use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
+
+use super::locations::{OpenDataSource, id_prefixes};
+use super::splitter::SampleSplitter;
+use super::{Subset, assign_given_subsets};
+use crate::config::{DataLocation, Settings, SplitMethod};
+use crate::error::TrainError;
+use crate::progress::Progress;
+
+/// What the places list: nothing is left out for a fault of another entry.
+#[derive(Debug)]
+pub(crate) struct DatasetListing {
+    pub(crate) classes: ClassMap,
+    pub(crate) samples: Vec<ListedSample>,
+    /// The names of the data's groups, by number.
+    group_names: Vec<String>,
+    /// Whether the data says itself which part a sample is in.
+    pub(crate) has_given_splits: bool,
+    /// What is wrong with entries that are not among the samples.
+    pub(crate) errors: Vec<DatasetError>,
+    /// Photos that have no class.
+    pub(crate) unlabeled: Vec<String>,
+}
+
+/// A sample that was listed.
+#[derive(Debug)]
+pub(crate) struct ListedSample {
+    pub(crate) id: String,
+    pub(crate) image: ImageRef,
+    pub(crate) label: u32,
+    /// The number of its group, where the data has groups.
+    pub(crate) group: Option<u32>,
+    pub(crate) subset: Subset,
+}
+
+/// What one place lists; a place without anything is a fault, too.
+struct LocationListing {
+    source: OpenDataSource,
+    listing: RawDataset,
+    unlabeled: Vec<String>,
+}
+
+impl LocationListing {
+    fn read(location: &DataLocation, progress: &dyn Progress) -> Result<Self, TrainError> {
+        let source = location.open(progress)?;
+        let listing = match source.source.list() {
+            Ok(listing) => listing,
+            Err(error @ DatasetError::Empty { .. }) => {
+                RawDataset { origin: source.root.clone(), samples: Vec::new(), errors: vec![error] }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let unlabeled = match source.source.unlabeled() {
+            Ok(unlabeled) => unlabeled,
+            // The listing says so already.
+            Err(DatasetError::Empty { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { source, listing, unlabeled })
+    }
+
+    fn prefix_ids(&mut self, prefix: &str) {
+        if !prefix.is_empty() {
+            let ids = self.listing.samples.iter_mut().map(|entry| &mut entry.id);
+            for id in ids.chain(&mut self.unlabeled) {
+                *id = format!("{prefix}/{id}");
+            }
+        }
+    }
+}
+
+impl DatasetListing {
+    /// Lists `main` and `test`. No photo is opened.
+    ///
+    /// # Errors
+    /// What leaves nothing to look at: a folder, table or column that is not there, the hub.
+    pub(crate) fn read(
+        settings: &Settings,
+        main: &DataLocation,
+        test: Option<&DataLocation>,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let mut main_listing = LocationListing::read(main, progress)?;
+        let given_subsets = assign_given_subsets(&mut main_listing.listing, test.is_some());
+        let test_listing = match test {
+            Some(location) => {
+                let mut test_listing = LocationListing::read(location, progress)?;
+                // A class without test photos is no fault, as for training.
+                test_listing.listing.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
+                let (main_prefix, test_prefix) =
+                    id_prefixes(&main_listing.source, &test_listing.source, location)?;
+                main_listing.prefix_ids(&main_prefix);
+                test_listing.prefix_ids(&test_prefix);
+                Some(test_listing)
+            }
+            None => None,
+        };
+        Ok(Self::new(settings, main_listing, given_subsets, test_listing))
+    }
+
+    fn new(
+        settings: &Settings,
+        main_listing: LocationListing,
+        given_subsets: Option<Vec<Subset>>,
+        test_listing: Option<LocationListing>,
+    ) -> Self {
+        let class_map = |entries: &[RawSample], order| {
+            ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order)
+        };
+        let LocationListing { mut listing, mut unlabeled, .. } = main_listing;
+        let train_classes = class_map(&listing.samples, settings.options.data.class_order);
+        let mut errors = std::mem::take(&mut listing.errors);
+        let mut subsets = given_subsets;
+        let (mut classes, mut raw_samples) = (train_classes.clone(), listing.samples);
+        if let Some(test_listing) = test_listing {
+            let test_classes = class_map(&test_listing.listing.samples, ClassOrder::Sorted);
+            let unknown: Vec<String> = test_classes
+                .names()
+                .iter()
+                .filter(|name| train_classes.label(name).is_none())
+                .cloned()
+                .collect();
+            let names = train_classes.names().iter().chain(&unknown).map(String::as_str);
+            classes = ClassMap::new(names, ClassOrder::Appearance);
+            if !unknown.is_empty() {
+                let listed = headstock_loader::dataset::NameList;
+                let (root, known) = (test_listing.listing.origin, listed(train_classes.names().to_vec()));
+                errors.push(DatasetError::UnknownClass { root, classes: listed(unknown), known });
+            }
+            errors.extend(test_listing.listing.errors);
+            unlabeled.extend(test_listing.unlabeled);
+            let mut merged = vec![Subset::Train; raw_samples.len()];
+            raw_samples.extend(test_listing.listing.samples);
+            merged.resize(raw_samples.len(), Subset::Test);
+            subsets = Some(merged);
+        }
+        let labels: Vec<u32> = raw_samples
+            .iter()
+            .map(|entry| classes.label(&entry.class).expect("the map is made of these"))
+            .collect();
+        let has_given_splits = subsets.is_some();
+        let subsets = subsets.unwrap_or_else(|| vec![Subset::Train; raw_samples.len()]);
+        let group_labels: Option<Vec<&str>> =
+            raw_samples.iter().map(|entry| entry.group.as_deref()).collect();
+        let groups = group_labels.as_ref().map(|distinct| number_groups(distinct));
+        let group_names: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
+        let names = group_names.into_iter().map(str::to_owned).collect();
+        let samples = (raw_samples.into_iter().zip(labels).zip(subsets).enumerate())
+            .map(|(number, ((RawSample { id, image: photo, .. }, label), subset))| {
+                let group = groups.as_ref().map(|groups| groups[number]);
+                ListedSample { id, image: photo, label, group, subset }
+            })
+            .collect();
+        Self { classes, samples, group_names: names, has_given_splits, errors, unlabeled }
+    }
+
+    /// Gives each sample its part as training draws it, where the data does not say it; `copies` names pairs of the same picture,
+    /// for settings that keep them together.
+    ///
+    /// # Errors
+    /// Why no sample can be in the test part, in a sentence; all stay in the training part.
+    pub(crate) fn draw_split(
+        &mut self,
+        settings: &Settings,
+        duplicates: &[(usize, usize)],
+    ) -> Result<(), String> {
+        if self.has_given_splits {
+            return Ok(());
+        }
+        let options = &settings.options.split;
+        if options.method == SplitMethod::Predefined {
+            return Err("the data says of no sample that it is to be tested on".into());
+        }
+        let data_groups: Vec<Option<u32>> = self.samples.iter().map(|sample| sample.group).collect();
+        let labels: Vec<u32> = self.samples.iter().map(|sample| sample.label).collect();
+        let joins_duplicates = options.group_duplicates;
+        let splitter = SampleSplitter {
+            classes: &self.classes,
+            labels: &labels,
+            ids: self.samples.iter().map(|sample| sample.id.as_str()).collect(),
+            groups: if joins_duplicates {
+                Some(join_groups(&data_groups, duplicates))
+            } else {
+                data_groups.into_iter().collect()
+            },
+            group_names: &self.group_names,
+            joins_duplicates,
+        };
+        let subsets = splitter.assign_subsets(options).map_err(|error| error.to_string())?;
+        for (sample, subset) in self.samples.iter_mut().zip(subsets) {
+            sample.subset = subset;
+        }
+        Ok(())
+    }
+}

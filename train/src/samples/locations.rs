@@ -1,0 +1,114 @@
+//! Places of photos, opened.
+
+use std::path::{Path, PathBuf};
+
+use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
+use headstock_loader::source::common_folder;
+use headstock_loader::{DataSource as Lists, FolderSource, ParquetSource, WebDatasetSource, find_shards};
+
+use crate::config::{DataLocation, DataSourceConfig};
+use crate::error::TrainError;
+use crate::progress::Progress;
+
+/// A place whose shards are found.
+#[derive(Debug)]
+pub struct OpenDataSource {
+    /// Lists the samples.
+    pub source: Box<dyn Lists>,
+    /// The folder that ids are relative to.
+    pub root: PathBuf,
+}
+
+impl DataLocation {
+    /// Finds the shards; those of the hub are fetched.
+    ///
+    /// # Errors
+    /// [`TrainError::Dataset`] for a pattern that names nothing, [`TrainError::Backbone`] for the hub.
+    pub fn open(&self, progress: &dyn Progress) -> Result<OpenDataSource, TrainError> {
+        Ok(match self {
+            Self::Folder(root) => {
+                OpenDataSource { source: Box::new(FolderSource { root: root.clone() }), root: root.clone() }
+            }
+            Self::Csv(csv) => OpenDataSource { root: csv.images.clone(), source: Box::new(csv.clone()) },
+            Self::Parquet { shards: pattern, image, fields } => {
+                let (shards, root) = if let Some(name) = pattern.strip_prefix("hf://") {
+                    let DatasetFiles { files, root, .. } = fetch_dataset(&name.parse()?, progress)?;
+                    (files, root)
+                } else {
+                    let shards = find_shards(Path::new(pattern), &["parquet"])?;
+                    let root = common_folder(&shards);
+                    (shards, root)
+                };
+                let source = ParquetSource { shards, image: image.clone(), fields: fields.clone() };
+                OpenDataSource { source: Box::new(source), root }
+            }
+            Self::WebDataset { shards: pattern, fields } => {
+                let shards = find_shards(Path::new(pattern), &["tar", "tar.gz", "tgz"])?;
+                let root = common_folder(&shards);
+                OpenDataSource { source: Box::new(WebDatasetSource { shards, fields: fields.clone() }), root }
+            }
+        })
+    }
+
+    /// Whether every photo is a file of its own, whose id is its path below the root.
+    fn has_image_files(&self) -> bool {
+        matches!(self, Self::Folder(_) | Self::Csv(_))
+    }
+
+    /// The root of a place of files.
+    fn root(&self) -> &Path {
+        match self {
+            Self::Folder(root) => root,
+            Self::Csv(csv) => &csv.images,
+            Self::Parquet { shards, .. } | Self::WebDataset { shards, .. } => Path::new(shards),
+        }
+    }
+}
+
+/// The folder that the ids of a source of files are relative to; none where photos are records of shards, or there are none.
+pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
+    match source {
+        DataSourceConfig::Images { main, test: None } if main.has_image_files() => {
+            Some(main.root().to_path_buf())
+        }
+        DataSourceConfig::Images { main, test: Some(test) } if main.has_image_files() => {
+            let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+            let root = canonical(main.root());
+            let (main_relative, _) = relative_to_common(&root, &canonical(test.root()));
+            let depth = Path::new(&main_relative).components().count();
+            Some(root.ancestors().nth(depth).unwrap_or(&root).to_path_buf())
+        }
+        _ => None,
+    }
+}
+
+/// The paths of both roots relative to the folder that holds both: what ids begin with.
+///
+/// # Errors
+/// [`TrainError::Data`] for folders that lie within each other.
+pub(crate) fn id_prefixes(
+    main: &OpenDataSource,
+    test: &OpenDataSource,
+    test_location: &DataLocation,
+) -> Result<(String, String), TrainError> {
+    let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
+    let (main_prefix, test_prefix) = relative_to_common(&canonical(&main.root)?, &canonical(&test.root)?);
+    if test_location.has_image_files() && (main_prefix.is_empty() || test_prefix.is_empty()) {
+        return Err(TrainError::Data(format!(
+            "`data.folder` {} and `data.test_folder` {} lie within each other: photos would be both trained on and tested on",
+            main.root.display(),
+            test.root.display()
+        )));
+    }
+    Ok((main_prefix, test_prefix))
+}
+
+fn relative_to_common(train: &Path, test: &Path) -> (String, String) {
+    let n_common = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
+    let remainder = |path: &Path| {
+        let components: Vec<_> =
+            path.components().skip(n_common).map(|part| part.as_os_str().to_string_lossy()).collect();
+        components.join("/")
+    };
+    (remainder(train), remainder(test))
+}
