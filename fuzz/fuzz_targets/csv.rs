@@ -1,4 +1,4 @@
-//! Any bytes are a table or an error; never a panic.
+//! Reading any bytes as a CSV gives samples or an error but never panics.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     shared::read(bytes, "x.csv", |path| CsvSource {
-        images: path.parent().expect("it lies in a folder").into(),
+        images: path.parent().expect("the file is in a folder").into(),
         csv: path,
         id: "id".into(),
         extension: "jpg".into(),

@@ -1,4 +1,4 @@
-//! Any bytes are a Parquet or an error; never a panic that leaves the reader.
+//! Reading any bytes as Parquet gives samples or an error; panics of the `parquet` crate are caught.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use std::panic::{self, Location};
 use headstock_loader::ParquetSource;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(init: pass_over_others_panics(), |bytes: &[u8]| {
+fuzz_target!(init: ignore_foreign_panics(), |bytes: &[u8]| {
     for (image, label) in [("image", "label"), ("picture", "class")] {
         shared::read(bytes, "x.parquet", |path| ParquetSource {
             shards: vec![path],
@@ -19,15 +19,15 @@ fuzz_target!(init: pass_over_others_panics(), |bytes: &[u8]| {
     }
 });
 
-/// The reader is others' code, whose panics the loader makes errors of; libfuzzer would end at each of them.
-fn pass_over_others_panics() {
-    let ends = panic::take_hook();
-    panic::set_hook(Box::new(move |what| {
-        let is_ours = |place: &Location<'_>| {
-            ["loader/src", "fuzz_targets"].iter().any(|ours| place.file().contains(ours))
+/// Keeps libfuzzer from aborting at panics of the `parquet` crate, which the loader turns into errors.
+fn ignore_foreign_panics() {
+    let abort = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let is_ours = |location: &Location<'_>| {
+            ["loader/src", "fuzz_targets"].iter().any(|path| location.file().contains(path))
         };
-        if what.location().is_none_or(is_ours) {
-            ends(what);
+        if info.location().is_none_or(is_ours) {
+            abort(info);
         }
     }));
 }

@@ -1,4 +1,4 @@
-//! Any bytes are an archive, compressed or not, or an error; never a panic.
+//! Reading any bytes as a tar archive, gzipped or not, gives samples or an error but never panics.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// Few bytes could be changed in a header, were its checksum not changed with them.
+/// Corrects the checksums of headers, so that mutated headers are not all rejected.
 fn correct_checksums(archive: &mut [u8]) {
     for header in archive.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
         header[148..156].fill(b' ');

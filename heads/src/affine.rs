@@ -1,6 +1,6 @@
-//! What every linear head fits: logits that are an affine function of the features.
+//! The fitted form of every linear head: logits that are an affine function of the features.
 //!
-//! A head of your own whose fit ends in weights and a bias needs no more than `type Head = Affine`.
+//! A custom head whose fit ends in weights and a bias only needs `type Head = Affine`.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -12,16 +12,16 @@ use crate::head::{Head, Tensors};
 use crate::solver::gradient::check_warm_start;
 use crate::standardize::PreparedFeatures;
 
-/// Name of the tensor `[C, F]`, after the prefix.
+/// Name of the weight tensor `[C, F]`, after the prefix.
 pub(crate) const WEIGHT: &str = "weight";
-/// Name of the tensor `[C]`, after the prefix.
+/// Name of the bias tensor `[C]`, after the prefix.
 pub(crate) const BIAS: &str = "bias";
-/// The logit of a class that had no sample, beside others near 0: a softmax makes it 0.
+/// Logit of a class without training samples. Other logits are near 0, so a softmax gives it probability 0.
 pub(crate) const ABSENT_CLASS_LOGIT: f64 = -1e4;
-/// Rows that a thread takes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
-/// A fitted linear head: `logits = features · weightᵀ + bias`, with the tensors `weight` `[C, F]` and `bias` `[C]`.
+/// A fitted linear head `logits = features · weightᵀ + bias`: tensors `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affine {
     weight: Vec<f32>,
@@ -30,8 +30,7 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// Rounds the `f64` that a solver works in to the `f32` that are kept: `weight` `[C, F]` row-major,
-    /// `bias` `[C]`.
+    /// Rounds weights `[C, F]` (row-major) and bias `[C]` from the `f64` of a solver to `f32`.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
@@ -44,26 +43,25 @@ impl Affine {
         Self::new(to_f32(weight), to_f32(bias), width)
     }
 
-    /// The map with these weights `[C, F]` and biases `[C]`.
+    /// An affine map with weights `[C, F]` and biases `[C]`.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite.
     pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>, width: usize) -> Result<Self, HeadError> {
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
-                "the fitted weights leave the range of f32: scale the features, or set `standardize = true`"
-                    .into(),
+                "the fitted weights overflow f32: scale the features, or set `standardize = true`".into(),
             ));
         }
         Ok(Self { weight, bias, width })
     }
 
-    /// Weights `[C, F]`, biases `[C]` and `F`.
+    /// Splits into weights `[C, F]`, biases `[C]` and `F`.
     pub(crate) fn into_parts(self) -> (Vec<f32>, Vec<f32>, usize) {
         (self.weight, self.bias, self.width)
     }
 
-    /// The same map with outputs that are 0 after its own, `classes` in all.
+    /// Appends outputs with zero weights and bias until there are `classes`.
     #[must_use]
     pub(crate) fn with_classes(mut self, classes: usize) -> Self {
         self.weight.resize(classes * self.width, 0.0);
@@ -71,31 +69,33 @@ impl Affine {
         self
     }
 
-    /// The map, laid out for many products.
+    /// The map with its weights packed for matrix products.
     pub(crate) fn to_packed(&self) -> PackedAffine<'_> {
         PackedAffine { weight: PackedWeights::new(&self.weight, self.width), bias: &self.bias }
     }
 
-    /// The same map of features as they come, where this one takes those that were fitted on.
+    /// Converts a map of the prepared (standardized) features into the same map of the raw features.
     ///
     /// # Errors
-    /// As [`Affine::from_f64`].
+    /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
     pub(crate) fn for_raw_features(&self, prepared: &PreparedFeatures<'_>) -> Result<Self, HeadError> {
         self.transformed(|weight, bias| prepared.unstandardize_weights(weight, bias))
     }
 
-    /// The same map of the features that are fitted on, where this one takes them as they come.
+    /// Converts a map of the raw features into the same map of the prepared (standardized) features.
     ///
     /// # Errors
-    /// As [`Affine::from_f64`].
+    /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
     pub(crate) fn for_prepared_features(&self, prepared: &PreparedFeatures<'_>) -> Result<Self, HeadError> {
         self.transformed(|weight, bias| prepared.standardize_weights(weight, bias))
     }
 
-    /// The map of an earlier fit, to start one on `data` from: new classes have zeros, and so has a class that had no sample.
+    /// The map of an earlier fit as the start of a fit on `data`. New classes and classes that had no samples
+    /// start at zero.
     ///
     /// # Errors
-    /// [`HeadError::Tensor`], [`HeadError::Width`] for other many features, and [`HeadError::Data`] when it knows more classes.
+    /// [`HeadError::Tensor`]; [`HeadError::Width`] for another number of features; [`HeadError::Data`] when
+    /// the earlier head has more classes than `data`.
     pub(crate) fn warm_start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
         let mut map = Self::load(tensors, "")?;
         let width = map.width;
@@ -109,22 +109,23 @@ impl Affine {
         Ok(map.with_classes(data.classes()))
     }
 
-    /// `weight` `[C, F]` and `bias` `[C]`, as solvers take them.
+    /// `weight` `[C, F]` and `bias` `[C]` as `f64`, for solvers.
     pub(crate) fn to_f64(&self) -> (Vec<f64>, Vec<f64>) {
         let as_f64 = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
         (as_f64(&self.weight), as_f64(&self.bias))
     }
 
+    /// Applies a transformation of the weights and biases in `f64`.
     fn transformed(&self, transform: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
         let (mut weight, mut bias) = self.to_f64();
         transform(&mut weight, &mut bias);
         Self::from_f64(&weight, &bias, self.width)
     }
 
-    /// The map as operations on tensors, for gradients: `features` `[N, F]` to `[N, C]`.
+    /// The map as candle operations, for autograd: features `[N, F]` to logits `[N, C]`.
     ///
     /// # Errors
-    /// [`HeadError::Tensor`] for a parameter that is missing; candle's for shapes that do not fit.
+    /// [`HeadError::Tensor`] for a missing parameter; candle's errors for shapes that do not match.
     pub fn forward(parameters: &Tensors, prefix: &str, features: &Tensor) -> Result<Tensor, HeadError> {
         let weight = f32_tensor(parameters, &format!("{prefix}{WEIGHT}"))?;
         let bias = f32_tensor(parameters, &format!("{prefix}{BIAS}"))?;
@@ -134,17 +135,17 @@ impl Affine {
     /// The tensors `weight` `[C, F]` and `bias` `[C]`, with `prefix` before their names.
     ///
     /// # Errors
-    /// When candle cannot make them.
+    /// When candle cannot create them.
     pub fn tensors_with_prefix(&self, prefix: &str) -> Result<Tensors, HeadError> {
         let weight = Tensor::from_slice(&self.weight, (self.bias.len(), self.width), &Device::Cpu)?;
         let bias = Tensor::from_slice(&self.bias, self.bias.len(), &Device::Cpu)?;
         Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))
     }
 
-    /// Back from the tensors that [`Head::tensors`] gave, `prefix` before their names.
+    /// Loads a map from the tensors of [`Head::tensors`], with `prefix` before their names.
     ///
     /// # Errors
-    /// [`HeadError::Tensor`] for one that is missing, misshapen, not `f32` or not finite.
+    /// [`HeadError::Tensor`] for a tensor that is missing, misshapen, not `f32` or not finite.
     pub fn load(tensors: &Tensors, prefix: &str) -> Result<Self, HeadError> {
         let names = [format!("{prefix}{WEIGHT}"), format!("{prefix}{BIAS}")];
         let (weight, classes, width) = f32_matrix(tensors, &names[0])?;
@@ -158,7 +159,7 @@ impl Affine {
         let map = Self { weight, bias: bias.to_vec1()?, width };
         for (name, values) in names.iter().zip([&map.weight, &map.bias]) {
             if values.iter().any(|v| !v.is_finite()) {
-                return Err(tensor_error(name, "holds a value that is not finite".into()));
+                return Err(tensor_error(name, "contains a NaN or an infinite value".into()));
             }
         }
         Ok(map)
@@ -174,7 +175,7 @@ impl Head for Affine {
         self.bias.len()
     }
 
-    /// Sums run in `f64` and in an order that depends on `F` alone.
+    /// Sums are computed in `f64`, in an order that depends on `F` only.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let mut out = vec![0.0; features.len() * self.classes()];
@@ -191,7 +192,7 @@ impl Head for Affine {
     }
 }
 
-/// An [`Affine`], laid out for many products.
+/// An [`Affine`] with its weights packed for matrix products.
 pub(crate) struct PackedAffine<'a> {
     weight: PackedWeights,
     bias: &'a [f32],
@@ -203,7 +204,7 @@ impl PackedAffine<'_> {
         self.bias.len()
     }
 
-    /// `rows` `[n, F]` to `out` `[n, C]` on this thread.
+    /// Logits of `rows` `[n, F]` into `out` `[n, C]`, on the calling thread.
     pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
         let mut sums = vec![0.0; out.len()];
         self.weight.multiply(rows, &mut sums);
@@ -215,10 +216,10 @@ impl PackedAffine<'_> {
     }
 }
 
-/// A tensor of those that were saved.
+/// Looks up a saved tensor.
 ///
 /// # Errors
-/// [`HeadError::Tensor`] for one that is missing or not `f32`.
+/// [`HeadError::Tensor`] when it is missing or not `f32`.
 pub(crate) fn f32_tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
     let tensor = tensors.get(name).ok_or_else(|| tensor_error(name, "is missing".into()))?;
     if tensor.dtype() == DType::F32 {
@@ -228,10 +229,10 @@ pub(crate) fn f32_tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Ten
     }
 }
 
-/// A matrix `[C, F]` of the tensors that were saved, with `C` and `F`.
+/// Looks up a saved matrix `[C, F]`; returns its values, `C` and `F`.
 ///
 /// # Errors
-/// [`HeadError::Tensor`] for one that is missing, not `f32`, misshapen or empty.
+/// [`HeadError::Tensor`] when it is missing, not `f32`, misshapen or empty.
 pub(crate) fn f32_matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usize, usize), HeadError> {
     let matrix = f32_tensor(tensors, name)?;
     let &[classes, width] = matrix.dims() else {
@@ -241,11 +242,12 @@ pub(crate) fn f32_matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usi
         ));
     };
     if classes == 0 || width == 0 {
-        return Err(tensor_error(name, format!("has shape {:?}: it is empty", matrix.dims())));
+        return Err(tensor_error(name, format!("has shape {:?}: it must not be empty", matrix.dims())));
     }
     Ok((matrix.flatten_all()?.to_vec1()?, classes, width))
 }
 
+/// The error of a tensor that is missing or invalid.
 pub(crate) fn tensor_error(name: &str, problem: String) -> HeadError {
     HeadError::Tensor { name: name.into(), problem }
 }

@@ -1,11 +1,17 @@
-//! Values of keys that are a number or `"auto"`, which is none here.
+//! Serde for config keys that are a number or `"auto"`; `"auto"` is `None`.
 
 use std::fmt;
 
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserializer, Serializer};
 
 const AUTO: &str = "auto";
+
+/// The JSON schema of `"auto"`.
+pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "const": AUTO })
+}
 
 pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
@@ -14,7 +20,7 @@ pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Res
     }
 }
 
-/// `number` is what is expected beside `"auto"`.
+/// `expected` describes the number in the error message, for example "a number from 0 to 1".
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
     expected: &'static str,
@@ -53,15 +59,15 @@ impl Visitor<'_> for NumberOrAuto {
 #[cfg(test)]
 mod tests {
     use serde::de::IntoDeserializer;
-    use serde::de::value::Error as Wrong;
+    use serde::de::value::Error as ValueError;
 
     use super::*;
 
-    fn parse<'de>(value: impl IntoDeserializer<'de, Wrong>) -> Result<Option<f64>, String> {
+    fn parse<'de>(value: impl IntoDeserializer<'de, ValueError>) -> Result<Option<f64>, String> {
         deserialize(value.into_deserializer(), "a number").map_err(|error| error.to_string())
     }
 
-    /// TOML has signed whole numbers, JSON has unsigned ones.
+    /// TOML integers are signed, JSON integers are unsigned.
     #[test]
     fn whole_numbers_of_every_format_are_numbers() {
         assert_eq!(

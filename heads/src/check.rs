@@ -1,8 +1,8 @@
-//! Checks that parameters of several heads share.
+//! Range checks of hyperparameters, shared by several heads.
 
 use crate::error::HeadError;
 
-/// Whether a parameter is in its range; the error names it.
+/// Returns an error that names the parameter unless `condition` holds.
 pub(crate) fn require(
     condition: bool,
     parameter: &'static str,
@@ -16,22 +16,22 @@ pub(crate) fn require(
     }
 }
 
-/// A finite number above 0.
+/// Requires a finite number above 0.
 pub(crate) fn require_positive(parameter: &'static str, value: f64) -> Result<(), HeadError> {
     require(value > 0.0 && value.is_finite(), parameter, &value, "must be a number greater than 0")
 }
 
-/// A finite number from 0 on.
+/// Requires a finite number of at least 0.
 pub(crate) fn require_non_negative(parameter: &'static str, value: f64) -> Result<(), HeadError> {
-    require(value >= 0.0 && value.is_finite(), parameter, &value, "must be a number not less than 0")
+    require(value >= 0.0 && value.is_finite(), parameter, &value, "must be a number of at least 0")
 }
 
-/// A number from 0 to 1, 1 excluded.
+/// Requires a number from 0 to 1, 1 excluded.
 pub(crate) fn require_fraction(parameter: &'static str, value: f64) -> Result<(), HeadError> {
     require((0.0..1.0).contains(&value), parameter, &value, "must be at least 0 and less than 1")
 }
 
-/// A count from 1 on.
+/// Requires a count of at least 1.
 pub(crate) fn require_at_least_one(parameter: &'static str, value: u64) -> Result<(), HeadError> {
     require(value >= 1, parameter, &value, "must be at least 1")
 }

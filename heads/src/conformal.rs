@@ -1,12 +1,13 @@
-//! Conformal sets: as many classes as it takes to hold the true one with a stated frequency.
+//! Conformal sets: the smallest sets of classes that contain the true class with a given frequency.
 //!
-//! A score says how badly a class goes with a photo's probabilities. Among `n + 1` photos of one kind the score of the
-//! last is as likely to be at any rank as at any other; so a set of the classes whose score is at most the
-//! `⌈(n + 1) coverage⌉`-th smallest of `n` photos holds the true class of a new one with a probability of at least
-//! `coverage`, whatever the head and its probabilities are worth. Better ones make smaller sets.
+//! A score measures how badly a class fits a photo's probabilities. Among `n + 1` exchangeable photos every
+//! rank of the last one's score is equally likely. So the set of classes whose score is at most the
+//! `⌈(n + 1) coverage⌉`-th smallest of the `n` calibration scores contains the true class of a new photo with
+//! probability at least `coverage`, for any head. Better probabilities give smaller sets.
 //!
-//! The `n` photos must be none that the head was fitted on: held out, or each predicted by a head that was fitted without
-//! it. The promise is one on average over photos, not for each class, and it needs photos of the same kind.
+//! The `n` photos must not be among those that the head was fitted on: use held-out photos, or predict each
+//! photo with a head that was fitted without it. Coverage holds on average over photos, not for each class,
+//! and needs photos from the same distribution.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,23 +15,24 @@ use crate::calibration::check_labels;
 use crate::error::HeadError;
 use crate::random::KeyedRng;
 
-/// What the score of a class is.
+/// How the score of a class is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConformalMethod {
-    /// Its probability, negative: the smallest sets on average (Sadinle, Lei and Wasserman 2019, *Least Ambiguous
-    /// Set-Valued Classifiers with Bounded Error Levels*, whose score is one more: small probabilities would be lost in it
-    /// to rounding). Hard photos may get an empty set.
+    /// Least ambiguous set-valued classifier: the negative probability. Smallest sets on average (Sadinle,
+    /// Lei and Wasserman 2019, *Least Ambiguous Set-Valued Classifiers with Bounded Error Levels*; its score
+    /// is one higher, which would lose small probabilities to rounding). Hard photos may get an empty set.
     #[default]
     Lac,
-    /// The probabilities of all classes before it, and a random share of its own: sets that are larger for harder photos
-    /// (Romano, Sesia and Candès 2020, *Classification with Valid and Adaptive Coverage*). The random number is made of
-    /// the bits of the photo's own probabilities: the same photo has the same set whatever is beside it.
+    /// Adaptive prediction sets: the total probability of all more probable classes plus a random share of
+    /// the class's own. Harder photos get larger sets (Romano, Sesia and Candès 2020, *Classification with
+    /// Valid and Adaptive Coverage*). The random number is derived from the bits of the photo's
+    /// probabilities, so a photo always gets the same set.
     Aps,
 }
 
 impl ConformalMethod {
-    /// Its name.
+    /// Name of the method.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +41,7 @@ impl ConformalMethod {
         }
     }
 
-    /// The score of each class, `[C]`.
+    /// The score of each class, `[C]`, from the probabilities of a photo, `[C]`.
     fn scores(self, row: &[f32]) -> Vec<f32> {
         match self {
             Self::Lac => row.iter().map(|p| -p).collect(),
@@ -61,7 +63,7 @@ impl ConformalMethod {
     }
 }
 
-/// The scores of the true classes of some photos, by each method.
+/// Conformity scores of the true classes of the calibration photos, for each method.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConformalScores {
     lac: Vec<f32>,
@@ -69,30 +71,30 @@ pub struct ConformalScores {
 }
 
 impl ConformalScores {
-    /// Takes the scores of `probabilities` `[N, C]`, row-major, of photos that the head was not fitted on, and their
-    /// labels `[N]`.
+    /// Computes the scores from `probabilities` `[N, C]` (row-major) of photos that the head was not fitted
+    /// on, and their labels `[N]`.
     ///
     /// ```
-    /// use headstock_heads::conformal::{Conformal, SetMethod};
+    /// use headstock_heads::conformal::{ConformalMethod, ConformalScores};
     ///
-    /// // 19 photos: all but one are told with 0.9, one is told wrong.
+    /// // 19 photos: all but one are predicted correctly with probability 0.9.
     /// let row = [0.9, 0.08, 0.02];
     /// let labels: Vec<u32> = (0..19).map(|photo| u32::from(photo == 0)).collect();
-    /// let conformal = Conformal::fit(&row.repeat(19), &labels)?;
-    /// assert_eq!(conformal.sets(0.9, SetMethod::Lac)?.of(&row), [0]);
-    /// assert_eq!(conformal.sets(0.95, SetMethod::Lac)?.of(&row), [0, 1]);
+    /// let conformal = ConformalScores::fit(&row.repeat(19), &labels)?;
+    /// assert_eq!(conformal.set_predictor(0.9, ConformalMethod::Lac)?.predict(&row), [0]);
+    /// assert_eq!(conformal.set_predictor(0.95, ConformalMethod::Lac)?.predict(&row), [0, 1]);
     /// # Ok::<(), headstock_heads::HeadError>(())
     /// ```
     ///
     /// # Errors
-    /// [`HeadError::Data`] for no row, rows that are not of one length, a label that is not below `C`, and a value that
-    /// is no probability.
+    /// [`HeadError::Data`] for no rows, rows of unequal length, a label that is not below `C`, or a value
+    /// that is not a probability.
     pub fn fit(probabilities: &[f32], labels: &[u32]) -> Result<Self, HeadError> {
         let classes = probabilities.len() / labels.len().max(1);
         let rows = probabilities.len().checked_div(classes).unwrap_or_default();
         if rows * classes != probabilities.len() {
             return Err(HeadError::Data(format!(
-                "{} probabilities are not a row for each of {} labels",
+                "{} probabilities do not divide into {} rows, one per label",
                 probabilities.len(),
                 labels.len()
             )));
@@ -101,7 +103,7 @@ impl ConformalScores {
         if let Some(index) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
             let (row, class) = (index / classes, index % classes);
             return Err(HeadError::Data(format!(
-                "{} in row {row} is no probability of class {class}",
+                "{} is not a probability (row {row}, class {class})",
                 probabilities[index]
             )));
         }
@@ -114,22 +116,22 @@ impl ConformalScores {
         Ok(Self { lac: sorted_scores(ConformalMethod::Lac), aps: sorted_scores(ConformalMethod::Aps) })
     }
 
-    /// Back from the [`scores`](Self::scores) of each method.
+    /// Restores from the [`scores`](Self::scores) of each method.
     ///
     /// # Errors
-    /// [`HeadError::Data`] where they are not numbers in ascending order, as many of one as of the other, or none.
+    /// [`HeadError::Data`] if the scores are empty, not finite, not ascending, or differ in number.
     pub fn from_scores(lac: Vec<f32>, aps: Vec<f32>) -> Result<Self, HeadError> {
         for (scores, method) in [(&lac, ConformalMethod::Lac), (&aps, ConformalMethod::Aps)] {
             if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) || !scores.is_sorted() {
                 let name = method.as_str();
                 return Err(HeadError::Data(format!(
-                    "the scores of {name} are not numbers in ascending order"
+                    "the {name} scores must be finite numbers in ascending order, and at least one"
                 )));
             }
         }
         if lac.len() != aps.len() {
             return Err(HeadError::Data(format!(
-                "there are {} scores of lac, but {} of aps",
+                "there are {} lac scores, but {} aps scores",
                 lac.len(),
                 aps.len()
             )));
@@ -137,7 +139,7 @@ impl ConformalScores {
         Ok(Self { lac, aps })
     }
 
-    /// The scores by a method, ascending, `[N]`.
+    /// The scores of a method, ascending, `[N]`.
     #[must_use]
     pub fn scores(&self, method: ConformalMethod) -> &[f32] {
         match method {
@@ -146,35 +148,36 @@ impl ConformalScores {
         }
     }
 
-    /// The sets that hold the true class with a frequency of `coverage`. Where there are too few scores to promise it
-    /// (fewer than `coverage / (1 - coverage)`: 9 for 0.9) every set is all classes.
+    /// A predictor of sets that contain the true class with frequency `coverage`. With fewer than
+    /// `coverage / (1 - coverage)` scores (9 for 0.9) the coverage cannot be guaranteed, and every set
+    /// contains all classes.
     ///
     /// # Errors
-    /// [`HeadError::Data`] when `coverage` does not lie between 0 and 1.
+    /// [`HeadError::Data`] when `coverage` is not between 0 and 1.
     pub fn set_predictor(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, HeadError> {
         if !(coverage > 0.0 && coverage < 1.0) {
             return Err(HeadError::Data(format!(
-                "a coverage of {coverage} cannot be promised: it must lie between 0 and 1, as 0.9 does"
+                "a coverage of {coverage} is not possible: it must be between 0 and 1, such as 0.9"
             )));
         }
         let scores = self.scores(method);
-        // What is a whole number but for rounding is that number.
+        // Subtracting an epsilon keeps whole numbers whole despite rounding.
         let rank = ((scores.len() + 1) as f64 * coverage - 1e-9).ceil().max(1.0) as usize;
         Ok(SetPredictor { method, threshold: scores.get(rank - 1).copied() })
     }
 }
 
-/// Makes sets of one coverage and method.
+/// Predicts conformal sets for one coverage and method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SetPredictor {
     method: ConformalMethod,
-    /// The highest score of a class in a set; without one all classes are.
+    /// The highest score in a set; `None` includes all classes.
     threshold: Option<f32>,
 }
 
 impl SetPredictor {
-    /// The classes that go with a photo's probabilities, `[C]`; the most probable first, among equals the lowest
-    /// number. There may be none.
+    /// The set of classes for a photo's probabilities `[C]`, the most probable first; ties are broken by the
+    /// lowest class. The set may be empty.
     #[must_use]
     pub fn predict(&self, probabilities: &[f32]) -> Vec<u32> {
         let scores = self.method.scores(probabilities);

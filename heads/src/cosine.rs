@@ -1,7 +1,8 @@
-//! The head `cosine`: a softmax of cosines with a learned scale.
+//! The head `cosine`: softmax over cosine similarities with a learned scale.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{WEIGHT, f32_matrix, f32_tensor, tensor_error};
@@ -10,42 +11,42 @@ use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
-use crate::params::{self, AdamWParams};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::params::AdamWParams;
 use crate::solver::gradient::cosine_learner::{CosineLearner, MIN_NORM, clamped_norm};
 use crate::solver::gradient::{self, WeightedSamples};
 
-/// Name of the scalar that the scale is the exponential of.
+/// Name of the scalar tensor that holds the logarithm of the scale.
 const LOG_SCALE: &str = "log_scale";
-/// Rows that a thread takes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
-/// `[head]` with `kind = "cosine"`: `logit_c = s · cos(features, w_c)` with one learned `s = exp(log_scale)` for all
-/// classes (NormFace, Wang et al. 2017; the cosine classifier of Gidaris and Komodakis, CVPR 2018). How long the
-/// features are does not count.
+/// `[head]` with `kind = "cosine"`: `logit_c = s · cos(features, w_c)` with one learned scale
+/// `s = exp(log_scale)` for all classes (NormFace, Wang et al. 2017; the cosine classifier of Gidaris and
+/// Komodakis, CVPR 2018). The norm of the features does not matter.
 ///
-/// A row of features, or of weights, is divided by its norm or by 1e-12 if that is more: features that are all 0 have
+/// Rows of features and of weights are divided by their norm, but by at least 1e-12: all-zero features have
 /// the logit 0 for every class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CosineConfig {
-    /// The scale to start from.
+    /// Initial scale.
     pub scale: f64,
-    /// Learning rate of AdamW, the highest of the schedule.
+    /// Peak learning rate of AdamW.
     pub lr: f64,
     /// Decoupled weight decay of AdamW; the scale does not decay.
     pub weight_decay: f64,
-    /// Passes over the samples, at most.
+    /// Maximum number of passes over the samples.
     pub epochs: u64,
-    /// Samples in a step, at most.
+    /// Maximum number of samples per step.
     pub batch_size: u64,
-    /// Part of the photos of each class that is held out, to see when to stop; 0 runs all epochs.
+    /// Fraction of each class's photos held out for early stopping; 0 runs all epochs.
     pub validation: f64,
-    /// Epochs without a lower loss on what is held out, after which to stop.
+    /// Epochs without a lower held-out loss before stopping.
     pub patience: u64,
-    /// How much a class counts.
+    /// Weighting of the classes in the loss.
     pub class_weight: ClassWeight,
-    /// Key of all that is random.
+    /// Random seed.
     pub seed: u64,
 }
 
@@ -68,17 +69,6 @@ impl Default for CosineConfig {
 impl HeadConfig for CosineConfig {
     const KIND: &'static str = "cosine";
     const ABOUT: &'static str = "softmax of cosines with a learned scale";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        ("scale", "the scale of the cosines to start from; it is learned"),
-        params::LR,
-        params::WEIGHT_DECAY,
-        params::EPOCHS,
-        params::BATCH_SIZE,
-        params::VALIDATION,
-        params::PATIENCE,
-        params::CLASS_WEIGHT,
-        ("seed", "another seed: another order of the samples, other photos held out"),
-    ];
     const SUPPORTS_WARM_START: bool = true;
     type Head = CosineHead;
 
@@ -102,7 +92,7 @@ impl HeadConfig for CosineConfig {
         let head = CosineHead { weight, log_scale, width };
         match head.non_finite_tensor() {
             None => Ok(Fitted::with_history(head, history)),
-            Some(name) => Err(HeadError::Diverged(format!("`{name}` leaves the range of f32: lower `lr`"))),
+            Some(name) => Err(HeadError::Diverged(format!("`{name}` overflows f32: lower `lr`"))),
         }
     }
 
@@ -133,7 +123,7 @@ impl CosineConfig {
 }
 
 impl Differentiable for CosineConfig {
-    /// All classes look the same way, along the diagonal, so that none is preferred.
+    /// All class vectors point along the diagonal, so that no class is preferred.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let weight = Tensor::full((1.0 / (width as f64).sqrt()) as f32, (classes, width), &Device::Cpu)?;
         let log_scale = Tensor::new(self.scale.ln() as f32, &Device::Cpu)?;
@@ -143,18 +133,19 @@ impl Differentiable for CosineConfig {
     fn forward(&self, parameters: &Tensors, features: &Tensor, _: ForwardMode) -> Result<Tensor, HeadError> {
         let weight = f32_tensor(parameters, WEIGHT)?;
         let directions = weight.broadcast_div(&row_norms(weight)?)?;
-        // The products are divided, which are fewer than the features.
+        // Dividing the products by the norms is cheaper than normalizing the features.
         let cosines = features.matmul(&directions.t()?)?.broadcast_div(&row_norms(features)?)?;
         Ok(cosines.broadcast_mul(&f32_tensor(parameters, LOG_SCALE)?.exp()?)?)
     }
 }
 
-/// The norm of each row, `[n, 1]`. The floor is under the root, whose gradient at 0 would not be finite.
+/// The norm of each row, `[n, 1]`. The floor is applied under the root: the root's gradient at 0 is not
+/// finite.
 fn row_norms(rows: &Tensor) -> Result<Tensor, HeadError> {
     Ok(rows.sqr()?.sum_keepdim(1)?.maximum(MIN_NORM * MIN_NORM)?.sqrt()?)
 }
 
-/// A fitted `cosine`: tensors `weight` `[C, F]` and the scalar `log_scale`.
+/// A fitted `cosine` head: tensors `weight` `[C, F]` and scalar `log_scale`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CosineHead {
     weight: Vec<f32>,
@@ -175,11 +166,11 @@ impl CosineHead {
         let head = Self { weight, log_scale: log_scale.to_scalar()?, width };
         match head.non_finite_tensor() {
             None => Ok(head),
-            Some(name) => Err(tensor_error(name, "holds a value that is not finite".into())),
+            Some(name) => Err(tensor_error(name, "contains a NaN or an infinite value".into())),
         }
     }
 
-    /// The name of a tensor that holds a value that is not finite.
+    /// The name of a tensor with a non-finite value, if any.
     fn non_finite_tensor(&self) -> Option<&'static str> {
         if self.weight.iter().any(|w| !w.is_finite()) {
             return Some(WEIGHT);
@@ -187,7 +178,7 @@ impl CosineHead {
         (!self.log_scale.exp().is_finite()).then_some(LOG_SCALE)
     }
 
-    /// This head, with the classes that only `fresh` has after its own.
+    /// This head with the additional classes of `initial` appended.
     fn with_new_classes_from(mut self, initial: &Self) -> Result<Self, HeadError> {
         gradient::check_warm_start([self.width, self.classes()], [initial.width, initial.classes()])?;
         self.weight.extend_from_slice(&initial.weight[self.weight.len()..]);
@@ -215,7 +206,7 @@ impl Head for CosineHead {
         self.weight.len() / self.width
     }
 
-    /// Sums run in `f64` and in an order that depends on `F` alone.
+    /// Sums are computed in `f64`, in an order that depends on `F` only.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let classes = self.classes();
@@ -279,7 +270,7 @@ mod tests {
         assert_eq!(logits.as_slice(), [0.0, 0.0]);
     }
 
-    /// Six directions, two a class.
+    /// Six directions, two per class.
     const VALUES: [f32; 12] = [1.0, 0.1, 2.0, 0.0, 0.1, 1.0, 0.0, 3.0, -1.0, 0.2, -2.0, 0.1];
 
     #[test]
@@ -312,7 +303,7 @@ mod tests {
 
         let wide = CosineHead { width: 4, ..before.clone() }.tensors().unwrap();
         let error = config.fit(&all, &FitContext::silent().with_warm_start(&wide)).unwrap_err();
-        assert_eq!(error.to_string(), "the head takes 4 features a photo, these have 2");
+        assert_eq!(error.to_string(), "the head expects 4 features per photo, but the data has 2");
     }
 
     #[test]
@@ -328,7 +319,7 @@ mod tests {
             (
                 LOG_SCALE,
                 Some(Tensor::new(100f32, &Device::Cpu)),
-                "tensor `log_scale`: holds a value that is not finite",
+                "tensor `log_scale`: contains a NaN or an infinite value",
             ),
             (
                 WEIGHT,

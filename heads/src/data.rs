@@ -1,10 +1,11 @@
-//! Features, labels and logits as heads see them.
+//! Features, labels and logits as seen by heads.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::HeadError;
 
-/// Features of `N` samples, `[N, F]`, row-major `f32`, borrowed.
+/// A borrowed feature matrix of `N` samples, `[N, F]`, row-major `f32`.
 #[derive(Clone, Copy, Debug)]
 pub struct FeatureMatrix<'a> {
     data: &'a [f32],
@@ -18,12 +19,15 @@ impl<'a> FeatureMatrix<'a> {
     /// [`HeadError::Data`] when `width` is 0 or does not divide the length.
     pub fn new(data: &'a [f32], width: usize) -> Result<Self, HeadError> {
         if width == 0 || !data.len().is_multiple_of(width) {
-            return Err(HeadError::Data(format!("{} values are not rows of {width} features", data.len())));
+            return Err(HeadError::Data(format!(
+                "{} values do not divide into rows of {width} features",
+                data.len()
+            )));
         }
         Ok(Self { data, width })
     }
 
-    /// As [`Features::new`], for rows that are known to fit.
+    /// As [`FeatureMatrix::new`], for data that is known to be valid.
     pub(crate) fn from_valid_rows(data: &'a [f32], width: usize) -> Self {
         debug_assert!(
             width > 0 && data.len().is_multiple_of(width),
@@ -39,13 +43,13 @@ impl<'a> FeatureMatrix<'a> {
         self.data.len() / self.width
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
 
-    /// Number of features a sample, `F`.
+    /// Number of features per sample, `F`.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
@@ -57,7 +61,7 @@ impl<'a> FeatureMatrix<'a> {
         &self.data[i * self.width..(i + 1) * self.width]
     }
 
-    /// All rows in order.
+    /// The rows in order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
         self.data.chunks_exact(self.width)
     }
@@ -68,16 +72,16 @@ impl<'a> FeatureMatrix<'a> {
         self.data
     }
 
-    /// Checks that the rows are as wide as a head expects.
+    /// Checks that rows have the width a head expects.
     ///
     /// # Errors
-    /// [`HeadError::Width`] when they are not.
+    /// [`HeadError::Width`] when they do not.
     pub fn expect_width(&self, expected: usize) -> Result<(), HeadError> {
         if self.width == expected { Ok(()) } else { Err(HeadError::Width { expected, found: self.width }) }
     }
 }
 
-/// Logits or decision values, `[N, C]`, row-major `f32`, owned.
+/// Logits or decision values of `N` samples, `[N, C]`, row-major `f32`, owned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logits {
     data: Vec<f32>,
@@ -91,7 +95,10 @@ impl Logits {
     /// [`HeadError::Data`] when `classes` is 0 or does not divide the length.
     pub fn new(data: Vec<f32>, classes: usize) -> Result<Self, HeadError> {
         if classes == 0 || !data.len().is_multiple_of(classes) {
-            return Err(HeadError::Data(format!("{} values are not rows of {classes} logits", data.len())));
+            return Err(HeadError::Data(format!(
+                "{} values do not divide into rows of {classes} logits",
+                data.len()
+            )));
         }
         Ok(Self { data, classes })
     }
@@ -102,7 +109,7 @@ impl Logits {
         self.classes
     }
 
-    /// All rows in order.
+    /// The rows in order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.data.chunks_exact(self.classes)
     }
@@ -113,7 +120,7 @@ impl Logits {
         &self.data
     }
 
-    /// The class with the highest logit of each row; the lowest number wins a tie.
+    /// The class with the highest logit of each row; ties go to the lowest class.
     #[must_use]
     pub fn argmax(&self) -> Vec<u32> {
         self.rows()
@@ -129,8 +136,8 @@ impl Logits {
             .collect()
     }
 
-    /// Softmax of each row, `[N, C]`, computed in `f64`. Calibrated probabilities are a
-    /// [`Calibration`](crate::Calibration)'s.
+    /// Softmax of each row, `[N, C]`, computed in `f64`. For calibrated probabilities see
+    /// [`Calibration`](crate::Calibration).
     #[must_use]
     pub fn softmax(&self) -> Vec<f32> {
         self.softmax_with_temperature(1.0)
@@ -149,18 +156,18 @@ impl Logits {
     }
 }
 
-/// How much a class counts in the objective.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Weighting of classes in the objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClassWeight {
-    /// Every sample counts 1.
+    /// Every sample has weight 1.
     #[default]
     None,
-    /// scikit-learn's `class_weight="balanced"`: a sample of class `c` counts `N / (C * count(c))`.
+    /// scikit-learn's `class_weight="balanced"`: a sample of class `c` has weight `N / (C * count(c))`.
     Balanced,
 }
 
-/// What a head is fitted on: features `[N, F]`, labels `[N]` below `classes`, all checked.
+/// Training data: features `[N, F]` and labels `[N]` below `classes`, all validated.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainingSet<'a> {
     features: FeatureMatrix<'a>,
@@ -170,25 +177,25 @@ pub struct TrainingSet<'a> {
 }
 
 impl<'a> TrainingSet<'a> {
-    /// Checks and wraps.
+    /// Validates and wraps the data.
     ///
     /// # Errors
-    /// [`HeadError::Data`] for no sample, no class, another number of labels than rows, a label that is not
-    /// below `classes`, and a feature that is NaN or infinite (the message names the row and the column).
+    /// [`HeadError::Data`] for no samples, no classes, a wrong number of labels, a label that is not below
+    /// `classes`, or a feature that is NaN or infinite (the message names the row and column).
     pub fn new(features: FeatureMatrix<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         if features.is_empty() || classes == 0 {
-            return Err(HeadError::Data("there is nothing to fit on: no samples or no classes".into()));
+            return Err(HeadError::Data("the training set is empty: it has no samples or no classes".into()));
         }
         if features.len() != labels.len() {
             return Err(HeadError::Data(format!(
-                "{} rows of features but {} labels",
+                "there are {} rows of features, but {} labels",
                 features.len(),
                 labels.len()
             )));
         }
         if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
             return Err(HeadError::Data(format!(
-                "label {label} in row {row} is not below {classes}, the number of classes"
+                "label {label} in row {row} is out of range: there are {classes} classes"
             )));
         }
         if let Some(index) = features.as_slice().iter().position(|v| !v.is_finite()) {
@@ -201,15 +208,15 @@ impl<'a> TrainingSet<'a> {
         Ok(Self { features, labels, classes, groups: None })
     }
 
-    /// Says which rows belong together: views of one photo, or photos of one group, such as a patient, of any classes. What a fit holds out to
-    /// judge itself by then has no row of a group that it fits on. `groups[i]` is any number that is equal for rows of one group.
+    /// Sets the group of each row, such as views of one photo or photos of one patient. If a fit holds out
+    /// samples, it holds out whole groups. `groups[i]` is any number shared by the rows of a group.
     ///
     /// # Errors
-    /// [`HeadError::Data`] when `groups` has another length than the labels.
+    /// [`HeadError::Data`] when `groups` and the labels differ in length.
     pub fn with_groups(self, groups: &'a [u32]) -> Result<Self, HeadError> {
         if groups.len() != self.labels.len() {
             return Err(HeadError::Data(format!(
-                "{} group numbers but {} labels",
+                "there are {} group numbers, but {} labels",
                 groups.len(),
                 self.labels.len()
             )));
@@ -229,13 +236,13 @@ impl<'a> TrainingSet<'a> {
         self.labels
     }
 
-    /// Number of classes, `C`; a class may have no sample.
+    /// Number of classes, `C`; a class may have no samples.
     #[must_use]
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// The group of each row, `[N]`, where rows belong together; see [`with_groups`](Self::with_groups).
+    /// The group of each row, `[N]`, if set; see [`with_groups`](Self::with_groups).
     #[must_use]
     pub fn groups(&self) -> Option<&'a [u32]> {
         self.groups
@@ -259,7 +266,8 @@ impl<'a> TrainingSet<'a> {
 }
 
 impl ClassWeight {
-    /// The weight of a sample of each class, `[C]`, of which there are so many; 0 for a class without samples.
+    /// The weight of a sample of each class, `[C]`, for the class counts `[C]`; 0 for a class without
+    /// samples.
     #[must_use]
     pub fn sample_weights(self, counts: &[usize]) -> Vec<f64> {
         let n_present = counts.iter().filter(|&&n| n > 0).count() as f64;
@@ -287,11 +295,11 @@ mod tests {
     #[test]
     fn invalid_training_data_is_refused_with_row_and_column() {
         let cases = [
-            (error(&[1.0, 2.0, 3.0], 2, &[0], 1), "3 values are not rows of 2 features"),
-            (error(&[], 2, &[], 1), "there is nothing to fit on: no samples or no classes"),
-            (error(&[1.0], 1, &[0], 0), "there is nothing to fit on: no samples or no classes"),
-            (error(&[1.0, 2.0], 1, &[0], 1), "2 rows of features but 1 labels"),
-            (error(&[1.0, 2.0], 1, &[0, 2], 2), "label 2 in row 1 is not below 2, the number of classes"),
+            (error(&[1.0, 2.0, 3.0], 2, &[0], 1), "3 values do not divide into rows of 2 features"),
+            (error(&[], 2, &[], 1), "the training set is empty: it has no samples or no classes"),
+            (error(&[1.0], 1, &[0], 0), "the training set is empty: it has no samples or no classes"),
+            (error(&[1.0, 2.0], 1, &[0], 1), "there are 2 rows of features, but 1 labels"),
+            (error(&[1.0, 2.0], 1, &[0, 2], 2), "label 2 in row 1 is out of range: there are 2 classes"),
             (
                 error(&[1.0, 2.0, 3.0, f32::NAN], 2, &[0, 1], 2),
                 "feature 1 of row 1 is NaN: features must be finite",
@@ -307,10 +315,11 @@ mod tests {
     fn groups_of_another_length_are_refused() {
         let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
         let error = data.with_groups(&[7]).unwrap_err();
-        assert_eq!(error.to_string(), "1 group numbers but 2 labels");
+        assert_eq!(error.to_string(), "there are 1 group numbers, but 2 labels");
     }
 
-    /// scikit-learn: `compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1])` knows no class 2.
+    /// scikit-learn: `compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1])` does not know
+    /// class 2.
     #[test]
     fn balanced_weights_are_scikit_learns_and_a_class_without_samples_has_none() {
         let values = [0.0; 4];

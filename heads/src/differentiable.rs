@@ -1,26 +1,26 @@
-//! Heads that gradients can pass through.
+//! Heads that support gradients.
 
 use candle_core::Tensor;
 
 use crate::error::HeadError;
 use crate::head::Tensors;
 
-/// A head whose logits are differentiable by its parameters and by its features: it can be fitted by
-/// gradients, and can sit on a backbone that is tuned together with it.
+/// A head whose logits are differentiable with respect to its parameters and its features: it can be fitted
+/// by gradient descent, and fine-tuned together with a backbone.
 ///
-/// The parameters are `f32` tensors under the names that [`Head::tensors`](crate::Head::tensors) has, so that
-/// [`HeadConfig::load`](crate::HeadConfig::load) takes them.
+/// The parameters are `f32` tensors under the names of [`Head::tensors`](crate::Head::tensors), so that
+/// [`HeadConfig::load`](crate::HeadConfig::load) accepts them.
 pub trait Differentiable: Send + Sync {
-    /// Parameters to start from, for `F = width` and `C = classes`. They depend on the configuration alone.
+    /// Initial parameters for `F = width` and `C = classes`; they depend on the configuration only.
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError>;
 
-    /// Features `[N, F]` to logits `[N, C]`, through operations that candle can differentiate.
+    /// Features `[N, F]` to logits `[N, C]`, in operations that candle can differentiate.
     ///
     /// # Errors
-    /// When a parameter is missing or has another shape.
+    /// When a parameter is missing or has a wrong shape.
     fn forward(
         &self,
         parameters: &Tensors,
@@ -29,15 +29,14 @@ pub trait Differentiable: Send + Sync {
     ) -> Result<Tensor, HeadError>;
 }
 
-/// What a pass through a differentiable head is for.
+/// The purpose of a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardMode {
-    /// Learning: what is random, such as dropout, is drawn from the configuration's seed and the number of
-    /// the step.
+    /// Training: random numbers, as for dropout, are derived from the configuration's seed and the step.
     Train {
-        /// Steps of the optimiser done.
+        /// Number of optimizer steps taken before.
         step: u64,
     },
-    /// Using the head: nothing is random.
+    /// Inference: nothing is random.
     Evaluate,
 }

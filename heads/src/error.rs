@@ -1,44 +1,44 @@
-//! What can go wrong in a head.
+//! The errors of a head.
 
 use thiserror::Error;
 
-/// An error of fitting, loading or using a head.
+/// An error from fitting, loading or using a head.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HeadError {
-    /// A parameter in `[head]` has a value outside its range.
+    /// A hyperparameter in `[head]` is out of range.
     #[error("`head.{parameter}` is {value}: {expected}")]
     Parameter {
-        /// Key within `[head]`.
+        /// Key in `[head]`.
         parameter: &'static str,
-        /// The value as given.
+        /// The given value.
         value: String,
-        /// What is accepted, as a fragment: `must be greater than 0`.
+        /// The accepted range as a fragment: `must be greater than 0`.
         expected: &'static str,
     },
-    /// `[head]` does not deserialise into the head's configuration (unknown key, wrong type).
+    /// `[head]` does not deserialize into the head's configuration (unknown key, wrong type).
     #[error("head `{kind}`: {message}")]
     Config {
-        /// The head's name.
+        /// Name of the head.
         kind: &'static str,
-        /// The deserialiser's message.
+        /// Message of the deserializer.
         message: String,
     },
-    /// The features or labels cannot be learned from.
+    /// The features or labels are invalid.
     #[error("{0}")]
     Data(String),
-    /// Features of another width than the head was fitted on.
-    #[error("the head takes {expected} features a photo, these have {found}")]
+    /// The features have another width than those of the fit.
+    #[error("the head expects {expected} features per photo, but the data has {found}")]
     Width {
-        /// The head's `F`.
+        /// `F` of the head.
         expected: usize,
-        /// The data's `F`.
+        /// `F` of the data.
         found: usize,
     },
-    /// A solver gave a value that is not finite.
+    /// A solver produced a value that is not finite.
     #[error("{0}")]
     Diverged(String),
-    /// A tensor that the head needs is missing from its file, or has another shape.
+    /// A tensor is missing from the file or invalid.
     #[error("tensor `{name}`: {problem}")]
     Tensor {
         /// Name of the tensor.

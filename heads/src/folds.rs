@@ -1,4 +1,4 @@
-//! Folds: parts of a training set that are each held out once.
+//! Cross-validation folds and hold-out splits.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -7,39 +7,39 @@ use std::collections::BTreeMap;
 
 use crate::random::KeyedRng;
 
-/// Key of the order in which groups are dealt out: the same groups always fall into the same folds.
+/// Seed of the order in which groups are assigned to folds, so that the same groups get the same folds.
 const SEED: u64 = 0x666f_6c64;
 
-/// By how much a move has to make the classes more even, in squared shares: less is rounding.
+/// Smallest improvement, in squared shares, that counts; smaller ones are rounding.
 const MIN_GAIN: f64 = 1e-12;
 
-/// Rows of a training set in two parts, each in ascending order.
+/// A split of the rows of a training set; both parts are ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fold {
     /// Rows to fit on.
     pub fit: Vec<usize>,
-    /// Rows to judge by.
+    /// Rows to evaluate on.
     pub held_out: Vec<usize>,
 }
 
-/// `count` stratified folds, as a fit uses them to judge itself: each holds about the same share of the rows of each class.
+/// `count` stratified folds: each holds out about the same share of the rows of each class.
 ///
-/// `groups[i]` is the group of row `i`, such as the photo that it is a view of, or a patient; the rows of one stay together,
-/// whatever their classes. Without it each row is a group of its own. Shares are counted in rows: a group of many counts as
-/// many.
+/// `groups[i]` is the group of row `i`, such as the photo it is a view of, or a patient. The rows of a group
+/// stay together, whatever their classes. Without groups each row is its own group. Shares are counted in
+/// rows.
 ///
-/// Groups are dealt out one by one, the largest first and those as large class by class, in an order that depends on their
-/// numbers alone; each goes where it makes the shares of its classes most even, and among such folds to the one with the
-/// fewest rows. Then no group could move to another fold and make them more even.
+/// Groups are assigned one by one, largest first and groups of the same size class by class, in an order that
+/// depends on the group numbers only. Each goes to the fold where it balances the class shares best, and
+/// among equals to the fold with the fewest rows. Afterwards groups move until no move improves the balance.
 ///
-/// Each row is held out once, but for a group that no fold can miss: the only one of a class, or one without which each
-/// fold would have lost the last of one of its classes (which takes as many classes in it as there are folds). Those
-/// are always fitted on, so that each class always is.
+/// Each row is held out once, except those of a group that no fold can do without: the only group of a class,
+/// or a group whose removal would leave every fold without one of its classes (which takes as many classes in
+/// it as there are folds). Such groups are always fitted on, so that every class is in every training part.
 ///
 /// ```
-/// use headstock_heads::folds::stratified;
+/// use headstock_heads::folds::stratified_folds;
 ///
-/// let folds = stratified(&[0, 0, 0, 1, 1, 1], None, 3);
+/// let folds = stratified_folds(&[0, 0, 0, 1, 1, 1], None, 3);
 /// assert!(folds.iter().all(|fold| fold.fit.len() == 4 && fold.held_out.len() == 2));
 /// ```
 ///
@@ -47,7 +47,7 @@ pub struct Fold {
 /// When `groups` has another length than `labels`, or `count` is 0.
 #[must_use]
 pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
-    assert!(count > 0, "there is a fold at least");
+    assert!(count > 0, "at least one fold is required");
     let mut groups = build_groups(labels, groups, SEED);
     groups.sort_by_key(|group| (std::cmp::Reverse(group.deal_order_weight()), group.class_counts[0].0));
     let mut assignment = FoldAssignment::new(&groups, count, 1.0 / count as f64);
@@ -59,11 +59,14 @@ pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) ->
     (0..count).map(|fold| assignment.to_fold(fold, labels.len())).collect()
 }
 
-/// Holds out about `fraction` of the rows of each class to see when a fit stops getting better; a class never loses its last
-/// group. All rows of a group go together, as in [`stratified`]. Which groups depends on the seed and on their
-/// numbers, not on those of the classes: in an order that these give, each is held out if that brings the shares of its
-/// classes nearer to the fraction. Then no single one could join what is held out, or leave it, and bring them nearer. With
-/// one class a group, all of one size, that is the fraction of the groups of each class, rounded.
+/// Holds out about `fraction` of the rows of each class, for early stopping. A class never loses its last
+/// group.
+///
+/// The rows of a group stay together, as in [`stratified_folds`]. The choice depends on the seed and on the
+/// group numbers, not on the class numbers: in an order derived from them, each group is held out if that
+/// brings its classes closer to the fraction; afterwards groups are toggled until no single change improves
+/// this. With one class per group and groups of equal size, this is the rounded fraction of the groups of
+/// each class.
 ///
 /// # Panics
 /// When `groups` has another length than `labels`.
@@ -82,22 +85,25 @@ pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64
 
 /// Rows that stay together.
 struct Group {
-    /// All of them.
+    /// The rows.
     rows: Vec<usize>,
-    /// How many of each class that it has, the classes ascending.
+    /// Number of rows of each class in the group, classes ascending.
     class_counts: Vec<(usize, usize)>,
 }
 
 impl Group {
-    /// What is dealt out first: for one class, the larger the sooner.
+    /// Sort key of the assignment order: with a single class, larger groups come first.
     fn deal_order_weight(&self) -> usize {
         self.class_counts.iter().map(|(_, rows)| rows * rows).sum()
     }
 }
 
-/// The groups, in an order that depends on `seed` and on their numbers.
+/// The groups, in an order that depends on `seed` and the group numbers.
 fn build_groups(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group> {
-    assert!(groups.is_none_or(|groups| groups.len() == labels.len()), "a group's number for each row");
+    assert!(
+        groups.is_none_or(|groups| groups.len() == labels.len()),
+        "groups must have a number for each row"
+    );
     let mut rows_by_number: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for row in 0..labels.len() {
         let number = groups.map_or(row as u64, |groups| u64::from(groups[row]));
@@ -111,25 +117,25 @@ fn build_groups(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group>
     rows_by_number.into_values().map(group).collect()
 }
 
-/// How many there are of a class.
+/// Rows and groups of a class.
 #[derive(Clone, Copy, Default)]
 struct ClassCount {
     rows: usize,
     groups: usize,
 }
 
-/// Groups in folds.
+/// An assignment of groups to folds.
 struct FoldAssignment<'a> {
     groups: &'a [Group],
-    /// The share of each class that a fold should have.
+    /// The share of each class that a fold should hold out.
     share: f64,
-    /// The fold of each group; none is always fitted on.
+    /// The fold of each group; `None` is always fitted on.
     fold_of: Vec<Option<usize>>,
-    /// All of each class, `[C]`.
+    /// Totals of each class, `[C]`.
     totals: Vec<ClassCount>,
-    /// Those of each fold, `[folds][C]`.
+    /// Counts of each class in each fold, `[folds][C]`.
     fold_counts: Vec<Vec<ClassCount>>,
-    /// Rows of each fold.
+    /// Number of rows of each fold.
     sizes: Vec<usize>,
 }
 
@@ -145,7 +151,7 @@ impl<'a> FoldAssignment<'a> {
         Self { groups, share, fold_of: vec![None; groups.len()], totals, fold_counts, sizes: vec![0; folds] }
     }
 
-    /// Whether a group of each of its classes would be left outside a fold that takes it.
+    /// Whether each class of the group would keep a group outside the fold.
     fn can_take(&self, fold: usize, group: usize) -> bool {
         let classes = self.groups[group].class_counts.iter();
         classes
@@ -153,9 +159,9 @@ impl<'a> FoldAssignment<'a> {
             .all(|(class, _)| self.fold_counts[fold][class].groups + 1 < self.totals[class].groups)
     }
 
-    /// Half the change of `Σ_c (share_c - share)²` of a fold when the group joins it, which it is not in.
+    /// Half the change of `Σ_c (share_c - share)²` of a fold when a group that is not in it joins.
     ///
-    /// The ratios are whole numbers where all groups are of one size, so that halves are told from what is more.
+    /// With groups of equal size the ratios are whole numbers, so exact halves are distinguished from more.
     fn unevenness_change(&self, fold: usize, group: usize) -> f64 {
         let class_term = |&(class, rows): &(usize, usize)| {
             let (group_rows, class_rows) = (rows as f64, self.totals[class].rows as f64);
@@ -166,6 +172,7 @@ impl<'a> FoldAssignment<'a> {
         self.groups[group].class_counts.iter().map(class_term).sum()
     }
 
+    /// Moves a group to another fold, or out of all folds, and updates the counts.
     fn move_group(&mut self, group: usize, new_fold: Option<usize>) {
         let old_fold = std::mem::replace(&mut self.fold_of[group], new_fold);
         let Group { rows, class_counts } = &self.groups[group];
@@ -185,7 +192,7 @@ impl<'a> FoldAssignment<'a> {
         }
     }
 
-    /// The fold that a group in none fits best into, of those that may take it.
+    /// The best fold for an unassigned group, among those that can take it.
     fn best_fold(&self, group: usize) -> Option<usize> {
         let folds = (0..self.fold_counts.len()).filter(|&fold| self.can_take(fold, group));
         folds.min_by(|&a, &b| {
@@ -194,7 +201,7 @@ impl<'a> FoldAssignment<'a> {
         })
     }
 
-    /// Moves a group to a better fold, or into one that may take it by now; whether there is one.
+    /// Moves a group to a better fold, or to one that can take it now; returns whether it moved.
     fn try_improve(&mut self, group: usize) -> bool {
         let old_fold = self.fold_of[group];
         self.move_group(group, None);
@@ -209,7 +216,7 @@ impl<'a> FoldAssignment<'a> {
         better
     }
 
-    /// Takes a group into the only fold, or out of it, if that brings the shares nearer; whether it did.
+    /// Moves a group into or out of the only fold if that improves the shares; returns whether it moved.
     fn toggle(&mut self, group: usize) -> bool {
         let was_held_out = self.fold_of[group].is_some();
         self.move_group(group, None);
@@ -219,7 +226,7 @@ impl<'a> FoldAssignment<'a> {
         joins != was_held_out
     }
 
-    /// The rows of a fold, of all of so many rows, and the others.
+    /// The split of `n_rows` rows that holds out a fold.
     fn to_fold(&self, fold: usize, n_rows: usize) -> Fold {
         let mut is_held_out = vec![false; n_rows];
         for (group, _) in

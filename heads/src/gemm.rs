@@ -1,8 +1,8 @@
-//! Products of a feature matrix with weights, in `f64`.
+//! Matrix products of features and weights in `f64`.
 //!
-//! Where a row's logits must be the same alone and among others, on any processor, they come from [`PackedWeights`]:
-//! every value is summed one term after the other, each product fused with its sum, and a vector register holds values
-//! that stand side by side, never parts of one sum. Solvers look at all rows again and again: faer computes their products.
+//! [`PackedWeights`] gives the same bits for a row alone and in a batch, on any processor: each value is
+//! summed term by term with fused multiply-adds, and a SIMD register holds neighboring values, never parts of
+//! one sum. Solvers, which need throughput, use faer's GEMM.
 
 use std::array::from_fn;
 use std::ops::Range;
@@ -16,22 +16,22 @@ use rayon::prelude::*;
 
 use crate::data::FeatureMatrix;
 
-/// Values side by side in a tile: two AVX-512 registers, four AVX ones.
+/// Values of a tile row: two AVX-512 registers, four AVX ones.
 const LANES: usize = 16;
-/// Columns that a thread takes at a time in [`transposed`].
+/// Columns per parallel task in [`gemm_tn`].
 const COLUMNS_PER_TASK: usize = 256;
 /// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
-/// [`PackedWeights::times`].
+/// [`PackedWeights::multiply`].
 const FEATURES_PER_PASS: usize = 128;
-/// Samples that are summed at a time in [`transposed`]: with the columns half a mebibyte of `f32`, which stays in the second-level
-/// cache.
+/// Samples summed at a time in [`gemm_tn`]: with the columns half a mebibyte of `f32`, which fits the
+/// second-level cache.
 const ROWS_PER_BLOCK: usize = 512;
 
-/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`: `a` has `R` rows of at least `K` factors, and
-/// `b` `[K, LANES]` what they multiply.
+/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`; `a` has `R` rows of at least `K` factors, `b` is
+/// `[K, LANES]`.
 ///
-/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition, and they
-/// fit.
+/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition while the
+/// sums stay in registers.
 #[inline(always)]
 fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
@@ -59,7 +59,8 @@ fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// Weights `[C, F]`, laid out for products with rows of features: by 16 classes, and within those by feature.
+/// Weights `[C, F]` packed for products with rows of features: in panels of 16 classes, each ordered by
+/// feature.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedWeights {
     panels: Vec<f64>,
@@ -81,11 +82,12 @@ impl PackedWeights {
         Self { panels, width, classes }
     }
 
-    /// `rows · weightᵀ`: `rows` `[n, F]` to `out` `[n, C]`, on this thread.
+    /// `rows · weightᵀ`: `rows` `[n, F]` to `out` `[n, C]`, on the calling thread.
     pub(crate) fn multiply(&self, rows: &[f32], out: &mut [f64]) {
         Arch::new().dispatch(PackedMultiply { weights: self, rows, out });
     }
 
+    /// [`multiply`](Self::multiply) in tiles of `R` rows and [`LANES`] classes, `V` registers wide.
     #[inline(always)]
     fn multiply_tiles<S: Simd, const R: usize, const V: usize>(
         &self,
@@ -119,6 +121,7 @@ impl PackedWeights {
     }
 }
 
+/// The SIMD operation of [`PackedWeights::multiply`].
 struct PackedMultiply<'a> {
     weights: &'a PackedWeights,
     rows: &'a [f32],
@@ -139,8 +142,8 @@ impl WithSimd for PackedMultiply<'_> {
     }
 }
 
-/// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on this thread. Faster than
-/// [`PackedWeights::times`], but the bits depend on how many rows come at once, and on the processor's instructions.
+/// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on the calling thread. Faster
+/// than [`PackedWeights::multiply`], but the bits depend on the number of rows and on the processor.
 pub(crate) fn gemm_nt<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usize, out: &mut [T]) {
     let (count, classes) = (rows.len() / width, weight.len() / width);
     let rows = MatRef::from_row_major_slice(rows, count, width);
@@ -149,8 +152,8 @@ pub(crate) fn gemm_nt<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: u
     matmul(out, Accum::Replace, rows, weight.transpose(), one::<T>(), Par::Seq);
 }
 
-/// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The bits do not depend on
-/// the threads.
+/// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The
+/// bits do not depend on the number of threads.
 pub(crate) fn gemm_tn(factors: &[f64], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
     par_fill_columns(width, classes, |columns, sums| {
@@ -171,7 +174,8 @@ pub(crate) fn gemm_tn(factors: &[f64], features: FeatureMatrix<'_>) -> Vec<f64> 
     })
 }
 
-/// As [`transposed`] from factors in `f32`: products and the sums of 512 of them are `f32` too, the sums of those `f64`.
+/// As [`gemm_tn`] with `f32` factors: products and sums over 512 samples are in `f32`, the sums of those in
+/// `f64`.
 pub(crate) fn gemm_tn_f32(factors: &[f32], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
     par_fill_columns(width, classes, |columns, sums| {
@@ -191,7 +195,7 @@ pub(crate) fn gemm_tn_f32(factors: &[f32], features: FeatureMatrix<'_>) -> Vec<f
     })
 }
 
-/// A matrix `[C, F]` that is filled in by groups of columns, `[C, columns]` each, in parallel.
+/// Fills a matrix `[C, F]` in blocks of columns, `[C, columns]` each, in parallel.
 pub(crate) fn par_fill_columns(
     width: usize,
     classes: usize,
@@ -216,7 +220,7 @@ pub(crate) fn par_fill_columns(
     out
 }
 
-/// The same numbers as `f64`.
+/// Converts values to `f64`.
 pub(crate) fn copy_to_f64(arch: Arch, source: &[f32], out: &mut [f64]) {
     arch.dispatch(
         #[inline(always)]
@@ -242,7 +246,7 @@ mod tests {
     }
 
     proptest! {
-        /// Integers, so that every order of the sum gives the same value.
+        /// Small integers make every order of summation exact.
         #[test]
         fn products_of_any_shape_are_the_schoolbook_ones(
             n in prop_oneof![1usize..210, Just(ROWS_PER_BLOCK + 1)],

@@ -2,6 +2,7 @@
 
 use faer::Mat;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::affine::Affine;
@@ -14,17 +15,19 @@ use crate::dense::gram::LowerTriangular;
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{CenteredRows, RowSource, StandardizedRows};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, Tensors};
 use crate::vector::VectorOps;
 
-/// How far a class's covariance is drawn towards equal variances without correlation.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// How far each class's covariance is shrunk towards a diagonal matrix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum Shrinkage {
-    /// By the formula of Ledoit and Wolf (2004), *A well-conditioned estimator for large-dimensional covariance matrices*, on
-    /// the class's features brought to variance 1.
+    /// The formula of Ledoit and Wolf (2004), *A well-conditioned estimator for large-dimensional covariance
+    /// matrices*, on the standardized features of each class.
     #[default]
+    #[schemars(schema_with = "auto::schema")]
     Auto,
-    /// From 0, not at all, to 1, all the way.
+    /// A fixed shrinkage from 0 (none) to 1 (full).
     Fixed(f64),
 }
 
@@ -46,55 +49,52 @@ impl<'de> Deserialize<'de> for Shrinkage {
 
 /// `[head]` with `kind = "lda"`.
 ///
-/// The classes are taken as normal with one covariance `Σ` `[F, F]` and their frequencies `π_c` as priors, as in
-/// scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr")`: with the means `m_c` `[F]`, the logits are
-/// `x·Σ⁻¹m_c - ½ m_c·Σ⁻¹m_c + ln π_c`. A part that is the same for every class is left out, so that they stay small: `m_c` is
-/// taken less the mean of all samples.
+/// Models the classes as normal distributions with one covariance `Σ` `[F, F]` and their frequencies `π_c` as
+/// priors, as scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr")`: with the means `m_c` `[F]`, the
+/// logits are `x·Σ⁻¹m_c - ½ m_c·Σ⁻¹m_c + ln π_c`. To keep them small, `m_c` is taken relative to the mean of
+/// all samples, which drops a term that is equal for all classes.
 ///
-/// `Σ = Σ_c π_c ((1 - δ_c) S_c + δ_c T_c)`, where `S_c` is the covariance of the class's samples. With a number, `δ_c` is that
-/// number and `T_c` the mean variance times the identity. With `"auto"`, `T_c` holds the variances of the features alone
-/// (for one that is constant within the class, 1), and `δ_c` is Ledoit and Wolf's, times the share of the features that are
-/// not constant where it meets `T_c`. scikit-learn makes each `S_c`; here one sum over all samples makes `Σ`, because
-/// `δ_c` needs no more than the products of the class's samples, or of its features, whichever are fewer.
+/// `Σ = Σ_c π_c ((1 - δ_c) S_c + δ_c T_c)`, where `S_c` is the covariance of class `c`. With a fixed
+/// shrinkage, `δ_c` is that number and `T_c` the mean variance times the identity. With `"auto"`, `T_c` is
+/// the diagonal of `S_c` (1 for a feature that is constant within the class), and `δ_c` is Ledoit and Wolf's;
+/// where it multiplies `T_c` it is scaled by the share of non-constant features. Unlike scikit-learn, which
+/// computes each `S_c`, `Σ` is one sum over all samples; `δ_c` only needs the products of the class's samples
+/// or of its features, whichever are fewer.
 ///
-/// Where `Σ` is positive definite beyond rounding it is solved by Cholesky's factors, else by its pseudo-inverse, as
-/// least squares do. Where no class has two samples that differ, `Σ` is taken as the identity: the nearest mean wins.
+/// If `Σ` is positive definite beyond rounding, the system is solved by Cholesky, otherwise by pseudo-inverse
+/// (least squares). If no class has two distinct samples, `Σ` is the identity: the nearest mean wins.
 ///
 /// ```
 /// use headstock_heads::lda::{LdaConfig, Shrinkage};
-/// use headstock_heads::{Features, FitContext, HeadConfig, TrainingSet};
+/// use headstock_heads::{FeatureMatrix, FitContext, HeadConfig, TrainingSet};
 ///
-/// let features = Features::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
+/// let features = FeatureMatrix::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
 /// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
-/// let config = LdaConfig { shrinkage: Shrinkage::Given(0.0) };
-/// let fitted = config.fit(&data, &FitContext::quiet())?;
+/// let config = LdaConfig { shrinkage: Shrinkage::Fixed(0.0) };
+/// let fitted = config.fit(&data, &FitContext::silent())?;
 /// // The variance is 1/4; the means are 1.5 on either side of 2.
 /// let (log_half, square) = (0.5f64.ln(), 0.5 * 1.5 * 6.0);
 /// let bias = [12.0 - square + log_half, -12.0 - square + log_half];
 /// assert_eq!(*fitted.head, headstock_heads::Affine::from_f64(&[-6.0, 6.0], &bias, 1)?);
 /// # Ok::<(), headstock_heads::HeadError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LdaConfig {
-    /// How far the covariance is shrunk.
+    /// Shrinkage of the covariance.
     pub shrinkage: Shrinkage,
 }
 
 impl HeadConfig for LdaConfig {
     const KIND: &'static str = "lda";
     const ABOUT: &'static str = "linear discriminant analysis with a shrunk covariance, in closed form";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[(
-        "shrinkage",
-        "how far the covariance is drawn towards none, 0 to 1; \"auto\": by Ledoit and Wolf's formula",
-    )];
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         match self.shrinkage {
             Shrinkage::Auto => Ok(()),
             Shrinkage::Fixed(share) => {
-                require((0.0..=1.0).contains(&share), "shrinkage", &share, "must be from 0 to 1")
+                require((0.0..=1.0).contains(&share), "shrinkage", &share, "must be between 0 and 1")
             }
         }
     }
@@ -118,7 +118,8 @@ impl HeadConfig for LdaConfig {
             } else {
                 match Cholesky::new(covariance) {
                     Some(factor) => factor.solve(means.clone()),
-                    // The factor has taken its place: to keep a copy for what is rare would cost as much as the features.
+                    // The factorization overwrote the matrix. Computing it again in this rare case saves a
+                    // copy of the matrix.
                     None => EigenDecomposition::new(&compute_covariance())?.pseudo_solve(means.as_ref()),
                 }
             };
@@ -143,19 +144,19 @@ impl HeadConfig for LdaConfig {
 
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let (width, classes) = (shape.features as u64, shape.classes as u64);
-        // The covariance and, where it is singular, what its decomposition takes; means and weights.
+        // Covariance and, if it is singular, the workspace of its decomposition; means and weights.
         8 * (5 * width * width + 5 * width * classes)
     }
 }
 
-/// What a feature's variance may be when it does not vary within any class: its mean is then off by rounding.
+/// Upper bound of the variance that rounding gives a feature that is constant within every class.
 fn rounding_variance(classes: &ClassMeans, feature: usize, samples: f64) -> f64 {
     let values = classes.means.iter().skip(feature).step_by(classes.width);
     let largest = values.fold(0.0f64, |top, mean| top.max(mean.abs()));
     (samples * f64::EPSILON * largest).powi(2)
 }
 
-/// `Σ_c π_c (1 - δ_c) S_c` for `kept` `[K]`, the `1 - δ_c`.
+/// `Σ_c π_c (1 - δ_c) S_c` with `retained` `[K]` holding `1 - δ_c`.
 fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f64]) -> LowerTriangular {
     let samples = data.labels().len() as f64;
     let scales: Vec<f64> = retained.iter().map(|retained| (retained / samples).sqrt()).collect();
@@ -167,9 +168,9 @@ fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f
     })
 }
 
-/// The covariance with the same share of shrinkage for every class.
+/// The covariance with the same fixed shrinkage for every class.
 fn shrunk_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, shrinkage: f64) -> LowerTriangular {
-    // Scaling by 1 - share afterwards would lose the trace where that is 0.
+    // Scaling by 1 - shrinkage first would lose the trace when that is 0.
     let mut covariance = pooled_covariance(data, classes, &vec![1.0; classes.present.len()]);
     let mean_variance = covariance.diagonal().sum::<f64>() / classes.width as f64;
     covariance.scale(1.0 - shrinkage);
@@ -195,7 +196,7 @@ fn ledoit_wolf_covariance(data: &TrainingSet<'_>, classes: &ClassMeans) -> Lower
     covariance
 }
 
-/// The shrinkage `δ` of a class and `δ T`, `[F]`, for its rows and their mean.
+/// The shrinkage `δ` of a class and `δ T`, `[F]`, from its rows and their mean.
 fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64, Vec<f64>) {
     let features = data.features();
     let (width, count) = (features.width(), rows.len() as f64);
@@ -213,7 +214,8 @@ fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64
         *variance = if *constant { 1.0 } else { *variance / count };
     }
     let varying = constant.iter().filter(|constant| !**constant).count() as f64;
-    // Constant features must be 0 exactly: their mean may be off by rounding, but they are multiplied by 0.
+    // Constant features must become exactly 0: their mean may be off by rounding, so they are multiplied by
+    // 0.
     let inverse_scale: Vec<f64> = variance
         .iter()
         .zip(&constant)
@@ -228,10 +230,11 @@ fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64
     (shrinkage, variance)
 }
 
-/// Ledoit and Wolf's share for standardised rows, of which `varying` features are not constant.
+/// Ledoit and Wolf's shrinkage for standardized rows, of which `varying` features are not constant.
 ///
-/// With `R` their covariance and `μ = tr(R) / F`, it is `min(b, d) / d`, where `d = |R - μI|²` and
-/// `b = Σ_i |z_i z_iᵀ - R|² / N²`: here of `Σ_i |z_i|⁴` and `|R|²`, which `ZZᵀ` has as well as `ZᵀZ`.
+/// With the covariance `R` of the rows and `μ = tr(R) / F`, it is `min(b, d) / d`, where `d = |R - μI|²` and
+/// `b = Σ_i |z_i z_iᵀ - R|² / N²`. Both follow from `Σ_i |z_i|⁴` and `|R|²`, which `ZZᵀ` gives as well as
+/// `ZᵀZ`.
 fn ledoit_wolf_shrinkage(rows: &impl RowSource, varying: f64) -> f64 {
     let (count, width) = (rows.n_rows() as f64, rows.width() as f64);
     if rows.width() == 1 {

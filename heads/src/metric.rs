@@ -1,19 +1,20 @@
-//! How near two photos are.
+//! Distance metrics between photos.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How near two photos are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The distance between the features of two photos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// By the distance between their features.
+    /// Euclidean distance.
     #[default]
     Euclidean,
-    /// By the angle between their features; how large those are does not count.
+    /// Cosine distance; the norm of the features does not matter.
     Cosine,
 }
 
-/// What brings a length to 1; a length of 0 stays.
+/// `1 / norm`, or 0 for a norm of 0.
 pub(crate) fn inverse_or_zero(norm: f64) -> f64 {
     if norm == 0.0 { 0.0 } else { 1.0 / norm }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT, tensor_error};
@@ -9,42 +10,41 @@ use crate::check::{require, require_fraction};
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
-use crate::params::{self, AdamWParams};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::params::AdamWParams;
 use crate::random::KeyedRng;
 use crate::solver::gradient::mlp_learner::{Dropout, MlpLearner};
 use crate::solver::gradient::{self, WeightedSamples};
 use crate::standardize::PreparedFeatures;
 
-/// Rows that a thread takes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
 /// `[head]` with `kind = "mlp"`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MlpConfig {
     /// Units of each hidden layer.
     pub hidden: Vec<u64>,
-    /// Part of the hidden units that each step leaves out.
+    /// Fraction of hidden units dropped in each step.
     pub dropout: f64,
-    /// Learning rate of AdamW, the highest of the schedule: up to it along a line in a tenth of all steps, then down
-    /// along half a cosine.
+    /// Peak learning rate of AdamW: linear warmup over a tenth of all steps, then cosine decay.
     pub lr: f64,
     /// Decoupled weight decay of AdamW.
     pub weight_decay: f64,
-    /// Passes over the samples, at most.
+    /// Maximum number of passes over the samples.
     pub epochs: u64,
-    /// Samples in a step, at most: an epoch has 16 steps or more.
+    /// Maximum number of samples per step; an epoch has at least 16 steps.
     pub batch_size: u64,
-    /// Part of the photos of each class that is held out, to see when to stop; 0 runs all epochs.
+    /// Fraction of each class's photos held out for early stopping; 0 runs all epochs.
     pub validation: f64,
-    /// Epochs without a lower loss on what is held out, after which to stop.
+    /// Epochs without a lower held-out loss before stopping.
     pub patience: u64,
-    /// How much a class counts.
+    /// Weighting of the classes in the loss.
     pub class_weight: ClassWeight,
-    /// Whether features are brought to mean 0 and variance 1 first.
+    /// Whether to standardize features to mean 0 and variance 1.
     pub standardize: bool,
-    /// Key of all that is random.
+    /// Random seed.
     pub seed: u64,
 }
 
@@ -69,19 +69,6 @@ impl Default for MlpConfig {
 impl HeadConfig for MlpConfig {
     const KIND: &'static str = "mlp";
     const ABOUT: &'static str = "multi-layer perceptron with dropout";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        ("hidden", "units of each hidden layer"),
-        ("dropout", "part of the hidden units that each step leaves out"),
-        params::LR,
-        params::WEIGHT_DECAY,
-        params::EPOCHS,
-        params::BATCH_SIZE,
-        params::VALIDATION,
-        params::PATIENCE,
-        params::CLASS_WEIGHT,
-        params::STANDARDIZE,
-        ("seed", "another seed: other weights to start from, another order, other photos held out"),
-    ];
     const SUPPORTS_WARM_START: bool = true;
     type Head = MlpHead;
 
@@ -93,7 +80,7 @@ impl HeadConfig for MlpConfig {
             sizes_valid && !self.hidden.is_empty(),
             "hidden",
             &hidden,
-            "must be layers of 1 to 1048576 units, at least one",
+            "must list at least one layer, each of 1 to 1048576 units",
         )?;
         require_fraction("dropout", self.dropout)?;
         self.adamw_params().check()
@@ -121,7 +108,10 @@ impl HeadConfig for MlpConfig {
         for (layer, &units) in self.hidden.iter().enumerate() {
             if layers[layer].classes() as u64 != units || layers[layer + 1].width() as u64 != units {
                 let name = format!("{}{WEIGHT}", layer_prefix(layer));
-                return Err(tensor_error(&name, format!("does not lead to {units} units, as `hidden` says")));
+                return Err(tensor_error(
+                    &name,
+                    format!("does not match the layer of {units} units in `hidden`"),
+                ));
             }
         }
         Ok(MlpHead { layers })
@@ -158,14 +148,14 @@ impl HeadConfig for MlpConfig {
     }
 }
 
-/// What the names of a layer's tensors start with.
+/// Prefix of the names of a layer's tensors.
 fn layer_prefix(layer: usize) -> String {
     format!("layers.{layer}.")
 }
 
 impl Differentiable for MlpConfig {
-    /// Hidden layers as PyTorch's `nn.Linear` starts: uniform within `1/√F` around 0. The last layer starts
-    /// at 0, as is usual when a head is grafted on a pretrained network, so that no class is preferred.
+    /// Hidden layers start as in PyTorch's `nn.Linear`: uniform within `1/√F` around 0. The last layer starts
+    /// at 0, as is usual for a new head on a pretrained network, so that no class is preferred.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let mut tensors = Tensors::new();
         let mut width = width;
@@ -221,8 +211,7 @@ impl MlpConfig {
     }
 }
 
-/// A fitted `mlp`: tensors `layers.0.weight` `[H, F]`, `layers.0.bias` `[H]`, and so on to the layer of the
-/// classes.
+/// A fitted `mlp`: tensors `layers.0.weight` `[H, F]`, `layers.0.bias` `[H]`, and so on to the output layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlpHead {
     layers: Vec<Affine>,
@@ -233,8 +222,8 @@ impl MlpHead {
         &self.layers[self.layers.len() - 1]
     }
 
-    /// Where a fit on these features begins: this head with further classes after its own, which start as a fresh
-    /// head's do. `tensors` are those that it was loaded from.
+    /// Adapts a loaded head as a warm start for these features: new classes are appended and start at 0, as
+    /// in a new head. `tensors` are those that it was loaded from.
     fn for_warm_start(
         mut self,
         tensors: &Tensors,
@@ -243,7 +232,7 @@ impl MlpHead {
     ) -> Result<Self, HeadError> {
         let next_prefix = layer_prefix(self.layers.len());
         if let Some(name) = tensors.keys().find(|name| name.starts_with(&next_prefix)) {
-            return Err(tensor_error(name, "is of a layer that `hidden` does not have".into()));
+            return Err(tensor_error(name, "belongs to a layer that is not in `hidden`".into()));
         }
         gradient::check_warm_start([self.width(), self.classes()], [prepared.features().width(), classes])?;
         self.layers[0] = self.layers[0].for_prepared_features(prepared)?;
@@ -253,7 +242,7 @@ impl MlpHead {
     }
 }
 
-/// `rows` `[n, F]` through the layers to `out` `[n, C]`, on this thread.
+/// Logits of `rows` `[n, F]` into `out` `[n, C]`, on the calling thread.
 fn forward_layers(layers: &[PackedAffine<'_>], rows: &[f32], out: &mut [f32]) {
     let Some((last, hidden)) = layers.split_last() else { return };
     let n = out.len() / last.classes();
@@ -319,13 +308,13 @@ mod tests {
         let other = MlpConfig { hidden: vec![4], ..MlpConfig::default() };
         let tensors = other.initial_parameters(2, 5).unwrap();
         let error = config.load(&tensors).unwrap_err().to_string();
-        assert_eq!(error, "tensor `layers.0.weight`: does not lead to 3 units, as `hidden` says");
+        assert_eq!(error, "tensor `layers.0.weight`: does not match the layer of 3 units in `hidden`");
         let mut missing = config.initial_parameters(2, 5).unwrap();
         missing.remove("layers.1.bias");
         assert_eq!(config.load(&missing).unwrap_err().to_string(), "tensor `layers.1.bias`: is missing");
     }
 
-    /// Features `[150, 6]` from 0 to 1, where one of them is higher: that of the class, from 0 to 2.
+    /// Uniform features `[150, 6]` from 0 to 1; the feature of the class, 0 to 2, is higher by 1.
     fn shifted_uniform() -> (Vec<f32>, Vec<u32>) {
         let mut rng = KeyedRng::new(&[8]);
         let labels: Vec<u32> = (0..150).map(|i| i % 3).collect();
@@ -344,7 +333,7 @@ mod tests {
         let (values, labels) = shifted_uniform();
         for standardize in [false, true] {
             let config = MlpConfig { standardize, ..small_config() };
-            // Photos of the first two classes alone, then of all three.
+            // Photos of the first two classes only, then of all three.
             let two: Vec<usize> = (0..150).filter(|&row| labels[row] < 2).collect();
             let values_of_two: Vec<f32> =
                 two.iter().flat_map(|&row| &values[row * 6..row * 6 + 6]).copied().collect();
@@ -358,7 +347,7 @@ mod tests {
             let cold = config.fit(&all, &FitContext::silent()).unwrap().history.rows;
             let warm = config.fit(&all, &FitContext::silent().with_warm_start(&start)).unwrap();
             assert_eq!(warm.head.classes(), 3);
-            // Where all stays as it was, the loss would be that of the start.
+            // With a vanishing learning rate the head must not change.
             let frozen_config = MlpConfig { lr: 1e-30, ..config.clone() };
             let unmoved =
                 frozen_config.fit(&first, &FitContext::silent().with_warm_start(&start)).unwrap().head;
@@ -367,7 +356,7 @@ mod tests {
             for (a, b) in before.as_slice().iter().zip(after.as_slice()) {
                 assert!((a - b).abs() < 1e-4, "{a} and {b}");
             }
-            // And the photos of the two classes are told apart from the first epoch on.
+            // And the two classes are separated from the first epoch on.
             let again =
                 config.fit(&first, &FitContext::silent().with_warm_start(&start)).unwrap().history.rows;
             assert!(again[0][1] < 0.2, "{again:?}");
@@ -384,12 +373,12 @@ mod tests {
             let start = other.initial_parameters(width, classes).unwrap();
             small_config().fit(&data, &FitContext::silent().with_warm_start(&start)).unwrap_err().to_string()
         };
-        let units = "tensor `layers.0.weight`: does not lead to 16 units, as `hidden` says";
+        let units = "tensor `layers.0.weight`: does not match the layer of 16 units in `hidden`";
         assert_eq!(refusal(&[8], 6, 3), units);
-        let deeper = "tensor `layers.2.bias`: is of a layer that `hidden` does not have";
+        let deeper = "tensor `layers.2.bias`: belongs to a layer that is not in `hidden`";
         assert_eq!(refusal(&[16, 8], 6, 3), deeper);
-        assert_eq!(refusal(&[16], 5, 3), "the head takes 5 features a photo, these have 6");
-        let classes = "the head to start from tells 4 classes apart, the data has 3: its classes must be the first of them";
+        assert_eq!(refusal(&[16], 5, 3), "the head expects 5 features per photo, but the data has 6");
+        let classes = "the warm-start head has 4 classes, but the data has 3: its classes must be the first of the data's";
         assert_eq!(refusal(&[16], 6, 4), classes);
     }
 

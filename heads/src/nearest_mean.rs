@@ -1,6 +1,7 @@
-//! The head `nearest-mean`: the class whose mean is nearest.
+//! The head `nearest-mean`: the class with the nearest mean.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::Affine;
@@ -8,44 +9,42 @@ use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
 use crate::metric::{Metric, inverse_or_zero};
 use crate::vector::VectorOps;
 
-/// Rows that a thread takes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
 /// `[head]` with `kind = "nearest-mean"`.
 ///
-/// With `metric = "euclidean"` it predicts as scikit-learn's `NearestCentroid`: with the class means `m_c` `[F]`, the
-/// logits are `-½ |x - m_c|²` but for a part that is the same for every class, which makes them affine. With
-/// `metric = "cosine"`, rows are brought to length 1, before their class's mean is taken and when they are asked for; the
-/// logits are the cosines between a row and the means. A row of zeros has the cosine 0 to everything.
+/// With `metric = "euclidean"` it predicts as scikit-learn's `NearestCentroid`: with the class means `m_c`
+/// `[F]`, the logits are `-½ |x - m_c|²` without the term that is equal for all classes, which makes them
+/// affine. With `metric = "cosine"`, rows are normalized both in the fit and in prediction, and the logits
+/// are the cosines between a row and the means. A row of zeros has the cosine 0 to everything.
 ///
 /// ```
 /// use headstock_heads::nearest_mean::NearestMeanConfig;
-/// use headstock_heads::{Features, FitContext, Head, HeadConfig, TrainingSet};
+/// use headstock_heads::{FeatureMatrix, FitContext, Head, HeadConfig, TrainingSet};
 ///
-/// let features = Features::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
+/// let features = FeatureMatrix::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
 /// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
-/// let fitted = NearestMeanConfig::default().fit(&data, &FitContext::quiet())?;
-/// let logits = fitted.head.logits(Features::new(&[1.5], 1)?)?;
+/// let fitted = NearestMeanConfig::default().fit(&data, &FitContext::silent())?;
+/// let logits = fitted.head.logits(FeatureMatrix::new(&[1.5], 1)?)?;
 /// // ½ (2² - 1²)
 /// assert_eq!(logits.as_slice()[0] - logits.as_slice()[1], 1.5);
 /// # Ok::<(), headstock_heads::HeadError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NearestMeanConfig {
-    /// How near a photo is to a mean.
+    /// Distance to the means.
     pub metric: Metric,
 }
 
 impl HeadConfig for NearestMeanConfig {
     const KIND: &'static str = "nearest-mean";
     const ABOUT: &'static str = "the class whose mean is nearest";
-    const PARAMETERS: &'static [HyperparameterInfo] =
-        &[("metric", "\"euclidean\": by distance, or \"cosine\": by angle")];
     type Head = NearestMeanHead;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -73,7 +72,7 @@ impl HeadConfig for NearestMeanConfig {
     }
 }
 
-/// Less the mean `g` of the class means, `½ (|x - g|² - |x - m|²) = (m - g)·x - ½ (m - g)·(m + g)`.
+/// Relative to the mean `g` of the class means: `½ (|x - g|² - |x - m|²) = (m - g)·x - ½ (m - g)·(m + g)`.
 fn fit_euclidean(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     let classes = ClassMeans::new(data);
     let center = classes.mean_of_means(classes.present.iter().map(|_| 1.0));
@@ -86,6 +85,7 @@ fn fit_euclidean(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     expand_to_all_classes(&classes.present, &weight, &bias, data.classes())
 }
 
+/// The normalized means of the normalized rows as weights.
 fn fit_cosine(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     let vectors = VectorOps::new();
     let features = data.features();
@@ -99,7 +99,7 @@ fn fit_cosine(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     expand_to_all_classes(&classes.present, &classes.means, &vec![0.0; classes.present.len()], data.classes())
 }
 
-/// Fitted means: the tensors `weight` `[C, F]` and `bias` `[C]` of an [`Affine`] map.
+/// Fitted class means: the tensors `weight` `[C, F]` and `bias` `[C]` of an [`Affine`] map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NearestMeanHead {
     map: Affine,

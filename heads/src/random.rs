@@ -1,6 +1,6 @@
-//! Random numbers that depend on a key alone.
+//! Random numbers that depend on a key only.
 
-/// SplitMix64 (Steele, Lea and Flood 2014), started from a key such as (seed, class, round).
+/// SplitMix64 (Steele, Lea and Flood 2014), seeded with a key such as (seed, class, round).
 #[derive(Clone, Debug)]
 pub struct KeyedRng(u64);
 
@@ -20,7 +20,7 @@ impl KeyedRng {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`; the bias, below `n / 2⁶⁴`, is left.
+    /// A number below `n`; its bias, less than `n / 2⁶⁴`, is accepted.
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
@@ -30,7 +30,7 @@ impl KeyedRng {
         (self.next_u64() >> 11) as f64 * (0.5f64).powi(53)
     }
 
-    /// Puts the items in a random order (Fisher and Yates).
+    /// Shuffles the items (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -42,7 +42,7 @@ impl KeyedRng {
 mod tests {
     use super::*;
 
-    /// The reference implementation (<https://prng.di.unimi.it/splitmix64.c>) from the state 1234567.
+    /// Reference implementation (<https://prng.di.unimi.it/splitmix64.c>) from the state 1234567.
     #[test]
     fn the_sequence_is_the_published_one() {
         let mut random = KeyedRng(1_234_567);

@@ -1,15 +1,17 @@
-//! Heads by name.
+//! Lookup of heads by name.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use schemars::{Schema, SchemaGenerator};
 use thiserror::Error;
 
 use crate::cosine::CosineConfig;
 use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::hyperparameter::{Hyperparameter, hyperparameters};
 use crate::knn::KnnConfig;
 use crate::lda::LdaConfig;
 use crate::linear::LinearConfig;
@@ -18,18 +20,18 @@ use crate::nearest_mean::NearestMeanConfig;
 use crate::ridge::RidgeConfig;
 use crate::svm::SvmConfig;
 
-/// An error of finding or adding a head.
+/// An error from looking up or adding a head.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RegistryError {
-    /// A name was given twice.
-    #[error("a head named `{0}` is registered already")]
+    /// A head with this name is already registered.
+    #[error("a head named `{0}` is already registered")]
     Duplicate(&'static str),
     /// No head has this name.
     #[error("there is no head `{name}`; known: {}", known.join(", "))]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// All names, sorted.
+        /// All known names, sorted.
         known: Vec<&'static str>,
     },
 }
@@ -44,7 +46,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The heads that come with headstock: `cosine`, `knn`, `lda`, `linear`, `mlp`, `nearest-mean`, `ridge` and `svm`.
+    /// The built-in heads: `cosine`, `knn`, `lda`, `linear`, `mlp`, `nearest-mean`, `ridge` and `svm`.
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
@@ -59,7 +61,7 @@ impl Registry {
         registry
     }
 
-    /// A registry without heads.
+    /// An empty registry.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
@@ -68,7 +70,7 @@ impl Registry {
     /// Adds a head by its configuration type.
     ///
     /// # Errors
-    /// [`RegistryError::Duplicate`] when the name is taken.
+    /// [`RegistryError::Duplicate`] when the name is already registered.
     pub fn add<C: HeadConfig>(&mut self) -> Result<(), RegistryError> {
         if self.kinds.contains_key(C::KIND) {
             return Err(RegistryError::Duplicate(C::KIND));
@@ -84,7 +86,7 @@ impl Registry {
     /// The head named `name`.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`], which lists the known ones.
+    /// [`RegistryError::Unknown`], which lists the known names.
     pub fn get(&self, name: &str) -> Result<&dyn HeadKind, RegistryError> {
         self.kinds.get(name).map(AsRef::as_ref).ok_or_else(|| RegistryError::Unknown {
             name: name.into(),
@@ -98,44 +100,46 @@ impl Registry {
     }
 }
 
-/// A head that is known by name: its configuration type, without the type.
+/// A registered head with its configuration type erased.
 pub trait HeadKind: Send + Sync {
     /// The name in `head.kind`.
     fn name(&self) -> &'static str;
-    /// One line about it.
+    /// One-line description.
     fn about(&self) -> &'static str;
-    /// Its keys, each with a line.
-    fn parameters(&self) -> &'static [HyperparameterInfo];
-    /// Whether gradients pass through it, as [`HeadConfig::differentiable`] says of its defaults.
+    /// The keys, in the order of the configuration's fields.
+    fn hyperparameters(&self) -> Vec<Hyperparameter>;
+    /// The JSON schema of the table without `kind`.
+    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    /// Whether the default configuration is differentiable, see [`HeadConfig::differentiable`].
     fn is_differentiable(&self) -> bool;
-    /// Reads and checks the table `[head]` without `kind`.
+    /// Parses and validates the table `[head]` without `kind`.
     ///
     /// # Errors
     /// [`HeadError::Config`] or [`HeadError::Parameter`], which name the key.
     fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError>;
 }
 
-/// A checked configuration, without its type.
+/// A validated configuration with its type erased.
 pub trait ConfiguredHead: Send + Sync {
     /// The name in `head.kind`.
     fn kind(&self) -> &'static str;
-    /// The whole table with its defaults filled in, without `kind`. [`HeadKind::configure`] takes it back.
+    /// The table with all defaults, without `kind`; [`HeadKind::configure`] accepts it.
     fn table(&self) -> toml::Table;
-    /// The same with the parameters that a fit chose ([`Fitted::chosen`]) in place of `"auto"`: what is fitted again on
-    /// other samples chooses nothing anew.
+    /// The configuration with hyperparameters that a fit chose ([`Fitted::chosen`]) in place of `"auto"`, so
+    /// that a refit on other samples does not choose again.
     ///
     /// # Errors
-    /// [`HeadError::Config`] or [`HeadError::Parameter`] for what this head cannot have chosen.
+    /// [`HeadError::Config`] or [`HeadError::Parameter`] for a key or value that the head does not have.
     fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError>;
     /// As [`HeadConfig::fit`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`HeadConfig::fit`].
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError>;
     /// As [`HeadConfig::load`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`HeadConfig::load`].
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
     /// As [`HeadConfig::differentiable`].
     fn differentiable(&self) -> Option<&dyn Differentiable>;
@@ -143,10 +147,11 @@ pub trait ConfiguredHead: Send + Sync {
     fn supports_warm_start(&self) -> bool;
     /// As [`HeadConfig::grid`].
     fn grid(&self) -> Vec<Box<dyn ConfiguredHead>>;
-    /// As [`HeadConfig::memory`].
+    /// As [`HeadConfig::memory_bytes`].
     fn memory_bytes(&self, shape: HeadShape) -> u64;
 }
 
+/// Implements [`HeadKind`] for a configuration type.
 struct TypedHeadKind<C>(PhantomData<C>);
 
 impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
@@ -158,8 +163,12 @@ impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
         C::ABOUT
     }
 
-    fn parameters(&self) -> &'static [HyperparameterInfo] {
-        C::PARAMETERS
+    fn hyperparameters(&self) -> Vec<Hyperparameter> {
+        hyperparameters::<C>()
+    }
+
+    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        C::json_schema(generator)
     }
 
     fn is_differentiable(&self) -> bool {
@@ -171,6 +180,7 @@ impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
     }
 }
 
+/// Implements [`ConfiguredHead`] for a configuration.
 struct TypedHead<C>(C);
 
 impl<C: HeadConfig> TypedHead<C> {
@@ -252,7 +262,7 @@ mod tests {
     #[test]
     fn a_name_given_twice_is_an_error() {
         let error = Registry::builtin().add::<LinearConfig>().unwrap_err();
-        assert_eq!(error.to_string(), "a head named `linear` is registered already");
+        assert_eq!(error.to_string(), "a head named `linear` is already registered");
     }
 
     #[test]

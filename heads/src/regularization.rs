@@ -1,5 +1,6 @@
-//! How strongly a head is regularised: a number, or left to the head.
+//! Regularization strength: a number or chosen by the head.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::auto;
@@ -7,16 +8,18 @@ use crate::check::require_positive;
 use crate::error::HeadError;
 
 /// The value of a key such as `C` or `alpha`: a number greater than 0, or `"auto"`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum Regularization {
-    /// The fit chooses it by how well held-out samples are predicted.
+    /// The fit chooses the value by its predictions on held-out samples.
+    #[schemars(schema_with = "auto::schema")]
     Auto,
-    /// This one.
+    /// A fixed value.
     Fixed(f64),
 }
 
 impl Regularization {
-    /// The number, where one is given.
+    /// The fixed value, if any.
     #[must_use]
     pub fn fixed(self) -> Option<f64> {
         match self {
@@ -25,7 +28,7 @@ impl Regularization {
         }
     }
 
-    /// Whether a number that is given is greater than 0.
+    /// Checks that a fixed value is greater than 0.
     pub(crate) fn check(self, parameter: &'static str) -> Result<(), HeadError> {
         self.fixed().map_or(Ok(()), |value| require_positive(parameter, value))
     }

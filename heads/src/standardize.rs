@@ -1,5 +1,4 @@
-//! Features brought to mean 0 and variance 1 for the fit, and weights brought back to the features as they
-//! come.
+//! Standardization of features, and conversion of weights between standardized and raw features.
 
 use std::borrow::Cow;
 
@@ -7,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::data::FeatureMatrix;
 
-/// What maps a feature to mean 0 and variance 1, as scikit-learn's `StandardScaler`: the variance is over
-/// `N`, and a constant feature is only shifted.
+/// Maps features to mean 0 and variance 1, as scikit-learn's `StandardScaler`: the variance divides by `N`,
+/// and constant features are only shifted.
 #[derive(Clone, Debug, PartialEq)]
 struct StandardScaler {
     /// `[F]`
@@ -54,7 +53,7 @@ pub(crate) fn column_means(features: FeatureMatrix<'_>) -> Vec<f64> {
     mean
 }
 
-/// The features that a head is fitted on: as they come, or standardised.
+/// The features that a head is fitted on: raw or standardized.
 #[derive(Debug)]
 pub(crate) struct PreparedFeatures<'a> {
     data: Cow<'a, [f32]>,
@@ -63,7 +62,7 @@ pub(crate) struct PreparedFeatures<'a> {
 }
 
 impl<'a> PreparedFeatures<'a> {
-    /// Standardises if asked to.
+    /// Standardizes the features if `standardize` is set.
     pub(crate) fn new(features: FeatureMatrix<'a>, standardize: bool) -> Self {
         let width = features.width();
         if !standardize {
@@ -79,13 +78,13 @@ impl<'a> PreparedFeatures<'a> {
         Self { data: data.into(), width, scaler: Some(scaler) }
     }
 
-    /// What to fit on, `[N, F]`.
+    /// The features to fit on, `[N, F]`.
     pub(crate) fn features(&self) -> FeatureMatrix<'_> {
         FeatureMatrix::from_valid_rows(&self.data, self.width)
     }
 
-    /// Turns an affine map of the features fitted on, `weight` `[C, F]` and `bias` `[C]`, into the same map
-    /// of the features as they come.
+    /// Converts an affine map of the prepared features, `weight` `[C, F]` and `bias` `[C]`, in place into the
+    /// same map of the raw features.
     pub(crate) fn unstandardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
@@ -96,8 +95,8 @@ impl<'a> PreparedFeatures<'a> {
         }
     }
 
-    /// Turns an affine map of the features as they come into the same map of the features fitted on: the way back of
-    /// [`PreparedFeatures::undo`].
+    /// Converts an affine map of the raw features in place into the same map of the prepared features: the
+    /// inverse of [`PreparedFeatures::unstandardize_weights`].
     pub(crate) fn standardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
@@ -113,7 +112,7 @@ impl<'a> PreparedFeatures<'a> {
 mod tests {
     use super::*;
 
-    /// Three features: one of any scale, one constant, one large.
+    /// Three features: one small, one constant, one large.
     const ROWS: [f32; 12] = [1.0, 5.0, 1000.0, 2.0, 5.0, 3000.0, 4.0, 5.0, 2000.0, 9.0, 5.0, 6000.0];
 
     #[test]

@@ -2,28 +2,28 @@
 
 mod problem;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::Affine;
 use crate::check::{require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History, HyperparameterInfo, Tensors};
-use crate::params;
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History, Tensors};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{Choice, FoldData, choose_by_cross_validation};
 use crate::solver::dual_coordinate_descent;
 use crate::solver::one_vs_rest::SvmSolution;
 use problem::SvmProblem;
 
-/// What `C = "auto"` chooses among, ascending, so that of equals the strongest regularisation wins.
+/// Candidates of `C = "auto"`, ascending, so that ties go to the strongest regularization.
 const PATH: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
 
-/// The duality gap, relative to the objective, that is enough to count the errors on held-out photos.
+/// Relative duality gap that is enough to count the errors on held-out photos.
 const PATH_TOLERANCE: f64 = 5e-3;
 
-/// What a photo within a margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Loss of a photo with slack `ξ = max(0, 1 - y (w·x + b))`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SvmLoss {
     /// `C ξ²`
@@ -33,54 +33,58 @@ pub enum SvmLoss {
     Hinge,
 }
 
-/// How more than two classes are told apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Strategy for more than two classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MultiClass {
-    /// A problem for each class against the rest.
+    /// One problem per class against the rest.
     #[default]
     Ovr,
-    /// One problem for all classes.
+    /// A single problem for all classes.
     CrammerSinger,
 }
 
 /// `[head]` with `kind = "svm"`.
 ///
-/// The objective is LIBLINEAR's and so scikit-learn's `LinearSVC`. With `multi_class = "ovr"` it is, for each class against
-/// the rest, `½ (|w|² + w₀²) + Σ C_i loss_i`, where `w₀` is the weight of a constant feature and makes the intercept. As
-/// there, `class_weight` scales the `C` of the class's own samples and not of the rest; and two classes are one
-/// problem, with both weights, whose plane serves both.
+/// The objective is LIBLINEAR's, and so scikit-learn's `LinearSVC`. With `multi_class = "ovr"` it is, for
+/// each class against the rest, `½ (|w|² + w₀²) + Σ C_i loss_i`, where `w₀` is the weight of a constant
+/// feature and gives the intercept. As in scikit-learn, `class_weight` scales the `C` of the class's own
+/// samples but not of the rest; with two classes there is one problem, with both weights, whose hyperplane
+/// serves both.
 ///
-/// With `multi_class = "crammer-singer"` it is `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, `s_im` being the
-/// score of sample `i` for class `m`, and `class_weight` scales the `C` of each sample by its class. `loss` has no part in
-/// it, as in scikit-learn. Two classes are no special case: their weights are each other's opposite.
+/// With `multi_class = "crammer-singer"` it is
+/// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, where `s_im` is the score of sample `i`
+/// for class `m`, and `class_weight` scales the `C` of each sample by its class. `loss` has no effect, as in
+/// scikit-learn. Two classes are no special case: their weights are each other's negative.
 ///
-/// A fit that starts from another head's weights has the same optimum. It starts from the multipliers that these weights
-/// would have there: for the squared hinge all of them, `2 C_i ξ_i`; for the others, all but those of samples right at
-/// their margin.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A warm start does not change the optimum. It starts from the dual coefficients that the given weights
+/// would have at the optimum: for the squared hinge all of them, `2 C_i ξ_i`; for the others, all except
+/// those of samples right at their margin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SvmConfig {
-    /// Whether each class is told from the rest, or all from each other at once.
+    /// One-vs-rest or a single problem for all classes.
     pub multi_class: MultiClass,
-    /// What a photo within a margin costs; without effect on `crammer-singer`.
+    /// Loss of photos inside the margin; no effect with `crammer-singer`.
     pub loss: SvmLoss,
-    /// Weight of the losses against `½ |w|²`; or the one of nine from 1e-4 to 1 with the fewest errors on stratified folds.
-    /// The default suits a ResNet's features as they come: they are positive and their squares sum to hundreds, so that 1,
-    /// scikit-learn's default, fits every training photo and generalises less.
+    /// Weight of the losses relative to `½ |w|²` (inverse regularization strength). `"auto"` takes the one of
+    /// nine values from 1e-4 to 1 with the fewest errors in stratified cross-validation. The default suits
+    /// raw ResNet features, which are positive with squares that sum to hundreds: scikit-learn's default of 1
+    /// fits every training photo and generalizes less.
     #[serde(rename = "C")]
     pub c: Regularization,
-    /// The constant feature that the intercept is the weight of: the larger, the freer the intercept.
+    /// Value of the constant feature whose weight gives the intercept: larger values regularize the intercept
+    /// less.
     pub intercept_scaling: f64,
-    /// The duality gap, relative to the objective, at which to stop.
+    /// Duality gap, relative to the objective, at which to stop.
     pub tol: f64,
-    /// Rounds of the solver, at most.
+    /// Maximum number of solver rounds.
     pub max_iter: u64,
-    /// How much a class counts.
+    /// Weighting of the classes in the loss.
     pub class_weight: ClassWeight,
-    /// Whether features are brought to mean 0 and variance 1 first.
+    /// Whether to standardize features to mean 0 and variance 1.
     pub standardize: bool,
-    /// Key of the order in which the solver visits the photos.
+    /// Random seed of the order in which the solver visits the photos.
     pub seed: u64,
 }
 
@@ -103,24 +107,6 @@ impl Default for SvmConfig {
 impl HeadConfig for SvmConfig {
     const KIND: &'static str = "svm";
     const ABOUT: &'static str = "linear support vector machines, one class against the rest or all at once";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        ("multi_class", "\"ovr\": each class against the rest; \"crammer-singer\": all classes at once"),
-        ("loss", "ovr: \"squared-hinge\" or \"hinge\", what a photo within the margin costs"),
-        (
-            "C",
-            "weight of the losses against the size of the weights: higher fits the training photos closer; \"auto\" chooses \
-             by folds",
-        ),
-        (
-            "intercept_scaling",
-            "the constant feature whose weight is the intercept: larger frees the intercept",
-        ),
-        ("tol", "the duality gap, relative to the objective, at which to stop"),
-        ("max_iter", "rounds of the solver at most"),
-        params::CLASS_WEIGHT,
-        params::STANDARDIZE,
-        ("seed", "another seed, another order in which photos are visited; the optimum is the same"),
-    ];
     const SUPPORTS_WARM_START: bool = true;
     type Head = Affine;
 
@@ -138,11 +124,7 @@ impl HeadConfig for SvmConfig {
                 let Choice { value, history } =
                     choose_by_cross_validation(data, "C", &PATH, |fold| self.errors_along_path(&fold))?;
                 for row in history.rows {
-                    tracing::debug!(
-                        "svm with C = {} gets {:.4} of the held-out photos wrong",
-                        row[0],
-                        row[1]
-                    );
+                    tracing::debug!("svm with C = {}: error rate {:.4} on held-out photos", row[0], row[1]);
                 }
                 (value, Some(value))
             }
@@ -169,13 +151,13 @@ impl HeadConfig for SvmConfig {
         let weight_bytes = classes * features * size_of::<f64>() as u64;
         let copies = u64::from(self.standardize) + u64::from(self.c == Regularization::Auto);
         let solver = match self.multi_class {
-            // The multipliers and the planes, each by class and then together.
+            // Dual coefficients and weights, first per class and then joined.
             MultiClass::Ovr => {
                 let threads = rayon::current_num_threads().min(shape.classes) as u64;
                 let dual_bytes = classes * samples * size_of::<f64>() as u64;
                 2 * (dual_bytes + weight_bytes) + threads * dual_coordinate_descent::memory_bytes(shape)
             }
-            // The multipliers and the classes that move; the planes, and packed for a look at all samples.
+            // Dual coefficients and the classes that may change; weights, and packed weights for evaluations.
             MultiClass::CrammerSinger => {
                 classes * samples * (size_of::<f64>() + size_of::<u32>()) as u64 + 3 * weight_bytes
             }
@@ -185,7 +167,8 @@ impl HeadConfig for SvmConfig {
 }
 
 impl SvmConfig {
-    /// How many photos held out of a fold each `C` of the path gets wrong. Each fit starts from the one before.
+    /// Number of errors on the held-out photos of a fold for each `C` of the path; each fit starts from the
+    /// previous one.
     fn errors_along_path(&self, fold: &FoldData<'_>) -> Result<Vec<f64>, HeadError> {
         let problem = SvmProblem::new(self, fold.fit);
         let mut initial_dual_coef: Option<Vec<f64>> = None;
@@ -200,6 +183,7 @@ impl SvmConfig {
         errors.collect()
     }
 
+    /// One history row per round of each problem.
     fn history(&self, solution: &SvmSolution, classes: usize) -> History {
         let first = usize::from(classes == 2);
         let rows = solution.outcomes.iter().enumerate().flat_map(|(index, (progress, _))| {
@@ -226,7 +210,7 @@ mod tests {
     use crate::data::FeatureMatrix;
     use crate::head::Head;
 
-    /// Bytes by hand: of each array the values in it, and what a value takes.
+    /// Expected bytes computed by hand: the size of each array.
     #[test]
     fn memory_is_the_size_of_the_arrays_of_a_fit() {
         let shape = HeadShape { samples: 3000, features: 50, classes: 7 };
@@ -235,17 +219,17 @@ mod tests {
             c: Regularization::Fixed(1.0),
             ..SvmConfig::default()
         };
-        // Multipliers in f64, numbers of classes in u32; planes, twice, and packed.
+        // Dual coefficients in f64, class numbers in u32; weights, twice, and packed.
         let solver = 3000 * 7 * (8 + 4) + 3 * (7 * 50 * 8);
         assert_eq!(all_at_once.memory_bytes(shape), solver);
-        // A copy of the features in f32 for each of the two.
+        // One copy of the features in f32 for each of the two.
         let copy = 3000 * 50 * 4;
         let standardized = SvmConfig { standardize: true, ..all_at_once };
         assert_eq!(standardized.memory_bytes(shape), copy + solver);
         let chosen = SvmConfig { c: Regularization::Auto, ..standardized.clone() };
         assert_eq!(chosen.memory_bytes(shape), 2 * copy + solver);
-        // Multipliers and planes twice; for each thread 12 bytes for each pair of the 1280 samples that are held, two blocks of 128
-        // rows in f64, and 40 bytes for each sample.
+        // Dual coefficients and weights twice; for each thread 12 bytes for each pair of the 1280 cached
+        // samples, two blocks of 128 rows in f64, and 40 bytes per sample.
         let ovr_bytes = |threads: u64| {
             2 * (7 * 3000 * 8 + 7 * 50 * 8) + threads * (12 * 1280 * 1280 + 2 * 128 * 50 * 8 + 40 * 3000)
         };
@@ -290,7 +274,8 @@ mod tests {
         }
     }
 
-    /// What is held out has its classes exchanged: where it is judged, all is wrong, and where it is fitted on, all is right.
+    /// The held-out set has its classes swapped: all its predictions are wrong, those on the fitted set are
+    /// right.
     #[test]
     fn candidates_are_scored_on_the_held_out_samples() {
         let values = [0.1, 2.0, 0.9, 1.5, 3.0, 0.3, 2.5, 0.1];
@@ -300,7 +285,7 @@ mod tests {
         for multi_class in [MultiClass::Ovr, MultiClass::CrammerSinger] {
             let config = SvmConfig { multi_class, ..SvmConfig::default() };
             let errors_on = |held_out| config.errors_along_path(&FoldData { fit: &fit, held_out }).unwrap();
-            // The first are so strongly regularised that they may tell nothing.
+            // The first values regularize so strongly that they may not separate the classes.
             assert_eq!((&errors_on(&held_out)[4..], &errors_on(&fit)[4..]), (&[4.0; 5][..], &[0.0; 5][..]));
         }
     }

@@ -1,29 +1,28 @@
-//! Products of long vectors, compiled for every level of vector instructions and picked when the program
-//! runs.
+//! Vector operations, compiled for several SIMD levels and selected at run time.
 
 use pulp::{Simd, WithSimd};
 
-/// Independent sums that a dot product runs over: four AVX-512 registers of `f64`, which hides the latency of
-/// the addition. It is fixed, and products are fused with sums, in software where a processor cannot, so that every
-/// processor gives the same bits.
+/// Independent partial sums of a dot product: four AVX-512 registers of `f64`, which hides the latency of the
+/// addition. The number is fixed and products are fused with sums (in software if a processor cannot), so
+/// that every processor gives the same bits.
 const LANES: usize = 32;
 
-/// The products, for the processor at hand.
+/// The operations for the current processor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VectorOps(pulp::Arch);
 
 impl VectorOps {
-    /// Asks the processor what it can do.
+    /// Detects the SIMD level of the processor.
     pub(crate) fn new() -> Self {
         Self(pulp::Arch::new())
     }
 
-    /// `Σ a_i b_i` in `f64`; the order of the sum depends on the length alone.
+    /// `Σ a_i b_i` in `f64`; the order of summation depends on the length only.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
         self.0.dispatch(DotProduct::<A, B, false> { a, b })
     }
 
-    /// `Σ (a_i - b_i)²` in `f64`; the order of the sum depends on the length alone.
+    /// `Σ (a_i - b_i)²` in `f64`; the order of summation depends on the length only.
     pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
         self.0.dispatch(DotProduct::<A, B, true> { a, b })
     }
@@ -34,10 +33,10 @@ impl VectorOps {
     }
 }
 
-/// The sum of the products of two vectors, or of their difference with itself.
+/// The dot product of two vectors, or their squared distance.
 ///
-/// An operation of its own, not a closure: it has to be inlined for the processor's instructions, or each fused product
-/// would be a call.
+/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions, or each fused
+/// product would be a function call.
 struct DotProduct<'a, A, B, const SQUARED_DISTANCE: bool> {
     a: &'a [A],
     b: &'a [B],
@@ -93,7 +92,7 @@ impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
     }
 }
 
-/// What processors can do, from nothing up to the one at hand.
+/// All available SIMD levels, from scalar to that of the current processor.
 #[cfg(test)]
 pub(crate) fn available_archs() -> Vec<pulp::Arch> {
     let mut archs = vec![pulp::Arch::Scalar];

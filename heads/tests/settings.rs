@@ -1,4 +1,4 @@
-//! The table `[head]`: what is refused, and what a fit says about itself.
+//! The table `[head]`: rejected values, defaults, stopping rules and log messages.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -9,7 +9,7 @@ use headstock_heads::{FeatureMatrix, FitContext, HeadKind, Registry, TrainingSet
 use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
 
-/// Why a head does not take a table.
+/// The error message for a table.
 fn refusal(kind: &str, table: &str) -> String {
     let registry = Registry::builtin();
     registry.get(kind).unwrap().configure(table.parse().unwrap()).err().expect(table).to_string()
@@ -20,7 +20,7 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
     for (kind, table, expected) in [
         ("linear", "C = 0.0", "`head.C` is 0: must be a number greater than 0"),
         ("linear", "C = nan", "`head.C` is NaN: must be a number greater than 0"),
-        ("linear", "l1_ratio = 1.5", "`head.l1_ratio` is 1.5: must lie between 0 and 1"),
+        ("linear", "l1_ratio = 1.5", "`head.l1_ratio` is 1.5: must be between 0 and 1"),
         (
             "linear",
             "solver = \"adam\"\npenalty = \"l1\"",
@@ -40,31 +40,35 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
         ("svm", "intercept_scaling = 0.0", "`head.intercept_scaling` is 0: must be a number greater than 0"),
         ("svm", "tol = 0.0", "`head.tol` is 0: must be a number greater than 0"),
         ("svm", "max_iter = 0", "`head.max_iter` is 0: must be at least 1"),
-        ("mlp", "hidden = []", "`head.hidden` is []: must be layers of 1 to 1048576 units, at least one"),
+        (
+            "mlp",
+            "hidden = []",
+            "`head.hidden` is []: must list at least one layer, each of 1 to 1048576 units",
+        ),
         (
             "mlp",
             "hidden = [8, 0]",
-            "`head.hidden` is [8, 0]: must be layers of 1 to 1048576 units, at least one",
+            "`head.hidden` is [8, 0]: must list at least one layer, each of 1 to 1048576 units",
         ),
         ("mlp", "dropout = 1.0", "`head.dropout` is 1: must be at least 0 and less than 1"),
         ("mlp", "lr = 0.0", "`head.lr` is 0: must be a number greater than 0"),
-        ("mlp", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number not less than 0"),
+        ("mlp", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number of at least 0"),
         ("mlp", "validation = 1.5", "`head.validation` is 1.5: must be at least 0 and less than 1"),
         ("mlp", "patience = 0", "`head.patience` is 0: must be at least 1"),
         ("mlp", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
         ("mlp", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
         ("cosine", "scale = 0.0", "`head.scale` is 0: must be a number greater than 0"),
         ("cosine", "lr = -1.0", "`head.lr` is -1: must be a number greater than 0"),
-        ("cosine", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number not less than 0"),
+        ("cosine", "weight_decay = -0.1", "`head.weight_decay` is -0.1: must be a number of at least 0"),
         ("cosine", "validation = 1.5", "`head.validation` is 1.5: must be at least 0 and less than 1"),
         ("cosine", "patience = 0", "`head.patience` is 0: must be at least 1"),
         ("cosine", "epochs = 0", "`head.epochs` is 0: must be at least 1"),
         ("cosine", "batch_size = 0", "`head.batch_size` is 0: must be at least 1"),
         ("ridge", "alpha = 0.0", "`head.alpha` is 0: must be a number greater than 0"),
-        ("ridge", "alphas = []", "`head.alphas` is []: must have at least one number"),
+        ("ridge", "alphas = []", "`head.alphas` is []: must contain at least one number"),
         ("ridge", "alphas = [1.0, -2.0]", "`head.alphas` is -2: must be a number greater than 0"),
-        ("lda", "shrinkage = 1.5", "`head.shrinkage` is 1.5: must be from 0 to 1"),
-        ("lda", "shrinkage = nan", "`head.shrinkage` is NaN: must be from 0 to 1"),
+        ("lda", "shrinkage = 1.5", "`head.shrinkage` is 1.5: must be between 0 and 1"),
+        ("lda", "shrinkage = nan", "`head.shrinkage` is NaN: must be between 0 and 1"),
         ("knn", "k = 0", "`head.k` is 0: must be at least 1"),
     ] {
         assert_eq!(refusal(kind, table), expected);
@@ -119,7 +123,7 @@ fn an_empty_table_has_these_defaults() {
     }
 }
 
-/// Features `[n, 4]` of unequal scales and places, of classes that overlap.
+/// Features `[n, 4]` of unequal scales and offsets, with overlapping classes.
 fn overlapping(n: usize) -> (Vec<f32>, Vec<u32>) {
     let labels: Vec<u32> = (0..n as u32).map(|i| i * i % 5 % 3).collect();
     let value = |index: usize| {
@@ -130,7 +134,7 @@ fn overlapping(n: usize) -> (Vec<f32>, Vec<u32>) {
     ((0..4 * n).map(value).collect(), labels)
 }
 
-/// The logits of a fit for what it is fitted on, and its history.
+/// The logits of a fit on its training data, and its history.
 fn fitted(kind: &str, table: &str, values: &[f32], labels: &[u32]) -> (Vec<f32>, Vec<Vec<f64>>) {
     let features = FeatureMatrix::new(values, 4).unwrap();
     let data = TrainingSet::new(features, labels, 3).unwrap();
@@ -195,7 +199,7 @@ fn linear_stops_at_the_tolerance_or_after_max_iter() {
         for max_iter in [1, 3] {
             let table = format!("tol = 1e-12\nmax_iter = {max_iter}\npenalty = '{penalty}'");
             let (_, history) = fitted("linear", &table, &values, &labels);
-            // The first row is that of the start.
+            // The first row is the start.
             assert_eq!(history.len(), max_iter + 1, "{penalty}");
         }
     }
@@ -265,7 +269,7 @@ fn each_head_has_its_name_description_and_keys() {
         ("svm", "linear support vector machines, one class against the rest or all at once", 9),
     ] {
         let head = registry.get(kind).unwrap();
-        assert_eq!((head.name(), head.about(), head.parameters().len()), (kind, about, keys));
+        assert_eq!((head.name(), head.about(), head.hyperparameters().len()), (kind, about, keys));
         assert_eq!(head.configure(toml::Table::new()).unwrap().kind(), kind);
     }
 }
@@ -307,11 +311,11 @@ impl Write for Log {
     }
 }
 
-/// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
+/// With only one subscriber, an event that is first reached on another thread would be cached as disabled.
 static SPARE_SUBSCRIBERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
-/// What a fit on overlapping classes logs.
+/// The log output of a fit on overlapping classes.
 fn log_of(kind: &str, table: &str, samples: usize) -> String {
     let values: Vec<f32> = (0..samples * 5).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
     let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();

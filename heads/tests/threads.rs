@@ -1,4 +1,4 @@
-//! Fits in processes with another number of threads: candle asks for it once per process.
+//! Fits in processes with different numbers of threads; candle reads the number once per process.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -17,7 +17,7 @@ const FITS: [(&str, &str); 8] = [
     ("cosine", "epochs = 3"),
 ];
 
-/// Large enough that the matrix products split over threads.
+/// Large enough that the matrix products are split over threads.
 fn fit_all() -> String {
     let (n, width, classes) = (400, 300, 11);
     let values: Vec<f32> = (0..n * width).map(|i| ((i * i) as f32 * 0.37).sin().max(0.0)).collect();
@@ -55,7 +55,7 @@ fn fits_on_one_thread_two_and_three_are_the_same_to_the_bit() {
         let text = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<String> = text
             .lines()
-            // On one core the test's name stands before the first line.
+            // On one core the test's name precedes the first line.
             .map(|line| line.trim_start_matches("test print_a_fit ... "))
             .filter(|line| FITS.iter().any(|(kind, _)| line.starts_with(kind)))
             .map(String::from)

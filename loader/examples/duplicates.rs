@@ -1,4 +1,5 @@
-//! The near-duplicates below a folder, as a CSV: `similarity,mirrored,a,b`. `reference/duplicates/measure.py` runs it.
+//! Prints the near-duplicates below a folder as CSV: `similarity,mirrored,a,b`. Run by
+//! `reference/duplicates/measure.py`.
 //!
 //! `cargo run --release -p headstock-loader --example duplicates -- FOLDER [SIMILARITY]`
 
@@ -17,25 +18,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("name a folder")?;
     let similarity = arguments.next().map_or(Ok(DEFAULT_SIMILARITY), |text| text.parse())?;
-    let photos = find_image_files(Path::new(&folder))?;
+    let paths = find_image_files(Path::new(&folder))?;
     let start = Instant::now();
-    let signatures: Vec<Option<Signature>> = photos
+    let signatures: Vec<Option<Signature>> = paths
         .par_iter()
         .map(|path| {
             Some(Signature::new(&decode(&ImageRef::from(path.clone()).read().ok()?, 100_000_000).ok()?))
         })
         .collect();
-    let read = start.elapsed().as_secs_f64();
+    let read_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let pairs = find_near_duplicates(&signatures, similarity);
     eprintln!(
-        "{} photos: {read:.2} s to read, {:.2} s to compare",
-        photos.len(),
+        "{} photos: {read_seconds:.2} s to read, {:.2} s to compare",
+        paths.len(),
         start.elapsed().as_secs_f64()
     );
     println!("similarity,mirrored,a,b");
     for pair in pairs {
-        let path = |index: usize| photos[index].display();
+        let path = |index: usize| paths[index].display();
         println!("{:.4},{},{},{}", pair.similarity, pair.mirrored, path(pair.a), path(pair.b));
     }
     Ok(())

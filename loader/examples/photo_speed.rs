@@ -1,11 +1,13 @@
-//! How many photos a second one thread makes ready: decode, turn upright, short side to 256 (bilinear), middle 224 x 224.
-//! `quarter` is what a random resized crop may be: the middle half along both axes, its short side made 224.
+//! Photos per second that one thread prepares: decode, apply the EXIF orientation, resize the short side to
+//! 256 (bilinear), crop the central 224 x 224. `quarter` resembles a random resized crop: the central half
+//! along both axes, with the short side resized to 224.
 //!
 //! ```sh
 //! cargo run --release -p headstock-loader --example photo_speed -- FOLDER [exact|scaled|quarter] [ROUNDS] [EVERY]
 //! ```
 //!
-//! Prints a line of JSON. The files are read before the clock starts; of a folder every `EVERY`-th photo is taken.
+//! Prints a line of JSON. Files are read before the clock starts. Of a folder, every `EVERY`-th photo is
+//! used.
 
 use std::error::Error;
 use std::fs;
@@ -21,7 +23,7 @@ const MAX_PIXELS: u64 = 200_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("which folder?")?;
+    let folder = arguments.next().ok_or("name a folder of photos")?;
     let variant = arguments.next().unwrap_or_else(|| "exact".into());
     let rounds: usize = arguments.next().map_or(Ok(1), |word| word.parse())?;
     let step: usize = arguments.next().map_or(Ok(1), |argument| argument.parse())?;
@@ -29,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut paths = Vec::new();
     files_below(Path::new(&folder), &mut paths)?;
     paths.sort();
-    let photos = paths
+    let images = paths
         .iter()
         .step_by(step.max(1))
         .map(|path| ImageRef::from(path.clone()).read())
@@ -39,35 +41,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..rounds {
         let start = Instant::now();
         let mut sum = 0;
-        for photo in &photos {
-            sum += u64::from(prepare(LazyImage::open(photo, MAX_PIXELS)?)?.as_raw()[0]);
+        for image in &images {
+            sum += u64::from(prepare(LazyImage::open(image, MAX_PIXELS)?)?.as_raw()[0]);
         }
         std::hint::black_box(sum);
-        rates.push(photos.len() as f64 / start.elapsed().as_secs_f64());
+        rates.push(images.len() as f64 / start.elapsed().as_secs_f64());
     }
-    let report = json!({ "way": variant, "photos": photos.len(), "photos_per_second": rates });
-    #[expect(clippy::print_stdout, reason = "what a program measured goes to stdout")]
+    let report = json!({ "way": variant, "photos": images.len(), "photos_per_second": rates });
+    #[expect(clippy::print_stdout, reason = "results go to stdout")]
     let () = println!("{report}");
     Ok(())
 }
 
-/// What is made of a photo.
+/// The function that prepares a photo.
 fn preparation(
     variant: &str,
 ) -> Result<impl Fn(LazyImage<'_>) -> Result<RgbImage, DecodeError>, serde_json::Error> {
     let mode = if variant == "quarter" { None } else { Some(from_value::<DecodeMode>(variant.into())?) };
     let eval = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
-    Ok(move |photo: LazyImage<'_>| match mode {
-        Some(mode) => Ok(photo.render(mode, &[eval.render_spec()])?.remove(0)),
+    Ok(move |image: LazyImage<'_>| match mode {
+        Some(mode) => Ok(image.render(mode, &[eval.render_spec()])?.remove(0)),
         None => {
-            let (width, height) = photo.size();
+            let (width, height) = image.size();
             let part = Crop { top: height / 4, left: width / 4, height: height / 2, width: width / 2 };
-            Ok(EvalTransform { resize: 224, ..eval }.apply(&photo.decode_window(part)?))
+            Ok(EvalTransform { resize: 224, ..eval }.apply(&image.decode_window(part)?))
         }
     })
 }
 
-/// The photos of a folder and of those in it, or the one that it is.
+/// Collects the photos in a folder and its subfolders; a path to a file is that photo.
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if folder.is_file() {
         files.extend(Some(folder.to_path_buf()).filter(|file| is_image_file(file)));

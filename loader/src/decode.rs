@@ -1,21 +1,21 @@
-//! Bytes of a photo to RGB pixels.
+//! Decodes the bytes of a photo to RGB pixels.
 //!
 //! The rules:
 //!
-//! - The format is told by the content, not by the name.
+//! - The format is detected from the content, not from the file name.
 //! - The EXIF orientation is applied (JPEG, PNG, WebP, TIFF).
-//! - Of an animation the first frame is taken, of several pages the first.
-//! - Grey becomes RGB. CMYK is converted without a colour profile, as Pillow does.
-//! - What is transparent is laid over white: `(v a + 255 (255 - a)) / 255`, rounded.
-//! - 16 bits become 8 by rounding `v / 257`; floating point is cut to `[0, 1]`.
-//! - A file that is cut short or damaged is an error, never a half-grey photo. What lies behind a whole photo does not
-//!   matter.
+//! - Only the first frame of an animation and the first page of a multi-page file are decoded.
+//! - Gray becomes RGB. CMYK is converted without a color profile, as in Pillow.
+//! - Transparent pixels are blended over white: `(v a + 255 (255 - a)) / 255`, rounded.
+//! - 16-bit values become 8-bit by rounding `v / 257`; floating-point values are clamped to `[0, 1]`.
+//! - A truncated or damaged file is an error, never a half-gray photo. Bytes after a complete photo are
+//!   ignored.
 //!
-//! All formats give Pillow's pixels, but CMYK ones: those of a TIFF within 1, those of a JPEG nearly, for the decoder that they go to
-//! rounds differently. Not read are TIFFs with a palette and JPEGs that are lossless, of 12 bits or arithmetically coded: they
-//! give an error that says so.
+//! The pixels equal Pillow's in every format, except for CMYK: a TIFF differs by at most 1, a JPEG by a few
+//! levels, because its decoder rounds differently. TIFFs with a palette and JPEGs that are lossless, 12-bit
+//! or arithmetically coded are not supported; the error says so.
 //!
-//! A [`LazyImage`] knows a photo's size before it is decoded, and decodes what is needed of it ([`DecodeMode`]).
+//! A [`LazyImage`] knows a photo's size before decoding it, and decodes only what is needed ([`DecodeMode`]).
 
 mod chunks;
 mod jpeg;
@@ -33,54 +33,54 @@ use thiserror::Error;
 pub(crate) use self::lazy_image::DecodedRegion;
 pub use self::lazy_image::{Crop, DecodeMode, LazyImage};
 
-/// Why a photo cannot be read.
+/// Why a photo cannot be read or decoded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The shard that it is a record of is damaged.
+    /// The shard that holds the photo is damaged.
     #[error("{0}")]
     Shard(String),
-    /// There are no bytes.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// The content is of no known format.
+    /// The content is not in a supported format.
     #[error("not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)")]
     UnknownFormat,
-    /// More pixels than allowed.
+    /// The photo has more pixels than allowed.
     #[error("{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}")]
     TooLarge {
         /// Width in pixels.
         width: u64,
         /// Height in pixels.
         height: u64,
-        /// The limit.
+        /// The maximum number of pixels.
         max_pixels: u64,
     },
-    /// The file is damaged, cut short, or uses what the decoder does not know.
+    /// The file is damaged or truncated, or uses a feature that the decoder does not support.
     #[error("{format}: {message}")]
     Damaged {
-        /// The format that the content claims.
+        /// The detected format.
         format: &'static str,
-        /// What the decoder says.
+        /// The decoder's message.
         message: String,
     },
 }
 
 impl DecodeError {
-    /// Whether the photo ends too early: another copy of it may be whole.
+    /// Whether the file ends too early; another copy of it may be complete.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         matches!(self, Self::Damaged { message, .. } if message == TRUNCATED)
     }
 }
 
-/// What is said of every format that ends too early.
+/// The message for a truncated file of any format.
 const TRUNCATED: &str = "the file is cut short";
 
-/// Decodes a photo to RGB, `[H, W, 3]`, upright, by the rules of [this module](self).
+/// Decodes a photo to upright RGB pixels `[H, W, 3]`, by the rules of [this module](self).
 ///
 /// ```
 /// use headstock_loader::decode;
@@ -96,27 +96,29 @@ const TRUNCATED: &str = "the file is cut short";
 /// ```
 ///
 /// # Errors
-/// [`DecodeError`]; a photo of more than `max_pixels` is refused by its header, before its pixels are allocated.
+/// [`DecodeError`] if the photo cannot be decoded. A photo with more than `max_pixels` pixels is rejected by
+/// its header, before its pixels are allocated.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
     LazyImage::open(bytes, max_pixels)?.decode()
 }
 
-/// Looks at a photo as far as that takes no decoding: whether its format is known, it has at most `max_pixels`, and a
-/// JPEG, PNG or WebP has its end. It costs a fiftieth of [`decode`], which finds the rest.
+/// Checks a photo without decoding it: its format is supported, it has at most `max_pixels` pixels, and a
+/// JPEG, PNG or WebP is not truncated. This takes about 1/50 of the time of [`decode`], which finds all other
+/// damage.
 ///
 /// ```
-/// use headstock_loader::glance;
+/// use headstock_loader::probe;
 ///
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::RgbImage::new(4, 3).write_to(&mut file, image::ImageFormat::Jpeg)?;
 /// let bytes = file.get_ref();
-/// assert!(glance(bytes, 12).is_ok() && glance(bytes, 11).is_err());
-/// assert_eq!(glance(&bytes[..bytes.len() - 2], 12).unwrap_err().to_string(), "JPEG: the file is cut short");
+/// assert!(probe(bytes, 12).is_ok() && probe(bytes, 11).is_err());
+/// assert_eq!(probe(&bytes[..bytes.len() - 2], 12).unwrap_err().to_string(), "JPEG: the file is cut short");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// Those that [`decode`] would give as well.
+/// The error that [`decode`] would return as well.
 pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
     LazyImage::open(bytes, max_pixels).map(|_| ())
 }
@@ -129,15 +131,16 @@ fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     }
 }
 
-/// One of the formats that are read.
+/// The format of `bytes`, if it is supported.
 fn detect_format(bytes: &[u8]) -> Option<ImageFormat> {
     if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") {
-        return Some(ImageFormat::Tiff); // with offsets of 64 bits
+        return Some(ImageFormat::Tiff); // BigTIFF
     }
     let format = image::guess_format(bytes).ok()?;
     (!format_name(format).is_empty()).then_some(format)
 }
 
+/// The display name of a supported format; empty for others.
 fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Jpeg => "JPEG",
@@ -150,8 +153,9 @@ fn format_name(format: ImageFormat) -> &'static str {
     }
 }
 
-/// The decoders are others' code that reads strangers' files, and they index slices by what those say. Mutated files by
-/// the million have not made one panic; should one, the photo is at fault, and not a run over many thousand of them.
+/// Runs a decoder and turns a panic into an error. Third-party decoders index slices by values from untrusted
+/// files. Millions of mutated files have not caused a panic; if one does, only that photo fails and not the
+/// whole run.
 fn without_panic<T>(
     format: &'static str,
     decode: impl FnOnce() -> Result<T, DecodeError>,
@@ -177,12 +181,12 @@ fn damaged(format: ImageFormat, error: &ImageError) -> DecodeError {
     DecodeError::Damaged { format: format_name(format), message: decoder_message(error) }
 }
 
-/// What `image` says, without the format's name around it.
+/// The message of an `image` error, without the format name that its `Display` adds.
 fn decoder_message(error: &ImageError) -> String {
     match error {
         ImageError::Decoding(error) => {
             let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            // The GIF decoder's error has no kind that can be asked for.
+            // The GIF decoder's error has no kind to match on.
             if message == "Unexpected End of File" { TRUNCATED.into() } else { message }
         }
         ImageError::Unsupported(error) => match error.kind() {
@@ -190,16 +194,17 @@ fn decoder_message(error: &ImageError) -> String {
             _ => error.to_string(),
         },
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => TRUNCATED.into(),
-        ImageError::Limits(_) => "it takes more memory than `data.max_pixels` allows for".into(),
+        ImageError::Limits(_) => "decoding takes more memory than `data.max_pixels` allows".into(),
         _ => error.to_string(),
     }
 }
 
-fn into_rgb(photo: DynamicImage) -> RgbImage {
-    if !photo.color().has_alpha() {
-        return photo.into_rgb8();
+/// Converts to 8-bit RGB; transparent pixels are blended over white.
+fn into_rgb(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
     }
-    let rgba = photo.into_rgba8();
+    let rgba = image.into_rgba8();
     let mut rgb = RgbImage::new(rgba.width(), rgba.height());
     for (target, source) in rgb.pixels_mut().zip(rgba.pixels()) {
         let alpha = u32::from(source.0[3]);

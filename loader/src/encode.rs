@@ -1,14 +1,14 @@
-//! Pixels into files, for people to look at.
+//! Encodes pixels as image files for people to look at.
 
 use std::io::Cursor;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, RgbImage, imageops};
 
-/// Quality of a thumbnail's JPEG: a few kilobytes.
+/// JPEG quality of a thumbnail; a thumbnail takes a few kilobytes.
 const THUMBNAIL_QUALITY: u8 = 75;
 
-/// A JPEG of `photo` made so small that neither side is longer than `side`; a photo that is small enough keeps its size.
+/// A JPEG of `photo`, scaled down so that neither side exceeds `max_side`; a smaller photo keeps its size.
 ///
 /// ```
 /// use headstock_loader::encode::thumbnail;
@@ -19,32 +19,32 @@ const THUMBNAIL_QUALITY: u8 = 75;
 /// ```
 ///
 /// # Panics
-/// For a photo without pixels.
+/// If the photo has no pixels.
 #[must_use]
-pub fn thumbnail(photo: &RgbImage, max_side: u32) -> Vec<u8> {
-    let (width, height) = photo.dimensions();
+pub fn thumbnail(image: &RgbImage, max_side: u32) -> Vec<u8> {
+    let (width, height) = image.dimensions();
     let longest = width.max(height);
     let scaled =
         |length: u32| (f64::from(length) * f64::from(max_side) / f64::from(longest)).round().max(1.0) as u32;
     let mut file = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut file, THUMBNAIL_QUALITY);
     let encoded = if longest > max_side {
-        imageops::thumbnail(photo, scaled(width), scaled(height)).write_with_encoder(encoder)
+        imageops::thumbnail(image, scaled(width), scaled(height)).write_with_encoder(encoder)
     } else {
-        photo.write_with_encoder(encoder)
+        image.write_with_encoder(encoder)
     };
-    encoded.expect("a photo that is at most so large is a JPEG in memory");
+    encoded.expect("encoding a small JPEG in memory succeeds");
     file
 }
 
 /// A PNG of `photo`.
 ///
 /// # Panics
-/// For a photo without pixels.
+/// If the photo has no pixels.
 #[must_use]
-pub fn png(photo: &RgbImage) -> Vec<u8> {
+pub fn png(image: &RgbImage) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
-    photo.write_to(&mut file, ImageFormat::Png).expect("pixels are a PNG in memory");
+    image.write_to(&mut file, ImageFormat::Png).expect("encoding a PNG in memory succeeds");
     file.into_inner()
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use crate::golden::{pixel_difference, synthetic_image};
 
     #[test]
-    fn a_thumbnail_has_its_longest_side_and_a_small_photo_keeps_its_size() {
+    fn a_thumbnail_has_its_longest_side_and_a_small_image_keeps_its_size() {
         let size = |width, height, side| {
             decode(&thumbnail(&RgbImage::new(width, height), side), 10_000).unwrap().dimensions()
         };
@@ -68,16 +68,11 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_survives_being_written() {
-        let photo = synthetic_image(40, 30);
-        assert!(decode(&png(&photo), 1200).unwrap() == photo);
-        let plain = RgbImage::from_pixel(40, 30, image::Rgb([200, 90, 17]));
-        assert!(
-            pixel_difference(
-                &decode(&thumbnail(&plain, 20), 1200).unwrap(),
-                &RgbImage::from_pixel(20, 15, image::Rgb([200, 90, 17]))
-            )
-            .max <= 3
-        );
+    fn png_is_lossless_and_a_thumbnail_keeps_colors() {
+        let image = synthetic_image(40, 30);
+        assert!(decode(&png(&image), 1200).unwrap() == image);
+        let solid = |width, height| RgbImage::from_pixel(width, height, image::Rgb([200, 90, 17]));
+        let small = decode(&thumbnail(&solid(40, 30), 20), 1200).unwrap();
+        assert!(pixel_difference(&small, &solid(20, 15)).max <= 3);
     }
 }

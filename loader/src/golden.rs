@@ -1,4 +1,4 @@
-//! Golden files and formulas that the scripts in `reference/` know as well.
+//! Golden files and formulas shared with the scripts in `reference/`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ pub(crate) fn reference_path(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference")).join(name)
 }
 
-/// The photos `[H, W, 3]` of a `.safetensors` file, by name.
+/// The images `[H, W, 3]` of a `.safetensors` file in `reference/`, by tensor name.
 pub(crate) fn images(name: &str) -> BTreeMap<String, RgbImage> {
     let bytes = fs::read(reference_path(name)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -23,7 +23,7 @@ pub(crate) fn images(name: &str) -> BTreeMap<String, RgbImage> {
     tensors.iter().map(|(name, tensor)| (name.to_owned(), to_image(tensor))).collect()
 }
 
-/// The cases of a `.json` file.
+/// The test cases of a `.json` file in `reference/`.
 pub(crate) fn json(name: &str) -> serde_json::Value {
     serde_json::from_slice(&fs::read(reference_path(name)).unwrap()).unwrap()
 }
@@ -41,7 +41,7 @@ pub(crate) fn synthetic_image(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// How far two photos are apart: the greatest difference of a value, the mean one, and the share of equal values.
+/// Absolute differences between the channel values of two images, and the fraction of equal values.
 #[derive(Debug)]
 pub(crate) struct PixelDifference {
     pub(crate) max: u8,

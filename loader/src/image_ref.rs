@@ -1,4 +1,4 @@
-//! Where a photo's bytes lie.
+//! References to images that have not been read.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,22 +10,23 @@ use std::sync::Arc;
 use crate::decode::DecodeError;
 use crate::shard::RecordReader;
 
-/// A photo that has not been read: a file, or a record of a shard that holds many.
+/// An image that has not been read: a file of its own, or one record of a shard.
 ///
 /// ```
-/// use headstock_loader::Photo;
+/// use headstock_loader::ImageRef;
 ///
 /// # let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("a.png");
 /// image::RgbImage::new(4, 3).save(&path)?;
-/// let photo = Photo::from(path.clone());
-/// assert_eq!(photo.to_string(), path.display().to_string());
-/// assert_eq!(photo.read()?, std::fs::read(path)?);
+/// let image = ImageRef::from(path.clone());
+/// assert_eq!(image.to_string(), path.display().to_string());
+/// assert_eq!(image.read()?, std::fs::read(path)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ImageRef(ImageLocation);
 
+/// Where the bytes of an image are stored.
 #[derive(Clone, Debug)]
 enum ImageLocation {
     File(PathBuf),
@@ -33,16 +34,16 @@ enum ImageLocation {
 }
 
 impl ImageRef {
-    /// Record `number` of a shard.
+    /// Record `index` of a shard.
     pub(crate) fn from_record(shard: Arc<dyn RecordReader>, index: usize) -> Self {
         Self(ImageLocation::Record { shard, index })
     }
 
-    /// Its bytes. Records are read fastest in the order of their numbers.
+    /// Reads the encoded bytes. Records are read fastest in ascending order.
     ///
     /// # Errors
-    /// [`DecodeError::Io`] as the system says it, [`DecodeError::Empty`] for no bytes, [`DecodeError::Shard`] for a shard that
-    /// is damaged.
+    /// [`DecodeError::Io`] for a system error, [`DecodeError::Empty`] for an empty file,
+    /// [`DecodeError::Shard`] for a damaged shard.
     pub fn read(&self) -> Result<Vec<u8>, DecodeError> {
         let bytes = match &self.0 {
             ImageLocation::File(path) => fs::read(path)?,
@@ -51,7 +52,7 @@ impl ImageRef {
         if bytes.is_empty() { Err(DecodeError::Empty) } else { Ok(bytes) }
     }
 
-    /// The file that holds it, and its number in there where it is a shard.
+    /// The file that holds the image, and the record's index if that file is a shard.
     #[must_use]
     pub fn location(&self) -> (&Path, Option<usize>) {
         match &self.0 {
@@ -60,7 +61,7 @@ impl ImageRef {
         }
     }
 
-    /// The file, where it holds nothing else.
+    /// The path of the image file, or `None` for a record of a shard.
     #[must_use]
     pub fn file_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_cannot_be_read_say_so() {
+    fn unreadable_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| ImageRef::from(folder.path().join(name)).read();
         assert!(matches!(read("none.jpg"), Err(DecodeError::Io(_))));

@@ -1,32 +1,35 @@
 //! From files to pixels: data sets, splits, decoding, transforms, augmentation.
 //!
-//! Everything ends in `u8` RGB pixels `[H, W, 3]`; normalising them is the backbone's work. No tensor is known here.
-//! Splits are scikit-learn's index for index (but those by hashes), transforms torchvision's on PIL images pixel for pixel.
+//! The result is `u8` RGB pixels `[H, W, 3]`; the backbone normalizes them. This crate has no tensor type.
+//! Splits match scikit-learn index for index (except hash splits); transforms match torchvision on PIL images
+//! pixel for pixel.
 //!
 //! ```
 //! use headstock_loader::{
-//!     ClassOrder, Dataset, EvalTransform, FolderSource, Interpolation, TestSize, decode, stratified_shuffle_split,
+//!     ClassOrder, Dataset, EvalTransform, FolderSource, Resampling, TestSize, decode,
+//!     stratified_shuffle_split,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
-//! # for (class, grey) in [("dress", 50), ("shirt", 200)] {
+//! # for (class, gray) in [("dress", 50), ("shirt", 200)] {
 //! #     std::fs::create_dir(folder.path().join(class))?;
-//! #     for photo in ["1.png", "2.jpg", "3.png", "4.bmp"] {
-//! #         image::RgbImage::from_pixel(60, 40, image::Rgb([grey; 3])).save(folder.path().join(class).join(photo))?;
+//! #     for name in ["1.png", "2.jpg", "3.png", "4.bmp"] {
+//! #         let path = folder.path().join(class).join(name);
+//! #         image::RgbImage::from_pixel(60, 40, image::Rgb([gray; 3])).save(path)?;
 //! #     }
 //! # }
-//! # let photos = folder.path();
-//! let data = Dataset::read(&FolderSource { root: photos.into() }, ClassOrder::Sorted)?;
+//! # let root = folder.path();
+//! let data = Dataset::read(&FolderSource { root: root.into() }, ClassOrder::Sorted)?;
 //! assert_eq!(data.classes.names(), ["dress", "shirt"]);
 //! assert_eq!(data.samples[1].id, "dress/2.jpg");
 //!
 //! let max_pixels = 100_000_000;
 //! let splits = stratified_shuffle_split(&data.labels(), 1, TestSize::Fraction(0.25), 0)?;
-//! let transform = EvalTransform { resize: 32, crop: (28, 28), interpolation: Interpolation::Bilinear };
+//! let transform = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
 //! for &index in &splits[0].train {
-//!     let photo = decode(&data.samples[index].photo.read()?, max_pixels)?;
-//!     let pixels = transform.apply(&photo);
+//!     let image = decode(&data.samples[index].image.read()?, max_pixels)?;
+//!     let pixels = transform.apply(&image);
 //!     assert_eq!(pixels.as_raw().len(), 28 * 28 * 3);
 //! }
 //! # Ok(())

@@ -1,4 +1,4 @@
-//! What is logged, for tests.
+//! Captures log output in tests.
 
 use std::io::{self, Write};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -6,11 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex};
 use tracing::Dispatch;
 use tracing::subscriber::{NoSubscriber, with_default};
 
-/// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
+/// Extra dispatchers, registered because `tracing` caches an event as disabled for all threads if only one
+/// subscriber exists and a thread without it reaches the event first.
 static EXTRA_DISPATCHERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
-/// What is logged while `act` runs.
+/// Returns what is logged while `run` runs.
 pub(crate) fn capture_log(run: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct LogBuffer(Arc<Mutex<Vec<u8>>>);

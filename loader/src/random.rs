@@ -1,8 +1,8 @@
-//! Random numbers: numpy's legacy generator for splits, a keyed stream for augmentation.
+//! Random numbers: numpy's legacy generator for splits, keyed streams for augmentation.
 
 use rand_mt::Mt;
 
-/// numpy's `RandomState(seed)`: MT19937 and the legacy ways to draw from it, number for number.
+/// numpy's `RandomState(seed)`: MT19937 with the legacy sampling methods; gives the same numbers as numpy.
 ///
 /// Source: numpy's `random/mtrand.pyx` and `random/src/distributions/distributions.c` (`random_interval`).
 #[derive(Debug)]
@@ -14,7 +14,7 @@ impl RandomState {
         Self(Mt::new(seed))
     }
 
-    /// A number from 0 to `max`, both included, by masked rejection.
+    /// Uniform integer in `0..=max`, by masked rejection (`random_interval`).
     fn interval(&mut self, max: u32) -> u32 {
         let mask = u32::MAX.checked_shr(max.leading_zeros()).unwrap_or(0);
         loop {
@@ -46,9 +46,9 @@ impl RandomState {
     }
 }
 
-/// A stream of numbers that belongs to (seed, rendering, photo) and to nothing else.
+/// A random stream that is determined by (seed, view, image hash) and nothing else.
 ///
-/// `SplitMix64` (Steele, Lea and Flood 2014), its state mixed from the key.
+/// `SplitMix64` (Steele, Lea and Flood 2014) whose initial state is mixed from the key.
 #[derive(Debug)]
 pub(crate) struct KeyedRandom(u64);
 
@@ -64,7 +64,7 @@ impl KeyedRandom {
         stream
     }
 
-    /// A stream beside [`with_classes`](Self::with_classes)'s, of the step named `step`.
+    /// The stream of one augmentation step, independent of [`new`](Self::new)'s and of other steps'.
     pub(crate) fn for_step(seed: u64, view: u64, image_hash: &[u8; 32], step_name: &str) -> Self {
         let mut stream = Self::new(seed, view, image_hash);
         for word in step_name.as_bytes().chunks(8) {
@@ -73,7 +73,7 @@ impl KeyedRandom {
         stream
     }
 
-    /// The stream that begins at `state`.
+    /// The stream that starts from the generator state `state`.
     pub(crate) fn from_state(state: u64) -> Self {
         Self(state)
     }
@@ -86,7 +86,7 @@ impl KeyedRandom {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `[0, 1)`, 53 bits.
+    /// Uniform in `[0, 1)` with 53 random bits.
     fn next_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
@@ -96,7 +96,7 @@ impl KeyedRandom {
         low + (high - low) * self.next_f64()
     }
 
-    /// A whole number from 0 to `max`, both included.
+    /// Uniform integer in `0..=max`.
     pub(crate) fn up_to(&mut self, max: u32) -> u32 {
         // 64 bits over a range of at most 2^32: the bias is below 2^-32.
         ((u128::from(self.next_u64()) * (u128::from(max) + 1)) >> 64) as u32
@@ -107,12 +107,12 @@ impl KeyedRandom {
         self.next_f64() < p
     }
 
-    /// The number of one of `count` things, which are not none.
+    /// Uniform index in `0..count`; `count` must be above 0.
     pub(crate) fn index(&mut self, count: usize) -> usize {
         self.up_to(u32::try_from(count - 1).unwrap_or(u32::MAX)) as usize
     }
 
-    /// The items in an order of which each is as likely.
+    /// The items in a uniformly random order.
     pub(crate) fn shuffled<T, const N: usize>(&mut self, mut items: [T; N]) -> [T; N] {
         for i in (1..N).rev() {
             items.swap(i, self.index(i + 1));
@@ -120,13 +120,13 @@ impl KeyedRandom {
         items
     }
 
-    /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
+    /// Normal with mean 0 and standard deviation 1 (Box and Muller 1958).
     pub(crate) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.next_f64()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.next_f64()).cos()
     }
 
-    /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is held from 0.001 to 1,000.
+    /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is clamped to 0.001..=1,000.
     fn gamma(&mut self, shape: f64) -> f64 {
         let shape = if shape > 1e-3 { shape.min(1e3) } else { 1e-3 };
         if shape < 1.0 {
@@ -143,11 +143,11 @@ impl KeyedRandom {
         }
     }
 
-    /// `count` weights that sum to 1: the symmetric Dirichlet distribution.
+    /// `count` weights that sum to 1, from the symmetric Dirichlet distribution.
     pub(crate) fn dirichlet(&mut self, concentration: f64, count: usize) -> Vec<f64> {
         let weights: Vec<f64> = (0..count).map(|_| self.gamma(concentration)).collect();
         let sum: f64 = weights.iter().sum();
-        // All of them can be too small for a number.
+        // With a small concentration all weights can underflow to 0.
         weights.iter().map(|weight| if sum > 0.0 { weight / sum } else { 1.0 / count as f64 }).collect()
     }
 }
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(first(""), KeyedRandom::new(0, 1, &[7; 32]).next_u64());
     }
 
-    /// The published generator from state 1234567.
+    /// Reference outputs of the published generator for state 1234567.
     #[test]
     fn the_stream_matches_splitmix64() {
         let mut random = KeyedRandom::from_state(1_234_567);
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn draws_have_the_moments_of_their_distributions() {
         let assert_moments = |ours: [f64; 2], mean: f64, variance: f64| {
-            // Five standard errors of the mean; one part in ten of the variance.
+            // Tolerance: five standard errors of the mean, 10 % of the variance.
             let error = 5.0 * (variance / 20_000.0).sqrt();
             assert!((ours[0] - mean).abs() < error, "mean {}, not {mean}", ours[0]);
             assert!((ours[1] / variance - 1.0).abs() < 0.1, "variance {}, not {variance}", ours[1]);
@@ -226,7 +226,7 @@ mod tests {
         for shape in [0.5, 1.0, 3.0] {
             assert_moments(moments(|random| random.gamma(shape)), shape, shape);
         }
-        // a / (a + b) of a beta distribution with both 0.7: 1 / (4 (2 x 0.7 + 1)).
+        // The variance of a beta distribution with a = b = 0.7 is 1 / (4 (2 x 0.7 + 1)).
         assert_moments(moments(|random| random.dirichlet(0.7, 2)[0]), 0.5, 1.0 / 9.6);
         assert_moments(moments(|random| random.index(3) as f64), 1.0, 2.0 / 3.0);
         assert_moments(moments(|random| f64::from(u8::from(random.bernoulli(0.2)))), 0.2, 0.16);

@@ -1,4 +1,4 @@
-"""headstock's heads beside scikit-learn's on the same features and the same split, as a page in Markdown.
+"""Compares headstock's heads with scikit-learn's on the same features and the same split, as a page in Markdown.
 
     python reference/parity/parity.py HEADSTOCK CONFIG [--only HEAD,HEAD] [--repeats N] [--slow] [--large] > docs/parity.md
 
@@ -23,7 +23,7 @@ import sklearn
 from heads import PAIRS
 from program import Program
 from sets import Features, of_photos
-from sides import HEADER, beside
+from sides import HEADER, compare_pair
 from synthetic import Synthetic
 
 MIB, GIB = 1024, 1024**2
@@ -40,7 +40,7 @@ def main():
     arguments.add_argument("--only", help="names of heads, with commas between them")
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--large", action="store_true", help="100,000 photos of 1,000 classes too")
-    arguments.add_argument("--slow", action="store_true", help="made-up features for the counterparts that take many minutes on them too")
+    arguments.add_argument("--slow", action="store_true", help="synthetic features also for the counterparts that take many minutes on them")
     given = arguments.parse_args()
     # What theirs warns of is in the table.
     warnings.filterwarnings("ignore", module="sklearn")
@@ -57,43 +57,42 @@ def main():
         photos, extracted = of_photos(program, config)
         section("Photos", photos, program, pairs, given.repeats, compare=not wanted)
         print(f"\nFeatures of all {extracted.figures['rows']} photos, from their files: {extracted.seconds:.0f} s,", end=" ")
-        print(f"{extracted.figures['rows'] / extracted.seconds:.1f} photos a second; peak memory of `headstock extract`:", end=" ")
+        print(f"{extracted.figures['rows'] / extracted.seconds:.1f} photos per second; peak memory of `headstock extract`:", end=" ")
         print(f"{extracted.peak_kib / MIB:.0f} MiB.", flush=True)
 
         Synthetic(**TUTORIAL).write("synthetic.npz")
         synthetic = Features(program, "synthetic.npz", test=1023)
         quick = [pair for pair in pairs if given.slow or not pair.slow]
-        section("Made-up features", synthetic, program, quick, given.repeats, compare=given.slow)
+        section("Synthetic features", synthetic, program, quick, given.repeats, compare=given.slow)
         if len(quick) < len(pairs):
-            print("\nThe other pairs are left out here, as theirs take many minutes each; `--slow` measures them too.", flush=True)
+            print("\nThe other pairs take scikit-learn many minutes each; `--slow` measures them too.", flush=True)
         if given.large:
             large(program, [(head, settings) for head, settings in LARGE_HEADS if not wanted or head in wanted])
 
 
 def head_of_page(repeats):
-    print("# Beside scikit-learn\n")
-    print(f"`cargo xtask parity CONFIG` made this page with scikit-learn {sklearn.__version__} on")
-    print(f"{processor()}, {os.cpu_count()} cores. Both sides fit and test the same rows of the same features, in single")
-    print("precision as they are, on as many threads as they like.\n")
-    print("An objective is that of the fitted weights, computed in double precision; the gap is ours less theirs, relative, so")
-    print("that below zero is better. `equal` is the share of photos of the test part for which both predict the same class.")
-    print("Coefficients are compared where a closed form leads to them: the largest difference over the largest of theirs,")
-    print("which are fitted once more in double precision for it.\n")
-    print(f"Fits are repeated {repeats} times in turns, once where theirs takes more than a minute. The ratio is theirs over ours")
-    print("within a round: its median, its lowest and its highest. `knn` has its work in predicting: its time is that of both.")
-    print("Peak memory is that of the whole `headstock train`, and how many times the feature matrix that is. A star is on")
-    print("those of theirs that warned that they had not converged.\n")
-    print("scikit-learn's default tolerance stops LogisticRegression short of its optimum; the row with `tol=1e-6` is theirs at")
-    print("it, in double precision.", flush=True)
+    print("# Comparison with scikit-learn\n")
+    print(f"Made by `cargo xtask parity CONFIG` with scikit-learn {sklearn.__version__} on {processor()}, {os.cpu_count()} cores.")
+    print("Both tools fit and test on the same rows of the same features, in single precision, on as many threads as they choose.\n")
+    print("- `objective` is the objective at the fitted weights, computed in double precision; `gap` is the relative difference,")
+    print("  headstock less scikit-learn, so a negative gap is better.")
+    print("- `agreement` is the share of test photos for which both predict the same class.")
+    print("- `coefficients` is the largest difference over scikit-learn's largest coefficient, for heads with a closed form;")
+    print("  scikit-learn's are fitted in double precision for it.")
+    print(f"- Fits alternate and are repeated {repeats} times, once where scikit-learn takes more than a minute. `ratio` is scikit-learn's")
+    print("  time over headstock's within a round: median, lowest and highest. For `knn` it is the time of prediction.")
+    print("- `peak memory` is that of the whole `headstock train`, and as a multiple of the feature matrix.")
+    print("- A star marks fits for which scikit-learn warned that it had not converged. With its default tolerance")
+    print("  LogisticRegression stops before the optimum; the row with `tol=1e-6` reaches it, in double precision.", flush=True)
 
 
 def section(title, features, program, pairs, repeats, compare):
     print(f"\n## {title}\n")
-    print(f"{len(features.y)} photos to fit on, {len(features.y_test)} to test on, {features.classes} classes,", end=" ")
+    print(f"{len(features.y)} training photos, {len(features.y_test)} test photos, {features.classes} classes,", end=" ")
     print(f"{features.x.shape[1]} features.\n")
     print(HEADER, flush=True)
     for pair in pairs:
-        print(beside(pair, features, program, repeats), flush=True)
+        print(compare_pair(pair, features, program, repeats), flush=True)
     if compare and program.accepts("compare", "--help"):
         done = program("compare", "--config", features.config, "--folds", "5")
         print(f"\n`headstock compare` of all heads with 5 folds: {done.seconds:.0f} s,", end=" ")
@@ -103,7 +102,7 @@ def section(title, features, program, pairs, repeats, compare):
 def large(program, heads):
     Synthetic(**LARGE).write("large.npz")
     features = Features(program, "large.npz", test=1000, load=False)
-    print(f"\n## Large\n\n{LARGE['photos'] - 1000} made-up photos to fit on, 1000 to test on, {LARGE['classes']} classes,", end=" ")
+    print(f"\n## Large\n\n{LARGE['photos'] - 1000} synthetic training photos, 1000 test photos, {LARGE['classes']} classes,", end=" ")
     print(f"{LARGE['features']} features.\n")
     print("| head | accuracy | fit, s | peak memory |\n|---|---|---|---|")
     for head, settings in heads:

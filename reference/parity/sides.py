@@ -9,14 +9,14 @@ from safetensors.numpy import load_file
 from sklearn.exceptions import ConvergenceWarning
 
 HEADER = (
-    "| head | beside | accuracy | theirs | equal | objective | theirs | gap | coefficients | fit, s | theirs | ratio "
+    "| head | scikit-learn | accuracy | sklearn | agreement | objective | sklearn | gap | coefficients | fit, s | sklearn | ratio "
     "| lowest to highest | peak memory |\n" + "|---" * 14 + "|"
 )
 # Theirs is not repeated where it takes longer, in seconds.
 LONG = 60
 
 
-def beside(pair, features, program, repeats):
+def compare_pair(pair, features, program, repeats):
     """Fits both in turns; a row of the table."""
     own, their_seconds, peaks, star = [], [], [], ""
     for _ in range(repeats):

@@ -1,31 +1,32 @@
-//! A head from outside: the class whose mean feature is nearest, in `headstock` beside all the built-in heads.
+//! An external head, added to the built-in heads of `headstock`: the class with the nearest mean feature.
 use std::process::ExitCode;
 
 use headstock_cli::App;
-use headstock_heads::{Affine, FitContext, Fitted, HeadConfig, HeadError, Parameter, Tensors, TrainingSet};
+use headstock_heads::{Affine, FitContext, Fitted, HeadConfig, HeadError, Tensors, TrainingSet};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct NearestMean {
+    /// Shrinkage of means towards 0, from 0 to 1.
     shrink: f64,
 }
 
 impl HeadConfig for NearestMean {
     const KIND: &'static str = "nearest-mean-example";
-    const ABOUT: &'static str = "the class whose mean feature is nearest";
-    const PARAMETERS: &'static [Parameter] = &[("shrink", "how far means are drawn towards 0, from 0 to 1")];
-    type Head = Affine; // a head with logits of another kind implements `Head` itself
+    const ABOUT: &'static str = "the class with the nearest mean feature";
+    type Head = Affine; // a head that is not affine needs its own `Head` type
 
     fn check(&self) -> Result<(), HeadError> {
         if (0.0..=1.0).contains(&self.shrink) {
             return Ok(());
         }
-        let (value, expected) = (self.shrink.to_string(), "must lie between 0 and 1");
+        let (value, expected) = (self.shrink.to_string(), "must be between 0 and 1");
         Err(HeadError::Parameter { parameter: "shrink", value, expected })
     }
 
-    /// `-|x - m|²` is `2 m·x - |m|²` and a term that is the same for every class.
+    /// `-|x - m|²` is `2 m·x - |m|²` plus a term that is equal for all classes.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let (width, counts) = (data.features().width(), data.class_counts());
         let mut weight = vec![0.0; data.classes() * width];
@@ -36,7 +37,7 @@ impl HeadConfig for NearestMean {
         }
         let squares = weight.chunks_exact(width).map(|m| m.iter().map(|m| m * m / 4.0).sum::<f64>());
         let bias: Vec<f64> = squares.map(|square| -square).collect();
-        Ok(Fitted::at_once(Affine::from_f64(&weight, &bias, width)?))
+        Ok(Fitted::without_history(Affine::from_f64(&weight, &bias, width)?))
     }
 
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {

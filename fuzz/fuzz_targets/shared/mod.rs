@@ -1,29 +1,30 @@
-//! What the targets of shards and tables have in common.
+//! Helpers of the targets that read shards and tables.
 
 use std::fs;
 use std::path::PathBuf;
 
-use headstock_loader::{Fields, Source};
+use headstock_loader::{DataSource, FieldNames};
 
-/// Lists and reads a file of `bytes`, called `name`, beside a photo `a.jpg`, with the source that `make` makes of its path.
-pub fn read<S: Source>(bytes: &[u8], name: &str, make: impl FnOnce(PathBuf) -> S) {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Writes `bytes` to a file `name` next to an image `a.jpg`, and reads all samples with the source that
+/// `make_source` creates from its path.
+pub fn read<S: DataSource>(bytes: &[u8], name: &str, make_source: impl FnOnce(PathBuf) -> S) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let path = folder.path().join(name);
-    fs::write(&path, bytes).expect("a file");
-    fs::write(folder.path().join("a.jpg"), b"x").expect("a file");
-    let source = make(path);
-    if let Ok(listing) = source.list() {
-        for entry in &listing.entries {
-            let leaves = entry.id.split('/').any(|part| part == "..") || entry.id.starts_with('/');
-            assert!(!leaves && !entry.id.contains('\0'), "{}", entry.id);
-            // An error is as good.
-            let _ = entry.photo.read();
+    fs::write(&path, bytes).expect("a file can be written");
+    fs::write(folder.path().join("a.jpg"), b"x").expect("a file can be written");
+    let source = make_source(path);
+    if let Ok(raw) = source.list() {
+        for sample in &raw.samples {
+            let leaves_root = sample.id.split('/').any(|part| part == "..") || sample.id.starts_with('/');
+            assert!(!leaves_root && !sample.id.contains('\0'), "{}", sample.id);
+            // Errors are allowed.
+            let _ = sample.image.read();
         }
     }
-    let _ = source.unlabelled();
+    let _ = source.unlabeled();
 }
 
 /// The columns or fields of a target's seeds.
-pub fn fields(label: &str) -> Fields {
-    Fields { label: label.into(), group: None, part: None }
+pub fn fields(label: &str) -> FieldNames {
+    FieldNames { label: label.into(), group: None, split: None }
 }

@@ -1,21 +1,21 @@
-//! A function of a class's logit that never falls.
+//! Isotonic regression: a non-decreasing function of a class's logit.
 //!
-//! B. Zadrozny and C. Elkan, *Transforming Classifier Scores into Accurate Multiclass Probability Estimates*, 2002; found by
-//! pooling adjacent violators (Ayer et al. 1955), with straight lines between the values that were fitted on, as
-//! scikit-learn's `IsotonicRegression(out_of_bounds="clip")`.
+//! B. Zadrozny and C. Elkan, *Transforming Classifier Scores into Accurate Multiclass Probability Estimates*,
+//! 2002. Fitted by pooling adjacent violators (Ayer et al. 1955) with linear interpolation between the fitted
+//! values, as scikit-learn's `IsotonicRegression(out_of_bounds="clip")`.
 
 use serde::{Deserialize, Serialize};
 
-/// Straight lines through points; level before the first and after the last.
+/// A piecewise linear function, constant before the first and after the last point.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IsotonicCurve {
-    /// Logits, ascending.
+    /// Logits, strictly ascending.
     pub logits: Vec<f64>,
-    /// The probability at each, never falling.
+    /// Probability at each logit, non-decreasing.
     pub probabilities: Vec<f64>,
 }
 
-/// Values next to each other that share a probability.
+/// Neighboring values that share one probability (a block of pooled adjacent violators).
 #[derive(Clone, Copy, Debug)]
 struct PavBlock {
     first: f64,
@@ -25,13 +25,14 @@ struct PavBlock {
 }
 
 impl PavBlock {
+    /// The share of positive values.
     fn mean(self) -> f64 {
         self.positives / self.n_values
     }
 }
 
 impl IsotonicCurve {
-    /// Fits to which of `values`, at least one, are positive.
+    /// Fits to `values` (at least one) and whether each is positive.
     pub(super) fn fit(values: &[f64], is_positive: &[bool]) -> Self {
         let mut samples: Vec<(f64, bool)> = values.iter().copied().zip(is_positive.iter().copied()).collect();
         samples.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -45,7 +46,7 @@ impl IsotonicCurve {
                 positives: positives as f64,
                 n_values: equal.len() as f64,
             };
-            while let Some(previous) = blocks.pop_if(|before| before.mean() >= block.mean()) {
+            while let Some(previous) = blocks.pop_if(|last| last.mean() >= block.mean()) {
                 block = PavBlock {
                     first: previous.first,
                     last: block.last,
@@ -65,6 +66,7 @@ impl IsotonicCurve {
         curve
     }
 
+    /// Appends a point.
     fn push(&mut self, logit: f64, probability: f64) {
         self.logits.push(logit);
         self.probabilities.push(probability);
@@ -83,7 +85,7 @@ impl IsotonicCurve {
         let fraction = (value - logits[upper - 1]) / (logits[upper] - logits[upper - 1]);
         let interpolated =
             probabilities[upper - 1] + fraction * (probabilities[upper] - probabilities[upper - 1]);
-        // Rounding may carry it past the next one, and it would fall again there.
+        // Rounding may exceed the next value; clamp to keep the function non-decreasing.
         interpolated.min(probabilities[upper])
     }
 

@@ -1,12 +1,13 @@
-//! Calibration: from logits to probabilities that are right as often as they say.
+//! Calibration: maps logits to probabilities that match observed frequencies.
 //!
-//! A head's logits rank the classes; how far apart they are says little of how sure one can be. A [`Calibration`] is
-//! fitted on logits of photos that the head was not fitted on, and turns logits into probabilities from then on.
+//! The logits of a head rank the classes, but their scale says little about confidence. A [`Calibration`] is
+//! fitted on logits of photos that the head was not fitted on.
 
 mod isotonic;
 mod platt;
 mod temperature;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Logits;
@@ -14,23 +15,23 @@ use crate::error::HeadError;
 pub use isotonic::IsotonicCurve;
 pub use platt::Sigmoid;
 
-/// How logits are to become probabilities: the key `calibration`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The config key `calibration`: how logits become probabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalibrationMethod {
-    /// Softmax of the logits divided by one number (Guo et al. 2017), which changes no order.
+    /// Softmax of the logits divided by a temperature (Guo et al. 2017). Keeps the order of the classes.
     #[default]
     Temperature,
-    /// Softmax of the logits as they are.
+    /// Softmax of the raw logits.
     None,
-    /// A rising step function of each class's logit, made of straight lines between its steps (Zadrozny and Elkan 2002).
+    /// Isotonic regression of each class's logit: non-decreasing, piecewise linear (Zadrozny and Elkan 2002).
     Isotonic,
-    /// A sigmoid of each class's logit (Platt 1999): for margins.
+    /// A sigmoid of each class's logit (Platt 1999), suited to margins.
     Platt,
 }
 
 impl CalibrationMethod {
-    /// Its name in the config.
+    /// Name in the config.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,42 +43,42 @@ impl CalibrationMethod {
     }
 }
 
-/// How logits become probabilities, fitted.
+/// A fitted mapping from logits to probabilities.
 ///
-/// The methods that look at one class at a time (`platt`, `isotonic`) take a class's logit against the rest, and divide
-/// the classes' probabilities by their sum; a row in which all are 0 says that nothing is known: all classes are equally
-/// probable. Of two classes there is one function, of the difference of their logits. All this is as
-/// scikit-learn's `CalibratedClassifierCV` has it.
+/// The one-vs-rest methods (`platt`, `isotonic`) map each class's logit on its own and divide the resulting
+/// probabilities by their sum; a row of zeros becomes the uniform distribution. With two classes there is one
+/// function, of the difference of the logits. This matches scikit-learn's `CalibratedClassifierCV`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Calibration {
     /// Softmax of the logits.
     #[default]
     None,
-    /// Softmax of the logits divided by this.
+    /// Softmax of the logits divided by this temperature.
     Temperature(f64),
-    /// A function of each class's logit, `[C]`; of two classes the second's.
+    /// A function of each class's logit, `[C]`; with two classes only the second's.
     Isotonic(Vec<IsotonicCurve>),
-    /// A sigmoid of each class's logit, `[C]`; of two classes the second's.
+    /// A sigmoid of each class's logit, `[C]`; with two classes only the second's.
     Platt(Vec<Sigmoid>),
 }
 
 impl Calibration {
     /// Fits on logits `[N, C]` of photos that the head was not fitted on, and their labels `[N]`.
     ///
-    /// The temperature minimises the log-loss. Where it has no minimum (every photo is told right) it is as low as makes
-    /// the mean log-loss `ln((N + 2) / (N + 1))`: `N` right of `N` are worth a probability of `(N + 1) / (N + 2)`, by
-    /// Laplace's rule of succession. Beside this it stays within a factor of `e¹⁰` of the spread of the logits. Where all
-    /// logits of each row are equal it is 1.
+    /// The temperature minimizes the log-loss. If the loss has no minimum (all photos are predicted
+    /// correctly), the temperature is the lowest with a mean log-loss of at least `ln((N + 2) / (N + 1))`: by
+    /// Laplace's rule of succession, `N` correct of `N` support a probability of `(N + 1) / (N + 2)`. The
+    /// temperature also stays within a factor of `e¹⁰` of the standard deviation of the logits. It is 1 if
+    /// the logits of each row are equal.
     ///
-    /// A class without samples is as rare as `platt`'s smoothed targets say, `1 / (N + 2)`, and `isotonic` gives it 0.
-    /// One class alone needs no calibration.
+    /// For a class without samples, `platt` gives the probability of its smoothed targets, `1 / (N + 2)`, and
+    /// `isotonic` gives 0. With a single class no calibration is needed.
     ///
     /// ```
     /// use headstock_heads::calibration::{Calibration, CalibrationMethod};
     /// use headstock_heads::Logits;
     ///
-    /// // Surer than it should be: one of four is wrong.
+    /// // Overconfident: one of four is wrong.
     /// let logits = Logits::new(vec![5.0, 0.0, 0.0, 5.0, 5.0, 0.0, 0.0, 5.0], 2)?;
     /// let calibration = Calibration::fit(CalibrationMethod::Temperature, &logits, &[0, 1, 0, 0])?;
     /// let first = calibration.probabilities(&logits)?[0];
@@ -86,8 +87,8 @@ impl Calibration {
     /// ```
     ///
     /// # Errors
-    /// [`HeadError::Data`] for no logits, another number of labels, a label that is not below `C`, and a logit that is
-    /// NaN or infinite.
+    /// [`HeadError::Data`] for no logits, a wrong number of labels, a label that is not below `C`, or a logit
+    /// that is NaN or infinite.
     pub fn fit(method: CalibrationMethod, logits: &Logits, labels: &[u32]) -> Result<Self, HeadError> {
         check_labels(logits.as_slice().len() / logits.classes(), logits.classes(), labels)?;
         check_finite(logits)?;
@@ -102,7 +103,7 @@ impl Calibration {
         })
     }
 
-    /// The method.
+    /// The method of this calibration.
     #[must_use]
     pub fn method(&self) -> CalibrationMethod {
         match self {
@@ -113,7 +114,7 @@ impl Calibration {
         }
     }
 
-    /// What logits are divided by, where that is the method.
+    /// The temperature, if the method is `temperature`.
     #[must_use]
     pub fn temperature(&self) -> Option<f64> {
         match self {
@@ -125,7 +126,7 @@ impl Calibration {
     /// Logits `[N, C]` to probabilities `[N, C]`, row-major; each row sums to 1.
     ///
     /// # Errors
-    /// [`HeadError::Data`] for a logit that is NaN or infinite, and for another number of classes than was fitted on.
+    /// [`HeadError::Data`] for a logit that is NaN or infinite, or a number of classes other than in the fit.
     pub fn probabilities(&self, logits: &Logits) -> Result<Vec<f32>, HeadError> {
         check_finite(logits)?;
         self.check(logits.classes())?;
@@ -141,21 +142,21 @@ impl Calibration {
         })
     }
 
-    /// Whether this is a calibration of `classes` classes, as [`fit`](Self::fit) makes them: for one that was read.
+    /// Validates a calibration that was loaded: parameters in range, functions for `classes` classes.
     ///
     /// # Errors
-    /// [`HeadError::Data`] for a number that none can have, and for functions of another number of classes.
+    /// [`HeadError::Data`] for an invalid parameter or a wrong number of functions.
     pub fn check(&self, classes: usize) -> Result<(), HeadError> {
         let (valid, functions) = match self {
             Self::None => return Ok(()),
             Self::Temperature(temperature) => (temperature.is_finite() && *temperature > 0.0, None),
-            Self::Isotonic(all) => (all.iter().all(IsotonicCurve::is_valid), Some(all.len())),
-            Self::Platt(all) => (all.iter().all(Sigmoid::is_valid), Some(all.len())),
+            Self::Isotonic(curves) => (curves.iter().all(IsotonicCurve::is_valid), Some(curves.len())),
+            Self::Platt(sigmoids) => (sigmoids.iter().all(Sigmoid::is_valid), Some(sigmoids.len())),
         };
         if !valid {
             let method = self.method().as_str();
             return Err(HeadError::Data(format!(
-                "the calibration is no {method}: its numbers make no sense"
+                "the {method} calibration has parameters that are out of range"
             )));
         }
         match functions {
@@ -168,12 +169,12 @@ impl Calibration {
     }
 }
 
-/// How many functions tell the classes apart: two share one.
+/// Number of one-vs-rest functions: two classes share one.
 fn n_functions(classes: usize) -> usize {
     if classes == 2 { 1 } else { classes }
 }
 
-/// The logits of a class against the rest.
+/// The logit of a class against the rest; with two classes, the difference of their logits.
 fn one_vs_rest_logit(row: &[f32], function: usize) -> f64 {
     match *row {
         [first, second] => f64::from(second) - f64::from(first),
@@ -181,7 +182,7 @@ fn one_vs_rest_logit(row: &[f32], function: usize) -> f64 {
     }
 }
 
-/// Fits a function of each class's logit to whether it is the class.
+/// Fits one function per class to its logits and whether each sample is of the class.
 fn fit_per_class<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool]) -> F) -> Vec<F> {
     let classes = logits.classes();
     (0..n_functions(classes))
@@ -194,7 +195,7 @@ fn fit_per_class<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool
         .collect()
 }
 
-/// Each class's own probability by `probability`, so that a row sums to 1.
+/// Applies `probability(function, logit)` to each class and normalizes each row to sum to 1.
 fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -> f64) -> Vec<f32> {
     let classes = logits.classes();
     let mut out = Vec::with_capacity(logits.as_slice().len());
@@ -213,22 +214,26 @@ fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -
     out
 }
 
-/// Whether there is something to fit on, and a label for each of the `rows` that is one of `classes`.
+/// Checks that there is at least one row, and one label below `classes` per row.
 pub(crate) fn check_labels(rows: usize, classes: usize, labels: &[u32]) -> Result<(), HeadError> {
     if rows == 0 {
-        return Err(HeadError::Data("there is nothing to calibrate on: no samples".into()));
+        return Err(HeadError::Data("there are no samples to calibrate on".into()));
     }
     if rows != labels.len() {
-        return Err(HeadError::Data(format!("{rows} rows to calibrate on but {} labels", labels.len())));
+        return Err(HeadError::Data(format!(
+            "there are {rows} rows to calibrate on, but {} labels",
+            labels.len()
+        )));
     }
     match labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
         Some((row, label)) => Err(HeadError::Data(format!(
-            "label {label} in row {row} is not below {classes}, the number of classes"
+            "label {label} in row {row} is out of range: there are {classes} classes"
         ))),
         None => Ok(()),
     }
 }
 
+/// Checks that no logit is NaN or infinite.
 fn check_finite(logits: &Logits) -> Result<(), HeadError> {
     match logits.as_slice().iter().position(|v| !v.is_finite()) {
         Some(index) => Err(HeadError::Data(format!(

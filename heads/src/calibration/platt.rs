@@ -1,32 +1,33 @@
-//! A sigmoid of a class's logit.
+//! Platt scaling: a sigmoid of a class's logit.
 //!
-//! J. Platt, *Probabilistic Outputs for Support Vector Machines*, 1999, with its smoothed targets, found by Newton's method
-//! as H.-T. Lin, C.-J. Lin and R. C. Weng, *A Note on Platt's Probabilistic Outputs for Support Vector Machines*, 2007.
+//! J. Platt, *Probabilistic Outputs for Support Vector Machines*, 1999, with its smoothed targets, fitted by
+//! Newton's method as in H.-T. Lin, C.-J. Lin and R. C. Weng, *A Note on Platt's Probabilistic Outputs for
+//! Support Vector Machines*, 2007.
 
 use serde::{Deserialize, Serialize};
 
 /// `1 / (1 + exp(-(slope · logit + intercept)))`
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sigmoid {
-    /// By how much a logit counts.
+    /// Factor of the logit.
     pub slope: f64,
-    /// The log-odds of a logit of 0.
+    /// Log-odds at a logit of 0.
     pub intercept: f64,
 }
 
-/// Newton's steps at most; it takes about ten.
+/// Maximum number of Newton iterations; about ten are needed.
 const MAX_ITERATIONS: usize = 100;
 
-/// Halvings of a step at most.
+/// Maximum number of step halvings in the line search.
 const MAX_HALVINGS: usize = 60;
 
 impl Sigmoid {
-    /// Fits to which of `values` are positive. With values that are all equal the slope is 0.
+    /// Fits to `values` and whether each is positive. If all values are equal, the slope is 0.
     pub(super) fn fit(values: &[f64], positive: &[bool]) -> Self {
         let n = values.len() as f64;
         let n_positive = positive.iter().filter(|&&positive| positive).count() as f64;
         let targets = [1.0 / (n - n_positive + 2.0), (n_positive + 1.0) / (n_positive + 2.0)];
-        // Of mean 0 and variance 1 every scale of logits is solved as well.
+        // Standardized values make the solver independent of the scale of the logits.
         let mean = values.iter().sum::<f64>() / n;
         let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();
         let standardize = |value: f64| if deviation > 0.0 { (value - mean) / deviation } else { 0.0 };
@@ -58,7 +59,8 @@ fn sigmoid(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
 }
 
-/// The slope and intercept that minimise the cross entropy of `samples`, each a value and a target between 0 and 1.
+/// Slope and intercept that minimize the cross-entropy of `samples`, pairs of a value and a target in
+/// `[0, 1]`.
 fn minimize_cross_entropy(samples: &[(f64, f64)], intercept: f64) -> (f64, f64) {
     let loss = |slope: f64, intercept: f64| -> f64 {
         let losses = samples.iter().map(|&(x, target)| {
@@ -80,7 +82,7 @@ fn minimize_cross_entropy(samples: &[(f64, f64)], intercept: f64) -> (f64, f64) 
             h_x1 += curvature * x;
             h_11 += curvature;
         }
-        // Kept away from singular, as there: all values may be equal.
+        // A small ridge keeps the Hessian regular if all values are equal, as in Lin et al.
         let ridge = 1e-12 * (h_xx + h_11) + f64::MIN_POSITIVE;
         let (h_xx, h_11) = (h_xx + ridge, h_11 + ridge);
         let determinant = h_xx * h_11 - h_x1 * h_x1;
@@ -100,7 +102,7 @@ fn minimize_cross_entropy(samples: &[(f64, f64)], intercept: f64) -> (f64, f64) 
             }
             step_length /= 2.0;
         }
-        // No step is a step down any more: the minimum, as far as doubles tell.
+        // No step decreases the loss any further: this is the minimum up to rounding.
         let Some(accepted) = accepted else { break };
         (slope, intercept, current_loss) = accepted;
     }

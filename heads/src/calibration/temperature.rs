@@ -1,25 +1,28 @@
-//! One temperature for all logits.
+//! Temperature scaling: one temperature for all logits.
 //!
-//! C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, *On Calibration of Modern Neural Networks*, 2017. The log-loss is convex
-//! in the inverse of the temperature: Newton's method finds its minimum, within a bracket that only shrinks.
+//! C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, *On Calibration of Modern Neural Networks*, 2017. The
+//! log-loss is convex in the inverse temperature; a safeguarded Newton method finds its minimum inside a
+//! shrinking bracket.
 
 use rayon::prelude::*;
 
 use crate::data::Logits;
 
-/// The bracket of the inverse temperature, times the spread of the logits: scikit-learn's, but for the spread.
+/// Log half-width of the bracket of the inverse temperature, relative to the standard deviation of the logits
+/// (scikit-learn's bracket, but relative).
 const LOG_BRACKET: f64 = 10.0;
 
-/// Relative width of the bracket, or length of a step, at which the temperature is found.
+/// Relative bracket width or step length at which the search stops.
 const TOLERANCE: f64 = 1e-13;
 
-/// More rounds than halving the bracket takes.
+/// More iterations than bisecting the bracket needs.
 const MAX_ITERATIONS: usize = 200;
 
-/// Rows of a partial sum: fixed, so that no sum depends on the number of threads.
+/// Rows per partial sum; fixed, so that sums do not depend on the number of threads.
 const BLOCK: usize = 256;
 
-/// The temperature, as [`Calibration::fit`](super::Calibration::fit) describes it. Logits are finite, labels in range.
+/// The temperature as described in [`Calibration::fit`](super::Calibration::fit). Logits must be finite and
+/// labels in range.
 pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
     let loss = TemperatureLoss { logits, labels };
     let logit_std = loss.logit_std();
@@ -41,7 +44,7 @@ struct TemperatureLoss<'a> {
     labels: &'a [u32],
 }
 
-/// A point of the loss.
+/// The loss and its first two derivatives at one inverse temperature.
 #[derive(Clone, Copy, Debug, Default)]
 struct LossPoint {
     value: f64,
@@ -50,7 +53,7 @@ struct LossPoint {
 }
 
 impl TemperatureLoss<'_> {
-    /// The standard deviation of the logits within a row, over all rows.
+    /// Standard deviation of the logits within a row, over all rows.
     fn logit_std(&self) -> f64 {
         let classes = self.logits.classes() as f64;
         let variance = self.mean_over_rows(|row, _| {
@@ -60,6 +63,7 @@ impl TemperatureLoss<'_> {
         variance.sqrt()
     }
 
+    /// The loss and its derivatives at an inverse temperature.
     fn evaluate(&self, inverse: f64) -> LossPoint {
         self.mean_over_rows(|row, label| {
             let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -80,7 +84,7 @@ impl TemperatureLoss<'_> {
         })
     }
 
-    /// Where the loss is lowest between `low` and `high`.
+    /// The inverse temperature between `low` and `high` with the lowest loss.
     fn minimize(&self, mut low: f64, mut high: f64) -> f64 {
         if self.evaluate(low).slope >= 0.0 {
             return low;
@@ -97,7 +101,7 @@ impl TemperatureLoss<'_> {
                 high = inverse;
             }
             let newton = inverse - slope / curvature;
-            // A step of nothing, or back to an end, is within.
+            // Newton steps outside the bracket are replaced by bisection (in log space).
             let next = if (low..=high).contains(&newton) { newton } else { (low * high).sqrt() };
             if (next / inverse - 1.0).abs() < TOLERANCE || high / low - 1.0 < TOLERANCE {
                 return next;
@@ -107,7 +111,7 @@ impl TemperatureLoss<'_> {
         inverse
     }
 
-    /// Where the loss, on its way down from `low` to `high`, comes to `value`.
+    /// The point between `low` and `high` where the decreasing loss reaches `target`.
     fn find_crossing(&self, target: f64, mut low: f64, mut high: f64) -> f64 {
         for _ in 0..MAX_ITERATIONS {
             let middle = (low * high).sqrt();
@@ -119,7 +123,7 @@ impl TemperatureLoss<'_> {
         high
     }
 
-    /// The mean of `of` over all rows and their labels.
+    /// Mean of `f` over all rows and their labels.
     fn mean_over_rows<T: Averageable>(&self, f: impl Fn(&[f32], u32) -> T + Sync) -> T {
         let classes = self.logits.classes();
         let blocks: Vec<T> = self
@@ -137,7 +141,7 @@ impl TemperatureLoss<'_> {
     }
 }
 
-/// What can be averaged.
+/// A value that can be averaged.
 trait Averageable: Copy + Default + Send {
     fn add(self, other: Self) -> Self;
     fn scale(self, factor: f64) -> Self;

@@ -20,7 +20,7 @@ fn temperature(values: &[f32], classes: usize, labels: &[u32]) -> f64 {
     temperature
 }
 
-/// The mean log-loss at a temperature, without the rounding of probabilities.
+/// Mean log-loss at a temperature, computed without rounding the probabilities.
 fn log_loss(logits: &Logits, temperature: f64, labels: &[u32]) -> f64 {
     let rows = logits.rows().zip(labels).map(|(row, &label)| {
         let label_logit = f64::from(row[label as usize]);
@@ -31,7 +31,7 @@ fn log_loss(logits: &Logits, temperature: f64, labels: &[u32]) -> f64 {
     rows.sum::<f64>() / labels.len() as f64
 }
 
-/// Logits of any scale and labels of some of the classes, of which there are so many.
+/// Strategy: logits of any scale, and labels, for a number of classes in the range.
 fn samples(classes: std::ops::Range<usize>) -> impl Strategy<Value = (Logits, Vec<u32>)> {
     (classes, 1usize..40, -3f32..4.0).prop_flat_map(|(classes, rows, scale)| {
         let value = (-30i8..30).prop_map(move |v| f32::from(v) / 10.0 * 10f32.powf(scale));
@@ -68,7 +68,8 @@ proptest! {
         let Calibration::Temperature(best) = fitted else { panic!("another method") };
         let loss = |temperature| log_loss(&logits, temperature, &labels);
         let n = labels.len() as f64;
-        // Beyond the one the rule of succession stops it; beyond the other the bracket, where even probabilities are best.
+        // The loss floor (rule of succession) limits the temperature on one side, the bracket (where uniform
+        // probabilities are best) on the other.
         let (loss_floor, uniform_loss) = (((n + 2.0) / (n + 1.0)).ln(), (logits.classes() as f64).ln() - 1e-3);
         let other = loss(best * factor).max(loss_floor);
         prop_assert!(loss(best) <= if other > uniform_loss { other + 2e-3 } else { other + 1e-6 }, "{best}");
@@ -83,14 +84,14 @@ proptest! {
         prop_assert!(fitted.is_valid(), "{fitted:?}");
         let probabilities: Vec<f64> = (-250..250).map(|x| fitted.probability(f64::from(x) / 10.0)).collect();
         prop_assert!(probabilities.is_sorted(), "{probabilities:?}");
-        // It is right on average.
+        // The fitted probabilities are unbiased: they sum to the number of positives.
         let mean = values.iter().map(|&v| fitted.probability(v)).sum::<f64>();
         let count = hits[..values.len()].iter().filter(|&&hit| hit).count() as f64;
         prop_assert!((mean - count).abs() < 1e-9, "{mean} {count}");
     }
 }
 
-/// There the slope is 0 to the bit, and Newton's step ends at an end of the bracket.
+/// The slope is exactly 0 there, and Newton's step ends at an end of the bracket.
 #[test]
 fn newton_may_end_exactly_at_the_minimum() {
     let values = [0.001460308, 0.039428316, 0.0073015396, -0.0073015396, 0.0];
@@ -100,7 +101,7 @@ fn newton_may_end_exactly_at_the_minimum() {
     assert!((fitted.temperature().unwrap() - 0.072_211_24).abs() < 1e-6, "{fitted:?}");
 }
 
-/// 0.3 and what 0.9 is above it add up to a little more than 0.9.
+/// 0.3 plus the rounded difference to 0.9 slightly exceeds 0.9.
 #[test]
 fn isotonic_is_monotonic_despite_rounding() {
     let fitted = IsotonicCurve { logits: vec![-1.0, 0.0], probabilities: vec![0.3, 0.9] };
@@ -109,7 +110,7 @@ fn isotonic_is_monotonic_despite_rounding() {
 
 #[test]
 fn temperature_scaling_recovers_the_true_probabilities() {
-    // Labels drawn from a softmax, whose logits are then given seven times too large.
+    // Labels are drawn from a softmax; the logits are then scaled by 7.
     let mut rng = KeyedRng::new(&[1]);
     let mut values = Vec::new();
     let mut labels = Vec::new();
@@ -153,7 +154,7 @@ fn equal_logits_keep_the_temperature_at_one() {
     let values = logits(&[2.0; 9], 3);
     let platt = Calibration::fit(CalibrationMethod::Platt, &values, &[0, 1, 1]).unwrap();
     let isotonic = Calibration::fit(CalibrationMethod::Isotonic, &values, &[0, 1, 1]).unwrap();
-    // One of three, two of three and none of three, smoothed by Platt's targets; then divided by their sum.
+    // One, two and none of three samples, smoothed by Platt's targets, then normalized.
     let smoothed = [
         (1.0 / 3.0) * (2.0 / 3.0) + (2.0 / 3.0) * (1.0 / 4.0),
         (2.0 / 3.0) * (3.0 / 4.0) + (1.0 / 3.0) * (1.0 / 3.0),
@@ -168,7 +169,7 @@ fn equal_logits_keep_the_temperature_at_one() {
 
 #[test]
 fn a_row_with_only_zero_isotonic_probabilities_is_uniform() {
-    // Low logits of all classes are of none of them.
+    // Low logits of all classes: every class has probability 0.
     let values = [-5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0, 5.0, -5.0, -5.0, -5.0];
     let mut labels = vec![0, 0, 1, 2, 0];
     let fitted = Calibration::fit(CalibrationMethod::Isotonic, &logits(&values, 3), &labels).unwrap();
@@ -194,9 +195,9 @@ fn invalid_calibration_data_is_refused_with_row_and_class() {
         Calibration::fit(CalibrationMethod::Temperature, &logits(values, 2), labels).unwrap_err().to_string()
     };
     let cases = [
-        (fit(&[], &[]), "there is nothing to calibrate on: no samples"),
-        (fit(&[1.0, 2.0], &[0, 1]), "1 rows to calibrate on but 2 labels"),
-        (fit(&[1.0, 2.0], &[2]), "label 2 in row 0 is not below 2, the number of classes"),
+        (fit(&[], &[]), "there are no samples to calibrate on"),
+        (fit(&[1.0, 2.0], &[0, 1]), "there are 1 rows to calibrate on, but 2 labels"),
+        (fit(&[1.0, 2.0], &[2]), "label 2 in row 0 is out of range: there are 2 classes"),
         (
             fit(&[1.0, 2.0, f32::NAN, 0.0], &[0, 1]),
             "the logit of class 0 in row 1 is NaN: logits must be finite",
@@ -248,7 +249,7 @@ fn a_single_sample_makes_isotonic_constant_and_platt_its_smoothed_target() {
             fitted.probabilities(&logits(&[5.0, -5.0, -1.0, 2.0], 2)).unwrap()
         };
         assert_eq!(probabilities_of(CalibrationMethod::Isotonic), [1.0 - hit, hit, 1.0 - hit, hit]);
-        // Platt's targets: (1 + 1) / (1 + 2) for a hit, 1 / (1 + 2) for none.
+        // Platt's targets: (1 + 1) / (1 + 2) for a positive, 1 / (1 + 2) for a negative.
         let platt = probabilities_of(CalibrationMethod::Platt);
         assert!((platt[3] - target as f32).abs() < 1e-4, "{platt:?}, not {target}");
     }

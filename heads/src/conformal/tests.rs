@@ -1,6 +1,6 @@
 use super::*;
 
-/// Photos of which the probabilities that are given say the truth: a label is drawn from each row.
+/// Photos with correct probabilities: each label is drawn from its row.
 fn draw_exchangeable(rng: &mut KeyedRng, count: usize, classes: usize) -> (Vec<f32>, Vec<u32>) {
     let mut probabilities = Vec::with_capacity(count * classes);
     let mut labels = Vec::with_capacity(count);
@@ -18,8 +18,8 @@ fn draw_exchangeable(rng: &mut KeyedRng, count: usize, classes: usize) -> (Vec<f
     (probabilities, labels)
 }
 
-/// How far the mean of a coverage over draws may be from what is promised: 99 of 100 are nearer. Of a draw of `n` scores and
-/// one more photo the coverage is beta-distributed (Vovk 2012), and `m` photos share the scores of theirs.
+/// Tolerance of a mean coverage over draws, at 99 % confidence. The coverage of one draw of `n` scores is
+/// beta-distributed (Vovk 2012), and the `m` test photos of a draw share its scores.
 fn coverage_tolerance(coverage: f64, n: f64, m: f64, draws: f64) -> f64 {
     let variance = coverage * (1.0 - coverage);
     2.576 * (variance * (1.0 / m + 1.0 / (n + 2.0)) / draws).sqrt()
@@ -45,7 +45,7 @@ fn sets_cover_the_true_class_as_often_as_requested() {
             }
             let found = covered as f64 / (DRAWS * N_TEST) as f64;
             let tolerance = coverage_tolerance(coverage, n as f64, N_TEST as f64, DRAWS as f64);
-            // (n + 1) coverage is a whole number for each of these: the promise is met exactly.
+            // (n + 1) coverage is a whole number in each case, so the coverage is exact.
             assert!(
                 (found - coverage).abs() <= tolerance,
                 "{method:?} {n}: {found}, not {coverage} ± {tolerance}"
@@ -61,7 +61,7 @@ fn coverage_holds_even_for_uninformative_probabilities() {
     for method in [ConformalMethod::Lac, ConformalMethod::Aps] {
         let mut covered = 0;
         for _ in 0..DRAWS {
-            // Labels that have nothing to do with the probabilities.
+            // Labels that are independent of the probabilities.
             let mut draw = |count| {
                 let (probabilities, _) = draw_exchangeable(&mut rng, count, 4);
                 let labels = (0..count).map(|_| rng.below(4) as u32).collect::<Vec<_>>();
@@ -116,7 +116,7 @@ fn a_coverage_outside_0_to_1_is_refused() {
     let conformal = ConformalScores::fit(&[0.5, 0.5], &[0]).unwrap();
     for coverage in [0.0, 1.0, -0.5, 90.0, f64::NAN] {
         let error = conformal.set_predictor(coverage, ConformalMethod::Aps).unwrap_err().to_string();
-        assert!(error.contains("must lie between 0 and 1"), "{error}");
+        assert!(error.contains("must be between 0 and 1"), "{error}");
     }
 }
 
@@ -126,11 +126,11 @@ fn invalid_probabilities_or_scores_are_refused() {
     assert!(message(ConformalScores::fit(&[], &[]).unwrap_err()).contains("no samples"));
     assert!(
         message(ConformalScores::fit(&[0.5; 5], &[0, 1]).unwrap_err())
-            .contains("not a row for each of 2 labels")
+            .contains("do not divide into 2 rows, one per label")
     );
     assert!(message(ConformalScores::fit(&[0.5; 4], &[0, 2]).unwrap_err()).contains("label 2 in row 1"));
     let not_a_number = ConformalScores::fit(&[0.5, 0.5, f32::NAN, 0.5], &[0, 1]).unwrap_err();
-    assert_eq!(message(not_a_number), "NaN in row 1 is no probability of class 0");
+    assert_eq!(message(not_a_number), "NaN is not a probability (row 1, class 0)");
 
     let good = ConformalScores::fit(&[0.5, 0.5, 0.25, 0.75], &[0, 1]).unwrap();
     let scores = |method| good.scores(method).to_vec();
@@ -147,8 +147,8 @@ fn invalid_probabilities_or_scores_are_refused() {
     }
 }
 
-/// The `⌈(n + 1) coverage⌉`-th of `n` scores, those that are whole numbers but for rounding too: as many rows have their class
-/// in their set.
+/// The threshold is the `⌈(n + 1) coverage⌉`-th of `n` scores, even where the rank is whole only up to
+/// rounding: that many rows have their class in their set.
 #[test]
 fn the_threshold_is_the_score_of_the_requested_rank() {
     for n in [9u16, 19, 99, 199] {
@@ -171,6 +171,6 @@ fn a_row_without_a_confident_class_has_an_empty_lac_set() {
     let conformal = ConformalScores::fit(&[0.9, 0.05, 0.05].repeat(19), &[0; 19]).unwrap();
     let hard = [0.4, 0.3, 0.3];
     assert!(conformal.set_predictor(0.9, ConformalMethod::Lac).unwrap().predict(&hard).is_empty());
-    // As probable as the score is probable enough.
+    // A probability equal to the threshold is included.
     assert_eq!(conformal.set_predictor(0.9, ConformalMethod::Lac).unwrap().predict(&[0.05, 0.9, 0.05]), [1]);
 }

@@ -1,4 +1,4 @@
-//! The laws of heads that gradients pass through.
+//! Checks of heads that support gradients.
 
 use candle_core::{Device, Tensor, Var};
 
@@ -8,33 +8,34 @@ use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Head, HeadConfig, Tensors};
 
-/// Part by which gradients in `f32` may differ from finite differences.
+/// Relative difference allowed between `f32` gradients and finite differences.
 const TOLERANCE: f64 = 0.05;
 
 pub(super) fn check_differentiable<C: HeadConfig>(config: &C) {
     let Some(head) = config.differentiable() else { return };
     if let Err(error) = check_properties(config, head) {
-        fail(C::KIND, "a differentiable head works on tensors", error);
+        fail(C::KIND, "a differentiable head can be evaluated on tensors", error);
     }
 }
 
+/// The checks that may fail with an error of candle.
 fn check_properties<C: HeadConfig>(config: &C, differentiable: &dyn Differentiable) -> Result<(), HeadError> {
     let samples = SyntheticData::overlapping();
     let head = config.fit(&samples.training_set(), &FitContext::silent())?.head;
     let parameters = head.tensors()?;
     let features = Tensor::from_slice(&samples.values, (samples.labels.len(), samples.width), &Device::Cpu)?;
 
-    let property = "the parameters to start from have the names and shapes of the fitted ones";
+    let property = "the initial parameters have the names and shapes of the fitted ones";
     let shapes = |tensors: &Tensors| -> Vec<(String, Vec<usize>)> {
         tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect()
     };
     let (initial, fitted) =
         (shapes(&differentiable.initial_parameters(samples.width, samples.classes)?), shapes(&parameters));
     if initial != fitted {
-        fail(C::KIND, property, format_args!("they are {initial:?}, fitted {fitted:?}"));
+        fail(C::KIND, property, format_args!("initial {initial:?}, fitted {fitted:?}"));
     }
 
-    let property = "tensors give the logits that the fitted head gives";
+    let property = "`forward` gives the logits of the fitted head";
     let expected = head.logits(samples.features())?;
     let found = differentiable
         .forward(&parameters, &features, ForwardMode::Evaluate)?
@@ -43,32 +44,32 @@ fn check_properties<C: HeadConfig>(config: &C, differentiable: &dyn Differentiab
     let largest = expected.as_slice().iter().fold(0f32, |top, value| top.max(value.abs()));
     let error = expected.as_slice().iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     if found.len() != expected.as_slice().len() || error > 1e-3 * largest {
-        fail(C::KIND, property, format_args!("they differ by {error} where the largest is {largest}"));
+        fail(C::KIND, property, format_args!("they differ by {error}; the largest logit is {largest}"));
     }
 
-    let property = "a training step gives the same logits whenever it is taken";
+    let property = "a training step always gives the same logits";
     let step = || -> Result<Vec<f32>, HeadError> {
         let logits = differentiable.forward(&parameters, &features, ForwardMode::Train { step: 3 })?;
         Ok(logits.flatten_all()?.to_vec1()?)
     };
     let (first, second) = (step()?, step()?);
     if first.iter().zip(&second).any(|(a, b)| a.to_bits() != b.to_bits()) {
-        fail(C::KIND, property, "a second pass differs: key what is random by the seed and the step");
+        fail(C::KIND, property, "a second pass differs: derive random numbers from the seed and the step");
     }
     check_gradients::<C>(differentiable, &parameters, &features)
 }
 
-/// Compares the gradient by each parameter and by the features with a finite difference along it.
+/// Compares the gradient of each parameter and of the features with a finite difference along it.
 fn check_gradients<C: HeadConfig>(
     differentiable: &dyn Differentiable,
     parameters: &Tensors,
     features: &Tensor,
 ) -> Result<(), HeadError> {
     const FEATURES: &str = "the features";
-    let property = "gradients are those of finite differences";
+    let property = "gradients match finite differences";
     let mut inputs = parameters.clone();
     inputs.insert(FEATURES.into(), features.clone());
-    // A sum of all logits would hide faults that cancel between classes.
+    // A plain sum of all logits would hide errors that cancel between classes.
     let objective = |inputs: &Tensors| -> Result<Tensor, HeadError> {
         let logits = differentiable.forward(inputs, &inputs[FEATURES], ForwardMode::Evaluate)?;
         let coefficients: Vec<f32> = (0..logits.elem_count()).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -99,7 +100,7 @@ fn check_gradients<C: HeadConfig>(
                 C::KIND,
                 property,
                 format_args!(
-                    "by {name}: {gradient_norm} along the gradient, {finite_difference} by differences"
+                    "{name}: {gradient_norm} along the gradient, {finite_difference} by differences"
                 ),
             );
         }

@@ -1,4 +1,4 @@
-//! The laws that every head keeps, as a suite to run in a test.
+//! The conformance suite for heads, to be run in a test.
 //!
 //! ```
 //! headstock_heads::check_head::<headstock_heads::linear::LinearConfig>();
@@ -18,38 +18,38 @@ use candle_core::Device;
 use crate::data::{FeatureMatrix, Logits};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, Tensors};
+use crate::hyperparameter::hyperparameters;
 use crate::registry::Registry;
 use samples::SyntheticData;
 
-/// Checks that a head keeps the laws that `train` and the commands rely on, with its default configuration.
+/// Checks with the default configuration that a head has the properties `train` and the commands rely on.
 ///
-/// * The defaults are valid; `PARAMETERS` lists the keys of the table; the table comes back from TOML; an
-///   unknown key is an error that names it.
-/// * Logits are `[N, C]` and finite; separable classes are told apart; features of another width are an
-///   error.
+/// * The defaults are valid; every key has a doc comment; a TOML round trip keeps the table; an unknown
+///   key is an error that names it.
+/// * Logits are `[N, C]` and finite; separable classes are separated; features of another width are an error.
 /// * The same data and seed give the same bits, on one thread and on two.
-/// * A head that is saved and loaded gives the same bits; a tensor that is missing is an error.
-/// * A row's logits do not depend on the other rows, even where those are NaN or infinite.
-/// * It takes one class, one sample a class, a class without samples, more features than samples, constant
-///   features; huge features are fitted or refused without a panic.
-/// * `class_weight = "balanced"`, if there is such a key, favours rare classes and changes nothing where all
-///   are as frequent.
-/// * A head that says it starts from another ([`HeadConfig::SUPPORTS_WARM_START`]) does, also where classes are new, and refuses one of
-///   other features.
-/// * Classes with other numbers get the same predictions under their new numbers.
-/// * A head that says it is differentiable is: the same logits through tensors, and gradients as finite
-///   differences have them.
+/// * Saving and loading is lossless to the bit; a missing tensor is an error.
+/// * A row's logits do not depend on the other rows, even if those are NaN or infinite.
+/// * It handles one class, one sample per class, classes without samples, more features than samples and
+///   constant features; huge features are fitted or refused without a panic.
+/// * `class_weight = "balanced"`, if the key exists, favors rare classes and changes nothing when all classes
+///   are equally frequent.
+/// * A head that supports warm starts ([`HeadConfig::SUPPORTS_WARM_START`]) learns new classes from one, and
+///   refuses one with another number of features.
+/// * Renumbering the classes renumbers the predictions.
+/// * A differentiable head gives the same logits through tensors, and gradients that match finite
+///   differences.
 ///
 /// # Panics
-/// When a law is broken; the message says which, and how.
+/// When a property does not hold; the message says which one and how.
 pub fn check_head<C: HeadConfig>() {
     check_head_with(&C::default());
 }
 
-/// As [`check_head`], with a configuration other than the default, as for another solver of the same head.
+/// As [`check_head`], with a given configuration, for example another solver of the same head.
 ///
 /// # Panics
-/// As there.
+/// When a property does not hold; the message says which one and how.
 pub fn check_head_with<C: HeadConfig>(config: &C) {
     let checker = HeadChecker { config };
     checker.check_configuration();
@@ -66,9 +66,10 @@ pub fn check_head_with<C: HeadConfig>(config: &C) {
 
 /// Fails the test that runs the suite.
 fn fail(kind: &str, property: &str, detail: impl Display) -> ! {
-    panic!("head `{kind}` breaks a law: {property}; {detail}")
+    panic!("head `{kind}` fails a check: {property}; {detail}")
 }
 
+/// Runs the checks on a configuration.
 struct HeadChecker<'a, C> {
     config: &'a C,
 }
@@ -88,8 +89,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         self.expect_ok(property, self.config.fit(&samples.training_set(), &FitContext::silent()))
     }
 
-    /// Logits, which must be `[N, C]`; and finite, if asked.
-    fn logits(&self, property: &str, head: &C::Head, features: FeatureMatrix<'_>, finite: bool) -> Logits {
+    /// Logits, checked to be `[N, C]`.
+    fn logits(&self, property: &str, head: &C::Head, features: FeatureMatrix<'_>) -> Logits {
         let logits = self.expect_ok(property, head.logits(features));
         let shape = (logits.rows().len(), logits.classes());
         let expected = (features.len(), head.classes());
@@ -98,30 +99,39 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             property,
             format_args!("logits have shape {shape:?}, expected {expected:?}"),
         );
-        if finite && let Some(value) = logits.as_slice().iter().find(|value| !value.is_finite()) {
+        logits
+    }
+
+    /// Logits, checked to be `[N, C]` and finite.
+    fn finite_logits(&self, property: &str, head: &C::Head, features: FeatureMatrix<'_>) -> Logits {
+        let logits = self.logits(property, head, features);
+        if let Some(value) = logits.as_slice().iter().find(|value| !value.is_finite()) {
             fail(C::KIND, property, format_args!("a logit is {value}"));
         }
         logits
     }
 
     fn to_table(&self) -> toml::Table {
-        self.expect_ok("a configuration is a table of TOML values", toml::Table::try_from(self.config))
+        self.expect_ok("a configuration serializes to a TOML table", toml::Table::try_from(self.config))
     }
 
     fn check_configuration(&self) {
         self.expect_ok("the configuration passes its own check", self.config.check());
         let table = self.to_table();
 
-        let property = "PARAMETERS lists exactly the keys of the configuration, each once";
+        let property = "the JSON schema has exactly the keys of the configuration, each with a description";
+        let described = hyperparameters::<C>();
         let keys: BTreeSet<&str> = table.keys().map(String::as_str).collect();
-        let listed: BTreeSet<&str> = C::PARAMETERS.iter().map(|&(key, _)| key).collect();
-        self.require(keys == listed, property, format_args!("it lists {listed:?}, the keys are {keys:?}"));
-        self.require(listed.len() == C::PARAMETERS.len(), property, "a key is listed twice");
+        let listed: BTreeSet<&str> = described.iter().map(|key| key.name.as_str()).collect();
+        self.require(keys == listed, property, format_args!("it has {listed:?}, the keys are {keys:?}"));
+        for key in described.iter().filter(|key| key.about.is_empty()) {
+            self.require(false, property, format_args!("`{}` has no doc comment", key.name));
+        }
 
         let mut registry = Registry::empty();
         self.expect_ok("the head can be registered", registry.add::<C>());
         let kind = self.expect_ok("the head is found by its name", registry.get(C::KIND));
-        let property = "a configuration written as TOML is read back as it was";
+        let property = "a configuration is unchanged after writing and reading TOML";
         let text = self.expect_ok(property, toml::to_string(&table));
         let reread = self.expect_ok(property, kind.configure(self.expect_ok(property, text.parse()))).table();
         self.require(reread == table, property, format_args!("{table} became {reread}"));
@@ -145,7 +155,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
     }
 
     fn check_shapes(&self) {
-        let property = "a head takes and gives what it was fitted on";
+        let property = "a head has the width and number of classes of its training set";
         let samples = SyntheticData::separable();
         let head = self.fit(property, &samples).head;
         let (shape, expected) = ((head.width(), head.classes()), (samples.width, samples.classes));
@@ -154,16 +164,16 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             property,
             format_args!("(width, classes) is {shape:?}, expected {expected:?}"),
         );
-        let logits = self.logits("logits are [N, C] and finite", &head, samples.features(), true);
+        let logits = self.finite_logits("logits are [N, C] and finite", &head, samples.features());
         let no_rows = FeatureMatrix::from_valid_rows(&[], samples.width);
-        self.logits("no rows give no logits", &head, no_rows, true);
+        self.finite_logits("zero rows give zero rows of logits", &head, no_rows);
 
         let predicted = logits.argmax();
         let n_correct = predicted.iter().zip(&samples.labels).filter(|(a, b)| a == b).count();
-        let detail = format_args!("only {n_correct} of {} training samples are right", predicted.len());
+        let detail = format_args!("only {n_correct} of {} predictions are correct", predicted.len());
         self.require(
             n_correct * 10 >= predicted.len() * 9,
-            "classes that are far apart are told apart",
+            "well separated classes are predicted correctly",
             detail,
         );
 
@@ -171,8 +181,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let wide = vec![0.0; samples.width + 1];
         match head.logits(FeatureMatrix::from_valid_rows(&wide, samples.width + 1)) {
             Err(HeadError::Width { .. }) => {}
-            Err(error) => fail(C::KIND, property, format_args!("it is not HeadError::Width but: {error}")),
-            Ok(_) => fail(C::KIND, property, "they are accepted: call Features::expect_width"),
+            Err(error) => fail(C::KIND, property, format_args!("expected HeadError::Width, got: {error}")),
+            Ok(_) => fail(C::KIND, property, "they are accepted: call FeatureMatrix::expect_width"),
         }
     }
 
@@ -187,22 +197,22 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let property = "the same data and configuration give the same bits";
         let first = fit_on(property, 1);
         self.require(first == fit_on(property, 1), property, "a second fit differs from the first");
-        let property = "the number of threads changes nothing";
+        let property = "the result does not depend on the number of threads";
         self.require(
             first == fit_on(property, 2),
             property,
-            "a fit on two threads differs from one on one thread",
+            "a fit on two threads differs from a fit on one thread",
         );
     }
 
-    /// The head's tensors as a safetensors file.
+    /// The head's tensors as the bytes of a safetensors file.
     fn tensor_bytes(&self, property: &str, head: &C::Head) -> Vec<u8> {
         let tensors = self.expect_ok(property, head.tensors());
         self.expect_ok(property, safetensors::serialize(tensors.iter(), None))
     }
 
     fn check_persistence(&self) {
-        let property = "a head that is saved and loaded is the same to the bit";
+        let property = "a head is the same to the bit after saving and loading";
         let samples = SyntheticData::overlapping();
         let head = self.fit(property, &samples).head;
         let bytes = self.tensor_bytes(property, &head);
@@ -210,14 +220,14 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let tensors: Tensors = tensors.into_iter().collect();
         let loaded = self.expect_ok(property, self.config.load(&tensors));
         self.require(self.tensor_bytes(property, &loaded) == bytes, property, "its tensors differ");
-        let logits = |head: &C::Head| self.logits(property, head, samples.features(), true);
+        let logits = |head: &C::Head| self.finite_logits(property, head, samples.features());
         self.require(bits(&logits(&head)) == bits(&logits(&loaded)), property, "its logits differ");
 
-        let property = "a tensor that is missing is an error";
+        let property = "a missing tensor is an error";
         match self.config.load(&Tensors::new()) {
             Err(HeadError::Tensor { .. }) => {}
-            Err(error) => fail(C::KIND, property, format_args!("it is not HeadError::Tensor but: {error}")),
-            Ok(_) => fail(C::KIND, property, "a head is loaded from no tensors at all"),
+            Err(error) => fail(C::KIND, property, format_args!("expected HeadError::Tensor, got: {error}")),
+            Ok(_) => fail(C::KIND, property, "a head is loaded from an empty set of tensors"),
         }
     }
 
@@ -225,24 +235,24 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let property = "a row's logits do not depend on the other rows";
         let samples = SyntheticData::overlapping();
         let head = self.fit(property, &samples).head;
-        let batch = self.logits(property, &head, samples.features(), true);
+        let batch = self.finite_logits(property, &head, samples.features());
         for (i, (row, expected)) in samples.features().rows().zip(batch.rows()).enumerate() {
             let alone =
-                self.logits(property, &head, FeatureMatrix::from_valid_rows(row, samples.width), true);
+                self.finite_logits(property, &head, FeatureMatrix::from_valid_rows(row, samples.width));
             let same = alone.as_slice().iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
             self.require(
                 same,
                 property,
-                format_args!("row {i} alone gives {:?}, among others {expected:?}", alone.as_slice()),
+                format_args!("row {i} alone gives {:?}, in a batch {expected:?}", alone.as_slice()),
             );
         }
 
-        let property = "a row that is not finite does not spoil the others";
+        let property = "a row that is not finite does not affect the others";
         let mut values = samples.values.clone();
         values[..samples.width].fill(f32::NAN);
         values[2 * samples.width..3 * samples.width].fill(f32::INFINITY);
         let with_non_finite =
-            self.logits(property, &head, FeatureMatrix::from_valid_rows(&values, samples.width), false);
+            self.logits(property, &head, FeatureMatrix::from_valid_rows(&values, samples.width));
         let others =
             batch.rows().zip(with_non_finite.rows()).enumerate().filter(|(i, _)| ![0, 2].contains(i));
         for (i, (expected, found)) in others {
@@ -258,9 +268,9 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let cases = [
             ("a set with one class can be fitted", SyntheticData::one_class(1)),
             ("classes without samples are allowed", SyntheticData::one_class(3)),
-            ("one sample a class is enough to fit", SyntheticData::one_sample_per_class()),
+            ("one sample per class is enough to fit", SyntheticData::one_sample_per_class()),
             ("more features than samples are allowed", SyntheticData::more_features_than_samples()),
-            ("features that are constant are allowed", SyntheticData::constant_features()),
+            ("constant features are allowed", SyntheticData::constant_features()),
         ];
         for (property, samples) in cases {
             let head = self.fit(property, &samples).head;
@@ -269,7 +279,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
                 property,
                 format_args!("it has {} classes", head.classes()),
             );
-            self.logits(property, &head, samples.features(), true);
+            self.finite_logits(property, &head, samples.features());
         }
         let property = "huge features are fitted or refused without a panic";
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -293,25 +303,21 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let (none, balanced) = (with_class_weight("none"), with_class_weight("balanced"));
         let (none, balanced) = (HeadChecker { config: &none }, HeadChecker { config: &balanced });
 
-        let property = "balanced class weights change nothing where all classes are as frequent";
+        let property = "balanced class weights change nothing where all classes are equally frequent";
         let even_data = SyntheticData::overlapping();
         let [a, b] = [&none, &balanced]
             .map(|checker| checker.tensor_bytes(property, &checker.fit(property, &even_data).head));
         self.require(a == b, property, "the fits differ");
 
-        let property = "balanced class weights favour the rare class";
+        let property = "balanced class weights favor the rare class";
         let unbalanced = SyntheticData::unbalanced();
         let count_rare = |checker: &HeadChecker<'_, C>| {
-            let logits = checker.logits(
-                property,
-                &checker.fit(property, &unbalanced).head,
-                unbalanced.features(),
-                true,
-            );
+            let head = checker.fit(property, &unbalanced).head;
+            let logits = checker.finite_logits(property, &head, unbalanced.features());
             logits.argmax().iter().filter(|&&class| class == 1).count()
         };
         let (rare_without, rare_with) = (count_rare(&none), count_rare(&balanced));
-        let detail = format_args!("{rare_with} samples are taken for it with them, {rare_without} without");
+        let detail = format_args!("predicted {rare_with} times with them, {rare_without} times without");
         self.require(rare_with > rare_without, property, detail);
     }
 
@@ -324,23 +330,23 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             let property = "a head has tensors";
             self.expect_ok(property, self.fit(property, samples).head.tensors())
         };
-        let property = "a head that starts from another learns classes that are new";
+        let property = "a warm start learns new classes";
         let start = tensors(&few.zero_padded(many.width));
         let context = FitContext::silent().with_warm_start(&start);
         let head = self.expect_ok(property, self.config.fit(&many.training_set(), &context)).head;
-        let predicted = self.logits(property, &head, many.features(), true).argmax();
+        let predicted = self.finite_logits(property, &head, many.features()).argmax();
         let n_correct = predicted.iter().zip(&many.labels).filter(|(a, b)| a == b).count();
-        let detail = format_args!("only {n_correct} of {} training samples are right", predicted.len());
+        let detail = format_args!("only {n_correct} of {} predictions are correct", predicted.len());
         self.require(n_correct * 10 >= predicted.len() * 9, property, detail);
 
-        let property = "a head of other features is no start";
+        let property = "a warm start with another number of features is an error";
         let start = tensors(&few);
         let result = self.config.fit(&many.training_set(), &FitContext::silent().with_warm_start(&start));
-        self.require(result.is_err(), property, "it is taken: compare the widths");
+        self.require(result.is_err(), property, "it is accepted: compare the widths");
     }
 
     fn check_renumbered_classes(&self) {
-        let property = "classes with other numbers get the same predictions under their new numbers";
+        let property = "renumbering the classes renumbers the predictions";
         let samples = SyntheticData::overlapping();
         let renumber = |class: u32| (class + 1) % samples.classes as u32;
         let renumbered = SyntheticData {
@@ -348,10 +354,10 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             ..samples.clone()
         };
         let logits = |samples: &SyntheticData| {
-            self.logits(property, &self.fit(property, samples).head, samples.features(), true)
+            self.finite_logits(property, &self.fit(property, samples).head, samples.features())
         };
         let (before, after) = (logits(&samples), logits(&renumbered).argmax());
-        // Where classes tie, as votes do, the lowest number wins.
+        // On ties, as with votes, the lowest class wins.
         let agrees = |&(row, &after): &(&[f32], &u32)| {
             let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let found = (0..samples.classes as u32).find(|&class| renumber(class) == after);

@@ -1,9 +1,9 @@
-//! The data sets that the suite fits on.
+//! Synthetic data sets for the conformance suite.
 
 use crate::data::{FeatureMatrix, TrainingSet};
 use crate::random::KeyedRng;
 
-/// Features `[N, F]` and labels `[N]` of known make.
+/// Features `[N, F]` and labels `[N]`.
 #[derive(Clone, Debug)]
 pub(super) struct SyntheticData {
     pub(super) values: Vec<f32>,
@@ -21,7 +21,8 @@ impl SyntheticData {
         TrainingSet::new(self.features(), &self.labels, self.classes).expect("the suite's samples are valid")
     }
 
-    /// Values from 0 to 1 as from a ReLU; feature `c` is higher by `distance` in the samples of class `c`.
+    /// Uniform values from 0 to 1 (like after a ReLU); feature `c` is higher by `distance` for samples of
+    /// class `c`.
     fn shifted_uniform(labels: Vec<u32>, width: usize, classes: usize, distance: f32) -> Self {
         let mut rng = KeyedRng::new(&[labels.len() as u64, width as u64]);
         let mut values = Vec::with_capacity(labels.len() * width);
@@ -34,22 +35,22 @@ impl SyntheticData {
         Self { values, labels, width, classes }
     }
 
-    /// `n` samples, the classes in turn.
+    /// `n` samples with labels 0, 1, .., `classes - 1`, 0, 1, ..
     fn cycling_classes(n: usize, width: usize, classes: usize, distance: f32) -> Self {
         Self::shifted_uniform((0..n).map(|i| (i % classes) as u32).collect(), width, classes, distance)
     }
 
-    /// Four classes far apart.
+    /// Four well separated classes.
     pub(super) fn separable() -> Self {
         Self::cycling_classes(120, 8, 4, 4.0)
     }
 
-    /// Three classes that overlap, as frequent.
+    /// Three overlapping, equally frequent classes.
     pub(super) fn overlapping() -> Self {
         Self::cycling_classes(90, 7, 3, 0.4)
     }
 
-    /// The same, with features that are 0 after its own.
+    /// The same samples with zero features appended.
     pub(super) fn zero_padded(&self, width: usize) -> Self {
         let pad = |row: &[f32]| -> Vec<f32> {
             row.iter().copied().chain(std::iter::repeat(0.0)).take(width).collect()
@@ -58,7 +59,7 @@ impl SyntheticData {
         Self { values, width, labels: self.labels.clone(), classes: self.classes }
     }
 
-    /// Samples of the first class alone, among `classes`.
+    /// Samples of the first class only, out of `classes`.
     pub(super) fn one_class(classes: usize) -> Self {
         Self::shifted_uniform(vec![0; 10], 4, classes, 1.0)
     }
@@ -71,7 +72,7 @@ impl SyntheticData {
         Self::cycling_classes(6, 40, 3, 1.0)
     }
 
-    /// Two of four features do not vary; one of them is 0.
+    /// Two of four features are constant; one of them is 0.
     pub(super) fn constant_features() -> Self {
         let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for row in samples.values.chunks_exact_mut(4) {
@@ -80,7 +81,7 @@ impl SyntheticData {
         samples
     }
 
-    /// Values near the end of `f32`.
+    /// Values near the largest `f32`.
     pub(super) fn huge() -> Self {
         let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for value in &mut samples.values {
@@ -89,7 +90,7 @@ impl SyntheticData {
         samples
     }
 
-    /// Two classes that overlap, the second one a tenth as frequent.
+    /// Two overlapping classes; the second is a tenth as frequent.
     pub(super) fn unbalanced() -> Self {
         Self::shifted_uniform((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
     }

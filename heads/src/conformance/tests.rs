@@ -1,9 +1,11 @@
-//! A head that keeps every law, and versions of it that break one each: the suite finds each of them.
+//! A correct head, and faulty versions that violate one property each; the suite must detect every fault.
 
+use std::borrow::Cow;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Tensor};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check_head;
@@ -11,18 +13,18 @@ use crate::affine::Affine;
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, HyperparameterInfo, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Tensors};
 
-/// Declares the faults, and for each a test that the suite names the law which it breaks.
+/// Declares the faults, and for each a test that the suite reports the violated property.
 macro_rules! faults {
-    ($($number:literal $fault:ident $test:ident: $law:literal,)*) => {
+    ($($number:literal $fault:ident $test:ident: $property:literal,)*) => {
         $(const $fault: u8 = $number;)*
 
         $(#[test]
         fn $test() {
-            let panic = catch_unwind(check_head::<Means<$fault>>).expect_err("the suite lets the fault pass");
+            let panic = catch_unwind(check_head::<FaultyConfig<$fault>>).expect_err("the fault is not found");
             let message = panic.downcast_ref::<String>().expect("a message");
-            assert!(message.contains($law), "the fault is found, but under another law: {message}");
+            assert!(message.contains($property), "the fault is found, but for another property: {message}");
         })*
     };
 }
@@ -31,69 +33,69 @@ const NONE: u8 = 0;
 
 faults! {
     1 INVALID_DEFAULTS defaults_that_are_invalid_are_found: "passes its own check",
-    2 UNLISTED_KEY a_key_missing_from_parameters_is_found: "PARAMETERS lists exactly the keys",
-    3 KEY_LISTED_TWICE a_key_listed_twice_is_found: "a key is listed twice",
-    4 MISREAD a_value_that_is_read_otherwise_than_written_is_found: "is read back as it was",
+    2 UNLISTED_KEY a_key_missing_from_the_schema_is_found: "the JSON schema has exactly the keys",
+    3 UNDOCUMENTED_KEY a_key_without_a_description_is_found: "`scale` has no doc comment",
+    4 MISREAD a_value_that_changes_in_a_round_trip_is_found: "is unchanged after writing and reading TOML",
     5 OTHER_DEFAULT a_default_that_depends_on_the_table_is_found: "an empty table is the default",
     6 UNKNOWN_KEYS unknown_keys_that_pass_are_found: "an unknown key is an error",
-    7 OTHER_WIDTH a_wrong_width_is_found: "takes and gives what it was fitted on",
+    7 OTHER_WIDTH a_wrong_width_is_found: "has the width and number of classes",
     8 MISSHAPEN logits_of_the_wrong_shape_are_found: "logits have shape",
     9 NOT_A_NUMBER logits_that_are_not_finite_are_found: "a logit is NaN",
-    10 EMPTY_REFUSED a_head_that_needs_rows_is_found: "no rows give no logits",
-    11 LEARNS_NOTHING a_head_that_learns_nothing_is_found: "far apart are told apart",
+    10 EMPTY_REFUSED a_head_that_needs_rows_is_found: "zero rows give zero rows of logits",
+    11 LEARNS_NOTHING a_head_that_learns_nothing_is_found: "well separated classes are predicted correctly",
     12 ANY_WIDTH features_of_another_width_that_pass_are_found: "features of another width are an error",
     13 DRIFTS fits_that_differ_are_found: "the same data and configuration give the same bits",
-    14 THREADS a_fit_that_depends_on_threads_is_found: "the number of threads changes nothing",
+    14 THREADS a_fit_that_depends_on_threads_is_found: "the result does not depend on the number of threads",
     15 LOSSY a_head_that_is_saved_with_a_loss_is_found: "its logits differ",
-    16 LOADS_NOTHING a_head_made_of_no_tensors_is_found: "a tensor that is missing is an error",
+    16 LOADS_NOTHING a_head_loaded_from_no_tensors_is_found: "a missing tensor is an error",
     17 BATCH logits_that_depend_on_the_batch_are_found: "do not depend on the other rows",
-    18 SPREADS values_that_are_not_finite_and_spread_are_found: "does not spoil the others",
+    18 SPREADS values_that_are_not_finite_and_spread_are_found: "does not affect the others",
     19 TWO_CLASSES a_head_that_needs_two_classes_is_found: "one class can be fitted",
     20 EVERY_CLASS a_head_that_needs_every_class_is_found: "classes without samples are allowed",
-    21 TWO_EACH a_head_that_needs_two_samples_a_class_is_found: "one sample a class is enough",
+    21 TWO_EACH a_head_that_needs_two_samples_per_class_is_found: "one sample per class is enough",
     22 TALL a_head_that_needs_many_samples_is_found: "more features than samples",
-    23 VARIANCE a_head_that_needs_variance_is_found: "features that are constant",
+    23 VARIANCE a_head_that_needs_variance_is_found: "constant features are allowed",
     24 OVERFLOWS a_panic_on_huge_features_is_found: "huge features are fitted or refused without a panic",
-    25 WEIGHTS_IGNORED class_weights_without_effect_are_found: "favour the rare class",
-    26 WEIGHTS_SKEWED class_weights_that_act_on_even_classes_are_found: "where all classes are as frequent",
-    27 FAVOURITE a_head_that_favours_a_class_by_its_number_is_found: "classes with other numbers",
+    25 WEIGHTS_IGNORED class_weights_without_effect_are_found: "favor the rare class",
+    26 WEIGHTS_SKEWED class_weights_that_act_on_even_classes_are_found: "where all classes are equally frequent",
+    27 FAVORITE a_head_that_favors_a_class_by_its_number_is_found: "renumbering the classes",
     28 OTHER_NAMES parameters_of_other_names_are_found: "the names and shapes of the fitted ones",
-    29 OTHER_LOGITS tensors_that_give_other_logits_are_found: "the logits that the fitted head gives",
-    30 STREAM randomness_from_a_stream_is_found: "the same logits whenever it is taken",
+    29 OTHER_LOGITS tensors_that_give_other_logits_are_found: "gives the logits of the fitted head",
+    30 STREAM randomness_from_a_stream_is_found: "a training step always gives the same logits",
     31 NO_GRADIENT a_gradient_that_is_lost_is_found: "no gradient reaches",
-    32 HALF_GRADIENT a_gradient_that_is_wrong_is_found: "gradients are those of finite differences",
-    33 STAYS a_warm_start_that_learns_no_new_class_is_found: "learns classes that are new",
-    34 ANY_START a_start_of_other_features_that_is_taken_is_found: "a head of other features is no start",
+    32 HALF_GRADIENT a_gradient_that_is_wrong_is_found: "gradients match finite differences",
+    33 STAYS a_warm_start_that_learns_no_new_class_is_found: "a warm start learns new classes",
+    34 ANY_START an_accepted_warm_start_of_another_width_is_found: "a warm start with another number of features",
     35 UNNAMED_KEY an_error_that_does_not_name_the_unknown_key_is_found: "an unknown key is an error that names it",
-    36 OTHER_CLASSES a_wrong_number_of_classes_is_found: "takes and gives what it was fitted on",
-    37 OTHER_ERROR features_of_another_width_with_another_error_are_found: "it is not HeadError::Width",
-    38 NO_TENSOR_ERROR missing_tensors_with_another_error_are_found: "it is not HeadError::Tensor",
+    36 OTHER_CLASSES a_wrong_number_of_classes_is_found: "has the width and number of classes",
+    37 OTHER_ERROR features_of_another_width_with_another_error_are_found: "expected HeadError::Width",
+    38 NO_TENSOR_ERROR missing_tensors_with_another_error_are_found: "expected HeadError::Tensor",
     39 HISTORY_DRIFTS a_history_that_differs_is_found: "the same data and configuration give the same bits",
     40 RELOADED a_head_that_is_changed_when_it_is_loaded_is_found: "its tensors differ",
     41 PRESENT_ONLY a_head_without_its_absent_classes_is_found: "it has 1 classes",
-    42 SLIGHT_FAVOURITE a_head_that_slightly_favours_a_class_by_its_number_is_found: "classes with other numbers",
+    42 SLIGHT_FAVORITE a_head_that_slightly_favors_a_class_by_its_number_is_found: "renumbering the classes",
 }
 
 #[test]
-fn a_head_without_fault_passes() {
-    check_head::<Means<NONE>>();
+fn a_correct_head_passes() {
+    check_head::<FaultyConfig<NONE>>();
 }
 
-/// The class whose mean is nearest, with the frequency of the classes as prior: linear discriminant analysis
-/// with the identity as covariance. `FAULT` breaks it.
+/// Nearest class mean with class frequencies as priors: LDA with the identity as covariance. `FAULT` breaks
+/// it.
 #[derive(Clone, Debug, Serialize)]
-struct Means<const FAULT: u8> {
+struct FaultyConfig<const FAULT: u8> {
     class_weight: ClassWeight,
     scale: f64,
 }
 
-impl<const FAULT: u8> Default for Means<FAULT> {
+impl<const FAULT: u8> Default for FaultyConfig<FAULT> {
     fn default() -> Self {
         Self { class_weight: ClassWeight::None, scale: 1.0 }
     }
 }
 
-impl<'de, const FAULT: u8> Deserialize<'de> for Means<FAULT> {
+impl<'de, const FAULT: u8> Deserialize<'de> for FaultyConfig<FAULT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -108,7 +110,7 @@ impl<'de, const FAULT: u8> Deserialize<'de> for Means<FAULT> {
             return if known {
                 Ok(Self::default())
             } else {
-                Err(serde::de::Error::custom("there is a key too many"))
+                Err(serde::de::Error::custom("there is an unknown key"))
             };
         }
         if FAULT == UNKNOWN_KEYS {
@@ -122,20 +124,27 @@ impl<'de, const FAULT: u8> Deserialize<'de> for Means<FAULT> {
     }
 }
 
+impl<const FAULT: u8> JsonSchema for FaultyConfig<FAULT> {
+    fn schema_name() -> Cow<'static, str> {
+        "FaultyConfig".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let about = if FAULT == UNDOCUMENTED_KEY { "" } else { "The factor of the features." };
+        let key = if FAULT == UNLISTED_KEY { "kind" } else { "class_weight" };
+        json_schema!({ "properties": { "scale": { "description": about }, key: { "description": "Weights." } } })
+    }
+}
+
 static FITS: AtomicU64 = AtomicU64::new(0);
 
 fn refuse_if(fault: bool) -> Result<(), HeadError> {
     if fault { Err(HeadError::Data("refused".into())) } else { Ok(()) }
 }
 
-impl<const FAULT: u8> HeadConfig for Means<FAULT> {
+impl<const FAULT: u8> HeadConfig for FaultyConfig<FAULT> {
     const KIND: &'static str = "means";
     const ABOUT: &'static str = "the class whose mean is nearest";
-    const PARAMETERS: &'static [HyperparameterInfo] = match FAULT {
-        UNLISTED_KEY => &[("scale", "")],
-        KEY_LISTED_TWICE => &[("scale", ""), ("class_weight", ""), ("scale", "")],
-        _ => &[("scale", ""), ("class_weight", "")],
-    };
     const SUPPORTS_WARM_START: bool = FAULT == STAYS || FAULT == ANY_START;
     type Head = FaultyHead<FAULT>;
 
@@ -183,11 +192,11 @@ impl<const FAULT: u8> HeadConfig for Means<FAULT> {
             DRIFTS => bias[0] += FITS.fetch_add(1, Ordering::Relaxed) as f64,
             THREADS => bias[0] += rayon::current_num_threads() as f64,
             WEIGHTS_SKEWED if self.class_weight == ClassWeight::Balanced => bias[0] -= 1.0,
-            FAVOURITE => bias[0] += 0.3,
-            SLIGHT_FAVOURITE => bias[0] += 0.1,
+            FAVORITE => bias[0] += 0.3,
+            SLIGHT_FAVORITE => bias[0] += 0.1,
             _ => {}
         }
-        // Where features are huge, the sums above are not finite: the map refuses them.
+        // With huge features the sums above are not finite, and the affine map refuses them.
         let map = if FAULT == PRESENT_ONLY {
             let present = counts.iter().filter(|&&count| count > 0).count();
             Affine::from_f64(&weight[..present * width], &bias[..present], width)?
@@ -266,7 +275,7 @@ impl<const FAULT: u8> Head for FaultyHead<FAULT> {
     }
 }
 
-impl<const FAULT: u8> Differentiable for Means<FAULT> {
+impl<const FAULT: u8> Differentiable for FaultyConfig<FAULT> {
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let prefix = if FAULT == OTHER_NAMES { "initial." } else { "" };
         Affine::from_f64(&vec![0.0; classes * width], &vec![0.0; classes], width)?.tensors_with_prefix(prefix)

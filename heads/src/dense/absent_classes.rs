@@ -1,15 +1,16 @@
-//! From the planes of the classes that have samples to a head for all classes.
+//! Extends the weights of the classes that have samples to a head for all classes.
 
 use crate::affine::{ABSENT_CLASS_LOGIT, Affine};
 use crate::error::HeadError;
 
-/// An affine head for `classes` classes from weights `[K, F]` and biases `[K]` of those in `present`.
+/// An affine head for `classes` classes from the weights `[K, F]` and biases `[K]` of the classes in
+/// `present`.
 ///
-/// A class without samples gets the mean of the others' logits and [`ABSENT`] on top: on no features can it win, and a
-/// softmax makes it 0.
+/// A class without samples gets the mean weights and bias plus [`ABSENT_CLASS_LOGIT`]: it never has the
+/// highest logit, and a softmax gives it probability 0.
 ///
 /// # Errors
-/// [`HeadError::Diverged`] where they leave the range of `f32`.
+/// [`HeadError::Diverged`] when a value overflows `f32`.
 pub(crate) fn expand_to_all_classes(
     present: &[usize],
     weight: &[f64],
@@ -34,9 +35,8 @@ pub(crate) fn expand_to_all_classes(
             all_biases.push(mean(bias, 0) + ABSENT_CLASS_LOGIT);
         }
     }
-    Affine::from_f64(&all_weights, &all_biases, width).map_err(|_| {
-        HeadError::Diverged("the fitted weights leave the range of f32: scale the features".into())
-    })
+    Affine::from_f64(&all_weights, &all_biases, width)
+        .map_err(|_| HeadError::Diverged("the fitted weights overflow f32: scale the features".into()))
 }
 
 #[cfg(test)]

@@ -1,30 +1,31 @@
-//! Cholesky factors of bands.
+//! Cholesky factorization of band matrices.
 
 use faer::ColMut;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::gram::LowerTriangular;
 
-/// Diagonals of a band below the main one. Twice as many are found a little sooner, but solved later and kept in twice the memory.
+/// Number of diagonals below the main one. Twice as many are found slightly sooner, but take longer to solve
+/// and twice the memory.
 pub(crate) const BANDWIDTH: usize = 16;
-/// Columns that are solved for side by side: four AVX-512 registers of `f64`, eight AVX ones. That hides the latency of the
-/// products, of which each needs the one before.
+/// Columns solved together: four AVX-512 registers of `f64`, eight AVX ones. This hides the latency of the
+/// products, each of which needs the previous one.
 pub(crate) const LANES: usize = 32;
 
-/// `L` of `B = L Lᵀ`.
+/// The factor `L` of `B = L Lᵀ`.
 #[derive(Clone, Debug)]
 pub(crate) struct BandCholesky {
-    /// For each row what is left of the diagonal, the nearest last.
+    /// The entries left of the diagonal of each row, the nearest last.
     off_diagonal: Vec<[f64; BANDWIDTH]>,
-    /// One over the diagonal.
+    /// Reciprocals of the diagonal.
     inverse_diagonal: Vec<f64>,
 }
 
 impl BandCholesky {
-    /// The factor of the lower diagonals of a matrix, as if the others were 0, and a shift of its diagonal.
+    /// Factors the lower diagonals of a matrix (the others count as 0) with `shift` added to its diagonal.
     ///
-    /// There is none when that is not positive definite beyond rounding: when a pivot is at most `n ε` times the largest value
-    /// of the diagonal.
+    /// `None` if the matrix is not positive definite beyond rounding: if a pivot is at most `n ε` times the
+    /// largest diagonal value.
     pub(crate) fn new(matrix: &LowerTriangular, shift: f64) -> Option<Self> {
         let size = matrix.size();
         let floor = size as f64 * f64::EPSILON * (matrix.diagonal().fold(0.0, f64::max) + shift);
@@ -55,13 +56,14 @@ impl BandCholesky {
         self.off_diagonal.len()
     }
 
-    /// `L⁻¹` times columns `[n, m]`, row-major, to `out`, and the sums of the squares of what comes out, `[m]`. `m` is a multiple
-    /// of [`LANES`]. The bits of a column depend on nothing but the column.
+    /// Forward substitution: writes `L⁻¹` times columns `[n, m]` (row-major) to `out`, and the squared norm
+    /// of each result column to `squares` `[m]`. `m` is a multiple of [`LANES`]. The bits of a column depend
+    /// on that column only.
     pub(crate) fn forward_substitute(&self, columns: &[f64], out: &mut [f64], squares: &mut [f64]) {
         Arch::new().dispatch(ForwardSubstitution { factor: self, columns, out, squares });
     }
 
-    /// Replaces a column `[n]` by `B⁻¹` times it.
+    /// Replaces a column `b` `[n]` by `B⁻¹ b`.
     pub(crate) fn solve(&self, mut column: ColMut<'_, f64>) {
         for (i, (off_diagonal, inverse_diagonal)) in
             self.off_diagonal.iter().zip(&self.inverse_diagonal).enumerate()
@@ -81,7 +83,7 @@ impl BandCholesky {
     }
 }
 
-/// The operation of [`BandCholesky::forward`].
+/// The SIMD operation of [`BandCholesky::forward_substitute`].
 struct ForwardSubstitution<'a> {
     factor: &'a BandCholesky,
     columns: &'a [f64],
@@ -122,7 +124,7 @@ impl ForwardSubstitution<'_> {
     }
 }
 
-/// [`LANES`] values.
+/// The first [`LANES`] values as SIMD registers.
 #[inline(always)]
 fn registers<S: Simd>(values: &[f64]) -> &[S::f64s] {
     S::as_simd_f64s(&values[..LANES]).0
@@ -150,10 +152,10 @@ mod tests {
     use crate::random::KeyedRng;
     use crate::vector::available_archs;
 
-    /// Not there to be looked at.
+    /// Marks entries that must not be read.
     const UNREAD: f64 = f64::NAN;
 
-    /// The lower triangle of a band whose diagonal outweighs the rest of its row; column-major.
+    /// The lower triangle of a diagonally dominant band matrix, column-major.
     fn band(size: usize) -> Vec<f64> {
         let mut rng = KeyedRng::new(&[size as u64]);
         let mut value = |k: usize| match (k % size).checked_sub(k / size) {
@@ -177,7 +179,7 @@ mod tests {
         (0..size * 2 * LANES).map(|k| (k as f64 * 0.7).sin()).collect()
     }
 
-    /// What comes out, and the sums of its squares.
+    /// The result columns and their squared norms.
     fn forward_substitute_on(factor: &BandCholesky, columns: &[f64], arch: Arch) -> (Vec<f64>, Vec<f64>) {
         let mut out = vec![UNREAD; columns.len()];
         let mut squares = vec![UNREAD; columns.len() / factor.size()];

@@ -1,13 +1,13 @@
-//! A symmetric matrix brought to a band, from which systems are solved for many shifts of its diagonal.
+//! Reduction of a symmetric matrix to band form, to solve systems with many shifts of its diagonal.
 
 use std::cmp::Ordering;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::householder::{
-    apply_block_householder_sequence_on_the_left_in_place_scratch as turn_back_scratch,
-    apply_block_householder_sequence_on_the_left_in_place_with_conj as turn_back_in_place,
-    apply_block_householder_sequence_transpose_on_the_left_in_place_scratch as turn_scratch,
-    apply_block_householder_sequence_transpose_on_the_left_in_place_with_conj as turn_in_place,
+    apply_block_householder_sequence_on_the_left_in_place_scratch as apply_q_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj as apply_q_in_place,
+    apply_block_householder_sequence_transpose_on_the_left_in_place_scratch as apply_qt_scratch,
+    apply_block_householder_sequence_transpose_on_the_left_in_place_with_conj as apply_qt_in_place,
     make_householder_in_place,
 };
 use faer::linalg::matmul::matmul;
@@ -21,29 +21,30 @@ use super::factor::{column_chunks, row_chunks};
 use super::gram::{LowerTriangular, tiles};
 use crate::vector::VectorOps;
 
-/// Reflections that columns are turned by at a time.
+/// Householder reflectors per block of the compact WY representation.
 const REFLECTORS_PER_BLOCK: usize = 64;
-/// Rows of a product that a thread computes at a time.
+/// Rows of a product per parallel task.
 const ROWS_PER_TASK: usize = 128;
-/// Side of the tiles of what is not yet reduced.
+/// Side of the tiles of the trailing matrix.
 const TILE_SIDE: usize = 192;
 
-/// `Q` and `B` of `A = Q B Qᵀ`, `Q` orthogonal and `B` a band (Bischof, Lang and Sun 2000, *A framework for symmetric band
-/// reduction*).
+/// `Q` and `B` of `A = Q B Qᵀ`, with `Q` orthogonal and `B` a band matrix (Bischof, Lang and Sun 2000, *A
+/// framework for symmetric band reduction*).
 ///
-/// A tridiagonal `B`, or eigenvalues, would be solved sooner but found later: down to this width nearly all the work is products
-/// of matrices. Of 2,048 rows the band takes a third of the time of faer's tridiagonal matrix and a sixth of its eigenvectors'.
+/// A tridiagonal `B`, or eigenvalues, would be faster to solve with but slower to find: at this bandwidth
+/// nearly all the work is matrix products. For 2,048 rows it takes a third of the time of faer's
+/// tridiagonalization and a sixth of that of its eigenvectors.
 #[derive(Clone, Debug)]
 pub(crate) struct BandReduction {
-    /// `B` in the lower [`BANDWIDTH`] diagonals and the main one. Column `j` below that has the vector of the `j`th reflection of
-    /// those that `Q` is the product of, without the 1 that it begins with.
+    /// `B` in the main and the lower [`BANDWIDTH`] diagonals. Below the band, column `j` holds the vector of
+    /// the `j`-th reflector of `Q`, without its leading 1.
     matrix: LowerTriangular,
-    /// `T` of each block of reflections `I - V T⁻¹ Vᵀ`, side by side.
+    /// `T` of each block of reflectors `I - V T⁻¹ Vᵀ`, side by side.
     wy_factors: Mat<f64>,
 }
 
 impl BandReduction {
-    /// Reduces in place.
+    /// Reduces a matrix in place.
     pub(crate) fn new(mut matrix: LowerTriangular) -> Self {
         let mut taus = Vec::with_capacity(matrix.size());
         let mut rest = matrix.as_mut();
@@ -75,14 +76,14 @@ impl BandReduction {
         Self { matrix, wy_factors }
     }
 
-    /// Replaces columns `[n, m]` by `Qᵀ` times them, on this thread.
+    /// Replaces columns `[n, m]` by `Qᵀ` times them, on the calling thread.
     pub(crate) fn apply_q_transpose(&self, columns: MatMut<'_, f64>) {
         let count = self.wy_factors.ncols();
         if count > 0 {
             let mut memory =
-                MemBuffer::new(turn_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
+                MemBuffer::new(apply_qt_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
             let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
-            turn_in_place(
+            apply_qt_in_place(
                 reflectors(&self.matrix),
                 self.wy_factors.as_ref(),
                 Conj::No,
@@ -102,14 +103,14 @@ impl BandReduction {
         out
     }
 
-    /// Replaces columns `[n, m]` by `Q` times them, on this thread.
+    /// Replaces columns `[n, m]` by `Q` times them, on the calling thread.
     fn apply_q(&self, columns: MatMut<'_, f64>) {
         let count = self.wy_factors.ncols();
         if count > 0 {
             let mut memory =
-                MemBuffer::new(turn_back_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
+                MemBuffer::new(apply_q_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
             let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
-            turn_back_in_place(
+            apply_q_in_place(
                 reflectors(&self.matrix),
                 self.wy_factors.as_ref(),
                 Conj::No,
@@ -120,12 +121,13 @@ impl BandReduction {
         }
     }
 
-    /// The Cholesky factor of `B + shift`; nothing when that is not positive definite beyond rounding.
+    /// The Cholesky factor of `B + shift`; `None` if that is not positive definite beyond rounding.
     pub(crate) fn cholesky(&self, shift: f64) -> Option<BandCholesky> {
         BandCholesky::new(&self.matrix, shift)
     }
 
-    /// `(A + shift)⁻¹` times columns `[n, m]`; nothing when `A + shift` is not positive definite beyond rounding.
+    /// `(A + shift)⁻¹` times columns `[n, m]`; `None` if `A + shift` is not positive definite beyond
+    /// rounding.
     pub(crate) fn solve(&self, shift: f64, rhs: &Mat<f64>) -> Option<Mat<f64>> {
         let factor = self.cholesky(shift)?;
         let mut out = rhs.clone();
@@ -138,14 +140,15 @@ impl BandReduction {
     }
 }
 
-/// The vectors of the reflections, unit lower triangular, from the diagonal below the band on.
+/// The vectors of the reflectors, unit lower triangular, starting at the diagonal below the band.
 fn reflectors(matrix: &LowerTriangular) -> MatRef<'_, f64> {
     let count = matrix.size().saturating_sub(BANDWIDTH);
     matrix.as_ref().submatrix(matrix.size() - count, 0, count, count)
 }
 
-/// Makes columns `[m, BAND]` upper triangular by reflections `I - v vᵀ / length`. Below the triangle comes what follows the 1
-/// that a `v` begins with. Returns the `v`, `[m, min(m, BAND)]`.
+/// QR-factors a panel `[m, BANDWIDTH]` in place with reflectors `I - v vᵀ / tau`: the upper triangle becomes
+/// `R`, and below it are the `v` without their leading 1. Appends the `tau`; returns the `v`,
+/// `[m, min(m, BANDWIDTH)]`.
 fn triangularize_panel(mut out: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f64> {
     let (height, width) = out.shape();
     let count = height.min(width);
@@ -172,9 +175,9 @@ fn triangularize_panel(mut out: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f64
     })
 }
 
-/// `T` of a product `I - V T⁻¹ Vᵀ` of reflections: `VᵀV` above the diagonal, the lengths on it (Puglisi 1992, *Modification of the
-/// Householder method based on the compact WY representation*). What is on and above the diagonal of the vectors is not looked
-/// at, nor is that below the result's.
+/// `T` of a product of reflectors `I - V T⁻¹ Vᵀ`: `VᵀV` above the diagonal, the `tau` on it (Puglisi 1992,
+/// *Modification of the Householder method based on the compact WY representation*). Reads only the part of
+/// `vectors` below the diagonal; does not write below the diagonal of `out`.
 fn compact_wy_factor(vectors: MatRef<'_, f64>, taus: &[f64], mut out: MatMut<'_, f64>) {
     let (top, below) = vectors.split_at_row(vectors.ncols());
     let (upper, full) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
@@ -199,7 +202,7 @@ fn compact_wy_factor(vectors: MatRef<'_, f64>, taus: &[f64], mut out: MatMut<'_,
     }
 }
 
-/// `V W V`, side by side, with which `(I - V T⁻¹ Vᵀ)ᵀ A (I - V T⁻¹ Vᵀ) = A - V Wᵀ - W Vᵀ`.
+/// `[V, W, V]` side by side, with `(I - V T⁻¹ Vᵀ)ᵀ A (I - V T⁻¹ Vᵀ) = A - V Wᵀ - W Vᵀ`.
 fn two_sided_update(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, taus: &[f64]) -> Mat<f64> {
     let (height, count) = vectors.shape();
     let mut factor = Mat::zeros(count, count);
@@ -214,7 +217,7 @@ fn two_sided_update(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, taus: &[f64]) -
         symmetric_times(matrix, vectors.as_ref(), first, out.as_mut());
         solve_lower_triangular_in_place(factor, out.transpose_mut(), Par::Seq);
     });
-    // Less half of V T⁻ᵀ Vᵀ of it.
+    // Subtract half of V T⁻ᵀ Vᵀ times it.
     let mut half_correction = Mat::zeros(count, count);
     matmul(half_correction.as_mut(), Accum::Replace, vectors.transpose(), product.as_ref(), 1.0, Par::Seq);
     solve_lower_triangular_in_place(factor, half_correction.as_mut(), Par::Seq);
@@ -222,7 +225,8 @@ fn two_sided_update(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, taus: &[f64]) -
     vwv
 }
 
-/// The rows from `first` on of the product of a symmetric matrix, of which the lower triangle is looked at, and columns.
+/// Rows of the product of a symmetric matrix (of which the lower triangle is read) and `columns`, starting at
+/// row `first`.
 fn symmetric_times(
     matrix: MatRef<'_, f64>,
     columns: MatRef<'_, f64>,
@@ -253,7 +257,7 @@ mod tests {
     use crate::dense::factor::random_positive_semidefinite;
     use crate::random::KeyedRng;
 
-    /// Of no reflection, of few, and of several blocks and tiles; the last columns a panel of their own that is too short.
+    /// Without reflectors, with few, and with several blocks and tiles; in the last the final panel is short.
     const SIZES: [usize; 6] =
         [1, BANDWIDTH, BANDWIDTH + 1, 3 * BANDWIDTH + 5, REFLECTORS_PER_BLOCK + BANDWIDTH, 3 * TILE_SIDE - 3];
 
@@ -307,7 +311,7 @@ mod tests {
         }
     }
 
-    /// Reflections that have nothing to do, and others of what is only rounding.
+    /// Some reflectors are the identity, others are computed from rounding errors.
     #[test]
     fn singular_matrices_are_solved_with_a_shift_and_not_without() {
         let size = REFLECTORS_PER_BLOCK + 3 * BANDWIDTH;

@@ -1,4 +1,4 @@
-//! Factorisations of symmetric matrices, and what is solved with them.
+//! Factorizations of symmetric matrices and their solvers.
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -15,18 +15,18 @@ use super::Real;
 use super::gram::{LowerTriangular, tiles};
 use crate::error::HeadError;
 
-/// Columns that are eliminated at a time, and side of the tiles that they are taken from.
+/// Columns eliminated at a time, and side of the tiles of the trailing matrix.
 const PANEL_COLUMNS: usize = 192;
-/// Columns of a result that a thread computes at a time.
+/// Columns of a result per parallel task.
 const COLUMNS_PER_TASK: usize = 64;
 
-/// `L` of `A = L Lᵀ`.
+/// The factor `L` of `A = L Lᵀ`.
 #[derive(Clone, Debug)]
 pub(crate) struct Cholesky<T = f64>(LowerTriangular<T>);
 
 impl<T: Real> Cholesky<T> {
-    /// Factors in place; nothing when `A` is not positive definite beyond rounding: when a pivot is at most `n ε` times the
-    /// largest value of the diagonal, the share below which numpy's `matrix_rank` counts a direction as none.
+    /// Factors in place. `None` if `A` is not positive definite beyond rounding: if a pivot is at most `n ε`
+    /// times the largest diagonal value, the relative tolerance of numpy's `matrix_rank`.
     pub(crate) fn new(matrix: LowerTriangular<T>) -> Option<Self> {
         let largest = matrix.diagonal().fold(0.0, f64::max);
         let floor = matrix.size() as f64 * T::epsilon_impl().into() * largest;
@@ -35,7 +35,8 @@ impl<T: Real> Cholesky<T> {
         definite.then_some(factor)
     }
 
-    /// Factors in place whatever has positive pivots, be they no more than rounding: good enough to precondition with.
+    /// Factors in place any matrix with positive pivots, even if they are only rounding: enough for a
+    /// preconditioner.
     pub(crate) fn for_preconditioning(mut matrix: LowerTriangular<T>) -> Option<Self> {
         let mut rest = matrix.as_mut();
         while rest.nrows() > 0 {
@@ -69,7 +70,7 @@ impl<T: Real> Cholesky<T> {
     }
 }
 
-/// The Cholesky factor of one tile, in place; nothing when a pivot is not positive.
+/// The Cholesky factor of one tile, in place; `None` when a pivot is not positive.
 fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
     let params = Spec::<LltParams, T>::new(Auto::<T>::auto());
     let mut memory = MemBuffer::new(cholesky_in_place_scratch::<T>(matrix.nrows(), Par::Seq, params));
@@ -77,20 +78,20 @@ fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
     cholesky_in_place(matrix, Default::default(), Par::Seq, stack, params).ok().map(drop)
 }
 
-/// `V` and `λ` of `A = V diag(λ) Vᵀ`, `λ` ascending.
+/// Eigenvectors `V` and ascending eigenvalues `λ` of `A = V diag(λ) Vᵀ`.
 #[derive(Clone, Debug)]
 pub(crate) struct EigenDecomposition {
-    /// `λ`, `[n]`; those below 0 by rounding are 0, as for a matrix that is positive semidefinite.
+    /// `λ`, `[n]`; values that are negative by rounding are set to 0.
     values: Vec<f64>,
-    /// `V`, `[n, n]`, a vector a column.
+    /// `V`, `[n, n]`, one vector per column.
     vectors: Mat<f64>,
 }
 
 impl EigenDecomposition {
-    /// Of a matrix that is positive semidefinite.
+    /// Decomposes a positive semidefinite matrix.
     ///
     /// # Errors
-    /// [`HeadError::Diverged`] when the iteration does not end.
+    /// [`HeadError::Diverged`] when the iteration does not converge.
     pub(crate) fn new(matrix: &LowerTriangular) -> Result<Self, HeadError> {
         let size = matrix.size();
         let (mut values, mut vectors) = (vec![0.0; size], Mat::zeros(size, size));
@@ -101,7 +102,7 @@ impl EigenDecomposition {
         let diagonal = DiagMut::from_slice_mut(&mut values);
         self_adjoint_evd(matrix.as_ref(), diagonal, Some(vectors.as_mut()), Par::Seq, stack, params)
             .map_err(|_| {
-                HeadError::Diverged("the eigenvalues of the features' covariance are not found".into())
+                HeadError::Diverged("the eigenvalues of the features' covariance did not converge".into())
             })?;
         values.iter_mut().for_each(|value| *value = value.max(0.0));
         Ok(Self { values, vectors })
@@ -119,14 +120,14 @@ impl EigenDecomposition {
         parallel_matmul(self.vectors.as_ref(), inner.as_ref())
     }
 
-    /// `A⁺ B` as LAPACK's `gelsd` and so scipy's `lstsq` find it, but for the eigenvalues that are no more than rounding: at
-    /// most `n ε` times the largest one (there `ε` times).
+    /// `A⁺ B` as in LAPACK's `gelsd` (scipy's `lstsq`), but with the cutoff for eigenvalues at `n ε` times
+    /// the largest one (there `ε` times).
     pub(crate) fn pseudo_solve(&self, rhs: MatRef<'_, f64>) -> Mat<f64> {
         self.pseudo_solve_shifted(0.0, rhs)
     }
 
-    /// `(A + shift)⁻¹ B` for `B` in the span of `A`, for any shift of at least 0: what `B` has of the other directions is no more
-    /// than rounding, as their eigenvalues are.
+    /// `(A + shift)⁻¹ B` for `shift >= 0` and `B` in the span of `A`. Directions with a zero eigenvalue are
+    /// left out: `B` has only rounding errors there.
     pub(crate) fn pseudo_solve_shifted(&self, shift: f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
         let floor = self.values.len() as f64 * f64::EPSILON * self.values.last().copied().unwrap_or_default();
         self.apply_spectral(|value| if value > floor { 1.0 / (value + shift) } else { 0.0 }, rhs)
@@ -143,7 +144,7 @@ fn parallel_matmul(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     out
 }
 
-/// Pieces of a matrix along its columns, of `most` at most, each with its first column.
+/// Splits a matrix into column blocks of at most `max_columns`, each with the index of its first column.
 pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, max_columns: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
     while rest.ncols() > 0 {
@@ -155,7 +156,7 @@ pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, max_columns: usize) -> Vec
     chunks
 }
 
-/// Pieces of a matrix along its rows, of `most` at most, each with its first row.
+/// Splits a matrix into row blocks of at most `max_rows`, each with the index of its first row.
 pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, max_rows: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let transposed = column_chunks(matrix.transpose_mut(), max_rows);
     transposed.into_iter().map(|(first, chunk)| (first, chunk.transpose_mut())).collect()

@@ -1,4 +1,4 @@
-//! Products of a feature matrix with itself.
+//! Gram matrices of a feature matrix: `XᵀX` and `XXᵀ`.
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use rayon::prelude::*;
 use super::Real;
 use super::rows::RowSource;
 
-/// Side of the tiles of a product that a thread computes at a time. A tile and a block of factors fit the second-level cache,
-/// what it costs to make a block `f64` is small beside the products it is in, and a ResNet-18's 512 features still make
+/// Side of the tiles that a task computes. A tile and a block of factors fit the second-level cache,
+/// converting a block to `f64` is cheap relative to its products, and a ResNet-18's 512 features still give
 /// three tiles. Measured: 256 is a tenth slower, 512 no faster.
 const TILE_SIDE: usize = 384;
-/// Terms that are summed at a time.
+/// Terms of the sums that are added at a time.
 const TERMS_PER_STEP: usize = 256;
 
-/// What a product of a matrix with itself pairs.
+/// Which vectors of the matrix are multiplied with each other.
 #[derive(Clone, Copy)]
 enum GramAxis {
     Columns,
@@ -47,10 +47,10 @@ impl GramAxis {
     }
 }
 
-/// A symmetric matrix `[n, n]`, of which the lower triangle is kept; or a lower triangular one.
+/// A symmetric matrix `[n, n]` stored as its lower triangle, or a lower triangular matrix.
 #[derive(Clone, Debug)]
 pub(crate) struct LowerTriangular<T = f64> {
-    /// Column-major; what lies above the diagonal is not looked at.
+    /// Column-major; entries above the diagonal are never read.
     values: Vec<T>,
     size: usize,
 }
@@ -66,6 +66,7 @@ impl<T: Real> LowerTriangular<T> {
         Self::gram(rows, GramAxis::Rows)
     }
 
+    /// The Gram matrix along an axis, in parallel over tiles.
     fn gram(rows: &impl RowSource, axis: GramAxis) -> Self {
         let (size, depth) = match axis {
             GramAxis::Columns => (rows.width(), rows.n_rows()),
@@ -75,7 +76,8 @@ impl<T: Real> LowerTriangular<T> {
         tiles(gram.as_mut(), TILE_SIDE).into_par_iter().for_each_init(
             || (Vec::new(), Vec::new(), Vec::new()),
             |(left, right, sums), tile| {
-                // Columns of the whole matrix lie far apart, often by a power of two: a tile of its own stays in the cache.
+                // Columns of the matrix are far apart in memory, often by a power of two; a separate tile
+                // stays in the cache.
                 let (height, width) = (tile.values.nrows(), tile.values.ncols());
                 sums.clear();
                 sums.resize(height * width, T::default());
@@ -98,7 +100,7 @@ impl<T: Real> LowerTriangular<T> {
         gram
     }
 
-    /// Of values `[n, n]`, column-major.
+    /// Wraps values `[n, n]`, column-major.
     pub(crate) fn from_column_major(values: Vec<T>, size: usize) -> Self {
         Self { values, size }
     }
@@ -121,7 +123,7 @@ impl<T: Real> LowerTriangular<T> {
         self.values.iter().step_by(self.size + 1).map(|&value| value.into())
     }
 
-    /// Adds to the diagonal, `[n]`.
+    /// Adds values to the diagonal, `[n]`.
     pub(crate) fn add_to_diagonal(&mut self, values: impl IntoIterator<Item = f64>) {
         for (sum, value) in self.values.iter_mut().step_by(self.size + 1).zip(values) {
             *sum = T::from_f64((*sum).into() + value);
@@ -130,12 +132,12 @@ impl<T: Real> LowerTriangular<T> {
 }
 
 impl LowerTriangular {
-    /// Multiplies all values.
+    /// Multiplies all values by `factor`.
     pub(crate) fn scale(&mut self, factor: f64) {
         self.values.iter_mut().for_each(|value| *value *= factor);
     }
 
-    /// The sum of the squares of all values of the symmetric matrix.
+    /// The sum of squares of all entries of the symmetric matrix (squared Frobenius norm).
     pub(crate) fn sum_of_squares(&self) -> f64 {
         let column_sum = |(column, values): (usize, &[f64])| {
             let below: f64 = values[column + 1..].iter().map(|value| value * value).sum();
@@ -153,12 +155,12 @@ pub(crate) struct Tile<'a, T> {
 }
 
 impl<T: Real> Tile<'_, T> {
-    /// The rows of the matrix that it holds.
+    /// The rows of the matrix in this tile.
     pub(crate) fn rows(&self) -> Range<usize> {
         self.first_row..self.first_row + self.values.nrows()
     }
 
-    /// The columns of the matrix that it holds.
+    /// The columns of the matrix in this tile.
     pub(crate) fn columns(&self) -> Range<usize> {
         self.first_column..self.first_column + self.values.ncols()
     }
@@ -181,7 +183,7 @@ impl<T: Real> Tile<'_, T> {
     }
 }
 
-/// The tiles of the lower triangle of a square matrix, `side` rows and columns each.
+/// The tiles of the lower triangle of a square matrix, with at most `side` rows and columns each.
 pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_, T>> {
     let mut tiles = Vec::new();
     let (mut rest, mut first_column) = (matrix, 0);
@@ -207,7 +209,7 @@ mod tests {
     use crate::dense::rows::CenteredRows;
     use crate::random::KeyedRng;
 
-    /// Small integers, so that every order of a sum gives the same value; more than two tiles and two blocks of terms.
+    /// Small integers make every order of summation exact. The sizes need several tiles and term blocks.
     #[test]
     fn products_of_many_tiles_are_the_schoolbook_ones() {
         for (count, width) in [(300, 2 * TILE_SIDE + 7), (2 * TILE_SIDE + 7, 300)] {

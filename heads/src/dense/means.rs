@@ -1,31 +1,31 @@
-//! The mean of each class.
+//! Class means.
 
 use crate::data::{FeatureMatrix, TrainingSet};
 use crate::gemm::par_fill_columns;
 use crate::vector::VectorOps;
 
-/// The classes that have samples, and the mean of each.
+/// The classes that have samples, and their means.
 #[derive(Clone, Debug)]
 pub(crate) struct ClassMeans {
-    /// The classes with samples, in ascending order; there are `K` of them.
+    /// Classes with samples, ascending; `K` of them.
     pub(crate) present: Vec<usize>,
-    /// Samples of each of those, `[K]`.
+    /// Number of samples of each present class, `[K]`.
     pub(crate) counts: Vec<usize>,
-    /// Their means, `[K, F]`.
+    /// Means of the present classes, `[K, F]`.
     pub(crate) means: Vec<f64>,
-    /// For each sample, which of those classes is its own; `[N]`.
+    /// Index into `present` of each sample's class, `[N]`.
     pub(crate) class_of_row: Vec<u32>,
     /// Number of features, `F`.
     pub(crate) width: usize,
 }
 
 impl ClassMeans {
-    /// One pass over the features.
+    /// Computes the means in one pass over the features.
     pub(crate) fn new(data: &TrainingSet<'_>) -> Self {
         Self::with_row_scales(data, None)
     }
 
-    /// The same, of rows that are each multiplied by a number, `scales` `[N]`.
+    /// As [`new`](Self::new), with each row multiplied by its entry of `scales` `[N]`.
     pub(crate) fn with_row_scales(data: &TrainingSet<'_>, scales: Option<&[f64]>) -> Self {
         let counts = data.class_counts();
         let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
@@ -41,12 +41,12 @@ impl ClassMeans {
         Self { present, counts, means, class_of_row, width: data.features().width() }
     }
 
-    /// The mean of class `k` of those present, `[F]`.
+    /// The mean of the `k`-th present class, `[F]`.
     pub(crate) fn mean(&self, k: usize) -> &[f64] {
         &self.means[k * self.width..(k + 1) * self.width]
     }
 
-    /// The mean of the class means, each counting `weights` `[K]`; `[F]`.
+    /// The mean of the class means, weighted by `weights` `[K]`; `[F]`.
     pub(crate) fn mean_of_means(&self, weights: impl IntoIterator<Item = f64>) -> Vec<f64> {
         let (mut mean, mut weight_sum) = (vec![0.0; self.width], 0.0);
         for (k, weight) in weights.into_iter().enumerate() {
@@ -58,7 +58,7 @@ impl ClassMeans {
     }
 }
 
-/// The sum of the rows of each class, `[K, F]`, in parallel over the columns; each sum in the order of the rows.
+/// Sums of the rows of each class, `[K, F]`, in parallel over columns; each sum in row order.
 fn class_sums(
     features: FeatureMatrix<'_>,
     class_of_row: &[u32],

@@ -1,9 +1,9 @@
-//! Dense linear algebra on features that are kept in `f32`, for the heads in closed form: in `f64`, and in `f32` where that
-//! is a start or a preconditioner.
+//! Dense linear algebra on `f32` features for the closed-form heads: computed in `f64`, or in `f32` where
+//! that is enough for an initial value or a preconditioner.
 //!
-//! Features are centred, and become `f64`, a block at a time, never as a whole. Work is split along the result, in pieces whose size does not
-//! depend on the threads, and never along a sum: so the bits do not depend on the threads either. faer computes the pieces,
-//! each on one thread.
+//! Features are centered and converted to `f64` block by block, never as a whole. Work is split along the
+//! result into pieces of fixed size, never along a sum, so the bits do not depend on the number of threads.
+//! Each piece is computed by faer on one thread.
 
 use faer::traits::RealField;
 
@@ -15,9 +15,9 @@ pub(crate) mod gram;
 pub(crate) mod means;
 pub(crate) mod rows;
 
-/// What a matrix is computed in.
+/// The floating-point type of a computation.
 pub(crate) trait Real: RealField + Copy + Default + Send + Sync + Into<f64> {
-    /// The nearest value.
+    /// Rounds to the nearest value.
     fn from_f64(value: f64) -> Self;
 }
 

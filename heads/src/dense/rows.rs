@@ -1,4 +1,4 @@
-//! Features as the closed forms take them: centred and scaled on their way into a block.
+//! Matrices whose rows are computed on demand: centered and scaled features.
 
 use std::ops::Range;
 
@@ -7,16 +7,16 @@ use pulp::Arch;
 use super::Real;
 use crate::data::FeatureMatrix;
 
-/// A matrix `[N, F]`, computed in `f64`, that is made row by row when it is needed.
+/// A matrix `[N, F]` whose rows are computed in `f64` when they are read.
 pub(crate) trait RowSource: Sync {
     /// `N`
     fn n_rows(&self) -> usize;
     /// `F`
     fn width(&self) -> usize;
-    /// Writes some columns of a row.
+    /// Writes `columns` of a row to `out`.
     fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]);
 
-    /// Some columns of some rows, row-major.
+    /// Reads `columns` of several rows into `out`, row-major.
     fn read_block<T: Real>(
         &self,
         rows: impl IntoIterator<Item = usize>,
@@ -34,15 +34,15 @@ pub(crate) trait RowSource: Sync {
     }
 }
 
-/// Rows less a mean, times a number: both those of the row's group.
+/// Rows minus a mean and times a scale, both of the row's group.
 pub(crate) struct CenteredRows<'a> {
     /// `[N, F]`
     pub(crate) features: FeatureMatrix<'a>,
     /// The group of each row, `[N]`.
     pub(crate) group: &'a [u32],
-    /// The mean of each group, `[groups, F]`; or one for all.
+    /// The mean of each group, `[groups, F]`, or one mean for all.
     pub(crate) means: &'a [f64],
-    /// What the rows of each group are multiplied by, `[groups]`.
+    /// Factor for the rows of each group, `[groups]`.
     pub(crate) scales: &'a [f64],
 }
 
@@ -71,15 +71,15 @@ impl RowSource for CenteredRows<'_> {
     }
 }
 
-/// Some rows, each feature less its mean and divided by its scale.
+/// A subset of rows, with each feature centered and divided by its scale.
 pub(crate) struct StandardizedRows<'a> {
     /// All features.
     pub(crate) features: FeatureMatrix<'a>,
-    /// The rows to take.
+    /// Indices of the rows.
     pub(crate) row_indices: &'a [usize],
     /// `[F]`
     pub(crate) mean: &'a [f64],
-    /// What to multiply by, `[F]`.
+    /// Reciprocal scale of each feature, `[F]`.
     pub(crate) inverse_scale: &'a [f64],
 }
 

@@ -6,8 +6,8 @@ use super::*;
 
 const CLASSES: u32 = 4;
 
-/// Labels and groups of every kind: views of photos, pairs of copies among photos that have none, patients with photos of
-/// several classes and of unequal numbers, and classes of one group and of two.
+/// Labels and groups of several kinds: views of photos, pairs of copies, patients with several classes and
+/// unequal numbers of photos, and classes with one or two groups.
 pub(crate) fn example_groupings() -> [(&'static str, Vec<u32>, Vec<u32>); 4] {
     let views = (0..60).map(|row| (u32::from(row / 3 % 7 == 0), row / 3)).unzip();
     let copies = (0..40).map(|row| (row / 2 % 3, if row % 5 == 0 { row + 1 } else { row })).unzip();
@@ -19,7 +19,7 @@ pub(crate) fn example_groupings() -> [(&'static str, Vec<u32>, Vec<u32>); 4] {
     [named("views", views), named("copies", copies), named("patients", patients), named("tiny", tiny)]
 }
 
-/// That two parts have no row and no group in common, and that every class of one is in the other.
+/// Asserts that two parts share no row and no group, and that every held-out class is also fitted on.
 pub(crate) fn assert_disjoint_groups(labels: &[u32], groups: &[u32], fit: &[usize], held_out: &[usize]) {
     let select =
         |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
@@ -28,10 +28,10 @@ pub(crate) fn assert_disjoint_groups(labels: &[u32], groups: &[u32], fit: &[usiz
     assert!(select(labels, held_out).is_subset(&select(labels, fit)), "{fit:?} {held_out:?}");
 }
 
-/// Rows with the classes and groups that they have: photos of patients, some of them of several classes, of unequal sizes.
+/// Strategy: labels and groups of rows, like photos of patients, some with several classes, of unequal sizes.
 fn rows() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
     prop::collection::vec((0..CLASSES, 0u32..25, any::<bool>()), 1..80).prop_map(|rows| {
-        // Most groups have one class, some have many.
+        // Most groups have one class, some have several.
         let label_and_group = |&(class, group, any): &(u32, u32, bool)| {
             (if any && group.is_multiple_of(3) { class } else { group % CLASSES }, group * group)
         };
@@ -39,7 +39,7 @@ fn rows() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
     })
 }
 
-/// As many groups of each class, of one class and one size each; their rows in turn.
+/// Groups of one class and equal size, as many per class as given; rows interleaved.
 fn equal_groups(groups_per_class: &[usize], size: usize) -> (Vec<u32>, Vec<u32>) {
     let classes = groups_per_class.iter().enumerate();
     let groups: Vec<u32> = classes.flat_map(|(class, &n)| std::iter::repeat_n(class as u32, n)).collect();
@@ -47,28 +47,28 @@ fn equal_groups(groups_per_class: &[usize], size: usize) -> (Vec<u32>, Vec<u32>)
     rows.map(|(&label, group)| (label, 3 * group + 1)).unzip()
 }
 
-/// How many rows of each class there are.
+/// Number of rows of each class.
 fn counts(labels: &[u32], rows: &[usize]) -> [f64; CLASSES as usize] {
     let mut counts = [0.0; CLASSES as usize];
     rows.iter().for_each(|&row| counts[labels[row] as usize] += 1.0);
     counts
 }
 
-/// Rows by group.
+/// The rows of each group.
 fn rows_by_group(groups: &[u32]) -> Vec<Vec<usize>> {
     let mut rows_by_group: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     groups.iter().enumerate().for_each(|(row, &group)| rows_by_group.entry(group).or_default().push(row));
     rows_by_group.into_values().collect()
 }
 
-/// `Σ_c (held_c / all_c - share)²`
+/// `Σ_c (held_c / total_c - share)²`
 fn unevenness(labels: &[u32], held_out: &[usize], share: f64) -> f64 {
     let totals = counts(labels, &(0..labels.len()).collect::<Vec<_>>());
     let shares = counts(labels, held_out).into_iter().zip(totals).filter(|(_, total)| *total > 0.0);
     shares.map(|(count, total)| (count / total - share).powi(2)).sum()
 }
 
-/// What a fold is with these rows in it, or without them.
+/// The fold with these rows added, or removed if it has them.
 fn toggled(held_out: &[usize], rows: &[usize]) -> Vec<usize> {
     if held_out.contains(&rows[0]) {
         held_out.iter().copied().filter(|row| !rows.contains(row)).collect()
@@ -77,7 +77,7 @@ fn toggled(held_out: &[usize], rows: &[usize]) -> Vec<usize> {
     }
 }
 
-/// That no group lies on both sides, that each side is in order, and that a class is always fitted on.
+/// Asserts a valid split: no group on both sides, both sides sorted, every class fitted on.
 fn assert_valid_fold(labels: &[u32], groups: &[u32], Fold { fit, held_out }: &Fold) {
     assert!(fit.is_sorted() && held_out.is_sorted());
     let mut rows = [&fit[..], held_out].concat();
@@ -86,7 +86,7 @@ fn assert_valid_fold(labels: &[u32], groups: &[u32], Fold { fit, held_out }: &Fo
     assert_disjoint_groups(labels, groups, fit, held_out);
 }
 
-/// Whether the rest of each class has a row outside `held` when these rows join it.
+/// Whether each class of `rows` keeps a row outside `held_out` when `rows` join it.
 fn can_join(labels: &[u32], held_out: &[usize], rows: &[usize]) -> bool {
     let joined = counts(labels, &toggled(held_out, rows));
     let totals = counts(labels, &(0..labels.len()).collect::<Vec<_>>());
@@ -110,7 +110,7 @@ proptest! {
             } else if classes.len() < count {
                 prop_assert_eq!(times, 1);
             } else {
-                // Left over only where each fold would lose a class.
+                // Unassigned only if each fold would lose a class.
                 prop_assert!(times == 1 || folds.iter().all(|fold| !can_join(&labels, &fold.held_out, &rows)));
             }
         }
@@ -133,7 +133,7 @@ proptest! {
         }
     }
 
-    /// With one class a group, a fuller fold has no group of the class that is smaller than what it has more than another.
+    /// With one class per group, a fuller fold exceeds another by no more than its smallest group.
     #[test]
     fn folds_of_groups_of_one_class_differ_by_less_than_a_group(
         sizes in prop::collection::vec((0..CLASSES, 1usize..9), 2..40), count in 2usize..6,
@@ -159,8 +159,8 @@ proptest! {
         }
     }
 
-    /// Views of photos: groups of one class and of one size are dealt in turn, class by class, each beginning where the one
-    /// before ended.
+    /// Views of photos: groups of one class and equal size are assigned round-robin, class by class, each
+    /// class continuing where the previous one ended.
     #[test]
     fn equal_groups_are_dealt_round_robin(
         groups_per_class in prop::collection::vec(0usize..15, 1..4), size in 1usize..5, count in 2usize..7,
@@ -182,7 +182,7 @@ proptest! {
         }
     }
 
-    /// Counts of rows and groups are those of what the folds hold, wherever groups came from.
+    /// Row and group counts match the contents of the folds after any moves.
     #[test]
     fn sizes_are_counted_when_groups_move(
         (labels, groups) in rows(), moves in prop::collection::vec((0usize..30, prop::option::of(0usize..3)), 0..60),
@@ -265,7 +265,7 @@ proptest! {
     }
 }
 
-/// A patient with photos of two classes: dealt class by class it lay on both sides.
+/// A patient with photos of two classes must not be on both sides.
 #[test]
 fn a_group_of_two_classes_is_held_out_whole() {
     let labels = [0, 0, 0, 0, 1, 1, 1, 1];
@@ -278,7 +278,7 @@ fn a_group_of_two_classes_is_held_out_whole() {
     }
 }
 
-/// Of 12 rows in groups of 6, 2, 2 and 2, two folds of 6 can be made; in turn they would hold 8 and 4.
+/// 12 rows in groups of 6, 2, 2 and 2 make two folds of 6; round-robin would give 8 and 4.
 #[test]
 fn unequal_groups_make_folds_of_one_size() {
     let groups = [9, 1, 1, 9, 9, 2, 2, 9, 9, 3, 3, 9];
@@ -289,7 +289,7 @@ fn unequal_groups_make_folds_of_one_size() {
 
 #[test]
 fn a_group_with_the_only_samples_of_a_class_is_always_fitted_on() {
-    // Group 5 has the only photos of class 1, beside others of class 0.
+    // Group 5 has the only photos of class 1.
     let (labels, groups) = ([0, 0, 1, 0, 0, 0], [5, 5, 5, 6, 7, 8]);
     for Fold { fit, .. } in stratified_folds(&labels, Some(&groups), 3) {
         assert_eq!(fit[..3], [0, 1, 2]);
@@ -307,13 +307,13 @@ fn another_seed_holds_out_other_groups() {
 }
 
 #[test]
-#[should_panic = "a group's number for each row"]
+#[should_panic = "groups must have a number for each row"]
 fn groups_must_match_the_labels_in_length() {
     let _ = stratified_folds(&[0, 1], Some(&[0]), 2);
 }
 
 #[test]
-#[should_panic = "there is a fold at least"]
+#[should_panic = "at least one fold is required"]
 fn no_folds_are_an_error() {
     let _ = stratified_folds(&[0, 1], None, 0);
 }

@@ -1,29 +1,29 @@
-//! What a product in `f32` tells of a distance: a value that grows with it, and how far off that may be.
+//! Error bounds on distances that are computed from `f32` products.
 
 use crate::metric::{Metric, inverse_or_zero};
 
-/// Rows asked for that are looked at side by side: two AVX-512 registers of `f64`.
+/// Query rows processed together: two AVX-512 registers of `f64`.
 pub(super) const LANES: usize = 16;
-/// Half the distance between 1 and the next `f32`.
+/// Half the distance between 1 and the next `f32`: the unit roundoff `u`.
 const UNIT_ROUNDOFF: f64 = 1.0 / (1u64 << 24) as f64;
-/// The smallest `f32` above 0: what a product that is below it may lose.
+/// The smallest positive `f32`: the most that a product loses to underflow.
 const MIN_SUBNORMAL: f64 = 1.401_298_464_324_817e-45;
 
-/// The bounds for a metric and a width.
+/// The error parameters for a metric and a row width.
 ///
-/// A sum of `F` products in any order is off by at most `γ |a| |b|`, `γ = F u / (1 - F u)` (Higham 2002, *Accuracy and
-/// Stability of Numerical Algorithms*, section 3.1), and by what its products lose below the range of `f32`.
+/// A sum of `F` products in any order is off by at most `γ |a| |b|`, `γ = F u / (1 - F u)` (Higham 2002,
+/// *Accuracy and Stability of Numerical Algorithms*, section 3.1), plus what its products lose to underflow.
 pub(super) struct BoundParams {
     metric: Metric,
     /// `γ`.
     gamma: f64,
-    /// What is lost below the range of `f32`.
+    /// Largest loss of a dot product to underflow.
     underflow: f64,
-    /// How far off the `f64` distances are that decide.
+    /// Relative error of the `f64` distances that decide.
     f64_error: f64,
 }
 
-/// What the bounds take of a row that is asked for.
+/// The terms of the bounds that depend on a query row.
 #[derive(Clone, Copy)]
 pub(super) struct QueryTerms {
     scale: f64,
@@ -31,7 +31,7 @@ pub(super) struct QueryTerms {
     error_offset: f64,
 }
 
-/// What the bounds take of a stored row.
+/// The terms of the bounds that depend on a stored row.
 #[derive(Clone, Copy)]
 pub(super) struct StoredTerms {
     base: f64,
@@ -48,7 +48,7 @@ impl BoundParams {
         Self { metric, gamma, underflow: width * MIN_SUBNORMAL, f64_error: 8.0 * width * f64::EPSILON }
     }
 
-    /// Of a row of length `norm`.
+    /// The terms of a query row with this norm.
     pub(super) fn query_terms(&self, norm: f64) -> QueryTerms {
         let &Self { metric, gamma, underflow, f64_error } = self;
         match metric {
@@ -65,7 +65,7 @@ impl BoundParams {
         }
     }
 
-    /// Of a row of length `norm`.
+    /// The terms of a stored row with this norm.
     pub(super) fn stored_terms(&self, norm: f64) -> StoredTerms {
         match self.metric {
             Metric::Euclidean => StoredTerms {
@@ -84,7 +84,8 @@ impl BoundParams {
     }
 }
 
-/// The bounds from two rows and their product.
+/// Lower and upper bound (up to a monotonic transform of the distance) from the terms of two rows and their
+/// `f32` product.
 #[inline(always)]
 pub(super) fn distance_bounds(query: QueryTerms, stored: StoredTerms, product: f32) -> (f64, f64) {
     let middle = stored.base - f64::from(product) * query.scale * stored.scale;
@@ -92,13 +93,13 @@ pub(super) fn distance_bounds(query: QueryTerms, stored: StoredTerms, product: f
     (middle - error, middle + error)
 }
 
-/// Whether a lower bound is one, and larger than `limit`: it is none where a product left the range of `f32`.
+/// True if the lower bound is finite and exceeds `limit`; it is not finite when a product overflowed `f32`.
 #[inline(always)]
 pub(super) fn exceeds_limit(lower: f64, limit: f64) -> bool {
     (lower > limit) & (lower < f64::INFINITY)
 }
 
-/// Rows that are asked for, side by side, each with how far its neighbours may be.
+/// Several query rows side by side, each with the limit of its neighbors' distances.
 #[derive(Clone)]
 pub(super) struct QueryLanes {
     scale: [f64; LANES],
@@ -108,10 +109,10 @@ pub(super) struct QueryLanes {
 }
 
 impl QueryLanes {
-    /// Up to [`LANES`] rows.
+    /// Packs up to [`LANES`] rows.
     pub(super) fn from_queries(rows: impl Iterator<Item = (QueryTerms, f64)>) -> Self {
         let zeros = [0.0; LANES];
-        // Nothing is near a lane without a row.
+        // Unused lanes accept no neighbors.
         let mut lanes =
             Self { scale: zeros, error_slope: zeros, error_offset: zeros, limit: [f64::NEG_INFINITY; LANES] };
         for (i, (QueryTerms { scale, error_slope, error_offset }, limit)) in rows.enumerate() {
@@ -121,7 +122,7 @@ impl QueryLanes {
         lanes
     }
 
-    /// Whether a stored row may be a neighbour of any of the rows.
+    /// Whether a stored row may be a neighbor of any of the query rows.
     #[inline(always)]
     pub(super) fn may_be_neighbor(&self, stored: StoredTerms, products: &[f32; LANES]) -> bool {
         let mut any = false;

@@ -6,70 +6,73 @@ mod search;
 
 use candle_core::{DType, Device, Layout, Storage, Tensor};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{ABSENT_CLASS_LOGIT, tensor_error};
 use crate::check::require_at_least_one;
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, HyperparameterInfo, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
 use crate::metric::Metric;
 use crate::vector::VectorOps;
 pub use neighbors::nearest_neighbors;
 pub use search::Neighbor;
 use search::NeighborSearch;
 
-/// Name of the tensor `[N, F]`, the training photos' features.
+/// Name of the tensor `[N, F]` with the training features.
 const FEATURES: &str = "features";
-/// Name of the tensor `[N]`, their classes.
+/// Name of the tensor `[N]` with the training labels.
 const LABELS: &str = "labels";
-/// Name of the tensor `[C]`, how many there are of each class.
+/// Name of the tensor `[C]` with the number of training photos per class.
 const COUNTS: &str = "counts";
-/// Rows that a thread takes at a time, at most.
+/// Maximum number of rows per parallel task.
 const MAX_ROWS_PER_TASK: usize = 256;
 
-/// How much a neighbour's vote counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Weighting of the neighbors' votes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VoteWeights {
-    /// As much as any other's.
+    /// Every vote counts 1.
     #[default]
     Uniform,
-    /// The inverse of its distance; those at distance 0 count alone, where there are any.
+    /// A vote counts 1 / distance; if any neighbors are at distance 0, only those count.
     Distance,
 }
 
 /// `[head]` with `kind = "knn"`.
 ///
-/// Predicts as scikit-learn's `KNeighborsClassifier`: the class with the most votes among the `k` nearest training photos,
-/// all of them when there are fewer. Of photos as far, those that come first in the training set are nearer; of classes with
-/// as many votes, the one with the lowest number wins. Distances are those of `f64`, exactly. With `metric = "cosine"` the
-/// distance is 1 less the cosine (0 where they differ by rounding); a row of zeros has the cosine 0 to everything.
+/// Predicts as scikit-learn's `KNeighborsClassifier`: the class with the most votes among the `k` nearest
+/// training photos (all of them if there are fewer). Equal distances are ordered by position in the training
+/// set; equal votes go to the lowest class. Distances are exact in `f64`. With `metric = "cosine"` the
+/// distance is 1 minus the cosine (0 if that is within rounding); a row of zeros has the cosine 0 to every
+/// row.
 ///
-/// The logits are the logarithms of the shares of the vote, after one more vote that all classes with samples share: so
-/// they are finite, and a softmax gives the shares. A row that is not finite has no neighbours, and its logits are NaN.
+/// The logits are the logarithms of the vote shares, after adding one vote that is split evenly among all
+/// classes with samples: they are finite, and a softmax restores the shares. A non-finite row has no
+/// neighbors, and its logits are NaN.
 ///
 /// ```
 /// use headstock_heads::knn::KnnConfig;
-/// use headstock_heads::{Features, FitContext, Head, HeadConfig, TrainingSet};
+/// use headstock_heads::{FeatureMatrix, FitContext, Head, HeadConfig, TrainingSet};
 ///
-/// let features = Features::new(&[0.0, 1.0, 2.5, 4.0], 1)?;
+/// let features = FeatureMatrix::new(&[0.0, 1.0, 2.5, 4.0], 1)?;
 /// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
 /// let config = KnnConfig { k: 3, ..KnnConfig::default() };
-/// let fitted = config.fit(&data, &FitContext::quiet())?;
-/// let logits = fitted.head.logits(Features::new(&[1.5], 1)?)?;
-/// // Two votes of three, and half of one more.
+/// let fitted = config.fit(&data, &FitContext::silent())?;
+/// let logits = fitted.head.logits(FeatureMatrix::new(&[1.5], 1)?)?;
+/// // Two votes of three, plus half of the added vote.
 /// assert_eq!(logits.softmax(), [2.5 / 4.0, 1.5 / 4.0]);
 /// # Ok::<(), headstock_heads::HeadError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KnnConfig {
-    /// How many neighbours vote.
+    /// Number of voting neighbors.
     pub k: u64,
-    /// How much a neighbour's vote counts.
+    /// Weighting of the votes.
     pub weights: VoteWeights,
-    /// How near a photo is.
+    /// Distance between photos.
     pub metric: Metric,
 }
 
@@ -82,11 +85,6 @@ impl Default for KnnConfig {
 impl HeadConfig for KnnConfig {
     const KIND: &'static str = "knn";
     const ABOUT: &'static str = "a vote of the nearest training photos";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        ("k", "how many of the nearest training photos vote"),
-        ("weights", "\"uniform\": each vote counts 1, or \"distance\": the nearer the more"),
-        ("metric", "\"euclidean\": near by distance, or \"cosine\": by angle"),
-    ];
     type Head = KnnHead;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -129,11 +127,14 @@ impl HeadConfig for KnnConfig {
         for &label in &labels {
             let count = label_counts.get_mut(label as usize);
             *count.ok_or_else(|| {
-                tensor_error(LABELS, format!("has {label}, of {} classes", counts.len()))
+                tensor_error(
+                    LABELS,
+                    format!("contains label {label}, but there are {} classes", counts.len()),
+                )
             })? += 1;
         }
         if label_counts != counts {
-            return Err(tensor_error(COUNTS, "does not count the labels".into()));
+            return Err(tensor_error(COUNTS, "does not match the counts of the labels".into()));
         }
         let features = features.to_device(&Device::Cpu)?.contiguous()?;
         let norms: Vec<f64> = {
@@ -141,7 +142,7 @@ impl HeadConfig for KnnConfig {
             contiguous_values(&storage, layout)?.par_chunks_exact(width).map(row_norm).collect()
         };
         if norms.iter().any(|norm| !norm.is_finite()) {
-            return Err(tensor_error(FEATURES, "holds a value that is not finite".into()));
+            return Err(tensor_error(FEATURES, "contains a NaN or an infinite value".into()));
         }
         Ok(KnnHead::new(self, features, width, labels, counts, norms))
     }
@@ -158,6 +159,7 @@ impl HeadConfig for KnnConfig {
     }
 }
 
+/// Looks up a saved tensor and checks its dtype and rank.
 fn typed_tensor<'a>(
     tensors: &'a Tensors,
     name: &str,
@@ -175,34 +177,34 @@ fn typed_tensor<'a>(
         let shape = tensor.dims();
         return Err(tensor_error(
             name,
-            format!("has shape {shape:?}, expected {rank} dimensions that are not empty"),
+            format!("has shape {shape:?}, expected {rank} dimensions, none of them empty"),
         ));
     }
     Ok(tensor)
 }
 
-/// The length of a row.
+/// The Euclidean norm of a row.
 fn row_norm(row: &[f32]) -> f64 {
     VectorOps::new().dot(row, row).sqrt()
 }
 
-/// The values of a tensor that lies in memory row by row.
+/// The values of a contiguous tensor on the CPU.
 fn contiguous_values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32], HeadError> {
     match (storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
-        _ => Err(tensor_error(FEATURES, "does not lie in memory row by row".into())),
+        _ => Err(tensor_error(FEATURES, "is not contiguous in memory".into())),
     }
 }
 
-/// The training photos, as `knn` keeps them: the tensors `features` `[N, F]`, `labels` `[N]` and `counts` `[C]`.
+/// The training photos of a fitted `knn`: tensors `features` `[N, F]`, `labels` `[N]` and `counts` `[C]`.
 #[derive(Clone, Debug)]
 pub struct KnnHead {
-    /// On the CPU, row by row; what is saved and loaded shares its memory.
+    /// On the CPU, row-major; saved and loaded tensors share this memory.
     features: Tensor,
     width: usize,
     labels: Vec<u32>,
     counts: Vec<u32>,
-    /// The length of each row, `[N]`.
+    /// The norm of each row, `[N]`.
     norms: Vec<f64>,
     k: usize,
     votes: VoteWeights,
@@ -222,7 +224,7 @@ impl KnnHead {
         Self { features, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
     }
 
-    /// The logits `[C]` of a row with these neighbours.
+    /// The logits `[C]` of a row with these neighbors.
     fn vote_logits(&self, neighbors: &[Neighbor], logits: &mut [f32]) {
         let has_exact_match =
             self.votes == VoteWeights::Distance && neighbors.iter().any(|neighbor| neighbor.distance == 0.0);
@@ -259,7 +261,8 @@ impl Head for KnnHead {
         let stored = FeatureMatrix::from_valid_rows(contiguous_values(&storage, layout)?, self.width);
         let search = NeighborSearch { stored, norms: &self.norms, metric: self.metric, k: self.k };
         let mut out = vec![f32::NAN; features.len() * self.classes()];
-        // A row's neighbours do not depend on the rows beside it, so these may be as many as suit the threads.
+        // A row's neighbors do not depend on the other rows of its block, so the block size may suit the
+        // threads.
         let threads = rayon::current_num_threads();
         let rounds = features.len().div_ceil(threads * MAX_ROWS_PER_TASK).max(1);
         let block = features.len().div_ceil(threads * rounds).max(1);
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn an_exact_match_decides_alone_with_distance_weights() {
         let config = KnnConfig { k: 3, weights: VoteWeights::Distance, ..KnnConfig::default() };
-        // All three votes for class 0, and half of one more.
+        // All three votes go to class 0, plus half of the added vote.
         let shares = shares(&config, 0.0);
         assert!((shares[0] - 3.5 / 4.0).abs() < 1e-6 && shares[1] == 0.0, "{shares:?}");
     }
@@ -360,8 +363,8 @@ mod tests {
         let good = fit(&config).tensors().unwrap();
         for (name, values, message) in [
             (LABELS, vec![0u32, 2, 2], "tensor `labels`: has 3 values for 4 rows of features"),
-            (LABELS, vec![0, 2, 3, 0], "tensor `labels`: has 3, of 3 classes"),
-            (COUNTS, vec![2, 1, 1], "tensor `counts`: does not count the labels"),
+            (LABELS, vec![0, 2, 3, 0], "tensor `labels`: contains label 3, but there are 3 classes"),
+            (COUNTS, vec![2, 1, 1], "tensor `counts`: does not match the counts of the labels"),
         ] {
             let mut tensors = good.clone();
             let count = values.len();

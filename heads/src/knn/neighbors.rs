@@ -1,4 +1,4 @@
-//! The search for others than the head: outliers, duplicates.
+//! Nearest-neighbor search for other uses than the head: outliers, duplicates.
 
 use rayon::prelude::*;
 
@@ -7,19 +7,20 @@ use super::{MAX_ROWS_PER_TASK, row_norm};
 use crate::data::FeatureMatrix;
 use crate::metric::Metric;
 
-/// The `k` nearest rows of `stored` `[N, F]` for each row of `asked` `[M, F]`, the nearest first; of those as far the lowest. A
-/// row that is not finite has none; `stored` must be finite. `done` hears how many rows more have theirs, from the threads that search.
+/// The `k` nearest rows of `stored` `[N, F]` for each row of `queries` `[M, F]`, nearest first; ties go to
+/// the lowest row. Non-finite query rows have no neighbors; `stored` must be finite. `on_rows_done` is called
+/// from the worker threads with the number of rows that were completed.
 ///
-/// Exact, on all cores; `N M F` multiplications, and memory for a few blocks of rows beside what it is given and gives.
+/// The search is exact and parallel. It takes `N M F` multiplications and memory for a few blocks of rows.
 ///
 /// ```
-/// use headstock_heads::knn::nearest;
-/// use headstock_heads::{Features, Metric};
+/// use headstock_heads::knn::nearest_neighbors;
+/// use headstock_heads::{FeatureMatrix, Metric};
 ///
-/// let rows = Features::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 0.1], 2)?;
-/// let found = nearest(rows, rows, Metric::Cosine, 2, |_| ());
-/// let of_first: Vec<usize> = found[0].iter().map(|near| near.row).collect();
-/// assert_eq!(of_first, [0, 2]);
+/// let rows = FeatureMatrix::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 0.1], 2)?;
+/// let found = nearest_neighbors(rows, rows, Metric::Cosine, 2, |_| ());
+/// let nearest_to_first: Vec<usize> = found[0].iter().map(|neighbor| neighbor.row).collect();
+/// assert_eq!(nearest_to_first, [0, 2]);
 /// # Ok::<(), headstock_heads::HeadError>(())
 /// ```
 ///
@@ -35,7 +36,7 @@ pub fn nearest_neighbors(
 ) -> Vec<Vec<Neighbor>> {
     assert!(
         stored.width() == queries.width() && k > 0,
-        "rows are compared with rows as wide, and one is looked for"
+        "stored rows and queries must have the same width, and k must be at least 1"
     );
     let norms: Vec<f64> = stored.as_slice().par_chunks_exact(stored.width()).map(row_norm).collect();
     let search = NeighborSearch { stored, norms: &norms, metric, k };

@@ -1,8 +1,8 @@
-//! The nearest stored rows, exactly.
+//! Exact nearest-neighbor search.
 //!
-//! A product in `f32` gives every distance with a bound on its error; the rows that may be among the nearest by those
-//! bounds are few, and their distances are computed in `f64`. So the neighbours are those of the `f64` distances,
-//! whatever rounding and the other rows of a call do to the product.
+//! An `f32` matrix product gives every distance with an error bound. Few rows can be among the nearest by
+//! these bounds; only their distances are computed in `f64`. So the result does not depend on the rounding of
+//! the product or on the other rows of a call.
 
 use std::collections::BinaryHeap;
 
@@ -16,43 +16,43 @@ use crate::data::FeatureMatrix;
 use crate::metric::{Metric, inverse_or_zero};
 use crate::vector::VectorOps;
 
-/// Stored rows in a product: enough that the rows asked for, which are packed anew for each product, cost little.
+/// Stored rows per matrix product: enough to make packing the query rows again for each product cheap.
 const STORED_PER_BLOCK: usize = 1024;
 
-/// A stored row and how far it is.
+/// A stored row and its distance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbor {
-    /// Its number.
+    /// Index of the row.
     pub row: usize,
-    /// How far it is, by the metric: with angles `1 - cos`.
+    /// Distance in the metric; for `cosine`, 1 minus the cosine.
     pub distance: f64,
 }
 
-/// Rows to search in.
+/// The stored rows and the parameters of a search.
 pub(super) struct NeighborSearch<'a> {
     pub(super) stored: FeatureMatrix<'a>,
-    /// The length of each stored row, `[N]`.
+    /// The norm of each stored row, `[N]`.
     pub(super) norms: &'a [f64],
     pub(super) metric: Metric,
-    /// How many to find.
+    /// Number of neighbors to find.
     pub(super) k: usize,
 }
 
-/// What is known of a row that is asked for.
+/// The state of the search for one query row.
 struct QueryState {
     norm: f64,
     terms: bounds::QueryTerms,
-    /// The `k` smallest upper bounds so far, the largest first.
+    /// The `k` smallest upper bounds so far, the largest on top.
     smallest_upper_bounds: BinaryHeap<UpperBound>,
-    /// The `k`-th smallest upper bound: no neighbour is farther.
+    /// The `k`-th smallest upper bound: no neighbor is farther away.
     limit: f64,
-    /// Rows that may be neighbours, with a lower bound.
+    /// Rows that may be neighbors, with their lower bounds.
     candidates: Vec<(f64, usize)>,
 }
 
 impl NeighborSearch<'_> {
-    /// The `k` nearest rows of each of `rows` `[n, F]`, the nearest first; of those as far the lowest row. A row that is not
-    /// finite has none.
+    /// The `k` nearest stored rows of each of `rows` `[n, F]`, nearest first; ties go to the lowest row. A
+    /// non-finite row has no neighbors.
     pub(super) fn find(&self, rows: &[f32]) -> Vec<Vec<Neighbor>> {
         let (width, arch) = (self.stored.width(), Arch::new());
         let params = BoundParams::new(self.metric, width);
@@ -68,7 +68,7 @@ impl NeighborSearch<'_> {
         };
         let mut queries: Vec<QueryState> = rows.chunks_exact(width).map(new_query).collect();
         let mut lanes: Vec<QueryLanes> = queries.chunks(LANES).map(to_lanes).collect();
-        // The products of a stored row stand side by side, so that it is looked at for many rows at once.
+        // The products of a stored row are adjacent, so that it is compared with many query rows at once.
         let stride = lanes.len() * LANES;
         let mut products = vec![0.0f32; stride * STORED_PER_BLOCK.min(self.stored.len())];
         for (block, first) in
@@ -99,7 +99,7 @@ impl NeighborSearch<'_> {
         queries.into_iter().zip(rows).map(|(query, row)| self.rank_candidates(&query, row)).collect()
     }
 
-    /// The nearest among the candidates by their distance in `f64`.
+    /// Orders the candidates by their `f64` distance and returns the nearest.
     fn rank_candidates(&self, query: &QueryState, row: &[f32]) -> Vec<Neighbor> {
         let candidates = query.candidates.iter().filter(|(lower, _)| *lower <= query.limit);
         let mut neighbors: Vec<Neighbor> = candidates
@@ -110,6 +110,7 @@ impl NeighborSearch<'_> {
         neighbors
     }
 
+    /// The exact distance of a query row and a stored row, in `f64`.
     fn distance(&self, query_norm: f64, row: &[f32], stored: usize) -> f64 {
         let (vectors, other) = (VectorOps::new(), self.stored.row(stored));
         match self.metric {
@@ -124,9 +125,9 @@ impl NeighborSearch<'_> {
     }
 }
 
-/// Takes the products with the stored rows from `first` on into account.
+/// Updates the candidates with the products of the stored rows from `first` on.
 ///
-/// An operation of its own, not a closure: it has to be inlined for the processor's instructions.
+/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions.
 struct UpdateCandidates<'a> {
     params: &'a BoundParams,
     norms: &'a [f64],
@@ -157,19 +158,20 @@ impl WithSimd for UpdateCandidates<'_> {
     }
 }
 
+/// Packs the terms and limits of up to [`LANES`] query rows.
 fn to_lanes(queries: &[QueryState]) -> QueryLanes {
     QueryLanes::from_queries(queries.iter().map(|query| (query.terms, query.limit)))
 }
 
 impl QueryState {
-    /// Takes the product with a stored row into account.
+    /// Updates the candidates with the product of one stored row.
     fn update(&mut self, row: usize, stored: bounds::StoredTerms, product: f32, k: usize) {
         let (lower, upper) = distance_bounds(self.terms, stored, product);
         if !self.norm.is_finite() || exceeds_limit(lower, self.limit) {
             return;
         }
         if !lower.is_finite() {
-            // The product left the range of f32: nothing is known but that the row must be looked at.
+            // The product overflowed f32: the row must be checked in f64.
             self.candidates.push((f64::NEG_INFINITY, row));
             return;
         }
@@ -186,7 +188,7 @@ impl QueryState {
     }
 }
 
-/// An upper bound, ordered.
+/// An upper bound with a total order.
 #[derive(Clone, Copy, PartialEq)]
 struct UpperBound(f64);
 
@@ -218,7 +220,7 @@ mod tests {
     }
 
     proptest! {
-        /// Rows on a coarse grid, so that many are as far as others; and of every size that f32 has.
+        /// Rows on a coarse grid, so that many distances are equal; at every magnitude of f32.
         #[test]
         fn neighbors_match_a_brute_force_search(
             n in prop_oneof![1usize..700, Just(STORED_PER_BLOCK + 1)],
@@ -276,7 +278,7 @@ mod tests {
         assert_eq!(rows, [1999, 1998, 1997, 1996]);
     }
 
-    /// The second row's product is -1.5e38; on its way the sum may pass -4.5e38, which `f32` has not.
+    /// The second row's product is -1.5e38; an intermediate sum may reach -4.5e38, which overflows `f32`.
     #[test]
     fn a_product_that_leaves_the_range_of_f32_on_its_way_hides_no_neighbour() {
         let (low, high) = (-1.5e19, 1e19);

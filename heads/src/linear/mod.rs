@@ -3,6 +3,7 @@
 mod objective;
 
 use candle_core::{DType, Device, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::{Affine, BIAS, WEIGHT};
@@ -10,8 +11,7 @@ use crate::check::{require, require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, HyperparameterInfo, Tensors};
-use crate::params;
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, Tensors};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{FoldData, choose_by_cross_validation};
 use crate::solver::gradient::mlp_learner::MlpLearner;
@@ -19,31 +19,31 @@ use crate::solver::gradient::{self, LrSchedule, Recipe, WeightedSamples};
 use crate::standardize::PreparedFeatures;
 use objective::LogisticProblem;
 
-/// Values of `C` that `"auto"` chooses among: half decades.
+/// Candidate values of `C` for `"auto"`, in half decades.
 const PATH: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
 
-/// The tolerance of the fits that `"auto"` compares: what is left does not change which one is best.
+/// Tolerance of the fits that `"auto"` compares; a tighter one does not change which is best.
 const PATH_TOLERANCE: f64 = 1e-4;
 
-/// What minimises the objective of `linear`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The optimizer of `linear`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinearSolver {
-    /// L-BFGS on all samples at once, to convergence.
+    /// L-BFGS on all samples, to convergence.
     #[default]
     Lbfgs,
     /// Adam on minibatches, for a number of epochs.
     Adam,
 }
 
-/// What the size of the weights costs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Regularization of the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Penalty {
     /// `½ |w|²`
     #[default]
     L2,
-    /// `Σ |w_i|`, which makes weights 0.
+    /// `Σ |w_i|`, which gives sparse weights.
     L1,
     /// `l1_ratio Σ |w_i| + (1 - l1_ratio) ½ |w|²`
     ElasticNet,
@@ -51,39 +51,40 @@ pub enum Penalty {
 
 /// `[head]` with `kind = "linear"`.
 ///
-/// The objective is scikit-learn's `LogisticRegression`: `C Σ s_i log-loss_i + penalty(w)`, the intercept free,
-/// `s_i` the weight of the sample's class. With two classes, `w` is the difference of the two rows of
-/// weights, as there.
+/// The objective is that of scikit-learn's `LogisticRegression`: `C Σ s_i log-loss_i + penalty(w)`, with a
+/// free intercept and the class weight `s_i` of each sample. As in scikit-learn, with two classes `w` is the
+/// difference of the two rows of weights.
 ///
-/// `C = "auto"` chooses the value with the lowest log-loss on held-out photos, of five stratified folds; each fit of the
-/// path starts from the one before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `C = "auto"` chooses the value with the lowest log-loss on held-out photos in 5-fold stratified
+/// cross-validation; each fit of the path starts from the previous one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinearConfig {
-    /// What minimises the objective.
+    /// Optimizer.
     pub solver: LinearSolver,
-    /// Weight of the losses against the penalty.
+    /// Weight of the losses relative to the penalty (inverse regularization strength).
     #[serde(rename = "C")]
     pub c: Regularization,
-    /// What the size of the weights costs.
+    /// Regularization of the weights.
     pub penalty: Penalty,
-    /// `elastic-net`: the part of the absolute values in the penalty.
+    /// `elastic-net`: share of the L1 penalty.
     pub l1_ratio: f64,
-    /// How much a class counts.
+    /// Weighting of the classes in the loss.
     pub class_weight: ClassWeight,
-    /// Whether features are brought to mean 0 and variance 1 first.
+    /// Whether to standardize features to mean 0 and variance 1.
     pub standardize: bool,
-    /// `lbfgs`: the largest derivative, of the objective divided by `C Σ s_i`, at which to stop.
+    /// `lbfgs`: stop when the largest gradient component of the objective divided by `C Σ s_i` is at most
+    /// this.
     pub tol: f64,
-    /// `lbfgs`: iterations at most.
+    /// `lbfgs`: maximum number of iterations.
     pub max_iter: u64,
     /// `adam`: passes over the samples.
     pub epochs: u64,
-    /// `adam`: samples in a step.
+    /// `adam`: samples per step.
     pub batch_size: u64,
     /// `adam`: learning rate.
     pub lr: f64,
-    /// `adam`: key of the order of the samples.
+    /// `adam`: random seed of the sample order.
     pub seed: u64,
 }
 
@@ -109,36 +110,13 @@ impl Default for LinearConfig {
 impl HeadConfig for LinearConfig {
     const KIND: &'static str = "linear";
     const ABOUT: &'static str = "multinomial logistic regression";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        (
-            "solver",
-            "\"lbfgs\": all samples at once, to convergence; \"adam\": minibatches for a number of epochs",
-        ),
-        (
-            "C",
-            "weight of the losses against the penalty: higher fits the training photos closer; \"auto\" chooses by folds",
-        ),
-        (
-            "penalty",
-            "on the size of the weights: \"l2\", \"l1\" (lbfgs; makes weights 0) or \"elastic-net\" (lbfgs)",
-        ),
-        ("l1_ratio", "elastic-net: the part of \"l1\" in the penalty"),
-        params::CLASS_WEIGHT,
-        params::STANDARDIZE,
-        ("tol", "lbfgs: the gradient's largest component at which to stop"),
-        ("max_iter", "lbfgs: iterations at most"),
-        ("epochs", "adam: passes over the samples"),
-        ("batch_size", "adam: samples in a step"),
-        ("lr", "adam: learning rate"),
-        ("seed", "adam: another seed, another order of the samples"),
-    ];
     const SUPPORTS_WARM_START: bool = true;
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         self.c.check("C")?;
         let in_range = (0.0..=1.0).contains(&self.l1_ratio);
-        require(in_range, "l1_ratio", &self.l1_ratio, "must lie between 0 and 1")?;
+        require(in_range, "l1_ratio", &self.l1_ratio, "must be between 0 and 1")?;
         if self.solver == LinearSolver::Adam {
             require(
                 self.penalty == Penalty::L2,
@@ -186,7 +164,7 @@ impl HeadConfig for LinearConfig {
         [0.01, 0.1, 1.0].map(|c| Self { c: Regularization::Fixed(c), ..self.clone() }).into()
     }
 
-    /// L-BFGS keeps a point, its gradient and ten steps of both, and the derivatives by the logits, in `f64`.
+    /// L-BFGS holds a point, its gradient, ten steps of both and the gradients of the logits, in `f64`.
     fn memory_bytes(&self, HeadShape { samples, features, classes }: HeadShape) -> u64 {
         let weights = (features * classes) as u64;
         let standardized_bytes = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
@@ -202,7 +180,7 @@ impl HeadConfig for LinearConfig {
 }
 
 impl LinearConfig {
-    /// Chooses `C`, and fits with it.
+    /// Chooses `C` by cross-validation, then fits with it.
     fn fit_choosing_c(
         &self,
         data: &TrainingSet<'_>,
@@ -221,6 +199,7 @@ impl LinearConfig {
         Ok(fitted.with_chosen("C", Some(choice.value)))
     }
 
+    /// Fits with Adam on minibatches, optionally from a warm start.
     fn fit_adam(
         &self,
         c: f64,
@@ -252,8 +231,8 @@ impl LinearConfig {
     }
 }
 
-/// What `½ |W|²` over the rows of all classes counts for, where the penalty is `½ |w|²`. Two classes share one `w = w₁ - w₀`; at the
-/// optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
+/// Factor of `½ |W|²` over the rows of all classes that is equivalent to the penalty `½ |w|²`. With two
+/// classes `w = w₁ - w₀`, and at the optimum `w₁ = -w₀`, so that `½ |w|² = |W|²`.
 fn l2_factor(classes: usize) -> f64 {
     if classes == 2 { 2.0 } else { 1.0 }
 }
@@ -316,7 +295,7 @@ mod tests {
         check_head_with(&LinearConfig { c: 10.0.into(), ..elastic });
     }
 
-    /// Three classes of 40 features, of which the first three tell something.
+    /// Three classes of 40 features, of which the first three are informative.
     fn noisy(samples: usize) -> (Vec<f32>, Vec<u32>) {
         let mut rng = crate::random::KeyedRng::new(&[11]);
         let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
@@ -346,7 +325,7 @@ mod tests {
         assert_eq!(fitted.head, given.fit(&data, &FitContext::silent()).unwrap().head);
     }
 
-    /// The mean log-loss of the rows that each fold holds out, by a fit of its own to the others.
+    /// The mean log-loss over the held-out rows of each fold, from separate fits on the other rows.
     fn refit_loss(config: &LinearConfig, data: &TrainingSet<'_>) -> f64 {
         let (mut sum, mut count) = (0.0, 0);
         for fold in stratified_folds(data.labels(), data.groups(), 5) {
@@ -373,7 +352,8 @@ mod tests {
     // effect: head.linear.C x head.linear.penalty, head.linear.C x head.linear.standardize
     #[test]
     fn candidate_losses_match_refits_on_each_fold_for_every_setting() {
-        // 60 photos of three classes in two views each, the third class rare, and patients with photos of two classes.
+        // 60 photos of three classes in two views each; the third class is rare, and patients have photos of
+        // two classes.
         let (mut values, labels) = noisy(60);
         let labels: Vec<u32> =
             labels.into_iter().enumerate().map(|(i, l)| if i % 2 == 0 { l } else { l.min(1) }).collect();
@@ -405,7 +385,7 @@ mod tests {
             }
             losses.push(found);
         }
-        // Each of them tells.
+        // Each setting makes a difference.
         for other in &losses[1..] {
             let differs = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() > 0.03;
             assert!(losses[0].iter().zip(other).any(differs), "{losses:?}");

@@ -1,4 +1,4 @@
-//! What L-BFGS minimises for `linear`.
+//! The objective that L-BFGS minimizes for `linear`.
 
 use super::{LinearConfig, Penalty, l2_factor};
 use crate::affine::{ABSENT_CLASS_LOGIT, Affine};
@@ -10,18 +10,18 @@ use crate::solver::logistic::LogisticObjective;
 use crate::solver::owlqn;
 use crate::standardize::PreparedFeatures;
 
-/// The gradient down to which products in `f32` lead: their error is a hundredth of it.
+/// Gradient size down to which `f32` products are used; their error is a hundredth of it.
 const F32_GRADIENT_LIMIT: f64 = 1e-5;
 
 type Evaluate<'a> = dyn Fn(&[f64], &mut [f64]) -> f64 + 'a;
 
-/// The objective on some samples, for any `C`. An intercept that is free would go to minus infinity for a class without
-/// samples: such classes stay outside.
+/// The objective on a set of samples, for any `C`. Classes without samples are excluded: their free
+/// intercepts would go to minus infinity.
 pub(super) struct LogisticProblem<'a> {
     config: &'a LinearConfig,
     prepared: &'a PreparedFeatures<'a>,
     logistic: LogisticObjective<'a>,
-    /// Classes with samples, in order.
+    /// Classes with samples, ascending.
     present: Vec<usize>,
     classes: usize,
     /// `Σ s_i`
@@ -52,12 +52,12 @@ impl<'a> LogisticProblem<'a> {
         }
     }
 
-    /// The point at which nothing has been learned.
+    /// The point with zero weights and intercepts.
     pub(super) fn zero_point(&self) -> Vec<f64> {
         vec![0.0; self.logistic.point_len()]
     }
 
-    /// The point of a map of the features as they come.
+    /// The point of an affine map of the raw features.
     pub(super) fn to_point(&self, map: &Affine) -> Vec<f64> {
         let (mut weight, mut bias) = map.to_f64();
         self.prepared.standardize_weights(&mut weight, &mut bias);
@@ -66,7 +66,7 @@ impl<'a> LogisticProblem<'a> {
         self.logistic.pack(rows.copied().collect(), self.present.iter().map(|&class| bias[class]).collect())
     }
 
-    /// Fits with this `C` from `start`: a map of the features as they come, and a row of history per iteration.
+    /// Fits with this `C` from `start`; returns a map of the raw features and one history row per iteration.
     pub(super) fn fit(
         &self,
         c: f64,
@@ -91,7 +91,8 @@ impl<'a> LogisticProblem<'a> {
         Ok((self.to_affine(minimum.point)?, history))
     }
 
-    /// Fits with this `C` from `point`, which moves to the optimum: the sum of the log-losses of other samples there.
+    /// Fits with this `C` from `point`, which becomes the optimum; returns the sum of the log-losses of the
+    /// held-out samples.
     pub(super) fn held_out_loss(
         &self,
         c: f64,
@@ -109,6 +110,7 @@ impl<'a> LogisticProblem<'a> {
         Ok(logits.rows().zip(held_out.labels()).map(loss).sum())
     }
 
+    /// Minimizes the objective for this `C`: first with `f32` products, then exactly.
     fn minimize(&self, c: f64, start: Vec<f64>, on_iteration: &dyn Fn(u64)) -> Minimum {
         if self.present.len() == 1 {
             return Minimum { point: start, progress: Vec::new(), converged: true };
@@ -120,8 +122,8 @@ impl<'a> LogisticProblem<'a> {
         };
         let scale = c * self.weight_sum;
         let lambda = (1.0 - l1_ratio) * l2_factor(self.present.len()) / scale;
-        let inverse = self.inverse_hessian(lambda, l1_ratio == 0.0);
-        // The intercepts, which stand last, cost nothing.
+        let inverse = self.inverse_hessian(lambda, l1_ratio);
+        // The intercepts, which come last, are not penalized.
         let n_weights = start.len() - self.present.len();
         let l1_weights: Vec<f64> =
             (0..start.len()).map(|i| if i < n_weights { l1_ratio / scale } else { 0.0 }).collect();
@@ -148,15 +150,18 @@ impl<'a> LogisticProblem<'a> {
         Minimum { progress, ..exact_minimum }
     }
 
-    /// What the solver starts from: `whole`, or a diagonal.
-    fn inverse_hessian(&self, lambda: f64, full: bool) -> Box<InverseHessian<'static>> {
-        if full && let Some(inverse) = self.logistic.inverse_covariance(lambda) {
+    /// Initial inverse Hessian of the solver: from the feature covariance without an L1 penalty, else
+    /// diagonal.
+    fn inverse_hessian(&self, lambda: f64, l1_ratio: f64) -> Box<InverseHessian<'static>> {
+        if l1_ratio == 0.0
+            && let Some(inverse) = self.logistic.inverse_covariance(lambda)
+        {
             return Box::new(inverse);
         }
         Box::new(self.logistic.inverse_diagonal(lambda))
     }
 
-    /// The map of the features as they come that `point` stands for.
+    /// The map of the raw features for a point.
     fn to_affine(&self, point: Vec<f64>) -> Result<Affine, HeadError> {
         let (w, b) = self.logistic.unpack(point);
         let width = w.len() / self.present.len();

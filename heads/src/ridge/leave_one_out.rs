@@ -1,4 +1,4 @@
-//! The squared error of every photo when it is left out, without fitting again.
+//! Leave-one-out squared errors of every group (photo), without refitting.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,17 +16,17 @@ use crate::dense::rows::RowSource;
 use crate::head::{FitContext, History};
 use crate::solver::cross_validation::Choice;
 
-/// Rows that a thread takes at a time, but for a photo with more.
+/// Rows per parallel task, unless a single group has more.
 const ROWS_PER_BLOCK: usize = 128;
-/// Features of those that are turned from rows into columns at a time.
+/// Feature columns transposed at a time.
 const COLUMNS_PER_BLOCK: usize = 64;
-/// How many `alpha` all rows are passed over for at a time, each pass turning them anew: more than there are by default, and few
-/// enough that what is kept of them is little beside the matrix.
+/// Number of `alpha` per pass over all rows. Each pass projects the rows again; 16 covers the default list,
+/// and the memory per pass is small compared to the matrix.
 const ALPHAS_PER_PASS: usize = 16;
 
-/// Chooses the `alpha` with the least mean of the squared errors, over all rows and targets, of predicting each photo
-/// from the others; the first of equals. With fewer than two photos it takes the middle one, and where no error is finite the
-/// largest; a warning says so.
+/// Chooses the `alpha` with the lowest mean squared error over all rows and targets when each group is
+/// predicted from the others; ties go to the first. With fewer than two groups it is the middle value, and if
+/// no error is finite the largest; a warning is logged in both cases.
 pub(super) fn choose_alpha(
     problem: &RidgeProblem<'_>,
     reduction: &BandReduction,
@@ -45,7 +45,7 @@ pub(super) fn choose_alpha(
     };
     if group_rows.len() < 2 {
         let value = alphas[alphas.len() / 2];
-        tracing::warn!("`alpha = \"auto\"` takes {value}: there are no two photos to choose by");
+        tracing::warn!("`alpha = \"auto\"` falls back to {value}: leave-one-out needs two photos");
         return Choice { value, history: History::default() };
     }
     let errors = mean_squared_errors(problem, reduction, alphas, &group_rows, context);
@@ -54,14 +54,14 @@ pub(super) fn choose_alpha(
     if !errors[best].is_finite() {
         value = alphas.iter().copied().fold(value, f64::max);
         tracing::warn!(
-            "`alpha = \"auto\"` takes {value}, the largest: beside these features all of `alphas` are rounding"
+            "`alpha = \"auto\"` falls back to {value}: all `alphas` are too small for these features"
         );
     }
     let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
     Choice { value, history: History { columns: vec!["alpha", "leave_one_out_error"], rows } }
 }
 
-/// The mean of the squared errors for each `alpha`.
+/// The mean squared error of each `alpha`.
 fn mean_squared_errors(
     problem: &RidgeProblem<'_>,
     reduction: &BandReduction,
@@ -93,7 +93,7 @@ fn mean_squared_errors(
     sums.iter().map(|sum| sum / n_values).collect()
 }
 
-/// Photos with at most [`BLOCK`] rows together, or one that has more.
+/// Splits the groups into blocks of at most [`ROWS_PER_BLOCK`] rows, or of one larger group.
 fn blocks(groups: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     let (mut blocks, mut rest) = (Vec::new(), groups);
     while !rest.is_empty() {
@@ -109,24 +109,25 @@ fn blocks(groups: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     blocks
 }
 
-/// Values that choosing among so many `alphas` keeps beside a matrix of this `side`: of each `alpha`, and of each thread's rows.
+/// Number of `f64` values that choosing among `alphas` needs for a matrix of this `side`: per `alpha`, and
+/// per thread.
 pub(super) fn scratch_values(side: u64, classes: u64, alphas: u64) -> u64 {
     let alpha_values = alphas.min(ALPHAS_PER_PASS as u64) * (BANDWIDTH as u64 + 1 + classes);
     let row_values = 2 * (ROWS_PER_BLOCK * rayon::current_num_threads()) as u64;
     side * (alpha_values + row_values)
 }
 
-/// What all blocks need of one `alpha`.
+/// The factorization for one `alpha`, shared by all blocks.
 struct ShiftedFactor {
     alpha: f64,
     /// `L` of `L Lᵀ = B + alpha`.
     factor: BandCholesky,
-    /// `L⁻¹ Qᵀ` times the right side, row-major, `[n, T]`.
+    /// `L⁻¹ Qᵀ` times the right-hand side, row-major, `[n, T]`.
     rhs: Vec<f64>,
 }
 
 impl ShiftedFactor {
-    /// Of `Qᵀ` times the right side, row-major, whose first `targets` columns are kept.
+    /// From `Qᵀ` times the right-hand side (row-major, padded); only the first `targets` columns are used.
     fn new(reduced: &BandReduction, alpha: f64, rotated_rhs: &[f64], targets: usize) -> Option<Self> {
         let factor = reduced.cholesky(alpha)?;
         let (mut solved, width) = (vec![0.0; rotated_rhs.len()], rotated_rhs.len() / factor.size());
@@ -136,21 +137,22 @@ impl ShiftedFactor {
     }
 }
 
-/// With the hat matrix `H = X (XᵀX + alpha)⁻¹ Xᵀ + s sᵀ / Σ s²`, `s` the roots of the samples' weights for the intercept,
-/// the errors of the rows `b` of a photo that is left out are `(I - H_bb)⁻¹ (Y - H Y)_b`.
+/// With the hat matrix `H = X (XᵀX + alpha)⁻¹ Xᵀ + s sᵀ / Σ s²`, where `s` are the roots of the sample
+/// weights (for the intercept), the residuals of the rows `b` of a left-out group are
+/// `(I - H_bb)⁻¹ (Y - H Y)_b`.
 struct LeaveOneOut<'a> {
     problem: &'a RidgeProblem<'a>,
     reduction: &'a BandReduction,
-    /// Of each `alpha`; nothing where the matrix plus it is singular.
+    /// The factorization for each `alpha`; `None` if the shifted matrix is singular.
     factors: Vec<Option<ShiftedFactor>>,
 }
 
 impl LeaveOneOut<'_> {
-    /// The sum of the squared errors of these photos for each `alpha`; infinite where leaving one out leaves nothing that
-    /// determines the intercept, and where the matrix plus `alpha` is singular.
+    /// The sum of the squared errors of these groups for each `alpha`. It is infinite if the shifted matrix
+    /// is singular, or if the remaining rows do not determine the intercept.
     ///
-    /// In the space of the features, `I - H` is taken as it stands. In that of the samples it is `alpha (XXᵀ + alpha)⁻¹`
-    /// less the intercept's part, without the cancellation that the small residuals there would suffer.
+    /// In the primal form, `I - H` is computed as is. In the dual form it is `alpha (XXᵀ + alpha)⁻¹` minus
+    /// the intercept's part, which avoids the cancellation of small residuals.
     fn sum_squared_errors(&self, groups: &[Vec<usize>]) -> Vec<f64> {
         let rows: Vec<usize> = groups.iter().flatten().copied().collect();
         let (size, targets) = (self.problem.rhs.nrows(), self.problem.n_targets());
@@ -194,8 +196,8 @@ impl LeaveOneOut<'_> {
         self.factors.iter().map(sum_for_alpha).collect()
     }
 
-    /// From the products of what is solved for a photo's rows to `(I - H)_bb`, `[views, views]`: `identity` and a `share` of
-    /// them, less the intercept's part.
+    /// Turns the products of a group's solved rows into `(I - H)_bb`, `[rows, rows]`: `identity` plus `scale`
+    /// times them, minus the intercept's part.
     fn to_residual_block(&self, products: &mut [f64], group: &[usize], identity: f64, scale: f64) {
         let sqrt_weight = |view: usize| self.problem.sqrt_weight(group[view]);
         for (k, value) in products.iter_mut().enumerate() {
@@ -205,7 +207,8 @@ impl LeaveOneOut<'_> {
         }
     }
 
-    /// `Qᵀ` times the rows, a column each: `[n, rows]` and columns of 0, row-major. Those of `X`, or of the identity.
+    /// `Qᵀ` times the rows of `X` (primal) or of the identity (dual), one per column: `[n, padded]`,
+    /// row-major, padded with zero columns.
     fn rotated_rows(&self, rows: &[usize], padded: usize) -> Vec<f64> {
         let size = self.problem.rhs.nrows();
         let mut out = vec![0.0; size * padded];
@@ -239,7 +242,7 @@ impl LeaveOneOut<'_> {
     }
 }
 
-/// `|(I - H)_bb⁻¹ r|²` for residuals `r` `[views, T]`.
+/// `|(I - H)_bb⁻¹ r|²` for residuals `r` `[rows, T]`.
 fn group_squared_error(block: Vec<f64>, residuals: &[f64], n_rows: usize) -> f64 {
     if let [factor] = block[..] {
         let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();
@@ -252,7 +255,7 @@ fn group_squared_error(block: Vec<f64>, residuals: &[f64], n_rows: usize) -> f64
     factor.solve(residuals.to_owned()).squared_norm_l2()
 }
 
-/// The values row by row, with columns of 0 up to a `width`.
+/// The values row by row, padded with zero columns up to `width`.
 fn padded_row_major(matrix: MatRef<'_, f64>, width: usize) -> Vec<f64> {
     let mut values = vec![0.0; matrix.nrows() * width];
     MatMut::from_row_major_slice_mut(&mut values, matrix.nrows(), width)
@@ -272,7 +275,7 @@ mod tests {
     const ALPHAS: [f64; 3] = [0.3, 3.0, 30.0];
     const CLASSES: usize = 3;
 
-    /// Rows that tell their class in part, with a feature that tells nothing and one that is another's double.
+    /// Rows that partly determine their class, with one constant feature and one that is twice another.
     fn example_rows(count: usize, width: usize) -> (Vec<f32>, Vec<u32>) {
         let mut rng = KeyedRng::new(&[count as u64, width as u64]);
         let (mut values, mut labels) = (Vec::new(), Vec::new());
@@ -291,7 +294,7 @@ mod tests {
         TrainingSet::new(FeatureMatrix::new(values, width).unwrap(), labels, CLASSES).unwrap()
     }
 
-    /// The mean squared error of the rows of each photo, predicted by a fit to the others.
+    /// The mean squared error of each group, predicted by a fit on the others.
     fn refit_error(data: &(Vec<f32>, Vec<u32>), width: usize, groups: &[u32], alpha: f64) -> f64 {
         let mut sum = 0.0;
         for &group in groups.iter().collect::<std::collections::BTreeSet<_>>() {
@@ -314,8 +317,8 @@ mod tests {
         sum / (groups.len() * CLASSES) as f64
     }
 
-    /// In both spaces, with more rows and features than a band has diagonals; with photos of one view and of a few, and one with
-    /// more than a block takes.
+    /// In both forms, with more rows and features than the bandwidth; with single-row groups, and with groups
+    /// of a few rows plus one larger than a block.
     #[test]
     fn errors_match_refits_without_each_group() {
         for (count, width) in [(90, 50), (50, 90), (2 * ROWS_PER_BLOCK + 30, 20)] {
@@ -367,7 +370,7 @@ mod tests {
         assert_eq!(errors(alphas), alone);
     }
 
-    /// Rows along one direction, so large that the others are rounding beside it.
+    /// Rows along one direction, so large that the other directions are rounding errors.
     #[test]
     fn an_alpha_that_leaves_the_matrix_singular_is_chosen_only_as_a_last_resort() {
         for (count, width) in [(60, 40), (40, 60)] {

@@ -1,9 +1,10 @@
-//! The head `ridge`: least squares on ±1, in closed form.
+//! The head `ridge`: least squares on ±1 targets, in closed form.
 
 mod leave_one_out;
 mod problem;
 mod refine;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affine::Affine;
@@ -12,52 +13,54 @@ use crate::data::{ClassWeight, TrainingSet};
 use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, HyperparameterInfo, Tensors};
-use crate::params;
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, Tensors};
 use crate::regularization::Regularization;
 use problem::RidgeProblem;
 
 /// `[head]` with `kind = "ridge"`.
 ///
 /// The objective is that of scikit-learn's `RidgeClassifier`, for each class against the rest:
-/// `Σ s_i (y_i - w·x_i - b)² + alpha |w|²`, where `y` is 1 for the class's own samples and -1 for the rest, `s_i` is the
-/// weight of the sample's class, and the intercept `b` is free. Two classes are one problem, whose plane serves both.
+/// `Σ s_i (y_i - w·x_i - b)² + alpha |w|²`, where `y` is 1 for samples of the class and -1 for the rest,
+/// `s_i` is the class weight of the sample, and the intercept `b` is free. With two classes there is one
+/// problem, whose hyperplane serves both.
 ///
-/// `alpha = "auto"` takes that of `alphas` with the least squared error when each photo is left out and predicted from the
-/// others, as `RidgeClassifierCV` does (Rifkin and Lippert 2007, *Notes on Regularized Least Squares*): exactly, and from
-/// one decomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller. That is `Q B Qᵀ`, `Q` orthogonal and `B` a
-/// band: far sooner found than eigenvalues, in place, and `(B + alpha)⁻¹` costs little (Eldén 1984, *A note on the computation of
-/// the generalized cross-validation function for ill-conditioned least squares problems*, takes two diagonals to the same end).
-/// Rows of one group, such as views of a photo, are left out together. `chosen` has the `alpha`, the history the error of each.
+/// `alpha = "auto"` takes the value of `alphas` with the lowest leave-one-out squared error, as
+/// `RidgeClassifierCV` does (Rifkin and Lippert 2007, *Notes on Regularized Least Squares*). The errors are
+/// exact and need only one decomposition of `XᵀX` `[F, F]` or `XXᵀ` `[N, N]`, whichever is smaller: `Q B Qᵀ`
+/// with `Q` orthogonal and `B` a band matrix. That is much faster than an eigendecomposition, works in place,
+/// and `(B + alpha)⁻¹` is cheap (Eldén 1984, *A note on the computation of the generalized cross-validation
+/// function for ill-conditioned least squares problems*, uses two diagonals for this). Rows of one group,
+/// such as views of a photo, are left out together. `chosen` has the `alpha`, the history the error of each.
 ///
-/// A given `alpha` is solved by a Cholesky factor in `f32` that preconditions conjugate gradients in `f64` (iterative refinement,
-/// Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 12), or by one in `f64` where that is too rough.
+/// A fixed `alpha` is solved by conjugate gradients in `f64`, preconditioned by a Cholesky factor in `f32`
+/// (iterative refinement, Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 12), or by a
+/// factor in `f64` if that is not accurate enough.
 ///
-/// With classes that have no sample the others are fitted as if they were all; a class that is alone is certain. Constant
-/// features get the weight 0. Where a given `alpha` is so small beside the features that `XᵀX + alpha` is singular but for
-/// rounding, its eigendecomposition solves it. `alpha = "auto"` takes no such `alpha`, its error counts as infinite, but where
-/// there is no other: then the largest.
+/// Classes without samples are ignored in the fit; a single present class is certain. Constant features get
+/// the weight 0. If a fixed `alpha` is so small relative to the features that `XᵀX + alpha` is singular up to
+/// rounding, it is solved by eigendecomposition. `"auto"` gives such an `alpha` an infinite error, and takes
+/// the largest if all are such.
 ///
 /// ```
 /// use headstock_heads::ridge::RidgeConfig;
-/// use headstock_heads::{Features, FitContext, HeadConfig, Strength, TrainingSet};
+/// use headstock_heads::{FeatureMatrix, FitContext, HeadConfig, Regularization, TrainingSet};
 ///
-/// let features = Features::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
+/// let features = FeatureMatrix::new(&[0.0, 1.0, 3.0, 4.0], 1)?;
 /// let data = TrainingSet::new(features, &[0, 0, 1, 1], 2)?;
-/// let config = RidgeConfig { alpha: Strength::Given(2.0), ..RidgeConfig::default() };
-/// let fitted = config.fit(&data, &FitContext::quiet())?;
-/// // Σ y (x - 2) / (Σ (x - 2)² + 2) = 6 / 12, and the plane passes through the mean, 2.
+/// let config = RidgeConfig { alpha: Regularization::Fixed(2.0), ..RidgeConfig::default() };
+/// let fitted = config.fit(&data, &FitContext::silent())?;
+/// // Σ y (x - 2) / (Σ (x - 2)² + 2) = 6 / 12, and the hyperplane passes through the mean, 2.
 /// assert_eq!(*fitted.head, headstock_heads::Affine::from_f64(&[-0.5, 0.5], &[1.0, -1.0], 1)?);
 /// # Ok::<(), headstock_heads::HeadError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RidgeConfig {
     /// Weight of `|w|²`.
     pub alpha: Regularization,
-    /// What `alpha = "auto"` chooses from.
+    /// Candidate values for `alpha = "auto"`.
     pub alphas: Vec<f64>,
-    /// How much a class counts.
+    /// Weighting of the classes in the loss.
     pub class_weight: ClassWeight,
 }
 
@@ -74,20 +77,17 @@ impl Default for RidgeConfig {
 impl HeadConfig for RidgeConfig {
     const KIND: &'static str = "ridge";
     const ABOUT: &'static str = "least squares on ±1, one class against the rest, in closed form";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[
-        (
-            "alpha",
-            "weight of the size of the weights against the errors: higher is simpler; \"auto\": by leaving out each photo",
-        ),
-        ("alphas", "what \"auto\" chooses from"),
-        params::CLASS_WEIGHT,
-    ];
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {
         self.alpha.check("alpha")?;
         let listed = self.alphas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        require(!self.alphas.is_empty(), "alphas", &format!("[{listed}]"), "must have at least one number")?;
+        require(
+            !self.alphas.is_empty(),
+            "alphas",
+            &format!("[{listed}]"),
+            "must contain at least one number",
+        )?;
         self.alphas.iter().try_for_each(|&alpha| require_positive("alphas", alpha))
     }
 
@@ -134,7 +134,7 @@ impl HeadConfig for RidgeConfig {
         let (width, classes) = (shape.features as u64, shape.classes as u64);
         let (alphas, is_auto) = (self.alphas.len() as u64, self.alpha == Regularization::Auto);
         let scratch = if is_auto { leave_one_out::scratch_values(side, classes, alphas) } else { 0 };
-        // The matrix, and a few values for each weight.
+        // The matrix, and a few values per weight.
         8 * (side * side + scratch + 4 * width.max(side) * classes)
     }
 }

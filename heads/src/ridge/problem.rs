@@ -1,4 +1,4 @@
-//! The least-squares problem of `ridge`, in the space of the features or in that of the samples.
+//! The least-squares problem of `ridge`, in primal (features) or dual (samples) form.
 
 use faer::Mat;
 use pulp::Arch;
@@ -16,32 +16,31 @@ use crate::error::HeadError;
 use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn};
 use crate::vector::VectorOps;
 
-/// Side of the matrix from which on a factor in `f32` that is refined is faster than one in `f64`.
+/// Matrix size from which a refined `f32` factor is faster than an `f64` one.
 const MIN_REFINED_SIZE: usize = 512;
-/// Rows whose products with the weights a thread computes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 128;
 
-/// `X` `[N, F]` and `Y` `[N, T]`, both less their weighted means and times the roots of the samples' weights, so that the
-/// free intercept and the weights are gone: `|Y - X W|² + alpha |W|²`.
+/// `X` `[N, F]` and `Y` `[N, T]`, both centered by their weighted means and multiplied by the roots of the
+/// sample weights. This eliminates the free intercept and the weights: `|Y - X W|² + alpha |W|²`.
 pub(super) struct RidgeProblem<'a> {
     classes: &'a ClassMeans,
     features: FeatureMatrix<'a>,
-    /// The weight of a sample of each class that has samples, `[K]`, and its root.
+    /// The sample weight of each present class, `[K]`, and its square root.
     weights: &'a [f64],
     sqrt_class_weights: Vec<f64>,
-    /// The sum of the samples' weights.
+    /// The sum of the sample weights.
     pub(super) weight_sum: f64,
-    /// `[F]`
+    /// Weighted mean of the features, `[F]`.
     mean: Vec<f64>,
-    /// The class that each target is 1 for, `[T]`: with two classes, the second alone.
+    /// The class for which each target is 1, `[T]`; with two classes only the second.
     target_classes: std::ops::Range<usize>,
-    /// In the space of the features, `XᵀY` `[F, T]` for `(XᵀX + alpha) W`; in that of the samples, `Y` for
-    /// `(XXᵀ + alpha) A`, where `W = XᵀA`.
+    /// Primal: `XᵀY` `[F, T]` of `(XᵀX + alpha) W = XᵀY`. Dual: `Y` of `(XXᵀ + alpha) A = Y`, with `W = XᵀA`.
     pub(super) rhs: Mat<f64>,
     pub(super) formulation: Formulation,
 }
 
-/// Where a problem is solved: where its matrix is smaller.
+/// The form with the smaller matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Formulation {
     /// `XᵀX`, `[F, F]`
@@ -51,7 +50,7 @@ pub(super) enum Formulation {
 }
 
 impl<'a> RidgeProblem<'a> {
-    /// The problem of `classes`, at least two, whose samples weigh `weights` `[K]`.
+    /// The problem of at least two `classes`, whose samples have the weights `weights` `[K]`.
     pub(super) fn new(features: FeatureMatrix<'a>, classes: &'a ClassMeans, weights: &'a [f64]) -> Self {
         let class_weight_sums: Vec<f64> =
             weights.iter().zip(&classes.counts).map(|(w, &n)| w * n as f64).collect();
@@ -70,7 +69,7 @@ impl<'a> RidgeProblem<'a> {
             formulation,
         };
         problem.rhs = match formulation {
-            // X is centred, so of Y only the 2 of the class's own samples remains.
+            // X is centered, so only the 2 of the class's own samples remains of Y.
             Formulation::Primal => {
                 Mat::from_fn(features.width(), problem.target_classes.len(), |feature, t| {
                     let class = problem.target_classes.start + t;
@@ -94,7 +93,7 @@ impl<'a> RidgeProblem<'a> {
         }
     }
 
-    /// The root of a sample's weight.
+    /// The square root of a sample's weight.
     pub(super) fn sqrt_weight(&self, row: usize) -> f64 {
         self.sqrt_class_weights[self.classes.class_of_row[row] as usize]
     }
@@ -104,7 +103,7 @@ impl<'a> RidgeProblem<'a> {
         self.target_classes.len()
     }
 
-    /// A value of `Y`.
+    /// An entry of `Y`.
     pub(super) fn target_value(&self, row: usize, t: usize) -> f64 {
         let is_positive = self.classes.class_of_row[row] as usize == self.target_classes.start + t;
         self.sqrt_weight(row) * (if is_positive { 1.0 } else { -1.0 } - self.target_mean(t))
@@ -116,6 +115,7 @@ impl<'a> RidgeProblem<'a> {
         2.0 * self.weights[class] * self.classes.counts[class] as f64 / self.weight_sum - 1.0
     }
 
+    /// The Gram matrix: `XᵀX` (primal) or `XXᵀ` (dual).
     fn gram<T: Real>(&self) -> LowerTriangular<T> {
         match self.formulation {
             Formulation::Primal => LowerTriangular::column_gram(&self.centered_rows()),
@@ -123,12 +123,12 @@ impl<'a> RidgeProblem<'a> {
         }
     }
 
-    /// The matrix as a band, from which it is solved for every `alpha`.
+    /// The band reduction of the Gram matrix, from which every `alpha` is solved.
     pub(super) fn reduce_to_band(&self) -> BandReduction {
         BandReduction::new(self.gram())
     }
 
-    /// The solution for one `alpha`.
+    /// The solution for one `alpha`, `[F, T]` or `[N, T]`.
     pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
         if self.rhs.nrows() >= MIN_REFINED_SIZE
             && let Some(factor) = Cholesky::for_preconditioning(self.shifted_gram(alpha))
@@ -138,19 +138,19 @@ impl<'a> RidgeProblem<'a> {
         }
         match Cholesky::new(self.shifted_gram(alpha)) {
             Some(factor) => Ok(factor.solve(self.rhs.clone())),
-            // In the samples' space Y is not all in the span of XXᵀ, but what is not is gone from W = XᵀA.
+            // In dual form Y is not entirely in the span of XXᵀ, but the rest vanishes in W = XᵀA.
             None => Ok(EigenDecomposition::new(&self.gram())?.pseudo_solve_shifted(alpha, self.rhs.as_ref())),
         }
     }
 
-    /// The matrix plus `alpha`.
+    /// The Gram matrix plus `alpha`.
     pub(super) fn shifted_gram<T: Real>(&self, alpha: f64) -> LowerTriangular<T> {
         let mut matrix = self.gram();
         matrix.add_to_diagonal(std::iter::repeat(alpha));
         matrix
     }
 
-    /// The matrix plus `alpha` times some columns, without the matrix.
+    /// The Gram matrix plus `alpha` times columns, without forming the matrix.
     pub(super) fn apply_shifted_gram(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
         let n_targets = columns.ncols();
         let mut product = match self.formulation {
@@ -169,7 +169,7 @@ impl<'a> RidgeProblem<'a> {
         product
     }
 
-    /// `X` times planes `[T, F]`, `[N, T]`.
+    /// `X` times weights `[T, F]`, `[N, T]`.
     fn x_times(&self, weights: &[f64]) -> Vec<f64> {
         let (width, arch, vectors) = (self.mean.len(), Arch::new(), VectorOps::new());
         let offsets: Vec<f64> = weights.chunks_exact(width).map(|w| vectors.dot(w, &self.mean)).collect();

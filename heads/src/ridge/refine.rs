@@ -1,4 +1,4 @@
-//! The solution for one `alpha` by a factor in `f32`, made exact.
+//! Solves for one `alpha` with an `f32` factor, refined to `f64` accuracy.
 
 use faer::Mat;
 
@@ -6,16 +6,16 @@ use super::problem::RidgeProblem;
 use crate::dense::factor::Cholesky;
 use crate::vector::VectorOps;
 
-/// Length of the error that is left, beside the solution's.
+/// Relative error at which the iteration stops.
 const TOLERANCE: f64 = 1e-7;
-/// Steps at most. Where more are needed, a factor in `f64` costs less.
+/// Maximum number of steps; if more are needed, a factor in `f64` is cheaper.
 const MAX_STEPS: usize = 5;
 
-/// Conjugate gradients for each target, preconditioned by the factor of the problem's matrix; nothing when they take too many
-/// steps.
+/// Conjugate gradients for each target, preconditioned by the factor of the problem's matrix; `None` if they
+/// take too many steps.
 ///
-/// A step takes two products with the features in `f64`, little beside the matrix of all their products. It leaves about
-/// `ε κ` of the error, where `ε` is `f32`'s and `κ` the matrix's condition: one to three do.
+/// A step takes two products with the features in `f64`, cheap compared to the Gram matrix. It reduces the
+/// error to about `ε κ` of it, where `ε` is `f32`'s and `κ` the condition number: one to three steps suffice.
 pub(super) fn solve(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f64) -> Option<Mat<f64>> {
     let (size, count) = (problem.rhs.nrows(), problem.rhs.ncols());
     let mut systems: Vec<CgState> = (0..count).map(|t| CgState::new(problem.rhs.col_as_slice(t))).collect();
@@ -28,7 +28,7 @@ pub(super) fn solve(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f
         systems.iter_mut().enumerate().for_each(|(t, system)| system.step(products.col_as_slice(t)));
         precondition(factor, &mut systems);
         let error = systems.iter().map(CgState::relative_error).fold(0.0, max_or_nan);
-        // What the correction leaves of the error is what the last step has left of it.
+        // The error after the correction shrinks at about the rate of the last step.
         if error * (error / previous_error) <= TOLERANCE {
             return Some(Mat::from_fn(size, count, |i, t| systems[t].solution[i] + systems[t].correction[i]));
         }
@@ -37,14 +37,14 @@ pub(super) fn solve(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f
     None
 }
 
-/// A target's solution so far.
+/// Conjugate gradient state of one target.
 struct CgState {
     solution: Vec<f64>,
     residual: Vec<f64>,
-    /// About what the solution is off by.
+    /// The preconditioned residual: an estimate of the error of the solution.
     correction: Vec<f64>,
     direction: Vec<f64>,
-    /// `residual · correction` when the direction was last turned.
+    /// `residual · correction` at the last direction update.
     residual_dot_correction: f64,
 }
 
@@ -60,7 +60,7 @@ impl CgState {
         }
     }
 
-    /// The next direction, conjugate to the last.
+    /// Updates the direction, conjugate to the previous one.
     fn update_direction(&mut self) {
         let vectors = VectorOps::new();
         let residual_dot_correction = vectors.dot(&self.residual, &self.correction);
@@ -71,7 +71,7 @@ impl CgState {
         self.residual_dot_correction = residual_dot_correction;
     }
 
-    /// To the lowest point along the direction, whose product with the matrix is `product`.
+    /// Steps to the minimum along the direction, whose product with the matrix is `product`.
     fn step(&mut self, product: &[f64]) {
         let vectors = VectorOps::new();
         let curvature = vectors.dot(&self.direction, product);
@@ -82,7 +82,7 @@ impl CgState {
         }
     }
 
-    /// The length of the correction beside that of the solution with it.
+    /// The norm of the correction relative to that of the corrected solution.
     fn relative_error(&self) -> f64 {
         let vectors = VectorOps::new();
         let squared_correction = vectors.dot(&self.correction, &self.correction);
@@ -95,9 +95,9 @@ impl CgState {
     }
 }
 
-/// The corrections that the factor gives for the residuals.
+/// Computes the corrections of all residuals with the factor.
 fn precondition(factor: &Cholesky<f32>, systems: &mut [CgState]) {
-    // Residuals shrink from step to step, and features may be of any size: each comes to 1 at most.
+    // Residuals shrink from step to step, and features have any scale: each is scaled to at most 1 for f32.
     let scales: Vec<f64> = systems
         .iter()
         .map(|system| system.residual.iter().fold(0.0, |top: f64, value| top.max(value.abs())))
@@ -113,7 +113,7 @@ fn precondition(factor: &Cholesky<f32>, systems: &mut [CgState]) {
     }
 }
 
-/// The larger one; not a number where either is none.
+/// The larger value, or NaN if either is NaN.
 fn max_or_nan(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
 }
@@ -125,7 +125,7 @@ mod tests {
     use crate::dense::means::ClassMeans;
     use crate::random::KeyedRng;
 
-    /// Rows of `width` features, far from 0 and with much in common, of three classes with weights of their own.
+    /// Rows of `width` features, far from 0 and highly correlated, of three classes with different weights.
     fn with_problem(count: usize, width: usize, scale: f32, check: impl FnOnce(&RidgeProblem<'_>)) {
         let mut rng = KeyedRng::new(&[count as u64]);
         let mut values = Vec::new();
@@ -150,7 +150,7 @@ mod tests {
                         Cholesky::<f64>::new(problem.shifted_gram(alpha)).unwrap().solve(problem.rhs.clone());
                     let error = (&refined - &exact).norm_l2() / exact.norm_l2();
                     assert!(error < TOLERANCE, "{count} rows, alpha {alpha}: {error:e}");
-                    // The test would pass with no refinement if f32 were enough.
+                    // Without refinement f32 must not be accurate enough, or the test would be vacuous.
                     let unrefined = rough
                         .solve(Mat::from_fn(exact.nrows(), exact.ncols(), |i, t| problem.rhs[(i, t)] as f32));
                     let unrefined =
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn refinement_gives_up_where_f32_cannot_precondition() {
-        // Products beyond f32's largest value, and a matrix that differs from a singular one by less than f32's rounding.
+        // Products that overflow f32, and a matrix that is singular up to f32 rounding.
         with_problem(90, 60, 1e20, |problem| {
             assert!(Cholesky::<f32>::for_preconditioning(problem.shifted_gram(1.0)).is_none())
         });

@@ -4,29 +4,30 @@ use pulp::Arch;
 
 const BETA1: f32 = AdamW::BETAS[0];
 const BETA2: f32 = AdamW::BETAS[1];
-/// What keeps the denominator from 0.
+/// Keeps the denominator away from 0.
 const EPSILON: f32 = 1e-8;
 
-/// A step of Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), as
-/// PyTorch's `AdamW`.
+/// A step of Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay (Loshchilov and Hutter, ICLR 2019),
+/// as PyTorch's `AdamW`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
-    /// Part of a value that decay leaves.
+    /// Factor of the weight decay.
     decay: f32,
-    /// Learning rate, corrected for the mean's start from 0.
+    /// Learning rate with the bias correction of the first moment.
     step_size: f32,
-    /// What corrects the root of the squares' mean for its start from 0.
+    /// Bias correction of the root of the second moment.
     second_moment_correction: f32,
-    /// `λ` of `½ λ |W|²`, which the gradient does not hold yet.
+    /// `λ` of `½ λ |W|²`, which the gradient does not include yet.
     penalty: f32,
 }
 
 impl AdamW {
-    /// `β₁` and `β₂`, the decay of the mean of the gradient and of the mean of its square: the papers' and PyTorch's default.
+    /// `β₁` and `β₂`, the decay rates of the first and second moment: the default of the paper and of
+    /// PyTorch.
     pub const BETAS: [f32; 2] = [0.9, 0.999];
 
-    /// The step after `done` others. `weight_decay` is the decoupled one, `penalty` the `λ` of a term `½ λ |W|²` of the
-    /// loss, as Adam's own `weight_decay` in PyTorch.
+    /// The step after `steps_done` others. `weight_decay` is the decoupled one; `penalty` is the `λ` of a
+    /// loss term `½ λ |W|²`, like `weight_decay` of PyTorch's `Adam`.
     pub fn for_step(steps_done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
         let step = i32::try_from(steps_done).unwrap_or(i32::MAX).saturating_add(1);
         Self {
@@ -37,8 +38,8 @@ impl AdamW {
         }
     }
 
-    /// Moves `slot` on this thread, in one pass over its memory. Products are not fused with sums, so that every
-    /// processor gives the same bits.
+    /// Updates `slot` on the calling thread, in one pass over its memory. Products are not fused with sums,
+    /// so that every processor gives the same bits.
     pub fn update(self, slot: AdamWSlot<'_>) {
         let Self { decay, step_size, second_moment_correction, penalty } = self;
         Arch::new().dispatch(
@@ -59,15 +60,15 @@ impl AdamW {
     }
 }
 
-/// Parameters, and what [`AdamW`] knows of each: slices of one length.
+/// Parameters and their AdamW state: slices of equal length.
 #[derive(Debug)]
 pub struct AdamWSlot<'a> {
-    /// What moves.
+    /// The parameters, which are updated.
     pub value: &'a mut [f32],
-    /// The derivative of the loss by it.
+    /// Gradient of the loss.
     pub gradient: &'a mut [f32],
-    /// Mean of the gradient.
+    /// Moving average of the gradient.
     pub exp_avg: &'a mut [f32],
-    /// Mean of its square.
+    /// Moving average of the squared gradient.
     pub exp_avg_sq: &'a mut [f32],
 }

@@ -1,9 +1,10 @@
-//! One support vector machine for all classes at once.
+//! Multiclass support vector machine with one objective for all classes.
 //!
-//! The objective is Crammer and Singer's (*On the algorithmic implementation of multiclass kernel-based vector machines*,
-//! JMLR 2001), the solver the sequential dual method with shrinking (Keerthi, Sundararajan, Chang, Hsieh and Lin, *A
-//! sequential dual method for large scale multi-class linear SVMs*, KDD 2008), which LIBLINEAR runs: the multipliers of
-//! one sample, a value a class, are brought to their optimum together, sample after sample.
+//! The objective is Crammer and Singer's (*On the algorithmic implementation of multiclass kernel-based
+//! vector machines*, JMLR 2001). The solver is the sequential dual method with shrinking (Keerthi,
+//! Sundararajan, Chang, Hsieh and Lin, *A sequential dual method for large scale multi-class linear SVMs*,
+//! KDD 2008), as in LIBLINEAR: sample after sample, the dual coefficients of one sample, one per class, are
+//! optimized together.
 
 #[cfg(test)]
 mod tests;
@@ -16,21 +17,21 @@ use crate::gemm::{PackedWeights, gemm_tn};
 use crate::random::KeyedRng;
 use crate::vector::VectorOps;
 
-/// Sweeps between two looks at the whole problem.
+/// Sweeps between two evaluations of the whole problem.
 const SWEEPS_PER_ROUND: u64 = 10;
 
-/// Samples that a thread looks at at a time.
+/// Samples per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
-/// `min ½ Σ_m |w_m|² + Σ_i C_i max_m ([m ≠ y_i] + w_m·x_i - w_{y_i}·x_i)`, where `x_i` has one more, constant feature for the
-/// intercepts.
+/// `min ½ Σ_m |w_m|² + Σ_i C_i max_m ([m ≠ y_i] + w_m·x_i - w_{y_i}·x_i)`, where `x_i` includes a constant
+/// feature for the intercepts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CrammerSingerProblem<'a> {
     /// `[N, F]`
     pub(crate) features: FeatureMatrix<'a>,
-    /// `|x_i|²` with the constant feature, `[N]`.
+    /// `|x_i|²` including the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
-    /// The constant feature.
+    /// Value of the constant feature.
     pub(crate) intercept_scaling: f64,
     /// `y_i`, `[N]`.
     pub(crate) labels: &'a [u32],
@@ -38,22 +39,22 @@ pub(crate) struct CrammerSingerProblem<'a> {
     pub(crate) cost: &'a [f64],
 }
 
-/// What [`solve`] found.
+/// The result of [`solve`].
 #[derive(Clone, Debug)]
 pub(crate) struct CrammerSingerSolution {
     /// Weights of the features, `[C, F]`.
     pub(crate) weight: Vec<f64>,
     /// Weights of the constant feature, `[C]`.
     pub(crate) constant_weights: Vec<f64>,
-    /// Those of the dual, `[N, C]`: `w_m = Σ α_im x_i`.
+    /// Dual coefficients `α`, `[N, C]`: `w_m = Σ α_im x_i`.
     pub(crate) dual_coef: Vec<f64>,
-    /// A record per round.
+    /// One entry per round.
     pub(crate) progress: Vec<Progress>,
-    /// Whether the gap came below the tolerance.
+    /// Whether the duality gap fell below the tolerance.
     pub(crate) converged: bool,
 }
 
-/// Solves the problem, from a guess of the multipliers if there is one.
+/// Solves the problem, optionally from initial dual coefficients.
 pub(crate) fn solve(
     problem: CrammerSingerProblem<'_>,
     initial_dual_coef: Option<&[f64]>,
@@ -84,19 +85,19 @@ struct CrammerSingerSolver<'a> {
     dual_coef: Vec<f64>,
     weight: Vec<f64>,
     constant_weights: Vec<f64>,
-    /// The classes of each sample whose multipliers may move, `[N]`; fewer than two where none may.
+    /// The classes of each sample whose coefficients may change, `[N]`; fewer than two if none may.
     free_classes: Vec<Vec<u32>>,
 }
 
-/// A class of a sample whose multiplier may move.
+/// A dual coefficient of a sample that may change.
 #[derive(Clone, Copy)]
 struct FreeCoef {
     class: u32,
-    /// Derivative of the dual by the multiplier.
+    /// Derivative of the dual with respect to the coefficient.
     gradient: f64,
-    /// The multiplier.
+    /// The coefficient.
     value: f64,
-    /// Its upper bound: `C_i` for the sample's own class, 0 for another.
+    /// Its upper bound: `C_i` for the sample's own class, 0 for the others.
     upper: f64,
 }
 
@@ -113,8 +114,8 @@ impl<'a> CrammerSingerSolver<'a> {
         }
     }
 
-    /// Starts from the multiple of `guess` at which the dual is lowest among those within the bounds; whether that is other
-    /// than zero. So no guess is worse than none.
+    /// Starts from the feasible multiple of `initial_dual_coef` with the lowest dual; returns whether it
+    /// differs from zero. So a warm start is never worse than a cold start.
     fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
         let classes = self.problem.cost.len();
         let (mut max_multiple, mut linear) = (f64::INFINITY, 0.0);
@@ -136,7 +137,7 @@ impl<'a> CrammerSingerSolver<'a> {
         is_usable
     }
 
-    /// The weights of the multipliers, computed anew, so that rounding does not pile up.
+    /// Recomputes the weights from the dual coefficients, so that rounding errors do not accumulate.
     fn recompute_weights(&mut self) {
         self.weight = gemm_tn(&self.dual_coef, self.problem.features);
         let mut sums = vec![0.0; self.constant_weights.len()];
@@ -163,8 +164,8 @@ impl<'a> CrammerSingerSolver<'a> {
         }
     }
 
-    /// Brings the multipliers of sample `i` to their optimum, the others as they are; whether any may still move. `row` is
-    /// room for its features.
+    /// Optimizes the coefficients of sample `i`, keeping the others; returns whether any may still change.
+    /// `row` is scratch space for its features.
     fn update_sample(&mut self, i: usize, row: &mut [f64]) -> bool {
         let (width, classes) = (self.problem.features.width(), self.problem.cost.len());
         for (value, &x) in row.iter_mut().zip(self.problem.features.row(i)) {
@@ -201,7 +202,7 @@ impl<'a> CrammerSingerSolver<'a> {
         true
     }
 
-    /// Looks at every sample: how good the weights are, and which multipliers may move.
+    /// Evaluates all samples: the objective and duality gap, and which coefficients may change.
     fn evaluate(&mut self) -> Progress {
         self.recompute_weights();
         let CrammerSingerProblem { features, labels, cost, intercept_scaling, .. } = self.problem;
@@ -253,8 +254,9 @@ impl FreeCoef {
     }
 }
 
-/// Drops the classes that are at their bound and would stay there, and gives the violation of the optimum among the others:
-/// by how much the largest derivative exceeds the smallest one of a multiplier that may grow.
+/// Removes the coefficients that are at their bound and would stay there. Returns the violation of optimality
+/// among the others: by how much the largest gradient exceeds the smallest one of a coefficient that may
+/// grow.
 fn shrink(free: &mut Vec<FreeCoef>) -> f64 {
     let growable = free.iter().filter(|m| m.value < m.upper).map(|m| m.gradient);
     let smallest = growable.fold(f64::INFINITY, f64::min);
@@ -262,8 +264,8 @@ fn shrink(free: &mut Vec<FreeCoef>) -> f64 {
     free.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max) - smallest
 }
 
-/// The minimum of `Σ ½ A α_m² + B_m α_m` within the bounds, the sum of all multipliers of the sample being 0, where `A` is
-/// `curvature` and `B` what makes the gradient that of `moving`: algorithm 3.1 of the paper on the sequential dual method.
+/// The minimum of `Σ ½ A α_m² + B_m α_m` within the bounds with coefficients that sum to 0, where `A` is
+/// `curvature` and `B` gives the gradients in `free`: algorithm 3.1 of the sequential dual method paper.
 fn solve_subproblem(free: &[FreeCoef], curvature: f64, cost: f64) -> Vec<f64> {
     let linear = |m: &FreeCoef| m.gradient - curvature * m.value;
     let mut breakpoints: Vec<f64> = free.iter().map(|m| linear(m) + curvature * m.upper).collect();
@@ -278,8 +280,9 @@ fn solve_subproblem(free: &[FreeCoef], curvature: f64, cost: f64) -> Vec<f64> {
     free.iter().map(|m| ((threshold - linear(m)) / curvature).min(m.upper)).collect()
 }
 
-/// Multipliers `[N, C]` for weights with these `scores` `[N, C]`: a sample that costs something has its whole `C_i` on its own
-/// class and on the one that costs most, as at the optimum where that one is alone.
+/// Dual coefficients `[N, C]` for weights with these `scores` `[N, C]`: a sample with a positive loss has its
+/// whole `C_i` on its own class and on the class with the largest loss, as at the optimum if that class is
+/// unique.
 pub(crate) fn dual_coef_from_scores(scores: &[f64], labels: &[u32], cost: &[f64]) -> Vec<f64> {
     let mut dual_coef = vec![0.0; scores.len()];
     let rows = scores.chunks_exact(cost.len()).zip(dual_coef.chunks_exact_mut(cost.len()));

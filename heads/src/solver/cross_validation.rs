@@ -1,35 +1,36 @@
-//! Choosing how strongly to regularise, by folds.
+//! Choice of the regularization strength by cross-validation.
 
 use crate::data::{FeatureMatrix, TrainingSet};
 use crate::error::HeadError;
 use crate::folds::{self, stratified_folds};
 use crate::head::History;
 
-/// Folds to choose by.
+/// Number of folds.
 const N_FOLDS: usize = 5;
 
-/// What was chosen, and how each candidate did.
+/// The chosen value and the loss of each candidate.
 #[derive(Clone, Debug)]
 pub(crate) struct Choice {
-    /// The best candidate; the first of equals.
+    /// The best candidate; ties go to the first.
     pub(crate) value: f64,
-    /// A row per candidate: its value and its mean loss.
+    /// One row per candidate: its value and its mean loss.
     pub(crate) history: History,
 }
 
-/// Samples to fit on and samples to judge by.
+/// The training and the held-out samples of a fold.
 pub(crate) struct FoldData<'a> {
-    /// Fitted on.
+    /// Samples to fit on.
     pub(crate) fit: &'a TrainingSet<'a>,
-    /// Judged by.
+    /// Samples to evaluate on.
     pub(crate) held_out: &'a TrainingSet<'a>,
 }
 
-/// Chooses among `candidates` by stratified folds, in which the rows of a group stay together. `path` fits each of them on
-/// a fold, in their order, so that one fit may start from the one before, and gives the sum of each one's loss over
-/// the held-out samples.
+/// Chooses among `candidates` by stratified cross-validation that keeps groups together. `path_losses` fits
+/// the candidates on a fold, in order (so that each fit may start from the previous one), and returns the sum
+/// of each one's loss over the held-out samples.
 ///
-/// Where no class has two photos there is nothing to hold out: the middle candidate is taken, and a warning says so.
+/// If no class has two photos, nothing can be held out: the middle candidate is taken, and a warning is
+/// logged.
 pub(crate) fn choose_by_cross_validation(
     data: &TrainingSet<'_>,
     parameter: &'static str,
@@ -52,7 +53,9 @@ pub(crate) fn choose_by_cross_validation(
     }
     if n_held_out == 0 {
         let value = candidates[candidates.len() / 2];
-        tracing::warn!("`{parameter} = \"auto\"` takes {value}: no class has two photos to choose by");
+        tracing::warn!(
+            "`{parameter} = \"auto\"` falls back to {value}: cross-validation needs a class with two photos"
+        );
         return Ok(Choice { value, history: History::default() });
     }
     let comparable = |loss: f64| if loss.is_finite() { loss } else { f64::INFINITY };
@@ -63,7 +66,7 @@ pub(crate) fn choose_by_cross_validation(
     Ok(Choice { value: candidates[best.unwrap_or_default()], history })
 }
 
-/// Some rows of a training set.
+/// A copy of some rows of a training set.
 struct OwnedSet {
     values: Vec<f32>,
     labels: Vec<u32>,
@@ -115,7 +118,7 @@ mod tests {
         assert_eq!((choice.value, choice.history.rows.len()), (1.0, 0));
     }
 
-    /// A head that notes which rows it is given to fit on and to be judged by: each row's feature is its number.
+    /// Records the rows that are fitted on and held out; each row's feature is its index.
     // effect: data.group x head.linear.C, data.group x head.svm.C, features.views x head.linear.C, features.views x head.svm.C
     #[test]
     fn each_row_is_held_out_once_from_fits_without_its_group() {
@@ -141,7 +144,7 @@ mod tests {
                 Ok(vec![3.0 * held_out.len() as f64, 1.0])
             });
             held_out_rows.sort_unstable();
-            // The group that a class cannot miss is judged by none.
+            // The only group of a class is never held out.
             let is_only_group = |row: &usize| {
                 let same_class = (0..labels.len()).filter(|&other| labels[other] == labels[*row]);
                 same_class.into_iter().all(|other| groups[other] == groups[*row])
@@ -150,7 +153,7 @@ mod tests {
                 held_out_rows.iter().copied().eq((0..labels.len()).filter(|row| !is_only_group(row))),
                 "{name}: {held_out_rows:?}"
             );
-            // The mean over all rows that judge: 3 each, and 1 a fold.
+            // The mean over all held-out rows: 3 per row, and 1 per fold.
             let Choice { value, history } = choice.unwrap();
             assert_eq!((value, history.columns), (1.0, vec!["C", "held_out_loss"]));
             assert_eq!(

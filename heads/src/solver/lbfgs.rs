@@ -1,45 +1,45 @@
 //! Limited-memory BFGS with a strong Wolfe line search.
 //!
 //! Nocedal and Wright, *Numerical Optimization*, 2nd edition: algorithm 7.4 for the direction, 3.5 and 3.6
-//! for the step. The inverse Hessian starts as what the caller knows of it, scaled by the last step's
-//! curvature (7.20).
+//! for the step. The initial inverse Hessian is given by the caller and scaled by the curvature of the last
+//! step (7.20).
 
 use std::collections::VecDeque;
 
 use crate::vector::VectorOps;
 
-/// Steps that the inverse Hessian is made of.
+/// Number of steps that the inverse Hessian is built from.
 const HISTORY: usize = 10;
-/// A step must lower the value by this part of what the slope promises.
+/// Sufficient decrease: fraction of the decrease predicted by the slope.
 pub(crate) const SUFFICIENT_DECREASE: f64 = 1e-4;
-/// A step must lower the slope to this part.
+/// Curvature condition: fraction of the initial slope that may remain.
 const CURVATURE: f64 = 0.9;
-/// Evaluations in one line search, at most.
+/// Maximum number of evaluations per line search.
 const MAX_EVALUATIONS: usize = 30;
 
-/// When to stop.
+/// Stopping rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LbfgsStopping {
-    /// The largest component of the gradient that is small enough.
+    /// Largest gradient component at which to stop.
     pub(crate) tolerance: f64,
-    /// Iterations at most.
+    /// Maximum number of iterations.
     pub(crate) iterations: u64,
 }
 
-/// What [`minimize`] found.
+/// The result of [`minimize`].
 #[derive(Clone, Debug)]
 pub(crate) struct Minimum {
     /// The best point.
     pub(crate) point: Vec<f64>,
-    /// Value and largest component of the gradient, first at the start and then after each iteration.
+    /// Value and largest gradient component, at the start and after each iteration.
     pub(crate) progress: Vec<(f64, f64)>,
-    /// Whether the gradient is small enough.
+    /// Whether the gradient is below the tolerance.
     pub(crate) converged: bool,
 }
 
-/// Minimises `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
+/// Minimizes `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
 ///
-/// `on_iteration` is told how many are done.
+/// `on_iteration` is called with the number of iterations done.
 pub(crate) fn minimize(
     start: Vec<f64>,
     inverse: &InverseHessian<'_>,
@@ -57,8 +57,9 @@ pub(crate) fn minimize(
     minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
 }
 
-/// Steps from point to point until the largest component of the slope there is small enough. `step` is given a point, its
-/// slope and the direction that the inverse Hessian makes of it; it returns a point that is lower, if it finds one.
+/// The shared iteration of L-BFGS and OWL-QN: steps until the largest component of the (pseudo-)gradient is
+/// small enough. `step` gets a point, its gradient and the quasi-Newton direction; it returns a lower point,
+/// if it finds one.
 pub(crate) fn minimize_with(
     mut current: Evaluation,
     inverse: &InverseHessian<'_>,
@@ -78,8 +79,8 @@ pub(crate) fn minimize_with(
             if memory.is_empty() {
                 break;
             }
-            // The remembered curvature misleads, as it may where the value is lost in rounding: start again
-            // without it.
+            // The stored curvature is misleading, as may happen where the value is dominated by rounding:
+            // restart without it.
             memory.clear();
             continue;
         };
@@ -92,28 +93,30 @@ pub(crate) fn minimize_with(
     Minimum { converged: max_abs(&gradient) <= stopping.tolerance, point: current.point, progress }
 }
 
+/// The largest absolute value.
 fn max_abs(vector: &[f64]) -> f64 {
     vector.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
-/// A point with the value and the gradient there.
+/// A point with its value and gradient.
 pub(crate) struct Evaluation {
     pub(crate) point: Vec<f64>,
     pub(crate) value: f64,
     pub(crate) gradient: Vec<f64>,
 }
 
+/// A step and the change of the gradient along it.
 struct CurvaturePair {
     step: Vec<f64>,
     gradient_change: Vec<f64>,
-    /// `1 / (point · gradient)`
+    /// `1 / (step · gradient_change)`
     rho: f64,
 }
 
-/// About the inverse Hessian, up to a factor: its product with a vector.
+/// An approximate inverse Hessian, up to a factor, as its product with a vector.
 pub(crate) type InverseHessian<'a> = dyn Fn(&[f64]) -> Vec<f64> + 'a;
 
-/// The last steps, and the inverse Hessian that follows from them.
+/// The curvature of the last steps, which defines the inverse Hessian.
 struct LbfgsMemory<'a> {
     pairs: VecDeque<CurvaturePair>,
     inverse_hessian: &'a InverseHessian<'a>,
@@ -121,22 +124,22 @@ struct LbfgsMemory<'a> {
 }
 
 impl<'a> LbfgsMemory<'a> {
-    /// No step yet.
+    /// An empty history.
     fn new(inverse_hessian: &'a InverseHessian<'a>) -> Self {
         Self { pairs: VecDeque::new(), inverse_hessian, vectors: VectorOps::new() }
     }
 
-    /// Whether no step is remembered.
+    /// Whether there are no steps.
     fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
 
-    /// Forgets every step.
+    /// Removes all steps.
     fn clear(&mut self) {
         self.pairs.clear();
     }
 
-    /// Remembers the step between two points.
+    /// Adds the step between two points.
     fn push(&mut self, previous: &Evaluation, current: &Evaluation) {
         let difference =
             |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
@@ -174,7 +177,7 @@ impl<'a> LbfgsMemory<'a> {
     }
 }
 
-/// A length tried: the value and the slope there.
+/// A tried step length with its value and slope.
 #[derive(Clone, Copy)]
 struct Trial {
     length: f64,
@@ -182,8 +185,8 @@ struct Trial {
     slope: f64,
 }
 
-/// A point along `direction` that satisfies the strong Wolfe conditions; or the lowest one tried, where
-/// rounding hides them; nothing where none is lower.
+/// A point along `direction` that satisfies the strong Wolfe conditions; else the lowest one tried, if
+/// rounding hides them; `None` if none is lower.
 fn line_search(
     current: &Evaluation,
     direction: &[f64],
@@ -195,7 +198,7 @@ fn line_search(
         return None;
     }
     let mut lowest: Option<Evaluation> = None;
-    // The step sought lies between `low`, the best so far, and `high`, once there is one.
+    // The step length lies between `low`, the best so far, and `high`, once that exists.
     let (mut low, mut high): (Trial, Option<Trial>) = (start, None);
     let mut length = 1.0;
     for _ in 0..MAX_EVALUATIONS {
@@ -204,7 +207,7 @@ fn line_search(
         let mut gradient = vec![0.0; point.len()];
         let value = evaluate(&point, &mut gradient);
         let trial = Trial { length, value, slope: vectors.dot(&gradient, direction) };
-        let is_lower = value < lowest.as_ref().map_or(current.value, |at| at.value);
+        let is_lower = value < lowest.as_ref().map_or(current.value, |lowest| lowest.value);
         if is_lower {
             lowest = Some(Evaluation { point, value, gradient });
         }
@@ -228,7 +231,7 @@ fn line_search(
     lowest
 }
 
-/// The minimum of the cubic through both (3.59), kept a tenth of the interval away from its ends.
+/// The minimum of the cubic through both trials (3.59), at least a tenth of the interval away from its ends.
 fn cubic_minimum(low: Trial, high: Trial) -> f64 {
     let width = high.length - low.length;
     let d1 = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.length - high.length);
@@ -265,13 +268,13 @@ mod tests {
         };
         let minimum = minimize(vec![-1.2, 1.0, -1.2, 1.0], &|v| v.to_vec(), STOPPING, counted, |_| {});
         assert!(minimum.converged, "{:?}", minimum.progress);
-        // 58 in 43 iterations; other instructions may round otherwise.
+        // 58 evaluations in 43 iterations; other processors may round differently.
         assert!(evaluations < 63, "{evaluations}");
         assert!(minimum.point.iter().all(|x| (x - 1.0).abs() < 1e-7), "{:?}", minimum.point);
     }
 
-    /// Waves along a line, and a way down that is steep at first: wherever the search ends, the value is low enough for the length
-    /// and the slope is small enough.
+    /// Sine waves on a parabola with steep and flat starts: wherever the search ends, both Wolfe conditions
+    /// hold.
     #[test]
     fn the_line_search_ends_where_both_of_wolfes_conditions_hold() {
         for case in 0..400 {

@@ -13,20 +13,22 @@ use crate::solver::softmax::{LogitFloat, softmax_residual};
 use crate::standardize::column_means;
 use crate::vector::VectorOps;
 
-/// `K` times the mean of `p (1 - p)` that [`LogisticObjective::inverse_covariance`] takes for granted.
+/// Assumed mean of `p (1 - p)`, times `K`, in [`LogisticObjective::inverse_covariance`].
 const ASSUMED_SPREAD: f64 = 0.03;
-/// Classes from which on it is worth its cost: with 10 it makes fits a third slower, with 120 it halves them.
+/// Classes from which the inverse covariance pays off: with 10 it makes fits a third slower, with 120 twice
+/// as fast.
 const MIN_CLASSES: usize = 32;
-/// Features up to which the inverse of a matrix `[F, F]` is worth its cost.
+/// Features up to which inverting a matrix `[F, F]` pays off.
 const MAX_FEATURES: usize = 4096;
-/// Rows whose logits a thread computes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 256;
 
-/// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i` and any `λ`, over `W` `[K, F]` and a free intercept `b` `[K]`.
+/// `1/S Σ s_i log-loss_i + ½ λ |W|²`, with `S = Σ s_i` and any `λ`, over `W` `[K, F]` and a free intercept
+/// `b` `[K]`.
 ///
-/// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`: the same objective,
-/// as the intercept is free, but weights and intercepts no longer pull at each other, and solvers need far
-/// fewer iterations.
+/// A point holds `W` and then the intercepts at the mean of the features, `b + W·mean`. The objective is the
+/// same, as the intercept is free, but weights and intercepts are decorrelated, and solvers need far fewer
+/// iterations.
 pub(crate) struct LogisticObjective<'a> {
     features: FeatureMatrix<'a>,
     labels: Vec<u32>,
@@ -61,21 +63,21 @@ impl<'a> LogisticObjective<'a> {
         (point, bias)
     }
 
-    /// The point of some weights `[K, F]` and intercepts `[K]`.
+    /// The point of weights `[K, F]` and intercepts `[K]`.
     pub(crate) fn pack(&self, mut weight: Vec<f64>, mut bias: Vec<f64>) -> Vec<f64> {
         self.shift_intercepts(&weight, &mut bias, 1.0);
         weight.append(&mut bias);
         weight
     }
 
-    /// Intercepts at 0 to intercepts at the mean, or back with a `sign` of -1.
+    /// Shifts intercepts at 0 to intercepts at the feature mean, or back with a `sign` of -1.
     fn shift_intercepts(&self, weight: &[f64], bias: &mut [f64], sign: f64) {
         for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(self.features.width())) {
             *bias += sign * VectorOps::new().dot(weight, &self.mean);
         }
     }
 
-    /// About the inverse of the Hessian's diagonal: as if the classes were independent of the features.
+    /// Approximate inverse of the Hessian's diagonal, as if classes were independent of the features.
     pub(crate) fn inverse_diagonal(&self, lambda: f64) -> impl Fn(&[f64]) -> Vec<f64> + use<> {
         let classes = self.classes as f64;
         let spread = (1.0 - 1.0 / classes) / classes;
@@ -91,9 +93,10 @@ impl<'a> LogisticObjective<'a> {
         move |vector| vector.iter().zip(&diagonal).map(|(v, d)| v * d).collect()
     }
 
-    /// About the inverse Hessian, with what features have in common: as if `p (1 - p)` of each class were [`ASSUMED_SPREAD`]` / K` for
-    /// every sample, near where few are in doubt (with `1 / K` and its bound on the Hessian, Böhning 1992). Nothing where it would
-    /// cost more than it saves, or features span less than their number.
+    /// Approximate inverse Hessian from the covariance of the features, as if `p (1 - p)` of each class were
+    /// [`ASSUMED_SPREAD`]` / K` for every sample, which is close if few samples are uncertain (with `1 / K`
+    /// it is the bound of Böhning 1992). `None` if it would cost more than it saves, or if the covariance is
+    /// singular.
     pub(crate) fn inverse_covariance(&self, lambda: f64) -> Option<impl Fn(&[f64]) -> Vec<f64> + use<>> {
         let (width, classes) = (self.features.width(), self.classes);
         if classes < MIN_CLASSES || width > MAX_FEATURES || self.features.len() < width {
@@ -106,7 +109,7 @@ impl<'a> LogisticObjective<'a> {
         }
         let rows =
             CenteredRows { features: self.features, group: &self.labels, means: &self.mean, scales: &scales };
-        // In `f32`, it is as good a start as in `f64`, and half the work.
+        // In `f32` it is as good a start as in `f64` at half the cost.
         let mut hessian = LowerTriangular::<f32>::column_gram(&rows);
         hessian.add_to_diagonal(std::iter::repeat_n(lambda, width));
         let inverse = Cholesky::for_preconditioning(hessian)?.solve(Mat::identity(width, width));
@@ -136,7 +139,8 @@ impl<'a> LogisticObjective<'a> {
         self.evaluate_with(lambda, point, gradient, logits, gemm_tn)
     }
 
-    /// The same with logits in `f32`: twice as fast. The gradient is off by about `1e-7` times the features.
+    /// As [`evaluate`](Self::evaluate) with logits in `f32`: twice as fast. The gradient error is about
+    /// `1e-7` times the features.
     pub(crate) fn evaluate_f32(&self, lambda: f64, point: &[f64], gradient: &mut [f64]) -> f64 {
         let weight: Vec<f32> = self.weights_of(point).iter().map(|&value| value as f32).collect();
         let logits = |rows: &[f32], _: &mut Vec<f32>, logits: &mut [f32]| {
@@ -145,11 +149,13 @@ impl<'a> LogisticObjective<'a> {
         self.evaluate_with(lambda, point, gradient, logits, gemm_tn_f32)
     }
 
+    /// The weights `[K, F]` of a point.
     fn weights_of<'p>(&self, point: &'p [f64]) -> &'p [f64] {
         &point[..self.classes * self.features.width()]
     }
 
-    /// With `logits` of a block of rows, and `sums` of the rows by the derivatives of each logit.
+    /// Evaluates with `logits` computing the logits of a block of rows, and `weighted_row_sums` the sums of
+    /// the rows weighted by the gradients of each logit.
     fn evaluate_with<T: LogitFloat>(
         &self,
         lambda: f64,
@@ -164,7 +170,8 @@ impl<'a> LogisticObjective<'a> {
         let bias: Vec<T> = bias.into_iter().map(T::from_f64).collect();
         let (weight_gradient, bias_gradient) = gradient.split_at_mut(weight.len());
         let (loss, residuals) = self.residuals(&bias, logits, bias_gradient);
-        // A row's derivatives add up to 0. What rounding leaves would move all intercepts together, at no cost and so for ever.
+        // The gradients of a row sum to 0. The remaining rounding error would shift all intercepts together,
+        // at no cost and so without bound.
         let drift = bias_gradient.iter().sum::<f64>() / self.classes as f64;
         bias_gradient.iter_mut().for_each(|sum| *sum -= drift);
         weight_gradient.copy_from_slice(&weighted_row_sums(&residuals, self.features));
@@ -176,7 +183,8 @@ impl<'a> LogisticObjective<'a> {
         loss + 0.5 * lambda * vectors.dot(weight, weight)
     }
 
-    /// The mean loss, and its derivative by each logit, `[N, K]`; fills in their sums, `[K]`.
+    /// The mean loss and its gradients with respect to the logits, `[N, K]`; fills in their sums over
+    /// samples, `[K]`.
     fn residuals<T: LogitFloat>(
         &self,
         bias: &[T],
@@ -242,7 +250,7 @@ mod tests {
         }
     }
 
-    /// What features have in common is taken out: of features that are nearly the same the fit needs a few iterations.
+    /// On highly correlated features the fit needs few iterations.
     #[test]
     fn an_inverse_of_the_covariance_needs_few_iterations() {
         let (n, width, classes) = (600, 12, MIN_CLASSES);

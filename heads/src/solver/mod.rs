@@ -1,4 +1,4 @@
-//! What fits a head.
+//! Solvers: the optimization algorithms that fit heads.
 
 pub(crate) mod adamw;
 pub(crate) mod crammer_singer;

@@ -1,4 +1,4 @@
-//! A support vector machine for each class against the rest.
+//! One-vs-rest support vector machines.
 
 use rayon::prelude::*;
 
@@ -7,47 +7,48 @@ use super::dual_coordinate_descent::{
 };
 use crate::data::FeatureMatrix;
 
-/// A problem of two classes for each class: `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature
-/// for the intercept and `y_i` is 1 for the samples of the class. Two classes are one problem, that of the second.
+/// One binary problem per class: `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` includes a constant
+/// feature for the intercept and `y_i` is 1 for the samples of the class. With two classes there is one
+/// problem, that of the second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OneVsRest<'a> {
     /// `[N, F]`
     pub(crate) features: FeatureMatrix<'a>,
-    /// `|x_i|²` with the constant feature, `[N]`.
+    /// `|x_i|²` including the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
-    /// The constant feature.
+    /// Value of the constant feature.
     pub(crate) intercept_scaling: f64,
     /// The class of each sample, `[N]`.
     pub(crate) labels: &'a [u32],
     /// `C`
     pub(crate) c: f64,
-    /// What `C` is multiplied by for the samples of each class, `[C]`; for the rest of a class only where that is one class.
+    /// Factor of `C` for the samples of each class, `[C]`; for the rest only if that is a single class.
     pub(crate) class_weights: &'a [f64],
     /// The loss.
     pub(crate) loss: MarginLoss,
 }
 
-/// The planes of all classes.
+/// The weights of all classes.
 #[derive(Clone, Debug)]
 pub(crate) struct SvmSolution {
     /// Weights of the features, `[K, F]`.
     pub(crate) weight: Vec<f64>,
     /// Weights of the constant feature, `[K]`.
     pub(crate) constant_weights: Vec<f64>,
-    /// The dual's multipliers, from which a fit with another `C` can start.
+    /// Dual coefficients, from which a fit with another `C` can start.
     pub(crate) dual_coef: Vec<f64>,
-    /// The progress of each problem and whether its gap came below the tolerance.
+    /// The progress of each problem, and whether it converged.
     pub(crate) outcomes: Vec<(Vec<Progress>, bool)>,
 }
 
 impl OneVsRest<'_> {
-    /// The class of each plane.
+    /// The positive class of each problem.
     pub(crate) fn positive_classes(&self) -> std::ops::Range<usize> {
         let classes = self.class_weights.len();
         if classes == 2 { 1..2 } else { 0..classes }
     }
 
-    /// Solves all problems, from `guess` of the multipliers `[K, N]` if there is one. Calls `on_done` after each.
+    /// Solves all problems, optionally from dual coefficients `[K, N]`. Calls `on_done` after each problem.
     pub(crate) fn solve(
         &self,
         initial_dual_coef: Option<&[f64]>,
@@ -66,7 +67,7 @@ impl OneVsRest<'_> {
                 loss: self.loss,
             };
             let initial_dual_coef =
-                initial_dual_coef.map(|guess| &guess[index * samples..(index + 1) * samples]);
+                initial_dual_coef.map(|coef| &coef[index * samples..(index + 1) * samples]);
             let [seed, key] = stopping.seed;
             let stopping = SvmStopping { seed: [seed, key + class as u64], ..stopping };
             let solution = dual_coordinate_descent::solve(problem, initial_dual_coef, stopping);
@@ -74,7 +75,7 @@ impl OneVsRest<'_> {
             solution
         };
         let problems: Vec<(usize, usize)> = self.positive_classes().enumerate().collect();
-        // One problem at a time to a thread: they differ in length.
+        // One problem per task: their run times differ.
         let solutions: Vec<BinarySvmSolution> = problems.into_par_iter().with_max_len(1).map(solve).collect();
         SvmSolution {
             weight: solutions.iter().flat_map(|s| s.w.weight.iter().copied()).collect(),
@@ -91,8 +92,8 @@ impl OneVsRest<'_> {
         [self.c * rest, self.c * self.class_weights[class]]
     }
 
-    /// The multipliers `[K, N]` that planes with these `scores` `[N, K]` have at their optimum; a hinge's are known but for
-    /// those of samples right at their margin.
+    /// The dual coefficients `[K, N]` for weights with these `scores` `[N, K]`, as at the optimum; those of
+    /// the hinge are exact except for samples right at their margin.
     pub(crate) fn dual_coef_from_scores(&self, scores: &[f64]) -> Vec<f64> {
         let positive_classes = self.positive_classes();
         let problem_coef = |(index, class): (usize, usize)| {

@@ -1,20 +1,21 @@
-//! Orthant-wise limited-memory quasi-Newton: L-BFGS for an objective with an absolute value of each weight in it.
+//! Orthant-wise limited-memory quasi-Newton (OWL-QN): L-BFGS with an L1 penalty.
 //!
-//! Andrew and Gao, *Scalable training of L1-regularized log-linear models*, ICML 2007. A step stays in the orthant that
-//! the pseudo-gradient points into, where the absolute values are linear; a weight that would leave it becomes 0.
+//! Andrew and Gao, *Scalable training of L1-regularized log-linear models*, ICML 2007. A step stays in the
+//! orthant of the negative pseudo-gradient, where the penalty is linear; a weight that would leave it becomes
+//! 0.
 
 use crate::solver::lbfgs::{
     Evaluation, InverseHessian, LbfgsStopping, Minimum, SUFFICIENT_DECREASE, minimize_with,
 };
 use crate::vector::VectorOps;
 
-/// Halvings of a step, at most.
+/// Maximum number of halvings of a step.
 const MAX_HALVINGS: usize = 40;
 
-/// Minimises `evaluate(x) + Σ absolute_i |x_i|` from `start`, where `evaluate` returns the value of the smooth part and fills
-/// in its gradient. `inverse` is about the smooth part's inverse Hessian: a diagonal, so that no weight is moved for another's
-/// sake. The progress holds the whole value,
-/// and the largest component of the pseudo-gradient.
+/// Minimizes `evaluate(x) + Σ l1_weights_i |x_i|` from `start`, where `evaluate` returns the value of the
+/// smooth part and fills in its gradient. `inverse` approximates the smooth part's inverse Hessian and must
+/// be diagonal, so that weights do not affect each other. The progress holds the full objective and the
+/// largest component of the pseudo-gradient.
 pub(crate) fn minimize(
     start: Vec<f64>,
     l1_weights: &[f64],
@@ -41,7 +42,7 @@ pub(crate) fn minimize(
     minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
 }
 
-/// The one-sided derivative of least size, by each weight: their equation 4.
+/// The pseudo-gradient: the one-sided derivative of smallest magnitude for each weight (equation 4).
 fn pseudo_gradient(point: &Evaluation, l1_weights: &[f64]) -> Vec<f64> {
     let component = |((&x, &g), &a): ((&f64, &f64), &f64)| {
         if x != 0.0 {
@@ -57,7 +58,7 @@ fn pseudo_gradient(point: &Evaluation, l1_weights: &[f64]) -> Vec<f64> {
     point.point.iter().zip(&point.gradient).zip(l1_weights).map(component).collect()
 }
 
-/// The longest of the halved steps, projected on the orthant, that lowers the value enough.
+/// Backtracking line search with projection on the orthant.
 fn backtracking_step(
     current: &Evaluation,
     slope: &[f64],
@@ -91,7 +92,7 @@ mod tests {
 
     const STOPPING: LbfgsStopping = LbfgsStopping { tolerance: 1e-10, iterations: 200 };
 
-    /// `½ Σ scale_i (x_i - target_i)² + Σ |x_i|`, whose optimum is known: soft thresholding.
+    /// `½ Σ scale_i (x_i - target_i)² + Σ |x_i|` is minimized by soft thresholding.
     #[test]
     fn a_separable_lasso_has_its_known_optimum_with_exact_zeros() {
         let (scales, targets) = ([1.0, 4.0, 100.0, 2.0], [3.0, 0.2, -0.5, -0.4]);

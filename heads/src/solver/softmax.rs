@@ -1,13 +1,13 @@
-//! The derivative of a row's log-loss by its logits, in vector instructions.
+//! The gradient of a row's log-loss with respect to its logits, in SIMD instructions.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::dense::Real;
 
-/// Values that are looked at together: their number is fixed, so that every processor gives the same bits.
+/// Values reduced together; fixed, so that every processor gives the same bits.
 const LANES: usize = 16;
 
-/// What logits are computed in.
+/// The floating-point type of logits.
 pub(crate) trait LogitFloat: Real {
     /// `e` to the power of a number from `-∞` to 0.
     fn exp_non_positive(self) -> Self;
@@ -21,13 +21,13 @@ impl LogitFloat for f64 {
 }
 
 impl LogitFloat for f32 {
-    /// `2ⁿ eʳ` with `n` whole and `|r| <= ½ ln 2`, and the polynomial of the Cephes library (Moshier 1989) for `eʳ`: off by
-    /// no more than two units in the last place, and without a branch. What is below `e⁻⁸⁷` becomes that.
+    /// `2ⁿ eʳ` with integer `n` and `|r| <= ½ ln 2`, with the polynomial of the Cephes library (Moshier 1989)
+    /// for `eʳ`: accurate to two units in the last place, without branches. Arguments below -87 are clamped.
     #[inline(always)]
     fn exp_non_positive(self) -> Self {
-        /// Adding it leaves a number rounded to a whole one in the last bits.
+        /// Adding this rounds a number to an integer in its last bits.
         const ROUND: f32 = 12_582_912.0;
-        /// ln 2, in a part that has few bits and the rest.
+        /// ln 2, split into a part with few bits and the rest.
         const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
         let x = self.max(-87.0);
         let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
@@ -40,7 +40,8 @@ impl LogitFloat for f32 {
     }
 }
 
-/// Adds `bias` to the logits `[K]` of a row and replaces them by `share (softmax - one-hot)`; returns the log-loss.
+/// Adds `bias` to the logits `[K]` of a row and replaces them by `sample_weight (softmax - one-hot)`; returns
+/// the log-loss.
 pub(crate) fn softmax_residual<T: LogitFloat>(
     arch: Arch,
     logits: &mut [T],
@@ -51,7 +52,7 @@ pub(crate) fn softmax_residual<T: LogitFloat>(
     arch.dispatch(SoftmaxResidual { logits, bias, label, sample_weight })
 }
 
-/// An operation of its own, not a closure: it has to be inlined for the processor's instructions.
+/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions.
 struct SoftmaxResidual<'a, T> {
     logits: &'a mut [T],
     bias: &'a [T],
@@ -84,7 +85,7 @@ impl<T: LogitFloat> WithSimd for SoftmaxResidual<'_, T> {
     }
 }
 
-/// Joins what is made of all values and of `start`, any number of times that changes nothing.
+/// Reduces all mapped values with `combine`, starting from `start`, which must be neutral.
 #[inline(always)]
 fn reduce_lanes<T, U: Copy>(values: &[T], start: U, map: impl Fn(&T) -> U, combine: impl Fn(U, U) -> U) -> U {
     let mut lanes = [start; LANES];
@@ -133,8 +134,8 @@ mod tests {
                     softmax_residual(arch, &mut narrow, &to_f32(&bias), label, 0.25),
                 ];
                 for (k, power) in powers.iter().enumerate() {
-                    let own = if k == label { 1.0 } else { 0.0 };
-                    let expected = 0.25 * (power / sum - own);
+                    let one_hot = if k == label { 1.0 } else { 0.0 };
+                    let expected = 0.25 * (power / sum - one_hot);
                     assert!((wide[k] - expected).abs() < 1e-14, "{classes}, {k}");
                     assert!((f64::from(narrow[k]) - expected).abs() < 1e-6, "{classes}, {k} in f32");
                 }

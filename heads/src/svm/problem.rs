@@ -1,4 +1,5 @@
-//! What `svm` fits with, whichever its objective: samples made ready, a start, a solver, and planes brought back.
+//! The SVM problem of `svm`: prepares the samples, loads warm starts, runs the solver, and converts its
+//! weights.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,15 +17,15 @@ use crate::solver::one_vs_rest::{OneVsRest, SvmSolution};
 use crate::standardize::PreparedFeatures;
 use crate::vector::VectorOps;
 
-/// Rows whose scores a thread computes at a time.
+/// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
-/// Samples made ready for a fit with any `C`.
+/// Samples prepared for fits with any `C`.
 pub(super) struct SvmProblem<'a> {
     config: &'a SvmConfig,
     labels: &'a [u32],
     prepared: PreparedFeatures<'a>,
-    /// `|x_i|²` with the constant feature, `[N]`.
+    /// `|x_i|²` including the constant feature, `[N]`.
     squared_norms: Vec<f64>,
     class_weights: Vec<f64>,
 }
@@ -40,8 +41,8 @@ impl<'a> SvmProblem<'a> {
         Self { config, labels: data.labels(), prepared, squared_norms, class_weights }
     }
 
-    /// Solves for this `C`, from `guess` of the multipliers if there is one. `on_done` is told how many problems of how many are
-    /// solved.
+    /// Solves for this `C`, optionally from initial dual coefficients. `on_done` is called with the number of
+    /// solved problems and their total.
     pub(super) fn solve(
         &self,
         c: f64,
@@ -94,11 +95,11 @@ impl<'a> SvmProblem<'a> {
         }
     }
 
-    /// Multipliers to start from where `start` is the head of an earlier fit: those that its planes would have at their
-    /// optimum; a class that it does not know has planes of zeros.
+    /// Initial dual coefficients from the tensors of an earlier fit: those that its weights would have at the
+    /// optimum. New classes have zero weights.
     ///
     /// # Errors
-    /// When it is no head of this kind, of another width, or of more classes.
+    /// When it is not a head of this kind, or has another width or more classes.
     pub(super) fn warm_start_dual_coef(&self, warm_start: &Tensors, c: f64) -> Result<Vec<f64>, HeadError> {
         let (weight, bias) = self.load_warm_start(warm_start)?;
         let classes = self.class_weights.len();
@@ -117,7 +118,7 @@ impl<'a> SvmProblem<'a> {
         })
     }
 
-    /// Weights `[C, F]` and intercepts `[C]` of `start`, for the features fitted on.
+    /// Weights `[C, F]` and intercepts `[C]` of the warm start, for the prepared features.
     fn load_warm_start(&self, warm_start: &Tensors) -> Result<(Vec<f64>, Vec<f64>), HeadError> {
         let (width, classes) = (self.prepared.features().width(), self.class_weights.len());
         let head = Affine::load(warm_start, "")?;
@@ -126,7 +127,7 @@ impl<'a> SvmProblem<'a> {
         }
         if head.classes() > classes {
             return Err(HeadError::Data(format!(
-                "the head to start from has {} classes, there are {classes} to fit",
+                "the warm-start head has {} classes, but the data has {classes}",
                 head.classes()
             )));
         }
@@ -156,7 +157,7 @@ impl<'a> SvmProblem<'a> {
         scores
     }
 
-    /// The head that these planes are, on the features as they come.
+    /// The affine head of a solution, for the raw features.
     pub(super) fn to_affine(&self, solution: &SvmSolution) -> Result<Affine, HeadError> {
         let width = self.prepared.features().width();
         let mut weight = solution.weight.clone();
@@ -170,7 +171,7 @@ impl<'a> SvmProblem<'a> {
         Affine::from_f64(&weight, &bias, width)
     }
 
-    /// Says of each problem that was not solved how far it came.
+    /// Logs a warning for each problem that did not converge.
     pub(super) fn warn_unless_converged(&self, solution: &SvmSolution) {
         let first = match self.config.multi_class {
             MultiClass::Ovr if self.class_weights.len() == 2 => 1,

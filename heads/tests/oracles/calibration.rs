@@ -57,12 +57,13 @@ fn probabilities_are_scikit_learns() {
 fn scores_and_sets_are_mapies() {
     let golden = golden();
     for case in ["margins", "sharp", "rare", "few"] {
-        let of = |name: &str| format!("{case}.conformal.{name}");
-        let conformal = ConformalScores::fit(&golden.f32s(&of("fit")), &golden.u32s(&of("labels"))).unwrap();
-        let fresh = golden.logits(&of("fresh"));
+        let key = |name: &str| format!("{case}.conformal.{name}");
+        let conformal =
+            ConformalScores::fit(&golden.f32s(&key("fit")), &golden.u32s(&key("labels"))).unwrap();
+        let fresh = golden.logits(&key("fresh"));
         for method in [ConformalMethod::Lac, ConformalMethod::Aps] {
             let name = method.as_str();
-            let expected = golden.f64s(&of(&format!("{name}.scores")));
+            let expected = golden.f64s(&key(&format!("{name}.scores")));
             assert_eq!(conformal.scores(method).len(), expected.len());
             // MAPIE's score of LAC is one minus the probability.
             let more = if method == ConformalMethod::Lac { 1.0 } else { 0.0 };
@@ -71,7 +72,7 @@ fn scores_and_sets_are_mapies() {
                 assert!((found - expected).abs() < 1e-6, "{case} {name}: {found} {expected}");
             }
             for coverage in [0.5, 0.8, 0.9, 0.95] {
-                let expected = golden.f64s(&of(&format!("{name}.{coverage}")));
+                let expected = golden.f64s(&key(&format!("{name}.{coverage}")));
                 let sets = conformal.set_predictor(coverage, method).unwrap();
                 for (row, expected) in fresh.rows().zip(expected.chunks_exact(fresh.classes())) {
                     let mut found = sets.predict(row);

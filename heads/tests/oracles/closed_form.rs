@@ -1,4 +1,4 @@
-//! The heads in closed form and `knn` against scikit-learn (`reference/heads/closed_form.py`).
+//! The closed-form heads and `knn` against scikit-learn (`reference/heads/closed_form.py`).
 
 use headstock_heads::knn::{KnnConfig, VoteWeights};
 use headstock_heads::lda::{LdaConfig, Shrinkage};
@@ -77,7 +77,7 @@ fn ridge_chooses_alpha_by_the_same_errors_as_ridge_classifier_cv() {
     }
 }
 
-/// scikit-learn fits anew without each photo.
+/// scikit-learn refits without each photo.
 // effect: features.views x head.ridge.alpha, data.group x head.ridge.alpha
 #[test]
 fn ridge_leaves_out_all_views_of_a_photo_together() {
@@ -112,7 +112,7 @@ fn ridge_with_auto_alpha_matches_ridge_with_the_chosen_alpha() {
     }
 }
 
-/// Without two photos there is nothing to leave out.
+/// With a single group there is nothing to leave out.
 #[test]
 fn ridge_takes_the_middle_alpha_for_a_single_group() {
     let set = golden().set("three");
@@ -139,7 +139,7 @@ fn lda_matches_linear_discriminant_analysis() {
             assert_near(&probabilities, &golden.f64s(&format!("{case}.probabilities")), 1e-4, &case);
             assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
 
-            // Ours lack a part that all classes have in common.
+            // Ours omit a term that is equal for all classes.
             let minus_first_class = |mut values: Vec<f64>, width: usize| {
                 let (first, rest) = values.split_at_mut(width);
                 for row in rest.chunks_exact_mut(width) {
@@ -168,7 +168,7 @@ fn nearest_mean_matches_nearest_centroid() {
         let logits = fit(&NearestMeanConfig::default(), &set).head.logits(set.features()).unwrap();
         assert_same_predictions(&logits, &golden.u32s(&format!("{case}.predictions")), &case);
         let distances = golden.f64s(&format!("{case}.distances"));
-        // A logit is half the squared distance, but for a part that all classes have in common.
+        // A logit is minus half the squared distance, up to a term that is equal for all classes.
         let (mut found, mut expected) = (Vec::new(), Vec::new());
         for (logits, distances) in logits.rows().zip(distances.chunks_exact(set.classes)) {
             found.extend(logits.iter().map(|logit| f64::from(logits[0] - logit)));
@@ -208,7 +208,7 @@ fn knn_matches_k_neighbors_classifier() {
                     let case = format!("{name}.knn-{k}-{weights_text}-{metric_text}");
                     let head = fit(&KnnConfig { k, weights, metric }, &train).head;
                     let shares = head.logits(queries.features()).unwrap().softmax();
-                    // There is one vote more, which all classes share.
+                    // The head adds one vote that is split among all classes.
                     let share = |share: f32| {
                         (f64::from(share) * (k + 1) as f64 - 1.0 / train.classes as f64) / k as f64
                     };

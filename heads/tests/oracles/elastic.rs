@@ -1,4 +1,4 @@
-//! `linear` with absolute values in its penalty, against scikit-learn's `LogisticRegression` (`reference/elastic/make.py`).
+//! `linear` with an L1 penalty against scikit-learn's `LogisticRegression` (`reference/elastic/make.py`).
 
 use headstock_heads::linear::{LinearConfig, Penalty};
 use headstock_heads::{ClassWeight, FitContext, HeadConfig};
@@ -7,10 +7,10 @@ use crate::support::{Golden, LinearParams};
 
 type Named<T> = (&'static str, T, f64);
 
-/// The ratio of the golden file, and what says so; `l1_ratio` has no part in `l1`.
+/// The ratio in the golden file with the equivalent keys; `l1_ratio` has no effect with `l1`.
 const PENALTIES: [Named<Penalty>; 2] = [("1.0", Penalty::L1, 0.5), ("0.3", Penalty::ElasticNet, 0.3)];
 
-/// Each with `C` and class weights.
+/// Combines a penalty with values of `C` and class weights.
 fn with_cases(penalty: Named<Penalty>) -> [(Named<Penalty>, Named<ClassWeight>); 3] {
     [
         ("", ClassWeight::None, 0.5),
@@ -44,10 +44,10 @@ fn l1_and_elastic_net_match_saga_with_the_same_zero_weights() {
             let (mut found, mut expected) =
                 (LinearParams::difference_of_two(&*head), LinearParams::golden(&golden, &case));
             let zero_mask =
-                |planes: &LinearParams| -> Vec<bool> { planes.weight.iter().map(|&w| w == 0.0).collect() };
+                |params: &LinearParams| -> Vec<bool> { params.weight.iter().map(|&w| w == 0.0).collect() };
             assert_eq!(zero_mask(&found), zero_mask(&expected), "{case}");
             if set.classes > 2 {
-                // Neither the losses nor the penalty know what all intercepts have in common.
+                // Neither the losses nor the penalty depend on the mean of the intercepts.
                 for LinearParams { bias, .. } in [&mut found, &mut expected] {
                     let mean = bias.iter().sum::<f64>() / bias.len() as f64;
                     bias.iter_mut().for_each(|bias| *bias -= mean);

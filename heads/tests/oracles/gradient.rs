@@ -1,4 +1,5 @@
-//! Heads that learn by gradients against PyTorch in `f64`, with every key of their tables (`reference/gradient/make.py`).
+//! Heads fitted by gradients against PyTorch in `f64`, for every key of their tables
+//! (`reference/gradient/make.py`).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,8 @@ struct Case {
     tensors: BTreeMap<String, Vec<f64>>,
 }
 
-/// Fits of a kind end where PyTorch's end, and each epoch's row of history is PyTorch's; there are so many cases.
+/// Compares fitted tensors and histories of all cases of a kind with PyTorch's; `cases` is their expected
+/// number.
 fn check(kind: &str, cases: usize) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/gradient/fits.toml");
     let golden: GoldenFits = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The heads against the tools that people know them from, through the public API alone.
+//! The heads against reference implementations, through the public API only.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 

@@ -13,7 +13,7 @@ fn golden() -> Golden {
 }
 
 impl DataSet {
-    /// `w·x + b` of each sample and plane, in `f64`.
+    /// `w·x + b` of each sample and weight vector, in `f64`.
     fn scores(&self, params: &LinearParams) -> Vec<Vec<f64>> {
         let score = |row: &[f32], (w, b): (&[f64], &f64)| {
             row.iter().zip(w).map(|(&x, w)| f64::from(x) * w).sum::<f64>() + b
@@ -76,7 +76,7 @@ fn linear_matches_logistic_regression() {
                 .fold(0.0, f64::max);
             assert!(error < 1e-5, "{case}: a probability is off by {error}");
             if standardize {
-                // scikit-learn's weights are those of the standardised features.
+                // scikit-learn's weights are those of the standardized features.
                 continue;
             }
             let (params, expected) =
@@ -102,7 +102,7 @@ fn linear_with_its_default_tolerance_is_within_a_thousandth_of_the_optimum() {
     }
 }
 
-/// `½ (|w|² + w₀²) + Σ C_i loss_i` of each plane, where `w₀` is the weight of the constant feature.
+/// `½ (|w|² + w₀²) + Σ C_i loss_i` of each problem, where `w₀` is the weight of the constant feature.
 fn svm_objectives(set: &DataSet, params: &LinearParams, config: &SvmConfig) -> Vec<f64> {
     let weights = set.training_set().class_weights(config.class_weight);
     let scores = set.scores(params);
@@ -161,7 +161,7 @@ fn svm_matches_linear_svc() {
                     (LinearParams::second_of_two(&*head), LinearParams::golden(&golden, &case));
                 params.assert_near(&expected, 1e-4, &case);
                 let objectives = |params: &LinearParams| svm_objectives(&set, params, &config);
-                // The hinge has a kink where its optimum lies: rounding the weights to f32 costs more there.
+                // The hinge has a kink at its optimum: rounding the weights to f32 costs more there.
                 let tolerance = if loss == SvmLoss::Hinge { 1e-5 } else { 1e-6 };
                 for (found, expected) in objectives(&params).into_iter().zip(objectives(&expected)) {
                     assert_relative(found, expected, tolerance, &case);

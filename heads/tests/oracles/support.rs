@@ -1,4 +1,4 @@
-//! Golden files, what is in them, and when a head agrees with it.
+//! Golden files, their contents, and comparisons with heads.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use headstock_heads::{FeatureMatrix, Head, Logits, TrainingSet};
 
-/// What another tool made.
+/// Tensors computed by a reference implementation.
 pub(crate) struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
@@ -28,7 +28,7 @@ impl Golden {
         self.0[name].to_vec1().unwrap()
     }
 
-    /// The length of a matrix's rows.
+    /// The row length of a matrix.
     pub(crate) fn width(&self, name: &str) -> usize {
         self.0[name].dims()[1]
     }
@@ -49,7 +49,7 @@ pub(crate) fn f64s(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Samples to fit on.
+/// A labeled data set.
 pub(crate) struct DataSet {
     pub(crate) values: Vec<f32>,
     pub(crate) width: usize,
@@ -66,7 +66,7 @@ impl DataSet {
         TrainingSet::new(self.features(), &self.labels, self.classes).unwrap()
     }
 
-    /// The samples whose place and label `keep` accepts, of as many classes.
+    /// The samples whose index and label `keep` accepts, with the same number of classes.
     pub(crate) fn subset(&self, keep: impl Fn(usize, u32) -> bool) -> Self {
         let rows = (0..self.labels.len()).filter(|&row| keep(row, self.labels[row]));
         let rows: Vec<usize> = rows.collect();
@@ -78,7 +78,7 @@ impl DataSet {
     }
 }
 
-/// Weights `[K, F]` and intercepts `[K]`; as in scikit-learn, two classes share one plane.
+/// Weights `[K, F]` and intercepts `[K]`; as in scikit-learn, two classes share one row.
 #[derive(Debug)]
 pub(crate) struct LinearParams {
     pub(crate) weight: Vec<f64>,
@@ -90,23 +90,23 @@ impl LinearParams {
         Self { weight: golden.f64s(&format!("{case}.weight")), bias: golden.f64s(&format!("{case}.bias")) }
     }
 
-    /// A plane for each class of a head.
+    /// The rows of all classes of a head.
     pub(crate) fn per_class(head: &impl Head) -> Self {
         let tensors = head.tensors().unwrap();
         Self { weight: f64s(&tensors["weight"]), bias: f64s(&tensors["bias"]) }
     }
 
-    /// Those of a head; of two classes, what lies between them.
+    /// As in scikit-learn: with two classes, the difference of their rows.
     pub(crate) fn difference_of_two(head: &impl Head) -> Self {
         Self::per_class(head).merge_two_classes(|first, second| second - first)
     }
 
-    /// Those of a head; of two classes the second's, whose opposite is the first's.
+    /// As in scikit-learn: with two classes, the row of the second, which is the negative of the first.
     pub(crate) fn second_of_two(head: &impl Head) -> Self {
         Self::per_class(head).merge_two_classes(|_, second| second)
     }
 
-    /// These, and of two one.
+    /// Merges the rows of two classes into one; leaves other numbers of classes alone.
     fn merge_two_classes(self, merge: impl Fn(f64, f64) -> f64) -> Self {
         if self.bias.len() != 2 {
             return self;
@@ -134,7 +134,7 @@ pub(crate) fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, case:
     );
 }
 
-/// Where the two highest logits differ by less than rounding, either may win.
+/// If the two highest logits are equal up to rounding, either may win.
 pub(crate) fn assert_same_predictions(logits: &Logits, expected: &[u32], case: &str) {
     assert_eq!(logits.rows().len(), expected.len(), "{case}");
     for (row, (&expected, logits)) in expected.iter().zip(logits.rows()).enumerate() {

@@ -1,5 +1,5 @@
-//! The head `svm`: Crammer and Singer's objective against scikit-learn's (`reference/crammer_singer/make.py`), the choice of `C`,
-//! and fits that start from another head.
+//! The head `svm`: Crammer and Singer's objective against scikit-learn's
+//! (`reference/crammer_singer/make.py`), the choice of `C`, and warm starts.
 
 use headstock_heads::svm::{MultiClass, SvmConfig, SvmLoss};
 use headstock_heads::{Affine, ClassWeight, FitContext, Fitted, Head, HeadConfig, Regularization, Tensors};
@@ -19,8 +19,8 @@ impl DataSet {
     }
 }
 
-/// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`, the margin of two classes being that of one plane, which
-/// both weights of opposite sign have halves of.
+/// `½ Σ_m (|w_m|² + w_m₀²) + Σ C_i max_m ([m ≠ y_i] + s_im - s_iy)`. If two classes share one row, it is
+/// split into two halves of opposite sign.
 fn objective(set: &DataSet, params: &LinearParams, config: &SvmConfig) -> f64 {
     let (mut weight, mut bias) = (params.weight.clone(), params.bias.clone());
     if bias.len() == 1 {
@@ -79,7 +79,7 @@ fn crammer_singer_matches_linear_svc() {
     }
 }
 
-/// Configurations of every objective.
+/// Configurations with every objective.
 fn objectives(c: Regularization) -> [SvmConfig; 3] {
     let with = |multi_class, loss| SvmConfig { multi_class, loss, c, ..SvmConfig::default() };
     [
@@ -147,10 +147,10 @@ fn a_warm_start_of_another_width_or_with_more_classes_is_refused() {
         let context = FitContext::silent().with_warm_start(&start);
         config.fit(&set.training_set(), &context).unwrap_err().to_string()
     };
-    assert_eq!(error(&wide, &three), "the head takes 40 features a photo, these have 12");
+    assert_eq!(error(&wide, &three), "the head expects 40 features per photo, but the data has 12");
     assert_eq!(
         error(&seven, &seven.first_classes(5)),
-        "the head to start from has 7 classes, there are 5 to fit"
+        "the warm-start head has 7 classes, but the data has 5"
     );
 }
 
@@ -168,7 +168,7 @@ fn auto_matches_a_fit_with_the_reported_c() {
     }
 }
 
-/// Classes that two features tell apart, which are small beside eight that mean nothing.
+/// Two small informative features separate the classes; eight large features are noise.
 #[test]
 fn auto_chooses_a_large_c_where_it_predicts_better() {
     let (samples, width) = (120, 10);

@@ -1,23 +1,23 @@
-//! What values of `[augment]` are refused.
+//! Checks of the values of `[augment]`.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-/// A key of `[augment]` with a value out of its range.
+/// A value of `[augment]` that is out of range.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[error("`augment.{key}` is {value}: {expected}")]
 pub struct AugmentError {
     /// The key within `[augment]`.
     pub key: &'static str,
-    /// Its value.
+    /// The value.
     pub value: String,
-    /// What is accepted.
+    /// The accepted values.
     pub expected: &'static str,
 }
 
-/// Refuses `value` unless it is `good`.
+/// An error for `value` unless it is valid.
 pub(super) fn require(
     is_valid: bool,
     key: &'static str,
@@ -35,12 +35,12 @@ pub(super) fn check_optional_probability(key: &'static str, p: Option<f64>) -> R
     p.map_or(Ok(()), |p| check_probability(key, p))
 }
 
-/// Whether a range is in order and within `bounds`.
+/// Whether a range is ascending and within `bounds`.
 pub(super) fn is_range_within([low, high]: [f64; 2], bounds: &RangeInclusive<f64>) -> bool {
     low <= high && bounds.contains(&low) && bounds.contains(&high)
 }
 
-/// Whether a range is in order, above 0 and finite.
+/// Whether a range is ascending, above 0 and finite.
 pub(super) fn is_positive_range([low, high]: [f64; 2]) -> bool {
     low > 0.0 && low <= high && high.is_finite()
 }

@@ -1,18 +1,20 @@
-//! A crop of random area and aspect ratio.
+//! The random resized crop.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{AugmentError, is_positive_range, require};
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
-/// The parameters of torchvision's `RandomResizedCrop`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The parameters of torchvision's `RandomResizedCrop`: a crop of random area and aspect ratio, resized.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandomResizedCrop {
-    /// Least and greatest share of the photo's area.
+    /// Smallest and largest area of the crop, as fractions of the photo's area; above 0 and at most 1.
+    /// Default `[0.08, 1.0]`.
     pub scale: [f64; 2],
-    /// Least and greatest width over height.
+    /// Smallest and largest aspect ratio (width / height) of the crop; above 0. Default `[0.75, 1.3333]`.
     pub ratio: [f64; 2],
 }
 
@@ -29,13 +31,13 @@ impl RandomResizedCrop {
             is_positive_range(scale) && scale[1] <= 1.0,
             "random_resized_crop.scale",
             format_args!("{scale:?}"),
-            "must be two shares of the area in order, above 0 and up to 1",
+            "must be two fractions of the area in ascending order, above 0 and at most 1",
         )?;
         require(
             is_positive_range(ratio),
             "random_resized_crop.ratio",
             format_args!("{ratio:?}"),
-            "must be two ratios in order, above 0",
+            "must be two ratios above 0, in ascending order",
         )
     }
 

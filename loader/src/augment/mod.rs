@@ -1,27 +1,29 @@
-//! Augmented views of a photo: torchvision's random transforms, version 2, on PIL images.
+//! Augmented views of a photo: torchvision's random transforms (`transforms.v2`) on PIL images.
 //!
-//! What happens to a view happens in this order: a random resized crop (or the plain view), the flips left and right and up and
-//! down, the policy, rotation, affine map, perspective, colour jitter, greyscale, Gaussian blur, sharpness, posterizing,
-//! solarizing, equalizing, autocontrast, inversion, erasing.
+//! The steps are applied in this order: random resized crop (or the evaluation transform), horizontal flip,
+//! vertical flip, policy, rotation, affine map, perspective, color jitter, grayscale, Gaussian blur,
+//! sharpness, posterize, solarize, equalize, autocontrast, invert, erasing.
 //!
-//! First all parameters are drawn, then they are applied. The draws depend on the seed, the rendering and the photo; each step
-//! has a stream of its own, so that one does not move the draws of another. (The crop, the flip left and right and the
-//! rotation share the first.) Parameters are distributed as torchvision's.
+//! All parameters are drawn first and then applied. The draws depend on the seed, the view's index and the
+//! photo. Each step has its own random stream, so adding a step does not change the draws of the others. (The
+//! crop, the horizontal flip and the rotation share one stream.) Parameters have the same distributions as in
+//! torchvision.
 //!
-//! With given parameters a view is torchvision's:
+//! For given parameters, a view equals torchvision's:
 //!
-//! - to the bit: flips, rotation, affine map, brightness, contrast, saturation, hue, greyscale, sharpness, posterizing,
-//!   solarizing, equalizing, autocontrast, inversion, erasing in a colour, and `RandAugment`, `TrivialAugmentWide` and
-//!   `AutoAugment`, which are made of these;
-//! - to 1 of 255: the crop and the plain view (their filters); Gaussian blur, whose sums are of single precision in another
-//!   order; perspective, which cuts values where they may be whole but for the last digits of coefficients that torchvision
-//!   finds by least squares;
-//! - `AugMix`: each operation to 1 of 255. torchvision does them on tensors in single precision, in an order that depends on the
-//!   processor, and a value that is off by 1 can be further off after a later operation of its chain stretched the histogram
-//!   or cut it into levels. Of 180 mixes of 224 x 160, three had such values, of 107,520 at most 81.
+//! - exactly: flips, rotation, affine map, brightness, contrast, saturation, hue, grayscale, sharpness,
+//!   posterize, solarize, equalize, autocontrast, invert, erasing with a color, and `RandAugment`,
+//!   `TrivialAugmentWide` and `AutoAugment`, which consist of these;
+//! - within 1 of 255: the crop and the evaluation transform; Gaussian blur, which adds single-precision
+//!   numbers in another order; perspective, which truncates values that may be just below an integer because
+//!   of the last digits of the coefficients (torchvision solves for them by least squares);
+//! - `AugMix`: each operation within 1 of 255. torchvision applies them to tensors in single precision, in an
+//!   order that depends on the processor; a difference of 1 can grow when a later operation of the chain
+//!   stretches the histogram or reduces the levels. Of 180 mixes of 224 x 160, three had such values: at most
+//!   81 of 107,520.
 //!
-//! Noise in an erased rectangle is ours: ImageNet's mean and deviation, which is what torchvision's is when it erases after
-//! normalising.
+//! Noise in an erased rectangle is drawn by our own generator, with ImageNet's mean and standard deviation.
+//! torchvision's noise has the same distribution when it erases after normalizing.
 
 mod check;
 mod crop;
@@ -32,6 +34,7 @@ mod sheet;
 mod steps;
 
 use image::RgbImage;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::AugmentError;
@@ -49,85 +52,95 @@ pub(crate) use self::ops::ImageOp;
 use crate::random::KeyedRandom;
 use crate::transform::{EvalTransform, RenderSpec, Resampling};
 
-/// The table `[augment]`: what may happen to a view, in the [module's](self) order. Only what is there happens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The table `[augment]`: random transforms of the augmented views of training photos.
+///
+/// Only the steps that are set happen. They are torchvision's transforms (version 2) on PIL images, with the
+/// same parameter names, meanings and defaults; a `p` is the probability of a step. Steps are applied in this
+/// order: `random_resized_crop`, `horizontal_flip`, `vertical_flip`, `policy`, `rotation`, `affine`,
+/// `perspective`, `color_jitter`, `grayscale`, `gaussian_blur`, `sharpness`, `posterize`, `solarize`,
+/// `equalize`, `autocontrast`, `invert`, `erasing`. Each step has its own random stream: adding a step does
+/// not change what the others do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// A crop of random area and aspect ratio, resized (`RandomResizedCrop`). Without it a view starts from the plain one.
+    /// A crop of random area and aspect ratio, resized to the input size of the backbone
+    /// (`RandomResizedCrop`). Without it, views start from the photo as it is resized and cropped for
+    /// evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_resized_crop: Option<RandomResizedCrop>,
-    /// The probability of mirroring left and right (`RandomHorizontalFlip`).
+    /// Probability of a horizontal flip, left to right (`RandomHorizontalFlip`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub horizontal_flip: Option<f64>,
-    /// Degrees; turned by a uniform angle from minus this to this, nearest pixel, black outside (`RandomRotation`).
+    /// Largest rotation in degrees, from 0 to 180: the angle is uniform between minus this and this; pixels
+    /// outside the photo are black (`RandomRotation`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<f64>,
-    /// The probability of mirroring up and down (`RandomVerticalFlip`).
+    /// Probability of a vertical flip, top to bottom (`RandomVerticalFlip`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vertical_flip: Option<f64>,
-    /// Operations chosen at random (`RandAugment`, `TrivialAugmentWide`, `AugMix`, `AutoAugment`).
+    /// An automatic augmentation policy: `rand-augment`, `trivial-augment-wide`, `aug-mix` or `auto-augment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// Turned, moved, sized and sheared (`RandomAffine`).
+    /// Random rotation, translation, scaling and shear (`RandomAffine`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affine: Option<RandomAffine>,
-    /// Seen at a slant (`RandomPerspective`).
+    /// Random perspective distortion (`RandomPerspective`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perspective: Option<RandomPerspective>,
-    /// Brightness, contrast, saturation and hue (`ColorJitter`).
+    /// Random changes of brightness, contrast, saturation and hue, in random order (`ColorJitter`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub color_jitter: Option<ColorJitter>,
-    /// The probability of grey (`RandomGrayscale`).
+    /// Probability of conversion to grayscale (`RandomGrayscale`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grayscale: Option<f64>,
-    /// Blurred (`GaussianBlur`).
+    /// Gaussian blur (`GaussianBlur`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_blur: Option<GaussianBlur>,
-    /// Blurred or sharpened (`RandomAdjustSharpness`).
+    /// Blurring or sharpening by a factor (`RandomAdjustSharpness`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharpness: Option<RandomAdjustSharpness>,
-    /// Fewer levels (`RandomPosterize`).
+    /// Fewer bits per channel (`RandomPosterize`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posterize: Option<RandomPosterize>,
-    /// Bright values inverted (`RandomSolarize`).
+    /// Inversion of bright values (`RandomSolarize`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solarize: Option<RandomSolarize>,
-    /// The probability of a level histogram (`RandomEqualize`).
+    /// Probability of histogram equalization (`RandomEqualize`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalize: Option<f64>,
-    /// The probability of values stretched from 0 to 255 (`RandomAutocontrast`).
+    /// Probability of stretching each channel to the range 0 to 255 (`RandomAutocontrast`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autocontrast: Option<f64>,
-    /// The probability of inverted values (`RandomInvert`).
+    /// Probability of inverting all values (`RandomInvert`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invert: Option<f64>,
-    /// A rectangle painted over (`RandomErasing`).
+    /// Erasing of a random rectangle (`RandomErasing`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erasing: Option<RandomErasing>,
-    /// What is drawn depends on this, the view's number and the photo.
+    /// Random seed, 0 by default. A view depends on the seed, its index and the photo, and on nothing else.
     pub seed: u64,
 }
 
-/// The rendering that is epoch 0's: no view has a number as high.
+/// The view index of epoch 0. Cached views are numbered below it.
 const FIRST_EPOCH_VIEW: u64 = 1 << 32;
 
 impl Augment {
-    /// Whether nothing would change a photo.
+    /// Whether no step is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self { seed: self.seed, ..Self::default() }
     }
 
-    /// Checks the ranges.
+    /// Checks that all values are in range.
     ///
     /// # Errors
-    /// [`AugmentError`], which names the key.
+    /// [`AugmentError`] names the first key whose value is out of range.
     pub fn check(&self) -> Result<(), AugmentError> {
         self.random_resized_crop.as_ref().map_or(Ok(()), RandomResizedCrop::check)?;
         check_optional_probability("horizontal_flip", self.horizontal_flip)?;
         if let Some(degrees) = self.rotation {
-            let good = (0.0..=180.0).contains(&degrees);
-            require(good, "rotation", degrees, "must be degrees, from 0 to 180")?;
+            let is_valid = (0.0..=180.0).contains(&degrees);
+            require(is_valid, "rotation", degrees, "must be an angle in degrees from 0 to 180")?;
         }
         check_optional_probability("vertical_flip", self.vertical_flip)?;
         self.policy.as_ref().map_or(Ok(()), Policy::check)?;
@@ -145,13 +158,13 @@ impl Augment {
         self.erasing.as_ref().map_or(Ok(()), RandomErasing::check)
     }
 
-    /// View `view` of `photo`, as large as `plain`'s crop. It depends on the seed, the view's number, the photo's key
-    /// (the hash of its bytes) and the settings, and on nothing else. Settings that [`Augment::check_not_past_end`] refuses give some
-    /// view, without a panic.
+    /// Renders view `view` of `photo`, of the size of `eval`'s crop. It depends on the seed, the view's
+    /// index, the hash of the photo's bytes and the settings, and on nothing else. Settings that
+    /// [`Augment::check`] rejects give an arbitrary view and do not panic.
     ///
     /// ```
     /// use headstock_loader::augment::{Augment, ColorJitter, Policy, RandomResizedCrop, TrivialAugmentWide};
-    /// use headstock_loader::{EvalTransform, Interpolation};
+    /// use headstock_loader::{EvalTransform, Resampling};
     ///
     /// let augment = Augment {
     ///     random_resized_crop: Some(RandomResizedCrop::default()),
@@ -161,69 +174,64 @@ impl Augment {
     ///     ..Augment::default()
     /// };
     /// augment.check()?;
-    /// let plain = EvalTransform { resize: 32, crop: (28, 28), interpolation: Interpolation::Bilinear };
+    /// let eval = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
     /// let photo = image::RgbImage::new(60, 40);
-    /// let first = augment.view(&photo, &plain, 1, &[7; 32]);
-    /// assert_eq!(first, augment.view(&photo, &plain, 1, &[7; 32]));
+    /// let first = augment.view(&photo, &eval, 1, &[7; 32]);
+    /// assert_eq!(first, augment.view(&photo, &eval, 1, &[7; 32]));
     /// assert_eq!(first.dimensions(), (28, 28));
     /// # Ok::<(), headstock_loader::AugmentError>(())
     /// ```
     #[must_use]
-    pub fn view(&self, photo: &RgbImage, eval: &EvalTransform, view: u32, image_hash: &[u8; 32]) -> RgbImage {
-        self.render_spec(photo.dimensions(), eval, view, image_hash).render(photo)
+    pub fn view(&self, image: &RgbImage, eval: &EvalTransform, view: u32, hash: &[u8; 32]) -> RgbImage {
+        self.render_spec(image.dimensions(), eval, view, hash).render(image)
     }
 
-    /// A view of `photo` for epoch `epoch` of a training that has each photo another way every time. It is as
-    /// [`output_size`](Self::output_size) says, with the epoch in place of the view's number, and drawn apart from all numbered views.
+    /// Renders a view of `photo` for epoch `epoch` of a training with new views in each epoch. Like
+    /// [`view`](Self::view), with the epoch in place of the view's index; independent of all indexed views.
     #[must_use]
     pub fn epoch_view(
         &self,
-        photo: &RgbImage,
+        image: &RgbImage,
         eval: &EvalTransform,
         epoch: u64,
-        image_hash: &[u8; 32],
+        hash: &[u8; 32],
     ) -> RgbImage {
-        self.epoch_render_spec(photo.dimensions(), eval, epoch, image_hash).render(photo)
+        self.epoch_render_spec(image.dimensions(), eval, epoch, hash).render(image)
     }
 
-    /// [`output_size`](Self::output_size), for a photo of `size` (width, height) that is not decoded yet.
+    /// Draws [`view`](Self::view) for a photo of `size` (width, height) that is not decoded yet.
     #[must_use]
     pub fn render_spec(
         &self,
         size: (u32, u32),
         eval: &EvalTransform,
         view: u32,
-        image_hash: &[u8; 32],
+        hash: &[u8; 32],
     ) -> RenderSpec {
-        self.draw(size, eval, view.into(), image_hash)
+        self.draw(size, eval, view.into(), hash)
     }
 
-    /// [`epoch_view`](Self::epoch_view), for a photo of `size` (width, height) that is not decoded yet.
+    /// Draws [`epoch_view`](Self::epoch_view) for a photo of `size` (width, height) that is not decoded yet.
     #[must_use]
     pub fn epoch_render_spec(
         &self,
         size: (u32, u32),
         eval: &EvalTransform,
         epoch: u64,
-        image_hash: &[u8; 32],
+        hash: &[u8; 32],
     ) -> RenderSpec {
-        self.draw(size, eval, epoch.wrapping_add(FIRST_EPOCH_VIEW), image_hash)
+        self.draw(size, eval, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
     }
 
-    /// Draws rendering `rendering` of a photo of `size` (width, height): numbered views come first, then epochs.
-    fn draw(
-        &self,
-        size: (u32, u32),
-        eval: &EvalTransform,
-        view_index: u64,
-        image_hash: &[u8; 32],
-    ) -> RenderSpec {
-        let mut random = KeyedRandom::new(self.seed, view_index, image_hash);
+    /// Draws the parameters of a view of a photo of `size` (width, height). Epochs come after the indexed
+    /// views.
+    fn draw(&self, size: (u32, u32), eval: &EvalTransform, view_index: u64, hash: &[u8; 32]) -> RenderSpec {
+        let mut random = KeyedRandom::new(self.seed, view_index, hash);
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
         let flips = self.horizontal_flip.is_some_and(|p| random.bernoulli(p));
         let degrees = self.rotation.map(|max_degrees| random.uniform(-max_degrees, max_degrees));
 
-        let random_for = |step: &str| KeyedRandom::for_step(self.seed, view_index, image_hash, step);
+        let random_for = |step: &str| KeyedRandom::for_step(self.seed, view_index, hash, step);
         let occurs = |step: &str, p: Option<f64>| p.is_some_and(|p| random_for(step).bernoulli(p));
         let output_size = view_size(eval);
         let mut ops = Vec::new();

@@ -2,15 +2,17 @@
 
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number, or a list of numbers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum NumberOrList {
-    /// Of a range around a middle, how far it reaches; of several values, what all of them are.
+    /// One number: the distance from the center of a range to its ends, or the value of all elements.
     Number(f64),
-    /// The ends of one or several ranges, or one value each.
+    /// Several numbers: the ends of one or two ranges, or one value per element.
     List(Vec<f64>),
 }
 
@@ -27,7 +29,7 @@ impl<const N: usize> From<[f64; N]> for NumberOrList {
 }
 
 impl NumberOrList {
-    /// `middle` plus and minus the number, or the range.
+    /// `[low, high]`: `center` minus and plus the number, or the list of two numbers.
     pub(super) fn range_around(&self, center: f64) -> Option<[f64; 2]> {
         match self {
             Self::Number(radius) => Some([center - radius, center + radius]),
@@ -35,7 +37,7 @@ impl NumberOrList {
         }
     }
 
-    /// The number `N` times, or the list of `N` numbers.
+    /// The number repeated `N` times, or the list of `N` numbers.
     pub(super) fn to_array<const N: usize>(&self) -> Option<[f64; N]> {
         match self {
             Self::Number(number) => Some([*number; N]),
@@ -98,13 +100,19 @@ impl<'de> Visitor<'de> for NumberOrListVisitor {
     }
 }
 
-/// What is painted over what is erased: numbers, or noise.
-#[derive(Clone, Debug, PartialEq)]
+/// What fills an erased rectangle: a number or three from 0 to 255, or `"random"`.
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum ErasingValue {
-    /// A value for all channels, or one each for red, green and blue; from 0 to 255.
+    /// One value for all channels, or a list of three for red, green and blue; from 0 to 255.
     Color(NumberOrList),
-    /// `"random"`: normal noise with ImageNet's mean and deviation.
+    /// `"random"`: normal noise with ImageNet's mean and standard deviation.
+    #[schemars(schema_with = "random_schema")]
     Random,
+}
+
+fn random_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "const": "random" })
 }
 
 impl Serialize for ErasingValue {

@@ -1,8 +1,8 @@
-//! What is odd about photos and classes, before anything is learned from them.
+//! Checks of images and class names before training.
 //!
-//! [`inspect`] tells how a photo is stored without decoding it; whether it can be read, [`decode`](crate::decode()) tells.
-//! [`similar_names`] finds classes that may be one, [`SizeStats`] photos that are far from the others' size or no shape for a
-//! network.
+//! [`inspect`] reads an image header without decoding the pixels; [`decode`](crate::decode()) tells whether
+//! the image can be read. [`similar_names`] finds classes that may be duplicates, [`SizeStats`] images of
+//! unusual size or shape.
 
 mod headers;
 mod names;
@@ -13,51 +13,51 @@ use std::fmt;
 pub use names::{NameDifference, SimilarNames, similar_names};
 pub use sizes::{MAX_ASPECT_RATIO, MIN_SIDE, SizeStats};
 
-/// How a photo is stored.
+/// How an image is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inspection {
-    /// `JPEG`, `PNG`, `WebP`, `GIF`, `BMP` or `TIFF`, by the content.
+    /// `JPEG`, `PNG`, `WebP`, `GIF`, `BMP` or `TIFF`, detected from the content.
     pub format: &'static str,
-    /// Width and height in pixels, as stored: before it is turned upright.
+    /// Stored width and height in pixels, before EXIF orientation is applied.
     pub size: (u32, u32),
-    /// What a pixel consists of.
+    /// Pixel format.
     pub mode: ColorMode,
-    /// Pictures in the file: frames of an animation, or pages of a TIFF.
+    /// Number of frames of an animation, or of pages of a TIFF.
     pub frames: usize,
-    /// The EXIF orientation, 1 to 8; 1 where there is none or an unknown one.
+    /// EXIF orientation, 1 to 8; 1 if missing or unknown.
     pub orientation: u8,
 }
 
-/// What a pixel consists of, as stored.
+/// Stored pixel format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ColorMode {
-    /// The kind of colours.
+    /// Color space.
     pub color_space: ColorSpace,
-    /// Whether pixels may be transparent.
+    /// Whether there is an alpha channel or a transparent color.
     pub transparent: bool,
-    /// Bits of a value.
+    /// Bits per channel.
     pub bits: u8,
-    /// Whether values are floating-point numbers.
+    /// Whether values are floating-point.
     pub is_float: bool,
 }
 
-/// A kind of colours.
+/// Stored color space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ColorSpace {
-    /// Brightness alone, or black and white.
+    /// Grayscale, or black and white.
     Gray,
-    /// Numbers of colours in a table.
+    /// Indices into a color table.
     Palette,
-    /// Red, green, blue, or what becomes these (`YCbCr`).
+    /// RGB or `YCbCr`.
     Rgb,
-    /// Four inks.
+    /// CMYK.
     Cmyk,
-    /// Others: `Lab`, say.
+    /// Any other, such as `Lab`.
     Other,
 }
 
 impl ColorMode {
-    /// What most photos are: RGB with 8 bits and nothing else.
+    /// Whether it is 8-bit RGB without transparency, the usual format.
     #[must_use]
     pub fn is_rgb8(self) -> bool {
         self == Self { color_space: ColorSpace::Rgb, transparent: false, bits: 8, is_float: false }
@@ -72,27 +72,27 @@ impl fmt::Display for ColorMode {
             write!(f, "{}-bit ", self.bits)?;
         }
         f.write_str(match self.color_space {
-            ColorSpace::Gray => "grey",
+            ColorSpace::Gray => "gray",
             ColorSpace::Palette => "palette",
             ColorSpace::Rgb => "RGB",
             ColorSpace::Cmyk => "CMYK",
-            ColorSpace::Other => "other colours",
+            ColorSpace::Other => "other colors",
         })?;
         if self.transparent { f.write_str(", transparent") } else { Ok(()) }
     }
 }
 
-/// How a photo is stored, by its header; none for what is no photo of a known format or has no whole header. Nothing is
-/// decoded, and what lies behind the header may be damaged.
+/// Reads how an image is stored from its header; `None` for an unknown format or an incomplete header.
+/// Nothing is decoded, so the pixel data may still be damaged.
 ///
 /// ```
 /// use headstock_loader::checks::inspect;
 ///
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::GrayImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png)?;
-/// let photo = inspect(file.get_ref()).ok_or("no photo")?;
-/// assert_eq!((photo.format, photo.size, photo.frames), ("PNG", (4, 3), 1));
-/// assert_eq!(photo.mode.to_string(), "grey");
+/// let inspection = inspect(file.get_ref()).ok_or("not an image")?;
+/// assert_eq!((inspection.format, inspection.size, inspection.frames), ("PNG", (4, 3), 1));
+/// assert_eq!(inspection.mode.to_string(), "gray");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use]

@@ -1,55 +1,58 @@
-//! Names of classes that may mean one class.
+//! Finds class names that may mean the same class.
 
 use std::collections::BTreeMap;
 
 use strsim::osa_distance;
 
-/// Two classes with names that are nearly the same.
+/// Two classes with similar names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimilarNames {
-    /// The number of the first.
+    /// Index of the first class.
     pub a: usize,
-    /// The number of the second, `a < b`.
+    /// Index of the second class, `a < b`.
     pub b: usize,
-    /// What is alike.
+    /// How the names differ.
     pub difference: NameDifference,
 }
 
-/// How far two names are the same.
+/// How two similar names differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameDifference {
-    /// But for small and capital letters.
+    /// Only in upper and lower case.
     Case,
-    /// But for spaces, dashes and other signs between letters, and for case.
+    /// Only in spaces and punctuation, and possibly in case.
     Punctuation,
-    /// But for one letter, or two that changed places.
+    /// In one letter, or two swapped letters.
     Letter,
 }
 
 impl NameDifference {
-    /// What the names differ by, as in "they differ by case alone".
+    /// What differs, for messages: "they differ by {description}".
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
             Self::Case => "case",
-            Self::Punctuation => "spaces or signs",
+            Self::Punctuation => "spaces or punctuation",
             Self::Letter => "one letter",
         }
     }
 }
 
-/// A name must have so many letters for one of them to be a slip: `cat` and `car` are two words.
+/// Minimum length of names that may differ by a typo: `cat` and `car` are different words.
 const MIN_WORD_LENGTH: usize = 4;
 
-/// The pairs of names that are nearly the same, by `(a, b)`. Names that differ by a number are not: `cat1` and `cat2` are
-/// meant. Every name is looked up among the others with a letter left out, so that thousands of classes take no time.
+/// Pairs of similar names, sorted by `(a, b)`. Names with different digits, such as `cat1` and `cat2`, are
+/// not similar.
+///
+/// Candidates are found in an index of all names with one letter removed, which is fast for thousands of
+/// classes.
 ///
 /// ```
-/// use headstock_loader::checks::{Likeness, similar_names};
+/// use headstock_loader::checks::{NameDifference, similar_names};
 ///
 /// let found = similar_names(&["T-Shirt", "cat1", "cat2", "labrador", "labrodor", "t shirt"]);
-/// let pairs: Vec<_> = found.iter().map(|pair| (pair.a, pair.b, pair.likeness)).collect();
-/// assert_eq!(pairs, [(0, 5, Likeness::Spacing), (3, 4, Likeness::Letter)]);
+/// let pairs: Vec<_> = found.iter().map(|pair| (pair.a, pair.b, pair.difference)).collect();
+/// assert_eq!(pairs, [(0, 5, NameDifference::Punctuation), (3, 4, NameDifference::Letter)]);
 /// ```
 #[must_use]
 pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
@@ -60,7 +63,7 @@ pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
         for (start, letter) in name.char_indices() {
             let shorter = [&name[..start], &name[start + letter.len_utf8()..]].concat();
             let indices = by_variant.entry(shorter).or_default();
-            // A letter that stands twice may be left out in two ways.
+            // Removing either of two equal adjacent letters gives the same name.
             if indices.last() != Some(&index) {
                 indices.push(index);
             }
@@ -70,8 +73,8 @@ pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
     for indices in by_variant.values() {
         for (position, &a) in indices.iter().enumerate() {
             for &b in &indices[position + 1..] {
-                let original = (names[a].as_ref(), names[b].as_ref());
-                if let Some(difference) = name_difference(original, (&folded_names[a], &folded_names[b])) {
+                let names = [names[a].as_ref(), names[b].as_ref()];
+                if let Some(difference) = name_difference(names, [&folded_names[a], &folded_names[b]]) {
                     pairs.insert((a.min(b), a.max(b)), difference);
                 }
             }
@@ -80,28 +83,27 @@ pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
     pairs.into_iter().map(|((a, b), difference)| SimilarNames { a, b, difference }).collect()
 }
 
-/// In small letters, without what is neither letter nor digit.
+/// The name in lower case with only its letters and digits.
 fn fold_name(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-fn name_difference(original: (&str, &str), folded: (&str, &str)) -> Option<NameDifference> {
+/// How two names and their folded forms differ; `None` if they are not similar.
+fn name_difference(names: [&str; 2], [a, b]: [&str; 2]) -> Option<NameDifference> {
     let digits = |name: &str| name.chars().filter(char::is_ascii_digit).collect::<String>();
-    if digits(original.0) != digits(original.1) || folded.0.is_empty() || folded.1.is_empty() {
+    if digits(names[0]) != digits(names[1]) || a.is_empty() || b.is_empty() {
         return None;
     }
-    if original.0.to_lowercase() == original.1.to_lowercase() {
+    if names[0].to_lowercase() == names[1].to_lowercase() {
         return Some(NameDifference::Case);
     }
-    if folded.0 == folded.1 {
+    if a == b {
         return Some(NameDifference::Punctuation);
     }
     let is_word = |name: &str| name.chars().count() >= MIN_WORD_LENGTH;
-    let is_plural = |one: &str, many: &str| {
-        many.strip_suffix('s') == Some(one) && one.chars().count() + 1 >= MIN_WORD_LENGTH
+    let is_plural = |singular: &str, plural: &str| {
+        plural.strip_suffix('s') == Some(singular) && singular.chars().count() + 1 >= MIN_WORD_LENGTH
     };
-    let are_words = is_word(folded.0) && is_word(folded.1);
-    let is_typo = are_words && osa_distance(folded.0, folded.1) == 1;
-    (is_typo || is_plural(folded.0, folded.1) || is_plural(folded.1, folded.0))
-        .then_some(NameDifference::Letter)
+    let is_typo = is_word(a) && is_word(b) && osa_distance(a, b) == 1;
+    (is_typo || is_plural(a, b) || is_plural(b, a)).then_some(NameDifference::Letter)
 }

@@ -1,41 +1,42 @@
-//! Photos that are far smaller, larger or longer than others.
+//! Images of unusual size or aspect ratio.
 
-/// A shorter side below this shows next to nothing, however far it is enlarged.
+/// Minimum shorter side in pixels; smaller images have too little detail.
 pub const MIN_SIDE: u32 = 32;
 
-/// So many times as long as wide, or as wide as long: a network's square shows less than a third of it.
+/// Aspect ratio above which a network's square crop shows less than a third of the image.
 pub const MAX_ASPECT_RATIO: f64 = 3.0;
 
-/// A photo with so many times fewer or more pixels than the median is odd.
+/// Ratio to the median number of pixels, in either direction, above which an image is unusual.
 const EXTREME_PIXEL_RATIO: u64 = 25;
 
-/// What sizes are usual among photos.
+/// Statistics of image sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeStats {
-    /// The median number of pixels; of two in the middle the lower.
+    /// Median number of pixels; the lower one of two.
     pub median_pixels: u64,
 }
 
 impl SizeStats {
-    /// Of the sizes (width, height) of photos; none where there are none.
+    /// Computes the statistics of sizes (width, height); `None` if there are none.
     ///
     /// ```
-    /// use headstock_loader::checks::Sizes;
+    /// use headstock_loader::checks::SizeStats;
     ///
-    /// let sizes = Sizes::of([(640, 480), (480, 640), (100, 75)]).ok_or("no photos")?;
-    /// assert!(sizes.are_extreme((100, 75)) && !sizes.are_extreme((320, 240)));
-    /// assert!(sizes.are_extreme((640, 31)) && Sizes::are_long((640, 200)));
+    /// let stats = SizeStats::from_sizes([(640, 480), (480, 640), (100, 75)]).ok_or("no images")?;
+    /// assert!(stats.is_extreme((100, 75)) && !stats.is_extreme((320, 240)));
+    /// assert!(stats.is_extreme((640, 31)) && SizeStats::is_elongated((640, 200)));
     /// # Ok::<(), &str>(())
     /// ```
     #[must_use]
     pub fn from_sizes(sizes: impl IntoIterator<Item = (u32, u32)>) -> Option<Self> {
         let mut areas: Vec<u64> = sizes.into_iter().map(n_pixels).collect();
         let middle = areas.len().checked_sub(1)? / 2;
-        let (_, &mut median, _) = areas.select_nth_unstable(middle);
-        Some(Self { median_pixels: median })
+        let (_, &mut median_pixels, _) = areas.select_nth_unstable(middle);
+        Some(Self { median_pixels })
     }
 
-    /// Whether a photo's shorter side is below [`MIN_SIDE`], or it has 25 times fewer or more pixels than the median.
+    /// Whether the shorter side is below [`MIN_SIDE`], or the number of pixels is more than 25 times below or
+    /// above the median.
     #[must_use]
     pub fn is_extreme(self, size: (u32, u32)) -> bool {
         let area = n_pixels(size);
@@ -44,7 +45,7 @@ impl SizeStats {
             || area > self.median_pixels.saturating_mul(EXTREME_PIXEL_RATIO)
     }
 
-    /// Whether one side is more than [`LONGEST`] times the other.
+    /// Whether one side is more than [`MAX_ASPECT_RATIO`] times the other.
     #[must_use]
     pub fn is_elongated(size: (u32, u32)) -> bool {
         f64::from(size.0.max(size.1)) > MAX_ASPECT_RATIO * f64::from(size.0.min(size.1))

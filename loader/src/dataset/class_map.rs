@@ -1,28 +1,30 @@
-//! Class names and their numbers.
+//! Class names and their labels.
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How classes are numbered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Order in which classes are numbered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassOrder {
-    /// By name, bytewise.
+    /// By name, in byte order.
     #[default]
     Sorted,
-    /// By first appearance among the samples. A folder has no order of its own: there this is the same as `Sorted`.
+    /// By first appearance among the samples, such as the rows of a CSV. For a folder this is the same as
+    /// `sorted`, because its samples are listed in sorted order.
     Appearance,
 }
 
-/// Class names, each with its number: a bijection.
+/// Bijection between class names and labels `0..C`.
 ///
 /// ```
 /// use headstock_loader::{ClassMap, ClassOrder};
 ///
 /// let classes = ClassMap::new(["pug", "akita", "pug"], ClassOrder::Sorted);
 /// assert_eq!(classes.names(), ["akita", "pug"]);
-/// assert_eq!(classes.number("pug"), Some(1));
+/// assert_eq!(classes.label("pug"), Some(1));
 /// assert_eq!(classes.name(0), "akita");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct ClassMap {
 }
 
 impl ClassMap {
-    /// Numbers `names`, which may repeat, in `order`.
+    /// Labels the distinct names of `names` in `order`.
     #[must_use]
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, order: ClassOrder) -> Self {
         let mut labels = HashMap::new();
@@ -50,7 +52,7 @@ impl ClassMap {
         Self { names: distinct, labels }
     }
 
-    /// The names by number.
+    /// Class names by label, `[C]`.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
@@ -62,22 +64,22 @@ impl ClassMap {
         self.names.len()
     }
 
-    /// Whether there is no class.
+    /// Whether there are no classes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// The name of class `number`.
+    /// The name of class `label`.
     ///
     /// # Panics
-    /// For a number that is not below [`ClassMap::len`].
+    /// If `label` is not below [`ClassMap::len`].
     #[must_use]
     pub fn name(&self, label: u32) -> &str {
         &self.names[label as usize]
     }
 
-    /// The number of the class `name`.
+    /// The label of class `name`.
     #[must_use]
     pub fn label(&self, name: &str) -> Option<u32> {
         self.labels.get(name).copied()
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_knows_how_many_classes_it_has() {
+    fn duplicate_names_are_one_class() {
         assert!(ClassMap::new([], ClassOrder::Sorted).is_empty());
         let one = ClassMap::new(["a", "a"], ClassOrder::Appearance);
         assert_eq!((one.is_empty(), one.len(), one.label("b")), (false, 1, None));
@@ -100,7 +102,7 @@ mod tests {
 
     // effect: data.class_order
     #[test]
-    fn classes_are_numbered_by_name_or_by_appearance() {
+    fn classes_are_ordered_by_name_or_by_appearance() {
         let names = ["pug", "akita", "pug", "boxer"];
         assert_eq!(ClassMap::new(names, ClassOrder::Sorted).names(), ["akita", "boxer", "pug"]);
         assert_eq!(ClassMap::new(names, ClassOrder::Appearance).names(), ["pug", "akita", "boxer"]);
@@ -108,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_and_numbers_are_a_bijection(names in prop::collection::vec("[a-d]{1,2}", 0..30), sorted: bool) {
+        fn names_and_labels_are_a_bijection(names in prop::collection::vec("[a-d]{1,2}", 0..30), sorted: bool) {
             let order = if sorted { ClassOrder::Sorted } else { ClassOrder::Appearance };
             let classes = ClassMap::new(names.iter().map(String::as_str), order);
             for name in &names {

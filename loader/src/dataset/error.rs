@@ -1,4 +1,4 @@
-//! What can be wrong with a data set.
+//! Errors of data sets.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Some names for a message: the first few, and how many more there are.
+/// Names, displayed as the first ten and the number of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameList(pub Vec<String>);
 
@@ -32,33 +32,33 @@ pub enum DatasetError {
     /// A file or folder cannot be read.
     #[error("failed to read {}", path.display())]
     Io {
-        /// Which one.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system error.
         source: io::Error,
     },
-    /// The folder is not there.
+    /// The folder does not exist.
     #[error("there is no folder {}", .0.display())]
     NoFolder(PathBuf),
     /// A name is not UTF-8.
     #[error("{} has a name that is not UTF-8: rename it", .0.display())]
     NotUtf8(PathBuf),
-    /// A link, or an id, leads out of the folder of the photos.
-    #[error("{what} leads out of {}: photos must lie below that folder", root.display())]
+    /// A link or an id points outside the image folder.
+    #[error("{subject} points outside {}: photos must be inside that folder", root.display())]
     LeavesRoot {
-        /// The file, or the row and its id.
-        what: String,
-        /// The folder of the photos.
+        /// Description of the link, or of the row and its id.
+        subject: String,
+        /// The image folder.
         root: PathBuf,
     },
-    /// A photo, or a folder of photos, that is met twice because of a link.
+    /// A link makes an image or a folder appear twice.
     #[error(
-        "{first} and {second} are the same by a link: every photo may be in the data once, remove one of them"
+        "{first} and {second} are the same because of a link: each photo may be in the data only once, remove one"
     )]
     SameFile {
-        /// How it was met first.
+        /// Its first path or row.
         first: String,
-        /// How it was met again.
+        /// Its second path or row.
         second: String,
     },
     /// No class folder, or no row.
@@ -66,53 +66,53 @@ pub enum DatasetError {
     Empty {
         /// The folder or the CSV.
         path: PathBuf,
-        /// What it lacks.
+        /// What is missing, in the plural.
         missing: &'static str,
         /// What to do.
         hint: &'static str,
     },
-    /// Class folders without a photo.
+    /// Class folders without images.
     #[error("no photos in the class folders {classes} of {}: add photos, or remove the folders{}", root.display(), found_instead(.extensions))]
     EmptyClass {
-        /// The folder of the photos.
+        /// The folder of the classes.
         root: PathBuf,
         /// The classes.
         classes: NameList,
-        /// Endings of the files that are there instead.
+        /// File extensions found there instead.
         extensions: Vec<String>,
     },
     /// Only one class.
-    #[error("{} has one class only, `{class}`: there is nothing to tell it from", path.display())]
-    OneClass {
+    #[error("{} has only one class, `{class}`: training needs at least two", path.display())]
+    SingleClass {
         /// The folder or the CSV.
         path: PathBuf,
         /// The class.
         class: String,
     },
-    /// A test folder has a class that the training folder lacks.
-    #[error("the class folders {classes} of {} are not among the classes trained on: {known}", root.display())]
+    /// A test folder has a class that the training data lacks.
+    #[error("the class folders {classes} of {} are not among the training classes: {known}", root.display())]
     UnknownClass {
         /// The test folder.
         root: PathBuf,
-        /// Its classes that are unknown.
+        /// Its unknown classes.
         classes: NameList,
-        /// The known ones.
+        /// The training classes.
         known: NameList,
     },
-    /// A shard is not what it should be.
+    /// A shard is invalid.
     #[error("{}: {problem}", path.display())]
     Shard {
         /// The shard.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
-    /// A pattern names no files.
+    /// A pattern matches no files or is invalid.
     #[error("{}: {problem}", pattern.display())]
     Pattern {
-        /// As given.
+        /// The pattern.
         pattern: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
     /// The CSV cannot be parsed.
@@ -120,7 +120,7 @@ pub enum DatasetError {
     Csv {
         /// The CSV.
         path: PathBuf,
-        /// What the parser says, with the line.
+        /// The parser's message, with the line.
         message: String,
     },
     /// A column is not in the header.
@@ -128,53 +128,54 @@ pub enum DatasetError {
     NoColumn {
         /// The CSV.
         path: PathBuf,
-        /// The key of the setting, such as `data.label`.
+        /// The config key that names the column, such as `data.label`.
         key: &'static str,
         /// The column asked for.
         column: String,
-        /// The columns that are there.
+        /// The existing columns.
         columns: NameList,
     },
-    /// A row lacks its id, its label or its group.
+    /// A row has no id, label or group.
     #[error("{}, line {line}: `{column}` is empty", path.display())]
     EmptyField {
         /// The CSV.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line, counted from 1.
         line: u64,
         /// The column.
         column: String,
     },
-    /// An id stands in two rows.
-    #[error("{}: `{id}` stands in line {first} and again in line {second}: every photo may be listed once", path.display())]
+    /// Two rows have the same id.
+    #[error("{}: `{id}` is on line {first} and on line {second}: each photo may be listed only once", path.display())]
     DuplicateId {
         /// The CSV.
         path: PathBuf,
         /// The id.
         id: String,
-        /// The line where it stands first.
+        /// Its first line.
         first: u64,
-        /// The line where it stands again.
+        /// Its second line.
         second: u64,
     },
-    /// Photos that are listed are not there.
+    /// Listed images do not exist.
     #[error(
-        "{} lists photos that are not in {} ({count}): {photos}; check `data.images`, `data.id` and `data.extension`",
+        "{} lists photos that are not in {} ({count}): {missing}; check `data.images`, `data.id` and `data.extension`",
         csv.display(),
         images.display()
     )]
-    MissingPhotos {
+    MissingImages {
         /// The CSV.
         csv: PathBuf,
-        /// The folder of the photos.
+        /// The image folder.
         images: PathBuf,
-        /// How many.
+        /// Number of missing images.
         count: usize,
-        /// Which.
-        photos: NameList,
+        /// Their ids.
+        missing: NameList,
     },
 }
 
+/// A suggestion for a misspelled column, to append to an error message; empty if no column is similar.
 pub(crate) fn did_you_mean(column: &str, columns: &NameList) -> String {
     let distance =
         |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());

@@ -1,8 +1,8 @@
-//! Groups of samples that belong together: photos of one patient, frames of one film.
+//! Groups of samples that must stay in the same split, such as photos of one patient or frames of one film.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Numbers groups in the order of their names; samples of one group have one number.
+/// Maps each group name to its index in sorted order.
 ///
 /// ```
 /// use headstock_loader::dataset::number_groups;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// ```
 ///
 /// # Panics
-/// When there are 2^32 groups or more.
+/// If there are 2^32 groups or more.
 #[must_use]
 pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
     let distinct: Vec<&T> = groups.iter().collect::<BTreeSet<_>>().into_iter().collect();
@@ -23,8 +23,9 @@ pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
         .collect()
 }
 
-/// The groups once samples that `links` name, by index, belong together as well: near-duplicates, say. `groups[i]` is the group
-/// that sample `i` has so far, if any. Each sample has one in the result; numbers are in the order of first appearance.
+/// Merges groups that are connected by `links`, pairs of sample indices such as near-duplicates. `groups[i]`
+/// is the current group of sample `i`, if any. In the result each sample has a group, numbered in order of
+/// first appearance.
 ///
 /// ```
 /// use headstock_loader::dataset::join_groups;
@@ -34,10 +35,10 @@ pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
 /// ```
 ///
 /// # Panics
-/// When a link names a sample that there is not, or there are 2^32 groups or more.
+/// If a link has an index out of range, or there are 2^32 groups or more.
 #[must_use]
 pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32> {
-    // Each sample points to an earlier one of its group, the first one to itself.
+    // Union-find: each sample points to an earlier one of its group, the first one to itself.
     let mut parents: Vec<usize> = (0..groups.len()).collect();
     let mut first_of_group = BTreeMap::new();
     for (sample, group) in groups.iter().enumerate() {
@@ -63,12 +64,13 @@ pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32>
     numbers
 }
 
+/// Merges the groups of samples `a` and `b`.
 fn merge_groups(parents: &mut [usize], a: usize, b: usize) {
     let (a, b) = (find_root(parents, a), find_root(parents, b));
     parents[a.max(b)] = a.min(b);
 }
 
-/// The first sample of a sample's group; the way there is halved for the next time.
+/// The first sample of a sample's group, with path halving.
 fn find_root(parents: &mut [usize], mut sample: usize) -> usize {
     while parents[sample] != sample {
         parents[sample] = parents[parents[sample]];

@@ -1,4 +1,4 @@
-//! Data sets: which photos there are, and what class each one shows.
+//! Data sets: images and their classes.
 
 mod class_map;
 mod error;
@@ -16,66 +16,65 @@ pub use unreadable::find_unreadable;
 use crate::image_ref::ImageRef;
 use crate::source::{DataSource, RawDataset, Split};
 
-/// A photo and its class.
+/// An image and its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The photo's path relative to the data root, with `/` between its parts.
+    /// Path relative to the data root, with `/` as separator.
     pub id: String,
-    /// Where the photo lies.
+    /// The image.
     pub image: ImageRef,
-    /// The number of its class.
+    /// Class index into [`Dataset::classes`].
     pub label: u32,
-    /// The number of the group that it belongs to, where the data set knows groups.
+    /// Group index into [`Dataset::group_names`], if the data set has groups.
     pub group: Option<u32>,
-    /// The part that the data set puts it in, where it has parts.
+    /// The split that the data set assigns, if it has splits.
     pub split: Option<Split>,
 }
 
-/// Photos with their classes, in an order that depends on the data alone.
+/// Labeled images, in an order that depends only on the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// The classes.
+    /// Class names.
     pub classes: ClassMap,
-    /// The samples: a folder's by class and path, others as they are listed.
+    /// The samples: sorted by class and path for a folder, otherwise in the order of the source.
     pub samples: Vec<Sample>,
-    /// The names of the groups, by number, sorted bytewise.
+    /// Group names by index, sorted bytewise.
     pub group_names: Vec<String>,
 }
 
 impl Dataset {
-    /// Reads what `source` lists and numbers the classes.
+    /// Lists the samples of `source` and assigns class indices.
     ///
     /// # Errors
-    /// [`DatasetError`] of the source, and as [`Dataset::of`].
+    /// [`DatasetError`] of the source, or of [`Dataset::from_raw`].
     pub fn read(source: &dyn DataSource, class_order: ClassOrder) -> Result<Self, DatasetError> {
         Self::from_raw(source.list()?, class_order)
     }
 
-    /// Numbers the classes of what was listed.
+    /// Assigns class indices to the listed samples.
     ///
     /// # Errors
-    /// [`DatasetError`]: the first fault of the entries, no sample, one class only.
+    /// [`DatasetError`]: the first of `raw.errors`, no samples, or only one class.
     pub fn from_raw(mut raw: RawDataset, class_order: ClassOrder) -> Result<Self, DatasetError> {
         if !raw.errors.is_empty() {
             return Err(raw.errors.swap_remove(0));
         }
         if raw.samples.is_empty() {
-            let hint = "there is nothing to learn from";
+            let hint = "training needs photos";
             return Err(DatasetError::Empty { path: raw.origin, missing: "photos", hint });
         }
         let classes = ClassMap::new(raw.samples.iter().map(|sample| sample.class.as_str()), class_order);
         if let [class] = classes.names() {
-            return Err(DatasetError::OneClass { path: raw.origin, class: class.clone() });
+            return Err(DatasetError::SingleClass { path: raw.origin, class: class.clone() });
         }
         Ok(Self::with_classes(raw, classes))
     }
 
-    /// Reads what `source` lists, the classes numbered as in `classes`: samples that are only tested on. A class may have none
-    /// here.
+    /// Lists test samples of `source`, labeled with the indices of `classes`. A class may have no samples.
     ///
     /// # Errors
-    /// [`DatasetError`] of the source, the first fault of its entries but for empty classes, and for no sample or a class that is
-    /// not among `classes`.
+    /// [`DatasetError`] of the source, the first of its [`RawDataset::errors`] except for empty classes, no
+    /// samples, or a class that is not in `classes`.
     pub fn read_with_classes(source: &dyn DataSource, classes: &ClassMap) -> Result<Self, DatasetError> {
         let mut raw = source.list()?;
         raw.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
@@ -90,13 +89,13 @@ impl Dataset {
             return Err(DatasetError::UnknownClass { root, classes: NameList(unknown), known });
         }
         if raw.samples.is_empty() {
-            let hint = "there is nothing to test on";
+            let hint = "testing needs photos";
             return Err(DatasetError::Empty { path: raw.origin, missing: "photos", hint });
         }
         Ok(Self::with_classes(raw, classes.clone()))
     }
 
-    /// Of entries whose classes are all known.
+    /// Builds the data set from samples whose classes are all in `classes`.
     fn with_classes(raw: RawDataset, classes: ClassMap) -> Self {
         let names: Option<Vec<&str>> = raw.samples.iter().map(|sample| sample.group.as_deref()).collect();
         let groups = names.as_ref().map(|names| number_groups(names));
@@ -104,7 +103,7 @@ impl Dataset {
         let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
         let samples = (raw.samples.into_iter().enumerate())
             .map(|(i, raw_sample)| Sample {
-                label: classes.label(&raw_sample.class).expect("the map has the class of every entry"),
+                label: classes.label(&raw_sample.class).expect("every class is in the map"),
                 group: groups.as_ref().map(|groups| groups[i]),
                 id: raw_sample.id,
                 image: raw_sample.image,
@@ -120,7 +119,7 @@ impl Dataset {
         self.samples.iter().map(|sample| sample.label).collect()
     }
 
-    /// The number of samples of each class, `[C]`.
+    /// Number of samples of each class, `[C]`.
     #[must_use]
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
@@ -130,7 +129,7 @@ impl Dataset {
         counts
     }
 
-    /// Puts `prefix` and a `/` before every id: the samples then belong to a data root further up.
+    /// Prepends `prefix` and `/` to every id, which makes the ids relative to an ancestor of the data root.
     pub fn prefix_ids(&mut self, prefix: &str) {
         if !prefix.is_empty() {
             for sample in &mut self.samples {

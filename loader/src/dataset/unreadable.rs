@@ -1,23 +1,24 @@
-//! Photos that cannot be read, found before the long work.
+//! Finds unreadable images before the expensive work starts.
 
 use rayon::prelude::*;
 
 use crate::decode::{DecodeError, decode};
 use crate::image_ref::ImageRef;
 
-/// The photos that cannot be read or decoded: the index of each among `photos` and the reason, by index.
+/// Returns the index and the error of each image that cannot be read or decoded, sorted by index.
 ///
-/// Every photo is decoded in full, on all cores of the current rayon pool. Each core holds one photo at a time, so that
-/// memory does not grow with their number. `done` is called once a photo, from the threads that decode.
+/// Decodes every image in full, in parallel on the current rayon pool. Each thread holds one image at a time,
+/// so memory does not grow with their number. `on_image_done` is called once per image, from the decoding
+/// threads.
 ///
 /// ```
 /// use std::path::PathBuf;
-/// use headstock_loader::Photo;
-/// use headstock_loader::dataset::unreadable;
+/// use headstock_loader::ImageRef;
+/// use headstock_loader::dataset::find_unreadable;
 ///
-/// let photo = Photo::from(PathBuf::from("no-such-photo.jpg"));
-/// let faults = unreadable(&[&photo], 1 << 26, || ());
-/// assert_eq!(faults[0].0, 0);
+/// let image = ImageRef::from(PathBuf::from("no-such-photo.jpg"));
+/// let unreadable = find_unreadable(&[&image], 1 << 26, || ());
+/// assert_eq!(unreadable[0].0, 0);
 /// ```
 #[must_use]
 pub fn find_unreadable(

@@ -1,8 +1,9 @@
-//! What the decoders of `image` do not look for in the chunks of a PNG or WebP file.
+//! Scans the chunks of PNG and WebP files for what the decoders of `image` ignore.
 
 use image::metadata::Orientation;
 
-/// The orientation in the EXIF chunk of a PNG, which may stand behind the picture; none where the file is cut short.
+/// The orientation in the EXIF chunk of a PNG, which may come after the pixels; `None` if the file is
+/// truncated.
 pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     const CHECKSUM: usize = 4;
     let mut orientation = Orientation::NoTransforms;
@@ -20,8 +21,8 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     }
 }
 
-/// Whether there are fewer bytes than the RIFF header of a WebP says, or than one of its chunks: metadata behind the picture would
-/// not be missed, and memory for as much as a chunk claims would be asked for.
+/// Whether a WebP has fewer bytes than its RIFF header or one of its chunks declares. The decoder would not
+/// notice missing metadata after the pixels, and would allocate as much memory as a chunk declares.
 pub(super) fn is_truncated_webp(bytes: &[u8]) -> bool {
     const HEADER: usize = 12;
     let length = |offset: usize| {

@@ -1,5 +1,6 @@
-//! JPEG. Photos as cameras write them are decoded by a decoder of our own, which gives libjpeg's pixels, also of a part of a photo
-//! and at a fraction of its size; what it does not know by the decoder that `image` uses as well, but strictly.
+//! JPEG. Baseline and progressive photos are decoded by our own decoder, which gives the same pixels as
+//! libjpeg and can decode a region at a reduced scale. Other kinds are decoded by `zune-jpeg` (as in
+//! `image`), in strict mode.
 
 mod codec;
 mod frame;
@@ -22,20 +23,21 @@ use super::{Crop, DecodeError, TRUNCATED, check_size};
 
 const JPEG: &str = "JPEG";
 
-/// A JPEG whose header was read: its pixels come out as `colours`.
+/// A JPEG whose header was read.
 pub(super) struct OpenedJpeg<'a> {
     bytes: &'a [u8],
     decoder: JpegDecoder<ZCursor<&'a [u8]>>,
+    /// RGB or CMYK: what `decoder` outputs.
     out_colorspace: ColorSpace,
     pub(super) size: (u32, u32),
     pub(super) orientation: Orientation,
 }
 
-/// Why our own decoder gives no pixels.
+/// Why our own decoder fails.
 #[derive(Debug)]
 enum JpegError {
     Damaged(&'static str),
-    /// It is another kind of JPEG.
+    /// A kind of JPEG that only the fallback decoder may support.
     Unsupported,
 }
 
@@ -51,8 +53,8 @@ fn from_zune_error(error: &DecodeErrors) -> DecodeError {
     damaged(zune_message(error))
 }
 
-/// Reads what comes before the picture, and looks for its end. Bytes between the segments of the header are passed over,
-/// as libjpeg does; in the picture itself every fault is an error.
+/// Reads the header and checks that the end marker exists. Bytes between header segments are skipped, as in
+/// libjpeg; damage in the compressed data is always an error.
 pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, DecodeError> {
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
@@ -63,7 +65,7 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
     let out_colorspace = match decoder.input_colorspace() {
         Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::YCCK) => ColorSpace::RGB,
         Some(ColorSpace::CMYK) => ColorSpace::CMYK,
-        colorspace => return Err(damaged(format!("colours of an unknown kind ({colorspace:?})"))),
+        colorspace => return Err(damaged(format!("unsupported color space ({colorspace:?})"))),
     };
     if !has_end_marker(bytes) {
         return Err(damaged(TRUNCATED.into()));
@@ -79,15 +81,16 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
     })
 }
 
-/// What comes of asking for a part of a photo, reduced.
+/// The result of decoding a region at a reduced scale.
 pub(super) enum DecodedJpeg {
     Region(RgbImage),
-    /// The whole photo at its own size.
+    /// The whole photo at full size: the fallback decoder supports neither regions nor scales.
     Full(RgbImage),
 }
 
 impl OpenedJpeg<'_> {
-    /// The part `window` of the photo as it is stored, reduced by `scale` (1, 2, 4 or 8), in pixels of which the window is.
+    /// Decodes `window` of the stored (not yet rotated) photo, reduced by `scale` (1, 2, 4 or 8). The window
+    /// is in pixels of the reduced photo.
     pub(super) fn decode(self, scale: u32, window: Crop) -> Result<DecodedJpeg, DecodeError> {
         let pixel_range = |start: u32, length: u32| start as usize..start as usize + length as usize;
         let area = PixelArea {
@@ -96,13 +99,13 @@ impl OpenedJpeg<'_> {
         };
         let size = (self.size.0 as usize, self.size.1 as usize);
         match codec::decode(self.bytes, size, 8 / scale as usize, &area) {
-            Ok(photo) => Ok(DecodedJpeg::Region(photo)),
+            Ok(image) => Ok(DecodedJpeg::Region(image)),
             Err(JpegError::Damaged(message)) => Err(damaged(message.into())),
             Err(JpegError::Unsupported) => self.decode_with_zune().map(DecodedJpeg::Full),
         }
     }
 
-    /// The whole photo, by the other decoder.
+    /// Decodes the whole photo with the fallback decoder.
     fn decode_with_zune(self) -> Result<RgbImage, DecodeError> {
         let Self { mut decoder, out_colorspace, size: (width, height), .. } = self;
         let mut pixels = decoder.decode().map_err(|error| from_zune_error(&error))?;
@@ -110,22 +113,23 @@ impl OpenedJpeg<'_> {
             pixels = cmyk_to_rgb(&pixels);
         }
         RgbImage::from_raw(width, height, pixels)
-            .ok_or_else(|| damaged("fewer pixels than the header says".into()))
+            .ok_or_else(|| damaged("fewer pixels than the header declares".into()))
     }
 }
 
-/// The decoder's message, without the quotes that its `Display` puts around it.
+/// The fallback decoder's message, without the quotes that its `Display` adds.
 fn zune_message(error: &DecodeErrors) -> String {
     match error {
         DecodeErrors::Format(message) => message.clone(),
         DecodeErrors::FormatStatic(message) => (*message).into(),
-        // Bytes in memory can only run out.
+        // Reading from memory fails only at the end of the bytes.
         DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => TRUNCATED.into(),
         _ => error.to_string(),
     }
 }
 
-/// Whether the end of the picture is marked. The decoder fills in what is missing from the last rows of blocks.
+/// Whether the file has an end-of-image marker. Without this check the decoder would fill missing rows with
+/// gray.
 fn has_end_marker(bytes: &[u8]) -> bool {
     const END_OF_IMAGE: u8 = 0xD9;
     let mut rest = bytes.get(2..).unwrap_or_default();
@@ -136,7 +140,7 @@ fn has_end_marker(bytes: &[u8]) -> bool {
         rest = &rest[fill + 1..];
         match marker {
             END_OF_IMAGE => return true,
-            // A 0xFF of the compressed data, a restart, or another marker without a segment.
+            // An escaped 0xFF in the compressed data, a restart, or another marker without a segment.
             0x00 | 0x01 | 0xD0..=0xD8 => {}
             _ => {
                 let Some(&length) = rest.first_chunk() else { return false };
@@ -147,7 +151,8 @@ fn has_end_marker(bytes: &[u8]) -> bool {
     false
 }
 
-/// Pillow's `cmyk2rgb`, of inks stored inverted: every JPEG is taken as Adobe's programs write it, as Pillow does.
+/// Pillow's `cmyk2rgb` for inverted inks. Like Pillow, this assumes that every CMYK JPEG is inverted, as
+/// Adobe's are.
 fn cmyk_to_rgb(pixels: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pixels.len() / 4 * 3);
     for pixel in pixels.chunks_exact(4) {

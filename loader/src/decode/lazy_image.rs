@@ -1,9 +1,10 @@
-//! A photo whose header was read, and the ways to its pixels.
+//! A photo whose header was read and whose pixels are decoded on demand.
 
 use std::io::Cursor;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,36 +13,37 @@ use super::{
 };
 use crate::transform::RenderSpec;
 
-/// At which size photos are decoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The size at which photos are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodeMode {
-    /// At their own.
+    /// Photos are decoded at full size.
     #[default]
     Exact,
-    /// JPEGs at a half, a quarter or an eighth of it: the smallest that is still as large, along both axes, as what is made of
-    /// them (as Pillow's `draft`). Large photos take a fraction of the time, and give slightly other pixels.
+    /// JPEGs are decoded at 1/2, 1/4 or 1/8 of their size: the smallest that is not smaller, along either
+    /// axis, than the size that the decoded region is resized to (as in Pillow's `draft`). A photo of 12
+    /// megapixels takes a fraction of the time. Pixels differ slightly, so features are cached separately.
     Scaled,
 }
 
 impl DecodeMode {
-    /// Whether it is the default.
+    /// Whether this is the default.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         *self == Self::Exact
     }
 }
 
-/// A part of an upright photo, in its pixels.
+/// A rectangle of an upright photo, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
-    /// Rows above it.
+    /// Rows above the rectangle.
     pub top: u32,
-    /// Columns left of it.
+    /// Columns left of the rectangle.
     pub left: u32,
-    /// Its rows.
+    /// Number of rows.
     pub height: u32,
-    /// Its columns.
+    /// Number of columns.
     pub width: u32,
 }
 
@@ -51,13 +53,13 @@ impl Crop {
         Self { top: 0, left: 0, height, width }
     }
 
-    /// What of it lies within `size` (width, height).
+    /// The part that lies within a photo of `size` (width, height).
     pub(crate) fn clipped_to(self, (width, height): (u32, u32)) -> Self {
         let (left, top) = (self.left.min(width), self.top.min(height));
         Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
     }
 
-    /// The least crop around both.
+    /// The smallest crop that contains both.
     pub(crate) fn union(self, other: Self) -> Self {
         let (left, top) = (self.left.min(other.left), self.top.min(other.top));
         let end = |a: (u32, u32), b: (u32, u32)| (a.0 + a.1).max(b.0 + b.1);
@@ -70,35 +72,36 @@ impl Crop {
     }
 }
 
-/// How the pixels at hand lie in the photo that they are of.
+/// Position and scale of decoded pixels within the full photo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DecodedRegion {
-    /// The photo is reduced by this factor.
+    /// The factor by which the photo is reduced.
     pub(crate) scale: u32,
-    /// The upright photo's size, reduced.
+    /// Width and height of the upright, reduced photo.
     pub(crate) image_size: (u32, u32),
-    /// Where the pixels begin in it (x, y).
+    /// Position of the first decoded pixel in the reduced photo (x, y).
     pub(crate) origin: (u32, u32),
-    /// How far into its first column and row the photo begins: a photo that is turned has the column of its end first, which
-    /// it need not fill.
+    /// The part (x, y) of the first column and row that lies outside the photo. It is not 0 if the EXIF
+    /// orientation flips a photo whose size is not a multiple of `scale`: the incomplete last column is then
+    /// the first.
     pub(crate) shift: (f64, f64),
 }
 
 impl DecodedRegion {
-    /// That of a whole photo of `size` (width, height).
+    /// The region of a whole photo of `size` (width, height) at full scale.
     pub(crate) fn whole(size: (u32, u32)) -> Self {
         Self { scale: 1, image_size: size, origin: (0, 0), shift: (0.0, 0.0) }
     }
 }
 
-/// A photo of which the header was read. What it takes to give pixels is done when they are asked for.
+/// A photo whose header was read; its pixels are decoded on demand.
 ///
 /// ```
-/// use headstock_loader::{Crop, PhotoDecoder};
+/// use headstock_loader::{Crop, LazyImage};
 ///
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::RgbImage::new(40, 30).write_to(&mut file, image::ImageFormat::Jpeg)?;
-/// let photo = PhotoDecoder::open(file.get_ref(), 1_000_000)?;
+/// let photo = LazyImage::open(file.get_ref(), 1_000_000)?;
 /// assert_eq!(photo.size(), (40, 30));
 /// let part = photo.decode_window(Crop { top: 4, left: 8, height: 10, width: 20 })?;
 /// assert_eq!(part.dimensions(), (20, 10));
@@ -120,10 +123,11 @@ enum FormatDecoder<'a> {
 }
 
 impl<'a> LazyImage<'a> {
-    /// Reads what comes before the pixels.
+    /// Reads the header of a photo.
     ///
     /// # Errors
-    /// [`DecodeError`]; a photo of more than `max_pixels` is refused here, before its pixels are allocated.
+    /// [`DecodeError`] if the header cannot be read, a JPEG, PNG or WebP is truncated, or the photo has more
+    /// than `max_pixels` pixels.
     pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
         let format = require_known_format(bytes)?;
         without_panic(format_name(format), || {
@@ -139,15 +143,9 @@ impl<'a> LazyImage<'a> {
                     (FormatDecoder::Other(Box::new(decoder)), size, orientation)
                 }
             };
-            let exif_orientation = ExifOrientation(orientation);
-            Ok(Self {
-                bytes,
-                max_pixels,
-                format,
-                decoder,
-                orientation: exif_orientation,
-                size: exif_orientation.upright_size(stored_size),
-            })
+            let orientation = ExifOrientation(orientation);
+            let size = orientation.upright_size(stored_size);
+            Ok(Self { bytes, max_pixels, format, decoder, orientation, size })
         })
     }
 
@@ -157,21 +155,22 @@ impl<'a> LazyImage<'a> {
         self.size
     }
 
-    /// The whole photo, `[H, W, 3]`.
+    /// Decodes the whole photo to `[H, W, 3]`.
     ///
     /// # Errors
-    /// [`DecodeError::Damaged`].
+    /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
     pub fn decode(self) -> Result<RgbImage, DecodeError> {
         let whole = Crop::whole(self.size);
         self.decode_window(whole)
     }
 
-    /// The part `window` of the photo, `[H, W, 3]`: the pixels that [`decode`](Self::decode) has there. What of the window is
-    /// outside of the photo is left out. Of JPEGs the rest is read, so that damage to it is still an error, but its
-    /// pixels are not made; other formats are decoded whole.
+    /// Decodes `window` of the photo to `[H, W, 3]`: the pixels that [`decode`](Self::decode) has there. The
+    /// window is clipped to the photo. The compressed data of a JPEG is read completely, so damage outside
+    /// the window is still an error, but only the window's pixels are computed; other formats are decoded
+    /// completely.
     ///
     /// # Errors
-    /// Those of [`decode`](Self::decode).
+    /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
     pub fn decode_window(self, window: Crop) -> Result<RgbImage, DecodeError> {
         let window = window.clipped_to(self.size);
         let (pixels, DecodedRegion { origin, .. }) = self.decode_region(1, window)?;
@@ -182,33 +181,34 @@ impl<'a> LazyImage<'a> {
         Ok(imageops::crop_imm(&pixels, x, y, window.width, window.height).to_image())
     }
 
-    /// What `renderings` make of the photo, each `[H, W, 3]`, and none of them depending on the others. It is decoded once for all
-    /// of them, reduced once at each scale that they take, and of it what they need.
+    /// Renders the views described by `specs`, each `[H, W, 3]`; a view does not depend on the other specs.
+    /// The photo is decoded once for each scale that a view uses, and only in the region that the views of
+    /// that scale need.
     ///
     /// ```
-    /// use headstock_loader::{Augment, DecodeMode, EvalTransform, Interpolation, PhotoDecoder, RandomResizedCrop};
+    /// use headstock_loader::{Augment, DecodeMode, EvalTransform, LazyImage, RandomResizedCrop, Resampling};
     ///
     /// let mut file = std::io::Cursor::new(Vec::new());
     /// image::RgbImage::new(400, 300).write_to(&mut file, image::ImageFormat::Jpeg)?;
-    /// let photo = PhotoDecoder::open(file.get_ref(), 1_000_000)?;
-    /// let plain = EvalTransform { resize: 64, crop: (56, 56), interpolation: Interpolation::Bilinear };
+    /// let photo = LazyImage::open(file.get_ref(), 1_000_000)?;
+    /// let eval = EvalTransform { resize: 64, crop: (56, 56), interpolation: Resampling::Bilinear };
     /// let augment = Augment { random_resized_crop: Some(RandomResizedCrop::default()), ..Augment::default() };
-    /// let both = [plain.rendering(), augment.rendering(photo.size(), &plain, 1, &[7; 32])];
-    /// let pixels = photo.render(DecodeMode::Scaled, &both)?;
+    /// let specs = [eval.render_spec(), augment.render_spec(photo.size(), &eval, 1, &[7; 32])];
+    /// let pixels = photo.render(DecodeMode::Scaled, &specs)?;
     /// assert_eq!(pixels[1].dimensions(), (56, 56));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// Those of [`decode`](Self::decode).
+    /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
     pub fn render(self, mode: DecodeMode, specs: &[RenderSpec]) -> Result<Vec<RgbImage>, DecodeError> {
         let Self { bytes, max_pixels, size, .. } = self;
-        let is_reduced = mode == DecodeMode::Scaled && matches!(self.decoder, FormatDecoder::Jpeg(_));
-        let scale_for = |spec: &RenderSpec| if is_reduced { spec.max_reduction(size) } else { 1 };
+        let may_reduce = mode == DecodeMode::Scaled && matches!(self.decoder, FormatDecoder::Jpeg(_));
+        let scale_for = |spec: &RenderSpec| if may_reduce { spec.max_reduction(size) } else { 1 };
         let mut opened = Some(self);
         let mut rendered = vec![RgbImage::default(); specs.len()];
         for scale in [1, 2, 4, 8] {
-            let specs_at_scale = || specs.iter().zip(0..).filter(|(spec, _)| scale_for(spec) == scale);
+            let specs_at_scale = || specs.iter().enumerate().filter(|(_, spec)| scale_for(spec) == scale);
             if specs_at_scale().next().is_none() {
                 continue;
             }
@@ -218,16 +218,16 @@ impl<'a> LazyImage<'a> {
             };
             let full_region = decoder.region_at_scale(scale);
             let needed =
-                specs_at_scale().map(|(spec, _)| spec.needed_region(size, full_region)).reduce(Crop::union);
-            let (pixels, region) = decoder.decode_region(scale, needed.expect("there is one at least"))?;
-            specs_at_scale().for_each(|(spec, index): (_, usize)| {
-                rendered[index] = spec.render_region(&pixels, size, region)
-            });
+                specs_at_scale().map(|(_, spec)| spec.needed_region(size, full_region)).reduce(Crop::union);
+            let (pixels, region) = decoder.decode_region(scale, needed.expect("a spec has this scale"))?;
+            for (index, spec) in specs_at_scale() {
+                rendered[index] = spec.render_region(&pixels, size, region);
+            }
         }
         Ok(rendered)
     }
 
-    /// How the whole photo lies, reduced by `scale`.
+    /// The region of the whole photo, reduced by `scale`.
     fn region_at_scale(&self, scale: u32) -> DecodedRegion {
         let (width, height) = self.size;
         let (flips_x, flips_y) = self.orientation.flips();
@@ -242,8 +242,8 @@ impl<'a> LazyImage<'a> {
         }
     }
 
-    /// Pixels of the photo reduced by `scale` that hold at least `needed`, which is counted in such pixels; the whole photo at
-    /// its own size where no less can be had.
+    /// Decodes at least `needed`, which is in pixels of the photo reduced by `scale`. Formats that cannot be
+    /// reduced or decoded in part give the whole photo at full size.
     pub(crate) fn decode_region(
         self,
         scale: u32,
@@ -252,42 +252,42 @@ impl<'a> LazyImage<'a> {
         let region = self.region_at_scale(scale);
         let Self { format, decoder, orientation, size, .. } = self;
         without_panic(format_name(format), || {
-            let (mut photo, region) = match decoder {
+            let (mut image, region) = match decoder {
                 FormatDecoder::Jpeg(opened) => {
                     match opened.decode(scale, orientation.stored_crop(needed, region.image_size))? {
-                        jpeg::DecodedJpeg::Region(photo) => (
-                            DynamicImage::ImageRgb8(photo),
+                        jpeg::DecodedJpeg::Region(image) => (
+                            DynamicImage::ImageRgb8(image),
                             DecodedRegion { origin: (needed.left, needed.top), ..region },
                         ),
-                        jpeg::DecodedJpeg::Full(photo) => {
-                            (DynamicImage::ImageRgb8(photo), DecodedRegion::whole(size))
+                        jpeg::DecodedJpeg::Full(image) => {
+                            (DynamicImage::ImageRgb8(image), DecodedRegion::whole(size))
                         }
                     }
                 }
                 FormatDecoder::Other(decoder) => {
-                    let photo =
+                    let image =
                         DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?;
-                    (photo, DecodedRegion::whole(size))
+                    (image, DecodedRegion::whole(size))
                 }
             };
-            photo.apply_orientation(orientation.0);
-            Ok((into_rgb(photo), region))
+            image.apply_orientation(orientation.0);
+            Ok((into_rgb(image), region))
         })
     }
 }
 
-/// How a photo is turned to stand upright.
+/// How a stored photo is rotated and flipped to be upright.
 #[derive(Clone, Copy)]
 struct ExifOrientation(Orientation);
 
 impl ExifOrientation {
-    /// Whether rows become columns.
+    /// Whether rows and columns are swapped.
     fn transposes(self) -> bool {
         use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
         matches!(self.0, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
     }
 
-    /// Along which axis of the upright photo (across, down) pixels come in the other order than stored.
+    /// Whether the x and y axes of the upright photo run in the opposite direction of the stored ones.
     fn flips(self) -> (bool, bool) {
         match self.0 {
             Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
@@ -301,7 +301,7 @@ impl ExifOrientation {
         if self.transposes() { (height, width) } else { (width, height) }
     }
 
-    /// Where `crop` of an upright photo of `size` is stored.
+    /// The region of the stored photo that `crop` of the upright photo of (width, height) comes from.
     fn stored_crop(self, crop: Crop, (width, height): (u32, u32)) -> Crop {
         let (flips_x, flips_y) = self.flips();
         let left = if flips_x { width - crop.left - crop.width } else { crop.left };
@@ -314,7 +314,7 @@ impl ExifOrientation {
     }
 }
 
-/// What comes before the pixels: the header, and where that is known the end.
+/// Opens a photo that is not a JPEG, after checking its size and, for PNG and WebP, that it is not truncated.
 pub(super) fn open_other(
     bytes: &[u8],
     format: ImageFormat,
@@ -326,7 +326,7 @@ pub(super) fn open_other(
         return Err(truncated());
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // The widest pixel is 16 bytes; decoders keep a second copy at most.
+    // A pixel takes at most 16 bytes, and decoders keep at most two copies.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(32).saturating_add(1 << 24));
     reader.limits(limits);

@@ -8,7 +8,7 @@ use super::*;
 use crate::golden::{self, pixel_difference};
 use crate::{EvalTransform, RenderSpec, Resampling};
 
-/// More than any photo of the corpus has.
+/// More pixels than any photo of the corpus has.
 const MAX_PIXELS: u64 = 10_000;
 
 /// The files of a folder of `reference/decode`, by name.
@@ -35,10 +35,10 @@ fn decoded_pixels_match_pillow() {
         let ours = decode(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
         let difference = pixel_difference(&ours, &expected[&name]);
         let (max, mean) = match name.as_str() {
-            // Four inks go the way of the other decoder.
+            // CMYK goes to the fallback decoder.
             name if name.starts_with("cmyk") && extension(name) == "jpg" => (4, 0.4),
             "ycck.jpg" => (4, 0.4),
-            // `image` cuts where Pillow rounds.
+            // `image` truncates where Pillow rounds.
             "cmyk.tif" => (1, 0.5),
             _ => (0, 0.0),
         };
@@ -54,10 +54,10 @@ fn reduced_jpegs_match_pillow_draft() {
     for (key, expected) in expected {
         let (name, scale) = key.rsplit_once('/').unwrap();
         let scale = scale.parse().unwrap();
-        let photo = LazyImage::open(&files[name], MAX_PIXELS).unwrap();
-        let (width, height) = photo.size();
+        let image = LazyImage::open(&files[name], MAX_PIXELS).unwrap();
+        let (width, height) = image.size();
         let whole = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
-        let (ours, region) = photo.decode_region(scale, whole).unwrap();
+        let (ours, region) = image.decode_region(scale, whole).unwrap();
         assert_eq!((region.scale, region.origin), (scale, (0, 0)), "{key}");
         assert!(ours == expected, "{key}: {:?}", pixel_difference(&ours, &expected));
     }
@@ -80,9 +80,9 @@ fn views_of_reduced_jpegs_match_pillow() {
         };
         let crop = crop.map(|[top, left, height, width]| Crop { top, left, height, width });
         let spec = RenderSpec { crop, ..eval.render_spec() };
-        let photo = LazyImage::open(bytes, max_pixels).unwrap();
-        assert_eq!(u64::from(spec.max_reduction(photo.size())), case["factor"].as_u64().unwrap(), "{case}");
-        let ours = photo.render(DecodeMode::Scaled, std::slice::from_ref(&spec)).unwrap();
+        let image = LazyImage::open(bytes, max_pixels).unwrap();
+        assert_eq!(u64::from(spec.max_reduction(image.size())), case["factor"].as_u64().unwrap(), "{case}");
+        let ours = image.render(DecodeMode::Scaled, std::slice::from_ref(&spec)).unwrap();
         let difference = pixel_difference(&ours[0], &results[case["result"].as_str().unwrap()]);
         assert!(difference.max <= 1 && difference.equal_fraction >= 0.99, "{case}: {difference:?}");
     }
@@ -90,7 +90,7 @@ fn views_of_reduced_jpegs_match_pillow() {
 
 // effect: data.decode
 #[test]
-fn rendered_regions_match_the_whole_photo() {
+fn rendered_regions_match_the_whole_image() {
     let eval = EvalTransform { resize: 40, crop: (32, 30), interpolation: Resampling::Bicubic };
     let crops = [(5, 7, 100, 60), (90, 33, 17, 101), (0, 0, 151, 203)];
     for (name, bytes) in files("larger").into_iter().chain(files("photos")) {
@@ -111,7 +111,7 @@ fn rendered_regions_match_the_whole_photo() {
     }
 }
 
-/// Windows of a photo of `size`: its corners, its middle, a pixel, a row.
+/// Windows of a photo of (width, height): the whole, corners, the center, a pixel, a row.
 fn windows((width, height): (u32, u32)) -> Vec<Crop> {
     let (half, third) = ((width.div_ceil(2), height.div_ceil(2)), (width.div_ceil(3), height.div_ceil(3)));
     vec![
@@ -131,7 +131,7 @@ fn windows((width, height): (u32, u32)) -> Vec<Crop> {
 }
 
 #[test]
-fn a_window_has_the_pixels_of_the_whole_photo() {
+fn a_window_has_the_pixels_of_the_whole_image() {
     for (name, bytes) in files("photos") {
         let open = || LazyImage::open(&bytes, MAX_PIXELS).unwrap();
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
@@ -151,7 +151,7 @@ fn a_window_has_the_pixels_of_the_whole_photo() {
                     .map(|(part, part_region)| (part, part_region.origin))
                     .unwrap();
                 if region.scale == 1 {
-                    assert!(part == whole, "{name}: no part could be had");
+                    assert!(part == whole, "{name}: neither the window nor the whole photo");
                     continue;
                 }
                 let Crop { top, left, height, width } = window;
@@ -163,7 +163,7 @@ fn a_window_has_the_pixels_of_the_whole_photo() {
 }
 
 #[test]
-fn a_window_is_clipped_to_the_photo() {
+fn a_window_is_clipped_to_the_image() {
     let bytes = &files("photos")["baseline_420.jpg"];
     let part = |top, left, height, width| {
         let window = Crop { top, left, height, width };
@@ -180,8 +180,8 @@ fn sixteen_bits_become_eight_by_rounding() {
     let deep = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(256, 256, deep).unwrap();
     let mut file = Cursor::new(Vec::new());
     DynamicImage::ImageLuma16(deep).write_to(&mut file, ImageFormat::Png).unwrap();
-    let photo = decode(file.get_ref(), 1 << 16).unwrap();
-    for (value, pixel) in (0..=u16::MAX).zip(photo.pixels()) {
+    let image = decode(file.get_ref(), 1 << 16).unwrap();
+    for (value, pixel) in (0..=u16::MAX).zip(image.pixels()) {
         let exact = (f64::from(value) / 257.0).round() as u8;
         assert_eq!(pixel.0, [exact; 3], "{value}");
     }
@@ -202,14 +202,14 @@ fn transparency_is_blended_over_white() {
 #[test]
 fn floating_point_is_clamped() {
     let values = vec![-1.0, 0.0, 0.5, 0.25, 1.0, 7.5];
-    let photo = image::Rgb32FImage::from_raw(2, 1, values).unwrap();
+    let image = image::Rgb32FImage::from_raw(2, 1, values).unwrap();
     let mut file = Cursor::new(Vec::new());
-    DynamicImage::ImageRgb32F(photo).write_to(&mut file, ImageFormat::Tiff).unwrap();
+    DynamicImage::ImageRgb32F(image).write_to(&mut file, ImageFormat::Tiff).unwrap();
     assert_eq!(decode(file.get_ref(), 2).unwrap().into_raw(), [0, 0, 128, 64, 255, 255]);
 }
 
 #[test]
-fn a_truncated_photo_is_an_error_or_has_all_its_pixels() {
+fn a_truncated_image_is_an_error_or_has_all_its_pixels() {
     for (name, bytes) in files("photos") {
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
         for end in 0..bytes.len() {
@@ -227,16 +227,19 @@ fn a_truncated_photo_is_an_error_or_has_all_its_pixels() {
 #[test]
 fn a_truncated_jpeg_png_or_webp_is_an_error() {
     for (name, bytes) in files("photos") {
-        // These two have more behind the photo.
+        // These two files have bytes after the photo.
         if matches!(extension(&name), "jpg" | "png" | "webp")
             && !["bytes_behind_the_end.jpg", "two_pictures.jpg"].contains(&&*name)
         {
-            // The checksum of a PNG's end mark says nothing.
+            // The checksum of a PNG's end chunk may be missing.
             let needed = bytes.len() - if extension(&name) == "png" { 4 } else { 0 };
             for end in 0..needed {
                 let outcome = decode(&bytes[..end], MAX_PIXELS);
                 assert!(outcome.is_err(), "{name}: decoded from its first {end} of {} bytes", bytes.len());
-                assert!(probe(&bytes[..end], MAX_PIXELS).is_err(), "{name}: {end} bytes look whole");
+                assert!(
+                    probe(&bytes[..end], MAX_PIXELS).is_err(),
+                    "{name}: probe accepts the first {end} bytes"
+                );
             }
         }
     }
@@ -294,7 +297,7 @@ fn a_header_with_too_many_pixels_is_refused_in_every_format() {
     assert_eq!(formats, ["bmp", "gif", "jpg", "png", "tif", "webp"]);
 }
 
-/// 65,535 x 65,535 pixels are 12 GiB and more.
+/// 65,535 x 65,535 pixels take at least 12 GiB.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_header_with_too_many_pixels_allocates_nothing_for_them() {
@@ -317,7 +320,7 @@ fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
         matches.map(|(at, _)| at).collect::<Vec<_>>()
     };
     let scans = marker_offsets(0xDA);
-    // Coefficients that come anew may come again.
+    // An AC scan that does not refine earlier ones can be repeated.
     let first_scan = *scans.iter().find(|&&at| bytes[at + 7] > 0 && bytes[at + 9] >> 4 == 0).unwrap();
     let length = bytes[first_scan + 2..].windows(2).position(|two| two[0] == 0xFF && two[1] > 0).unwrap() + 2;
     let with_repeated_scan = |copies: usize| {
@@ -344,9 +347,9 @@ fn a_decoder_that_panics_gives_an_error() {
     assert_eq!(without_panic("PNG", || Ok(7)).unwrap(), 7);
 }
 
-/// A change to one byte of a file: where (a share of its length), what, and to what.
+/// A change to one byte of a file: its position (a fraction of the length), its kind, and a value.
 fn byte_change() -> impl Strategy<Value = (f64, u8, u8)> {
-    // Headers decide most: half of the changes fall on them.
+    // Half of the changes hit the header, where they have the most effect.
     (prop_oneof![0.0..0.1, 0.0..1.0], 0u8..4, any::<u8>())
 }
 
@@ -370,7 +373,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn damaged_photos_give_errors_or_photos_within_the_limit(changes in prop::collection::vec(byte_change(), 1..6)) {
+    fn damaged_images_give_errors_or_images_within_the_limit(changes in prop::collection::vec(byte_change(), 1..6)) {
         for (name, bytes) in files("photos") {
             let bytes = apply_changes(bytes, &changes);
             let outcome = decode(&bytes, MAX_PIXELS);
@@ -378,7 +381,7 @@ proptest! {
                 prop_assert_eq!(Some(error.to_string()), outcome.as_ref().err().map(ToString::to_string), "{}", name);
             }
             match outcome {
-                Ok(photo) => prop_assert!(u64::from(photo.width()) * u64::from(photo.height()) <= MAX_PIXELS, "{}", name),
+                Ok(image) => prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= MAX_PIXELS, "{}", name),
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }
         }
@@ -391,8 +394,8 @@ proptest! {
         ];
         for signature in signatures {
             let file = [signature, &bytes].concat();
-            if let Ok(photo) = decode(&file, MAX_PIXELS) {
-                prop_assert!(u64::from(photo.width()) * u64::from(photo.height()) <= MAX_PIXELS);
+            if let Ok(image) = decode(&file, MAX_PIXELS) {
+                prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= MAX_PIXELS);
             }
         }
     }

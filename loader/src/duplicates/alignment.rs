@@ -1,50 +1,50 @@
-//! Lays one photo over another.
+//! Aligns two images and measures their similarity.
 
-use super::signature::{HALF_SIDE, SIDE, Signature};
+use super::signature::{Flip, HALF_SIDE, SIDE, Signature};
 
-/// The least correlation of two pictures at half the size, once one lies over the other.
+/// Minimum correlation of the aligned lumas at half size.
 const MIN_COARSE_CORRELATION: f32 = 0.8;
-/// How far the colours of one picture may be apart, on average.
+/// Maximum mean absolute difference of the aligned chroma.
 const MAX_CHROMA_DISTANCE: f32 = 6.0;
-/// Steps of the fit at each size.
+/// Gauss-Newton steps at each size.
 const FIT_STEPS: usize = 4;
-/// The least part of each side that both photos show, and how far one may be enlarged.
+/// Minimum fraction of each side that both images must share.
 const MIN_OVERLAP: f32 = 0.8;
+/// Maximum scale between the images.
 const MAX_SCALE: f32 = 1.2;
 
-/// How similar `first`, mirrored where asked for, is to `second`; `None` where they plainly differ.
-pub(super) fn align(first: &Signature, second: &Signature, mirrored: bool) -> Option<f32> {
-    let half = [first.half_luma(mirrored), second.half_luma(false)];
+/// Similarity of `first`, flipped by `flip`, and `second`; `None` if they clearly differ.
+pub(super) fn align(first: &Signature, second: &Signature, flip: Flip) -> Option<f32> {
+    let half = [first.half_luma(flip), second.half_luma(Flip::None)];
     let identity = AxisTransform { scale: 1.0, offset: 0.0 };
     let mut warp = Warp { x: identity, y: identity };
     for _ in 0..FIT_STEPS {
         warp = warp.fit_step(&half, HALF_SIDE)?;
     }
-    if warp.resample_overlap(&half[0], HALF_SIDE, linear_weights)?.correlation(&half[1], HALF_SIDE)
-        < MIN_COARSE_CORRELATION
-    {
+    let overlap = warp.resample_overlap(&half[0], HALF_SIDE, linear_weights)?;
+    if overlap.correlation(&half[1], HALF_SIDE) < MIN_COARSE_CORRELATION {
         return None;
     }
-    let chroma = first.chroma(mirrored);
-    for (first, second) in chroma.iter().zip(&second.chroma(false)) {
-        if warp.resample_overlap(first, HALF_SIDE, linear_weights)?.mean_abs_difference(second, HALF_SIDE)
-            > MAX_CHROMA_DISTANCE
-        {
+    for (first, second) in first.chroma(flip).iter().zip(&second.chroma(Flip::None)) {
+        let overlap = warp.resample_overlap(first, HALF_SIDE, linear_weights)?;
+        if overlap.mean_abs_difference(second, HALF_SIDE) > MAX_CHROMA_DISTANCE {
             return None;
         }
     }
-    let full = [first.luma(mirrored), second.luma(false)];
+    let full = [first.luma(flip), second.luma(Flip::None)];
     for _ in 0..FIT_STEPS {
         warp = warp.fit_step(&full, SIDE)?;
     }
     Some(warp.resample_overlap(&full[0], SIDE, cubic_weights)?.gradient_correlation(&full[1], SIDE))
 }
 
+/// Linear interpolation weights at `fraction` between two pixels.
 fn linear_weights(fraction: f32) -> [f32; 2] {
     [1.0 - fraction, fraction]
 }
 
-/// Catmull and Rom's: what changes fast is kept.
+/// Catmull-Rom interpolation weights at `fraction` between the middle two of four pixels; they preserve
+/// detail.
 fn cubic_weights(fraction: f32) -> [f32; 4] {
     [
         ((-0.5 * fraction + 1.0) * fraction - 0.5) * fraction,
@@ -54,7 +54,7 @@ fn cubic_weights(fraction: f32) -> [f32; 4] {
     ]
 }
 
-/// Where along an axis a place of the second photo lies in the first: `scale * place + offset`, both from -0.5 to 0.5.
+/// Maps positions of the second image to the first along one axis: `scale * position + offset`, in -0.5..0.5.
 #[derive(Clone, Copy)]
 struct AxisTransform {
     scale: f32,
@@ -62,19 +62,21 @@ struct AxisTransform {
 }
 
 impl AxisTransform {
-    /// The pixels `n` of the second photo that lie in the first, and where: a pixel, and how far from it to the next.
+    /// The range of pixels of the second image (side `n`) that lie in the first: the first such pixel, and
+    /// for each the pixel of the first image and the fraction towards the next one. `None` if scale or
+    /// overlap are out of bounds.
     fn overlap(self, n: usize) -> Option<(usize, Vec<(usize, f32)>)> {
         let size = n as f32;
-        let source_position = |at: usize| {
-            let place = self.scale * ((at as f32 + 0.5) / size - 0.5) + self.offset;
-            (place + 0.5) * size - 0.5
+        let source_position = |pixel: usize| {
+            let centered = self.scale * ((pixel as f32 + 0.5) / size - 0.5) + self.offset;
+            (centered + 0.5) * size - 0.5
         };
-        let is_inside = |at: &usize| (-0.5..=size - 0.5).contains(&source_position(*at));
+        let is_inside = |pixel: &usize| (-0.5..=size - 0.5).contains(&source_position(*pixel));
         let start = (0..n).find(is_inside)?;
         let positions: Vec<(usize, f32)> = (start..n)
             .take_while(is_inside)
-            .map(|at| {
-                let position = source_position(at).clamp(0.0, size - 1.0);
+            .map(|pixel| {
+                let position = source_position(pixel).clamp(0.0, size - 1.0);
                 (position as usize, position.fract())
             })
             .collect();
@@ -83,13 +85,14 @@ impl AxisTransform {
     }
 }
 
+/// Transform from the second image to the first.
 #[derive(Clone, Copy)]
 struct Warp {
     x: AxisTransform,
     y: AxisTransform,
 }
 
-/// The part of the first photo that the second shows as well, in the second's pixels.
+/// The overlap of both images: the first image resampled at pixels of the second.
 struct OverlapRegion {
     left: usize,
     top: usize,
@@ -99,7 +102,8 @@ struct OverlapRegion {
 }
 
 impl Warp {
-    /// `weights` makes weights for the pixels around a place from how far it is past one of them.
+    /// Resamples `image` (`[n, n]`) where it overlaps the second image, with interpolation `weights` of
+    /// `TAPS` pixels.
     fn resample_overlap<const TAPS: usize>(
         self,
         image: &[f32],
@@ -108,26 +112,26 @@ impl Warp {
     ) -> Option<OverlapRegion> {
         let (left, columns) = self.x.overlap(n)?;
         let (top, rows) = self.y.overlap(n)?;
-        let taps = |&(at, past): &(usize, f32)| {
-            let weights = weights(past);
+        let taps = |&(pixel, fraction): &(usize, f32)| {
+            let weights = weights(fraction);
             let half = TAPS / 2;
             std::array::from_fn::<_, TAPS, _>(|tap| {
-                ((at + tap + 1).clamp(half, n - 1 + half) - half, weights[tap])
+                ((pixel + tap + 1).clamp(half, n - 1 + half) - half, weights[tap])
             })
         };
         let columns: Vec<_> = columns.iter().map(taps).collect();
         let mut values = Vec::with_capacity(rows.len() * columns.len());
         for row in rows.iter().map(taps) {
             values.extend(columns.iter().map(|column| {
-                let across =
-                    |y: usize| column.iter().map(|&(x, right)| right * image[y * n + x]).sum::<f32>();
-                row.iter().map(|&(y, down)| down * across(y)).sum::<f32>()
+                let row_sum =
+                    |y: usize| column.iter().map(|&(x, weight)| weight * image[y * n + x]).sum::<f32>();
+                row.iter().map(|&(y, weight)| weight * row_sum(y)).sum::<f32>()
             }));
         }
         Some(OverlapRegion { left, top, width: columns.len(), height: rows.len(), values })
     }
 
-    /// A step of Gauss and Newton towards the warp, the gain and the bias under which the first photo is the second.
+    /// A Gauss-Newton step that fits warp, gain and bias so that the warped first image equals the second.
     fn fit_step(self, [first, second]: &[Vec<f32>; 2], n: usize) -> Option<Self> {
         let overlap = self.resample_overlap(first, n, linear_weights)?;
         let size = n as f32;
@@ -175,7 +179,7 @@ impl Warp {
 }
 
 impl OverlapRegion {
-    /// The values beside those of the second photo.
+    /// Pairs of corresponding values of the two images.
     fn value_pairs<'a>(&'a self, second: &'a [f32], n: usize) -> impl Iterator<Item = (f32, f32)> + 'a {
         (0..self.height).flat_map(move |y| {
             let start = (self.top + y) * n + self.left;
@@ -184,20 +188,21 @@ impl OverlapRegion {
         })
     }
 
-    /// The mean difference from the second photo.
+    /// Mean absolute difference from the second image.
     fn mean_abs_difference(&self, second: &[f32], n: usize) -> f32 {
         self.value_pairs(second, n).map(|(a, b)| (a - b).abs()).sum::<f32>() / self.values.len() as f32
     }
 
-    /// How the values correlate with those of the second photo.
+    /// Pearson correlation with the second image.
     fn correlation(&self, second: &[f32], n: usize) -> f32 {
         let count = self.values.len() as f32;
-        let (a, b) = self.value_pairs(second, n).fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
-        let (a, b) = (a / count, b / count);
-        normalized_correlation(self.value_pairs(second, n).map(|(x, y)| (x - a, y - b)))
+        let (sum_a, sum_b) =
+            self.value_pairs(second, n).fold((0.0, 0.0), |(sum_a, sum_b), (a, b)| (sum_a + a, sum_b + b));
+        let (mean_a, mean_b) = (sum_a / count, sum_b / count);
+        normalized_correlation(self.value_pairs(second, n).map(|(a, b)| (a - mean_a, b - mean_b)))
     }
 
-    /// How the changes from pixel to pixel, across and down, correlate with those of the second photo.
+    /// Correlation of the horizontal and vertical gradients with those of the second image.
     fn gradient_correlation(&self, second: &[f32], n: usize) -> f32 {
         normalized_correlation((1..self.height - 1).flat_map(|y| {
             (1..self.width - 1).flat_map(move |x| {
@@ -213,13 +218,14 @@ impl OverlapRegion {
     }
 }
 
+/// Cosine similarity of two series, 0 if one is all zeros.
 fn normalized_correlation(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
     let (aa, ab, bb) =
         pairs.fold((0.0, 0.0, 0.0), |(aa, ab, bb), (a, b)| (aa + a * a, ab + a * b, bb + b * b));
     if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
-/// In eight sums, so that it takes vectors.
+/// Dot product in eight partial sums, so that it vectorizes.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
@@ -232,19 +238,19 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The solution of six equations, the right side in the last column; `None` where there is none.
+/// Solves six linear equations with the right-hand side in the last column; `None` if singular.
 fn solve(mut rows: [[f64; 7]; 6]) -> Option<[f64; 6]> {
     for column in 0..6 {
         let pivot = (column..6).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()))?;
         rows.swap(column, pivot);
-        let first = rows[column];
-        if first[column].abs() < 1e-6 {
+        let pivot_row = rows[column];
+        if pivot_row[column].abs() < 1e-6 {
             return None;
         }
         for row in (0..6).filter(|&row| row != column) {
-            let factor = rows[row][column] / first[column];
-            for (value, above) in rows[row].iter_mut().zip(first) {
-                *value -= factor * above;
+            let factor = rows[row][column] / pivot_row[column];
+            for (value, pivot_value) in rows[row].iter_mut().zip(pivot_row) {
+                *value -= factor * pivot_value;
             }
         }
     }
@@ -256,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn correlations_are_normalized_and_0_for_constant_values() {
+    fn correlations_are_normalized_and_0_for_a_zero_series() {
         let pairs = [(1.0, 2.0), (-3.0, 0.5), (0.25, 4.0)];
         let swapped = pairs.map(|(a, b)| (b, a));
         // (2 - 1.5 + 1) / sqrt((1 + 9 + 1/16) (4 + 1/4 + 16))
@@ -265,8 +271,8 @@ mod tests {
             assert!((normalized_correlation(pairs.into_iter()) - expected).abs() < 1e-6);
         }
         assert_eq!(normalized_correlation(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
-        for none in [[(0.0, 1.0), (0.0, -2.0)], [(1.0, 0.0), (-2.0, 0.0)], [(0.0, 0.0); 2]] {
-            assert_eq!(normalized_correlation(none.into_iter()), 0.0, "{none:?}");
+        for pairs in [[(0.0, 1.0), (0.0, -2.0)], [(1.0, 0.0), (-2.0, 0.0)], [(0.0, 0.0); 2]] {
+            assert_eq!(normalized_correlation(pairs.into_iter()), 0.0, "{pairs:?}");
         }
     }
 }

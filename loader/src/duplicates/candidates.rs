@@ -1,23 +1,23 @@
-//! Which pairs of hashes are near.
+//! Finds pairs of images with close hashes.
 
 use pulp::{Arch, WithSimd};
 use rayon::prelude::*;
 
 use super::signature::{BITS_PER_HASH, PerceptualHash, Signature};
 
-/// How many of the 128 bits may differ.
+/// Maximum Hamming distance of two 128-bit hashes.
 pub(super) const MAX_DISTANCE: u8 = 38;
-/// Photos of a tile: its hashes stay in the first cache while many others are compared with them.
+/// Images per tile; the hashes of a tile stay in the L1 cache while they are compared.
 const TILE: usize = 256;
 
-/// How one photo may show the picture of another.
+/// Orientations in which the hashes of two images are close.
 #[derive(Clone, Copy)]
 pub(super) struct CandidateOrientations {
     pub(super) direct: bool,
     pub(super) mirrored: bool,
 }
 
-/// What `judge` makes of the pairs that may show the same picture.
+/// Calls `compare` for all pairs of images with close hashes and collects its results, in parallel.
 pub(super) fn map_candidates<T, R>(
     images: &[(T, &Signature)],
     compare: impl Fn(&(T, &Signature), &(T, &Signature), CandidateOrientations) -> Option<R> + Sync,
@@ -33,7 +33,7 @@ where
         .into_par_iter()
         .flat_map_iter(|rows| {
             let rows = rows * TILE..hashes.len().min((rows + 1) * TILE);
-            let mut found = Vec::new();
+            let mut results = Vec::new();
             let mut distances = [0; TILE];
             for start in (rows.start..hashes.len()).step_by(TILE) {
                 let end = hashes.len().min(start + TILE);
@@ -49,26 +49,27 @@ where
                         let column = start + column;
                         if distance <= MAX_DISTANCE && row < column {
                             let orientations = candidate_orientations(&hashes[row], &hashes[column]);
-                            found.extend(compare(&images[row], &images[column], orientations));
+                            results.extend(compare(&images[row], &images[column], orientations));
                         }
                     }
                 }
             }
-            found
+            results
         })
         .collect()
 }
 
-/// What is compared with what: whole with whole, whole with middle, middle with whole.
+/// Distances of even and odd bits: whole to whole, whole to center, center to whole.
 fn hash_distances(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> [(u32, u32); 3] {
-    let bits = |a: &PerceptualHash, b: &PerceptualHash| {
+    let distance = |a: &PerceptualHash, b: &PerceptualHash| {
         ((a.even ^ b.even).count_ones(), (a.odd ^ b.odd).count_ones())
     };
-    [bits(&a[0], &b[0]), bits(&a[0], &b[1]), bits(&a[1], &b[0])]
+    [distance(&a[0], &b[0]), distance(&a[0], &b[1]), distance(&a[1], &b[0])]
 }
 
+/// The orientations in which two images have close hashes.
 fn candidate_orientations(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> CandidateOrientations {
-    let is_near = |bits: u32| bits <= u32::from(MAX_DISTANCE);
+    let is_near = |distance: u32| distance <= u32::from(MAX_DISTANCE);
     let distances = hash_distances(a, b);
     CandidateOrientations {
         direct: distances.iter().any(|&(even, odd)| is_near(even + odd)),
@@ -76,9 +77,9 @@ fn candidate_orientations(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> C
     }
 }
 
-/// The words of many hashes, each kind in a row of its own, so that several are compared at once.
+/// Hashes as a structure of arrays, so that comparisons vectorize.
 struct HashColumns {
-    /// Of the whole photo, then of its middle.
+    /// Of the whole image, then of its center.
     even: [Vec<u64>; 2],
     odd: [Vec<u64>; 2],
 }
@@ -92,7 +93,7 @@ impl HashColumns {
     }
 }
 
-/// The fewest bits by which one photo, plain or mirrored, is apart from each of a tile.
+/// Computes the Hamming distance of one image, in the closer orientation, to each image of a tile.
 struct HammingDistances<'a> {
     hash: &'a [PerceptualHash; 2],
     columns: &'a HashColumns,

@@ -1,16 +1,18 @@
-//! Near-duplicates: photos that show the same picture again, compressed anew, resized, cropped by a little, mirrored.
+//! Finds near-duplicates: images that are recompressed, resized, slightly cropped or mirrored copies of each
+//! other.
 //!
-//! Pixels alone are compared, in three steps, each of which looks at what the one before let through:
+//! Only pixels are compared, in three steps, each of which filters the pairs for the next:
 //!
-//! 1. A perceptual hash: the signs of 128 low frequencies of the photo's luma, and of that of its middle, so that a cropped
-//!    photo stays near. Every pair of photos is compared, for 300,000 of them 4.5e10, by counting bits.
-//! 2. The luma at 16 x 16 of one photo is laid over that of the other: offset, scale and contrast are fitted (Lucas and Kanade
-//!    1981, with a gain and a bias). What does not correlate then, or has other colours, is dropped.
-//! 3. The same at 32 x 32. A pair is reported where the *changes* of brightness correlate: photos of the same kind of
-//!    thing before the same background are alike in brightness, but not in its changes.
+//! 1. Perceptual hash: the signs of 128 low DCT frequencies of the luma of the whole image and of its center
+//!    crop, so that slightly cropped images stay close. All pairs are compared by Hamming distance, 4.5e10
+//!    for 300,000 images.
+//! 2. Alignment at 16 x 16: offset, scale, gain and bias between two lumas are fitted (Lucas and Kanade
+//!    1981). Pairs whose aligned lumas do not correlate or whose chroma differs are dropped.
+//! 3. Alignment at 32 x 32. A pair is reported if the luma *gradients* correlate: different objects of the
+//!    same kind before the same background have similar luma, but not similar gradients.
 //!
-//! A photo without any contrast has no picture to compare: two of them are a pair where they have the same colour.
-//! Photos with the same bytes are found sooner by a hash of these; they are pairs here, too.
+//! Images without contrast have nothing to align: two of them are a pair if they have the same color.
+//! Images with equal bytes are found faster by a hash of the bytes; they are pairs here, too.
 
 mod alignment;
 mod candidates;
@@ -20,40 +22,43 @@ use rayon::prelude::*;
 
 use alignment::align;
 use candidates::map_candidates;
+use signature::Flip;
 pub use signature::Signature;
 
-/// The least similarity at which [`find_near_duplicates`] is meant to be run; `reference/duplicates/measure.py` measures what it finds.
+/// The recommended `min_similarity` of [`find_near_duplicates`]; `reference/duplicates/measure.py` measures
+/// its precision and recall.
 pub const DEFAULT_SIMILARITY: f32 = 0.955;
 
-/// Two photos that show the same picture.
+/// Two images that are near-duplicates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DuplicatePair {
-    /// The index of the first.
+    /// Index of the first image.
     pub a: usize,
-    /// The index of the second, `a < b`.
+    /// Index of the second image, `a < b`.
     pub b: usize,
-    /// How far the changes of brightness agree once one photo is laid over the other, 1 for the same picture; of photos
-    /// without contrast how far their colours do.
+    /// Correlation of the luma gradients after alignment, 1 for equal images; for images without contrast the
+    /// similarity of their colors.
     pub similarity: f32,
-    /// Whether one is the mirror image of the other.
+    /// Whether one image is mirrored.
     pub mirrored: bool,
 }
 
-/// All pairs of photos at least as similar as `similarity`, by `(a, b)`; [`DEFAULT_SIMILARITY`] is a good choice. A photo that could
-/// not be read has no signature and no pair. The result does not depend on the number of threads.
+/// All pairs with at least `min_similarity`, for which [`DEFAULT_SIMILARITY`] is recommended, sorted by
+/// `(a, b)`. Images that could not be read have no signature and are in no pair. The result does not depend
+/// on the number of threads.
 ///
-/// A picture that is there k times gives k (k - 1) / 2 pairs.
-/// [`join_groups`](crate::dataset::join_groups) makes groups of pairs.
+/// An image with k copies gives k (k - 1) / 2 pairs; [`join_groups`](crate::dataset::join_groups) merges
+/// pairs into groups.
 ///
 /// ```
-/// use headstock_loader::duplicates::{SIMILARITY, Signature, near_duplicates};
+/// use headstock_loader::duplicates::{DEFAULT_SIMILARITY, Signature, find_near_duplicates};
 ///
-/// let photo = image::RgbImage::from_fn(90, 60, |x, y| {
+/// let original = image::RgbImage::from_fn(90, 60, |x, y| {
 ///     image::Rgb([(x * 2) as u8, if (x / 20 + y / 15) % 2 == 0 { 30 } else { 200 }, (y * 4) as u8])
 /// });
-/// let mirrored = image::imageops::flip_horizontal(&photo);
-/// let signatures = [Some(Signature::new(&photo)), None, Some(Signature::new(&mirrored))];
-/// let pairs = near_duplicates(&signatures, SIMILARITY);
+/// let mirrored = image::imageops::flip_horizontal(&original);
+/// let signatures = [Some(Signature::new(&original)), None, Some(Signature::new(&mirrored))];
+/// let pairs = find_near_duplicates(&signatures, DEFAULT_SIMILARITY);
 /// assert_eq!(pairs.len(), 1);
 /// assert!((pairs[0].a, pairs[0].b, pairs[0].mirrored) == (0, 2, true));
 /// ```
@@ -62,13 +67,13 @@ pub fn find_near_duplicates(signatures: &[Option<Signature>], min_similarity: f3
     let (mut flat, mut textured) = (Vec::new(), Vec::new());
     for (index, signature) in signatures.iter().enumerate() {
         if let Some(signature) = signature {
-            let kind = if signature.is_flat() { &mut flat } else { &mut textured };
-            kind.push((index, signature));
+            let images = if signature.is_flat() { &mut flat } else { &mut textured };
+            images.push((index, signature));
         }
     }
     let mut pairs = map_candidates(&textured, |&(a, first), &(b, second), orientations| {
-        let direct = if orientations.direct { align(first, second, false) } else { None };
-        let mirrored = if orientations.mirrored { align(first, second, true) } else { None };
+        let direct = if orientations.direct { align(first, second, Flip::None) } else { None };
+        let mirrored = if orientations.mirrored { align(first, second, Flip::Horizontal) } else { None };
         let (similarity, mirrored) = match (direct, mirrored) {
             (Some(direct), Some(mirrored)) if mirrored > direct => (mirrored, true),
             (Some(direct), _) => (direct, false),

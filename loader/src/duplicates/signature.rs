@@ -1,4 +1,4 @@
-//! What is kept of a photo to compare it by.
+//! Compact image signatures for comparison.
 
 use std::f64::consts::PI;
 use std::sync::LazyLock;
@@ -7,43 +7,50 @@ use image::RgbImage;
 
 use crate::transform::{Resampling, resize};
 
-/// Height and width of the luma that is kept.
+/// Height and width of the luma.
 pub(super) const SIDE: usize = 32;
-/// Height and width of the smoothed luma and of the colours that are kept.
+/// Height and width of the smoothed luma and the chroma.
 pub(super) const HALF_SIDE: usize = SIDE / 2;
-/// The part of each side that a photo's middle has.
+/// Side of the center crop as a fraction of the image.
 const CENTER_FRACTION: f32 = 0.93;
-/// Frequencies of each kind in a hash.
+/// Number of frequencies of each parity in a hash.
 pub(super) const BITS_PER_HASH: usize = 64;
-/// A photo whose luma deviates less than this shows nothing.
+/// Standard deviation of the luma below which an image is flat.
 const MIN_CONTRAST: f32 = 1.5;
-/// How far the luma or the colours of two photos without contrast may be apart, on average.
+/// Maximum mean absolute difference of luma and chroma of equal flat images.
 const MAX_FLAT_DISTANCE: f32 = 1.5;
 
-/// What near-duplicates are found by: 1.8 kB that a photo's pixels are boiled down to.
+/// Whether an image is mirrored before it is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flip {
+    None,
+    Horizontal,
+}
+
+/// A 1.8 kB summary of an image for finding near-duplicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// `[SIDE, SIDE]`
+    /// Luma, `[SIDE, SIDE]`.
     luma: [u8; SIDE * SIDE],
-    /// The luma smoothed, `[HALF, HALF]`.
+    /// Smoothed luma, `[HALF_SIDE, HALF_SIDE]`.
     half_luma: [u8; HALF_SIDE * HALF_SIDE],
-    /// Blue and red against luma, `[2, HALF, HALF]`.
+    /// Chroma Cb and Cr, `[2, HALF_SIDE, HALF_SIDE]`.
     chroma: [[u8; HALF_SIDE * HALF_SIDE]; 2],
-    /// Of the whole photo and of its middle.
+    /// Hashes of the whole image and of its center crop.
     pub(super) hashes: [PerceptualHash; 2],
 }
 
-/// Signs of low frequencies.
+/// Signs of low DCT frequencies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PerceptualHash {
-    /// Of those that stay when the photo is mirrored.
+    /// Frequencies that do not change when the image is mirrored.
     pub(super) even: u64,
-    /// Of those that change their sign.
+    /// Frequencies that change sign.
     pub(super) odd: u64,
 }
 
 impl Signature {
-    /// The signature of `photo`.
+    /// Computes the signature of `image`, `[H, W, 3]`.
     #[must_use]
     pub fn new(image: &RgbImage) -> Self {
         let side = SIDE as u32;
@@ -55,7 +62,7 @@ impl Signature {
         let mut sums = [[0.0; HALF_SIDE * HALF_SIDE]; 2];
         for ((x, y, pixel), luma) in small.enumerate_pixels().zip(&mut luma) {
             let [red, green, blue] = pixel.0.map(f32::from);
-            // The YCbCr of JPEG files.
+            // YCbCr as in JPEG.
             let gray = 0.299 * red + 0.587 * green + 0.114 * blue;
             *luma = gray.round() as u8;
             let block = y as usize / 2 * HALF_SIDE + x as usize / 2;
@@ -72,13 +79,13 @@ impl Signature {
         Self { luma, half_luma: half_size(&plane), chroma, hashes }
     }
 
-    /// To keep it: [`from_bytes`](Self::from_bytes) makes it again.
+    /// Serializes the signature for [`from_bytes`](Self::from_bytes).
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         [self.luma.as_slice(), self.chroma.as_flattened()].concat()
     }
 
-    /// What [`to_bytes`](Self::to_bytes) gave; nothing for anything of another length.
+    /// Deserializes the result of [`to_bytes`](Self::to_bytes); `None` for another length.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (luma, chroma) = bytes.split_first_chunk()?;
@@ -86,12 +93,12 @@ impl Signature {
         Some(Self::from_planes(*luma, chroma.try_into().ok()?))
     }
 
-    /// The luma `[SIDE, SIDE]`, of the mirror image where asked for.
-    pub(super) fn luma(&self, mirrored: bool) -> Vec<f32> {
-        plane_to_f32(&self.luma, SIDE, mirrored)
+    /// The luma, `[SIDE, SIDE]`.
+    pub(super) fn luma(&self, flip: Flip) -> Vec<f32> {
+        plane_to_f32(&self.luma, SIDE, flip)
     }
 
-    /// Whether there is nothing to see.
+    /// Whether the image has no contrast.
     pub(super) fn is_flat(&self) -> bool {
         let count = self.luma.len() as f32;
         let mean = self.luma.iter().map(|&value| f32::from(value)).sum::<f32>() / count;
@@ -99,17 +106,17 @@ impl Signature {
         squares / count < MIN_CONTRAST * MIN_CONTRAST
     }
 
-    /// The smoothed luma `[HALF, HALF]`, of the mirror image where asked for.
-    pub(super) fn half_luma(&self, mirrored: bool) -> Vec<f32> {
-        plane_to_f32(&self.half_luma, HALF_SIDE, mirrored)
+    /// The smoothed luma, `[HALF_SIDE, HALF_SIDE]`.
+    pub(super) fn half_luma(&self, flip: Flip) -> Vec<f32> {
+        plane_to_f32(&self.half_luma, HALF_SIDE, flip)
     }
 
-    /// The colours `[2, HALF, HALF]`, of the mirror image where asked for.
-    pub(super) fn chroma(&self, mirrored: bool) -> [Vec<f32>; 2] {
-        self.chroma.each_ref().map(|plane| plane_to_f32(plane, HALF_SIDE, mirrored))
+    /// The chroma, `[2, HALF_SIDE, HALF_SIDE]`.
+    pub(super) fn chroma(&self, flip: Flip) -> [Vec<f32>; 2] {
+        self.chroma.each_ref().map(|plane| plane_to_f32(plane, HALF_SIDE, flip))
     }
 
-    /// How similar two photos without contrast are, where they have the same colour.
+    /// Similarity of two flat images; `None` if their colors differ.
     pub(super) fn flat_similarity(&self, other: &Self) -> Option<f32> {
         let mean_abs_difference = |a: &[u8], b: &[u8]| {
             let sum: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
@@ -122,22 +129,25 @@ impl Signature {
     }
 }
 
-fn plane_to_f32(plane: &[u8], side: usize, mirrored: bool) -> Vec<f32> {
+/// Converts a plane with rows of length `side`.
+fn plane_to_f32(plane: &[u8], side: usize, flip: Flip) -> Vec<f32> {
     let mut plane: Vec<f32> = plane.iter().copied().map(f32::from).collect();
-    if mirrored {
+    if flip == Flip::Horizontal {
         plane.chunks_exact_mut(side).for_each(<[f32]>::reverse);
     }
     plane
 }
 
 impl PerceptualHash {
+    /// Hash of a luma plane, `[SIDE, SIDE]`.
     fn from_luma(plane: &[f32; SIDE * SIDE]) -> Self {
         let bits = |frequencies: &[(usize, usize)]| {
             frequencies.iter().fold(0, |bits, &(down, across)| {
-                let (down, across) = (&COSINES[down], &COSINES[across]);
-                let rows = plane.chunks_exact(SIDE).zip(down);
+                let rows = plane.chunks_exact(SIDE).zip(&COSINES[down]);
                 let sum: f32 = rows
-                    .map(|(row, weight)| weight * row.iter().zip(across).map(|(v, w)| v * w).sum::<f32>())
+                    .map(|(row, weight)| {
+                        weight * row.iter().zip(&COSINES[across]).map(|(v, w)| v * w).sum::<f32>()
+                    })
                     .sum();
                 bits << 1 | u64::from(sum > 0.0)
             })
@@ -146,7 +156,8 @@ impl PerceptualHash {
     }
 }
 
-/// The lowest frequencies (down, across) that are even across, without the mean, and that are odd across.
+/// The lowest (vertical, horizontal) frequencies with even and with odd horizontal frequency, without the
+/// mean.
 static FREQUENCIES: LazyLock<[Vec<(usize, usize)>; 2]> = LazyLock::new(|| {
     [0, 1].map(|parity| {
         let mut frequencies: Vec<(usize, usize)> = (0..SIDE)
@@ -159,7 +170,7 @@ static FREQUENCIES: LazyLock<[Vec<(usize, usize)>; 2]> = LazyLock::new(|| {
     })
 });
 
-/// The waves of a discrete cosine transform, `[frequency, SIDE]`.
+/// DCT basis, `[frequency, SIDE]`.
 static COSINES: LazyLock<[[f32; SIDE]; SIDE]> = LazyLock::new(|| {
     std::array::from_fn(|frequency| {
         std::array::from_fn(|position| {
@@ -168,30 +179,31 @@ static COSINES: LazyLock<[[f32; SIDE]; SIDE]> = LazyLock::new(|| {
     })
 });
 
-/// A plane at half its size, smooth enough that stripes do not become other stripes.
+/// Downsamples a plane to half size with enough smoothing to avoid aliasing.
 fn half_size(plane: &[f32; SIDE * SIDE]) -> [u8; HALF_SIDE * HALF_SIDE] {
-    /// Binomial, between two pixels.
+    /// Binomial weights centered between two pixels.
     const WEIGHTS: [f32; 6] = [1.0 / 32.0, 5.0 / 32.0, 10.0 / 32.0, 10.0 / 32.0, 5.0 / 32.0, 1.0 / 32.0];
     let taps = |i: usize| {
         let clamped = move |tap: usize| (2 * i + tap).clamp(2, SIDE + 1) - 2;
         WEIGHTS.iter().enumerate().map(move |(tap, &weight)| (clamped(tap), weight))
     };
     std::array::from_fn(|i| {
-        let across =
+        let row_sum =
             |y: usize| taps(i % HALF_SIDE).map(|(x, weight)| weight * plane[y * SIDE + x]).sum::<f32>();
-        taps(i / HALF_SIDE).map(|(y, weight)| weight * across(y)).sum::<f32>().round() as u8
+        taps(i / HALF_SIDE).map(|(y, weight)| weight * row_sum(y)).sum::<f32>().round() as u8
     })
 }
 
-/// The middle of a plane at its size.
+/// The center crop of a plane, resized to the full side.
 fn center_crop(plane: &[f32; SIDE * SIDE]) -> [f32; SIDE * SIDE] {
     let half = SIDE as f32 / 2.0;
-    let source_position = |at: usize| {
-        let at = (at as f32 + 0.5 - half) * CENTER_FRACTION + half - 0.5;
-        (at as usize, at.fract())
+    let source_position = |pixel: usize| {
+        let position = (pixel as f32 + 0.5 - half) * CENTER_FRACTION + half - 0.5;
+        (position as usize, position.fract())
     };
-    std::array::from_fn(|at| {
-        let ((y, down), (x, right)) = (source_position(at / SIDE), source_position(at % SIDE));
+    std::array::from_fn(|i| {
+        let (y, down) = source_position(i / SIDE);
+        let (x, right) = source_position(i % SIDE);
         let row = |y: usize| plane[y * SIDE + x] * (1.0 - right) + plane[y * SIDE + x + 1] * right;
         row(y) * (1.0 - down) + row(y + 1) * down
     })

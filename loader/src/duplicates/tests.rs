@@ -10,59 +10,59 @@ use crate::source::find_image_files;
 use crate::transform::{Resampling, resize};
 use crate::{ImageRef, decode, golden};
 
-/// The demo's photos, every so many of them.
+/// Every `step`-th image of the demo.
 fn demo_images(step: usize) -> Vec<RgbImage> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/photos"));
-    let photos = find_image_files(folder).unwrap();
-    assert_eq!(photos.len(), 400);
-    photos
+    let images = find_image_files(folder).unwrap();
+    assert_eq!(images.len(), 400);
+    images
         .par_iter()
         .step_by(step)
         .map(|path| decode(&ImageRef::from(path.clone()).read().unwrap(), 1_000_000).unwrap())
         .collect()
 }
 
-fn jpeg_round_trip(photo: &RgbImage, quality: u8) -> RgbImage {
+fn jpeg_round_trip(image: &RgbImage, quality: u8) -> RgbImage {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(photo).unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).unwrap();
     decode(&bytes, 1_000_000).unwrap()
 }
 
-fn resized(photo: &RgbImage, part: f64) -> RgbImage {
-    let side = |side: u32| (f64::from(side) * part) as u32;
-    resize(photo, (side(photo.width()), side(photo.height())), Resampling::Bicubic)
+fn resized(image: &RgbImage, factor: f64) -> RgbImage {
+    let side = |side: u32| (f64::from(side) * factor) as u32;
+    resize(image, (side(image.width()), side(image.height())), Resampling::Bicubic)
 }
 
-/// Without 5 % of each side, at one of the corners or around the middle.
-fn cropped(photo: &RgbImage, place: usize) -> RgbImage {
-    let (width, height) = (photo.width() * 95 / 100, photo.height() * 95 / 100);
-    let (right, below) = (photo.width() - width, photo.height() - height);
-    let (x, y) = [(0, 0), (right, 0), (0, below), (right, below), (right / 2, below / 2)][place % 5];
-    crop_imm(photo, x, y, width, height).to_image()
+/// Crops 5 % of each side, at one of the corners or in the center.
+fn cropped(image: &RgbImage, position: usize) -> RgbImage {
+    let (width, height) = (image.width() * 95 / 100, image.height() * 95 / 100);
+    let (right, below) = (image.width() - width, image.height() - height);
+    let (x, y) = [(0, 0), (right, 0), (0, below), (right, below), (right / 2, below / 2)][position % 5];
+    crop_imm(image, x, y, width, height).to_image()
 }
 
-fn signatures_of(photos: &[RgbImage]) -> Vec<Option<Signature>> {
-    photos.par_iter().map(|photo| Some(Signature::new(photo))).collect()
+fn signatures_of(images: &[RgbImage]) -> Vec<Option<Signature>> {
+    images.par_iter().map(|image| Some(Signature::new(image))).collect()
 }
 
 #[test]
-fn photos_are_found_again_encoded_resized_cropped_and_mirrored_and_others_are_not() {
-    let mut photos = demo_images(1);
-    let count = photos.len();
+fn recompressed_resized_cropped_and_mirrored_copies_are_found_and_others_are_not() {
+    let mut images = demo_images(1);
+    let count = images.len();
     let mut expected = BTreeSet::new();
     for original in 0..count {
-        let photo = &photos[original];
+        let image = &images[original];
         let (changed, mirrored) = match original % 5 {
-            0 => (jpeg_round_trip(photo, 50), false),
-            1 => (resized(photo, 0.4), false),
-            2 => (cropped(photo, original / 5), false),
-            3 => (flip_horizontal(photo), true),
-            _ => (jpeg_round_trip(&resized(&cropped(&flip_horizontal(photo), original / 5), 0.6), 70), true),
+            0 => (jpeg_round_trip(image, 50), false),
+            1 => (resized(image, 0.4), false),
+            2 => (cropped(image, original / 5), false),
+            3 => (flip_horizontal(image), true),
+            _ => (jpeg_round_trip(&resized(&cropped(&flip_horizontal(image), original / 5), 0.6), 70), true),
         };
-        expected.insert((original, photos.len(), mirrored));
-        photos.push(changed);
+        expected.insert((original, images.len(), mirrored));
+        images.push(changed);
     }
-    let pairs = find_near_duplicates(&signatures_of(&photos), DEFAULT_SIMILARITY);
+    let pairs = find_near_duplicates(&signatures_of(&images), DEFAULT_SIMILARITY);
     assert!(pairs.is_sorted_by_key(|pair| (pair.a, pair.b)));
     let found: BTreeSet<(usize, usize, bool)> =
         pairs.iter().map(|pair| (pair.a, pair.b, pair.mirrored)).collect();
@@ -73,12 +73,12 @@ fn photos_are_found_again_encoded_resized_cropped_and_mirrored_and_others_are_no
 }
 
 #[test]
-fn the_order_of_photos_and_the_number_of_threads_change_nothing() {
-    let mut photos = demo_images(10);
-    for at in 0..photos.len() {
-        photos.push(flip_horizontal(&resized(&photos[at], 0.7)));
+fn image_order_and_number_of_threads_do_not_change_the_pairs() {
+    let mut images = demo_images(10);
+    for i in 0..images.len() {
+        images.push(flip_horizontal(&resized(&images[i], 0.7)));
     }
-    let signatures = signatures_of(&photos);
+    let signatures = signatures_of(&images);
     let pairs_with_threads = |count| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
         pool.install(|| find_near_duplicates(&signatures, 0.5))
@@ -100,44 +100,44 @@ fn the_order_of_photos_and_the_number_of_threads_change_nothing() {
 }
 
 #[test]
-fn photos_without_contrast_are_pairs_where_they_have_one_colour() {
-    let plain = |colour| RgbImage::from_pixel(70, 50, Rgb(colour));
-    let photos = [
-        plain([255; 3]),
-        plain([0; 3]),
+fn flat_images_are_pairs_if_they_have_the_same_color() {
+    let solid = |color| RgbImage::from_pixel(70, 50, Rgb(color));
+    let images = [
+        solid([255; 3]),
+        solid([0; 3]),
         golden::synthetic_image(70, 50),
-        plain([255; 3]),
-        plain([200, 40, 40]),
-        plain([254; 3]),
-        plain([40, 95, 200]),
+        solid([255; 3]),
+        solid([200, 40, 40]),
+        solid([254; 3]),
+        solid([40, 95, 200]),
         RgbImage::new(0, 3),
     ];
-    let pairs = find_near_duplicates(&signatures_of(&photos), DEFAULT_SIMILARITY);
+    let pairs = find_near_duplicates(&signatures_of(&images), DEFAULT_SIMILARITY);
     let found: Vec<(usize, usize)> = pairs.iter().map(|pair| (pair.a, pair.b)).collect();
     assert_eq!(found, [(0, 3), (0, 5), (1, 7), (3, 5)]);
     assert_eq!(pairs[0].similarity, 1.0);
 }
 
 #[test]
-fn plain_photos_of_colours_that_can_be_told_apart_are_no_pair_at_any_similarity() {
-    let plain = |colour| RgbImage::from_pixel(70, 50, Rgb(colour));
+fn flat_images_of_distinguishable_colors_are_not_a_pair_at_any_similarity() {
+    let solid = |color| RgbImage::from_pixel(70, 50, Rgb(color));
     let pairs_of = |other, similarity| {
-        find_near_duplicates(&signatures_of(&[plain([100, 100, 100]), plain(other)]), similarity)
+        find_near_duplicates(&signatures_of(&[solid([100, 100, 100]), solid(other)]), similarity)
     };
-    // Brighter by 1 and by 2; then of one brightness, in other colours.
+    // Brighter by 1 and by 2; then equal brightness in other colors.
     assert_eq!(pairs_of([101; 3], 0.0)[0].similarity, 1.0 - 1.0 / 255.0);
     for other in [[102; 3], [98; 3], [110, 97, 90], [95, 100, 117], [255, 0, 0]] {
         assert_eq!(pairs_of(other, 0.0), [], "{other:?}");
     }
-    // The similarity asked for is a least one.
+    // The minimum similarity is inclusive.
     assert_eq!(pairs_of([101; 3], 1.0 - 1.0 / 255.0).len(), 1);
     assert_eq!(pairs_of([101; 3], 0.9962), []);
 }
 
 #[test]
-fn the_similarity_asked_for_is_the_least_that_is_found() {
-    let photo = &demo_images(400)[0];
-    let signatures = signatures_of(&[photo.clone(), jpeg_round_trip(photo, 20)]);
+fn pairs_have_at_least_the_minimum_similarity() {
+    let image = &demo_images(400)[0];
+    let signatures = signatures_of(&[image.clone(), jpeg_round_trip(image, 20)]);
     let found = find_near_duplicates(&signatures, 0.5)[0].similarity;
     assert!((0.955..0.99999).contains(&found), "{found}");
     assert_eq!(find_near_duplicates(&signatures, found).len(), 1);
@@ -145,26 +145,26 @@ fn the_similarity_asked_for_is_the_least_that_is_found() {
 }
 
 #[test]
-fn the_same_pixels_are_wholly_similar_and_the_same_shapes_in_other_colours_no_pair() {
-    let photo = &demo_images(400)[0];
-    let mut other = photo.clone();
+fn equal_images_have_similarity_1_and_equal_shapes_in_other_colors_are_not_a_pair() {
+    let image = &demo_images(400)[0];
+    let mut other = image.clone();
     for Rgb([red, _, blue]) in other.pixels_mut() {
         *red = red.saturating_add(60);
         *blue = blue.saturating_sub(60);
     }
     let pairs =
-        find_near_duplicates(&signatures_of(&[photo.clone(), other, photo.clone()]), DEFAULT_SIMILARITY);
+        find_near_duplicates(&signatures_of(&[image.clone(), other, image.clone()]), DEFAULT_SIMILARITY);
     assert_eq!(pairs.len(), 1);
     assert_eq!((pairs[0].a, pairs[0].b, pairs[0].mirrored), (0, 2, false));
     assert!(pairs[0].similarity > 0.9999);
 }
 
 #[test]
-fn hashes_are_near_exactly_where_few_bits_differ_directly_or_mirrored() {
-    let photos = demo_images(2);
-    let signatures: Vec<Signature> = photos
+fn candidates_are_exactly_the_pairs_with_few_differing_bits_direct_or_mirrored() {
+    let images = demo_images(2);
+    let signatures: Vec<Signature> = images
         .iter()
-        .chain(photos.iter().map(flip_horizontal).collect::<Vec<_>>().iter())
+        .chain(images.iter().map(flip_horizontal).collect::<Vec<_>>().iter())
         .map(Signature::new)
         .collect();
     let indexed: Vec<(usize, &Signature)> = signatures.iter().enumerate().collect();
@@ -173,8 +173,8 @@ fn hashes_are_near_exactly_where_few_bits_differ_directly_or_mirrored() {
             .into_iter()
             .collect();
 
-    let bits = |signature: &Signature, part: usize, mirrored: bool| {
-        let hash = signature.hashes[part];
+    let bits = |signature: &Signature, crop: usize, mirrored: bool| {
+        let hash = signature.hashes[crop];
         u128::from(hash.even) << 64 | u128::from(if mirrored { !hash.odd } else { hash.odd })
     };
     let near = |a: &Signature, b: &Signature, mirrored| {
@@ -193,7 +193,7 @@ fn hashes_are_near_exactly_where_few_bits_differ_directly_or_mirrored() {
         }
     }
     assert_eq!(found, expected);
-    for at in 0..photos.len() {
-        assert!(found.iter().any(|pair| (pair.0, pair.1, pair.3) == (at, at + photos.len(), true)), "{at}");
+    for i in 0..images.len() {
+        assert!(found.iter().any(|pair| (pair.0, pair.1, pair.3) == (i, i + images.len(), true)), "{i}");
     }
 }

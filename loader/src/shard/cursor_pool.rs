@@ -1,17 +1,18 @@
-//! Readers that go forwards only.
+//! A pool of forward-only readers of one shard.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Readers kept, at most: about one for each thread that reads somewhere else.
+/// Maximum number of pooled readers, about one per thread.
 const MAX_CURSORS: usize = 16;
 
-/// A reader that stands before a record.
+/// A reader that can only move forward.
 pub(super) trait Cursor {
-    /// How far it stands, where it can get to the record.
+    /// The reader's position if it can still reach `record`.
     fn position_before(&self, record: usize) -> Option<usize>;
 }
 
-/// Readers of one shard, each where it was left. What reads in order goes on with its own; what goes back has one opened anew.
+/// Readers of one shard at the positions where they stopped. Sequential reads reuse a reader; a backward read
+/// opens a new one.
 #[derive(Debug)]
 pub(super) struct CursorPool<C>(Mutex<Vec<C>>);
 
@@ -22,8 +23,8 @@ impl<C> Default for CursorPool<C> {
 }
 
 impl<C: Cursor> CursorPool<C> {
-    /// Has `read` read `record` with the reader that stands closest before it, or with one that `open` gives. A reader that
-    /// fails is not used again.
+    /// Calls `read` with the nearest reader before `record`, or with a new one from `open`. A reader that
+    /// fails is dropped.
     pub(super) fn read<T, E>(
         &self,
         record: usize,
@@ -45,7 +46,7 @@ impl<C: Cursor> CursorPool<C> {
         let value = read(&mut cursor)?;
         let mut cursors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cursors.len() == MAX_CURSORS {
-            // The one that was used longest ago.
+            // The least recently used reader.
             cursors.remove(0);
         }
         cursors.push(cursor);

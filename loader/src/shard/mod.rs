@@ -1,4 +1,5 @@
-//! Files that hold many photos, read record by record: memory holds a record at a time, whatever the file's size.
+//! Shards: files that hold many images. They are read record by record, so memory use does not depend on the
+//! file size.
 
 mod cursor_pool;
 pub(crate) mod parquet;
@@ -12,22 +13,22 @@ pub use pattern::find_shards;
 
 use crate::decode::DecodeError;
 
-/// A record that unfolds to more than this is refused: a small file can claim gigabytes.
+/// Maximum size of a decompressed record in bytes; a small file can claim gigabytes.
 pub(crate) const MAX_RECORD_BYTES: u64 = 1 << 28;
 
-/// The photos of a shard.
+/// Reads the images of a shard by index.
 pub(crate) trait RecordReader: fmt::Debug + Send + Sync {
-    /// The shard.
+    /// Path of the shard.
     fn path(&self) -> &Path;
 
-    /// What the record is called in messages.
+    /// Name of a record for messages.
     fn name(&self, index: usize) -> String;
 
-    /// The bytes of the record.
+    /// Bytes of a record.
     fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError>;
 }
 
-/// For `map_err`: the shard is not what its index said.
+/// Converts an error of a shard, for `map_err`.
 pub(crate) fn record_error(error: impl fmt::Display) -> DecodeError {
     DecodeError::Shard(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Parquet files, a row at a time.
+//! Parquet files, read row by row.
 
 mod pages;
 
@@ -19,46 +19,47 @@ use super::{MAX_RECORD_BYTES, RecordReader, record_error};
 use crate::dataset::{DatasetError, NameList, did_you_mean};
 use crate::decode::DecodeError;
 
-/// Rows that are read at a time where all of them are wanted.
+/// Rows per read when a whole column is read.
 const ROWS_PER_READ: usize = 4096;
 
-/// Rows of lists that are read at a time: a row may be thousands of numbers.
+/// Rows per read of a list column; each row may have thousands of numbers.
 const LISTS_PER_READ: usize = 256;
 
-/// A Parquet file, opened. Columns within structs are called by the path of their names, `image.bytes`.
+/// An open Parquet file. Columns within structs are named by their path, such as `image.bytes`.
 ///
-/// A damaged file is an error of each method that reads it: [`DatasetError::Shard`].
+/// Each method that reads a damaged file returns [`DatasetError::Shard`].
 pub struct ParquetTable {
     path: PathBuf,
     file_size: u64,
     reader: SerializedFileReader<ReopeningFile>,
-    /// The column of the values themselves, by the path of their names.
+    /// Columns of single values by path.
     columns: BTreeMap<String, ParquetColumn>,
 }
 
+/// A column of single values.
 #[derive(Clone, Copy)]
 struct ParquetColumn {
     index: usize,
-    /// The definition level of a value that is there.
+    /// Definition level of a non-null value.
     present_level: i16,
-    /// How its whole numbers are meant.
+    /// Whether integers are unsigned.
     is_unsigned: bool,
 }
 
-/// The value of a field. Numbers come in order of value, text in that of its bytes.
+/// The value of a field. Numbers sort by value, text by its bytes, numbers before text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ParquetValue {
-    /// A whole number, or 1 and 0 for what is true and false.
+    /// A whole number; booleans are 1 and 0.
     Number(i64),
     /// Text.
     Text(String),
 }
 
 impl ParquetTable {
-    /// Opens `path`.
+    /// Opens the file `path`.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// [`DatasetError::Shard`] for a file that is missing or not Parquet.
     pub fn open(path: &Path) -> Result<Self, DatasetError> {
         let open = || {
             let file = ReopeningFile::new(path).map_err(|error| error.to_string())?;
@@ -81,7 +82,7 @@ impl ParquetTable {
         catch_panic(open).map_err(|problem| DatasetError::Shard { path: path.into(), problem })
     }
 
-    /// Reads the part of column `number` that is in a row group.
+    /// A reader of column `column` in row group `group`.
     fn column_reader(&self, group: usize, column: usize) -> Result<ColumnReader, String> {
         let pages = self.reader.get_row_group(group).and_then(|group| group.get_column_page_reader(column));
         Ok(get_column_reader(
@@ -98,12 +99,12 @@ impl ParquetTable {
         DatasetError::Shard { path: self.path.clone(), problem }
     }
 
-    /// The paths of all columns but those of lists.
+    /// Paths of all columns except lists.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.columns.keys().map(String::as_str)
     }
 
-    /// Whether a column holds bytes that are not said to be text.
+    /// Whether a column holds bytes that are not declared as text.
     pub(crate) fn is_binary(&self, column: &str) -> bool {
         let column = self.schema().column(self.columns[column].index);
         column.physical_type() == PhysicalType::BYTE_ARRAY
@@ -111,49 +112,49 @@ impl ParquetTable {
             && column.converted_type() == ConvertedType::NONE
     }
 
-    /// Whether there is a column `column` of single values.
+    /// Whether `column` is a column of single values.
     #[must_use]
     pub fn has_column(&self, column: &str) -> bool {
         self.columns.contains_key(column)
     }
 
-    /// An entry of the metadata.
+    /// The value of `key` in the file metadata.
     pub(crate) fn metadata_value(&self, key: &str) -> Option<&str> {
         let metadata = self.reader.metadata().file_metadata().key_value_metadata()?;
-        metadata.iter().find(|note| note.key == key)?.value.as_deref()
+        metadata.iter().find(|entry| entry.key == key)?.value.as_deref()
     }
 
-    /// The number of rows.
+    /// Number of rows, `N`.
     ///
     /// # Errors
-    /// For a file that claims more than can be.
+    /// [`DatasetError::Shard`] if the row count is negative or overflows.
     pub fn n_rows(&self) -> Result<usize, DatasetError> {
         let groups = self.reader.metadata().row_groups();
-        let rows = groups
+        let n_rows = groups
             .iter()
             .try_fold(0usize, |total, group| total.checked_add(usize::try_from(group.num_rows()).ok()?));
-        rows.ok_or_else(|| self.shard_error("it claims an impossible number of rows".into()))
+        n_rows.ok_or_else(|| self.shard_error("it claims an impossible number of rows".into()))
     }
 
-    /// How many bytes the file has.
+    /// Size of the file in bytes.
     pub(crate) fn file_size(&self) -> u64 {
         self.file_size
     }
 
-    /// All values of a column of whole numbers or text; none where a row has none.
+    /// Reads a column of whole numbers or text, `[N]`; null values are `None`.
     ///
     /// # Errors
-    /// For a column that is not there or holds something else.
+    /// [`DatasetError::Shard`] for a missing column or another type.
     pub fn read_values(&self, column: &str) -> Result<Vec<Option<ParquetValue>>, DatasetError> {
         let &ParquetColumn { index, present_level, is_unsigned } =
             self.columns.get(column).ok_or_else(|| self.missing_column(column))?;
         let mut values = Vec::new();
-        self.for_each_row_group(column, index, |reader, rows| {
+        self.for_each_row_group(column, index, |reader, n_rows| {
             let n_before = values.len();
-            let max_len = n_before.saturating_add(rows);
+            let max_len = n_before.saturating_add(n_rows);
             match reader {
                 ColumnReader::Int32ColumnReader(reader) => {
-                    append_values(reader, present_level, (&mut values, max_len), |&value| {
+                    append_values(reader, present_level, &mut values, max_len, |&value| {
                         Ok(ParquetValue::Number(if is_unsigned {
                             value.cast_unsigned().into()
                         } else {
@@ -162,48 +163,49 @@ impl ParquetTable {
                     })
                 }
                 ColumnReader::Int64ColumnReader(reader) => {
-                    append_values(reader, present_level, (&mut values, max_len), |&value| {
-                        let is_too_large = is_unsigned && value < 0;
-                        let too_large = || format!("`{column}` has a number beyond 63 bits");
-                        if is_too_large { Err(too_large()) } else { Ok(ParquetValue::Number(value)) }
+                    append_values(reader, present_level, &mut values, max_len, |&value| {
+                        if is_unsigned && value < 0 {
+                            return Err(format!("`{column}` has a number that does not fit in 63 bits"));
+                        }
+                        Ok(ParquetValue::Number(value))
                     })
                 }
                 ColumnReader::BoolColumnReader(reader) => {
-                    append_values(reader, present_level, (&mut values, max_len), |value| {
+                    append_values(reader, present_level, &mut values, max_len, |value| {
                         Ok(ParquetValue::Number((*value).into()))
                     })
                 }
                 ColumnReader::ByteArrayColumnReader(reader) => {
-                    append_values(reader, present_level, (&mut values, max_len), |value| {
+                    append_values(reader, present_level, &mut values, max_len, |value| {
                         let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
                         Ok(ParquetValue::Text(text.to_owned()))
                     })
                 }
-                _ => Err(format!("`{column}` is neither a whole number nor text")),
+                _ => Err(format!("`{column}` holds neither whole numbers nor text")),
             }?;
             Ok(values.len() - n_before)
         })?;
         Ok(values)
     }
 
-    /// All numbers of a column of lists (FLOAT, or DOUBLE that is rounded), row after row, `[N, F]`, and `F`: each list must be
-    /// as long as the first.
+    /// Reads a column of lists of FLOAT, or of DOUBLE rounded to `f32`: the values `[N, F]` in row order, and
+    /// `F`. All lists must have the same length.
     ///
     /// # Errors
-    /// For a column that is not there or holds something else, a list or a number that is null, and a list of another length.
+    /// [`DatasetError::Shard`] for a missing column, another type, a null list or number, or lists of
+    /// different lengths.
     pub fn read_lists(&self, column: &str) -> Result<(Vec<f32>, usize), DatasetError> {
         let columns = self.schema().columns().iter().enumerate();
         let leaves: Vec<_> = columns.filter(|(_, leaf)| leaf.path().parts()[0] == column).collect();
         let (column_index, levels) = match leaves.as_slice() {
             [] => return Err(self.missing_column(column)),
-            [(number, leaf)] if leaf.max_rep_level() == 1 => (
-                *number,
+            [(index, leaf)] if leaf.max_rep_level() == 1 => (
+                *index,
                 ListLevels { present: leaf.max_def_level(), in_list: leaf.repeated_ancestor_def_level() },
             ),
             _ => {
-                return Err(
-                    self.shard_error(format!("`{column}` does not hold a list of numbers in each row"))
-                );
+                let problem = format!("`{column}` does not hold a list of numbers in each row");
+                return Err(self.shard_error(problem));
             }
         };
         let mut lists = ListColumn::default();
@@ -225,7 +227,8 @@ impl ParquetTable {
         Ok((lists.values, lists.list_length.unwrap_or(0)))
     }
 
-    /// Has `read` read a column's part of each row group, which has so many rows; it says how many it met.
+    /// Calls `read_group` for each row group of a column with a reader and the number of rows; it returns how
+    /// many rows it read.
     fn for_each_row_group(
         &self,
         column: &str,
@@ -233,11 +236,10 @@ impl ParquetTable {
         mut read_group: impl FnMut(ColumnReader, usize) -> Result<usize, String>,
     ) -> Result<(), DatasetError> {
         for group in 0..self.reader.num_row_groups() {
-            let rows = self.reader.metadata().row_group(group).num_rows();
-            let rows = usize::try_from(rows).unwrap_or(0);
-            let read = catch_panic(|| read_group(self.column_reader(group, column_index)?, rows));
-            if read.map_err(|problem| self.shard_error(problem))? != rows {
-                return Err(self.shard_error(format!("`{column}` has not as many values as there are rows")));
+            let n_rows = usize::try_from(self.reader.metadata().row_group(group).num_rows()).unwrap_or(0);
+            let n_read = catch_panic(|| read_group(self.column_reader(group, column_index)?, n_rows));
+            if n_read.map_err(|problem| self.shard_error(problem))? != n_rows {
+                return Err(self.shard_error(format!("`{column}` does not have one value per row")));
             }
         }
         Ok(())
@@ -257,15 +259,16 @@ impl ParquetTable {
     }
 }
 
-/// The definition levels of a column of lists.
+/// Definition levels of a list column.
 #[derive(Clone, Copy)]
 struct ListLevels {
-    /// A number that is there.
+    /// Level of a non-null number.
     present: i16,
-    /// A number's place in a list, whether it is there or null; below it there is no list, or an empty one.
+    /// Level of a list item, null or not; a lower level means a null or empty list.
     in_list: i16,
 }
 
+/// Values of a list column read so far.
 #[derive(Default)]
 struct ListColumn {
     values: Vec<f32>,
@@ -274,18 +277,19 @@ struct ListColumn {
 }
 
 impl ListColumn {
+    /// Appends the remaining rows of `reader`.
     fn append_all<T: DataType>(
         &mut self,
         mut reader: ColumnReaderImpl<T>,
         levels: ListLevels,
-        number: impl Fn(T::T) -> f32,
+        to_f32: impl Fn(T::T) -> f32,
     ) -> Result<(), String> {
         let (mut definition_levels, mut repetition_levels, mut values) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             definition_levels.clear();
             repetition_levels.clear();
             values.clear();
-            let (rows, ..) = reader
+            let (n_rows, ..) = reader
                 .read_records(
                     LISTS_PER_READ,
                     Some(&mut definition_levels),
@@ -293,7 +297,7 @@ impl ListColumn {
                     &mut values,
                 )
                 .map_err(error_message)?;
-            if rows == 0 {
+            if n_rows == 0 {
                 return Ok(());
             }
             let mut length = 0;
@@ -305,7 +309,7 @@ impl ListColumn {
                     length = 0;
                 }
                 if definition_level < levels.in_list {
-                    return Err(format!("row {} has none", self.n_rows));
+                    return Err(format!("row {} has no list", self.n_rows));
                 }
                 if definition_level < levels.present {
                     return Err(format!("value {length} of row {} is null", self.n_rows));
@@ -313,42 +317,47 @@ impl ListColumn {
                 length += 1;
             }
             self.finish_row(length)?;
-            self.values.extend(values.drain(..).map(&number));
+            self.values.extend(values.drain(..).map(&to_f32));
         }
     }
 
+    /// Counts a row after checking the length of its list.
     fn finish_row(&mut self, length: usize) -> Result<(), String> {
-        let width = *self.list_length.get_or_insert(length);
-        if length != width {
-            return Err(format!("row {} has {length} values, but those before it have {width}", self.n_rows));
+        let expected = *self.list_length.get_or_insert(length);
+        if length != expected {
+            let row = self.n_rows;
+            return Err(format!("row {row} has {length} values, but the rows before it have {expected}"));
         }
         self.n_rows += 1;
         Ok(())
     }
 }
 
-/// Reads what is left into `all`, but not on where that has more than `most`.
+/// Appends the remaining values of a column reader to `values`; stops early once there are more than
+/// `max_len`.
 fn append_values<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
-    full: i16,
-    (all, most): (&mut Vec<Option<ParquetValue>>, usize),
+    present_level: i16,
+    values: &mut Vec<Option<ParquetValue>>,
+    max_len: usize,
     convert: impl Fn(&T::T) -> Result<ParquetValue, String>,
 ) -> Result<(), String> {
-    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let (mut is_present, mut present_values) = (Vec::new(), Vec::new());
     loop {
-        let rows = read_batch(&mut reader, full, ROWS_PER_READ, &mut levels, &mut values)?;
-        if rows == 0 || all.len() > most {
+        let n_rows =
+            read_batch(&mut reader, present_level, ROWS_PER_READ, &mut is_present, &mut present_values)?;
+        if n_rows == 0 || values.len() > max_len {
             return Ok(());
         }
-        let mut present = values.iter();
-        for &is_there in &levels {
-            let value = if is_there { present.next().map(&convert).transpose()? } else { None };
-            all.push(value);
+        let mut present = present_values.iter();
+        for &is_present in &is_present {
+            values.push(if is_present { present.next().map(&convert).transpose()? } else { None });
         }
     }
 }
 
-/// Reads up to `most` rows: of each whether it has a value, and the values of those that have one.
+/// Reads up to `max_rows` rows: for each whether it is non-null, and the non-null values. Returns the number
+/// of rows.
 fn read_batch<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     present_level: i16,
@@ -359,23 +368,23 @@ fn read_batch<T: DataType>(
     is_present.clear();
     values.clear();
     let mut definition_levels = Vec::new();
-    let (rows, count, _) =
+    let (n_rows, n_values, _) =
         reader.read_records(max_rows, Some(&mut definition_levels), None, values).map_err(error_message)?;
     if present_level == 0 {
-        is_present.resize(count, true);
+        is_present.resize(n_values, true);
     } else {
         is_present.extend(definition_levels.iter().map(|&level| level == present_level));
     }
-    Ok(rows)
+    Ok(n_rows)
 }
 
-/// The bytes in a column, a row a record.
+/// A column of image bytes; each row is a record.
 pub(crate) struct ParquetShard {
     path: PathBuf,
     table: ParquetTable,
-    /// The column of the bytes.
+    /// The column of the image bytes.
     column: ParquetColumn,
-    /// Where each row group begins, and the end.
+    /// First row of each row group, and the total number of rows.
     row_group_starts: Vec<usize>,
     cursors: CursorPool<RowCursor>,
 }
@@ -387,26 +396,26 @@ impl std::fmt::Debug for ParquetShard {
 }
 
 impl ParquetShard {
-    /// The rows of `column`, which must be there, as records.
+    /// Reads records from `column`, which must exist.
     pub(crate) fn new(path: &Path, table: ParquetTable, column: &str) -> Self {
         let column = table.columns[column];
         let mut row_group_starts = vec![0];
         for group in table.reader.metadata().row_groups() {
-            row_group_starts.push(
-                row_group_starts[row_group_starts.len() - 1] + usize::try_from(group.num_rows()).unwrap_or(0),
-            );
+            let n_rows = usize::try_from(group.num_rows()).unwrap_or(0);
+            row_group_starts.push(row_group_starts[row_group_starts.len() - 1] + n_rows);
         }
         Self { path: path.into(), table, column, row_group_starts, cursors: CursorPool::default() }
     }
 
+    /// A cursor at the start of the row group that contains `row`.
     fn open_cursor(&self, row: usize) -> Result<RowCursor, String> {
-        let group = self.row_group_starts.partition_point(|&begin| begin <= row) - 1;
+        let group = self.row_group_starts.partition_point(|&start| start <= row) - 1;
         let (start, end) = (self.row_group_starts[group], self.row_group_starts[group + 1]);
         match self.table.column_reader(group, self.column.index)? {
             ColumnReader::ByteArrayColumnReader(reader) => {
                 Ok(RowCursor { reader, next_row: start, end_row: end })
             }
-            _ => Err("the column of the photos does not hold bytes".into()),
+            _ => Err("the photo column does not hold bytes".into()),
         }
     }
 }
@@ -416,31 +425,33 @@ impl RecordReader for ParquetShard {
         &self.path
     }
 
-    fn name(&self, number: usize) -> String {
-        format!("row {number}")
+    fn name(&self, index: usize) -> String {
+        format!("row {index}")
     }
 
-    fn read(&self, number: usize) -> Result<Vec<u8>, DecodeError> {
-        let read_next = |rows: &mut RowCursor| {
-            let n_skipped = number - rows.next_row;
-            if n_skipped > 0 && rows.reader.skip_records(n_skipped).map_err(error_message)? != n_skipped {
-                return Err("the column ends before its rows do".into());
+    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+        let read_row = |cursor: &mut RowCursor| {
+            let n_skipped = index - cursor.next_row;
+            if n_skipped > 0 && cursor.reader.skip_records(n_skipped).map_err(error_message)? != n_skipped {
+                return Err("the photo column has fewer values than rows".into());
             }
             let (mut is_present, mut values): (_, Vec<ByteArray>) = (Vec::new(), Vec::new());
-            read_batch(&mut rows.reader, self.column.present_level, 1, &mut is_present, &mut values)?;
-            rows.next_row = number + 1;
-            let bytes = values.first().ok_or("there is no photo in it")?;
+            read_batch(&mut cursor.reader, self.column.present_level, 1, &mut is_present, &mut values)?;
+            cursor.next_row = index + 1;
+            let bytes = values.first().ok_or("the row has no photo")?;
             if bytes.len() as u64 > MAX_RECORD_BYTES {
-                return Err(format!("it takes {} bytes, more than are allowed", bytes.len()));
+                return Err(format!(
+                    "it has {} bytes, more than the limit of {MAX_RECORD_BYTES}",
+                    bytes.len()
+                ));
             }
             Ok(bytes.data().to_vec())
         };
-        catch_panic(|| self.cursors.read(number, || self.open_cursor(number), read_next))
-            .map_err(record_error)
+        catch_panic(|| self.cursors.read(index, || self.open_cursor(index), read_row)).map_err(record_error)
     }
 }
 
-/// The rows of a row group that are left.
+/// The remaining rows of a row group.
 struct RowCursor {
     reader: ColumnReaderImpl<ByteArrayType>,
     next_row: usize,
@@ -455,14 +466,14 @@ impl Cursor for RowCursor {
 
 fn error_message(error: ParquetError) -> String {
     match error {
-        ParquetError::EOF(_) => "the file is cut short".into(),
+        ParquetError::EOF(_) => "the file is truncated".into(),
         ParquetError::General(message) => message,
         ParquetError::External(error) => error.to_string(),
         other => other.to_string(),
     }
 }
 
-/// The reader is others' code and indexes by what the file says: a damaged file makes it panic here and there.
+/// Turns panics of the `parquet` crate, which damaged files can cause, into errors.
 fn catch_panic<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("the file is damaged".into()))
 }

@@ -1,4 +1,4 @@
-//! Which files a pattern means.
+//! Finds the shards that a path or pattern matches.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,31 +8,31 @@ use crate::dataset::DatasetError;
 
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
-/// More files than any data set has shards.
+/// Maximum number of files that braces may expand to.
 const MAX_SHARDS: usize = 100_000;
 
-/// The shards that `pattern` names: a file; a folder, for all files below it whose names end in one of `endings`; or a
-/// pattern with `*`, `?`, and numbers in braces as WebDataset has them (`train-{000..146}.tar`). They are sorted by path,
-/// bytewise; hidden files are passed over.
+/// The shards that `pattern` matches, sorted bytewise by path: a file; a folder, for all files below it with
+/// one of `extensions`; or a pattern with `*`, `?` and ranges of numbers as in WebDataset
+/// (`train-{000..146}.tar`). Hidden files are skipped.
 ///
 /// ```
-/// use headstock_loader::shards;
+/// use headstock_loader::find_shards;
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let folder = folder.path();
 /// for name in ["a-08.tar", "a-09.tar", "a-10.tar", "b.tar", "notes.txt"] {
 ///     std::fs::write(folder.join(name), [])?;
 /// }
-/// let named = |pattern: &str| shards(&folder.join(pattern), &["tar"]).map(|paths| paths.len());
-/// assert_eq!(named("")?, 4);
-/// assert_eq!(named("a-*.tar")?, 3);
-/// assert_eq!(named("a-{09..10}.tar")?, 2);
-/// assert_eq!(named("b.tar")?, 1);
+/// let n_shards = |pattern: &str| find_shards(&folder.join(pattern), &["tar"]).map(|paths| paths.len());
+/// assert_eq!(n_shards("")?, 4);
+/// assert_eq!(n_shards("a-*.tar")?, 3);
+/// assert_eq!(n_shards("a-{09..10}.tar")?, 2);
+/// assert_eq!(n_shards("b.tar")?, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// [`DatasetError`] for a folder that cannot be read and for a pattern that names nothing.
+/// [`DatasetError`] for a folder that cannot be read, or a pattern that is invalid or matches no file.
 pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, DatasetError> {
     let pattern_error = |problem: String| DatasetError::Pattern { pattern: pattern.into(), problem };
     if pattern.is_file() {
@@ -61,7 +61,7 @@ pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
     }
     if files.is_empty() {
         return Err(pattern_error(format!(
-            "no file is there; name a file that ends in .{}, a folder of such files, or a pattern with `*` or `{{000..146}}`",
+            "no file matches; give a file that ends in .{}, a folder of such files, or a pattern with `*` or `{{000..146}}`",
             extensions.join(" or .")
         )));
     }
@@ -70,7 +70,7 @@ pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
     Ok(files)
 }
 
-/// The files below a folder that are meant.
+/// Appends the visible files below `folder` that satisfy `is_match`.
 fn collect_files(
     folder: &Path,
     is_match: &dyn Fn(&Path) -> bool,
@@ -83,7 +83,7 @@ fn collect_files(
         if is_hidden(&path) {
             continue;
         }
-        // Links to files are followed, those to folders are not: they may lead in a circle.
+        // Links to files are followed; links to folders are not, as they may form a cycle.
         if kind.is_dir() {
             collect_files(&path, is_match, files)?;
         } else if is_match(&path) && path.is_file() {
@@ -93,9 +93,9 @@ fn collect_files(
     Ok(())
 }
 
-/// The folder above the first name of a pattern that has wildcards.
+/// The folder above the first component of a pattern with wildcards.
 fn literal_folder(pattern: &str) -> PathBuf {
-    let is_literal = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(WILDCARDS);
+    let is_literal = |component: &Component<'_>| !component.as_os_str().to_string_lossy().contains(WILDCARDS);
     let folder: PathBuf = Path::new(pattern).components().take_while(is_literal).collect();
     if folder.as_os_str().is_empty() { ".".into() } else { folder }
 }
@@ -106,10 +106,10 @@ fn is_hidden(path: &Path) -> bool {
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    extensions.iter().any(|ending| name.strip_suffix(ending).is_some_and(|rest| rest.ends_with('.')))
+    extensions.iter().any(|extension| name.strip_suffix(extension).is_some_and(|rest| rest.ends_with('.')))
 }
 
-/// The texts that numbers in braces stand for: `a-{08..10}` is `a-08`, `a-09`, `a-10`.
+/// Expands ranges in braces: `a-{08..10}` becomes `a-08`, `a-09`, `a-10`.
 fn expand_braces(text: &str) -> Result<Vec<String>, String> {
     let Some((before, rest)) = text.split_once('{') else { return Ok(vec![text.to_owned()]) };
     let range = rest.split_once('}').and_then(|(range, after)| Some((range.split_once("..")?, after)));
@@ -118,19 +118,19 @@ fn expand_braces(text: &str) -> Result<Vec<String>, String> {
         Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?, width, after))
     });
     let Some((first, last, width, after)) = numbers else {
-        return Err("braces hold two numbers, as {000..146}".into());
+        return Err("braces must hold a range of two numbers, such as {000..146}".into());
     };
     if last < first || last - first >= MAX_SHARDS {
-        return Err(format!("{{{first}..{last}}} is no range of up to {MAX_SHARDS} numbers"));
+        return Err(format!("{{{first}..{last}}} is not a range of at most {MAX_SHARDS} numbers"));
     }
     let rest = expand_braces(after)?;
     if (last - first + 1) * rest.len() > MAX_SHARDS {
-        return Err(format!("it names more than {MAX_SHARDS} files"));
+        return Err(format!("it expands to more than {MAX_SHARDS} files"));
     }
-    let texts = rest
+    let expanded = rest
         .iter()
         .flat_map(|after| (first..=last).map(move |number| format!("{before}{number:0width$}{after}")));
-    Ok(texts.collect())
+    Ok(expanded.collect())
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_braces_keep_their_width() {
+    fn ranges_in_braces_keep_their_width() {
         assert_eq!(expand_braces("a-{08..10}.tar").unwrap(), ["a-08.tar", "a-09.tar", "a-10.tar"]);
         assert_eq!(expand_braces("{1..2}{0..1}").unwrap(), ["10", "20", "11", "21"]);
         assert_eq!(expand_braces(&format!("{{1..{MAX_SHARDS}}}")).unwrap().len(), MAX_SHARDS);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_stands_for_its_shards_sorted_and_a_pattern_that_names_nothing_says_what_to_write() {
+    fn a_folder_gives_its_sorted_shards_and_a_pattern_without_match_suggests_what_to_write() {
         let root = tempfile::tempdir().unwrap();
         for name in ["b/2.TAR", "a/1.tar.gz", "c.tar", ".hidden.tar", "d.txt"] {
             let path = root.path().join(name);
@@ -167,10 +167,10 @@ mod tests {
         }
         let found = find_shards(root.path(), &["tar", "tar.gz"]).unwrap();
         assert_eq!(found, ["a/1.tar.gz", "b/2.TAR", "c.tar"].map(|name| root.path().join(name)));
-        let refused = find_shards(&root.path().join("e*.tar"), &["tar", "tar.gz"]).unwrap_err().to_string();
+        let error = find_shards(&root.path().join("e*.tar"), &["tar", "tar.gz"]).unwrap_err().to_string();
         assert!(
-            refused.contains("e*.tar: no file is there; name a file that ends in .tar or .tar.gz"),
-            "{refused}"
+            error.contains("e*.tar: no file matches; give a file that ends in .tar or .tar.gz"),
+            "{error}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Tar archives, compressed or not.
+//! Tar archives, optionally gzipped.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -12,24 +12,25 @@ use super::cursor_pool::{Cursor, CursorPool};
 use super::{MAX_RECORD_BYTES, RecordReader, record_error};
 use crate::decode::DecodeError;
 
-/// A file in an archive.
+/// A file in a tar archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TarMember {
-    /// Its path, as the archive has it.
+    /// Path as stored in the archive.
     pub(crate) path: String,
-    /// Where its bytes begin in the archive, uncompressed.
+    /// Offset of its data in the uncompressed archive, in bytes.
     pub(crate) offset: u64,
-    /// How many they are.
+    /// Size of its data in bytes.
     pub(crate) size: u64,
 }
 
-/// Is shown a member, and may read it.
+/// Callback for each member, which may read its data.
 pub(crate) type VisitMember<'a> = dyn FnMut(TarMember, &mut dyn Read) -> Result<(), String> + 'a;
 
-/// Shows `meet` each file of the archive, in order. What is neither file nor folder, such as a link, is counted.
+/// Calls `visit` for each file of the archive in order. Returns the number of members that are neither file
+/// nor folder, such as links.
 ///
 /// # Errors
-/// What is wrong with the archive, and what `meet` gives.
+/// A message for a damaged archive, or the error of `visit`.
 pub(crate) fn visit_members(path: &Path, visit: &mut VisitMember<'_>) -> Result<usize, String> {
     let to_message = |error: io::Error| error_message(&error);
     let file = File::open(path).map_err(to_message)?;
@@ -39,20 +40,20 @@ pub(crate) fn visit_members(path: &Path, visit: &mut VisitMember<'_>) -> Result<
         let mut archive = Archive::new(LimitedReader { inner: decoder, bytes_left: &bytes_left });
         visit_entries(archive.entries().map_err(to_message)?, &bytes_left, None, visit)
     } else {
-        let length = file.metadata().map_err(to_message)?.len();
+        let size = file.metadata().map_err(to_message)?.len();
         let mut archive = Archive::new(LimitedReader { inner: file, bytes_left: &bytes_left });
-        visit_entries(archive.entries_with_seek().map_err(to_message)?, &bytes_left, Some(length), visit)
+        visit_entries(archive.entries_with_seek().map_err(to_message)?, &bytes_left, Some(size), visit)
     }
 }
 
-/// The archive, of which no more is read than is `left`: `tar` reads long names and extended headers whole, and a few bytes can
-/// unfold to gigabytes of them.
+/// A reader that fails after `bytes_left` bytes: the `tar` crate reads long names and extended headers whole,
+/// and a few compressed bytes can claim gigabytes of them.
 struct LimitedReader<'a, R> {
     inner: R,
     bytes_left: &'a Cell<u64>,
 }
 
-/// More bytes than this between two files are no headers.
+/// Maximum size of the headers before a file, in bytes.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 impl<R: Read> Read for LimitedReader<'_, R> {
@@ -73,6 +74,8 @@ impl<R: Seek> Seek for LimitedReader<'_, R> {
     }
 }
 
+/// Calls `visit` for each file of `entries`; resets `bytes_left` for each. `archive_size` is the
+/// size of an archive that is not compressed.
 fn visit_entries<R: Read>(
     entries: Entries<'_, R>,
     bytes_left: &Cell<u64>,
@@ -82,7 +85,7 @@ fn visit_entries<R: Read>(
     let mut n_others = 0;
     for entry in entries {
         let mut entry = entry.map_err(|error| error_message(&error))?;
-        // The file itself, whether it is read or passed over, and what comes before the next one.
+        // The data of this file, read or skipped, and the headers of the next one.
         bytes_left.set(entry.size().saturating_add(MAX_HEADER_BYTES));
         match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => {}
@@ -100,8 +103,8 @@ fn visit_entries<R: Read>(
             }
         };
         let member = TarMember { path, offset: entry.raw_file_position(), size: entry.size() };
-        if archive_size.is_some_and(|length| member.offset.saturating_add(member.size) > length) {
-            return Err(format!("`{}` is cut short", member.path.escape_debug()));
+        if archive_size.is_some_and(|size| member.offset.saturating_add(member.size) > size) {
+            return Err(format!("`{}` is truncated", member.path.escape_debug()));
         }
         visit(member, &mut entry)?;
     }
@@ -117,12 +120,12 @@ fn is_gzip(mut file: &File) -> io::Result<bool> {
 
 fn error_message(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the file is cut short".into(),
+        io::ErrorKind::UnexpectedEof => "the file is truncated".into(),
         _ => error.to_string(),
     }
 }
 
-/// Members of an archive, as records.
+/// The image members of a tar archive, as records.
 #[derive(Debug)]
 pub(crate) struct TarShard {
     path: PathBuf,
@@ -133,7 +136,7 @@ pub(crate) struct TarShard {
 
 impl TarShard {
     /// # Errors
-    /// What the system says of the file.
+    /// The system error if the file cannot be read.
     pub(crate) fn new(path: &Path, members: Vec<TarMember>) -> io::Result<Self> {
         let is_gzip = is_gzip(&File::open(path)?)?;
         Ok(Self { path: path.into(), members, is_gzip, cursors: CursorPool::default() })
@@ -145,12 +148,12 @@ impl RecordReader for TarShard {
         &self.path
     }
 
-    fn name(&self, number: usize) -> String {
-        self.members[number].path.clone()
+    fn name(&self, index: usize) -> String {
+        self.members[index].path.clone()
     }
 
-    fn read(&self, number: usize) -> Result<Vec<u8>, DecodeError> {
-        let TarMember { offset, size, .. } = self.members[number];
+    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+        let TarMember { offset, size, .. } = self.members[index];
         if !self.is_gzip {
             let mut file = File::open(&self.path)?;
             file.seek(SeekFrom::Start(offset))?;
@@ -160,36 +163,36 @@ impl RecordReader for TarShard {
             let reader = MultiGzDecoder::new(BufReader::new(File::open(&self.path)?));
             Ok(GzipCursor { reader, position: 0, next_member: 0 })
         };
-        self.cursors.read(number, open, |cursor| {
+        self.cursors.read(index, open, |cursor| {
             let n_skipped = offset - cursor.position;
             if io::copy(&mut cursor.reader.by_ref().take(n_skipped), &mut io::sink())? != n_skipped {
-                return Err(record_error("the archive is cut short"));
+                return Err(record_error("the archive is truncated"));
             }
             let bytes = read_exact_size(&mut cursor.reader, size)?;
-            (cursor.position, cursor.next_member) = (offset + size, number + 1);
+            cursor.position = offset + size;
+            cursor.next_member = index + 1;
             Ok(bytes)
         })
     }
 }
 
+/// Reads a record of `size` bytes.
 fn read_exact_size(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, DecodeError> {
     if size > MAX_RECORD_BYTES {
-        return Err(record_error(format!(
-            "it takes {size} bytes, more than the {MAX_RECORD_BYTES} that are allowed"
-        )));
+        return Err(record_error(format!("it has {size} bytes, more than the limit of {MAX_RECORD_BYTES}")));
     }
     let mut bytes = Vec::new();
     reader.take(size).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == size { Ok(bytes) } else { Err(record_error("the archive is cut short")) }
+    if bytes.len() as u64 == size { Ok(bytes) } else { Err(record_error("the archive is truncated")) }
 }
 
-/// A compressed archive, read up to somewhere.
+/// A forward-only reader of a gzipped archive.
 #[derive(Debug)]
 struct GzipCursor {
     reader: MultiGzDecoder<BufReader<File>>,
-    /// Bytes that were read.
+    /// Number of uncompressed bytes read.
     position: u64,
-    /// The member that comes next.
+    /// Index of the first member that has not been read or skipped.
     next_member: usize,
 }
 

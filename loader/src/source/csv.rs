@@ -1,4 +1,4 @@
-//! A table of photos: the tutorial's `labels.csv`.
+//! A CSV of image names and classes, such as `labels.csv`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
@@ -9,19 +9,19 @@ use super::webdataset::parse_split;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split, find_image_files};
 use crate::dataset::{DatasetError, NameList};
 
-/// A table with a photo in each row, its header in the first line. Samples are in the order of the rows. Space around a field
-/// does not count. Fields end at a tab where the file's name ends in `.tsv`, else at whichever of `,`, `;` and tab the header
-/// has most of.
+/// A CSV with a header line and one image per row. Samples are in the order of the rows. Whitespace around a
+/// field is ignored. The delimiter is a tab if the file name ends in `.tsv`, otherwise the most frequent of
+/// `,`, `;` and tab in the header.
 ///
 /// ```
-/// use headstock_loader::source::{CsvSource, Fields, Source};
+/// use headstock_loader::source::{CsvSource, DataSource, FieldNames};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let folder = folder.path();
 /// # std::fs::create_dir(folder.join("train"))?;
-/// # for photo in ["000bec18.jpg", "001513df.jpg"] {
-/// #     std::fs::write(folder.join("train").join(photo), [])?;
+/// # for name in ["000bec18.jpg", "001513df.jpg"] {
+/// #     std::fs::write(folder.join("train").join(name), [])?;
 /// # }
 /// std::fs::write(folder.join("labels.csv"), "id,breed\n000bec18,pug\n001513df,akita\n")?;
 /// let source = CsvSource {
@@ -29,22 +29,22 @@ use crate::dataset::{DatasetError, NameList};
 ///     images: folder.join("train"),
 ///     id: "id".into(),
 ///     extension: "jpg".into(),
-///     fields: Fields { label: "breed".into(), group: None, part: None },
+///     fields: FieldNames { label: "breed".into(), group: None, split: None },
 /// };
-/// let entries = source.list()?.entries;
-/// assert_eq!((entries[0].id.as_str(), entries[0].class.as_str()), ("000bec18.jpg", "pug"));
+/// let samples = source.list()?.samples;
+/// assert_eq!((samples[0].id.as_str(), samples[0].class.as_str()), ("000bec18.jpg", "pug"));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvSource {
-    /// The table.
+    /// The CSV file.
     pub csv: PathBuf,
-    /// The folder that the ids are relative to.
+    /// The folder that ids are relative to.
     pub images: PathBuf,
-    /// The column with the file's name.
+    /// The column of the file name.
     pub id: String,
-    /// Appended to the id, after a dot that may be written or not; empty when the id has its ending.
+    /// File extension to append to the id, with or without its dot; empty if ids include the extension.
     pub extension: String,
     /// The other columns.
     pub fields: FieldNames,
@@ -52,9 +52,9 @@ pub struct CsvSource {
 
 impl DataSource for CsvSource {
     /// # Errors
-    /// [`DatasetError`] for a file that cannot be read or parsed, a column that is not there. An empty field, a photo that is
-    /// listed twice, an id that leaves the folder of the photos (`..`, absolute, by a link), and photos that are not there are
-    /// faults.
+    /// [`DatasetError`] for a file that cannot be read or parsed, or a missing column. Among
+    /// [`RawDataset::errors`] are empty fields, images that are listed twice, ids that leave the image folder
+    /// (`..`, absolute path, link), and missing images.
     fn list(&self) -> Result<RawDataset, DatasetError> {
         let (rows, errors) = read_rows(self)?;
         if !self.images.is_dir() {
@@ -67,7 +67,7 @@ impl DataSource for CsvSource {
         let mut missing = Vec::new();
         for CsvRow { line, id, class, group, split } in rows {
             let leaves_root = || DatasetError::LeavesRoot {
-                what: format!("{}, line {line}: the id `{}`", self.csv.display(), id.escape_debug()),
+                subject: format!("{}, line {line}: the id `{}`", self.csv.display(), id.escape_debug()),
                 root: self.images.clone(),
             };
             let Some(relative) = relative_path(&with_extension(&id, &self.extension)) else {
@@ -102,7 +102,7 @@ impl DataSource for CsvSource {
         }
         if !missing.is_empty() {
             let (csv, images, count) = (self.csv.clone(), self.images.clone(), missing.len());
-            raw.errors.push(DatasetError::MissingPhotos { csv, images, count, photos: NameList(missing) });
+            raw.errors.push(DatasetError::MissingImages { csv, images, count, missing: NameList(missing) });
         }
         Ok(raw)
     }
@@ -126,11 +126,11 @@ impl DataSource for CsvSource {
 }
 
 impl CsvSource {
-    /// The table without the rows whose photos `keeps` does not name, each by its path below the folder of the photos; of rows of
-    /// the same photo the first stays. All columns stay, and what parts them.
+    /// The CSV with only those rows whose image path, relative to the image folder, satisfies `keep`. Of
+    /// several rows with the same image only the first remains. Columns and delimiter are unchanged.
     ///
     /// ```
-    /// use headstock_loader::source::{CsvSource, Fields};
+    /// use headstock_loader::source::{CsvSource, FieldNames};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let folder = folder.path();
@@ -140,14 +140,14 @@ impl CsvSource {
     ///     images: folder.join("train"),
     ///     id: "id".into(),
     ///     extension: "jpg".into(),
-    ///     fields: Fields { label: "breed".into(), group: None, part: None },
+    ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
     /// };
-    /// assert_eq!(source.only(|photo| photo != "1.jpg")?, b"id;breed;age\n2;akita;4\n");
+    /// assert_eq!(source.filter_rows(|path| path != "1.jpg")?, b"id;breed;age\n2;akita;4\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// [`DatasetError`] for a table that cannot be read or parsed.
+    /// [`DatasetError`] for a file that cannot be read or parsed.
     pub fn filter_rows(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<u8>, DatasetError> {
         let table = CsvFile::open(&self.csv)?;
         let mut reader = table.reader();
@@ -166,7 +166,7 @@ impl CsvSource {
                 writer.write_record(&record).map_err(|e| table.csv_error(&e))?;
             }
         }
-        Ok(writer.into_inner().expect("a vector takes every byte"))
+        Ok(writer.into_inner().expect("writing to a vector cannot fail"))
     }
 }
 
@@ -177,7 +177,8 @@ fn with_extension(id: &str, extension: &str) -> String {
     }
 }
 
-/// `id` as a path with `/` between its parts and no `.` among them; none for one that is absolute, has `..` or NUL.
+/// `id` as a relative path with `/` as separator and without `.` components; `None` if it is absolute or has
+/// `..` or NUL.
 pub(super) fn relative_path(id: &str) -> Option<String> {
     let mut components = Vec::new();
     for component in Path::new(id).components() {
@@ -190,6 +191,7 @@ pub(super) fn relative_path(id: &str) -> Option<String> {
     (!id.contains('\0')).then(|| components.join("/"))
 }
 
+/// A parsed row.
 struct CsvRow {
     line: u64,
     id: String,
@@ -198,7 +200,7 @@ struct CsvRow {
     split: Option<Split>,
 }
 
-/// The rows, and what is wrong with those that are none.
+/// Parses all rows; returns the valid rows and the errors of the others.
 fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), DatasetError> {
     let table = CsvFile::open(&source.csv)?;
     let mut reader = table.reader();
@@ -207,12 +209,10 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
     let optional_column =
         |key, name: &Option<String>| name.as_deref().map(|name| column_index(key, name)).transpose();
     let FieldNames { label, group, split } = &source.fields;
-    let columns = (
-        column_index("data.id", &source.id)?,
-        column_index("data.label", label)?,
-        optional_column("data.group", group)?,
-        optional_column("split.column", split)?,
-    );
+    let id_column = column_index("data.id", &source.id)?;
+    let label_column = column_index("data.label", label)?;
+    let group_column = optional_column("data.group", group)?;
+    let split_column = optional_column("split.column", split)?;
 
     let mut lines = LineCounter { bytes: table.content(), offset: 0, line: 1 };
     let (mut rows, mut errors) = (Vec::new(), Vec::new());
@@ -227,20 +227,15 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
                     Err(DatasetError::EmptyField { path, line, column })
                 }
             };
-            let split = columns.3.map(|at| {
-                parse_split(&header[at], &field(at)?).map_err(|problem| DatasetError::Csv {
+            let split = split_column.map(|column| {
+                parse_split(&header[column], &field(column)?).map_err(|problem| DatasetError::Csv {
                     path: source.csv.clone(),
                     message: format!("line {line}: {problem}"),
                 })
             });
-            let (id, class) = (field(columns.0)?, field(columns.1)?);
-            Ok(CsvRow {
-                line,
-                id,
-                class,
-                group: columns.2.map(field).transpose()?,
-                split: split.transpose()?,
-            })
+            let (id, class) = (field(id_column)?, field(label_column)?);
+            let group = group_column.map(field).transpose()?;
+            Ok(CsvRow { line, id, class, group, split: split.transpose()? })
         };
         match parse_row() {
             Ok(row) => rows.push(row),
@@ -253,19 +248,19 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
     Ok((rows, errors))
 }
 
-/// How a table begins: enough to tell what its columns hold.
+/// The header and the first row of a CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableHead {
-    /// The names of the columns.
+    /// Column names.
     pub columns: Vec<String>,
-    /// The fields of the first row, one a column.
+    /// Fields of the first row, one per column.
     pub first_row: Vec<String>,
 }
 
-/// Reads the header and the first row of a CSV, as [`CsvSource`] would.
+/// Reads the header and the first row of a CSV with the parser of [`CsvSource`].
 ///
 /// # Errors
-/// [`DatasetError`] for a file that cannot be read, has no row, or cannot be parsed up to there.
+/// [`DatasetError`] for a file that cannot be read, has no rows, or whose first row cannot be parsed.
 pub fn read_table_head(csv: &Path) -> Result<TableHead, DatasetError> {
     let table = CsvFile::open(csv)?;
     let mut reader = table.reader();
@@ -277,7 +272,7 @@ pub fn read_table_head(csv: &Path) -> Result<TableHead, DatasetError> {
     }
 }
 
-/// The bytes of a CSV.
+/// A CSV file in memory.
 struct CsvFile<'a> {
     path: &'a Path,
     bytes: Vec<u8>,
@@ -289,7 +284,7 @@ impl<'a> CsvFile<'a> {
         Ok(Self { path, bytes })
     }
 
-    /// Without a byte order mark.
+    /// The bytes without a byte order mark.
     fn content(&self) -> &[u8] {
         self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes)
     }
@@ -298,25 +293,25 @@ impl<'a> CsvFile<'a> {
         csv::ReaderBuilder::new().delimiter(self.delimiter()).trim(csv::Trim::All).from_reader(self.content())
     }
 
-    /// What parts the fields.
+    /// The field delimiter; see [`CsvSource`].
     fn delimiter(&self) -> u8 {
-        if self.path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv")) {
+        if self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv")) {
             return b'\t';
         }
         let header = self.content().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
-        let count = |wanted: u8| {
+        let count = |delimiter: u8| {
             let is_quote = |byte: &u8| *byte == b'"';
-            let outside = header.unwrap_or_default().split(is_quote).step_by(2).flatten();
-            outside.filter(|&&byte| byte == wanted).count()
+            let unquoted = header.unwrap_or_default().split(is_quote).step_by(2).flatten();
+            unquoted.filter(|&&byte| byte == delimiter).count()
         };
-        // The last of equals is the greatest.
+        // Of equal counts `max_by_key` returns the last.
         [b'\t', b';', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).unwrap_or(b',')
     }
 
     fn header(&self, reader: &mut csv::Reader<&[u8]>) -> Result<csv::StringRecord, DatasetError> {
         let header = reader.headers().map_err(|e| self.csv_error(&e))?;
         if header.is_empty() {
-            let hint = "its first line names the columns";
+            let hint = "its first line must name the columns";
             return Err(DatasetError::Empty { path: self.path.into(), missing: "header", hint });
         }
         Ok(header.clone())
@@ -327,12 +322,12 @@ impl<'a> CsvFile<'a> {
     }
 
     fn no_rows_error(&self) -> DatasetError {
-        let hint = "every line below the header is a photo";
+        let hint = "each line below the header describes one photo";
         DatasetError::Empty { path: self.path.into(), missing: "rows", hint }
     }
 }
 
-/// Counts lines. The parser's own count stands one too low behind `\r\n` and empty lines.
+/// Counts lines. The parser's own count is one too low after `\r\n` and empty lines.
 struct LineCounter<'a> {
     bytes: &'a [u8],
     offset: usize,
@@ -340,31 +335,32 @@ struct LineCounter<'a> {
 }
 
 impl LineCounter<'_> {
-    /// The line, from 1, of a record that does not lie before the last one asked for.
+    /// The line, counted from 1, of a record; positions must not decrease between calls.
     fn line_at(&mut self, position: Option<&csv::Position>) -> u64 {
-        let mut record = position.map_or(self.offset, |position| position.byte() as usize);
-        while self.bytes.get(record).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
-            record += 1;
+        let mut start = position.map_or(self.offset, |position| position.byte() as usize);
+        while self.bytes.get(start).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+            start += 1;
         }
-        let skipped = self.bytes.get(self.offset..record).unwrap_or_default();
+        let skipped = self.bytes.get(self.offset..start).unwrap_or_default();
         self.line += skipped.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        self.offset = record;
+        self.offset = start;
         self.line
     }
 }
 
+/// The parser's error with the correct line.
 fn error_message(error: &csv::Error, bytes: &[u8]) -> String {
     let line = LineCounter { bytes, offset: 0, line: 1 }.line_at(error.position());
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("line {line} has {len} fields, the header {expected_len}")
+            format!("line {line} has {len} fields, but the header has {expected_len}")
         }
-        csv::ErrorKind::Utf8 { .. } => format!("line {line} is not UTF-8: save the table as UTF-8"),
+        csv::ErrorKind::Utf8 { .. } => format!("line {line} is not UTF-8: save the file as UTF-8"),
         _ => error.to_string(),
     }
 }
 
-/// Where the column `name`, set by `key`, stands in the header.
+/// Index of the column `name`, which the config key `key` sets.
 fn find_column(
     header: &csv::StringRecord,
     source: &CsvSource,
@@ -372,9 +368,9 @@ fn find_column(
     name: &str,
 ) -> Result<usize, DatasetError> {
     let path = source.csv.clone();
-    let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(at, _)| at);
+    let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(index, _)| index);
     match (indices.next(), indices.next()) {
-        (Some(at), None) => Ok(at),
+        (Some(index), None) => Ok(index),
         (Some(_), Some(_)) => {
             Err(DatasetError::Csv { path, message: format!("the header has the column `{name}` twice") })
         }

@@ -1,4 +1,4 @@
-//! A folder per class.
+//! One folder per class, as torchvision's `ImageFolder`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use crate::dataset::{DatasetError, NameList};
 const IMAGE_EXTENSIONS: [&str; 10] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
-/// Whether a file is a photo by the ending of its name, in small or capital letters.
+/// Whether a path has the extension of an image file, ignoring case.
 #[must_use]
 pub fn is_image_file(path: &Path) -> bool {
     lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
@@ -21,32 +21,33 @@ fn lowercase_extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-/// A folder per class, whose photos may lie deeper within it; or a folder per part (`train`, `val`, `test` and what else the
-/// Hugging Face hub calls them), with a folder per class in each.
+/// One folder per class, with images at any depth; or one folder per split (`train`, `val`, `test` and the
+/// other names of [`Split`]) that contains one folder per class.
 ///
-/// It is taken for parts where all folders in it that hold photos are called as parts, one of them as the one to train on, and
-/// no photo lies in them outside of their class folders. Samples are ordered by part and class and path, bytewise. Hidden files
-/// are passed over; files that are no photos too, with a line that says so. Links are followed as long as they stay below `root`
-/// and lead to nothing that is met otherwise.
+/// The folders are splits if every folder with images has the name of a split, one of them is a training
+/// split, and no image in them is outside a class folder. Samples are sorted by split, class and path,
+/// bytewise. Hidden files are skipped; files that are not images are skipped and logged. Links are followed
+/// if they stay inside `root` and do not lead to a file or folder that is listed elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderSource {
-    /// The folder of the classes, or of the parts.
+    /// The folder of the class folders, or of the split folders.
     pub root: PathBuf,
 }
 
 impl DataSource for FolderSource {
     /// # Errors
-    /// [`DatasetError`] for a folder that is not there, no class, a link that leads out of `root` or nowhere, a photo or folder
-    /// that is met twice, a name that is not UTF-8. A class without photos is a fault.
+    /// [`DatasetError`] for a missing folder, no class folder, a link that is broken or points outside
+    /// `root`, an image or folder that appears twice, or a name that is not UTF-8. A class without images is
+    /// among [`RawDataset::errors`].
     fn list(&self) -> Result<RawDataset, DatasetError> {
         let root = Folder::read(&self.root)?;
         let mut raw = RawDataset { origin: self.root.clone(), samples: Vec::new(), errors: Vec::new() };
         match root.splits() {
-            Some(parts) => {
-                parts.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw))
+            Some(splits) => {
+                splits.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw))
             }
             None if root.subfolders.is_empty() => {
-                let hint = "it needs a folder for each class, with the photos of that class in it";
+                let hint = "it needs one folder per class, with the photos of that class in it";
                 let path = self.root.clone();
                 return Err(DatasetError::Empty { path, missing: "class folders", hint });
             }
@@ -62,11 +63,11 @@ impl DataSource for FolderSource {
     }
 }
 
-/// The photos below `root`, which need no class, sorted by their path below it, bytewise. What is hidden is passed over, and
-/// links are followed, as by [`FolderSource`].
+/// The image files below `root`, with or without class folders, sorted bytewise by path. Hidden files are
+/// skipped and links are followed as in [`FolderSource`].
 ///
 /// ```
-/// use headstock_loader::source::photos_below;
+/// use headstock_loader::source::find_image_files;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
@@ -75,19 +76,19 @@ impl DataSource for FolderSource {
 /// for file in ["b.jpg", "march/a.png", "._b.jpg", "notes.txt"] {
 ///     std::fs::write(folder.join(file), [])?;
 /// }
-/// assert_eq!(photos_below(folder)?, [folder.join("b.jpg"), folder.join("march/a.png")]);
+/// assert_eq!(find_image_files(folder)?, [folder.join("b.jpg"), folder.join("march/a.png")]);
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
-/// [`DatasetError`] for a folder that is not there or cannot be read, a link that leads out of `root` or nowhere, a photo or
-/// folder that is met twice, a name that is not UTF-8.
+/// [`DatasetError`] for a folder that does not exist or cannot be read, a link that is broken or points
+/// outside `root`, an image or folder that appears twice, or a name that is not UTF-8.
 pub fn find_image_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(Folder::read(root)?.all_images().into_iter().map(|file| file.path.clone()).collect())
 }
 
-/// A photo: its path relative to the root, where it lies, and where that is once links are followed.
+/// An image file: its path relative to the root, its path, and its path with links resolved.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct ImageFile {
     id: String,
@@ -95,20 +96,20 @@ struct ImageFile {
     canonical: PathBuf,
 }
 
-/// What lies in a folder and is not hidden.
+/// A folder and its visible contents, recursively.
 struct Folder {
-    /// Its path relative to the root.
+    /// Path relative to the root.
     id: String,
     path: PathBuf,
-    /// Sorted by name, bytewise, as the folders are.
+    /// Sorted bytewise by name, as are the subfolders.
     images: Vec<ImageFile>,
     subfolders: Vec<Folder>,
-    /// How many files are neither, by the endings of their names.
+    /// Number of other files by extension.
     other_files: BTreeMap<String, usize>,
 }
 
 impl Folder {
-    /// `root` and all below it.
+    /// Reads `root` recursively.
     fn read(root: &Path) -> Result<Self, DatasetError> {
         if !root.is_dir() {
             return Err(DatasetError::NoFolder(root.into()));
@@ -118,7 +119,7 @@ impl Folder {
         walker.read_folder(String::new(), root.into(), &canonical)
     }
 
-    /// The folders of the parts, where this is made of parts.
+    /// The split folders, if the subfolders are splits; see [`FolderSource`].
     fn splits(&self) -> Option<Vec<(Split, &Self)>> {
         let nonempty = self.subfolders.iter().filter(|folder| folder.has_images());
         let splits: Option<Vec<(Split, &Self)>> =
@@ -133,7 +134,7 @@ impl Folder {
         !self.images.is_empty() || self.subfolders.iter().any(Self::has_images)
     }
 
-    /// Lists the classes that the folders in this one are.
+    /// Appends the samples of the class folders in this folder.
     fn append_samples(&self, split: Option<Split>, raw: &mut RawDataset) {
         let (mut empty, mut extensions) = (Vec::new(), BTreeSet::new());
         for class_folder in &self.subfolders {
@@ -157,7 +158,7 @@ impl Folder {
         }
     }
 
-    /// The photos in it and below, sorted by id, bytewise.
+    /// The images at any depth, sorted bytewise by id.
     fn all_images(&self) -> Vec<&ImageFile> {
         let mut images: Vec<&ImageFile> = self.images.iter().collect();
         images.extend(self.subfolders.iter().flat_map(Self::all_images));
@@ -165,28 +166,31 @@ impl Folder {
         images
     }
 
+    /// Number of files that are not images, at any depth, by extension.
     fn all_other_files(&self) -> BTreeMap<String, usize> {
         let mut counts = self.other_files.clone();
-        for (ending, count) in self.subfolders.iter().flat_map(Self::all_other_files) {
-            *counts.entry(ending).or_default() += count;
+        for (extension, count) in self.subfolders.iter().flat_map(Self::all_other_files) {
+            *counts.entry(extension).or_default() += count;
         }
         counts
     }
 
+    /// Logs the images outside class folders and the files that are not images.
     fn log_skipped_files(&self) {
         let root = self.path.display();
         if !self.images.is_empty() {
-            tracing::warn!("passed over in {root}: {} photos outside the class folders", self.images.len());
+            tracing::warn!("skipped {} photos outside the class folders in {root}", self.images.len());
         }
         let other_files = self.all_other_files();
         if !other_files.is_empty() {
             let count: usize = other_files.values().sum();
             let extensions = other_files.into_keys().collect::<Vec<_>>().join(", ");
-            tracing::info!("passed over below {root}: {count} files that are no photos ({extensions})");
+            tracing::info!("skipped {count} files that are not photos below {root} ({extensions})");
         }
     }
 }
 
+/// Reads a folder tree and checks its links.
 struct FolderWalker<'a> {
     root: &'a Path,
     canonical: PathBuf,
@@ -194,10 +198,11 @@ struct FolderWalker<'a> {
 }
 
 impl FolderWalker<'_> {
+    /// Reads the folder `path` recursively; `id` is its path relative to the root.
     fn read_folder(&mut self, id: String, path: PathBuf, canonical: &Path) -> Result<Folder, DatasetError> {
         self.seen.insert(canonical.to_path_buf(), path.display().to_string())?;
-        let (photos, folders, others) = (Vec::new(), Vec::new(), BTreeMap::new());
-        let mut folder = Folder { id, path, images: photos, subfolders: folders, other_files: others };
+        let (images, subfolders, other_files) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut folder = Folder { id, path, images, subfolders, other_files };
         for entry_path in visible_entries(&folder.path)? {
             let entry_canonical = self.resolve(canonical, &entry_path)?;
             let id_of = |path: &Path| match folder.id.as_str() {
@@ -213,14 +218,15 @@ impl FolderWalker<'_> {
                 folder.images.push(ImageFile { id, path: entry_path, canonical: entry_canonical });
             } else {
                 let extension = lowercase_extension(&entry_path)
-                    .map_or_else(|| "no ending".into(), |extension| format!(".{extension}"));
+                    .map_or_else(|| "no extension".into(), |extension| format!(".{extension}"));
                 *folder.other_files.entry(extension).or_default() += 1;
             }
         }
         Ok(folder)
     }
 
-    /// Where `path`, in a folder that really is `parent`, is once links are followed; it must not leave the root.
+    /// The canonical path of `path`, whose folder has the canonical path `parent`. A link must not leave the
+    /// root.
     fn resolve(&self, parent: &Path, path: &Path) -> Result<PathBuf, DatasetError> {
         let io = |source| DatasetError::Io { path: path.into(), source };
         if !fs::symlink_metadata(path).map_err(io)?.is_symlink() {
@@ -230,11 +236,14 @@ impl FolderWalker<'_> {
         if canonical.starts_with(&self.canonical) {
             return Ok(canonical);
         }
-        Err(DatasetError::LeavesRoot { what: format!("the link {}", path.display()), root: self.root.into() })
+        Err(DatasetError::LeavesRoot {
+            subject: format!("the link {}", path.display()),
+            root: self.root.into(),
+        })
     }
 }
 
-/// What lies in `folder` and is not hidden, sorted by name, bytewise.
+/// The visible entries of `folder`, sorted bytewise by name.
 fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let io = |source| DatasetError::Io { path: folder.into(), source };
     let mut paths = Vec::new();
@@ -248,6 +257,7 @@ fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(paths)
 }
 
+/// The file name of `path`, which must be UTF-8.
 fn utf8_name(path: &Path) -> Result<&str, DatasetError> {
     path.file_name().and_then(|name| name.to_str()).ok_or_else(|| DatasetError::NotUtf8(path.into()))
 }

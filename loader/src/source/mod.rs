@@ -1,5 +1,5 @@
-//! Where samples come from: each source lists its photos with the names of their classes, in an order that depends on the data
-//! alone, and opens no photo.
+//! Data sources. A source lists images and their class names, in an order that depends only on the data,
+//! without opening the images.
 
 mod csv;
 mod folder;
@@ -21,59 +21,60 @@ pub use webdataset::WebDatasetSource;
 use crate::dataset::DatasetError;
 use crate::image_ref::ImageRef;
 
-/// A place that samples come from.
+/// A source of labeled images: a folder, a CSV or shards.
 pub trait DataSource: fmt::Debug {
     /// Lists the samples.
     ///
     /// # Errors
-    /// [`DatasetError`] for what leaves nothing to list, or no way to tell what belongs together.
+    /// [`DatasetError`] if the source as a whole cannot be listed; errors of single samples are in
+    /// [`RawDataset::errors`].
     fn list(&self) -> Result<RawDataset, DatasetError>;
 
-    /// Photos that lie with the others but have no class, by their paths.
+    /// Ids of images that are stored with the others but have no class.
     ///
     /// # Errors
-    /// As [`append_samples`](Self::append_samples).
+    /// [`DatasetError`] if the source cannot be read.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError>;
 }
 
-/// What a source lists.
+/// The samples of a source before classes are numbered.
 #[derive(Debug)]
 pub struct RawDataset {
-    /// What it was read from, for messages.
+    /// The folder or file that was read, for messages.
     pub origin: PathBuf,
-    /// The samples: a folder's by class and path, others as they are listed.
+    /// The samples: sorted by class and path for a folder, otherwise in the order of the source.
     pub samples: Vec<RawSample>,
-    /// What is wrong with single entries, which are left out; a data set that is trained on must have none.
+    /// Errors of single samples, which are left out. Training data must have no errors.
     pub errors: Vec<DatasetError>,
 }
 
-/// A sample, by names.
+/// A sample with its class, group and split by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSample {
-    /// The photo's path relative to the data root, with `/` between its parts.
+    /// Path relative to the data root, with `/` as separator.
     pub id: String,
-    /// Where the photo lies.
+    /// The image.
     pub image: ImageRef,
-    /// Its class.
+    /// Class name.
     pub class: String,
-    /// The group that it belongs to, where the source has groups.
+    /// Group name, if the source has groups.
     pub group: Option<String>,
-    /// The part that the source puts it in, where it has parts.
+    /// The split that the source assigns, if it has splits.
     pub split: Option<Split>,
 }
 
-/// The columns of a table of samples, or the fields of a record.
+/// Names of the columns of a table, or of the fields of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldNames {
-    /// The class.
+    /// Column of the class.
     pub label: String,
-    /// The group that a photo belongs to, where groups are to be kept together.
+    /// Column of the group, if groups are used.
     pub group: Option<String>,
-    /// The part that a photo belongs to, where the table says it.
+    /// Column of the split, if the table has one.
     pub split: Option<String>,
 }
 
-/// The folder that holds all of some files.
+/// The deepest folder that contains all `files`; empty if there is none.
 #[must_use]
 pub fn common_folder(files: &[PathBuf]) -> PathBuf {
     let mut folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();

@@ -1,4 +1,4 @@
-//! Parquet, as the Hugging Face hub keeps data sets of images.
+//! Parquet files in the layout of image data sets on the Hugging Face hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,18 +12,19 @@ use crate::dataset::{DatasetError, NameList, did_you_mean};
 use crate::image_ref::ImageRef;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 
-/// The field of a struct that holds a photo.
+/// Suffix of the struct field that holds the image bytes.
 const BYTES_FIELD: &str = ".bytes";
 
-/// Tables with a photo in each row: the column `image` holds its bytes, or a struct with `bytes`; the column of the class holds
-/// text or a number. What the numbers mean is read from the metadata that the `datasets` library writes (`ClassLabel`).
+/// Parquet files with one image per row. The column `image` holds bytes or a struct with the field `bytes`;
+/// the label column holds text or whole numbers. Class names of numbers are read from the metadata of the
+/// `datasets` library (`ClassLabel`).
 ///
-/// The part of a sample is the one that its shard's name tells, or the column's where `fields` names one.
+/// The split of a sample is read from the column that `fields` names, otherwise from the shard's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParquetSource {
     /// The shards, in order.
     pub shards: Vec<PathBuf>,
-    /// The column with the photo.
+    /// The column of the image.
     pub image: String,
     /// The other columns.
     pub fields: FieldNames,
@@ -44,6 +45,7 @@ impl ParquetSource {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
+    /// Reads the samples of the shard `path`; `name` is the prefix of their ids.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
         let table = ParquetTable::open(path)?;
@@ -53,10 +55,10 @@ impl ParquetSource {
             (false, true) => self.image.clone(),
             (false, false) => return Err(missing_column(&table, path, "image", &self.image)),
         };
-        let rows = table.n_rows()?;
-        // Rows of nothing, or of one photo again and again, take no room: a few bytes could list thousands of millions.
-        if rows as u64 > table.file_size() {
-            return Err(shard_error(format!("it claims {rows} photos in {} bytes", table.file_size())));
+        let n_rows = table.n_rows()?;
+        // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
+        if n_rows as u64 > table.file_size() {
+            return Err(shard_error(format!("it claims {n_rows} photos in {} bytes", table.file_size())));
         }
         let column_values = |key, column: &str| {
             if table.has_column(column) {
@@ -86,9 +88,9 @@ impl ParquetSource {
                 _ => None,
             };
             let split = match (&splits, &self.fields.split) {
-                (Some(parts), Some(column)) => {
+                (Some(splits), Some(column)) => {
                     let name =
-                        value_text(&parts[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?;
+                        value_text(&splits[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?;
                     Some(parse_split(column, &name).map_err(row_error)?)
                 }
                 _ => shard_split,
@@ -100,10 +102,11 @@ impl ParquetSource {
     }
 }
 
-/// The columns that can hold photos, structs of bytes by their own names, and all other columns of single values.
+/// The columns that can hold images (a struct with the field `bytes` by the name of the struct), and all
+/// other columns of single values.
 ///
 /// # Errors
-/// [`DatasetError`] for a file that is no Parquet.
+/// [`DatasetError`] for a file that is not Parquet.
 pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), DatasetError> {
     let table = ParquetTable::open(path)?;
     let (images, others): (Vec<&str>, Vec<&str>) =
@@ -119,6 +122,7 @@ fn missing_column(table: &ParquetTable, path: &Path, key: &'static str, column: 
     DatasetError::Shard { path: path.into(), problem }
 }
 
+/// The value as text; `None` if it is null or empty.
 fn value_text(value: &Option<ParquetValue>) -> Option<String> {
     match value {
         None => None,
@@ -127,22 +131,22 @@ fn value_text(value: &Option<ParquetValue>) -> Option<String> {
     }
 }
 
-/// The class that a label means. A number without a name is its own; where there are names, -1 is how the hub's data sets write
-/// that there is none.
+/// The class name of a label. A number is its own name if there are no class names; with class names, -1
+/// means no class, as in data sets of the hub.
 fn class_name(label: Option<ParquetValue>, class_names: Option<&[String]>) -> Result<Option<String>, String> {
     match (label, class_names) {
         (Some(ParquetValue::Number(-1)), Some(_)) => Ok(None),
         (Some(ParquetValue::Number(number)), Some(names)) => {
-            let class_name = usize::try_from(number).ok().and_then(|number| names.get(number));
-            class_name.cloned().map(Some).ok_or_else(|| {
-                format!("the class has the number {number}, but there are {} names", names.len())
+            let name = usize::try_from(number).ok().and_then(|index| names.get(index));
+            name.cloned().map(Some).ok_or_else(|| {
+                format!("the class number is {number}, but there are {} class names", names.len())
             })
         }
         (label, _) => Ok(value_text(&label)),
     }
 }
 
-/// The names of the classes in the metadata that the `datasets` library writes.
+/// The class names in the metadata of the `datasets` library.
 fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<String>>, String> {
     #[derive(Deserialize)]
     struct HuggingFaceMetadata {

@@ -1,19 +1,19 @@
-//! Files and folders that are the same under two names.
+//! Detects files and folders that appear under two paths.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::dataset::DatasetError;
 
-/// What was met so far, by what it really is.
+/// Names of the files and folders seen so far, by canonical path.
 #[derive(Default)]
 pub(super) struct SeenPaths(HashMap<PathBuf, String>);
 
 impl SeenPaths {
-    /// Notes that `real` was met under `name`.
+    /// Records that the file or folder `canonical` was seen as `name`.
     ///
     /// # Errors
-    /// [`DatasetError::SameFile`] where it was met before.
+    /// [`DatasetError::SameFile`] if it was seen before.
     pub(super) fn insert(&mut self, canonical: PathBuf, name: String) -> Result<(), DatasetError> {
         match self.0.get(&canonical) {
             Some(first) => Err(DatasetError::SameFile { first: first.clone(), second: name }),
@@ -25,7 +25,7 @@ impl SeenPaths {
     }
 }
 
-/// Where `path` is once links are followed.
+/// `path` with all links resolved.
 pub(super) fn canonical_path(path: &Path) -> Result<PathBuf, DatasetError> {
     path.canonicalize().map_err(|source| DatasetError::Io { path: path.into(), source })
 }

@@ -1,4 +1,4 @@
-//! Samples in shards, which are read side by side.
+//! Lists the samples of shards in parallel.
 
 use std::path::{Path, PathBuf};
 
@@ -7,19 +7,20 @@ use rayon::prelude::*;
 use super::{RawDataset, RawSample, common_folder};
 use crate::dataset::DatasetError;
 
-/// What a shard holds, or all of them.
+/// The samples of one shard, or of all shards.
 #[derive(Default)]
 pub(super) struct ShardContents {
     pub(super) samples: Vec<RawSample>,
-    /// The ids of photos without a class.
+    /// Ids of images without a class.
     pub(super) unlabeled: Vec<String>,
     pub(super) errors: Vec<DatasetError>,
-    /// Links, and files that are no photos.
+    /// Number of links and of files that are not images.
     pub(super) n_skipped: usize,
 }
 
 impl ShardContents {
-    /// Has each shard read under its name, the path below the folder that holds all of them; what they hold, in their order.
+    /// Reads all shards in parallel and merges their samples in order. `read_shard` takes a shard's path and
+    /// its name, the path relative to the common folder of the shards.
     pub(super) fn read_all(
         shards: &[PathBuf],
         read_shard: impl Fn(&Path, &str) -> Result<Self, DatasetError> + Sync,
@@ -33,7 +34,7 @@ impl ShardContents {
         };
         let contents: Vec<Result<Self, DatasetError>> = shards.par_iter().map(read_named).collect();
         let mut merged = Self::default();
-        // The first error in order, whichever came first.
+        // Returns the error of the first shard, whichever thread failed first.
         for shard in contents {
             let shard = shard?;
             merged.samples.extend(shard.samples);
@@ -44,26 +45,20 @@ impl ShardContents {
         Ok(merged)
     }
 
-    /// As a listing; what is left out of it is said, with where a class would have been.
+    /// Converts to a [`RawDataset`] and logs what was skipped; `class` describes where a class is read from.
     pub(super) fn into_raw_dataset(self, shards: &[PathBuf], class: &str) -> RawDataset {
         let origin = match shards {
             [shard] => shard.clone(),
             _ => common_folder(shards),
         };
-        let Self { samples: entries, unlabeled: unlabelled, errors: faults, n_skipped: passed_over } = self;
-        if !unlabelled.is_empty() {
-            tracing::warn!(
-                "left out in {}: {} photos without a class ({class})",
-                origin.display(),
-                unlabelled.len()
-            );
+        let Self { samples, unlabeled, errors, n_skipped } = self;
+        if !unlabeled.is_empty() {
+            let n_unlabeled = unlabeled.len();
+            tracing::warn!("skipped {n_unlabeled} photos without a class ({class}) in {}", origin.display());
         }
-        if passed_over > 0 {
-            tracing::info!(
-                "passed over in {}: {passed_over} links and files that are no photos",
-                origin.display()
-            );
+        if n_skipped > 0 {
+            tracing::info!("skipped {n_skipped} links and files that are not photos in {}", origin.display());
         }
-        RawDataset { origin, samples: entries, errors: faults }
+        RawDataset { origin, samples, errors }
     }
 }

@@ -1,20 +1,20 @@
-//! The parts that data sets come in.
+//! The splits that data sets define themselves.
 
 use std::fmt;
 
-/// What a data set says a sample is for.
+/// Purpose of a sample as stated by the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Split {
-    /// To be trained on.
+    /// For training.
     Train,
-    /// To choose between models on.
+    /// For choosing between models.
     Validation,
-    /// To be tested on.
+    /// For the final test.
     Test,
 }
 
 impl Split {
-    /// What the parts are called, the words that the Hugging Face hub knows them by; in small or capital letters.
+    /// Split names that the Hugging Face hub recognizes; case is ignored.
     const NAMES: [(&str, Self); 11] = [
         ("train", Self::Train),
         ("training", Self::Train),
@@ -29,13 +29,13 @@ impl Split {
         ("holdout", Self::Test),
     ];
 
-    /// The part called `name`.
+    /// The split called `name`, ignoring case.
     ///
     /// ```
-    /// use headstock_loader::Part;
+    /// use headstock_loader::Split;
     ///
-    /// assert_eq!(Part::named("Val"), Some(Part::Validation));
-    /// assert_eq!(Part::named("trained"), None);
+    /// assert_eq!(Split::from_name("Val"), Some(Split::Validation));
+    /// assert_eq!(Split::from_name("trained"), None);
     /// ```
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -43,7 +43,8 @@ impl Split {
         known.map(|(_, split)| *split)
     }
 
-    /// The part that a word of a shard's path names, the last of several: `train-00000-of-00002.parquet`, `test/0000.tar`.
+    /// The split that the last matching word of a shard's path names: `train-00000-of-00002.parquet`,
+    /// `test/0000.tar`.
     pub(super) fn from_shard_path(path: &str) -> Option<Self> {
         path.split(|c: char| !c.is_alphabetic()).rev().find_map(Self::from_name)
     }
@@ -87,7 +88,7 @@ mod tests {
             assert_eq!(Split::from_name(name), None, "{name}");
         }
         assert_eq!(
-            [Split::Train, Split::Validation, Split::Test].map(|part| part.to_string()),
+            [Split::Train, Split::Validation, Split::Test].map(|split| split.to_string()),
             ["train", "validation", "test"]
         );
     }

@@ -23,7 +23,7 @@ fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
 }
 
 #[test]
-fn photos_are_recognized_by_ten_extensions() {
+fn images_are_recognized_by_ten_extensions() {
     for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG", "Png"] {
         assert!(is_image_file(Path::new(&format!("a.{ending}"))), "{ending}");
     }
@@ -33,7 +33,7 @@ fn photos_are_recognized_by_ten_extensions() {
 }
 
 #[test]
-fn the_folder_of_files_is_the_deepest_that_holds_all() {
+fn the_common_folder_is_the_deepest_one() {
     let shared = |files: &[&str]| common_folder(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
     assert_eq!(shared(&["/a/b/1.tar", "/a/b/2.tar"]), Path::new("/a/b"));
     assert_eq!(shared(&["/a/b/c/1.tar", "/a/b2/2.tar"]), Path::new("/a"));
@@ -42,7 +42,7 @@ fn the_folder_of_files_is_the_deepest_that_holds_all() {
     assert_eq!(shared(&[]), Path::new(""));
 }
 
-/// Writes an empty file, and the folders it lies in.
+/// Creates empty files and their folders.
 fn create_files(root: &Path, files: &[&str]) {
     for file in files {
         let path = root.join(file);
@@ -55,7 +55,7 @@ fn ids(dataset: &Dataset) -> Vec<&str> {
     dataset.samples.iter().map(|sample| sample.id.as_str()).collect()
 }
 
-/// The message of a refusal, the temporary folder called ROOT in it.
+/// The error message of `result`, with `root` replaced by ROOT.
 fn error_message(result: Result<Dataset, DatasetError>, root: &Path) -> String {
     result.unwrap_err().to_string().replace(root.to_str().unwrap(), "ROOT")
 }

@@ -1,4 +1,4 @@
-//! WebDataset: tar archives in which the files of a sample stand next to each other under one name.
+//! WebDataset: tar archives in which the files of a sample are adjacent and share a name.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,19 +15,20 @@ use crate::dataset::{DatasetError, NameList};
 use crate::image_ref::ImageRef;
 use crate::shard::tar::{TarMember, TarShard, visit_members};
 
-/// A label, or a record of one sample, of more bytes than this is none.
+/// Maximum size of a label or JSON file in bytes.
 const MAX_LABEL_BYTES: u64 = 1 << 20;
 
-/// Tar archives, compressed or not. The files of a sample have one path up to the first dot of the name: `cat/7.jpg` is the
-/// photo; `cat/7.cls` its class (a number or a name), or `cat/7.json` an object with the class in the field `label`, or
-/// `cat/7.txt` the name of the class. Of several the first in this order counts.
+/// Tar archives, optionally gzipped. The files of a sample have the same path up to the first dot of the file
+/// name: `cat/7.jpg` is the image; `cat/7.cls` the class (a number or a name), or `cat/7.json` an object with
+/// the class in the field `label`, or `cat/7.txt` the class name. If there are several, the first in this
+/// order is used.
 ///
-/// The part of a sample is the one that its shard's name tells, or the field's where `fields` names one.
+/// The split of a sample is read from the field that `fields` names, otherwise from the shard's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebDatasetSource {
     /// The shards, in order.
     pub shards: Vec<PathBuf>,
-    /// The fields of `json` members.
+    /// Names of the fields of `json` files.
     pub fields: FieldNames,
 }
 
@@ -47,21 +48,22 @@ impl WebDatasetSource {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
+    /// Reads the samples of the shard `path`; `name` is the prefix of their ids.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
         let (mut sample_files, mut errors) = (Vec::<SampleFiles>::new(), Vec::new());
         let mut image_members = Vec::new();
         let mut visit = |member: TarMember, bytes: &mut dyn Read| {
             let Some(relative) = relative_path(&member.path) else {
-                let what = format!("{}: the member `{}`", path.display(), member.path.escape_debug());
-                errors.push(DatasetError::LeavesRoot { what, root: path.into() });
+                let subject = format!("{}: the member `{}`", path.display(), member.path.escape_debug());
+                errors.push(DatasetError::LeavesRoot { subject, root: path.into() });
                 return Ok(());
             };
             let (key, extension) = split_key(&relative);
             if sample_files.last().is_none_or(|files| files.key != key) {
                 sample_files.push(SampleFiles { key: key.to_owned(), ..SampleFiles::default() });
             }
-            let files = sample_files.last_mut().expect("one was pushed");
+            let files = sample_files.last_mut().expect("the sample was just pushed");
             if is_image_file(Path::new(&relative)) && !extension.contains('.') {
                 files.images.push(relative);
                 image_members.push(member);
@@ -86,9 +88,9 @@ impl WebDatasetSource {
             next_record += files.images.len();
             let [member] = files.images.as_slice() else {
                 if files.images.len() > 1 {
-                    let photos = NameList(files.images.clone()).to_string();
+                    let images = NameList(files.images.clone()).to_string();
                     contents.errors.push(shard_error(format!(
-                        "the sample `{}` has several photos: {photos}",
+                        "the sample `{}` has several photos: {images}",
                         files.key
                     )));
                 }
@@ -96,7 +98,7 @@ impl WebDatasetSource {
             };
             if let Some(first) = positions.insert(&files.key, position) {
                 let problem = format!(
-                    "the sample `{}` stands at two places (sample {} and {}): the files of a sample stand together, under a name of their own",
+                    "the name of sample `{}` appears twice (samples {} and {}): each sample needs a unique name and adjacent files",
                     files.key,
                     first + 1,
                     position + 1
@@ -120,25 +122,27 @@ impl WebDatasetSource {
     }
 }
 
-/// The key of a sample, and what kind of file it is.
+/// Splits a path at the first dot of the file name into the sample's key and the extension.
 fn split_key(path: &str) -> (&str, &str) {
-    let name_start = path.rfind('/').map_or(0, |at| at + 1);
+    let name_start = path.rfind('/').map_or(0, |slash| slash + 1);
     match path[name_start..].find('.') {
         Some(dot) => (&path[..name_start + dot], &path[name_start + dot + 1..]),
         None => (path, ""),
     }
 }
 
+/// Reads a label or JSON file.
 fn read_annotation(member: &TarMember, bytes: &mut dyn Read) -> Result<String, String> {
     let name = member.path.escape_debug();
     if member.size > MAX_LABEL_BYTES {
-        return Err(format!("`{name}` is no label: it has {} bytes", member.size));
+        return Err(format!("`{name}` is too large for a label: it has {} bytes", member.size));
     }
     let mut text = String::new();
     bytes.read_to_string(&mut text).map_err(|error| format!("`{name}`: {error}"))?;
     Ok(text)
 }
 
+/// Kinds of annotation files in order of precedence.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum AnnotationKind {
     Cls,
@@ -157,7 +161,7 @@ impl AnnotationKind {
     }
 }
 
-/// The files of a sample.
+/// The files of a sample, before annotations are parsed.
 #[derive(Default)]
 struct SampleFiles {
     key: String,
@@ -166,7 +170,7 @@ struct SampleFiles {
     n_others: usize,
 }
 
-/// What they say.
+/// The parsed annotations of a sample.
 #[derive(Default)]
 struct Annotations {
     class: Option<String>,
@@ -175,6 +179,7 @@ struct Annotations {
 }
 
 impl SampleFiles {
+    /// Parses the annotation files; `cls` takes precedence over `json` over `txt`.
     fn parse_annotations(&self, fields: &FieldNames) -> Result<Annotations, String> {
         let mut annotations = Annotations::default();
         let mut order: Vec<&(AnnotationKind, String)> = self.annotations.iter().collect();
@@ -198,7 +203,8 @@ impl SampleFiles {
             };
             annotations.class = annotations.class.or(class);
         }
-        let missing_field = |field: &Option<String>, there: bool| field.as_ref().filter(|_| !there).cloned();
+        let missing_field =
+            |field: &Option<String>, is_present: bool| field.as_ref().filter(|_| !is_present).cloned();
         let missing = missing_field(&fields.group, annotations.group.is_some())
             .or_else(|| missing_field(&fields.split, annotations.split.is_some()));
         match missing {
@@ -208,19 +214,19 @@ impl SampleFiles {
     }
 }
 
-/// The text or whole number in a field; none where it is not there, or null.
+/// The text or whole number in a field; `None` if it is missing, empty or null.
 fn text_field(record: &Value, field: &str) -> Result<Option<String>, String> {
     match record.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
         Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
-        Some(other) => Err(format!("json: `{field}` is {other}: text or a whole number is wanted")),
+        Some(other) => Err(format!("json: `{field}` is {other}: it must be text or a whole number")),
     }
 }
 
-/// The part that a field says.
+/// Parses the split name `name` in the field or column `field`.
 pub(super) fn parse_split(field: &str, name: &str) -> Result<Split, String> {
     Split::from_name(name).ok_or_else(|| {
-        format!("`{field}` is `{}`: a part is called train, validation or test", name.escape_debug())
+        format!("`{field}` is `{}`: it must be train, validation or test", name.escape_debug())
     })
 }

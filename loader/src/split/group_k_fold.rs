@@ -1,15 +1,16 @@
-//! Folds that keep groups together, each with about its share of every class.
+//! Stratified group k-fold.
 
 use super::{SplitError, SplitIndices, SplitUnit, check_folds, samples_by_label, splits_from_folds};
 use crate::random::RandomState;
 
-/// `n_splits` folds of the samples, no group in two of them; each split tests on one and trains on the others. Groups are
-/// dealt out one by one, those of the most uneven classes first, each to the fold where it leaves the classes spread most
-/// evenly. Indices ascend. `groups[i]` is the number of sample `i`'s group.
+/// Splits the samples into `n_splits` folds that keep groups together and roughly preserve the class
+/// proportions; each split tests on one fold and trains on the others. `groups[i]` is the group of sample
+/// `i`. Groups are assigned greedily, those with the most uneven class counts first, each to the fold where
+/// the classes are spread most evenly. Indices are ascending.
 ///
-/// They are those of scikit-learn 1.9.1's `StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)`, for every
-/// input, its sums of rounded numbers included. As there, a class with fewer samples than folds is no error while another has
-/// enough; a warning says so.
+/// For every input the indices equal those of scikit-learn 1.9.1's
+/// `StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)`, including rounding errors of its sums.
+/// As there, a class with fewer samples than folds only gives a warning if another class has enough.
 ///
 /// ```
 /// use headstock_loader::split::stratified_group_k_fold;
@@ -22,7 +23,7 @@ use crate::random::RandomState;
 /// ```
 ///
 /// # Errors
-/// [`SplitError`], where scikit-learn raises `ValueError`.
+/// [`SplitError`] if scikit-learn raises `ValueError`.
 pub fn stratified_group_k_fold(
     labels: &[u32],
     groups: &[u32],
@@ -38,15 +39,15 @@ pub fn stratified_group_k_fold(
     if n_splits > groups_with_samples.len() {
         return Err(SplitError::TooManyFolds {
             n_splits,
-            of: SplitUnit::Groups,
+            unit: SplitUnit::Groups,
             count: groups_with_samples.len(),
         });
     }
     let class_totals: Vec<f64> = classes.iter().map(|(_, samples)| samples.len() as f64).collect();
     let mut class_of_sample = vec![0; labels.len()];
-    for (number, (_, samples)) in classes.iter().enumerate() {
+    for (class, (_, samples)) in classes.iter().enumerate() {
         for &sample in samples {
-            class_of_sample[sample] = number;
+            class_of_sample[sample] = class;
         }
     }
 
@@ -56,7 +57,7 @@ pub fn stratified_group_k_fold(
         .iter()
         .map(|&group| GroupCounts::new(&groups_with_samples[group].1, &class_of_sample, classes.len()))
         .collect();
-    // Stable: groups that are as uneven stay in the order of the shuffle.
+    // A stable sort: ties keep the shuffled order.
     sorted_groups.sort_by(|a, b| b.std_dev.total_cmp(&a.std_dev));
 
     let mut fold_counts = FoldCounts { folds: vec![vec![0.0; classes.len()]; n_splits], class_totals };
@@ -71,11 +72,12 @@ pub fn stratified_group_k_fold(
     Ok(splits_from_folds(&folds, n_splits))
 }
 
+/// A group's samples and class counts.
 struct GroupCounts<'a> {
     samples: &'a [usize],
-    /// How many of each class, `[C]`.
+    /// Number of samples of each class, `[C]`.
     counts: Vec<f64>,
-    /// Their standard deviation.
+    /// Standard deviation of `counts`.
     std_dev: f64,
 }
 
@@ -90,46 +92,47 @@ impl<'a> GroupCounts<'a> {
     }
 }
 
-/// How many samples of each class the folds have so far.
+/// Number of samples of each class assigned to each fold so far.
 struct FoldCounts {
-    /// `[K][C]`
+    /// `[K, C]`
     folds: Vec<Vec<f64>>,
-    /// All samples of each class, `[C]`.
+    /// Total number of samples of each class, `[C]`.
     class_totals: Vec<f64>,
 }
 
 impl FoldCounts {
+    /// Adds `sign * counts` to a fold.
     fn add(&mut self, fold: usize, counts: &[f64], sign: f64) {
         for (sum, count) in self.folds[fold].iter_mut().zip(counts) {
             *sum += sign * count;
         }
     }
 
-    /// The fold where a group leaves the classes spread most evenly; among those that are nearly as good the one with the
-    /// fewest samples, but for one that is better by any amount.
+    /// The best fold for a group with class counts `counts`. Folds are tried in order; one replaces the best
+    /// so far if it gives a smaller `mean_std_dev`, or a nearly equal one and has fewer samples.
     fn best_fold(&mut self, counts: &[f64]) -> usize {
-        let (mut best, mut least_std_dev, mut fewest_samples) = (0, f64::INFINITY, f64::INFINITY);
+        let (mut best, mut best_std_dev, mut best_n_samples) = (0, f64::INFINITY, f64::INFINITY);
         for fold in 0..self.folds.len() {
             self.add(fold, counts, 1.0);
             let std_dev = self.mean_std_dev();
             self.add(fold, counts, -1.0);
             let n_samples: f64 = self.folds[fold].iter().sum();
-            if std_dev < least_std_dev || (is_close(std_dev, least_std_dev) && n_samples < fewest_samples) {
-                (best, least_std_dev, fewest_samples) = (fold, std_dev, n_samples);
+            if std_dev < best_std_dev || (is_close(std_dev, best_std_dev) && n_samples < best_n_samples) {
+                (best, best_std_dev, best_n_samples) = (fold, std_dev, n_samples);
             }
         }
         best
     }
 
-    /// The standard deviation over the folds of each class's share, averaged over the classes.
+    /// Standard deviation over folds of each class's fraction, averaged over classes.
     fn mean_std_dev(&self) -> f64 {
-        let shares = |class: usize| -> Vec<f64> {
+        let fractions = |class: usize| -> Vec<f64> {
             self.folds.iter().map(|fold| fold[class] / self.class_totals[class]).collect()
         };
         let classes = 0..self.class_totals.len();
-        // numpy sums over the folds one after the other; but one column is a row to it.
+        // numpy sums along folds sequentially, but a single column is contiguous, which it sums pairwise.
         let sum_fn = if classes.len() == 1 { pairwise_sum } else { sequential_sum };
-        let deviations: Vec<f64> = classes.map(|class| std_dev_with(&shares(class), sum_fn)).collect();
+        let deviations: Vec<f64> = classes.map(|class| std_dev_with(&fractions(class), sum_fn)).collect();
         pairwise_sum(&deviations) / deviations.len() as f64
     }
 }
@@ -139,6 +142,7 @@ fn std_dev(values: &[f64]) -> f64 {
     std_dev_with(values, pairwise_sum)
 }
 
+/// Standard deviation with the given summation.
 fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     let count = values.len() as f64;
     let mean = sum(values) / count;
@@ -150,7 +154,8 @@ fn sequential_sum(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |sum, value| sum + value)
 }
 
-/// numpy's sum of contiguous values (`pairwise_sum` in `loops_utils.h.src`): which groups tie depends on its last bit.
+/// numpy's sum of contiguous values (`pairwise_sum` in `loops_utils.h.src`), bit for bit, because ties
+/// between groups depend on the last bit.
 fn pairwise_sum(values: &[f64]) -> f64 {
     const LANES: usize = 8;
     const BLOCK: usize = 128;

@@ -1,26 +1,28 @@
-//! A share of the groups, drawn at random.
+//! Random split by group.
 
 use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
-/// `n_splits` independent splits that keep groups together. `test_size` is a share of the **groups**, rounded up, or a number
-/// of them: how many samples are tested on depends on how large the drawn groups are. Classes are not looked at.
-/// Indices ascend. `groups[i]` is the number of sample `i`'s group.
+/// Draws `n_splits` independent random splits that keep groups together; `groups[i]` is the group of sample
+/// `i`. `test_size` is a fraction of the **groups**, rounded up, or a number of groups, so the number of test
+/// samples depends on the sizes of the drawn groups. Class proportions are not preserved. Indices are
+/// ascending.
 ///
-/// The indices are those of scikit-learn 1.9.1's `GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)`, for
-/// every input.
+/// For every input the indices equal those of scikit-learn 1.9.1's
+/// `GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
 ///
 /// ```
 /// use headstock_loader::split::{TestSize, group_shuffle_split};
 ///
 /// let patients = [7, 7, 7, 2, 2, 9];
 /// let splits = group_shuffle_split(&patients, 1, TestSize::Count(1), 0)?;
-/// assert_eq!((splits[0].train.as_slice(), splits[0].test.as_slice()), ([0, 1, 2, 3, 4].as_slice(), [5].as_slice()));
+/// assert_eq!(splits[0].train, [0, 1, 2, 3, 4]);
+/// assert_eq!(splits[0].test, [5]);
 /// # Ok::<(), headstock_loader::split::SplitError>(())
 /// ```
 ///
 /// # Errors
-/// [`SplitError`], where scikit-learn raises `ValueError`.
+/// [`SplitError`] if scikit-learn raises `ValueError`.
 pub fn group_shuffle_split(
     groups: &[u32],
     n_splits: usize,
@@ -30,7 +32,7 @@ pub fn group_shuffle_split(
     let groups_with_samples = samples_by_label(groups);
     let (n_train, n_test) = split_sizes(groups_with_samples.len(), test_size, SplitUnit::Groups)?;
     if n_train == 0 {
-        return Err(SplitError::NoGroupToTrainOn { test_size, groups: groups_with_samples.len() });
+        return Err(SplitError::NoTrainGroups { test_size, groups: groups_with_samples.len() });
     }
     let mut random = RandomState::new(seed);
     Ok((0..n_splits)

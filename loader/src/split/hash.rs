@@ -1,16 +1,16 @@
-//! A share of the samples, each chosen by its own name.
+//! Split by the hash of each sample's id.
 
 use sha2::{Digest, Sha256};
 
 use super::{SplitError, SplitIndices, TestSize};
 
-/// A split in which each sample's side follows from its key and `seed` alone: photos that are added or taken away move no
-/// other. Indices ascend.
+/// A split in which the set of each sample depends only on its key and `seed`, so adding or removing samples
+/// does not move others. Indices are ascending.
 ///
-/// `keys[i]` is what stands for sample `i`: its id, or the name of its group, whose samples then stay on one side. A key is
-/// tested on where the first 53 bits of `SHA-256(seed as 4 bytes, little-endian, then the key)`, read as a binary fraction,
-/// lie below `test_size`. The part is so large on average only, and classes are not looked at. What is tested on at one share
-/// is at every larger one, too.
+/// `keys[i]` is the id of sample `i`, or the name of its group to keep groups together. A sample is in the
+/// test set if the first 53 bits of `SHA-256(seed as 4 bytes, little-endian, then the key)`, read as a binary
+/// fraction, are below `test_size`. The size of the test set is random with that mean, and class proportions
+/// are not preserved. A larger `test_size` only adds samples to the test set.
 ///
 /// ```
 /// use headstock_loader::split::{TestSize, hash_split};
@@ -24,7 +24,7 @@ use super::{SplitError, SplitIndices, TestSize};
 /// ```
 ///
 /// # Errors
-/// No samples, a size that is no fraction between 0 and 1, or all samples on one side.
+/// [`SplitError`] for no samples, a size that is not a fraction between 0 and 1, or all samples in one set.
 pub fn hash_split(
     keys: &[impl AsRef<[u8]>],
     test_size: TestSize,
@@ -40,12 +40,12 @@ pub fn hash_split(
     let (test, train): (Vec<usize>, Vec<usize>) =
         (0..keys.len()).partition(|&index| unit_hash(keys[index].as_ref(), seed) < fraction);
     if test.is_empty() || train.is_empty() {
-        return Err(SplitError::EmptySide { fraction, samples: keys.len(), tested: train.is_empty() });
+        return Err(SplitError::EmptySide { fraction, samples: keys.len(), all_test: train.is_empty() });
     }
     Ok(SplitIndices { train, test })
 }
 
-/// Where a key lies in `[0, 1)`.
+/// Hash of a key as a number in `[0, 1)`.
 fn unit_hash(key: &[u8], seed: u32) -> f64 {
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(key).finalize();
     let bits = digest.iter().take(8).fold(0, |bits: u64, &byte| bits << 8 | u64::from(byte));

@@ -1,13 +1,14 @@
-//! Folds, each with its share of every class.
+//! Stratified k-fold.
 
 use super::{SplitError, SplitIndices, check_folds, samples_by_label, splits_from_folds};
 use crate::random::RandomState;
 
-/// `n_splits` folds of the samples; each split tests on one and trains on the others. Every class is spread over the folds
-/// as evenly as can be. Indices ascend.
+/// Splits the samples into `n_splits` folds with the class proportions of the whole; each split tests on one
+/// fold and trains on the others. Indices are ascending.
 ///
-/// They are those of scikit-learn 1.9.1's `StratifiedKFold(n_splits, shuffle=True, random_state=seed)`, for every input. As
-/// there, a class with fewer samples than folds is no error while another has enough; a warning says so.
+/// For every input the indices equal those of scikit-learn 1.9.1's
+/// `StratifiedKFold(n_splits, shuffle=True, random_state=seed)`. As there, a class with fewer samples than
+/// folds only gives a warning if another class has enough.
 ///
 /// ```
 /// use headstock_loader::split::stratified_k_fold;
@@ -18,7 +19,7 @@ use crate::random::RandomState;
 /// ```
 ///
 /// # Errors
-/// [`SplitError`], where scikit-learn raises `ValueError`.
+/// [`SplitError`] if scikit-learn raises `ValueError`.
 pub fn stratified_k_fold(
     labels: &[u32],
     n_splits: usize,
@@ -26,12 +27,13 @@ pub fn stratified_k_fold(
 ) -> Result<Vec<SplitIndices>, SplitError> {
     let mut classes = samples_by_label(labels);
     check_folds(&classes, labels.len(), n_splits)?;
-    // Renaming classes changes nothing: they are taken in the order in which they appear.
+    // Classes are processed in order of appearance, so renaming them changes nothing.
     classes.sort_unstable_by_key(|(_, samples)| samples[0]);
 
     let mut random = RandomState::new(seed);
     let mut folds = vec![0; labels.len()];
-    // Class by class the samples are dealt out in turn: the one at position p of that row goes to fold p mod n.
+    // With samples sorted by class, position p counts for fold p mod n; this gives the number of samples of a
+    // class per fold.
     let mut start = 0;
     for (_, samples) in classes {
         let end = start + samples.len();

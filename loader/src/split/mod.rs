@@ -1,4 +1,5 @@
-//! Splits and folds, index for index those of scikit-learn, and a split by hashes that grows with the data.
+//! Splits and folds that match scikit-learn index for index, and a hash split that is stable when data is
+//! added.
 
 mod group_k_fold;
 mod group_shuffle;
@@ -8,6 +9,7 @@ mod shuffle;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -20,12 +22,14 @@ pub use hash::hash_split;
 pub use k_fold::stratified_k_fold;
 pub use shuffle::stratified_shuffle_split;
 
-/// How large the test part is: a fraction of the samples, or a count; of the groups in [`group_shuffle_split`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Size of the test set: a fraction between 0 and 1 of the samples, or a whole number of samples. When the
+/// split is drawn by group, it is a fraction or a number of the groups instead.
+#[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
+#[schemars(untagged)]
 pub enum TestSize {
-    /// Rounded up to whole samples; `0 < fraction < 1`.
+    /// A fraction between 0 and 1 (both excluded); the number of test samples is rounded up.
     Fraction(f64),
-    /// That many samples.
+    /// A number of samples.
     Count(usize),
 }
 
@@ -75,116 +79,115 @@ impl<'de> Deserialize<'de> for TestSize {
     }
 }
 
-/// Indices of the samples of each part, in the order in which scikit-learn gives them.
+/// Sample indices of the training and the test set, in the order of scikit-learn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitIndices {
-    /// Indices to train on.
+    /// Indices of the training set.
     pub train: Vec<usize>,
-    /// Indices to test on.
+    /// Indices of the test set.
     pub test: Vec<usize>,
 }
 
-/// Why samples cannot be split; where scikit-learn knows the split, the same cases in which it raises `ValueError`.
+/// Why samples cannot be split. For splits of scikit-learn these are the cases in which it raises
+/// `ValueError`.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum SplitError {
     /// There are no samples.
     #[error("there are no samples to split")]
     Empty,
-    /// The size of the test part is out of range.
+    /// The test size is out of range.
     #[error(
-        "a test part of {test_size} cannot be taken from {}: give a count below {count}, or a fraction between 0 and 1", of.counted(*count)
+        "a test set of {test_size} cannot be taken from {}: give a count below {count}, or a fraction between 0 and 1", unit.describe(*count)
     )]
     TestSize {
-        /// As given.
+        /// The test size.
         test_size: TestSize,
-        /// What it is taken from: samples or groups.
-        of: SplitUnit,
-        /// How many there are.
+        /// What is split: samples or groups.
+        unit: SplitUnit,
+        /// Number of samples or groups.
         count: usize,
     },
-    /// Classes with one sample: it cannot be both trained on and tested on.
-    #[error("{}", lone_sample(labels.iter().map(u32::to_string).collect()))]
+    /// Classes with a single sample, which cannot be in both training and test set.
+    #[error("{}", lone_sample_message(labels.iter().map(u32::to_string).collect()))]
     LoneSample {
-        /// The labels of those classes; [`SplitError::named`] has their names.
+        /// Labels of those classes; [`SplitError::message_with_names`] shows their names.
         labels: Vec<u32>,
     },
-    /// The training part would have fewer samples than there are classes.
+    /// The training set would have fewer samples than there are classes.
     #[error(
-        "the training part would have {} for {}: every class needs at least one; make the test part smaller", counted(*train, "sample", "samples"), counted(*classes, "class", "classes")
+        "the training set would have {} for {}: every class needs at least one; make the test set smaller", counted(*train, "sample", "samples"), counted(*classes, "class", "classes")
     )]
     TrainTooSmall {
-        /// Samples in the training part.
+        /// Number of training samples.
         train: usize,
         /// Number of classes.
         classes: usize,
     },
-    /// The test part would have fewer samples than there are classes.
+    /// The test set would have fewer samples than there are classes.
     #[error(
-        "the test part would have {} for {}: every class needs at least one; make it larger", counted(*test, "sample", "samples"), counted(*classes, "class", "classes")
+        "the test set would have {} for {}: every class needs at least one; make it larger", counted(*test, "sample", "samples"), counted(*classes, "class", "classes")
     )]
     TestTooSmall {
-        /// Samples in the test part.
+        /// Number of test samples.
         test: usize,
         /// Number of classes.
         classes: usize,
     },
     /// Fewer than two folds.
-    #[error(
-        "{} cannot be tested on what the others teach: ask for 2 at least", counted(*n_splits, "fold", "folds")
-    )]
+    #[error("cross-validation needs at least 2 folds, not {n_splits}")]
     TooFewFolds {
-        /// As asked for.
+        /// The requested number of folds.
         n_splits: usize,
     },
-    /// More folds than the samples, the groups or the largest class can fill.
-    #[error("{n_splits} folds are more than {}: ask for {count} at most", of.counted(*count))]
+    /// More folds than samples, groups or samples of the largest class.
+    #[error("{n_splits} folds are too many for {}: use at most {count}", unit.describe(*count))]
     TooManyFolds {
-        /// As asked for.
+        /// The requested number of folds.
         n_splits: usize,
-        /// What there is too little of.
-        of: SplitUnit,
-        /// How much there is of it.
+        /// What is too few.
+        unit: SplitUnit,
+        /// The number of it.
         count: usize,
     },
-    /// All groups would be tested on.
+    /// All groups would be in the test set.
     #[error(
-        "a test part of {test_size} of {} leaves none to train on: make it smaller", counted(*groups, "group", "groups")
+        "a test set of {test_size} of {} leaves no group for training: make it smaller", counted(*groups, "group", "groups")
     )]
-    NoGroupToTrainOn {
-        /// As given.
+    NoTrainGroups {
+        /// The test size.
         test_size: TestSize,
         /// Number of groups.
         groups: usize,
     },
-    /// What is chosen by hashes is a fraction.
-    #[error("a test part of {test_size} cannot be chosen by hashes: give a fraction between 0 and 1")]
+    /// The test size of a hash split is not a fraction.
+    #[error("a hash split needs a fraction between 0 and 1 as the test size, not {test_size}")]
     NotAFraction {
-        /// As given.
+        /// The test size.
         test_size: TestSize,
     },
-    /// The hashes of all samples lie on one side.
+    /// The hash split puts all samples into one set.
     #[error(
-        "by their hashes {} on the {} side at a test part of {fraction:?}: give another seed or size", lie(*samples), if *tested { "test" } else { "training" }
+        "at a test size of {fraction:?} the hash split puts {} into the {} set: choose another seed or size", all_samples(*samples), if *all_test { "test" } else { "training" }
     )]
     EmptySide {
-        /// The size of the test part.
+        /// The test size.
         fraction: f64,
         /// Number of samples.
         samples: usize,
-        /// Whether all would be tested on.
-        tested: bool,
+        /// Whether all samples are in the test set.
+        all_test: bool,
     },
-    /// Another number of groups than labels.
-    #[error("{groups} groups but {labels} labels: each sample has one of both")]
+    /// Groups and labels have different lengths.
+    #[error("{groups} groups but {labels} labels: each sample needs one of each")]
     Groups {
-        /// Number of groups.
+        /// Length of the groups.
         groups: usize,
-        /// Number of labels.
+        /// Length of the labels.
         labels: usize,
     },
 }
 
-/// What folds and test parts are filled with.
+/// What a split or fold is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitUnit {
     /// Samples.
@@ -196,49 +199,52 @@ pub enum SplitUnit {
 }
 
 impl SplitUnit {
-    fn counted(self, count: usize) -> String {
+    /// `count` with this unit, for messages.
+    fn describe(self, count: usize) -> String {
         match self {
             Self::Samples => counted(count, "sample", "samples"),
-            Self::LargestClass => format!("the largest class has, {}", counted(count, "sample", "samples")),
+            Self::LargestClass => format!("the {} of the largest class", counted(count, "sample", "samples")),
             Self::Groups => counted(count, "group", "groups"),
         }
     }
 }
 
 impl SplitError {
-    /// The message with the classes' names in place of their numbers.
+    /// The message, with class names instead of labels.
     #[must_use]
     pub fn message_with_names(&self, classes: &ClassMap) -> String {
         match self {
             Self::LoneSample { labels } => {
-                lone_sample(labels.iter().map(|&label| classes.name(label).to_owned()).collect())
+                lone_sample_message(labels.iter().map(|&label| classes.name(label).to_owned()).collect())
             }
             _ => self.to_string(),
         }
     }
 }
 
-fn lone_sample(classes: Vec<String>) -> String {
+/// Message of [`SplitError::LoneSample`].
+fn lone_sample_message(classes: Vec<String>) -> String {
     let (class, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
     format!(
-        "{class} {} {has} one photo only, which cannot be split between training and testing: add photos, or leave the {class} out",
+        "{class} {} {has} only one photo, which cannot be split between training and test set: add photos, or leave the {class} out",
         NameList(classes)
     )
 }
 
-fn counted(count: usize, one: &str, more: &str) -> String {
+/// `count` with the matching form of a noun.
+fn counted(count: usize, singular: &str, plural: &str) -> String {
     match count {
-        0 => format!("no {one}"),
-        1 => format!("1 {one}"),
-        _ => format!("{count} {more}"),
+        0 => format!("no {singular}"),
+        1 => format!("1 {singular}"),
+        _ => format!("{count} {plural}"),
     }
 }
 
-fn lie(samples: usize) -> String {
-    if samples == 1 { "the one sample lies".to_owned() } else { format!("all {samples} samples lie") }
+fn all_samples(samples: usize) -> String {
+    if samples == 1 { "the only sample".to_owned() } else { format!("all {samples} samples") }
 }
 
-/// The labels that occur, ascending, each with the indices of its samples.
+/// The distinct labels in ascending order, each with the indices of its samples.
 fn samples_by_label(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     let mut classes = std::collections::BTreeMap::<u32, Vec<usize>>::new();
     for (index, &label) in labels.iter().enumerate() {
@@ -247,8 +253,8 @@ fn samples_by_label(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     classes.into_iter().collect()
 }
 
-/// How many of `count` are trained on and tested on, rounded as scikit-learn rounds.
-fn split_sizes(count: usize, test_size: TestSize, of: SplitUnit) -> Result<(usize, usize), SplitError> {
+/// Sizes `(n_train, n_test)` of a split of `count` samples or groups, rounded as in scikit-learn.
+fn split_sizes(count: usize, test_size: TestSize, unit: SplitUnit) -> Result<(usize, usize), SplitError> {
     if count == 0 {
         return Err(SplitError::Empty);
     }
@@ -256,16 +262,17 @@ fn split_sizes(count: usize, test_size: TestSize, of: SplitUnit) -> Result<(usiz
         TestSize::Fraction(fraction) if fraction > 0.0 && fraction < 1.0 => {
             (fraction * count as f64).ceil() as usize
         }
-        TestSize::Count(tested) if tested > 0 && tested < count => tested,
-        _ => return Err(SplitError::TestSize { test_size, of, count }),
+        TestSize::Count(n_test) if n_test > 0 && n_test < count => n_test,
+        _ => return Err(SplitError::TestSize { test_size, unit, count }),
     };
     Ok((count - n_test, n_test))
 }
 
-/// What both kinds of folds check. Where a class has fewer samples than there are folds, some folds lack it: a line says so.
+/// Checks shared by both kinds of folds. Warns if a class has fewer samples than there are folds.
 ///
 /// # Errors
-/// Fewer than two folds, no samples, fewer samples than folds, or only classes with fewer samples than folds.
+/// [`SplitError`] for fewer than two folds, no samples, fewer samples than folds, or if every class has fewer
+/// samples than folds.
 fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -> Result<(), SplitError> {
     if n_splits < 2 {
         return Err(SplitError::TooFewFolds { n_splits });
@@ -275,21 +282,22 @@ fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -
         return Err(SplitError::Empty);
     };
     if n_splits > samples {
-        return Err(SplitError::TooManyFolds { n_splits, of: SplitUnit::Samples, count: samples });
+        return Err(SplitError::TooManyFolds { n_splits, unit: SplitUnit::Samples, count: samples });
     }
     if n_splits > largest {
-        return Err(SplitError::TooManyFolds { n_splits, of: SplitUnit::LargestClass, count: largest });
+        return Err(SplitError::TooManyFolds { n_splits, unit: SplitUnit::LargestClass, count: largest });
     }
     if n_splits > smallest {
         tracing::warn!(
-            "the smallest class has {}, fewer than the {n_splits} folds: some folds are not tested on it",
+            "the smallest class has {}, fewer than the {n_splits} folds: some folds have no test sample of it",
             counted(smallest, "sample", "samples")
         );
     }
     Ok(())
 }
 
-/// The splits that test on one fold each and train on the others; `folds[i]` is the fold of sample `i`.
+/// One split per fold, which tests on that fold and trains on the others; `folds[i]` is the fold of sample
+/// `i`.
 fn splits_from_folds(folds: &[usize], n_splits: usize) -> Vec<SplitIndices> {
     (0..n_splits)
         .map(|test_fold| {

@@ -1,12 +1,12 @@
-//! A share of each class, drawn at random.
+//! Stratified shuffle split.
 
 use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
-/// `n_splits` independent splits, each class divided in the same proportion.
+/// Draws `n_splits` independent random splits that preserve the class proportions.
 ///
-/// The indices are those of scikit-learn 1.9.1's
-/// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`, for every input.
+/// For every input the indices equal those of scikit-learn 1.9.1's
+/// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
 ///
 /// ```
 /// use headstock_loader::split::{TestSize, stratified_shuffle_split};
@@ -18,7 +18,7 @@ use crate::random::RandomState;
 /// ```
 ///
 /// # Errors
-/// [`SplitError`], where scikit-learn raises `ValueError`.
+/// [`SplitError`] if scikit-learn raises `ValueError`.
 pub fn stratified_shuffle_split(
     labels: &[u32],
     n_splits: usize,
@@ -48,13 +48,13 @@ pub fn stratified_shuffle_split(
         .map(|_| {
             let train_counts = approximate_mode(&counts, n_train, &mut random);
             let remaining: Vec<usize> =
-                counts.iter().zip(&train_counts).map(|(all, taken)| all - taken).collect();
+                counts.iter().zip(&train_counts).map(|(count, n_train)| count - n_train).collect();
             let test_counts = approximate_mode(&remaining, n_test, &mut random);
             let (mut train, mut test) = (Vec::with_capacity(n_train), Vec::with_capacity(n_test));
-            for (((_, samples), n), t) in classes.iter().zip(train_counts).zip(test_counts) {
+            for (((_, samples), n_train), n_test) in classes.iter().zip(train_counts).zip(test_counts) {
                 let permutation = random.permutation(samples.len());
-                train.extend(permutation[..n].iter().map(|&i| samples[i]));
-                test.extend(permutation[n..n + t].iter().map(|&i| samples[i]));
+                train.extend(permutation[..n_train].iter().map(|&i| samples[i]));
+                test.extend(permutation[n_train..n_train + n_test].iter().map(|&i| samples[i]));
             }
             random.shuffle(&mut train);
             random.shuffle(&mut test);
@@ -63,8 +63,8 @@ pub fn stratified_shuffle_split(
         .collect())
 }
 
-/// How many of `draws` fall on each class: in proportion, what rounding leaves going to the largest remainders, ties
-/// broken by chance. scikit-learn's `_approximate_mode`, its arithmetic included.
+/// Distributes `draws` over the classes in proportion to `counts`; the rest after rounding down goes to the
+/// largest remainders, with random tie-breaking. Same arithmetic as scikit-learn's `_approximate_mode`.
 fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) -> Vec<usize> {
     let total = counts.iter().sum::<usize>() as f64;
     let exact: Vec<f64> = counts.iter().map(|&count| count as f64 / total * draws as f64).collect();

@@ -1,4 +1,4 @@
-//! The evaluation transform: resize and centre crop, pixel for pixel those of torchvision on a PIL image.
+//! The evaluation transform: resize and center crop, equal to torchvision's on a PIL image pixel for pixel.
 
 mod render_spec;
 mod resample;
@@ -14,31 +14,31 @@ pub(crate) use resample::resize;
 /// torchvision's `Resize(resize)` and `CenterCrop(crop)` on a PIL image.
 ///
 /// ```
-/// use headstock_loader::{EvalTransform, Interpolation};
+/// use headstock_loader::{EvalTransform, Resampling};
 ///
-/// let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Interpolation::Bilinear };
+/// let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
 /// let photo = image::RgbImage::new(400, 533);
 /// assert_eq!(transform.apply(&photo).dimensions(), (224, 224));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalTransform {
-    /// What the short side becomes, in pixels.
+    /// Length of the short side after resizing, in pixels.
     pub resize: u32,
     /// Height and width of the crop, in pixels.
     pub crop: (u32, u32),
-    /// The filter.
+    /// The resampling filter.
     pub interpolation: Resampling,
 }
 
 impl EvalTransform {
-    /// Renders `photo` as `crop` pixels. Where the resized photo is smaller than the crop, black is added around it.
-    /// A size of 0 is taken as 1.
+    /// Resizes and crops `photo` to the size `crop`. A resized photo that is smaller than the crop is padded
+    /// with black. A size of 0 counts as 1.
     #[must_use]
-    pub fn apply(&self, photo: &RgbImage) -> RgbImage {
-        self.render_spec().render(photo)
+    pub fn apply(&self, image: &RgbImage) -> RgbImage {
+        self.render_spec().render(image)
     }
 
-    /// The same, for a photo that is not decoded yet.
+    /// This transform as a [`RenderSpec`], for a photo that is not decoded yet.
     #[must_use]
     pub fn render_spec(&self) -> RenderSpec {
         RenderSpec::eval(*self)

@@ -1,4 +1,5 @@
-//! What is made of a photo, told before it is decoded: so that only what is needed of it is.
+//! How a view is rendered from a photo. It is known before decoding, so that only the needed region is
+//! decoded.
 
 use image::{RgbImage, imageops};
 
@@ -7,22 +8,22 @@ use super::resample::{SourceAxis, Window, resize_window};
 use crate::augment::ImageOp;
 use crate::decode::{Crop, DecodedRegion};
 
-/// One rendering of a photo: the plain one, or an augmented one as it was drawn.
+/// How one view of a photo is rendered: the evaluation transform, or an augmentation with drawn parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RenderSpec {
     pub(crate) eval: EvalTransform,
-    /// The part of the photo that is seen, where it is not the plain view.
+    /// The random resized crop, in place of the resizing and cropping of `eval`.
     pub(crate) crop: Option<Crop>,
-    /// What is done to it when it has the size of the view.
+    /// The operations on the resized view, in order.
     pub(crate) ops: Vec<ImageOp>,
 }
 
-/// How a photo is resized: a part of it to a size, of which a window is kept.
+/// A plan for resizing: `source` is resized to `size`, and only `window` of the result is computed.
 struct ResizePlan {
     source: Crop,
     size: (u32, u32),
     window: Window,
-    /// Where the window lies in the rendering (x, y).
+    /// Position of the window in the view (x, y).
     offset: (u32, u32),
 }
 
@@ -31,40 +32,41 @@ impl RenderSpec {
         Self { eval: eval_transform, crop: None, ops: Vec::new() }
     }
 
-    /// This of a photo at hand.
-    pub(crate) fn render(&self, photo: &RgbImage) -> RgbImage {
-        self.render_region(photo, photo.dimensions(), DecodedRegion::whole(photo.dimensions()))
+    /// Renders the view of a decoded photo.
+    pub(crate) fn render(&self, image: &RgbImage) -> RgbImage {
+        self.render_region(image, image.dimensions(), DecodedRegion::whole(image.dimensions()))
     }
 
-    /// Width and height.
+    /// Width and height of the view.
     fn size(&self) -> (u32, u32) {
         (self.eval.crop.1.max(1), self.eval.crop.0.max(1))
     }
 
-    fn resize_plan(&self, photo: (u32, u32)) -> ResizePlan {
+    /// The plan for a photo of `photo_size` (width, height).
+    fn resize_plan(&self, image_size: (u32, u32)) -> ResizePlan {
         let (width, height) = self.size();
         if let Some(part) = self.crop {
-            // Drawn for a photo of another size it may lie beside this one.
-            let part = Some(part.clipped_to(photo)).filter(|part| part.width > 0 && part.height > 0);
-            let part = part.unwrap_or_else(|| Crop::whole(photo));
+            // A crop that was drawn for a photo of another size may lie outside this one.
+            let part = Some(part.clipped_to(image_size)).filter(|part| part.width > 0 && part.height > 0);
+            let part = part.unwrap_or_else(|| Crop::whole(image_size));
             let window = Window { x: 0, y: 0, width, height };
             return ResizePlan { source: part, size: (width, height), window, offset: (0, 0) };
         }
-        let resized = resized_size(photo, self.eval.resize.max(1));
+        let resized = resized_size(image_size, self.eval.resize.max(1));
         let ((x, left), (y, top)) = (center_offset(resized.0, width), center_offset(resized.1, height));
         let window = Window { x, y, width: resized.0.min(width), height: resized.1.min(height) };
-        ResizePlan { source: Crop::whole(photo), size: resized, window, offset: (left, top) }
+        ResizePlan { source: Crop::whole(image_size), size: resized, window, offset: (left, top) }
     }
 
-    /// The greatest of 1, 2, 4 and 8 by which a photo of `size` can be reduced and is still as large, along both axes, as what it
-    /// is resized to.
+    /// The largest of 1, 2, 4 and 8 by which a photo of `size` (width, height) can be reduced so that the
+    /// source region is not smaller, along either axis, than the size it is resized to.
     pub(crate) fn max_reduction(&self, size: (u32, u32)) -> u32 {
         let ResizePlan { source, size, .. } = self.resize_plan(size);
         let ratio = (source.width / size.0).min(source.height / size.1);
         [8, 4, 2].into_iter().find(|&scale| ratio >= scale).unwrap_or(1)
     }
 
-    /// What is needed of a photo of `size` that lies as `whole`, in its pixels.
+    /// The region needed of a photo of `size` (width, height), in pixels of the reduced photo `full_region`.
     pub(crate) fn needed_region(&self, size: (u32, u32), full_region: DecodedRegion) -> Crop {
         let ResizePlan { source, size, window, .. } = self.resize_plan(size);
         let (x_axis, y_axis) = source_axes(source, full_region);
@@ -76,14 +78,15 @@ impl RenderSpec {
         Crop { top, left, height, width }
     }
 
-    /// This of the photo of `size` whose pixels lie as `lie` says: those that it needs at least.
+    /// Renders the view of a photo of `size` (width, height) from decoded pixels. `region` is their position
+    /// and scale; it contains at least [`needed_region`](Self::needed_region).
     pub(crate) fn render_region(
         &self,
-        photo: &RgbImage,
+        image: &RgbImage,
         size: (u32, u32),
         region: DecodedRegion,
     ) -> RgbImage {
-        if photo.is_empty() {
+        if image.is_empty() {
             let (width, height) = self.size();
             return RgbImage::new(width, height);
         }
@@ -91,7 +94,7 @@ impl RenderSpec {
         let (x_axis, y_axis) = source_axes(source, region);
         let axes =
             (x_axis.with_first_available(region.origin.0), y_axis.with_first_available(region.origin.1));
-        let mut view = resize_window(photo, axes, size, window, self.eval.interpolation);
+        let mut view = resize_window(image, axes, size, window, self.eval.interpolation);
         if view.dimensions() != self.size() {
             let (width, height) = self.size();
             let resized = std::mem::replace(&mut view, RgbImage::new(width, height));
@@ -101,7 +104,7 @@ impl RenderSpec {
     }
 }
 
-/// Where `part` of a photo is, in pixels that lie as `lie` says, were all of them there.
+/// The axes (x, y) of the crop `source` in pixels of the reduced photo, as if the whole photo were decoded.
 fn source_axes(source: Crop, region: DecodedRegion) -> (SourceAxis, SourceAxis) {
     if region.scale == 1 {
         return (
@@ -119,7 +122,8 @@ fn source_axes(source: Crop, region: DecodedRegion) -> (SourceAxis, SourceAxis) 
     )
 }
 
-/// The size of a photo of `size` (width, height) whose short side becomes `short`: `int(short * long / short_before)`.
+/// The size (width, height) when the short side becomes `short_side`; the long one is `int(short * long /
+/// short_before)`.
 pub(super) fn resized_size((width, height): (u32, u32), short_side: u32) -> (u32, u32) {
     let scaled_long_side = |long: u32, short_before: u32| {
         (f64::from(short_side) * f64::from(long) / f64::from(short_before)) as u32
@@ -131,7 +135,7 @@ pub(super) fn resized_size((width, height): (u32, u32), short_side: u32) -> (u32
     }
 }
 
-/// Along one axis: where the crop begins in the photo, and where the photo begins in the crop.
+/// Along one axis: the offset of the crop in the photo, and the offset of the photo in the crop.
 pub(super) fn center_offset(size: u32, crop: u32) -> (u32, u32) {
     if size < crop {
         (0, (crop - size) / 2)

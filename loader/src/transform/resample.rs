@@ -1,34 +1,37 @@
-//! Pillow's resampling of 8-bit RGB, to the bit.
+//! Pillow's resampling of 8-bit RGB images, bit for bit.
 //!
-//! Source: Pillow 13.0.0's `src/libImaging/Resample.c` (filters, fixed-point coefficients, two passes and their order) and
-//! `Geometry.c` (`ImagingScaleAffine`, for nearest). Only what a window keeps is computed.
+//! Source: Pillow 13.0.0's `src/libImaging/Resample.c` (filters, fixed-point coefficients, two passes and
+//! their order) and `Geometry.c` (`ImagingScaleAffine`, for nearest). Only a window of the result is
+//! computed.
 
 use std::ops::Range;
 
 use image::RgbImage;
 use pulp::{Arch, Simd, WithSimd};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Pillow's resampling filters; those with a support are antialiased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Pillow's resampling filters. All except `Nearest` are antialiased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Resampling {
     /// The nearest pixel.
     Nearest,
-    /// A triangle, support 1.
+    /// Triangle filter with support 1.
     Bilinear,
-    /// A cubic with a = -0.5, support 2.
+    /// Cubic filter with a = -0.5 and support 2.
     Bicubic,
-    /// A windowed sinc, support 3.
+    /// Windowed sinc with support 3.
     Lanczos,
 }
 
 impl Resampling {
-    /// All of them.
+    /// All filters.
     pub const ALL: [Self; 4] = [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos];
 }
 
-/// How much an input counts by its distance, in output pixels, and how far that reaches.
+/// The weight of an input as a function of its distance in output pixels, and the largest distance that
+/// counts.
 #[derive(Clone, Copy)]
 struct ResamplingFilter {
     weight: fn(f64) -> f64,
@@ -36,7 +39,7 @@ struct ResamplingFilter {
 }
 
 impl ResamplingFilter {
-    /// None for nearest, which takes single pixels.
+    /// `None` for nearest, which copies single pixels.
     fn for_resampling(interpolation: Resampling) -> Option<Self> {
         let (weight, support): (fn(f64) -> f64, f64) = match interpolation {
             Resampling::Nearest => return None,
@@ -70,7 +73,7 @@ fn lanczos(x: f64) -> f64 {
     if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
-/// A part of a resized photo, in its pixels.
+/// A rectangle of the resized photo, in pixels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) x: u32,
@@ -79,38 +82,38 @@ pub(crate) struct Window {
     pub(crate) height: u32,
 }
 
-/// The inputs along one axis: which pixels of the photo, and what stretch of them is resized (Pillow's `box`).
+/// The inputs along one axis: a range of pixels, and the interval within it that is resized (Pillow's `box`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SourceAxis {
     /// The first pixel.
     first: u32,
     n_pixels: u32,
-    /// Where the stretch begins, counted from the first pixel, and how long it is.
+    /// Start of the interval, relative to `first`.
     start: f64,
     length: f64,
-    /// The first pixel that is at hand: some may be missing that no output in question needs.
+    /// The first pixel that was decoded; pixels that the window does not need may be missing.
     first_available: u32,
 }
 
 impl SourceAxis {
-    /// Whole pixels.
+    /// The interval of `n_pixels` whole pixels from `first`.
     pub(crate) fn from_pixels(first: u32, n_pixels: u32) -> Self {
         Self { first, n_pixels, start: 0.0, length: f64::from(n_pixels), first_available: 0 }
     }
 
-    /// From `from` on, `length` pixels of `size`.
+    /// The interval from `start` of `length` pixels, in an axis of `size` pixels.
     pub(crate) fn from_span(start: f64, length: f64, size: u32) -> Self {
         let first = (start.max(0.0) as u32).min(size - 1);
         let end = ((start + length).ceil() as u32).clamp(first + 1, size);
         Self { first, n_pixels: end - first, start: start - f64::from(first), length, first_available: 0 }
     }
 
-    /// The same where pixel `first` is the first one at hand.
+    /// The same axis when the decoded pixels start at pixel `first`.
     pub(crate) fn with_first_available(self, first: u32) -> Self {
         Self { first_available: first, ..self }
     }
 
-    /// The pixels that the outputs `kept` of `output` need: the first and how many.
+    /// The pixels that `outputs` (a range of `0..n_outputs`) need: the first pixel and their number.
     pub(crate) fn needed_pixels(
         self,
         interpolation: Resampling,
@@ -121,50 +124,53 @@ impl SourceAxis {
         (inputs.start as u32, inputs.len() as u32)
     }
 
+    /// Whether resizing to `n_outputs` copies the pixels.
     fn is_identity(self, n_outputs: u32) -> bool {
         self.start == 0.0 && self.length == f64::from(n_outputs)
     }
 }
 
-/// `photo` resized to `size` (width, height), as `Image.resize`.
-pub(crate) fn resize(photo: &RgbImage, size: (u32, u32), interpolation: Resampling) -> RgbImage {
-    let axes = (SourceAxis::from_pixels(0, photo.width()), SourceAxis::from_pixels(0, photo.height()));
+/// Resizes `photo` to `size` (width, height), as Pillow's `Image.resize`.
+pub(crate) fn resize(image: &RgbImage, size: (u32, u32), interpolation: Resampling) -> RgbImage {
+    let axes = (SourceAxis::from_pixels(0, image.width()), SourceAxis::from_pixels(0, image.height()));
     let window = Window { x: 0, y: 0, width: size.0, height: size.1 };
-    resize_window(photo, axes, size, window, interpolation)
+    resize_window(image, axes, size, window, interpolation)
 }
 
-/// What `axes` (across, down) take of `photo` is resized to `size` (width, height); the part `window` of that. No size is zero.
+/// Resizes the region `axes` (x, y) of `photo` to `size` (width, height), which must not be 0; returns
+/// `window` of it.
 pub(crate) fn resize_window(
-    photo: &RgbImage,
+    image: &RgbImage,
     axes: (SourceAxis, SourceAxis),
     size: (u32, u32),
     window: Window,
     interpolation: Resampling,
 ) -> RgbImage {
-    resize_window_with(Arch::new(), photo, axes, size, window, interpolation)
+    resize_window_with(Arch::new(), image, axes, size, window, interpolation)
 }
 
-/// [`resize_window`], compiled for the vector instructions of `arch`. It holds whole numbers only: all of them give the same.
+/// [`resize_window`] with the SIMD instructions of `arch`. All arithmetic is on integers, so results are
+/// identical.
 pub(super) fn resize_window_with(
     arch: Arch,
-    photo: &RgbImage,
+    image: &RgbImage,
     (x_axis, y_axis): (SourceAxis, SourceAxis),
     size: (u32, u32),
     window: Window,
     interpolation: Resampling,
 ) -> RgbImage {
-    if photo.is_empty() {
+    if image.is_empty() {
         return RgbImage::new(window.width, window.height);
     }
     if x_axis.is_identity(size.0) && y_axis.is_identity(size.1) {
         let first_pixel = |axis: SourceAxis, window: u32| axis.first + window - axis.first_available;
         let (x, y) = (first_pixel(x_axis, window.x), first_pixel(y_axis, window.y));
-        return image::imageops::crop_imm(photo, x, y, window.width, window.height).to_image();
+        return image::imageops::crop_imm(image, x, y, window.width, window.height).to_image();
     }
     let mut x_taps = FilterTaps::new(interpolation, x_axis, size.0, window.x..window.x + window.width);
     let mut y_taps = FilterTaps::new(interpolation, y_axis, size.1, window.y..window.y + window.height);
-    let source = ByteRows { bytes: photo.as_raw(), stride: photo.width() as usize * 3 };
-    // Each pass rounds to 8 bits, so that their order shows.
+    let source = ByteRows { bytes: image.as_raw(), stride: image.width() as usize * 3 };
+    // Each pass rounds to 8 bits, so the order of the passes matters.
     let pixels = if vertical_pass_first((x_axis.n_pixels, y_axis.n_pixels), size) {
         let columns = x_taps.rebase_inputs();
         let intermediate =
@@ -182,22 +188,22 @@ pub(super) fn resize_window_with(
         })
     };
     RgbImage::from_raw(window.width, window.height, pixels)
-        .expect("a row of pixels for each row of the window")
+        .expect("the passes compute all pixels of the window")
 }
 
-/// Whether Pillow reduces the height before the width: where it takes away more than twice as many rows as columns.
-/// Before version 13 it never did.
+/// Whether Pillow runs the vertical pass first: if it removes more than twice as many rows as columns. Before
+/// version 13 it never did.
 fn vertical_pass_first(source: (u32, u32), target: (u32, u32)) -> bool {
     let reduction = |source: u32, target: u32| i64::from(source) - i64::from(target);
     let (columns, rows) = (reduction(source.0, target.0), reduction(source.1, target.1));
     rows > 0 && rows > columns * 2
 }
 
-/// Bits behind the point of a weight: a value has 8 bits, and a sum may be twice as large with either sign.
+/// Fractional bits of a weight. A value has 8 bits, and a sum may be twice as large, with either sign.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// For each output along one axis: where its inputs begin, and their weights in fixed point.
+/// For each output along one axis: the range of its inputs, and their fixed-point weights.
 struct FilterTaps {
     starts: Vec<usize>,
     lengths: Vec<usize>,
@@ -206,7 +212,8 @@ struct FilterTaps {
 }
 
 impl FilterTaps {
-    /// Those of the outputs `kept`, of `output` in all, over the pixels of `axis` that are at hand.
+    /// The taps of `outputs` (a range of `0..n_outputs`). Inputs are counted from the first decoded pixel of
+    /// `axis`.
     fn new(interpolation: Resampling, axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Self {
         let mut taps = match ResamplingFilter::for_resampling(interpolation) {
             _ if axis.is_identity(n_outputs) => {
@@ -221,7 +228,7 @@ impl FilterTaps {
         taps
     }
 
-    /// One input for each output, as it is.
+    /// Copies one input to each output.
     fn from_single_inputs(starts: Vec<usize>) -> Self {
         Self {
             lengths: vec![1; starts.len()],
@@ -231,7 +238,7 @@ impl FilterTaps {
         }
     }
 
-    /// `precompute_coeffs` and `normalize_coeffs_8bpc`.
+    /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`.
     fn from_filter(filter: ResamplingFilter, axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Self {
         let scale = axis.length / f64::from(n_outputs);
         let filter_scale = scale.max(1.0);
@@ -268,21 +275,21 @@ impl FilterTaps {
         self.starts.len()
     }
 
-    /// Of each output the first input and the weights from there on.
+    /// For each output, the first input and the weights of the inputs from there on.
     #[inline(always)]
     fn outputs(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let weights = self.weights.chunks_exact(self.stride).zip(&self.lengths);
         self.starts.iter().zip(weights).map(|(&start, (weights, &length))| (start, &weights[..length]))
     }
 
-    /// The inputs that are needed.
+    /// The range of all inputs.
     fn input_range(&self) -> Range<usize> {
         let first = self.starts.iter().copied().min().unwrap_or(0);
         let last = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
         first..last.unwrap_or(first)
     }
 
-    /// Counts inputs from the first that is needed on; gives those that are needed.
+    /// Renumbers the inputs so that the first one is 0; returns their previous range.
     fn rebase_inputs(&mut self) -> Range<usize> {
         let inputs = self.input_range();
         for start in &mut self.starts {
@@ -292,14 +299,15 @@ impl FilterTaps {
     }
 }
 
-/// The inputs of the outputs `kept`, of `output` in all; Pillow adds the scale up from the first one on, rounding included.
+/// The nearest input of each of `outputs`. Like Pillow, this adds up the scale from output 0, with its
+/// rounding errors.
 fn nearest_inputs(axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Vec<usize> {
     let scale = axis.length / f64::from(n_outputs);
     let mut position = axis.start + scale * 0.5;
     for _ in 0..outputs.start {
         position += scale;
     }
-    // Of a photo that is a line there may be four thousand million outputs.
+    // Map lazily: a photo one pixel wide can have 4 billion outputs.
     outputs
         .map(|_| {
             let input = (position as usize).min(axis.n_pixels as usize - 1);
@@ -309,7 +317,7 @@ fn nearest_inputs(axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Vec<
         .collect()
 }
 
-/// RGB bytes, a row every `stride` of them.
+/// RGB bytes in rows of `stride` bytes.
 #[derive(Clone, Copy)]
 struct ByteRows<'a> {
     bytes: &'a [u8],
@@ -327,16 +335,16 @@ fn to_u8(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Rows that [`HorizontalPass`] takes at a time: their pixels at one place make up a vector.
+/// Rows that [`HorizontalPass`] processes together: their pixels of one column form a vector.
 const ROWS_PER_STEP: usize = 4;
 
-/// A pixel of each of the rows taken together, four bytes each.
+/// The pixels of one column in the rows processed together, 4 bytes each.
 type PixelColumn = [u8; ROWS_PER_STEP * 4];
 
-/// Bytes of a row that [`VerticalPass`] takes at a time: as many sums as stay in registers.
+/// Bytes of a row that [`VerticalPass`] processes together: their sums fit into registers.
 const BYTES_PER_STEP: usize = 32;
 
-/// The horizontal pass over the rows `kept`.
+/// The horizontal pass over `rows` of `source`.
 struct HorizontalPass<'a> {
     source: ByteRows<'a>,
     rows: Range<usize>,
@@ -380,7 +388,7 @@ impl WithSimd for HorizontalPass<'_> {
     }
 }
 
-/// The vertical pass over the bytes `kept` of each row.
+/// The vertical pass over `bytes` of each row of `source`.
 struct VerticalPass<'a> {
     source: ByteRows<'a>,
     bytes: Range<usize>,
@@ -409,12 +417,13 @@ impl WithSimd for VerticalPass<'_> {
     }
 }
 
-/// The sums over inputs that lie `stride` bytes apart, each `N` bytes wide, by their weights.
+/// Weighted sums of `N` adjacent bytes over inputs that are `stride` bytes apart.
 #[inline(always)]
 fn weighted_sums<const N: usize>(inputs: &[u8], stride: usize, weights: &[i32]) -> [u8; N] {
     let mut sums = [HALF; N];
     for (row, &weight) in weights.iter().enumerate() {
-        let values: &[u8; N] = inputs[row * stride..].first_chunk().expect("a window lies within the photo");
+        let values: &[u8; N] =
+            inputs[row * stride..].first_chunk().expect("the window lies within the photo");
         for (sum, &value) in sums.iter_mut().zip(values) {
             *sum += i32::from(value) * weight;
         }

@@ -4,25 +4,25 @@ use image::{RgbImage, imageops};
 
 use super::{Resampling, warp};
 
-/// `photo` turned by `degrees` counter-clockwise around its middle.
+/// Rotates `photo` by `degrees` counterclockwise around its center.
 ///
 /// Source: Pillow's `Image.rotate`.
-pub(crate) fn rotate(photo: &RgbImage, degrees: f64, interpolation: Resampling) -> RgbImage {
+pub(crate) fn rotate(image: &RgbImage, degrees: f64, interpolation: Resampling) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
-    let (width, height) = photo.dimensions();
+    let (width, height) = image.dimensions();
     match degrees {
-        0.0 => return photo.clone(),
-        180.0 => return imageops::rotate180(photo),
-        90.0 if width == height => return imageops::rotate270(photo),
-        270.0 if width == height => return imageops::rotate90(photo),
+        0.0 => return image.clone(),
+        180.0 => return imageops::rotate180(image),
+        90.0 if width == height => return imageops::rotate270(image),
+        270.0 if width == height => return imageops::rotate90(image),
         _ => {}
     }
     let angle = -degrees.to_radians();
-    // Python's `round(value, 15)`, which goes by the decimal digits.
+    // Python's `round(value, 15)`, which rounds the decimal representation.
     let rounded = |value: f64| format!("{value:.15}").parse().unwrap_or(value);
     let (cos, sin) = (rounded(angle.cos()), rounded(angle.sin()));
     let (center_x, center_y) = (f64::from(width) / 2.0, f64::from(height) / 2.0);
     let offset_x = cos * -center_x + sin * -center_y + center_x;
     let offset_y = -sin * -center_x + cos * -center_y + center_y;
-    warp::affine(photo, [cos, sin, offset_x, -sin, cos, offset_y], interpolation)
+    warp::affine(image, [cos, sin, offset_x, -sin, cos, offset_y], interpolation)
 }

@@ -15,9 +15,9 @@ fn numbers<const N: usize>(case: &serde_json::Value, key: &str) -> [u32; N] {
     serde_json::from_value::<Vec<u32>>(case[key].clone()).unwrap().try_into().unwrap()
 }
 
-/// The rows of `photo` that the golden file keeps.
-fn every_nth_row(photo: &RgbImage, every: u32) -> RgbImage {
-    RgbImage::from_fn(photo.width(), photo.height().div_ceil(every), |x, y| *photo.get_pixel(x, y * every))
+/// Every `every`-th row of `photo`: the rows that the golden file has.
+fn every_nth_row(image: &RgbImage, every: u32) -> RgbImage {
+    RgbImage::from_fn(image.width(), image.height().div_ceil(every), |x, y| *image.get_pixel(x, y * every))
 }
 
 #[test]
@@ -43,10 +43,10 @@ fn resized_crop_matches_torchvision() {
     let (cases, results) =
         (golden::json("transform/cases.json"), golden::images("transform/results.safetensors"));
     for case in cases["crop"].as_array().unwrap() {
-        let photo = synthetic_image(number(case, "width"), number(case, "height"));
+        let image = synthetic_image(number(case, "width"), number(case, "height"));
         let [top, left, height, width] = numbers(case, "crop");
         let [out_height, out_width] = numbers(case, "size");
-        let part = image::imageops::crop_imm(&photo, left, top, width, height).to_image();
+        let part = image::imageops::crop_imm(&image, left, top, width, height).to_image();
         let interpolation = serde_json::from_value(case["filter"].clone()).unwrap();
         let ours = resize(&part, (out_width, out_height), interpolation);
         let PixelDifference { max, equal_fraction: equal, .. } =
@@ -60,8 +60,8 @@ fn rotation_matches_torchvision_exactly() {
     let (cases, results) =
         (golden::json("transform/cases.json"), golden::images("transform/results.safetensors"));
     for case in cases["turn"].as_array().unwrap() {
-        let photo = synthetic_image(number(case, "width"), number(case, "height"));
-        let ours = rotate::rotate(&photo, case["degrees"].as_f64().unwrap(), Resampling::Nearest);
+        let image = synthetic_image(number(case, "width"), number(case, "height"));
+        let ours = rotate::rotate(&image, case["degrees"].as_f64().unwrap(), Resampling::Nearest);
         assert!(ours == results[case["result"].as_str().unwrap()], "{case}");
     }
 }
@@ -73,7 +73,7 @@ fn sizes_of_zero_are_taken_as_one() {
 }
 
 #[test]
-fn a_photo_without_pixels_becomes_black() {
+fn a_image_without_pixels_becomes_black() {
     for interpolation in Resampling::ALL {
         let transform = EvalTransform { resize: 5, crop: (4, 3), interpolation };
         assert_eq!(transform.apply(&RgbImage::new(0, 0)), RgbImage::new(3, 4));
@@ -95,14 +95,14 @@ fn center_offset_rounds_half_to_even() {
     assert_eq!(center_offset(3, 8), (0, 2));
 }
 
-/// 57.5 across, then 90.5 down: Pillow's values.
+/// The horizontal pass gives 57.5, the vertical pass 90.5; the expected values are Pillow's.
 #[test]
 fn each_pass_rounds_half_up() {
     let resized = resize(&synthetic_image(15, 16), (26, 21), Resampling::Bilinear);
     assert_eq!(resized.get_pixel(19, 15).0, [87, 122, 91]);
 }
 
-/// What processors can do, from nothing up to the one at hand.
+/// The instruction sets to test: from scalar to the best of this processor.
 fn instruction_sets() -> Vec<pulp::Arch> {
     let mut sets = vec![pulp::Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
@@ -111,15 +111,15 @@ fn instruction_sets() -> Vec<pulp::Arch> {
     sets
 }
 
-/// One value of a resized photo as Pillow's documentation has it: the mean of the inputs under the filter, across and
-/// down, each rounded to 8 bits. The least and the greatest that it can be: where a mean is a half, it falls either way.
+/// The possible values of a channel of a resized photo by Pillow's documentation: the weighted mean of the
+/// inputs along x, then along y, each rounded to 8 bits. A mean near a half may be rounded up or down.
 fn expected_range(
-    photo: &RgbImage,
+    image: &RgbImage,
     size: (u32, u32),
     (x, y): (u32, u32),
     channel: usize,
 ) -> RangeInclusive<u8> {
-    /// More than the filter's weights are rounded by.
+    /// More than the effect of rounding the weights.
     const HALF: f64 = 1e-3;
     let mean = |input: u32, output: u32, output_index: u32, value: &dyn Fn(u32) -> u8| {
         let scale = f64::from(input) / f64::from(output);
@@ -130,9 +130,9 @@ fn expected_range(
     };
     let [least, greatest] = [-HALF, HALF].map(|tolerance| {
         let rounded = |mean: f64| (mean + tolerance).round() as u8;
-        let pixel = |column: u32, row: u32| photo.get_pixel(column, row).0[channel];
-        let row_mean = |row: u32| rounded(mean(photo.width(), size.0, x, &|column| pixel(column, row)));
-        rounded(mean(photo.height(), size.1, y, &row_mean))
+        let pixel = |column: u32, row: u32| image.get_pixel(column, row).0[channel];
+        let row_mean = |row: u32| rounded(mean(image.width(), size.0, x, &|column| pixel(column, row)));
+        rounded(mean(image.height(), size.1, y, &row_mean))
     });
     least..=greatest
 }
@@ -144,33 +144,33 @@ proptest! {
         size in (1u32..60, 1u32..60),
         corner in (0.0..1.0, 0.0..1.0),
     ) {
-        let photo = synthetic_image(width, height);
+        let image = synthetic_image(width, height);
         let part = |size: u32, share: f64| (f64::from(size) * share) as u32;
         let (x, y) = (part(size.0, corner.0), part(size.1, corner.1));
         let window = Window { x, y, width: size.0 - x, height: (size.1 - y).div_ceil(2) };
         for interpolation in Resampling::ALL {
-            let whole = resize(&photo, size, interpolation);
+            let whole = resize(&image, size, interpolation);
             let expected = image::imageops::crop_imm(&whole, x, y, window.width, window.height).to_image();
             for arch in instruction_sets() {
                 let axes = (SourceAxis::from_pixels(0, width), SourceAxis::from_pixels(0, height));
-                let ours = resample::resize_window_with(arch, &photo, axes, size, window, interpolation);
+                let ours = resample::resize_window_with(arch, &image, axes, size, window, interpolation);
                 prop_assert!(ours == expected, "{interpolation:?} on {arch:?}");
             }
         }
     }
 
     #[test]
-    fn a_resized_photo_matches_the_filter_formula(
+    fn a_resized_image_matches_the_filter_formula(
         (width, height) in (1u32..40, 1u32..20),
         size in (1u32..30, 1u32..30),
     ) {
-        // Of taller photos Pillow may reduce the height first.
+        // For taller photos Pillow may run the vertical pass first.
         prop_assume!(height <= size.1 || width >= size.0 + (height - size.1));
-        let photo = synthetic_image(width, height);
-        let ours = resize(&photo, size, Resampling::Bilinear);
+        let image = synthetic_image(width, height);
+        let ours = resize(&image, size, Resampling::Bilinear);
         for (x, y, pixel) in ours.enumerate_pixels() {
             for channel in 0..3 {
-                let expected = expected_range(&photo, size, (x, y), channel);
+                let expected = expected_range(&image, size, (x, y), channel);
                 prop_assert!(expected.contains(&pixel.0[channel]), "{x}, {y}: {pixel:?}, {expected:?}");
             }
         }
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn a_photo_of_one_color_keeps_it(color in any::<[u8; 3]>(), width in 40u32..80, height in 40u32..80) {
+    fn a_image_of_one_color_keeps_it(color in any::<[u8; 3]>(), width in 40u32..80, height in 40u32..80) {
         for interpolation in Resampling::ALL {
             let transform = EvalTransform { resize: 33, crop: (32, 31), interpolation };
             let out = transform.apply(&RgbImage::from_pixel(width, height, image::Rgb(color)));

@@ -1,6 +1,6 @@
-//! Photos that were damaged, or were made to do harm: the same ones every time.
+//! Deterministic mutations of photos and shards, from random damage to malicious headers.
 
-/// `seeds` (photos, by file name), mutated: photo `number`, with the name of what it was.
+/// Mutated file `number`, with the name of the seed it was made from. `seeds` are files by name.
 pub(crate) fn mutated_file(seeds: &[(String, Vec<u8>)], number: usize) -> (String, Vec<u8>) {
     let mut random = Random(number as u64);
     let (name, seed) = &seeds[number % seeds.len()];
@@ -70,7 +70,7 @@ fn remove(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     bytes.drain(range.start..range.end.min(range.start + 64));
 }
 
-/// The start of one photo and the end of another.
+/// Joins the start of one file and the end of another.
 fn splice(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
     bytes.truncate(random.below(bytes.len() + 1));
     bytes.extend(&donor[random.below(donor.len() + 1)..]);
@@ -99,7 +99,7 @@ fn piece_of_another(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
     bytes.splice(to, donor[from].iter().copied());
 }
 
-/// Another number where a piece tells its length.
+/// Overwrites the length of a piece.
 fn change_length(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let piece = random.piece(bytes);
     let length_offset = piece.start
@@ -109,7 +109,7 @@ fn change_length(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     overwrite(bytes, length_offset, values[random.below(values.len())]);
 }
 
-/// Another width or height, as far as 65,535 x 65,535 and 0.
+/// Overwrites the width or height with values from 0 to 65,535.
 fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let side = [0, 1, 2, 255, 4_096, 16_383, 65_535, 65_535][random.below(8)];
     let axes = [[true, true], [true, false], [false, true]][random.below(3)];
@@ -124,7 +124,7 @@ fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
         }
         [0x89, ..] => [(16, big4.clone()), (20, big4)],
         [b'G', ..] => {
-            // Of the screen, or of a frame.
+            // The size of the screen, or of a frame.
             let frame =
                 find(&[0x2C, 0, 0, 0, 0]).filter(|_| random.below(2) == 0).map_or(6, |offset| offset + 5);
             [(frame, little.clone()), (frame + 2, little)]
@@ -143,7 +143,7 @@ fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     }
 }
 
-/// 64 KiB of EXIF, of text, or of what is no metadata at all.
+/// Inserts 64 KB of metadata: EXIF, text, or bytes that are not valid metadata.
 fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let mut data = b"Exif\0\0MM\0*\0\0\0\x08\xFF\xFF".to_vec();
     data.extend((0..65_000).map(|_| random.below(256) as u8));
@@ -167,7 +167,7 @@ fn overwrite(bytes: &mut [u8], offset: usize, value: &[u8]) {
     }
 }
 
-/// Where the pieces of a photo begin: segments, chunks or blocks; of a format that has none every 16 bytes.
+/// The offsets of the pieces of a file: segments, chunks or blocks; every 16 bytes in formats without pieces.
 fn pieces(bytes: &[u8]) -> Vec<usize> {
     let read_u32 = |offset: usize, is_little_endian: bool| {
         let bytes = bytes.get(offset..offset + 4)?.try_into().ok()?;
@@ -192,7 +192,7 @@ fn pieces(bytes: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Of a PNG or tar: what is behind the checksums is damaged, not the checksums alone.
+/// Corrects the checksums of a PNG or tar, so that the damage is not found by its checksum alone.
 fn correct_checksums(bytes: &mut [u8]) {
     if bytes.get(257..262) == Some(b"ustar") {
         for header in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
@@ -233,7 +233,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 to one less than `end`; 0 where that is 0.
+    /// A random number in `0..end`; 0 if `end` is 0.
     fn below(&mut self, end: usize) -> usize {
         (self.next() % (end as u64).max(1)) as usize
     }
@@ -248,7 +248,7 @@ impl Random {
         start..start + self.below(end - start + 1)
     }
 
-    /// One of the pieces.
+    /// The range of a random piece.
     fn piece(&mut self, bytes: &[u8]) -> std::ops::Range<usize> {
         let starts = pieces(bytes);
         let index = self.below(starts.len());

@@ -1,14 +1,15 @@
-//! What sees to it that nothing hangs, and nothing takes more memory than it may.
+//! Limits on the time per file and on memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How long one may take, of the watch's own ticks: a process that is stopped for a while takes no longer for it.
+/// Time is measured in ticks of the watching thread, so that a suspended process does not time out.
 const TICK: Duration = Duration::from_millis(100);
 const MAX_TICKS: usize = 50;
 
-/// Has `act` read files 0 to `files`, and counts those for which it gives true and false.
+/// Runs `process` on the numbers `0..files`; returns how often it returned true and false. Aborts the process
+/// if one call takes more than 5 s.
 pub(crate) fn run_with_timeout(files: usize, process: impl Fn(usize) -> bool + Sync) -> (usize, usize) {
     let (started, read, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -34,14 +35,14 @@ pub(crate) fn run_with_timeout(files: usize, process: impl Fn(usize) -> bool + S
     (read, refused)
 }
 
-/// The thread that hangs cannot be stopped, so the process is.
-#[expect(clippy::print_stderr, reason = "a test that hangs can say so in no other way")]
+/// Aborts the process, because a hanging thread cannot be stopped.
+#[expect(clippy::print_stderr, reason = "a hanging test has no other way to report")]
 fn abort_with(message: &str) -> ! {
     eprintln!("{message}");
     std::process::abort()
 }
 
-/// Runs a test of this program anew, in little memory.
+/// Runs a test of this program in a new process with 400 MB of address space.
 #[cfg(target_os = "linux")]
 pub(crate) fn rerun_with_little_memory(test: &str) {
     let output = std::process::Command::new("sh")

@@ -4,6 +4,6 @@
 
 #[expect(clippy::ptr_arg, reason = "all kinds of mutation are of one type")]
 mod generator;
+mod images;
 mod limits;
-mod photos;
 mod shards;

@@ -1,4 +1,4 @@
-//! Mutated tables and archives: each is listed and read, or gives errors.
+//! Mutated tables and archives: each is listed and read, or returns errors.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::limits::{rerun_with_little_memory, run_with_timeout};
 
 const FILES: usize = 1_500;
 
-/// Shards and tables, by name.
+/// Valid shards and tables to mutate, sorted by name.
 fn seeds() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/source");
     let mut seeds: Vec<(String, Vec<u8>)> = fs::read_dir(folder)
@@ -35,7 +35,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// The source that a file of this name is.
+/// The data source for a file, by its name.
 fn source(name: &str, path: PathBuf) -> Box<dyn DataSource> {
     let fields = FieldNames { label: "label".into(), group: None, split: None };
     let flat = FieldNames { label: "class".into(), group: None, split: Some("use".into()) };
@@ -63,24 +63,24 @@ fn every_mutated_shard_and_table_is_read_or_an_error_in_time() {
         let path = folder.path().join(&name);
         fs::write(&path, bytes).unwrap();
         let source = source(&name, path);
-        let listing = source.list();
-        if let Ok(listing) = &listing {
-            for entry in listing.samples.iter().take(60) {
+        let raw = source.list();
+        if let Ok(raw) = &raw {
+            for sample in raw.samples.iter().take(60) {
                 assert!(
-                    !entry.id.contains("..") && !entry.id.contains('\0'),
+                    !sample.id.contains("..") && !sample.id.contains('\0'),
                     "{number}, {name}: {}",
-                    entry.id
+                    sample.id
                 );
-                if let Err(error) = entry.image.read() {
+                if let Err(error) = sample.image.read() {
                     assert!(!error.to_string().is_empty(), "{number}, {name}");
                 }
             }
         }
-        let unlabelled = source.unlabeled();
-        if let Err(error) = &listing {
+        let unlabeled = source.unlabeled();
+        if let Err(error) = &raw {
             assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{number}, {name}: {error}");
         }
-        listing.is_ok() && unlabelled.is_ok()
+        raw.is_ok() && unlabeled.is_ok()
     });
     assert!(
         listed > FILES / 10 && refused > FILES / 10,
@@ -115,15 +115,16 @@ fn an_archive_that_unfolds_to_gigabytes_is_refused() {
         fs::write(&path, out.into_inner().unwrap().finish().unwrap()).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < 8 << 20);
         let refused = match source("bomb.tar.gz", path).list() {
-            Ok(listing) => listing.samples[0].image.read().unwrap_err().to_string(),
+            Ok(raw) => raw.samples[0].image.read().unwrap_err().to_string(),
             Err(error) => error.to_string(),
         };
-        let expected = if name == "a.jpg" { "it takes 314572800 bytes" } else { "`a.cls` is no label" };
+        let expected =
+            if name == "a.jpg" { "it has 314572800 bytes" } else { "`a.cls` is too large for a label" };
         assert!(refused.contains(expected), "{refused}");
     }
 }
 
-/// A name, or the headers of pax, is read whole before the file that it is of.
+/// Long names and pax headers are read whole before the file they belong to.
 #[test]
 fn an_archive_with_a_header_of_megabytes_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,7 +141,7 @@ fn an_archive_with_a_header_of_megabytes_is_refused() {
     }
 }
 
-/// A record of a megabyte that does not compress.
+/// A record of 1 MiB that does not compress.
 fn record(number: usize) -> Vec<u8> {
     let mut state = number as u64 + 1;
     let bytes = (0..1 << 17).flat_map(|_| {
@@ -166,15 +167,15 @@ fn shards_that_are_larger_than_memory_are_read_record_by_record() {
     out.finish().unwrap();
     write_parquet(&parquet, RECORDS);
     for source in [source("a.tar", tar), source("plain.parquet", parquet)] {
-        let entries = source.list().unwrap().samples;
-        assert_eq!(entries.len(), RECORDS);
-        for (number, entry) in entries.iter().enumerate() {
-            assert!(entry.image.read().unwrap() == record(number), "{number}");
+        let samples = source.list().unwrap().samples;
+        assert_eq!(samples.len(), RECORDS);
+        for (number, sample) in samples.iter().enumerate() {
+            assert!(sample.image.read().unwrap() == record(number), "{number}");
         }
     }
 }
 
-/// In groups of 100 rows, as the hub's.
+/// Writes `records` rows in row groups of 100, as on the hub.
 fn write_parquet(path: &Path, records: usize) {
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
     let mut file = parquet(path, "required", properties);
@@ -195,7 +196,7 @@ fn write_parquet(path: &Path, records: usize) {
     file.close().unwrap();
 }
 
-/// An empty one with the columns of `plain.parquet`.
+/// A writer for a file with the columns of `plain.parquet`.
 fn parquet(path: &Path, repetition: &str, properties: WriterProperties) -> SerializedFileWriter<fs::File> {
     let column = |name: &str, kind: &str| format!("{repetition} binary {name} {kind};");
     let columns =
@@ -204,7 +205,8 @@ fn parquet(path: &Path, repetition: &str, properties: WriterProperties) -> Seria
     SerializedFileWriter::new(fs::File::create(path).unwrap(), schema.into(), properties.into()).unwrap()
 }
 
-/// What is said of rows whose values are all `values`, or of as many empty ones, in a file in which bytes are changed.
+/// The error for a file whose columns hold `values`, or that many nulls, after replacing the bytes
+/// `change[0]` by `change[1]`.
 fn error_for_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plain.parquet");
@@ -224,10 +226,10 @@ fn error_for_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]
     let mut bytes = fs::read(&path).unwrap();
     if let Some([from, to]) = change {
         let found = bytes.windows(from.len()).enumerate().filter(|(_, window)| *window == from);
-        let places: Vec<usize> = found.map(|(at, _)| at).collect();
-        assert!(!places.is_empty());
-        for at in places {
-            bytes[at..at + to.len()].copy_from_slice(to);
+        let positions: Vec<usize> = found.map(|(position, _)| position).collect();
+        assert!(!positions.is_empty());
+        for position in positions {
+            bytes[position..position + to.len()].copy_from_slice(to);
         }
     }
     fs::write(&path, bytes).unwrap();
@@ -236,17 +238,17 @@ fn error_for_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]
 
 #[test]
 fn a_parquet_that_claims_more_than_its_bytes_can_hold_is_refused() {
-    // A row that is empty takes no byte.
+    // Null rows take no space.
     let error = error_for_rows(Err(200_000), None);
     assert!(error.contains("it claims 200000 photos in "), "{error}");
-    // A hundred values in the dictionary become 8,191: field 7 of a page's header, and the first one in there.
+    // Change the number of dictionary values from 100 to 8,191, in field 7 of the page header.
     let values: Vec<ByteArray> = (0..100u8).map(|value| ByteArray::from(vec![b'a', value])).collect();
     let error = error_for_rows(Ok(&values), Some([b"\x4C\x15\xC8\x01", b"\x4C\x15\xFE\x7F"]));
     assert!(error.contains("a dictionary of 600 bytes claims 8191 values"), "{error}");
-    // Two million zeros, and four for their number, become 128 MiB.
+    // Change the uncompressed size of 2,000,004 bytes to 128 MiB.
     let zeros = [ByteArray::from(vec![0; 2_000_000])];
     let error = error_for_rows(Ok(&zeros), Some([b"\x15\x88\x92\xF4\x01\x15", b"\x15\xFE\xFF\xFF\x7F\x15"]));
-    assert!(error.contains("bytes claims to unfold to 134217727"), "{error}");
+    assert!(error.contains("bytes claims to decompress to 134217727"), "{error}");
 }
 
 #[cfg(target_os = "linux")]

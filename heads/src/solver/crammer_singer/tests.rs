@@ -46,7 +46,8 @@ fn one_sample_has_the_closed_form_solution() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
-    /// The dual is the proof: no weights have an objective below `primal - gap`. And the multipliers are the dual's.
+    /// The dual proves it: no weights have an objective below `primal - gap`. The coefficients must also be
+    /// dual feasible.
     #[test]
     fn the_gap_closes_and_the_primal_matches_the_weights(
         n in 2usize..30, width in 1usize..20, classes in 1usize..6, log_cost in -3.0f64..1.0, seed: u64, warm: bool,

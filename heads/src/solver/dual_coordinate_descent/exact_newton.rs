@@ -1,45 +1,45 @@
-//! Newton steps on the multipliers that are free to move, solved exactly.
+//! Newton steps on the free dual coefficients, solved exactly.
 //!
-//! The multipliers of few samples are worked on alone, by the products of these samples with each other: the system of
-//! a step is factored by Cholesky, as in Chapelle, *Training a support vector machine in the primal*, Neural Computation
-//! 2007, and a step costs nothing in the number of features. Steps go on until these multipliers are at their
-//! optimum; then all samples are looked at again.
+//! If few samples are free, their coefficients are optimized alone, using the products of these samples with
+//! each other: the system of a step is solved by Cholesky, as in Chapelle, *Training a support vector machine
+//! in the primal*, Neural Computation 2007, and the cost of a step does not depend on the number of features.
+//! Steps continue until these coefficients are optimal; then all samples are evaluated again.
 
 use super::{DualSolver, MarginLoss, PROXIMAL, best_fraction};
 
-/// Newton steps before the other samples are looked at, at most.
+/// Maximum number of Newton steps before the other samples are evaluated.
 const MAX_STEPS: u64 = 50;
 
-/// Halvings of a step that runs into bounds, at most.
+/// Maximum number of halvings of a step that hits bounds.
 const MAX_HALVINGS: u32 = 10;
 
-/// The multipliers of the samples that the kernel holds, and all that a step needs of them.
+/// The coefficients of the cached samples, and everything a step needs of them.
 struct LocalProblem {
     values: Vec<f64>,
     gradient: Vec<f64>,
     signs: Vec<f64>,
     diagonal: Vec<f64>,
     upper: Vec<f64>,
-    /// What a system gets on its diagonal beside that of the dual.
+    /// Added to the diagonal of the Newton system, in addition to the dual's own.
     proximal: f64,
 }
 
-/// A step of the multipliers.
+/// A step of the coefficients.
 struct ExactStep {
-    /// By how much it lowers the dual.
+    /// Decrease of the dual.
     gain: f64,
-    /// Where it leads. What reaches a bound is at the bound to the bit, or it would count as free.
+    /// The new coefficients. One that reaches a bound equals it to the bit, or it would count as free.
     values: Vec<f64>,
-    /// The part of the projected direction that it is.
+    /// The best fraction of the projected direction.
     fraction: f64,
-    /// By what the whole of that changes the gradient.
+    /// Change of the gradient for the whole projected direction.
     gradient_change: Vec<f64>,
 }
 
 impl DualSolver<'_> {
-    /// Steps on the multipliers that are `free` where the dual has this `gradient`, and on those that were before, until
-    /// one lowers the dual by less than `enough`. Whether there were few enough of them: if not, nothing is done. The plane is left
-    /// as it was.
+    /// Steps on the coefficients that are `free` at this `gradient` of the dual, and on those that were
+    /// before, until a step decreases the dual by less than `min_gain`. Returns false and does nothing if
+    /// there are too many of them. The weights are not updated.
     pub(super) fn exact_steps(&mut self, free: &[usize], gradient: &[f64], min_gain: f64) -> bool {
         if !self.kernel.ensure_cached(free, &self.problem) {
             return false;
@@ -72,7 +72,8 @@ impl DualSolver<'_> {
         true
     }
 
-    /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing if none gains.
+    /// The best projection of the Newton direction on the bounds, halving its length; `None` if none
+    /// decreases the dual.
     fn exact_step(&mut self, local: &LocalProblem) -> Option<ExactStep> {
         let free_rows = local.free_rows();
         let gather = |values: &[f64]| -> Vec<f64> { free_rows.iter().map(|&k| values[k]).collect() };
@@ -97,7 +98,7 @@ impl DualSolver<'_> {
                     *value = local.signs[k] * *value + local.diagonal[k] * change[k];
                 }
                 let curvature = self.vectors.dot(&gradient_change, &change);
-                // The multipliers are a box, so that any fraction of the step stays inside: take the best one.
+                // The feasible set is a box, so any fraction of the step is feasible: take the best one.
                 let fraction = best_fraction(descent, curvature);
                 let gain = -fraction * (descent + 0.5 * fraction * curvature);
                 if best.as_ref().is_some_and(|best| gain <= best.gain) {
@@ -116,7 +117,7 @@ impl DualSolver<'_> {
 }
 
 impl LocalProblem {
-    /// Rows whose multiplier is between its bounds, or at one but would leave it.
+    /// Rows whose coefficient is between its bounds, or at a bound but would leave it.
     fn free_rows(&self) -> Vec<usize> {
         (0..self.values.len())
             .filter(|&k| {

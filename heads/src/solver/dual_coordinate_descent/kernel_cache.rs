@@ -1,4 +1,4 @@
-//! Products of support vectors with each other, kept from one Newton step to the next.
+//! Cache of the products of support vectors with each other, reused between Newton steps.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltParams, cholesky_in_place, cholesky_in_place_scratch};
@@ -9,31 +9,31 @@ use faer::{Accum, Auto, MatMut, MatRef, Par, Spec};
 use super::BinarySvmProblem;
 use crate::vector::VectorOps;
 
-/// Samples that a kernel holds, at most. Products and factor take `12 n²` bytes a thread, 19 MiB for these, and a
-/// factorisation `n³ / 3` operations, a tenth of a second's work at the very most. Where more samples are free, `C` is small
-/// against their number and conjugate gradients need few iterations.
+/// Maximum number of cached samples. Products and factor take `12 n²` bytes per thread, 19 MiB for this
+/// value, and a factorization takes `n³ / 3` operations, at most a tenth of a second. If more samples are
+/// free, `C` is small relative to their number, and conjugate gradients need few iterations.
 pub(super) const MAX_SAMPLES: usize = 1280;
 
-/// Rows of a product that are computed at a time.
+/// Rows of a product computed at a time.
 pub(super) const ROWS_PER_BLOCK: usize = 128;
 
-/// What marks a sample that is not held.
+/// Marks a sample that is not cached.
 const NOT_CACHED: u32 = u32::MAX;
 
-/// `x_i·x_j`, the constant feature included, of some samples.
+/// `x_i·x_j`, including the constant feature, for some samples.
 pub(super) struct KernelCache {
-    /// The samples, in the order in which they came.
+    /// The cached samples, in the order of insertion.
     samples: Vec<usize>,
-    /// Row of each sample, or [`ABSENT`]; `[N]`.
+    /// Row of each sample, or [`NOT_CACHED`]; `[N]`.
     row_of: Vec<u32>,
-    /// The lower triangle, row after row.
+    /// The lower triangle, row by row.
     products: Vec<f64>,
-    /// What a system is factored in.
+    /// Scratch space of the factorization.
     factor: Vec<f64>,
 }
 
 impl KernelCache {
-    /// One that holds none of `count` samples.
+    /// An empty cache for `count` samples.
     pub(super) fn new(count: usize) -> Self {
         Self {
             samples: Vec::new(),
@@ -43,12 +43,13 @@ impl KernelCache {
         }
     }
 
-    /// The samples that are held.
+    /// The cached samples.
     pub(super) fn samples(&self) -> &[usize] {
         &self.samples
     }
 
-    /// Holds `wanted` too; forgets the others where all together are too many. Whether `wanted` are few enough.
+    /// Adds the `wanted` samples; evicts all others if they do not fit together. Returns false if `wanted`
+    /// are too many.
     pub(super) fn ensure_cached(&mut self, wanted: &[usize], problem: &BinarySvmProblem<'_>) -> bool {
         if wanted.len() > MAX_SAMPLES {
             return false;
@@ -66,6 +67,7 @@ impl KernelCache {
         true
     }
 
+    /// Adds samples that are not cached and computes their products with all cached ones.
     fn append(&mut self, missing: &[usize], problem: &BinarySvmProblem<'_>) {
         let first = self.samples.len();
         for (row, &i) in (first as u32..).zip(missing) {
@@ -107,12 +109,12 @@ impl KernelCache {
         }
     }
 
-    /// `row` of the lower triangle.
+    /// A row of the lower triangle.
     fn triangle_row(&self, row: usize) -> &[f64] {
         &self.products[row * (row + 1) / 2..][..=row]
     }
 
-    /// `Σ_j x_i·x_j factors_j` for all samples that are held.
+    /// `Σ_j x_i·x_j coefficients_j` for all cached samples.
     pub(super) fn multiply(&self, coefficients: &[f64], vectors: VectorOps) -> Vec<f64> {
         let mut out = vec![0.0; coefficients.len()];
         for (row, &factor) in coefficients.iter().enumerate() {
@@ -125,8 +127,9 @@ impl KernelCache {
         out
     }
 
-    /// Solves `(S K S + D) d = right` over the samples in `rows` (ascending), with the signs `S` and the diagonal `D` of
-    /// each; `right` becomes `d`. Whether the matrix is positive definite beyond rounding.
+    /// Solves `(S K S + D) d = rhs` over the samples in `rows` (ascending), with the signs `S` and the
+    /// diagonal `D` of each; `rhs` becomes `d`. Returns whether the matrix is positive definite beyond
+    /// rounding.
     pub(super) fn solve(&mut self, rows: &[usize], signs: &[f64], diagonal: &[f64], rhs: &mut [f64]) -> bool {
         let n = rows.len();
         let mut factor = std::mem::take(&mut self.factor);

@@ -1,11 +1,11 @@
-//! Linear support vector machines, two classes at a time.
+//! Binary linear support vector machines.
 //!
 //! Dual coordinate descent with shrinking (Hsieh, Chang, Lin, Keerthi and Sundararajan, *A dual coordinate
-//! descent method for large-scale linear SVM*, ICML 2008; it is what LIBLINEAR runs) finds out quickly which
-//! samples are support vectors, and then takes long over their exact multipliers when `C` is large. So after
-//! a few sweeps come Newton steps on the support vectors alone, projected on the bounds, as in Moré and Toraldo, *On the
-//! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991: solved exactly where they
-//! are few, by conjugate gradients where they are many. All lower the same dual.
+//! descent method for large-scale linear SVM*, ICML 2008, as in LIBLINEAR) quickly identifies the support
+//! vectors, but needs long for their exact dual coefficients when `C` is large. So a few sweeps are followed
+//! by Newton steps on the support vectors alone, projected on the bounds, as in Moré and Toraldo, *On the
+//! solution of large quadratic programming problems with bound constraints*, SIAM J. Optim. 1991: solved
+//! exactly for few support vectors, by conjugate gradients for many. All steps decrease the same dual.
 
 mod exact_newton;
 mod kernel_cache;
@@ -19,23 +19,23 @@ use crate::random::KeyedRng;
 use crate::vector::VectorOps;
 use kernel_cache::KernelCache;
 
-/// Sweeps between two looks at the whole problem.
+/// Sweeps between two evaluations of the whole problem.
 const SWEEPS_PER_ROUND: u64 = 4;
 
-/// The part of what the tolerance leaves that a Newton step has to gain for another one to follow.
+/// Gain of a Newton step, relative to the tolerated gap, below which no further step follows.
 const MIN_RELATIVE_GAIN: f64 = 0.01;
 
-/// Rounds after which a round takes one Newton step more: where one was enough, the problem is solved by
+/// Rounds after which a round takes one more Newton step. Problems for which one step is enough are solved by
 /// then.
 const ROUNDS_PER_EXTRA_STEP: u64 = 10;
 
-/// What the hinge's Hessian gets on its diagonal, relative to the samples' mean squared norm. The Hessian is
-/// singular, and without this a direction runs off along its null space, into the bounds, and the step comes
-/// to nothing. The dual's optimum is the same: this only shortens the steps, as in the proximal point method
+/// Added to the diagonal of the hinge's Hessian, relative to the mean squared norm of the samples. The
+/// Hessian is singular; without this, directions run along its null space into the bounds, and steps have no
+/// effect. The optimum does not change, only the steps get shorter, as in the proximal point method
 /// (Rockafellar, SIAM J. Control Optim. 1976).
 const PROXIMAL: f64 = 1e-4;
 
-/// What a sample on the wrong side of its margin costs, for `ξ = max(0, 1 - y (w·x + b))`.
+/// Loss of a sample with slack `ξ = max(0, 1 - y (w·x + b))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MarginLoss {
     /// `C ξ²`
@@ -44,14 +44,14 @@ pub(crate) enum MarginLoss {
     Hinge,
 }
 
-/// `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` has one more, constant feature for the intercept.
+/// `min ½ |w|² + Σ C_i loss(y_i w·x_i)`, where `x_i` includes a constant feature for the intercept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BinarySvmProblem<'a> {
     /// `[N, F]`
     pub(crate) features: FeatureMatrix<'a>,
-    /// `|x_i|²` with the constant feature, `[N]`.
+    /// `|x_i|²` including the constant feature, `[N]`.
     pub(crate) squared_norms: &'a [f64],
-    /// The constant feature.
+    /// Value of the constant feature.
     pub(crate) intercept_scaling: f64,
     /// Whether `y_i` is 1, rather than -1, `[N]`.
     pub(crate) positive: &'a [bool],
@@ -61,18 +61,18 @@ pub(crate) struct BinarySvmProblem<'a> {
     pub(crate) loss: MarginLoss,
 }
 
-/// When to stop, and what the order of the samples is drawn from.
+/// Stopping rule, and seed of the sample order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SvmStopping {
-    /// The duality gap, relative to the objective, at which the solution is good enough.
+    /// Duality gap, relative to the objective, at which to stop.
     pub(crate) tolerance: f64,
-    /// Rounds (a few sweeps, a few Newton steps) at most.
+    /// Maximum number of rounds (a few sweeps and a few Newton steps each).
     pub(crate) rounds: u64,
-    /// Key of the order in which samples are visited.
+    /// Seed of the order in which samples are visited.
     pub(crate) seed: [u64; 2],
 }
 
-/// A separating plane: the weights of the features and of the constant one.
+/// The weights of the features and of the constant feature.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WeightVector {
     /// `[F]`
@@ -87,29 +87,29 @@ impl WeightVector {
     }
 }
 
-/// How good the plane is after a round.
+/// Quality of the weights after a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Progress {
     /// The objective.
     pub(crate) primal: f64,
-    /// How far it is above the dual's at most: the optimum lies between the two.
+    /// Upper bound of the distance to the optimum: primal minus dual objective.
     pub(crate) gap: f64,
 }
 
-/// What [`solve`] found.
+/// The result of [`solve`].
 #[derive(Clone, Debug)]
 pub(crate) struct BinarySvmSolution {
     /// `w`
     pub(crate) w: WeightVector,
-    /// Those of the dual, `[N]`: `w = Σ α_i y_i x_i`.
+    /// Dual coefficients `α`, `[N]`: `w = Σ α_i y_i x_i`.
     pub(crate) dual_coef: Vec<f64>,
-    /// A record per round.
+    /// One entry per round.
     pub(crate) progress: Vec<Progress>,
-    /// Whether the gap came below the tolerance.
+    /// Whether the duality gap fell below the tolerance.
     pub(crate) converged: bool,
 }
 
-/// Solves the problem, from a guess of the multipliers if there is one.
+/// Solves the problem, optionally from initial dual coefficients.
 pub(crate) fn solve(
     problem: BinarySvmProblem<'_>,
     initial_dual_coef: Option<&[f64]>,
@@ -139,7 +139,7 @@ pub(crate) fn solve(
         if !solved_exactly {
             solver.newton_steps(status.gradient, 1 + round / ROUNDS_PER_EXTRA_STEP);
         }
-        // Where exact steps get on, sweeps would only cost time.
+        // While exact steps make progress, sweeps would only cost time.
         skip_sweep = solved_exactly && halved;
         if solved_exactly && !skip_sweep {
             solver.recompute_weights();
@@ -148,24 +148,24 @@ pub(crate) fn solve(
     BinarySvmSolution { w: solver.w, dual_coef: solver.dual_coef, progress, converged }
 }
 
-/// About how many bytes [`solve`] takes for a problem of this shape, beside the features and what it returns.
+/// Estimated memory of [`solve`] in bytes for a problem of this shape, besides the features and the result.
 pub(crate) fn memory_bytes(shape: HeadShape) -> u64 {
     let cached = shape.samples.min(kernel_cache::MAX_SAMPLES) as u64;
-    // Products, a factor, two blocks of rows; the order, the gradient and other lists of all samples.
+    // Products, a factor, two blocks of rows; sample order, gradient and other lists over all samples.
     12 * cached * cached
         + 2 * (kernel_cache::ROWS_PER_BLOCK * shape.features * size_of::<f64>()) as u64
         + 40 * shape.samples as u64
 }
 
-/// The part of a step that lowers the dual most, at most all of it. Along a direction in which the dual is straight,
-/// rounding may make the curvature less than 0.
+/// The fraction (at most 1) of a step that decreases the dual most. Where the dual is linear along the step,
+/// rounding may make the curvature negative.
 fn best_fraction(descent: f64, curvature: f64) -> f64 {
     if curvature > 0.0 { (-descent / curvature).min(1.0) } else { 1.0 }
 }
 
 struct DualStatus {
     progress: Progress,
-    /// Derivative of the dual objective by each multiplier, `[N]`.
+    /// Derivative of the dual objective with respect to each coefficient, `[N]`.
     gradient: Vec<f64>,
 }
 
@@ -198,7 +198,7 @@ impl<'a> DualSolver<'a> {
         self.problem.cost[usize::from(self.problem.positive[i])]
     }
 
-    /// What the loss adds to the dual's diagonal.
+    /// The diagonal that the loss adds to the dual's Hessian.
     fn diagonal(&self, i: usize) -> f64 {
         match self.problem.loss {
             MarginLoss::SquaredHinge => 0.5 / self.cost(i),
@@ -206,7 +206,7 @@ impl<'a> DualSolver<'a> {
         }
     }
 
-    /// The upper bound of a multiplier.
+    /// The upper bound of a coefficient.
     fn upper_bound(&self, i: usize) -> f64 {
         match self.problem.loss {
             MarginLoss::SquaredHinge => f64::INFINITY,
@@ -221,8 +221,8 @@ impl<'a> DualSolver<'a> {
         self.sign(i) * score
     }
 
-    /// Starts from the multiple of `guess` at which the dual is lowest among those within the bounds; whether that is other
-    /// than zero. So no guess is worse than none.
+    /// Starts from the feasible multiple of `initial_dual_coef` with the lowest dual; returns whether it
+    /// differs from zero. So a warm start is never worse than a cold start.
     fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
         let initial_dual_coef: Vec<f64> =
             initial_dual_coef.iter().enumerate().map(|(i, v)| v.clamp(0.0, self.upper_bound(i))).collect();
@@ -245,14 +245,14 @@ impl<'a> DualSolver<'a> {
         true
     }
 
-    /// `plane += scale y_i x_i`
+    /// `w += scale y_i x_i`
     fn add_sample(&self, w: &mut WeightVector, scale: f64, i: usize) {
         let scale = self.sign(i) * scale;
         self.vectors.add_scaled(&mut w.weight, scale, self.problem.features.row(i));
         w.constant_weight += scale * self.problem.intercept_scaling;
     }
 
-    /// `|plane|²`
+    /// `|w|²`
     fn squared_norm(&self, w: &WeightVector) -> f64 {
         self.vectors.dot(&w.weight, &w.weight) + w.constant_weight * w.constant_weight
     }
@@ -268,7 +268,7 @@ impl<'a> DualSolver<'a> {
         w
     }
 
-    /// Dual coordinate descent over the active samples, which it shrinks: Hsieh et al., algorithm 3.
+    /// Dual coordinate descent over the active samples, with shrinking: Hsieh et al., algorithm 3.
     fn sweep(&mut self, active: &mut Vec<usize>, mut rng: KeyedRng) {
         let mut w = std::mem::replace(&mut self.w, WeightVector::zero(0));
         let (mut highest_before, mut lowest_before) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -307,19 +307,19 @@ impl<'a> DualSolver<'a> {
         self.w = w;
     }
 
-    /// Derivative of the dual by each multiplier, `[N]`.
+    /// Derivative of the dual with respect to each coefficient, `[N]`.
     fn gradient(&self) -> Vec<f64> {
         let derivative = |(i, value): (usize, &f64)| self.margin(&self.w, i) - 1.0 + self.diagonal(i) * value;
         self.dual_coef.iter().enumerate().map(derivative).collect()
     }
 
-    /// Computes the plane anew from the multipliers, so that rounding does not pile up.
+    /// Recomputes the weights from the dual coefficients, so that rounding errors do not accumulate.
     fn recompute_weights(&mut self) {
         let samples: Vec<usize> = (0..self.dual_coef.len()).collect();
         self.w = self.weighted_sum(&samples, &self.dual_coef);
     }
 
-    /// Looks at every sample, with the plane that the multipliers make.
+    /// Evaluates all samples with recomputed weights.
     fn evaluate(&mut self) -> DualStatus {
         self.recompute_weights();
         let gradient = self.gradient();
@@ -337,7 +337,7 @@ impl<'a> DualSolver<'a> {
         DualStatus { progress: Progress { primal, gap: primal - dual }, gradient }
     }
 
-    /// Samples whose multiplier is between its bounds, or at one but would leave it.
+    /// Samples whose coefficient is between its bounds, or at a bound but would leave it.
     fn free_samples(&self, gradient: &[f64]) -> Vec<usize> {
         (0..gradient.len())
             .filter(|&i| {
@@ -348,7 +348,7 @@ impl<'a> DualSolver<'a> {
     }
 
     /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than
-    /// the largest of a free one. Every round looks at the rest again.
+    /// the largest of a free one. The others are evaluated again each round.
     fn unshrunk_samples(&self, gradient: &[f64]) -> Vec<usize> {
         let largest = self.free_samples(gradient).iter().map(|&i| gradient[i].abs()).fold(0.0, f64::max);
         (0..gradient.len())

@@ -1,32 +1,31 @@
-//! Newton steps on the multipliers that are free to move, solved by conjugate gradients.
+//! Newton steps on the free dual coefficients, solved by conjugate gradients.
 
 use super::{DualSolver, MarginLoss, PROXIMAL, WeightVector, best_fraction};
 
-/// Newton steps in a round, at most.
+/// Maximum number of Newton steps per round.
 const MAX_STEPS: u64 = 10;
 
-/// The residual, relative to the first, at which a direction is good enough: the next step corrects what is
-/// left.
+/// Relative residual at which a direction is accurate enough; the next step corrects the rest.
 const RELATIVE_RESIDUAL: f64 = 0.03;
 
-/// Conjugate gradient iterations for a direction, at most.
+/// Maximum number of conjugate gradient iterations per direction.
 const MAX_CG_ITERATIONS: usize = 200;
 
-/// Halvings of a step that runs into bounds, at most.
+/// Maximum number of halvings of a step that hits bounds.
 const MAX_HALVINGS: usize = 10;
 
-/// A step of the free multipliers and what it does.
+/// A step of the free coefficients and its effect.
 struct NewtonStep {
-    /// By how much it lowers the dual.
+    /// Decrease of the dual.
     gain: f64,
-    /// The part of `change` that is best.
+    /// The best fraction of `change`.
     fraction: f64,
     change: Vec<f64>,
     w: WeightVector,
 }
 
 impl DualSolver<'_> {
-    /// Projected Newton steps from where the dual has this `gradient`; none raises the dual.
+    /// Projected Newton steps from this `gradient` of the dual; no step increases the dual.
     pub(super) fn newton_steps(&mut self, mut gradient: Vec<f64>, steps: u64) {
         for _ in 0..steps.min(MAX_STEPS) {
             let free = self.free_samples(&gradient);
@@ -42,8 +41,8 @@ impl DualSolver<'_> {
         }
     }
 
-    /// The best of the Newton direction's projections on the bounds, from the whole on and halving; nothing
-    /// if none gains.
+    /// The best projection of the Newton direction on the bounds, halving its length; `None` if none
+    /// decreases the dual.
     fn newton_step(&self, free: &[usize], free_gradient: &[f64]) -> Option<NewtonStep> {
         let direction = self.newton_direction(free, free_gradient);
         let mut best: Option<NewtonStep> = None;
@@ -56,8 +55,7 @@ impl DualSolver<'_> {
             let change: Vec<f64> = free.iter().zip(&direction).map(project).collect();
             let descent = self.vectors.dot(free_gradient, &change);
             if descent < 0.0 {
-                // The multipliers are a box, so that any fraction of the step stays inside: take the best
-                // one.
+                // The feasible set is a box, so any fraction of the step is feasible: take the best one.
                 let w = self.weighted_sum(free, &change);
                 let diagonal: f64 = free.iter().zip(&change).map(|(&i, c)| self.diagonal(i) * c * c).sum();
                 let curvature = self.squared_norm(&w) + diagonal;
@@ -73,8 +71,8 @@ impl DualSolver<'_> {
         best
     }
 
-    /// Solves `H d = -slope` by conjugate gradients, where `H` is the dual's Hessian over the free samples;
-    /// see [`PROXIMAL`].
+    /// Solves `H d = -gradient` by conjugate gradients, where `H` is the dual's Hessian over the free
+    /// samples; see [`PROXIMAL`].
     fn newton_direction(&self, free: &[usize], free_gradient: &[f64]) -> Vec<f64> {
         let proximal = match self.problem.loss {
             MarginLoss::Hinge => {

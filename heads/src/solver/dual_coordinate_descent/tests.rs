@@ -46,7 +46,7 @@ fn one_sample_has_the_closed_form_solution() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// The dual is the proof: no plane has an objective below `primal - gap`.
+    /// The dual proves it: no weights have an objective below `primal - gap`.
     #[test]
     fn the_gap_closes_and_the_primal_matches_the_weights(
         n in 2usize..40, width in 1usize..30, log_cost in -3.0f64..4.0, weight in 0.1f64..10.0, hinge: bool, seed: u64,
@@ -82,7 +82,8 @@ proptest! {
     }
 }
 
-/// More samples than exact steps take, of features whose scales are up to 500 times apart: sweeps alone would take many rounds.
+/// Too many samples for exact steps, with features of very different scales: sweeps alone would take many
+/// rounds.
 #[test]
 fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
     let (n, width) = (2 * kernel_cache::MAX_SAMPLES, 12);
@@ -106,7 +107,7 @@ fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
     assert!(solution.converged && solution.progress.len() < 20, "{}", solution.progress.len());
 }
 
-/// Samples that are asked for are held beside those before, but for more than fit: then alone.
+/// Requested samples are added to the cached ones, unless they do not fit together: then they replace them.
 #[test]
 fn the_cache_holds_at_most_max_samples() {
     let values: Vec<f32> = (0..2 * kernel_cache::MAX_SAMPLES).map(|i| i as f32).collect();

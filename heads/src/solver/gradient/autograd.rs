@@ -1,4 +1,4 @@
-//! Gradients of any differentiable head, by candle's trace of its operations.
+//! Gradients of any differentiable head by candle's autograd.
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
@@ -10,13 +10,13 @@ use crate::error::HeadError;
 use crate::head::Tensors;
 use crate::solver::adamw::AdamWSlot;
 
-/// Values that a thread takes at a time.
+/// Values per parallel task.
 const VALUES_PER_TASK: usize = 1 << 14;
 
-/// Gradients by each parameter, in the order of their names; none by one that the loss does not depend on.
+/// Gradients of the parameters in the order of their names; `None` if the loss does not depend on one.
 type Gradients = Vec<Option<Vec<f32>>>;
 
-/// A [`Differentiable`] head that learns.
+/// Trains a [`Differentiable`] head.
 pub(super) struct AutogradLearner<'a> {
     head: &'a dyn Differentiable,
     parameters: Tensors,
@@ -24,17 +24,18 @@ pub(super) struct AutogradLearner<'a> {
     parameter_states: Vec<ParameterState>,
 }
 
+/// A parameter with its AdamW state.
 struct ParameterState {
     var: Var,
     value: Vec<f32>,
-    /// Mean of the gradient.
+    /// Moving average of the gradient.
     exp_avg: Vec<f32>,
-    /// Mean of its square.
+    /// Moving average of the squared gradient.
     exp_avg_sq: Vec<f32>,
 }
 
 impl<'a> AutogradLearner<'a> {
-    /// Learns from `initial` on, `f32` tensors.
+    /// Starts from `initial`, `f32` tensors.
     ///
     /// # Errors
     /// When a tensor is not `f32`.
@@ -54,7 +55,7 @@ impl<'a> AutogradLearner<'a> {
         Ok(Self { head, parameters, parameter_states })
     }
 
-    /// The loss on some rows, and its gradient by each parameter that it depends on, in the order of their names.
+    /// The loss on some rows and its gradients, in the order of the parameters' names.
     pub(super) fn gradients(
         &self,
         samples: WeightedSamples<'_>,
@@ -99,8 +100,8 @@ impl<'a> AutogradLearner<'a> {
 impl Learner for AutogradLearner<'_> {
     type Parameters = Tensors;
 
-    /// A parameter without a gradient stays as it is. AdamW passes over the memory once; candle's own makes a tensor
-    /// of every intermediate result.
+    /// A parameter without gradient does not change. This AdamW makes one pass over the memory; candle's own
+    /// allocates a tensor for every intermediate result.
     fn step(
         &mut self,
         samples: WeightedSamples<'_>,

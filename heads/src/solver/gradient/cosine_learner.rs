@@ -1,4 +1,4 @@
-//! Gradients of scaled cosines, by hand.
+//! Hand-written gradients of the `cosine` head.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -9,44 +9,44 @@ use super::{Learner, StepParams, WeightedSamples};
 use crate::error::HeadError;
 use crate::vector::VectorOps;
 
-/// The least norm that a row is divided by, as in PyTorch's `normalize`.
+/// Smallest norm to divide by, as `eps` of PyTorch's `normalize`.
 pub(crate) const MIN_NORM: f64 = 1e-12;
 
-/// The norm of a row, or the floor.
+/// The norm of a row, but at least [`MIN_NORM`].
 pub(crate) fn clamped_norm(row: &[f32]) -> f64 {
     VectorOps::new().dot(row, row).sqrt().max(MIN_NORM)
 }
 
-/// `logit_c = exp(log_scale) · cos(features, w_c)` that learns.
+/// The trainable model `logit_c = exp(log_scale) · cos(features, w_c)`.
 #[derive(Debug)]
 pub(crate) struct CosineLearner {
     /// `[C, F]`
     weight: AdamWParameter,
-    /// One value.
+    /// A single value.
     log_scale: AdamWParameter,
     width: usize,
-    /// Rows of the weights over their norms, `[C, F]`, and those norms.
+    /// Rows of the weights divided by their norms, `[C, F]`, and those norms, `[C]`.
     directions: Vec<f32>,
     norms: Vec<f64>,
-    /// Rows at hand over their norms, `[n, F]`.
+    /// Normalized rows of the current batch, `[n, F]`.
     features: Vec<f32>,
     /// `[n, C]`
     cosines: Vec<f32>,
-    /// Derivatives of the loss by the cosines, `[n, C]`.
+    /// Gradients of the loss with respect to the cosines, `[n, C]`.
     logit_gradients: Vec<f32>,
 }
 
-/// What a row adds.
+/// Loss and gradient of a row.
 struct RowLoss {
     /// `weight · log-loss`
     loss: f64,
     is_correct: bool,
-    /// Derivative by the logarithm of the scale.
+    /// Gradient with respect to the logarithm of the scale.
     scale_gradient: f64,
 }
 
 impl CosineLearner {
-    /// Learns from these weights `[C, width]` on.
+    /// Starts from these weights `[C, width]`.
     pub(crate) fn new(weight: Vec<f32>, log_scale: f32, width: usize) -> Self {
         Self {
             directions: vec![0.0; weight.len()],
@@ -60,10 +60,10 @@ impl CosineLearner {
         }
     }
 
-    /// About how many bytes a fit takes beside its features, on so many rows at a time.
+    /// Estimated memory of a fit in bytes, besides its features, for batches of `rows`.
     pub(crate) fn memory_bytes(classes: usize, width: usize, rows: usize) -> u64 {
-        // Value, gradient and two means, directions; the values to start from, those of the best epoch, and those to
-        // return.
+        // Value, gradient, two moments and directions; initial values, those of the best epoch, and the
+        // result.
         const COPIES: usize = 8;
         let floats = classes.saturating_mul(width).saturating_mul(COPIES);
         let floats = floats.saturating_add(rows.saturating_mul(width + 2 * classes));
@@ -76,7 +76,7 @@ impl CosineLearner {
         (self.weight.gradient.clone(), self.log_scale.gradient[0])
     }
 
-    /// The loss of each row; `slopes` with each row's derivatives times `part`.
+    /// The loss of each row; fills `logit_gradients` with each row's gradients times `loss_scale`.
     fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], loss_scale: f32) -> Vec<RowLoss> {
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
         samples.gather(rows, &mut self.features);
@@ -166,8 +166,8 @@ impl Learner for CosineLearner {
     }
 }
 
-/// The gradient by a row's direction becomes the one by the row: what lies along it changes nothing, and the longer the
-/// row, the less it turns. A row below the floor is only divided by it.
+/// Turns the gradient with respect to a row's direction into that with respect to the row: removes the radial
+/// component and divides by the norm. A row below the floor is only divided by it.
 fn backward_norm(gradient: &mut [f32], direction: &[f32], norm: f64) {
     let radial = if norm > MIN_NORM { VectorOps::new().dot(gradient, direction) } else { 0.0 };
     for (g, &d) in gradient.iter_mut().zip(direction) {

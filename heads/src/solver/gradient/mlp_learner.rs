@@ -1,5 +1,5 @@
-//! Gradients of affine maps one after the other, by hand: two products of matrices a layer, and the step in the same
-//! pass over the memory as the second.
+//! Hand-written gradients of a multi-layer perceptron: two matrix products per layer, with the optimizer step
+//! in the same pass over the memory as the second.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -11,19 +11,18 @@ use crate::affine::Affine;
 use crate::error::HeadError;
 use crate::random::KeyedRng;
 
-/// Affine maps with a ReLU after each but the last, and dropout after each ReLU: what learns a perceptron and, of one
-/// layer, logistic regression.
+/// Affine layers with ReLU and dropout after each but the last. With one layer this is logistic regression.
 #[derive(Debug)]
 pub(crate) struct MlpLearner {
     layers: Vec<Layer>,
     dropout: Option<Dropout>,
-    /// Features of the rows at hand, then what each layer makes of them, `[n, units]`.
+    /// Features of the current batch, then the output of each layer, `[n, units]`.
     values: Vec<Vec<f32>>,
-    /// Derivatives of the loss by what the last and by what another layer makes.
+    /// Gradients of the loss with respect to the output and the input of a layer.
     gradient_buffers: [Vec<f32>; 2],
 }
 
-/// A map that learns.
+/// A trainable affine layer.
 #[derive(Debug)]
 struct Layer {
     /// `[units, width]`
@@ -33,17 +32,17 @@ struct Layer {
     width: usize,
 }
 
-/// Leaves out units, each with the same probability, and keeps the mean (Srivastava et al., JMLR 2014).
+/// Inverted dropout: zeroes units with a fixed probability and keeps the mean (Srivastava et al., JMLR 2014).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropout {
-    /// Part of the units that is left out.
+    /// Probability of dropping a unit.
     pub(crate) rate: f64,
-    /// Key of which.
+    /// Random seed.
     pub(crate) seed: u64,
 }
 
 impl Dropout {
-    /// Leaves out units of a row of a layer in a step.
+    /// Drops units of one row of a layer in a step.
     pub(crate) fn apply_to_row(self, step: u64, layer: usize, row: usize, units: &mut [f32]) {
         let mut random = KeyedRng::new(&[self.seed, step, layer as u64, row as u64]);
         let (threshold, keep_scale) = ((self.rate * 2f64.powi(32)) as u32, self.keep_scale());
@@ -55,23 +54,24 @@ impl Dropout {
         }
     }
 
-    /// What the units that are left are multiplied by.
+    /// Factor of the kept units.
     fn keep_scale(self) -> f32 {
         (1.0 / (1.0 - self.rate)) as f32
     }
 }
 
 impl MlpLearner {
-    /// Learns from these maps on, the width of each the units of the one before.
+    /// Starts from these maps; each one's width is the number of outputs of the one before.
     pub(crate) fn new(maps: Vec<Affine>, dropout: Option<Dropout>) -> Self {
         let layers: Vec<Layer> = maps.into_iter().map(Layer::new).collect();
         let values = vec![Vec::new(); layers.len() + 1];
         Self { layers, dropout, values, gradient_buffers: [Vec::new(), Vec::new()] }
     }
 
-    /// About how many bytes a fit takes beside its features, of maps of `[units, width]` on so many rows at a time.
+    /// Estimated memory of a fit in bytes, besides its features, for layers `[units, width]` and batches of
+    /// `rows`.
     pub(crate) fn memory_bytes(maps: &[[usize; 2]], rows: usize) -> u64 {
-        // Value, gradient and two means; the values to start from, those of the best epoch, and those to return.
+        // Value, gradient and two moments; initial values, those of the best epoch, and the result.
         const COPIES: usize = 7;
         let parameters: usize = maps.iter().map(|[units, width]| units.saturating_mul(width + 1)).sum();
         let values: usize = maps.iter().map(|[units, width]| units + width).sum();
@@ -87,7 +87,7 @@ impl MlpLearner {
         self.layers.iter().map(|layer| map(layer).expect("finite gradients")).collect()
     }
 
-    /// Fills `values` for some rows, up to the products of the last layer; `step` where they are to learn from.
+    /// Fills `values` for a batch, up to the logits; with dropout if `step` is given.
     fn forward(&mut self, samples: WeightedSamples<'_>, rows: &[usize], step: Option<u64>) {
         samples.gather(rows, &mut self.values[0]);
         let last = self.layers.len() - 1;
@@ -99,7 +99,7 @@ impl MlpLearner {
                 let dropout = self.dropout.zip(step);
                 y.par_chunks_exact_mut(layer.units()).enumerate().for_each(|(row, units)| {
                     for unit in &mut *units {
-                        // Not `max`, which takes 0 rather than NaN.
+                        // Not `max`, which would turn NaN into 0.
                         *unit = if *unit < 0.0 { 0.0 } else { *unit };
                     }
                     if let Some((dropout, step)) = dropout {
@@ -110,8 +110,8 @@ impl MlpLearner {
         }
     }
 
-    /// `weight · log-loss` of each row at hand, and whether it is predicted right; in place of the logits, their
-    /// derivatives times `scale`.
+    /// `weight · log-loss` of each row of the batch, and whether it is predicted correctly; replaces the
+    /// logits by their gradients times `scale`.
     fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], scale: f32) -> Vec<(f64, bool)> {
         let last = self.layers.len();
         let classes = self.layers[last - 1].units();
@@ -144,7 +144,7 @@ impl Learner for MlpLearner {
             let x = &self.values[number];
             if number > 0 {
                 layer.backward_input(output_gradient, n, input_gradient);
-                // A unit that is 0 was below 0 or left out: it passes nothing on.
+                // A unit that is 0 was negative or dropped: it passes no gradient.
                 input_gradient.par_chunks_mut(layer.width).zip(x.par_chunks(layer.width)).for_each(
                     |(row_gradients, units)| {
                         for (gradient, &unit) in row_gradients.iter_mut().zip(units) {
@@ -200,7 +200,7 @@ impl Layer {
         );
     }
 
-    /// Derivatives by the units, `slope` `[n, units]`, to those by what the layer takes, `[n, width]`.
+    /// Gradients of the outputs, `[n, units]`, to gradients of the inputs, `[n, width]`.
     fn backward_input(&self, output_gradient: &[f32], n: usize, input_gradient: &mut Vec<f32>) {
         input_gradient.resize(n * self.width, 0.0);
         let out = MatMut::from_row_major_slice_mut(input_gradient, n, self.width);
@@ -212,8 +212,8 @@ impl Layer {
         );
     }
 
-    /// A step against the gradient that `x` `[n, width]` and `slope` `[n, units]` give. A thread takes some units, and
-    /// their gradient is still in its cache for the step.
+    /// A step against the gradient for inputs `x` `[n, width]` and `output_gradient` `[n, units]`. Each task
+    /// computes the gradient of some units and updates them while it is in the cache.
     fn backward_weights_and_step(&mut self, x: &[f32], output_gradient: &[f32], n: usize, step: StepParams) {
         let (units, width) = (self.units(), self.width);
         let x = MatRef::from_row_major_slice(x, n, width);

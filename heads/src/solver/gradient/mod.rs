@@ -1,4 +1,4 @@
-//! Fitting a differentiable head by gradients.
+//! Gradient-based fitting of differentiable heads.
 
 mod autograd;
 pub(crate) mod cosine_learner;
@@ -19,40 +19,40 @@ use crate::head::{FitContext, History, Tensors};
 use crate::random::KeyedRng;
 use crate::solver::adamw::AdamW;
 
-/// How to fit by gradients, with AdamW (Loshchilov and Hutter, ICLR 2019).
+/// Hyperparameters of a fit with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
-    /// Learning rate, the highest of the schedule.
+    /// Peak learning rate.
     pub lr: f64,
-    /// How the rate changes from step to step.
+    /// Learning rate schedule over the steps.
     pub schedule: LrSchedule,
-    /// Decoupled weight decay of every parameter that is no scalar.
+    /// Decoupled weight decay of all parameters except scalars.
     pub weight_decay: f64,
-    /// `λ` of the penalty `½ λ |W|²` on the matrices among the parameters, a part of the loss.
+    /// `λ` of the L2 penalty `½ λ |W|²` on the matrices among the parameters, part of the loss.
     pub penalty: f64,
-    /// Passes over the samples, at most.
+    /// Maximum number of passes over the samples.
     pub epochs: u64,
-    /// Samples in a step, at least 1; the last one of an epoch may have fewer.
+    /// Samples per step, at least 1; the last step of an epoch may have fewer.
     pub batch_size: usize,
-    /// Key of the order of the samples, and of what is held out.
+    /// Seed of the sample order and of the held-out samples.
     pub seed: u64,
-    /// Whether to stop early.
+    /// Early stopping, if any.
     pub early_stopping: Option<EarlyStopping>,
 }
 
-/// How the learning rate changes from step to step.
+/// Learning rate schedule over the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LrSchedule {
-    /// It does not.
+    /// Constant learning rate.
     Constant,
-    /// Up from near 0 along a line over a tenth of all steps, then down to near 0 along half a cosine (Loshchilov and
-    /// Hutter, ICLR 2017; the warm-up of Goyal et al. 2017). No step has the rate 0: it is
-    /// `get_cosine_schedule_with_warmup` of transformers between its ends.
+    /// Linear warmup from near 0 over a tenth of all steps, then cosine decay to near 0 (Loshchilov and
+    /// Hutter, ICLR 2017; warmup of Goyal et al. 2017). No step has the rate 0: these are the inner points of
+    /// transformers' `get_cosine_schedule_with_warmup`.
     WarmupCosine,
 }
 
 impl LrSchedule {
-    /// What the rate is multiplied by in the step after `done` others of `all`.
+    /// Factor of the learning rate in the step after `steps_done` of `total_steps`.
     fn multiplier(self, steps_done: u64, total_steps: u64) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -69,48 +69,48 @@ impl LrSchedule {
     }
 }
 
-/// When to stop before all epochs are done. The parameters of the best epoch are kept.
+/// Early stopping. The parameters of the best epoch are returned.
 #[derive(Clone, Copy, Debug)]
 pub struct EarlyStopping {
-    /// Fraction of the photos that is held out.
+    /// Fraction of the photos to hold out.
     pub validation: f64,
-    /// Epochs without a lower loss on what is held out.
+    /// Epochs without a lower held-out loss before stopping.
     pub patience: u64,
 }
 
-/// Steps that an epoch has at the least, so that few samples are learned from often enough.
+/// Minimum number of steps per epoch, so that small data sets get enough updates.
 const MIN_STEPS_PER_EPOCH: usize = 16;
 
-/// Samples in a step: `most`, or fewer where `samples` are few.
+/// Samples per step: `max_batch_size`, or fewer for few samples.
 pub(crate) fn effective_batch_size(max_batch_size: u64, samples: usize) -> usize {
     usize::try_from(max_batch_size).unwrap_or(usize::MAX).min(samples.div_ceil(MIN_STEPS_PER_EPOCH)).max(1)
 }
 
-/// Whether a head that takes `[F, C]` can be the start of one that takes `[F, C]`.
+/// Checks that a head of shape `[F, C]` can warm-start a fit of shape `[F, C]`.
 ///
 /// # Errors
-/// [`HeadError::Width`] for another `F`, [`HeadError::Data`] for more classes than there are to fit.
+/// [`HeadError::Width`] for another `F`, [`HeadError::Data`] if the head has more classes than the fit.
 pub(crate) fn check_warm_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), HeadError> {
     if start[0] != fit[0] {
         return Err(HeadError::Width { expected: start[0], found: fit[0] });
     }
     if start[1] > fit[1] {
         return Err(HeadError::Data(format!(
-            "the head to start from tells {} classes apart, the data has {}: its classes must be the first of them",
+            "the warm-start head has {} classes, but the data has {}: its classes must be the first of the data's",
             start[1], fit[1]
         )));
     }
     Ok(())
 }
 
-/// Samples as the fit sees them.
+/// Training samples with the prepared features and class weights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WeightedSamples<'a> {
-    /// Labels and photos.
+    /// Labels and groups.
     pub(crate) data: &'a TrainingSet<'a>,
-    /// What to fit on in place of the set's own features, `[N, F]`.
+    /// The features to fit on, in place of the set's own, `[N, F]`.
     pub(crate) features: FeatureMatrix<'a>,
-    /// How much a sample of each class counts, `[C]`.
+    /// The sample weight of each class, `[C]`.
     pub(crate) class_weights: &'a [f64],
 }
 
@@ -123,7 +123,7 @@ impl WeightedSamples<'_> {
         self.class_weights[self.label(row)] as f32
     }
 
-    /// The features of some rows, `[n, F]`.
+    /// Copies the features of some rows to `out`, `[n, F]`.
     fn gather(&self, rows: &[usize], out: &mut Vec<f32>) {
         let width = self.features.width();
         out.resize(rows.len() * width, 0.0);
@@ -132,10 +132,10 @@ impl WeightedSamples<'_> {
     }
 }
 
-/// What is known of a step before its gradients.
+/// The hyperparameters of one step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepParams {
-    /// Steps done before.
+    /// Number of steps taken before.
     steps_done: u64,
     lr: f64,
     weight_decay: f64,
@@ -143,7 +143,7 @@ pub(crate) struct StepParams {
 }
 
 impl StepParams {
-    /// The step of a parameter with so many axes: matrices are penalised, scalars do not decay.
+    /// The AdamW step of a parameter with this rank: only matrices are penalized, scalars do not decay.
     fn adamw_for_rank(&self, rank: usize) -> AdamW {
         let weight_decay = if rank > 0 { self.weight_decay } else { 0.0 };
         let penalty = if rank == 2 { self.penalty } else { 0.0 };
@@ -151,13 +151,13 @@ impl StepParams {
     }
 }
 
-/// A model that [`fit`] improves step by step.
+/// A model that [`fit`] trains step by step.
 pub(crate) trait Learner {
-    /// All that it learns.
+    /// The trained parameters.
     type Parameters;
 
-    /// The gradient of `1/n Σ weight · log-loss` over `rows`, and a step against it: the loss before. Where that is not
-    /// finite the parameters may be anything.
+    /// Takes a step against the gradient of `1/n Σ weight · log-loss` over `rows`; returns the loss before
+    /// the step. If that is not finite, the parameters are unspecified.
     fn step(
         &mut self,
         samples: WeightedSamples<'_>,
@@ -165,28 +165,28 @@ pub(crate) trait Learner {
         step: StepParams,
     ) -> Result<f64, HeadError>;
 
-    /// `Σ weight · log-loss` over `rows`, and how many of them are predicted right.
+    /// `Σ weight · log-loss` over `rows`, and the number of correct predictions.
     fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
 
-    /// The parameters as they are.
+    /// The current parameters.
     fn parameters(&self) -> Result<Self::Parameters, HeadError>;
 }
 
-/// Fits any differentiable head from `initial` on: its parameters, which
-/// [`HeadConfig::load`](crate::HeadConfig::load) takes, and a row of history per epoch. The loss is the mean of
-/// `weight · log-loss`, the weight that of the sample's class.
+/// Fits any differentiable head from `initial` parameters. Returns the fitted parameters, which
+/// [`HeadConfig::load`](crate::HeadConfig::load) accepts, and one history row per epoch. The loss is the mean
+/// of `weight · log-loss`, with the class weight of each sample.
 ///
 /// ```
 /// use headstock_heads::mlp::MlpConfig;
-/// use headstock_heads::{ClassWeight, Differentiable, Features, FitContext, HeadConfig, TrainingSet};
-/// use headstock_heads::{Recipe, Schedule, fit_by_gradients};
+/// use headstock_heads::{ClassWeight, Differentiable, FeatureMatrix, FitContext, HeadConfig, TrainingSet};
+/// use headstock_heads::{LrSchedule, Recipe, fit_by_gradients};
 ///
 /// let values = [0.1, 2.0, 0.2, 1.5, 3.0, 0.3, 2.5, 0.1];
-/// let data = TrainingSet::new(Features::new(&values, 2)?, &[0, 0, 1, 1], 2)?;
+/// let data = TrainingSet::new(FeatureMatrix::new(&values, 2)?, &[0, 0, 1, 1], 2)?;
 /// let config = MlpConfig::default();
 /// let recipe = Recipe {
 ///     lr: 0.01,
-///     schedule: Schedule::WarmCosine,
+///     schedule: LrSchedule::WarmupCosine,
 ///     weight_decay: 0.01,
 ///     penalty: 0.0,
 ///     epochs: 20,
@@ -194,8 +194,9 @@ pub(crate) trait Learner {
 ///     seed: 0,
 ///     early_stopping: None,
 /// };
-/// let initial = config.initial(2, 2)?;
-/// let fitted = fit_by_gradients(&config, &initial, &data, ClassWeight::None, &recipe, &FitContext::quiet())?;
+/// let initial = config.initial_parameters(2, 2)?;
+/// let context = FitContext::silent();
+/// let fitted = fit_by_gradients(&config, &initial, &data, ClassWeight::None, &recipe, &context)?;
 /// let head = config.load(&fitted.0)?;
 /// # let losses: Vec<f64> = fitted.1.rows.iter().map(|row| row[1]).collect();
 /// # assert!(losses[19] < losses[0]);
@@ -203,7 +204,7 @@ pub(crate) trait Learner {
 /// ```
 ///
 /// # Errors
-/// [`HeadError::Diverged`] when the loss is no longer finite, and candle's.
+/// [`HeadError::Diverged`] when the loss is not finite, and candle's errors.
 pub fn fit_by_gradients(
     head: &dyn Differentiable,
     initial: &Tensors,
@@ -217,10 +218,10 @@ pub fn fit_by_gradients(
     fit(autograd::AutogradLearner::new(head, initial)?, samples, recipe, context)
 }
 
-/// Fits: the parameters and a row of history per epoch.
+/// Trains a model; returns its parameters and one history row per epoch.
 ///
 /// # Errors
-/// [`HeadError::Diverged`] when the loss is no longer finite.
+/// [`HeadError::Diverged`] when the loss is not finite.
 pub(crate) fn fit<L: Learner>(
     mut learner: L,
     samples: WeightedSamples<'_>,

@@ -1,4 +1,4 @@
-//! What gradients that are written out are made of.
+//! Shared pieces of the hand-written gradients.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -6,20 +6,20 @@ use rayon::prelude::*;
 
 use crate::solver::adamw::AdamWSlot;
 
-/// Rows of a product that a thread takes at a time.
+/// Rows of a product per parallel task.
 const ROWS_PER_TASK: usize = 128;
-/// Columns of a product, and units of a layer, that a thread takes at a time. The sizes are fixed, and each piece is
-/// summed on one thread: the bits do not depend on how many there are.
+/// Columns of a product, or units of a layer, per parallel task. The sizes are fixed and each piece is summed
+/// on one thread, so the bits do not depend on the number of threads.
 pub(super) const UNITS_PER_TASK: usize = 64;
 
-/// Values that learn.
+/// Trainable values with their gradient and AdamW state.
 #[derive(Debug)]
 pub(super) struct AdamWParameter {
     pub(super) value: Vec<f32>,
     pub(super) gradient: Vec<f32>,
-    /// Mean of the gradient.
+    /// Moving average of the gradient.
     exp_avg: Vec<f32>,
-    /// Mean of its square.
+    /// Moving average of the squared gradient.
     exp_avg_sq: Vec<f32>,
 }
 
@@ -29,13 +29,13 @@ impl AdamWParameter {
         Self { gradient: zeros.clone(), exp_avg: zeros.clone(), exp_avg_sq: zeros, value }
     }
 
-    /// All of it.
+    /// All values.
     pub(super) fn as_slot(&mut self) -> AdamWSlot<'_> {
         let Self { value, gradient, exp_avg, exp_avg_sq } = self;
         AdamWSlot { value, gradient, exp_avg, exp_avg_sq }
     }
 
-    /// Pieces of so many values.
+    /// Chunks of `chunk_len` values.
     pub(super) fn chunks(&mut self, chunk_len: usize) -> impl IndexedParallelIterator<Item = AdamWSlot<'_>> {
         let means = self.exp_avg.par_chunks_mut(chunk_len).zip(self.exp_avg_sq.par_chunks_mut(chunk_len));
         let values = self.value.par_chunks_mut(chunk_len).zip(self.gradient.par_chunks_mut(chunk_len));
@@ -45,13 +45,13 @@ impl AdamWParameter {
     }
 }
 
-/// Whether the class has the highest logit; the lowest number wins a tie.
+/// Whether the class has the highest logit; ties go to the lowest class.
 pub(super) fn is_top_class(logits: &[f32], class: usize) -> bool {
     let (before, rest) = logits.split_at(class);
     before.iter().all(|&other| other < rest[0]) && rest.iter().all(|&other| other <= rest[0])
 }
 
-/// The log-loss of a row of logits; in their place `scale` times its derivatives.
+/// The log-loss of a row of logits; replaces them by their gradients times `scale`.
 pub(super) fn cross_entropy_backward(logits: &mut [f32], label: usize, scale: f32) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let label_logit = f64::from(logits[label] - max);
@@ -68,7 +68,7 @@ pub(super) fn cross_entropy_backward(logits: &mut [f32], label: usize, scale: f3
     sum.ln() - label_logit
 }
 
-/// `left · right` to `out` or added to it, in parallel over pieces of the result.
+/// `left · right` written or added to `out`, in parallel over pieces of the result.
 pub(super) fn parallel_gemm(
     out: MatMut<'_, f32>,
     accum: Accum,

@@ -1,4 +1,4 @@
-//! Against PyTorch (`reference/heads/make.py`), and what stopping early keeps.
+//! Gradients against PyTorch (`reference/heads/make.py`), and early stopping.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ impl Golden {
         Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
     }
 
-    /// The tensors whose names start with `prefix`, without it.
+    /// The tensors whose names start with `prefix`, with the prefix removed.
     fn tensors(&self, prefix: &str) -> Tensors {
         let rest = |(name, tensor): (&String, &Tensor)| {
             Some((name.strip_prefix(prefix)?.to_string(), tensor.clone()))
@@ -41,7 +41,7 @@ impl Golden {
         self.0["set.labels"].to_vec1().unwrap()
     }
 
-    /// The value of each step's loss.
+    /// The loss of each step.
     fn losses(&self, name: &str) -> Vec<f64> {
         self.0[name].to_vec1().unwrap()
     }
@@ -67,7 +67,7 @@ fn assert_near(found: &Tensors, expected: &Tensors, tolerance: f32) {
 
 const MLP: fn() -> MlpConfig = || MlpConfig { hidden: vec![16, 8], dropout: 0.0, ..MlpConfig::default() };
 
-/// A perceptron that learns by hand.
+/// A perceptron with hand-written gradients.
 fn mlp_learner(config: &MlpConfig, initial: &Tensors, dropout: Option<Dropout>) -> MlpLearner {
     MlpLearner::new(maps(config, initial), dropout)
 }
@@ -85,7 +85,7 @@ fn tensors(maps: &[Affine]) -> Tensors {
 
 const STEP: StepParams = StepParams { steps_done: 0, lr: 0.01, weight_decay: 0.1, penalty: 0.0 };
 
-/// Gradients on all samples by candle.
+/// Gradients on all samples by candle's autograd.
 fn gradients(head: &dyn Differentiable, parameters: &Tensors, samples: WeightedSamples<'_>) -> Tensors {
     let rows: Vec<usize> = (0..samples.features.len()).collect();
     let traced = AutogradLearner::new(head, parameters).unwrap();
@@ -177,7 +177,7 @@ fn linear_with_adam_matches_the_pytorch_training_loop() {
     assert_near(&head.tensors().unwrap(), &golden.tensors("adam."), 1e-4);
 }
 
-/// Notes which rows it learns from and is judged by, and how; its loss on what is held out is that of each epoch in turn.
+/// Records the rows it is trained and evaluated on; its held-out loss is given for each epoch.
 #[derive(Clone, Default)]
 struct Recorder {
     losses: Vec<f64>,
@@ -199,13 +199,13 @@ impl Learner for Recorder {
         Ok((self.losses[self.epoch] * rows.len() as f64, 1))
     }
 
-    /// The steps done.
+    /// The number of steps taken.
     fn parameters(&self) -> Result<usize, HeadError> {
         Ok(self.steps.len())
     }
 }
 
-/// A learner that is shared with the test.
+/// A learner that the test keeps access to.
 struct SharedRecorder<'a>(&'a mut Recorder, usize);
 
 impl Learner for SharedRecorder<'_> {
@@ -230,7 +230,7 @@ impl Learner for SharedRecorder<'_> {
     }
 }
 
-/// What a fit gives a learner whose losses on what is held out are these.
+/// Fits a recorder with these held-out losses.
 fn record_fit(data: &TrainingSet<'_>, recipe: &Recipe, losses: &[f64]) -> (Recorder, usize, History) {
     let fitted_on = match recipe.early_stopping {
         Some(stopping) => hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).fit.len(),
@@ -285,7 +285,7 @@ fn every_epoch_visits_every_row_once_in_an_order_set_by_seed_and_epoch() {
         let (Recorder { steps, evaluated, .. }, returned, history) = record_fit(&data, &recipe, &[]);
         let sizes: Vec<usize> = steps.iter().map(|(rows, _)| rows.len()).collect();
         assert_eq!((sizes, evaluated.len(), returned), (vec![8, 8, 4, 8, 8, 4], 0, 6));
-        // The mean over rows, not over steps: the last step has fewer.
+        // The mean over rows, not over steps: the last step has fewer rows.
         assert_eq!(
             history,
             History { columns: vec!["epoch", "loss"], rows: vec![vec![1.0, 9.5], vec![2.0, 9.5]] }
@@ -305,7 +305,7 @@ fn every_epoch_visits_every_row_once_in_an_order_set_by_seed_and_epoch() {
     assert_eq!(one, order(1));
 }
 
-/// Three epochs after the best, or after the first of those as good.
+/// Three epochs after the best, or after the first of equals.
 #[test]
 fn patience_counts_epochs_without_a_lower_loss() {
     let (values, labels) = (vec![0.0; 20], [0; 20]);
@@ -319,7 +319,7 @@ fn patience_counts_epochs_without_a_lower_loss() {
         let stopping = EarlyStopping { validation: 0.2, patience: 3 };
         let recipe = Recipe { batch_size: 16, early_stopping: Some(stopping), ..recipe(6, 16) };
         let (_, returned, history) = record_fit(&data, &recipe, &losses);
-        // One step an epoch.
+        // One step per epoch.
         assert_eq!((history.rows.len(), returned), (epochs, best), "{losses:?}");
         assert_eq!(history.columns, ["epoch", "loss", "validation_loss", "validation_accuracy"]);
         for (row, loss) in history.rows.iter().zip(&losses) {
@@ -328,14 +328,14 @@ fn patience_counts_epochs_without_a_lower_loss() {
     }
 }
 
-/// Labels at random, so that what is held out soon gets worse.
+/// Random labels, so that the held-out loss soon rises.
 fn noise() -> (Vec<f32>, Vec<u32>) {
     let mut rng = KeyedRng::new(&[5]);
     let values = (0..60 * 30).map(|_| rng.uniform() as f32).collect();
     (values, (0..60).map(|_| rng.below(3) as u32).collect())
 }
 
-/// Stops early on noise: what is kept is the best epoch.
+/// Stops early on noise and returns the best epoch.
 fn assert_stops_early<L: Learner>(
     make_learner: impl Fn(&Tensors) -> L,
     to_tensors: impl Fn(L::Parameters) -> Tensors,

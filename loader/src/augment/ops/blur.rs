@@ -1,17 +1,19 @@
-//! torchvision's Gaussian blur: mirrored at the edges, rounded.
+//! torchvision's Gaussian blur, with reflected edges.
 
 use image::RgbImage;
 
-/// `kernel`: sizes across and down, odd. torchvision refuses a photo that is no larger than half of it; here it is mirrored again.
+/// Gaussian blur; `kernel_size` is the width and height of the kernel, both odd. torchvision rejects a photo
+/// that is not larger than half the kernel; here such a photo is reflected repeatedly.
 ///
-/// Source: torchvision 0.29.2's `gaussian_blur_image`, whose sums are of all pixels at once and not of a row and then a column.
-pub(crate) fn gaussian_blur(photo: &RgbImage, kernel_size: [u32; 2], sigma: f64) -> RgbImage {
-    let (width, height) = (photo.width() as usize, photo.height() as usize);
+/// Source: torchvision 0.29.2's `gaussian_blur_image`, which sums over both axes at once and not in two
+/// passes.
+pub(crate) fn gaussian_blur(image: &RgbImage, kernel_size: [u32; 2], sigma: f64) -> RgbImage {
+    let (width, height) = (image.width() as usize, image.height() as usize);
     let [x_weights, y_weights] = kernel_size.map(|size| gaussian_weights(size, sigma));
     let stride = width * 3;
     let columns = ReflectedAxis::new(width, x_weights.len());
     let mut blurred = vec![0.0_f32; stride * height];
-    for (row, out) in photo.as_raw().chunks_exact(stride.max(1)).zip(blurred.chunks_exact_mut(stride.max(1)))
+    for (row, out) in image.as_raw().chunks_exact(stride.max(1)).zip(blurred.chunks_exact_mut(stride.max(1)))
     {
         for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
             for (weight, &source_x) in x_weights.iter().zip(columns.window(x)) {
@@ -22,7 +24,7 @@ pub(crate) fn gaussian_blur(photo: &RgbImage, kernel_size: [u32; 2], sigma: f64)
         }
     }
     let rows = ReflectedAxis::new(height, y_weights.len());
-    let mut out = RgbImage::new(photo.width(), photo.height());
+    let mut out = RgbImage::new(image.width(), image.height());
     let mut sums = vec![0.0_f32; stride];
     for (y, out) in out.chunks_exact_mut(stride.max(1)).enumerate() {
         sums.fill(0.0);
@@ -38,6 +40,7 @@ pub(crate) fn gaussian_blur(photo: &RgbImage, kernel_size: [u32; 2], sigma: f64)
     out
 }
 
+/// The normalized weights of a kernel of `size` pixels.
 fn gaussian_weights(size: u32, sigma: f64) -> Vec<f32> {
     let center = f64::from(size / 2);
     let weight = |i: u32| (-((f64::from(i) - center) / sigma).powi(2) / 2.0).exp();
@@ -45,7 +48,7 @@ fn gaussian_weights(size: u32, sigma: f64) -> Vec<f32> {
     (0..size).map(|i| (weight(i) / sum) as f32).collect()
 }
 
-/// Along an axis of `size`, the places under a kernel whose middle may lie near an edge.
+/// The source indices along an axis that is extended by reflection at both ends.
 struct ReflectedAxis {
     indices: Vec<usize>,
     kernel_size: usize,
@@ -62,6 +65,7 @@ impl ReflectedAxis {
         Self { indices: (-radius..=last + radius).map(reflect).collect(), kernel_size }
     }
 
+    /// The source indices under a kernel at `center`.
     fn window(&self, center: usize) -> &[usize] {
         &self.indices[center..center + self.kernel_size]
     }

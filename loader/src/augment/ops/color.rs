@@ -1,49 +1,50 @@
-//! Pillow's `ImageEnhance`, its grey and its hue.
+//! Pillow's `ImageEnhance`, grayscale and hue.
 //!
-//! Source: Pillow 13.0.0's `Blend.c`, `Convert.c` (`rgb2l`, `rgb2hsv_row`, `hsv2rgb`), `Filter.c` and `ImageEnhance.py`.
+//! Source: Pillow 13.0.0's `Blend.c`, `Convert.c` (`rgb2l`, `rgb2hsv_row`, `hsv2rgb`), `Filter.c` and
+//! `ImageEnhance.py`.
 
 use image::{Rgb, RgbImage};
 
 use super::tone::{apply_table, lookup_table};
 
-/// `Image.blend`: from `plain`, what a factor of 0 gives, towards `value` and beyond. Cut, not rounded.
+/// `Image.blend`: `degenerate` at factor 0, `value` at factor 1, extrapolated beyond. Truncated, not rounded.
 fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
     (f32::from(degenerate) + factor * (f32::from(value) - f32::from(degenerate))) as u8
 }
 
-/// Pillow's `L` of a pixel.
+/// Pillow's conversion of a pixel to mode `L`.
 fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-pub(crate) fn brightness(photo: &mut RgbImage, factor: f64) {
-    apply_table(photo, &lookup_table(|value| blend(0, value, factor as f32)));
+pub(crate) fn brightness(image: &mut RgbImage, factor: f64) {
+    apply_table(image, &lookup_table(|value| blend(0, value, factor as f32)));
 }
 
-pub(crate) fn contrast(photo: &mut RgbImage, factor: f64) {
-    let sum: u64 = photo.pixels().map(|pixel| u64::from(luma(pixel.0))).sum();
-    let count = u64::from(photo.width()) * u64::from(photo.height());
+pub(crate) fn contrast(image: &mut RgbImage, factor: f64) {
+    let sum: u64 = image.pixels().map(|pixel| u64::from(luma(pixel.0))).sum();
+    let count = u64::from(image.width()) * u64::from(image.height());
     let mean = (sum as f64 / count.max(1) as f64 + 0.5) as u8;
-    apply_table(photo, &lookup_table(|value| blend(mean, value, factor as f32)));
+    apply_table(image, &lookup_table(|value| blend(mean, value, factor as f32)));
 }
 
-pub(crate) fn saturation(photo: &mut RgbImage, factor: f64) {
-    for pixel in photo.pixels_mut() {
+pub(crate) fn saturation(image: &mut RgbImage, factor: f64) {
+    for pixel in image.pixels_mut() {
         let degenerate = luma(pixel.0);
         pixel.0 = pixel.0.map(|value| blend(degenerate, value, factor as f32));
     }
 }
 
-pub(crate) fn grayscale(photo: &mut RgbImage) {
-    for pixel in photo.pixels_mut() {
+pub(crate) fn grayscale(image: &mut RgbImage) {
+    for pixel in image.pixels_mut() {
         pixel.0 = [luma(pixel.0); 3];
     }
 }
 
-/// Between `ImageFilter.SMOOTH` at 0, the photo at 1, and its opposite.
-pub(crate) fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
-    // In the order and precision of `ImagingFilter3x3`: rows from below up, then cut.
-    filter_3x3(photo, |rows| {
+/// Blends between `ImageFilter.SMOOTH` at factor 0 and the photo at factor 1, and extrapolates beyond.
+pub(crate) fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
+    // In the order and precision of `ImagingFilter3x3`: rows from the bottom up, then truncated.
+    filter_3x3(image, |rows| {
         let (edge, center) = (1.0_f32 / 13.0, 5.0_f32 / 13.0);
         let row = |[a, b, c]: [u8; 3], center_weight: f32| {
             f32::from(a) * edge + f32::from(b) * center_weight + f32::from(c) * edge
@@ -53,14 +54,14 @@ pub(crate) fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
     })
 }
 
-/// Every value that has eight neighbours becomes `of` them, by row; others stay.
-pub(crate) fn filter_3x3(photo: &RgbImage, kernel: impl Fn([[u8; 3]; 3]) -> u8) -> RgbImage {
-    let mut out = photo.clone();
-    let (width, height) = (photo.width() as usize, photo.height() as usize);
+/// Replaces every value that has eight neighbors by `kernel` of its 3 x 3 neighborhood; edge values stay.
+pub(crate) fn filter_3x3(image: &RgbImage, kernel: impl Fn([[u8; 3]; 3]) -> u8) -> RgbImage {
+    let mut out = image.clone();
+    let (width, height) = (image.width() as usize, image.height() as usize);
     if width < 3 || height < 3 {
         return out;
     }
-    let (values, stride) = (photo.as_raw(), width * 3);
+    let (values, stride) = (image.as_raw(), width * 3);
     let inner = out.chunks_exact_mut(stride).take(height - 1).skip(1);
     for (out_row, rows) in inner.zip(values.windows(3 * stride).step_by(stride)) {
         for (x, value) in out_row.iter_mut().enumerate().take(stride - 3).skip(3) {
@@ -70,16 +71,16 @@ pub(crate) fn filter_3x3(photo: &RgbImage, kernel: impl Fn([[u8; 3]; 3]) -> u8) 
     out
 }
 
-/// Turns the colour wheel by `turns`, in Pillow's steps of 1/256.
-pub(crate) fn hue(photo: &mut RgbImage, turns: f64) {
+/// Shifts the hue by `turns` of the color wheel, in Pillow's steps of 1/256.
+pub(crate) fn hue(image: &mut RgbImage, turns: f64) {
     let shift = (turns * 255.0) as i32 as u8;
-    for pixel in photo.pixels_mut() {
+    for pixel in image.pixels_mut() {
         let [h, s, v] = rgb_to_hsv(*pixel);
         *pixel = hsv_to_rgb([h.wrapping_add(shift), s, v]);
     }
 }
 
-/// Floats are as wide as in `rgb2hsv_row`.
+/// Pillow's `rgb2hsv_row`, with the same float precision.
 fn rgb_to_hsv(Rgb([r, g, b]): Rgb<u8>) -> [u8; 3] {
     let (max, min) = (r.max(g).max(b), r.min(g).min(b));
     if max == min {
@@ -99,7 +100,7 @@ fn rgb_to_hsv(Rgb([r, g, b]): Rgb<u8>) -> [u8; 3] {
     [(f64::from(hue) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
 }
 
-/// Floats are as wide as in `hsv2rgb`.
+/// Pillow's `hsv2rgb`, with the same float precision.
 fn hsv_to_rgb([h, s, v]: [u8; 3]) -> Rgb<u8> {
     if s == 0 {
         return Rgb([v; 3]);

@@ -1,11 +1,11 @@
-//! A rectangle painted over.
+//! Erasing of a rectangle.
 
 use image::RgbImage;
 
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
-/// What is erased, and what is there instead.
+/// A rectangle and what it is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Erasure {
     pub(crate) area: Crop,
@@ -15,17 +15,18 @@ pub(crate) struct Erasure {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum EraseFill {
     Color([u8; 3]),
-    /// Every value drawn from the stream that begins so.
+    /// Normal noise from the random stream with this state.
     Noise(u64),
 }
 
-/// ImageNet's mean and deviation of each channel: what is normal noise where torchvision erases, after normalising.
+/// ImageNet's mean and standard deviation per channel. torchvision erases normalized images with standard
+/// normal noise.
 const NOISE: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 impl Erasure {
-    pub(crate) fn apply(&self, photo: &mut RgbImage) {
+    pub(crate) fn apply(&self, image: &mut RgbImage) {
         let Crop { top, left, height, width } = self.area;
-        let rows = photo.rows_mut().skip(top as usize).take(height as usize);
+        let rows = image.rows_mut().skip(top as usize).take(height as usize);
         let area = rows.flat_map(|row| row.skip(left as usize).take(width as usize));
         match self.fill {
             EraseFill::Color(color) => area.for_each(|pixel| pixel.0 = color),

@@ -1,4 +1,4 @@
-//! Maps from a place in the result to one in the photo.
+//! Maps from a position in the output to one in the photo.
 //!
 //! Source: torchvision 0.29.2's `_get_inverse_affine_matrix` and `_get_perspective_coeffs`.
 
@@ -12,7 +12,7 @@ pub(crate) struct AffineMap {
     pub(crate) scale: f64,
     /// In degrees.
     pub(crate) shear: [f64; 2],
-    /// In pixels; the middle where there is none.
+    /// Center of rotation and shear in pixels; the center of the photo if `None`.
     pub(crate) center: Option<[f64; 2]>,
 }
 
@@ -20,12 +20,13 @@ impl AffineMap {
     pub(crate) const IDENTITY: Self =
         Self { degrees: 0.0, translate: [0.0; 2], scale: 1.0, shear: [0.0; 2], center: None };
 
-    /// For a photo of `size` (width, height).
+    /// The matrix from output to source positions, for a photo of `size` (width, height).
     pub(crate) fn inverse_matrix(&self, size: (u32, u32)) -> [f64; 6] {
         let center = self.center.unwrap_or([f64::from(size.0) * 0.5, f64::from(size.1) * 0.5]);
         self.inverse_matrix_about(center)
     }
 
+    /// The matrix from output to source positions, with `center_x` and `center_y` as the center.
     pub(crate) fn inverse_matrix_about(&self, [center_x, center_y]: [f64; 2]) -> [f64; 6] {
         let angle = self.degrees.to_radians();
         let [shear_x, shear_y] = self.shear.map(f64::to_radians);
@@ -39,8 +40,8 @@ impl AffineMap {
     }
 }
 
-/// The map that takes `corners` (`[x, y]`, clockwise from the top left) to those of a photo of `size`, in single precision as
-/// torchvision's.
+/// The map from `corners` (`[x, y]`, clockwise from the top left) to the corners of a photo of `size`,
+/// rounded to single precision as in torchvision.
 pub(crate) fn perspective_coefficients(size: (u32, u32), corners: &[[u32; 2]; 4]) -> [f64; 8] {
     const IDENTITY: [f64; 8] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
     let (right, bottom) = (f64::from(size.0) - 1.0, f64::from(size.1) - 1.0);
@@ -51,11 +52,12 @@ pub(crate) fn perspective_coefficients(size: (u32, u32), corners: &[[u32; 2]; 4]
         rows[2 * i] = [x, y, 1.0, 0.0, 0.0, 0.0, -to_x * x, -to_x * y, to_x];
         rows[2 * i + 1] = [0.0, 0.0, 0.0, x, y, 1.0, -to_y * x, -to_y * y, to_y];
     }
-    // Corners on a line have no map.
+    // Collinear corners have no map.
     solve_linear_system(rows).map_or(IDENTITY, |solution| solution.map(|value| f64::from(value as f32)))
 }
 
-/// Eight equations, the right-hand side last, by elimination with the largest pivot.
+/// Solves eight equations (the last column is the right-hand side) by Gaussian elimination with partial
+/// pivoting.
 fn solve_linear_system(mut rows: [[f64; 9]; 8]) -> Option<[f64; 8]> {
     for column in 0..8 {
         let pivot = (column..8).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()))?;

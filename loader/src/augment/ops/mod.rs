@@ -1,4 +1,4 @@
-//! What can be done to the pixels of a view, with all parameters given.
+//! Operations on the pixels of a view, with all parameters given.
 
 pub(super) mod blur;
 pub(super) mod color;
@@ -13,12 +13,12 @@ use self::geometry::AffineMap;
 use super::policy::AugMixDraw;
 use crate::transform::{Resampling, rotate::rotate, warp};
 
-/// One change of a photo.
+/// An operation on an image.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ImageOp {
     FlipHorizontal,
     FlipVertical,
-    /// Counter-clockwise.
+    /// Counterclockwise.
     Rotate {
         degrees: f64,
         interpolation: Resampling,
@@ -27,7 +27,7 @@ pub(crate) enum ImageOp {
         map: AffineMap,
         interpolation: Resampling,
     },
-    /// Where the corners go, `[x, y]`, clockwise from the top left.
+    /// The new positions of the corners, `[x, y]`, clockwise from the top left.
     Perspective {
         corners: [[u32; 2]; 4],
         interpolation: Resampling,
@@ -35,11 +35,11 @@ pub(crate) enum ImageOp {
     Brightness(f64),
     Contrast(f64),
     Saturation(f64),
-    /// Turns of the colour wheel, from -0.5 to 0.5.
+    /// Turns of the color wheel, from -0.5 to 0.5.
     Hue(f64),
     Sharpness(f64),
     Grayscale,
-    /// Sizes across and down, odd, in pixels.
+    /// Kernel width and height in pixels, both odd.
     GaussianBlur {
         kernel_size: [u32; 2],
         sigma: f64,
@@ -47,7 +47,7 @@ pub(crate) enum ImageOp {
     Posterize {
         bits: u8,
     },
-    /// What is as bright as this is inverted.
+    /// Inverts the values at or above the threshold.
     Solarize {
         threshold: f64,
     },
@@ -59,35 +59,35 @@ pub(crate) enum ImageOp {
 }
 
 impl ImageOp {
-    pub(crate) fn apply(&self, mut photo: RgbImage) -> RgbImage {
+    pub(crate) fn apply(&self, mut image: RgbImage) -> RgbImage {
         match self {
-            Self::FlipHorizontal => imageops::flip_horizontal_in_place(&mut photo),
-            Self::FlipVertical => imageops::flip_vertical_in_place(&mut photo),
-            &Self::Rotate { degrees, interpolation } => return rotate(&photo, degrees, interpolation),
+            Self::FlipHorizontal => imageops::flip_horizontal_in_place(&mut image),
+            Self::FlipVertical => imageops::flip_vertical_in_place(&mut image),
+            &Self::Rotate { degrees, interpolation } => return rotate(&image, degrees, interpolation),
             Self::Affine { map, interpolation } => {
-                return warp::affine(&photo, map.inverse_matrix(photo.dimensions()), *interpolation);
+                return warp::affine(&image, map.inverse_matrix(image.dimensions()), *interpolation);
             }
             Self::Perspective { corners, interpolation } => {
-                let coefficients = geometry::perspective_coefficients(photo.dimensions(), corners);
-                return warp::perspective(&photo, coefficients, *interpolation);
+                let coefficients = geometry::perspective_coefficients(image.dimensions(), corners);
+                return warp::perspective(&image, coefficients, *interpolation);
             }
-            &Self::Brightness(factor) => color::brightness(&mut photo, factor),
-            &Self::Contrast(factor) => color::contrast(&mut photo, factor),
-            &Self::Saturation(factor) => color::saturation(&mut photo, factor),
-            &Self::Hue(turns) => color::hue(&mut photo, turns),
-            &Self::Sharpness(factor) => return color::sharpness(&photo, factor),
-            Self::Grayscale => color::grayscale(&mut photo),
+            &Self::Brightness(factor) => color::brightness(&mut image, factor),
+            &Self::Contrast(factor) => color::contrast(&mut image, factor),
+            &Self::Saturation(factor) => color::saturation(&mut image, factor),
+            &Self::Hue(turns) => color::hue(&mut image, turns),
+            &Self::Sharpness(factor) => return color::sharpness(&image, factor),
+            Self::Grayscale => color::grayscale(&mut image),
             &Self::GaussianBlur { kernel_size, sigma } => {
-                return blur::gaussian_blur(&photo, kernel_size, sigma);
+                return blur::gaussian_blur(&image, kernel_size, sigma);
             }
-            &Self::Posterize { bits } => tone::posterize(&mut photo, bits),
-            &Self::Solarize { threshold } => tone::solarize(&mut photo, threshold),
-            Self::Equalize => tone::equalize(&mut photo),
-            Self::Autocontrast => tone::autocontrast(&mut photo),
-            Self::Invert => tone::invert(&mut photo),
-            Self::Erase(erasure) => erasure.apply(&mut photo),
-            Self::Mix(mix) => return mix.apply(&photo),
+            &Self::Posterize { bits } => tone::posterize(&mut image, bits),
+            &Self::Solarize { threshold } => tone::solarize(&mut image, threshold),
+            Self::Equalize => tone::equalize(&mut image),
+            Self::Autocontrast => tone::autocontrast(&mut image),
+            Self::Invert => tone::invert(&mut image),
+            Self::Erase(erasure) => erasure.apply(&mut image),
+            Self::Mix(mix) => return mix.apply(&image),
         }
-        photo
+        image
     }
 }

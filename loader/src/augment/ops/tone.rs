@@ -1,8 +1,8 @@
-//! Tables from a value to a value, as Pillow's `ImageOps` makes them.
+//! Lookup tables for channel values, as in Pillow's `ImageOps`.
 
 use image::RgbImage;
 
-/// What each value of a channel becomes.
+/// The new value of each value of a channel.
 pub(crate) type LookupTable = [u8; 256];
 
 pub(crate) fn lookup_table(f: impl Fn(u8) -> u8) -> LookupTable {
@@ -14,44 +14,44 @@ pub(crate) fn lookup_table(f: impl Fn(u8) -> u8) -> LookupTable {
 }
 
 /// Applies one table to all channels.
-pub(crate) fn apply_table(photo: &mut RgbImage, table: &LookupTable) {
-    for value in photo.iter_mut() {
+pub(crate) fn apply_table(image: &mut RgbImage, table: &LookupTable) {
+    for value in image.iter_mut() {
         *value = table[usize::from(*value)];
     }
 }
 
-/// Applies to each channel the table made of its histogram.
-pub(crate) fn apply_channel_tables(photo: &mut RgbImage, table_for: impl Fn(&[u32; 256]) -> LookupTable) {
+/// Applies to each channel the table that `table_for` computes from its histogram.
+pub(crate) fn apply_channel_tables(image: &mut RgbImage, table_for: impl Fn(&[u32; 256]) -> LookupTable) {
     let mut histograms = [[0; 256]; 3];
-    for pixel in photo.pixels() {
+    for pixel in image.pixels() {
         for (histogram, value) in histograms.iter_mut().zip(pixel.0) {
             histogram[usize::from(value)] += 1;
         }
     }
     let tables = histograms.each_ref().map(table_for);
-    for pixel in photo.pixels_mut() {
+    for pixel in image.pixels_mut() {
         for (value, table) in pixel.0.iter_mut().zip(&tables) {
             *value = table[usize::from(*value)];
         }
     }
 }
 
-pub(crate) fn posterize(photo: &mut RgbImage, bits: u8) {
+pub(crate) fn posterize(image: &mut RgbImage, bits: u8) {
     let dropped = 8_u32.saturating_sub(bits.into());
     let mask = u8::MAX.checked_shl(dropped).unwrap_or(0);
-    apply_table(photo, &lookup_table(|value| value & mask));
+    apply_table(image, &lookup_table(|value| value & mask));
 }
 
-pub(crate) fn solarize(photo: &mut RgbImage, threshold: f64) {
-    apply_table(photo, &lookup_table(|value| if f64::from(value) < threshold { value } else { 255 - value }));
+pub(crate) fn solarize(image: &mut RgbImage, threshold: f64) {
+    apply_table(image, &lookup_table(|value| if f64::from(value) < threshold { value } else { 255 - value }));
 }
 
-pub(crate) fn invert(photo: &mut RgbImage) {
-    apply_table(photo, &lookup_table(|value| 255 - value));
+pub(crate) fn invert(image: &mut RgbImage) {
+    apply_table(image, &lookup_table(|value| 255 - value));
 }
 
-pub(crate) fn equalize(photo: &mut RgbImage) {
-    apply_channel_tables(photo, |histogram| {
+pub(crate) fn equalize(image: &mut RgbImage) {
+    apply_channel_tables(image, |histogram| {
         let total: u32 = histogram.iter().sum();
         let brightest = histogram.iter().rfind(|&&count| count > 0).copied().unwrap_or(0);
         let step = (total - brightest) / 255;
@@ -68,15 +68,15 @@ pub(crate) fn equalize(photo: &mut RgbImage) {
     });
 }
 
-/// The darkest and the brightest value, where they differ.
+/// The darkest and the brightest value; `None` if they are equal.
 pub(crate) fn value_range(histogram: &[u32; 256]) -> Option<(u8, u8)> {
     let darkest = histogram.iter().position(|&count| count > 0)?;
     let brightest = histogram.iter().rposition(|&count| count > 0)?;
     (darkest < brightest).then_some((darkest as u8, brightest as u8))
 }
 
-pub(crate) fn autocontrast(photo: &mut RgbImage) {
-    apply_channel_tables(photo, |histogram| match value_range(histogram) {
+pub(crate) fn autocontrast(image: &mut RgbImage) {
+    apply_channel_tables(image, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
             let scale = 255.0 / f64::from(brightest - darkest);
             let offset = -f64::from(darkest) * scale;

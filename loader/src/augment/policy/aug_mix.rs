@@ -1,6 +1,7 @@
-//! AugMix: chains of operations, mixed.
+//! AugMix: a weighted mix of chains of operations.
 
 use image::RgbImage;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{MagnitudeScale, PolicyOp};
@@ -8,21 +9,22 @@ use super::{DrawnOp, MAX_OPS, tensor};
 use crate::augment::check::{AugmentError, require};
 use crate::random::KeyedRandom;
 
-/// The parameters of torchvision's `AugMix` (Hendrycks et al. 2019), bilinear.
+/// The parameters of torchvision's `AugMix` (Hendrycks et al. 2019), with bilinear interpolation.
 ///
-/// Of a PIL image torchvision makes a tensor first, so that its operations are those on tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// torchvision converts PIL images to tensors first, so the operations are those on tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugMix {
-    /// The strongest step of the scale that is taken, from 1 to 10.
+    /// Largest magnitude of the operations, from 1 to 10. Default 3.
     pub severity: u32,
-    /// Chains, from 1 to 100.
+    /// Number of chains, from 1 to 100. Default 3.
     pub mixture_width: u32,
-    /// Operations in a chain, at most 100; -1: from 1 to 3, at random.
+    /// Number of operations in a chain, from 1 to 100; -1 (the default) draws it from 1 to 3.
     pub chain_depth: i32,
-    /// The concentration of the weights, from 0.001 to 1,000: with small ones, one chain prevails.
+    /// Concentration of the random weights, from 0.001 to 1000: with a small one, a single chain dominates.
+    /// Default 1.
     pub alpha: f64,
-    /// Brightness, contrast, saturation and sharpness too.
+    /// Whether brightness, contrast, saturation and sharpness are used too. Default true.
     pub all_ops: bool,
 }
 
@@ -32,13 +34,13 @@ impl Default for AugMix {
     }
 }
 
-/// The steps of the scale.
+/// Number of magnitude bins.
 const N_BINS: u32 = 10;
 
-/// What AugMix drew: weights and chains.
+/// The drawn weights and chains of AugMix.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AugMixDraw {
-    /// The photo's own weight.
+    /// Weight of the unchanged photo.
     pub(super) original_weight: f32,
     pub(super) chains: Vec<(f32, Vec<DrawnOp>)>,
 }
@@ -63,17 +65,12 @@ impl AugMix {
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         let Self { severity, mixture_width, chain_depth, alpha, .. } = *self;
         require((1..=N_BINS).contains(&severity), "policy.severity", severity, "must be from 1 to 10")?;
-        let width = (1..=MAX_OPS).contains(&mixture_width);
-        require(width, "policy.mixture_width", mixture_width, "must be from 1 to 100")?;
-        let depth = chain_depth == -1 || (1..=MAX_OPS as i32).contains(&chain_depth);
-        require(
-            depth,
-            "policy.chain_depth",
-            chain_depth,
-            "must be from 1 to 100, or -1 for 1 to 3 at random",
-        )?;
-        let concentration = (1e-3..=1e3).contains(&alpha);
-        require(concentration, "policy.alpha", alpha, "must be from 0.001 to 1000")
+        let is_valid = (1..=MAX_OPS).contains(&mixture_width);
+        require(is_valid, "policy.mixture_width", mixture_width, "must be from 1 to 100")?;
+        let is_valid = chain_depth == -1 || (1..=MAX_OPS as i32).contains(&chain_depth);
+        let expected = "must be from 1 to 100, or -1 for a random depth from 1 to 3";
+        require(is_valid, "policy.chain_depth", chain_depth, expected)?;
+        require((1e-3..=1e3).contains(&alpha), "policy.alpha", alpha, "must be from 0.001 to 1000")
     }
 
     pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> AugMixDraw {
@@ -101,18 +98,18 @@ impl AugMix {
 }
 
 impl AugMixDraw {
-    /// The weighted sum, cut and not rounded.
-    pub(crate) fn apply(&self, photo: &RgbImage) -> RgbImage {
-        let mut sums: Vec<f32> = photo.iter().map(|&value| self.original_weight * f32::from(value)).collect();
+    /// The weighted sum of the photo and the chains, truncated and not rounded.
+    pub(crate) fn apply(&self, image: &RgbImage) -> RgbImage {
+        let mut sums: Vec<f32> = image.iter().map(|&value| self.original_weight * f32::from(value)).collect();
         for (weight, chain) in &self.chains {
             let changed = chain
                 .iter()
-                .fold(photo.clone(), |photo, drawn| tensor::apply(photo, drawn.operation, drawn.magnitude));
+                .fold(image.clone(), |image, drawn| tensor::apply(image, drawn.operation, drawn.magnitude));
             for (sum, &value) in sums.iter_mut().zip(changed.iter()) {
                 *sum += weight * f32::from(value);
             }
         }
-        let mut out = RgbImage::new(photo.width(), photo.height());
+        let mut out = RgbImage::new(image.width(), image.height());
         for (value, sum) in out.iter_mut().zip(sums) {
             *value = sum as u8;
         }

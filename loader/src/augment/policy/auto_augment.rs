@@ -1,5 +1,6 @@
-//! AutoAugment's pairs of operations.
+//! AutoAugment: pairs of operations that were searched for on ImageNet.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{MagnitudeScale, PolicyOp};
@@ -9,10 +10,10 @@ use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
 /// The parameters of torchvision's `AutoAugment` with ImageNet's policy (Cubuk et al. 2018).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AutoAugment {
-    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    /// Interpolation between pixels: `nearest` (the default), `bilinear` or `bicubic`.
     pub interpolation: Resampling,
 }
 
@@ -22,10 +23,10 @@ impl Default for AutoAugment {
     }
 }
 
-/// An operation, its probability and its step of ten, which those without a scale do not have.
+/// An operation, its probability and its magnitude bin (0 for operations without a magnitude).
 type OpChance = (PolicyOp, f64, u32);
 
-/// The steps of the scale.
+/// Number of magnitude bins.
 const N_BINS: u32 = 10;
 
 #[rustfmt::skip]

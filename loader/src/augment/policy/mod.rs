@@ -1,10 +1,11 @@
-//! Policies: operations chosen at random, with strengths from a scale.
+//! Policies: random operations with magnitudes from a scale.
 
 mod aug_mix;
 mod auto_augment;
 mod operation;
 mod tensor;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aug_mix::AugMix;
@@ -18,7 +19,7 @@ use super::steps::check_interpolation;
 use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
-/// `augment.policy`: torchvision's automatic augmentations, by `kind`.
+/// `augment.policy`: one of torchvision's automatic augmentation policies, chosen by `kind`.
 ///
 /// ```
 /// use headstock_loader::augment::{Augment, Policy, RandAugment};
@@ -29,16 +30,16 @@ use crate::transform::Resampling;
 /// assert_eq!(augment, serde_json::from_str(same)?);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Policy {
-    /// Some operations one after the other, all of one strength.
+    /// `num_ops` random operations in a row, all with the same magnitude (`RandAugment`).
     RandAugment(RandAugment),
-    /// One operation of any strength.
+    /// One random operation with a random magnitude (`TrivialAugmentWide`).
     TrivialAugmentWide(TrivialAugmentWide),
-    /// Chains of operations, mixed with each other and the photo.
+    /// Chains of random operations, mixed with each other and with the photo (`AugMix`).
     AugMix(AugMix),
-    /// One of the pairs of operations that were found on ImageNet.
+    /// One of the pairs of operations that were searched for on ImageNet (`AutoAugment`).
     AutoAugment(AutoAugment),
 }
 
@@ -52,7 +53,7 @@ impl Policy {
         }
     }
 
-    /// For a view of (width, height).
+    /// Draws the operations for a view of (width, height).
     pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<ImageOp> {
         let (chain, interpolation) = match self {
             Self::RandAugment(policy) => (policy.draw(size, random), policy.interpolation),
@@ -65,16 +66,16 @@ impl Policy {
 }
 
 /// The parameters of torchvision's `RandAugment` (Cubuk et al. 2019).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandAugment {
-    /// Operations one after the other, at most 100.
+    /// Number of operations in a row, at most 100. Default 2.
     pub num_ops: u32,
-    /// Their strength: a step of the scale, from 0.
+    /// Magnitude of the operations: a bin from 0 to `num_magnitude_bins` - 1. Default 9.
     pub magnitude: u32,
-    /// The steps of the scale.
+    /// Number of magnitude bins, at least 2. Default 31.
     pub num_magnitude_bins: u32,
-    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    /// Interpolation between pixels: `nearest` (the default), `bilinear` or `bicubic`.
     pub interpolation: Resampling,
 }
 
@@ -84,10 +85,12 @@ impl Default for RandAugment {
     }
 }
 
-/// The most operations in a row.
+/// The largest number of operations in a row.
 const MAX_OPS: u32 = 100;
 
-const BINS_EXPECTED: &str = "must be at least 2";
+fn check_magnitude_bins(n_bins: u32) -> Result<(), AugmentError> {
+    require(n_bins >= 2, "policy.num_magnitude_bins", n_bins, "must be at least 2")
+}
 
 impl RandAugment {
     const OPERATIONS: [PolicyOp; 14] = [
@@ -109,17 +112,12 @@ impl RandAugment {
 
     fn check(&self) -> Result<(), AugmentError> {
         require(self.num_ops <= MAX_OPS, "policy.num_ops", self.num_ops, "must be at most 100")?;
-        require(
-            self.num_magnitude_bins >= 2,
-            "policy.num_magnitude_bins",
-            self.num_magnitude_bins,
-            BINS_EXPECTED,
-        )?;
+        check_magnitude_bins(self.num_magnitude_bins)?;
         require(
             self.magnitude < self.num_magnitude_bins,
             "policy.magnitude",
             self.magnitude,
-            "must be below num_magnitude_bins, which is 31 where it is left out",
+            "must be below `num_magnitude_bins` (31 by default)",
         )?;
         check_interpolation("policy.interpolation", self.interpolation)
     }
@@ -135,12 +133,12 @@ impl RandAugment {
 }
 
 /// The parameters of torchvision's `TrivialAugmentWide` (Müller and Hutter 2021).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrivialAugmentWide {
-    /// The steps of the scale of strengths.
+    /// Number of magnitude bins, at least 2. Default 31.
     pub num_magnitude_bins: u32,
-    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    /// Interpolation between pixels: `nearest` (the default), `bilinear` or `bicubic`.
     pub interpolation: Resampling,
 }
 
@@ -152,12 +150,7 @@ impl Default for TrivialAugmentWide {
 
 impl TrivialAugmentWide {
     fn check(&self) -> Result<(), AugmentError> {
-        require(
-            self.num_magnitude_bins >= 2,
-            "policy.num_magnitude_bins",
-            self.num_magnitude_bins,
-            BINS_EXPECTED,
-        )?;
+        check_magnitude_bins(self.num_magnitude_bins)?;
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
@@ -165,15 +158,12 @@ impl TrivialAugmentWide {
         let operations = RandAugment::OPERATIONS;
         let operation = operations[random.index(operations.len())];
         let bin = random.up_to(self.num_magnitude_bins.saturating_sub(1));
-        DrawnOp::with_random_sign(
-            operation,
-            MagnitudeScale::for_trivial_augment(self.num_magnitude_bins).magnitude(operation, bin),
-            random,
-        )
+        let scale = MagnitudeScale::for_trivial_augment(self.num_magnitude_bins);
+        DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random)
     }
 }
 
-/// An operation and its strength, in the unit of the operation.
+/// A drawn operation with its magnitude, in the unit of the operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DrawnOp {
     operation: PolicyOp,
@@ -181,13 +171,13 @@ pub(crate) struct DrawnOp {
 }
 
 impl DrawnOp {
-    /// Of an operation that goes two ways, one half of all go the other way.
+    /// Negates the magnitude of a signed operation with probability 1/2.
     fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRandom) -> Self {
         let is_negated = operation.is_signed() && random.bernoulli(0.5);
         Self { operation, magnitude: if is_negated { -magnitude } else { magnitude } }
     }
 
-    /// None where nothing is done.
+    /// `None` for the identity.
     fn to_image_op(self, interpolation: Resampling) -> Option<ImageOp> {
         self.operation.to_image_op(self.magnitude, interpolation)
     }

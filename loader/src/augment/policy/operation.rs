@@ -1,11 +1,11 @@
-//! The operations of policies and their scales of strengths.
+//! The operations of policies and their magnitude scales.
 //!
 //! Source: torchvision 0.29.2's `_auto_augment.py`.
 
 use crate::augment::ops::{ImageOp, geometry::AffineMap};
 use crate::transform::Resampling;
 
-/// By torchvision's names.
+/// An operation of a policy, with torchvision's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub(super) enum PolicyOp {
@@ -27,6 +27,7 @@ pub(super) enum PolicyOp {
 }
 
 impl PolicyOp {
+    /// Whether the magnitude can be negative.
     pub(super) fn is_signed(self) -> bool {
         match self {
             Self::ShearX
@@ -47,7 +48,7 @@ impl PolicyOp {
         }
     }
 
-    /// The map of an operation that moves pixels, but for the rotation.
+    /// The affine map of a shear or translation.
     pub(super) fn affine_map(self, magnitude: f64) -> Option<AffineMap> {
         let shear_degrees = magnitude.atan().to_degrees();
         let top_left = Some([0.0; 2]);
@@ -61,7 +62,7 @@ impl PolicyOp {
         }
     }
 
-    /// What is done to a PIL image, if anything.
+    /// The operation on a PIL image; `None` for the identity.
     pub(super) fn to_image_op(self, magnitude: f64, interpolation: Resampling) -> Option<ImageOp> {
         Some(match self {
             Self::Identity => return None,
@@ -82,41 +83,41 @@ impl PolicyOp {
     }
 }
 
-/// How strong each step of a policy's scale is.
+/// The magnitudes of a policy's operations at each bin: the values at the strongest bin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MagnitudeScale {
     n_bins: u32,
-    /// Tangent of the angle.
+    /// Tangent of the shear angle.
     shear: f64,
-    /// In pixels, across and down.
+    /// In pixels (horizontal, vertical).
     translate: [f64; 2],
     /// In degrees.
     rotate: f64,
-    /// How far a factor is from 1.
+    /// Distance of a color factor from 1.
     factor: f64,
-    /// Bits that are kept at first, and how many fewer at last.
+    /// Bits kept by posterize at the weakest bin, and how many fewer at the strongest.
     bits: [f32; 2],
 }
 
 impl MagnitudeScale {
-    /// `AutoAugment`'s and `RandAugment`'s, for a view of (width, height).
+    /// The scale of `AutoAugment` and `RandAugment`, for a view of (width, height).
     pub(super) fn for_rand_augment((width, height): (u32, u32), n_bins: u32) -> Self {
         let translate = [width, height].map(|size| 150.0 / 331.0 * f64::from(size));
         Self { n_bins, shear: 0.3, translate, rotate: 30.0, factor: 0.9, bits: [8.0, 4.0] }
     }
 
-    /// `TrivialAugmentWide`'s.
+    /// The scale of `TrivialAugmentWide`.
     pub(super) fn for_trivial_augment(n_bins: u32) -> Self {
         Self { n_bins, shear: 0.99, translate: [32.0; 2], rotate: 135.0, factor: 0.99, bits: [8.0, 6.0] }
     }
 
-    /// `AugMix`'s, for a view of (width, height).
+    /// The scale of `AugMix`, for a view of (width, height).
     pub(super) fn for_aug_mix((width, height): (u32, u32), n_bins: u32) -> Self {
         let translate = [width, height].map(|size| f64::from(size) / 3.0);
         Self { n_bins, shear: 0.3, translate, rotate: 30.0, factor: 0.9, bits: [4.0, 4.0] }
     }
 
-    /// Step `bin` of the scale of `operation`; 0 where it has none.
+    /// The magnitude of `operation` at `bin`; 0 for operations without a magnitude.
     pub(super) fn magnitude(&self, operation: PolicyOp, bin: u32) -> f64 {
         match operation {
             PolicyOp::ShearX | PolicyOp::ShearY => self.linspace(0.0, self.shear, bin),
@@ -137,7 +138,8 @@ impl MagnitudeScale {
         }
     }
 
-    /// `torch.linspace(start, end, bins)[bin]`, in single precision, rounded once: the second half is counted from the end.
+    /// `torch.linspace(start, end, n_bins)[bin]` in single precision, rounded once. As in PyTorch, the second
+    /// half is computed from the end.
     fn linspace(&self, start: f64, end: f64, bin: u32) -> f64 {
         let (start, end, last) = (start as f32, end as f32, self.n_bins.saturating_sub(1));
         let step = f64::from((end - start) / last as f32);

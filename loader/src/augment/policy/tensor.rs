@@ -1,5 +1,5 @@
-//! Operations as torchvision does them on tensors of 8 bits, in single precision: other than Pillow where a value is rounded,
-//! where pixels lie, and beyond the edges.
+//! torchvision's operations on 8-bit tensors, in single precision. They differ from Pillow's in rounding,
+//! pixel positions and the treatment of edges.
 //!
 //! Source: torchvision 0.29.2's `functional/_color.py` and `_geometry.py`, PyTorch's `grid_sample`.
 
@@ -10,32 +10,32 @@ use crate::augment::ops::color::filter_3x3;
 use crate::augment::ops::geometry::AffineMap;
 use crate::augment::ops::tone::{self, apply_channel_tables, apply_table, lookup_table, value_range};
 
-pub(super) fn apply(mut photo: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
+pub(super) fn apply(mut image: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
     let factor = 1.0 + magnitude;
     match operation {
         PolicyOp::Identity => {}
         PolicyOp::ShearX | PolicyOp::ShearY | PolicyOp::TranslateX | PolicyOp::TranslateY => {
             return operation
                 .affine_map(magnitude)
-                .map_or_else(|| photo.clone(), |map| warp_bilinear(&photo, &map));
+                .map_or_else(|| image.clone(), |map| warp_bilinear(&image, &map));
         }
-        PolicyOp::Rotate => return rotate(&photo, magnitude),
+        PolicyOp::Rotate => return rotate(&image, magnitude),
         PolicyOp::Brightness => {
-            apply_table(&mut photo, &lookup_table(|value| (f32::from(value) * factor as f32) as u8))
+            apply_table(&mut image, &lookup_table(|value| (f32::from(value) * factor as f32) as u8));
         }
-        PolicyOp::Color => saturation(&mut photo, factor),
-        PolicyOp::Contrast => contrast(&mut photo, factor),
-        PolicyOp::Sharpness => return sharpness(&photo, factor),
-        PolicyOp::AutoContrast => autocontrast(&mut photo),
-        PolicyOp::Posterize => tone::posterize(&mut photo, magnitude as u8),
-        PolicyOp::Solarize => tone::solarize(&mut photo, 255.0 * magnitude),
-        PolicyOp::Equalize => tone::equalize(&mut photo),
-        PolicyOp::Invert => tone::invert(&mut photo),
+        PolicyOp::Color => saturation(&mut image, factor),
+        PolicyOp::Contrast => contrast(&mut image, factor),
+        PolicyOp::Sharpness => return sharpness(&image, factor),
+        PolicyOp::AutoContrast => autocontrast(&mut image),
+        PolicyOp::Posterize => tone::posterize(&mut image, magnitude as u8),
+        PolicyOp::Solarize => tone::solarize(&mut image, 255.0 * magnitude),
+        PolicyOp::Equalize => tone::equalize(&mut image),
+        PolicyOp::Invert => tone::invert(&mut image),
     }
-    photo
+    image
 }
 
-/// `value * factor + plain * (1 - factor)`, the sum rounded once.
+/// `value * factor + degenerate * (1 - factor)`; the sum is rounded once.
 fn blend(value: u8, degenerate: f32, factor: f64) -> u8 {
     let scaled = f32::from(value) * factor as f32;
     (f64::from(scaled) + f64::from(degenerate) * f64::from((1.0 - factor) as f32)) as f32 as u8
@@ -46,21 +46,21 @@ fn luma([r, g, b]: [u8; 3]) -> f32 {
     (r * 0.2989 + g * 0.587 + b * 0.114).floor()
 }
 
-fn saturation(photo: &mut RgbImage, factor: f64) {
-    for pixel in photo.pixels_mut() {
+fn saturation(image: &mut RgbImage, factor: f64) {
+    for pixel in image.pixels_mut() {
         let degenerate = luma(pixel.0);
         pixel.0 = pixel.0.map(|value| blend(value, degenerate, factor));
     }
 }
 
-fn contrast(photo: &mut RgbImage, factor: f64) {
-    let sum: f64 = photo.pixels().map(|pixel| f64::from(luma(pixel.0))).sum();
-    let mean = (sum / (f64::from(photo.width()) * f64::from(photo.height())).max(1.0)) as f32;
-    apply_table(photo, &lookup_table(|value| blend(value, mean, factor)));
+fn contrast(image: &mut RgbImage, factor: f64) {
+    let sum: f64 = image.pixels().map(|pixel| f64::from(luma(pixel.0))).sum();
+    let mean = (sum / (f64::from(image.width()) * f64::from(image.height())).max(1.0)) as f32;
+    apply_table(image, &lookup_table(|value| blend(value, mean, factor)));
 }
 
-fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
-    filter_3x3(photo, |rows| {
+fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
+    filter_3x3(image, |rows| {
         let sum: u16 = rows.iter().flatten().map(|&value| u16::from(value)).sum();
         let value = rows[1][1];
         let blurred = (f32::from(sum + 4 * u16::from(value)) / 13.0).round_ties_even();
@@ -69,8 +69,8 @@ fn sharpness(photo: &RgbImage, factor: f64) -> RgbImage {
     })
 }
 
-fn autocontrast(photo: &mut RgbImage) {
-    apply_channel_tables(photo, |histogram| match value_range(histogram) {
+fn autocontrast(image: &mut RgbImage) {
+    apply_channel_tables(image, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
             let scale = f32::from(brightest - darkest) * (1.0_f64 / 255.0) as f32;
             lookup_table(|value| ((f32::from(value) - f32::from(darkest)) / scale) as u8)
@@ -79,24 +79,25 @@ fn autocontrast(photo: &mut RgbImage) {
     });
 }
 
-fn rotate(photo: &RgbImage, degrees: f64) -> RgbImage {
+fn rotate(image: &RgbImage, degrees: f64) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
-    let square = photo.width() == photo.height();
+    let square = image.width() == image.height();
     match degrees {
-        0.0 => photo.clone(),
-        180.0 => imageops::rotate180(photo),
-        90.0 if square => imageops::rotate270(photo),
-        270.0 if square => imageops::rotate90(photo),
-        _ => warp_bilinear(photo, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
+        0.0 => image.clone(),
+        180.0 => imageops::rotate180(image),
+        90.0 if square => imageops::rotate270(image),
+        270.0 if square => imageops::rotate90(image),
+        _ => warp_bilinear(image, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
     }
 }
 
-/// Bilinear between the four nearest pixels, with black ones around the photo. Places are counted from the middle.
-fn warp_bilinear(photo: &RgbImage, map: &AffineMap) -> RgbImage {
-    let (width, height) = photo.dimensions();
+/// Applies an affine map with bilinear interpolation (`grid_sample`); pixels outside the photo are black.
+/// Positions are relative to the center.
+fn warp_bilinear(image: &RgbImage, map: &AffineMap) -> RgbImage {
+    let (width, height) = image.dimensions();
     let half = [width, height].map(|size| size as f32 * 0.5);
     let center = match map.center {
-        Some(centre) => [centre[0] - f64::from(width) * 0.5, centre[1] - f64::from(height) * 0.5],
+        Some(center) => [center[0] - f64::from(width) * 0.5, center[1] - f64::from(height) * 0.5],
         None => [0.0; 2],
     };
     let [a, b, c, d, e, f] = map.inverse_matrix_about(center).map(|value| value as f32);
@@ -108,7 +109,7 @@ fn warp_bilinear(photo: &RgbImage, map: &AffineMap) -> RgbImage {
     };
     let pixel = |x: f32, y: f32| {
         let is_inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
-        if is_inside { photo.get_pixel(x as u32, y as u32).0.map(f32::from) } else { [0.0; 3] }
+        if is_inside { image.get_pixel(x as u32, y as u32).0.map(f32::from) } else { [0.0; 3] }
     };
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (from_center(x, half[0]), from_center(y, half[1]));

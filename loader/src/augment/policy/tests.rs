@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::augment::tests::oracle::{self, assert_same_distribution, assert_same_frequencies};
+use crate::augment::tests::oracle::{self, assert_distribution, assert_frequencies};
 use crate::augment::tests::test_hash;
 use crate::golden::{self, pixel_difference};
 
@@ -38,14 +38,14 @@ fn policy_operations_match_torchvision() {
     let (cases, results) = (oracle::cases(), golden::images("augment/results.safetensors"));
     for case in cases["policy_op"].as_array().unwrap() {
         let (operation, magnitude) = (read::<PolicyOp>(&case["name"]), read(&case["magnitude"]));
-        let photo = oracle::photo(case);
+        let image = oracle::image(case);
         let on_tensors = case["on"] == "tensor";
         let ours = if on_tensors {
-            tensor::apply(photo, operation, magnitude)
+            tensor::apply(image, operation, magnitude)
         } else {
             match operation.to_image_op(magnitude, read(&case["interpolation"])) {
-                Some(op) => op.apply(photo),
-                None => photo,
+                Some(op) => op.apply(image),
+                None => image,
             }
         };
         let difference = pixel_difference(&ours, &results[case["result"].as_str().unwrap()]);
@@ -60,16 +60,16 @@ fn policy_operations_match_torchvision() {
 fn policies_with_given_draws_match_torchvision() {
     let (cases, results) = (oracle::cases(), golden::images("augment/results.safetensors"));
     for case in cases["policy"].as_array().unwrap() {
-        let photo = oracle::photo(case);
+        let image = oracle::image(case);
         let is_aug_mix = case["policy"] == "aug-mix";
         let ours = if is_aug_mix {
             let chains: Vec<(f32, Value)> = read(&case["chains"]);
             let chains = chains.into_iter().map(|(weight, drawn)| (weight, chain(&drawn))).collect();
-            AugMixDraw { original_weight: read(&case["original"]), chains }.apply(&photo)
+            AugMixDraw { original_weight: read(&case["original"]), chains }.apply(&image)
         } else {
             let interpolation = read(&case["interpolation"]);
             let ops = chain(&case["chain"]).into_iter().filter_map(|drawn| drawn.to_image_op(interpolation));
-            ops.fold(photo, |photo, op| op.apply(photo))
+            ops.fold(image, |image, op| op.apply(image))
         };
         let difference = pixel_difference(&ours, &results[case["result"].as_str().unwrap()]);
         assert!(
@@ -81,7 +81,7 @@ fn policies_with_given_draws_match_torchvision() {
 
 const DRAWS: u64 = 20_000;
 
-/// What `draw` draws for many photos.
+/// The results of `draw` for [`DRAWS`] photos.
 fn draw_many<T>(draw: impl Fn(&mut KeyedRandom) -> T) -> Vec<T> {
     (0..DRAWS).map(|number| draw(&mut KeyedRandom::for_step(0, 1, &test_hash(number), "policy"))).collect()
 }
@@ -99,25 +99,13 @@ const VIEW: (u32, u32) = (40, 30);
 #[test]
 fn operations_magnitudes_and_signs_are_distributed_as_in_torchvision() {
     let one_op = RandAugment { num_ops: 1, ..RandAugment::default() };
-    assert_same_frequencies(
-        "rand-augment",
-        draw_many(|random| describe(&one_op.draw(VIEW, random))).into_iter(),
-    );
+    assert_frequencies("rand-augment", draw_many(|random| describe(&one_op.draw(VIEW, random))));
     let five_bins = TrivialAugmentWide { num_magnitude_bins: 5, ..TrivialAugmentWide::default() };
-    assert_same_frequencies(
-        "trivial-augment-wide",
-        draw_many(|random| describe(&[five_bins.draw(random)])).into_iter(),
-    );
+    assert_frequencies("trivial-augment-wide", draw_many(|random| describe(&[five_bins.draw(random)])));
     let weak = RandAugment { num_ops: 1, magnitude: 3, num_magnitude_bins: 11, ..RandAugment::default() };
-    assert_same_frequencies(
-        "rand-augment.weak",
-        draw_many(|random| describe(&weak.draw(VIEW, random))).into_iter(),
-    );
+    assert_frequencies("rand-augment.weak", draw_many(|random| describe(&weak.draw(VIEW, random))));
     let auto_augment = AutoAugment::default();
-    assert_same_frequencies(
-        "auto-augment",
-        draw_many(|random| describe(&auto_augment.draw(VIEW, random))).into_iter(),
-    );
+    assert_frequencies("auto-augment", draw_many(|random| describe(&auto_augment.draw(VIEW, random))));
 }
 
 // effect: augment.policy.aug-mix.alpha, augment.policy.aug-mix.severity, augment.policy.aug-mix.chain_depth
@@ -127,22 +115,19 @@ fn aug_mix_draws_are_distributed_as_in_torchvision() {
     let mix = AugMix { alpha: 0.7, ..AugMix::default() };
     let mixes = draw_many(|random| mix.draw(VIEW, random));
     let spread = |name: &str, weight: &dyn Fn(&AugMixDraw) -> f32| {
-        assert_same_distribution(name, &mixes.iter().map(|mix| weight(mix).into()).collect::<Vec<f64>>());
+        assert_distribution(name, &mixes.iter().map(|mix| weight(mix).into()).collect::<Vec<f64>>());
     };
     spread("aug-mix.photo", &|mix| mix.original_weight);
     spread("aug-mix.first", &|mix| mix.chains[0].0);
-    assert_same_frequencies("aug-mix.depth", mixes.iter().map(|mix| mix.chains[1].1.len().to_string()));
-    assert_same_frequencies("aug-mix", mixes.iter().map(|mix| describe(&mix.chains[2].1[..1])));
+    assert_frequencies("aug-mix.depth", mixes.iter().map(|mix| mix.chains[1].1.len().to_string()));
+    assert_frequencies("aug-mix", mixes.iter().map(|mix| describe(&mix.chains[2].1[..1])));
     let strong =
         AugMix { severity: 7, mixture_width: 1, chain_depth: 1, all_ops: false, ..AugMix::default() };
     let only_chain = |mix: AugMixDraw| match &mix.chains[..] {
         [(_, chain)] if chain.len() == 1 => describe(chain),
         chains => panic!("{chains:?}"),
     };
-    assert_same_frequencies(
-        "aug-mix.strong",
-        draw_many(|random| only_chain(strong.draw(VIEW, random))).into_iter(),
-    );
+    assert_frequencies("aug-mix.strong", draw_many(|random| only_chain(strong.draw(VIEW, random))));
     assert!(mixes.iter().all(|mix| {
         let sum: f32 = mix.original_weight + mix.chains.iter().map(|chain| chain.0).sum::<f32>();
         (sum - 1.0).abs() < 1e-5

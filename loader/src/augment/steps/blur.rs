@@ -1,5 +1,6 @@
-//! What makes a view less sharp, or more.
+//! Gaussian blur and sharpness.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::half;
@@ -9,15 +10,15 @@ use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `GaussianBlur`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GaussianBlur {
-    /// Pixels across and down, odd: one number or two.
+    /// Kernel width and height in pixels: one odd number or two, from 1 to 255. Required.
     pub kernel_size: NumberOrList,
-    /// The deviation in pixels, or its range.
+    /// Standard deviation in pixels, above 0: one number or the range `[low, high]`. Default `[0.1, 2.0]`.
     #[serde(default = "sigma")]
     pub sigma: NumberOrList,
-    /// The probability.
+    /// Probability of the step. Default 1.
     #[serde(default = "always")]
     pub p: f64,
 }
@@ -30,7 +31,7 @@ fn always() -> f64 {
     1.0
 }
 
-/// The largest kernel, in pixels.
+/// The largest kernel size in pixels.
 const MAX_KERNEL_SIZE: f64 = 255.0;
 
 impl GaussianBlur {
@@ -40,13 +41,13 @@ impl GaussianBlur {
             self.kernel_size.to_array::<2>().is_some_and(|sizes| sizes.iter().all(odd)),
             "gaussian_blur.kernel_size",
             &self.kernel_size,
-            "must be one or two odd numbers of pixels, from 1 to 255",
+            "must be one or two odd numbers of pixels from 1 to 255",
         )?;
         require(
             self.sigma.to_array::<2>().is_some_and(is_positive_range),
             "gaussian_blur.sigma",
             &self.sigma,
-            "must be one number above 0, or two in order",
+            "must be one number above 0, or two in ascending order",
         )?;
         check_probability("gaussian_blur.p", self.p)
     }
@@ -63,12 +64,12 @@ impl GaussianBlur {
 }
 
 /// The parameters of torchvision's `RandomAdjustSharpness`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomAdjustSharpness {
-    /// 0 is blurred, 1 the photo, 2 twice as sharp.
+    /// Sharpness factor, at least 0: 0 blurs, 1 leaves the photo unchanged, 2 is twice as sharp. Required.
     pub factor: f64,
-    /// The probability.
+    /// Probability of the step. Default 0.5.
     #[serde(default = "half")]
     pub p: f64,
 }
@@ -76,7 +77,7 @@ pub struct RandomAdjustSharpness {
 impl RandomAdjustSharpness {
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         let is_valid = self.factor >= 0.0 && self.factor.is_finite();
-        require(is_valid, "sharpness.factor", self.factor, "must be a factor that is not negative")?;
+        require(is_valid, "sharpness.factor", self.factor, "must be a non-negative factor")?;
         check_probability("sharpness.p", self.p)
     }
 

@@ -1,5 +1,6 @@
-//! A random rectangle that is painted over.
+//! Random erasing of a rectangle.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::half;
@@ -12,17 +13,19 @@ use crate::augment::{ErasingValue, NumberOrList};
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
-/// The parameters of torchvision's `RandomErasing`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The parameters of torchvision's `RandomErasing`: a random rectangle is filled with a color or noise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandomErasing {
-    /// The probability.
+    /// Probability of the step. Default 0.5.
     pub p: f64,
-    /// Least and greatest share of the view's area.
+    /// Smallest and largest area of the rectangle, as fractions of the view's area from 0 to 1. Default
+    /// `[0.02, 0.33]`.
     pub scale: [f64; 2],
-    /// Least and greatest height over width.
+    /// Smallest and largest aspect ratio (height / width) of the rectangle; above 0. Default `[0.3, 3.3]`.
     pub ratio: [f64; 2],
-    /// What is there instead.
+    /// What fills the rectangle: a value or a list of three, from 0 to 255, or `"random"` for noise. Default
+    /// 0, black.
     pub value: ErasingValue,
 }
 
@@ -41,13 +44,13 @@ impl RandomErasing {
             is_range_within(*scale, &(0.0..=1.0)),
             "erasing.scale",
             format_args!("{scale:?}"),
-            "must be two shares of the area in order, from 0 to 1",
+            "must be two fractions of the area from 0 to 1, in ascending order",
         )?;
         require(
             is_positive_range(*ratio),
             "erasing.ratio",
             format_args!("{ratio:?}"),
-            "must be two ratios in order, above 0",
+            "must be two ratios above 0, in ascending order",
         )?;
         match value {
             ErasingValue::Random => Ok(()),
@@ -57,12 +60,12 @@ impl RandomErasing {
                     .is_some_and(|channels| channels.iter().all(|value| (0.0..=255.0).contains(value))),
                 "erasing.value",
                 numbers,
-                "must be a value from 0 to 255, or three, or \"random\"",
+                "must be one or three values from 0 to 255, or \"random\"",
             ),
         }
     }
 
-    /// torchvision's `RandomErasing.make_params`, for a view of (width, height).
+    /// Draws the operation for a view of (width, height), as torchvision's `RandomErasing.make_params`.
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),

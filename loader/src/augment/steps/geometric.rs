@@ -1,5 +1,6 @@
 //! Affine and perspective maps.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::half;
@@ -9,22 +10,26 @@ use crate::augment::ops::{ImageOp, geometry::AffineMap};
 use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
-/// The parameters of torchvision's `RandomAffine`; black outside.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The parameters of torchvision's `RandomAffine`: rotation, translation, scaling and shear. Pixels outside
+/// the photo are black. Only `degrees` is required.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomAffine {
-    /// Turned clockwise by so much at most, either way, or by the range.
+    /// Rotation in degrees, up to 360: one number `d` for the range from -d to d, or the range `[low, high]`.
+    /// Positive is clockwise.
     pub degrees: NumberOrList,
-    /// Moved across and down by at most so much of width and height.
+    /// Largest horizontal and vertical translation, as fractions of width and height from 0 to 1. No
+    /// translation by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translate: Option<[f64; 2]>,
-    /// The range of the size.
+    /// Range of the scale factor `[low, high]`, above 0. No scaling by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<[f64; 2]>,
-    /// Degrees: sheared across by so much at most, either way, or by the range; of four numbers, the last two are that down.
+    /// Shear in degrees, up to 89: one number `d` for the horizontal range from -d to d, or the horizontal
+    /// range `[low, high]`, or four numbers for the horizontal and the vertical range. No shear by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shear: Option<NumberOrList>,
-    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    /// Interpolation between pixels: `nearest` (the default), `bilinear` or `bicubic`.
     #[serde(default = "nearest")]
     pub interpolation: Resampling,
 }
@@ -47,14 +52,14 @@ impl RandomAffine {
             self.degrees.range_around(0.0).is_some_and(|range| is_range_within(range, &bounds)),
             "affine.degrees",
             &self.degrees,
-            "must be degrees up to 360, one number that is not negative or two in order",
+            "must be degrees up to 360: one non-negative number, or two in ascending order",
         )?;
         if let Some(translate) = self.translate {
             require(
                 translate.iter().all(|share| (0.0..=1.0).contains(share)),
                 "affine.translate",
                 format_args!("{translate:?}"),
-                "must be two shares of width and height, from 0 to 1",
+                "must be two fractions (of width and height) from 0 to 1",
             )?;
         }
         if let Some(scale) = self.scale {
@@ -62,24 +67,24 @@ impl RandomAffine {
                 is_positive_range(scale),
                 "affine.scale",
                 format_args!("{scale:?}"),
-                "must be two factors in order, above 0",
+                "must be two factors above 0, in ascending order",
             )?;
         }
         if let Some(shear) = &self.shear {
-            // At 90 degrees nothing is left of a photo.
+            // A shear of 90 degrees leaves nothing of the photo.
             let bounds = -89.0..=89.0;
             require(
                 self.shear_ranges().iter().flatten().count() > 0
                     && self.shear_ranges().iter().flatten().all(|&range| is_range_within(range, &bounds)),
                 "affine.shear",
                 shear,
-                "must be degrees up to 89, one number that is not negative or two or four in order",
+                "must be degrees up to 89: one non-negative number, or two or four in ascending order",
             )?;
         }
         check_interpolation("affine.interpolation", self.interpolation)
     }
 
-    /// The ranges of the shear across and down.
+    /// The horizontal and vertical ranges of the shear.
     fn shear_ranges(&self) -> [Option<[f64; 2]>; 2] {
         match &self.shear {
             Some(NumberOrList::List(ends)) if ends.len() == 4 => {
@@ -90,7 +95,7 @@ impl RandomAffine {
         }
     }
 
-    /// For a view of (width, height).
+    /// Draws the operation for a view of (width, height).
     pub(in crate::augment) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> ImageOp {
         let mut draw_uniform =
             |range: Option<[f64; 2]>, default| range.map_or(default, |[low, high]| random.uniform(low, high));
@@ -107,15 +112,16 @@ impl RandomAffine {
     }
 }
 
-/// The parameters of torchvision's `RandomPerspective`; black outside.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The parameters of torchvision's `RandomPerspective`. Pixels outside the photo are black.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandomPerspective {
-    /// How far corners may go, of half the width and height.
+    /// Largest displacement of the corners, as a fraction of half the width and height, from 0 to 1. Default
+    /// 0.5.
     pub distortion_scale: f64,
-    /// The probability.
+    /// Probability of the step. Default 0.5.
     pub p: f64,
-    /// What is between pixels: `nearest`, `bilinear` or `bicubic`.
+    /// Interpolation between pixels: `nearest`, `bilinear` (the default) or `bicubic`.
     pub interpolation: Resampling,
 }
 
@@ -131,13 +137,13 @@ impl RandomPerspective {
             (0.0..=1.0).contains(&self.distortion_scale),
             "perspective.distortion_scale",
             self.distortion_scale,
-            "must be a share, from 0 to 1",
+            "must be a fraction from 0 to 1",
         )?;
         check_probability("perspective.p", self.p)?;
         check_interpolation("perspective.interpolation", self.interpolation)
     }
 
-    /// For a view of (width, height).
+    /// Draws the operation for a view of (width, height).
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),

@@ -1,5 +1,6 @@
-//! Brightness, contrast, saturation and hue, in any order.
+//! Color jitter.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::NumberOrList;
@@ -7,20 +8,23 @@ use crate::augment::check::{AugmentError, is_range_within, require};
 use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
-/// The parameters of torchvision's `ColorJitter`: how far a factor may be from 1, or its range.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The parameters of torchvision's `ColorJitter`. The changes are applied in random order; those left out do
+/// not happen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColorJitter {
-    /// 0 is black.
+    /// Brightness factor: one number `x` for the range from 1 - x (at least 0) to 1 + x, or the range `[low,
+    /// high]`. 0 is black, 1 leaves the photo unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brightness: Option<NumberOrList>,
-    /// 0 is the mean grey.
+    /// Contrast factor: one number or a range, as for `brightness`. 0 is the mean gray.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contrast: Option<NumberOrList>,
-    /// 0 is grey.
+    /// Saturation factor: one number or a range, as for `brightness`. 0 is grayscale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturation: Option<NumberOrList>,
-    /// Turns of the colour wheel, 0.5 at most.
+    /// Hue shift in turns of the color wheel, at most 0.5: one number `x` for the range from -x to x, or the
+    /// range `[low, high]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hue: Option<NumberOrList>,
 }
@@ -37,7 +41,7 @@ impl ColorJitter {
                     factor_range(factor).is_some_and(|range| is_range_within(range, &(0.0..=f64::MAX))),
                     key,
                     factor,
-                    "must be one number that is not negative, or two such factors in order",
+                    "must be one non-negative number, or two in ascending order",
                 )?;
             }
         }
@@ -46,7 +50,7 @@ impl ColorJitter {
                 hue.range_around(0.0).is_some_and(|range| is_range_within(range, &(-0.5..=0.5))),
                 "color_jitter.hue",
                 hue,
-                "must be one number from 0 to 0.5, or two from -0.5 to 0.5 in order",
+                "must be one number from 0 to 0.5, or two from -0.5 to 0.5 in ascending order",
             ),
             None => Ok(()),
         }
@@ -65,7 +69,7 @@ impl ColorJitter {
     }
 }
 
-/// Around 1; of a single number, cut at 0.
+/// The range of a factor around 1; the low end of a single number is clamped to 0.
 fn factor_range(factor: &NumberOrList) -> Option<[f64; 2]> {
     let [low, high] = factor.range_around(1.0)?;
     Some([if matches!(factor, NumberOrList::Number(_)) { low.max(0.0) } else { low }, high])

@@ -1,4 +1,5 @@
-//! The tables of `[augment]` that are one step each: their keys, what is refused, and how their parameters are drawn.
+//! The steps of `[augment]` with more than one key: their keys, their checks, and how their parameters are
+//! drawn.
 
 mod blur;
 mod erasing;
@@ -13,7 +14,7 @@ pub use geometric::{RandomAffine, RandomPerspective};
 pub use jitter::ColorJitter;
 pub use pointwise::{RandomPosterize, RandomSolarize};
 
-/// torchvision's probability of a step that may be left out.
+/// torchvision's default probability of a step.
 fn half() -> f64 {
     0.5
 }

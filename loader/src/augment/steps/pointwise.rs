@@ -1,5 +1,6 @@
-//! Fewer levels, and bright ones inverted.
+//! Posterize and solarize.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::half;
@@ -8,12 +9,12 @@ use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomPosterize`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomPosterize {
-    /// Bits that are kept of each value, from 1 to 8.
+    /// Number of bits to keep of each value, from 1 to 8. Required.
     pub bits: u8,
-    /// The probability.
+    /// Probability of the step. Default 0.5.
     #[serde(default = "half")]
     pub p: f64,
 }
@@ -30,12 +31,12 @@ impl RandomPosterize {
 }
 
 /// The parameters of torchvision's `RandomSolarize`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomSolarize {
-    /// Values from this on are inverted; from 0 to 255.
+    /// Values at or above this threshold, from 0 to 255, are inverted. Required.
     pub threshold: f64,
-    /// The probability.
+    /// Probability of the step. Default 0.5.
     #[serde(default = "half")]
     pub p: f64,
 }

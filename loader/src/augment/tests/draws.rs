@@ -1,13 +1,13 @@
-//! Drawn parameters have torchvision's distributions.
+//! Compares the distributions of drawn parameters with torchvision's.
 
-use super::oracle::{assert_same_distribution, assert_same_frequencies};
+use super::oracle::{assert_distribution, assert_frequencies};
 use super::{EVAL, test_hash};
 use crate::augment::ops::{ImageOp, erase::Erasure};
 use crate::augment::{Augment, EvalTransform};
 
 const DRAWS: u64 = 20_000;
 
-/// What is drawn for a view of 40 x 30 of each of many photos.
+/// The operations drawn for a view of 40 x 30 of each of [`DRAWS`] photos.
 fn draw_ops(settings: serde_json::Value) -> Vec<Vec<ImageOp>> {
     let augment: Augment = serde_json::from_value(settings).unwrap();
     augment.check().unwrap();
@@ -28,7 +28,7 @@ fn affine_maps_are_distributed_as_in_torchvision() {
             _ => panic!("{ops:?}"),
         })
         .collect();
-    let spread = |name: &str, values: Vec<f64>| assert_same_distribution(&format!("affine.{name}"), &values);
+    let spread = |name: &str, values: Vec<f64>| assert_distribution(&format!("affine.{name}"), &values);
     spread("degrees", maps.iter().map(|map| map.degrees).collect());
     spread("translate_x", maps.iter().map(|map| map.translate[0]).collect());
     spread("translate_y", maps.iter().map(|map| map.translate[1]).collect());
@@ -53,9 +53,9 @@ fn angle_ranges_are_distributed_as_in_torchvision() {
             .collect();
         assert!(maps.iter().all(|map| map.shear[1] == 0.0));
         let degrees: Vec<f64> = maps.iter().map(|map| map.degrees).collect();
-        assert_same_distribution(&format!("affine.{name}.degrees"), &degrees);
+        assert_distribution(&format!("affine.{name}.degrees"), &degrees);
         let shear: Vec<f64> = maps.iter().map(|map| map.shear[0]).collect();
-        assert_same_distribution(&format!("affine.{name}.shear_x"), &shear);
+        assert_distribution(&format!("affine.{name}.shear_x"), &shear);
     }
 }
 
@@ -71,7 +71,7 @@ fn corners_are_distributed_as_in_torchvision() {
                 _ => panic!("{ops:?}"),
             };
             let coordinates: Vec<f64> = drawn.iter().map(coordinate).collect();
-            assert_same_distribution(&format!("perspective.{corner}.{name}"), &coordinates);
+            assert_distribution(&format!("perspective.{corner}.{name}"), &coordinates);
         }
     }
 }
@@ -99,10 +99,10 @@ fn color_jitter_is_distributed_as_in_torchvision() {
             .map(|indexed| indexed.1)
             .collect();
         assert_eq!(factors.len(), drawn.len());
-        assert_same_distribution(&format!("color_jitter.{name}"), &factors);
+        assert_distribution(&format!("color_jitter.{name}"), &factors);
     }
     let order = |ops: &Vec<ImageOp>| ops.iter().map(|op| index_and_value(op).0.to_string()).collect();
-    assert_same_frequencies("color_jitter.order", drawn.iter().map(order));
+    assert_frequencies("color_jitter.order", drawn.iter().map(order));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn blur_is_distributed_as_in_torchvision() {
         _ => panic!("{ops:?}"),
     };
     let drawn = draw_ops(serde_json::json!({ "gaussian_blur": { "kernel_size": 3 } }));
-    assert_same_distribution("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
+    assert_distribution("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
 }
 
 // effect: augment.erasing.scale, augment.erasing.ratio
@@ -132,7 +132,7 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
         let drawn = draw_ops(serde_json::json!({ "erasing": table }));
         if name == "erasing" {
             let found = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
-            assert_same_frequencies("erasing.found", drawn.iter().map(found));
+            assert_frequencies("erasing.found", drawn.iter().map(found));
         }
         let areas: Vec<_> = drawn
             .iter()
@@ -144,7 +144,7 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
             .collect();
         let spread = |side: &str, values: Vec<u32>| {
             let values: Vec<f64> = values.into_iter().map(f64::from).collect();
-            assert_same_distribution(&format!("{name}.{side}"), &values);
+            assert_distribution(&format!("{name}.{side}"), &values);
         };
         spread("top", areas.iter().map(|area| area.top).collect());
         spread("left", areas.iter().map(|area| area.left).collect());
@@ -160,7 +160,7 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
 fn a_step_happens_as_often_as_its_probability_says() {
     let inverted = draw_ops(serde_json::json!({ "invert": 0.3 }));
     let occurred = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
-    assert_same_frequencies("invert", inverted.iter().map(occurred));
+    assert_frequencies("invert", inverted.iter().map(occurred));
     for settings in [
         serde_json::json!({ "vertical_flip": 0.3 }),
         serde_json::json!({ "perspective": { "p": 0.3 } }),

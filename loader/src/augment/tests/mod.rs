@@ -1,4 +1,4 @@
-//! What `[augment]` promises as a whole; `golden` and `draws` hold it to torchvision.
+//! Tests of `[augment]` as a whole; `operations` and `draws` compare it with torchvision.
 
 mod draws;
 mod operations;
@@ -14,7 +14,7 @@ use sha2::Digest;
 
 use super::*;
 use crate::decode::Crop;
-use crate::golden::{self as files, pixel_difference, synthetic_image};
+use crate::golden::{self, pixel_difference, synthetic_image};
 
 const EVAL: EvalTransform = EvalTransform { resize: 28, crop: (26, 24), interpolation: Resampling::Bilinear };
 
@@ -27,7 +27,7 @@ fn crop_flip_rotation() -> Augment {
     }
 }
 
-/// Every key with a value.
+/// Settings with all steps.
 fn all_steps() -> Augment {
     serde_json::from_value(serde_json::json!({
         "random_resized_crop": {},
@@ -52,11 +52,11 @@ fn all_steps() -> Augment {
     .unwrap()
 }
 
-/// A different key for every number.
+/// A different image hash for every number.
 pub(super) fn test_hash(number: u64) -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&number.to_le_bytes());
-    key
+    let mut hash = [0; 32];
+    hash[..8].copy_from_slice(&number.to_le_bytes());
+    hash
 }
 
 fn range(value: &serde_json::Value) -> [f64; 2] {
@@ -75,7 +75,7 @@ fn size(case: &serde_json::Value) -> (u32, u32) {
 #[test]
 fn a_view_with_given_draws_matches_torchvision() {
     let (cases, results) =
-        (files::json("transform/cases.json"), files::images("transform/results.safetensors"));
+        (golden::json("transform/cases.json"), golden::images("transform/results.safetensors"));
     for case in cases["view"].as_array().unwrap() {
         let rotate = |degrees| ImageOp::Rotate { degrees, interpolation: Resampling::Nearest };
         let mirrored = case["mirrored"].as_bool().unwrap().then_some(ImageOp::FlipHorizontal);
@@ -94,7 +94,7 @@ fn a_view_with_given_draws_matches_torchvision() {
 
 #[test]
 fn the_fallback_crop_matches_torchvision() {
-    for case in files::json("transform/cases.json")["fallback"].as_array().unwrap() {
+    for case in golden::json("transform/cases.json")["fallback"].as_array().unwrap() {
         let settings = RandomResizedCrop { scale: range(&case["scale"]), ratio: range(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         assert_eq!(augment.draw(size(case), &EVAL, 1, &test_hash(0)).crop, crop(&case["crop"]), "{case}");
@@ -105,7 +105,7 @@ fn the_fallback_crop_matches_torchvision() {
 #[test]
 fn crops_are_distributed_as_in_torchvision() {
     const DRAWS: u64 = 20_000;
-    for case in files::json("transform/cases.json")["distribution"].as_array().unwrap() {
+    for case in golden::json("transform/cases.json")["distribution"].as_array().unwrap() {
         let settings = RandomResizedCrop { scale: range(&case["scale"]), ratio: range(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         let (width, height) = size(case);
@@ -164,14 +164,14 @@ fn crops_flips_and_rotations_are_unchanged() {
     let mut hash = sha2::Sha256::new();
     for number in 0..20 {
         for view in 1..4 {
-            let photo = synthetic_image(61, 47);
-            hash.update(crop_flip_rotation().view(&photo, &EVAL, view, &test_hash(number)).into_raw());
+            let image = synthetic_image(61, 47);
+            hash.update(crop_flip_rotation().view(&image, &EVAL, view, &test_hash(number)).into_raw());
             let rotated = Augment { rotation: Some(12.0), seed: 5, ..Augment::default() };
-            hash.update(rotated.view(&photo, &EVAL, view, &test_hash(number)).into_raw());
-            hash.update(rotated.epoch_view(&photo, &EVAL, view.into(), &test_hash(number)).into_raw());
+            hash.update(rotated.view(&image, &EVAL, view, &test_hash(number)).into_raw());
+            hash.update(rotated.epoch_view(&image, &EVAL, view.into(), &test_hash(number)).into_raw());
         }
     }
-    // Features in caches belong to these views and this text.
+    // Cached features depend on these views and on this JSON.
     let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(digest, "cd47fe086b4f3e0be940ec9ad4bcc10b563fbbfe775179dc732e05e2db348ac3");
     assert_eq!(
@@ -203,18 +203,18 @@ fn the_draws_of_a_step_do_not_depend_on_other_steps() {
 }
 
 #[test]
-fn a_view_depends_on_seed_index_and_photo() {
-    let photo = synthetic_image(61, 47);
-    let view = |seed, number, photo_key| {
-        Augment { seed, ..all_steps() }.view(&photo, &EVAL, number, &test_hash(photo_key))
+fn a_view_depends_on_seed_index_and_image() {
+    let image = synthetic_image(61, 47);
+    let view = |seed, number, image_key| {
+        Augment { seed, ..all_steps() }.view(&image, &EVAL, number, &test_hash(image_key))
     };
     let mut seen = HashSet::new();
     for seed in [0, 1, u64::MAX] {
         for number in [1, 2] {
-            for photo_key in [0, 1] {
-                let once = view(seed, number, photo_key);
-                assert!(once == view(seed, number, photo_key));
-                assert!(seen.insert(once.into_raw()), "seed {seed}, view {number}, photo {photo_key}");
+            for image_key in [0, 1] {
+                let once = view(seed, number, image_key);
+                assert!(once == view(seed, number, image_key));
+                assert!(seen.insert(once.into_raw()), "seed {seed}, view {number}, photo {image_key}");
             }
         }
     }
@@ -222,9 +222,9 @@ fn a_view_depends_on_seed_index_and_photo() {
 
 #[test]
 fn a_view_does_not_depend_on_earlier_draws() {
-    let photo = synthetic_image(61, 47);
+    let image = synthetic_image(61, 47);
     let augment = all_steps();
-    let view = |number| augment.view(&photo, &EVAL, number, &test_hash(3));
+    let view = |number| augment.view(&image, &EVAL, number, &test_hash(3));
     let forwards: Vec<RgbImage> = (0..4).map(view).collect();
     let backwards: Vec<RgbImage> = (0..4).rev().map(view).collect();
     assert!(forwards.iter().eq(backwards.iter().rev()));
@@ -232,22 +232,22 @@ fn a_view_does_not_depend_on_earlier_draws() {
 
 #[test]
 fn epoch_views_differ_from_each_other_and_from_numbered_views() {
-    let photo = synthetic_image(50, 40);
+    let image = synthetic_image(50, 40);
     let augment = all_steps();
-    let epoch_view = |epoch| augment.epoch_view(&photo, &EVAL, epoch, &test_hash(3));
-    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&photo, &EVAL, view, &test_hash(3))).collect();
+    let epoch_view = |epoch| augment.epoch_view(&image, &EVAL, epoch, &test_hash(3));
+    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&image, &EVAL, view, &test_hash(3))).collect();
     let epochs: Vec<RgbImage> = (0..4).map(epoch_view).collect();
     assert!(
         epochs.iter().enumerate().all(|(i, epoch)| !views.contains(epoch) && !epochs[..i].contains(epoch))
     );
-    assert!(epoch_view(2) == epochs[2] && augment.epoch_view(&photo, &EVAL, 2, &test_hash(4)) != epochs[2]);
+    assert!(epoch_view(2) == epochs[2] && augment.epoch_view(&image, &EVAL, 2, &test_hash(4)) != epochs[2]);
 }
 
 #[test]
 fn empty_settings_give_the_eval_view() {
-    let photo = synthetic_image(61, 47);
+    let image = synthetic_image(61, 47);
     assert!(Augment::default().is_empty() && Augment { seed: 7, ..Augment::default() }.is_empty());
-    assert!(Augment::default().view(&photo, &EVAL, 1, &test_hash(0)) == EVAL.apply(&photo));
+    assert!(Augment::default().view(&image, &EVAL, 1, &test_hash(0)) == EVAL.apply(&image));
 }
 
 #[test]
@@ -258,14 +258,14 @@ fn errors_name_the_key_and_value() {
     let crop = |crop| message(serde_json::json!({ "random_resized_crop": crop }));
     assert_eq!(
         crop(serde_json::json!({ "scale": [0.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two shares of the area in order, above 0 and up to 1"
+        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two fractions of the area in ascending order, above 0 and at most 1"
     );
     for scale in [[0.5, 0.4], [0.5, 1.1], [-0.5, 0.5]] {
         assert!(crop(serde_json::json!({ "scale": scale })).is_some(), "{scale:?}");
     }
     assert_eq!(
         crop(serde_json::json!({ "ratio": [2.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two ratios in order, above 0"
+        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two ratios above 0, in ascending order"
     );
     assert_eq!(
         message(serde_json::json!({ "horizontal_flip": 1.5 })).unwrap(),
@@ -273,7 +273,7 @@ fn errors_name_the_key_and_value() {
     );
     assert_eq!(
         message(serde_json::json!({ "rotation": -1.0 })).unwrap(),
-        "`augment.rotation` is -1: must be degrees, from 0 to 180"
+        "`augment.rotation` is -1: must be an angle in degrees from 0 to 180"
     );
     let nan = Augment { rotation: Some(f64::NAN), ..Augment::default() };
     assert_eq!(nan.check().unwrap_err().key, "rotation");
@@ -337,15 +337,15 @@ fn settings_round_trip_through_json() {
 }
 
 #[test]
-fn a_contact_sheet_has_a_row_for_each_photo() {
-    let photos = [synthetic_image(61, 47), synthetic_image(40, 50)];
-    let sheet = contact_sheet(&all_steps(), &EVAL, &photos, &[test_hash(1), test_hash(2)], 2);
+fn a_contact_sheet_has_a_row_for_each_image() {
+    let images = [synthetic_image(61, 47), synthetic_image(40, 50)];
+    let sheet = contact_sheet(&all_steps(), &EVAL, &images, &[test_hash(1), test_hash(2)], 2);
     let part = |column, row| imageops::crop_imm(&sheet, column * 28, row * 30, 24, 26).to_image();
-    for (row, photo) in photos.iter().enumerate() {
-        assert!(part(0, row as u32) == EVAL.apply(photo));
+    for (row, image) in images.iter().enumerate() {
+        assert!(part(0, row as u32) == EVAL.apply(image));
         for view in 1..=2 {
             assert!(
-                part(view, row as u32) == all_steps().view(photo, &EVAL, view, &test_hash(row as u64 + 1))
+                part(view, row as u32) == all_steps().view(image, &EVAL, view, &test_hash(row as u64 + 1))
             );
         }
     }
@@ -366,7 +366,7 @@ fn an_unknown_key_is_refused() {
 
 proptest! {
     #[test]
-    fn a_crop_lies_within_the_photo(
+    fn a_crop_lies_within_the_image(
         width in 1u32..700, height in 1u32..700,
         scale in (0.001f64..1.0, 0.001f64..1.0), ratio in (0.1f64..10.0, 0.1f64..10.0),
         seed: u64,

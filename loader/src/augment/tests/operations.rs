@@ -1,4 +1,4 @@
-//! Every operation with given parameters.
+//! Compares every operation with torchvision's, with given parameters.
 
 use std::collections::BTreeMap;
 
@@ -68,13 +68,14 @@ fn operations_match_torchvision() {
     let mut seen = BTreeMap::<String, usize>::new();
     for case in cases["op"].as_array().unwrap() {
         let difference = pixel_difference(
-            &op(case).apply(oracle::photo(case)),
+            &op(case).apply(oracle::image(case)),
             &results[case["result"].as_str().unwrap()],
         );
         let name = case["name"].as_str().unwrap();
         let exact = !["perspective", "gaussian_blur"].contains(&name);
         assert!(difference.max <= u8::from(!exact), "{case}: {difference:?}");
-        // Where corners stay, values between pixels are whole but for the last digits of the coefficients, and are cut.
+        // With unmoved corners, the last digits of the coefficients decide which of two integers a truncated
+        // value becomes.
         assert!(name == "perspective" || difference.equal_fraction >= 0.99, "{case}: {difference:?}");
         *seen.entry(name.to_owned()).or_default() += 1;
     }
@@ -103,14 +104,14 @@ fn noise_is_normal_and_determined_by_its_seed() {
         let count = values.len() as f64;
         let mean_value = values.iter().sum::<f64>() / count;
         let square = values.iter().map(|value| (value - mean_value).powi(2)).sum::<f64>() / count;
-        // Some are cut off at black and white.
+        // Some values are clamped to black or white.
         assert!((mean_value - mean).abs() < 0.01, "{mean_value} {mean}");
         assert!((square.sqrt() - deviation).abs() < 0.01, "{} {deviation}", square.sqrt());
     }
 }
 
 #[test]
-fn a_photo_smaller_than_the_kernel_is_blurred_too() {
+fn a_image_smaller_than_the_kernel_is_blurred_too() {
     let flat = image::RgbImage::from_pixel(2, 1, image::Rgb([200, 90, 17]));
     assert!(ImageOp::GaussianBlur { kernel_size: [9, 5], sigma: 2.0 }.apply(flat.clone()) == flat);
 }

@@ -1,4 +1,4 @@
-//! The files of `reference/augment`, and when draws agree with them.
+//! The files of `reference/augment`, and comparisons of draws with them.
 
 use image::RgbImage;
 use serde_json::Value;
@@ -14,22 +14,22 @@ pub(in crate::augment) fn draws() -> Value {
 }
 
 /// `photo(kind, width, height)` of `reference/augment/make.py`.
-pub(in crate::augment) fn photo(case: &Value) -> RgbImage {
+pub(in crate::augment) fn image(case: &Value) -> RgbImage {
     let (kind, width, height) = serde_json::from_value::<(String, u32, u32)>(case["photo"].clone()).unwrap();
-    let mut photo = synthetic_image(width, height);
+    let mut image = synthetic_image(width, height);
     match kind.as_str() {
         "full" => {}
-        "pale" => photo.iter_mut().for_each(|value| *value = *value / 5 + 90),
-        "bright" => photo.iter_mut().for_each(|value| *value = value.saturating_mul(4)),
-        "flat" => photo.pixels_mut().for_each(|pixel| pixel.0 = [200, 90, 17]),
+        "pale" => image.iter_mut().for_each(|value| *value = *value / 5 + 90),
+        "bright" => image.iter_mut().for_each(|value| *value = value.saturating_mul(4)),
+        "flat" => image.pixels_mut().for_each(|pixel| pixel.0 = [200, 90, 17]),
         _ => panic!("{kind}"),
     }
-    photo
+    image
 }
 
-/// Holds as many `values` as torchvision drew to its distribution `name`: Kolmogorov's and Smirnov's distance at torchvision's
-/// points is one that two samples of the same have but once in a million times.
-pub(in crate::augment) fn assert_same_distribution(name: &str, values: &[f64]) {
+/// Compares `values` with torchvision's distribution `name` by the Kolmogorov-Smirnov distance at
+/// torchvision's thresholds. Two samples of one distribution exceed the bound once in a million times.
+pub(in crate::augment) fn assert_distribution(name: &str, values: &[f64]) {
     let draws = draws();
     let expected = &draws["spreads"][name];
     let thresholds: Vec<f64> = serde_json::from_value(expected["at"].clone()).unwrap();
@@ -39,18 +39,19 @@ pub(in crate::augment) fn assert_same_distribution(name: &str, values: &[f64]) {
         .iter()
         .zip(shares)
         .map(|(point, share)| {
-            // Theirs are of single precision.
+            // torchvision's values have single precision.
             let n_below = values.iter().filter(|&&value| value <= point + 1e-6).count() as f64;
             (n_below / count - share).abs()
         })
         .fold(0.0, f64::max);
     let bound =
         (-(1e-6_f64 / 2.0).ln() / 2.0 * (1.0 / count + 1.0 / draws["draws"].as_f64().unwrap())).sqrt();
-    assert!(distance < bound, "{name}: {distance}, of {bound}");
+    assert!(distance < bound, "{name}: distance {distance} is not below {bound}");
 }
 
-/// Holds `chosen` to torchvision's counts `name` by chi-square, at five deviations (Wilson and Hilferty 1931).
-pub(in crate::augment) fn assert_same_frequencies(name: &str, chosen: impl Iterator<Item = String>) {
+/// Compares the frequencies of `chosen` with torchvision's counts `name` by a chi-square test at five
+/// standard deviations (approximation of Wilson and Hilferty 1931).
+pub(in crate::augment) fn assert_frequencies(name: &str, chosen: impl IntoIterator<Item = String>) {
     let draws = draws();
     let expected = draws["choices"][name].as_object().unwrap();
     let mut ours = std::collections::BTreeMap::<String, f64>::new();
@@ -70,5 +71,5 @@ pub(in crate::augment) fn assert_same_frequencies(name: &str, chosen: impl Itera
     }
     let correction = 2.0 / (9.0 * degrees_of_freedom);
     let bound = degrees_of_freedom * (1.0 - correction + 5.0 * f64::sqrt(correction)).powi(3);
-    assert!(chi_square < bound, "{name}: {chi_square}, of {bound}");
+    assert!(chi_square < bound, "{name}: chi-square {chi_square} is not below {bound}");
 }

@@ -1,11 +1,11 @@
-//! What each key may be, and what it is where it is left out.
+//! The range and the default of every key.
 
 use serde_json::{Value, json};
 
 use super::oracle;
 use crate::augment::{Augment, NumberOrList};
 
-/// `[augment]` with `value` at the path `key`, in a table that has what it must have.
+/// `[augment]` with `value` at the path `key` and the required keys of its table.
 fn augment_with(key: &str, value: &Value) -> Augment {
     let table = match key.rsplit_once('.') {
         None => json!({ key: value }),
@@ -113,13 +113,13 @@ fn values_at_range_ends_are_accepted_and_values_beyond_rejected() {
         }
         for value in values[1].as_array().unwrap() {
             let error = augment_with(key, value).check().unwrap_err();
-            // A policy's keys are named without its kind.
+            // Errors name the keys of a policy without its kind.
             let named = key.replace("rand-augment.", "").replace("trivial-augment-wide.", "");
             let named = named.replace("aug-mix.", "").replace("auto-augment.", "");
             assert_eq!(error.key, named, "{key} = {value}");
         }
     }
-    // A step of a scale that has fewer, or more.
+    // The magnitude with fewer or more bins than the default.
     let magnitude = |magnitude: u32, bins: u32| {
         let policy = json!({ "kind": "rand-augment", "magnitude": magnitude, "num_magnitude_bins": bins });
         serde_json::from_value::<Augment>(json!({ "policy": policy }))
@@ -172,15 +172,15 @@ fn an_error_shows_the_number_or_the_list() {
     let message = |key: &str, value: Value| augment_with(key, &value).check().unwrap_err().to_string();
     assert_eq!(
         message("affine.degrees", json!(-1)),
-        "`augment.affine.degrees` is -1: must be degrees up to 360, one number that is not negative or two in order"
+        "`augment.affine.degrees` is -1: must be degrees up to 360: one non-negative number, or two in ascending order"
     );
     assert_eq!(
         message("gaussian_blur.sigma", json!([2, 0.5])),
-        "`augment.gaussian_blur.sigma` is [2.0, 0.5]: must be one number above 0, or two in order"
+        "`augment.gaussian_blur.sigma` is [2.0, 0.5]: must be one number above 0, or two in ascending order"
     );
     assert_eq!(
         message("erasing.value", json!(300)),
-        "`augment.erasing.value` is 300: must be a value from 0 to 255, or three, or \"random\""
+        "`augment.erasing.value` is 300: must be one or three values from 0 to 255, or \"random\""
     );
 }
 

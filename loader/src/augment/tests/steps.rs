@@ -1,4 +1,4 @@
-//! What each step draws, in which order steps come, and that none of them depends on another.
+//! What each step draws, the order of the steps, and their independence.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::augment::ops::{
 use crate::augment::{Augment, EvalTransform, Resampling};
 use crate::golden::synthetic_image;
 
-/// Of a view of 40 x 30.
+/// The evaluation transform for views of 40 x 30.
 const EVAL_40X30: EvalTransform = EvalTransform { crop: (30, 40), ..EVAL };
 
 fn parse(settings: Value) -> Augment {
@@ -19,13 +19,13 @@ fn parse(settings: Value) -> Augment {
     augment
 }
 
-/// What is done to view 1 of each of `count` photos.
+/// The operations on view 1 of each of `count` photos.
 fn draw_ops(settings: Value, count: u64) -> Vec<Vec<ImageOp>> {
     let augment = parse(settings);
     (0..count).map(|number| augment.draw((61, 47), &EVAL_40X30, 1, &test_hash(number)).ops).collect()
 }
 
-/// All steps with their probabilities, each with one operation that no other step has.
+/// All steps with probability `p`, each with an operation that no other step has.
 fn all_steps_with(p: f64) -> Value {
     json!({
         "horizontal_flip": p,
@@ -63,7 +63,7 @@ fn steps_follow_the_documented_order() {
             ImageOp::Perspective { .. },
             ImageOp::Brightness(_),
             ImageOp::Grayscale,
-            // Across, then down.
+            // Width, then height.
             ImageOp::GaussianBlur { kernel_size: [3, 5], .. },
             ImageOp::Sharpness(2.0),
             ImageOp::Posterize { bits: 3 },
@@ -71,7 +71,7 @@ fn steps_follow_the_documented_order() {
             ImageOp::Equalize,
             ImageOp::Autocontrast,
             ImageOp::Invert,
-            // No rectangle that fits was found in ten draws.
+            // Erasing does nothing if no rectangle fits in ten draws.
             ref rest @ ..,
         ] = ops[..]
         else {
@@ -95,11 +95,12 @@ fn steps_of_probability_zero_never_happen() {
     }
 }
 
-/// Which of the steps happen to a view; of those that always do, whether they go one way or the other.
-fn step_outcomes(augment: &Augment, seed: u64, view_index: u64, photo: u64) -> [bool; 15] {
+/// For each step, whether it happens to a view; for a step that always happens, whether its parameter is
+/// positive.
+fn step_outcomes(augment: &Augment, seed: u64, view_index: u64, image: u64) -> [bool; 15] {
     let augment = Augment { seed, ..augment.clone() };
     let mut outcomes = [false; 15];
-    for op in augment.draw((61, 47), &EVAL_40X30, view_index, &test_hash(photo)).ops {
+    for op in augment.draw((61, 47), &EVAL_40X30, view_index, &test_hash(image)).ops {
         let (step, outcome) = match op {
             ImageOp::FlipHorizontal => (0, true),
             ImageOp::FlipVertical => (1, true),
@@ -125,7 +126,8 @@ fn step_outcomes(augment: &Augment, seed: u64, view_index: u64, photo: u64) -> [
 
 const TRIES: u64 = 4000;
 
-/// How often both of two things that have a chance of a half each may happen in [`TRIES`] tries: five deviations.
+/// Checks that two events of probability 1/2 happened together in about 1/4 of [`TRIES`] (five standard
+/// deviations).
 fn assert_independent(both: usize, what: &str) {
     let deviation = (TRIES as f64 * 0.25 * 0.75).sqrt();
     let expected = TRIES as f64 / 4.0;
@@ -135,7 +137,7 @@ fn assert_independent(both: usize, what: &str) {
 #[test]
 fn steps_are_independent_of_each_other() {
     let augment = parse(all_steps_with(0.5));
-    let outcomes: Vec<[bool; 15]> = (0..TRIES).map(|photo| step_outcomes(&augment, 0, 1, photo)).collect();
+    let outcomes: Vec<[bool; 15]> = (0..TRIES).map(|image| step_outcomes(&augment, 0, 1, image)).collect();
     for a in 0..15 {
         for b in 0..a {
             let both = outcomes.iter().filter(|outcome| outcome[a] && outcome[b]).count();
@@ -146,16 +148,16 @@ fn steps_are_independent_of_each_other() {
 
 // effect: augment.seed
 #[test]
-fn steps_are_independent_across_views_seeds_epochs_and_photos() {
+fn steps_are_independent_across_views_seeds_epochs_and_images() {
     let augment = parse(all_steps_with(0.5));
-    let first: Vec<[bool; 15]> = (0..TRIES).map(|photo| step_outcomes(&augment, 0, 1, photo)).collect();
+    let first: Vec<[bool; 15]> = (0..TRIES).map(|image| step_outcomes(&augment, 0, 1, image)).collect();
     let epoch = super::super::FIRST_EPOCH_VIEW;
     type OutcomesOf<'a> = &'a dyn Fn(u64) -> [bool; 15];
     let others: [(&str, OutcomesOf<'_>); 4] = [
-        ("view", &|photo| step_outcomes(&augment, 0, 2, photo)),
-        ("seed", &|photo| step_outcomes(&augment, 1, 1, photo)),
-        ("epoch", &|photo| step_outcomes(&augment, 0, epoch + 1, photo)),
-        ("photo", &|photo| step_outcomes(&augment, 0, 1, photo + TRIES)),
+        ("view", &|image| step_outcomes(&augment, 0, 2, image)),
+        ("seed", &|image| step_outcomes(&augment, 1, 1, image)),
+        ("epoch", &|image| step_outcomes(&augment, 0, epoch + 1, image)),
+        ("photo", &|image| step_outcomes(&augment, 0, 1, image + TRIES)),
     ];
     for (what, draw_other) in others {
         let other: Vec<[bool; 15]> = (0..TRIES).map(draw_other).collect();
@@ -182,11 +184,11 @@ fn every_byte_of_the_image_hash_counts() {
 #[test]
 fn views_and_epoch_views_use_their_arguments() {
     let augment = Augment { seed: 3, ..all_steps() };
-    let photo = synthetic_image(61, 47);
+    let image = synthetic_image(61, 47);
     let drawn = augment.draw((61, 47), &EVAL, 2, &test_hash(9));
-    assert!(augment.view(&photo, &EVAL, 2, &test_hash(9)) == drawn.render(&photo));
+    assert!(augment.view(&image, &EVAL, 2, &test_hash(9)) == drawn.render(&image));
     assert_eq!(augment.render_spec((61, 47), &EVAL, 2, &test_hash(9)), drawn);
-    // Epochs are numbered behind the last view that can be.
+    // Epochs are numbered after the largest view index.
     let last = u64::from(u32::MAX);
     assert_eq!(
         augment.render_spec((61, 47), &EVAL, u32::MAX, &test_hash(9)),
@@ -194,7 +196,7 @@ fn views_and_epoch_views_use_their_arguments() {
     );
     let drawn = augment.draw((61, 47), &EVAL, last + 1, &test_hash(9));
     assert_eq!(augment.epoch_render_spec((61, 47), &EVAL, 0, &test_hash(9)), drawn);
-    assert!(augment.epoch_view(&photo, &EVAL, 0, &test_hash(9)) == drawn.render(&photo));
+    assert!(augment.epoch_view(&image, &EVAL, 0, &test_hash(9)) == drawn.render(&image));
 }
 
 // effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear
@@ -210,7 +212,7 @@ fn degenerate_ranges_fix_the_affine_map() {
         assert_eq!((map.degrees, map.translate, map.scale, map.shear), (12.0, [0.0, 0.0], 1.5, [3.0, -4.0]));
         assert_eq!(map.center, None);
     }
-    // Of two numbers or one, all of it across.
+    // One or two numbers shear only horizontally.
     for ops in draw_ops(json!({ "affine": { "degrees": 0, "shear": [5, 5] } }), 20) {
         let [ImageOp::Affine { map, .. }] = ops[..] else { panic!("{ops:?}") };
         assert_eq!((map.degrees, map.translate, map.scale, map.shear), (0.0, [0.0, 0.0], 1.0, [5.0, 0.0]));
@@ -228,7 +230,7 @@ fn translation_is_at_most_its_fraction_of_the_size() {
         });
         along.fold(0.0, f64::max)
     };
-    // Of 40 across and 30 down.
+    // The view is 40 x 30.
     assert_eq!((max_translation(0), max_translation(1)), (10.0, 3.0));
 }
 
@@ -265,7 +267,7 @@ fn geometric_steps_use_their_interpolation() {
 // effect: augment.policy.rand-augment.num_magnitude_bins
 #[test]
 fn a_policy_translates_and_rotates_by_its_magnitude() {
-    // The last of 5 steps: 150 of 331 of 40 across and of 30 down, cut; 30 degrees.
+    // The last of 5 bins: translation by 150 / 331 of 40 or of 30, truncated; rotation by 30 degrees.
     let table = json!({ "kind": "rand-augment", "num_ops": 1, "magnitude": 4, "num_magnitude_bins": 5 });
     let (mut translated, mut rotated, mut unchanged) = ([0, 0], 0, 0);
     for ops in draw_ops(json!({ "policy": table }), 2000) {
@@ -286,7 +288,7 @@ fn a_policy_translates_and_rotates_by_its_magnitude() {
             ref ops => assert_eq!(ops.len(), 1),
         }
     }
-    // One of 14 each.
+    // Each of 14 operations is drawn equally often.
     for count in [translated[0], translated[1], rotated, unchanged] {
         assert!((90..200).contains(&count), "{translated:?} {rotated} {unchanged}");
     }
@@ -359,7 +361,7 @@ fn erased_rectangles_respect_ratio_and_scale() {
     assert!(found > 450, "{found}");
 }
 
-/// The text in `drawn.txt`: what views 1 and 2 of a photo are made by, a line for each step.
+/// The text of `drawn.txt`: the draws for views 1 and 2 of a photo, one line per step and view.
 fn draws_as_text() -> String {
     let all = serde_json::to_value(all_steps()).unwrap();
     let mut text = String::new();
@@ -388,7 +390,7 @@ fn draws_as_text() -> String {
     text
 }
 
-/// Features in caches belong to these views.
+/// Cached features depend on these draws.
 #[test]
 fn draws_are_unchanged() {
     let expected = include_str!("drawn.txt");

@@ -1,4 +1,4 @@
-//! The headers of the formats, read as far as they say how a photo is stored.
+//! Parsers of image headers: size, pixel format, number of frames, orientation.
 
 mod tiff;
 
@@ -6,6 +6,7 @@ use image::metadata::Orientation;
 
 use super::{ColorMode, ColorSpace, Inspection};
 
+/// Detects the format from the first bytes and parses the header.
 pub(super) fn read(bytes: &[u8]) -> Option<Inspection> {
     match bytes {
         [0xFF, 0xD8, ..] => jpeg(bytes),
@@ -42,7 +43,7 @@ fn u32_le(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-/// The segments up to the first scan. Bytes between segments are passed over.
+/// Reads the segments up to the first scan; skips stray bytes between segments.
 fn jpeg(bytes: &[u8]) -> Option<Inspection> {
     let (mut frame, mut orientation) = (None, None);
     let mut offset = 2;
@@ -80,8 +81,8 @@ fn jpeg(bytes: &[u8]) -> Option<Inspection> {
         offset += length;
     }
     let (width, height, mode) = frame?;
-    let (size, orientation) = ((width.into(), height.into()), orientation.unwrap_or(1));
-    Some(Inspection { format: "JPEG", size, mode, frames: 1, orientation })
+    let size = (width.into(), height.into());
+    Some(Inspection { format: "JPEG", size, mode, frames: 1, orientation: orientation.unwrap_or(1) })
 }
 
 fn png(bytes: &[u8]) -> Option<Inspection> {
@@ -94,17 +95,12 @@ fn png(bytes: &[u8]) -> Option<Inspection> {
         6 => (ColorSpace::Rgb, true),
         _ => (ColorSpace::Rgb, false),
     };
-    // The colours of a table have 8 bits, however short their numbers are.
+    // Colors of a palette have 8 bits, whatever the size of the indices.
     let bits = if color_space == ColorSpace::Palette { 8 } else { bits };
-    let mut inspection = Inspection {
-        format: "PNG",
-        size,
-        mode: color_mode(color_space, transparent, bits),
-        frames: 1,
-        orientation: 1,
-    };
+    let mode = color_mode(color_space, transparent, bits);
+    let mut inspection = Inspection { format: "PNG", size, mode, frames: 1, orientation: 1 };
     let mut offset = 8;
-    // What lies behind a cut is not there to be told.
+    // Chunks after the end of a truncated file are ignored.
     while let (Some(length), Some(kind)) = (u32_be(bytes, offset), bytes.get(offset + 4..offset + 8)) {
         let length = length as usize;
         match (kind, bytes.get(offset + 8..).and_then(|rest| rest.get(..length))) {
@@ -134,7 +130,7 @@ fn gif(bytes: &[u8]) -> Option<Inspection> {
                 offset += 11 + color_table_size(flags);
             }
             0x21 => {
-                // A graphic control extension before the first picture.
+                // A graphic control extension before the first frame.
                 if let (Some([0xF9, 4, flags]), 0) = (bytes.get(offset + 1..offset + 4), frames) {
                     transparent = flags & 1 == 1;
                 }
@@ -149,27 +145,22 @@ fn gif(bytes: &[u8]) -> Option<Inspection> {
             }
         }
     }
-    let (mode, frames) = (color_mode(ColorSpace::Palette, transparent, 8), frames.max(1));
-    Some(Inspection { format: "GIF", size, mode, frames, orientation: 1 })
+    let mode = color_mode(ColorSpace::Palette, transparent, 8);
+    Some(Inspection { format: "GIF", size, mode, frames: frames.max(1), orientation: 1 })
 }
 
 fn bmp(bytes: &[u8]) -> Option<Inspection> {
-    const CORE: u32 = 12;
-    let (size, bits) = if u32_le(bytes, 14)? == CORE {
+    const CORE_HEADER_SIZE: u32 = 12;
+    let (size, bits) = if u32_le(bytes, 14)? == CORE_HEADER_SIZE {
         ((u16_le(bytes, 18)?.into(), u16_le(bytes, 20)?.into()), u16_le(bytes, 24)?)
     } else {
-        // A height below 0 is one that is counted from above.
-        let side = |at| u32_le(bytes, at).map(|side| (side as i32).unsigned_abs());
+        // A negative height means rows from top to bottom.
+        let side = |offset| u32_le(bytes, offset).map(|side| (side as i32).unsigned_abs());
         ((side(18)?, side(22)?), u16_le(bytes, 28)?)
     };
     let color_space = if bits <= 8 { ColorSpace::Palette } else { ColorSpace::Rgb };
-    Some(Inspection {
-        format: "BMP",
-        size,
-        mode: color_mode(color_space, false, 8),
-        frames: 1,
-        orientation: 1,
-    })
+    let mode = color_mode(color_space, false, 8);
+    Some(Inspection { format: "BMP", size, mode, frames: 1, orientation: 1 })
 }
 
 fn webp(bytes: &[u8]) -> Option<Inspection> {
@@ -184,7 +175,7 @@ fn webp(bytes: &[u8]) -> Option<Inspection> {
                 transparent = flags & 0x10 != 0;
             }
             (b"VP8 ", _) if size.is_none() => {
-                let side = |at| Some(u32::from(u16_le(rest, at)? & 0x3FFF));
+                let side = |offset| Some(u32::from(u16_le(rest, offset)? & 0x3FFF));
                 size = side(6).zip(side(8));
             }
             (b"VP8L", _) if size.is_none() => {
@@ -200,7 +191,7 @@ fn webp(bytes: &[u8]) -> Option<Inspection> {
             }
             _ => {}
         }
-        // Chunks begin at even places.
+        // Chunks start at even offsets.
         offset = offset.saturating_add(8 + length as usize + (length as usize & 1));
     }
     let mode = color_mode(ColorSpace::Rgb, transparent, 8);

@@ -1,4 +1,4 @@
-//! The directories of a TIFF, a page each.
+//! TIFF image file directories, one per page.
 
 use std::collections::BTreeSet;
 
@@ -13,9 +13,11 @@ pub(super) fn read(bytes: &[u8]) -> Option<Inspection> {
     };
     let first = if tiff.is_big_tiff { tiff.uint_at(8, 8)? } else { tiff.uint_at(4, 4)? };
     let page = tiff.page_at(first)?;
-    // A chain of directories may lead back into itself.
+    // The chain of directories may have a cycle.
     let (mut offsets, mut next_offset) = (BTreeSet::from([first]), page.next_offset);
-    while let Some(page) = next_offset.filter(|&at| at > 0 && offsets.insert(at)).map(|at| tiff.page_at(at)) {
+    while let Some(page) =
+        next_offset.filter(|&offset| offset > 0 && offsets.insert(offset)).map(|offset| tiff.page_at(offset))
+    {
         next_offset = page.and_then(|page| page.next_offset);
         if next_offset.is_none() {
             break;
@@ -24,30 +26,33 @@ pub(super) fn read(bytes: &[u8]) -> Option<Inspection> {
     Some(Inspection { frames: offsets.len(), ..page.inspection })
 }
 
+/// Reads integers and directories of a TIFF or BigTIFF.
 struct TiffReader<'a> {
     bytes: &'a [u8],
     is_little_endian: bool,
-    /// Whether offsets have 64 bits.
+    /// Whether offsets are 64-bit.
     is_big_tiff: bool,
 }
 
 struct TiffPage {
     inspection: Inspection,
-    /// Where the next one lies; 0 behind the last.
+    /// Offset of the next directory; 0 after the last.
     next_offset: Option<usize>,
 }
 
 impl TiffReader<'_> {
+    /// The unsigned integer of `length` bytes at `offset`.
     fn uint_at(&self, offset: usize, length: usize) -> Option<usize> {
         let bytes = self.bytes.get(offset..offset.checked_add(length)?)?;
-        let shifted = |number: usize, &byte: &u8| (number << 8) | usize::from(byte);
+        let push_byte = |number: usize, &byte: &u8| (number << 8) | usize::from(byte);
         Some(if self.is_little_endian {
-            bytes.iter().rev().fold(0, shifted)
+            bytes.iter().rev().fold(0, push_byte)
         } else {
-            bytes.iter().fold(0, shifted)
+            bytes.iter().fold(0, push_byte)
         })
     }
 
+    /// Reads the image file directory at `offset`.
     fn page_at(&self, offset: usize) -> Option<TiffPage> {
         let (count_size, entry_size, value_size) = if self.is_big_tiff { (8, 20, 8) } else { (2, 12, 4) };
         let entries = self.uint_at(offset, count_size)?;
@@ -66,12 +71,11 @@ impl TiffReader<'_> {
                 _ => 0,
             };
             if type_size > 0 && count > 0 {
-                let is_inline = count.checked_mul(type_size).is_some_and(|all| all <= value_size);
+                let is_inline = count.checked_mul(type_size).is_some_and(|size| size <= value_size);
                 let first = || {
-                    self.uint_at(
-                        if is_inline { value_offset } else { self.uint_at(value_offset, value_size)? },
-                        type_size,
-                    )
+                    let offset =
+                        if is_inline { value_offset } else { self.uint_at(value_offset, value_size)? };
+                    self.uint_at(offset, type_size)
                 };
                 match tag {
                     256 => size.0 = first()?,
@@ -94,18 +98,12 @@ impl TiffReader<'_> {
             (5, _) => ColorSpace::Cmyk,
             _ => ColorSpace::Other,
         };
-        let mode = ColorMode {
-            color_space,
-            transparent: n_extra_samples > 0,
-            bits: u8::try_from(bits).ok()?,
-            is_float,
-        };
+        let bits = u8::try_from(bits).ok()?;
+        let mode = ColorMode { color_space, transparent: n_extra_samples > 0, bits, is_float };
         let size = (u32::try_from(size.0).ok()?, u32::try_from(size.1).ok()?);
         let orientation = u8::try_from(orientation).ok().filter(|known| (1..=8).contains(known)).unwrap_or(1);
         let inspection = Inspection { format: "TIFF", size, mode, frames: 1, orientation };
-        Some(TiffPage {
-            inspection,
-            next_offset: self.uint_at(position, if self.is_big_tiff { 8 } else { 4 }),
-        })
+        let next_offset = self.uint_at(position, if self.is_big_tiff { 8 } else { 4 });
+        Some(TiffPage { inspection, next_offset })
     }
 }

@@ -1,4 +1,4 @@
-//! A JPEG, or a part of it, at a fraction of its size.
+//! Decodes a JPEG, or a region of it, at a reduced scale.
 
 use image::RgbImage;
 use pulp::Arch;
@@ -8,11 +8,12 @@ use super::frame::{Frame, JpegHeaders, Reached, ScanComponent, ScanHeader};
 use super::planes::{ComponentPlane, JpegColorModel, NeededBlocks, PixelArea, UpsampleAndConvert};
 use super::scan::{self, BlockGrid, NeededCoefficients, RestartIntervals};
 
-/// More scans than any encoder writes. One of some dozen bytes goes over all blocks of a large photo: ten megabytes would take a
-/// quarter of an hour. Chrome and the decoder for other kinds draw the line here as well.
+/// More scans than any encoder writes. A scan of a few dozen bytes covers all blocks of a large photo, so a
+/// file of 10 MB could take a quarter of an hour. Chrome and `zune-jpeg` have the same limit.
 const MAX_SCANS: usize = 100;
 
-/// The pixels `area` of a photo of `size` (width, height) at `side` eighths of that (8, 4, 2 or 1), as it is stored.
+/// Decodes `area` of the stored photo as RGB. `size` (width, height) is the full size; the photo is reduced
+/// to `eighths` / 8 of it (8, 4, 2 or 1), and `area` is in pixels of the reduced photo.
 pub(super) fn decode(
     bytes: &[u8],
     size: (usize, usize),
@@ -20,26 +21,27 @@ pub(super) fn decode(
     area: &PixelArea,
 ) -> Result<RgbImage, JpegError> {
     let arch = Arch::new();
-    let (mut tables, mut intervals) = (JpegHeaders::default(), RestartIntervals::default());
+    let mut headers = JpegHeaders::default();
+    let mut intervals = RestartIntervals::default();
     let mut state: Option<DecodeState> = None;
     let (mut offset, mut n_scans) = (2, 0);
-    while let Reached::Scan(header, start) = tables.read_until_scan(bytes, offset)? {
+    while let Reached::Scan(header, start) = headers.read_until_scan(bytes, offset)? {
         n_scans += 1;
         if n_scans > MAX_SCANS {
             return Err(JpegError::Damaged("more than 100 scans"));
         }
-        let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
+        let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
         if frame.size != size {
-            return Err(JpegError::Damaged("two sizes"));
+            return Err(JpegError::Damaged("two different sizes"));
         }
         let state = state.get_or_insert_with(|| DecodeState::new(frame, &header, eighths, area));
         offset = intervals.load_scan(bytes, start)?;
-        state.read_scan(&mut tables, &header, &intervals, arch)?;
-        if state.is_complete(tables.frame.as_ref().ok_or(NO_FRAME)?) {
+        state.read_scan(&mut headers, &header, &intervals, arch)?;
+        if state.is_complete(headers.frame.as_ref().ok_or(NO_FRAME)?) {
             break;
         }
     }
-    let (Some(mut state), Some(frame)) = (state, &tables.frame) else { return Err(NO_FRAME) };
+    let (Some(mut state), Some(frame)) = (state, &headers.frame) else { return Err(NO_FRAME) };
     if state.has_dc_scan.contains(&false) {
         return Err(JpegError::Damaged("a component without a scan"));
     }
@@ -48,7 +50,7 @@ pub(super) fn decode(
     }
     let color_model = match state.planes.len() {
         1 => JpegColorModel::Gray,
-        _ if tables.is_rgb() => JpegColorModel::Rgb,
+        _ if headers.is_rgb() => JpegColorModel::Rgb,
         _ => JpegColorModel::YCbCr,
     };
     let pixels = UpsampleAndConvert { planes: &state.planes, color_model, area }.run(arch);
@@ -58,13 +60,14 @@ pub(super) fn decode(
 
 const NO_FRAME: JpegError = JpegError::Damaged("a scan without a frame");
 
-/// What is known of a photo while its scans are read.
+/// Coefficients and samples while the scans are read.
 struct DecodeState {
-    /// Whether one scan has everything: then a row of groups of blocks is kept, not all of them.
+    /// Whether one scan has all the data. Then `blocks` holds one row of MCUs at a time instead of all
+    /// blocks.
     is_streamed: bool,
     blocks: Vec<BlockGrid>,
     planes: Vec<ComponentPlane>,
-    /// Which components had a scan.
+    /// For each component, whether a scan with its DC coefficients was read.
     has_dc_scan: Vec<bool>,
 }
 
@@ -87,16 +90,17 @@ impl DecodeState {
         }
     }
 
+    /// Reads one scan into the blocks; a streamed scan also into the planes.
     fn read_scan(
         &mut self,
-        tables: &mut JpegHeaders,
+        headers: &mut JpegHeaders,
         header: &ScanHeader,
         intervals: &RestartIntervals,
         arch: Arch,
     ) -> Result<(), JpegError> {
-        let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
+        let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
         let needed: Vec<NeededBlocks> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
-        // Of what has its own scans those are left out that nothing is needed of.
+        // Skip a progressive AC scan if only DC coefficients are needed.
         if frame.progressive
             && header.band.0 > 0
             && header.components.iter().all(|component| needed[component.index].dc_only)
@@ -111,27 +115,27 @@ impl DecodeState {
         };
         let skips = !frame.progressive && header.components.iter().any(skipping_pays);
         if skips {
-            tables.build_skip_entries(header);
+            headers.build_skip_entries(header);
         }
-        let frame = tables.frame.as_ref().ok_or(NO_FRAME)?;
+        let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
         let coefficients = |component: usize, column: usize, row: usize| {
             if skips { needed[component].coefficients(column, row) } else { NeededCoefficients::All }
         };
         let Self { planes, blocks, is_streamed, .. } = self;
-        scan::read_scan((tables, frame), header, intervals, blocks, coefficients, |mcu_row, blocks| {
+        scan::read_scan(headers, frame, header, intervals, blocks, coefficients, |mcu_row, blocks| {
             if *is_streamed {
                 fill_planes(planes, blocks, frame, arch, mcu_row);
             }
         })
     }
 
-    /// Whether no scan is to come that could add something.
+    /// Whether no further scan can add data.
     fn is_complete(&self, frame: &Frame) -> bool {
         !frame.progressive && !self.has_dc_scan.contains(&false)
     }
 }
 
-/// Fills in what `blocks` hold, rows of groups from `row` on.
+/// Transforms `blocks` to samples. Their first row belongs to MCU row `mcu_row`.
 fn fill_planes(
     planes: &mut [ComponentPlane],
     blocks: &[BlockGrid],

@@ -1,48 +1,50 @@
-//! Huffman codes and the bits that they are read from.
+//! Huffman tables and the bit reader.
 
 use super::{JpegError, truncated};
 
-/// Bits of a code that are looked up at once.
+/// Bits of the lookup table for decoding.
 const LOOKUP_BITS: u32 = 10;
-/// Bits that are looked up where coefficients are passed over.
+/// Bits of the lookup table for skipping coefficients.
 const SKIP_LOOKUP_BITS: u32 = 12;
-/// The longest code.
+/// Length of the longest code in bits.
 const MAX_CODE_LENGTH: usize = 16;
 
-/// What the next [`LOOKUP_BITS`] bits begin with.
+/// The symbol at the start of the next [`LOOKUP_BITS`] bits.
 #[derive(Clone, Copy, Default)]
 struct LookupEntry {
-    /// Of the code, and of the value where `whole`; 0 where the code is longer than what was looked up.
+    /// Bits of the code, plus those of the value if `has_value`; 0 if the code is longer than
+    /// [`LOOKUP_BITS`].
     bits: u8,
     symbol: u8,
-    /// Whether the value's bits were looked up as well.
+    /// Whether the bits of the value fit into the lookup as well.
     has_value: bool,
     value: i16,
 }
 
-/// A step over coefficients that nobody wants.
+/// Coefficients at the start of the next [`SKIP_LOOKUP_BITS`] bits that can be skipped together.
 #[derive(Clone, Copy, Default)]
 struct SkipEntry {
-    /// How many bits are passed over; 0 where not even one coefficient lies within what was looked up.
+    /// Bits to skip; 0 if not even one coefficient fits into the lookup.
     bits: u8,
-    /// How many coefficients.
+    /// Coefficients skipped.
     n_coefficients: u8,
-    /// Whether the block ends there.
+    /// Whether the block ends after them.
     ends_block: bool,
 }
 
-/// A table of codes, as a DHT segment gives it.
+/// A Huffman table of a DHT segment.
 pub(super) struct HuffmanTable {
     lookup: Vec<LookupEntry>,
-    /// Of codes of each length: the first code that is longer, shifted to 16 bits, and what turns a code into an index.
+    /// By code length: the first code that is longer, shifted to 16 bits.
     code_limits: [u32; MAX_CODE_LENGTH + 1],
+    /// By code length: the offset from a code to its index in `symbols`.
     symbol_offsets: [i32; MAX_CODE_LENGTH + 1],
     symbols: Vec<u8>,
     skip_entries: Vec<SkipEntry>,
 }
 
 impl HuffmanTable {
-    /// The table of `counts` codes of 1 to 16 bits for `symbols`, in order.
+    /// `counts` are the numbers of codes of 1 to 16 bits, which stand for `symbols` in order.
     pub(super) fn new(counts: &[u8; MAX_CODE_LENGTH], symbols: &[u8]) -> Result<Self, JpegError> {
         let mut table = Self {
             lookup: vec![LookupEntry::default(); 1 << LOOKUP_BITS],
@@ -57,7 +59,7 @@ impl HuffmanTable {
             for _ in 0..count {
                 let &symbol = symbols.get(index).ok_or(JpegError::Damaged("a Huffman table is too short"))?;
                 if code >= 1 << length {
-                    return Err(JpegError::Damaged("a Huffman table has more codes than there are"));
+                    return Err(JpegError::Damaged("a Huffman table has too many codes"));
                 }
                 table.insert_code(code, length, symbol);
                 code += 1;
@@ -69,7 +71,7 @@ impl HuffmanTable {
         Ok(table)
     }
 
-    /// Notes `code` of `length` bits with all bits that may follow.
+    /// Enters `code` of `length` bits into `lookup`, for all bits that may follow it.
     fn insert_code(&mut self, code: u32, length: u32, symbol: u8) {
         let Some(free) = LOOKUP_BITS.checked_sub(length) else { return };
         let size = u32::from(symbol & 15);
@@ -82,7 +84,7 @@ impl HuffmanTable {
         }
     }
 
-    /// Makes ready for [`BitReader::leap`].
+    /// Builds the table for [`BitReader::skip_ac`], if it does not exist yet.
     pub(super) fn build_skip_entries(&mut self) {
         if !self.skip_entries.is_empty() {
             return;
@@ -91,7 +93,7 @@ impl HuffmanTable {
             let mut entry = SkipEntry::default();
             while !entry.ends_block {
                 let bits_left = SKIP_LOOKUP_BITS - u32::from(entry.bits);
-                // What is not there is taken as zeros; a code that reaches into them does not count.
+                // Bits beyond the lookup are zeros here; a code that uses them is not counted.
                 let rest = (bits << (MAX_CODE_LENGTH as u32 - SKIP_LOOKUP_BITS) << entry.bits) & 0xFFFF;
                 let Some((length, symbol)) = self.decode_code(rest) else { break };
                 let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
@@ -107,7 +109,7 @@ impl HuffmanTable {
         self.skip_entries = (0..1 << SKIP_LOOKUP_BITS).map(skip_entry).collect();
     }
 
-    /// The code at the start of 16 bits: its length and symbol.
+    /// Length and symbol of the code at the start of 16 bits.
     fn decode_code(&self, bits: u32) -> Option<(u32, u8)> {
         let length = (1..=MAX_CODE_LENGTH).find(|&length| bits < self.code_limits[length])?;
         let code = (bits >> (MAX_CODE_LENGTH - length)) as i32;
@@ -116,27 +118,27 @@ impl HuffmanTable {
     }
 }
 
-/// A value of `size` bits with its sign (`HUFF_EXTEND` of the standard).
+/// The signed value of `size` bits (`HUFF_EXTEND` in libjpeg, `EXTEND` in the standard).
 fn sign_extend(bits: u32, size: u32) -> i32 {
     let bits = bits as i32;
     if size > 0 && bits < 1 << (size - 1) { bits - (1 << size) + 1 } else { bits }
 }
 
-/// What stands for one coefficient.
+/// A decoded coefficient symbol.
 pub(super) enum Coefficient {
-    /// This many zeros, and then this value.
+    /// `run` zeros, then `value`.
     Value { run: u32, value: i32 },
-    /// No value: `run` is 15 for 16 zeros, or how the band ends.
+    /// No value: 15 means 16 zeros; any other number ends the block or starts an end-of-band run.
     Run(u32),
 }
 
-/// Zeros behind the bytes of each interval: a word can be read wherever they are not used up.
+/// Zero bytes after each interval, so that a 64-bit word can be read at every data byte.
 pub(super) const PADDING: usize = 8;
 
-/// The bits of one interval, the next one on top.
+/// Reads the bits of one restart interval. The next bit is the top bit of `buffer`.
 #[derive(Clone, Copy)]
 pub(super) struct BitReader<'a> {
-    /// With [`PADDING`] behind the last.
+    /// Ends with [`PADDING`] zero bytes.
     bytes: &'a [u8],
     position: usize,
     buffer: u64,
@@ -148,7 +150,7 @@ impl<'a> BitReader<'a> {
         Self { bytes, position: 0, buffer: 0, n_bits: 0 }
     }
 
-    /// Has 56 bits ready at least; behind the end they are zeros.
+    /// Fills `buffer` to at least 56 bits; after the end with zeros.
     #[inline(always)]
     fn refill(&mut self) {
         let next = self
@@ -180,7 +182,7 @@ impl<'a> BitReader<'a> {
         self.n_bits -= bits;
     }
 
-    /// The next bits as a number; up to 16.
+    /// The next `bits` bits (up to 16) as a number.
     #[inline(always)]
     pub(super) fn read_bits(&mut self, bits: u32) -> u32 {
         self.refill_if_low();
@@ -189,18 +191,18 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// Whether more was read than there is.
+    /// Whether more bits were read than the interval has.
     pub(super) fn is_past_end(&self) -> bool {
         let read = self.position * 8 - self.n_bits as usize;
         read > self.bytes.len().saturating_sub(PADDING) * 8
     }
 
-    /// An error where more was read than there is.
+    /// An error if more bits were read than the interval has.
     pub(super) fn check_not_past_end(&self) -> Result<(), JpegError> {
         if self.is_past_end() { Err(truncated()) } else { Ok(()) }
     }
 
-    /// The next symbol, and its value where that was looked up as well.
+    /// The next symbol, with its value if the lookup has it.
     #[inline(always)]
     fn next_symbol(&mut self, table: &HuffmanTable) -> Result<LookupEntry, JpegError> {
         self.refill_if_low();
@@ -209,14 +211,13 @@ impl<'a> BitReader<'a> {
             self.consume(u32::from(entry.bits));
             return Ok(entry);
         }
-        let (length, symbol) = table
-            .decode_code(self.peek(16))
-            .ok_or(JpegError::Damaged("a Huffman code that is in no table"))?;
+        let (length, symbol) =
+            table.decode_code(self.peek(16)).ok_or(JpegError::Damaged("an undefined Huffman code"))?;
         self.consume(length);
         Ok(LookupEntry { symbol, ..LookupEntry::default() })
     }
 
-    /// The next coefficient but the first.
+    /// The next AC coefficient.
     #[inline(always)]
     pub(super) fn read_coefficient(&mut self, table: &HuffmanTable) -> Result<Coefficient, JpegError> {
         let entry = self.next_symbol(table)?;
@@ -232,24 +233,24 @@ impl<'a> BitReader<'a> {
         })
     }
 
-    /// By how much the first coefficient differs from that of the block before.
+    /// The difference between the DC coefficient of this block and the previous one.
     #[inline(always)]
     pub(super) fn read_dc_difference(&mut self, table: &HuffmanTable) -> Result<i32, JpegError> {
         match self.read_coefficient(table)? {
             Coefficient::Value { run: 0, value } => Ok(value),
             Coefficient::Run(0) => Ok(0),
-            _ => Err(JpegError::Damaged("a first coefficient out of range")),
+            _ => Err(JpegError::Damaged("a DC coefficient is out of range")),
         }
     }
 
-    /// Passes over the coefficients of a block but the first.
+    /// Skips the AC coefficients of a block.
     #[inline(always)]
     pub(super) fn skip_ac(&mut self, table: &HuffmanTable) -> Result<(), JpegError> {
         let mut index = 1;
         while index < 64 {
             self.refill_if_low();
             let skip = table.skip_entries[self.peek(SKIP_LOOKUP_BITS) as usize];
-            // A block that is full has no end mark: what was looked up behind it is not its own.
+            // A full block has no end code, so the lookup may reach into the next block.
             if skip.bits > 0 && index + u32::from(skip.n_coefficients) < 64 {
                 self.consume(skip.bits.into());
                 index += u32::from(skip.n_coefficients);
@@ -264,6 +265,6 @@ impl<'a> BitReader<'a> {
                 Coefficient::Run(_) => return Ok(()),
             };
         }
-        if index > 64 { Err(JpegError::Damaged("a block with more than 64 coefficients")) } else { Ok(()) }
+        if index > 64 { Err(JpegError::Damaged("a block has more than 64 coefficients")) } else { Ok(()) }
     }
 }

@@ -1,14 +1,15 @@
-//! Coefficients of 8 x 8 blocks to samples: all of them, or a half, a quarter or an eighth along each axis.
+//! Inverse DCT of 8 x 8 blocks to 8 x 8, 4 x 4, 2 x 2 or 1 x 1 samples.
 //!
-//! Source: libjpeg's `jidctint.c` (Loeffler, Ligtenberg, Moschytz) and `jidctred.c`, to the bit: whole numbers with 13 bits
-//! behind the point, columns first and kept with 2 bits. Of damaged files sums may wrap around.
+//! Source: libjpeg's `jidctint.c` (Loeffler, Ligtenberg, Moschytz) and `jidctred.c`, bit for bit: fixed-point
+//! integers with 13 fractional bits; the column pass keeps 2 fractional bits. Sums wrap around only in
+//! damaged files.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// One number in each of 8 columns or rows.
+/// One number for each of 8 columns or rows.
 type Lanes = [i32; 8];
 
-/// What `f` makes of 8 inputs, in every lane. The lanes are the outer loop, so that they become vectors.
+/// Applies `f` to 8 inputs in every lane. The compiler vectorizes the loop over lanes.
 #[inline(always)]
 fn map_lanes<const OUT: usize>(input: &[Lanes; 8], f: impl Fn([i32; 8]) -> [i32; OUT]) -> [Lanes; OUT] {
     let mut out = [[0; 8]; OUT];
@@ -33,22 +34,23 @@ fn transpose<const ROWS: usize>(rows: &[Lanes; ROWS]) -> [Lanes; 8] {
 }
 
 #[inline(always)]
-fn wrapping_sum<const N: usize>(values: [i32; N]) -> i32 {
+fn sum<const N: usize>(values: [i32; N]) -> i32 {
     values.into_iter().fold(0, i32::wrapping_add)
 }
 
 #[inline(always)]
-fn wrapping_mul(a: i32, factor: i32) -> i32 {
+fn mul(a: i32, factor: i32) -> i32 {
     a.wrapping_mul(factor)
 }
 
-/// Without `bits` bits behind the point, rounded.
+/// `a / 2^bits`, rounded.
 #[inline(always)]
 fn round_shift(a: i32, bits: u32) -> i32 {
     a.wrapping_add(1 << (bits - 1)) >> bits
 }
 
-/// Sums and differences, without `bits` bits: the first half of the outputs, and the other half backwards.
+/// `even + odd` and `even - odd`, scaled down by `2^bits`: the first half of the outputs, and the second half
+/// reversed.
 #[inline(always)]
 fn butterfly<const HALF: usize>(even: [i32; HALF], odd: [i32; HALF], bits: u32) -> [[i32; HALF]; 2] {
     let mut out = [[0; HALF]; 2];
@@ -59,71 +61,50 @@ fn butterfly<const HALF: usize>(even: [i32; HALF], odd: [i32; HALF], bits: u32) 
     out
 }
 
-/// The 8 outputs of 8 inputs; `bits` are taken off the end.
+/// 8 outputs of 8 inputs, scaled down by `2^bits`.
 #[inline(always)]
 fn idct8(x: [i32; 8], bits: u32) -> [i32; 8] {
-    let z = wrapping_mul(wrapping_sum([x[2], x[6]]), 4433);
-    let (low, high) =
-        (wrapping_sum([z, wrapping_mul(x[6], -15137)]), wrapping_sum([z, wrapping_mul(x[2], 6270)]));
-    let plus = wrapping_mul(wrapping_sum([x[0], x[4]]), 1 << 13);
-    let minus = wrapping_mul(x[0].wrapping_sub(x[4]), 1 << 13);
-    let even = [
-        wrapping_sum([plus, high]),
-        wrapping_sum([minus, low]),
-        minus.wrapping_sub(low),
-        plus.wrapping_sub(high),
-    ];
+    let z = mul(sum([x[2], x[6]]), 4433);
+    let (low, high) = (sum([z, mul(x[6], -15137)]), sum([z, mul(x[2], 6270)]));
+    let plus = mul(sum([x[0], x[4]]), 1 << 13);
+    let minus = mul(x[0].wrapping_sub(x[4]), 1 << 13);
+    let even = [sum([plus, high]), sum([minus, low]), minus.wrapping_sub(low), plus.wrapping_sub(high)];
 
-    let z5 = wrapping_mul(wrapping_sum([x[1], x[3], x[5], x[7]]), 9633);
-    let z1 = wrapping_mul(wrapping_sum([x[7], x[1]]), -7373);
-    let z2 = wrapping_mul(wrapping_sum([x[5], x[3]]), -20995);
-    let z3 = wrapping_sum([wrapping_mul(wrapping_sum([x[7], x[3]]), -16069), z5]);
-    let z4 = wrapping_sum([wrapping_mul(wrapping_sum([x[5], x[1]]), -3196), z5]);
+    let z5 = mul(sum([x[1], x[3], x[5], x[7]]), 9633);
+    let z1 = mul(sum([x[7], x[1]]), -7373);
+    let z2 = mul(sum([x[5], x[3]]), -20995);
+    let z3 = sum([mul(sum([x[7], x[3]]), -16069), z5]);
+    let z4 = sum([mul(sum([x[5], x[1]]), -3196), z5]);
     let odd = [
-        wrapping_sum([wrapping_mul(x[1], 12299), z1, z4]),
-        wrapping_sum([wrapping_mul(x[3], 25172), z2, z3]),
-        wrapping_sum([wrapping_mul(x[5], 16819), z2, z4]),
-        wrapping_sum([wrapping_mul(x[7], 2446), z1, z3]),
+        sum([mul(x[1], 12299), z1, z4]),
+        sum([mul(x[3], 25172), z2, z3]),
+        sum([mul(x[5], 16819), z2, z4]),
+        sum([mul(x[7], 2446), z1, z3]),
     ];
     let [[a, b, c, d], [h, g, f, e]] = butterfly(even, odd, bits);
     [a, b, c, d, e, f, g, h]
 }
 
-/// The 4 outputs of 8 inputs.
+/// 4 outputs of 8 inputs, scaled down by `2^bits`.
 #[inline(always)]
 fn idct4(x: [i32; 8], bits: u32) -> [i32; 4] {
-    let first = wrapping_mul(x[0], 1 << 14);
-    let z = wrapping_sum([wrapping_mul(x[2], 15137), wrapping_mul(x[6], -6270)]);
-    let outer = wrapping_sum([
-        wrapping_mul(x[7], -4176),
-        wrapping_mul(x[5], -4926),
-        wrapping_mul(x[3], 7373),
-        wrapping_mul(x[1], 20995),
-    ]);
-    let inner = wrapping_sum([
-        wrapping_mul(x[7], -1730),
-        wrapping_mul(x[5], 11893),
-        wrapping_mul(x[3], -17799),
-        wrapping_mul(x[1], 8697),
-    ]);
-    let [[a, b], [d, c]] = butterfly([wrapping_sum([first, z]), first.wrapping_sub(z)], [outer, inner], bits);
+    let first = mul(x[0], 1 << 14);
+    let z = sum([mul(x[2], 15137), mul(x[6], -6270)]);
+    let outer = sum([mul(x[7], -4176), mul(x[5], -4926), mul(x[3], 7373), mul(x[1], 20995)]);
+    let inner = sum([mul(x[7], -1730), mul(x[5], 11893), mul(x[3], -17799), mul(x[1], 8697)]);
+    let [[a, b], [d, c]] = butterfly([sum([first, z]), first.wrapping_sub(z)], [outer, inner], bits);
     [a, b, c, d]
 }
 
-/// The 2 outputs of 8 inputs.
+/// 2 outputs of 8 inputs, scaled down by `2^bits`.
 #[inline(always)]
 fn idct2(x: [i32; 8], bits: u32) -> [i32; 2] {
-    let odd = wrapping_sum([
-        wrapping_mul(x[7], -5906),
-        wrapping_mul(x[5], 6967),
-        wrapping_mul(x[3], -10426),
-        wrapping_mul(x[1], 29692),
-    ]);
-    let [[a], [b]] = butterfly([wrapping_mul(x[0], 1 << 15)], [odd], bits);
+    let odd = sum([mul(x[7], -5906), mul(x[5], 6967), mul(x[3], -10426), mul(x[1], 29692)]);
+    let [[a], [b]] = butterfly([mul(x[0], 1 << 15)], [odd], bits);
     [a, b]
 }
 
-/// Samples are centred on 128.
+/// Adds 128 and clamps to 0..=255.
 #[inline(always)]
 fn to_sample(value: i32) -> u8 {
     value.wrapping_add(128).clamp(0, 255) as u8
@@ -142,7 +123,7 @@ fn dequantize(block: &[i16; 64], quant_table: &[i32; 64]) -> [Lanes; 8] {
     out
 }
 
-/// Samples in rows, of columns in lanes.
+/// Converts to samples and transposes to rows.
 #[inline(always)]
 fn to_sample_rows<const SIDE: usize>(columns: &[Lanes; SIDE]) -> [[u8; SIDE]; SIDE] {
     let mut bytes = [[0; 8]; SIDE];
@@ -160,12 +141,11 @@ fn to_sample_rows<const SIDE: usize>(columns: &[Lanes; SIDE]) -> [[u8; SIDE]; SI
     rows
 }
 
-/// `SIDE` rows of `SIDE` samples of a block. Columns come first, and then the same along rows.
+/// Inverse DCT of a block to `SIDE` rows of `SIDE` samples: first along columns, then along rows.
 trait ScaledIdct<const SIDE: usize> {
     fn samples(block: &[i16; 64], quant_table: &[i32; 64]) -> [[u8; SIDE]; SIDE];
 }
 
-/// A side of a block.
 struct BlockIdct;
 
 impl ScaledIdct<8> for BlockIdct {
@@ -199,13 +179,13 @@ impl ScaledIdct<1> for BlockIdct {
     }
 }
 
-/// What each sample is of a block that has a first coefficient only.
+/// The value of every sample of a block whose AC coefficients are all 0.
 #[inline(always)]
 fn dc_value(block: &[i16; 64], quant_table: &[i32; 64]) -> i32 {
     i32::from(block[0]).wrapping_mul(quant_table[0]).wrapping_add(4) >> 3
 }
 
-/// A row of blocks that becomes `side` rows of samples.
+/// The job of transforming a row of blocks to `side` rows of samples.
 pub(super) struct BlockRow<'a> {
     pub(super) blocks: &'a [[i16; 64]],
     pub(super) quant_table: &'a [i32; 64],

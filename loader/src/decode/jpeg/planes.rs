@@ -1,6 +1,7 @@
-//! Samples of the components, and the pixels that they make.
+//! Samples of the color components, upsampling and color conversion.
 //!
-//! Source: libjpeg's `jdmaster.c` (how large each component comes), `jdsample.c` (triangle filters) and `jdcolor.c`, to the bit.
+//! Source: libjpeg's `jdmaster.c` (the scale of each component), `jdsample.c` (triangle filters) and
+//! `jdcolor.c`, bit for bit.
 
 use std::ops::Range;
 
@@ -10,87 +11,85 @@ use super::frame::Frame;
 use super::idct::BlockRow;
 use super::scan::{BlockGrid, NeededCoefficients};
 
-/// A part of a photo as it is stored, in pixels of what is decoded.
+/// A region of the stored photo, in pixels of the reduced photo.
 #[derive(Clone, Debug)]
 pub(super) struct PixelArea {
     pub(super) x: Range<usize>,
     pub(super) y: Range<usize>,
 }
 
-/// Samples of one component, those that an area needs.
+/// The samples of one component that a [`PixelArea`] needs.
 pub(super) struct ComponentPlane {
-    /// What a block becomes: this many samples, squared.
-    block_side: usize,
-    /// Samples that the whole photo has, across and down.
+    /// A block becomes `side` x `side` samples.
+    side: usize,
+    /// Number of samples of the whole photo (horizontal, vertical).
     size: (usize, usize),
-    /// Pixels a sample, across and down.
+    /// Pixels per sample (horizontal, vertical).
     ratio: (usize, usize),
+    /// Whether upsampling may interpolate (libjpeg's "fancy upsampling") instead of repeating samples.
     fancy_upsampling: bool,
     needed: NeededBlocks,
     samples: Vec<u8>,
 }
 
-/// The blocks that samples are needed of.
+/// The blocks whose samples are needed.
 #[derive(Clone)]
 pub(super) struct NeededBlocks {
     columns: Range<usize>,
     rows: Range<usize>,
-    /// Whether of those only the first coefficient.
+    /// Whether only their DC coefficients are needed.
     pub(super) dc_only: bool,
 }
 
 impl NeededBlocks {
-    /// What is needed of a block.
+    /// The coefficients that a block needs to be decoded to.
     #[inline(always)]
     pub(super) fn coefficients(&self, column: usize, row: usize) -> NeededCoefficients {
         let is_needed = self.columns.contains(&column) && self.rows.contains(&row);
         if is_needed && !self.dc_only { NeededCoefficients::All } else { NeededCoefficients::DcOnly }
     }
 
-    /// Whether of so many of all blocks only the first coefficient is needed that it pays to pass over the others.
+    /// Whether enough blocks need only their DC coefficient for skipping the others to be faster.
     pub(super) fn skipping_pays(&self, (across, down): (usize, usize)) -> bool {
         self.dc_only || self.columns.len() * self.rows.len() * 10 < across * down * 9
     }
 }
 
 impl ComponentPlane {
-    /// An empty one for `area` of a photo decoded at `side` eighths of its size.
+    /// An empty plane for `area` of a photo that is reduced to `eighths` / 8 of its size.
     pub(super) fn new(frame: &Frame, component: usize, eighths: usize, area: &PixelArea) -> Self {
         let (h, v) = frame.components[component].sampling;
         let (h_max, v_max) = frame.max_sampling;
-        // A component that is stored smaller is reduced less.
-        let mut block_side = eighths;
-        while block_side < 8
-            && (h_max * eighths).is_multiple_of(h * block_side * 2)
-            && (v_max * eighths).is_multiple_of(v * block_side * 2)
+        // A subsampled component is reduced less.
+        let mut side = eighths;
+        while side < 8
+            && (h_max * eighths).is_multiple_of(h * side * 2)
+            && (v_max * eighths).is_multiple_of(v * side * 2)
         {
-            block_side *= 2;
+            side *= 2;
         }
-        let ratio = (h_max * eighths / (h * block_side), v_max * eighths / (v * block_side));
-        let size = (
-            (frame.size.0 * h * block_side).div_ceil(h_max * 8),
-            (frame.size.1 * v * block_side).div_ceil(v_max * 8),
-        );
-        // A filter looks one sample further.
+        let ratio = (h_max * eighths / (h * side), v_max * eighths / (v * side));
+        let size =
+            ((frame.size.0 * h * side).div_ceil(h_max * 8), (frame.size.1 * v * side).div_ceil(v_max * 8));
+        // The upsampling filter reads one more sample on each side.
         let needed_blocks = |pixels: &Range<usize>, ratio: usize, size: usize| {
             let margin = usize::from(ratio > 1);
             let (start, end) =
                 ((pixels.start / ratio).saturating_sub(margin), pixels.end.div_ceil(ratio) + margin);
-            start / block_side..end.min(size).div_ceil(block_side)
+            start / side..end.min(size).div_ceil(side)
         };
         let (columns, rows) =
             (needed_blocks(&area.x, ratio.0, size.0), needed_blocks(&area.y, ratio.1, size.1));
-        let samples = vec![0; columns.len() * rows.len() * block_side * block_side];
-        let needed = NeededBlocks { columns, rows, dc_only: block_side == 1 };
-        Self { block_side, size, ratio, fancy_upsampling: eighths > 1, needed, samples }
+        let samples = vec![0; columns.len() * rows.len() * side * side];
+        let needed = NeededBlocks { columns, rows, dc_only: side == 1 };
+        Self { side, size, ratio, fancy_upsampling: eighths > 1, needed, samples }
     }
 
-    /// The blocks that samples are needed of.
     pub(super) fn needed(&self) -> &NeededBlocks {
         &self.needed
     }
 
-    /// Fills in what `blocks` hold of it: rows of blocks from `first` on.
+    /// Transforms `blocks` to samples. Their first row is row `first_row` of the component's blocks.
     pub(super) fn fill_from_blocks(
         &mut self,
         arch: Arch,
@@ -101,28 +100,28 @@ impl ComponentPlane {
         let stride = self.stride();
         for (row, blocks) in (first_row..).zip(blocks.blocks.chunks_exact(blocks.columns)) {
             if self.needed.rows.contains(&row) {
-                let out = &mut self.samples[(row - self.needed.rows.start) * self.block_side * stride..]
-                    [..self.block_side * stride];
+                let out = &mut self.samples[(row - self.needed.rows.start) * self.side * stride..]
+                    [..self.side * stride];
                 let blocks = &blocks[self.needed.columns.clone()];
-                BlockRow { blocks, quant_table, side: self.block_side, out, stride }.transform(arch);
+                BlockRow { blocks, quant_table, side: self.side, out, stride }.transform(arch);
             }
         }
     }
 
     #[inline(always)]
     fn stride(&self) -> usize {
-        self.needed.columns.len() * self.block_side
+        self.needed.columns.len() * self.side
     }
 
-    /// Row `y` of the samples; beside the photo its last row goes on.
+    /// Row `y` of the samples, clamped to the photo.
     #[inline(always)]
     fn row(&self, y: isize) -> &[u8] {
-        let y = y.clamp(0, self.size.1 as isize - 1) as usize - self.needed.rows.start * self.block_side;
+        let y = y.clamp(0, self.size.1 as isize - 1) as usize - self.needed.rows.start * self.side;
         let stride = self.stride();
         &self.samples[y * stride..][..stride]
     }
 
-    /// Whether a pixel of it is a mean of samples, across and down.
+    /// Whether upsampling interpolates horizontally and vertically.
     #[inline(always)]
     fn fancy_upsampling_axes(&self) -> (bool, bool) {
         match self.ratio {
@@ -134,7 +133,7 @@ impl ComponentPlane {
         }
     }
 
-    /// Pixels `x` of row `y`.
+    /// Pixels `x` of row `y`, upsampled. `sums` and `out` are buffers.
     #[inline(always)]
     fn upsampled_row<'a>(
         &'a self,
@@ -143,49 +142,47 @@ impl ComponentPlane {
         sums: &mut Vec<u16>,
         out: &'a mut Vec<u8>,
     ) -> &'a [u8] {
-        let stored_start = self.needed.columns.start * self.block_side;
+        let start = self.needed.columns.start * self.side;
         let sample_row = y / self.ratio.1;
         let near = self.row(sample_row as isize);
-        let (filters_across, filters_down) = self.fancy_upsampling_axes();
+        let (filter_x, filter_y) = self.fancy_upsampling_axes();
         if self.ratio == (1, 1) {
-            return &near[x.start - stored_start..x.end - stored_start];
+            return &near[x.start - start..x.end - start];
         }
-        if !filters_across && !filters_down {
+        if !filter_x && !filter_y {
             out.clear();
-            out.extend(x.clone().map(|x| near[x / self.ratio.0 - stored_start]));
+            out.extend(x.clone().map(|x| near[x / self.ratio.0 - start]));
             return out;
         }
         let first = x.start / self.ratio.0;
         let samples = first..x.end.div_ceil(self.ratio.0);
         sums.clear();
         let far = if y.is_multiple_of(2) { sample_row as isize - 1 } else { sample_row as isize + 1 };
-        let far = if filters_down { self.row(far) } else { near };
-        // With a sample before and behind, which at the photo's edges are the last ones again.
-        let (left_neighbor, right_neighbor) = (first.saturating_sub(1), samples.end.min(self.size.0 - 1));
+        let far = if filter_y { self.row(far) } else { near };
+        // The neighbors on both sides; at the edges of the photo the last sample is repeated.
+        let (left, right) = (first.saturating_sub(1), samples.end.min(self.size.0 - 1));
         let sum = |index: usize| {
-            let (near, far) = (u16::from(near[index - stored_start]), u16::from(far[index - stored_start]));
-            if filters_down { 3 * near + far } else { near }
+            let (near, far) = (u16::from(near[index - start]), u16::from(far[index - start]));
+            if filter_y { 3 * near + far } else { near }
         };
-        if !filters_across {
+        if !filter_x {
             let bias = if y.is_multiple_of(2) { 1 } else { 2 };
             out.clear();
             out.extend(samples.map(|index| ((sum(index) + bias) >> 2) as u8));
             return out;
         }
-        sums.push(sum(left_neighbor));
-        let (near, far) = (
-            &near[first - stored_start..samples.end - stored_start],
-            &far[first - stored_start..samples.end - stored_start],
-        );
-        if filters_down {
+        sums.push(sum(left));
+        let (near, far) =
+            (&near[first - start..samples.end - start], &far[first - start..samples.end - start]);
+        if filter_y {
             sums.extend(near.iter().zip(far).map(|(&near, &far)| 3 * u16::from(near) + u16::from(far)));
         } else {
             sums.extend(near.iter().map(|&near| u16::from(near)));
         }
-        sums.push(sum(right_neighbor));
+        sums.push(sum(right));
         out.clear();
         out.resize(2 * samples.len(), 0);
-        if filters_down {
+        if filter_y {
             upsample_pairs::<8, 7, 4>(sums, out);
         } else {
             upsample_pairs::<1, 2, 2>(sums, out);
@@ -195,24 +192,19 @@ impl ComponentPlane {
     }
 }
 
-/// Two pixels for each sample, each nearer to it than to its neighbour on that side.
+/// Two pixels per sample, 3/4 of the sample and 1/4 of its neighbor on that side. `sums` has a neighbor at
+/// both ends; `LEFT` and `RIGHT` are libjpeg's rounding terms.
 #[inline(always)]
-fn upsample_pairs<const LEFT_BIAS: u16, const RIGHT_BIAS: u16, const SHIFT: u32>(
-    sums: &[u16],
-    out: &mut [u8],
-) {
+fn upsample_pairs<const LEFT: u16, const RIGHT: u16, const SHIFT: u32>(sums: &[u16], out: &mut [u8]) {
     let (left, here, right) = (sums, &sums[1..], &sums[2..]);
     for (((out, &left), &here), &right) in
         out.as_chunks_mut::<2>().0.iter_mut().zip(left).zip(here).zip(right)
     {
-        *out = [
-            ((3 * here + left + LEFT_BIAS) >> SHIFT) as u8,
-            ((3 * here + right + RIGHT_BIAS) >> SHIFT) as u8,
-        ];
+        *out = [((3 * here + left + LEFT) >> SHIFT) as u8, ((3 * here + right + RIGHT) >> SHIFT) as u8];
     }
 }
 
-/// What components mean.
+/// The color model of the components.
 #[derive(Clone, Copy)]
 pub(super) enum JpegColorModel {
     Gray,
@@ -220,7 +212,7 @@ pub(super) enum JpegColorModel {
     YCbCr,
 }
 
-/// The pixels of an area.
+/// The job of upsampling the planes and converting them to RGB pixels of `area`.
 pub(super) struct UpsampleAndConvert<'a> {
     pub(super) planes: &'a [ComponentPlane],
     pub(super) color_model: JpegColorModel,
@@ -228,7 +220,7 @@ pub(super) struct UpsampleAndConvert<'a> {
 }
 
 impl UpsampleAndConvert<'_> {
-    /// RGB, row by row.
+    /// Returns the RGB bytes, row by row.
     pub(super) fn run(self, arch: Arch) -> Vec<u8> {
         arch.dispatch(self)
     }
@@ -273,7 +265,7 @@ impl WithSimd for UpsampleAndConvert<'_> {
     }
 }
 
-/// 16 bits behind the point.
+/// Fixed-point conversion with 16 fractional bits; `cb` and `cr` are centered on 0.
 #[inline(always)]
 fn ycbcr_to_rgb(y: i32, cb: i32, cr: i32) -> [u8; 3] {
     const HALF: i32 = 1 << 15;

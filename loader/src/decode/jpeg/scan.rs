@@ -1,4 +1,4 @@
-//! Scans: from bits to coefficients.
+//! Decodes scans: from bits to coefficients.
 
 use memchr::memchr;
 
@@ -6,12 +6,12 @@ use super::frame::{Frame, JpegHeaders, ScanComponent, ScanHeader, ZIGZAG};
 use super::huffman::{BitReader, Coefficient, HuffmanTable, PADDING};
 use super::{JpegError, truncated};
 
-/// Coefficients of 8 x 8, row by row.
+/// The 8 x 8 coefficients of a block, row-major.
 pub(super) type Block = [i16; 64];
 
-/// The blocks of a component, or some rows of them.
+/// The blocks of a component, or of some of its block rows.
 pub(super) struct BlockGrid {
-    /// Blocks a row; of each group of blocks there is the whole.
+    /// Blocks per row, including the padding of the last MCU.
     pub(super) columns: usize,
     pub(super) blocks: Vec<Block>,
 }
@@ -26,15 +26,15 @@ impl BlockGrid {
     }
 }
 
-/// What is wanted of the coefficients of a block.
+/// The coefficients of a block that are needed.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum NeededCoefficients {
     All,
-    /// The first one, which the next block's differs from.
+    /// Only the DC coefficient, which the next block's DC coefficient is relative to.
     DcOnly,
 }
 
-/// The compressed bytes of a scan without what marks them: a slice for each interval between restarts.
+/// The compressed bytes of a scan without markers and escapes, one slice per restart interval.
 #[derive(Default)]
 pub(super) struct RestartIntervals {
     bytes: Vec<u8>,
@@ -42,7 +42,7 @@ pub(super) struct RestartIntervals {
 }
 
 impl RestartIntervals {
-    /// Takes the scan that begins at byte `at`; gives where the next segment begins.
+    /// Loads the scan data that starts at `offset`; returns the offset of the next segment.
     pub(super) fn load_scan(&mut self, bytes: &[u8], mut offset: usize) -> Result<usize, JpegError> {
         self.bytes.clear();
         self.ends.clear();
@@ -56,7 +56,7 @@ impl RestartIntervals {
                 0x00 => self.bytes.push(0xFF),
                 marker @ 0xD0..=0xD7 => {
                     if usize::from(marker - 0xD0) != self.ends.len() % 8 {
-                        return Err(JpegError::Damaged("restarts in the wrong order"));
+                        return Err(JpegError::Damaged("restart markers are out of order"));
                     }
                     self.end_interval();
                 }
@@ -81,21 +81,23 @@ impl RestartIntervals {
     }
 }
 
-/// A component's part in a scan, with its tables at hand.
+/// Decoding state of a component in a scan.
 struct ComponentDecoder<'a> {
     component: ScanComponent,
     dc: Option<&'a HuffmanTable>,
     ac: Option<&'a HuffmanTable>,
-    /// The first coefficient of the block before.
+    /// The DC coefficient of the previous block.
     previous_dc: i32,
 }
 
-const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("a Huffman table that is not there");
+const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("an undefined Huffman table is used");
 
-/// Reads a scan into `blocks`, row of groups by row of groups, over those that are there when they are fewer. `wanted` says what
-/// of a component's block in a column and row; `done` is told of each row of groups that is complete.
+/// Reads a scan into `blocks`. If a grid has fewer rows than the photo, later rows overwrite earlier ones.
+/// `needed` gives the coefficients needed of a block, by component, column and row. `on_mcu_row` is called
+/// after each row of MCUs with its number and the blocks.
 pub(super) fn read_scan(
-    (tables, frame): (&JpegHeaders, &Frame),
+    headers: &JpegHeaders,
+    frame: &Frame,
     header: &ScanHeader,
     intervals: &RestartIntervals,
     blocks: &mut [BlockGrid],
@@ -107,19 +109,20 @@ pub(super) fn read_scan(
         .iter()
         .map(|&component| ComponentDecoder {
             component,
-            dc: tables.dc_tables.get(component.dc).and_then(Option::as_ref),
-            ac: tables.ac_tables.get(component.ac).and_then(Option::as_ref),
+            dc: headers.dc_tables.get(component.dc).and_then(Option::as_ref),
+            ac: headers.ac_tables.get(component.ac).and_then(Option::as_ref),
             previous_dc: 0,
         })
         .collect();
-    // Alone a component comes block by block, else in groups of as many blocks as its sampling factors say.
+    // A scan of one component is coded block by block; a scan of several in MCUs of (h x v) blocks per
+    // component.
     let is_single = header.components.len() == 1;
     let (unit_columns, unit_rows) =
         if is_single { frame.n_blocks(header.components[0].index) } else { frame.n_mcus() };
     let interval =
-        if tables.restart_interval == 0 { unit_columns * unit_rows } else { tables.restart_interval };
+        if headers.restart_interval == 0 { unit_columns * unit_rows } else { headers.restart_interval };
     let mut bits = intervals.reader(0)?;
-    let mut eob_run = 0; // blocks that are told to have nothing more in this band
+    let mut eob_run = 0; // blocks without further coefficients in this band
     let mut units_left = interval;
     let mut next_interval = 1;
     for row in 0..unit_rows {
@@ -156,9 +159,9 @@ pub(super) fn read_scan(
         bits.check_not_past_end()?;
         on_mcu_row(row, blocks);
     }
-    // A restart that nothing follows does no harm.
+    // One restart marker at the end is harmless.
     if intervals.ends.len() > next_interval + 1 {
-        return Err(JpegError::Damaged("more restarts than the picture has"));
+        return Err(JpegError::Damaged("more restart markers than expected"));
     }
     Ok(())
 }
@@ -171,7 +174,7 @@ impl ComponentDecoder<'_> {
         Ok(self.previous_dc)
     }
 
-    /// A block of a baseline scan.
+    /// Reads a block of a baseline scan.
     #[inline(always)]
     fn read_baseline_block(
         &mut self,
@@ -180,7 +183,7 @@ impl ComponentDecoder<'_> {
         needed: NeededCoefficients,
     ) -> Result<(), JpegError> {
         let ac = self.ac.ok_or(NO_HUFFMAN_TABLE)?;
-        // A copy that nothing else points to stays in registers.
+        // A local copy stays in registers.
         let mut reader = *bits;
         *block = [0; 64];
         block[0] = self.read_dc(&mut reader)? as i16;
@@ -193,7 +196,7 @@ impl ComponentDecoder<'_> {
         Ok(())
     }
 
-    /// What a progressive scan adds to a block. Source: libjpeg's `jdphuff.c`.
+    /// Reads what a progressive scan adds to a block. Source: libjpeg's `jdphuff.c`.
     fn read_progressive_block(
         &mut self,
         bits: &mut BitReader<'_>,
@@ -236,7 +239,7 @@ impl ComponentDecoder<'_> {
         Ok(())
     }
 
-    /// One more bit of the coefficients that are known, and those that begin with it.
+    /// Reads one more bit of the nonzero coefficients, and coefficients that become nonzero with this bit.
     fn refine_ac_band(
         &self,
         bits: &mut BitReader<'_>,
@@ -249,10 +252,10 @@ impl ComponentDecoder<'_> {
         let mut index = first;
         while index <= last {
             let (zeros, value) = match bits.read_coefficient(ac)? {
-                // The value's one bit is its sign.
+                // A new coefficient has one bit, which is its sign.
                 Coefficient::Value { run, value: value @ (1 | -1) } => (run, value << approx_low),
                 Coefficient::Value { .. } => {
-                    return Err(JpegError::Damaged("a coefficient that begins with two bits"));
+                    return Err(JpegError::Damaged("an invalid coefficient in a refinement scan"));
                 }
                 Coefficient::Run(15) => (15, 0),
                 Coefficient::Run(run) => {
@@ -279,7 +282,7 @@ impl ComponentDecoder<'_> {
     }
 }
 
-/// The coefficients of a block but the first.
+/// Reads the AC coefficients of a baseline block.
 #[inline(always)]
 fn read_ac(bits: &mut BitReader<'_>, ac: &HuffmanTable, block: &mut Block) -> Result<(), JpegError> {
     let mut index = 1;
@@ -297,14 +300,15 @@ fn read_ac(bits: &mut BitReader<'_>, ac: &HuffmanTable, block: &mut Block) -> Re
     if index > 64 { Err(TOO_MANY_COEFFICIENTS) } else { Ok(()) }
 }
 
-const TOO_MANY_COEFFICIENTS: JpegError = JpegError::Damaged("a block with more than 64 coefficients");
+const TOO_MANY_COEFFICIENTS: JpegError = JpegError::Damaged("a block has more than 64 coefficients");
 
-/// Where the coefficient of this frequency stands.
+/// The position in the block of the coefficient with this zigzag index.
 #[inline(always)]
 fn block_position(index: usize) -> Result<usize, JpegError> {
     ZIGZAG.get(index).map(|&position| usize::from(position & 63)).ok_or(TOO_MANY_COEFFICIENTS)
 }
 
+/// Reads one more bit of the nonzero coefficients `first..=last`.
 fn refine_nonzero(
     bits: &mut BitReader<'_>,
     (first, last): (usize, usize),

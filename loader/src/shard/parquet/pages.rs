@@ -1,5 +1,5 @@
-//! The parts of a Parquet file as they are read, and a look at what the reader (60.1) believes: it takes memory for as much as a page
-//! says that it holds, and a few bytes can say gigabytes.
+//! Checks the pages of a Parquet file before the `parquet` crate (60.1) reads them: it allocates the size
+//! that a page header claims, and a few bytes can claim gigabytes.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -10,12 +10,12 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// A page of more bytes than this is larger than what it is packed in, but not by more than [`MAX_COMPRESSION_RATIO`].
+/// Uncompressed page size in bytes above which [`MAX_COMPRESSION_RATIO`] is enforced.
 const LARGE_PAGE: u64 = 1 << 26;
-/// By how much photos, or anything that is not made to be packed, can shrink; DEFLATE itself gives 1,032.
+/// Maximum plausible compression ratio; that of DEFLATE is 1,032.
 const MAX_COMPRESSION_RATIO: u64 = 1 << 10;
 
-/// A file that is opened for each part that is read: the clones of a `File` share the place where they read.
+/// A file that is reopened for each read, because clones of a `File` share one position.
 pub(super) struct ReopeningFile {
     path: PathBuf,
     length: u64,
@@ -39,7 +39,7 @@ impl Length for ReopeningFile {
     }
 }
 
-/// The file from a page on, or its last bytes.
+/// A reader from the start of a page, which checks the page header first, or of the file footer.
 pub(super) struct CheckedReader {
     file: BufReader<File>,
     is_checked: bool,
@@ -47,7 +47,8 @@ pub(super) struct CheckedReader {
 
 impl Read for CheckedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Not before: where it knows a page's header already, the reader asks for what lies behind it and does not read.
+        // Checked on the first read, not when opening: if the crate knows the page header, it opens a reader
+        // behind it and does not read.
         if !self.is_checked {
             check_page_size(self.file.fill_buf()?).map_err(io::Error::other)?;
             self.is_checked = true;
@@ -60,14 +61,14 @@ impl ChunkReader for ReopeningFile {
     type T = CheckedReader;
 
     fn get_read(&self, start: u64) -> Result<CheckedReader> {
-        const LAST: u64 = 8;
-        let is_end = start.saturating_add(LAST) == self.length;
-        Ok(CheckedReader { file: self.open_at(start)?, is_checked: is_end })
+        const FOOTER_SIZE: u64 = 8;
+        let is_footer = start.saturating_add(FOOTER_SIZE) == self.length;
+        Ok(CheckedReader { file: self.open_at(start)?, is_checked: is_footer })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         if start.saturating_add(length as u64) > self.length {
-            return Err(ParquetError::EOF("the file is cut short".into()));
+            return Err(ParquetError::EOF("the file is truncated".into()));
         }
         let mut bytes = vec![0; length];
         self.open_at(start)?.read_exact(&mut bytes)?;
@@ -75,21 +76,21 @@ impl ChunkReader for ReopeningFile {
     }
 }
 
-/// Whether the page of this header can become as large as it says.
+/// Checks that the uncompressed size in a page header is plausible.
 fn check_page_size(header: &[u8]) -> Result<(), String> {
     let (uncompressed, compressed) = page_sizes(header).ok_or("a page does not say its size")?;
     if uncompressed > LARGE_PAGE.max(compressed.saturating_mul(MAX_COMPRESSION_RATIO)) {
-        return Err(format!("a page of {compressed} bytes claims to unfold to {uncompressed}"));
+        return Err(format!("a page of {compressed} bytes claims to decompress to {uncompressed}"));
     }
     Ok(())
 }
 
-/// How large a page becomes and how large it is stored. Source: `PageHeader` of `parquet.thrift`, whose first fields are its kind and
-/// these two, in Thrift's compact protocol.
+/// Uncompressed and compressed size in a page header: the second and third field of `PageHeader` in
+/// `parquet.thrift`, in Thrift's compact protocol.
 fn page_sizes(mut header: &[u8]) -> Option<(u64, u64)> {
-    /// The next field, an `i32`.
+    /// Field header: the next field, of type `i32`.
     const NEXT_I32: u8 = 0x15;
-    let mut next = || -> Option<u64> {
+    let mut next_i32 = || -> Option<u64> {
         let (&NEXT_I32, mut rest) = header.split_first()? else { return None };
         let (mut zigzag, mut shift) = (0u64, 0u32);
         loop {
@@ -100,23 +101,23 @@ fn page_sizes(mut header: &[u8]) -> Option<(u64, u64)> {
             if byte < 0x80 {
                 break;
             }
-            // An i32 takes five bytes.
+            // An i32 takes at most five bytes.
             if shift == 35 {
                 return None;
             }
         }
         header = rest;
-        // What is negative the reader refuses.
+        // The crate rejects negative values.
         Some(zigzag >> 1)
     };
-    let (_kind, uncompressed, compressed) = (next()?, next()?, next()?);
+    let (_kind, uncompressed, compressed) = (next_i32()?, next_i32()?, next_i32()?);
     Some((uncompressed, compressed))
 }
 
-/// The pages of a column.
+/// The pages of a column, with dictionary pages checked.
 pub(super) struct CheckedPages(pub(super) Box<dyn PageReader>);
 
-/// Of a dictionary that holds fewer bytes than it says it has values, the reader would make them all first.
+/// Rejects a dictionary with more values than bytes; the crate would allocate all values first.
 fn check_dictionary(page: Page) -> Result<Page> {
     match page {
         Page::DictionaryPage { ref buf, num_values, .. } if num_values as usize > buf.len() => {

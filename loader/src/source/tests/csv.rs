@@ -1,14 +1,14 @@
 use super::*;
 
-/// The tutorial's data set: `labels.csv` with `id,breed`, the photos in `train/`, their ending left out.
+/// A data set with `labels.csv` (columns `id,breed`, ids without extension) and images in `train/`.
 struct CsvFixture(tempfile::TempDir);
 
 impl CsvFixture {
-    fn new(csv: impl AsRef<[u8]>, photos: &[&str]) -> Self {
+    fn new(csv: impl AsRef<[u8]>, images: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("train")).unwrap();
         fs::write(root.path().join("labels.csv"), csv).unwrap();
-        create_files(&root.path().join("train"), photos);
+        create_files(&root.path().join("train"), images);
         Self(root)
     }
 
@@ -42,7 +42,7 @@ impl CsvFixture {
 
 // effect: data.csv, data.images, data.class_order
 #[test]
-fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
+fn a_table_is_read_in_the_order_of_its_rows() {
     let table = CsvFixture::new(
         "id,breed\nf3,pug\na1,akita\nc2,pug\n",
         &["a1.jpg", "c2.jpg", "f3.jpg", "unlisted.jpg"],
@@ -60,7 +60,7 @@ fn the_tutorials_table_is_read_in_the_order_of_its_rows() {
 
 // effect: data.extension
 #[test]
-fn the_extension_may_have_its_dot_or_stand_in_the_id() {
+fn the_extension_may_have_a_dot_or_be_part_of_the_id() {
     let table = CsvFixture::new("id,breed\na,x\nb,y\n", &["a.jpg", "b.jpg"]);
     let dotted = CsvSource { extension: ".jpg".into(), ..table.source() };
     assert_eq!(ids(&read_sorted(&dotted).unwrap()), ["a.jpg", "b.jpg"]);
@@ -74,7 +74,7 @@ fn the_extension_may_have_its_dot_or_stand_in_the_id() {
 
 // effect: data.id, data.label
 #[test]
-fn columns_are_found_by_name_wherever_they_stand() {
+fn columns_are_found_by_name_in_any_order() {
     let table = CsvFixture::new("size,breed, id ,x\n1,pug,a,\n2,akita,b,\n", &["a.jpg", "b.jpg"]);
     assert_eq!(table.read().labels(), [1, 0]);
 }
@@ -96,7 +96,7 @@ fn tables_of_other_programs_are_read() {
 }
 
 #[test]
-fn fields_end_at_a_tab_in_a_tsv_and_else_at_what_the_header_has_most_of() {
+fn the_delimiter_is_a_tab_in_a_tsv_and_otherwise_the_most_frequent_in_the_header() {
     let table = CsvFixture::new("", &["a.jpg", "b.jpg"]);
     let read_as = |name: &str, text: &str| {
         fs::write(table.0.path().join(name), text).unwrap();
@@ -105,23 +105,23 @@ fn fields_end_at_a_tab_in_a_tsv_and_else_at_what_the_header_has_most_of() {
     };
     let expected = ("a.jpg b.jpg".to_owned(), "x y".to_owned());
     assert_eq!(read_as("t.TSV", "id\tbreed\tx,y,z\na\tx\t\nb\ty\t\n"), expected);
-    // As many of each: a comma before a semicolon before a tab.
+    // Ties: a comma before a semicolon before a tab.
     assert_eq!(read_as("a.csv", "id,breed;a\tb,c;d\te,breed\na,1,2,x\nb,1,2,y\n"), expected);
     assert_eq!(read_as("b.csv", "a\tb;id;breed\nc\td;a;x\nc\td;b;y\n"), expected);
 }
 
 #[test]
-fn a_table_of_some_of_its_photos_keeps_their_first_rows_and_all_columns() {
+fn filtered_rows_keep_all_columns_and_the_first_row_of_each_image() {
     let table = CsvFixture::new("id;breed;age\n a ;x;1\nb;y;2\n./a;z;3\n../c;x;4\nc;\"x;y\";5\n", &[]);
     let only =
         |keeps: &dyn Fn(&str) -> bool| String::from_utf8(table.source().filter_rows(keeps).unwrap()).unwrap();
     assert_eq!(only(&|_| true), "id;breed;age\na;x;1\nb;y;2\nc;\"x;y\";5\n");
-    assert_eq!(only(&|photo| photo == "a.jpg"), "id;breed;age\na;x;1\n");
+    assert_eq!(only(&|image| image == "a.jpg"), "id;breed;age\na;x;1\n");
     assert_eq!(only(&|_| false), "id;breed;age\n");
 }
 
 #[test]
-fn the_head_of_a_table_is_its_columns_and_first_row() {
+fn a_table_head_has_the_columns_and_the_first_row() {
     let table = CsvFixture::new("id, breed\n a,x\nb\n", &[]);
     let head = read_table_head(&table.source().csv).unwrap();
     assert_eq!(
@@ -131,7 +131,7 @@ fn the_head_of_a_table_is_its_columns_and_first_row() {
 }
 
 #[test]
-fn a_column_that_is_not_there_is_named_with_those_that_are() {
+fn a_missing_column_is_reported_with_the_existing_ones() {
     let table = CsvFixture::new("id,Breed,size\na,x,1\n", &["a.jpg"]);
     assert_eq!(
         table.error_message(),
@@ -152,7 +152,7 @@ fn a_column_that_is_not_there_is_named_with_those_that_are() {
 
 // effect: data.group
 #[test]
-fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
+fn groups_are_numbered_by_name_and_a_missing_group_is_an_error() {
     let table = CsvFixture::new(
         "id,breed,dog\na,x,rex\nb,y, bello \nc,x,rex\nd,y,10\n",
         &["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
@@ -177,68 +177,68 @@ fn groups_are_numbered_by_name_and_a_photo_without_one_is_refused() {
 
 // effect: split.column
 #[test]
-fn parts_are_read_from_their_column_and_another_word_is_refused() {
+fn splits_are_read_from_their_column_and_other_words_are_errors() {
     let table = CsvFixture::new("id,breed,use\na,x,Train\nb,y,val\nc,x,TEST\n", &["a.jpg", "b.jpg", "c.jpg"]);
     let source = table.source();
     let source = CsvSource { fields: FieldNames { split: Some("use".into()), ..source.fields }, ..source };
-    let parts: Vec<_> =
+    let splits: Vec<_> =
         read_sorted(&source).unwrap().samples.into_iter().map(|sample| sample.split).collect();
-    assert_eq!(parts, [Some(Split::Train), Some(Split::Validation), Some(Split::Test)]);
+    assert_eq!(splits, [Some(Split::Train), Some(Split::Validation), Some(Split::Test)]);
     let table = CsvFixture::new("id,breed,use\na,x,later\nb,y,test\n", &["a.jpg", "b.jpg"]);
     let source = CsvSource { csv: table.source().csv, images: table.source().images, ..source };
     assert_eq!(
         table.error_message_with(&source),
-        "ROOT/labels.csv: line 2: `use` is `later`: a part is called train, validation or test"
+        "ROOT/labels.csv: line 2: `use` is `later`: it must be train, validation or test"
     );
 }
 
 #[test]
-fn what_is_wrong_with_rows_leaves_the_others_and_photos_without_a_row_are_found() {
+fn errors_of_rows_do_not_affect_others_and_images_without_a_row_are_found() {
     let table =
         CsvFixture::new("id,breed\na,x\n,y\nb,\n../c,y\na,x\nd,y\ne,y\n", &["a.jpg", "d.jpg", "sub/f.jpg"]);
-    let listing = table.source().list().unwrap();
-    let ids: Vec<&str> = listing.samples.iter().map(|entry| entry.id.as_str()).collect();
+    let raw = table.source().list().unwrap();
+    let ids: Vec<&str> = raw.samples.iter().map(|sample| sample.id.as_str()).collect();
     assert_eq!(ids, ["a.jpg", "d.jpg"]);
-    assert_eq!(listing.errors.len(), 5);
+    assert_eq!(raw.errors.len(), 5);
     assert_eq!(table.source().unlabeled().unwrap(), ["sub/f.jpg"]);
 }
 
 #[test]
-fn a_table_without_rows_or_header_says_so() {
+fn a_table_without_rows_or_header_is_an_error() {
     assert_eq!(
         CsvFixture::new("id,breed\n", &[]).error_message(),
-        "ROOT/labels.csv has no rows: every line below the header is a photo"
+        "ROOT/labels.csv has no rows: each line below the header describes one photo"
     );
     for csv in ["", "\n\n", "\u{FEFF}"] {
         assert_eq!(
             CsvFixture::new(csv, &[]).error_message(),
-            "ROOT/labels.csv has no header: its first line names the columns",
+            "ROOT/labels.csv has no header: its first line must name the columns",
             "{csv:?}"
         );
     }
 }
 
 #[test]
-fn a_table_that_cannot_be_parsed_is_named_with_the_line() {
+fn parse_errors_name_the_line() {
     for csv in ["id,breed\na,x\nb,y,z\n", "id,breed\r\na,x\r\nb,y,z\r\n", "id,breed\n\nb,y,z\n"] {
         assert_eq!(
             CsvFixture::new(csv, &[]).error_message(),
-            "ROOT/labels.csv: line 3 has 3 fields, the header 2",
+            "ROOT/labels.csv: line 3 has 3 fields, but the header has 2",
             "{csv:?}"
         );
     }
     assert_eq!(
         CsvFixture::new(b"id,breed\na,caf\xE9\n", &[]).error_message(),
-        "ROOT/labels.csv: line 2 is not UTF-8: save the table as UTF-8"
+        "ROOT/labels.csv: line 2 is not UTF-8: save the file as UTF-8"
     );
     assert_eq!(
         CsvFixture::new(b"id,ra\xE7a\na,x\n", &[]).error_message(),
-        "ROOT/labels.csv: line 1 is not UTF-8: save the table as UTF-8"
+        "ROOT/labels.csv: line 1 is not UTF-8: save the file as UTF-8"
     );
 }
 
 #[test]
-fn an_empty_field_is_named_with_its_line() {
+fn empty_fields_are_reported_with_their_line() {
     assert_eq!(
         CsvFixture::new("id,breed\na,x\n,y\n", &[]).error_message(),
         "ROOT/labels.csv, line 3: `id` is empty"
@@ -254,7 +254,7 @@ fn an_empty_field_is_named_with_its_line() {
 }
 
 #[test]
-fn a_photo_listed_twice_is_named_with_both_lines() {
+fn an_image_listed_twice_is_reported_with_both_lines() {
     for (csv, id) in [
         ("id,breed\na,x\nb,y\na,y\n", "a.jpg"),
         ("id,breed\na,x\nb,y\n./a,x\n", "a.jpg"),
@@ -262,23 +262,21 @@ fn a_photo_listed_twice_is_named_with_both_lines() {
     ] {
         assert_eq!(
             CsvFixture::new(csv, &["a.jpg", "b.jpg", "sub/a.jpg"]).error_message(),
-            format!(
-                "ROOT/labels.csv: `{id}` stands in line 2 and again in line 4: every photo may be listed once"
-            )
+            format!("ROOT/labels.csv: `{id}` is on line 2 and on line 4: each photo may be listed only once")
         );
     }
 }
 
 #[test]
-fn photos_that_are_not_there_are_counted_and_named() {
+fn missing_images_are_counted_and_named() {
     let rows: String = (0..12).map(|i| format!("p{i},x\n")).collect();
     assert_eq!(
         CsvFixture::new(format!("id,breed\n{rows}a,y\n"), &["a.jpg", "p3.jpg"]).error_message(),
         "ROOT/labels.csv lists photos that are not in ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, p4.jpg, p5.jpg, p6.jpg, \
          p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; check `data.images`, `data.id` and `data.extension`"
     );
-    for (id, photo) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {
-        let message = CsvFixture::new(format!("id,breed\n{id},y\n"), &[photo]).error_message();
+    for (id, image) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {
+        let message = CsvFixture::new(format!("id,breed\n{id},y\n"), &[image]).error_message();
         assert!(
             message.starts_with("ROOT/labels.csv lists photos that are not in ROOT/train (1)"),
             "{id}: {message}"
@@ -287,7 +285,7 @@ fn photos_that_are_not_there_are_counted_and_named() {
 }
 
 #[test]
-fn an_id_that_leaves_the_folder_is_refused() {
+fn an_id_that_leaves_the_folder_is_an_error() {
     for (id, shown) in [
         ("../secret", "../secret"),
         ("sub/../../secret", "sub/../../secret"),
@@ -299,28 +297,25 @@ fn an_id_that_leaves_the_folder_is_refused() {
             CsvFixture::new(format!("id,breed\na,x\n\"{id}\",y\n"), &["a.jpg", "sub/a.jpg", "../secret.jpg"])
                 .error_message(),
             format!(
-                "ROOT/labels.csv, line 3: the id `{shown}` leads out of ROOT/train: photos must lie below that folder"
+                "ROOT/labels.csv, line 3: the id `{shown}` points outside ROOT/train: photos must be inside that folder"
             )
         );
     }
 }
 
 #[test]
-fn missing_files_and_folders_are_named() {
+fn missing_files_and_folders_are_errors() {
     let table = CsvFixture::new("id,breed\na,x\n", &["a.jpg"]);
     let no_csv = CsvSource { csv: table.0.path().join("none.csv"), ..table.source() };
     assert_eq!(table.error_message_with(&no_csv), "failed to read ROOT/none.csv");
     let no_images = CsvSource { images: table.0.path().join("none"), ..table.source() };
     assert_eq!(table.error_message_with(&no_images), "there is no folder ROOT/none");
-    assert_eq!(
-        table.error_message(),
-        "ROOT/labels.csv has one class only, `x`: there is nothing to tell it from"
-    );
+    assert_eq!(table.error_message(), "ROOT/labels.csv has only one class, `x`: training needs at least two");
 }
 
 #[cfg(unix)]
 #[test]
-fn links_out_of_the_folder_and_to_a_photo_that_is_listed_are_refused() {
+fn links_out_of_the_folder_and_to_a_listed_image_are_errors() {
     use std::os::unix::fs::symlink;
 
     let table = CsvFixture::new("id,breed\na,x\nb,y\n", &["a.jpg", "../secret.jpg"]);
@@ -328,14 +323,14 @@ fn links_out_of_the_folder_and_to_a_photo_that_is_listed_are_refused() {
     symlink("../secret.jpg", &link).unwrap();
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv, line 3: the id `b` leads out of ROOT/train: photos must lie below that folder"
+        "ROOT/labels.csv, line 3: the id `b` points outside ROOT/train: photos must be inside that folder"
     );
     fs::remove_file(&link).unwrap();
     symlink("a.jpg", &link).unwrap();
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv, line 2: `a.jpg` and ROOT/labels.csv, line 3: `b.jpg` are the same by a link: every photo may be \
-         in the data once, remove one of them"
+        "ROOT/labels.csv, line 2: `a.jpg` and ROOT/labels.csv, line 3: `b.jpg` are the same because of a link: each photo \
+         may be in the data only once, remove one"
     );
     fs::rename(table.0.path().join("train/a.jpg"), table.0.path().join("train/unlisted.jpg")).unwrap();
     fs::remove_file(&link).unwrap();

@@ -10,7 +10,7 @@ fn error_message_for(files: &[&str]) -> String {
 
 // effect: data.folder
 #[test]
-fn folders_are_classes_and_photos_may_lie_deeper() {
+fn folders_are_classes_with_images_at_any_depth() {
     let root = tempfile::tempdir().unwrap();
     create_files(
         root.path(),
@@ -68,7 +68,7 @@ fn the_order_is_bytewise_whatever_the_file_system_lists_first() {
 }
 
 #[test]
-fn hidden_files_are_passed_over() {
+fn hidden_files_are_skipped() {
     let root = tempfile::tempdir().unwrap();
     create_files(
         root.path(),
@@ -78,22 +78,22 @@ fn hidden_files_are_passed_over() {
 }
 
 #[test]
-fn photos_without_classes_are_found_by_the_same_rules() {
+fn images_without_classes_are_found_by_the_same_rules() {
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["b/2.jpg", "b/10.png", "a.gif", "b.txt", "._a.gif", ".cache/3.jpg"]);
     let found = find_image_files(root.path()).unwrap();
-    assert_eq!(found, ["a.gif", "b/10.png", "b/2.jpg"].map(|photo| root.path().join(photo)));
+    assert_eq!(found, ["a.gif", "b/10.png", "b/2.jpg"].map(|path| root.path().join(path)));
     assert!(matches!(find_image_files(&root.path().join("c")), Err(DatasetError::NoFolder(_))));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_linked_folder_is_entered_or_refused_but_not_dropped() {
+fn a_linked_folder_is_read_or_an_error_but_never_ignored() {
     let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     create_files(root.path(), &["in/.shelf/1.jpg", "in/2.jpg"]);
     std::os::unix::fs::symlink("in/.shelf", root.path().join("link")).unwrap();
     let found = find_image_files(root.path()).unwrap();
-    assert_eq!(found, ["in/2.jpg", "link/1.jpg"].map(|photo| root.path().join(photo)));
+    assert_eq!(found, ["in/2.jpg", "link/1.jpg"].map(|path| root.path().join(path)));
     std::os::unix::fs::symlink(elsewhere.path(), root.path().join("out")).unwrap();
     assert!(matches!(find_image_files(root.path()), Err(DatasetError::LeavesRoot { .. })));
     fs::remove_file(root.path().join("out")).unwrap();
@@ -102,7 +102,7 @@ fn a_linked_folder_is_entered_or_refused_but_not_dropped() {
 }
 
 #[test]
-fn what_is_no_photo_is_passed_over_with_a_line() {
+fn other_files_are_skipped_with_a_log_line() {
     let root = tempfile::tempdir().unwrap();
     create_files(
         root.path(),
@@ -113,32 +113,32 @@ fn what_is_no_photo_is_passed_over_with_a_line() {
     });
     let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
     assert!(
-        lines.contains("passed over below ROOT: 4 files that are no photos (.db, .txt, no ending)"),
+        lines.contains("skipped 4 files that are not photos below ROOT (.db, .txt, no extension)"),
         "{lines}"
     );
-    assert!(lines.contains("passed over in ROOT: 1 photos outside the class folders"), "{lines}");
+    assert!(lines.contains("skipped 1 photos outside the class folders in ROOT"), "{lines}");
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["file"]);
     for missing in ["none", "file"] {
-        let outcome = read_folder(&root.path().join(missing));
-        assert_eq!(error_message(outcome, root.path()), format!("there is no folder ROOT/{missing}"));
+        let result = read_folder(&root.path().join(missing));
+        assert_eq!(error_message(result, root.path()), format!("there is no folder ROOT/{missing}"));
     }
 }
 
 #[test]
-fn a_folder_without_classes_says_what_it_needs() {
-    let says =
-        "ROOT has no class folders: it needs a folder for each class, with the photos of that class in it";
-    assert_eq!(error_message_for(&[]), says);
-    assert_eq!(error_message_for(&["a.jpg", ".hidden/b.jpg"]), says);
+fn a_folder_without_classes_is_an_error() {
+    let expected =
+        "ROOT has no class folders: it needs one folder per class, with the photos of that class in it";
+    assert_eq!(error_message_for(&[]), expected);
+    assert_eq!(error_message_for(&["a.jpg", ".hidden/b.jpg"]), expected);
 }
 
 #[test]
-fn classes_without_photos_are_named_with_what_is_there_instead() {
+fn classes_without_images_are_reported_with_other_extensions() {
     assert_eq!(
         error_message_for(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
         "no photos in the class folders b, c of ROOT: add photos, or remove the folders (files found there end in .avif, .heic)"
@@ -153,15 +153,15 @@ fn classes_without_photos_are_named_with_what_is_there_instead() {
 }
 
 #[test]
-fn one_class_only_is_refused() {
+fn a_single_class_is_an_error() {
     assert_eq!(
         error_message_for(&["a/1.jpg", "a/2.jpg"]),
-        "ROOT has one class only, `a`: there is nothing to tell it from"
+        "ROOT has only one class, `a`: training needs at least two"
     );
 }
 
 #[test]
-fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
+fn a_test_folder_uses_the_labels_of_the_training_classes() {
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["b/1.jpg", "c/1.jpg"]);
     let classes = ClassMap::new(["c", "a", "b"], ClassOrder::Appearance);
@@ -173,7 +173,7 @@ fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
     let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
     assert_eq!(
         error_message(read_folder_with_classes(root.path(), &known), root.path()),
-        "the class folders c of ROOT are not among the classes trained on: a, b"
+        "the class folders c of ROOT are not among the training classes: a, b"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/notes.txt"]);
@@ -184,7 +184,7 @@ fn a_test_folder_takes_the_numbers_of_the_classes_trained_on() {
 }
 
 #[test]
-fn folders_called_as_parts_are_parts_and_otherwise_classes() {
+fn folders_named_like_splits_are_splits_and_otherwise_classes() {
     let splits = |files: &[&str]| {
         let root = tempfile::tempdir().unwrap();
         create_files(root.path(), files);
@@ -209,13 +209,13 @@ fn folders_called_as_parts_are_parts_and_otherwise_classes() {
         ["val/a/1.jpg", "test/a/1.jpg"],
         ["train/1.jpg", "test/1.jpg"],
     ] {
-        let (classes, parts) = splits(&files);
-        assert!(classes.len() == 2 && parts == [None, None], "{files:?}");
+        let (classes, splits) = splits(&files);
+        assert!(classes.len() == 2 && splits == [None, None], "{files:?}");
     }
 }
 
 #[test]
-fn ids_can_move_to_a_root_further_up() {
+fn ids_can_be_prefixed() {
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/1.jpg", "b/1.jpg"]);
     let mut dataset = read_folder(root.path()).unwrap();
@@ -233,7 +233,7 @@ mod links {
 
     use super::*;
 
-    /// A data set of two classes, and a folder beside it.
+    /// Reads a data set of two classes with a link in it; there is also a folder outside the data set.
     fn read_with_link(target: &str, link: &str) -> String {
         let temporary = tempfile::tempdir().unwrap();
         create_files(
@@ -250,9 +250,10 @@ mod links {
     }
 
     #[test]
-    fn a_link_out_of_the_root_is_refused() {
-        let leaves =
-            |link: &str| format!("the link ROOT/{link} leads out of ROOT: photos must lie below that folder");
+    fn a_link_out_of_the_root_is_an_error() {
+        let leaves = |link: &str| {
+            format!("the link ROOT/{link} points outside ROOT: photos must be inside that folder")
+        };
         assert_eq!(read_with_link("../elsewhere", "c"), leaves("c"));
         assert_eq!(read_with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
         assert_eq!(read_with_link("../../elsewhere/x.jpg", "a/x.jpg"), leaves("a/x.jpg"));
@@ -260,20 +261,23 @@ mod links {
     }
 
     #[test]
-    fn a_loop_of_links_is_refused() {
+    fn a_loop_of_links_is_an_error() {
         assert_eq!(
             read_with_link("..", "a/up"),
-            "ROOT and ROOT/a/up are the same by a link: every photo may be in the data once, remove one of them"
+            "ROOT and ROOT/a/up are the same because of a link: each photo may be in the data only once, remove one"
         );
-        assert!(read_with_link(".", "a/self").starts_with("ROOT/a and ROOT/a/self are the same by a link"));
+        assert!(
+            read_with_link(".", "a/self")
+                .starts_with("ROOT/a and ROOT/a/self are the same because of a link")
+        );
         assert!(read_with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
     }
 
     #[test]
-    fn a_photo_that_is_met_twice_is_refused() {
+    fn an_image_that_appears_twice_is_an_error() {
         assert!(
             read_with_link("1.jpg", "a/2.jpg")
-                .starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same by a link")
+                .starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same because of a link")
         );
         assert!(
             read_with_link("../a/1.jpg", "b/0.jpg").starts_with("ROOT/a/1.jpg and ROOT/b/0.jpg are the same")
@@ -282,7 +286,7 @@ mod links {
     }
 
     #[test]
-    fn a_link_that_leads_nowhere_is_named() {
+    fn a_broken_link_is_an_error() {
         assert_eq!(read_with_link("gone.jpg", "a/2.jpg"), "failed to read ROOT/a/2.jpg");
     }
 
@@ -311,7 +315,7 @@ mod links {
     }
 
     #[test]
-    fn a_photo_or_folder_whose_name_is_not_utf8_is_refused() {
+    fn an_image_or_folder_whose_name_is_not_utf8_is_an_error() {
         let name = OsStr::from_bytes(b"caf\xE9.jpg");
         for folder in ["a", ""] {
             let root = tempfile::tempdir().unwrap();

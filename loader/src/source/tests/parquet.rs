@@ -16,14 +16,14 @@ fn flat_source(shard: &str) -> ParquetSource {
     ParquetSource { image: "picture".into(), fields, ..parquet_source(&[shard]) }
 }
 
-/// The grey of each photo, read in this order.
-fn gray_values<'a>(photos: impl Iterator<Item = &'a ImageRef>) -> Vec<u8> {
-    photos.map(|photo| decode(&photo.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0]).collect()
+/// The gray value of each image, read in the given order.
+fn gray_values<'a>(images: impl Iterator<Item = &'a ImageRef>) -> Vec<u8> {
+    images.map(|image| decode(&image.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0]).collect()
 }
 
 // effect: data.parquet, data.group
 #[test]
-fn data_sets_of_the_hub_are_read_with_the_names_of_their_classes() {
+fn data_sets_of_the_hub_are_read_with_class_names() {
     let shards =
         ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-00000-of-00001.parquet"];
     let source = parquet_source(&shards);
@@ -34,18 +34,18 @@ fn data_sets_of_the_hub_are_read_with_the_names_of_their_classes() {
     assert!(log.contains("1 photos without a class (`label`)"), "{log}");
     let dataset = dataset.unwrap();
     assert_eq!(dataset.classes.names(), ["akita", "boxer", "pug"]);
-    let listed: Vec<u8> = (0..36).filter(|&grey| grey != 25).collect();
-    assert_eq!(gray_values(dataset.samples.iter().map(|sample| &sample.image)), listed);
+    let expected: Vec<u8> = (0..36).filter(|&gray| gray != 25).collect();
+    assert_eq!(gray_values(dataset.samples.iter().map(|sample| &sample.image)), expected);
     assert_eq!(
         gray_values(dataset.samples.iter().rev().map(|sample| &sample.image)),
-        listed.into_iter().rev().collect::<Vec<_>>()
+        expected.into_iter().rev().collect::<Vec<_>>()
     );
     let names = ["pug", "akita", "boxer"];
-    for (sample, grey) in dataset.samples.iter().zip((0..36).filter(|&grey| grey != 25)) {
-        let label = if (26..30).contains(&grey) { (grey + 1) % 3 } else { grey % 3 };
-        assert_eq!(dataset.classes.name(sample.label), names[label], "{grey}");
-        assert_eq!(sample.group, Some(grey as u32 % 4));
-        assert_eq!(sample.split, Some(if grey < 30 { Split::Train } else { Split::Test }));
+    for (sample, gray) in dataset.samples.iter().zip((0..36).filter(|&gray| gray != 25)) {
+        let label = if (26..30).contains(&gray) { (gray + 1) % 3 } else { gray % 3 };
+        assert_eq!(dataset.classes.name(sample.label), names[label], "{gray}");
+        assert_eq!(sample.group, Some(gray as u32 % 4));
+        assert_eq!(sample.split, Some(if gray < 30 { Split::Train } else { Split::Test }));
     }
     assert_eq!(dataset.samples[27].id, "train-00001-of-00002.parquet/2");
     assert_eq!(source.unlabeled().unwrap(), ["train-00000-of-00002.parquet/25"]);
@@ -58,22 +58,22 @@ fn flat_columns_of_any_encoding_are_read_in_any_order_on_any_number_of_threads()
 
     for shard in ["plain.parquet", "dictionary.parquet"] {
         let dataset = read_sorted(&flat_source(shard)).unwrap();
-        let photos: Vec<&ImageRef> = dataset.samples.iter().map(|sample| &sample.image).collect();
-        let listed: Vec<u8> = (40..52).filter(|&grey| grey != 44).collect();
-        let strided: Vec<usize> = (0..photos.len()).map(|i| i * 7 % photos.len()).collect();
-        let picked = gray_values(strided.iter().map(|&i| photos[i]));
-        assert_eq!(picked, strided.iter().map(|&i| listed[i]).collect::<Vec<_>>(), "{shard}");
+        let images: Vec<&ImageRef> = dataset.samples.iter().map(|sample| &sample.image).collect();
+        let expected: Vec<u8> = (40..52).filter(|&gray| gray != 44).collect();
+        let strided: Vec<usize> = (0..images.len()).map(|i| i * 7 % images.len()).collect();
+        let picked = gray_values(strided.iter().map(|&i| images[i]));
+        assert_eq!(picked, strided.iter().map(|&i| expected[i]).collect::<Vec<_>>(), "{shard}");
         let threads = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
         let read: Vec<u8> = threads
-            .install(|| photos.par_iter().map(|photo| gray_values(std::iter::once(*photo))[0]).collect());
-        assert_eq!(read, listed, "{shard}");
-        let split = |grey: &u8| Some(if grey.is_multiple_of(3) { Split::Test } else { Split::Train });
-        assert!(dataset.samples.iter().map(|sample| sample.split).eq(listed.iter().map(split)), "{shard}");
+            .install(|| images.par_iter().map(|image| gray_values(std::iter::once(*image))[0]).collect());
+        assert_eq!(read, expected, "{shard}");
+        let split = |gray: &u8| Some(if gray.is_multiple_of(3) { Split::Test } else { Split::Train });
+        assert!(dataset.samples.iter().map(|sample| sample.split).eq(expected.iter().map(split)), "{shard}");
     }
 }
 
 #[test]
-fn columns_that_are_not_there_or_hold_something_else_are_named() {
+fn columns_that_are_missing_or_have_another_type_are_errors() {
     let refusal =
         |source: &ParquetSource| error_message(read_sorted(source), &golden::reference_path("source"));
     let other = ParquetSource { image: "pictures".into(), ..flat_source("plain.parquet") };
@@ -93,7 +93,7 @@ fn columns_that_are_not_there_or_hold_something_else_are_named() {
     };
     assert_eq!(
         refusal(&other),
-        "ROOT/plain.parquet: row 0: `class` is `akita`: a part is called train, validation or test"
+        "ROOT/plain.parquet: row 0: `class` is `akita`: it must be train, validation or test"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["x.parquet"]);

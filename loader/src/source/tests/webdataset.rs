@@ -11,18 +11,18 @@ fn webdataset_source(shards: &[&str]) -> WebDatasetSource {
     }
 }
 
-/// Each sample: its id, its class, and about what grey its photo has.
+/// Id, class name and approximate gray value of each sample.
 fn sample_rows(dataset: &Dataset) -> Vec<(&str, &str, u8)> {
-    let gray_value = |photo: &ImageRef| decode(&photo.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0];
+    let gray_value = |image: &ImageRef| decode(&image.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0];
     let row = |sample| {
-        let Sample { id, image: photo, label, .. }: &Sample = sample;
-        (id.as_str(), dataset.classes.name(*label), gray_value(photo))
+        let Sample { id, image, label, .. }: &Sample = sample;
+        (id.as_str(), dataset.classes.name(*label), gray_value(image))
     };
     dataset.samples.iter().map(row).collect()
 }
 
 #[test]
-fn a_sample_is_what_has_one_name_and_cls_json_or_txt_tell_its_class() {
+fn files_with_the_same_name_are_a_sample_and_cls_json_or_txt_give_its_class() {
     let dataset = read_sorted(&webdataset_source(&["numbers-000.tar"])).unwrap();
     assert_eq!(
         sample_rows(&dataset)[..2],
@@ -50,22 +50,22 @@ fn a_compressed_archive_is_read_in_any_order() {
 }
 
 #[test]
-fn links_and_other_files_are_passed_over_and_photos_without_a_class_left_out_with_a_line() {
+fn links_other_files_and_images_without_a_class_are_skipped_with_a_log_line() {
     let mut dataset = None;
     let log = capture_log(|| dataset = Some(read_sorted(&webdataset_source(&["odd.tar"])).unwrap()));
     assert!(log.contains("1 photos without a class (`cls`, `json` with `label`, `txt`)"), "{log}");
-    assert!(log.contains("3 links and files that are no photos"), "{log}");
+    assert!(log.contains("3 links and files that are not photos"), "{log}");
     let long = format!("odd.tar/cats/{}.jpeg", "long".repeat(50));
     assert_eq!(sample_rows(&dataset.unwrap()), [(long.as_str(), "cat", 80), ("odd.tar/b.PNG", "dog", 81)]);
     assert_eq!(webdataset_source(&["odd.tar"]).unlabeled().unwrap(), ["odd.tar/c.png"]);
 }
 
-/// An archive of these members.
+/// A tar archive with the given members.
 fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = tar::Builder::new(Vec::new());
     for (name, data) in members {
         let mut header = tar::Header::new_gnu();
-        // `set_path` refuses what hostile archives hold.
+        // `set_path` rejects the names of hostile archives.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(data.len() as u64);
         header.set_cksum();
@@ -74,15 +74,16 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     out.into_inner().unwrap()
 }
 
-/// In whatever order they stand.
+/// In any order of the files.
 #[test]
-fn of_several_files_that_tell_a_class_cls_comes_before_json_and_json_before_txt() {
-    let class = |notes: &[(&str, &[u8])]| {
+fn cls_takes_precedence_over_json_and_json_over_txt() {
+    let class = |annotations: &[(&str, &[u8])]| {
         let root = tempfile::tempdir().unwrap();
-        let photo = ("a.png", b"x".as_slice());
+        let image = ("a.png", b"x".as_slice());
         // Another sample, of another class.
-        let (notes, other) = ([&[photo], notes].concat(), [("b.png", b"x".as_slice()), ("b.cls", b"other")]);
-        fs::write(root.path().join("x.tar"), archive(&[&notes[..], &other].concat())).unwrap();
+        let (annotations, other) =
+            ([&[image], annotations].concat(), [("b.png", b"x".as_slice()), ("b.cls", b"other")]);
+        fs::write(root.path().join("x.tar"), archive(&[&annotations[..], &other].concat())).unwrap();
         let dataset = read_sorted(&WebDatasetSource {
             shards: vec![root.path().join("x.tar")],
             ..webdataset_source(&[])
@@ -92,15 +93,15 @@ fn of_several_files_that_tell_a_class_cls_comes_before_json_and_json_before_txt(
     };
     let [cls, json, txt]: [(&str, &[u8]); 3] =
         [("a.cls", b"1"), ("a.JSON", b"{\"label\": \"two\"}"), ("a.txt", b"three\n")];
-    for notes in [[cls, json, txt], [txt, json, cls], [json, txt, cls], [json, cls, txt]] {
-        assert_eq!(class(&notes), "1");
+    for annotations in [[cls, json, txt], [txt, json, cls], [json, txt, cls], [json, cls, txt]] {
+        assert_eq!(class(&annotations), "1");
     }
     assert_eq!([class(&[json, txt]), class(&[txt, json])], ["two", "two"]);
-    // What is empty tells none.
+    // Empty files and fields are ignored.
     for empty in [("a.cls", b" ".as_slice()), ("a.json", b"{\"label\": null}"), ("a.json", b"{}")] {
         assert_eq!(class(&[empty, txt]), "three");
     }
-    // A name of its own up to the first dot.
+    // The key ends at the first dot.
     assert_eq!(class(&[("a.b.cls", b"4"), ("a.cls", b"1")]), "1");
 }
 
@@ -112,13 +113,13 @@ fn error_message_for(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn members_that_lead_out_of_the_archive_are_refused() {
+fn members_that_point_outside_the_archive_are_errors() {
     for name in ["../a.png", "/etc/a.png", "a/../../b.png"] {
         let bytes = archive(&[("a.png", b"x"), ("a.cls", b"1"), (name, b"x")]);
         assert_eq!(
             error_message_for(&bytes),
             format!(
-                "ROOT/x.tar: the member `{name}` leads out of ROOT/x.tar: photos must lie below that folder"
+                "ROOT/x.tar: the member `{name}` points outside ROOT/x.tar: photos must be inside that folder"
             )
         );
     }
@@ -129,7 +130,7 @@ fn inconsistent_samples_are_reported() {
     let good = [("a.png", b"x".as_slice()), ("a.cls", b"1"), ("b.png", b"x"), ("b.cls", b"2")];
     let twice = archive(&[&good[..], &[("a.jpg", b"x")]].concat());
     assert!(
-        error_message_for(&twice).contains("the sample `a` stands at two places (sample 1 and 3)"),
+        error_message_for(&twice).contains("the name of sample `a` appears twice (samples 1 and 3)"),
         "{}",
         error_message_for(&twice)
     );
@@ -138,7 +139,7 @@ fn inconsistent_samples_are_reported() {
     let json = archive(&[&good[..], &[("b.json", b"{\"label\": [1]}")]].concat());
     assert_eq!(
         error_message_for(&json),
-        "ROOT/x.tar: `b`: json: `label` is [1]: text or a whole number is wanted"
+        "ROOT/x.tar: `b`: json: `label` is [1]: it must be text or a whole number"
     );
     let whole = archive(&good);
     for cut in [100, 600, 1600] {

@@ -8,7 +8,7 @@ use crate::golden;
 use crate::log_capture::capture_log;
 use crate::split::*;
 
-/// With groups, folds that keep them together.
+/// Stratified folds, by group if there are groups.
 fn split_folds(
     labels: &[u32],
     groups: Option<&[u32]>,
@@ -21,7 +21,7 @@ fn split_folds(
     }
 }
 
-/// The fold that each sample is tested in.
+/// The test fold of each sample, `[N]`.
 fn folds_of(splits: &[SplitIndices], samples: usize) -> Vec<u8> {
     let mut folds = vec![u8::MAX; samples];
     for (fold, split) in splits.iter().enumerate() {
@@ -35,7 +35,7 @@ fn folds_of(splits: &[SplitIndices], samples: usize) -> Vec<u8> {
 
 // effect: split.folds, split.seed
 #[test]
-fn folds_are_scikit_learns_index_for_index() {
+fn folds_match_scikit_learn_index_for_index() {
     let golden = golden::json("split/folds.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 35);
@@ -68,7 +68,7 @@ fn folds_are_scikit_learns_index_for_index() {
 }
 
 #[test]
-fn what_scikit_learn_does_not_fold_is_refused() {
+fn folds_that_scikit_learn_refuses_are_errors() {
     let golden = golden::json("split/folds.json");
     for case in golden["refused"].as_array().unwrap() {
         let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
@@ -78,13 +78,13 @@ fn what_scikit_learn_does_not_fold_is_refused() {
         let as_expected = match case["kind"].as_str().unwrap() {
             "too few folds" => matches!(error, SplitError::TooFewFolds { .. }),
             "more folds than samples" => {
-                matches!(error, SplitError::TooManyFolds { of: SplitUnit::Samples, .. })
+                matches!(error, SplitError::TooManyFolds { unit: SplitUnit::Samples, .. })
             }
             "more folds than any class" => {
-                matches!(error, SplitError::TooManyFolds { of: SplitUnit::LargestClass, count: 2, .. })
+                matches!(error, SplitError::TooManyFolds { unit: SplitUnit::LargestClass, count: 2, .. })
             }
             "more folds than groups" => {
-                matches!(error, SplitError::TooManyFolds { of: SplitUnit::Groups, count: 2, .. })
+                matches!(error, SplitError::TooManyFolds { unit: SplitUnit::Groups, count: 2, .. })
             }
             "another number of groups" => matches!(error, SplitError::Groups { .. }),
             _ => false,
@@ -96,24 +96,21 @@ fn what_scikit_learn_does_not_fold_is_refused() {
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn fold_errors_say_what_to_do() {
     let message = |labels: &[u32], n_splits| stratified_k_fold(labels, n_splits, 0).unwrap_err().to_string();
-    assert_eq!(
-        message(&[0, 0, 1], 1),
-        "1 fold cannot be tested on what the others teach: ask for 2 at least"
-    );
+    assert_eq!(message(&[0, 0, 1], 1), "cross-validation needs at least 2 folds, not 1");
     assert_eq!(
         message(&[0, 0, 1, 1, 1], 4),
-        "4 folds are more than the largest class has, 3 samples: ask for 3 at most"
+        "4 folds are too many for the 3 samples of the largest class: use at most 3"
     );
     assert_eq!(
         stratified_group_k_fold(&[0, 1, 1], &[5, 5, 5], 2, 0).unwrap_err().to_string(),
-        "2 folds are more than 1 group: ask for 1 at most"
+        "2 folds are too many for 1 group: use at most 1"
     );
 }
 
 #[test]
-fn a_class_smaller_than_the_number_of_folds_is_told_and_no_error_while_another_is_large_enough() {
+fn a_class_smaller_than_the_number_of_folds_is_a_warning_if_another_is_large_enough() {
     for groups in [None, Some([0, 1, 2, 3, 4, 5].as_slice())] {
         let log =
             capture_log(|| assert_eq!(split_folds(&[0, 0, 0, 0, 1, 1], groups, 3, 0).unwrap().len(), 3));
@@ -124,14 +121,14 @@ fn a_class_smaller_than_the_number_of_folds_is_told_and_no_error_while_another_i
     }
 }
 
-/// Whether there are samples enough of some class, and groups enough, for so many folds.
+/// Whether some class has enough samples, and there are enough groups, for `n_splits` folds.
 fn has_enough_for_folds(labels: &[u32], groups: Option<&[u32]>, n_splits: usize) -> bool {
     let of_class = |class| labels.iter().filter(|&&label| label == class).count();
     let distinct = groups.map_or(usize::MAX, |groups| groups.iter().collect::<BTreeSet<_>>().len());
     (0..5).any(|class| of_class(class) >= n_splits) && distinct >= n_splits
 }
 
-/// Labels, and groups of about four.
+/// Labels and groups; groups have about four samples.
 fn samples() -> impl Strategy<Value = Vec<(u32, u32)>> {
     (8usize..150).prop_flat_map(|n| prop::collection::vec((0u32..5, 0..n as u32 / 4), n))
 }
@@ -178,7 +175,7 @@ proptest! {
 
     // effect: data.group
     #[test]
-    fn no_group_is_on_both_sides(samples in samples(), n_splits in 2usize..6, seed: u32) {
+    fn no_group_is_in_both_sets(samples in samples(), n_splits in 2usize..6, seed: u32) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
         prop_assume!(has_enough_for_folds(&labels, Some(&groups), n_splits));
         for SplitIndices { train, test } in stratified_group_k_fold(&labels, &groups, n_splits, seed).unwrap() {
@@ -188,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn only_the_order_of_groups_counts(samples in samples(), seed: u32, gap in 1u32..1000) {
+    fn only_the_order_of_group_numbers_matters(samples in samples(), seed: u32, gap in 1u32..1000) {
         let (labels, groups): (Vec<u32>, Vec<u32>) = samples.into_iter().unzip();
         let renamed: Vec<u32> = groups.iter().map(|group| group * gap + 3).collect();
         prop_assume!(has_enough_for_folds(&labels, Some(&groups), 3));

@@ -8,7 +8,7 @@ use crate::split::*;
 
 // effect: data.group, split.test_size, split.seed
 #[test]
-fn splits_by_groups_are_scikit_learns_index_for_index() {
+fn group_splits_match_scikit_learn_index_for_index() {
     let golden = golden::json("split/group_shuffle.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 16);
@@ -23,15 +23,15 @@ fn splits_by_groups_are_scikit_learns_index_for_index() {
 }
 
 #[test]
-fn groups_that_scikit_learn_does_not_split_are_refused() {
+fn group_splits_that_scikit_learn_refuses_are_errors() {
     let golden = golden::json("split/group_shuffle.json");
     for case in golden["refused"].as_array().unwrap() {
         let groups: Vec<u32> = serde_json::from_value(case["groups"].clone()).unwrap();
         let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();
         let error = group_shuffle_split(&groups, 1, test_size, 0).unwrap_err();
         let as_expected = match case["kind"].as_str().unwrap() {
-            "empty training part" => matches!(error, SplitError::NoGroupToTrainOn { .. }),
-            "size out of range" => matches!(error, SplitError::TestSize { of: SplitUnit::Groups, .. }),
+            "empty training part" => matches!(error, SplitError::NoTrainGroups { .. }),
+            "size out of range" => matches!(error, SplitError::TestSize { unit: SplitUnit::Groups, .. }),
             "no samples" => error == SplitError::Empty,
             _ => false,
         };
@@ -40,17 +40,17 @@ fn groups_that_scikit_learn_does_not_split_are_refused() {
     let message = |test_size| group_shuffle_split(&[4, 9, 9], 1, test_size, 0).unwrap_err().to_string();
     assert_eq!(
         message(TestSize::Count(2)),
-        "a test part of 2 cannot be taken from 2 groups: give a count below 2, or a fraction between 0 and 1"
+        "a test set of 2 cannot be taken from 2 groups: give a count below 2, or a fraction between 0 and 1"
     );
     assert_eq!(
         message(TestSize::Fraction(0.6)),
-        "a test part of 0.6 of 2 groups leaves none to train on: make it smaller"
+        "a test set of 0.6 of 2 groups leaves no group for training: make it smaller"
     );
 }
 
 proptest! {
     #[test]
-    fn a_group_is_trained_on_or_tested_on_whole(
+    fn a_group_is_entirely_in_one_set(
         groups in prop::collection::vec(0u32..20, 2..100),
         fraction in 0.05f64..0.9,
         seed: u32,

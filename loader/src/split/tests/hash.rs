@@ -5,7 +5,7 @@ use crate::split::*;
 
 // effect: split.test_size, split.seed
 #[test]
-fn the_tested_keys_are_those_that_hashlib_finds_below_the_size() {
+fn hash_splits_match_hashlib() {
     let golden = golden::json("split/hash.json");
     let keys: Vec<String> = serde_json::from_value(golden["keys"].clone()).unwrap();
     for case in golden["cases"].as_array().unwrap() {
@@ -16,31 +16,31 @@ fn the_tested_keys_are_those_that_hashlib_finds_below_the_size() {
 }
 
 #[test]
-fn what_hashes_cannot_split_is_refused() {
+fn impossible_hash_splits_are_errors() {
     let message =
         |keys: &[&str], test_size| hash_split(keys, test_size, 0).map(|_| ()).unwrap_err().to_string();
     assert_eq!(
         message(&["a", "b"], TestSize::Count(1)),
-        "a test part of 1 cannot be chosen by hashes: give a fraction between 0 and 1"
+        "a hash split needs a fraction between 0 and 1 as the test size, not 1"
     );
     assert_eq!(
         message(&["a", "b"], TestSize::Fraction(f64::NAN)),
-        "a test part of NaN cannot be chosen by hashes: give a fraction between 0 and 1"
+        "a hash split needs a fraction between 0 and 1 as the test size, not NaN"
     );
     assert_eq!(
         message(&["a", "a"], TestSize::Fraction(1e-9)),
-        "by their hashes all 2 samples lie on the training side at a test part of 1e-9: give another seed or size"
+        "at a test size of 1e-9 the hash split puts all 2 samples into the training set: choose another seed or size"
     );
     assert_eq!(
         message(&["a"], TestSize::Fraction(1.0 - 1e-9)),
-        "by their hashes the one sample lies on the test side at a test part of 0.999999999: give another seed or size"
+        "at a test size of 0.999999999 the hash split puts the only sample into the test set: choose another seed or size"
     );
     assert_eq!(message(&[], TestSize::Fraction(0.5)), "there are no samples to split");
 }
 
 proptest! {
     #[test]
-    fn a_sample_stays_on_its_side_when_others_come_and_go_or_the_test_part_grows(
+    fn a_sample_stays_in_its_set_when_others_are_added_or_the_test_set_grows(
         keys in prop::collection::btree_set("[a-z]{1,6}", 20..60),
         is_kept in prop::collection::vec(prop::bool::weighted(0.7), 60),
         seed: u32,
@@ -49,8 +49,8 @@ proptest! {
         let keys: Vec<&String> = keys.iter().collect();
         let tested = |keys: &[&String], fraction| match hash_split(keys, TestSize::Fraction(fraction), seed) {
             Ok(split) => split.test.iter().map(|&index| keys[index].clone()).collect(),
-            Err(SplitError::EmptySide { tested: true, .. }) => keys.iter().map(|&key| key.clone()).collect(),
-            Err(SplitError::EmptySide { tested: false, .. }) => Vec::<String>::new(),
+            Err(SplitError::EmptySide { all_test: true, .. }) => keys.iter().map(|&key| key.clone()).collect(),
+            Err(SplitError::EmptySide { all_test: false, .. }) => Vec::<String>::new(),
             Err(error) => panic!("{error}"),
         };
         prop_assume!(!fewer.is_empty());

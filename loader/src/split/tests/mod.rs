@@ -35,7 +35,7 @@ fn group(shape: &str, groups: u64, i: u64, label: u64) -> u32 {
     number as u32
 }
 
-/// That splits are those which `kept` of `reference/split/make.py` kept of a case.
+/// Asserts that `splits` equal those that `kept` of `reference/split/make.py` wrote for a case.
 fn assert_splits_match(splits: &[SplitIndices], case: &serde_json::Value) {
     let indices =
         |value: &serde_json::Value| -> Vec<usize> { serde_json::from_value(value.clone()).unwrap() };

@@ -8,7 +8,7 @@ use crate::{ClassMap, ClassOrder, golden};
 
 // effect: split.test_size, split.seed
 #[test]
-fn splits_are_scikit_learns_index_for_index() {
+fn splits_match_scikit_learn_index_for_index() {
     let golden = golden::json("split/stratified_shuffle.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 60);
@@ -24,7 +24,7 @@ fn splits_are_scikit_learns_index_for_index() {
 }
 
 #[test]
-fn what_scikit_learn_refuses_is_refused() {
+fn splits_that_scikit_learn_refuses_are_errors() {
     let golden = golden::json("split/stratified_shuffle.json");
     for case in golden["refused"].as_array().unwrap() {
         let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
@@ -48,33 +48,33 @@ fn what_scikit_learn_refuses_is_refused() {
 }
 
 #[test]
-fn messages_say_what_to_do() {
+fn split_errors_say_what_to_do() {
     let message = |labels: &[u32], test_size| {
         stratified_shuffle_split(labels, 1, test_size, 0).unwrap_err().to_string()
     };
     let labels = [0, 0, 0, 1, 1, 1];
     assert_eq!(
         message(&labels, TestSize::Count(6)),
-        "a test part of 6 cannot be taken from 6 samples: give a count below 6, or a fraction between 0 and 1"
+        "a test set of 6 cannot be taken from 6 samples: give a count below 6, or a fraction between 0 and 1"
     );
-    assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test part of NaN cannot be taken"));
+    assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test set of NaN cannot be taken"));
     assert_eq!(
         message(&labels, TestSize::Count(1)),
-        "the test part would have 1 sample for 2 classes: every class needs at least one; make it larger"
+        "the test set would have 1 sample for 2 classes: every class needs at least one; make it larger"
     );
     assert_eq!(
         message(&labels, TestSize::Fraction(0.9)),
-        "the training part would have no sample for 2 classes: every class needs at least one; make the test part smaller"
+        "the training set would have no sample for 2 classes: every class needs at least one; make the test set smaller"
     );
     assert_eq!(
         message(&[0, 0, 1, 1, 2], TestSize::Fraction(0.4)),
-        "class 2 has one photo only, which cannot be split between training and testing: add photos, or leave the class out"
+        "class 2 has only one photo, which cannot be split between training and test set: add photos, or leave the class out"
     );
     let lone = SplitError::LoneSample { labels: vec![0, 2] };
     let classes = ClassMap::new(["akita", "boxer", "pug"], ClassOrder::Sorted);
     assert_eq!(
         lone.message_with_names(&classes),
-        "classes akita, pug have one photo only, which cannot be split between training and testing: add photos, or leave the classes out"
+        "classes akita, pug have only one photo, which cannot be split between training and test set: add photos, or leave the classes out"
     );
 }
 
@@ -91,7 +91,7 @@ fn a_size_is_read_as_a_fraction_or_a_count() {
     }
 }
 
-/// Whether every class can be trained on and tested on.
+/// Whether every class can be in both training and test set.
 fn has_enough_for_split(labels: &[u32], tested: usize) -> bool {
     let classes: BTreeSet<u32> = labels.iter().copied().collect();
     let of_class = |class: &u32| labels.iter().filter(|label| *label == class).count();
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn only_the_order_of_labels_counts(labels in prop::collection::vec(0u32..5, 10..60), seed: u32, gap in 1u32..1000) {
+    fn only_the_order_of_labels_matters(labels in prop::collection::vec(0u32..5, 10..60), seed: u32, gap in 1u32..1000) {
         let renamed: Vec<u32> = labels.iter().map(|label| label * gap + 7).collect();
         prop_assume!(has_enough_for_split(&labels, labels.len() / 2));
         let split =

@@ -26,7 +26,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Whether file `number` can be decoded, in every way that there is.
+/// Whether file `number` can be decoded. Checks that all ways of decoding agree.
 fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
     let message_of = |error: DecodeError| {
         let message = error.to_string();
@@ -39,30 +39,30 @@ fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
     }
     let eval = EvalTransform { resize: 9, crop: (8, 8), interpolation: Resampling::Bilinear };
     let reduced = LazyImage::open(bytes, MAX_PIXELS)
-        .and_then(|photo| photo.render(DecodeMode::Scaled, &[eval.render_spec()]))
+        .and_then(|image| image.render(DecodeMode::Scaled, &[eval.render_spec()]))
         .map_err(message_of);
-    let part = LazyImage::open(bytes, MAX_PIXELS).and_then(|photo| {
-        let (width, height) = photo.size();
+    let part = LazyImage::open(bytes, MAX_PIXELS).and_then(|image| {
+        let (width, height) = image.size();
         let crop =
             Crop { top: height / 3, left: width / 4, height: height.div_ceil(3), width: width.div_ceil(2) };
-        photo.decode_window(crop).map(|part| (part, crop))
+        image.decode_window(crop).map(|part| (part, crop))
     });
     match (&whole, part.map_err(message_of)) {
-        (Ok(photo), Ok((part, Crop { top, left, height, width }))) => {
-            assert!(u64::from(photo.width()) * u64::from(photo.height()) <= MAX_PIXELS, "{number}, {name}");
-            let expected = image::imageops::crop_imm(photo, left, top, width, height).to_image();
-            assert!(part == expected, "{number}, {name}: another part");
-            // The scans that a reduced photo does not need are not looked into.
-            assert!(reduced.is_ok(), "{number}, {name}: only whole");
+        (Ok(image), Ok((part, Crop { top, left, height, width }))) => {
+            assert!(u64::from(image.width()) * u64::from(image.height()) <= MAX_PIXELS, "{number}, {name}");
+            let expected = image::imageops::crop_imm(image, left, top, width, height).to_image();
+            assert!(part == expected, "{number}, {name}: the window differs from the whole photo");
+            // Reducing may skip damaged scans, but must not find more errors.
+            assert!(reduced.is_ok(), "{number}, {name}: decoded only at full size");
         }
         (Err(whole), Err(part)) => assert_eq!(*whole, part, "{number}, {name}"),
-        _ => panic!("{number}, {name}: whole and in part are not both an error"),
+        _ => panic!("{number}, {name}: only one of the whole photo and the window is an error"),
     }
     whole.is_ok()
 }
 
 #[test]
-fn every_mutated_photo_is_decoded_or_an_error_in_time() {
+fn every_mutated_image_is_decoded_or_an_error_in_time() {
     let seeds = seeds();
     let (decoded, refused) = run_with_timeout(FILES, |number| {
         let (name, bytes) = generator::mutated_file(&seeds, number);
@@ -70,13 +70,13 @@ fn every_mutated_photo_is_decoded_or_an_error_in_time() {
     });
     assert!(
         decoded > FILES / 10 && refused > FILES / 4,
-        "{decoded} decoded, {refused} refused: too much alike"
+        "{decoded} decoded, {refused} refused: the mutations are too uniform"
     );
 }
 
-/// The largest that is allowed takes 32 MiB and 16 MiB beside it; the rest is the process.
+/// The largest photo may take 32 MiB plus 16 MiB; the process itself takes the rest.
 #[cfg(target_os = "linux")]
 #[test]
-fn mutated_photos_take_no_more_memory_than_the_limit_allows_for() {
-    rerun_with_little_memory("photos::every_mutated_photo_is_decoded_or_an_error_in_time");
+fn mutated_images_take_no_more_memory_than_the_limit_allows_for() {
+    rerun_with_little_memory("images::every_mutated_image_is_decoded_or_an_error_in_time");
 }
