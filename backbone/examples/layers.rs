@@ -1,8 +1,8 @@
-//! What each layer of the demo's ResNet-50 takes on one thread, as a Markdown table: `docs/engine.md` has it.
+//! Prints the time of each layer of the demo's ResNet-50 on one thread, as the table in `docs/engine.md`.
 //!
 //! `cargo run --release -p headstock-backbone --example layers -- f32` (or `bf16`), 224 x 224, batch 16.
 
-#![expect(clippy::print_stdout, reason = "a program")]
+#![expect(clippy::print_stdout, reason = "the output of the example")]
 
 use std::error::Error;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{precision}, {}, one thread, peak {peak:.0} GFLOP/s:\n", backbone.isa());
     println!("| layer | method | output | ms a photo | GFLOP/s | share of the peak |");
     println!("|---|---|---|---|---|---|");
-    let (mut all, mut products) = (0.0, 0);
+    let (mut total_time, mut total_macs) = (0.0, 0);
     for layer in &layers {
         let LayerTime { name, method, size, channels, .. } = layer;
         let time = layer.time.as_secs_f64() * 1e3 / (RUNS * BATCH) as f64;
@@ -38,18 +38,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             None => "",
         };
         let size = format!("{channels} x {} x {}", size.0, size.1);
-        println!("| {name} | {method} | {size} | {} |", figures(time, layer.macs, peak));
-        all += time;
-        products += layer.macs;
+        println!("| {name} | {method} | {size} | {} |", table_cells(time, layer.macs, peak));
+        total_time += time;
+        total_macs += layer.macs;
     }
-    println!("| all | | | {} |", figures(all, products, peak));
+    println!("| all | | | {} |", table_cells(total_time, total_macs, peak));
     Ok(())
 }
 
-/// Time, rate and share of the peak, cell by cell.
-fn figures(milliseconds: f64, products: u64, peak: f64) -> String {
-    let rate = 2.0 * products as f64 / milliseconds / 1e6;
-    match products {
+/// The cells for time, GFLOP/s and share of the peak.
+fn table_cells(milliseconds: f64, macs: u64, peak: f64) -> String {
+    let rate = 2.0 * macs as f64 / milliseconds / 1e6;
+    match macs {
         0 => format!("{milliseconds:.3} | | "),
         _ => format!("{milliseconds:.3} | {rate:.0} | {:.0} %", 100.0 * rate / peak),
     }

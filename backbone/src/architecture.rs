@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A ResNet by its depth (He et al. 2016, with the stride in the 3 x 3 convolution, as torchvision builds them).
+/// A ResNet by its depth (He et al. 2016, with the stride in the 3 x 3 convolution as in torchvision).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Architecture {
     /// 18 layers, basic blocks.
@@ -18,15 +18,15 @@ pub enum Architecture {
     ResNet152,
 }
 
-/// Channels within the blocks of each stage.
+/// Inner channels of the blocks of each stage (torchvision's `planes`).
 pub(crate) const STAGE_WIDTHS: [usize; 4] = [64, 128, 256, 512];
 
 impl Architecture {
-    /// All of them, by depth.
+    /// All architectures, by depth.
     pub const ALL: [Self; 5] =
         [Self::ResNet18, Self::ResNet34, Self::ResNet50, Self::ResNet101, Self::ResNet152];
 
-    /// torchvision's and timm's name.
+    /// The name in torchvision and timm, `resnet50` for example.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -49,18 +49,19 @@ impl Architecture {
         }
     }
 
-    /// Whether its blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) rather than basic (3 x 3, 3 x 3).
+    /// Whether the blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) rather than basic (3 x 3, 3 x 3).
     #[must_use]
     pub fn has_bottlenecks(self) -> bool {
         !matches!(self, Self::ResNet18 | Self::ResNet34)
     }
 
-    /// How many times wider a block's output is than its inside.
+    /// Output channels of a block divided by its inner channels.
     #[must_use]
     pub fn expansion(self) -> usize {
         if self.has_bottlenecks() { 4 } else { 1 }
     }
 
+    /// The architecture with `depths` blocks per stage, bottlenecks or basic blocks.
     pub(crate) fn from_depths(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.depths() == depths && a.has_bottlenecks() == bottlenecks)
     }

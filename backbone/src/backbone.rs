@@ -1,4 +1,4 @@
-//! A backbone that runs: pixels in, features out.
+//! Inference with a frozen backbone: pixels to features.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,10 +14,10 @@ use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::preprocessing::Preprocessing;
 
-/// The smallest height and width: below it the last stage has nothing left to look at.
+/// The smallest image height and width: the last stage reduces each side by 32.
 pub(crate) const MIN_SIDE: usize = 32;
 
-/// A batch of photos, `u8` RGB, `[N, H, W, 3]`.
+/// A batch of RGB images, `u8` `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
 pub struct PixelBatch<'a> {
     data: &'a [u8],
@@ -27,16 +27,16 @@ pub struct PixelBatch<'a> {
 }
 
 impl<'a> PixelBatch<'a> {
-    /// Wraps `data` as `photos` photos of `height` x `width` pixels.
+    /// Wraps `data` as `images` images of `height` x `width` pixels.
     ///
     /// # Errors
-    /// [`BackboneError::Pixels`] when the length does not fit, there is no photo, or a side is below 32 pixels.
-    pub fn new(data: &'a [u8], photos: usize, height: usize, width: usize) -> Result<Self, BackboneError> {
-        let bytes = [photos, height, width, 3].into_iter().try_fold(1, usize::checked_mul);
-        if photos == 0 || bytes != Some(data.len()) {
+    /// [`BackboneError::Pixels`] if the length of `data` is wrong, there is no image, or a side is below 32.
+    pub fn new(data: &'a [u8], images: usize, height: usize, width: usize) -> Result<Self, BackboneError> {
+        let expected_bytes = [images, height, width, 3].into_iter().try_fold(1, usize::checked_mul);
+        if images == 0 || expected_bytes != Some(data.len()) {
             let length = data.len();
             return Err(BackboneError::Pixels(format!(
-                "{length} bytes are not [{photos}, {height}, {width}, 3] pixels"
+                "{length} bytes are not [{images}, {height}, {width}, 3] pixels"
             )));
         }
         if height < MIN_SIDE || width < MIN_SIDE {
@@ -44,37 +44,39 @@ impl<'a> PixelBatch<'a> {
                 "photos of {height} x {width} pixels are too small: at least {MIN_SIDE} x {MIN_SIDE}"
             )));
         }
-        Ok(Self { data, images: photos, height, width })
+        Ok(Self { data, images, height, width })
     }
 
-    /// Normalised as `record` says, `[N, H, W, 3]`: what the network begins with.
+    /// The network input `[N, H, W, 3]`: pixels normalized with the mean and std of `preprocessing`.
     #[must_use]
-    pub fn normalized(self, record: &Preprocessing) -> Vec<f32> {
-        let tables = normalization_tables(record);
+    pub fn normalized(self, preprocessing: &Preprocessing) -> Vec<f32> {
+        let tables = normalization_tables(preprocessing);
         let channels = tables.iter().cycle();
         self.data.iter().zip(channels).map(|(&value, table)| table[usize::from(value)]).collect()
     }
 }
 
-/// A frozen ResNet on a device: on the CPU the engine's, on CUDA candle's.
+/// A frozen ResNet on a device: headstock's engine on the CPU, candle on CUDA.
 ///
-/// The features of a photo are the same to the bit whatever the other photos of its batch, and on any number of threads.
+/// The features of an image are bit-identical for any batch and any number of threads.
 ///
 /// ```
 /// use std::path::Path;
 ///
-/// use headstock_backbone::{Backbone, Checkpoint, DeviceChoice, Layer, Pixels, Precision, Source};
+/// use headstock_backbone::{
+///     Backbone, Checkpoint, DeviceChoice, FeatureLayer, PixelBatch, Precision, WeightsSource,
+/// };
 ///
 /// let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-/// let source = Source::parse("demo/backbone", &project)?;
+/// let source = WeightsSource::parse("demo/backbone", &project)?;
 /// let checkpoint = Checkpoint::open(&source.fetch(&())?)?;
 /// let backbone = Backbone::new(&checkpoint, DeviceChoice::Auto, Precision::F32)?;
 ///
-/// // Two grey photos of 64 x 96 pixels.
-/// let pixels = vec![128; 2 * 64 * 96 * 3];
-/// let pixels = Pixels::new(&pixels, 2, 64, 96)?;
-/// assert_eq!(backbone.features(pixels, Layer::Avgpool)?.len(), 2 * 2048);
-/// assert_eq!(backbone.tap(pixels, Layer::Layer3)?.dims(), [2, 1024, 4, 6]);
+/// // Two gray images of 64 x 96 pixels.
+/// let bytes = vec![128; 2 * 64 * 96 * 3];
+/// let pixels = PixelBatch::new(&bytes, 2, 64, 96)?;
+/// assert_eq!(backbone.features(pixels, FeatureLayer::Avgpool)?.len(), 2 * 2048);
+/// assert_eq!(backbone.activations_nchw(pixels, FeatureLayer::Layer3)?.dims(), [2, 1024, 4, 6]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -84,11 +86,12 @@ pub struct Backbone {
     threads: usize,
 }
 
+/// The implementation that runs the network.
 #[derive(Debug)]
 enum InferenceBackend {
     Engine {
         compiled: CompiledBackbone,
-        /// On all threads.
+        /// Runs on all threads.
         session: Mutex<Session>,
     },
     Candle {
@@ -99,21 +102,21 @@ enum InferenceBackend {
     },
 }
 
-/// One of those that run a [`Backbone`] side by side, each with photos of its own.
+/// Runs a [`Backbone`] concurrently with other workers, each on its own batches.
 #[derive(Debug)]
 pub struct InferenceWorker<'a> {
     backbone: &'a Backbone,
-    /// On one thread, the caller's; without it the backbone's own is used.
+    /// Runs on the calling thread; without it the worker uses the session of the backbone.
     session: Option<Session>,
 }
 
 impl Backbone {
-    /// Puts the weights on the device, BatchNorm folded in. On the CPU it runs on as many threads as rayon has.
+    /// Loads the weights onto the device, with BatchNorm folded in. On the CPU all threads of rayon are used.
     ///
     /// # Errors
-    /// [`BackboneError::Device`] when the device is not there or cannot compute so, [`BackboneError::Checkpoint`] for a
-    /// weight that is NaN or infinite and for a BatchNorm that cannot be computed, [`BackboneError::Engine`] when the
-    /// instruction set that is forced is not to be had.
+    /// [`BackboneError::Device`] if the device is not available, [`BackboneError::Checkpoint`] for a NaN or
+    /// infinite weight and for a BatchNorm that cannot be folded, [`BackboneError::Engine`] if this CPU lacks
+    /// `bf16` arithmetic or a forced instruction set.
     pub fn new(
         checkpoint: &Checkpoint,
         device: DeviceChoice,
@@ -125,25 +128,25 @@ impl Backbone {
         }
         let dtype = precision.dtype();
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
-        let normalisation = Box::new(normalization_tables(checkpoint.preprocessing()));
-        let runner = InferenceBackend::Candle { network, normalization: normalisation, device, dtype };
-        Ok(Self { backend: runner, architecture: checkpoint.architecture(), threads: 1 })
+        let normalization = Box::new(normalization_tables(checkpoint.preprocessing()));
+        let backend = InferenceBackend::Candle { network, normalization, device, dtype };
+        Ok(Self { backend, architecture: checkpoint.architecture(), threads: 1 })
     }
 
-    /// As [`new`](Self::new) on the CPU, with an instruction set of the caller's choice.
+    /// Like [`new`](Self::new) on the CPU, with an explicit instruction set.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// The errors of [`new`](Self::new).
     pub fn on_cpu(checkpoint: &Checkpoint, isa: Isa, precision: Precision) -> Result<Self, BackboneError> {
         let threads = rayon::current_num_threads();
-        let normalisation = normalization_tables(checkpoint.preprocessing());
-        let frozen = CompiledBackbone::load(checkpoint, isa, precision.into(), normalisation)?;
-        let session = Mutex::new(Session::new(frozen.network.clone(), threads)?);
-        let runner = InferenceBackend::Engine { compiled: frozen, session };
-        Ok(Self { backend: runner, architecture: checkpoint.architecture(), threads })
+        let normalization = normalization_tables(checkpoint.preprocessing());
+        let compiled = CompiledBackbone::load(checkpoint, isa, precision.into(), normalization)?;
+        let session = Mutex::new(Session::new(compiled.network.clone(), threads)?);
+        let backend = InferenceBackend::Engine { compiled, session };
+        Ok(Self { backend, architecture: checkpoint.architecture(), threads })
     }
 
-    /// Which ResNet it is.
+    /// The architecture of the network.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
         self.architecture
@@ -155,43 +158,41 @@ impl Backbone {
         layer.channels(self.architecture)
     }
 
-    /// What runs it: `cuda`, or the CPU's instruction set (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
+    /// `cuda`, or the CPU instruction set in use (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
     #[must_use]
     pub fn isa(&self) -> &'static str {
         match &self.backend {
-            InferenceBackend::Engine { compiled: frozen, .. } => frozen.network.isa().as_str(),
+            InferenceBackend::Engine { compiled, .. } => compiled.network.isa().as_str(),
             InferenceBackend::Candle { .. } => "cuda",
         }
     }
 
-    /// Whether it runs on the CPU.
+    /// Whether the backbone runs on the CPU.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
         matches!(self.backend, InferenceBackend::Engine { .. })
     }
 
-    /// Those that run it side by side: on the CPU one for each thread, each in memory of its own; on CUDA one.
+    /// Workers for concurrent inference: on the CPU one per thread, each with its own workspace; on CUDA one.
     ///
     /// # Errors
-    /// [`BackboneError::Engine`] when the engine cannot start.
+    /// [`BackboneError::Engine`] if the engine cannot start.
     pub fn workers(&self) -> Result<Vec<InferenceWorker<'_>>, BackboneError> {
         match &self.backend {
-            InferenceBackend::Engine { compiled: frozen, .. } => (0..self.threads)
+            InferenceBackend::Engine { compiled, .. } => (0..self.threads)
                 .map(|_| {
-                    Ok(InferenceWorker {
-                        backbone: self,
-                        session: Some(Session::new(frozen.network.clone(), 1)?),
-                    })
+                    let session = Some(Session::new(compiled.network.clone(), 1)?);
+                    Ok(InferenceWorker { backbone: self, session })
                 })
                 .collect(),
             InferenceBackend::Candle { .. } => Ok(vec![InferenceWorker { backbone: self, session: None }]),
         }
     }
 
-    /// What the network gives at `layer`, `f32`: `[N, C, H', W']`, for `avgpool` `[N, C]`; [`Layer`] says the sizes.
+    /// Activations of `layer`, `f32` `[N, C, H', W']` ([`FeatureLayer`] lists the sizes); `[N, C]` for `avgpool`.
     ///
     /// # Errors
-    /// [`BackboneError::Candle`] when candle fails, out of memory for example.
+    /// [`BackboneError::Engine`] or [`BackboneError::Candle`] if inference fails, for example out of memory.
     pub fn activations_nchw(
         &self,
         pixels: PixelBatch<'_>,
@@ -201,23 +202,22 @@ impl Backbone {
             InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 let values = self.run_engine(&mut session, pixels, layer, OutputLayout::Nchw)?;
-                let (photos, channels) = (pixels.images, self.n_features(layer));
                 let (height, width) = layer.output_size(pixels.height, pixels.width);
-                let dims = [photos, channels, height, width];
+                let dims = [pixels.images, self.n_features(layer), height, width];
                 let dims = if layer == FeatureLayer::Avgpool { &dims[..2] } else { &dims[..] };
                 Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
             }
-            InferenceBackend::Candle { network, normalization: normalisation, device, dtype } => {
-                let input = normalized_nchw(pixels, normalisation, device)?.to_dtype(*dtype)?;
+            InferenceBackend::Candle { network, normalization, device, dtype } => {
+                let input = normalized_nchw(pixels, normalization, device)?.to_dtype(*dtype)?;
                 Ok(network.forward(&input, layer)?.to_dtype(DType::F32)?)
             }
         }
     }
 
-    /// Features at `layer`, `[N, F]` row-major: what the network gives there, averaged over its positions.
+    /// Features `[N, F]`, row-major: the activations of `layer` averaged over their positions.
     ///
     /// # Errors
-    /// As [`tap`](Self::tap).
+    /// The errors of [`activations_nchw`](Self::activations_nchw).
     pub fn features(&self, pixels: PixelBatch<'_>, layer: FeatureLayer) -> Result<Vec<f32>, BackboneError> {
         match &self.backend {
             InferenceBackend::Engine { session, .. } => {
@@ -225,18 +225,18 @@ impl Backbone {
                 self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)
             }
             InferenceBackend::Candle { .. } => {
-                let tap = self.activations_nchw(pixels, layer)?;
+                let nchw = self.activations_nchw(pixels, layer)?;
                 let features =
-                    if layer == FeatureLayer::Avgpool { tap } else { tap.flatten_from(2)?.mean(2)? };
+                    if layer == FeatureLayer::Avgpool { nchw } else { nchw.flatten_from(2)?.mean(2)? };
                 Ok(features.flatten_all()?.to_vec1()?)
             }
         }
     }
 
-    /// What the network gives at `layer`, channels last: `[N, H', W', C]` row-major; [`Layer::size`] says `H'` and `W'`.
+    /// Activations of `layer`, `[N, H', W', C]` row-major; [`FeatureLayer::output_size`] gives `H'` and `W'`.
     ///
     /// # Errors
-    /// As [`tap`](Self::tap).
+    /// The errors of [`activations_nchw`](Self::activations_nchw).
     pub fn activations_nhwc(
         &self,
         pixels: PixelBatch<'_>,
@@ -248,36 +248,35 @@ impl Backbone {
                 self.run_engine(&mut session, pixels, layer, OutputLayout::Nhwc)
             }
             InferenceBackend::Candle { .. } => {
-                let tap = self.activations_nchw(pixels, layer)?;
-                let last = if layer == FeatureLayer::Avgpool { tap } else { tap.permute((0, 2, 3, 1))? };
-                Ok(last.flatten_all()?.to_vec1()?)
+                let nchw = self.activations_nchw(pixels, layer)?;
+                let nhwc = if layer == FeatureLayer::Avgpool { nchw } else { nchw.permute((0, 2, 3, 1))? };
+                Ok(nhwc.flatten_all()?.to_vec1()?)
             }
         }
     }
 
-    /// What each layer takes, over `runs` runs on one thread, and what that thread's arithmetic could do at most, in GFLOP/s.
-    /// None on CUDA.
+    /// The time of each layer, summed over `runs` runs on one thread, and its peak GFLOP/s; `None` on CUDA.
     ///
     /// # Errors
-    /// As [`tap`](Self::tap).
+    /// The errors of [`activations_nchw`](Self::activations_nchw).
     pub fn profile(
         &self,
         pixels: PixelBatch<'_>,
         runs: usize,
     ) -> Result<Option<(Vec<LayerTime>, f64)>, BackboneError> {
-        let InferenceBackend::Engine { compiled: frozen, .. } = &self.backend else { return Ok(None) };
-        let mut session = Session::new(frozen.network.clone(), 1)?;
+        let InferenceBackend::Engine { compiled, .. } = &self.backend else { return Ok(None) };
+        let mut session = Session::new(compiled.network.clone(), 1)?;
         let layer = FeatureLayer::Avgpool;
         self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
         session.set_layer_timing(true);
         for _ in 0..runs {
             self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
         }
-        let peak = headstock_engine::peak_gflops(frozen.network.isa(), frozen.network.precision())?;
+        let peak = headstock_engine::peak_gflops(compiled.network.isa(), compiled.network.precision())?;
         Ok(Some((session.layer_times(), peak)))
     }
 
-    /// What the engine gives at `layer`.
+    /// Activations of `layer` in `layout`, computed by the engine; those of `avgpool` are always `[N, C]`.
     fn run_engine(
         &self,
         session: &mut Session,
@@ -285,26 +284,25 @@ impl Backbone {
         layer: FeatureLayer,
         layout: OutputLayout,
     ) -> Result<Vec<f32>, BackboneError> {
-        let InferenceBackend::Engine { compiled: frozen, .. } = &self.backend else {
+        let InferenceBackend::Engine { compiled, .. } = &self.backend else {
             unreachable!("only the engine has sessions")
         };
-        let form = if layer == FeatureLayer::Avgpool { OutputLayout::Pooled } else { layout };
-        let (height, width) = if form == OutputLayout::Pooled {
-            (1, 1)
-        } else {
-            layer.output_size(pixels.height, pixels.width)
+        let layout = if layer == FeatureLayer::Avgpool { OutputLayout::Pooled } else { layout };
+        let (height, width) = match layout {
+            OutputLayout::Pooled => (1, 1),
+            _ => layer.output_size(pixels.height, pixels.width),
         };
         let mut values = vec![0.0; pixels.images * height * width * self.n_features(layer)];
-        session.run(pixels.into(), frozen.tap(layer), form, &mut values)?;
+        session.run(pixels.into(), compiled.tap(layer), layout, &mut values)?;
         Ok(values)
     }
 }
 
 impl InferenceWorker<'_> {
-    /// As [`Backbone::features`]. Batches of a multiple of eight photos make the most of the weights.
+    /// Like [`Backbone::features`]. Batch sizes that are multiples of eight run fastest.
     ///
     /// # Errors
-    /// As [`Backbone::features`].
+    /// The errors of [`Backbone::features`].
     pub fn features(
         &mut self,
         pixels: PixelBatch<'_>,
@@ -316,10 +314,10 @@ impl InferenceWorker<'_> {
         }
     }
 
-    /// As [`Backbone::activations`].
+    /// Like [`Backbone::activations_nhwc`].
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`Backbone::activations_nhwc`].
     pub fn activations_nhwc(
         &mut self,
         pixels: PixelBatch<'_>,
@@ -334,32 +332,32 @@ impl InferenceWorker<'_> {
 
 impl<'a> From<PixelBatch<'a>> for ImageBatch<'a> {
     fn from(pixels: PixelBatch<'a>) -> Self {
-        let PixelBatch { data, images: photos, height, width } = pixels;
-        Self { values: PixelValues::U8(data), count: photos, height, width }
+        let PixelBatch { data, images, height, width } = pixels;
+        Self { values: PixelValues::U8(data), count: images, height, width }
     }
 }
 
-/// What `u8` value `v` of a channel becomes: `(v / 255 - mean) / std`.
-pub(crate) fn normalization_tables(record: &Preprocessing) -> Normalization {
-    let normalize =
-        |channel: usize, value: usize| (value as f32 / 255.0 - record.mean[channel]) / record.std[channel];
+/// For each channel a table from the `u8` value `v` to `(v / 255 - mean) / std`.
+pub(crate) fn normalization_tables(preprocessing: &Preprocessing) -> Normalization {
+    let Preprocessing { mean, std, .. } = preprocessing;
+    let normalize = |channel: usize, value: usize| (value as f32 / 255.0 - mean[channel]) / std[channel];
     [0, 1, 2].map(|channel| std::array::from_fn(|value| normalize(channel, value)))
 }
 
-/// Normalised, channels first: `[N, 3, H, W]`.
+/// Normalized pixels, `[N, 3, H, W]`.
 pub(crate) fn normalized_nchw(
     pixels: PixelBatch<'_>,
-    normalisation: &Normalization,
+    normalization: &Normalization,
     device: &Device,
 ) -> Result<Tensor, BackboneError> {
-    let PixelBatch { data, images: photos, height, width } = pixels;
-    let mut planes = Vec::with_capacity(data.len());
-    for photo in data.chunks_exact(height * width * 3) {
-        for (channel, table) in normalisation.iter().enumerate() {
-            planes.extend(photo[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
+    let PixelBatch { data, images, height, width } = pixels;
+    let mut values = Vec::with_capacity(data.len());
+    for image in data.chunks_exact(height * width * 3) {
+        for (channel, table) in normalization.iter().enumerate() {
+            values.extend(image[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
         }
     }
-    Ok(Tensor::from_vec(planes, (photos, 3, height, width), device)?)
+    Ok(Tensor::from_vec(values, (images, 3, height, width), device)?)
 }
 
 #[cfg(test)]
@@ -369,7 +367,7 @@ mod tests {
     use super::*;
     use crate::WeightsSource;
 
-    /// candle's way, on the CPU.
+    /// A backbone that runs candle's operations on the CPU.
     fn candle_backbone(checkpoint: &Checkpoint) -> Backbone {
         let (device, dtype) = (Device::Cpu, DType::F32);
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
@@ -400,9 +398,9 @@ mod tests {
         }
     }
 
-    /// Both ways of running give the same features, and say which they are.
+    /// Each backend reports its name, too.
     #[test]
-    fn candles_features_are_the_engines() {
+    fn candle_and_the_engine_compute_the_same_features() {
         let source =
             WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
         let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
@@ -424,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_has_every_layer_of_the_network_and_the_roof_over_them() {
+    fn a_profile_has_every_layer_of_the_network_and_the_peak() {
         let checkpoint =
             crate::support::StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
         let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
@@ -433,19 +431,18 @@ mod tests {
             backbone.profile(PixelBatch::new(&bytes, 1, 32, 32).unwrap(), 1).unwrap().unwrap();
         let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
         assert_eq!(names[..4], ["conv1", "maxpool", "layer1.0.conv1", "layer1.0.conv2"]);
-        // A stem, a pool, two convolutions a block, and three shortcuts.
+        // The stem, its pool, two convolutions per block, and three shortcuts.
         assert_eq!((names.len(), names[20]), (1 + 1 + 8 * 2 + 3, "layer4.1.conv2"));
         assert!(layers.iter().all(|layer| !layer.time.is_zero()) && peak.is_normal());
     }
 
-    /// `(v / 255 - mean) / std`, each channel by its own.
     #[test]
-    fn pixels_are_normalised_channel_by_channel() {
-        let record =
+    fn each_channel_is_normalized_with_its_own_mean_and_std() {
+        let preprocessing =
             Preprocessing { mean: [0.5, 0.25, 0.0], std: [0.5, 0.25, 2.0], ..Preprocessing::default() };
         let mut bytes = vec![0; 32 * 32 * 3];
         bytes[..6].copy_from_slice(&[255, 255, 255, 51, 102, 204]);
-        let values = PixelBatch::new(&bytes, 1, 32, 32).unwrap().normalized(&record);
+        let values = PixelBatch::new(&bytes, 1, 32, 32).unwrap().normalized(&preprocessing);
         let expected = [1.0, 3.0, 0.5, (0.2 - 0.5) / 0.5, (0.4 - 0.25) / 0.25, 0.4, -1.0, -1.0, 0.0];
         for (value, expected) in values.iter().zip(expected) {
             assert!((value - expected).abs() < 1e-6, "{value}, not {expected}");
@@ -453,13 +450,12 @@ mod tests {
     }
 
     #[test]
-    fn normalised_pixels_are_the_planes_with_channels_last() {
-        let record = Preprocessing { std: [0.2, 0.3, 0.4], ..Preprocessing::default() };
+    fn normalized_nhwc_and_nchw_pixels_agree() {
+        let preprocessing = Preprocessing { std: [0.2, 0.3, 0.4], ..Preprocessing::default() };
         let bytes: Vec<u8> = (0..2 * 32 * 33 * 3).map(|i| (i * 37 % 251) as u8).collect();
         let pixels = PixelBatch::new(&bytes, 2, 32, 33).unwrap();
-        let planes = normalized_nchw(pixels, &normalization_tables(&record), &Device::Cpu).unwrap();
-        let planes: Vec<f32> =
-            planes.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(pixels.normalized(&record), planes);
+        let nchw = normalized_nchw(pixels, &normalization_tables(&preprocessing), &Device::Cpu).unwrap();
+        let nhwc: Vec<f32> = nchw.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(pixels.normalized(&preprocessing), nhwc);
     }
 }

@@ -1,15 +1,13 @@
-//! The network in candle's operations, for CUDA.
+//! The network with candle's operations, for CUDA.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
-use crate::resnet_spec::{self, ConvBn, ConvGeometry};
+use crate::resnet_spec::{self, Activation, BlockSpec, ConvBn, ConvGeometry};
 
-type Loaded<T> = std::result::Result<T, BackboneError>;
-
-/// A ResNet without its classifier, `[N, 3, H, W]` to any layer.
+/// A ResNet without its classifier.
 #[derive(Debug)]
 pub(crate) struct CandleResNet {
     stem: CandleConv,
@@ -33,19 +31,16 @@ struct CandleConv {
 }
 
 impl CandleResNet {
-    /// Loads the weights; they take on the device and the type of `like`.
-    pub(crate) fn load(checkpoint: &Checkpoint, like: &Tensor) -> Loaded<Self> {
-        let load_conv = |part: &ConvBn| CandleConv::load(checkpoint, part, like);
-        let load_stage = |index| -> Loaded<Vec<CandleBlock>> {
+    /// Loads the weights, with the device and type of `like`.
+    pub(crate) fn load(checkpoint: &Checkpoint, like: &Tensor) -> Result<Self, BackboneError> {
+        let load_conv = |conv_bn: &ConvBn| CandleConv::load(checkpoint, conv_bn, like);
+        let load_block = |block: BlockSpec| {
+            let convolutions = block.convolutions.iter().map(load_conv).collect::<Result<_, _>>()?;
+            Ok(CandleBlock { convolutions, shortcut: block.shortcut.as_ref().map(load_conv).transpose()? })
+        };
+        let load_stage = |index| {
             let blocks = resnet_spec::stage_blocks(checkpoint.architecture(), index);
-            let load_block = |block: resnet_spec::BlockSpec| {
-                let convolutions = block.convolutions.iter().map(load_conv).collect::<Loaded<_>>()?;
-                Ok(CandleBlock {
-                    convolutions,
-                    shortcut: block.shortcut.as_ref().map(load_conv).transpose()?,
-                })
-            };
-            blocks.into_iter().map(load_block).collect()
+            blocks.into_iter().map(load_block).collect::<Result<Vec<_>, BackboneError>>()
         };
         Ok(Self {
             stem: load_conv(&resnet_spec::stem_conv())?,
@@ -53,12 +48,12 @@ impl CandleResNet {
         })
     }
 
-    /// Runs as far as `layer`: `[N, C, H', W']`, for `avgpool` `[N, C]`.
-    pub(crate) fn forward(&self, xs: &Tensor, layer: FeatureLayer) -> Result<Tensor> {
+    /// Runs `[N, 3, H, W]` up to `layer`: `[N, C, H', W']`, or `[N, C]` for `avgpool`.
+    pub(crate) fn forward(&self, xs: &Tensor, layer: FeatureLayer) -> candle_core::Result<Tensor> {
         const STAGES: [FeatureLayer; 4] =
             [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4];
-        let xs = self.stem.forward(xs, None, true)?;
-        // Padding with zeros is padding with nothing: after the ReLU no value is below.
+        let xs = self.stem.forward(xs, None, Activation::Relu)?;
+        // Zero padding does not change the maximum, because no value is negative after the ReLU.
         let mut xs = xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
         for (stage, _) in self.stages.iter().zip(STAGES).take_while(|(_, output)| *output <= layer) {
             for block in stage {
@@ -70,37 +65,42 @@ impl CandleResNet {
 }
 
 impl CandleBlock {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let shortcut_output = match &self.shortcut {
-            Some(convolution) => convolution.forward(xs, None, false)?,
+            Some(convolution) => convolution.forward(xs, None, Activation::Identity)?,
             None => xs.clone(),
         };
         let mut ys = xs.clone();
         for (index, convolution) in self.convolutions.iter().enumerate() {
             let is_last = index + 1 == self.convolutions.len();
-            ys = convolution.forward(&ys, is_last.then_some(&shortcut_output), true)?;
+            ys = convolution.forward(&ys, is_last.then_some(&shortcut_output), Activation::Relu)?;
         }
         Ok(ys)
     }
 }
 
 impl CandleConv {
-    fn load(checkpoint: &Checkpoint, part: &ConvBn, like: &Tensor) -> Loaded<Self> {
-        let folded = part.load_folded(checkpoint)?;
+    fn load(checkpoint: &Checkpoint, conv_bn: &ConvBn, like: &Tensor) -> Result<Self, BackboneError> {
+        let folded = conv_bn.load_folded(checkpoint)?;
         let convert = |tensor: Tensor| tensor.to_dtype(like.dtype())?.to_device(like.device());
         let bias = Tensor::from_vec(folded.bias, (1, folded.shape[0], 1, 1), &Device::Cpu)?;
         let weight = Tensor::from_vec(folded.weight, folded.shape.as_slice(), &Device::Cpu)?;
-        Ok(Self { weight: convert(weight)?, bias: convert(bias)?, geometry: part.geometry })
+        Ok(Self { weight: convert(weight)?, bias: convert(bias)?, geometry: conv_bn.geometry })
     }
 
-    /// The convolution, the shortcut's output where there is one added, and ReLU if asked for.
-    fn forward(&self, xs: &Tensor, shortcut: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+    /// The convolution, plus `residual`, then the activation.
+    fn forward(
+        &self,
+        xs: &Tensor,
+        residual: Option<&Tensor>,
+        activation: Activation,
+    ) -> candle_core::Result<Tensor> {
         let ConvGeometry { stride, padding } = self.geometry;
         let mut ys = xs.conv2d(&self.weight, padding, stride, 1, 1)?.broadcast_add(&self.bias)?;
-        if let Some(shortcut) = shortcut {
-            ys = (ys + shortcut)?;
+        if let Some(residual) = residual {
+            ys = (ys + residual)?;
         }
-        if relu { ys.relu() } else { Ok(ys) }
+        if activation == Activation::Relu { ys.relu() } else { Ok(ys) }
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use crate::backbone::{normalization_tables, normalized_nchw};
     use crate::{Backbone, PixelBatch, Precision, WeightsSource};
 
-    /// candle's operations on the CPU: what runs on CUDA is tested here, and the engine is the oracle.
+    /// Runs candle's operations, which CUDA uses, on the CPU and compares them with the engine.
     #[test]
     fn every_layer_matches_the_engine() {
         let source =

@@ -1,4 +1,4 @@
-//! The network on the CPU: the engine's.
+//! The network compiled for the CPU engine.
 
 use std::sync::Arc;
 
@@ -10,43 +10,44 @@ use headstock_engine::{
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
-use crate::resnet_spec::{self, ConvBn, ConvGeometry};
+use crate::resnet_spec::{self, Activation, ConvBn, ConvGeometry};
 
-/// A ResNet's trunk, packed, and where to leave it.
+/// A ResNet without its classifier, with packed weights.
 #[derive(Debug)]
 pub(crate) struct CompiledBackbone {
     pub(crate) network: Arc<Network>,
-    /// After the stem and after each stage.
+    /// Outputs after the stem and after each stage.
     taps: [Tap; 5],
 }
 
 impl CompiledBackbone {
-    /// Reads, folds and packs the weights.
+    /// Reads the weights, folds BatchNorm into them and packs them.
     ///
-    /// In `bf16` the stem and the inside of the first block stay in `f32`, and the weights of the first two stages are rounded
-    /// together: what errs there, all that follows is made of.
+    /// With `bf16` the stem and the inside of the first block stay in `f32`, and the weights of the first two
+    /// stages are quantized with calibration (GPTQ), because errors in the first stages propagate to
+    /// everything after them.
     ///
     /// # Errors
-    /// As [`Part::load`]; [`BackboneError::Engine`] when the engine refuses a layer.
+    /// The errors of [`ConvBn::load_folded`]; [`BackboneError::Engine`] if the engine rejects a layer.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         isa: Isa,
         precision: DType,
-        normalisation: Normalization,
+        normalization: Normalization,
     ) -> Result<Self, BackboneError> {
-        let mut builder = NetworkBuilder::new(isa, normalisation)?;
+        let mut builder = NetworkBuilder::new(isa, normalization)?;
         if precision == DType::Bf16 {
-            builder = builder.calibrate(collect_calibration_stats(checkpoint, isa, normalisation)?);
+            builder = builder.calibrate(collect_calibration_stats(checkpoint, isa, normalization)?);
         }
-        let mut trunk = GraphBuilder::new(builder, checkpoint)?;
-        let mut taps = [trunk.builder.add_tap()?; 5];
+        let mut graph = GraphBuilder::new(builder, checkpoint)?;
+        let mut taps = [graph.builder.add_tap()?; 5];
         for (index, tap) in taps.iter_mut().skip(1).enumerate() {
-            *tap = trunk.add_stage(index, precision)?;
+            *tap = graph.add_stage(index, precision)?;
         }
-        Ok(Self { network: Arc::new(trunk.builder.build()), taps })
+        Ok(Self { network: Arc::new(graph.builder.build()), taps })
     }
 
-    /// Where `layer` is; the average is taken of the last stage.
+    /// The output of `layer`; `avgpool` is the output of the last stage, which the caller requests pooled.
     pub(crate) fn tap(&self, layer: FeatureLayer) -> Tap {
         match layer {
             FeatureLayer::Stem => self.taps[0],
@@ -58,75 +59,78 @@ impl CompiledBackbone {
     }
 }
 
-/// What the first two stages read of plain photos, in `f32`.
+/// Input statistics of the convolutions of the first two stages on synthetic images, computed in `f32`.
 fn collect_calibration_stats(
     checkpoint: &Checkpoint,
     isa: Isa,
-    normalisation: Normalization,
+    normalization: Normalization,
 ) -> Result<ActivationStats, BackboneError> {
     const N_IMAGES: usize = 24;
     const SIDE: usize = 160;
-    let mut trunk = GraphBuilder::new(NetworkBuilder::new(isa, normalisation)?, checkpoint)?;
-    trunk.builder.add_tap()?;
-    trunk.add_stage(0, DType::F32)?;
-    let tap = trunk.add_stage(1, DType::F32)?;
+    let mut graph = GraphBuilder::new(NetworkBuilder::new(isa, normalization)?, checkpoint)?;
+    graph.builder.add_tap()?;
+    graph.add_stage(0, DType::F32)?;
+    let tap = graph.add_stage(1, DType::F32)?;
     let pixels = synthetic_calibration_images(N_IMAGES, SIDE);
     let images = ImageBatch { values: PixelValues::U8(&pixels), count: N_IMAGES, height: SIDE, width: SIDE };
-    Ok(ActivationStats::collect(&Arc::new(trunk.builder.build()), images, tap)?)
+    Ok(ActivationStats::collect(&Arc::new(graph.builder.build()), images, tap)?)
 }
 
-/// A network that grows stage by stage.
+/// Builds the network stage by stage.
 struct GraphBuilder<'a> {
     builder: NetworkBuilder,
     checkpoint: &'a Checkpoint,
+    /// The output of the last layer so far.
     current: ValueId,
-    /// What `value` is kept in.
+    /// The type that `current` is stored in.
     current_precision: DType,
 }
 
 impl<'a> GraphBuilder<'a> {
-    /// The stem.
+    /// Starts with the stem: a convolution, ReLU and max pool.
     fn new(builder: NetworkBuilder, checkpoint: &'a Checkpoint) -> Result<Self, BackboneError> {
-        let (value, kept) = (builder.input(), DType::F32);
-        let mut trunk = Self { builder, checkpoint, current: value, current_precision: kept };
-        let stem = trunk.add_conv_bn(&resnet_spec::stem_conv(), value, None, true, kept)?;
-        trunk.current = trunk.builder.add_max_pool("maxpool", stem, 3, 2, 1)?;
-        Ok(trunk)
+        let input = builder.input();
+        let mut graph = Self { builder, checkpoint, current: input, current_precision: DType::F32 };
+        let conv = resnet_spec::stem_conv();
+        let stem = graph.add_conv_bn(&conv, input, None, Activation::Relu, DType::F32)?;
+        graph.current = graph.builder.add_max_pool("maxpool", stem, 3, 2, 1)?;
+        Ok(graph)
     }
 
-    /// A stage whose blocks give `precision`, and a tap after it.
+    /// Adds stage `index`, whose blocks store their outputs in `precision`, and a tap after it.
     fn add_stage(&mut self, index: usize, precision: DType) -> Result<Tap, BackboneError> {
         for block in resnet_spec::stage_blocks(self.checkpoint.architecture(), index) {
-            let (input, kept) = (self.current, self.current_precision);
+            let (input, inner) = (self.current, self.current_precision);
             let shortcut_output = match &block.shortcut {
-                Some(part) => self.add_conv_bn(part, input, None, false, kept)?,
+                Some(conv) => self.add_conv_bn(conv, input, None, Activation::Identity, inner)?,
                 None => input,
             };
             let last = block.convolutions.len() - 1;
-            for (index, part) in block.convolutions.iter().enumerate() {
-                let (residual, kept) =
-                    if index == last { (Some(shortcut_output), precision) } else { (None, kept) };
-                self.current = self.add_conv_bn(part, self.current, residual, true, kept)?;
+            for (index, conv) in block.convolutions.iter().enumerate() {
+                let (residual, dtype) =
+                    if index == last { (Some(shortcut_output), precision) } else { (None, inner) };
+                self.current = self.add_conv_bn(conv, self.current, residual, Activation::Relu, dtype)?;
             }
             self.current_precision = precision;
         }
         Ok(self.builder.add_tap()?)
     }
 
+    /// Adds a convolution with BatchNorm folded in; `residual` is added before the activation.
     fn add_conv_bn(
         &mut self,
-        part: &ConvBn,
+        conv_bn: &ConvBn,
         input: ValueId,
         residual: Option<ValueId>,
-        relu: bool,
+        activation: Activation,
         precision: DType,
     ) -> Result<ValueId, BackboneError> {
-        let folded = part.load_folded(self.checkpoint)?;
+        let folded = conv_bn.load_folded(self.checkpoint)?;
         let [outputs, inputs, kernel, _] = folded.shape;
-        let ConvGeometry { stride, padding } = part.geometry;
+        let ConvGeometry { stride, padding } = conv_bn.geometry;
         let (weights, bias) = (folded.weight, folded.bias);
         let convolution = Convolution { inputs, outputs, kernel, stride, padding, weights, bias };
-        let epilogue = Epilogue { residual, relu, precision };
-        Ok(self.builder.add_convolution(&part.conv, input, convolution, epilogue)?)
+        let epilogue = Epilogue { residual, relu: activation == Activation::Relu, precision };
+        Ok(self.builder.add_convolution(&conv_bn.conv, input, convolution, epilogue)?)
     }
 }

@@ -1,53 +1,60 @@
-//! Where the network runs, and in which precision.
+//! The device and the precision of the backbone.
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// `backbone.device`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The device that runs the backbone: `"auto"`, `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"` and so on.
+///
+/// GPUs need a binary built with CUDA (`--features cuda`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The first GPU in a binary built with CUDA, if it can be used; otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this ordinal.
     Cuda(usize),
 }
 
-/// `backbone.precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The number format of weights and activations.
+///
+/// `"bf16"` runs on CUDA, and on CPUs with AVX512-BF16 or AMX-BF16; on any other CPU it is an error. Features
+/// are `f32` numbers in either case, and the cache keeps the features of both precisions apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// bfloat16 weights and activations; on the CPU the first layers, where rounding costs most, stay in `f32`.
+    /// bfloat16 weights and activations, with sums in `f32`. On the CPU the stem and the first block, where
+    /// rounding errors matter most, are computed in `f32`.
     Bf16,
 }
 
-/// The device or the precision is not to be had.
+/// The device cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The binary knows no CUDA.
+    /// The binary was built without CUDA.
     #[error(
         "`backbone.device = \"{0}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
     )]
     CudaNotBuilt(DeviceChoice),
     /// The CUDA device cannot be opened.
     #[error(
-        "failed to open the GPU of `backbone.device = \"{choice}\"`; use \"cpu\" or \"auto\" where there is none"
+        "failed to open the GPU of `backbone.device = \"{choice}\"`; without a GPU use \"cpu\" or \"auto\""
     )]
     Cuda {
-        /// What was asked for.
+        /// The requested device.
         choice: DeviceChoice,
-        /// What candle says.
+        /// candle's error.
         source: candle_core::Error,
     },
 }
@@ -56,7 +63,7 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`DeviceError`] when it is not there. `Auto` falls back to the CPU, with an event that says so.
+    /// [`DeviceError`] if the device is not available. `Auto` logs the reason and falls back to the CPU.
     pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Device::Cpu,
@@ -66,7 +73,7 @@ impl DeviceChoice {
             }
             Self::Auto if !cfg!(feature = "cuda") => Device::Cpu,
             Self::Auto => Device::new_cuda(0).unwrap_or_else(|error| {
-                tracing::info!("no GPU can be used ({}): the backbone runs on the CPU", first_line(&error));
+                tracing::info!("no usable GPU ({}): the backbone runs on the CPU", first_line(&error));
                 Device::Cpu
             }),
         };
@@ -74,12 +81,13 @@ impl DeviceChoice {
     }
 }
 
+/// The message without candle's backtrace.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl Precision {
-    /// Its name in configs.
+    /// The name in configs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -88,6 +96,7 @@ impl Precision {
         }
     }
 
+    /// candle's type for this precision.
     pub(crate) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -171,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back_from_text_and_from_configs() {
+    fn names_round_trip_through_strings_and_configs() {
         for (name, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),
@@ -193,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_list_the_known() {
+    fn unknown_names_are_rejected_with_the_known_names() {
         for name in
             ["gpu", "", "CPU", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999999999999", "cuda 1"]
         {
@@ -212,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_choice_the_device_is_any_and_the_precision_f32() {
+    fn defaults_are_auto_and_f32() {
         assert_eq!(DeviceChoice::default(), DeviceChoice::Auto);
         assert_eq!(Precision::default(), Precision::F32);
         for (choice, name) in [
@@ -227,25 +236,24 @@ mod tests {
     }
 
     #[test]
-    fn each_precision_is_the_engines_and_candles_of_that_name() {
-        let engines = |precision| headstock_engine::DType::from(precision);
-        assert_eq!(engines(Precision::F32), headstock_engine::DType::F32);
-        assert_eq!(engines(Precision::Bf16), headstock_engine::DType::Bf16);
+    fn precisions_map_to_the_same_types_of_the_engine_and_candle() {
+        assert_eq!(headstock_engine::DType::from(Precision::F32), headstock_engine::DType::F32);
+        assert_eq!(headstock_engine::DType::from(Precision::Bf16), headstock_engine::DType::Bf16);
         assert_eq!([Precision::F32, Precision::Bf16].map(Precision::dtype), [DType::F32, DType::BF16]);
     }
 
     // effect: backbone.device
     #[test]
-    fn auto_without_a_gpu_is_the_cpu_and_cuda_an_error() {
+    fn without_a_gpu_auto_selects_the_cpu_and_cuda_fails() {
         assert!(DeviceChoice::Cpu.open().unwrap().is_cpu());
         let has_gpu = Device::new_cuda(0).is_ok();
-        assert!(cfg!(feature = "cuda") || !has_gpu, "candle has no CUDA either");
+        assert!(cfg!(feature = "cuda") || !has_gpu, "candle was built without CUDA");
         assert_eq!(DeviceChoice::Auto.open().unwrap().is_cpu(), !has_gpu);
         for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)].into_iter().filter(|_| !has_gpu) {
             let error = choice.open().unwrap_err().to_string();
             let expected = if cfg!(feature = "cuda") {
                 format!(
-                    "failed to open the GPU of `backbone.device = \"{choice}\"`; use \"cpu\" or \"auto\" where there is none"
+                    "failed to open the GPU of `backbone.device = \"{choice}\"`; without a GPU use \"cpu\" or \"auto\""
                 )
             } else {
                 format!(

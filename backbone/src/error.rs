@@ -1,4 +1,4 @@
-//! What can go wrong in the backbone.
+//! Errors of this crate.
 
 use headstock_engine::EngineError;
 use thiserror::Error;
@@ -13,76 +13,78 @@ use crate::source::SourceError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BackboneError {
-    /// `backbone.weights` does not say where weights are.
+    /// `backbone.weights` does not lead to a `.safetensors` file.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The hub, or the network.
+    /// The hub or the network connection failed.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The weights are not those of a ResNet that is known, or damaged.
+    /// The weights are damaged or do not belong to a supported ResNet.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The device is not there, or cannot compute in that precision.
+    /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The engine cannot run the network: no arithmetic in `bf16`, or an instruction set that is not to be had.
+    /// The engine cannot run the network: this CPU lacks `bf16` arithmetic or the requested instruction set.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Pixels of another size than they are said to have, or too small.
+    /// The pixels do not match their shape, or the images are too small.
     #[error("{0}")]
     Pixels(String),
-    /// What comes into a network that is trained is of another size than it takes, or than it is said to be.
+    /// The input of a trainable backbone is empty, or does not match its stated shape or the channels of the
+    /// first stage.
     #[error(
-        "{values} values of shape {shape:?} do not go into `{from}`, which takes [N, H, W, {expected}] with a value at least"
+        "`{first_stage}` takes a non-empty input of shape [N, H, W, {expected_channels}], not {n_values} values of \
+         shape {shape:?}"
     )]
     Activations {
-        /// The first stage of the network.
-        from: FeatureLayer,
-        /// Channels that it takes.
-        expected: usize,
-        /// What the values are said to be, `[N, H, W, C]`.
+        /// The first stage of the trainable backbone.
+        first_stage: FeatureLayer,
+        /// Input channels of that stage.
+        expected_channels: usize,
+        /// The stated shape of the values, `[N, H, W, C]`.
         shape: [usize; 4],
-        /// How many there are.
-        values: usize,
+        /// The number of values.
+        n_values: usize,
     },
-    /// A BatchNorm that goes by the batch's statistics sees one value of each channel.
+    /// A BatchNorm that normalizes by batch statistics sees one value per channel.
     #[error(
-        "{name}: one value of each channel has no variance; train with more photos at a time, or with \
+        "{layer}: the variance of a single value per channel is undefined; train with a larger batch or with \
          `batch_norm = \"frozen\"`"
     )]
     SingleValuePerChannel {
-        /// Its name in the checkpoint.
-        name: String,
+        /// The name of the BatchNorm in the checkpoint.
+        layer: String,
     },
-    /// The derivative by the features does not belong to a forward step.
+    /// The gradient of the features does not match the last training forward pass.
     #[error(
-        "the derivative by the features has {found} values, not {expected}, which is how many features the forward step before \
-         had; 0 where there was none since the last way back"
+        "the gradient of the features has {found} values, not {expected}, the number of features of the last training \
+         forward pass (0 if there was none since the last backward pass)"
     )]
     GradientLength {
-        /// Features of the step before.
+        /// Features of the last training forward pass.
         expected: usize,
-        /// Values that were given.
+        /// Values of the gradient.
         found: usize,
     },
     /// A candle operation failed.
-    #[error("the backbone failed to compute")]
+    #[error("a candle operation of the backbone failed")]
     Candle(#[from] candle_core::Error),
 }
 
-/// What kind of thing went wrong.
+/// The category of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A setting cannot be followed.
+    /// A setting is invalid.
     Config,
-    /// The hub or the network.
+    /// The hub or the network connection failed.
     Hub,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
 impl BackboneError {
-    /// What kind of thing went wrong.
+    /// The category of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -1,16 +1,18 @@
-//! Layers to tap.
+//! Layers whose output can be used as features.
 
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 
-/// A place in the network where features can be taken.
+/// The layer whose output is used as features.
 ///
-/// `[C, H', W']` there, for photos of 224 x 224 pixels; elsewhere a side is the photo's, divided by 4 (`stem`, `layer1`), 8,
-/// 16 or 32 and rounded up:
+/// A layer before `avgpool` is averaged over its positions, so every photo gives one feature per channel. The
+/// output has shape `[C, H', W']`: `H'` and `W'` are the height and width of the photo divided by 4 (`stem`,
+/// `layer1`), 8 (`layer2`), 16 (`layer3`) or 32 (`layer4`), rounded up. For photos of 224 x 224 pixels:
 ///
 /// | layer | ResNet-18, 34 | ResNet-50, 101, 152 |
 /// |---|---|---|
@@ -20,10 +22,12 @@ use crate::architecture::{Architecture, STAGE_WIDTHS};
 /// | `layer3` | `[256, 14, 14]` | `[1024, 14, 14]` |
 /// | `layer4` | `[512, 7, 7]` | `[2048, 7, 7]` |
 /// | `avgpool` | `[512]` | `[2048]` |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureLayer {
-    /// After the first convolution, BatchNorm, ReLU and max pool.
+    /// The output of the first convolution, BatchNorm, ReLU and max pool.
     Stem,
     /// The output of the first stage.
     Layer1,
@@ -33,17 +37,17 @@ pub enum FeatureLayer {
     Layer3,
     /// The output of the fourth stage.
     Layer4,
-    /// The fourth stage averaged over its positions.
+    /// The output of the fourth stage, averaged over its positions.
     #[default]
     Avgpool,
 }
 
 impl FeatureLayer {
-    /// All of them, from the input on.
+    /// All layers, from the input to the output.
     pub const ALL: [Self; 6] =
         [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Avgpool];
 
-    /// Its name in configs: `stem`, `layer1` .. `layer4`, `avgpool`.
+    /// The name in configs: `stem`, `layer1` .. `layer4`, `avgpool`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +60,7 @@ impl FeatureLayer {
         }
     }
 
-    /// Number of channels here, `C`, which is the number of features.
+    /// Output channels `C`, which is the number of features.
     #[must_use]
     pub fn channels(self, architecture: Architecture) -> usize {
         let stage_channels = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
@@ -69,7 +73,7 @@ impl FeatureLayer {
         }
     }
 
-    /// Height and width here, `(H', W')`, for photos of this size; `avgpool` has one position.
+    /// Output height and width `(H', W')` for images of `height` x `width` pixels; `(1, 1)` for `avgpool`.
     #[must_use]
     pub fn output_size(self, height: usize, width: usize) -> (usize, usize) {
         let reduction = match self {

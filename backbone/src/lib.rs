@@ -1,8 +1,8 @@
 //! ResNet backbones: from `u8` pixels `[N, H, W, 3]` to features `[N, F]`.
 //!
-//! [`Source`] says where the weights are and fetches them, [`Checkpoint`] reads and checks them without computing
-//! anything, [`Backbone`] runs them frozen and taps any [`Layer`], and [`Trainable`] holds the stages from one on with their
-//! gradients.
+//! [`WeightsSource`] locates and downloads weights, [`Checkpoint`] reads and validates them without computing
+//! anything, [`Backbone`] runs inference with frozen weights up to any [`FeatureLayer`], and
+//! [`TrainableBackbone`] trains the stages from a chosen one on.
 
 mod architecture;
 mod backbone;
@@ -32,7 +32,7 @@ pub use trainable::{
     BatchNormMode, ParameterRole, ParameterSlot, StageActivations, TrainableBackbone, TrainableParameter,
 };
 
-// What is tested here and through the public API shares its oracles.
+// Unit tests share fixtures and reference values with the tests of the public API.
 #[cfg(test)]
 extern crate self as headstock_backbone;
 #[cfg(test)]
@@ -42,6 +42,6 @@ mod formula;
 #[path = "../tests/backbone/golden_gradients.rs"]
 mod golden_gradients;
 #[cfg(test)]
-#[expect(dead_code, reason = "the tests of the public API use the rest")]
+#[expect(dead_code, reason = "the tests of the public API use the remaining helpers")]
 #[path = "../tests/backbone/support.rs"]
 mod support;

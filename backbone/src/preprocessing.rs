@@ -1,35 +1,36 @@
-//! How photos are prepared for some weights: a record that travels with them.
+//! Preprocessing of images: read from the config files of the weights, and stored in every run.
 
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::MIN_SIDE;
 
-/// A resampling filter, by Pillow's names.
+/// A resampling filter, named as in timm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// The nearest pixel.
+    /// Nearest neighbor.
     Nearest,
-    /// Triangle.
+    /// Triangle filter.
     Bilinear,
-    /// Cubic.
+    /// Cubic filter.
     Bicubic,
-    /// Windowed sinc.
+    /// Windowed sinc filter.
     Lanczos,
 }
 
-/// What is done to a photo before the network: resize, centre crop, scale to `[0, 1]`, subtract the mean, divide by std.
+/// The steps from an image to the network input: resize, center crop, scale to `[0, 1]`, subtract the mean,
+/// divide by std.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// What the short side becomes, in pixels.
+    /// Length of the short side after resizing, in pixels.
     pub resize: u32,
-    /// Height and width of the centre crop, in pixels.
+    /// Height and width of the center crop, in pixels.
     pub crop: [u32; 2],
-    /// The filter of the resize.
+    /// The filter for resizing.
     pub interpolation: Interpolation,
-    /// Subtracted from each channel, RGB, in units of full scale.
+    /// Mean of each channel, RGB, for pixels in `[0, 1]`.
     pub mean: [f32; 3],
-    /// Divided by, RGB.
+    /// Standard deviation of each channel, RGB, for pixels in `[0, 1]`.
     pub std: [f32; 3],
 }
 
@@ -37,7 +38,7 @@ const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 impl Default for Preprocessing {
-    /// ImageNet's, as torchvision's first weights have it.
+    /// ImageNet's preprocessing, as for torchvision's `IMAGENET1K_V1` weights.
     fn default() -> Self {
         Self {
             resize: 256,
@@ -50,6 +51,7 @@ impl Default for Preprocessing {
 }
 
 impl Preprocessing {
+    /// Checks the range of the sizes, that the crop fits, and that mean and std are finite and std positive.
     fn validated(self) -> Result<Self, String> {
         let Self { resize, crop: [height, width], mean, std, .. } = self;
         let valid_sizes = MIN_SIDE as u32..=8192;
@@ -57,18 +59,22 @@ impl Preprocessing {
             || resize < height.max(width)
         {
             return Err(format!(
-                "a short side of {resize} and a crop of {height} x {width} pixels cannot be meant"
+                "resizing the short side to {resize} with a crop of {height} x {width} pixels is invalid: sizes must \
+                 be 32 to 8192, and the crop must fit"
             ));
         }
         if std.iter().any(|std| *std <= 0.0 || !std.is_finite()) || mean.iter().any(|mean| !mean.is_finite())
         {
-            return Err(format!("mean {mean:?} and std {std:?} cannot be meant"));
+            return Err(format!(
+                "mean {mean:?} with std {std:?} is invalid: both must be finite, and std positive"
+            ));
         }
         Ok(self)
     }
 }
 
-/// timm's `pretrained_cfg`. What a default-built timm transform reads: `input_size` and `crop_pct`, not the `test_` ones.
+/// timm's `pretrained_cfg`, with the keys of timm's default transform (`input_size` and `crop_pct`, not
+/// `test_input_size`).
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct TimmConfig {
     tag: Option<String>,
@@ -82,7 +88,7 @@ pub(crate) struct TimmConfig {
 }
 
 impl TimmConfig {
-    /// Whether it says anything of the preprocessing.
+    /// Whether any key of the preprocessing is present.
     pub(crate) fn has_preprocessing(&self) -> bool {
         let Self { input_size, crop_pct, interpolation, mean, std, .. } = self;
         input_size.is_some()
@@ -92,29 +98,30 @@ impl TimmConfig {
             || std.is_some()
     }
 
+    /// The preprocessing, with timm's defaults for missing keys.
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         let [channels, height, width] = self.input_size.unwrap_or([3, 224, 224]);
         if channels != 3 {
-            return Err(format!("`pretrained_cfg.input_size` has {channels} channels; photos have 3"));
+            return Err(format!("`pretrained_cfg.input_size` has {channels} channels: only 3 are supported"));
         }
         if height != width {
             return Err(format!(
-                "`pretrained_cfg.input_size` is {height} x {width}: only square crops are known"
+                "`pretrained_cfg.input_size` is {height} x {width}: only square crops are supported"
             ));
         }
         if let Some(mode) = self.crop_mode.as_ref().filter(|mode| *mode != "center") {
-            return Err(format!("`pretrained_cfg.crop_mode` is \"{mode}\": only \"center\" is known"));
+            return Err(format!("`pretrained_cfg.crop_mode` is \"{mode}\": only \"center\" is supported"));
         }
         let crop_pct = self.crop_pct.unwrap_or(0.875);
         if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("`pretrained_cfg.crop_pct` is {crop_pct}: it must lie between 0 and 1"));
+            return Err(format!("`pretrained_cfg.crop_pct` is {crop_pct}: it must be above 0 and at most 1"));
         }
         let interpolation = match self.interpolation.as_deref().unwrap_or("bicubic") {
             "nearest" => Interpolation::Nearest,
             "bilinear" => Interpolation::Bilinear,
             "bicubic" => Interpolation::Bicubic,
             "lanczos" => Interpolation::Lanczos,
-            other => return Err(format!("`pretrained_cfg.interpolation` \"{other}\" is not known")),
+            other => return Err(format!("`pretrained_cfg.interpolation` \"{other}\" is not supported")),
         };
         Preprocessing {
             resize: (f64::from(height) / crop_pct).floor() as u32,
@@ -126,21 +133,23 @@ impl TimmConfig {
         .validated()
     }
 
-    /// Says so where the licence forbids commercial use. Facebook's semi-supervised weights do, whatever the record says.
+    /// Warns if the license forbids commercial use. Facebook's semi-supervised weights do, whatever their
+    /// config says.
     pub(crate) fn warn_if_noncommercial(&self, architecture: Option<&str>, origin: &str) {
-        let licence = self.license.as_deref().unwrap_or_default();
+        let license = self.license.as_deref().unwrap_or_default();
         let semi_supervised = [self.tag.as_deref(), architecture]
             .into_iter()
             .flatten()
             .any(|name| ["ssl_", "swsl_"].iter().any(|marker| name.contains(marker)));
-        if semi_supervised || licence.contains("-nc") {
-            let licence = if licence.is_empty() { "cc-by-nc-4.0" } else { licence };
-            tracing::warn!("the weights {origin} are for non-commercial use only ({licence})");
+        if semi_supervised || license.contains("-nc") {
+            let license = if license.is_empty() { "cc-by-nc-4.0" } else { license };
+            tracing::warn!("the weights {origin} are for non-commercial use only ({license})");
         }
     }
 }
 
-/// transformers' `preprocessor_config.json`, of `ConvNextImageProcessor` (ResNet's) and those that crop.
+/// transformers' `preprocessor_config.json` of `ConvNextImageProcessor` (used for ResNets) or of a processor
+/// that crops.
 #[derive(Debug, Deserialize)]
 pub(crate) struct TransformersProcessor {
     image_processor_type: Option<String>,
@@ -180,23 +189,24 @@ impl From<serde_json::Value> for ProcessorSize {
 }
 
 impl TransformersProcessor {
+    /// The preprocessing; keys whose defaults differ between versions of transformers must be present.
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         if self.do_resize == Some(false) || self.do_rescale == Some(false) {
             return Err(
-                "`do_resize` or `do_rescale` is false: photos of any size cannot be prepared so".into()
+                "`do_resize` or `do_rescale` is false: only processors that do both are supported".into()
             );
         }
         if self.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
-            return Err("`rescale_factor` is not 1/255: only full scale to [0, 1] is known".into());
+            return Err("`rescale_factor` is not 1/255: only scaling to [0, 1] is supported".into());
         }
         let (resize, crop) = self.resize_and_crop()?;
-        // transformers' own defaults for these have changed between its versions and processors.
+        // transformers' defaults for these keys differ between its versions and processors.
         let interpolation = match self.resample.ok_or("`resample` is missing")? {
             0 => Interpolation::Nearest,
             1 => Interpolation::Lanczos,
             2 => Interpolation::Bilinear,
             3 => Interpolation::Bicubic,
-            other => return Err(format!("`resample` {other} is not known")),
+            other => return Err(format!("`resample` {other} is not supported")),
         };
         let (mean, std) = if self.do_normalize == Some(false) {
             ([0.0; 3], [1.0; 3])
@@ -209,30 +219,31 @@ impl TransformersProcessor {
         Preprocessing { resize, crop, interpolation, mean, std }.validated()
     }
 
-    /// The short side after the resize, and the crop.
+    /// The length of the short side after resizing, and height and width of the crop.
     fn resize_and_crop(&self) -> Result<(u32, [u32; 2]), String> {
-        let short = self.size.and_then(|size| size.shortest_edge).ok_or("`size` gives no shortest edge")?;
+        let short_side =
+            self.size.and_then(|size| size.shortest_edge).ok_or("`size` has no shortest edge")?;
         if let Some(crop) = self.crop_size.filter(|_| self.do_center_crop != Some(false)) {
-            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` gives no height")?;
-            return Ok((short, [height, crop.width.unwrap_or(height)]));
+            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` has no height")?;
+            return Ok((short_side, [height, crop.width.unwrap_or(height)]));
         }
         let processor_type = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
-        if let Some(kind) = processor_type.filter(|kind| !kind.starts_with("ConvNext")) {
+        if let Some(name) = processor_type.filter(|name| !name.starts_with("ConvNext")) {
             return Err(format!(
-                "a {kind} without `crop_size` leaves photos of different sizes, or is not known"
+                "a {name} without `crop_size` is not supported: photos could end up with different sizes"
             ));
         }
-        // ConvNextImageProcessor: below 384 it resizes to size / crop_pct and crops, from 384 on it squeezes.
-        if short >= 384 {
+        // ConvNextImageProcessor resizes to size / crop_pct and crops below 384; else it resizes to a square.
+        if short_side >= 384 {
             return Err(format!(
-                "`size` is {short}: from 384 on the processor squeezes photos into a square, which is not known"
+                "`size` is {short_side}: sizes from 384 on, which distort photos to a square, are not supported"
             ));
         }
         let crop_pct = self.crop_pct.unwrap_or(224.0 / 256.0);
         if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("`crop_pct` is {crop_pct}: it must lie between 0 and 1"));
+            return Err(format!("`crop_pct` is {crop_pct}: it must be above 0 and at most 1"));
         }
-        Ok(((f64::from(short) / crop_pct) as u32, [short, short]))
+        Ok(((f64::from(short_side) / crop_pct) as u32, [short_side, short_side]))
     }
 }
 
@@ -240,30 +251,29 @@ impl TransformersProcessor {
 mod tests {
     use super::*;
 
-    fn timm(json: &str) -> Result<Preprocessing, String> {
+    fn from_timm(json: &str) -> Result<Preprocessing, String> {
         serde_json::from_str::<TimmConfig>(json).unwrap().preprocessing()
     }
 
-    fn transformers(json: &str) -> Result<Preprocessing, String> {
+    fn from_transformers(json: &str) -> Result<Preprocessing, String> {
         let rest = r#""resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]"#;
         serde_json::from_str::<TransformersProcessor>(&format!("{{{json}, {rest}}}")).unwrap().preprocessing()
     }
 
-    /// A record with these sizes, mean and std.
-    fn validated_record(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
-        let record = Preprocessing {
+    fn validated(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
+        let preprocessing = Preprocessing {
             resize,
             crop,
             mean: [0.5, mean, 0.5],
             std: [0.5, 0.5, std],
             ..Preprocessing::default()
         };
-        record.validated()
+        preprocessing.validated()
     }
 
     #[test]
-    fn sizes_from_32_to_8192_with_a_crop_inside_are_meant_and_no_others() {
-        for (resize, crop, is_meant) in [
+    fn sizes_are_valid_from_32_to_8192_and_the_crop_must_fit() {
+        for (resize, crop, is_valid) in [
             (32, [32, 32], true),
             (8192, [8192, 32], true),
             (256, [224, 256], true),
@@ -274,18 +284,19 @@ mod tests {
             (255, [224, 256], false),
             (255, [256, 224], false),
         ] {
-            let sizes = format!(
-                "a short side of {resize} and a crop of {} x {} pixels cannot be meant",
+            let error = format!(
+                "resizing the short side to {resize} with a crop of {} x {} pixels is invalid: sizes must be 32 to \
+                 8192, and the crop must fit",
                 crop[0], crop[1]
             );
-            let found = validated_record(resize, crop, 0.5, 0.5).map(|record| (record.resize, record.crop));
-            assert_eq!(found, if is_meant { Ok((resize, crop)) } else { Err(sizes) });
+            let found = validated(resize, crop, 0.5, 0.5).map(|valid| (valid.resize, valid.crop));
+            assert_eq!(found, if is_valid { Ok((resize, crop)) } else { Err(error) });
         }
     }
 
     #[test]
-    fn a_mean_and_a_std_are_numbers_and_the_std_is_above_0() {
-        for (mean, std, is_meant) in [
+    fn mean_and_std_must_be_finite_and_std_positive() {
+        for (mean, std, is_valid) in [
             (-2.0, 1e-6, true),
             (0.0, 255.0, true),
             (f32::NAN, 0.5, false),
@@ -295,16 +306,18 @@ mod tests {
             (0.5, f32::NAN, false),
             (0.5, f32::INFINITY, false),
         ] {
-            let found = validated_record(256, [224, 224], mean, std).map(|_| ());
-            let refused =
-                format!("mean {:?} and std {:?} cannot be meant", [0.5, mean, 0.5], [0.5, 0.5, std]);
-            assert_eq!(found, if is_meant { Ok(()) } else { Err(refused) });
+            let found = validated(256, [224, 224], mean, std).map(|_| ());
+            let error = format!(
+                "mean {:?} with std {:?} is invalid: both must be finite, and std positive",
+                [0.5, mean, 0.5],
+                [0.5, 0.5, std]
+            );
+            assert_eq!(found, if is_valid { Ok(()) } else { Err(error) });
         }
     }
 
-    /// Each alone says something of the preprocessing, and what else timm writes does not.
     #[test]
-    fn a_record_of_timms_is_there_with_any_of_its_keys() {
+    fn a_timm_config_has_preprocessing_with_any_of_its_keys() {
         for (json, has) in [
             (r#"{"input_size": [3, 224, 224]}"#, true),
             (r#"{"crop_pct": 0.9}"#, true),
@@ -318,19 +331,19 @@ mod tests {
     }
 
     #[test]
-    fn the_resize_is_the_crops_share_rounded_down_as_timm_does() {
+    fn resize_is_the_crop_size_divided_by_crop_pct_rounded_down() {
         for (size, crop_pct, resize) in
             [(224, 0.875, 256), (224, 0.95, 235), (224, 1.0, 224), (288, 0.97, 296)]
         {
             let record =
-                timm(&format!(r#"{{"input_size": [3, {size}, {size}], "crop_pct": {crop_pct}}}"#)).unwrap();
+                from_timm(&format!(r#"{{"input_size": [3, {size}, {size}], "crop_pct": {crop_pct}}}"#))
+                    .unwrap();
             assert_eq!((record.resize, record.crop), (resize, [size, size]));
         }
     }
 
-    /// Pillow's numbers of the filters.
     #[test]
-    fn the_filter_of_a_processor_is_pillows_of_that_number() {
+    fn resample_is_the_number_of_a_pillow_filter() {
         for (number, filter) in [
             (0, Interpolation::Nearest),
             (1, Interpolation::Lanczos),
@@ -343,7 +356,7 @@ mod tests {
             let record =
                 serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().unwrap();
             let expected = Preprocessing {
-                // Without `crop_pct`, transformers' default: 224 / 256.
+                // transformers' default `crop_pct` is 224 / 256.
                 resize: 256,
                 crop: [224, 224],
                 interpolation: filter,
@@ -354,9 +367,9 @@ mod tests {
         }
     }
 
-    /// The name of transformers' processor, the older key for it, and which of the two counts.
+    /// Also tests both keys for the type of the processor, and which of them has precedence.
     #[test]
-    fn a_size_without_a_crop_is_convnexts_alone() {
+    fn only_convnext_processors_may_lack_a_crop_size() {
         for (json, expected) in [
             (r#""size": 383, "crop_pct": 1.0"#, Ok((383, [383, 383]))),
             (r#""size": 320, "crop_pct": 0.9"#, Ok((355, [320, 320]))),
@@ -376,16 +389,16 @@ mod tests {
             (r#""size": 256, "crop_size": 224, "do_center_crop": true"#, Ok((256, [224; 2]))),
             (r#""size": 224, "crop_size": 200, "do_center_crop": false"#, Ok((256, [224; 2]))),
             (r#""size": 256, "crop_size": {"shortest_edge": 224}"#, Ok((256, [224; 2]))),
-            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` gives no height")),
+            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` has no height")),
             (
                 r#""size": 256, "crop_size": {"height": 224, "width": 192}, "image_processor_type": "BitImageProcessor""#,
                 Ok((256, [224, 192])),
             ),
             (r#""size": 384, "crop_size": 384"#, Ok((384, [384; 2]))),
-            (r#""size": 384"#, Err("`size` is 384: from 384 on")),
-            (r#""size": 224, "crop_pct": 0"#, Err("`crop_pct` is 0: it must lie between 0 and 1")),
+            (r#""size": 384"#, Err("`size` is 384: sizes from 384 on")),
+            (r#""size": 224, "crop_pct": 0"#, Err("`crop_pct` is 0: it must be above 0 and at most 1")),
             (r#""size": 224, "crop_pct": 1.01"#, Err("`crop_pct` is 1.01")),
-            (r#""size": -1"#, Err("`size` gives no shortest edge")),
+            (r#""size": -1"#, Err("`size` has no shortest edge")),
             (r#""size": 224, "do_resize": false"#, Err("`do_resize` or `do_rescale` is false")),
             (
                 r#""size": 224, "do_resize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098"#,
@@ -393,7 +406,7 @@ mod tests {
             ),
             (r#""size": 224, "rescale_factor": 0.0039"#, Err("`rescale_factor` is not 1/255")),
         ] {
-            match (transformers(json).map(|record| (record.resize, record.crop)), expected) {
+            match (from_transformers(json).map(|found| (found.resize, found.crop)), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{json}"),
                 (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{json}: {error}"),
                 (found, _) => panic!("{json}: {found:?}"),
@@ -402,16 +415,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_processor_must_say_is_named_where_it_is_missing() {
-        let rest =
+    fn missing_required_keys_of_a_processor_are_named() {
+        let required =
             [r#""size": 224"#, r#""resample": 2"#, r#""image_mean": [0, 0, 0]"#, r#""image_std": [1, 1, 1]"#];
         let parsed = |keys: &[&str]| {
             let json = format!("{{{}}}", keys.join(", "));
             serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().map(|_| ())
         };
-        assert_eq!(parsed(&rest), Ok(()));
-        for (number, expected) in [
-            "`size` gives no shortest edge",
+        assert_eq!(parsed(&required), Ok(()));
+        for (missing, expected) in [
+            "`size` has no shortest edge",
             "`resample` is missing",
             "`image_mean` is missing",
             "`image_std` is missing",
@@ -419,28 +432,29 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let keys: Vec<&str> = (0..4).filter(|&at| at != number).map(|at| rest[at]).collect();
+            let keys: Vec<&str> = (0..4).filter(|&i| i != missing).map(|i| required[i]).collect();
             assert_eq!(parsed(&keys), Err(expected.to_owned()));
         }
-        let other = [rest[0], r#""resample": 4"#, rest[2], rest[3]];
-        assert_eq!(parsed(&other), Err("`resample` 4 is not known".to_owned()));
+        let unsupported = [required[0], r#""resample": 4"#, required[2], required[3]];
+        assert_eq!(parsed(&unsupported), Err("`resample` 4 is not supported".to_owned()));
     }
 
     #[test]
-    fn a_processors_own_crop_is_followed() {
-        let record =
-            transformers(r#""size": {"shortest_edge": 232}, "crop_size": {"height": 224, "width": 200}"#);
-        let record = record.unwrap();
-        assert_eq!((record.resize, record.crop), (232, [224, 200]));
-        let record =
-            transformers(r#""size": {"shortest_edge": 256}, "crop_size": 224, "do_normalize": false"#);
-        let record = record.unwrap();
-        assert_eq!((record.resize, record.crop), (256, [224, 224]));
-        assert_eq!((record.mean, record.std), ([0.0; 3], [1.0; 3]));
+    fn an_explicit_crop_size_is_used() {
+        let cropped = from_transformers(
+            r#""size": {"shortest_edge": 232}, "crop_size": {"height": 224, "width": 200}"#,
+        )
+        .unwrap();
+        assert_eq!((cropped.resize, cropped.crop), (232, [224, 200]));
+        let unnormalized =
+            from_transformers(r#""size": {"shortest_edge": 256}, "crop_size": 224, "do_normalize": false"#)
+                .unwrap();
+        assert_eq!((unnormalized.resize, unnormalized.crop), (256, [224, 224]));
+        assert_eq!((unnormalized.mean, unnormalized.std), ([0.0; 3], [1.0; 3]));
     }
 
     #[test]
-    fn what_cannot_be_followed_is_named() {
+    fn unsupported_settings_are_named() {
         for (json, key) in [
             (r#"{"crop_mode": "squash"}"#, "squash"),
             (r#"{"interpolation": "random"}"#, "random"),
@@ -448,7 +462,7 @@ mod tests {
             (r#"{"crop_pct": 0.0}"#, "crop_pct"),
             (r#"{"input_size": [3, 224, 192]}"#, "224 x 192"),
         ] {
-            assert!(timm(json).unwrap_err().contains(key), "{json}");
+            assert!(from_timm(json).unwrap_err().contains(key), "{json}");
         }
         for (json, key) in [
             (r#""size": 384"#, "384"),
@@ -458,7 +472,7 @@ mod tests {
             (r#""size": 224, "crop_size": 256"#, "crop of 256 x 256"),
             (r#""size": 224, "image_processor_type": "BitImageProcessor""#, "BitImageProcessor"),
         ] {
-            assert!(transformers(json).unwrap_err().contains(key), "{json}");
+            assert!(from_transformers(json).unwrap_err().contains(key), "{json}");
         }
     }
 }

@@ -1,11 +1,18 @@
-//! What a ResNet is made of: names in the checkpoint and geometry, for whatever runs it.
+//! The layers of a ResNet: names in the checkpoint, strides and paddings.
 
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::BackboneError;
 
-/// The epsilon of every BatchNorm in torchvision's ResNets.
+/// The `eps` of every BatchNorm in torchvision's ResNets.
 pub(crate) const BATCH_NORM_EPS: f64 = 1e-5;
+
+/// The activation after a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Identity,
+    Relu,
+}
 
 /// Stride and padding, the same along both axes.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +21,7 @@ pub(crate) struct ConvGeometry {
     pub(crate) padding: usize,
 }
 
-/// A convolution and the BatchNorm after it, by torchvision's names.
+/// A convolution and its BatchNorm, with their names in torchvision.
 #[derive(Clone, Debug)]
 pub(crate) struct ConvBn {
     pub(crate) conv: String,
@@ -22,11 +29,11 @@ pub(crate) struct ConvBn {
     pub(crate) geometry: ConvGeometry,
 }
 
-/// A residual block: two convolutions (basic) or three (bottleneck), and a shortcut around them.
+/// A residual block: two (basic) or three (bottleneck) convolutions and a shortcut.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockSpec {
     pub(crate) convolutions: Vec<ConvBn>,
-    /// What the shortcut goes through; nothing where the sizes fit.
+    /// The projection of the shortcut; `None` for an identity shortcut.
     pub(crate) shortcut: Option<ConvBn>,
 }
 
@@ -39,31 +46,31 @@ pub(crate) struct FoldedConv {
     pub(crate) bias: Vec<f32>,
 }
 
-/// 7 x 7 of stride 2; a 3 x 3 max pool of stride 2 follows.
+/// The 7 x 7 convolution of stride 2 at the input; a 3 x 3 max pool of stride 2 follows it.
 pub(crate) fn stem_conv() -> ConvBn {
     let geometry = ConvGeometry { stride: 2, padding: 3 };
     ConvBn { conv: "conv1".into(), bn: "bn1".into(), geometry }
 }
 
-/// Stage `index` of four, blocks of one width; the first of a later stage halves height and width.
+/// The blocks of stage `index` of four. The first block of the stages 1 to 3 halves height and width.
 pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<BlockSpec> {
     let inner_channels = STAGE_WIDTHS[index];
     let block_spec = |block: usize| {
         let stride = if index > 0 && block == 0 { 2 } else { 1 };
         let name = format!("layer{}.{block}", index + 1);
-        // The first block of a stage changes the width, but in stage 1 of the basic kind.
+        // The first block of a stage changes the number of channels, except in stage 0 of basic blocks.
         let has_shortcut = block == 0 && (index > 0 || architecture.expansion() * inner_channels != 64);
-        let narrow = |stride| ConvGeometry { stride, padding: 0 };
-        let wide = |stride| ConvGeometry { stride, padding: 1 };
-        // torchvision's (V1.5): a bottleneck strides in its 3 x 3 convolution.
+        let kernel_1x1 = |stride| ConvGeometry { stride, padding: 0 };
+        let kernel_3x3 = |stride| ConvGeometry { stride, padding: 1 };
+        // As in torchvision (ResNet V1.5), the 3 x 3 convolution of a bottleneck has the stride.
         let geometries = if architecture.has_bottlenecks() {
-            vec![narrow(1), wide(stride), narrow(1)]
+            vec![kernel_1x1(1), kernel_3x3(stride), kernel_1x1(1)]
         } else {
-            vec![wide(stride), wide(1)]
+            vec![kernel_3x3(stride), kernel_3x3(1)]
         };
-        let conv_bn = |(part, geometry): (usize, ConvGeometry)| ConvBn {
-            conv: format!("{name}.conv{part}"),
-            bn: format!("{name}.bn{part}"),
+        let conv_bn = |(number, geometry): (usize, ConvGeometry)| ConvBn {
+            conv: format!("{name}.conv{number}"),
+            bn: format!("{name}.bn{number}"),
             geometry,
         };
         BlockSpec {
@@ -71,7 +78,7 @@ pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<Bloc
             shortcut: has_shortcut.then(|| ConvBn {
                 conv: format!("{name}.downsample.0"),
                 bn: format!("{name}.downsample.1"),
-                geometry: narrow(stride),
+                geometry: kernel_1x1(stride),
             }),
         }
     };
@@ -79,10 +86,10 @@ pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<Bloc
 }
 
 impl ConvBn {
-    /// Reads the weights and folds BatchNorm in, in `f64`.
+    /// Reads the weights and folds BatchNorm into them, in `f64`.
     ///
     /// # Errors
-    /// [`BackboneError::Checkpoint`] for a weight that is NaN or infinite and for a BatchNorm that cannot be computed.
+    /// [`BackboneError::Checkpoint`] for a NaN or infinite weight and for a BatchNorm that cannot be folded.
     pub(crate) fn load_folded(&self, checkpoint: &Checkpoint) -> Result<FoldedConv, BackboneError> {
         let Self { conv, bn, .. } = self;
         let vector = |leaf: &str| -> Result<Vec<f32>, BackboneError> {
@@ -91,7 +98,7 @@ impl ConvBn {
         let (gamma, beta) = (vector("weight")?, vector("bias")?);
         let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
         let weight = checkpoint.tensor(&format!("{conv}.weight"))?;
-        let dims = weight.dims4()?.into();
+        let shape = weight.dims4()?.into();
         let mut weight = weight.flatten_all()?.to_vec1::<f32>()?;
         let mut bias = Vec::with_capacity(gamma.len());
         let weights_per_output = weight.len() / gamma.len();
@@ -100,12 +107,12 @@ impl ConvBn {
             kernel.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
             bias.push((f64::from(beta[o]) - f64::from(mean[o]) * scale) as f32);
         }
-        // A negative variance gives NaN.
+        // A negative variance results in NaN.
         if !weight.iter().chain(&bias).all(|value| value.is_finite()) {
             let (path, name) = (checkpoint.path().into(), bn.clone());
             return Err(CheckpointError::BatchNorm { path, name }.into());
         }
-        Ok(FoldedConv { weight, shape: dims, bias })
+        Ok(FoldedConv { weight, shape, bias })
     }
 }
 
@@ -116,17 +123,18 @@ mod tests {
     use super::*;
     use crate::support::{StateDict, golden_json};
 
-    /// The stem of a checkpoint whose first channels have what PyTorch was given: variances from 0 on, far below the epsilon too.
+    /// The first channels of the stem have the inputs of the reference, whose variances include 0 and values
+    /// below `eps`.
     #[test]
-    fn batch_norm_is_folded_in_as_pytorch_computes_it_for_variances_of_any_size() {
+    fn folded_batch_norm_matches_pytorch_for_variances_of_any_size() {
         type Golden = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
-        let of = golden_json::<Golden>("batchnorm.json").remove("running").unwrap();
+        let golden = golden_json::<Golden>("batchnorm.json").remove("running").unwrap();
         let mut state = StateDict::from_formula("resnet18").without_classifier();
         for (leaf, name) in
             [("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "variance")]
         {
             let bytes = &mut state.0.get_mut(&format!("bn1.{leaf}")).unwrap().2;
-            for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&of[name]) {
+            for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&golden[name]) {
                 *to = (*value as f32).to_le_bytes();
             }
         }
@@ -135,21 +143,22 @@ mod tests {
             checkpoint.tensor("conv1.weight").unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let folded = stem_conv().load_folded(&checkpoint).unwrap();
         assert_eq!(folded.shape, [64, 3, 7, 7]);
-        for (channel, y) in of["y"].iter().enumerate() {
-            let taps = 147 * channel..147 * (channel + 1);
-            // What each weight is multiplied by, the same for all of a channel's.
-            let scales = folded.weight[taps.clone()].iter().zip(&raw[taps]);
-            for scale in scales.map(|(folded, raw)| f64::from(*folded) / f64::from(*raw)) {
-                let ours = of["x"][channel] * scale + f64::from(folded.bias[channel]);
-                let size = (of["gamma"][channel] / (of["variance"][channel] + 1e-5).sqrt()).abs().max(1.0);
+        for (channel, y) in golden["y"].iter().enumerate() {
+            let weights = 147 * channel..147 * (channel + 1);
+            // All weights of a channel are scaled by the same factor.
+            let pairs = folded.weight[weights.clone()].iter().zip(&raw[weights]);
+            for scale in pairs.map(|(folded, raw)| f64::from(*folded) / f64::from(*raw)) {
+                let ours = golden["x"][channel] * scale + f64::from(folded.bias[channel]);
+                let std = (golden["variance"][channel] + 1e-5).sqrt();
+                let size = (golden["gamma"][channel] / std).abs().max(1.0);
                 assert!((ours - y).abs() <= 1e-6 * size, "{channel}: {ours}, not {y}");
             }
         }
     }
 
-    /// Strides of a stage's convolutions and of its shortcut, by torchvision's source.
+    /// Strides and paddings of convolutions and shortcuts, from torchvision's source.
     #[test]
-    fn the_first_block_of_a_later_stage_strides_where_torchvisions_does() {
+    fn strides_of_the_first_block_of_a_stage_match_torchvision() {
         for architecture in Architecture::ALL {
             for index in 0..4 {
                 let blocks = stage_blocks(architecture, index);
@@ -159,7 +168,7 @@ mod tests {
                     let found: Vec<_> = block
                         .convolutions
                         .iter()
-                        .map(|part| (part.geometry.stride, part.geometry.padding))
+                        .map(|conv| (conv.geometry.stride, conv.geometry.padding))
                         .collect();
                     let expected = if architecture.has_bottlenecks() {
                         vec![(1, 0), (stride, 1), (1, 0)]
@@ -169,7 +178,7 @@ mod tests {
                     assert_eq!(found, expected, "{architecture} {index} {number}");
                     let has_shortcut = number == 0 && (index > 0 || architecture.has_bottlenecks());
                     let shortcut =
-                        block.shortcut.as_ref().map(|part| (part.geometry.stride, part.geometry.padding));
+                        block.shortcut.as_ref().map(|conv| (conv.geometry.stride, conv.geometry.padding));
                     assert_eq!(
                         shortcut,
                         has_shortcut.then_some((stride, 0)),

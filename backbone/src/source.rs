@@ -1,4 +1,4 @@
-//! Where weights come from.
+//! Local and remote sources of weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,24 +17,24 @@ pub enum WeightsSource {
     Hub(HubSource),
 }
 
-/// The files of a checkpoint, on this machine.
+/// The local files of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightFiles {
     /// The `.safetensors` file.
     pub weights: PathBuf,
-    /// timm's or transformers' `config.json`, where there is one.
+    /// timm's or transformers' `config.json`, if there is one.
     pub config: Option<PathBuf>,
-    /// transformers' `preprocessor_config.json`, where there is one.
+    /// transformers' `preprocessor_config.json`, if there is one.
     pub preprocessor: Option<PathBuf>,
-    /// What to call it in messages and in a run: the path, or the hub's name with its commit.
+    /// The name in messages and run records: the path, or the `hf://` name with its commit.
     pub origin: String,
 }
 
-/// Why local weights are not found.
+/// Why no local weights were found.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// Nothing is there.
+    /// The path does not exist.
     #[error("there are no weights at {} (`backbone.weights`)", .0.display())]
     Missing(PathBuf),
     /// The directory cannot be listed.
@@ -42,53 +42,54 @@ pub enum SourceError {
     ListDirectory {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// No `.safetensors` in the directory.
-    #[error("{} holds no .safetensors file{}", directory.display(), convert(.pickled.as_deref()))]
+    /// The directory has no `.safetensors` file.
+    #[error("{} has no .safetensors file{}", directory.display(), conversion_hint(.pickled.as_deref()))]
     NoWeights {
         /// The directory.
         directory: PathBuf,
-        /// A file in PyTorch's own format that is there instead.
+        /// A file in PyTorch's pickle format in that directory.
         pickled: Option<String>,
     },
-    /// Several, none of them `model.safetensors`.
-    #[error("{} holds several .safetensors files: name one of them in `backbone.weights` ({})", directory.display(), files.join(", "))]
+    /// The directory has several `.safetensors` files, none named `model.safetensors`.
+    #[error("{} has several .safetensors files: name one of them in `backbone.weights` ({})", directory.display(), files.join(", "))]
     Ambiguous {
         /// The directory.
         directory: PathBuf,
-        /// Their names.
+        /// The names of the files.
         files: Vec<String>,
     },
-    /// The weights are cut into several files.
-    #[error("{} holds weights in shards: save them as one model.safetensors, no ResNet is too large for that", .0.display())]
+    /// The weights are sharded over several files.
+    #[error("{} has sharded weights, which are not supported: save them as one model.safetensors", .0.display())]
     Sharded(PathBuf),
-    /// The file is in PyTorch's own format.
-    #[error("{} is not a .safetensors file{}", .0.display(), convert(Some("it")))]
+    /// The file is in PyTorch's pickle format.
+    #[error("{} is not a .safetensors file{}", .0.display(), conversion_hint(Some("it")))]
     Pickled(PathBuf),
 }
 
-pub(crate) fn convert(pickled: Option<&str>) -> String {
+/// How to convert a pickled checkpoint, as the end of an error message; empty without a file.
+pub(crate) fn conversion_hint(pickled: Option<&str>) -> String {
     pickled.map_or_else(String::new, |file| {
         format!(": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")")
     })
 }
 
-/// Is told how a download goes: from what the bytes add up to over time, a bar shows the rate and what is left.
+/// Receives download progress.
 ///
-/// What is in the cache already is not told of. A file that ends in an error has no `finish`.
+/// Files that are already in the cache are not reported. `finish` is not called if a download fails.
 pub trait DownloadProgress: Sync {
-    /// A file begins, or begins anew after a damaged download: what was told of it before counts no more. `bytes` is its
-    /// size where the hub says it.
+    /// The download of a file starts, or restarts after a damaged download, which resets the bytes of that
+    /// file. `bytes` is the file size, if the hub reports it.
     fn start(&self, file: &str, bytes: Option<u64>);
-    /// So many bytes more, about ten times a second.
+    /// `bytes` more bytes have arrived; called about ten times a second.
     fn advance(&self, bytes: u64);
-    /// The file is there, and is what the hub announced.
+    /// The file is complete and matches the hash of the hub.
     fn finish(&self);
 }
 
-/// Nobody is told.
+/// Ignores progress.
 impl DownloadProgress for () {
     fn start(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
@@ -96,21 +97,21 @@ impl DownloadProgress for () {
 }
 
 impl WeightsSource {
-    /// Reads `backbone.weights`; a relative path is meant from `base`.
+    /// Parses `backbone.weights`: an `hf://` name or a path, relative to `base`.
     ///
     /// # Errors
-    /// [`HubError::Name`] for an `hf://` name that is malformed.
-    pub fn parse(text: &str, base: &Path) -> Result<Self, HubError> {
-        match text.strip_prefix("hf://") {
+    /// [`HubError::InvalidName`] for a malformed `hf://` name.
+    pub fn parse(weights: &str, base: &Path) -> Result<Self, HubError> {
+        match weights.strip_prefix("hf://") {
             Some(name) => Ok(Self::Hub(name.parse()?)),
-            None => Ok(Self::Local(base.join(text))),
+            None => Ok(Self::Local(base.join(weights))),
         }
     }
 
-    /// The files, fetched first where they are on the hub.
+    /// The local files; weights on the hub are downloaded first.
     ///
     /// # Errors
-    /// [`BackboneError::Source`] for local ones, [`BackboneError::Hub`] for the hub.
+    /// [`BackboneError::Source`] for local weights, [`BackboneError::Hub`] for weights on the hub.
     pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, BackboneError> {
         match self {
             Self::Local(path) => Ok(resolve_local(path)?),
@@ -119,6 +120,7 @@ impl WeightsSource {
     }
 }
 
+/// The weights at a file or directory, with the config files in the same directory.
 fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
     let (weights, directory) = if path.is_dir() {
         (find_in_directory(path)?, path)
@@ -139,11 +141,12 @@ fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
     })
 }
 
+/// `model.safetensors`, or the only `.safetensors` file of a directory.
 fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
-    let list = |source| SourceError::ListDirectory { path: directory.into(), source };
+    let list_error = |source| SourceError::ListDirectory { path: directory.into(), source };
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(list)? {
-        files.push(entry.map_err(list)?.path());
+    for entry in fs::read_dir(directory).map_err(list_error)? {
+        files.push(entry.map_err(list_error)?.path());
     }
     files.sort_unstable();
     let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -164,6 +167,7 @@ fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     }
 }
 
+/// Whether the extension is one of PyTorch's pickle formats.
 pub(crate) fn is_pickled(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["bin", "pt", "pth", "ckpt"].iter().any(|known| extension == *known))

@@ -1,14 +1,14 @@
-//! The command `headstock`, as a library: a binary elsewhere adds its heads to [`App`] and runs it.
+//! The command `headstock` as a library: another binary adds its heads to [`App`] and runs it.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
 //!
 //! fn main() -> ExitCode {
-//!     headstock_cli::App::new().run() // with_head::<MyConfig>() before it adds yours
+//!     headstock_cli::App::new().run() // add your own head with .with_head::<MyConfig>()
 //! }
 //! ```
 
-/// The code of the chapter, compiled and run.
+/// Compiles and runs the code of the chapter on writing a head.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/write-a-head.md")]
 struct WriteAHead;

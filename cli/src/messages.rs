@@ -10,30 +10,30 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::output::StdoutError;
-use crate::progress::Bars;
+use crate::progress::ProgressBars;
 
-/// Prints events of the libraries as lines from now on.
-pub(crate) fn install(bars: &Arc<Bars>) {
-    let lines = tracing_subscriber::registry().with(Lines(Arc::clone(bars)));
-    // A program that has set up its own subscriber before keeps it.
-    let _ = tracing::subscriber::set_global_default(lines);
+/// Prints `tracing` events of the libraries as lines on stderr.
+pub(crate) fn install(bars: &Arc<ProgressBars>) {
+    let subscriber = tracing_subscriber::registry().with(StderrLayer(Arc::clone(bars)));
+    // A program that has set its own subscriber before uses that one.
+    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Turns events into lines.
-struct Lines(Arc<Bars>);
+/// Prints each event as a line.
+struct StderrLayer(Arc<ProgressBars>);
 
-impl<S: Subscriber> Layer<S> for Lines {
+impl<S: Subscriber> Layer<S> for StderrLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(kind) = kind(*event.metadata().level(), event.metadata().target()) else { return };
-        let mut message = Message::default();
+        let Some(label) = level_label(*event.metadata().level(), event.metadata().target()) else { return };
+        let mut message = MessageVisitor::default();
         event.record(&mut message);
-        self.0.print(&format!("{kind}: {}", message.0));
+        self.0.print(&format!("{label}: {}", message.0));
     }
 }
 
-/// What a line of this level is called; none where it is not shown.
-fn kind(level: Level, target: &str) -> Option<&'static str> {
-    // What other crates complain of comes back as an error, and is told then with what it means.
+/// The word before a message of this level; `None` if events of this level and target are not shown.
+fn level_label(level: Level, target: &str) -> Option<&'static str> {
+    // Problems in other crates reach us as errors, which are reported with their context.
     if level > Level::INFO || !target.starts_with("headstock") {
         return None;
     }
@@ -44,25 +44,25 @@ fn kind(level: Level, target: &str) -> Option<&'static str> {
     })
 }
 
-/// The text of an event.
+/// Collects the message of an event.
 #[derive(Default)]
-struct Message(String);
+struct MessageVisitor(String);
 
-impl Visit for Message {
+impl Visit for MessageVisitor {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            write!(self.0, "{value:?}").expect("a string takes every byte");
+            write!(self.0, "{value:?}").expect("writing to a string cannot fail");
         }
     }
 }
 
-/// Says what went wrong, and with which status the program ends.
-pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
-    if error.downcast_ref().is_some_and(StdoutError::reader_left) {
-        // Whoever read our output has seen enough.
+/// Prints an error; returns the exit status of the program.
+pub(crate) fn report_error(error: &anyhow::Error, bars: &ProgressBars) -> ExitCode {
+    if error.downcast_ref().is_some_and(StdoutError::is_broken_pipe) {
+        // The reader of stdout has seen enough.
         return ExitCode::SUCCESS;
     }
-    bars.print(&text(error));
+    bars.print(&format_error(error));
     ExitCode::from(match error.downcast_ref::<TrainError>().map(TrainError::kind) {
         Some(FailureKind::Usage) => 2,
         Some(FailureKind::Data) => 3,
@@ -71,17 +71,17 @@ pub(crate) fn report(error: &anyhow::Error, bars: &Bars) -> ExitCode {
     })
 }
 
-/// The error, and below it what it comes from.
-fn text(error: &anyhow::Error) -> String {
+/// The error and below it its causes, a line each.
+fn format_error(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
-    let mut before = error.to_string();
+    let mut previous = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        // Transparent errors and libraries that print their source would say it twice.
-        if !before.contains(&cause) {
-            write!(text, "\n  because: {cause}").expect("a string takes every byte");
+        // Transparent errors and libraries that print their source would repeat the cause.
+        if !previous.contains(&cause) {
+            write!(text, "\n  because: {cause}").expect("writing to a string cannot fail");
         }
-        before = cause;
+        previous = cause;
     }
     text
 }

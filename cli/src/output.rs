@@ -1,4 +1,4 @@
-//! What goes to stdout.
+//! Output on stdout.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -6,20 +6,21 @@ use std::io::{self, Write};
 use serde::Serialize;
 use thiserror::Error;
 
-/// Stdout: figures for people, and with `--json` a last line for programs.
+/// Buffered stdout: text, and with `--json` a last line for programs.
 pub(crate) struct Output {
     json: bool,
     out: io::BufWriter<Box<dyn Write>>,
 }
 
-/// Stdout takes no more. A type of its own: a reader who has seen enough is no failure, and a broken pipe elsewhere is one.
+/// A failed write to stdout. A separate type because a broken pipe is no failure on stdout, but is one
+/// elsewhere.
 #[derive(Debug, Error)]
 #[error("failed to write to stdout")]
 pub(crate) struct StdoutError(#[from] io::Error);
 
 impl StdoutError {
-    /// Whether whoever read our output has gone.
-    pub(crate) fn reader_left(&self) -> bool {
+    /// Whether the reader of our output has closed the pipe.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
@@ -29,47 +30,47 @@ impl Output {
         Self { json, out: io::BufWriter::new(Box::new(io::stdout())) }
     }
 
-    /// What `print` writes in place of to stdout.
+    /// Runs `print` with an output to a temporary file and returns what it wrote.
     #[cfg(test)]
-    pub(crate) fn printed(json: bool, print: impl FnOnce(&mut Self)) -> String {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        let again = file.reopen().expect("the same file");
-        let mut output = Self { json, out: io::BufWriter::new(Box::new(again)) };
+    pub(crate) fn capture(json: bool, print: impl FnOnce(&mut Self)) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        let handle = file.reopen().expect("the file can be reopened");
+        let mut output = Self { json, out: io::BufWriter::new(Box::new(handle)) };
         print(&mut output);
-        output.flush().expect("a file takes it");
-        std::fs::read_to_string(file.path()).expect("text")
+        output.flush().expect("the file can be written");
+        std::fs::read_to_string(file.path()).expect("the output is UTF-8")
     }
 
-    /// A line.
-    pub(crate) fn line(&mut self, line: impl AsRef<str>) -> Result<(), StdoutError> {
+    /// Writes a line.
+    pub(crate) fn print(&mut self, line: impl AsRef<str>) -> Result<(), StdoutError> {
         Ok(writeln!(self.out, "{}", line.as_ref())?)
     }
 
-    /// A line of a CSV.
-    pub(crate) fn record(&mut self, fields: impl IntoIterator<Item = String>) -> Result<(), StdoutError> {
+    /// Writes a CSV record, quoted where necessary.
+    pub(crate) fn print_csv(&mut self, fields: impl IntoIterator<Item = String>) -> Result<(), StdoutError> {
         let mut line = csv::Writer::from_writer(Vec::new());
-        line.write_record(fields).expect("a vector takes every byte");
-        Ok(self.out.write_all(&line.into_inner().expect("a vector takes every byte"))?)
+        line.write_record(fields).expect("writing to a vector cannot fail");
+        Ok(self.out.write_all(&line.into_inner().expect("writing to a vector cannot fail"))?)
     }
 
-    /// Shows what was written so far.
+    /// Writes the buffer to stdout.
     pub(crate) fn flush(&mut self) -> Result<(), StdoutError> {
         Ok(self.out.flush()?)
     }
 
-    /// The figures of the command: the last line where `--json` is given.
-    pub(crate) fn figures(&mut self, figures: &impl Serialize) -> Result<(), StdoutError> {
+    /// Writes the last line of a command if `--json` is given, and flushes.
+    pub(crate) fn print_json(&mut self, value: &impl Serialize) -> Result<(), StdoutError> {
         if self.json {
-            self.line(serde_json::to_string(figures).expect("figures are JSON"))?;
+            self.print(serde_json::to_string(value).expect("the value is JSON"))?;
         }
         self.flush()
     }
 }
 
-/// Text that stays on its line and gives the terminal no orders: control characters are escaped.
-pub(crate) struct Shown<T>(pub(crate) T);
+/// Text with its control characters escaped: it stays on one line and sends no commands to the terminal.
+pub(crate) struct Escaped<T>(pub(crate) T);
 
-impl<T: fmt::Display> fmt::Display for Shown<T> {
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.to_string().chars() {
             if c.is_control() {
@@ -87,25 +88,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_a_line_where_they_are_asked_for_and_all_is_shown_at_once() {
+    fn json_is_one_line_if_requested_and_output_is_flushed() {
         let print = |out: &mut Output| {
-            out.line("a line").unwrap();
-            out.record(["a,b".to_owned(), "say \"c\"".to_owned()]).unwrap();
-            out.figures(&[1, 2]).unwrap();
+            out.print("a line").unwrap();
+            out.print_csv(["a,b".to_owned(), "say \"c\"".to_owned()]).unwrap();
+            out.print_json(&[1, 2]).unwrap();
         };
         let text = "a line\n\"a,b\",\"say \"\"c\"\"\"\n";
-        assert_eq!(Output::printed(false, print), text);
-        assert_eq!(Output::printed(true, print), format!("{text}[1,2]\n"));
+        assert_eq!(Output::capture(false, print), text);
+        assert_eq!(Output::capture(true, print), format!("{text}[1,2]\n"));
     }
 
     #[test]
-    fn only_a_reader_who_left_is_one() {
-        let of = |kind| StdoutError::from(io::Error::from(kind)).reader_left();
-        assert!(of(io::ErrorKind::BrokenPipe) && !of(io::ErrorKind::StorageFull));
+    fn only_a_broken_pipe_is_a_closed_reader() {
+        let is_broken_pipe = |kind| StdoutError::from(io::Error::from(kind)).is_broken_pipe();
+        assert!(is_broken_pipe(io::ErrorKind::BrokenPipe) && !is_broken_pipe(io::ErrorKind::StorageFull));
     }
 
     #[test]
     fn control_characters_are_escaped_and_letters_are_not() {
-        assert_eq!(Shown("a\nb\u{1b}[31m\u{9b}\tGröße 猫").to_string(), r"a\nb\u{1b}[31m\u{9b}\tGröße 猫");
+        assert_eq!(Escaped("a\nb\u{1b}[31m\u{9b}\tGröße 猫").to_string(), r"a\nb\u{1b}[31m\u{9b}\tGröße 猫");
     }
 }

@@ -58,7 +58,8 @@ mod tests {
             ("solver", "The solver; \"lbfgs\": All samples at once; \"adam\": Minibatches"),
             ("undocumented", ""),
         ];
-        let expected = expected.map(|(name, about)| Hyperparameter { name: name.into(), about: about.into() });
+        let expected =
+            expected.map(|(name, about)| Hyperparameter { name: name.into(), about: about.into() });
         assert_eq!(keys_in(&schema), expected);
     }
 }

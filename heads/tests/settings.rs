@@ -75,15 +75,20 @@ fn a_parameter_out_of_range_is_named_with_what_is_accepted() {
     }
 }
 
-// effect: head.cosine.scale, head.cosine.lr, head.cosine.weight_decay, head.cosine.epochs, head.cosine.batch_size
+// effect: head.cosine.scale, head.cosine.lr, head.cosine.weight_decay, head.cosine.epochs
+// effect: head.cosine.batch_size
 // effect: head.cosine.validation, head.cosine.patience, head.cosine.class_weight, head.cosine.seed
 // effect: head.knn.k, head.knn.weights, head.knn.metric, head.lda.shrinkage, head.nearest-mean.metric
-// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.l1_ratio, head.linear.class_weight
-// effect: head.linear.standardize, head.linear.tol, head.linear.max_iter, head.linear.epochs, head.linear.batch_size
-// effect: head.linear.lr, head.linear.seed, head.mlp.hidden, head.mlp.dropout, head.mlp.lr, head.mlp.weight_decay
+// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.l1_ratio
+// effect: head.linear.class_weight
+// effect: head.linear.standardize, head.linear.tol, head.linear.max_iter, head.linear.epochs
+// effect: head.linear.batch_size
+// effect: head.linear.lr, head.linear.seed, head.mlp.hidden, head.mlp.dropout, head.mlp.lr
+// effect: head.mlp.weight_decay
 // effect: head.mlp.epochs, head.mlp.batch_size, head.mlp.validation, head.mlp.patience, head.mlp.class_weight
 // effect: head.mlp.standardize, head.mlp.seed, head.ridge.alpha, head.ridge.alphas, head.ridge.class_weight
-// effect: head.svm.multi_class, head.svm.loss, head.svm.C, head.svm.intercept_scaling, head.svm.tol, head.svm.max_iter
+// effect: head.svm.multi_class, head.svm.loss, head.svm.C, head.svm.intercept_scaling, head.svm.tol
+// effect: head.svm.max_iter
 // effect: head.svm.class_weight, head.svm.standardize, head.svm.seed
 #[test]
 fn an_empty_table_has_these_defaults() {

@@ -1,4 +1,4 @@
-"""How honest the heads' probabilities and sets are on a data set, over many splits, as a page in Markdown.
+"""Calibration error and coverage of the heads on a data set, over many splits, as Markdown.
 
     python reference/coverage/coverage.py HEADSTOCK CONFIG [HEAD ...] > docs/calibration.md
 
@@ -48,14 +48,13 @@ def page(runs):
     mean_low, mean_high = (binom.ppf(p, n * SEEDS, wanted) / (n * SEEDS) for p in (0.005, 0.995))
     mean = statistics.fmean
 
-    print("# How honest the probabilities are\n")
-    print(f"`cargo xtask coverage CONFIG` made this page: each head with its defaults on the splits of {SEEDS} seeds,")
-    print(f"{counts['train']} samples to fit on, {n} to test on, {counts['classes']} classes. All figures are those of the test parts.\n")
-    print("## Calibration\n")
-    print("Means over the splits; `worse` counts the splits in which the calibration error of the test part is higher with")
-    print("calibration than without, and `dropped` those in which calibration was given up because it made photos held out")
-    print(f"no better. The calibration error of {n} samples is itself known to about a hundredth.\n")
-    print("| head | accuracy | temperature | log loss before | after | calibration error before | after | worse | dropped |")
+    print(f"Each head with its defaults on the splits of {SEEDS} seeds: {counts['train']} training samples, {n} test samples,")
+    print(f"{counts['classes']} classes. All figures are of the test parts. Made by `cargo xtask coverage CONFIG`.\n")
+    print("### Calibration\n")
+    print("Means over the splits. `worse` counts the splits in which calibration raises the calibration error of the test part,")
+    print("`dropped` those in which calibration was not used because it did not help on held-out photos. The standard error of")
+    print(f"the calibration error of {n} samples is about 0.01.\n")
+    print("| head | accuracy | temperature | log-loss before | after | calibration error before | after | worse | dropped |")
     print("|---|---|---|---|---|---|---|---|---|")
     for head, all in runs.items():
         figures = [run["calibration"] for run in all]
@@ -69,12 +68,11 @@ def page(runs):
             f"| {of('before', 'ece'):.3f} | {of('after', 'ece'):.3f} | {worse} of {SEEDS} "
             f"| {sum('dropped' in f for f in figures)} of {SEEDS} |"
         )
-    print("\n## Sets\n")
-    print(f"Sets that are to hold the class {wanted} of the time. Were each sample of a test part a draw of its own, the share that")
-    print(f"is held would lie between {low:.3f} and {high:.3f} in 99 of 100 test parts (binomial, {n} samples), and the mean of")
-    print(f"{SEEDS} parts without a sample in common between {mean_low:.3f} and {mean_high:.3f}; scores are as random as tests, which")
-    print("widens both a little.\n")
-    print("| head | sets | held, mean | lowest | highest | inside | classes in a set | empty |")
+    print("\n### Conformal sets\n")
+    print(f"Target coverage {wanted}. If each test sample were drawn independently, the coverage of 99 in 100 test parts would be")
+    print(f"between {low:.3f} and {high:.3f} (binomial, {n} samples), and the mean of {SEEDS} test parts without a common sample between")
+    print(f"{mean_low:.3f} and {mean_high:.3f}. The random choice of calibration scores widens both a little.\n")
+    print("| head | sets | coverage, mean | lowest | highest | within | classes per set | empty |")
     print("|---|---|---|---|---|---|---|---|")
     for head, all in runs.items():
         for method in METHODS:

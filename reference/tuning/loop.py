@@ -1,4 +1,4 @@
-"""The whole course of a tuning, option by option, by PyTorch in float64: what `train/src/tune/course` is held to.
+"""The whole course of a tuning, option by option, by PyTorch in float64: what `train/src/finetune/trainer` is held to.
 
 A network that is small enough to be written down: five stages named as a ResNet's, each a product with 3 x 3 weights at every
 position, BatchNorm and tanh, then the average over positions, and a linear head. Each case is a config (TOML), of which the keys of

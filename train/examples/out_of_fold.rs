@@ -1,5 +1,6 @@
-//! What `headstock doctor` judges labels by, as a CSV: path,label, and the probability of each class by heads that were fitted
-//! without the photo. `reference/doctor/flipped.py` runs it, to have other tools judge by the same.
+//! Prints the out-of-fold probabilities that `headstock doctor` checks labels with, as a CSV: path,label,
+//! then the probability of each class. `reference/doctor/flipped.py` uses it to run other tools on the same
+//! probabilities.
 //!
 //! `cargo run --release -p headstock-train --example out_of_fold -- headstock.toml`
 
@@ -10,12 +11,12 @@ use std::path::Path;
 
 use headstock_heads::Registry;
 use headstock_train::config::Config;
-use headstock_train::doctor::examine;
+use headstock_train::doctor::{DoctorChecks, examine};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let config = std::env::args().nth(1).ok_or("name a config")?;
     let settings = Config::read(Path::new(&config))?.resolve(&Registry::builtin())?;
-    let diagnosis = examine(&settings, false, &())?;
+    let diagnosis = examine(&settings, DoctorChecks::All, &())?;
     let found = diagnosis.probabilities.as_ref().ok_or_else(|| diagnosis.left_out.join("; "))?;
     let paths: Vec<&str> = diagnosis.paths().collect();
     let class = |class_index: usize| diagnosis.classes[found.classes[class_index] as usize].class.clone();

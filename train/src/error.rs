@@ -1,4 +1,4 @@
-//! What can go wrong, and what kind of thing it is.
+//! The error type of this crate.
 
 use std::fmt;
 use std::io;
@@ -11,29 +11,29 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 
-/// An error of training or of using a run.
+/// Any error of this crate.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// The config cannot be used.
+    /// The config is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Something asked for that the settings or the run do not allow; a whole sentence.
+    /// A request that the settings or the run do not allow, in a complete sentence.
     #[error("{0}")]
     Usage(String),
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// Photos that cannot be read.
+    /// Images that cannot be read.
     #[error(transparent)]
     Unreadable(UnreadableImages),
-    /// Data that cannot be learned from or tested on; a whole sentence.
+    /// Data that cannot be trained or tested on, in a complete sentence.
     #[error("{0}")]
     Data(String),
-    /// The backbone.
+    /// The backbone or the hub failed.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
-    /// The head.
+    /// The head failed.
     #[error(transparent)]
     Head(#[from] HeadError),
     /// A file or folder cannot be read or written.
@@ -41,12 +41,12 @@ pub enum TrainError {
     Io {
         /// `read`, `write` and the like.
         action: &'static str,
-        /// Which one.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file is not what it should be.
+    /// A file has invalid contents.
     #[error("{}: {problem}", path.display())]
     Format {
         /// The file.
@@ -57,41 +57,40 @@ pub enum TrainError {
     /// The feature cache failed.
     #[error("the feature cache {} failed{}", path.display(), cache_advice(source))]
     Cache {
-        /// The cache's file.
+        /// The file of the cache.
         path: PathBuf,
-        /// What the store says.
+        /// The error of the store.
         source: Box<redb::Error>,
     },
 }
 
-/// What to do about a store that failed. A disk that is full, or a folder that may not be written to, is no reason to throw
-/// features away.
+/// What to do about a failed store. A full disk or a read-only folder is no reason to delete features.
 fn cache_advice(error: &redb::Error) -> &'static str {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let disk_errors = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     match error {
         redb::Error::Io(error) if disk_errors.contains(&error.kind()) => {
-            ": make room or give access, or keep features elsewhere (`features.cache`)"
+            ": free disk space or allow access, or choose another folder (`features.cache`)"
         }
-        _ => "; if it is damaged, delete it: features are then computed anew",
+        _ => "; if it is damaged, delete it: features are then recomputed",
     }
 }
 
-/// What kind of thing went wrong.
+/// The class of an error; the program's exit code depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Anything else.
+    /// Any other failure.
     Failed,
-    /// Bad usage or a bad config.
+    /// Invalid usage or an invalid config.
     Usage,
-    /// Bad data.
+    /// Invalid data.
     Data,
-    /// The hub or the network.
+    /// A failure of the hub or the network.
     Hub,
 }
 
 impl TrainError {
-    /// What kind of thing went wrong.
+    /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -108,13 +107,13 @@ impl TrainError {
         }
     }
 
-    /// For `map_err`: `action` on `path` failed.
+    /// For `map_err`: an I/O error of `action` on `path`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 
-    /// For `map_err`: `path` is not what it should be.
+    /// For `map_err`: `path` has invalid contents.
     pub(crate) fn format<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_path_buf();
         move |error| Self::Format { path, problem: error.to_string() }
@@ -127,7 +126,7 @@ impl From<HubError> for TrainError {
     }
 }
 
-/// Photos that cannot be read, each with the reason.
+/// Images that cannot be read, each with the reason.
 #[derive(Debug)]
 pub struct UnreadableImages(pub Vec<(ImageRef, DecodeError)>);
 
@@ -138,7 +137,7 @@ impl fmt::Display for UnreadableImages {
         for (image, error) in &self.0 {
             write!(f, "\n  {image}: {error}")?;
         }
-        f.write_str("\nmend or remove them, or go on without them: data.on_error = \"skip\"")
+        f.write_str("\nfix or remove them, or skip them with data.on_error = \"skip\"")
     }
 }
 

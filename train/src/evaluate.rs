@@ -1,4 +1,4 @@
-//! A run, tested anew.
+//! Evaluation of a run on its own test set or on other data.
 
 use std::fs;
 use std::path::Path;
@@ -15,29 +15,29 @@ use crate::run::{ConformalMetrics, Run, TrainTestOverlap};
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleInputs, SampleSet, Subset};
 
-/// What testing a run anew gives.
+/// The result of evaluating a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// The figures.
+    /// The metrics.
     pub metrics: Metrics,
-    /// How conformal sets did; none where the run has no scores to make them of.
+    /// Metrics of conformal sets; `None` if the run has no conformal scores.
     pub conformal: Option<ConformalMetrics>,
-    /// How many samples were tested.
+    /// The number of samples tested.
     pub samples: usize,
-    /// How many photos were left out because they cannot be read.
+    /// The number of images skipped because they cannot be read.
     pub skipped: usize,
-    /// Whether these are the paths that the run was tested on, with the same classes.
+    /// Whether these are the samples that the run was tested on when it was trained.
     pub same_samples: bool,
-    /// How many of the samples the run was trained on, and the figures of the others; none where it is not known.
+    /// The overlap with the samples that the run was trained on; `None` if those are unknown.
     pub trained_on: Option<TrainTestOverlap>,
 }
 
-/// Tests a run anew: on the test part that its `split.csv` lists when `settings` name the run's own data, else on the test
-/// part of theirs. Photos that the run was trained on are counted by their content, in a warning too, and the others have figures of
-/// their own.
+/// Evaluates a run: on the test set listed in its `split.csv` if `settings` name the run's own data and
+/// split, otherwise on the test set of the data of `settings`. Samples that the run was trained on are
+/// recognized by content and counted, with a warning; the other samples get metrics of their own.
 ///
 /// # Errors
-/// [`TrainError`]; [`TrainError::Data`] when photos are gone, or the classes are not those of the run.
+/// Any [`TrainError`]; [`TrainError::Data`] if images are missing or the classes are not those of the run.
 pub fn evaluate(
     run: &Run,
     settings: &Settings,
@@ -59,8 +59,8 @@ pub fn evaluate(
     let mut options = settings.options.clone();
     let mut temp_dir = None;
     if inputs.images().is_some() && !is_writable(&options.features.cache) {
-        tracing::info!("{} cannot be written to: features are not kept", options.features.cache.display());
-        let dir = tempfile::tempdir().map_err(TrainError::io("make", Path::new("a temporary folder")))?;
+        tracing::info!("{} is not writable: features are not cached", options.features.cache.display());
+        let dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
         options.features.cache = dir.path().to_path_buf();
         temp_dir = Some(dir);
     }
@@ -69,7 +69,7 @@ pub fn evaluate(
         SampleFeatures::prepare(inputs, pretrained.as_ref(), &options, &vec![0; n_samples], progress)?;
     let present = features.readable_rows((0..n_samples).collect());
     if present.is_empty() {
-        return Err(TrainError::Data("no photo of the test part can be read".into()));
+        return Err(TrainError::Data("no photo of the test set can be read".into()));
     }
     let predictions = model.predictions(&eval_logits(model.head.as_ref(), &features, &present)?)?;
     let labels = samples.labels(&present);
@@ -84,9 +84,9 @@ pub fn evaluate(
         )?),
         None => None,
     };
-    if let Some(overlap) = trained_on.filter(|known| known.samples > 0) {
+    if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
-            "the run was trained on {} of these {} photos: the figures flatter it",
+            "the run was trained on {} of these {} photos: the results are too optimistic",
             overlap.samples,
             labels.len()
         );
@@ -102,7 +102,7 @@ pub fn evaluate(
     })
 }
 
-/// The test part of other data than the run's.
+/// Reads the test set of data that is not the run's own.
 fn read_other_test_data(
     settings: &Settings,
     classes: &[String],
@@ -124,7 +124,7 @@ fn read_other_test_data(
     Ok((SampleSet { rows, ..samples }, inputs.select(&test_rows)))
 }
 
-/// Whether files can be made in a folder.
+/// Whether files can be created in a folder.
 fn is_writable(folder: &Path) -> bool {
     fs::create_dir_all(folder).is_ok() && atomic_write::temp_file_in(folder).is_ok()
 }

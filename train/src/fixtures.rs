@@ -1,4 +1,4 @@
-//! Small data sets, and the bundled network on small photos, for tests.
+//! Test fixtures: small data sets, and the bundled backbone for small images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use tempfile::TempDir;
 use crate::config::{Config, ConfigError, Settings};
 use crate::samples::{SampleInputs, SampleSet, Subset};
 
-/// A file of `reference`.
+/// The path of a file in `reference`.
 pub(crate) fn reference_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
 }
 
-/// Where the bundled weights lie.
+/// The files of the bundled weights.
 pub(crate) fn bundled_weights() -> WeightFiles {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     WeightsSource::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
 }
 
-/// Photos of 32 x 32 pixels: the least that a network takes.
+/// Preprocessing to 32 x 32 pixels, the smallest input of the backbone.
 pub(crate) fn small_preprocessing() -> Preprocessing {
     Preprocessing {
         resize: 36,
@@ -38,7 +38,7 @@ pub(crate) fn small_preprocessing() -> Preprocessing {
     }
 }
 
-/// The bundled network, once for all tests.
+/// The bundled backbone, loaded once for all tests.
 pub(crate) fn small_backbone() -> &'static Backbone {
     static BACKBONE: OnceLock<Backbone> = OnceLock::new();
     BACKBONE.get_or_init(|| {
@@ -47,7 +47,7 @@ pub(crate) fn small_backbone() -> &'static Backbone {
     })
 }
 
-/// A picture of its own for each number, with as many colours and edges as a photo has.
+/// A synthetic image, different for each `number`, with as many colors and edges as a photo.
 pub(crate) fn synthetic_image(number: u64, width: u32, height: u32) -> RgbImage {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut byte = || {
@@ -58,7 +58,7 @@ pub(crate) fn synthetic_image(number: u64, width: u32, height: u32) -> RgbImage 
     resize(&coarse, width, height, FilterType::Triangle)
 }
 
-/// Numbers from -0.5 to 0.5 that are the same every time.
+/// A reproducible source of numbers from -0.5 to 0.5.
 pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {
@@ -67,7 +67,7 @@ pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
     }
 }
 
-/// A folder of a test.
+/// The temporary folder of a test.
 pub(crate) struct TestFolder(TempDir);
 
 impl TestFolder {
@@ -86,12 +86,12 @@ impl TestFolder {
         path
     }
 
-    /// Picture `number`, 48 x 40, as PNG.
+    /// Writes synthetic image `number`, 48 x 40, as PNG.
     pub(crate) fn write_image(&self, name: &str, number: u64) -> PathBuf {
         self.write(name, png(&synthetic_image(number, 48, 40)))
     }
 
-    /// So many pictures in `photos`, in turn of the classes `cat` and `dog`.
+    /// Writes `count` images into `photos`, alternately of the classes `cat` and `dog`.
     pub(crate) fn write_two_classes(&self, count: u64) {
         for number in 0..count {
             self.write_image(
@@ -101,12 +101,12 @@ impl TestFolder {
         }
     }
 
-    /// A photo of one grey: however it is turned, cropped or resized, it stays the same.
+    /// Writes an image of one gray value, which rotating, cropping and resizing do not change.
     pub(crate) fn write_gray(&self, name: &str, gray: u8) -> PathBuf {
         self.write(name, png(&RgbImage::from_pixel(40, 40, Rgb([gray; 3]))))
     }
 
-    /// `x.npy`, whose rows are these features, and the table beside with a label and a group for each.
+    /// Writes `x.npy` with these feature rows, and `x.csv` with the label and the group of each.
     pub(crate) fn write_features(&self, rows: &[Vec<f32>], labels: &[u32], groups: Option<&[u32]>) {
         let shape = format!("({}, {})", rows.len(), rows[0].len());
         let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
@@ -128,7 +128,7 @@ impl TestFolder {
         self.write(to, fs::read(reference_path(from)).unwrap());
     }
 
-    /// The bundled weights under `name`, to be run on small photos.
+    /// Writes the bundled weights to the folder `name`, with a config for small images.
     pub(crate) fn write_backbone(&self, name: &str) {
         let folder = self.path(name);
         fs::create_dir_all(&folder).unwrap();
@@ -149,6 +149,7 @@ impl TestFolder {
         self.resolve_with(config, overrides, &Registry::builtin())
     }
 
+    /// Resolves a config without `version`, with overrides.
     pub(crate) fn resolve_with(
         &self,
         config: &str,
@@ -160,7 +161,7 @@ impl TestFolder {
         config.resolve(heads)
     }
 
-    /// The settings of a config, and what else is set.
+    /// The settings of a config with overrides.
     #[track_caller]
     pub(crate) fn settings(&self, config: &str, overrides: &[impl AsRef<str>]) -> Settings {
         self.resolve(config, overrides).unwrap_or_else(|error| panic!("{error}"))
@@ -172,23 +173,23 @@ impl TestFolder {
         SampleSet::read(&self.settings(config, overrides), &()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Why there are none.
+    /// The message with which these samples are refused.
     #[track_caller]
     pub(crate) fn read_error(&self, config: &str, overrides: &[impl AsRef<str>]) -> String {
         match SampleSet::read(&self.settings(config, overrides), &()) {
             Err(error) => error.to_string(),
-            Ok(_) => panic!("it is not refused"),
+            Ok(_) => panic!("the samples are not refused"),
         }
     }
 }
 
 impl SampleSet {
-    /// The ids of a part, in order.
+    /// The ids of a subset, in order.
     pub(crate) fn ids(&self, subset: Subset) -> Vec<&str> {
         self.rows_of(subset).into_iter().map(|row| self.rows[row].id.as_str()).collect()
     }
 
-    /// The name of each sample's class.
+    /// The class name of each sample.
     pub(crate) fn class_names(&self) -> Vec<&str> {
         self.rows.iter().map(|row| self.classes.name(row.label)).collect()
     }

@@ -1,35 +1,36 @@
-//! Features made elsewhere, in memory once.
+//! Precomputed features in memory.
 
 use crate::feature_file::FeatureTable;
 
-/// Rows of features that change places, so that those which a head is fitted on lie together: to copy them would hold the
+/// Feature matrix that permutes its rows in place to make a subset contiguous, because a copy would hold the
 /// features twice.
 pub(crate) struct InMemoryFeatures {
     values: Vec<f32>,
     width: usize,
-    /// Where each row lies now.
+    /// Position of each row.
     position_of_row: Vec<usize>,
-    /// The row that lies at each place.
+    /// Row at each position.
     row_at_position: Vec<usize>,
 }
 
 impl InMemoryFeatures {
+    /// Takes over the values of a feature file.
     pub(crate) fn new(FeatureTable { values, width }: FeatureTable) -> Self {
         let rows: Vec<usize> = (0..values.len() / width).collect();
         Self { values, width, position_of_row: rows.clone(), row_at_position: rows }
     }
 
-    /// The number of features, `F`.
+    /// Number of features, `F`.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
 
-    /// All rows, in the order of their places.
+    /// All rows in the order of their positions, `[N, F]`.
     pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// Where a row lies.
+    /// Position of a row.
     pub(crate) fn position(&self, row: usize) -> usize {
         self.position_of_row[row]
     }
@@ -39,15 +40,15 @@ impl InMemoryFeatures {
         &self.values[self.position_of_row[row] * self.width..][..self.width]
     }
 
-    /// Some rows, each named once, one after the other.
+    /// Moves `rows` (without repetition) to the front and returns them, `[rows.len(), F]`.
     pub(crate) fn gather_to_front(&mut self, rows: &[usize]) -> &[f32] {
-        for (place, &row) in rows.iter().enumerate() {
-            self.swap_positions(place, self.position_of_row[row]);
+        for (position, &row) in rows.iter().enumerate() {
+            self.swap_positions(position, self.position_of_row[row]);
         }
         &self.values[..rows.len() * self.width]
     }
 
-    /// Swaps what lies at two places.
+    /// Swaps the rows at two positions.
     fn swap_positions(&mut self, first: usize, second: usize) {
         if first == second {
             return;
@@ -66,16 +67,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_that_are_brought_together_again_and_again_keep_their_values() {
+    fn rows_keep_their_values_however_often_they_are_gathered() {
         let values: Vec<f32> = (0..14).map(|value| value as f32).collect();
-        let mut table = InMemoryFeatures::new(FeatureTable { values, width: 2 });
+        let mut features = InMemoryFeatures::new(FeatureTable { values, width: 2 });
         for rows in [vec![3, 1, 6], vec![0], vec![6, 5, 4, 3, 2, 1, 0], vec![], vec![2, 0, 5, 1]] {
             let expected: Vec<f32> =
                 rows.iter().flat_map(|&row| [2.0 * row as f32, 2.0 * row as f32 + 1.0]).collect();
-            assert_eq!(table.gather_to_front(&rows), expected, "{rows:?}");
+            assert_eq!(features.gather_to_front(&rows), expected, "{rows:?}");
             for row in 0..7 {
-                assert_eq!(table.row(row)[1], 2.0 * row as f32 + 1.0, "{row} after {rows:?}");
-                assert_eq!(table.values()[2 * table.position(row)], table.row(row)[0]);
+                assert_eq!(features.row(row)[1], 2.0 * row as f32 + 1.0, "{row} after {rows:?}");
+                assert_eq!(features.values()[2 * features.position(row)], features.row(row)[0]);
             }
         }
     }

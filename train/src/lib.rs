@@ -1,13 +1,14 @@
-//! What ties headstock together: from settings to a run, and from a run to predictions.
+//! Training, evaluation and prediction: from settings to a run, and from a run to predictions.
 //!
-//! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set, sees to it that
-//! the features are in the cache, fits the head, calibrates and tests it, and writes a run. [`Run::open`] opens one; [`evaluate`] tests it
-//! anew and [`Predictor`] uses it on new photos. [`extract`] writes features for other tools.
+//! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set,
+//! computes the features that are not cached yet, fits the head, calibrates and tests it, and writes a run.
+//! [`Run::open`] opens a run; [`evaluate()`] tests it again and [`Predictor`] applies it to new images.
+//! [`extract()`] writes features for other tools.
 //!
 //! ```
 //! use std::path::Path;
 //! use headstock_heads::Registry;
-//! use headstock_train::{RunPlace, config::Config, train};
+//! use headstock_train::{RunDir, config::Config, train};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let features = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/separable.npz");
@@ -15,7 +16,7 @@
 //! let heads = Registry::builtin();
 //! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 //! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
-//! let outcome = train(&settings, None, &RunPlace::Named(folder.path().join("run")), &())?;
+//! let outcome = train(&settings, None, &RunDir::Named(folder.path().join("run")), &())?;
 //! assert_eq!(outcome.metrics.test.top1, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

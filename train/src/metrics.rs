@@ -1,48 +1,52 @@
-//! How good predictions are.
+//! Predictions and their metrics.
 
 use headstock_heads::{Calibration, HeadError, Logits};
 use serde::{Deserialize, Serialize};
 
 use crate::sample_scores::{SampleScore, WeightedMetrics};
 
-/// Figures of a test.
+/// Metrics of predictions on labeled samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The share of samples whose class is the most probable.
+    /// Accuracy: the fraction of samples whose most probable class is the label.
     pub top1: f64,
-    /// The share of samples whose class is among the five most probable; with fewer classes, always 1.
+    /// The fraction of samples whose label is among the five most probable classes; 1 with up to five
+    /// classes.
     pub top5: f64,
-    /// The F1 score averaged over the classes that occur or are predicted: scikit-learn's `f1_score(average="macro")`.
+    /// The mean F1 score of the classes that occur or are predicted: scikit-learn's
+    /// `f1_score(average="macro")`.
     pub macro_f1: f64,
-    /// The mean of `-ln p(class)`: scikit-learn's `log_loss` on `float32` probabilities.
+    /// The mean of `-ln p(label)`: scikit-learn's `log_loss` on `float32` probabilities.
     pub log_loss: f64,
-    /// The expected calibration error of the most probable class, in 15 bins of equal width (Guo et al. 2017).
+    /// The expected calibration error of the most probable class, with 15 bins of equal width (Guo et al.
+    /// 2017).
     pub ece: f64,
 }
 
-/// Those of the figures that say how honest probabilities are.
+/// The metrics that measure the quality of probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbabilityMetrics {
-    /// As [`Metrics::log_loss`].
+    /// See [`Metrics::log_loss`].
     pub log_loss: f64,
-    /// As [`Metrics::ece`].
+    /// See [`Metrics::ece`].
     pub ece: f64,
 }
 
 impl Metrics {
-    /// How honest the probabilities are.
+    /// The metrics that measure the quality of the probabilities.
     #[must_use]
     pub fn probability_metrics(&self) -> ProbabilityMetrics {
         ProbabilityMetrics { log_loss: self.log_loss, ece: self.ece }
     }
 }
 
-/// Probabilities of each class, and what follows from them.
+/// Class probabilities of samples, and the predicted classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predictions {
-    /// `[N, C]`, row-major.
+    /// Probabilities `[N, C]`, row-major.
     pub probabilities: Vec<f32>,
-    /// The most probable class of each sample, `[N]`; among equals that of the highest logit, then of the lowest number.
+    /// The most probable class of each sample, `[N]`. Ties go to the highest logit, then to the lowest class
+    /// number.
     pub predicted: Vec<u32>,
     /// The number of classes, `C`.
     pub classes: usize,
@@ -55,15 +59,15 @@ impl Predictions {
         Self::from_probabilities(logits.softmax(), logits)
     }
 
-    /// What `calibration` makes of `logits`.
+    /// Calibrated probabilities of `logits`.
     ///
     /// # Errors
-    /// As [`Calibration::probabilities`].
+    /// Those of [`Calibration::probabilities`].
     pub fn with_calibration(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
         Ok(Self::from_probabilities(calibration.probabilities(logits)?, logits))
     }
 
-    /// `probabilities` `[N, C]` that were made of `logits`.
+    /// From `probabilities` `[N, C]` that were computed from `logits`.
     pub(crate) fn from_probabilities(probabilities: Vec<f32>, logits: &Logits) -> Self {
         let classes = logits.classes();
         let rows = probabilities.chunks_exact(classes).zip(logits.rows());
@@ -74,7 +78,7 @@ impl Predictions {
         Self { predicted: predicted.collect(), probabilities, classes }
     }
 
-    /// Those of some samples.
+    /// The predictions of some `samples`, given by index.
     pub(crate) fn select(&self, samples: &[usize]) -> Self {
         let row = |&sample: &usize| &self.probabilities[sample * self.classes..][..self.classes];
         Self {
@@ -84,18 +88,18 @@ impl Predictions {
         }
     }
 
-    /// The probabilities of each sample.
+    /// The probabilities `[C]` of each sample.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.probabilities.chunks_exact(self.classes)
     }
 
-    /// Compares with the true `labels`, `[N]`, at least one.
+    /// Metrics with respect to the true `labels` `[N]`; `N` must be at least 1.
     ///
     /// # Panics
-    /// When there are other many labels than samples, or a label is not below `C`.
+    /// If the numbers of labels and samples differ, or a label is not below `C`.
     #[must_use]
     pub fn metrics(&self, labels: &[u32]) -> Metrics {
-        assert_eq!(labels.len(), self.predicted.len(), "a label a sample");
+        assert_eq!(labels.len(), self.predicted.len(), "one label per sample");
         let rows = self.rows().zip(&self.predicted).zip(labels);
         let top5 =
             rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
@@ -104,13 +108,13 @@ impl Predictions {
         Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
     }
 
-    /// How each sample was predicted, beside its label.
+    /// The score of each sample, `[N]`, for labels `[N]`.
     pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<SampleScore> {
         let rows = self.rows().zip(&self.predicted).zip(labels);
         rows.map(|((row, &predicted), &label)| SampleScore::new(row, predicted, label)).collect()
     }
 
-    /// How many samples of each class (rows) are predicted as each class (columns), `[C][C]`.
+    /// The confusion matrix `[C][C]`: rows are labels, columns predicted classes.
     #[must_use]
     pub fn confusion(&self, labels: &[u32]) -> Vec<Vec<usize>> {
         let mut counts = vec![vec![0; self.classes]; self.classes];
@@ -121,7 +125,7 @@ impl Predictions {
     }
 }
 
-/// How many classes are more probable than `label`; among equals the lower number is before.
+/// The number of classes that rank before `label` by probability; among equals the lower number is first.
 fn rank(row: &[f32], label: u32) -> usize {
     let label_probability = row[label as usize];
     row.iter()
@@ -167,7 +171,7 @@ mod tests {
                 ("log loss", found.log_loss, expected.log_loss),
                 ("ece", found.ece, expected.ece),
             ] {
-                // log_loss normalises probabilities once more, in single precision.
+                // scikit-learn's log_loss normalizes the probabilities once more, in single precision.
                 assert!((found - expected).abs() < 1e-6, "{name}, {metric}: {found}, not {expected}");
             }
         }
@@ -175,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_label_is_among_the_five_when_fewer_than_five_classes_are_before_it() {
-        // Class 7 is the most probable; 1, 2 and 3 are equal; then 0, 4, 5 and 6 are.
+        // Class 7 is the most probable; then come 1, 2 and 3, which are equal, and then 0, 4, 5 and 6.
         let row = vec![0.05, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.35];
         let predictions = Predictions::from_probabilities(row.clone(), &Logits::new(row, 8).unwrap());
         let top5 = |label: u32| predictions.metrics(&[label]).top5;
@@ -183,7 +187,7 @@ mod tests {
         assert_eq!([4, 5, 6].map(top5), [0.0; 3]);
     }
 
-    /// Isotonic probabilities of two classes may be equal where their logits are not.
+    /// Isotonic calibration can give two classes the same probability though their logits differ.
     #[test]
     fn among_equal_probabilities_the_higher_logit_is_predicted_and_is_among_the_five() {
         let logits = Logits::new(vec![0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3], 7).unwrap();

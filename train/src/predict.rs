@@ -1,4 +1,4 @@
-//! A run, used on new photos.
+//! Prediction on new photos with a trained run.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,20 +16,20 @@ use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
 
-/// What a model makes of a photo.
+/// The model's prediction for a photo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction<'a> {
     /// The probability of each class, `[C]`.
     pub probabilities: &'a [f32],
-    /// The most probable class; among equals as [`Predictions`] has it.
+    /// The label of the most probable class; ties are broken as in [`Predictions`].
     pub predicted: u32,
 }
 
-/// Is told a batch: some photos, and for each what the model makes of it, or why it cannot be read.
+/// Called with a batch of photos, and for each its prediction or the reason why it cannot be read.
 pub type OnPredictions<'a, E> =
     dyn FnMut(&[ImageRef], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
-/// A model on its device, ready for photos.
+/// A model with its backbone loaded on its device.
 pub struct Predictor<'a> {
     model: &'a Model,
     pretrained: PretrainedBackbone,
@@ -38,89 +38,90 @@ pub struct Predictor<'a> {
 }
 
 impl<'a> Predictor<'a> {
-    /// Loads the weights that `settings` name; they must be those that the head was fitted on.
+    /// Loads the weights that `settings` name, which must be those that the head was fitted on.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] when they are others, or the head was fitted on features made elsewhere;
+    /// [`TrainError::Usage`] if they are other weights, or if the head was fitted on precomputed features;
     /// [`TrainError::Backbone`].
     pub fn new(model: &'a Model, settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
-        let Some(stock) = model.open_backbone(settings, progress)? else {
+        let Some(pretrained) = model.open_backbone(settings, progress)? else {
             return Err(TrainError::Usage(
-                "the head was fitted on features made elsewhere: without a backbone it knows no photos"
+                "the head was fitted on precomputed features: it has no backbone to predict photos with"
                     .into(),
             ));
         };
-        let backbone = stock.load()?;
-        let renderer = Renderer::eval_only(stock.transform(), &settings.options.data);
-        Ok(Self { model, pretrained: stock, backbone, renderer })
+        let backbone = pretrained.load()?;
+        let renderer = Renderer::eval_only(pretrained.transform(), &settings.options.data);
+        Ok(Self { model, pretrained, backbone, renderer })
     }
 
-    /// Predicts `photos` in order, a few at a time; `told` hears of them when they are done.
+    /// Predicts `images` and calls `on_predictions` with batches in the order of the input as they complete.
     ///
     /// # Errors
-    /// [`TrainError::Backbone`] and [`TrainError::Head`], and what `told` gives.
+    /// [`TrainError::Backbone`], [`TrainError::Head`], and the error of `on_predictions`.
     pub fn predict<E: From<TrainError>>(
         &self,
-        photos: &[ImageRef],
+        images: &[ImageRef],
         progress: &dyn Progress,
-        told: &mut OnPredictions<'_, E>,
+        on_predictions: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
         let (layer, size) = (self.pretrained.options().layer, self.pretrained.transform().crop);
-        let network = BatchInference::for_features(&self.backbone, layer, size);
-        let jobs: Vec<ImageJob<'_>> = (photos.iter().enumerate())
-            .map(|(number, photo)| ImageJob { image: photo, views: number..number + 1 })
+        let inference = BatchInference::for_features(&self.backbone, layer, size);
+        let jobs: Vec<ImageJob<'_>> = (images.iter().enumerate())
+            .map(|(index, image)| ImageJob { image, views: index..index + 1 })
             .collect();
         let render = |_, bytes: &[u8]| Ok(vec![self.renderer.eval_view(bytes)?]);
-        let (mut ahead, mut next) = (BTreeMap::new(), 0);
-        progress.begin_run("predicting", photos.len() as u64, "photos");
-        let outcome = run_pipeline::<_, DecodeError, E>(&network, &jobs, &render, &mut |news| {
-            for done in news {
-                match done {
-                    JobResult::Outputs { views: of, values } => {
-                        let each =
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        progress.begin("predicting", images.len() as u64, "photos");
+        let outcome = run_pipeline::<_, DecodeError, E>(&inference, &jobs, &render, &mut |results| {
+            for result in results {
+                match result {
+                    JobResult::Outputs { views, values } => {
+                        let features =
                             values.chunks_exact(self.pretrained.width()).map(|values| Ok(values.to_vec()));
-                        ahead.extend(of.into_iter().zip(each));
+                        waiting.extend(views.into_iter().zip(features));
                     }
                     JobResult::Failed { job, error } => {
-                        ahead.insert(job, Err(error));
+                        waiting.insert(job, Err(error));
                     }
                 }
             }
-            // Photos come as they are done; they are told in order.
-            let in_order: Vec<_> = (next..).map_while(|photo| ahead.remove(&photo)).collect();
+            // Results come in order of completion and are reported in order of the input.
+            let in_order: Vec<_> = (next..).map_while(|image| waiting.remove(&image)).collect();
             let mut in_order = in_order.into_iter();
             while in_order.len() > 0 {
                 let batch: Vec<_> = in_order.by_ref().take(BATCH_SIZE).collect();
-                let of = &photos[next..next + batch.len()];
+                let batch_images = &images[next..next + batch.len()];
                 next += batch.len();
-                self.report_batch(of, batch, told)?;
-                progress.step(of.len() as u64);
+                self.report_batch(batch_images, batch, on_predictions)?;
+                progress.step(batch_images.len() as u64);
             }
             Ok(ControlFlow::Continue(()))
         });
-        progress.train_to_end();
+        progress.end();
         outcome
     }
 
-    /// Tells what the head makes of the features of some photos.
+    /// Classifies the features of `images` and passes the predictions to `on_predictions`.
     fn report_batch<E: From<TrainError>>(
         &self,
-        photos: &[ImageRef],
+        images: &[ImageRef],
         features: Vec<Result<Vec<f32>, DecodeError>>,
-        told: &mut OnPredictions<'_, E>,
+        on_predictions: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
         let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
         let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
         let mut rows = predictions
             .iter()
-            .flat_map(|all| all.rows().zip(&all.predicted))
+            .flat_map(|predictions| predictions.rows().zip(&predictions.predicted))
             .map(|(probabilities, &predicted)| Prediction { probabilities, predicted });
         let predicted = features
             .into_iter()
-            .map(|outcome| outcome.map(|_| rows.next().expect("a row for each photo that could be read")));
-        told(photos, predicted.collect())
+            .map(|outcome| outcome.map(|_| rows.next().expect("a row for each readable image")));
+        on_predictions(images, predicted.collect())
     }
 
+    /// The model's predictions for features `[n, F]`.
     fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
         self.model
             .predictions(&self.model.head.logits(FeatureMatrix::new(features, self.pretrained.width())?)?)
@@ -141,23 +142,23 @@ mod tests {
 
     // effect: predict PHOTO, predict RUN
     #[test]
-    fn photos_are_told_in_order_with_what_the_run_says_of_them_and_why_some_cannot_be_read() {
+    fn predictions_and_read_errors_are_reported_in_the_order_of_the_images() {
         let folder = tempfile::tempdir().unwrap();
-        let place =
+        let path_of =
             |number: usize| folder.path().join(format!("photos/{}/{number:02}.png", ["a", "b"][number % 2]));
         for number in 0..24 {
-            fs::create_dir_all(place(number).parent().unwrap()).unwrap();
-            fs::write(place(number), solid_color_png(number)).unwrap();
+            fs::create_dir_all(path_of(number).parent().unwrap()).unwrap();
+            fs::write(path_of(number), solid_color_png(number)).unwrap();
         }
         fs::write(folder.path().join("text.png"), "no photo").unwrap();
         write_backbone(folder.path());
-        let text = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
+        let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
         let heads = Registry::builtin();
-        let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+        let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads).unwrap();
         let run = folder.path().join("run");
         train(&settings, None, &RunDir::Named(run.clone()), &()).unwrap();
 
-        // Its own predictions of the test photos, by path.
+        // The run's own predictions for the test photos, by path.
         let table = fs::read(run.join("predictions.csv")).unwrap();
         let rows: Vec<csv::StringRecord> =
             csv::Reader::from_reader(table.as_slice()).records().map(Result::unwrap).collect();
@@ -168,46 +169,46 @@ mod tests {
         assert_eq!((record.layer.as_str(), record.precision.as_str(), record.tuned), ("layer1", "f32", None));
         let preprocessing = run.model.record.preprocessing.as_ref().unwrap();
         assert_eq!((preprocessing.crop, run.model.record.width), ([32, 32], 256));
-        // Backwards, more than a batch, with one twice and two that are no photos between.
-        let mut photos: Vec<ImageRef> = rows
+        // In reverse, more than a batch, with repetitions and two files that are not photos.
+        let mut images: Vec<ImageRef> = rows
             .iter()
             .rev()
             .cycle()
             .take(40)
             .map(|row| folder.path().join("photos").join(&row[0]).into())
             .collect();
-        photos.insert(5, folder.path().join("text.png").into());
-        photos.insert(20, folder.path().join("nowhere.png").into());
+        images.insert(5, folder.path().join("text.png").into());
+        images.insert(20, folder.path().join("nowhere.png").into());
         let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         predictor
-            .predict::<TrainError>(&photos, &(), &mut |batch, predicted| {
+            .predict::<TrainError>(&images, &(), &mut |batch, predicted| {
                 assert_eq!(batch.len(), predicted.len());
-                for (photo, predicted) in batch.iter().zip(predicted) {
-                    let said = predicted.map(|said| (said.probabilities.to_vec(), said.predicted));
-                    told.push((photo.clone(), said.map_err(|error| error.to_string())));
+                for (image, predicted) in batch.iter().zip(predicted) {
+                    let prediction =
+                        predicted.map(|prediction| (prediction.probabilities.to_vec(), prediction.predicted));
+                    reported.push((image.clone(), prediction.map_err(|error| error.to_string())));
                 }
                 Ok(())
             })
             .unwrap();
-        assert!(told.iter().map(|(photo, _)| photo).eq(&photos));
+        assert!(reported.iter().map(|(image, _)| image).eq(&images));
         let mut expected = rows.iter().rev().cycle();
-        for (number, (photo, said)) in told.iter().enumerate() {
+        for (number, (image, prediction)) in reported.iter().enumerate() {
             if number == 5 || number == 20 {
-                assert!(said.is_err(), "{photo}");
+                assert!(prediction.is_err(), "{image}");
                 continue;
             }
             let row = expected.next().unwrap();
-            let (probabilities, predicted) = said.as_ref().unwrap();
-            assert_eq!(&run.model.record.classes[*predicted as usize], &row[2], "{photo}");
+            let (probabilities, predicted) = prediction.as_ref().unwrap();
+            assert_eq!(&run.model.record.classes[*predicted as usize], &row[2], "{image}");
             for (found, written) in probabilities.iter().zip(row.iter().skip(4)) {
                 let written: f32 = written.parse().unwrap();
-                assert!((found - written).abs() < 1e-5, "{photo}: {found} {written}");
+                assert!((found - written).abs() < 1e-5, "{image}: {found} {written}");
             }
         }
-        assert!(told[5].1.as_ref().unwrap_err().contains("not a photo"), "{:?}", told[5]);
-        let different: std::collections::BTreeSet<String> =
-            rows.iter().map(|row| row[4].to_owned()).collect();
-        assert!(different.len() > 6, "photos are told apart: {different:?}");
+        assert!(reported[5].1.as_ref().unwrap_err().contains("not a photo"), "{:?}", reported[5]);
+        let distinct: std::collections::BTreeSet<String> = rows.iter().map(|row| row[4].to_owned()).collect();
+        assert!(distinct.len() > 6, "photos have different probabilities: {distinct:?}");
     }
 }

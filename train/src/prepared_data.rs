@@ -1,4 +1,4 @@
-//! What training and comparing begin with: samples, their parts, and their features.
+//! The input of training and comparing: samples, their train/test split, and their features.
 
 use std::time::Instant;
 
@@ -6,44 +6,44 @@ use headstock_loader::ImageRef;
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::{PretrainedBackbone, ViewIndex};
+use crate::features::PretrainedBackbone;
 use crate::progress::Progress;
 use crate::run::Run;
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleSet, Subset};
 
-/// The samples of the settings, split, with features of all that can be read.
+/// The split samples of a data set, with the features of all that can be read.
 pub struct PreparedData {
     pub(crate) samples: SampleSet,
-    /// Where each sample's photo lies; none where there are only features.
+    /// The image of each sample; `None` for precomputed features.
     pub(crate) images: Option<Vec<ImageRef>>,
     pub(crate) pretrained: Option<PretrainedBackbone>,
     pub(crate) features: SampleFeatures,
-    /// Augmented views of each training sample.
-    pub(crate) n_views: ViewIndex,
-    /// The rows that have features.
+    /// Number of augmented views of each training sample.
+    pub(crate) n_augmented: u32,
+    /// Samples that have features.
     pub(crate) readable: Vec<usize>,
-    /// Those of the training part.
+    /// The training samples among them.
     pub(crate) train: Vec<usize>,
-    /// Those of the test part.
+    /// The test samples among them.
     pub(crate) test: Vec<usize>,
-    /// How long all that took.
+    /// Duration of the preparation in seconds.
     pub(crate) seconds: f64,
 }
 
 impl PreparedData {
-    /// Reads and splits the data set that `settings` name, and sees to it that its features are there.
+    /// Reads and splits the data set of `settings`, and computes the missing features.
     ///
     /// # Errors
-    /// [`TrainError`]; features that were computed until then are found by the next try.
+    /// [`TrainError`]; features computed before the error stay in the cache.
     pub fn new(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
         Self::with_classes_of(None, settings, progress)
     }
 
-    /// As [`new`](Self::new); the classes of a run keep their numbers, and those that it does not know come after them.
+    /// Like [`new`](Self::new); with a `run`, its classes keep their labels and new classes come after them.
     ///
     /// # Errors
-    /// As there.
+    /// [`TrainError`]; features computed before the error stay in the cache.
     pub fn with_classes_of(
         run: Option<&Run>,
         settings: &Settings,
@@ -57,46 +57,42 @@ impl PreparedData {
         };
         samples.warn_about_split_groups();
         let options = &settings.options;
-        let stock = options
+        let pretrained = options
             .backbone
             .as_ref()
             .map(|backbone| PretrainedBackbone::open(backbone, progress))
             .transpose()?;
-        let wanted = options.features.views;
-        let views: Vec<ViewIndex> =
-            samples.rows.iter().map(|row| if row.subset == Subset::Train { wanted } else { 0 }).collect();
-        let photos = inputs.images().map(<[ImageRef]>::to_vec);
-        let matrix = SampleFeatures::prepare(inputs, stock.as_ref(), options, &views, progress)?;
-        let kept = matrix.readable_rows((0..samples.rows.len()).collect());
-        let of = |part| kept.iter().copied().filter(|&i| samples.rows[i].subset == part).collect();
-        let (train, test) = (of(Subset::Train), of(Subset::Test));
-        let prepared = Self {
-            samples,
-            images: photos,
-            pretrained: stock,
-            features: matrix,
-            n_views: wanted,
-            readable: kept,
-            train,
-            test,
-            seconds: 0.0,
-        };
+        let n_augmented = options.features.views;
+        let per_sample: Vec<u32> = samples
+            .rows
+            .iter()
+            .map(|row| if row.subset == Subset::Train { n_augmented } else { 0 })
+            .collect();
+        let images = inputs.images().map(<[ImageRef]>::to_vec);
+        let features = SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &per_sample, progress)?;
+        let readable = features.readable_rows((0..samples.rows.len()).collect());
+        let rows_of =
+            |subset| readable.iter().copied().filter(|&i| samples.rows[i].subset == subset).collect();
+        let (train, test) = (rows_of(Subset::Train), rows_of(Subset::Test));
+        let seconds = 0.0;
+        let prepared =
+            Self { samples, images, pretrained, features, n_augmented, readable, train, test, seconds };
         prepared.check_not_empty()?;
         Ok(Self { seconds: started.elapsed().as_secs_f64(), ..prepared })
     }
 
-    /// Every class must be left with something to learn from, and there must be something to test on.
+    /// Every class needs a readable training sample, and the test subset must not be empty.
     fn check_not_empty(&self) -> Result<(), TrainError> {
         let mut counts = vec![0; self.samples.classes.len()];
         for label in self.samples.labels(&self.train) {
             counts[label as usize] += 1;
         }
-        let lost = counts.iter().zip(self.samples.classes.names()).find(|(count, _)| **count == 0);
-        if let Some((_, class)) = lost {
+        let empty_class = counts.iter().zip(self.samples.classes.names()).find(|(count, _)| **count == 0);
+        if let Some((_, class)) = empty_class {
             return Err(TrainError::Data(format!("no training photo of class `{class}` can be read")));
         }
         if self.test.is_empty() {
-            return Err(TrainError::Data("no photo of the test part can be read".into()));
+            return Err(TrainError::Data("no test photo can be read".into()));
         }
         Ok(())
     }

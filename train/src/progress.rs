@@ -1,23 +1,23 @@
-//! How long work reports how far it is.
+//! Progress reports of long operations.
 
 use headstock_backbone::DownloadProgress;
 
-/// Is told how far work is. One phase runs at a time.
+/// Receives progress reports. One phase runs at a time.
 pub trait Progress: DownloadProgress {
-    /// A phase begins: `what` is done `total` times, counted in `unit` (`photos`).
-    fn begin_run(&self, what: &str, total: u64, unit: &'static str);
-    /// `count` more are done.
+    /// Begins the phase `task` of `total` steps, counted in `unit` (`photos`).
+    fn begin(&self, task: &str, total: u64, unit: &'static str);
+    /// Advances by `count` steps.
     fn step(&self, count: u64);
-    /// So many are done by now, out of so many at most.
+    /// Sets the position to `done` of at most `total` steps.
     fn set_position(&self, done: u64, total: u64);
-    /// The phase is over.
-    fn train_to_end(&self);
+    /// Ends the phase.
+    fn end(&self);
 }
 
-/// Reports to nobody.
+/// Ignores progress.
 impl Progress for () {
-    fn begin_run(&self, _what: &str, _total: u64, _unit: &'static str) {}
+    fn begin(&self, _task: &str, _total: u64, _unit: &'static str) {}
     fn step(&self, _count: u64) {}
     fn set_position(&self, _done: u64, _total: u64) {}
-    fn train_to_end(&self) {}
+    fn end(&self) {}
 }

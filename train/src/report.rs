@@ -1,4 +1,4 @@
-//! `report.html`: a run to look at, in one file without a script.
+//! `report.html`: the results of a run as one HTML file without scripts.
 
 use std::fmt::Write;
 
@@ -7,10 +7,10 @@ use headstock_heads::ConformalMethod;
 use crate::metrics::Predictions;
 use crate::run::{CalibrationEffect, ModelRecord, RunMetrics, SetMetrics, TestSample};
 
-/// Mistakes, and pairs of classes, that are listed.
+/// Maximum number of mistakes, and of pairs of classes, in the report.
 const MAX_LISTED: usize = 50;
 
-/// Classes beyond which the matrix of all pairs is left out: nobody reads it, and it grows with their square.
+/// Maximum number of classes of a confusion matrix; larger ones are unreadable and grow with the square.
 const MAX_MATRIX_CLASSES: usize = 60;
 
 const STYLE: &str = "\
@@ -19,7 +19,7 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-alig
 td:first-child,th:first-child{text-align:left}.confusion td{min-width:2.2rem;text-align:center}\
 .confusion th{font-weight:normal}.scroll{overflow-x:auto}code{background:#f3f3f3;padding:0 .2rem}";
 
-/// The page.
+/// Renders the report.
 pub(crate) fn render(
     record: &ModelRecord,
     metrics: &RunMetrics,
@@ -45,6 +45,7 @@ pub(crate) fn render(
     page
 }
 
+/// The line on the backbone of the head.
 fn head_summary(record: &ModelRecord) -> String {
     match &record.backbone {
         Some(backbone) => format!(
@@ -53,26 +54,27 @@ fn head_summary(record: &ModelRecord) -> String {
             escape_html(&backbone.architecture),
             escape_html(&backbone.source)
         ),
-        None => "<p>on features made elsewhere</p>".into(),
+        None => "<p>on precomputed features</p>".into(),
     }
 }
 
+/// Numbers of samples and the metrics of the test set.
 fn test_section(page: &mut String, metrics: &RunMetrics) {
     let test = &metrics.test;
     page.push_str("<h2>Test</h2>\n<table>\n");
     let counts = [
         ("training photos", metrics.counts.train),
         ("test photos", metrics.counts.test),
-        ("left out", metrics.counts.skipped),
+        ("skipped", metrics.counts.skipped),
     ];
     for (name, count) in counts {
         push_fmt(page, format_args!("<tr><td>{name}<td>{count}\n"));
     }
     let named_metrics = [
-        ("top-1 accuracy", test.top1),
+        ("accuracy", test.top1),
         ("top-5 accuracy", test.top5),
         ("macro F1", test.macro_f1),
-        ("log loss", test.log_loss),
+        ("log-loss", test.log_loss),
         ("calibration error", test.ece),
     ];
     for (name, value) in named_metrics {
@@ -81,7 +83,7 @@ fn test_section(page: &mut String, metrics: &RunMetrics) {
     page.push_str("</table>\n");
 }
 
-/// What calibration changed, and how conformal sets do.
+/// The metrics before and after calibration, and those of conformal sets.
 fn calibration_section(page: &mut String, metrics: &RunMetrics) {
     if let Some(calibration) = &metrics.calibration {
         let method = calibration.method.as_str();
@@ -92,8 +94,8 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
         push_fmt(
             page,
             format_args!(
-                ", from {} training photos that were held out in {} folds.</p>\n<table>\n\
-                 <tr><th><th>log loss<th>calibrated<th>calibration error<th>calibrated\n",
+                ", fitted on {} training photos that were held out in {} folds.</p>\n<table>\n\
+                 <tr><th><th>log-loss<th>calibrated<th>calibration error<th>calibrated\n",
                 calibration.samples, calibration.folds
             ),
         );
@@ -114,8 +116,8 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
         push_fmt(
             page,
             format_args!(
-                "<h2>Sets</h2>\n<p>They are to hold the class {} of the time.</p>\n<table>\n\
-                 <tr><th>sets<th>hold the class<th>classes<th>empty\n",
+                "<h2>Conformal sets</h2>\n<p>Target coverage {}.</p>\n<table>\n\
+                 <tr><th>method<th>coverage<th>mean size<th>empty\n",
                 conformal.coverage
             ),
         );
@@ -133,6 +135,7 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
     }
 }
 
+/// Precision, recall and F1 of each class, from the confusion matrix `[C][C]`.
 fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>precision<th>recall<th>F1<th>photos\n");
     for (class, name) in names.iter().enumerate() {
@@ -149,12 +152,17 @@ fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]
     page.push_str("</table>\n");
 }
 
+/// A fraction with three decimals; `-` if the denominator is 0.
 fn format_ratio(numerator: f64, denominator: usize) -> String {
     if denominator == 0 { "-".into() } else { format!("{:.3}", numerator / denominator as f64) }
 }
 
+/// The confusion matrix `[C][C]`, shaded by the fraction of each row.
 fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
-    page.push_str("<h2>Confusion</h2>\n<p>A row is a class, a column what was predicted.</p>\n<div class=\"scroll\"><table class=\"confusion\">\n<tr><th>");
+    page.push_str(
+        "<h2>Confusion</h2>\n<p>Rows are classes, columns predicted classes.</p>\n\
+         <div class=\"scroll\"><table class=\"confusion\">\n<tr><th>",
+    );
     for name in names {
         push_fmt(page, format_args!("<th>{}", escape_html(name)));
     }
@@ -173,7 +181,7 @@ fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize
     page.push_str("\n</table></div>\n");
 }
 
-/// The pairs of classes that are taken for each other most often.
+/// The pairs of classes that are confused most often.
 fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
     for (class, row) in confusion.iter().enumerate() {
@@ -181,7 +189,7 @@ fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>
         pairs.extend(wrong.map(|(predicted, &count)| (count, class, predicted)));
     }
     pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    page.push_str("<h2>Confused most</h2>\n<table>\n<tr><th>class<th>taken for<th>photos\n");
+    page.push_str("<h2>Most confused classes</h2>\n<table>\n<tr><th>class<th>predicted<th>photos\n");
     for (count, class, predicted) in pairs.into_iter().take(MAX_LISTED) {
         let (class, predicted) = (escape_html(&names[class]), escape_html(&names[predicted]));
         push_fmt(page, format_args!("<tr><td>{class}<td>{predicted}<td>{count}\n"));
@@ -189,6 +197,7 @@ fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>
     page.push_str("</table>\n");
 }
 
+/// The most confident wrong predictions.
 fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>], predictions: &Predictions) {
     let mut wrong: Vec<(f32, &TestSample<'_>, u32)> = rows
         .iter()
@@ -198,7 +207,10 @@ fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>]
         .map(|((row, &predicted), probabilities)| (probabilities[predicted as usize], row, predicted))
         .collect();
     wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.path.cmp(b.1.path)));
-    push_fmt(page, format_args!("<h2>Mistakes</h2>\n<p>{} in all, the surest first.</p>\n", wrong.len()));
+    push_fmt(
+        page,
+        format_args!("<h2>Mistakes</h2>\n<p>{} mistakes, the most confident first.</p>\n", wrong.len()),
+    );
     page.push_str("<table>\n<tr><th>photo<th>class<th>predicted<th>probability\n");
     for (probability, row, predicted) in wrong.into_iter().take(MAX_LISTED) {
         let (class, predicted) = (&names[row.label as usize], &names[predicted as usize]);
@@ -208,11 +220,12 @@ fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>]
     page.push_str("</table>\n");
 }
 
-fn push_fmt(page: &mut String, text: std::fmt::Arguments<'_>) {
-    page.write_fmt(text).expect("a string takes every byte");
+/// Appends formatted text to a page.
+pub(crate) fn push_fmt(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("writing to a string does not fail");
 }
 
-/// Text that cannot become markup.
+/// Escapes `text` for HTML.
 pub(crate) fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -226,8 +239,8 @@ mod tests {
         assert_eq!(escape_html("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
     }
 
-    /// Rows are classes, columns what was predicted: class a is right twice of three, never said of others; c is never predicted,
-    /// and d is neither there nor predicted.
+    /// Class a is correct twice of three times and never predicted for others; c is never predicted, and d
+    /// neither occurs nor is predicted.
     fn confusion_fixture() -> (Vec<String>, Vec<Vec<usize>>) {
         let names = ["a", "<b>", "c", "d"].map(str::to_owned).to_vec();
         (names, vec![vec![2, 1, 0, 0], vec![0, 4, 0, 0], vec![0, 3, 0, 0], vec![0; 4]])
@@ -244,7 +257,7 @@ mod tests {
         let (names, confusion) = confusion_fixture();
         let page = render_section(|page| classes_section(page, &names, &confusion));
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td>")).collect();
-        // Of the eight that are taken for b four are: precision 0.5, recall 1, F1 8 / 12.
+        // Four of the eight predictions of b are correct: precision 0.5, recall 1, F1 8 / 12.
         assert_eq!(
             rows,
             [
@@ -270,7 +283,7 @@ mod tests {
         };
         assert_eq!(cells_of("a"), ["2", "1", "", ""]);
         assert_eq!(cells_of("c"), ["", "3", "", ""]);
-        // Shades are shares of the class: 0.8 of all, a third of that for one of three.
+        // Shades are fractions of the class: 0.8 for all samples, a third of that for one of three.
         assert!(
             matrix.contains("rgba(60,120,200,0.27)\">1") && matrix.contains("rgba(60,120,200,0.80)\">4"),
             "{matrix}"
@@ -300,6 +313,6 @@ mod tests {
                 "<tr><td>one<td>&lt;b&gt;<td>a<td>0.600",
             ]
         );
-        assert!(page.contains("3 in all"), "{page}");
+        assert!(page.contains("3 mistakes"), "{page}");
     }
 }

@@ -1,4 +1,4 @@
-//! Feature rows by number, wherever they come from.
+//! Feature rows by sample index, from the cache or from memory.
 
 use std::borrow::Cow;
 
@@ -10,43 +10,49 @@ use crate::progress::Progress;
 use crate::samples::SampleInputs;
 use crate::trained_on::{ContentHash, hash_features};
 
-/// The features of samples.
+/// The features of the samples of a data set.
 pub(crate) enum SampleFeatures {
-    /// Of photos, in the cache.
+    /// Features of images, in the cache.
     Cached(ExtractedFeatures),
-    /// Made elsewhere, in memory; there are no other views than the plain one.
+    /// Precomputed features in memory; they have only view 0.
     InMemory(InMemoryFeatures),
 }
 
 impl SampleFeatures {
-    /// Computes what is not there yet. `views[i]` augmented views of sample `i` are wanted beside the plain one.
+    /// Computes the missing features: view 0 of each sample and `n_augmented[i]` augmented views of
+    /// sample `i`.
     pub(crate) fn prepare(
         inputs: SampleInputs,
-        stock: Option<&PretrainedBackbone>,
+        pretrained: Option<&PretrainedBackbone>,
         options: &Options,
-        views: &[ViewIndex],
+        n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        match (inputs, stock) {
+        match (inputs, pretrained) {
             (SampleInputs::Features(table), _) => Ok(Self::InMemory(InMemoryFeatures::new(table))),
-            (SampleInputs::Images(photos), Some(stock)) => {
-                Ok(Self::Cached(ExtractedFeatures::prepare(stock, options, &photos, views, progress)?))
-            }
+            (SampleInputs::Images(images), Some(pretrained)) => Ok(Self::Cached(ExtractedFeatures::prepare(
+                pretrained,
+                options,
+                &images,
+                n_augmented,
+                progress,
+            )?)),
             (SampleInputs::Images(_), None) => Err(TrainError::Usage(
-                "photos become features by a backbone, and there is none: the head was fitted on features made elsewhere".into(),
+                "photos need a backbone to become features, but the head was fitted on precomputed features"
+                    .into(),
             )),
         }
     }
 
-    /// The number of features, `F`.
+    /// Number of features, `F`.
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Cached(features) => features.width(),
-            Self::InMemory(table) => table.width(),
+            Self::InMemory(in_memory) => in_memory.width(),
         }
     }
 
-    /// How many vectors were computed now.
+    /// Number of vectors computed by [`prepare`](Self::prepare).
     pub(crate) fn computed(&self) -> usize {
         match self {
             Self::Cached(features) => features.computed(),
@@ -54,7 +60,7 @@ impl SampleFeatures {
         }
     }
 
-    /// The samples among `rows` that have features, the others being unreadable photos.
+    /// The samples of `rows` that have features; the others are unreadable images.
     pub(crate) fn readable_rows(&self, rows: Vec<usize>) -> Vec<usize> {
         match self {
             Self::Cached(features) => rows.into_iter().filter(|&row| features.is_readable(row)).collect(),
@@ -62,11 +68,11 @@ impl SampleFeatures {
         }
     }
 
-    /// What a sample is, by content; none for a photo that cannot be read.
+    /// Content hash of a sample; `None` for an image that cannot be read.
     pub(crate) fn content(&self, row: usize) -> Option<ContentHash> {
         match self {
             Self::Cached(features) => features.hashes()[row],
-            Self::InMemory(table) => Some(hash_features(table.row(row))),
+            Self::InMemory(in_memory) => Some(hash_features(in_memory.row(row))),
         }
     }
 
@@ -79,25 +85,26 @@ impl SampleFeatures {
     ) -> Result<(), TrainError> {
         match self {
             Self::Cached(features) => features.append(rows, view, out),
-            Self::InMemory(table) => {
-                rows.iter().for_each(|&row| out.extend(table.row(row)));
+            Self::InMemory(in_memory) => {
+                rows.iter().for_each(|&row| out.extend(in_memory.row(row)));
                 Ok(())
             }
         }
     }
 
-    /// The features of `rows`, each named once, in the plain view and then in each of so many augmented ones. Nothing is copied
-    /// that is in memory.
-    pub(crate) fn gather(&mut self, rows: &[usize], views: ViewIndex) -> Result<Cow<'_, [f32]>, TrainError> {
+    /// The features of `rows` (without repetition): view 0 of all rows, then each of `n_augmented` augmented
+    /// views. Features in memory are not copied.
+    pub(crate) fn gather(&mut self, rows: &[usize], n_augmented: u32) -> Result<Cow<'_, [f32]>, TrainError> {
         match self {
             Self::Cached(features) => {
-                let mut values = Vec::with_capacity(rows.len() * (views as usize + 1) * features.width());
-                for view in 0..=views {
+                let n_rows = rows.len() * (n_augmented as usize + 1);
+                let mut values = Vec::with_capacity(n_rows * features.width());
+                for view in 0..=n_augmented {
                     features.append(rows, view, &mut values)?;
                 }
                 Ok(Cow::Owned(values))
             }
-            Self::InMemory(table) => Ok(Cow::Borrowed(table.gather_to_front(rows))),
+            Self::InMemory(in_memory) => Ok(Cow::Borrowed(in_memory.gather_to_front(rows))),
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What the figures of a test are made of: how each sample was predicted.
+//! Per-sample scores and the metrics computed from them, with sample weights.
 
-/// Bins of the calibration error.
+/// Number of bins of the calibration error.
 const N_BINS: usize = 15;
 
-/// How a sample was predicted.
+/// What the metrics need to know of a sample's prediction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SampleScore {
     label: u32,
     predicted: u32,
-    /// `-ln p(label)`, of a probability that is neither 0 nor 1 in `f32`.
+    /// `-ln p(label)`; the probability is clamped to `f32::EPSILON ..= 1 - f32::EPSILON`.
     loss: f64,
-    /// The probability of the predicted class, and the bin that it is in.
+    /// Probability of the predicted class, and the index of its bin.
     confidence: f32,
     bin: u8,
 }
 
 impl SampleScore {
-    /// Of the `probabilities` of each class.
+    /// From the `probabilities` `[C]` of the classes.
     pub(crate) fn new(probabilities: &[f32], predicted: u32, label: u32) -> Self {
         let epsilon = f64::from(f32::EPSILON);
         let loss = -f64::from(probabilities[label as usize]).clamp(epsilon, 1.0 - epsilon).ln();
@@ -25,14 +25,15 @@ impl SampleScore {
     }
 }
 
-/// The bin of a confidence. A bin holds its upper edge, not its lower one; edges are as exact as confidences are: one of a fifth is
-/// on an edge, though the `f32` next to 0.2 is a little more.
+/// The index of the bin of a confidence. A bin contains its upper edge, not its lower one. Edges are rounded
+/// to `f32` as confidences are, so that 1/5 is on an edge although the `f32` nearest to 0.2 is slightly
+/// larger.
 fn confidence_bin(confidence: f32) -> usize {
     let upper = |bin: usize| ((bin + 1) as f64 / N_BINS as f64) as f32;
     (0..N_BINS - 1).find(|&bin| confidence <= upper(bin)).unwrap_or(N_BINS - 1)
 }
 
-/// Figures of scores; what each is, [`Metrics`](crate::metrics::Metrics) says.
+/// Metrics of weighted samples; [`Metrics`](crate::metrics::Metrics) defines them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct WeightedMetrics {
     pub(crate) accuracy: f64,
@@ -42,17 +43,17 @@ pub(crate) struct WeightedMetrics {
 }
 
 impl WeightedMetrics {
-    /// Sample `i` counts `weight(i)` times; one at least counts.
+    /// Sample `i` counts `weight(i)` times; at least one weight must be positive.
     pub(crate) fn from_scores(scores: &[SampleScore], classes: usize, weight: impl Fn(usize) -> u32) -> Self {
-        /// Counts of a class.
+        /// Weighted counts of a class.
         #[derive(Clone, Copy, Default)]
         struct ClassTally {
-            /// Samples of the class, and those predicted to be: right ones count twice.
+            /// Samples with this label plus samples predicted as this class: the denominator of F1.
             label_plus_predicted: u64,
             correct: u64,
         }
         let mut tallies = vec![ClassTally::default(); classes];
-        // Per bin: sum of confidences, of hits.
+        // Per bin: sum of confidences, number of correct predictions.
         let mut bins = [(0.0, 0.0); N_BINS];
         let (mut samples, mut loss) = (0, 0.0);
         for (i, score) in scores.iter().enumerate() {
@@ -60,7 +61,8 @@ impl WeightedMetrics {
             if count == 0 {
                 continue;
             }
-            let (weight, hit) = (f64::from(count), score.predicted == score.label);
+            let is_correct = score.predicted == score.label;
+            let weight = f64::from(count);
             let count = u64::from(count);
             samples += count;
             loss += weight * score.loss;
@@ -68,7 +70,7 @@ impl WeightedMetrics {
             tallies[score.predicted as usize].label_plus_predicted += count;
             let bin = &mut bins[usize::from(score.bin)];
             bin.0 += weight * f64::from(score.confidence);
-            if hit {
+            if is_correct {
                 tallies[score.label as usize].correct += count;
                 bin.1 += weight;
             }
@@ -78,7 +80,7 @@ impl WeightedMetrics {
         let present = tallies.iter().filter(|class| class.label_plus_predicted > 0);
         let f1: Vec<f64> =
             present.map(|class| 2.0 * class.correct as f64 / class.label_plus_predicted as f64).collect();
-        let gaps = bins.iter().map(|(confidence, hits): &(f64, f64)| (confidence - hits).abs());
+        let gaps = bins.iter().map(|(confidence, correct): &(f64, f64)| (confidence - correct).abs());
         Self {
             accuracy: correct as f64 / samples_f64,
             macro_f1: f1.iter().sum::<f64>() / f1.len() as f64,
@@ -101,26 +103,26 @@ mod tests {
             assert_eq!(confidence_bin(edge.next_down()), k - 1, "below {edge}");
             assert_eq!(confidence_bin(edge.next_up()), k.min(N_BINS - 1), "above {edge}");
         }
-        // What a share of votes is, divided in single or in double precision.
+        // Fractions of votes, divided in single or in double precision.
         assert_eq!([1.0 / 5.0, 2.0 / 5.0, 2.0 / 3.0].map(confidence_bin), [2, 5, 9]);
         assert_eq!([1.0f64 / 5.0, 2.0 / 5.0, 2.0 / 3.0].map(|share| confidence_bin(share as f32)), [2, 5, 9]);
     }
 
-    /// Eight samples by hand: what is right and what is said differ by bin, not in all.
+    /// By hand: accuracy and confidence differ within bins, but not overall.
     #[test]
     fn the_calibration_error_weighs_the_gaps_of_the_bins() {
         let score = |confidence: f32, hit: bool| {
             SampleScore::new(&[confidence, 1.0 - confidence], 0, u32::from(!hit))
         };
         let ece = |scores: &[SampleScore]| WeightedMetrics::from_scores(scores, 2, |_| 1).ece;
-        // Bin (0.733, 0.8]: said 0.75 twice, right once. Bin (0.8, 0.867]: said 0.85 twice, right twice.
+        // Bin (0.733, 0.8]: confidence 0.75 twice, correct once. Bin (0.8, 0.867]: 0.85 twice, correct twice.
         let scores = [score(0.75, true), score(0.75, false), score(0.85, true), score(0.85, true)];
         let expected = 0.5 * 0.25 + 0.5 * 0.15;
         assert!((ece(&scores) - expected).abs() < 1e-7, "{}", ece(&scores));
-        // Within one bin a surplus makes up for a lack: (0.6, 0.667] said 0.61 and 0.65, right once of two.
+        // Within a bin over- and underconfidence cancel: (0.6, 0.667] has 0.61 and 0.65, one of two correct.
         let scores = [score(0.61, true), score(0.65, false)];
         assert!((ece(&scores) - (0.63 - 0.5)).abs() < 1e-7, "{}", ece(&scores));
-        // 0.8 is on the edge: it lies with 0.75, not with 0.85, so that the gaps do not make up for each other.
+        // 0.8 is on the edge: its bin is that of 0.75, not that of 0.85, so that the gaps do not cancel.
         let scores = [score(0.8, false), score(0.85, true)];
         assert!((ece(&scores) - (0.4 + 0.075)).abs() < 1e-7, "{}", ece(&scores));
     }
@@ -149,7 +151,8 @@ mod tests {
         ] {
             assert!((found - expected).abs() < 1e-12, "{weighted:?} {unweighted:?}");
         }
-        // Of six, five are class 0, all predicted: F1 10/11 of class 0, 0 of class 1, and class 2 is not met.
+        // Five of six samples are class 0, and all are predicted as class 0: F1 is 10/11 for class 0 and 0
+        // for class 1; class 2 does not occur.
         assert!((weighted.accuracy - 5.0 / 6.0).abs() < 1e-12);
         assert!((weighted.macro_f1 - 10.0 / 11.0 / 2.0).abs() < 1e-12);
     }

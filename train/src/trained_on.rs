@@ -1,4 +1,4 @@
-//! What a run was trained on, by content: the photos' bytes, wherever they lie and whatever they are called by now.
+//! `trained_on.csv`: content hashes of the samples that a run was trained on, independent of their paths.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
@@ -16,32 +16,32 @@ use crate::progress::Progress;
 use crate::run::SplitRow;
 use crate::samples::{DatasetListing, Subset, image_files_root};
 
-/// The SHA-256 of a photo's bytes; of features made elsewhere, of a row's values as little-endian `f32`.
+/// The SHA-256 of an image's bytes, or of a row of precomputed features as little-endian `f32`.
 pub(crate) type ContentHash = [u8; 32];
 
-/// The one column of `trained_on.csv`.
+/// The only column of `trained_on.csv`.
 const HEADER: &str = "sha256";
 
-/// The content of a row of features.
+/// The hash of a row of features.
 pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
     let mut hash = Sha256::new();
     row.iter().for_each(|value| hash.update(value.to_le_bytes()));
     hash.finalize().into()
 }
 
-/// `trained_on.csv`: a hash a line, in hexadecimal and in ascending order.
+/// The contents of `trained_on.csv`: one hash per line, in hexadecimal and in ascending order.
 pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     let mut text = format!("{HEADER}\n");
     for hash in hashes {
         for byte in hash {
-            write!(text, "{byte:02x}").expect("a string takes every byte");
+            write!(text, "{byte:02x}").expect("writing to a string does not fail");
         }
         text.push('\n');
     }
     text.into_bytes()
 }
 
-/// Reads a table of [`table`]'s; none where there is no file, as in the runs of an earlier headstock.
+/// Reads `trained_on.csv`; `None` if the file does not exist, as in runs of earlier versions.
 pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
     if !path.is_file() {
         return Ok(None);
@@ -49,13 +49,14 @@ pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainEr
     let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
-        return Err(TrainError::format(path)(format!("it does not begin with `{HEADER}`")));
+        return Err(TrainError::format(path)(format!("the first line is not `{HEADER}`")));
     }
     let parsed: Option<BTreeSet<ContentHash>> = lines.map(parse_hex).collect();
-    let invalid = || TrainError::format(path)("a line is no SHA-256 in hexadecimal");
+    let invalid = || TrainError::format(path)("a line is not a SHA-256 in hexadecimal");
     parsed.map(Some).ok_or_else(invalid)
 }
 
+/// Parses a hash in hexadecimal.
 fn parse_hex(line: &str) -> Option<ContentHash> {
     let mut hash = ContentHash::default();
     let digits = line.as_bytes();
@@ -69,8 +70,8 @@ fn parse_hex(line: &str) -> Option<ContentHash> {
     Some(hash)
 }
 
-/// What the rows of `split`, the split of a run with the settings `own`, are today: for a run that does not say what it was
-/// trained on. None where nothing of it is there any more.
+/// The current hashes of the training samples in `split`, for a run without `trained_on.csv`, whose settings
+/// are `run_settings`. `None` if no sample is left.
 ///
 /// # Errors
 /// Those of listing the run's data.
@@ -95,18 +96,19 @@ pub(crate) fn hashes_of_split(
                     let listed = DatasetListing::read(run_settings, main, test.as_ref(), progress)?.samples;
                     let listed: HashMap<&str, &ImageRef> =
                         listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                    train_ids.iter().map(|id| listed.get(id).map(|&photo| photo.clone())).collect()
+                    train_ids.iter().map(|id| listed.get(id).map(|&image| image.clone())).collect()
                 }
             };
             let hash_image =
-                |photo: &Option<ImageRef>| Some(Sha256::digest(photo.as_ref()?.read().ok()?).into());
+                |image: &Option<ImageRef>| Some(Sha256::digest(image.as_ref()?.read().ok()?).into());
             images.par_iter().map(hash_image).collect()
         }
     };
     let n_missing = hashes.iter().filter(|content| content.is_none()).count();
     if n_missing > 0 {
         tracing::warn!(
-            "{n_missing} of {} photos that the run was trained on are not there any more: whether it is tested on them cannot be told",
+            "{n_missing} of {} photos that the run was trained on are missing: it is unknown if it is tested \
+             on them",
             hashes.len()
         );
     }
@@ -141,9 +143,9 @@ mod tests {
         assert_eq!(read(&path).unwrap(), Some(hashes));
         let text = String::from_utf8(bytes).unwrap();
         for (damaged, reason) in [
-            (text.replacen("sha256", "md5", 1), "it does not begin with `sha256`"),
-            (text[..text.len() - 2].to_owned(), "no SHA-256"),
-            (format!("{text}{}\n", "g".repeat(64)), "no SHA-256"),
+            (text.replacen("sha256", "md5", 1), "the first line is not `sha256`"),
+            (text[..text.len() - 2].to_owned(), "not a SHA-256"),
+            (format!("{text}{}\n", "g".repeat(64)), "not a SHA-256"),
         ] {
             fs::write(&path, damaged).unwrap();
             let error = read(&path).unwrap_err().to_string();

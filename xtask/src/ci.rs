@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what a stranger's machine would say.
+//! `cargo xtask ci`: the checks on a clean clone.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-/// Clones the committed tree, so that files that were never committed are missed, and runs `.ci/run` in the clone.
+/// Clones the committed tree, without uncommitted files, and runs `.ci/run` in the clone.
 pub(crate) fn run() -> Result<()> {
     let clone = std::env::temp_dir().join(format!("headstock-ci-{}", std::process::id()));
     step::run("clone", Command::new("git").args(["clone", "--quiet", "."]).arg(&clone))?;

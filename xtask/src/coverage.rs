@@ -1,20 +1,24 @@
-//! `cargo xtask coverage`: how honest the heads' probabilities and sets are, on a data set of yours.
+//! `cargo xtask coverage`: calibration error and coverage of the heads on a data set.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{page, python, step, train};
+use crate::page::PageSection;
+use crate::{python, step, train};
 
-const PAGE: &str = "docs/calibration.md";
+const TABLES: PageSection = PageSection { page: "docs/calibration.md", name: "coverage" };
 
-/// Writes the page anew from the data set that `config` names, of `heads` or all of them. The page that is there stays until
-/// the new one is whole.
+/// Measures `heads`, or all heads, on the data set of `config`, and writes the tables of the page.
 pub(crate) fn run(config: &OsStr, heads: &[OsString]) -> Result<()> {
+    TABLES.check()?;
     let binary = train::build()?;
-    let python = python::ready(&python::ORACLES)?;
+    let python = python::prepare(&python::ORACLES)?;
     let script = step::workspace().join("reference/coverage/coverage.py");
-    let made = step::output(PAGE, Command::new(python).arg(script).arg(binary).arg(config).args(heads))?;
-    page::write(&step::workspace().join(PAGE), &made)
+    let tables = step::run_for_stdout(
+        "coverage",
+        Command::new(python).arg(script).arg(binary).arg(config).args(heads),
+    )?;
+    TABLES.write(&String::from_utf8(tables)?)
 }

@@ -1,4 +1,4 @@
-//! The CUDA build, type-checked where there is no CUDA.
+//! Type-check of the CUDA build without CUDA.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-/// Stands in for CUDA's compiler: says a version and makes every output that it is asked for, empty.
+/// A fake `nvcc`: prints a version and writes empty output files.
 const NVCC: &str = r#"#!/bin/sh
 # Stand-in for nvcc: enough for a type-check of `--features cuda`, which runs no kernel.
 case " $* " in *" --version "*)
@@ -30,16 +30,16 @@ done
 if [ -n "$dir" ]; then for file in $files; do : > "$dir/$file.ptx"; done; fi
 "#;
 
-/// Type-checks `--features cuda`; says so and goes on where that cannot be done.
+/// Type-checks `--features cuda`; skipped with a message on other platforms than Linux on x86-64.
 pub(crate) fn check() -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        step::say("\n== CUDA type-check: skipped, it is only set up for Linux on x86-64");
+        step::log("\n== CUDA type-check: skipped, only supported on Linux x86-64");
         return Ok(());
     }
     let tools = step::target_dir()?.join("nvcc-stand-in");
-    write_stand_in(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
+    write_fake_nvcc(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
     let tools = fs::canonicalize(&tools)?;
-    let path = step::variable("PATH").unwrap_or_default();
+    let path = step::env_var("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))?;
     step::run(
         "CUDA type-check",
@@ -49,7 +49,7 @@ pub(crate) fn check() -> Result<()> {
     )
 }
 
-fn write_stand_in(folder: &Path) -> Result<()> {
+fn write_fake_nvcc(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let nvcc = folder.join("nvcc");
     fs::write(&nvcc, NVCC)?;

@@ -1,6 +1,7 @@
-//! Which test shows what a key, a parameter or a flag does: markers in the tests, held against the list of all names.
+//! Checks that a test shows the effect of each config key, hyperparameter and flag: tests have markers with
+//! their names.
 //!
-//! A marker is a comment directly above a test's attribute: `// effect: tune.ema, tune.momentum`.
+//! A marker is a comment directly above a test's attribute: `// effect: tune.ema_decay, tune.momentum`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,89 +9,95 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::step;
-use crate::tidy::{read, rust_files};
+use crate::tidy::{read_file, rust_files};
 
-/// Written by a test of the program from the types that read the config, the heads and the command line.
-const KEYS: &str = "cli/tests/keys.txt";
+/// All names, written by a test of `cli`.
+const KEYS_FILE: &str = "cli/tests/keys.txt";
 
-/// Names that only act together, written by hand: `features.views x head.linear.C`.
-const TOGETHER: &str = "cli/tests/keys_together.txt";
+/// Names that only act together, such as `features.views x head.linear.C`; written by hand.
+const COMBINED_KEYS_FILE: &str = "cli/tests/keys_together.txt";
 
-const MARKER: &str = "// effect:";
+const MARKER: &str = "// effect: ";
 
-/// The packages that have tests of keys.
+/// The packages with marked tests.
 const PACKAGES: [&str; 6] = ["engine", "backbone", "heads", "loader", "train", "cli"];
 
 /// Prints each name with the tests of its effect.
 pub(crate) fn run() -> Result<()> {
-    let (names, tests, _) = all()?;
+    let (names, tests, _) = collect_effects()?;
     for name in &names {
         let shown_by = tests.get(name).map_or_else(|| "no test".to_owned(), |tests| tests.join(", "));
-        step::say(&format!("{name}: {shown_by}"));
+        step::log(&format!("{name}: {shown_by}"));
     }
     Ok(())
 }
 
-/// Names without a test of their effect, and markers that are wrong.
+/// Adds faults for names without a test of their effect, and for invalid markers.
 pub(crate) fn check(faults: &mut Vec<String>) -> Result<()> {
-    let (names, tests, wrong) = all()?;
-    faults.extend(wrong);
+    let (names, tests, misplaced) = collect_effects()?;
+    faults.extend(misplaced);
     for name in names.iter().filter(|name| !tests.contains_key(*name)) {
-        faults.push(format!("{KEYS}: no test shows the effect of `{name}`: mark one with `{MARKER} {name}`"));
+        faults.push(format!(
+            "{KEYS_FILE}: no test shows the effect of `{name}`: mark one with `{MARKER} {name}`"
+        ));
     }
     for (name, tests) in tests.iter().filter(|(name, _)| !names.contains(*name)) {
-        faults.push(format!("{}: `{MARKER} {name}` names nothing in {KEYS} or {TOGETHER}", tests[0]));
+        faults.push(format!("{}: `{MARKER} {name}` is not in {KEYS_FILE} or {COMBINED_KEYS_FILE}", tests[0]));
     }
     Ok(())
 }
 
-type Tests = BTreeMap<String, Vec<String>>;
+/// The tests of each key, with their files.
+type TestsByKey = BTreeMap<String, Vec<String>>;
 
-/// All names, the tests of each, and markers that stand above no test.
-fn all() -> Result<(BTreeSet<String>, Tests, Vec<String>)> {
-    let (mut names, mut tests, mut wrong) = (BTreeSet::new(), Tests::new(), Vec::new());
-    for list in [KEYS, TOGETHER] {
-        names.extend(listed(&read(Path::new(list))?).map(str::to_owned));
+/// All names, the tests of each, and faults of markers that are not above a test.
+fn collect_effects() -> Result<(BTreeSet<String>, TestsByKey, Vec<String>)> {
+    let (mut names, mut tests, mut misplaced) = (BTreeSet::new(), TestsByKey::new(), Vec::new());
+    for list in [KEYS_FILE, COMBINED_KEYS_FILE] {
+        names.extend(parse_names(&read_file(Path::new(list))?).map(str::to_owned));
     }
     for package in PACKAGES {
         for file in rust_files(Path::new(package))? {
-            let place = file.display().to_string();
-            for (effects, test) in markers(&read(&file)?) {
+            let location = file.display().to_string();
+            for (effects, test) in parse_markers(&read_file(&file)?) {
                 match test {
                     Some(test) => {
                         for name in effects {
-                            tests.entry(name).or_default().push(format!("{place} {test}"));
+                            tests.entry(name).or_default().push(format!("{location} {test}"));
                         }
                     }
                     None => {
-                        wrong
-                            .push(format!("{place}: `{MARKER} {}` stands above no test", effects.join(", ")));
+                        misplaced.push(format!(
+                            "{location}: `{MARKER} {}` is not above a test",
+                            effects.join(", ")
+                        ));
                     }
                 }
             }
         }
     }
-    Ok((names, tests, wrong))
+    Ok((names, tests, misplaced))
 }
 
-/// The names of a list: a line each, but for empty ones and comments.
-fn listed(text: &str) -> impl Iterator<Item = &str> {
+/// The lines of a list of names without empty lines and comments.
+fn parse_names(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// What the markers of a file name, each with the test that it stands above.
-fn markers(text: &str) -> Vec<(Vec<String>, Option<String>)> {
+/// The names in each marker of a file, and the test below it.
+fn parse_markers(text: &str) -> Vec<(Vec<String>, Option<String>)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let marked = lines.iter().enumerate().filter_map(|(at, line)| Some((at, line.strip_prefix(MARKER)?)));
+    let marked =
+        lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.strip_prefix(MARKER)?)));
     marked
-        .map(|(at, names)| {
+        .map(|(index, names)| {
             let names = names.split(',').map(|name| name.trim().to_owned()).collect();
-            (names, test_below(&lines[at + 1..]))
+            (names, test_below(&lines[index + 1..]))
         })
         .collect()
 }
 
-/// The function that comments and attributes lead to, where one of them is `#[test]`.
+/// The name of the function after comments and attributes, if one of them is `#[test]`.
 fn test_below(lines: &[&str]) -> Option<String> {
     let above = lines.iter().take_while(|line| line.starts_with("//") || line.starts_with("#["));
     let count = above.clone().count();
@@ -104,9 +111,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_names_the_test_below_it_and_none_where_there_is_no_test() {
+    fn a_marker_belongs_to_the_test_below_it() {
         let text = "\
-// effect: tune.ema, tune.lr
+// effect: tune.ema_decay, tune.lr
 // effect: tune.momentum
 /// What it proves.
 #[test]
@@ -126,18 +133,18 @@ fn far_away() {}
 ";
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let expected = [
-            (owned(&["tune.ema", "tune.lr"]), Some("steps_are_pytorchs".to_owned())),
+            (owned(&["tune.ema_decay", "tune.lr"]), Some("steps_are_pytorchs".to_owned())),
             (owned(&["tune.momentum"]), Some("steps_are_pytorchs".to_owned())),
             (owned(&["split.seed"]), Some("a_law".to_owned())),
             (owned(&["split.fold"]), None),
             (owned(&["data.csv"]), None),
         ];
-        assert_eq!(markers(text), expected);
+        assert_eq!(parse_markers(text), expected);
     }
 
     #[test]
     fn comments_and_empty_lines_are_no_names() {
-        let names: Vec<&str> = listed("# [tune]\n\n tune.ema \ntune.lr\n").collect();
-        assert_eq!(names, ["tune.ema", "tune.lr"]);
+        let names: Vec<&str> = parse_names("# [tune]\n\n tune.ema_decay \ntune.lr\n").collect();
+        assert_eq!(names, ["tune.ema_decay", "tune.lr"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask golden`: the golden files, made anew by the tools that are their oracles.
+//! `cargo xtask golden`: regenerates the golden files with the reference implementations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::{python, step};
 
 pub(crate) fn run() -> Result<()> {
     let reference = Path::new("reference");
-    let python = python::ready(&python::ORACLES)?;
+    let python = python::prepare(&python::ORACLES)?;
     let mut scripts: Vec<PathBuf> = fs::read_dir(reference)
         .context("failed to list reference/")?
         .filter_map(|entry| entry.ok().map(|e| e.path().join("make.py")))

@@ -1,16 +1,19 @@
-//! The project's own commands: `cargo xtask train`, `test`, `new-head`, `golden`, `parity`, `coverage`, `tuning`, `bench`, `photos`, `keys`, `mutants`, `ci`. They shell out and link nothing of the product.
+//! Commands for development: `cargo xtask help` lists them. They run other programs and link no crate of the
+//! product.
 
 mod bench;
 mod ci;
 mod coverage;
 mod cuda;
+mod docs;
 mod effects;
 mod golden;
 mod mutants;
+mod names;
 mod new_head;
 mod page;
 mod parity;
-mod photos;
+mod preprocessing_speed;
 mod python;
 mod step;
 mod test;
@@ -28,27 +31,30 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   train [ARGS]   build the release binary and train; without --config on the bundled photos (demo/)
-  test           everything that must hold: formatting, lints, docs, tests, the external example, the CUDA type-check
+  test           run all checks: formatting, lints, docs, tests, the external example, the CUDA type-check
+  tidy           run the checks of the source alone: dependencies, names, sizes, tests of keys, generated pages
+  docs           regenerate docs/config.md, its JSON schema, the list of keys and the output in the README
   new-head NAME [FOLDER]
-                 make a crate with a head of yours, its test, and a headstock that knows it; FOLDER is NAME unless given
-  golden         make every golden file in reference/ anew, with the tools pinned in reference/requirements.txt
+                 create a crate with a new head, its test, and a headstock with it; FOLDER is NAME by default
+  golden         regenerate the golden files in reference/ with the tools pinned in reference/requirements.txt
   parity [CONFIG] [--slow] [--large] [--only HEAD,HEAD] [--repeats N]
-                 write docs/parity.md: the heads beside scikit-learn's, on the photos of a config (the demo's where none is
-                 given) and on made-up features; with --only no page, but what it would hold of these heads
+                 write docs/parity.md: the heads compared with scikit-learn's, on the photos of a config (default: the
+                 demo) and on synthetic features; with --only, print the part of these heads
   coverage CONFIG [HEAD...]
-                 write docs/calibration.md: how honest probabilities and sets are over 20 splits of the data set of a config
+                 write docs/calibration.md: calibration and coverage over 20 splits of the data set of a config
   tuning [CONFIG [CONFIG]]
-                 write the figures of docs/tuning.md: steps of tuning beside PyTorch's; with a config that has a test folder
-                 what the same tuning comes to in both, and with a second one without what it gains over frozen heads
+                 write the measurements of docs/tuning.md: speed of fine-tuning compared with PyTorch; with a config that
+                 has a test folder, accuracy of both; with a second config without one, the gain over frozen heads
   bench [--rounds N] [--seconds S]
-                 write the README's table: `headstock bench` beside ONNX Runtime and OpenVINO on this machine;
-                 and what each layer takes, into docs/engine.md
+                 write the table of the README: `headstock bench` compared with ONNX Runtime and OpenVINO on this machine;
+                 and the time of each layer into docs/engine.md
   photos FOLDER [--rounds N] [--every N]
-                 print how many photos of a folder a core decodes, turns, resizes and crops a second, beside Pillow; of every
-                 N-th photo
-  keys           print every key of the config, parameter of a head and flag, with the tests of its effect
+                 print how many photos of a folder a core decodes, rotates, resizes and crops per second, compared with
+                 Pillow; --every uses every N-th photo
+  keys           print every key of the config, hyperparameter of a head and flag, with the tests of its effect
   mutants [--seed N] [--count N] [CRATE...]
-                 put faults into copies of the code, COUNT a crate (40), and print those that no test notices: hours
+                 mutation testing: put COUNT (40) faults per crate into copies of the code, and print those that no test
+                 catches; takes hours
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -56,7 +62,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            step::say(&format!("error: {error:#}"));
+            step::log(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -69,36 +75,39 @@ fn run() -> Result<ExitCode> {
         ("train", arguments) => return train::run(arguments),
         ("parity", arguments) => {
             let options =
-                parity::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+                parity::ParityOptions::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
             parity::run(&options)?;
         }
         ("new-head", [name]) => new_head::run(&name.to_string_lossy(), None)?,
         ("new-head", [name, folder]) => new_head::run(&name.to_string_lossy(), Some(folder.into()))?,
-        ("new-head", _) => bail!("new-head takes a name and perhaps a folder\n\n{HELP}"),
+        ("new-head", _) => bail!("new-head takes a name and optionally a folder\n\n{HELP}"),
         ("coverage", [config, heads @ ..]) => coverage::run(config, heads)?,
         ("coverage", []) => bail!("coverage takes a config\n\n{HELP}"),
         ("tuning", configs) => {
             let configs: Vec<PathBuf> =
                 configs.iter().map(std::fs::canonicalize).collect::<Result<_, _>>()?;
-            in_the_workspace(|| tuning::run(&configs))?;
+            in_workspace(|| tuning::run(&configs))?;
         }
         ("bench", arguments) => {
-            let options = bench::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
-            in_the_workspace(|| bench::run(&options))?;
+            let options =
+                bench::BenchOptions::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+            in_workspace(|| bench::run(&options))?;
         }
-        ("photos", [folder, options @ ..]) => photos::run(folder, options)?,
+        ("photos", [folder, options @ ..]) => preprocessing_speed::run(folder, options)?,
         ("photos", []) => bail!("photos takes a folder\n\n{HELP}"),
         ("mutants", arguments) => {
             let options =
-                mutants::Options::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
-            in_the_workspace(|| mutants::run(&options))?;
+                mutants::MutantsOptions::parse(arguments).map_err(|error| anyhow!("{error:#}\n\n{HELP}"))?;
+            in_workspace(|| mutants::run(&options))?;
         }
-        ("keys", []) => in_the_workspace(effects::run)?,
-        ("test", []) => in_the_workspace(test::run)?,
-        ("golden", []) => in_the_workspace(golden::run)?,
-        ("ci", []) => in_the_workspace(ci::run)?,
-        ("help" | "--help" | "-h", _) => step::say(HELP),
-        (command @ ("test" | "golden" | "keys" | "ci"), [extra, ..]) => {
+        ("keys", []) => in_workspace(effects::run)?,
+        ("test", []) => in_workspace(test::run)?,
+        ("tidy", []) => in_workspace(tidy::run)?,
+        ("docs", []) => in_workspace(docs::run)?,
+        ("golden", []) => in_workspace(golden::run)?,
+        ("ci", []) => in_workspace(ci::run)?,
+        ("help" | "--help" | "-h", _) => step::log(HELP),
+        (command @ ("test" | "tidy" | "docs" | "golden" | "keys" | "ci"), [extra, ..]) => {
             bail!("{command} takes no `{}`\n\n{HELP}", extra.display())
         }
         (other, _) => bail!("there is no command `{other}`\n\n{HELP}"),
@@ -106,8 +115,9 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command in the workspace's folder. Only for those that take no path: a path is relative to where it was typed.
-fn in_the_workspace(command: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Runs a command in the folder of the workspace. Not for commands with path arguments, which are relative to
+/// the current folder.
+fn in_workspace(command: impl FnOnce() -> Result<()>) -> Result<()> {
     let root = step::workspace();
     std::env::set_current_dir(root).with_context(|| format!("failed to enter {}", root.display()))?;
     command()

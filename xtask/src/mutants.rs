@@ -1,8 +1,7 @@
-//! `cargo xtask mutants`: how many of the faults that cargo-mutants puts into the code the tests notice, in a sample that a seed
-//! chooses.
+//! `cargo xtask mutants`: mutation testing with cargo-mutants, on a random sample of mutants.
 //!
-//! Each fault is tried on a copy of the tree: first by the tests of its own crate, and where those pass by those of the crates that
-//! build on it. A fault that makes the tests run without end is noticed, too.
+//! Each mutant is tested on a copy of the tree, first with the tests of its own crate, then with those of the
+//! crates that depend on it. A mutant that makes the tests time out counts as caught.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::step;
 
-/// The crates that are tried unless some are named, each with those that build on it.
+/// The crates to test, each with the crates that depend on it.
 const PACKAGES: [(&str, &[&str]); 6] = [
     ("engine", &["backbone", "train", "cli"]),
     ("backbone", &["train", "cli"]),
@@ -23,17 +22,18 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ("cli", &[]),
 ];
 
-/// What is to be tried.
+/// Arguments of the command.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// Another seed, other faults.
+pub(crate) struct MutantsOptions {
+    /// Random seed of the sample.
     seed: u64,
-    /// Faults a crate.
+    /// Mutants per crate.
     count: usize,
+    /// Indices in `PACKAGES`.
     packages: Vec<usize>,
 }
 
-impl Options {
+impl MutantsOptions {
     /// `[--seed N] [--count N] [PACKAGE...]`
     pub(crate) fn parse(words: &[OsString]) -> Result<Self> {
         let mut options = Self { seed: 0, count: 40, packages: Vec::new() };
@@ -47,8 +47,8 @@ impl Options {
                 "--seed" => options.seed = number()?,
                 "--count" => options.count = number()? as usize,
                 name => {
-                    let package = PACKAGES.iter().position(|(package, _)| *package == name);
-                    options.packages.push(package.with_context(|| format!("there is no crate `{name}`"))?);
+                    let index = PACKAGES.iter().position(|(package, _)| *package == name);
+                    options.packages.push(index.with_context(|| format!("there is no crate `{name}`"))?);
                 }
             }
         }
@@ -59,54 +59,63 @@ impl Options {
     }
 }
 
-/// Tries the faults, and prints those that no test notices.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let installed = step::quietly("cargo mutants", &mut step::cargo(&["mutants", "--version"]));
+/// Tests the mutants, and prints those that no test catches.
+pub(crate) fn run(options: &MutantsOptions) -> Result<()> {
+    let installed = step::capture_output("cargo mutants", &mut step::cargo(&["mutants", "--version"]));
     if !installed.is_ok_and(|output| output.status.success()) {
         bail!("cargo-mutants is not installed: cargo install cargo-mutants --locked");
     }
     let folder = step::target_dir()?.join("mutants");
     let mut lines = Vec::new();
-    for &package in &options.packages {
-        let (package, above) = PACKAGES[package];
-        let chosen = sample(listed(package)?, options.seed, options.count);
+    for &index in &options.packages {
+        let (package, dependents) = PACKAGES[index];
+        let chosen = sample(list_mutants(package)?, options.seed, options.count);
         let folder = folder.join(package);
-        let own = attempt(package, &[package], &chosen, &folder.join("own"))?;
-        let missed = attempt(package, above, &own.missed, &folder.join("above"))?.missed;
-        let (tried, noticed) = (own.tried, own.tried - missed.len());
-        lines.push(format!("{package}: {noticed} of {tried} noticed, {} by its own tests", own.noticed()));
-        lines.extend(missed.into_iter().map(|name| format!("  not noticed: {name}")));
+        let own_results = test_mutants(package, &[package], &chosen, &folder.join("own"))?;
+        let missed = test_mutants(package, dependents, &own_results.missed, &folder.join("above"))?.missed;
+        let tried = own_results.tried;
+        let caught = tried - missed.len();
+        lines.push(format!(
+            "{package}: {caught} of {tried} mutants caught, {} by its own tests",
+            own_results.n_caught()
+        ));
+        lines.extend(missed.into_iter().map(|name| format!("  missed: {name}")));
     }
-    step::say(&format!("\nseed {}\n{}", options.seed, lines.join("\n")));
+    step::log(&format!("\nseed {}\n{}", options.seed, lines.join("\n")));
     Ok(())
 }
 
-/// A fault by its name, and the function that it is in.
-type Mutant = (String, String);
+/// A mutant of cargo-mutants.
+#[derive(Clone)]
+struct Mutant {
+    name: String,
+    /// The file and the name of the mutated function.
+    function: String,
+}
 
-/// The faults that cargo-mutants knows for a crate.
-fn listed(package: &str) -> Result<Vec<Mutant>> {
+/// The mutants that cargo-mutants generates for a crate.
+fn list_mutants(package: &str) -> Result<Vec<Mutant>> {
     let mut command = step::cargo(&["mutants", "--list", "--json", "--package"]);
-    command.arg(full(package));
-    let listed = step::quietly("cargo mutants --list", &mut command)?;
+    command.arg(package_name(package));
+    let listed = step::capture_output("cargo mutants --list", &mut command)?;
     let listed: Value = serde_json::from_slice(&listed.stdout)
-        .with_context(|| format!("what cargo-mutants lists of {package} is no JSON"))?;
+        .with_context(|| format!("the output of cargo mutants --list for {package} is not JSON"))?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mutants = listed.as_array().map_or(&[][..], Vec::as_slice).iter();
     Ok(mutants
         .map(|mutant| {
             let function = format!("{} {}", text(&mutant["file"]), mutant["function"]["function_name"]);
-            (text(&mutant["name"]), function)
+            Mutant { name: text(&mutant["name"]), function }
         })
         .collect())
 }
 
-/// So many faults, one a function at most, in an order that the seed and their names alone decide.
+/// The names of `count` mutants, at most one per function, chosen by the hash of the seed and the name.
 fn sample(mut mutants: Vec<Mutant>, seed: u64, count: usize) -> Vec<String> {
-    mutants.sort_by_cached_key(|(name, _)| hash(seed, name));
+    mutants.sort_by_cached_key(|mutant| hash(seed, &mutant.name));
     let mut functions = Vec::new();
     let mut chosen = Vec::new();
-    for (name, function) in mutants {
+    for Mutant { name, function } in mutants {
         if chosen.len() < count && !functions.contains(&function) {
             functions.push(function);
             chosen.push(name);
@@ -115,71 +124,81 @@ fn sample(mut mutants: Vec<Mutant>, seed: u64, count: usize) -> Vec<String> {
     chosen
 }
 
-/// FNV-1a.
+/// FNV-1a hash of the seed and the name.
 fn hash(seed: u64, name: &str) -> u64 {
     let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// What became of faults.
+/// Results of testing mutants.
 #[derive(Default)]
-struct Attempt {
-    /// Those that compile.
+struct MutantResults {
+    /// Mutants that compile.
     tried: usize,
     missed: Vec<String>,
 }
 
-impl Attempt {
-    fn noticed(&self) -> usize {
+impl MutantResults {
+    fn n_caught(&self) -> usize {
         self.tried - self.missed.len()
     }
 }
 
-/// Tries faults of a crate by the tests of others.
-fn attempt(package: &str, testers: &[&str], mutants: &[String], folder: &Path) -> Result<Attempt> {
-    if mutants.is_empty() || testers.is_empty() {
-        return Ok(Attempt { tried: mutants.len(), missed: mutants.to_vec() });
+/// Tests mutants of a crate with the tests of `test_packages`.
+fn test_mutants(
+    package: &str,
+    test_packages: &[&str],
+    mutants: &[String],
+    folder: &Path,
+) -> Result<MutantResults> {
+    if mutants.is_empty() || test_packages.is_empty() {
+        return Ok(MutantResults { tried: mutants.len(), missed: mutants.to_vec() });
     }
-    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    let testers: Vec<String> = testers.iter().map(|tester| full(tester)).collect();
+    fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    let test_packages: Vec<String> = test_packages.iter().map(|package| package_name(package)).collect();
     let mut command = step::cargo(&["mutants", "--colors", "never", "--no-shuffle", "--package"]);
-    command.arg(full(package)).arg("--test-package").arg(testers.join(","));
-    command.args(mutants.iter().flat_map(|name| ["--re".to_owned(), format!("^{}$", escaped(name))]));
-    // Dependencies are compiled once for all copies.
+    command.arg(package_name(package)).arg("--test-package").arg(test_packages.join(","));
+    command.args(mutants.iter().flat_map(|name| ["--re".to_owned(), format!("^{}$", escape_regex(name))]));
+    // A common target folder, so that dependencies are compiled once.
     command.arg("--output").arg(folder).env("CARGO_TARGET_DIR", folder.with_file_name("target"));
-    step::announce(&format!("{} faults of {package}, by the tests of {}", mutants.len(), testers.join(", ")));
+    step::log_step(&format!(
+        "{} mutants of {package}, with the tests of {}",
+        mutants.len(),
+        test_packages.join(", ")
+    ));
     let status = command.status().context("failed to start cargo mutants")?;
-    // 0: all were noticed; 2: some were not; 3: some took too long.
+    // 0: all were caught; 2: some were missed; 3: some timed out.
     if !matches!(status.code(), Some(0 | 2 | 3)) {
         bail!("cargo mutants failed ({status})");
     }
-    outcomes(&folder.join("mutants.out/outcomes.json"))
+    read_outcomes(&folder.join("mutants.out/outcomes.json"))
 }
 
-fn outcomes(file: &PathBuf) -> Result<Attempt> {
+/// Reads the results in the `outcomes.json` of cargo-mutants.
+fn read_outcomes(file: &PathBuf) -> Result<MutantResults> {
     let text = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
     let outcomes: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", file.display()))?;
-    let mut attempt = Attempt::default();
+        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+    let mut results = MutantResults::default();
     for outcome in outcomes["outcomes"].as_array().into_iter().flatten() {
         let Some(name) = outcome["scenario"]["Mutant"]["name"].as_str() else { continue };
         match outcome["summary"].as_str() {
-            Some("MissedMutant") => attempt.missed.push(name.to_owned()),
+            Some("MissedMutant") => results.missed.push(name.to_owned()),
             Some("CaughtMutant" | "Timeout") => {}
             _ => continue,
         }
-        attempt.tried += 1;
+        results.tried += 1;
     }
-    Ok(attempt)
+    Ok(results)
 }
 
-/// A text as a regular expression that matches it alone.
-fn escaped(text: &str) -> String {
+/// A regular expression that matches exactly `text`.
+fn escape_regex(text: &str) -> String {
     let escape = |c: char| c.is_ascii_punctuation() && c != '_';
     text.chars().flat_map(|c| iter::once('\\').filter(move |_| escape(c)).chain([c])).collect()
 }
 
-fn full(package: &str) -> String {
+fn package_name(package: &str) -> String {
     format!("headstock-{package}")
 }
 
@@ -187,24 +206,25 @@ fn full(package: &str) -> String {
 mod tests {
     use super::*;
 
-    fn words(words: &[&str]) -> Vec<OsString> {
+    fn to_words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
     }
 
     #[test]
     fn options_name_the_seed_the_count_and_the_crates() {
-        let options = Options::parse(&words(&["--count", "3", "heads", "--seed", "7", "cli"])).unwrap();
-        assert_eq!(options, Options { seed: 7, count: 3, packages: vec![2, 5] });
-        assert_eq!(Options::parse(&[]).unwrap().packages.len(), PACKAGES.len());
+        let options =
+            MutantsOptions::parse(&to_words(&["--count", "3", "heads", "--seed", "7", "cli"])).unwrap();
+        assert_eq!(options, MutantsOptions { seed: 7, count: 3, packages: vec![2, 5] });
+        assert_eq!(MutantsOptions::parse(&[]).unwrap().packages.len(), PACKAGES.len());
         for wrong in [&["--seed"][..], &["--count", "x"], &["head"]] {
-            assert!(Options::parse(&words(wrong)).is_err(), "{wrong:?}");
+            assert!(MutantsOptions::parse(&to_words(wrong)).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn a_sample_depends_on_the_seed_and_the_names_alone_and_takes_one_fault_a_function() {
-        let all: Vec<Mutant> =
-            (0..60).map(|i| (format!("fault {i}"), format!("function {}", i % 20))).collect();
+    fn a_sample_depends_on_seed_and_names_only_and_takes_one_mutant_per_function() {
+        let mutant = |i| Mutant { name: format!("fault {i}"), function: format!("function {}", i % 20) };
+        let all: Vec<Mutant> = (0..60).map(mutant).collect();
         let chosen = sample(all.clone(), 1, 10);
         assert_eq!(chosen.len(), 10);
         let function = |name: &String| name[6..].parse::<usize>().unwrap() % 20;
@@ -218,15 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_taken_to_the_letter() {
+    fn names_are_escaped_for_regular_expressions() {
         assert_eq!(
-            escaped("src/a.rs:1:2: replace a_b with (0, -1)"),
+            escape_regex("src/a.rs:1:2: replace a_b with (0, -1)"),
             r"src\/a\.rs\:1\:2\: replace a_b with \(0\, \-1\)"
         );
     }
 
     #[test]
-    fn outcomes_count_what_compiles_and_name_what_is_missed() {
+    fn outcomes_count_compiling_mutants_and_list_missed_ones() {
         let folder = std::env::temp_dir().join(format!("headstock-outcomes-{}", std::process::id()));
         let outcome = |name: &str, summary: &str| serde_json::json!({"scenario": {"Mutant": {"name": name}}, "summary": summary});
         let baseline = serde_json::json!({"scenario": "Baseline", "summary": "Success"});
@@ -238,8 +258,8 @@ mod tests {
             outcome("d", "Timeout"),
         ];
         fs::write(&folder, serde_json::json!({"outcomes": all}).to_string()).unwrap();
-        let attempt = outcomes(&folder).unwrap();
+        let results = read_outcomes(&folder).unwrap();
         fs::remove_file(&folder).unwrap();
-        assert_eq!((attempt.tried, attempt.noticed(), attempt.missed), (3, 2, vec!["b".to_owned()]));
+        assert_eq!((results.tried, results.n_caught(), results.missed), (3, 2, vec!["b".to_owned()]));
     }
 }

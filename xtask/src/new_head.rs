@@ -1,6 +1,6 @@
-//! `cargo xtask new-head`: a crate with a head of yours, made from `examples/external-head`.
+//! `cargo xtask new-head`: creates a crate with a new head from `examples/external-head`.
 //!
-//! The example's own files are the template, so what is made is what the example's tests hold.
+//! The files of the example are the template, so the tests of the example cover it.
 
 mod name;
 
@@ -11,49 +11,50 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::step;
-use name::Name;
+use name::HeadName;
 
 const MANIFEST: &str = include_str!("../../examples/external-head/Cargo.toml");
 const LOCK: &str = include_str!("../../examples/external-head/Cargo.lock");
-const FORMAT: &str = include_str!("../../examples/external-head/rustfmt.toml");
+const RUSTFMT: &str = include_str!("../../examples/external-head/rustfmt.toml");
 const MAIN: &str = include_str!("../../examples/external-head/src/main.rs");
 
-/// The names in these files.
+/// Names in these files that are replaced.
 const PACKAGE: &str = "external-head";
 const KIND: &str = "nearest-mean-example";
 const TYPE: &str = "NearestMean";
 
-const IGNORED: &str = "/target\n/runs\n.headstock/\n";
+const GITIGNORE: &str = "/target\n/runs\n.headstock/\n";
 
-/// Makes the crate in `folder`, by default one called as the head, and says what to type next.
+/// Creates the crate in `folder` (default: the name of the head) and prints the next commands.
 pub(crate) fn run(name: &str, folder: Option<PathBuf>) -> Result<()> {
     let folder = folder.unwrap_or_else(|| PathBuf::from(name));
-    make(name, &folder)?;
-    step::say(&next(name, &folder));
+    create_crate(name, &folder)?;
+    step::log(&next_steps(name, &folder));
     Ok(())
 }
 
-/// Makes the crate in `folder`, which is new or empty.
-pub(crate) fn make(name: &str, folder: &Path) -> Result<()> {
-    write(&checked(name)?, folder)
+/// Creates the crate in `folder`, which must be new or empty.
+pub(crate) fn create_crate(name: &str, folder: &Path) -> Result<()> {
+    write_crate(&parse_name(name)?, folder)
 }
 
-fn checked(name: &str) -> Result<Name> {
-    Name::parse(name, &MAIN.replace(TYPE, ""), step::workspace())
+/// Parses the name of a head whose type is added to the example.
+fn parse_name(name: &str) -> Result<HeadName> {
+    HeadName::parse(name, &MAIN.replace(TYPE, ""), step::workspace())
 }
 
-fn write(name: &Name, folder: &Path) -> Result<()> {
-    let files = files(name, step::workspace())?;
-    if occupied(folder)? {
+fn write_crate(name: &HeadName, folder: &Path) -> Result<()> {
+    let files = template_files(name, step::workspace())?;
+    if is_non_empty(folder)? {
         bail!(
-            "{} is there already and not empty: name another folder after the head's name",
+            "{} already exists and is not empty: give another folder after the name of the head",
             folder.display()
         );
     }
     for (path, text) in files {
         let path = folder.join(path);
         let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
+        fs::create_dir_all(parent).with_context(|| format!("failed to create {}", parent.display()))?;
         File::create_new(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| format!("failed to write {}", path.display()))?;
@@ -61,73 +62,71 @@ fn write(name: &Name, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn occupied(folder: &Path) -> Result<bool> {
+fn is_non_empty(folder: &Path) -> Result<bool> {
     match fs::read_dir(folder) {
         Ok(mut entries) => Ok(entries.next().is_some()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("failed to look into {}", folder.display())),
+        Err(error) => Err(error).with_context(|| format!("failed to list {}", folder.display())),
     }
 }
 
-/// The crate's files, with paths to the checkout of headstock in `workspace`.
-fn files(name: &Name, workspace: &Path) -> Result<[(&'static str, String); 5]> {
+/// Paths and texts of the crate's files, which depend on the checkout of headstock in `workspace`.
+fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, String); 5]> {
     let path = |package: &str| -> Result<String> {
         let path = workspace.join(package);
-        let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;
-        // A string of JSON is one of TOML too.
+        let path = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+        // A JSON string is a TOML string, too.
         Ok(format!("path = {}", serde_json::to_string(path)?))
     };
     let package = (format!("name = \"{PACKAGE}\""), format!("name = \"{name}\""));
-    let manifest = replaced(
+    let manifest = replace_all(
         MANIFEST,
         &[
             package.clone(),
-            // Yours to choose.
+            // The license is the choice of the user.
             ("license = \"MIT OR Apache-2.0\"\n".into(), String::new()),
-            ("# A workspace of its own, as yours would be.\n".into(), String::new()),
+            ("# A separate workspace, as yours would be.\n".into(), String::new()),
             ("path = \"../../cli\"".into(), path("cli")?),
             ("path = \"../../heads\"".into(), path("heads")?),
         ],
     )?;
-    let main = replaced(MAIN, &[(KIND.into(), name.kind().into()), (TYPE.into(), name.type_name())])?;
+    let main = replace_all(MAIN, &[(KIND.into(), name.kind().into()), (TYPE.into(), name.type_name())])?;
     Ok([
         ("Cargo.toml", manifest),
-        // The versions that headstock is tested with.
-        ("Cargo.lock", replaced(LOCK, &[package])?),
-        ("rustfmt.toml", FORMAT.into()),
-        (".gitignore", IGNORED.into()),
+        // The dependency versions that headstock is tested with.
+        ("Cargo.lock", replace_all(LOCK, &[package])?),
+        ("rustfmt.toml", RUSTFMT.into()),
+        (".gitignore", GITIGNORE.into()),
         ("src/main.rs", main),
     ])
 }
 
-/// `text` with each first of a pair replaced by the second; one that is not there is an error.
-fn replaced(text: &str, pairs: &[(String, String)]) -> Result<String> {
+/// Replaces the first of each pair by the second in `text`; fails if `text` does not contain it.
+fn replace_all(text: &str, pairs: &[(String, String)]) -> Result<String> {
     let mut text = text.to_owned();
     for (from, to) in pairs {
         if !text.contains(from) {
-            bail!(
-                "examples/external-head has no `{}`: xtask/src/new_head.rs must follow it",
-                from.trim_end()
-            );
+            bail!("examples/external-head has no `{}`: update xtask/src/new_head.rs", from.trim_end());
         }
         text = text.replace(from, to);
     }
     Ok(text)
 }
 
-fn next(name: &str, folder: &Path) -> String {
+/// The message after the crate was created.
+fn next_steps(name: &str, folder: &Path) -> String {
     let workspace = step::workspace();
     let [demo, chapter] = ["demo/headstock.toml", "docs/write-a-head.md"].map(|file| workspace.join(file));
     format!(
-        "made the head `{name}` in {folder}: the nearest mean, to start from
+        "created the head `{name}` in {folder}, a nearest-mean classifier to start from
 
 next:
   cd {folder}
-  cargo test                        # the laws that every head keeps
+  cargo test                        # the conformance tests of heads
   cargo run --release -- heads {name}
   cargo run --release -- train --head {name} --config {demo}
 
-src/main.rs is yours to change; {chapter} says how.",
+Edit src/main.rs; see {chapter}.",
         folder = folder.display(),
         demo = demo.display(),
         chapter = chapter.display(),
@@ -139,8 +138,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_files_are_a_template_that_leaves_no_name_of_its_own() {
-        let files = files(&checked("wide-5").unwrap(), Path::new("/home/a \"b\"/headstock")).unwrap();
+    fn template_files_contain_no_name_of_the_example() {
+        let files =
+            template_files(&parse_name("wide-5").unwrap(), Path::new("/home/a \"b\"/headstock")).unwrap();
         for (path, text) in &files {
             for example in [PACKAGE, KIND, TYPE, "../.."] {
                 assert!(!text.contains(example), "{path} has {example}");
@@ -157,15 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_overwritten() {
+    fn existing_files_are_not_overwritten() {
         let folder = std::env::temp_dir().join(format!("headstock-new-head-{}", std::process::id()));
-        let made = folder.join("deep/wide");
-        let outcome = (make("wide", &made), make("other", &made));
-        let main = fs::read_to_string(made.join("src/main.rs")).unwrap();
+        let head_folder = folder.join("deep/wide");
+        let outcome = (create_crate("wide", &head_folder), create_crate("other", &head_folder));
+        let main = fs::read_to_string(head_folder.join("src/main.rs")).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         outcome.0.unwrap();
         let error = outcome.1.unwrap_err().to_string();
-        assert!(error.contains("deep/wide is there already and not empty"), "{error}");
+        assert!(error.contains("deep/wide already exists and is not empty"), "{error}");
         assert!(main.contains("\"wide\""));
     }
 }

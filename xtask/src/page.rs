@@ -1,55 +1,59 @@
-//! Pages of which a command writes all or a part.
+//! Writing pages, or sections of pages.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Writes a page; the one that is there stays until the new one is whole.
-pub(crate) fn write(page: &Path, text: &[u8]) -> Result<()> {
-    let mut beside = page.as_os_str().to_owned();
-    beside.push(".part");
-    fs::write(&beside, text)
-        .and_then(|()| fs::rename(&beside, page))
+use crate::step;
+
+/// Replaces a page atomically.
+pub(crate) fn write_page(page: &Path, text: &[u8]) -> Result<()> {
+    let mut temporary = page.as_os_str().to_owned();
+    temporary.push(".part");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, page))
         .with_context(|| format!("failed to write {}", page.display()))
 }
 
-/// A part of a page that is a command's to write.
+/// A section of a page between `<!-- name -->` and `<!-- /name -->`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct PageSection {
     pub(crate) page: &'static str,
-    pub(crate) part: &'static str,
+    pub(crate) name: &'static str,
 }
 
-impl Place {
-    /// Fails where [`write`](Self::write) would find no place: before long work, not after it.
+impl PageSection {
+    /// Fails if [`write`](Self::write) would fail to find the section; to be called before long work.
     pub(crate) fn check(self) -> Result<()> {
-        self.with("").map(drop)
+        self.render("").map(drop)
     }
 
-    /// Writes the page with `text` in place of what the part was.
+    /// Replaces the section by `text`.
     pub(crate) fn write(self, text: &str) -> Result<()> {
-        write(Path::new(self.page), self.with(text)?.as_bytes())
+        write_page(&step::workspace().join(self.page), self.render(text)?.as_bytes())
     }
 
-    fn with(self, part: &str) -> Result<String> {
-        let Self { page, part: name } = self;
-        let text = fs::read_to_string(page).with_context(|| format!("failed to read {page}"))?;
-        with_part(&text, name, part).with_context(|| format!("failed to find the place of {name} in {page}"))
+    fn render(self, content: &str) -> Result<String> {
+        let Self { page, name } = self;
+        let text = fs::read_to_string(step::workspace().join(page))
+            .with_context(|| format!("failed to read {page}"))?;
+        replace_section(&text, name, content)
+            .with_context(|| format!("failed to find the section {name} in {page}"))
     }
 }
 
-/// `text` with `part` between its lines `<!-- name -->` and `<!-- /name -->`, in place of what is there.
-fn with_part(text: &str, name: &str, part: &str) -> Result<String> {
+/// Replaces the lines between `<!-- name -->` and `<!-- /name -->` in `text` by `content`.
+fn replace_section(text: &str, name: &str, content: &str) -> Result<String> {
     let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let halves = text.split_once(&start).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let Some((before, after)) = halves else {
         bail!("there is no line `{}` with a line `{end}` after it", start.trim_end());
     };
     if after.contains(&start) || before.contains(&end) {
-        bail!("`{}` or `{end}` stands there more than once", start.trim_end());
+        bail!("`{}` or `{end}` appears more than once", start.trim_end());
     }
-    Ok(format!("{before}{start}\n{}\n\n{end}{after}", part.trim_end()))
+    Ok(format!("{before}{start}\n{}\n\n{end}{after}", content.trim_end()))
 }
 
 #[cfg(test)]
@@ -59,38 +63,38 @@ mod tests {
     const PAGE: &str = "# Title\n\nbefore\n<!-- bench -->\nold\n<!-- /bench -->\nafter | <!-- heads -->\n";
 
     #[test]
-    fn a_part_is_replaced_and_the_rest_kept() {
-        let page = with_part(PAGE, "bench", "new\n").unwrap();
+    fn a_section_is_replaced_and_the_rest_unchanged() {
+        let page = replace_section(PAGE, "bench", "new\n").unwrap();
         assert_eq!(
             page,
             "# Title\n\nbefore\n<!-- bench -->\n\nnew\n\n<!-- /bench -->\nafter | <!-- heads -->\n"
         );
-        assert_eq!(with_part(&page, "bench", "new\n").unwrap(), page);
+        assert_eq!(replace_section(&page, "bench", "new\n").unwrap(), page);
     }
 
     #[test]
-    fn without_its_marks_a_part_has_no_place() {
+    fn a_section_needs_its_marks() {
         let reversed = "<!-- /bench -->\n<!-- bench -->\n";
         let open = "<!-- bench -->\ntext to keep\n";
         for page in ["", "# Title\n", "<!-- /bench -->\n", open, reversed, &PAGE.replace("bench", "other")] {
-            let error = with_part(page, "bench", "new").unwrap_err().to_string();
+            let error = replace_section(page, "bench", "new").unwrap_err().to_string();
             assert!(error.contains("`<!-- bench -->`") && error.contains("`<!-- /bench -->`"), "{error}");
         }
     }
 
     #[test]
-    fn two_places_for_a_part_are_one_too_many() {
-        let error = with_part(&format!("{PAGE}{PAGE}"), "bench", "new").unwrap_err().to_string();
+    fn a_section_may_appear_only_once() {
+        let error = replace_section(&format!("{PAGE}{PAGE}"), "bench", "new").unwrap_err().to_string();
         assert!(error.contains("more than once"), "{error}");
     }
 
     #[test]
-    fn a_page_is_written_whole() {
+    fn a_page_is_replaced() {
         let folder = std::env::temp_dir().join(format!("headstock-page-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let page = folder.join("page.md");
-        write(&page, b"first, and longer").unwrap();
-        write(&page, b"second").unwrap();
+        write_page(&page, b"first, and longer").unwrap();
+        write_page(&page, b"second").unwrap();
         let (text, files) = (fs::read_to_string(&page).unwrap(), fs::read_dir(&folder).unwrap().count());
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!((text.as_str(), files), ("second", 1));

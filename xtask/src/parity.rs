@@ -1,4 +1,4 @@
-//! `cargo xtask parity`: the heads beside scikit-learn's, on photos of yours and on made-up features.
+//! `cargo xtask parity`: the heads compared with scikit-learn's, on photos and on synthetic features.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,29 +11,29 @@ use crate::{page, python, step, train};
 const PAGE: &str = "docs/parity.md";
 const SCRIPT: &str = "reference/parity/parity.py";
 
-/// What to compare.
+/// Arguments of the command.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Options {
-    /// Of the data set of photos; the demo's where none was named.
+pub(crate) struct ParityOptions {
+    /// Config of the photos; the demo's by default.
     config: PathBuf,
-    /// What the script is told beside it.
-    passed_on: Vec<OsString>,
-    /// Whether some heads were picked: what is made then is no whole page.
-    part: bool,
+    /// Other arguments of the script.
+    script_args: Vec<OsString>,
+    /// Whether only some heads are compared, which is not the whole page.
+    is_partial: bool,
 }
 
-impl Options {
+impl ParityOptions {
     pub(crate) fn parse(arguments: &[OsString]) -> Result<Self> {
         let mut config = None;
-        let mut options = Self { config: PathBuf::new(), passed_on: Vec::new(), part: false };
+        let mut options = Self { config: PathBuf::new(), script_args: Vec::new(), is_partial: false };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             match &*word.to_string_lossy() {
-                "--large" | "--slow" => options.passed_on.push(word.clone()),
+                "--large" | "--slow" => options.script_args.push(word.clone()),
                 name @ ("--only" | "--repeats") => {
                     let Some(value) = words.next() else { bail!("`{name}` needs a value") };
-                    options.part |= name == "--only";
-                    options.passed_on.extend([word.clone(), value.clone()]);
+                    options.is_partial |= name == "--only";
+                    options.script_args.extend([word.clone(), value.clone()]);
                 }
                 name if name.starts_with('-') => bail!("parity takes no `{name}`"),
                 _ if config.is_none() => config = Some(PathBuf::from(word)),
@@ -45,40 +45,39 @@ impl Options {
     }
 }
 
-/// Measures, and writes the page anew; with some heads only, prints what it would hold. The page that is there stays until the
-/// new one is whole.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Measures and writes the page; with some heads only, prints their part.
+pub(crate) fn run(options: &ParityOptions) -> Result<()> {
     let binary = train::build()?;
-    let python = python::ready(&python::ORACLES)?;
+    let python = python::prepare(&python::ORACLES)?;
     let mut script = Command::new(python);
-    script.arg(step::workspace().join(SCRIPT)).arg(binary).arg(&options.config).args(&options.passed_on);
-    if options.part {
+    script.arg(step::workspace().join(SCRIPT)).arg(binary).arg(&options.config).args(&options.script_args);
+    if options.is_partial {
         return step::run("parity of some heads", &mut script);
     }
-    let made = step::output(PAGE, &mut script)?;
-    page::write(&step::workspace().join(PAGE), &made)
+    let page_text = step::run_for_stdout(PAGE, &mut script)?;
+    page::write_page(&step::workspace().join(PAGE), &page_text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Options> {
-        Options::parse(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    fn parse(words: &[&str]) -> Result<ParityOptions> {
+        ParityOptions::parse(&words.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
     fn without_a_config_it_is_the_demos() {
         let options = parse(&["--large"]).unwrap();
         assert_eq!(options.config, step::workspace().join("demo/headstock.toml"));
-        assert_eq!((options.passed_on, options.part), (vec![OsString::from("--large")], false));
+        assert_eq!((options.script_args, options.is_partial), (vec![OsString::from("--large")], false));
     }
 
     #[test]
-    fn a_page_of_some_heads_is_a_part() {
+    fn some_heads_make_a_partial_page() {
         let options = parse(&["--repeats", "5", "pets.toml", "--only", "svm,ridge"]).unwrap();
-        assert_eq!((options.config, options.part), (PathBuf::from("pets.toml"), true));
-        assert_eq!(options.passed_on, ["--repeats", "5", "--only", "svm,ridge"]);
+        assert_eq!((options.config, options.is_partial), (PathBuf::from("pets.toml"), true));
+        assert_eq!(options.script_args, ["--repeats", "5", "--only", "svm,ridge"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The Python of oracles and of rivals: for golden files and comparisons, never for the product.
+//! Python environments for golden files and comparisons; the product does not use them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,32 +7,32 @@ use anyhow::Result;
 
 use crate::step;
 
-/// A virtual environment in the target folder and the requirements, pinned, that it is made from.
-pub(crate) struct Environment {
+/// A virtual environment in the target folder, and its pinned requirements.
+pub(crate) struct Venv {
     folder: &'static str,
     requirements: &'static str,
 }
 
-/// The tools that are oracles.
-pub(crate) const ORACLES: Environment =
-    Environment { folder: "reference-venv", requirements: "reference/requirements.txt" };
+/// The reference implementations.
+pub(crate) const ORACLES: Venv =
+    Venv { folder: "reference-venv", requirements: "reference/requirements.txt" };
 
-/// The engines that ours is measured beside.
-pub(crate) const ENGINES: Environment =
-    Environment { folder: "throughput-venv", requirements: "reference/throughput/requirements.txt" };
+/// The inference engines that ours is compared with.
+pub(crate) const ENGINES: Venv =
+    Venv { folder: "throughput-venv", requirements: "reference/throughput/requirements.txt" };
 
-/// Makes the environment where it is not there yet, brings it up to its requirements; its Python.
-pub(crate) fn ready(environment: &Environment) -> Result<PathBuf> {
-    let venv = step::target_dir()?.join(environment.folder);
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+/// Creates the environment if necessary and installs its requirements. Returns the path of its Python.
+pub(crate) fn prepare(venv: &Venv) -> Result<PathBuf> {
+    let folder = step::target_dir()?.join(venv.folder);
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {
-        step::run("virtual environment", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        step::run("virtual environment", Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
     step::run(
         "requirements",
         Command::new(&python)
             .args(["-m", "pip", "install", "--quiet", "--requirement"])
-            .arg(step::workspace().join(environment.requirements)),
+            .arg(step::workspace().join(venv.requirements)),
     )?;
     Ok(python)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold.
+//! `cargo xtask test`: all checks.
 
 use std::path::Path;
 use std::process::{self, Command};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::{cuda, new_head, step, tidy};
 
+/// Runs all checks, and stops at the first failure.
 pub(crate) fn run() -> Result<()> {
     let cargo = step::cargo;
     step::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -19,30 +20,31 @@ pub(crate) fn run() -> Result<()> {
     )?;
     step::run("tests", &mut cargo(&["test", "--workspace"]))?;
     let example = Path::new("examples/external-head");
-    step::run("external example", &mut outside(example, "test")?)?;
+    step::run("external example", &mut cargo_outside(example, "test")?)?;
     step::run(
         "external example, its command",
-        outside(example, "run")?.args(["--", "heads", "nearest-mean-example"]),
+        cargo_outside(example, "run")?.args(["--", "heads", "nearest-mean-example"]),
     )?;
-    made_head()?;
+    check_new_head()?;
     cuda::check()?;
-    step::say("\nall checks passed");
+    step::log("\nall checks passed");
     Ok(())
 }
 
-/// A cargo command on a crate outside the workspace, in the workspace's target folder, so that nothing is compiled twice.
-fn outside(folder: &Path, command: &str) -> Result<Command> {
+/// A cargo command on a crate outside the workspace, with the same target folder to compile dependencies
+/// once.
+fn cargo_outside(folder: &Path, command: &str) -> Result<Command> {
     let mut cargo = step::cargo(&[command, "--quiet", "--manifest-path"]);
     cargo.arg(folder.join("Cargo.toml")).arg("--target-dir").arg(step::target_dir()?);
     Ok(cargo)
 }
 
-/// What `new-head` makes passes its own test.
-fn made_head() -> Result<()> {
-    let folder = env::temp_dir().join(format!("headstock-made-head-{}", process::id()));
-    let name = "made-by-new-head";
-    let outcome = new_head::make(name, &folder)
-        .and_then(|()| step::run("head made by new-head", &mut outside(&folder, "test")?));
+/// Tests a crate created by `new-head`.
+fn check_new_head() -> Result<()> {
+    let folder = env::temp_dir().join(format!("headstock-new-head-{}", process::id()));
+    let name = "created-by-new-head";
+    let outcome = new_head::create_crate(name, &folder)
+        .and_then(|()| step::run("head created by new-head", &mut cargo_outside(&folder, "test")?));
     fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))?;
     outcome
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{effects, step};
+use crate::{docs, effects, names, step};
 
 /// What each package may use of the others: arrows run down only.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 7] = [
     ("engine", &[]),
     ("backbone", &["engine"]),
     ("heads", &[]),
@@ -19,18 +19,20 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 ];
 
 /// A module longer than this has more than one meaning.
-const LONGEST_MODULE: usize = 600;
+const MAX_MODULE_LINES: usize = 600;
 
 pub(crate) fn run() -> Result<()> {
-    step::say("\n== tidy");
+    step::log("\n== tidy");
     let mut faults = Vec::new();
-    for (package, allowed) in MAY_USE {
-        arrows(package, allowed, &mut faults)?;
+    for (package, allowed) in ALLOWED_DEPENDENCIES {
+        check_dependencies(package, allowed, &mut faults)?;
         for file in rust_files(Path::new(package))? {
-            module(&file, &mut faults)?;
+            check_module_length(&file, &mut faults)?;
         }
     }
-    chapter(&mut faults)?;
+    check_chapter(&mut faults)?;
+    names::check(&ALLOWED_DEPENDENCIES.map(|(package, _)| package), &mut faults)?;
+    docs::check(&mut faults)?;
     effects::check(&mut faults)?;
     if !faults.is_empty() {
         bail!("tidy:\n  {}", faults.join("\n  "));
@@ -38,9 +40,9 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn arrows(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<()> {
+fn check_dependencies(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<()> {
     let manifest = Path::new(package).join("Cargo.toml");
-    for line in read(&manifest)?.lines() {
+    for line in read_file(&manifest)?.lines() {
         let Some(used) = line.strip_prefix("headstock-").and_then(|rest| rest.split(['.', ' ', '=']).next())
         else {
             continue;
@@ -53,19 +55,19 @@ fn arrows(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<(
 }
 
 /// The chapter's first head is the example, which is compiled and run with its own test.
-fn chapter(faults: &mut Vec<String>) -> Result<()> {
+fn check_chapter(faults: &mut Vec<String>) -> Result<()> {
     let [page, example] = ["docs/write-a-head.md", "examples/external-head/src/main.rs"].map(Path::new);
-    if !read(page)?.contains(&format!("```rust,no_run\n{}```\n", read(example)?)) {
+    if !read_file(page)?.contains(&format!("```rust,no_run\n{}```\n", read_file(example)?)) {
         faults.push(format!("{}: its first head is not {} to the letter", page.display(), example.display()));
     }
     Ok(())
 }
 
-fn module(file: &Path, faults: &mut Vec<String>) -> Result<()> {
-    let lines = read(file)?.lines().count();
-    if lines > LONGEST_MODULE {
+fn check_module_length(file: &Path, faults: &mut Vec<String>) -> Result<()> {
+    let lines = read_file(file)?.lines().count();
+    if lines > MAX_MODULE_LINES {
         faults.push(format!(
-            "{}: {lines} lines, over {LONGEST_MODULE}: split it along its meaning",
+            "{}: {lines} lines, over {MAX_MODULE_LINES}: split it along its meaning",
             file.display()
         ));
     }
@@ -87,6 +89,6 @@ pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-pub(crate) fn read(file: &Path) -> Result<String> {
+pub(crate) fn read_file(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask train`: the first run.
+//! `cargo xtask train`: builds the program and trains on the demo.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,20 +9,20 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-/// The bundled photos' config.
+/// The config of the bundled photos.
 pub(crate) const DEMO: &str = "demo/headstock.toml";
 
-/// Builds the release binary and runs its `train` in the folder where we are; its exit status is ours.
+/// Builds the release binary and runs its `train` in the current folder; returns its exit status.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     step::run("build", &mut cargo("build"))?;
-    let here = env::current_dir().context("failed to find out which folder this is")?;
+    let cwd = env::current_dir().context("failed to get the current folder")?;
     let mut command = cargo("run");
-    command.args(["--quiet", "--"]).args(words(arguments, step::workspace(), &here));
+    command.args(["--quiet", "--"]).args(train_arguments(arguments, step::workspace(), &cwd));
     let status = command.status().context("failed to start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Builds the release binary and says where it is.
+/// Builds the release binary and returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
     step::run("build", &mut cargo("build"))?;
     Ok(step::target_dir()?.join("release").join(format!("headstock{}", env::consts::EXE_SUFFIX)))
@@ -35,14 +35,14 @@ fn cargo(command: &str) -> Command {
     cargo
 }
 
-/// The binary's arguments: with no config among them, that of the demo, as it is called from `here`.
-fn words(arguments: &[OsString], workspace: &Path, here: &Path) -> Vec<OsString> {
-    let names_config =
+/// Arguments of the binary: `arguments`, and the demo's config relative to `cwd` if they have none.
+fn train_arguments(arguments: &[OsString], workspace: &Path, cwd: &Path) -> Vec<OsString> {
+    let is_config_flag =
         |word: &OsString| word == "--config" || word.as_encoded_bytes().starts_with(b"--config=");
     let mut words = vec![OsString::from("train")];
-    if !arguments.iter().any(names_config) {
+    if !arguments.iter().any(is_config_flag) {
         let demo = workspace.join(DEMO);
-        let demo = demo.strip_prefix(here).map(Path::as_os_str).unwrap_or(demo.as_os_str());
+        let demo = demo.strip_prefix(cwd).map(Path::as_os_str).unwrap_or(demo.as_os_str());
         words.extend([OsStr::new("--config"), demo].map(OsStr::to_owned));
     }
     words.extend_from_slice(arguments);
@@ -53,25 +53,28 @@ fn words(arguments: &[OsString], workspace: &Path, here: &Path) -> Vec<OsString>
 mod tests {
     use super::*;
 
-    fn from(here: &str, arguments: &[&str]) -> Vec<OsString> {
+    fn arguments_from(cwd: &str, arguments: &[&str]) -> Vec<OsString> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        words(&arguments, Path::new("/headstock"), Path::new(here))
+        train_arguments(&arguments, Path::new("/headstock"), Path::new(cwd))
     }
 
     #[test]
-    fn without_a_config_it_is_the_demos_from_whichever_folder() {
+    fn without_a_config_the_demo_is_used_from_any_folder() {
         assert_eq!(
-            from("/headstock", &["--head", "svm"]),
+            arguments_from("/headstock", &["--head", "svm"]),
             ["train", "--config", "demo/headstock.toml", "--head", "svm"]
         );
-        assert_eq!(from("/headstock/demo", &[]), ["train", "--config", "headstock.toml"]);
-        assert_eq!(from("/headstock/cli", &[]), ["train", "--config", "/headstock/demo/headstock.toml"]);
+        assert_eq!(arguments_from("/headstock/demo", &[]), ["train", "--config", "headstock.toml"]);
+        assert_eq!(
+            arguments_from("/headstock/cli", &[]),
+            ["train", "--config", "/headstock/demo/headstock.toml"]
+        );
     }
 
     #[test]
-    fn a_config_is_passed_on_as_it_was_typed() {
+    fn a_given_config_is_passed_on() {
         for typed in [&["--config", "pets.toml"][..], &["--head", "svm", "--config=pets.toml"]] {
-            assert_eq!(from("/headstock/pets", typed), [&["train"], typed].concat());
+            assert_eq!(arguments_from("/headstock/pets", typed), [&["train"], typed].concat());
         }
     }
 }

@@ -1,41 +1,41 @@
-//! `cargo xtask tuning`: the figures of `docs/tuning.md`, measured beside PyTorch on this machine.
+//! `cargo xtask tuning`: the measurements of `docs/tuning.md`, compared with PyTorch on this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::page::Place;
+use crate::page::PageSection;
 use crate::{python, step, train};
 
 const PAGE: &str = "docs/tuning.md";
 const SCRIPT: &str = "reference/tuning/page.py";
 const WEIGHTS: &str = "demo/backbone";
 
-/// What is measured, and where it stands on the page.
-const THROUGHPUT: Place = Place { page: PAGE, part: "throughput" };
-const SEEDS: Place = Place { page: PAGE, part: "seeds" };
-const SPLITS: Place = Place { page: PAGE, part: "splits" };
+/// Sections of the page, one for each mode of the script.
+const THROUGHPUT: PageSection = PageSection { page: PAGE, name: "throughput" };
+const SEEDS: PageSection = PageSection { page: PAGE, name: "seeds" };
+const SPLITS: PageSection = PageSection { page: PAGE, name: "splits" };
 
-/// Writes how fast steps are; with a config that has a test folder also what the same tuning comes to, and with a second one that
-/// has none what it gains over frozen heads.
+/// Writes the speed of steps; with a config that has a test folder also the accuracy of both programs, and
+/// with a second config that has none the gain over frozen heads.
 pub(crate) fn run(configs: &[PathBuf]) -> Result<()> {
     if configs.len() > 2 {
-        bail!("tuning takes a config with a test folder, and one without");
+        bail!("tuning takes at most two configs: one with a test folder, and one without");
     }
     let binary = train::build()?;
-    let python = python::ready(&python::ORACLES)?;
-    let write = |place: Place, what: &str, of: &Path| -> Result<()> {
-        place.check()?;
+    let python = python::prepare(&python::ORACLES)?;
+    let write = |section: PageSection, mode: &str, input: &Path| -> Result<()> {
+        section.check()?;
         let script = step::workspace().join(SCRIPT);
         let mut command = Command::new(&python);
-        let made = step::output(what, command.arg(script).arg(what).arg(&binary).arg(of))?;
-        place.write(&String::from_utf8_lossy(&made))
+        let table = step::run_for_stdout(mode, command.arg(script).arg(mode).arg(&binary).arg(input))?;
+        section.write(&String::from_utf8_lossy(&table))
     };
     write(THROUGHPUT, "throughput", Path::new(WEIGHTS))?;
-    for (place, what, config) in [(SEEDS, "seeds", configs.first()), (SPLITS, "splits", configs.get(1))] {
+    for (section, mode, config) in [(SEEDS, "seeds", configs.first()), (SPLITS, "splits", configs.get(1))] {
         if let Some(config) = config {
-            write(place, what, config)?;
+            write(section, mode, config)?;
         }
     }
     Ok(())

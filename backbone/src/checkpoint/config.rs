@@ -1,4 +1,5 @@
-//! What the files beside the weights say: timm's and transformers' `config.json`, `preprocessor_config.json`.
+//! The config files next to the weights: `config.json` of timm or transformers, and
+//! `preprocessor_config.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,12 +12,12 @@ use crate::architecture::Architecture;
 use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
 use crate::source::WeightFiles;
 
-/// `config.json`, of timm or of transformers.
+/// The keys of `config.json` that are used, of timm and of transformers.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigJson {
     architecture: Option<String>,
     pretrained_cfg: Option<TimmConfig>,
-    /// What timm builds the network with.
+    /// Arguments of timm's model constructor.
     model_args: Option<BTreeMap<String, serde_json::Value>>,
     model_type: Option<String>,
     depths: Option<Vec<usize>>,
@@ -26,7 +27,7 @@ struct ConfigJson {
     hidden_act: Option<String>,
 }
 
-/// timm's arguments that change nothing between the pixels and `avgpool`.
+/// Arguments of timm's model constructor that do not affect inference up to `avgpool`.
 const IGNORED_MODEL_ARGS: [&str; 7] = [
     "drop_block_rate",
     "drop_path_rate",
@@ -37,16 +38,16 @@ const IGNORED_MODEL_ARGS: [&str; 7] = [
     "zero_init_last",
 ];
 
-/// What the files beside the weights say.
+/// The contents of the config files next to the weights.
 pub(super) struct CheckpointMetadata {
     weights: PathBuf,
-    /// The `config.json`, where there is one.
+    /// The path of `config.json`; empty if there is none.
     path: PathBuf,
     config: ConfigJson,
     pub(super) preprocessing: Preprocessing,
 }
 
-/// Reads them; a record of preprocessing that is `known` takes the place of theirs.
+/// Reads the config files of `files`; an `explicit` preprocessing replaces theirs.
 pub(super) fn read_metadata(
     files: &WeightFiles,
     explicit: Option<&Preprocessing>,
@@ -55,7 +56,7 @@ pub(super) fn read_metadata(
     let mut config = ConfigJson::default();
     if let Some(file) = &files.config {
         config = parse_json(file)?;
-        // timm's form of 2021 and 2022 has no table for the record: its keys lie beside `architecture`.
+        // timm's format of 2021 and 2022 has no `pretrained_cfg`: its keys are at the top level.
         if config.pretrained_cfg.is_none() && config.architecture.is_some() {
             config.pretrained_cfg =
                 Some(parse_json::<TimmConfig>(file)?).filter(TimmConfig::has_preprocessing);
@@ -65,8 +66,8 @@ pub(super) fn read_metadata(
         let path = path.to_path_buf();
         move |message| CheckpointError::Config { path, message }
     };
-    let preprocessing = if let Some(known) = explicit {
-        known.clone()
+    let preprocessing = if let Some(explicit) = explicit {
+        explicit.clone()
     } else if let Some(timm) = &config.pretrained_cfg {
         timm.warn_if_noncommercial(config.architecture.as_deref(), &files.origin);
         timm.preprocessing().map_err(config_error(&path))?
@@ -74,7 +75,7 @@ pub(super) fn read_metadata(
         parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(config_error(file))?
     } else {
         tracing::info!(
-            "no preprocessing is recorded beside {}: ImageNet's is used (short side 256, centre crop 224, bilinear)",
+            "no preprocessing config found for {}: using ImageNet's (short side 256, center crop 224, bilinear)",
             files.origin
         );
         Preprocessing::default()
@@ -83,14 +84,14 @@ pub(super) fn read_metadata(
 }
 
 fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
-    let text =
+    let json =
         fs::read_to_string(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
-    serde_json::from_str(&text)
+    serde_json::from_str(&json)
         .map_err(|e| CheckpointError::Config { path: path.into(), message: e.to_string() })
 }
 
 impl CheckpointMetadata {
-    /// Checks that the config speaks of the architecture that the tensors have, and of nothing that they do not show.
+    /// Checks that `config.json` describes the architecture `detected` from the tensors.
     pub(super) fn check_architecture(&self, detected: Architecture) -> Result<(), CheckpointError> {
         let config = &self.config;
         let config_error = |message: String| CheckpointError::Config { path: self.path.clone(), message };
@@ -116,14 +117,15 @@ impl CheckpointMetadata {
             .flat_map(BTreeMap::keys)
             .find(|name| !IGNORED_MODEL_ARGS.contains(&name.as_str()))
         {
-            return Err(look_alike("a ResNet built with other parts", format!("`model_args` has `{name}`")));
+            let network = "a ResNet with non-default arguments";
+            return Err(look_alike(network, format!("`model_args` has `{name}`")));
         }
         if let Some(kind) = config.model_type.as_ref().filter(|kind| *kind != "resnet") {
             return Err(look_alike(kind, format!("`model_type` is \"{kind}\"")));
         }
         if config.downsample_in_bottleneck == Some(true) {
             return Err(look_alike(
-                "a ResNet of 2015, which strides in the first 1 x 1 convolution of a block",
+                "a ResNet V1 of 2015 (stride in the first 1 x 1 convolution of a block)",
                 "`downsample_in_bottleneck` is true".into(),
             ));
         }
@@ -144,8 +146,8 @@ impl CheckpointMetadata {
                 "`depths` is {depths:?}, but the tensors are those of {detected}"
             )));
         }
-        let kind = if detected.has_bottlenecks() { "bottleneck" } else { "basic" };
-        if let Some(other) = config.layer_type.as_ref().filter(|other| *other != kind) {
+        let layer_type = if detected.has_bottlenecks() { "bottleneck" } else { "basic" };
+        if let Some(other) = config.layer_type.as_ref().filter(|other| *other != layer_type) {
             return Err(config_error(format!(
                 "`layer_type` is \"{other}\", but the tensors are those of {detected}"
             )));
@@ -154,7 +156,8 @@ impl CheckpointMetadata {
     }
 }
 
-/// timm's older names for the same networks: `tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`; and a tag behind a dot.
+/// The architecture without the prefixes and suffixes of timm's older names (`tv_resnet50`, `ssl_resnet18`,
+/// `gluon_resnet50_v1b`), and without a tag after a dot.
 fn base_architecture_name(name: &str) -> &str {
     let name = name.split('.').next().unwrap_or(name);
     let name = ["tv_", "ssl_", "swsl_", "gluon_"]

@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! Errors of checkpoints.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::architecture::Architecture;
 
-/// Why a checkpoint is refused.
+/// Why a checkpoint is rejected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -16,78 +16,81 @@ pub enum CheckpointError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The file is no safetensors, or cut short.
-    #[error("{} is not a complete .safetensors file: fetch or copy it again", path.display())]
+    /// The file is not in safetensors format, or truncated.
+    #[error("{} is not a complete .safetensors file: download or copy it again", path.display())]
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The error of the parser.
         source: safetensors::SafeTensorError,
     },
-    /// The file is what Git keeps in place of a large file.
+    /// The file is a Git LFS pointer instead of the weights.
     #[error("{} is a Git LFS pointer, not the weights: run `git lfs pull`", .0.display())]
     LfsPointer(PathBuf),
-    /// A network that looks like a ResNet but computes something else.
-    #[error("{} is no plain ResNet but {network}: {evidence}", path.display())]
+    /// A network that resembles a ResNet but has a different architecture.
+    #[error("{} is not a plain ResNet but {network}: {evidence}", path.display())]
     LookAlike {
         /// The file.
         path: PathBuf,
-        /// What it is, with its article.
+        /// The actual network, with an article.
         network: String,
-        /// What gave it away.
+        /// The evidence for it.
         evidence: String,
     },
-    /// Not a ResNet at all.
-    #[error("{} holds no ResNet: {evidence}", path.display())]
+    /// The network is not a ResNet.
+    #[error("{} is not a ResNet: {evidence}", path.display())]
     NotAResNet {
         /// The file.
         path: PathBuf,
-        /// What is there or lacks.
+        /// The evidence for it.
         evidence: String,
     },
-    /// Tensors are missing, misshapen or too many.
-    #[error("{} is no complete {architecture}: {}", path.display(), faults.join("; "))]
+    /// Tensors are missing, misshapen or unexpected.
+    #[error("{} is not a complete {architecture}: {}", path.display(), faults.join("; "))]
     TensorMismatch {
         /// The file.
         path: PathBuf,
-        /// The architecture that it was taken for.
+        /// The detected architecture.
         architecture: Architecture,
-        /// Each fault, with the tensor's name.
+        /// Each fault, with the name of the tensor.
         faults: Vec<String>,
     },
-    /// A tensor that is to take the place of one that is not there.
-    #[error("{} has no tensor `{name}` of shape {found:?}, which was tuned: these are other weights", path.display())]
+    /// A fine-tuned tensor that the network does not have, or has in another shape.
+    #[error(
+        "{} has no tensor `{name}` of shape {shape:?} to replace with the fine-tuned one: these are other weights",
+        path.display()
+    )]
     UnknownTensor {
         /// The file.
         path: PathBuf,
         /// torchvision's name of the tensor.
         name: String,
-        /// Its shape.
-        found: Vec<usize>,
+        /// The shape of the fine-tuned tensor.
+        shape: Vec<usize>,
     },
-    /// Two tensors have the same meaning, under different names.
+    /// A tensor is present twice, under different names.
     #[error("{} has the same tensor twice, as `{}` and as `{}`", path.display(), names[0], names[1])]
     DuplicateTensor {
         /// The file.
         path: PathBuf,
-        /// The tensors' names.
+        /// The names of the tensors.
         names: [String; 2],
     },
-    /// A tensor is not of floating point.
-    #[error("{}: tensor `{name}` is {dtype}; known are F32, F16 and BF16", path.display())]
+    /// A tensor does not have a floating-point type.
+    #[error("{}: tensor `{name}` has type {dtype}; supported types are F32, F16 and BF16", path.display())]
     Dtype {
         /// The file.
         path: PathBuf,
         /// torchvision's name of the tensor.
         name: String,
-        /// Its type.
+        /// The type of the tensor.
         dtype: String,
     },
     /// A weight is NaN or infinite.
-    #[error("{}: tensor `{name}` holds {value}: the file is damaged", path.display())]
+    #[error("{}: tensor `{name}` contains {value}: the file is damaged", path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -96,7 +99,7 @@ pub enum CheckpointError {
         /// The value.
         value: f32,
     },
-    /// A BatchNorm whose variance is negative, or that scales beyond what `f32` holds.
+    /// A BatchNorm whose variance is negative, or whose scale exceeds the range of `f32`.
     #[error("{}: BatchNorm `{name}` cannot be computed: its variance is negative or its scale too large", path.display())]
     BatchNorm {
         /// The file.
@@ -104,12 +107,12 @@ pub enum CheckpointError {
         /// torchvision's name of the layer.
         name: String,
     },
-    /// The config beside the weights cannot be read or followed.
+    /// A config file of the weights is invalid or not supported.
     #[error("{}: {message}", path.display())]
     Config {
         /// `config.json` or `preprocessor_config.json`.
         path: PathBuf,
-        /// What is wrong, with the key.
+        /// The problem, with the key.
         message: String,
     },
 }

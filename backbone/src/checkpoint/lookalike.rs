@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::CheckpointError;
 
-/// Refuses look-alikes that their tensors give away. `resnetaa`, `resnetblur` and transformers'
-/// `downsample_in_bottleneck` differ in no tensor; the config beside the weights tells those.
+/// Rejects other networks that can be recognized by their tensors. `resnetaa`, `resnetblur` and transformers'
+/// `downsample_in_bottleneck` have the tensors of a plain ResNet; only their `config.json` tells them apart.
 pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<(), CheckpointError> {
     match identify(tensors) {
         None => Ok(()),
@@ -16,7 +16,7 @@ pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<
     }
 }
 
-/// A part of a name that only one kind of network has.
+/// Parts of tensor names that identify a network.
 const NAME_MARKERS: [(&str, &str); 7] = [
     (".se.conv.", "an ECA-ResNet (efficient channel attention)"),
     ("maxpool.", "a ResNet-RS"),
@@ -24,9 +24,10 @@ const NAME_MARKERS: [(&str, &str); 7] = [
     (".attn.", "a ResNet with attention in its blocks"),
     (".convs.", "a Res2Net"),
     (".conv2.fc1.", "a ResNeSt (split attention)"),
-    ("stages.0.blocks.0.norm1.", "a ResNetV2 (normalises before it convolves)"),
+    ("stages.0.blocks.0.norm1.", "a ResNetV2 (pre-activation)"),
 ];
 
+/// The network that the tensors belong to, with an article, and the evidence; `None` for a plain ResNet.
 fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
     let evidence_for =
         |part: &str| tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has `{name}`"));
@@ -36,7 +37,7 @@ fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)
         return Some(identified);
     }
     if let Some(name) = tensors.keys().find(|name| name.starts_with("stages.") || name.starts_with("stem.")) {
-        return Some(("a network of timm's with named stages", format!("it has `{name}`")));
+        return Some(("a timm network with named stages", format!("it has `{name}`")));
     }
     let pooled_shortcut =
         tensors.iter().find(|(name, shape)| name.ends_with("downsample.1.weight") && shape.len() == 4);
@@ -53,7 +54,7 @@ fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)
         return Some((network, format!("it has `conv1.0.weight` {stem:?}")));
     }
     if let Some((name, _)) = pooled_shortcut {
-        let evidence = format!("`{name}` is a convolution, behind an average pool");
+        let evidence = format!("`{name}` is a convolution, after an average pool");
         return Some(("a ResNet with average pools in its shortcuts", evidence));
     }
     if tensors.contains_key("bn1.weight") && evidence_for("running_mean").is_none() {

@@ -1,4 +1,4 @@
-//! Checkpoints: a `.safetensors` file, checked against the architecture before anything is computed.
+//! Checkpoints: `.safetensors` files, validated against the architecture when they are opened.
 
 mod config;
 mod error;
@@ -23,24 +23,26 @@ use crate::source::{SourceError, WeightFiles};
 
 pub use error::CheckpointError;
 
-/// The weights of a ResNet, read and checked: every tensor that the architecture needs is there, in its shape.
+/// The validated weights of a ResNet, in memory: every tensor of the architecture is present, in its shape.
 ///
-/// torchvision's and timm's names are known, and transformers'; the classifier and BatchNorm's counters are passed over.
-/// The weights are one file: none of these networks is so large that it would be cut into shards.
+/// The tensors may have the names of torchvision and timm, or of transformers. The classifier and the
+/// counters of BatchNorm (`num_batches_tracked`) are ignored. The weights must be a single file; shards are
+/// not supported.
 pub struct Checkpoint {
+    /// The file, followed by the values of replaced tensors.
     bytes: Vec<u8>,
-    /// By torchvision's name.
+    /// The key is torchvision's name.
     tensors: BTreeMap<String, StoredTensor>,
     architecture: Architecture,
     sha256: String,
-    /// The SHA-256 of the file and of the tensors that have taken the place of its own.
+    /// The SHA-256 of the file and of the replaced tensors.
     fingerprint: String,
     preprocessing: Preprocessing,
     path: PathBuf,
     origin: String,
 }
 
-/// Where a tensor lies in the file.
+/// A tensor, with the range of its values in [`Checkpoint::bytes`].
 struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -48,27 +50,27 @@ struct StoredTensor {
 }
 
 impl Checkpoint {
-    /// Reads `files`. The weights are read into memory once, without `mmap`.
+    /// Reads and validates `files`. The weights are read into memory, without `mmap`.
     ///
     /// # Errors
-    /// [`CheckpointError`] for a file that cannot be read or is no safetensors, for look-alikes of a ResNet (by name, with
-    /// what gave them away), and for tensors that are missing, misshapen, unknown or not of floating point; and for a
-    /// config file beside the weights that contradicts them or cannot be followed. [`SourceError::Pickled`] for PyTorch's own
-    /// format under the name of the other.
+    /// [`CheckpointError`] for a file that cannot be read or is not in safetensors format, for other networks
+    /// than a plain ResNet, for tensors that are missing, misshapen, unexpected or not floating point, and
+    /// for a config file that contradicts the weights or is not supported. [`SourceError::Pickled`] for
+    /// PyTorch's pickle format.
     pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
         Self::read_files(files, None)
     }
 
-    /// As [`open`](Self::open), with a record of preprocessing that is known from elsewhere, from a run for example: what
-    /// lies beside the weights does not count.
+    /// Like [`open`](Self::open), with an explicit preprocessing, from a run for example, which replaces the
+    /// one of the config files.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`open`](Self::open).
     pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, BackboneError> {
         Self::read_files(files, Some(preprocessing))
     }
 
-    fn read_files(files: &WeightFiles, known: Option<&Preprocessing>) -> Result<Self, BackboneError> {
+    fn read_files(files: &WeightFiles, preprocessing: Option<&Preprocessing>) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;
@@ -78,7 +80,7 @@ impl Checkpoint {
         lookalike::refuse(path, &shapes)?;
         let architecture = names::detect_architecture(path, &shapes)?;
         names::check_tensors(path, architecture, &shapes)?;
-        let metadata = config::read_metadata(files, known)?;
+        let metadata = config::read_metadata(files, preprocessing)?;
         metadata.check_architecture(architecture)?;
 
         let tensors: BTreeMap<String, StoredTensor> = names
@@ -108,18 +110,17 @@ impl Checkpoint {
         })
     }
 
-    /// The same with other values of some tensors, by torchvision's names: those of stages that were tuned.
+    /// Replaces the values of some tensors, by torchvision's names, with those of fine-tuned stages.
     ///
     /// # Errors
-    /// [`CheckpointError`] for a tensor that the network does not have, or has in another shape.
+    /// [`CheckpointError::UnknownTensor`] for a tensor that the network does not have in this shape.
     pub fn with_tensors(mut self, tensors: &BTreeMap<String, Tensor>) -> Result<Self, BackboneError> {
         let mut hash = Sha256::new_with_prefix(&self.fingerprint);
         for (name, tensor) in tensors {
-            let found = tensor.dims();
-            let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == found);
+            let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == tensor.dims());
             let Some(stored) = stored else {
-                let (path, name, found) = (self.path.clone(), name.clone(), found.to_vec());
-                return Err(CheckpointError::UnknownTensor { path, name, found }.into());
+                let (path, name, shape) = (self.path.clone(), name.clone(), tensor.dims().to_vec());
+                return Err(CheckpointError::UnknownTensor { path, name, shape }.into());
             };
             let start = self.bytes.len();
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
@@ -134,32 +135,32 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// Which ResNet it is.
+    /// The detected architecture.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
         self.architecture
     }
 
-    /// The SHA-256 of the weights' file, in hexadecimal.
+    /// The SHA-256 of the weights file, in hexadecimal.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// What stands for all of its values: the SHA-256 of the file, or of that and the tensors that have taken the place of its
-    /// own, in hexadecimal.
+    /// A hash of all values, in hexadecimal: the SHA-256 of the file or, with replaced tensors, of that hash
+    /// and the names and values of these tensors.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// How photos are prepared for these weights.
+    /// The preprocessing that these weights expect.
     #[must_use]
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
     }
 
-    /// Where it came from, for messages and the run's metadata.
+    /// The path or `hf://` name of the weights, for messages and run records.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -170,7 +171,7 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The tensor with torchvision's name `name`, in `f32` on the CPU.
+    /// The tensor with the torchvision name `name`, in `f32` on the CPU.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, BackboneError> {
         let StoredTensor { dtype, shape, bytes } = &self.tensors[name];
         let data = &self.bytes[bytes.clone()];
@@ -200,9 +201,9 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// The tensors that the file says it has; that they fill it exactly is checked.
+/// The tensors of a safetensors file, by their names in the file, from its validated header.
 fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>, BackboneError> {
-    // PyTorch's own formats: a zip, or before version 1.6 a bare pickle.
+    // PyTorch's formats: a zip archive or, before version 1.6, a bare pickle.
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
         return Err(SourceError::Pickled(path.into()).into());
     }
@@ -211,7 +212,7 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
     }
     let (header, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;
-    // The length of the header is eight bytes of its own.
+    // Eight bytes with the length of the header precede it.
     let data = header + size_of::<u64>();
     let to_stored = |info: &TensorInfo| StoredTensor {
         dtype: info.dtype,
@@ -223,8 +224,8 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").expect("writing to a string cannot fail");
+        digits
     })
 }

@@ -1,4 +1,4 @@
-//! Names of tensors: torchvision's, to which all others are brought.
+//! Names and shapes of tensors. All names are converted to torchvision's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::CheckpointError;
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 
-/// torchvision's name of every tensor that computes features, with its name in the file. The classifier and BatchNorm's
-/// counters are left out; a name that is not understood is kept as it is, to be refused later.
+/// A map from torchvision's name of every tensor to its name in the file, without the classifier and the
+/// counters of BatchNorm. Unknown names are kept, and rejected by [`check_tensors`].
 pub(super) fn torchvision_names<'a>(
     path: &Path,
     originals: impl Iterator<Item = &'a String>,
@@ -29,7 +29,7 @@ pub(super) fn torchvision_names<'a>(
     Ok(names)
 }
 
-/// transformers' names, with or without the prefix of its classification model.
+/// torchvision's name for a name of transformers, with or without the prefix of its classification model.
 fn from_transformers(name: &str) -> Option<String> {
     let name = name.strip_prefix("resnet.").unwrap_or(name);
     if let Some(rest) = name.strip_prefix("embedder.embedder.") {
@@ -49,22 +49,22 @@ fn from_transformers(name: &str) -> Option<String> {
             _ => return None,
         });
     }
-    let (part, rest) = rest.strip_prefix("layer.")?.split_once('.')?;
-    let part = part.parse::<u8>().ok()?.checked_add(1)?;
+    let (index, rest) = rest.strip_prefix("layer.")?.split_once('.')?;
+    let number = index.parse::<u8>().ok()?.checked_add(1)?;
     Some(match rest.split_once('.')? {
-        ("convolution", leaf) => format!("layer{stage}.{block}.conv{part}.{leaf}"),
-        ("normalization", leaf) => format!("layer{stage}.{block}.bn{part}.{leaf}"),
+        ("convolution", leaf) => format!("layer{stage}.{block}.conv{number}.{leaf}"),
+        ("normalization", leaf) => format!("layer{stage}.{block}.bn{number}.{leaf}"),
         _ => return None,
     })
 }
 
-/// Which ResNet the names are those of, by the number of blocks in each stage and by their kind.
+/// The ResNet with these tensor names, from the number of blocks in each stage and the kind of blocks.
 pub(super) fn detect_architecture(
     path: &Path,
     tensors: &BTreeMap<&str, &[usize]>,
 ) -> Result<Architecture, CheckpointError> {
     let not_a_resnet = |evidence| CheckpointError::NotAResNet { path: path.into(), evidence };
-    // From any tensor of a block, so that one which lacks is named later and does not change the count.
+    // Any tensor of a block counts the block, so that a missing tensor is reported as missing later.
     let mut blocks: [BTreeSet<&str>; 4] = Default::default();
     let mut bottlenecks = false;
     for name in tensors.keys() {
@@ -86,25 +86,25 @@ pub(super) fn detect_architecture(
         return Err(not_a_resnet(format!(
             "no tensor is named like `layer1.0.conv1.weight`; {}",
             if examples.is_empty() {
-                "there are none".into()
+                "the file has no tensors".into()
             } else {
-                format!("they are {} ..", examples.join(", "))
+                format!("it has {}, ...", examples.join(", "))
             }
         )));
     }
     Architecture::from_depths(depths, bottlenecks).ok_or_else(|| {
         let kind = if bottlenecks { "bottleneck" } else { "basic" };
         not_a_resnet(format!(
-            "its stages have {depths:?} {kind} blocks, as none of {}",
+            "stages of {depths:?} {kind} blocks match none of {}",
             Architecture::ALL.map(Architecture::as_str).join(", ")
         ))
     })
 }
 
-/// The faults that are listed; more are counted.
+/// The most faults that an error lists; further ones are counted.
 const MAX_LISTED: usize = 8;
 
-/// Checks every tensor against `architecture`.
+/// Checks that `tensors` have the names and shapes of `architecture`.
 pub(super) fn check_tensors(
     path: &Path,
     architecture: Architecture,
@@ -123,7 +123,7 @@ pub(super) fn check_tensors(
         tensors
             .keys()
             .filter(|name| !expected.contains_key(**name))
-            .map(|name| format!("`{name}` is not part of it")),
+            .map(|name| format!("`{name}` is unexpected")),
     );
     if faults.is_empty() {
         return Ok(());
@@ -136,7 +136,7 @@ pub(super) fn check_tensors(
     Err(CheckpointError::TensorMismatch { path: path.into(), architecture, faults })
 }
 
-/// Every tensor of the trunk and its shape.
+/// Names and shapes of all tensors of `architecture`, without the classifier.
 fn expected_shapes(architecture: Architecture) -> BTreeMap<String, Vec<usize>> {
     let mut tensors = BTreeMap::new();
     let mut add_conv_bn = |conv: &str, bn: &str, output: usize, input: usize, kernel: usize| {
@@ -147,30 +147,21 @@ fn expected_shapes(architecture: Architecture) -> BTreeMap<String, Vec<usize>> {
     };
     add_conv_bn("conv1", "bn1", 64, 3, 7);
     let mut input = 64;
-    for ((stage, inner_channels), blocks) in (1..).zip(STAGE_WIDTHS).zip(architecture.depths()) {
-        let output = inner_channels * architecture.expansion();
+    for ((stage, inner), blocks) in (1..).zip(STAGE_WIDTHS).zip(architecture.depths()) {
+        let output = inner * architecture.expansion();
         for block in 0..blocks {
-            let tensor_name = |part: &str| format!("layer{stage}.{block}.{part}");
-            let kernels: &[(usize, usize, usize)] = if architecture.has_bottlenecks() {
-                &[
-                    (inner_channels, input, 1),
-                    (inner_channels, inner_channels, 3),
-                    (output, inner_channels, 1),
-                ]
+            let layer_name = |leaf: &str| format!("layer{stage}.{block}.{leaf}");
+            let convolutions: &[(usize, usize, usize)] = if architecture.has_bottlenecks() {
+                &[(inner, input, 1), (inner, inner, 3), (output, inner, 1)]
             } else {
-                &[(inner_channels, input, 3), (output, inner_channels, 3)]
+                &[(inner, input, 3), (output, inner, 3)]
             };
-            for (part, &(to, from, kernel)) in (1..).zip(kernels) {
-                add_conv_bn(
-                    &tensor_name(&format!("conv{part}")),
-                    &tensor_name(&format!("bn{part}")),
-                    to,
-                    from,
-                    kernel,
-                );
+            for (number, &(output, input, kernel)) in (1..).zip(convolutions) {
+                let (conv, bn) = (layer_name(&format!("conv{number}")), layer_name(&format!("bn{number}")));
+                add_conv_bn(&conv, &bn, output, input, kernel);
             }
             if input != output {
-                add_conv_bn(&tensor_name("downsample.0"), &tensor_name("downsample.1"), output, input, 1);
+                add_conv_bn(&layer_name("downsample.0"), &layer_name("downsample.1"), output, input, 1);
             }
             input = output;
         }
@@ -183,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_no_stage_has_are_no_names_of_transformers() {
+    fn invalid_stage_numbers_are_not_names_of_transformers() {
         for name in ["encoder.stages.255.layers.0.layer.0.convolution.weight", "encoder.stages.x.layers.0.y"]
         {
             assert_eq!(from_transformers(name), None);

@@ -1,16 +1,16 @@
-//! A repository's part of the cache that Python's huggingface_hub laid out:
+//! The folder of a repository in the cache of Python's huggingface_hub:
 //!
 //! ```text
-//! models--owner--name/blobs/ETAG                  the content
-//! models--owner--name/snapshots/COMMIT/FILE       a link to its blob
+//! models--owner--name/blobs/ETAG                  the contents of a file
+//! models--owner--name/snapshots/COMMIT/FILE       a link to a blob
 //! models--owner--name/refs/REVISION               the commit of a branch or tag
-//! models--owner--name/.no_exist/COMMIT/FILE       there is no such file
-//! models--owner--name/.headstock/COMMIT.json      what files the commit has
-//! .locks/models--owner--name/ETAG.lock            held by who writes that blob
+//! models--owner--name/.no_exist/COMMIT/FILE       marks a file that the commit lacks
+//! models--owner--name/.headstock/COMMIT.json      the file list of the commit, stored by headstock only
+//! .locks/models--owner--name/ETAG.lock            the lock for writing a blob
 //! ```
 //!
-//! A data set's folder begins with `datasets`. hf-hub reads and writes it all too, but checks no content and leaves behind what
-//! broke off; what a commit has is kept by nobody else. Here is the rest.
+//! Folders of data sets begin with `datasets`. hf-hub writes this layout, but does not verify contents or
+//! remove incomplete downloads, which this module does.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -25,13 +25,13 @@ use super::error::HubError;
 use super::name::{RepoKind, RepoRef, is_commit};
 use super::verify::{HashCheck, check_hash};
 
-/// How often a lock that is held is tried again.
+/// The delay between attempts to acquire a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// Ends the name of a blob that is being written.
+/// The suffix of a blob that is being written.
 const INCOMPLETE: &str = ".incomplete";
 
-/// A repository's part of the cache.
+/// The folder of a repository in the cache.
 #[derive(Debug)]
 pub(super) struct RepoCache {
     folder: PathBuf,
@@ -39,116 +39,113 @@ pub(super) struct RepoCache {
     kind: RepoKind,
 }
 
-/// What the cache knows of a file.
+/// What the cache knows about a file of a commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CacheEntry {
-    /// It is there, and is what its name says.
+    /// The file is in the cache, and its hash is correct.
     Present(PathBuf),
-    /// The repository has no such file.
+    /// The commit has no such file.
     Absent,
-    /// Nothing.
+    /// The commit may have such a file.
     Unknown,
 }
 
-/// The blobs at some moment: size and time of change.
+/// The names of all blobs at one moment, with size and modification time.
 pub(super) type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
 
-/// Held until it is dropped.
+/// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub(super) struct CacheLock {
     _file: File,
 }
 
 impl RepoCache {
-    pub(super) fn new(root: &Path, place: &RepoRef) -> Self {
-        let kind = place.kind();
-        let name = format!("{}--{}", kind.cache_prefix(), place.repo().replace('/', "--"));
+    pub(super) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
+        let kind = repo_ref.kind();
+        let name = format!("{}--{}", kind.cache_prefix(), repo_ref.repo().replace('/', "--"));
         Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
     }
 
-    /// What is known of `file` at `commit`. A copy that is not what its name says is removed first.
+    /// What is known about `file` of `commit`. A damaged copy is removed.
     pub(super) fn lookup(
         &self,
         commit: &str,
         file: &str,
-        patience: Duration,
+        idle_timeout: Duration,
     ) -> Result<CacheEntry, HubError> {
-        let pointer = self.snapshot_dir(commit).join(file);
-        if pointer.exists() {
-            let Some(name) = linked_blob_name(&pointer) else {
-                // A copy instead of a link (Windows, or a cache that was copied): nothing says what it should be.
-                return Ok(CacheEntry::Present(pointer));
+        let link = self.snapshot_dir(commit).join(file);
+        if link.exists() {
+            let Some(name) = linked_blob_name(&link) else {
+                // A copy instead of a link (on Windows, or if the cache was copied) has no known hash.
+                return Ok(CacheEntry::Present(link));
             };
             let HashCheck::Mismatch(_) = self.verify_blob(&name)? else {
-                return Ok(CacheEntry::Present(pointer));
+                return Ok(CacheEntry::Present(link));
             };
-            tracing::warn!(
-                "the copy of {file} in the cache is damaged: it is removed ({})",
-                pointer.display()
-            );
-            self.remove_if_damaged(&name, patience)?;
-        } else if pointer.is_symlink() {
-            // hf-hub would take its name for that of a blob that is there.
-            fs::remove_file(&pointer).map_err(|error| cache_error(&pointer, error))?;
+            tracing::warn!("removing the damaged copy of {file} from the cache ({})", link.display());
+            self.remove_if_damaged(&name, idle_timeout)?;
+        } else if link.is_symlink() {
+            // hf-hub would take a dangling link for a complete download.
+            fs::remove_file(&link).map_err(|error| cache_error(&link, error))?;
         } else if self.absence_marker(commit, file).exists() {
             return Ok(CacheEntry::Absent);
         }
         Ok(CacheEntry::Unknown)
     }
 
-    /// Takes back that there is no `file` at `commit`.
+    /// Removes the mark that `commit` has no `file`.
     pub(super) fn clear_absence_mark(&self, commit: &str, file: &str) -> Result<(), HubError> {
-        let mark = self.absence_marker(commit, file);
-        match fs::remove_file(&mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cache_error(&mark, error)),
+        let marker = self.absence_marker(commit, file);
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cache_error(&marker, error)),
             _ => Ok(()),
         }
     }
 
-    /// Checks what a download that ended well has written; `before` are the blobs before it.
+    /// Verifies the blobs of a finished download; `before` are the blobs before it.
     pub(super) fn verify_download(
         &self,
-        pointer: &Path,
+        link: &Path,
         before: &BlobSnapshot,
     ) -> Result<Vec<(String, HashCheck)>, HubError> {
-        let names = match linked_blob_name(pointer) {
+        let names = match linked_blob_name(link) {
             Some(name) => vec![name],
             None => self.changed_blobs(before)?,
         };
-        names.into_iter().map(|name| self.verify_blob(&name).map(|verdict| (name, verdict))).collect()
+        names.into_iter().map(|name| self.verify_blob(&name).map(|check| (name, check))).collect()
     }
 
-    /// Removes a download that is not what its name says.
+    /// Removes the blob `name` of a damaged download, and its links or its copy.
     pub(super) fn remove_download(
         &self,
-        pointer: &Path,
+        link: &Path,
         name: &str,
-        patience: Duration,
+        idle_timeout: Duration,
     ) -> Result<(), HubError> {
-        let is_copy = linked_blob_name(pointer).is_none();
-        self.remove_if_damaged(name, patience)?;
+        let is_copy = linked_blob_name(link).is_none();
+        self.remove_if_damaged(name, idle_timeout)?;
         if is_copy {
-            fs::remove_file(pointer).map_err(|error| cache_error(pointer, error))?;
+            fs::remove_file(link).map_err(|error| cache_error(link, error))?;
         }
         Ok(())
     }
 
-    /// Removes a blob that is not what its name says, and every link to it.
-    fn remove_if_damaged(&self, name: &str, patience: Duration) -> Result<(), HubError> {
-        let _lock = self.lock(name, patience)?;
-        // Someone else may have written it anew meanwhile.
+    /// Removes a blob with a wrong hash, and every link to it.
+    fn remove_if_damaged(&self, name: &str, idle_timeout: Duration) -> Result<(), HubError> {
+        let _lock = self.lock(name, idle_timeout)?;
+        // Another process may have replaced the blob in the meantime.
         if self.blob_path(name).exists() && matches!(self.verify_blob(name)?, HashCheck::Mismatch(_)) {
             self.remove_blob(name)?;
         }
         Ok(())
     }
 
-    /// Removes what a download that failed has left of itself; `before` are the blobs before it.
+    /// Removes incomplete and damaged blobs of a failed download; `before` are the blobs before it.
     pub(super) fn remove_leftovers(&self, before: &BlobSnapshot) -> Result<(), HubError> {
         for file in self.changed_blobs(before)? {
             let name = file.strip_suffix(INCOMPLETE).unwrap_or(&file);
             let Some(_lock) = self.try_lock(name)? else {
-                continue; // Someone else is writing it.
+                continue; // Another process is writing it.
             };
             if file.ends_with(INCOMPLETE) || matches!(self.verify_blob(name)?, HashCheck::Mismatch(_)) {
                 self.remove_blob(&file)?;
@@ -157,7 +154,7 @@ impl RepoCache {
         Ok(())
     }
 
-    /// The blobs as they are now.
+    /// The current blobs.
     pub(super) fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
         let folder = self.folder.join("blobs");
         let entries = match fs::read_dir(&folder) {
@@ -168,7 +165,7 @@ impl RepoCache {
         let mut blobs = BlobSnapshot::new();
         for entry in entries {
             let entry = entry.map_err(|error| cache_error(&folder, error))?;
-            // One that vanishes here was being written by someone else.
+            // A blob that vanishes here was being written by another process.
             if let (Ok(name), Ok(data)) = (entry.file_name().into_string(), entry.metadata()) {
                 blobs.insert(name, (data.len(), data.modified().ok()));
             }
@@ -176,13 +173,13 @@ impl RepoCache {
         Ok(blobs)
     }
 
-    /// The commit that a branch or tag was at when it was last fetched.
+    /// The commit of a branch or tag at its last download.
     pub(super) fn read_ref(&self, revision: &str) -> Option<String> {
         let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Notes the commit that a branch or tag is at.
+    /// Stores the commit of a branch or tag.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -190,33 +187,34 @@ impl RepoCache {
         self.write_atomically(&self.folder.join("refs").join(revision), commit)
     }
 
-    /// What files `commit` has, if that was noted.
+    /// The stored file list of `commit`.
     pub(super) fn file_list(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_str(&fs::read_to_string(self.list_path(commit)).ok()?).ok()
     }
 
-    /// Notes what files `commit` has.
+    /// Stores the file list of `commit`.
     pub(super) fn write_file_list(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
         if self.file_list(commit).is_some() {
-            return Ok(()); // What a commit has never changes.
+            return Ok(()); // The files of a commit never change.
         }
         self.write_atomically(&self.list_path(commit), &serde_json::json!(files).to_string())
     }
 
-    /// Writes a file beside its place and renames it into it.
-    fn write_atomically(&self, place: &Path, text: &str) -> Result<(), HubError> {
-        static WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let name = format!(".headstock-{}-{}", process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
-        // Not below `refs`, where it would be taken for a branch.
-        let beside = self.folder.join(name);
-        fs::create_dir_all(place.parent().unwrap_or(place))
-            .and_then(|()| fs::write(&beside, text))
-            .and_then(|()| fs::rename(&beside, place))
-            .map_err(|error| cache_error(place, error))
+    /// Writes a temporary file and renames it to `path`.
+    fn write_atomically(&self, path: &Path, contents: &str) -> Result<(), HubError> {
+        static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let name = format!(".headstock-{}-{}", process::id(), N_WRITTEN.fetch_add(1, Ordering::Relaxed));
+        // Not below `refs`, where it would look like a branch.
+        let temporary = self.folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(path))
+            .and_then(|()| fs::write(&temporary, contents))
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(|error| cache_error(path, error))
     }
 
-    /// Waits for a lock of this repository, as long as who holds it still writes blobs and for `patience` more.
-    pub(super) fn lock(&self, name: &str, patience: Duration) -> Result<CacheLock, HubError> {
+    /// Acquires a lock of this repository. Waits while other processes write blobs, and for `idle_timeout`
+    /// without any change of the blobs.
+    pub(super) fn lock(&self, name: &str, idle_timeout: Duration) -> Result<CacheLock, HubError> {
         let mut last_blobs = None;
         let mut last_change = Instant::now();
         loop {
@@ -224,13 +222,14 @@ impl RepoCache {
                 return Ok(lock);
             }
             if last_blobs.is_none() {
-                tracing::info!("waiting for another process that fetches the same {}", self.kind.label());
+                tracing::info!("waiting for another process that downloads the same {}", self.kind.label());
             }
-            let now = Some(self.list_blobs()?);
-            if now != last_blobs {
-                (last_blobs, last_change) = (now, Instant::now());
-            } else if last_change.elapsed() >= patience {
-                return Err(HubError::Locked { path: self.lock_path(name), seconds: patience.as_secs() });
+            let blobs = Some(self.list_blobs()?);
+            if blobs != last_blobs {
+                (last_blobs, last_change) = (blobs, Instant::now());
+            } else if last_change.elapsed() >= idle_timeout {
+                let (path, seconds) = (self.lock_path(name), idle_timeout.as_secs());
+                return Err(HubError::Locked { path, seconds });
             }
             thread::sleep(LOCK_RETRY);
         }
@@ -248,7 +247,7 @@ impl RepoCache {
         }
     }
 
-    /// The folder of a commit's files.
+    /// The folder with the files of a commit.
     pub(super) fn snapshot_dir(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
@@ -274,17 +273,13 @@ impl RepoCache {
         check_hash(&blob, name).map_err(|error| cache_error(&blob, error))
     }
 
-    /// Which blobs are new or have changed since `before`.
+    /// The names of blobs that are new or have changed since `before`.
     fn changed_blobs(&self, before: &BlobSnapshot) -> Result<Vec<String>, HubError> {
-        let now = self.list_blobs()?;
-        Ok(now
-            .into_iter()
-            .filter(|(name, state)| before.get(name) != Some(state))
-            .map(|(name, _)| name)
-            .collect())
+        let blobs = self.list_blobs()?.into_iter();
+        Ok(blobs.filter(|(name, state)| before.get(name) != Some(state)).map(|(name, _)| name).collect())
     }
 
-    /// Removes a blob and every link to it, links first: one that leads nowhere would be worse than a blob without one.
+    /// Removes a blob and every link to it. The links are removed first, so that none is left dangling.
     fn remove_blob(&self, name: &str) -> Result<(), HubError> {
         let mut folders = vec![self.folder.join("snapshots")];
         while let Some(folder) = folders.pop() {
@@ -302,9 +297,9 @@ impl RepoCache {
     }
 }
 
-/// The blob that a link of a snapshot leads to.
-fn linked_blob_name(pointer: &Path) -> Option<String> {
-    let target = fs::read_link(pointer).ok()?;
+/// The name of the blob that a link of a snapshot points to.
+fn linked_blob_name(link: &Path) -> Option<String> {
+    let target = fs::read_link(link).ok()?;
     let folder = target.parent()?.file_name()?;
     (folder == "blobs").then(|| target.file_name()?.to_str().map(str::to_owned))?
 }
@@ -318,46 +313,46 @@ mod tests {
     use super::super::name::HubSource;
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
     fn cache_in(root: &Path) -> RepoCache {
         RepoCache::new(root, "owner/name".parse::<HubSource>().unwrap().repo_ref())
     }
 
-    /// A cache with a blob under the name of another content, and a copy of it in place of a link, as on Windows.
+    /// A cache with a blob whose hash is wrong, and a copy of it instead of a link, as on Windows.
     fn cache_with_copy(root: &Path) -> (RepoCache, PathBuf, String) {
         let cache = cache_in(root);
         let name = "a".repeat(64);
-        let pointer = root.join("models--owner--name/snapshots/commit/model.safetensors");
-        for file in [&cache.blob_path(&name), &pointer] {
+        let copy = root.join("models--owner--name/snapshots/commit/model.safetensors");
+        for file in [&cache.blob_path(&name), &copy] {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "wrong").unwrap();
         }
-        (cache, pointer, name)
+        (cache, copy, name)
     }
 
     #[test]
-    fn where_there_are_no_links_the_blobs_that_a_download_wrote_are_checked() {
+    fn without_links_all_new_blobs_are_verified() {
         let root = tempfile::tempdir().unwrap();
-        let (cache, pointer, name) = cache_with_copy(root.path());
-        let checked = cache.verify_download(&pointer, &BlobSnapshot::new()).unwrap();
+        let (cache, copy, name) = cache_with_copy(root.path());
+        let checked = cache.verify_download(&copy, &BlobSnapshot::new()).unwrap();
         assert!(
             matches!(checked.as_slice(), [(blob, HashCheck::Mismatch(_))] if *blob == name),
             "{checked:?}"
         );
-        cache.remove_download(&pointer, &name, PATIENCE).unwrap();
-        assert!(!pointer.exists() && cache.list_blobs().unwrap().is_empty());
-        // Of one that was there before nothing is known.
-        let (cache, pointer, _) = cache_with_copy(root.path());
-        assert_eq!(cache.verify_download(&pointer, &cache.list_blobs().unwrap()).unwrap(), []);
+        cache.remove_download(&copy, &name, IDLE_TIMEOUT).unwrap();
+        assert!(!copy.exists() && cache.list_blobs().unwrap().is_empty());
+        // A blob that existed before is not part of the download.
+        let (cache, copy, _) = cache_with_copy(root.path());
+        assert_eq!(cache.verify_download(&copy, &cache.list_blobs().unwrap()).unwrap(), []);
     }
 
     #[test]
-    fn a_blob_that_is_being_written_is_left_to_who_writes_it() {
+    fn a_blob_that_another_process_is_writing_is_not_removed() {
         let root = tempfile::tempdir().unwrap();
         let (cache, _, name) = cache_with_copy(root.path());
         fs::write(cache.blob_path(&format!("{name}.incomplete")), "half").unwrap();
-        let lock = cache.lock(&name, PATIENCE).unwrap();
+        let lock = cache.lock(&name, IDLE_TIMEOUT).unwrap();
         cache.remove_leftovers(&BlobSnapshot::new()).unwrap();
         assert_eq!(cache.list_blobs().unwrap().len(), 2);
         drop(lock);
@@ -366,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_a_whole_commit_or_none() {
+    fn a_ref_must_contain_a_commit() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache_in(root.path());
         let commit = "1".repeat(40);

@@ -1,7 +1,7 @@
-//! The hub's client: hf-hub, with time limits, progress on the caller's terms, and errors that say what to do.
+//! A client for the hub: hf-hub with timeouts, progress reports and helpful errors.
 //!
-//! hf-hub's asynchronous client, not the blocking one: it asks for a file's metadata through an HTTP client of its own that
-//! has no time limit, and only dropping the request ends the wait for a server that has fallen silent there.
+//! This uses the asynchronous client of hf-hub. It requests file metadata through an internal HTTP client
+//! without a timeout, so the only way to stop waiting for an unresponsive server is to drop the request.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -23,19 +23,19 @@ use super::name::{RepoKind, RepoRef, is_commit};
 use super::settings::HubSettings;
 use crate::source::DownloadProgress;
 
-/// How long a connection may take.
+/// The timeout for connecting to a server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often a request that failed is made again.
+/// The number of retries of a failed request.
 const MAX_RETRIES: usize = 2;
 
-/// How often progress is told.
+/// The interval of progress reports.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The most files that the hub lists of a revision without leaving any out, as huggingface_hub has it.
+/// The hub's list of the files of a revision is complete up to this length, according to huggingface_hub.
 const MAX_LISTED_FILES: usize = 50_000;
 
-/// A token that cannot be in a header, so that hf-hub sends none. Given none, it would look into the environment itself.
+/// An invalid header value, so that hf-hub sends no token. Without a value it would read the environment.
 const NO_TOKEN: &str = "\n";
 
 /// A client for one repository.
@@ -43,31 +43,31 @@ pub(super) struct HubClient<'a> {
     repo_ref: &'a RepoRef,
     settings: &'a HubSettings,
     repo: HFRepository<RepoTypeAny>,
-    /// There until it is dropped.
+    /// `None` only while the client is dropped.
     runtime: Option<Runtime>,
 }
 
-/// What a revision is now.
+/// The commit of a revision.
 pub(super) struct RevisionInfo {
     pub(super) commit: String,
-    /// Its files, where the hub lists them; of very many perhaps not all.
+    /// The files of the commit, if the hub lists them; a very long list may be incomplete.
     pub(super) files: Option<Vec<String>>,
 }
 
 /// Why a download failed.
 pub(super) enum DownloadFailure {
-    /// There is no such file.
+    /// The commit has no such file.
     Missing,
-    /// Another process writes the blob of this name.
+    /// Another process is writing the blob with this name.
     Busy(String),
-    /// The transfer broke off.
+    /// The transfer was interrupted.
     Interrupted(BoxError),
-    /// Anything else.
+    /// Any other error.
     Other(HubError),
 }
 
 impl<'a> HubClient<'a> {
-    pub(super) fn new(place: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
+    pub(super) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
         let client_error =
             |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
         let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
@@ -86,53 +86,47 @@ impl<'a> HubClient<'a> {
             .retry_base_delay(settings.retry_delay)
             .build()
             .map_err(|error| client_error(error.into()))?;
-        let kind = match place.kind() {
+        let kind = match repo_ref.kind() {
             RepoKind::Weights => RepoTypeAny::Model,
             RepoKind::Dataset => RepoTypeAny::Dataset,
         };
-        let (owner, name) = hf_hub::split_id(place.repo());
+        let (owner, name) = hf_hub::split_id(repo_ref.repo());
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(|error| client_error(error.into()))?;
-        Ok(Self {
-            repo_ref: place,
-            settings,
-            repo: hub.repository(kind, owner, name),
-            runtime: Some(runtime),
-        })
+        Ok(Self { repo_ref, settings, repo: hub.repository(kind, owner, name), runtime: Some(runtime) })
     }
 
-    /// Asks which commit the revision is, and which files it has.
+    /// Requests the commit of the revision, and its files.
     pub(super) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
         let expand = vec!["sha".to_owned(), "siblings".to_owned()];
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
+        let revision = self.repo_ref.revision_or_main();
         let request = async {
-            // hf-hub tells of each kind by a type of its own.
+            // hf-hub has a separate type for each kind of repository.
             Ok::<_, HFError>(match self.repo_ref.kind() {
                 RepoKind::Weights => {
                     let repo = hub.model(owner, name);
-                    let info =
-                        repo.info().revision(self.repo_ref.revision_or_main()).expand(expand).send().await?;
+                    let info = repo.info().revision(revision).expand(expand).send().await?;
                     (info.sha, info.siblings)
                 }
                 RepoKind::Dataset => {
                     let repo = hub.dataset(owner, name);
-                    let info =
-                        repo.info().revision(self.repo_ref.revision_or_main()).expand(expand).send().await?;
+                    let info = repo.info().revision(revision).expand(expand).send().await?;
                     (info.sha, info.siblings)
                 }
             })
         };
         let info = self.run_with_timeout(request, || false).ok_or_else(|| self.timeout_error(None))?;
         let (sha, files) = info.map_err(|error| self.to_hub_error(error, None))?;
-        // It becomes a path in the cache.
+        // The commit becomes a path in the cache.
         let Some(commit) = sha.filter(|sha| is_commit(sha)) else {
-            return Err(self.unexpected_answer(None, "the answer names no commit".into()));
+            return Err(self.unexpected_answer(None, "the answer contains no commit".into()));
         };
         let files = files.map(|files| files.into_iter().map(|file| file.rfilename).collect());
         Ok(RevisionInfo { commit, files })
     }
 
-    /// All files of `commit`; `listed` are those that came with the revision.
+    /// The complete file list of `commit`; `listed` is the list that came with the revision.
     pub(super) fn all_files(
         &self,
         commit: &str,
@@ -163,7 +157,7 @@ impl<'a> HubClient<'a> {
         files.map_err(|error| self.to_hub_error(error, None))
     }
 
-    /// Downloads a file of `commit` into the cache, unchecked.
+    /// Downloads a file of `commit` into the cache, without verifying it.
     pub(super) fn download(
         &self,
         commit: &str,
@@ -192,11 +186,12 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// Asks whether the file's server gives it at all: a download takes an error's page for the file.
+    /// Checks whether the server delivers the file. (A download of hf-hub saves an error page as if it were
+    /// the file.)
     pub(super) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let request = async {
-            // Without its own type hf-hub takes a data set for a model here.
+            // With `RepoTypeAny` hf-hub would treat a data set as a model here.
             match self.repo_ref.kind() {
                 RepoKind::Weights => request_first_byte(&hub.model(owner, name), commit, file).await,
                 RepoKind::Dataset => request_first_byte(&hub.dataset(owner, name), commit, file).await,
@@ -208,7 +203,7 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// Runs a request to its end, or drops it when `tick`, asked again and again, has seen nothing move for too long.
+    /// Runs a request. Drops it and returns `None` after `idle_timeout` in which `has_progress` was false.
     fn run_with_timeout<T: Send>(
         &self,
         request: impl Future<Output = HFResult<T>> + Send,
@@ -229,14 +224,14 @@ impl<'a> HubClient<'a> {
                 }
             }
         };
-        // On a thread of its own, because the caller's may belong to another runtime, which would panic.
+        // On a separate thread, because `block_on` panics if the caller's thread belongs to another runtime.
         thread::scope(|scope| {
             let worker = scope.spawn(|| runtime.block_on(watched));
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    /// What went wrong, for who reads it. `file` is `None` for the repository itself.
+    /// Converts an error of hf-hub. `file` is `None` for a request for the repository itself.
     fn to_hub_error(&self, error: HFError, file: Option<&str>) -> HubError {
         match error {
             HFError::AuthRequired { context }
@@ -262,24 +257,24 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// What a status other than success means. `code` is the hub's own, in a header.
+    /// The error for an HTTP status. `code` is the hub's error code, from a header.
     fn status_error(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
         let origin = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
-        // Links to file servers carry signatures, so only the server is named.
+        // Links to file servers contain signatures, so only the host is shown.
         let host = origin(url).unwrap_or_else(|_| url.to_owned());
         let is_hub = origin(self.settings.base_url()).is_ok_and(|hub| hub == host);
         let (repo, endpoint) = (self.repo_ref.page_path(), self.settings.base_url().to_owned());
-        let token = self.settings.token.is_some();
+        let has_token = self.settings.token.is_some();
         match (status, code) {
             (408 | 429 | 500.., _) => HubError::Unavailable { name: self.full_name(file), host, status },
-            (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, token },
+            (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, has_token },
             (_, Some("RevisionNotFound")) if is_hub => HubError::RevisionNotFound {
                 repo,
                 endpoint,
                 revision: self.repo_ref.revision_or_main().into(),
             },
             (_, Some("RepoNotFound")) | (401 | 403 | 404, None) if is_hub && file.is_none() => {
-                HubError::RepositoryNotFound { repo, endpoint, status, token }
+                HubError::RepositoryNotFound { repo, endpoint, status, has_token }
             }
             _ => HubError::Refused { name: self.full_name(file), host, status },
         }
@@ -307,7 +302,7 @@ impl<'a> HubClient<'a> {
 }
 
 impl Drop for HubClient<'_> {
-    /// Without waiting for hf-hub's own threads: one may be stuck at a lock.
+    /// Does not wait for the threads of hf-hub, because one may be blocked by a lock.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -315,12 +310,12 @@ impl Drop for HubClient<'_> {
     }
 }
 
-/// Asks for the first byte of a file.
+/// Requests the first byte of a file.
 async fn request_first_byte<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
     repo.download_file_stream().filename(file).revision(commit).range(0..1).send().await.map(drop)
 }
 
-/// How far a download is, as hf-hub tells it on whatever thread.
+/// The state of a download, updated by hf-hub on any thread.
 #[derive(Default)]
 struct DownloadMeter {
     started: AtomicBool,
@@ -349,17 +344,18 @@ impl ProgressHandler for DownloadMeter {
     }
 }
 
-/// Tells the caller's progress what a meter shows.
+/// Forwards the changes of a meter to the progress of the caller.
 struct ProgressReporter<'a> {
     file: &'a str,
     progress: &'a dyn DownloadProgress,
     meter: &'a DownloadMeter,
     has_started: bool,
+    /// Bytes reported so far.
     reported: u64,
 }
 
 impl ProgressReporter<'_> {
-    /// Returns whether anything has moved.
+    /// Reports changes since the last call; returns whether there were any.
     fn report(&mut self) -> bool {
         if !self.meter.started.load(Ordering::Acquire) {
             return false;
@@ -401,12 +397,11 @@ mod tests {
         fn finish(&self) {}
     }
 
-    /// What a meter shows is told once, and only what moved counts as a sign of life.
     #[test]
-    fn progress_is_told_by_what_has_come_since_it_was_told_last() {
-        for (total, of) in [(30, "Some(30)"), (0, "None")] {
+    fn each_report_has_the_bytes_since_the_last_report() {
+        for (total, expected_total) in [(30, "Some(30)"), (0, "None")] {
             let (progress, meter) = (ProgressLog::default(), DownloadMeter::default());
-            let mut teller = ProgressReporter {
+            let mut reporter = ProgressReporter {
                 file: "x",
                 progress: &progress,
                 meter: &meter,
@@ -414,17 +409,17 @@ mod tests {
                 reported: 0,
             };
             meter.done.store(5, Ordering::Relaxed);
-            assert!(!teller.report(), "nothing is told before it starts");
+            assert!(!reporter.report(), "nothing is reported before the start");
             meter.total.store(total, Ordering::Relaxed);
             meter.started.store(true, Ordering::Relaxed);
-            assert!(teller.report() && !teller.report());
+            assert!(reporter.report() && !reporter.report());
             meter.done.store(12, Ordering::Relaxed);
-            assert!(teller.report() && !teller.report());
-            // A transfer that begins anew has less.
+            assert!(reporter.report() && !reporter.report());
+            // A restarted transfer has fewer bytes.
             meter.done.store(3, Ordering::Relaxed);
-            assert!(!teller.report());
-            let told = progress.0.into_inner().unwrap();
-            assert_eq!(told, [&format!("x of {of}"), "5 more", "7 more"]);
+            assert!(!reporter.report());
+            let log = progress.0.into_inner().unwrap();
+            assert_eq!(log, [&format!("x of {expected_total}"), "5 more", "7 more"]);
         }
     }
 }

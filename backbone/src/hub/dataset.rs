@@ -1,4 +1,4 @@
-//! Data sets in Parquet files.
+//! Download of data sets in Parquet files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,38 +9,40 @@ use super::name::{HubDataset, RepoRef, is_safe_relative_path};
 use super::settings::HubSettings;
 use crate::source::DownloadProgress;
 
-/// Ends the files that are fetched.
+/// The extension of the files to download.
 const PARQUET_EXTENSION: &str = ".parquet";
 
-/// The names of configurations that are meant where none is named.
+/// The top-level folders that are selected by default if there are several.
 const DEFAULT_FOLDERS: [&str; 2] = ["data", "default"];
 
-/// What names the files that lie in no folder.
+/// The path that selects the files at the top level of a repository.
 const TOP_LEVEL_PATTERN: &str = "*.parquet";
 
-/// The Parquet files of a data set, on this machine.
+/// The local Parquet files of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetFiles {
-    /// The folder of the cache that stands for the repository: what follows it in a file's path is the path there.
+    /// The folder in the cache that corresponds to the root of the repository.
     pub root: PathBuf,
-    /// The files, by their paths in the repository, bytewise; at least one.
+    /// At least one file, sorted bytewise by the paths in the repository.
     pub files: Vec<PathBuf>,
-    /// What to call it in messages and in a run: the hub's name with its commit.
+    /// The name in messages and run records: the `hf://` name with its commit.
     pub origin: String,
 }
 
-/// Fetches the Parquet files of a data set, one after another, with the settings of huggingface_hub's environment variables.
+/// Fetches the Parquet files of a data set one after another, with the settings of
+/// [`HubSettings::from_environment`].
 ///
-/// The files are those at, below or matched by the [part](HubDataset::part) that the source names. Where it names none they
-/// are all, if they lie below one folder; if they lie in several, the files below the one that is called `data` or `default`.
-/// Folders are told apart by the first part of the path; the README's `configs` are not read.
+/// A [path](HubDataset::path) in the source selects the files at, below or matched by it. Without a path, all
+/// files are selected if they are below a single top-level folder; otherwise the files below the top-level
+/// folder `data` or `default`. The `configs` in the README of the data set are ignored.
 ///
-/// What the cache has is not fetched again, so a call that broke off goes on where it was. The commit's list of files lies
-/// beside them in the cache, so without the network the data set is either all there or an error, never a half of it.
+/// Cached files are not downloaded again, so an interrupted call can be resumed. The cache stores the file
+/// list of the commit, so offline a data set is either complete or an error.
 ///
 /// # Errors
-/// [`HubError`]. Whatever was found wrong is gone from the cache by then. Of [kind](HubError::kind)
-/// [`Config`](crate::ErrorKind::Config) when there are no Parquet files, none of the part, or several folders to choose from.
+/// [`HubError`]. Damaged files have been removed from the cache. The [kind](HubError::kind) is
+/// [`Config`](crate::ErrorKind::Config) if no Parquet file is selected, or if there are several folders to
+/// choose from.
 ///
 /// # Examples
 /// ```no_run
@@ -56,10 +58,10 @@ pub fn fetch_dataset(source: &HubDataset, progress: &dyn DownloadProgress) -> Re
     fetch_dataset_with(source, &HubSettings::from_environment(), progress)
 }
 
-/// As [`fetch_dataset`], with settings of one's own.
+/// Like [`fetch_dataset`], with explicit settings.
 ///
 /// # Errors
-/// [`HubError`].
+/// The errors of [`fetch_dataset`].
 pub fn fetch_dataset_with(
     source: &HubDataset,
     settings: &HubSettings,
@@ -74,7 +76,7 @@ pub fn fetch_dataset_with(
 }
 
 impl FileSelection for HubDataset {
-    fn place(&self) -> &RepoRef {
+    fn repo_ref(&self) -> &RepoRef {
         self.repo_ref()
     }
 
@@ -83,12 +85,12 @@ impl FileSelection for HubDataset {
     }
 
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
-        let chosen = select_parquet_files(self, listed.unwrap_or_default())?;
-        Ok(chosen.into_iter().map(|file| RequestedFile { file: file.into(), is_optional: false }).collect())
+        let selected = select_parquet_files(self, listed.unwrap_or_default())?;
+        Ok(selected.into_iter().map(|file| RequestedFile { file: file.into(), is_optional: false }).collect())
     }
 }
 
-/// The files to fetch of a repository that has those `listed`, sorted.
+/// The files to download from a repository with the files `listed`, sorted.
 fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
     let name = source.repo_ref().repo_name();
     let to_owned_names = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect();
@@ -98,45 +100,39 @@ fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result
     if parquet.is_empty() {
         return Err(HubError::NoParquet { name, found: to_owned_names(&others) });
     }
-    let chosen = match (source.path(), source.path_matcher()) {
-        (Some(part), Some(pattern)) => {
-            let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| pattern.is_match(path));
-            let chosen: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
-            if chosen.is_empty() {
-                return Err(HubError::NoMatchingParquet {
-                    name,
-                    part: part.into(),
-                    found: to_owned_names(&parquet),
-                });
+    let selected = match (source.path(), source.path_matcher()) {
+        (Some(path), Some(matcher)) => {
+            let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| matcher.is_match(path));
+            let selected: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
+            if selected.is_empty() {
+                let (path, found) = (path.into(), to_owned_names(&parquet));
+                return Err(HubError::NoMatchingParquet { name, path, found });
             }
-            chosen
+            selected
         }
-        _ => {
-            default_files(parquet).map_err(|parts| HubError::SeveralFolders { name: name.clone(), parts })?
-        }
+        _ => default_files(parquet)
+            .map_err(|folders| HubError::SeveralFolders { name: name.clone(), folders })?,
     };
-    match chosen.iter().find(|file| !is_safe_relative_path(file)) {
+    match selected.iter().find(|file| !is_safe_relative_path(file)) {
         Some(&file) => Err(HubError::UnsafePath { name, file: file.into() }),
-        None => Ok(chosen),
+        None => Ok(selected),
     }
 }
 
-/// The files that are meant where no part is named; the error has the parts that could be.
+/// The files that are selected without a path. The error lists the paths to choose from.
 fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
-    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for &file in &files {
-        groups
-            .entry(file.split_once('/').map_or(TOP_LEVEL_PATTERN, |(folder, _)| folder))
-            .or_default()
-            .push(file);
+        let folder = file.split_once('/').map_or(TOP_LEVEL_PATTERN, |(folder, _)| folder);
+        folders.entry(folder).or_default().push(file);
     }
-    if groups.len() == 1 {
+    if folders.len() == 1 {
         return Ok(files);
     }
-    let mut usual = DEFAULT_FOLDERS.iter().filter_map(|name| groups.get(name));
-    match (usual.next(), usual.next()) {
+    let mut defaults = DEFAULT_FOLDERS.iter().filter_map(|name| folders.get(name));
+    match (defaults.next(), defaults.next()) {
         (Some(only), None) => Ok(only.clone()),
-        _ => Err(groups.into_keys().map(str::to_owned).collect()),
+        _ => Err(folders.into_keys().map(str::to_owned).collect()),
     }
 }
 
@@ -144,16 +140,16 @@ fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
 mod tests {
     use super::*;
 
-    /// What is chosen of `files`, or the error.
-    fn select(part: &str, files: &[&str]) -> Result<Vec<String>, String> {
-        let source: HubDataset = format!("datasets/a/b{part}").parse().unwrap();
+    /// The selected files, or the error message; `rest` is the rest of the `hf://` name.
+    fn select(rest: &str, files: &[&str]) -> Result<Vec<String>, String> {
+        let source: HubDataset = format!("datasets/a/b{rest}").parse().unwrap();
         let listed: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
-        let chosen = select_parquet_files(&source, &listed).map_err(|error| error.to_string())?;
-        Ok(chosen.into_iter().map(str::to_owned).collect())
+        let selected = select_parquet_files(&source, &listed).map_err(|error| error.to_string())?;
+        Ok(selected.into_iter().map(str::to_owned).collect())
     }
 
     #[test]
-    fn with_no_part_the_files_of_the_only_folder_are_meant_or_those_of_data_or_default() {
+    fn without_a_path_the_only_folder_or_data_or_default_is_selected() {
         for (files, expected) in [
             (
                 &["README.md", "data/b.parquet", "data/a.parquet"][..],
@@ -175,21 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn several_folders_are_listed_each_as_it_may_be_written() {
+    fn several_folders_are_listed_as_valid_paths() {
         let files = ["de/a.parquet", "en/x/a.parquet", "a.parquet"];
         let error = select("@v1", &files).unwrap_err();
-        assert!(error.contains("hf://datasets/a/b@v1/*.parquet (there are *.parquet, de, en)"), "{error}");
-        for (part, expected) in [("*.parquet", 2), ("de", 0), ("en", 1)] {
-            assert_eq!(select(&format!("/{part}"), &files).unwrap(), [files[expected]]);
+        assert!(error.contains("hf://datasets/a/b@v1/*.parquet (available: *.parquet, de, en)"), "{error}");
+        for (path, expected) in [("*.parquet", 2), ("de", 0), ("en", 1)] {
+            assert_eq!(select(&format!("/{path}"), &files).unwrap(), [files[expected]]);
         }
         assert!(select("", &["data/a.parquet", "default/a.parquet"]).is_err());
-        let many: Vec<String> = (0..40).map(|at| format!("{at:02}/a.parquet")).collect();
+        let many: Vec<String> = (0..40).map(|i| format!("{i:02}/a.parquet")).collect();
         let error = select("", &many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
         assert!(error.ends_with("09 and 30 more)"), "{error}");
     }
 
     #[test]
-    fn a_part_is_a_file_a_folder_or_a_pattern() {
+    fn a_path_is_a_file_a_folder_or_a_pattern() {
         let files = [
             "c/train-0.parquet",
             "c/train-1.parquet",
@@ -197,7 +193,7 @@ mod tests {
             "d/train/0.parquet",
             "c/train-0.csv",
         ];
-        for (part, expected) in [
+        for (path, expected) in [
             ("c/train-1.parquet", &[1][..]),
             ("c", &[2, 0, 1]),
             ("d/train", &[3]),
@@ -207,31 +203,31 @@ mod tests {
             ("**/*.parquet", &[2, 0, 1, 3]),
             ("c/{test,train}-0*", &[2, 0]),
         ] {
-            let expected: Vec<_> = expected.iter().map(|&at| files[at]).collect();
-            assert_eq!(select(&format!("/{part}"), &files).unwrap(), expected, "{part}");
+            let expected: Vec<_> = expected.iter().map(|&i| files[i]).collect();
+            assert_eq!(select(&format!("/{path}"), &files).unwrap(), expected, "{path}");
         }
-        for part in ["e", "c/train", "c/train-0.csv", "train-0.parquet", "C"] {
-            let error = select(&format!("/{part}"), &files).unwrap_err();
-            assert!(error.contains(&format!("at {part} in hf://datasets/a/b: there are c/te")), "{error}");
-        }
-    }
-
-    #[test]
-    fn without_parquet_files_the_error_tells_what_is_there_and_of_the_hubs_own_conversion() {
-        let elsewhere = "hf://datasets/a/b@refs/convert/parquet";
-        for at in ["", "@v1", "/data"] {
-            let error = select(at, &["train.csv", "README.md"]).unwrap_err();
+        for path in ["e", "c/train", "c/train-0.csv", "train-0.parquet", "C"] {
+            let error = select(&format!("/{path}"), &files).unwrap_err();
             assert!(
-                error.contains("there are README.md, train.csv;") && error.ends_with(elsewhere),
+                error.starts_with(&format!("hf://datasets/a/b has no .parquet file at {path}: it has c/te")),
                 "{error}"
             );
         }
-        let error = select("@refs/convert/parquet", &[]).unwrap_err();
-        assert!(error.ends_with("holds no .parquet file: it is empty"), "{error}");
     }
 
     #[test]
-    fn a_file_that_would_leave_the_cache_is_refused() {
+    fn without_parquet_files_the_error_lists_the_files_and_names_the_converted_branch() {
+        let converted = "hf://datasets/a/b@refs/convert/parquet";
+        for rest in ["", "@v1", "/data"] {
+            let error = select(rest, &["train.csv", "README.md"]).unwrap_err();
+            assert!(error.contains("it has README.md, train.csv;") && error.ends_with(converted), "{error}");
+        }
+        let error = select("@refs/convert/parquet", &[]).unwrap_err();
+        assert!(error.ends_with("has no .parquet file: it is empty"), "{error}");
+    }
+
+    #[test]
+    fn files_outside_the_cache_folder_are_rejected() {
         for file in [
             "data/../../x.parquet",
             "/x.parquet",
@@ -240,12 +236,12 @@ mod tests {
             "c:x.parquet",
             "../x.parquet",
         ] {
-            for part in ["", "/**"] {
-                let error = select(part, &[file]).unwrap_err();
-                assert!(error.contains("no path inside"), "{file}: {error}");
+            for rest in ["", "/**"] {
+                let error = select(rest, &[file]).unwrap_err();
+                assert!(error.contains("not a path inside"), "{file}: {error}");
             }
         }
-        // What is not meant does no harm.
+        // Files that are not selected do not matter.
         assert_eq!(select("", &["../x.parquet", "data/x.parquet"]).unwrap(), ["data/x.parquet"]);
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the hub.
+//! Errors of the hub.
 
 use std::error::Error;
 use std::io;
@@ -8,122 +8,128 @@ use thiserror::Error;
 
 use super::name::RepoKind;
 use crate::error::ErrorKind;
-use crate::source::convert;
+use crate::source::conversion_hint;
 
-/// What failed underneath.
+/// The cause of an error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What can go wrong with the hub. A field `name` is the `hf://` name, with the file where one is at fault.
+/// An error of the hub. The fields `name` are `hf://` names, with the file if there is one.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HubError {
     /// The `hf://` name is malformed.
     #[error(
-        "`hf://{name}` names no weights on the hub: {problem} (write hf://owner/name, hf://owner/name@revision or \
-         hf://owner/name@revision/file.safetensors)"
+        "`hf://{name}` is not a valid name of weights on the hub: {problem} (write hf://owner/name, \
+         hf://owner/name@revision or hf://owner/name@revision/file.safetensors)"
     )]
     InvalidName {
-        /// What follows `hf://`.
+        /// The name without `hf://`.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The `hf://` name of a data set is malformed.
     #[error(
-        "`hf://{name}` names no data set on the hub: {problem} (write hf://datasets/owner/name, \
+        "`hf://{name}` is not a valid name of a data set on the hub: {problem} (write hf://datasets/owner/name, \
          hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
     )]
     InvalidDatasetName {
-        /// What follows `hf://`.
+        /// The name without `hf://`.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// No such repository, or not for this token.
-    #[error("{endpoint} shows no {} (status {status}): it is misspelt, private or gated; {}", kind_of(.repo), login(*.token))]
+    /// The repository does not exist, or the token has no access to it.
+    #[error(
+        "{endpoint} has no accessible {} (status {status}): it may be misspelled, private or gated; {}",
+        describe_repo(.repo), access_hint(*.has_token)
+    )]
     RepositoryNotFound {
-        /// `owner/name`, of a data set `datasets/owner/name`.
+        /// `owner/name`, or `datasets/owner/name` for a data set.
         repo: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
         /// The HTTP status.
         status: u16,
         /// Whether a token was sent.
-        token: bool,
+        has_token: bool,
     },
-    /// The repository wants its terms accepted first.
-    #[error("{repo} is gated (status {status}): accept its terms at {endpoint}/{repo}, {}", account(*.token))]
+    /// The terms of the repository must be accepted first.
+    #[error(
+        "{repo} is gated (status {status}): accept its terms at {endpoint}/{repo}, {}",
+        account_hint(*.has_token)
+    )]
     Gated {
-        /// `owner/name`, of a data set `datasets/owner/name`.
+        /// `owner/name`, or `datasets/owner/name` for a data set.
         repo: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
         /// The HTTP status.
         status: u16,
         /// Whether a token was sent.
-        token: bool,
+        has_token: bool,
     },
-    /// No such revision.
-    #[error("{repo} has no branch, tag or commit `{revision}`: {endpoint}/{repo}/tree/main lists them")]
+    /// The revision does not exist.
+    #[error("{repo} has no branch, tag or commit `{revision}`: see {endpoint}/{repo}/tree/main")]
     RevisionNotFound {
-        /// `owner/name`, of a data set `datasets/owner/name`.
+        /// `owner/name`, or `datasets/owner/name` for a data set.
         repo: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// What was asked for.
+        /// The requested revision.
         revision: String,
     },
-    /// No such file.
-    #[error("there is no {file} in {name}{}", instead(.name, .found))]
+    /// The file does not exist.
+    #[error("{name} has no file {file}{}", alternatives_hint(.name, .found))]
     FileNotFound {
         /// The repository.
         name: String,
-        /// What was asked for.
+        /// The requested file.
         file: String,
-        /// The `.safetensors` files that are there, or where there is none all files.
+        /// The `.safetensors` files of the repository, or all files if there are none.
         found: Vec<String>,
     },
-    /// The weights are there in PyTorch's own format only.
-    #[error("{name} holds no .safetensors file{}", convert(Some(.pickled)))]
+    /// The weights are only available in PyTorch's pickle format.
+    #[error("{name} has no .safetensors file{}", conversion_hint(Some(.pickled)))]
     Pickled {
         /// The repository.
         name: String,
-        /// The file in PyTorch's own format.
+        /// The file in pickle format.
         pickled: String,
     },
     /// The data set has no Parquet files.
-    #[error("{name} holds no .parquet file{}", converted(.name, .found))]
+    #[error("{name} has no .parquet file{}", parquet_hint(.name, .found))]
     NoParquet {
         /// The repository.
         name: String,
-        /// What is there instead.
+        /// The files of the repository.
         found: Vec<String>,
     },
-    /// No Parquet file is at, below or matched by what was asked for.
-    #[error("there is no .parquet file at {part} in {name}: there are {}", several(.found))]
+    /// No Parquet file is at, below or matched by the requested path.
+    #[error("{name} has no .parquet file at {path}: it has {}", join_names(.found))]
     NoMatchingParquet {
         /// The repository.
         name: String,
-        /// What was asked for.
-        part: String,
-        /// The Parquet files that are there.
+        /// The requested path.
+        path: String,
+        /// The Parquet files of the repository.
         found: Vec<String>,
     },
-    /// The Parquet files are of several configurations.
+    /// The Parquet files are in several folders, and no path selects one.
     #[error(
-        "{name} has Parquet files in several places: write one of them, as in {name}/{} (there are {})",
-        .parts.first().map_or("", String::as_str), several(.parts)
+        "{name} has Parquet files in several folders: select one, for example {name}/{} (available: {})",
+        .folders.first().map_or("", String::as_str), join_names(.folders)
     )]
     SeveralFolders {
         /// The repository.
         name: String,
-        /// The folders, and a pattern for files in none.
-        parts: Vec<String>,
+        /// The top-level folders, and a pattern for files at the top level.
+        folders: Vec<String>,
     },
-    /// A file of the data set has a name that is none in the cache.
+    /// The path of a file of the data set leads out of the cache folder.
     #[error(
-        "{file:?} of {name} is not fetched: it is no path inside a repository; ask for a part of the data set that does \
-         without"
+        "{file:?} of {name} is not downloaded: it is not a path inside the repository; select a path of the data set \
+         without it"
     )]
     UnsafePath {
         /// The repository.
@@ -131,13 +137,13 @@ pub enum HubError {
         /// The file.
         file: String,
     },
-    /// A server said no: the hub, or the one that it sends to for the file.
+    /// The hub, or the server that it redirects to, refused a request.
     #[error(
-        "{host} refused {name} (status {status}): try again; if it stays so, look at HF_TOKEN, and whether a proxy or \
-         a mirror (HF_ENDPOINT) stands in between"
+        "{host} refused {name} (status {status}): try again; if it persists, check HF_TOKEN and, if you use one, the \
+         proxy or mirror (HF_ENDPOINT)"
     )]
     Refused {
-        /// What was asked for.
+        /// The requested file or repository.
         name: String,
         /// The server that refused.
         host: String,
@@ -147,124 +153,126 @@ pub enum HubError {
     /// The hub is busy or down.
     #[error("{host} cannot serve {name} now (status {status}): try again later")]
     Unavailable {
-        /// What was asked for.
+        /// The requested file or repository.
         name: String,
         /// The server.
         host: String,
         /// The HTTP status.
         status: u16,
     },
-    /// No connection.
+    /// The connection failed.
     #[error(
-        "cannot reach {endpoint} to fetch {name}: check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT; what was \
-         fetched before stays usable without it"
+        "cannot reach {endpoint} to fetch {name}: check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT; files \
+         that were downloaded before can be used without a network"
     )]
     Unreachable {
-        /// What was asked for.
+        /// The requested file or repository.
         name: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// What failed underneath.
+        /// The cause.
         source: BoxError,
     },
-    /// The hub stopped answering.
+    /// The hub stopped sending data.
     #[error(
-        "nothing has come from {endpoint} for {seconds} s while fetching {name}: check the network and try again"
+        "{endpoint} has sent nothing for {seconds} s while fetching {name}: check the network and try again"
     )]
     TimedOut {
-        /// What was asked for.
+        /// The requested file or repository.
         name: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// How long was waited.
+        /// The timeout, in seconds.
         seconds: u64,
     },
-    /// The transfer ended early, twice.
-    #[error("the transfer of {name} broke off twice: check the network and try again")]
+    /// The download ended early, twice.
+    #[error("the download of {name} was interrupted twice: check the network and try again")]
     Interrupted {
         /// The file.
         name: String,
-        /// What failed underneath.
+        /// The cause.
         source: BoxError,
     },
-    /// The content is not what the hub announced, twice.
+    /// The hash of a download was not that of the hub, twice.
     #[error(
         "{name} arrived damaged twice (its hash is {found}, the hub says {expected}) and was removed: try again, \
-         and look whether a proxy changes downloads"
+         and check whether a proxy modifies downloads"
     )]
     HashMismatch {
         /// The file.
         name: String,
-        /// What the hub announced.
+        /// The hash from the hub.
         expected: String,
-        /// What arrived.
+        /// The hash of the download.
         found: String,
     },
-    /// The answer is not one of a hub.
+    /// The server does not behave like a hub.
     #[error(
-        "{endpoint} does not answer as a Hugging Face hub does while fetching {name}: check HF_ENDPOINT and the proxy"
+        "{endpoint} did not answer like a Hugging Face hub while fetching {name}: check HF_ENDPOINT and the proxy"
     )]
     UnexpectedAnswer {
-        /// What was asked for.
+        /// The requested file or repository.
         name: String,
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// What failed underneath.
+        /// The cause.
         source: BoxError,
     },
-    /// Not in the cache, and the network is not to be used.
+    /// The weights are not in the cache, and the settings do not allow downloads.
     #[error(
-        "{name} is not in the cache at {} and HF_HUB_OFFLINE is set: unset it once to fetch the weights, or point \
-         HF_HUB_CACHE to where they are", .cache.display()
+        "{name} is not in the cache at {} and HF_HUB_OFFLINE is set: unset it to download the weights, or set \
+         HF_HUB_CACHE to a cache that has them", .cache.display()
     )]
     Offline {
         /// The file.
         name: String,
-        /// The cache.
+        /// The cache folder.
         cache: PathBuf,
     },
-    /// Not all of a data set is known to be in the cache, and the network is not to be used.
+    /// The cache may not have all files of a data set, and the settings do not allow downloads.
     #[error(
-        "the cache at {} is not known to hold all of {name} and HF_HUB_OFFLINE is set: unset it once to fetch the data \
-         set, or point HF_HUB_CACHE to where it is", .cache.display()
+        "the cache at {} may not have all files of {name} and HF_HUB_OFFLINE is set: unset it to download the data \
+         set, or set HF_HUB_CACHE to a cache that has it", .cache.display()
     )]
     OfflineDataset {
         /// The data set.
         name: String,
-        /// The cache.
+        /// The cache folder.
         cache: PathBuf,
     },
     /// The cache cannot be read or written.
-    #[error("the cache failed at {}: {}", .path.display(), remedy(.source))]
+    #[error("failed to read or write the cache at {}: {}", .path.display(), cache_hint(.source))]
     Cache {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// Another process holds the cache.
+    /// Another process holds a lock of the cache.
     #[error(
-        "another process holds {} and has fetched nothing for {seconds} s: wait for it or end it, then try again",
-        .path.display()
+        "another process holds the lock {} and has downloaded nothing for {seconds} s: wait for it or stop it, then \
+         try again", .path.display()
     )]
     Locked {
         /// The lock.
         path: PathBuf,
-        /// How long was waited.
+        /// The timeout, in seconds.
         seconds: u64,
     },
-    /// A client cannot be made of the settings.
-    #[error("no client for {endpoint} can be made: check HF_ENDPOINT and the system's certificates")]
+    /// The HTTP client cannot be created with these settings.
+    #[error(
+        "failed to create an HTTP client for {endpoint}: check HF_ENDPOINT and the system's certificates"
+    )]
     Client {
-        /// The hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// What failed underneath.
+        /// The cause.
         source: BoxError,
     },
 }
 
 impl HubError {
-    /// What kind of thing went wrong: [`ErrorKind::Config`] where what was asked for must change, else [`ErrorKind::Hub`].
+    /// The category: [`ErrorKind::Config`] if the request itself is invalid, otherwise [`ErrorKind::Hub`].
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -277,79 +285,84 @@ impl HubError {
         }
     }
 
-    /// Whether the same may well work later, so that a copy in the cache is the better answer.
+    /// Whether the hub is temporarily unavailable, so that cached files may be used instead.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }
 
-/// What a repository is, by the path of its page.
-fn kind_of(repo: &str) -> String {
+/// Kind and name of a repository, from the path of its web page.
+fn describe_repo(repo: &str) -> String {
     match repo.strip_prefix(RepoKind::Dataset.prefix()) {
         Some(repo) => format!("data set {repo}"),
         None => format!("model {repo}"),
     }
 }
 
-fn login(token: bool) -> &'static str {
-    if token {
-        "the token that was sent (HF_TOKEN, or the one that `hf auth login` wrote) has expired or may not read it"
+/// How to get access to a private or gated repository.
+fn access_hint(has_token: bool) -> &'static str {
+    if has_token {
+        "the token (HF_TOKEN, or from `hf auth login`) may have expired or lack access"
     } else {
-        "for the latter two set HF_TOKEN to a token that may read it (https://huggingface.co/settings/tokens)"
+        "for a private or gated one set HF_TOKEN to a token with access (https://huggingface.co/settings/tokens)"
     }
 }
 
-fn account(token: bool) -> &'static str {
-    if token {
-        "with the account whose token was sent (HF_TOKEN, or the one that `hf auth login` wrote)"
+/// Which account must accept the terms of a gated repository.
+fn account_hint(has_token: bool) -> &'static str {
+    if has_token {
+        "with the account of the token (HF_TOKEN, or from `hf auth login`)"
     } else {
         "and set HF_TOKEN to a token of that account (https://huggingface.co/settings/tokens)"
     }
 }
 
-/// The branch into which the hub converts data sets.
-const CONVERTED: &str = "refs/convert/parquet";
+/// The branch with data sets that the hub has converted to Parquet.
+const CONVERTED_BRANCH: &str = "refs/convert/parquet";
 
-/// The most files that an error names.
-const NAMED: usize = 10;
+/// The most names that an error lists.
+const MAX_LISTED_NAMES: usize = 10;
 
-fn instead(name: &str, found: &[String]) -> String {
+/// The files that exist instead of a missing one.
+fn alternatives_hint(name: &str, found: &[String]) -> String {
     match found {
-        [] => ", though the hub may list it: look at its files there, and try again later".into(),
+        [] => ", although the hub may list it: check the files on the hub, and try again later".into(),
         [only] if only.ends_with(".safetensors") => format!(": its weights are {name}/{only}"),
-        found => format!(": there are {}", several(found)),
+        found => format!(": it has {}", join_names(found)),
     }
 }
 
-fn several(names: &[String]) -> String {
-    match names.len().checked_sub(NAMED) {
+/// The first names, and how many more there are.
+fn join_names(names: &[String]) -> String {
+    match names.len().checked_sub(MAX_LISTED_NAMES) {
         None | Some(0) => names.join(", "),
-        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
+        Some(more) => format!("{} and {more} more", names[..MAX_LISTED_NAMES].join(", ")),
     }
 }
 
-/// What is there instead of Parquet files, and where they may be.
-fn converted(name: &str, found: &[String]) -> String {
-    let there =
-        if found.is_empty() { ": it is empty".into() } else { format!(": there are {}", several(found)) };
+/// The files that exist instead of Parquet files, and the branch that may have a converted copy.
+fn parquet_hint(name: &str, found: &[String]) -> String {
+    let contents =
+        if found.is_empty() { ": it is empty".into() } else { format!(": it has {}", join_names(found)) };
     match name.split_once('@') {
-        Some((_, revision)) if revision == CONVERTED.replace('/', "%2F") => there,
-        at => {
-            let repo = at.map_or(name, |(repo, _)| repo);
-            format!("{there}; the hub's own conversion may be at {repo}@{CONVERTED}")
+        Some((_, revision)) if revision == CONVERTED_BRANCH.replace('/', "%2F") => contents,
+        split => {
+            let repo = split.map_or(name, |(repo, _)| repo);
+            format!("{contents}; the hub may have a converted copy at {repo}@{CONVERTED_BRANCH}")
         }
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+/// What to do about an I/O error in the cache.
+fn cache_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full; free some space, or point HF_HUB_CACHE elsewhere"
+            "the disk is full; free some space, or set HF_HUB_CACHE to another disk"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "it may not be written; point HF_HUB_CACHE to a folder of yours"
+            "it is not writable; set HF_HUB_CACHE to a writable folder"
         }
-        _ => "point HF_HUB_CACHE to a folder that can be written",
+        _ => "set HF_HUB_CACHE to a writable folder",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files of one commit, out of the cache or from the hub: resolved, checked, fetched by one process at a time.
+//! Files of one commit, from the cache or the hub, verified, and downloaded by one process at a time.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use super::verify::HashCheck;
 use crate::error::ErrorKind;
 use crate::source::DownloadProgress;
 
-/// The lock that one process holds while it fetches.
+/// The name of the lock that a process holds while it downloads.
 const LOCK: &str = "headstock";
 
-/// What is wanted of a repository.
+/// The files to fetch from a repository.
 pub(super) trait FileSelection {
-    fn place(&self) -> &RepoRef;
+    fn repo_ref(&self) -> &RepoRef;
 
-    /// Whether the files are chosen from the list of all that the commit has. The cache keeps that list, for it has the files
-    /// that were chosen only if it has all of them.
+    /// Whether files are selected from the complete file list of the commit. The cache then stores that list,
+    /// to know whether it has all selected files.
     fn needs_file_list(&self) -> bool;
 
-    /// The files to fetch of a commit, in this order; `listed` is what it has, where that is known.
+    /// The files to fetch from a commit, in order of download; `listed` are all its files, if known.
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError>;
 }
 
@@ -30,53 +30,48 @@ pub(super) trait FileSelection {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RequestedFile {
     pub(super) file: String,
-    /// Whether a commit without it does as well.
+    /// Whether the commit may lack the file.
     pub(super) is_optional: bool,
 }
 
-/// The files of a commit, on this machine.
+/// The local files of a commit.
 pub(super) struct ResolvedFiles {
-    /// The place, at the commit.
+    /// The `hf://` name with the commit.
     pub(super) origin: String,
-    /// The folder of the commit's files.
+    /// The folder with the files of the commit.
     pub(super) root: PathBuf,
-    /// As they were wished for; `None` for what the commit does not have.
+    /// The requested files in order; `None` for optional files that the commit lacks.
     pub(super) files: Vec<Option<PathBuf>>,
 }
 
-/// The wanted files; `None` when the settings forbid the network and the cache has not all of them.
+/// Fetches the selected files; `None` if the settings do not allow downloads and the cache lacks a file.
 pub(super) fn fetch(
     selection: &dyn FileSelection,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<Option<ResolvedFiles>, HubError> {
-    let place = selection.place();
-    let job = FetchJob {
-        selection,
-        repo_ref: place,
-        settings,
-        progress,
-        cache: RepoCache::new(&settings.cache, place),
-    };
+    let repo_ref = selection.repo_ref();
+    let cache = RepoCache::new(&settings.cache, repo_ref);
+    let job = FetchJob { selection, repo_ref, settings, progress, cache };
     if settings.offline {
-        return job.from_cache();
+        return job.resolve_from_cache();
     }
-    if let Some(commit) = place.commit()
-        && let Some(found) = job.cached_at_commit(commit, UnknownFilePolicy::AskHub)?
+    if let Some(commit) = repo_ref.commit()
+        && let Some(resolved) = job.cached_at_commit(commit, UnknownFilePolicy::AskHub)?
     {
-        return Ok(Some(found));
+        return Ok(Some(resolved));
     }
-    let error = match job.from_hub() {
+    let error = match job.resolve_from_hub() {
         Err(error) if error.is_outage() => error,
-        fetched => return fetched.map(Some),
+        result => return result.map(Some),
     };
-    match job.from_cache() {
-        Ok(Some(found)) => {
-            tracing::warn!("going on with {} from the cache: {error}", found.origin);
-            Ok(Some(found))
+    match job.resolve_from_cache() {
+        Ok(Some(resolved)) => {
+            tracing::warn!("using {} from the cache: {error}", resolved.origin);
+            Ok(Some(resolved))
         }
-        // A part that the commit of then has not may be there by now.
-        Err(other) if other.kind() != ErrorKind::Config => Err(other),
+        Err(cache_error) if cache_error.kind() != ErrorKind::Config => Err(cache_error),
+        // The cached commit may lack a path that the current commit has, so a config error is not reported.
         Ok(None) | Err(_) => Err(error),
     }
 }
@@ -90,7 +85,7 @@ struct FetchJob<'a> {
     cache: RepoCache,
 }
 
-/// What to do about an optional file that the cache knows nothing of.
+/// What to do about an optional file if the cache does not know whether the commit has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UnknownFilePolicy {
     AskHub,
@@ -98,11 +93,11 @@ enum UnknownFilePolicy {
 }
 
 impl FetchJob<'_> {
-    /// The files of `commit` out of the cache.
+    /// The files of `commit` from the cache; `None` if it lacks one.
     fn cached_at_commit(
         &self,
         commit: &str,
-        unknown: UnknownFilePolicy,
+        unknown_files: UnknownFilePolicy,
     ) -> Result<Option<ResolvedFiles>, HubError> {
         let listed = self.file_list(commit);
         if self.selection.needs_file_list() && listed.is_none() {
@@ -115,7 +110,7 @@ impl FetchJob<'_> {
             files.push(match self.lookup(commit, file)? {
                 CacheEntry::Present(path) => Some(path),
                 CacheEntry::Absent if *is_optional => None,
-                CacheEntry::Unknown if *is_optional && unknown == UnknownFilePolicy::Skip => {
+                CacheEntry::Unknown if *is_optional && unknown_files == UnknownFilePolicy::Skip => {
                     skipped.push(file);
                     None
                 }
@@ -123,22 +118,25 @@ impl FetchJob<'_> {
             });
         }
         for file in skipped {
-            tracing::warn!("only the hub knows whether {} has a {file}: going on without", self.repo_ref);
+            tracing::warn!(
+                "the cache does not know whether {} has a {file}: continuing without it",
+                self.repo_ref
+            );
         }
         Ok(Some(self.resolved(commit, files)))
     }
 
-    /// The files out of the cache without asking the hub, of the commit that a branch was at last.
-    fn from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
-        let last = || self.cache.read_ref(self.repo_ref.revision_or_main());
-        match self.repo_ref.commit().map(str::to_owned).or_else(last) {
+    /// The files from the cache, of the requested commit or the last downloaded commit of the branch or tag.
+    fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
+        let last_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
+        match self.repo_ref.commit().map(str::to_owned).or_else(last_commit) {
             Some(commit) => self.cached_at_commit(&commit, UnknownFilePolicy::Skip),
             None => Ok(None),
         }
     }
 
-    /// Asks the hub, and downloads what the cache lacks.
-    fn from_hub(&self) -> Result<ResolvedFiles, HubError> {
+    /// Resolves the revision on the hub, and downloads the files that the cache lacks.
+    fn resolve_from_hub(&self) -> Result<ResolvedFiles, HubError> {
         let client = HubClient::new(self.repo_ref, self.settings)?;
         let RevisionInfo { commit, files: mut listed } = client.resolve_revision()?;
         if self.selection.needs_file_list() {
@@ -150,17 +148,17 @@ impl FetchJob<'_> {
         let listed = listed.as_deref();
         let requested = self.selection.select_files(listed)?;
         let mut entries = Vec::with_capacity(requested.len());
-        for wish in &requested {
-            entries.push(self.lookup(&commit, &wish.file)?);
+        for RequestedFile { file, .. } in &requested {
+            entries.push(self.lookup(&commit, file)?);
         }
-        let is_missing = |(wish, entry): (&RequestedFile, &CacheEntry)| match entry {
+        let is_missing = |(file, entry): (&RequestedFile, &CacheEntry)| match entry {
             CacheEntry::Present(_) => false,
-            CacheEntry::Absent => !wish.is_optional,
+            CacheEntry::Absent => !file.is_optional,
             CacheEntry::Unknown => true,
         };
         let n_missing = requested.iter().zip(&entries).filter(|&pair| is_missing(pair)).count();
         if n_missing == 0 {
-            // Only for the day when the hub is down: a cache that may not be written serves as well.
+            // The record is only needed when the hub is down, so a read-only cache is fine.
             if let Err(error) = self.record_commit(&commit, listed) {
                 tracing::debug!("{error}");
             }
@@ -178,7 +176,7 @@ impl FetchJob<'_> {
         let _lock = self.cache.lock(LOCK, self.settings.idle_timeout)?;
         let mut files = Vec::with_capacity(requested.len());
         for (RequestedFile { file, is_optional }, entry) in requested.into_iter().zip(entries) {
-            // What is here was checked a moment ago.
+            // Present files have just been verified.
             let path = match entry {
                 CacheEntry::Present(path) => Some(path),
                 CacheEntry::Absent | CacheEntry::Unknown => {
@@ -195,7 +193,7 @@ impl FetchJob<'_> {
         Ok(self.resolved(&commit, files))
     }
 
-    /// Notes what `commit` has, where that is asked for, and that the branch or tag is at it.
+    /// Stores the file list of `commit`, if needed, and the commit of the branch or tag.
     fn record_commit(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
         if self.selection.needs_file_list()
             && let Some(listed) = listed
@@ -208,8 +206,8 @@ impl FetchJob<'_> {
         }
     }
 
-    /// A file out of the cache or from the hub, checked; `None` when the repository has none, which must agree with what it
-    /// lists. A download that is wrong is removed and made once more.
+    /// A verified file from the cache or the hub; `None` if the commit has no such file and does not list it
+    /// either. A damaged or interrupted download is repeated once.
     fn fetch_file(
         &self,
         client: &HubClient<'_>,
@@ -231,7 +229,7 @@ impl FetchJob<'_> {
                         self.progress.finish();
                         return Ok(Some(path));
                     }
-                    Some(damage) => damage,
+                    Some(mismatch) => mismatch,
                 },
                 Err(DownloadFailure::Missing) if is_listed != Some(true) => return Ok(None),
                 Err(DownloadFailure::Missing) => {
@@ -239,7 +237,7 @@ impl FetchJob<'_> {
                     return Err(self.file_not_found(file.into()));
                 }
                 Err(DownloadFailure::Busy(blob)) => {
-                    // Another program writes it: hf-hub finds it once that is done.
+                    // Another program is writing the blob: wait until it is done, then hf-hub finds it.
                     self.cache.lock(&blob, self.settings.idle_timeout)?;
                     continue;
                 }
@@ -253,31 +251,29 @@ impl FetchJob<'_> {
                 }
             };
             if is_retry {
-                // A download takes the page of an error for the file; which one it is takes another request.
-                let is_damaged = matches!(error, HubError::HashMismatch { .. });
-                return Err(is_damaged
-                    .then(|| client.probe_file(commit, file).err())
-                    .flatten()
-                    .unwrap_or(error));
+                // hf-hub saves an error page as if it were the file; another request tells which error it is.
+                let is_mismatch = matches!(error, HubError::HashMismatch { .. });
+                let server_error = is_mismatch.then(|| client.probe_file(commit, file).err()).flatten();
+                return Err(server_error.unwrap_or(error));
             }
-            tracing::warn!("{file} arrived damaged: fetching it once more");
+            tracing::warn!("{file} arrived damaged: downloading it once more");
             is_retry = true;
         }
     }
 
-    /// What is wrong with a file that was downloaded; it is removed then.
+    /// The error of a downloaded file with a wrong hash, which is removed; `None` for a correct file.
     fn verify_download(
         &self,
         path: &Path,
         file: &str,
         before: &BlobSnapshot,
     ) -> Result<Option<HubError>, HubError> {
-        for (blob, verdict) in self.cache.verify_download(path, before)? {
-            match verdict {
+        for (blob, check) in self.cache.verify_download(path, before)? {
+            match check {
                 HashCheck::Match => {}
                 HashCheck::Unknown => {
                     tracing::warn!(
-                        "{} gives no hash of {file}: it is used unchecked",
+                        "{} provides no hash of {file}: using it unchecked",
                         self.settings.base_url()
                     );
                 }
@@ -291,7 +287,7 @@ impl FetchJob<'_> {
         Ok(None)
     }
 
-    /// Clears up after a download that failed; that it failed matters more than that this does.
+    /// Cleans up after a failed download, which is the reported error; errors of the cleanup are logged.
     fn remove_leftovers(&self, before: &BlobSnapshot) {
         if let Err(error) = self.cache.remove_leftovers(before) {
             tracing::warn!("{error}");
@@ -302,7 +298,7 @@ impl FetchJob<'_> {
         self.cache.lookup(commit, file, self.settings.idle_timeout)
     }
 
-    /// The list of what `commit` has, where that is asked for and the cache keeps it.
+    /// The stored file list of `commit`, if it is needed and known.
     fn file_list(&self, commit: &str) -> Option<Vec<String>> {
         self.selection.needs_file_list().then(|| self.cache.file_list(commit)).flatten()
     }
@@ -315,7 +311,7 @@ impl FetchJob<'_> {
         }
     }
 
-    /// A file that is not there though the hub may list it.
+    /// The error for a file that the hub does not have, although it may list it.
     fn file_not_found(&self, file: String) -> HubError {
         HubError::FileNotFound { name: self.repo_ref.repo_name(), file, found: Vec::new() }
     }

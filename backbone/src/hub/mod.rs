@@ -1,15 +1,18 @@
-//! Weights and data sets from the Hugging Face hub, through the cache that Python's huggingface_hub shares.
+//! Weights and data sets from the Hugging Face hub, in the cache shared with Python's huggingface_hub.
 //!
-//! hf-hub moves the bytes and lays out the cache; it does not check them. [`fetch`] and [`fetch_dataset`] do:
+//! The crate hf-hub downloads files and lays out the cache, but does not verify them. [`fetch_weights`] and
+//! [`fetch_dataset`] add:
 //!
-//! - Every file is compared with its etag, the hash under which the cache keeps it, after each download and at each later
-//!   use: a copy that a killed process, another program or the disk left damaged is never read. It is removed and fetched
-//!   anew, once. A server whose etags are no hashes gets a line that says so.
-//! - A revision is first resolved to its commit, and all files are those of that commit. What the cache has is not asked for
-//!   again; with a commit as the revision, nothing is asked at all.
-//! - When the hub is down, the commit that the branch or tag was at when it was last fetched serves, with a line. Of a data
-//!   set it serves only if all of what was asked for is there: the cache keeps the list of the commit's files.
-//! - Of several processes that want the same, one fetches.
+//! - Every file is checked against its etag, a hash that is also its name in the cache, after the download
+//!   and at every later use, so a copy damaged by a killed process, another program or the disk is never
+//!   read. It is removed and downloaded again, once. If the etags of a server are not hashes, a warning is
+//!   logged.
+//! - A revision is first resolved to a commit, and all files are taken from that commit. Cached files are not
+//!   requested again; if the revision is a commit, nothing is requested.
+//! - If the hub is down, the last downloaded commit of the branch or tag is used, with a warning. A data set
+//!   is used only if the cache has all requested files, which it knows from the stored file list of the
+//!   commit.
+//! - If several processes need the same files, only one downloads them.
 
 mod cache;
 mod client;

@@ -7,11 +7,11 @@ use globset::{Glob, GlobBuilder, GlobMatcher};
 
 use super::error::HubError;
 
-/// A repository on the hub, `hf://owner/name@revision/file` where revision and file may be left out.
+/// Weights on the hub, `hf://owner/name@revision/file`, where revision and file are optional.
 ///
-/// The revision is a branch, a tag or a commit, `main` where there is none. It ends at the next slash; a slash in a branch
-/// is written `%2F` (`hf://owner/name@feature%2Fx`). `refs/pr/N` and `refs/convert/NAME` may be written as they are, as
-/// Python's `HfFileSystem` has it. The file is `model.safetensors` where there is none.
+/// The revision is a branch, a tag or a commit; the default is `main`. It ends at the next slash; a slash in
+/// a branch name is written `%2F` (`hf://owner/name@feature%2Fx`), except in `refs/pr/N` and
+/// `refs/convert/NAME`, as in Python's `HfFileSystem`. The default file is `model.safetensors`.
 ///
 /// ```
 /// use headstock_backbone::HubSource;
@@ -31,13 +31,13 @@ impl HubSource {
         &self.0.repo
     }
 
-    /// The branch, tag or commit that was asked for.
+    /// The requested branch, tag or commit.
     #[must_use]
     pub fn revision(&self) -> Option<&str> {
         self.0.revision.as_deref()
     }
 
-    /// The `.safetensors` file that was asked for.
+    /// The requested `.safetensors` file.
     #[must_use]
     pub fn file(&self) -> Option<&str> {
         self.0.path.as_deref()
@@ -47,12 +47,12 @@ impl HubSource {
         &self.0
     }
 
-    /// The weights' path in the repository.
+    /// The path of the weights in the repository.
     pub(super) fn weights_path(&self) -> &str {
         self.file().unwrap_or("model.safetensors")
     }
 
-    /// The path of a file beside the weights.
+    /// The path of a file in the folder of the weights.
     pub(super) fn sibling_path(&self, file: &str) -> String {
         match self.weights_path().rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{file}"),
@@ -70,37 +70,37 @@ impl fmt::Display for HubSource {
 impl FromStr for HubSource {
     type Err = HubError;
 
-    /// Reads what follows `hf://`.
-    fn from_str(text: &str) -> Result<Self, HubError> {
+    /// Parses a name without `hf://`.
+    fn from_str(name: &str) -> Result<Self, HubError> {
         let invalid_name =
-            |problem: &str| HubError::InvalidName { name: text.into(), problem: problem.into() };
-        let place = RepoRef::parse(RepoKind::Weights, text).map_err(invalid_name)?;
-        if let Some(file) = &place.path {
+            |problem: &str| HubError::InvalidName { name: name.into(), problem: problem.into() };
+        let repo_ref = RepoRef::parse(RepoKind::Weights, name).map_err(invalid_name)?;
+        if let Some(file) = &repo_ref.path {
             check_file(file).map_err(invalid_name)?;
         }
-        Ok(Self(place))
+        Ok(Self(repo_ref))
     }
 }
 
-/// A data set on the hub, `hf://datasets/owner/name@revision/part` where revision and part may be left out.
+/// A data set on the hub, `hf://datasets/owner/name@revision/path`, where revision and path are optional.
 ///
-/// The revision is as in [`HubSource`]; `@refs/convert/parquet` (or `@refs%2Fconvert%2Fparquet`) is the branch into which the
-/// hub itself converts data sets of other formats.
+/// The revision is as in [`HubSource`]; `@refs/convert/parquet` (or `@refs%2Fconvert%2Fparquet`) is the
+/// branch into which the hub converts data sets of other formats.
 ///
-/// The part is a folder, with all that is below it, or a `.parquet` file. It may be a pattern: `*` stands for any characters
-/// of a file's or folder's name, `**` for any folders, `{a,b}` for either, as in `data/train-*` or `*/{train,test}`.
-/// [`fetch_dataset`](super::fetch_dataset) says what is meant where there is none.
+/// The path is a folder, which includes everything below it, or a `.parquet` file. It may be a glob pattern:
+/// `*` matches any characters within a file or folder name, `**` any folders, `{a,b}` either name, as in
+/// `data/train-*` or `*/{train,test}`. [`fetch_dataset`](super::fetch_dataset) documents the default.
 ///
 /// ```
 /// use headstock_backbone::HubDataset;
 ///
 /// let source: HubDataset = "datasets/owner/name@v1/data/train-*.parquet".parse()?;
 /// assert_eq!((source.repo(), source.revision()), ("owner/name", Some("v1")));
-/// assert_eq!(source.part(), Some("data/train-*.parquet"));
+/// assert_eq!(source.path(), Some("data/train-*.parquet"));
 /// assert_eq!(source.to_string(), "hf://datasets/owner/name@v1/data/train-*.parquet");
 ///
 /// let converted: HubDataset = "datasets/owner/name@refs/convert/parquet/default".parse()?;
-/// assert_eq!((converted.revision(), converted.part()), (Some("refs/convert/parquet"), Some("default")));
+/// assert_eq!((converted.revision(), converted.path()), (Some("refs/convert/parquet"), Some("default")));
 /// # Ok::<(), headstock_backbone::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,13 +116,13 @@ impl HubDataset {
         &self.repo_ref.repo
     }
 
-    /// The branch, tag or commit that was asked for.
+    /// The requested branch, tag or commit.
     #[must_use]
     pub fn revision(&self) -> Option<&str> {
         self.repo_ref.revision.as_deref()
     }
 
-    /// The folder, file or pattern that was asked for.
+    /// The requested folder, file or pattern.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.repo_ref.path.as_deref()
@@ -132,7 +132,7 @@ impl HubDataset {
         &self.repo_ref
     }
 
-    /// Matches the files and folders that are meant by the part.
+    /// Matches the files and folders that the path selects.
     pub(super) fn path_matcher(&self) -> Option<GlobMatcher> {
         self.pattern.as_ref().map(Glob::compile_matcher)
     }
@@ -147,32 +147,32 @@ impl fmt::Display for HubDataset {
 impl FromStr for HubDataset {
     type Err = HubError;
 
-    /// Reads what follows `hf://`.
-    fn from_str(text: &str) -> Result<Self, HubError> {
+    /// Parses a name without `hf://`.
+    fn from_str(name: &str) -> Result<Self, HubError> {
         let invalid_name =
-            |problem: &str| HubError::InvalidDatasetName { name: text.into(), problem: problem.into() };
-        let Some(rest) = text.strip_prefix(RepoKind::Dataset.prefix()) else {
-            return Err(invalid_name("it does not begin with `datasets/`"));
+            |problem: &str| HubError::InvalidDatasetName { name: name.into(), problem: problem.into() };
+        let Some(rest) = name.strip_prefix(RepoKind::Dataset.prefix()) else {
+            return Err(invalid_name("it does not start with `datasets/`"));
         };
-        let mut place = RepoRef::parse(RepoKind::Dataset, rest).map_err(invalid_name)?;
-        let Some(part) = &mut place.path else {
-            return Ok(Self { repo_ref: place, pattern: None });
+        let mut repo_ref = RepoRef::parse(RepoKind::Dataset, rest).map_err(invalid_name)?;
+        let Some(path) = &mut repo_ref.path else {
+            return Ok(Self { repo_ref, pattern: None });
         };
-        if let Some(folder) = part.strip_suffix('/') {
-            *part = folder.to_owned();
+        if let Some(folder) = path.strip_suffix('/') {
+            *path = folder.to_owned();
         }
-        // What stands for names stands in a path as a name does.
-        if !is_safe_relative_path(&part.replace(['*', '?'], "x")) {
-            return Err(invalid_name("the part must be a path inside the repository"));
+        // Wildcards match within names, so they are as safe as letters.
+        if !is_safe_relative_path(&path.replace(['*', '?'], "x")) {
+            return Err(invalid_name("the path must be inside the repository"));
         }
-        let pattern = GlobBuilder::new(part).literal_separator(true).build();
-        let pattern =
-            pattern.map_err(|error| invalid_name(&format!("the pattern fails: {}", error.kind())))?;
-        Ok(Self { repo_ref: place, pattern: Some(pattern) })
+        let pattern = GlobBuilder::new(path).literal_separator(true).build();
+        let pattern = pattern
+            .map_err(|error| invalid_name(&format!("the path is an invalid pattern: {}", error.kind())))?;
+        Ok(Self { repo_ref, pattern: Some(pattern) })
     }
 }
 
-/// What a repository holds.
+/// The kind of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RepoKind {
     Weights,
@@ -180,7 +180,7 @@ pub(super) enum RepoKind {
 }
 
 impl RepoKind {
-    /// What precedes `owner/name` in a name and in the addresses of pages and files.
+    /// The prefix of `owner/name` in `hf://` names and in URLs.
     pub(super) fn prefix(self) -> &'static str {
         match self {
             Self::Weights => "",
@@ -188,7 +188,7 @@ impl RepoKind {
         }
     }
 
-    /// Begins the name of a repository's folder in the cache.
+    /// The prefix of a repository's folder in the cache.
     pub(super) fn cache_prefix(self) -> &'static str {
         match self {
             Self::Weights => "models",
@@ -196,7 +196,7 @@ impl RepoKind {
         }
     }
 
-    /// For messages.
+    /// The name of the contents in messages.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Weights => "weights",
@@ -205,7 +205,7 @@ impl RepoKind {
     }
 }
 
-/// A place on the hub: a repository, and where they are named a revision and a part of it.
+/// A repository on the hub, with an optional revision and an optional path in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RepoRef {
     kind: RepoKind,
@@ -215,9 +215,9 @@ pub(super) struct RepoRef {
 }
 
 impl RepoRef {
-    /// Reads what follows `hf://` and the kind's prefix; the part is not checked. The error says what is wrong.
-    fn parse(kind: RepoKind, text: &str) -> Result<Self, &'static str> {
-        let (owner, rest) = text.split_once('/').ok_or("the owner is missing")?;
+    /// Parses a name without `hf://` and the prefix of `kind`; does not check the path.
+    fn parse(kind: RepoKind, full_name: &str) -> Result<Self, &'static str> {
+        let (owner, rest) = full_name.split_once('/').ok_or("the owner is missing")?;
         let (name, rest) = rest.split_at(rest.find(['@', '/']).unwrap_or(rest.len()));
         let (revision, rest) = match rest.strip_prefix('@') {
             Some(rest) => {
@@ -228,8 +228,8 @@ impl RepoRef {
         };
         check_repo(owner, name)?;
         let revision = revision.map(check_revision).transpose()?;
-        let part = rest.strip_prefix('/').map(str::to_owned);
-        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path: part })
+        let path = rest.strip_prefix('/').map(str::to_owned);
+        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path })
     }
 
     pub(super) fn kind(&self) -> RepoKind {
@@ -241,33 +241,33 @@ impl RepoRef {
         &self.repo
     }
 
-    /// The path of the repository's page on the hub.
+    /// The path of the repository's web page on the hub.
     pub(super) fn page_path(&self) -> String {
         format!("{}{}", self.kind.prefix(), self.repo)
     }
 
-    /// The revision where it is a commit, which never changes.
+    /// The revision if it is a commit hash.
     pub(super) fn commit(&self) -> Option<&str> {
         self.revision.as_deref().filter(|revision| is_commit(revision))
     }
 
-    /// The revision, or the hub's default.
+    /// The revision, or the default branch.
     pub(super) fn revision_or_main(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
-    /// The name without a part, as an error gives it.
+    /// The `hf://` name without a path, for messages.
     pub(super) fn repo_name(&self) -> String {
         Self { path: None, ..self.clone() }.to_string()
     }
 
-    /// The name with a file of the repository, as an error gives it.
+    /// The `hf://` name with `file`, or else with the requested path, for messages.
     pub(super) fn name_with_file(&self, file: Option<&str>) -> String {
-        let part = file.or(self.path.as_deref()).map(str::to_owned);
-        Self { path: part, ..self.clone() }.to_string()
+        let path = file.or(self.path.as_deref()).map(str::to_owned);
+        Self { path, ..self.clone() }.to_string()
     }
 
-    /// The same at `revision`.
+    /// The same repository and path at another revision.
     pub(super) fn at_revision(&self, revision: &str) -> Self {
         Self { revision: Some(revision.into()), ..self.clone() }
     }
@@ -279,8 +279,8 @@ impl fmt::Display for RepoRef {
         if let Some(revision) = &self.revision {
             write!(out, "@{}", revision.replace('/', "%2F"))?;
         }
-        if let Some(part) = &self.path {
-            write!(out, "/{part}")?;
+        if let Some(path) = &self.path {
+            write!(out, "/{path}")?;
         }
         Ok(())
     }
@@ -291,29 +291,29 @@ pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The longest repository the hub takes.
+/// The hub's limit for the length of `owner/name`.
 const MAX_REPO_LENGTH: usize = 96;
 
-/// Where the revision ends in what follows the `@`.
-fn end_of_revision(text: &str) -> usize {
-    let parts = if text.starts_with("refs/pr/") || text.starts_with("refs/convert/") { 3 } else { 1 };
-    text.match_indices('/').nth(parts - 1).map_or(text.len(), |(at, _)| at)
+/// The length of the revision at the start of `rest`, which follows the `@`.
+fn end_of_revision(rest: &str) -> usize {
+    let n_parts = if rest.starts_with("refs/pr/") || rest.starts_with("refs/convert/") { 3 } else { 1 };
+    rest.match_indices('/').nth(n_parts - 1).map_or(rest.len(), |(end, _)| end)
 }
 
-/// The hub's own rules (`validate_repo_id` of huggingface_hub).
+/// Checks the rules of the hub (`validate_repo_id` of huggingface_hub).
 fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
     for part in [owner, name] {
         if part.is_empty() {
             return Err("owner and name must not be empty");
         }
         if !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-            return Err("owner and name are made of letters, digits, `-`, `_` and `.`");
+            return Err("owner and name may only contain letters, digits, `-`, `_` and `.`");
         }
         if part.contains("--") || part.contains("..") {
-            return Err("owner and name must not hold `--` or `..`");
+            return Err("owner and name must not contain `--` or `..`");
         }
         if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
-            return Err("owner and name must not begin or end with `-` or `.`");
+            return Err("owner and name must not start or end with `-` or `.`");
         }
     }
     if name.ends_with(".git") {
@@ -325,10 +325,10 @@ fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A revision becomes a path below `refs/` in the cache, so it must stay there.
+/// Checks a revision, which becomes a path in the cache, and converts commit hashes to lower case.
 fn check_revision(revision: String) -> Result<String, &'static str> {
     if !is_safe_relative_path(&revision) {
-        return Err("the revision is no branch, tag or commit");
+        return Err("the revision is not a valid branch, tag or commit");
     }
     Ok(if is_commit(&revision) { revision.to_ascii_lowercase() } else { revision })
 }
@@ -343,7 +343,7 @@ fn check_file(file: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a path of plain parts, joined to a directory, stays in it.
+/// Whether a path, joined to a directory, stays inside it and has no special characters.
 pub(super) fn is_safe_relative_path(path: &str) -> bool {
     let is_plain_component = |part: &str| {
         !part.is_empty() && part.chars().any(|c| c != '.') && !part.contains(['\\', ':', '?', '*'])
@@ -356,14 +356,14 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    fn parts(text: &str) -> (String, Option<String>, Option<String>) {
-        let HubSource(RepoRef { repo, revision, path: part, .. }) =
-            text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-        (repo, revision, part)
+    fn parts(name: &str) -> (String, Option<String>, Option<String>) {
+        let HubSource(RepoRef { repo, revision, path, .. }) =
+            name.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
+        (repo, revision, path)
     }
 
     #[test]
-    fn revision_and_file_may_be_left_out() {
+    fn revision_and_file_are_optional() {
         let repo = "timm/resnet50.a1_in1k";
         let commit = "767268603ca0cb0bfe326fa87277f19c419566ef";
         for (text, revision, file) in [
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_written_so_that_it_reads_as_the_same_again() {
+    fn names_round_trip() {
         for text in ["a/b", "a/b@v1", "a/b/c.safetensors", "a/b@refs/pr/1/c.safetensors", "a/b@x%2Fy"] {
             let source: HubSource = text.parse().unwrap();
             let written = source.to_string();
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_name_says_what_is_wrong_with_it() {
+    fn the_error_for_a_malformed_name_describes_the_problem() {
         let long = format!("owner/{}", "n".repeat(91));
         for (text, problem) in [
             ("", "owner"),
@@ -411,8 +411,8 @@ mod tests {
             ("timm/resnet50#1", "letters"),
             ("ti--mm/resnet50", "`--`"),
             ("timm/res..net", "`..`"),
-            ("timm/.resnet", "begin or end"),
-            ("timm/resnet-", "begin or end"),
+            ("timm/.resnet", "start or end"),
+            ("timm/resnet-", "start or end"),
             ("timm/resnet.git", ".git"),
             (long.as_str(), "96"),
             ("timm/resnet50@", "revision"),
@@ -431,8 +431,8 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_has_a_revision_and_a_part_or_neither_and_is_written_as_it_is_read() {
-        for (text, revision, part) in [
+    fn revision_and_path_of_a_data_set_are_optional_and_names_round_trip() {
+        for (text, revision, path) in [
             ("datasets/a/b", None, None),
             ("datasets/a/b@v1", Some("v1"), None),
             ("datasets/a/b/data/train", None, Some("data/train")),
@@ -442,14 +442,14 @@ mod tests {
             ("datasets/a/b@refs%2Fconvert%2Fparquet/x", Some("refs/convert/parquet"), Some("x")),
         ] {
             let source: HubDataset = text.parse().unwrap();
-            assert_eq!((source.repo(), source.revision(), source.path()), ("a/b", revision, part), "{text}");
+            assert_eq!((source.repo(), source.revision(), source.path()), ("a/b", revision, path), "{text}");
             let written = source.to_string();
             assert_eq!(written.strip_prefix("hf://").unwrap().parse::<HubDataset>().unwrap(), source);
         }
     }
 
     #[test]
-    fn a_malformed_name_of_a_data_set_says_what_is_wrong_with_it() {
+    fn the_error_for_a_malformed_data_set_name_describes_the_problem() {
         for (text, problem) in [
             ("a/b", "`datasets/`"),
             ("datasets/mnist", "owner"),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_has_96_characters_at_most() {
+    fn a_repository_name_has_at_most_96_characters() {
         let name = |length: usize| format!("owner/{}", "n".repeat(length - 6));
         assert_eq!(name(96).parse::<HubSource>().unwrap().repo(), name(96));
         assert!(name(97).parse::<HubSource>().unwrap_err().to_string().contains("longer than 96 characters"));
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_inside_is_made_of_plain_parts() {
+    fn safe_relative_paths_have_only_plain_components() {
         for path in ["a", "a/b.c/d-e_f", "...a", "a..", "ä/ö", " a"] {
             assert!(is_safe_relative_path(path), "{path}");
         }
@@ -504,31 +504,34 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_named_with_and_without_its_part_and_at_its_commit() {
+    fn names_for_messages_have_the_requested_path_and_revision() {
         let source: HubSource = "a/b@feature%2fx/c.safetensors".parse().unwrap();
-        let place = source.repo_ref();
-        assert_eq!(place.repo_name(), "hf://a/b@feature%2Fx");
-        assert_eq!(place.name_with_file(None), "hf://a/b@feature%2Fx/c.safetensors");
-        assert_eq!(place.name_with_file(Some("d")), "hf://a/b@feature%2Fx/d");
-        assert_eq!(place.at_revision("1234").to_string(), "hf://a/b@1234/c.safetensors");
-        assert_eq!((place.page_path(), place.repo(), place.kind()), ("a/b".into(), "a/b", RepoKind::Weights));
-        let data: HubDataset = "datasets/a/b".parse().unwrap();
-        let place = data.repo_ref();
-        assert_eq!((place.page_path(), place.kind()), ("datasets/a/b".into(), RepoKind::Dataset));
+        let repo_ref = source.repo_ref();
+        assert_eq!(repo_ref.repo_name(), "hf://a/b@feature%2Fx");
+        assert_eq!(repo_ref.name_with_file(None), "hf://a/b@feature%2Fx/c.safetensors");
+        assert_eq!(repo_ref.name_with_file(Some("d")), "hf://a/b@feature%2Fx/d");
+        assert_eq!(repo_ref.at_revision("1234").to_string(), "hf://a/b@1234/c.safetensors");
         assert_eq!(
-            (place.repo_name(), place.name_with_file(Some("x"))),
+            (repo_ref.page_path(), repo_ref.repo(), repo_ref.kind()),
+            ("a/b".into(), "a/b", RepoKind::Weights)
+        );
+        let data: HubDataset = "datasets/a/b".parse().unwrap();
+        let repo_ref = data.repo_ref();
+        assert_eq!((repo_ref.page_path(), repo_ref.kind()), ("datasets/a/b".into(), RepoKind::Dataset));
+        assert_eq!(
+            (repo_ref.repo_name(), repo_ref.name_with_file(Some("x"))),
             ("hf://datasets/a/b".into(), "hf://datasets/a/b/x".into())
         );
-        for (kind, prefix, folder, what) in [
+        for (kind, prefix, cache_prefix, label) in [
             (RepoKind::Weights, "", "models", "weights"),
             (RepoKind::Dataset, "datasets/", "datasets", "data set"),
         ] {
-            assert_eq!((kind.prefix(), kind.cache_prefix(), kind.label()), (prefix, folder, what));
+            assert_eq!((kind.prefix(), kind.cache_prefix(), kind.label()), (prefix, cache_prefix, label));
         }
     }
 
     #[test]
-    fn what_lies_beside_the_weights_lies_in_their_folder() {
+    fn siblings_of_the_weights_are_in_their_folder() {
         let source: HubSource = "a/b/f32/model.safetensors".parse().unwrap();
         assert_eq!(source.sibling_path("config.json"), "f32/config.json");
         assert_eq!("a/b".parse::<HubSource>().unwrap().sibling_path("config.json"), "config.json");

@@ -1,4 +1,4 @@
-//! Where the hub and its cache are, and who asks.
+//! Settings of the hub and its cache.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,29 +7,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where the hub and its cache are, and who asks.
+/// Settings of the hub and its cache.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubSettings {
-    /// The hub's address, `https://huggingface.co`.
+    /// The URL of the hub, `https://huggingface.co`.
     pub endpoint: String,
-    /// The cache, shared with Python's huggingface_hub.
+    /// The cache folder, shared with Python's huggingface_hub.
     pub cache: PathBuf,
-    /// Who asks, where that matters: for private and gated repositories.
+    /// The access token, for private and gated repositories.
     pub token: Option<String>,
-    /// Whether only the cache is asked.
+    /// Whether to use only the cache.
     pub offline: bool,
-    /// How long the hub, or another process that fetches the same, may be silent before it is given up.
+    /// How long to wait without progress of the hub, or of another process that downloads the same files.
     pub idle_timeout: Duration,
-    /// The pause before a request that failed is made again; the next ones are longer.
+    /// The delay before the first retry of a failed request; further delays are longer.
     pub retry_delay: Duration,
 }
 
 impl HubSettings {
-    /// The settings of huggingface_hub's environment variables, and its defaults: `HF_ENDPOINT`; `HF_HUB_CACHE`, or `hub`
-    /// in `HF_HOME`, or that in `XDG_CACHE_HOME` or `~/.cache`; `HF_TOKEN`, or the file that `HF_TOKEN_PATH` names, or
-    /// `token` in `HF_HOME`, unless `HF_HUB_DISABLE_IMPLICIT_TOKEN`; `HF_HUB_OFFLINE`.
+    /// The settings from the environment variables of huggingface_hub, with its defaults:
     ///
-    /// The one place where this crate reads the environment.
+    /// - `endpoint`: `HF_ENDPOINT`.
+    /// - `cache`: `HF_HUB_CACHE`, or `HF_HOME/hub`, where `HF_HOME` is `XDG_CACHE_HOME/huggingface` or
+    ///   `~/.cache/huggingface` by default.
+    /// - `token`: `HF_TOKEN`, or the file `HF_TOKEN_PATH`, or the file `HF_HOME/token`; none if
+    ///   `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
+    /// - `offline`: `HF_HUB_OFFLINE`.
+    ///
+    /// No other function of this crate reads the environment.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
@@ -39,13 +44,13 @@ impl HubSettings {
         Self::from_variables(|name| env::var_os(name), env::home_dir())
     }
 
-    fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user: Option<PathBuf>) -> Self {
-        let user_home = user.unwrap_or_default();
-        let set = |name| variable(name).filter(|value| !value.is_empty());
-        let text = |name| set(name).and_then(|value| value.into_string().ok());
-        let path = |name| set(name).map(|value| expand_tilde(Path::new(&value), &user_home));
-        let is_on = |name| {
-            text(name)
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user_home: Option<PathBuf>) -> Self {
+        let user_home = user_home.unwrap_or_default();
+        let non_empty = |name| variable(name).filter(|value| !value.is_empty());
+        let string = |name| non_empty(name).and_then(|value| value.into_string().ok());
+        let path = |name| non_empty(name).map(|value| expand_tilde(Path::new(&value), &user_home));
+        let is_true = |name| {
+            string(name)
                 .is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()))
         };
 
@@ -53,44 +58,44 @@ impl HubSettings {
             path("XDG_CACHE_HOME").unwrap_or_else(|| user_home.join(".cache")).join("huggingface")
         });
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
-        let token = if is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        let token = if is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             None
         } else {
-            text("HF_TOKEN").or_else(|| {
+            string("HF_TOKEN").or_else(|| {
                 fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"))).ok()
             })
         };
         Self {
-            endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
+            endpoint: string("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
             cache: cache.unwrap_or_else(|| hf_home.join("hub")),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
-            offline: is_on("HF_HUB_OFFLINE"),
+            offline: is_true("HF_HUB_OFFLINE"),
             idle_timeout: Duration::from_secs(60),
             retry_delay: Duration::from_millis(250),
         }
     }
 
-    /// The hub's address without a slash at its end.
+    /// The URL of the hub without a trailing slash.
     pub(super) fn base_url(&self) -> &str {
         self.endpoint.trim_end_matches('/')
     }
 }
 
-/// A path with `~` resolved, as Python does.
-fn expand_tilde(path: &Path, user: &Path) -> PathBuf {
-    path.strip_prefix("~").map_or_else(|_| path.to_owned(), |rest| user.join(rest))
+/// Replaces a leading `~`, as Python's `expanduser` does for the current user.
+fn expand_tilde(path: &Path, user_home: &Path) -> PathBuf {
+    path.strip_prefix("~").map_or_else(|_| path.to_owned(), |rest| user_home.join(rest))
 }
 
 impl fmt::Debug for HubSettings {
-    /// Without the token.
+    /// Hides the token.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("HubSettings")
             .field("endpoint", &self.endpoint)
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "..."))
             .field("offline", &self.offline)
-            .field("patience", &self.idle_timeout)
-            .field("pause", &self.retry_delay)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("retry_delay", &self.retry_delay)
             .finish()
     }
 }
@@ -117,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_variable_says_where_the_cache_is() {
+    fn the_most_specific_variable_sets_the_cache() {
         let mut variables = vec![("XDG_CACHE_HOME", "/xdg")];
         for (name, value, cache) in [
             ("", "", "/xdg/huggingface/hub"),
@@ -132,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_the_variable_or_the_file_it_names_or_the_one_in_the_home() {
+    fn the_token_comes_from_a_variable_or_a_file() {
         let home = tempfile::tempdir().unwrap();
         let other = home.path().join("other");
         fs::write(home.path().join("token"), "of-the-home\n").unwrap();
@@ -150,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_is_what_python_takes_for_true() {
+    fn offline_accepts_the_true_values_of_python() {
         for (value, offline) in
             [("1", true), ("True", true), ("YES", true), ("on", true), ("0", false), ("", false)]
         {
@@ -159,18 +164,18 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_is_the_variables_and_its_address_ends_without_a_slash() {
-        for (value, address) in [
+    fn the_base_url_has_no_trailing_slash() {
+        for (value, base_url) in [
             ("", "https://huggingface.co"),
             ("https://mirror.example", "https://mirror.example"),
             ("https://mirror.example/hub//", "https://mirror.example/hub"),
         ] {
-            assert_eq!(settings(&[("HF_ENDPOINT", value)]).base_url(), address);
+            assert_eq!(settings(&[("HF_ENDPOINT", value)]).base_url(), base_url);
         }
     }
 
     #[test]
-    fn a_path_of_the_users_folder_may_be_written_with_a_tilde_and_no_other() {
+    fn only_the_tilde_of_the_current_user_is_expanded() {
         for (value, cache) in [
             ("~", "/home/ann"),
             ("~/x/y", "/home/ann/x/y"),
@@ -183,23 +188,23 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_trimmed_and_a_blank_one_is_none() {
+    fn tokens_are_trimmed_and_blank_ones_are_ignored() {
         for (value, token) in [(" hf_x\n", Some("hf_x")), (" \n", None)] {
             assert_eq!(settings(&[("HF_TOKEN", value)]).token.as_deref(), token);
         }
-        // A file that is not there is none either.
+        // A missing file is ignored, too.
         assert_eq!(settings(&[("HF_TOKEN_PATH", "/nowhere/token")]).token, None);
         let variables = [("HF_TOKEN", "hf_x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")];
         assert_eq!(settings(&variables).token.as_deref(), Some("hf_x"));
     }
 
     #[test]
-    fn all_but_the_token_is_printed() {
+    fn debug_output_has_all_settings_but_hides_the_token() {
         let printed = format!(
             "{:?}",
             settings(&[("HF_TOKEN", "hf_x"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "1")])
         );
-        let expected = r#"HubSettings { endpoint: "https://huggingface.co", cache: "/c", token: Some("..."), offline: true, patience: 60s, pause: 250ms }"#;
+        let expected = r#"HubSettings { endpoint: "https://huggingface.co", cache: "/c", token: Some("..."), offline: true, idle_timeout: 60s, retry_delay: 250ms }"#;
         assert_eq!(printed, expected);
         assert!(format!("{:?}", settings(&[])).contains("token: None"));
     }

@@ -1,4 +1,4 @@
-//! Whether a blob of the cache is what its name says.
+//! Verification of cached blobs against their names.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// What a blob's name, which is the etag that the hub gave, says of its content.
+/// The hash in the name of a blob, which is its etag on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Etag<'a> {
-    /// 64 hexadecimal digits: the SHA-256 of the content (a large file).
+    /// 64 hexadecimal digits: the SHA-256 of a large file.
     Sha256(&'a str),
-    /// 40 hexadecimal digits: the SHA-1 that git gives the content (a small file).
+    /// 40 hexadecimal digits: the git SHA-1 of a small file.
     Git(&'a str),
-    /// Something of another server's, which says nothing.
+    /// Not a hash; from a server other than huggingface.co.
     Opaque,
 }
 
@@ -30,18 +30,17 @@ impl<'a> Etag<'a> {
     }
 }
 
-/// What a blob turned out to be.
+/// The result of comparing a blob with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HashCheck {
-    /// What its name says.
     Match,
-    /// Its name says nothing that can be checked.
+    /// The name is not a hash.
     Unknown,
-    /// Something else; with the hash that it has instead.
+    /// The contents have this hash instead.
     Mismatch(String),
 }
 
-/// Reads a blob and compares it with its name.
+/// Compares the contents of a blob with the hash in its name.
 pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
     let (expected, found) = match Etag::new(name) {
         Etag::Opaque => return Ok(HashCheck::Unknown),
@@ -55,6 +54,7 @@ pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
     Ok(if found.eq_ignore_ascii_case(expected) { HashCheck::Match } else { HashCheck::Mismatch(found) })
 }
 
+/// The hash of the remaining contents of a file, in hexadecimal.
 fn hash_file<D: Digest>(mut hash: D, mut file: File) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 18];
     loop {
@@ -66,7 +66,7 @@ fn hash_file<D: Digest>(mut hash: D, mut file: File) -> io::Result<String> {
         }
     }
     Ok(hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
     }))
@@ -84,7 +84,7 @@ mod tests {
     const GIT: &str = "0386dd300c0465beb6211bd9d9c92fe0d7956916";
 
     #[test]
-    fn a_blob_is_right_when_sha256sum_or_git_give_it_its_name() {
+    fn hashes_match_sha256sum_and_git() {
         let directory = tempfile::tempdir().unwrap();
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_a_wrong_blob_is_reported() {
+    fn a_mismatch_reports_the_actual_hash() {
         let directory = tempfile::tempdir().unwrap();
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_hash_says_nothing() {
+    fn names_that_are_not_hashes_are_not_checked() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "5d41402abc4b2a76b9719d911017c592", &"g".repeat(40), &"0".repeat(63)] {
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Weights, and the records beside them.
+//! Download of weights and their config files.
 
 use std::path::Path;
 
@@ -8,25 +8,25 @@ use super::name::{HubSource, RepoRef};
 use super::settings::HubSettings;
 use crate::source::{DownloadProgress, WeightFiles, is_pickled};
 
-/// What tells the architecture and timm's preprocessing.
+/// The config of the architecture, with timm's preprocessing.
 const CONFIG: &str = "config.json";
 
-/// What tells transformers' preprocessing.
+/// The config of transformers' preprocessing.
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// Fetches the weights and the two records beside them, `config.json` and `preprocessor_config.json` where there are any,
-/// with the settings of huggingface_hub's environment variables.
+/// Fetches weights, and `config.json` and `preprocessor_config.json` from the same folder if they exist, with
+/// the settings of [`HubSettings::from_environment`].
 ///
 /// # Errors
-/// [`HubError`]. Whatever was found wrong is gone from the cache by then.
+/// [`HubError`]. Damaged files have been removed from the cache.
 pub fn fetch_weights(source: &HubSource, progress: &dyn DownloadProgress) -> Result<WeightFiles, HubError> {
     fetch_weights_with(source, &HubSettings::from_environment(), progress)
 }
 
-/// As [`fetch`], with settings of one's own.
+/// Like [`fetch_weights`], with explicit settings.
 ///
 /// # Errors
-/// [`HubError`].
+/// The errors of [`fetch_weights`].
 pub fn fetch_weights_with(
     source: &HubSource,
     settings: &HubSettings,
@@ -48,7 +48,7 @@ pub fn fetch_weights_with(
 }
 
 impl FileSelection for HubSource {
-    fn place(&self) -> &RepoRef {
+    fn repo_ref(&self) -> &RepoRef {
         self.repo_ref()
     }
 
@@ -56,20 +56,20 @@ impl FileSelection for HubSource {
         false
     }
 
-    /// The small ones first: what is amiss shows before the large one is fetched.
+    /// The small files come first, so that problems show before the weights are downloaded.
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
         if let Some(listed) = listed
             && !listed.iter().any(|file| file == self.weights_path())
         {
             return Err(weights_not_found(self, listed));
         }
-        let optional_record = |file| RequestedFile { file: self.sibling_path(file), is_optional: true };
+        let optional = |file| RequestedFile { file: self.sibling_path(file), is_optional: true };
         let weights = RequestedFile { file: self.weights_path().into(), is_optional: false };
-        Ok(vec![optional_record(CONFIG), optional_record(PREPROCESSOR), weights])
+        Ok(vec![optional(CONFIG), optional(PREPROCESSOR), weights])
     }
 }
 
-/// The weights are not among `listed`.
+/// The error for a repository whose files, `listed`, do not include the weights.
 fn weights_not_found(source: &HubSource, listed: &[String]) -> HubError {
     let name = source.repo_ref().repo_name();
     let mut found = listed.to_vec();

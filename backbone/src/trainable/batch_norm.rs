@@ -1,16 +1,17 @@
-//! BatchNorm by the statistics of a batch, channels last, and its derivatives.
+//! BatchNorm with the statistics of a batch, forward and backward, in NHWC layout.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::resnet_spec::BATCH_NORM_EPS;
+use crate::resnet_spec::{Activation, BATCH_NORM_EPS};
 
-/// Positions that a thread takes at a time; sums of channels are made of the sums of so many.
+/// Positions per parallel task. The sums of a channel are computed per task first, so results do not depend
+/// on threads.
 const ROWS_PER_TASK: usize = 256;
-/// Channels whose sums are in registers.
+/// Channels that are summed in registers at a time.
 const LANES: usize = 32;
 
-/// `1 / sqrt(variance + ε)`
+/// `1 / sqrt(variance + eps)`
 pub(super) fn inverse_std(variance: f32) -> f64 {
     1.0 / (f64::from(variance) + BATCH_NORM_EPS).sqrt()
 }
@@ -18,54 +19,56 @@ pub(super) fn inverse_std(variance: f32) -> f64 {
 /// Mean and variance of each channel of `[..., C]`.
 #[derive(Clone, Debug)]
 pub(super) struct BatchStatistics {
-    /// Positions that they are of.
+    /// The number of values per channel.
     pub(super) count: usize,
     /// `[C]`
     pub(super) mean: Vec<f32>,
-    /// The mean of the squares of what is off the mean, `[C]`.
+    /// The biased variance (divided by `count`), `[C]`.
     pub(super) variance: Vec<f32>,
 }
 
 impl BatchStatistics {
+    /// The statistics of `xs`, `[..., C]`.
     pub(super) fn from_activations(channels: usize, xs: &[f32]) -> Self {
         let count = xs.len() / channels;
-        // Off a value of the channel instead of 0: what is far from 0 but near each other keeps its digits.
+        // Sums are relative to the first value of each channel, which preserves precision far from 0.
         let origin = &xs[..channels];
         let [sums, squares] = channel_sums(
             channels,
             [xs],
             #[inline(always)]
             |[x], channel| {
-                let off = f64::from(x) - f64::from(origin[channel]);
-                [off, off * off]
+                let offset = f64::from(x) - f64::from(origin[channel]);
+                [offset, offset * offset]
             },
         );
-        let off: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
-        let mean = origin.iter().zip(&off).map(|(x, off)| (f64::from(*x) + off) as f32).collect();
+        let offsets: Vec<f64> = sums.iter().map(|sum| sum / count as f64).collect();
+        let mean = origin.iter().zip(&offsets).map(|(x, offset)| (f64::from(*x) + offset) as f32).collect();
         let variance = squares
             .iter()
-            .zip(&off)
-            .map(|(square, off)| (square / count as f64 - off * off).max(0.0) as f32)
+            .zip(&offsets)
+            .map(|(square, offset)| (square / count as f64 - offset * offset).max(0.0) as f32)
             .collect();
         Self { count, mean, variance }
     }
 
-    /// `(x - mean) / sqrt(variance + ε) · γ + β`, and `other` on top, for `[..., C]`; what is negative becomes 0 with `relu`.
+    /// The activation of `(x - mean) / sqrt(variance + eps) · γ + β + residual`, for `[..., C]`.
     pub(super) fn normalize(
         &self,
-        (gamma, beta): (&[f32], &[f32]),
+        gamma: &[f32],
+        beta: &[f32],
         xs: &[f32],
-        other: Option<&[f32]>,
-        relu: bool,
+        residual: Option<&[f32]>,
+        activation: Activation,
         out: &mut [f32],
     ) {
         let channels = gamma.len();
         let scale: Vec<f32> = channel_scales(gamma, &self.variance).map(|scale| scale as f32).collect();
-        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-        let size = ROWS_PER_TASK * channels;
-        out.par_chunks_mut(size).enumerate().for_each(|(part, out)| {
-            let range = part * size..part * size + out.len();
-            let (xs, other) = (&xs[range.clone()], other.map(|other| &other[range]));
+        let floor = if activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
+        let task_len = ROWS_PER_TASK * channels;
+        out.par_chunks_mut(task_len).enumerate().for_each(|(task, out)| {
+            let range = task * task_len..task * task_len + out.len();
+            let (xs, residual) = (&xs[range.clone()], residual.map(|residual| &residual[range]));
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
@@ -75,11 +78,11 @@ impl BatchStatistics {
                         for ((out, x), ((mean, scale), beta)) in out.iter_mut().zip(xs).zip(factors) {
                             *out = (x - mean) * scale + beta;
                         }
-                        if let Some(other) = other {
-                            let other = &other[row * channels..][..channels];
-                            out.iter_mut().zip(other).for_each(|(out, other)| *out += other);
+                        if let Some(residual) = residual {
+                            let residual = &residual[row * channels..][..channels];
+                            out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
                         }
-                        // Not `max`, which would hide what is not a number.
+                        // Unlike `f32::max`, this propagates NaN.
                         out.iter_mut().for_each(|y| *y = if *y < floor { floor } else { *y });
                     }
                 },
@@ -87,7 +90,7 @@ impl BatchStatistics {
         });
     }
 
-    /// The derivative by what was normalised, and those by `γ` and `β`.
+    /// Writes the gradient of the input `xs` to `grad_input`, and returns the gradients of `γ` and `β`.
     pub(super) fn backward(
         &self,
         gamma: &[f32],
@@ -102,33 +105,34 @@ impl BatchStatistics {
             [xs, gradient],
             #[inline(always)]
             |[x, g], channel| {
-                let (off, g) = (f64::from(x) - f64::from(mean[channel]), f64::from(g));
-                [g * off, g]
+                let (centered, g) = (f64::from(x) - f64::from(mean[channel]), f64::from(g));
+                [g * centered, g]
             },
         );
-        let (mut of_gradient, mut of_x, mut constant) = (Vec::new(), Vec::new(), Vec::new());
+        // grad_input = g_coef · g + x_coef · (x - mean) + constant, with coefficients per channel.
+        let (mut g_coef, mut x_coef, mut constant) = (Vec::new(), Vec::new(), Vec::new());
         let mut grad_gamma = Vec::with_capacity(channels);
         for channel in 0..channels {
             let inverse = inverse_std(self.variance[channel]);
             let scale = f64::from(gamma[channel]) * inverse;
-            let each = inverse * inverse * products[channel] / self.count as f64;
-            of_gradient.push(scale as f32);
-            of_x.push((-scale * each) as f32);
+            let slope = inverse * inverse * products[channel] / self.count as f64;
+            g_coef.push(scale as f32);
+            x_coef.push((-scale * slope) as f32);
             constant.push((-scale * sums[channel] / self.count as f64) as f32);
             grad_gamma.push((inverse * products[channel]) as f32);
         }
-        let size = ROWS_PER_TASK * channels;
-        let parts = xs.par_chunks(size).zip(gradient.par_chunks(size));
-        grad_input.par_chunks_mut(size).zip(parts).for_each(|(out, (xs, gs))| {
+        let task_len = ROWS_PER_TASK * channels;
+        let tasks = xs.par_chunks(task_len).zip(gradient.par_chunks(task_len));
+        grad_input.par_chunks_mut(task_len).zip(tasks).for_each(|(out, (xs, gs))| {
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
                     let rows = xs.chunks_exact(channels).zip(gs.chunks_exact(channels));
                     for (out, (xs, gs)) in out.chunks_exact_mut(channels).zip(rows) {
                         let values = out.iter_mut().zip(xs).zip(gs);
-                        let factors = of_gradient.iter().zip(&of_x).zip(constant.iter().zip(mean));
-                        for (((out, x), g), ((of_gradient, of_x), (constant, mean))) in values.zip(factors) {
-                            *out = of_gradient * g + (of_x * (x - mean) + constant);
+                        let factors = g_coef.iter().zip(&x_coef).zip(constant.iter().zip(mean));
+                        for (((out, x), g), ((g_coef, x_coef), (constant, mean))) in values.zip(factors) {
+                            *out = g_coef * g + (x_coef * (x - mean) + constant);
                         }
                     }
                 },
@@ -138,12 +142,12 @@ impl BatchStatistics {
     }
 }
 
-/// `γ / sqrt(variance + ε)`
+/// `γ / sqrt(variance + eps)` of each channel.
 fn channel_scales(gamma: &[f32], variance: &[f32]) -> impl Iterator<Item = f64> {
     gamma.iter().zip(variance).map(|(gamma, variance)| f64::from(*gamma) * inverse_std(*variance))
 }
 
-/// BatchNorm by given statistics: a factor and a shift for each channel.
+/// BatchNorm with fixed statistics, as a scale and a shift per channel, `[C]`.
 #[derive(Clone, Debug)]
 pub(super) struct ScaleShift {
     pub(super) scale: Vec<f32>,
@@ -161,17 +165,18 @@ impl ScaleShift {
     }
 }
 
-/// For each channel the sums of two numbers that are made of the values of some tensors `[..., C]` at each position.
+/// For each channel the sums over all positions of the two `summands`, which are computed from the values of
+/// `tensors`, `[..., C]`, at a position.
 fn channel_sums<const N: usize>(
     channels: usize,
     tensors: [&[f32]; N],
     summands: impl Fn([f32; N], usize) -> [f64; 2] + Sync,
 ) -> [Vec<f64>; 2] {
-    let size = ROWS_PER_TASK * channels;
-    let parts: Vec<[Vec<f64>; 2]> = (0..tensors[0].len().div_ceil(size))
+    let task_len = ROWS_PER_TASK * channels;
+    let task_sums: Vec<[Vec<f64>; 2]> = (0..tensors[0].len().div_ceil(task_len))
         .into_par_iter()
-        .map(|part| {
-            let range = part * size..tensors[0].len().min((part + 1) * size);
+        .map(|task| {
+            let range = task * task_len..tensors[0].len().min((task + 1) * task_len);
             let tensors = tensors.map(|values| &values[range.clone()]);
             let mut sums = [vec![0.0; channels], vec![0.0; channels]];
             Arch::new().dispatch(
@@ -188,8 +193,8 @@ fn channel_sums<const N: usize>(
                                 lane_sums[1][lane] += added[1];
                             }
                         }
-                        for (sums, of_lanes) in sums.iter_mut().zip(lane_sums) {
-                            sums[first..first + lanes].copy_from_slice(&of_lanes[..lanes]);
+                        for (sums, lane_sums) in sums.iter_mut().zip(lane_sums) {
+                            sums[first..first + lanes].copy_from_slice(&lane_sums[..lanes]);
                         }
                     }
                 },
@@ -197,9 +202,9 @@ fn channel_sums<const N: usize>(
             sums
         })
         .collect();
-    [0, 1].map(|which| {
-        let sum = |channel: usize| parts.iter().map(|sums| sums[which][channel]).sum();
-        (0..channels).map(sum).collect()
+    [0, 1].map(|summand| {
+        let total = |channel: usize| task_sums.iter().map(|sums| sums[summand][channel]).sum();
+        (0..channels).map(total).collect()
     })
 }
 
@@ -212,16 +217,16 @@ mod tests {
     use crate::support::golden_json;
     use crate::trainable::conv_bn::ConvBnUnit;
 
-    /// What `reference/backbone/batchnorm.py` says.
+    /// Named vectors of each case of `reference/backbone/batchnorm.py`.
     type Golden = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
 
-    fn golden(part: &str) -> impl Fn(&str) -> Vec<f32> {
-        let values = golden_json::<Golden>("batchnorm.json").remove(part).unwrap();
-        move |name| values[name].iter().map(|value| *value as f32).collect()
+    fn golden(case: &str) -> impl Fn(&str) -> Vec<f32> {
+        let vectors = golden_json::<Golden>("batchnorm.json").remove(case).unwrap();
+        move |name| vectors[name].iter().map(|value| *value as f32).collect()
     }
 
-    /// Each to a share of its own size: channels whose variance is small are not hidden by others.
-    fn assert_each(ours: &[f32], oracle: &[f32], what: &str) {
+    /// Compares with a tolerance relative to each value, also in channels with a small variance.
+    fn assert_close_each(ours: &[f32], oracle: &[f32], what: &str) {
         assert_eq!(ours.len(), oracle.len(), "{what}");
         for (index, (ours, oracle)) in ours.iter().zip(oracle).enumerate() {
             assert!(
@@ -232,32 +237,33 @@ mod tests {
     }
 
     #[test]
-    fn running_statistics_of_any_size_normalise_as_in_pytorch() {
-        let of = golden("running");
-        let affine = ScaleShift::new(&of("mean"), &of("variance"), &of("gamma"), &of("beta"));
-        let ours: Vec<f32> = of("x")
+    fn normalization_with_running_statistics_matches_pytorch() {
+        let golden = golden("running");
+        let ScaleShift { scale, shift } =
+            ScaleShift::new(&golden("mean"), &golden("variance"), &golden("gamma"), &golden("beta"));
+        let ours: Vec<f32> = golden("x")
             .iter()
-            .zip(affine.scale.iter().zip(&affine.shift))
+            .zip(scale.iter().zip(&shift))
             .map(|(x, (scale, shift))| (f64::from(*x) * f64::from(*scale) + f64::from(*shift)) as f32)
             .collect();
-        // The shift is a difference of numbers up to 300 times as large as what is left.
-        for (ours, (oracle, scale)) in ours.iter().zip(of("y").iter().zip(&affine.scale)) {
+        // Cancellation: the operands of the shift are up to 300 times as large as the result.
+        for (ours, (oracle, scale)) in ours.iter().zip(golden("y").iter().zip(&scale)) {
             assert!((ours - oracle).abs() <= 1e-6 * scale.abs().max(1.0), "{ours}, not {oracle}");
         }
     }
 
-    /// Channels that are all alike, spread by 1e-4, by 3e-3 and by 1, and far from 0.
+    /// The channels are constant, spread by 1e-4, by 3e-3 and by 1, and far from 0.
     #[test]
-    fn a_batch_is_normalised_and_its_derivatives_are_as_in_pytorch() {
-        let of = golden("batch");
-        let (xs, gamma, beta) = (of("x"), of("gamma"), of("beta"));
+    fn batch_normalization_and_its_gradients_match_pytorch() {
+        let golden = golden("batch");
+        let (xs, gamma, beta) = (golden("x"), golden("gamma"), golden("beta"));
         let channels = gamma.len();
         let statistics = BatchStatistics::from_activations(channels, &xs);
         assert_eq!(statistics.count, xs.len() / channels);
         let mut out = vec![f32::NAN; xs.len()];
-        // `f32` holds a value near 300 to 3e-5, which is 3e-4 of that channel's spread.
+        // `f32` values near 300 have a precision of 3e-5, which is 3e-4 of the spread of that channel.
         let bound = |channel: usize| if channel + 1 == channels { 2e-3 } else { 2e-5 };
-        let near = |ours: &[f32], oracle: &[f32], what: &str| {
+        let assert_close = |ours: &[f32], oracle: &[f32], what: &str| {
             assert_eq!(ours.len(), oracle.len(), "{what}");
             for (index, (ours, oracle)) in ours.iter().zip(oracle).enumerate() {
                 let gap = (ours - oracle).abs();
@@ -267,29 +273,31 @@ mod tests {
                 );
             }
         };
-        statistics.normalize((&gamma, &beta), &xs, None, false, &mut out);
-        near(&out, &of("y"), "y");
-        statistics.normalize((&gamma, &beta), &xs, Some(&of("other")), true, &mut out);
-        near(&out, &of("added"), "with a value added and a ReLU");
-        assert!(out.iter().filter(|y| **y == 0.0).count() > 10, "the ReLU is seen");
-        let mut by_x = vec![f32::NAN; xs.len()];
-        let [by_gamma, by_beta] = statistics.backward(&gamma, &xs, &of("by_y"), &mut by_x);
-        near(&by_gamma, &of("by_gamma"), "by γ");
-        near(&by_beta, &of("by_beta"), "by β");
-        for (index, (ours, oracle)) in by_x.iter().zip(of("by_x")).enumerate() {
-            // Sums that cancel are times `1 / sqrt(variance + ε)`.
+        statistics.normalize(&gamma, &beta, &xs, None, Activation::Identity, &mut out);
+        assert_close(&out, &golden("y"), "y");
+        statistics.normalize(&gamma, &beta, &xs, Some(&golden("other")), Activation::Relu, &mut out);
+        assert_close(&out, &golden("added"), "with a residual and a ReLU");
+        assert!(out.iter().filter(|y| **y == 0.0).count() > 10, "the ReLU has an effect");
+        let mut grad_x = vec![f32::NAN; xs.len()];
+        let [grad_gamma, grad_beta] = statistics.backward(&gamma, &xs, &golden("by_y"), &mut grad_x);
+        assert_close(&grad_gamma, &golden("by_gamma"), "gradient of γ");
+        assert_close(&grad_beta, &golden("by_beta"), "gradient of β");
+        for (index, (ours, oracle)) in grad_x.iter().zip(golden("by_x")).enumerate() {
+            // Cancellation errors are scaled by `1 / sqrt(variance + eps)`.
             let scale = gamma[index % channels] * inverse_std(statistics.variance[index % channels]) as f32;
             let gap = (ours - oracle).abs();
-            assert!(gap <= bound(index % channels) * scale.abs(), "by x {index}: {ours}, not {oracle}");
+            assert!(
+                gap <= bound(index % channels) * scale.abs(),
+                "gradient of x {index}: {ours}, not {oracle}"
+            );
         }
     }
 
-    /// A tenth of the way to the batch's, whose variance is taken with `n - 1`.
     // effect: tune.batch_norm
     #[test]
-    fn running_statistics_follow_a_batch_as_in_pytorch() {
-        let of = golden("batch");
-        let channels = of("gamma").len();
+    fn updates_of_running_statistics_match_pytorch() {
+        let golden = golden("batch");
+        let channels = golden("gamma").len();
         let mut unit = ConvBnUnit {
             bn_name: "bn".into(),
             geometry: ConvGeometry { stride: 1, padding: 0 },
@@ -299,19 +307,19 @@ mod tests {
             weight_id: 0,
             gamma_id: 1,
             beta_id: 2,
-            running_mean: of("mean_before"),
-            running_var: of("variance_before"),
+            running_mean: golden("mean_before"),
+            running_var: golden("variance_before"),
         };
-        unit.update_running_stats(&BatchStatistics::from_activations(channels, &of("x")));
-        assert_each(&unit.running_mean, &of("mean_after"), "mean");
-        assert_each(&unit.running_var, &of("variance_after"), "variance");
+        unit.update_running_stats(&BatchStatistics::from_activations(channels, &golden("x")));
+        assert_close_each(&unit.running_mean, &golden("mean_after"), "mean");
+        assert_close_each(&unit.running_var, &golden("variance_after"), "variance");
     }
 
     #[test]
-    fn what_is_not_a_number_stays_so_through_a_relu() {
+    fn nan_propagates_through_a_relu() {
         let statistics = BatchStatistics { count: 2, mean: vec![0.0], variance: vec![1.0] };
         let mut out = [0.0; 2];
-        statistics.normalize((&[1.0], &[0.0]), &[f32::NAN, -1.0], None, true, &mut out);
+        statistics.normalize(&[1.0], &[0.0], &[f32::NAN, -1.0], None, Activation::Relu, &mut out);
         assert!(out[0].is_nan() && out[1] == 0.0);
     }
 }

@@ -1,14 +1,16 @@
-//! A residual block: forward, and back from the derivative of what comes out.
+//! Forward and backward of a residual block.
 
 use headstock_engine::training::TrainEpilogue;
 
+use super::BatchNormMode;
 use super::buffer_pool::{Buffer, BufferPool};
 use super::conv_bn::{ConvBnUnit, SavedForBackward, TrainContext};
-use super::pooling::NhwcShape;
+use super::pooling::{NhwcShape, NhwcView};
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
+use crate::resnet_spec::Activation;
 
-/// Units one after the other, and a shortcut around them.
+/// Convolutions in sequence, and a shortcut around them.
 #[derive(Debug)]
 pub(super) struct ResidualBlock {
     pub(super) stage: FeatureLayer,
@@ -16,127 +18,130 @@ pub(super) struct ResidualBlock {
     pub(super) shortcut: Option<ConvBnUnit>,
 }
 
-/// What a block keeps of the way forward for the way back.
+/// What the backward pass of a block needs from its forward pass.
 #[derive(Debug)]
 pub(super) struct BlockCache {
-    /// Of each unit, with what comes out of it.
+    /// For each unit its output, unless it can be recomputed.
     units: Vec<(SavedForBackward, Option<Buffer>)>,
     shortcut: Option<SavedForBackward>,
-    /// Of what comes out of the block.
     pub(super) output_shape: NhwcShape,
 }
 
 impl BlockCache {
-    /// What is kept of each unit, in the order of [`Block::units_mut`].
+    /// The caches of all units, in the order of [`ResidualBlock::units_mut`].
     pub(super) fn saved(&self) -> impl Iterator<Item = &SavedForBackward> {
-        self.units.iter().map(|(kept, _)| kept).chain(&self.shortcut)
+        self.units.iter().map(|(saved, _)| saved).chain(&self.shortcut)
     }
 
-    /// What comes out of the block.
+    /// The output of the block.
     pub(super) fn output(&self) -> &[f32] {
         self.units.last().and_then(|(_, out)| out.as_deref()).unwrap_or_default()
     }
 
-    /// Gives back everything but what comes out.
+    /// Releases all buffers except the output.
     pub(super) fn into_output(self, buffers: &mut BufferPool) -> Option<Buffer> {
         let mut output = None;
-        for (kept, out) in self.units {
-            if let Some(previous) = std::mem::replace(&mut output, out) {
-                buffers.release(previous);
-            }
-            kept.release(buffers);
+        for (saved, out) in self.units {
+            buffers.release_all(std::mem::replace(&mut output, out));
+            saved.release(buffers);
         }
-        if let Some(kept) = self.shortcut {
-            kept.release(buffers);
+        if let Some(saved) = self.shortcut {
+            saved.release(buffers);
         }
         output
     }
 }
 
 impl ResidualBlock {
-    /// Its units, in the order of their parameters.
+    /// The units, in the order of their parameters.
     pub(super) fn units(&self) -> impl Iterator<Item = &ConvBnUnit> {
         self.units.iter().chain(&self.shortcut)
     }
 
-    /// As [`units`](Self::units).
+    /// Like [`units`](Self::units).
     pub(super) fn units_mut(&mut self) -> impl Iterator<Item = &mut ConvBnUnit> {
         self.units.iter_mut().chain(&mut self.shortcut)
     }
 
-    /// By the batch's own statistics, or the running ones.
     pub(super) fn forward(
         &self,
         ctx: &mut TrainContext<'_>,
-        use_batch_stats: bool,
-        (size, input): (NhwcShape, &[f32]),
+        mode: BatchNormMode,
+        input: NhwcView<'_>,
     ) -> Result<BlockCache, BackboneError> {
-        let around =
-            self.shortcut.as_ref().map(|unit| unit.forward(ctx, use_batch_stats, (size, input), None, false));
-        let (shortcut, around) = around.transpose()?.unzip();
+        let projected =
+            self.shortcut.as_ref().map(|unit| unit.forward(ctx, mode, input, None, Activation::Identity));
+        let (shortcut, shortcut_output) = projected.transpose()?.unzip();
         let mut units: Vec<(SavedForBackward, Option<Buffer>)> = Vec::new();
-        let mut current = size;
+        let mut shape = input.shape;
         for (index, unit) in self.units.iter().enumerate() {
-            let other = (index + 1 == self.units.len()).then(|| around.as_deref().unwrap_or(input));
-            let from = units.last().and_then(|(_, out)| out.as_deref()).unwrap_or(input);
-            let (kept, out) = unit.forward(ctx, use_batch_stats, (current, from), other, true)?;
-            current = unit.output_shape(current);
-            if let Some((SavedForBackward::BatchStats(..), before)) = units.last_mut() {
-                before.take().into_iter().for_each(|before| ctx.buffers.release(before));
+            let is_last = index + 1 == self.units.len();
+            let residual = is_last.then(|| shortcut_output.as_deref().unwrap_or(input.values));
+            let values = units.last().and_then(|(_, out)| out.as_deref()).unwrap_or(input.values);
+            let (saved, out) =
+                unit.forward(ctx, mode, NhwcView { shape, values }, residual, Activation::Relu)?;
+            shape = unit.output_shape(shape);
+            if let Some((SavedForBackward::BatchStats(..), previous_output)) = units.last_mut() {
+                ctx.buffers.release_all(previous_output.take());
             }
-            units.push((kept, Some(out)));
+            units.push((saved, Some(out)));
         }
-        around.into_iter().for_each(|around| ctx.buffers.release(around));
-        Ok(BlockCache { units, shortcut, output_shape: current })
+        ctx.buffers.release_all(shortcut_output);
+        Ok(BlockCache { units, shortcut, output_shape: shape })
     }
 
-    /// Adds the derivatives by its parameters, for the derivative by what comes out, which is 0 where that is. Gives the derivative by
-    /// the input where it is wanted: the input is what a ReLU gave, and its derivative is by what went into that.
+    /// Accumulates the gradients of the parameters, given the gradient of the output before its ReLU. Returns
+    /// the gradient of the input before the ReLU of the previous layer, if `needs_input_grad`.
     pub(super) fn backward(
         &self,
         ctx: &mut TrainContext<'_>,
         cache: BlockCache,
         input: &[f32],
-        gradient: Buffer,
+        grad_output: Buffer,
         needs_input_grad: bool,
     ) -> Result<Option<Buffer>, BackboneError> {
         let mut saved_units: Vec<(SavedForBackward, Option<Buffer>)> = cache.units;
+        // The gradient of the output of the current unit; for the last unit it is `grad_output`.
         let mut current: Option<Buffer> = None;
         while let Some((saved, out)) = saved_units.pop() {
-            out.into_iter().for_each(|out| ctx.buffers.release(out));
-            let (index, unit) = (saved_units.len(), &self.units[saved_units.len()]);
+            ctx.buffers.release_all(out);
+            let index = saved_units.len();
+            let unit = &self.units[index];
             let recomputed = match saved_units.last() {
-                Some((before, None)) => self.units[index - 1].recompute_output(ctx, before),
+                Some((previous, None)) => self.units[index - 1].recompute_output(ctx, previous),
                 _ => None,
             };
-            let xs = match saved_units.last() {
+            let unit_input = match saved_units.last() {
                 Some((_, Some(out))) => out,
                 _ => recomputed.as_deref().unwrap_or(input),
             };
-            let grad_output = current.as_deref().unwrap_or(&gradient);
-            let back = unit.backward(ctx, saved, xs, grad_output)?;
+            let grad_unit_output = current.as_deref().unwrap_or(&grad_output);
+            let grad_context = unit.backward(ctx, saved, unit_input, grad_unit_output)?;
             let mut next = None;
             if index > 0 || needs_input_grad {
-                let by_input = next.insert(ctx.buffers.acquire(xs.len()));
-                let other = (index == 0 && self.shortcut.is_none()).then_some(&*gradient);
-                let finish = TrainEpilogue { addend: other, mask: Some(xs), ..TrainEpilogue::default() };
-                unit.backward_input(ctx, &back, grad_output, finish, by_input)?;
+                let grad_input = next.insert(ctx.buffers.acquire(unit_input.len()));
+                let identity_grad = (index == 0 && self.shortcut.is_none()).then_some(&*grad_output);
+                let epilogue = TrainEpilogue {
+                    addend: identity_grad,
+                    mask: Some(unit_input),
+                    ..TrainEpilogue::default()
+                };
+                unit.backward_input(ctx, &grad_context, grad_unit_output, epilogue, grad_input)?;
             }
-            for buffer in [back.grad_conv_output, recomputed, current].into_iter().flatten() {
-                ctx.buffers.release(buffer);
-            }
+            let released = [grad_context.grad_conv_output, recomputed, current];
+            ctx.buffers.release_all(released.into_iter().flatten());
             current = next;
         }
-        if let (Some(unit), Some(kept)) = (&self.shortcut, cache.shortcut) {
-            let back = unit.backward(ctx, kept, input, &gradient)?;
-            if let Some(by_input) = &mut current {
-                let finish =
+        if let (Some(unit), Some(saved)) = (&self.shortcut, cache.shortcut) {
+            let grad_context = unit.backward(ctx, saved, input, &grad_output)?;
+            if let Some(grad_input) = &mut current {
+                let epilogue =
                     TrainEpilogue { accumulate: true, mask: Some(input), ..TrainEpilogue::default() };
-                unit.backward_input(ctx, &back, &gradient, finish, by_input)?;
+                unit.backward_input(ctx, &grad_context, &grad_output, epilogue, grad_input)?;
             }
-            back.grad_conv_output.into_iter().for_each(|buffer| ctx.buffers.release(buffer));
+            ctx.buffers.release_all(grad_context.grad_conv_output);
         }
-        ctx.buffers.release(gradient);
+        ctx.buffers.release(grad_output);
         Ok(current)
     }
 }

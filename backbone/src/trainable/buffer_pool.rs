@@ -1,12 +1,12 @@
-//! Memory that steps take from and give back: fresh pages cost as much as the arithmetic on them.
+//! Buffers that training steps reuse, because touching fresh pages costs as much as the arithmetic on them.
 
 use std::ops::{Deref, DerefMut};
 
-/// Values that nobody uses at the moment.
+/// Free buffers.
 #[derive(Debug, Default)]
 pub(super) struct BufferPool(Vec<Vec<f32>>);
 
-/// Values of a step; whoever takes them overwrites them.
+/// A buffer in use; its initial contents are arbitrary.
 #[derive(Debug)]
 pub(super) struct Buffer {
     values: Vec<f32>,
@@ -14,11 +14,11 @@ pub(super) struct Buffer {
 }
 
 impl BufferPool {
-    /// `length` values, left from whatever was there before.
+    /// A buffer of `length` values: the smallest free one of at most twice the length, or a new one.
     pub(super) fn acquire(&mut self, length: usize) -> Buffer {
         let fits = |values: &Vec<f32>| (length..=2 * length).contains(&values.len());
-        let best = (0..self.0.len()).filter(|&at| fits(&self.0[at])).min_by_key(|&at| self.0[at].len());
-        let values = best.map_or_else(|| vec![0.0; length], |at| self.0.swap_remove(at));
+        let best = (0..self.0.len()).filter(|&i| fits(&self.0[i])).min_by_key(|&i| self.0[i].len());
+        let values = best.map_or_else(|| vec![0.0; length], |i| self.0.swap_remove(i));
         Buffer { values, length }
     }
 
@@ -30,6 +30,10 @@ impl BufferPool {
 
     pub(super) fn release(&mut self, buffer: Buffer) {
         self.0.push(buffer.values);
+    }
+
+    pub(super) fn release_all(&mut self, buffers: impl IntoIterator<Item = Buffer>) {
+        self.0.extend(buffers.into_iter().map(|buffer| buffer.values));
     }
 }
 

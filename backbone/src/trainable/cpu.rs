@@ -1,4 +1,4 @@
-//! The network on the CPU: convolutions and their derivatives by the engine, in `f32`.
+//! Training on the CPU: convolutions and their gradients are computed by the engine, in `f32`.
 
 use headstock_engine::training::ConvOps;
 use headstock_engine::{DType, Isa};
@@ -7,12 +7,13 @@ use super::batch_norm::BatchStatistics;
 use super::block::BlockCache;
 use super::buffer_pool::{Buffer, BufferPool};
 use super::conv_bn::{ConvBnUnit, SavedForBackward, TrainContext};
-use super::pooling::{self, NhwcShape};
-use super::{TrainStep, TrainableNetwork, check_gradient_length};
+use super::pooling::{self, NhwcShape, NhwcView};
+use super::{BatchNormMode, TrainStep, TrainableNetwork, check_gradient_length};
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
+use crate::resnet_spec::Activation;
 
-/// What a network is run with, and what was written down of the last step.
+/// The engine, the workspace, and what the last training forward pass saved.
 #[derive(Debug)]
 pub(super) struct CpuBackend {
     conv_ops: ConvOps,
@@ -20,23 +21,24 @@ pub(super) struct CpuBackend {
     cache: Option<CpuStepCache>,
 }
 
-/// What the way back needs of the way forward.
+/// What the backward pass needs from the forward pass.
 #[derive(Debug)]
 struct CpuStepCache {
-    /// What came into the first stage that is tuned.
+    /// The input of the first trained stage.
     input: Buffer,
     stem: Option<StemCache>,
-    /// Of the blocks that are tuned, which are the last ones.
+    /// The trained blocks, which are the last blocks of the network.
     blocks: Vec<BlockCache>,
-    /// Of what was averaged.
+    /// The shape before global average pooling.
     output_shape: NhwcShape,
 }
 
+/// What the backward pass of the stem needs from its forward pass.
 #[derive(Debug)]
 struct StemCache {
     saved: SavedForBackward,
-    /// Of what the pool took, and which value it took in each window.
     pool_input_shape: NhwcShape,
+    /// For each output of the max pool, the position of the maximum in its window.
     argmax: Vec<u8>,
     pooled: Buffer,
 }
@@ -46,139 +48,141 @@ impl CpuBackend {
         Self::with_isa(Isa::choose(DType::F32)?)
     }
 
-    /// With an instruction set of the caller's choice.
+    /// Uses an explicit instruction set.
     pub(super) fn with_isa(isa: Isa) -> Result<Self, BackboneError> {
         Ok(Self { conv_ops: ConvOps::new(isa)?, buffers: BufferPool::default(), cache: None })
     }
 
-    /// Features `[N, F]` of values `[N, H, W, C]`, by the running statistics.
+    /// Features `[N, F]` of activations `[N, H, W, C]`, with running statistics.
     pub(super) fn forward(
         &mut self,
         network: &mut TrainableNetwork,
-        (size, input): (NhwcShape, &[f32]),
+        input: NhwcView<'_>,
     ) -> Result<Vec<f32>, BackboneError> {
-        let (size, out) = self.forward_frozen(network, |_| true, size, input)?;
-        let features = pooling::global_avg_pool(size, out.as_deref().unwrap_or(input));
-        out.into_iter().for_each(|out| self.buffers.release(out));
+        let (shape, out) = self.forward_frozen(network, |_| true, input)?;
+        let features = pooling::global_avg_pool(shape, out.as_deref().unwrap_or(input.values));
+        self.buffers.release_all(out);
         Ok(features)
     }
 
-    /// Features for a step of training, and the batch's statistics for each unit that goes by them, in the order of the parameters.
+    /// Features of a training step, and the statistics of the batch for each unit that uses them, in the
+    /// order of the parameters.
     pub(super) fn forward_training(
         &mut self,
         network: &mut TrainableNetwork,
-        (size, input): (NhwcShape, &[f32]),
-        TrainStep { first_stage: from, use_batch_stats: by_batch }: TrainStep,
+        input: NhwcView<'_>,
+        step: TrainStep,
     ) -> Result<(Vec<f32>, Vec<BatchStatistics>), BackboneError> {
+        let TrainStep { first_stage, batch_norm_mode: mode } = step;
         self.clear_cache();
-        let (mut size, before) = self.forward_frozen(network, |stage| stage < from, size, input)?;
+        let (mut shape, frozen_output) = self.forward_frozen(network, |stage| stage < first_stage, input)?;
         let TrainableNetwork { store, stem, blocks } = network;
-        let at = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
-        let input = before.unwrap_or_else(|| at.buffers.acquire_copy(input));
-        let stem = stem.as_ref().filter(|_| from == FeatureLayer::Stem);
-        let stem = stem.map(|unit| StemCache::forward(unit, at, by_batch, (size, &input))).transpose()?;
+        let ctx = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
+        let input = frozen_output.unwrap_or_else(|| ctx.buffers.acquire_copy(input.values));
+        let stem = stem.as_ref().filter(|_| first_stage == FeatureLayer::Stem);
+        let stem_input = NhwcView { shape, values: &input };
+        let stem = stem.map(|unit| StemCache::forward(unit, ctx, mode, stem_input)).transpose()?;
         if let Some(stem) = &stem {
-            size = stem.pool_input_shape.after_max_pool();
+            shape = stem.pool_input_shape.after_max_pool();
         }
-        let mut ways: Vec<BlockCache> = Vec::new();
-        for block in blocks.iter().filter(|block| block.stage >= from) {
-            let xs = ways.last().map(BlockCache::output).or(stem.as_ref().map(|stem| &*stem.pooled));
-            let way = block.forward(at, by_batch, (size, xs.unwrap_or(&input)))?;
-            size = way.output_shape;
-            ways.push(way);
+        let mut caches: Vec<BlockCache> = Vec::new();
+        for block in blocks.iter().filter(|block| block.stage >= first_stage) {
+            let previous = caches.last().map(BlockCache::output).or(stem.as_ref().map(|stem| &*stem.pooled));
+            let block_input = NhwcView { shape, values: previous.unwrap_or(&input) };
+            let cache = block.forward(ctx, mode, block_input)?;
+            shape = cache.output_shape;
+            caches.push(cache);
         }
-        let tape = CpuStepCache { input, stem, blocks: ways, output_shape: size };
-        let features = pooling::global_avg_pool(size, tape.output());
-        let kept =
-            tape.stem.iter().map(|stem| &stem.saved).chain(tape.blocks.iter().flat_map(BlockCache::saved));
-        let statistics = kept.filter_map(|kept| match kept {
+        let cache = CpuStepCache { input, stem, blocks: caches, output_shape: shape };
+        let features = pooling::global_avg_pool(shape, cache.output());
+        let stem_saved = cache.stem.iter().map(|stem| &stem.saved);
+        let all_saved = stem_saved.chain(cache.blocks.iter().flat_map(BlockCache::saved));
+        let statistics = all_saved.filter_map(|saved| match saved {
             SavedForBackward::BatchStats(_, _, statistics) => Some(statistics.clone()),
             SavedForBackward::RunningStats(_) => None,
         });
         let statistics = statistics.collect();
-        self.cache = Some(tape);
+        self.cache = Some(cache);
         Ok((features, statistics))
     }
 
-    /// Adds the derivatives by what is trained, for that by the features of the last step.
+    /// Accumulates the gradients of the trained parameters, given the gradient of the features of the last
+    /// training forward pass, `[N, F]`.
     pub(super) fn backward(
         &mut self,
         network: &mut TrainableNetwork,
         grad_features: &[f32],
     ) -> Result<(), BackboneError> {
-        let expected =
-            self.cache.as_ref().map_or(0, |tape| tape.output_shape.images * tape.output_shape.channels);
+        let n_features = |shape: NhwcShape| shape.images * shape.channels;
+        let expected = self.cache.as_ref().map_or(0, |cache| n_features(cache.output_shape));
         check_gradient_length(expected, grad_features.len())?;
-        let Some(CpuStepCache { input, stem, mut blocks, output_shape: size }) = self.cache.take() else {
-            return Ok(());
-        };
-        let TrainableNetwork { store, stem: first, blocks: all } = network;
-        let at = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
-        let mut gradient = blocks.last().map(|last| {
-            let mut gradient = at.buffers.acquire(size.n_values());
-            pooling::global_avg_pool_backward(size, grad_features, last.output(), &mut gradient);
+        let Some(cache) = self.cache.take() else { return Ok(()) };
+        let CpuStepCache { input, stem: stem_cache, blocks: mut caches, output_shape } = cache;
+        let TrainableNetwork { store, stem, blocks } = network;
+        let ctx = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
+        let mut gradient = caches.last().map(|last| {
+            let mut gradient = ctx.buffers.acquire(output_shape.n_values());
+            pooling::global_avg_pool_backward(output_shape, grad_features, last.output(), &mut gradient);
             gradient
         });
-        for block in all.iter().rev() {
-            let (Some(way), Some(grad_output)) = (blocks.pop(), gradient.take()) else { break };
-            let previous_output =
-                blocks.last().map(BlockCache::output).or(stem.as_ref().map(|stem| &*stem.pooled));
-            gradient = block.backward(
-                at,
-                way,
-                previous_output.unwrap_or(&input),
-                grad_output,
-                previous_output.is_some(),
-            )?;
+        for block in blocks.iter().rev() {
+            let (Some(cache), Some(grad_output)) = (caches.pop(), gradient.take()) else { break };
+            let stem_output = stem_cache.as_ref().map(|stem| &*stem.pooled);
+            let previous = caches.last().map(BlockCache::output).or(stem_output);
+            let block_input = previous.unwrap_or(&input);
+            gradient = block.backward(ctx, cache, block_input, grad_output, previous.is_some())?;
         }
-        if let (Some(unit), Some(stem), Some(gradient)) = (first, stem, gradient) {
-            stem.backward(unit, at, &input, gradient)?;
+        if let (Some(unit), Some(cache), Some(gradient)) = (stem, stem_cache, gradient) {
+            cache.backward(unit, ctx, &input, gradient)?;
         }
-        at.buffers.release(input);
+        ctx.buffers.release(input);
         Ok(())
     }
 
-    /// Drops what was written down for a way back.
+    /// Drops what the last training forward pass saved.
     pub(super) fn clear_cache(&mut self) {
         let Some(CpuStepCache { input, stem, blocks, .. }) = self.cache.take() else { return };
         self.buffers.release(input);
-        if let Some(StemCache { saved: kept, pooled, .. }) = stem {
-            kept.release(&mut self.buffers);
+        if let Some(StemCache { saved, pooled, .. }) = stem {
+            saved.release(&mut self.buffers);
             self.buffers.release(pooled);
         }
-        for way in blocks {
-            way.into_output(&mut self.buffers).into_iter().for_each(|output| self.buffers.release(output));
+        for block in blocks {
+            let output = block.into_output(&mut self.buffers);
+            self.buffers.release_all(output);
         }
     }
 
-    /// Runs the stages that are asked for, which are the first ones, by the running statistics: what comes out of them, if there are any.
+    /// Runs the leading stages selected by `is_included` with running statistics. Returns the shape and the
+    /// output, `None` if no stage was run.
     fn forward_frozen(
         &mut self,
         network: &mut TrainableNetwork,
         is_included: impl Fn(FeatureLayer) -> bool,
-        mut size: NhwcShape,
-        input: &[f32],
+        input: NhwcView<'_>,
     ) -> Result<(NhwcShape, Option<Buffer>), BackboneError> {
         let TrainableNetwork { store, stem, blocks } = network;
-        let at = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
-        let mut current = None;
+        let ctx = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
+        let mut shape = input.shape;
+        let mut output = None;
         if let Some(unit) = stem.as_ref().filter(|_| is_included(FeatureLayer::Stem)) {
-            let way = StemCache::forward(unit, at, false, (size, input))?;
-            size = way.pool_input_shape.after_max_pool();
-            current = Some(way.pooled);
+            let stem = StemCache::forward(unit, ctx, BatchNormMode::Frozen, input)?;
+            shape = stem.pool_input_shape.after_max_pool();
+            output = Some(stem.pooled);
         }
         for block in blocks.iter().filter(|block| is_included(block.stage)) {
-            let way = block.forward(at, false, (size, current.as_deref().unwrap_or(input)))?;
-            size = way.output_shape;
-            current.into_iter().for_each(|before| at.buffers.release(before));
-            current = way.into_output(at.buffers);
+            let block_input = NhwcView { shape, values: output.as_deref().unwrap_or(input.values) };
+            let cache = block.forward(ctx, BatchNormMode::Frozen, block_input)?;
+            shape = cache.output_shape;
+            ctx.buffers.release_all(output);
+            output = cache.into_output(ctx.buffers);
         }
-        Ok((size, current))
+        Ok((shape, output))
     }
 }
 
 impl CpuStepCache {
-    /// What was averaged.
+    /// The activations before global average pooling.
     fn output(&self) -> &[f32] {
         let stem = self.stem.as_ref().map(|stem| &*stem.pooled);
         self.blocks.last().map(BlockCache::output).or(stem).unwrap_or(&self.input)
@@ -186,34 +190,36 @@ impl CpuStepCache {
 }
 
 impl StemCache {
+    /// Convolution, BatchNorm, ReLU and max pool.
     fn forward(
         unit: &ConvBnUnit,
         ctx: &mut TrainContext<'_>,
-        use_batch_stats: bool,
-        (size, photos): (NhwcShape, &[f32]),
+        mode: BatchNormMode,
+        input: NhwcView<'_>,
     ) -> Result<Self, BackboneError> {
-        let (kept, out) = unit.forward(ctx, use_batch_stats, (size, photos), None, true)?;
-        let size = unit.output_shape(size);
-        let count = size.after_max_pool().n_values();
-        let (mut pooled, mut which) = (ctx.buffers.acquire(count), vec![0; count]);
-        pooling::max_pool(size, &out, &mut pooled, &mut which);
+        let (saved, out) = unit.forward(ctx, mode, input, None, Activation::Relu)?;
+        let pool_input_shape = unit.output_shape(input.shape);
+        let count = pool_input_shape.after_max_pool().n_values();
+        let (mut pooled, mut argmax) = (ctx.buffers.acquire(count), vec![0; count]);
+        pooling::max_pool(pool_input_shape, &out, &mut pooled, &mut argmax);
         ctx.buffers.release(out);
-        Ok(Self { saved: kept, pool_input_shape: size, argmax: which, pooled })
+        Ok(Self { saved, pool_input_shape, argmax, pooled })
     }
 
-    /// For the derivative by what the pool took where it is above 0, and 0 elsewhere.
+    /// Accumulates the gradients of the parameters, given the gradient of the pooled output, zero where that
+    /// output is 0.
     fn backward(
         self,
         unit: &ConvBnUnit,
         ctx: &mut TrainContext<'_>,
-        photos: &[f32],
+        input: &[f32],
         gradient: Buffer,
     ) -> Result<(), BackboneError> {
         let mut grad_output = ctx.buffers.acquire(self.pool_input_shape.n_values());
         pooling::max_pool_backward(self.pool_input_shape, &gradient, &self.argmax, &mut grad_output);
-        let back = unit.backward(ctx, self.saved, photos, &grad_output)?;
-        let released = [Some(grad_output), Some(gradient), Some(self.pooled), back.grad_conv_output];
-        released.into_iter().flatten().for_each(|buffer| ctx.buffers.release(buffer));
+        let grad_context = unit.backward(ctx, self.saved, input, &grad_output)?;
+        ctx.buffers.release_all([grad_output, gradient, self.pooled]);
+        ctx.buffers.release_all(grad_context.grad_conv_output);
         Ok(())
     }
 }

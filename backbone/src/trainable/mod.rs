@@ -1,8 +1,9 @@
-//! A ResNet that is trained, from a stage on.
+//! Training of a ResNet from a chosen stage on.
 //!
-//! What comes out of each unit is written down on the way forward, and the way back goes through the same units: no graph. All values are
-//! channels last. On the CPU (`host`) convolutions and their derivatives are products of the engine's; on a GPU (`gpu`) candle
-//! has the operations, and what moves the parameters finds them and their gradients on the host as well.
+//! There is no autograd graph: the forward pass saves the outputs of the units, and a hand-written backward
+//! pass visits the units in reverse order. All activations are NHWC. The CPU backend (`cpu`) uses the engine,
+//! the GPU backend (`gpu`) candle's operations. Both keep parameters and gradients in CPU memory, where the
+//! optimizer updates them.
 
 mod batch_norm;
 mod block;
@@ -25,44 +26,48 @@ use self::cpu::CpuBackend;
 use self::gpu::GpuBackend;
 use self::parameters::ParameterStore;
 pub use self::parameters::{ParameterRole, ParameterSlot, TrainableParameter};
-use self::pooling::NhwcShape;
+use self::pooling::{NhwcShape, NhwcView};
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::device::{DeviceChoice, Precision};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::{self, ConvBn};
 
-/// What BatchNorm normalises by while the network is trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The statistics that BatchNorm uses while the backbone is fine-tuned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum BatchNormMode {
-    /// The statistics that the checkpoint came with.
+    /// The running statistics of the pretrained weights, which do not change.
     #[default]
     Frozen,
-    /// Those of the batch at hand, which the running ones follow.
+    /// The statistics of each batch, which also update the running statistics. Needs several values per channel.
     Train,
 }
 
-/// What the network gives at a layer for some photos, channels last, `[N, H, W, C]`; before the stem, normalised photos
-/// `[N, H, W, 3]`.
+/// The input of a stage: activations `[N, H, W, C]` or, for the stem, normalized pixels `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
 pub struct StageActivations<'a> {
-    /// The values, channel by channel of each position.
+    /// The values, row-major.
     pub values: &'a [f32],
-    /// `N`
+    /// The number of images, `N`.
     pub images: usize,
-    /// `H`
+    /// The height, `H`.
     pub height: usize,
-    /// `W`
+    /// The width, `W`.
     pub width: usize,
-    /// `C`
+    /// The number of channels, `C`.
     pub channels: usize,
 }
 
-/// The stages of a ResNet from one on, and the average over positions at the end.
+/// The last stages of a ResNet, from a chosen stage to global average pooling.
 ///
-/// A step is [`forward_training`](Self::forward_training), then [`backward`](Self::backward), then whatever moves the
-/// [`slots`](Self::slots), then [`zero_gradients`](Self::zero_gradients). Several forwards and backwards before one move add up.
+/// A training step is [`forward_training`](Self::forward_training), [`backward`](Self::backward), an update
+/// of [`parameters_mut`](Self::parameters_mut), and [`zero_gradients`](Self::zero_gradients). Gradients of
+/// several forward and backward passes accumulate.
 #[derive(Debug)]
 pub struct TrainableBackbone {
     architecture: Architecture,
@@ -73,7 +78,7 @@ pub struct TrainableBackbone {
     backend: TrainingBackend,
 }
 
-/// What is run.
+/// The parameters and layers of the loaded stages.
 #[derive(Debug)]
 struct TrainableNetwork {
     store: ParameterStore,
@@ -81,29 +86,29 @@ struct TrainableNetwork {
     blocks: Vec<ResidualBlock>,
 }
 
-/// What runs it.
+/// The implementation that runs the network.
 #[derive(Debug)]
 enum TrainingBackend {
     Cpu(Box<CpuBackend>),
     Gpu(GpuBackend),
 }
 
-/// A step of training.
+/// The settings of a training step.
 #[derive(Clone, Copy, Debug)]
 struct TrainStep {
-    /// The first stage that is trained.
+    /// The first trained stage.
     first_stage: FeatureLayer,
-    /// Whether BatchNorm goes by the statistics of the batch there.
-    use_batch_stats: bool,
+    /// The BatchNorm mode of the trained stages; frozen stages always use running statistics.
+    batch_norm_mode: BatchNormMode,
 }
 
 impl TrainableBackbone {
-    /// The stages of a checkpoint from `from` on, all of them trained, in `f32` on the CPU; from [`Layer::Avgpool`] on that is nothing
-    /// but the average.
+    /// Loads the stages from `first_stage` on, all of them trainable, in `f32` on the CPU. With
+    /// [`FeatureLayer::Avgpool`] only global average pooling remains.
     ///
     /// # Errors
-    /// [`BackboneError::Checkpoint`] for a weight that is NaN or infinite; [`BackboneError::Engine`] when the instruction set that is
-    /// asked for is not to be had.
+    /// [`BackboneError::Checkpoint`] for a NaN or infinite weight; [`BackboneError::Engine`] if a forced
+    /// instruction set is not available.
     pub fn load(
         checkpoint: &Checkpoint,
         first_stage: FeatureLayer,
@@ -112,11 +117,12 @@ impl TrainableBackbone {
         Self::load_on_device(checkpoint, first_stage, mode, DeviceChoice::Cpu, Precision::F32)
     }
 
-    /// The same on a device. [`Precision::Bf16`] is what a GPU computes convolutions in; parameters, gradients, running statistics and
-    /// BatchNorm stay in `f32`, and the CPU has nothing but that.
+    /// Like [`load`](Self::load), on a device. With [`Precision::Bf16`] a GPU computes convolutions in
+    /// `bf16`; parameters, gradients and BatchNorm stay in `f32`. The CPU ignores the precision and computes
+    /// everything in `f32`.
     ///
     /// # Errors
-    /// As [`load`](Self::load); [`BackboneError::Device`] when the device is not there.
+    /// The errors of [`load`](Self::load); [`BackboneError::Device`] if the device is not available.
     pub fn load_on_device(
         checkpoint: &Checkpoint,
         first_stage: FeatureLayer,
@@ -124,11 +130,11 @@ impl TrainableBackbone {
         device: DeviceChoice,
         precision: Precision,
     ) -> Result<Self, BackboneError> {
-        let runner = match device.open()? {
+        let backend = match device.open()? {
             Device::Cpu => TrainingBackend::Cpu(Box::new(CpuBackend::new()?)),
             device => TrainingBackend::Gpu(GpuBackend::new(device, precision.dtype())),
         };
-        Self::load_with_backend(checkpoint, first_stage, mode, runner)
+        Self::load_with_backend(checkpoint, first_stage, mode, backend)
     }
 
     fn load_with_backend(
@@ -148,9 +154,10 @@ impl TrainableBackbone {
         for (index, stage) in STAGES.into_iter().enumerate().filter(|(_, stage)| *stage >= first_stage) {
             loader.stage = stage;
             for block in resnet_spec::stage_blocks(checkpoint.architecture(), index) {
-                let units = block.convolutions.iter().map(|part| loader.load_unit(part));
+                let units = block.convolutions.iter().map(|conv_bn| loader.load_unit(conv_bn));
                 let units = units.collect::<Result<_, _>>()?;
-                let shortcut = block.shortcut.as_ref().map(|part| loader.load_unit(part)).transpose()?;
+                let shortcut =
+                    block.shortcut.as_ref().map(|conv_bn| loader.load_unit(conv_bn)).transpose()?;
                 blocks.push(ResidualBlock { stage, units, shortcut });
             }
         }
@@ -165,7 +172,7 @@ impl TrainableBackbone {
         })
     }
 
-    /// What can be trained, in the order in which it runs: of all stages that are loaded.
+    /// The parameters of all loaded stages, in the order of the forward pass.
     #[must_use]
     pub fn parameters(&self) -> &[TrainableParameter] {
         &self.network.store.parameters
@@ -177,44 +184,42 @@ impl TrainableBackbone {
         FeatureLayer::Avgpool.channels(self.architecture)
     }
 
-    /// Trains from this stage on only. Those below it that are loaded run frozen: by their running statistics, and without
-    /// gradients. What was written down for a way back is dropped.
+    /// Makes only `stage` and later stages trainable. Earlier loaded stages run frozen: with running
+    /// statistics and without gradients. Drops what the last training forward pass saved.
     pub fn set_trainable_from(&mut self, stage: FeatureLayer) {
         self.first_trained = stage.max(self.first_loaded);
         match &mut self.backend {
-            TrainingBackend::Cpu(host) => host.clear_cache(),
+            TrainingBackend::Cpu(cpu) => cpu.clear_cache(),
             TrainingBackend::Gpu(gpu) => gpu.clear_cache(),
         }
     }
 
-    /// Features `[N, F]`, by the running statistics.
+    /// Features `[N, F]`, with running statistics.
     ///
     /// # Errors
-    /// [`BackboneError::Activations`] for sizes that do not fit.
+    /// [`BackboneError::Activations`] for an input with a wrong shape.
     pub fn forward(&mut self, input: StageActivations<'_>) -> Result<Vec<f32>, BackboneError> {
-        let from = (self.input_shape(input)?, input.values);
+        let input = self.checked_input(input)?;
         match &mut self.backend {
-            TrainingBackend::Cpu(host) => host.forward(&mut self.network, from),
-            TrainingBackend::Gpu(gpu) => gpu.forward(&self.network, from),
+            TrainingBackend::Cpu(cpu) => cpu.forward(&mut self.network, input),
+            TrainingBackend::Gpu(gpu) => gpu.forward(&self.network, input),
         }
     }
 
-    /// Features `[N, F]` for a step of training, and all that [`backward`](Self::backward) needs is written down. With
-    /// [`BatchNormMode::Train`], BatchNorm goes by the statistics of the batch in the stages that are trained, and the running ones
-    /// follow them.
+    /// Features `[N, F]` of a training step; saves what [`backward`](Self::backward) needs. With
+    /// [`BatchNormMode::Train`] the trained stages use the statistics of the batch and update their running
+    /// statistics.
     ///
     /// # Errors
-    /// [`BackboneError::Activations`] for sizes that do not fit; [`BackboneError::OneValue`] when a BatchNorm sees one value of a
-    /// channel only, which has no variance. Running statistics are as before then.
+    /// [`BackboneError::Activations`] for an input with a wrong shape;
+    /// [`BackboneError::SingleValuePerChannel`] if the batch of a BatchNorm has a single value per channel.
+    /// On an error no running statistics are updated.
     pub fn forward_training(&mut self, input: StageActivations<'_>) -> Result<Vec<f32>, BackboneError> {
-        let from = (self.input_shape(input)?, input.values);
-        let training = TrainStep {
-            first_stage: self.first_trained,
-            use_batch_stats: self.batch_norm_mode == BatchNormMode::Train,
-        };
+        let input = self.checked_input(input)?;
+        let step = TrainStep { first_stage: self.first_trained, batch_norm_mode: self.batch_norm_mode };
         let (features, statistics) = match &mut self.backend {
-            TrainingBackend::Cpu(host) => host.forward_training(&mut self.network, from, training)?,
-            TrainingBackend::Gpu(gpu) => gpu.forward_training(&self.network, from, training)?,
+            TrainingBackend::Cpu(cpu) => cpu.forward_training(&mut self.network, input, step)?,
+            TrainingBackend::Gpu(gpu) => gpu.forward_training(&self.network, input, step)?,
         };
         for (unit, batch) in self.network.units_mut(self.first_trained).zip(&statistics) {
             unit.update_running_stats(batch);
@@ -222,14 +227,16 @@ impl TrainableBackbone {
         Ok(features)
     }
 
-    /// Adds to the gradients of the stages that are trained, for the derivative of the loss by the features of the last
-    /// [`forward_training`](Self::forward_training), `[N, F]`. Between the two, parameters stay as they are.
+    /// Accumulates the gradients of the trained stages, given the gradient of the loss with respect to the
+    /// features of the last [`forward_training`](Self::forward_training), `[N, F]`. The parameters must not
+    /// change in between.
     ///
     /// # Errors
-    /// [`BackboneError::Derivative`] when there was none since the last time, or the number of values is another.
+    /// [`BackboneError::GradientLength`] if there was no training forward pass since the last backward pass,
+    /// or the number of values differs.
     pub fn backward(&mut self, grad_features: &[f32]) -> Result<(), BackboneError> {
         match &mut self.backend {
-            TrainingBackend::Cpu(host) => host.backward(&mut self.network, grad_features),
+            TrainingBackend::Cpu(cpu) => cpu.backward(&mut self.network, grad_features),
             TrainingBackend::Gpu(gpu) => gpu.backward(&mut self.network, grad_features),
         }
     }
@@ -239,7 +246,7 @@ impl TrainableBackbone {
         self.network.store.zero_gradients();
     }
 
-    /// The parameters of the stages that are trained, with their gradients.
+    /// The parameters of the trained stages, with their gradients.
     pub fn parameters_mut(&mut self) -> impl Iterator<Item = ParameterSlot<'_>> {
         if let TrainingBackend::Gpu(gpu) = &mut self.backend {
             gpu.mark_stale(self.first_trained);
@@ -247,8 +254,8 @@ impl TrainableBackbone {
         self.network.store.iter_mut_from(self.first_trained)
     }
 
-    /// All that training changes, of all stages that are loaded, by torchvision's names: the parameters, and of each BatchNorm
-    /// `running_mean` and `running_var`, `[C]`.
+    /// Everything that training changes in the loaded stages, by torchvision's names: the parameters, and
+    /// `running_mean` and `running_var` of each BatchNorm, `[C]`.
     pub fn state_dict_mut(&mut self) -> impl Iterator<Item = (String, &mut [f32])> {
         if let TrainingBackend::Gpu(gpu) = &mut self.backend {
             gpu.mark_stale(self.first_loaded);
@@ -265,11 +272,12 @@ impl TrainableBackbone {
         names.zip(values.iter_mut().map(Vec::as_mut_slice)).chain(statistics)
     }
 
-    /// The tensors of all stages that are loaded, as a checkpoint has them, by torchvision's names: a convolution's weights
-    /// `[O, C, K, K]`, of each BatchNorm `weight`, `bias`, `running_mean` and `running_var` `[C]`.
+    /// The tensors of all loaded stages in the layout of a checkpoint, by torchvision's names: convolution
+    /// weights `[O, C, K, K]`, and `weight`, `bias`, `running_mean` and `running_var` of each BatchNorm,
+    /// `[C]`.
     ///
     /// # Errors
-    /// When candle fails.
+    /// If candle fails, for example out of memory.
     pub fn tensors(&self) -> candle_core::Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
         for (TrainableParameter { name, role, shape, .. }, values) in
@@ -292,21 +300,21 @@ impl TrainableBackbone {
         Ok(tensors)
     }
 
-    /// The size of what comes in, where it fits.
-    fn input_shape(&self, input: StageActivations<'_>) -> Result<NhwcShape, BackboneError> {
-        let StageActivations { values, images: photos, height, width, channels } = input;
+    /// Checks that the input has the channels of the first stage and as many values as its shape says.
+    fn checked_input<'a>(&self, input: StageActivations<'a>) -> Result<NhwcView<'a>, BackboneError> {
+        let StageActivations { values, images, height, width, channels } = input;
         let previous_layer = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < self.first_loaded);
-        let expected = previous_layer.map_or(3, |layer| layer.channels(self.architecture));
-        let count = [height, width, channels].into_iter().try_fold(photos, usize::checked_mul);
-        if channels != expected || count != Some(values.len()) || values.is_empty() {
+        let expected_channels = previous_layer.map_or(3, |layer| layer.channels(self.architecture));
+        let count = [height, width, channels].into_iter().try_fold(images, usize::checked_mul);
+        if channels != expected_channels || count != Some(values.len()) || values.is_empty() {
             return Err(BackboneError::Activations {
-                from: self.first_loaded,
-                expected,
-                shape: [photos, height, width, channels],
-                values: values.len(),
+                first_stage: self.first_loaded,
+                expected_channels,
+                shape: [images, height, width, channels],
+                n_values: values.len(),
             });
         }
-        Ok(NhwcShape { images: photos, height, width, channels })
+        Ok(NhwcView { shape: NhwcShape { images, height, width, channels }, values })
     }
 }
 
@@ -316,15 +324,15 @@ impl TrainableNetwork {
         self.stem.iter().chain(self.blocks.iter().flat_map(ResidualBlock::units))
     }
 
-    /// Those of the stages from one on.
-    fn units_mut(&mut self, from: FeatureLayer) -> impl Iterator<Item = &mut ConvBnUnit> {
-        let stem = self.stem.iter_mut().filter(move |_| from == FeatureLayer::Stem);
-        let blocks = self.blocks.iter_mut().filter(move |block| block.stage >= from);
+    /// The units of `first_stage` and all later stages, in the order of their parameters.
+    fn units_mut(&mut self, first_stage: FeatureLayer) -> impl Iterator<Item = &mut ConvBnUnit> {
+        let stem = self.stem.iter_mut().filter(move |_| first_stage == FeatureLayer::Stem);
+        let blocks = self.blocks.iter_mut().filter(move |block| block.stage >= first_stage);
         stem.chain(blocks.flat_map(ResidualBlock::units_mut))
     }
 }
 
-/// What the last step of training gave is gone, or has other features than `found`.
+/// Checks the length of a gradient of the features; `expected` is 0 without a training forward pass.
 fn check_gradient_length(expected: usize, found: usize) -> Result<(), BackboneError> {
     if expected == 0 || found != expected {
         return Err(BackboneError::GradientLength { expected, found });
@@ -332,43 +340,45 @@ fn check_gradient_length(expected: usize, found: usize) -> Result<(), BackboneEr
     Ok(())
 }
 
-/// Reads units and numbers their parameters.
+/// Loads units from a checkpoint and assigns IDs to their parameters.
 struct ParameterLoader<'a> {
     checkpoint: &'a Checkpoint,
+    /// The stage of the next units.
     stage: FeatureLayer,
     store: ParameterStore,
 }
 
 impl ParameterLoader<'_> {
-    fn load_unit(&mut self, part: &ConvBn) -> Result<ConvBnUnit, BackboneError> {
-        let ConvBn { conv, bn, geometry } = part;
-        let name = format!("{conv}.weight");
-        let weight = self.checkpoint.tensor(&name)?.permute((2, 3, 1, 0))?;
+    /// Loads a convolution and its BatchNorm.
+    fn load_unit(&mut self, conv_bn: &ConvBn) -> Result<ConvBnUnit, BackboneError> {
+        let ConvBn { conv, bn, geometry } = conv_bn;
+        let weight_name = format!("{conv}.weight");
+        let weight = self.checkpoint.tensor(&weight_name)?.permute((2, 3, 1, 0))?;
         let (kernel, _, inputs, outputs) = weight.dims4()?;
-        let weight = self.add_parameter(name, ParameterRole::ConvWeight, &weight)?;
-        let [gamma, beta] = ["weight", "bias"].map(|leaf| format!("{bn}.{leaf}"));
-        let (gamma_values, beta_values) = (self.checkpoint.tensor(&gamma)?, self.checkpoint.tensor(&beta)?);
-        let gamma = self.add_parameter(gamma, ParameterRole::BatchNorm, &gamma_values)?;
-        let beta = self.add_parameter(beta, ParameterRole::BatchNorm, &beta_values)?;
+        let weight_id = self.add_parameter(weight_name, ParameterRole::ConvWeight, &weight)?;
+        let [gamma_name, beta_name] = ["weight", "bias"].map(|leaf| format!("{bn}.{leaf}"));
+        let gamma = self.checkpoint.tensor(&gamma_name)?;
+        let beta = self.checkpoint.tensor(&beta_name)?;
+        let gamma_id = self.add_parameter(gamma_name, ParameterRole::BatchNorm, &gamma)?;
+        let beta_id = self.add_parameter(beta_name, ParameterRole::BatchNorm, &beta)?;
         let bn_vector = |leaf: &str| -> Result<Vec<f32>, BackboneError> {
             Ok(self.checkpoint.tensor(&format!("{bn}.{leaf}"))?.to_vec1()?)
         };
-        let (mean, variance) = (bn_vector("running_mean")?, bn_vector("running_var")?);
-        let (bn, geometry) = (bn.clone(), *geometry);
         Ok(ConvBnUnit {
-            bn_name: bn,
-            geometry,
+            bn_name: bn.clone(),
+            geometry: *geometry,
             inputs,
             outputs,
             kernel,
-            weight_id: weight,
-            gamma_id: gamma,
-            beta_id: beta,
-            running_mean: mean,
-            running_var: variance,
+            weight_id,
+            gamma_id,
+            beta_id,
+            running_mean: bn_vector("running_mean")?,
+            running_var: bn_vector("running_var")?,
         })
     }
 
+    /// Adds a parameter of the current stage and returns its ID.
     fn add_parameter(
         &mut self,
         name: String,

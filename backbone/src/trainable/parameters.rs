@@ -1,41 +1,41 @@
-//! What is trained: values and gradients, on the host.
+//! Trainable parameters, their values and gradients, in CPU memory.
 
 use crate::layer::FeatureLayer;
 
-/// What a parameter is.
+/// The kind of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterRole {
-    /// A convolution's weights.
+    /// The weights of a convolution.
     ConvWeight,
-    /// A BatchNorm's scale or shift: weight decay would only change the size of what follows.
+    /// The scale or shift of a BatchNorm, which is usually exempt from weight decay.
     BatchNorm,
 }
 
-/// A parameter that can be trained.
+/// The description of a trainable parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainableParameter {
     /// torchvision's name, `layer4.0.conv1.weight` for example.
     pub name: String,
-    /// The stage that it belongs to, [`Layer::Stem`] to [`Layer::Layer4`].
+    /// The stage of the parameter, [`FeatureLayer::Stem`] to [`FeatureLayer::Layer4`].
     pub stage: FeatureLayer,
-    /// What it is.
+    /// The kind of the parameter.
     pub role: ParameterRole,
-    /// Of a BatchNorm `[C]`, of a convolution `[K, K, C, O]`, which is how it is multiplied.
+    /// `[C]` for BatchNorm; `[K, K, C, O]`, the layout of the GEMM, for convolutions.
     pub shape: Vec<usize>,
 }
 
-/// A parameter that is trained, for whoever moves it.
+/// A trainable parameter with its values and its gradient, for an optimizer.
 #[derive(Debug)]
 pub struct ParameterSlot<'a> {
-    /// Which one.
+    /// The description.
     pub parameter: &'a TrainableParameter,
-    /// Its values, row by row of its shape.
+    /// The values, row-major.
     pub values: &'a mut [f32],
-    /// The sum of the derivatives since they were set to zero, of the same shape.
+    /// The gradient accumulated since it was last set to zero, in the same shape.
     pub gradient: &'a mut [f32],
 }
 
-/// Parameters, their values and gradients, by number.
+/// All parameters, with values and gradients, indexed by parameter ID.
 #[derive(Debug, Default)]
 pub(super) struct ParameterStore {
     pub(super) parameters: Vec<TrainableParameter>,
@@ -45,13 +45,14 @@ pub(super) struct ParameterStore {
 
 #[derive(Debug, Default)]
 struct GradientBuffer {
-    /// Empty until it is needed.
+    /// Empty until first used.
     values: Vec<f32>,
-    /// Whether the values count; if not, it is zero.
+    /// Whether `values` is the gradient; otherwise the gradient is zero and `values` is stale.
     is_set: bool,
 }
 
 impl ParameterStore {
+    /// Adds a parameter and returns its ID.
     pub(super) fn add(&mut self, parameter: TrainableParameter, values: Vec<f32>) -> usize {
         self.parameters.push(parameter);
         self.values.push(values);
@@ -59,20 +60,21 @@ impl ParameterStore {
         self.parameters.len() - 1
     }
 
-    /// The values of a parameter, its gradient, and whether what comes is added to that; if not, it replaces what is there.
-    pub(super) fn gradient_mut(&mut self, number: usize) -> (&[f32], &mut [f32], bool) {
-        let (values, gradient) = (&self.values[number], &mut self.gradients[number]);
+    /// The values and the gradient of a parameter, and whether the caller must add to that gradient or
+    /// overwrite it.
+    pub(super) fn gradient_mut(&mut self, id: usize) -> (&[f32], &mut [f32], bool) {
+        let (values, gradient) = (&self.values[id], &mut self.gradients[id]);
         gradient.values.resize(values.len(), 0.0);
         (values, &mut gradient.values, std::mem::replace(&mut gradient.is_set, true))
     }
 
-    /// Adds to the gradient of a parameter.
-    pub(super) fn accumulate_gradient(&mut self, number: usize, derivatives: &[f32]) {
-        let (_, gradient, add) = self.gradient_mut(number);
-        if add {
-            gradient.iter_mut().zip(derivatives).for_each(|(sum, derivative)| *sum += derivative);
+    /// Adds `added` to the gradient of a parameter.
+    pub(super) fn accumulate_gradient(&mut self, id: usize, added: &[f32]) {
+        let (_, gradient, accumulate) = self.gradient_mut(id);
+        if accumulate {
+            gradient.iter_mut().zip(added).for_each(|(sum, value)| *sum += value);
         } else {
-            gradient.copy_from_slice(derivatives);
+            gradient.copy_from_slice(added);
         }
     }
 
@@ -80,19 +82,21 @@ impl ParameterStore {
         self.gradients.iter_mut().for_each(|gradient| gradient.is_set = false);
     }
 
-    /// Those of the stages from one on.
-    pub(super) fn iter_mut_from(&mut self, from: FeatureLayer) -> impl Iterator<Item = ParameterSlot<'_>> {
+    /// The parameters of `first_stage` and all later stages.
+    pub(super) fn iter_mut_from(
+        &mut self,
+        first_stage: FeatureLayer,
+    ) -> impl Iterator<Item = ParameterSlot<'_>> {
         let Self { parameters, values, gradients } = self;
         let entries = parameters.iter().zip(values.iter_mut().zip(gradients.iter_mut()));
-        entries.filter(move |(parameter, _)| parameter.stage >= from).map(
-            |(parameter, (values, gradient))| {
-                if !gradient.is_set {
-                    gradient.values.clear();
-                    gradient.values.resize(values.len(), 0.0);
-                    gradient.is_set = true;
-                }
-                ParameterSlot { parameter, values, gradient: &mut gradient.values }
-            },
-        )
+        let trained = entries.filter(move |(parameter, _)| parameter.stage >= first_stage);
+        trained.map(|(parameter, (values, gradient))| {
+            if !gradient.is_set {
+                gradient.values.clear();
+                gradient.values.resize(values.len(), 0.0);
+                gradient.is_set = true;
+            }
+            ParameterSlot { parameter, values, gradient: &mut gradient.values }
+        })
     }
 }

@@ -1,9 +1,9 @@
-//! The stem's pool and the average at the end, channels last, and their derivatives.
+//! Forward and backward of the stem's max pool and of global average pooling, in NHWC layout.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Sizes of `[N, H, W, C]`.
+/// The shape `[N, H, W, C]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NhwcShape {
     pub(super) images: usize,
@@ -12,13 +12,20 @@ pub(super) struct NhwcShape {
     pub(super) channels: usize,
 }
 
+/// Borrowed activations with their shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NhwcView<'a> {
+    pub(super) shape: NhwcShape,
+    pub(super) values: &'a [f32],
+}
+
 impl NhwcShape {
-    /// Values of a row of a photo.
+    /// Values of one row of one image, `W · C`.
     fn row_len(self) -> usize {
         self.width * self.channels
     }
 
-    /// Positions of all photos.
+    /// Positions of all images, `N · H · W`.
     pub(super) fn n_positions(self) -> usize {
         self.images * self.height * self.width
     }
@@ -27,45 +34,46 @@ impl NhwcShape {
         self.n_positions() * self.channels
     }
 
-    /// What the stem's pool gives.
+    /// The output shape of the stem's max pool.
     pub(super) fn after_max_pool(self) -> Self {
         Self { height: self.height.div_ceil(2), width: self.width.div_ceil(2), ..self }
     }
 }
 
-/// Positions under a window, along one axis, and the number that the first has within it.
-fn window_range(at: usize, side: usize) -> (std::ops::Range<usize>, usize) {
-    let first = (2 * at).saturating_sub(1);
-    (first..(2 * at + 2).min(side), first + 1 - 2 * at)
+/// The input positions of a window along one axis, and the offset of the first one in the window (0 or 1).
+fn window_range(window: usize, side: usize) -> (std::ops::Range<usize>, usize) {
+    let first = (2 * window).saturating_sub(1);
+    (first..(2 * window + 2).min(side), first + 1 - 2 * window)
 }
 
-/// The largest of 3 x 3 values, in steps of 2, with a margin of 1, and which of the nine it is: of equals the first, as in
-/// PyTorch.
-pub(super) fn max_pool(size: NhwcShape, input: &[f32], out: &mut [f32], which: &mut [u8]) {
-    let (pooled, channels) = (size.after_max_pool(), size.channels);
+/// PyTorch's `max_pool2d(3, stride=2, padding=1)`, and for each output the index (0 to 8) of the first
+/// maximum in its window.
+pub(super) fn max_pool(shape: NhwcShape, input: &[f32], out: &mut [f32], argmax: &mut [u8]) {
+    let (pooled, channels) = (shape.after_max_pool(), shape.channels);
     out.par_chunks_exact_mut(pooled.row_len())
-        .zip(which.par_chunks_exact_mut(pooled.row_len()))
+        .zip(argmax.par_chunks_exact_mut(pooled.row_len()))
         .enumerate()
-        .for_each(|(row, (out, which))| {
-            let (photo, y) = (row / pooled.height, row % pooled.height);
-            let (rows, first_row) = window_range(y, size.height);
+        .for_each(|(row, (out, argmax))| {
+            let (image, y) = (row / pooled.height, row % pooled.height);
+            let (rows, first_row) = window_range(y, shape.height);
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
-                    let cells = out.chunks_exact_mut(channels).zip(which.chunks_exact_mut(channels));
-                    for (x, (out, which)) in cells.enumerate() {
-                        let (columns, first_column) = window_range(x, size.width);
+                    let positions = out.chunks_exact_mut(channels).zip(argmax.chunks_exact_mut(channels));
+                    for (x, (out, argmax)) in positions.enumerate() {
+                        let (columns, first_column) = window_range(x, shape.width);
                         out.fill(f32::NEG_INFINITY);
                         for (down, from_y) in rows.clone().enumerate() {
                             for (right, from_x) in columns.clone().enumerate() {
-                                let number = (3 * (first_row + down) + first_column + right) as u8;
-                                let at = (photo * size.height + from_y) * size.row_len() + from_x * channels;
-                                let xs = &input[at..at + channels];
-                                for ((top, which), &x) in out.iter_mut().zip(which.iter_mut()).zip(xs) {
-                                    // What is not a number stays.
-                                    let larger = x > *top || x.is_nan();
-                                    *which = if larger { number } else { *which };
-                                    *top = if larger { x } else { *top };
+                                let index = (3 * (first_row + down) + first_column + right) as u8;
+                                let start =
+                                    (image * shape.height + from_y) * shape.row_len() + from_x * channels;
+                                let xs = &input[start..start + channels];
+                                for ((max, argmax), &x) in out.iter_mut().zip(argmax.iter_mut()).zip(xs) {
+                                    // NaN propagates.
+                                    let larger = x > *max || x.is_nan();
+                                    *argmax = if larger { index } else { *argmax };
+                                    *max = if larger { x } else { *max };
                                 }
                             }
                         }
@@ -75,24 +83,25 @@ pub(super) fn max_pool(size: NhwcShape, input: &[f32], out: &mut [f32], which: &
         });
 }
 
-/// The derivative by the pool's input, of `[N, H, W, C]`.
-pub(super) fn max_pool_backward(size: NhwcShape, gradient: &[f32], which: &[u8], by_input: &mut [f32]) {
-    let (pooled, channels) = (size.after_max_pool(), size.channels);
-    by_input.par_chunks_exact_mut(size.row_len()).enumerate().for_each(|(row, by_input)| {
-        let (photo, y) = (row / size.height, row % size.height);
+/// The gradient of the input of [`max_pool`], which has the given shape.
+pub(super) fn max_pool_backward(shape: NhwcShape, gradient: &[f32], argmax: &[u8], grad_input: &mut [f32]) {
+    let (pooled, channels) = (shape.after_max_pool(), shape.channels);
+    grad_input.par_chunks_exact_mut(shape.row_len()).enumerate().for_each(|(row, grad_input)| {
+        let (image, y) = (row / shape.height, row % shape.height);
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (x, by_input) in by_input.chunks_exact_mut(channels).enumerate() {
-                    by_input.fill(0.0);
+                for (x, grad_input) in grad_input.chunks_exact_mut(channels).enumerate() {
+                    grad_input.fill(0.0);
                     for window_y in y / 2..(y / 2 + 1 + y % 2).min(pooled.height) {
                         for window_x in x / 2..(x / 2 + 1 + x % 2).min(pooled.width) {
-                            let number = (3 * (y + 1 - 2 * window_y) + x + 1 - 2 * window_x) as u8;
-                            let at =
-                                ((photo * pooled.height + window_y) * pooled.width + window_x) * channels;
-                            let (gs, which) = (&gradient[at..at + channels], &which[at..at + channels]);
-                            for ((sum, g), which) in by_input.iter_mut().zip(gs).zip(which) {
-                                *sum += if *which == number { *g } else { 0.0 };
+                            let index = (3 * (y + 1 - 2 * window_y) + x + 1 - 2 * window_x) as u8;
+                            let start =
+                                ((image * pooled.height + window_y) * pooled.width + window_x) * channels;
+                            let window = start..start + channels;
+                            let (gs, argmax) = (&gradient[window.clone()], &argmax[window]);
+                            for ((sum, g), argmax) in grad_input.iter_mut().zip(gs).zip(argmax) {
+                                *sum += if *argmax == index { *g } else { 0.0 };
                             }
                         }
                     }
@@ -102,20 +111,20 @@ pub(super) fn max_pool_backward(size: NhwcShape, gradient: &[f32], which: &[u8],
     });
 }
 
-/// Means over the positions of each photo, `[N, C]`.
-pub(super) fn global_avg_pool(size: NhwcShape, input: &[f32]) -> Vec<f32> {
-    let channels = size.channels;
-    let share = 1.0 / (size.height * size.width) as f32;
-    let mut out = vec![0.0; size.images * channels];
-    out.par_chunks_exact_mut(channels).zip(input.par_chunks_exact(size.height * size.row_len())).for_each(
-        |(out, photo)| {
+/// Means over the positions of each image, `[N, C]`.
+pub(super) fn global_avg_pool(shape: NhwcShape, input: &[f32]) -> Vec<f32> {
+    let channels = shape.channels;
+    let weight = 1.0 / (shape.height * shape.width) as f32;
+    let mut out = vec![0.0; shape.images * channels];
+    out.par_chunks_exact_mut(channels).zip(input.par_chunks_exact(shape.height * shape.row_len())).for_each(
+        |(out, image)| {
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
-                    for xs in photo.chunks_exact(channels) {
+                    for xs in image.chunks_exact(channels) {
                         out.iter_mut().zip(xs).for_each(|(sum, x)| *sum += x);
                     }
-                    out.iter_mut().for_each(|sum| *sum *= share);
+                    out.iter_mut().for_each(|sum| *sum *= weight);
                 },
             );
         },
@@ -123,18 +132,23 @@ pub(super) fn global_avg_pool(size: NhwcShape, input: &[f32]) -> Vec<f32> {
     out
 }
 
-/// The derivative by the average's input `ys` where that is above 0, and 0 elsewhere: it is what a ReLU gave.
-pub(super) fn global_avg_pool_backward(size: NhwcShape, gradient: &[f32], ys: &[f32], by_input: &mut [f32]) {
-    let (channels, photo) = (size.channels, size.height * size.row_len());
-    let share = 1.0 / (size.height * size.width) as f32;
-    let parts = gradient.par_chunks_exact(channels).zip(ys.par_chunks_exact(photo));
-    by_input.par_chunks_exact_mut(photo).zip(parts).for_each(|(by_input, (gs, ys))| {
+/// The gradient of the input before its ReLU: zero where the input of the average pool is not positive.
+pub(super) fn global_avg_pool_backward(
+    shape: NhwcShape,
+    gradient: &[f32],
+    input: &[f32],
+    grad_input: &mut [f32],
+) {
+    let (channels, image_len) = (shape.channels, shape.height * shape.row_len());
+    let weight = 1.0 / (shape.height * shape.width) as f32;
+    let images = gradient.par_chunks_exact(channels).zip(input.par_chunks_exact(image_len));
+    grad_input.par_chunks_exact_mut(image_len).zip(images).for_each(|(grad_input, (gs, input))| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (out, ys) in by_input.chunks_exact_mut(channels).zip(ys.chunks_exact(channels)) {
-                    for ((out, y), g) in out.iter_mut().zip(ys).zip(gs) {
-                        *out = if *y > 0.0 { share * g } else { 0.0 };
+                for (out, xs) in grad_input.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                    for ((out, x), g) in out.iter_mut().zip(xs).zip(gs) {
+                        *out = if *x > 0.0 { weight * g } else { 0.0 };
                     }
                 }
             },
@@ -146,98 +160,98 @@ pub(super) fn global_avg_pool_backward(size: NhwcShape, gradient: &[f32], ys: &[
 mod tests {
     use super::*;
 
-    /// The sizes of a photo's sides, and the pool of each position by hand: PyTorch's `max_pool2d(3, stride=2, padding=1)`.
+    /// Heights and widths of images.
     const SIDES: [(usize, usize); 6] = [(1, 1), (1, 6), (5, 1), (4, 4), (5, 7), (6, 3)];
 
-    /// Values of few kinds, some negative and many alike.
-    fn values(size: NhwcShape) -> Vec<f32> {
-        (0..size.n_values()).map(|at| ((at * 7 + at / 5) % 4) as f32 - 2.5).collect()
+    /// Values with many duplicates, some negative.
+    fn values(shape: NhwcShape) -> Vec<f32> {
+        (0..shape.n_values()).map(|i| ((i * 7 + i / 5) % 4) as f32 - 2.5).collect()
     }
 
-    /// Of each output the place of the first of the largest values of its window, row by row.
-    fn argmax_positions(size: NhwcShape, xs: &[f32]) -> Vec<usize> {
-        let mut places = Vec::new();
-        let (rows, columns) = (size.height.div_ceil(2), size.width.div_ceil(2));
-        for (photo, y, x) in (0..size.images)
-            .flat_map(|photo| (0..rows).flat_map(move |y| (0..columns).map(move |x| (photo, y, x))))
+    /// For each output of [`max_pool`] the input index of the first maximum of its window.
+    fn argmax_indices(shape: NhwcShape, xs: &[f32]) -> Vec<usize> {
+        let mut indices = Vec::new();
+        let (rows, columns) = (shape.height.div_ceil(2), shape.width.div_ceil(2));
+        for (image, y, x) in (0..shape.images)
+            .flat_map(|image| (0..rows).flat_map(move |y| (0..columns).map(move |x| (image, y, x))))
         {
-            for channel in 0..size.channels {
+            for channel in 0..shape.channels {
                 let mut best: Option<usize> = None;
                 for (down, right) in (0..3).flat_map(|down| (0..3).map(move |right| (down, right))) {
                     let (row, column) = ((2 * y + down).wrapping_sub(1), (2 * x + right).wrapping_sub(1));
-                    if row < size.height && column < size.width {
-                        let at =
-                            ((photo * size.height + row) * size.width + column) * size.channels + channel;
-                        best = best.filter(|&best| xs[at] <= xs[best]).or(Some(at));
+                    if row < shape.height && column < shape.width {
+                        let index =
+                            ((image * shape.height + row) * shape.width + column) * shape.channels + channel;
+                        best = best.filter(|&best| xs[index] <= xs[best]).or(Some(index));
                     }
                 }
-                places.push(best.unwrap());
+                indices.push(best.unwrap());
             }
         }
-        places
+        indices
     }
 
     #[test]
-    fn the_pool_takes_the_first_of_the_largest_and_gives_the_derivative_back_to_it() {
+    fn max_pool_selects_the_first_maximum_and_its_gradient_goes_there() {
         for (height, width) in SIDES {
             for channels in [1, 3, 40] {
-                let size = NhwcShape { images: 2, height, width, channels };
-                let xs = values(size);
-                let expected = argmax_positions(size, &xs);
-                let pooled = size.after_max_pool();
+                let shape = NhwcShape { images: 2, height, width, channels };
+                let xs = values(shape);
+                let expected = argmax_indices(shape, &xs);
+                let pooled = shape.after_max_pool();
                 assert_eq!(pooled.n_values(), expected.len());
-                let (mut out, mut which) = (vec![f32::NAN; expected.len()], vec![u8::MAX; expected.len()]);
-                max_pool(size, &xs, &mut out, &mut which);
-                assert_eq!(out, expected.iter().map(|&at| xs[at]).collect::<Vec<_>>(), "{size:?}");
-                let gradient: Vec<f32> = (0..out.len()).map(|at| at as f32 + 1.0).collect();
-                let mut by_input = vec![f32::NAN; xs.len()];
-                max_pool_backward(size, &gradient, &which, &mut by_input);
-                let mut expected_by_input = vec![0.0; xs.len()];
-                expected.iter().zip(&gradient).for_each(|(&at, g)| expected_by_input[at] += g);
-                assert_eq!(by_input, expected_by_input, "{size:?}");
+                let (mut out, mut argmax) = (vec![f32::NAN; expected.len()], vec![u8::MAX; expected.len()]);
+                max_pool(shape, &xs, &mut out, &mut argmax);
+                assert_eq!(out, expected.iter().map(|&i| xs[i]).collect::<Vec<_>>(), "{shape:?}");
+                let gradient: Vec<f32> = (0..out.len()).map(|i| i as f32 + 1.0).collect();
+                let mut grad_input = vec![f32::NAN; xs.len()];
+                max_pool_backward(shape, &gradient, &argmax, &mut grad_input);
+                let mut expected_grad = vec![0.0; xs.len()];
+                expected.iter().zip(&gradient).for_each(|(&i, g)| expected_grad[i] += g);
+                assert_eq!(grad_input, expected_grad, "{shape:?}");
             }
         }
     }
 
     #[test]
-    fn what_is_not_a_number_goes_through_the_pool() {
-        let size = NhwcShape { images: 1, height: 3, width: 3, channels: 1 };
-        for at in 0..9 {
+    fn nan_propagates_through_max_pool() {
+        let shape = NhwcShape { images: 1, height: 3, width: 3, channels: 1 };
+        for position in 0..9 {
             let mut xs = vec![1.0; 9];
-            xs[at] = f32::NAN;
-            let (mut out, mut which) = ([0.0; 4], [0; 4]);
-            max_pool(size, &xs, &mut out, &mut which);
-            // The windows of a position: those whose middle, an even place, is next to it.
+            xs[position] = f32::NAN;
+            let (mut out, mut argmax) = ([0.0; 4], [0; 4]);
+            max_pool(shape, &xs, &mut out, &mut argmax);
+            // A window contains its center, which has even coordinates, and the neighbors of that center.
             for (window, out) in out.iter().enumerate() {
-                let is_under =
-                    (at / 3).abs_diff(2 * (window / 2)) < 2 && (at % 3).abs_diff(2 * (window % 2)) < 2;
-                assert_eq!(out.is_nan(), is_under, "{at} {window}");
+                let is_inside = (position / 3).abs_diff(2 * (window / 2)) < 2
+                    && (position % 3).abs_diff(2 * (window % 2)) < 2;
+                assert_eq!(out.is_nan(), is_inside, "{position} {window}");
             }
         }
     }
 
     #[test]
-    fn the_average_is_over_positions_and_its_derivative_passes_where_the_relu_gave_more_than_0() {
-        let size = NhwcShape { images: 2, height: 2, width: 3, channels: 2 };
-        let mut ys: Vec<f32> = (0..24).map(|at| at as f32 + 1.0).collect();
+    fn average_pool_is_a_mean_and_its_gradient_is_zero_where_the_relu_output_is_zero() {
+        let shape = NhwcShape { images: 2, height: 2, width: 3, channels: 2 };
+        let mut ys: Vec<f32> = (0..24).map(|i| i as f32 + 1.0).collect();
         ys[4] = 0.0;
         ys[7] = -0.0;
         ys[13] = -3.0;
         ys[14] = 1e-40;
-        // Photo by photo and channel by channel: sums of every other value.
+        // The sum of each channel of each image: every other value.
         let sums = [1.0 + 3.0 + 0.0 + 7.0 + 9.0 + 11.0, 2.0 + 4.0 + 6.0 + 0.0 + 10.0 + 12.0];
         let second = [13.0 + 1e-40 + 17.0 + 19.0 + 21.0 + 23.0, -3.0 + 16.0 + 18.0 + 20.0 + 22.0 + 24.0];
-        let average = global_avg_pool(size, &ys);
+        let average = global_avg_pool(shape, &ys);
         for (ours, sum) in average.iter().zip(sums.iter().chain(&second)) {
             assert!((ours - sum / 6.0f32).abs() < 1e-5, "{ours}, not {sum} / 6");
         }
-        let mut by_input = [f32::NAN; 24];
-        global_avg_pool_backward(size, &[6.0, 12.0, -6.0, 18.0], &ys, &mut by_input);
-        let share = 1.0f32 / 6.0;
-        for (at, value) in by_input.iter().enumerate() {
-            let g = [[6.0, 12.0], [-6.0, 18.0]][at / 12][at % 2];
-            let expected = if [4, 7, 13].contains(&at) { 0.0 } else { share * g };
-            assert_eq!(*value, expected, "{at}");
+        let mut grad_input = [f32::NAN; 24];
+        global_avg_pool_backward(shape, &[6.0, 12.0, -6.0, 18.0], &ys, &mut grad_input);
+        let weight = 1.0f32 / 6.0;
+        for (i, value) in grad_input.iter().enumerate() {
+            let g = [[6.0, 12.0], [-6.0, 18.0]][i / 12][i % 2];
+            let expected = if [4, 7, 13].contains(&i) { 0.0 } else { weight * g };
+            assert_eq!(*value, expected, "{i}");
         }
     }
 }

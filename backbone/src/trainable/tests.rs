@@ -1,4 +1,4 @@
-//! What runs on the CPU, on each instruction set that is here.
+//! Tests of the CPU backend, on all instruction sets of this machine.
 
 use std::collections::BTreeSet;
 
@@ -10,23 +10,28 @@ use crate::golden_gradients::{MODES, SIZES, assert_gradients_match_for_sizes, gr
 use crate::support::StateDict;
 use crate::{BackboneError, Checkpoint, FeatureLayer, formula};
 
-/// Of `f32`, and the portable one in any case.
+/// The available instruction sets for `f32`, starting with the portable one.
 fn instruction_sets() -> Vec<Isa> {
-    let here: Vec<Isa> =
+    let available: Vec<Isa> =
         Isa::ALL.into_iter().filter(|isa| isa.is_present() && isa.computes(DType::F32)).collect();
-    println!("on {here:?}");
-    assert_eq!(here[0], Isa::Portable);
-    here
+    println!("on {available:?}");
+    assert_eq!(available[0], Isa::Portable);
+    available
 }
 
-fn load(checkpoint: &Checkpoint, from: FeatureLayer, mode: BatchNormMode, isa: Isa) -> TrainableBackbone {
-    let runner = TrainingBackend::Cpu(Box::new(CpuBackend::with_isa(isa).unwrap()));
-    TrainableBackbone::load_with_backend(checkpoint, from, mode, runner).unwrap()
+fn load(
+    checkpoint: &Checkpoint,
+    first_stage: FeatureLayer,
+    mode: BatchNormMode,
+    isa: Isa,
+) -> TrainableBackbone {
+    let backend = TrainingBackend::Cpu(Box::new(CpuBackend::with_isa(isa).unwrap()));
+    TrainableBackbone::load_with_backend(checkpoint, first_stage, mode, backend).unwrap()
 }
 
 // effect: tune.batch_norm
 #[test]
-fn gradients_and_running_statistics_are_pytorchs_on_every_instruction_set() {
+fn gradients_and_running_statistics_match_pytorch_on_every_instruction_set() {
     for isa in instruction_sets() {
         assert_gradients_match_for_sizes(18, &SIZES[..1], |checkpoint, mode| {
             load(checkpoint, FeatureLayer::Stem, mode, isa)
@@ -34,7 +39,8 @@ fn gradients_and_running_statistics_are_pytorchs_on_every_instruction_set() {
     }
 }
 
-/// Sets the scale and the shift of a channel of some BatchNorms to 0: all that they give there is 0, and so is what a ReLU gives.
+/// Sets the scale and shift of one channel of some BatchNorms to 0, which makes the output of that channel
+/// exactly 0.
 fn with_silent_channel(norms: &[&str], channel: usize) -> Checkpoint {
     let mut state = StateDict::from_formula("resnet18").without_classifier();
     for norm in norms {
@@ -46,23 +52,25 @@ fn with_silent_channel(norms: &[&str], channel: usize) -> Checkpoint {
     state.to_dir().open().unwrap()
 }
 
-/// PyTorch's derivative of a ReLU at 0 is 0. A channel that is 0 everywhere has no derivative by what made it.
+/// As in PyTorch, the gradient of a ReLU is 0 where its input is 0, so the parameters of a silent channel
+/// have no gradient.
 #[test]
-fn nothing_passes_a_relu_that_gave_exactly_0_on_any_instruction_set() {
+fn no_gradient_passes_a_relu_at_exactly_0_on_any_instruction_set() {
     const CHANNEL: usize = 5;
-    // After a block's first convolution; at a block's end, where nothing but 0 is added; and at the network's.
-    let inside = ["layer4.0.bn1"];
-    let end = ["layer4.0.bn2", "layer4.0.downsample.1", "layer4.1.bn2"];
-    let [photos, height, width, channels] = [2, 4, 5, 256];
+    // After the first convolution of a block; at the end of a block, together with its shortcut; at the end
+    // of the network.
+    let inner_norms = ["layer4.0.bn1"];
+    let end_norms = ["layer4.0.bn2", "layer4.0.downsample.1", "layer4.1.bn2"];
+    let [images, height, width, channels] = [2, 4, 5, 256];
     let values: Vec<f32> = formula::uniform("activations")
-        .take(photos * height * width * channels)
+        .take(images * height * width * channels)
         .map(|x| x.max(0.0))
         .collect();
-    let input = StageActivations { values: &values, images: photos, height, width, channels };
-    for (norms, silent) in [
-        (&inside[..], &["layer4.0.conv1", "layer4.0.bn1"][..]),
+    let input = StageActivations { values: &values, images, height, width, channels };
+    for (norms, silent_layers) in [
+        (&inner_norms[..], &["layer4.0.conv1", "layer4.0.bn1"][..]),
         (
-            &end[..],
+            &end_norms[..],
             &[
                 "layer4.0.conv2",
                 "layer4.0.bn2",
@@ -78,46 +86,46 @@ fn nothing_passes_a_relu_that_gave_exactly_0_on_any_instruction_set() {
             for (mode, name) in MODES {
                 let mut network = load(&checkpoint, FeatureLayer::Layer4, mode, isa);
                 let features = network.forward_training(input).unwrap();
-                let is_silent = norms.contains(&"layer4.1.bn2");
-                assert_eq!(features[CHANNEL] == 0.0, is_silent);
+                let has_silent_feature = norms.contains(&"layer4.1.bn2");
+                assert_eq!(features[CHANNEL] == 0.0, has_silent_feature);
                 let found = gradients(&mut network, features.len());
                 for (parameter, gradient) in &found {
-                    let outputs = if parameter.contains(".conv") || parameter.contains("downsample.0") {
+                    let per_channel = if parameter.contains(".conv") || parameter.contains("downsample.0") {
                         gradient.len() / 512
                     } else {
                         1
                     };
-                    let of_channel = &gradient[CHANNEL * outputs..][..outputs];
-                    let others = gradient.iter().filter(|g| **g != 0.0).count();
-                    let made = silent
+                    let channel_gradient = &gradient[CHANNEL * per_channel..][..per_channel];
+                    let n_nonzero = gradient.iter().filter(|g| **g != 0.0).count();
+                    let is_silent = silent_layers
                         .iter()
-                        .any(|unit| parameter.strip_prefix(unit).is_some_and(|leaf| leaf.starts_with('.')));
+                        .any(|layer| parameter.strip_prefix(layer).is_some_and(|leaf| leaf.starts_with('.')));
                     let what = format!("{parameter}, {name} on {isa}");
-                    assert_eq!(of_channel.iter().all(|g| *g == 0.0), made, "{what}");
-                    assert!(2 * others > gradient.len(), "{what}: {others} of {}", gradient.len());
+                    assert_eq!(channel_gradient.iter().all(|g| *g == 0.0), is_silent, "{what}");
+                    assert!(2 * n_nonzero > gradient.len(), "{what}: {n_nonzero} of {}", gradient.len());
                 }
             }
         }
     }
 }
 
-/// Going by the batch's statistics, a channel that a photo's features go by is the same whatever constant its weights are times;
-/// going by the checkpoint's, it is not.
+/// Scaling all convolution weights does not change the features with batch statistics, but does with running
+/// statistics.
 // effect: tune.batch_norm
 #[test]
-fn batch_norm_goes_by_the_batch_in_training_alone_and_by_the_running_statistics_elsewhere() {
+fn batch_norm_uses_batch_statistics_only_in_training() {
     let checkpoint = StateDict::from_formula("resnet18")
         .without_classifier()
         .with_damped_residuals()
         .to_dir()
         .open()
         .unwrap();
-    let [photos, height, width, channels] = [3, 3, 2, 256];
+    let [images, height, width, channels] = [3, 3, 2, 256];
     let values: Vec<f32> = formula::uniform("activations")
-        .take(photos * height * width * channels)
+        .take(images * height * width * channels)
         .map(|x| x.max(0.0))
         .collect();
-    let input = StageActivations { values: &values, images: photos, height, width, channels };
+    let input = StageActivations { values: &values, images, height, width, channels };
     let step = |mode, factor: f32| {
         let mut network = load(&checkpoint, FeatureLayer::Layer4, mode, Isa::Portable);
         for slot in network.parameters_mut().filter(|slot| slot.parameter.role == ParameterRole::ConvWeight) {
@@ -134,36 +142,36 @@ fn batch_norm_goes_by_the_batch_in_training_alone_and_by_the_running_statistics_
         (before, during, after, statistics)
     };
     let gap = |a: &[f32], b: &[f32]| {
-        let largest = b.iter().fold(0f32, |top, x| top.max(x.abs()));
+        let largest = b.iter().fold(0f32, |max, x| max.max(x.abs()));
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest
     };
-    let (plain, fourfold) = (step(BatchNormMode::Train, 1.0), step(BatchNormMode::Train, 4.0));
-    assert!(gap(&fourfold.1, &plain.1) < 1e-3, "{}", gap(&fourfold.1, &plain.1));
-    assert!(gap(&fourfold.0, &plain.0) > 0.5, "{}", gap(&fourfold.0, &plain.0));
-    assert!(plain.0 != plain.2, "the running statistics have followed");
-    let (plain, fourfold) = (step(BatchNormMode::Frozen, 1.0), step(BatchNormMode::Frozen, 4.0));
-    assert!(gap(&fourfold.1, &plain.1) > 0.5);
-    assert!(plain.0 == plain.1 && plain.1 == plain.2 && plain.3 == fourfold.3);
+    let (unscaled, scaled) = (step(BatchNormMode::Train, 1.0), step(BatchNormMode::Train, 4.0));
+    assert!(gap(&scaled.1, &unscaled.1) < 1e-3, "{}", gap(&scaled.1, &unscaled.1));
+    assert!(gap(&scaled.0, &unscaled.0) > 0.5, "{}", gap(&scaled.0, &unscaled.0));
+    assert!(unscaled.0 != unscaled.2, "the running statistics were updated");
+    let (unscaled, scaled) = (step(BatchNormMode::Frozen, 1.0), step(BatchNormMode::Frozen, 4.0));
+    assert!(gap(&scaled.1, &unscaled.1) > 0.5);
+    assert!(unscaled.0 == unscaled.1 && unscaled.1 == unscaled.2 && unscaled.3 == scaled.3);
 }
 
 #[test]
-fn parameters_are_those_of_each_stage_in_the_order_in_which_they_run() {
+fn parameters_are_listed_by_stage_in_forward_order() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let network = load(&checkpoint, FeatureLayer::Stem, BatchNormMode::Frozen, Isa::Portable);
     let stages: Vec<FeatureLayer> = network.parameters().iter().map(|parameter| parameter.stage).collect();
     assert!(stages.is_sorted());
-    for (stage, prefix, count) in [
+    for (stage, prefixes, count) in [
         (FeatureLayer::Stem, &["conv1.", "bn1."][..], 3),
         (FeatureLayer::Layer1, &["layer1."], 12),
         (FeatureLayer::Layer2, &["layer2."], 15),
         (FeatureLayer::Layer3, &["layer3."], 15),
         (FeatureLayer::Layer4, &["layer4."], 15),
     ] {
-        let of_stage: Vec<_> =
+        let stage_parameters: Vec<_> =
             network.parameters().iter().filter(|parameter| parameter.stage == stage).collect();
-        assert_eq!(of_stage.len(), count, "{stage}");
-        for parameter in of_stage {
-            assert!(prefix.iter().any(|prefix| parameter.name.starts_with(prefix)), "{parameter:?}");
+        assert_eq!(stage_parameters.len(), count, "{stage}");
+        for parameter in stage_parameters {
+            assert!(prefixes.iter().any(|prefix| parameter.name.starts_with(prefix)), "{parameter:?}");
             let is_weight = parameter.name.contains("conv") || parameter.name.contains("downsample.0");
             assert_eq!(
                 parameter.role,
@@ -189,30 +197,29 @@ fn parameters_are_those_of_each_stage_in_the_order_in_which_they_run() {
 }
 
 #[test]
-fn a_network_from_a_layer_on_takes_the_channels_of_the_layer_before() {
+fn the_input_has_the_channels_of_the_previous_layer() {
     for (architecture, channels) in
         [("resnet18", [3, 64, 64, 128, 256, 512]), ("resnet50", [3, 64, 256, 512, 1024, 2048])]
     {
         let checkpoint = StateDict::from_formula(architecture).without_classifier().to_dir().open().unwrap();
-        for (from, channels) in
+        for (stage, channels) in
             FeatureLayer::ALL.into_iter().zip(channels).skip(if architecture == "resnet18" { 0 } else { 4 })
         {
-            let mut network = load(&checkpoint, from, BatchNormMode::Frozen, Isa::Portable);
+            let mut network = load(&checkpoint, stage, BatchNormMode::Frozen, Isa::Portable);
             assert_eq!(network.n_features(), FeatureLayer::Avgpool.channels(checkpoint.architecture()));
             let values = vec![0.5; 2 * 8 * 8 * channels];
             let input = StageActivations { values: &values, images: 2, height: 8, width: 8, channels };
             let features = network.forward(input).unwrap();
-            assert_eq!(features.len(), 2 * network.n_features(), "{from}");
+            assert_eq!(features.len(), 2 * network.n_features(), "{stage}");
             let wrong = StageActivations { height: 4, channels: 2 * channels, ..input };
             let error = network.forward(wrong).unwrap_err();
             let expected = format!(
-                "{} values of shape [2, 4, 8, {}] do not go into `{from}`, which takes [N, H, W, {channels}] with a \
-                 value at least",
+                "`{stage}` takes a non-empty input of shape [N, H, W, {channels}], not {} values of shape [2, 4, 8, {}]",
                 values.len(),
                 2 * channels
             );
             assert_eq!(error.to_string(), expected);
-            if from == FeatureLayer::Avgpool {
+            if stage == FeatureLayer::Avgpool {
                 assert!(
                     network.parameters().is_empty() && features.iter().all(|mean| (mean - 0.5).abs() < 1e-6)
                 );
@@ -221,14 +228,15 @@ fn a_network_from_a_layer_on_takes_the_channels_of_the_layer_before() {
     }
 }
 
-/// What is written down for a way back is dropped when other stages are trained, and by another step forward.
+/// The cache of a training forward pass is dropped when other stages become trainable, and by another forward
+/// pass.
 #[test]
-fn the_way_back_is_that_of_the_last_step_of_the_stages_that_are_trained() {
+fn backward_belongs_to_the_last_forward_pass_of_the_trained_stages() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let values = vec![0.5; 2 * 3 * 3 * 128];
-    let input = |photos: usize| StageActivations {
-        values: &values[..photos * 9 * 128],
-        images: photos,
+    let input = |images: usize| StageActivations {
+        values: &values[..images * 9 * 128],
+        images,
         height: 3,
         width: 3,
         channels: 128,
@@ -254,18 +262,18 @@ fn the_way_back_is_that_of_the_last_step_of_the_stages_that_are_trained() {
     assert_eq!(network.forward_training(input(1)).unwrap().len(), 512);
 }
 
-/// A step that fails moves nothing: not the statistics of the units before the one that failed.
+/// Not even the statistics of the units before the failing one are updated.
 #[test]
-fn a_step_that_fails_leaves_the_running_statistics_as_they_are() {
+fn a_failing_step_updates_no_running_statistics() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let mut network = load(&checkpoint, FeatureLayer::Layer3, BatchNormMode::Train, Isa::Portable);
     let before: Vec<Vec<f32>> = network.state_dict_mut().map(|(_, values)| values.to_vec()).collect();
-    // Layer 3 sees four positions, layer 4 one.
+    // The outputs of layer 3 have four positions, those of layer 4 one.
     let values = vec![0.5; 4 * 4 * 128];
     let input = StageActivations { values: &values, images: 1, height: 4, width: 4, channels: 128 };
     let error = network.forward_training(input).unwrap_err();
-    let expected = "layer4.0.downsample.1: one value of each channel has no variance; train with more photos at a time, or \
-                    with `batch_norm = \"frozen\"`";
+    let expected = "layer4.0.downsample.1: the variance of a single value per channel is undefined; train with a larger \
+                    batch or with `batch_norm = \"frozen\"`";
     assert_eq!(error.to_string(), expected);
     let after: Vec<Vec<f32>> = network.state_dict_mut().map(|(_, values)| values.to_vec()).collect();
     assert_eq!(before, after);

@@ -1,6 +1,6 @@
-//! Weights and pixels from a formula, as `reference/backbone/make.py` has it, to the bit.
+//! Weights and pixels from a formula that is the same, to the bit, in `reference/backbone/make.py`.
 
-/// 64-bit numbers that belong to `name`: SplitMix64 seeded with the FNV-1a hash of the name.
+/// Random 64-bit numbers for `name`: SplitMix64 seeded with the FNV-1a hash of the name.
 pub(crate) fn draws(name: &str) -> impl Iterator<Item = u64> {
     let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
@@ -13,19 +13,19 @@ pub(crate) fn draws(name: &str) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Numbers in [-1, 1) that belong to `name`.
+/// Random numbers in [-1, 1) for `name`.
 pub(crate) fn uniform(name: &str) -> impl Iterator<Item = f32> {
     draws(name).map(|z| (z >> 40) as f32 / (1 << 23) as f32 - 1.0)
 }
 
-/// The values of tensor `name`. `last`: it belongs to the last BatchNorm of a block, which is kept small.
-pub(crate) fn tensor(name: &str, shape: &[usize], last: bool) -> Vec<f32> {
+/// The values of tensor `name`. The scales of the last BatchNorm of a block (`is_last_norm`) are small.
+pub(crate) fn tensor(name: &str, shape: &[usize], is_last_norm: bool) -> Vec<f32> {
     let uniform = uniform(name).take(shape.iter().product());
     if let &[_, inputs, height, width] = shape {
         let bound = (6.0 / (inputs * height * width) as f64).sqrt() as f32;
         uniform.map(|u| u * bound).collect()
     } else if name.ends_with(".weight") {
-        let scale = if last { 0.125 } else { 1.0 };
+        let scale = if is_last_norm { 0.125 } else { 1.0 };
         uniform.map(|u| (1.0 + 0.25 * u) * scale).collect()
     } else if name.ends_with(".running_var") {
         uniform.map(|u| 1.0 + 0.5 * u).collect()
@@ -35,6 +35,6 @@ pub(crate) fn tensor(name: &str, shape: &[usize], last: bool) -> Vec<f32> {
 }
 
 /// Pixels `[N, H, W, 3]`.
-pub(crate) fn pixels(photos: usize, height: usize, width: usize) -> Vec<u8> {
-    draws("pixels").map(|z| (z >> 56) as u8).take(photos * height * width * 3).collect()
+pub(crate) fn pixels(images: usize, height: usize, width: usize) -> Vec<u8> {
+    draws("pixels").map(|z| (z >> 56) as u8).take(images * height * width * 3).collect()
 }

@@ -1,10 +1,10 @@
-//! The places where features are taken, by name.
+//! Names and sizes of feature layers and architectures.
 
 use headstock_backbone::{Architecture, FeatureLayer};
 
 // effect: backbone.layer
 #[test]
-fn a_layer_is_known_by_its_name_and_avgpool_is_meant_where_none_is_named() {
+fn layer_names_round_trip_and_the_default_is_avgpool() {
     assert_eq!(FeatureLayer::default(), FeatureLayer::Avgpool);
     let names = ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"];
     for (name, layer) in names.into_iter().zip(FeatureLayer::ALL) {
@@ -14,7 +14,7 @@ fn a_layer_is_known_by_its_name_and_avgpool_is_meant_where_none_is_named() {
         assert_eq!(serde_json::from_str::<FeatureLayer>(&json).unwrap(), layer);
         assert_eq!(serde_json::to_string(&layer).unwrap(), json);
     }
-    assert!(FeatureLayer::ALL.is_sorted(), "from the input on");
+    assert!(FeatureLayer::ALL.is_sorted(), "layers are ordered from the input to the output");
     for name in ["layer5", "Layer1", "pool", ""] {
         let expected =
             format!("there is no layer `{name}`; known: stem, layer1, layer2, layer3, layer4, avgpool");
@@ -22,9 +22,8 @@ fn a_layer_is_known_by_its_name_and_avgpool_is_meant_where_none_is_named() {
     }
 }
 
-/// torchvision's, for photos of 224 x 224 and of odd sizes.
 #[test]
-fn channels_and_sizes_of_each_layer_are_torchvisions() {
+fn channels_and_output_sizes_match_torchvision() {
     for (architecture, channels) in [
         (Architecture::ResNet18, [64, 64, 128, 256, 512, 512]),
         (Architecture::ResNet34, [64, 64, 128, 256, 512, 512]),
@@ -44,7 +43,7 @@ fn channels_and_sizes_of_each_layer_are_torchvisions() {
 }
 
 #[test]
-fn architectures_are_known_by_their_names() {
+fn architecture_names_round_trip() {
     for (name, architecture) in
         ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"].into_iter().zip(Architecture::ALL)
     {

@@ -1,4 +1,4 @@
-//! Networks that look like a ResNet are refused by name, with what gave them away.
+//! Other networks that resemble a ResNet are rejected, with their name and the evidence.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,20 @@ use crate::support::{CheckpointDir, StateDict, golden_json, tensor_shapes, write
 
 type TensorTable = BTreeMap<String, BTreeMap<String, (String, Vec<usize>)>>;
 
-/// A file with the tensors that timm's network has.
+/// A checkpoint with the tensors of a network of timm.
 fn timm_checkpoint(network: &str) -> CheckpointDir {
     let table: TensorTable = golden_json("lookalikes.json");
     let tensors = &table[network];
-    let folder = CheckpointDir::new();
+    let directory = CheckpointDir::new();
     let entries = tensors.iter().map(|(name, (dtype, shape))| {
         (name.as_str(), if dtype == "int64" { "I64" } else { "F32" }, shape.as_slice())
     });
-    write_zeros(&folder.path("model.safetensors"), entries);
-    folder
+    write_zeros(&directory.path("model.safetensors"), entries);
+    directory
 }
 
 #[test]
-fn look_alikes_are_refused_by_name_with_what_gave_them_away() {
+fn other_networks_are_recognized_by_their_tensors() {
     for (network, name, evidence) in [
         ("resnet50c", "a ResNet-C", "`conv1.0.weight` [32, 3, 3, 3]"),
         ("resnet50d", "a ResNet-D", "`conv1.0.weight` [32, 3, 3, 3]"),
@@ -51,39 +51,43 @@ fn look_alikes_are_refused_by_name_with_what_gave_them_away() {
         ("cspresnet50", "named stages", "`stages.0."),
         ("convnext_tiny", "named stages", "`stages.0."),
     ] {
-        let refusal = timm_checkpoint(network).open_error();
-        assert!(refusal.contains("no plain ResNet"), "{network}: {refusal}");
-        assert!(refusal.contains(name), "{network}: {refusal}");
-        assert!(refusal.contains(evidence), "{network}: {refusal}");
-        assert!(refusal.contains("model.safetensors"), "{network}: {refusal}");
+        let error = timm_checkpoint(network).open_error();
+        assert!(error.contains("not a plain ResNet"), "{network}: {error}");
+        assert!(error.contains(name), "{network}: {error}");
+        assert!(error.contains(evidence), "{network}: {error}");
+        assert!(error.contains("model.safetensors"), "{network}: {error}");
     }
 }
 
 #[test]
-fn other_networks_are_no_resnet() {
+fn networks_without_resnet_blocks_are_rejected() {
     for (network, evidence) in [
         ("resnet26", "[1, 1, 1, 1] bottleneck blocks"),
-        ("vgg11_bn", "no tensor is named like `layer1.0.conv1.weight`; they are features.0.bias"),
+        ("vgg11_bn", "no tensor is named like `layer1.0.conv1.weight`; it has features.0.bias"),
     ] {
-        let refusal = timm_checkpoint(network).open_error();
-        assert!(refusal.contains("holds no ResNet") && refusal.contains(evidence), "{network}: {refusal}");
+        let error = timm_checkpoint(network).open_error();
+        assert!(error.contains("is not a ResNet") && error.contains(evidence), "{network}: {error}");
     }
 }
 
 #[test]
-fn look_alikes_whose_tensors_are_a_resnets_are_refused_by_their_config() {
-    // No tensor of these two tells them from ResNet-50.
+fn networks_with_the_tensors_of_a_resnet_are_rejected_by_their_config() {
+    // These two networks have the same tensors as ResNet-50.
     let table: TensorTable = golden_json("lookalikes.json");
     for network in ["resnetaa50", "resnetblur50"] {
         let resnet = tensor_shapes("resnet50");
         assert!(table[network].iter().all(|(name, (_, shape))| resnet.get(name) == Some(shape)), "{network}");
     }
-    let folder = StateDict::from_formula("resnet50").to_dir();
+    let directory = StateDict::from_formula("resnet50").to_dir();
     for (config, name, evidence) in [
         (r#"{"architecture": "resnetaa50"}"#, "resnetaa50", "`architecture` is \"resnetaa50\""),
         (r#"{"architecture": "resnetblur50.bt_in1k"}"#, "resnetblur50", "`architecture` is"),
         (r#"{"architecture": "gluon_resnet50_v1s"}"#, "gluon_resnet50_v1s", "`architecture` is"),
-        (r#"{"architecture": "resnet50", "model_args": {"aa_layer": "avg"}}"#, "other parts", "`aa_layer`"),
+        (
+            r#"{"architecture": "resnet50", "model_args": {"aa_layer": "avg"}}"#,
+            "non-default arguments",
+            "`aa_layer`",
+        ),
         (
             r#"{"model_type": "resnet", "downsample_in_bottleneck": true}"#,
             "2015",
@@ -97,17 +101,17 @@ fn look_alikes_whose_tensors_are_a_resnets_are_refused_by_their_config() {
         (r#"{"model_type": "resnet", "hidden_act": "gelu"}"#, "activation", "`hidden_act` is \"gelu\""),
         (r#"{"model_type": "regnet"}"#, "regnet", "`model_type` is \"regnet\""),
     ] {
-        folder.write("config.json", config);
-        let refusal = folder.open_error();
-        for part in ["no plain ResNet", "model.safetensors", "config.json", name, evidence] {
-            assert!(refusal.contains(part), "{config}: {refusal}");
+        directory.write("config.json", config);
+        let error = directory.open_error();
+        for part in ["not a plain ResNet", "model.safetensors", "config.json", name, evidence] {
+            assert!(error.contains(part), "{config}: {error}");
         }
     }
 }
 
 #[test]
-fn configs_that_contradict_the_tensors_are_refused() {
-    let folder = StateDict::from_formula("resnet18").to_dir();
+fn configs_that_contradict_the_tensors_are_rejected() {
+    let directory = StateDict::from_formula("resnet18").to_dir();
     for (config, key) in [
         (
             r#"{"architecture": "resnet34"}"#,
@@ -116,16 +120,17 @@ fn configs_that_contradict_the_tensors_are_refused() {
         (r#"{"model_type": "resnet", "depths": [3, 4, 6, 3]}"#, "`depths` is [3, 4, 6, 3]"),
         (r#"{"model_type": "resnet", "layer_type": "bottleneck"}"#, "`layer_type` is \"bottleneck\""),
     ] {
-        folder.write("config.json", config);
-        let refusal = folder.open_error();
-        assert!(refusal.contains(key) && refusal.contains("config.json"), "{config}: {refusal}");
+        directory.write("config.json", config);
+        let error = directory.open_error();
+        assert!(error.contains(key) && error.contains("config.json"), "{config}: {error}");
     }
 }
 
-/// timm's older names, a tag behind a dot, and arguments that change nothing before `avgpool`; transformers' keys as ResNets have them.
+/// Includes older names of timm, tags, arguments that do not matter before `avgpool`, and the keys of
+/// transformers.
 #[test]
-fn configs_that_say_what_the_tensors_say_are_no_reason_to_refuse() {
-    let folder = StateDict::from_formula("resnet18").to_dir();
+fn configs_that_agree_with_the_tensors_are_accepted() {
+    let directory = StateDict::from_formula("resnet18").to_dir();
     for config in [
         r#"{"architecture": "resnet18"}"#,
         r#"{"architecture": "resnet18.a1_in1k"}"#,
@@ -138,22 +143,21 @@ fn configs_that_say_what_the_tensors_say_are_no_reason_to_refuse() {
         r#"{"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic", "hidden_act": "relu",
             "downsample_in_bottleneck": false, "downsample_in_first_stage": false}"#,
     ] {
-        folder.write("config.json", config);
-        assert_eq!(folder.open().unwrap().architecture().as_str(), "resnet18", "{config}");
+        directory.write("config.json", config);
+        assert_eq!(directory.open().unwrap().architecture().as_str(), "resnet18", "{config}");
     }
     for config in [
         r#"{"architecture": "xssl_resnet18"}"#,
         r#"{"architecture": "gluon_resnet18_v1c"}"#,
         r#"{"architecture": "tv_ssl_resnet18"}"#,
     ] {
-        folder.write("config.json", config);
-        assert!(folder.open_error().contains("is no plain ResNet but"), "{config}");
+        directory.write("config.json", config);
+        assert!(directory.open_error().contains("is not a plain ResNet but"), "{config}");
     }
 }
 
-/// A tensor or two of another network, and which it is: each sign on its own.
 #[test]
-fn each_sign_of_another_network_is_told_alone() {
+fn a_single_tensor_is_enough_to_recognize_another_network() {
     let shapes = tensor_shapes("resnet50");
     let whole: Vec<(&str, &[usize])> = shapes
         .iter()
@@ -175,8 +179,8 @@ fn each_sign_of_another_network_is_told_alone() {
         ("layer2.1.attn.x", &[1], "a ResNet with attention in its blocks: it has `layer2.1.attn.x`"),
         ("layer2.1.convs.0.weight", &[1], "a Res2Net: it has `layer2.1.convs.0.weight`"),
         ("layer2.1.conv2.fc1.bias", &[1], "a ResNeSt (split attention): it has `layer2.1.conv2.fc1.bias`"),
-        ("stem.conv1.weight", &[1], "a network of timm's with named stages: it has `stem.conv1.weight`"),
-        ("stages.0.x", &[1], "a network of timm's with named stages: it has `stages.0.x`"),
+        ("stem.conv1.weight", &[1], "a timm network with named stages: it has `stem.conv1.weight`"),
+        ("stages.0.x", &[1], "a timm network with named stages: it has `stages.0.x`"),
         (
             "conv1.0.weight",
             &[48, 3, 3, 3],
@@ -185,7 +189,7 @@ fn each_sign_of_another_network_is_told_alone() {
         (
             "layer2.0.downsample.1.weight",
             &[512, 256, 1, 1],
-            "a ResNet with average pools in its shortcuts: `layer2.0.downsample.1.weight` is a convolution, behind an average pool",
+            "a ResNet with average pools in its shortcuts: `layer2.0.downsample.1.weight` is a convolution, after an average pool",
         ),
         (
             "layer1.0.conv2.weight",
@@ -200,23 +204,24 @@ fn each_sign_of_another_network_is_told_alone() {
     ] {
         let others = whole.iter().copied().filter(|(other, _)| *other != name);
         let tensors = others.chain([(name, shape)]).map(|(name, shape)| (name, "F32", shape));
-        let folder = CheckpointDir::new();
-        write_zeros(&folder.path("model.safetensors"), tensors);
-        let refusal = folder.open_error();
+        let directory = CheckpointDir::new();
+        write_zeros(&directory.path("model.safetensors"), tensors);
+        let error = directory.open_error();
         assert!(
-            refusal.ends_with(&format!("model.safetensors is no plain ResNet but {expected}")),
-            "{refusal}"
+            error.ends_with(&format!("model.safetensors is not a plain ResNet but {expected}")),
+            "{error}"
         );
     }
-    // Narrower than a ResNet is no Wide one, and as many inputs as outputs are no groups: these are misshapen.
+    // These are not a Wide ResNet or a ResNeXt but misshapen: the convolution is narrower, or has too many
+    // inputs.
     for (name, shape) in
         [("layer1.0.conv1.weight", &[32, 64, 1, 1]), ("layer1.0.conv2.weight", &[64, 128, 3, 3])]
     {
         let others = whole.iter().copied().filter(|(other, _)| *other != name);
         let tensors = others.chain([(name, &shape[..])]).map(|(name, shape)| (name, "F32", shape));
-        let folder = CheckpointDir::new();
-        write_zeros(&folder.path("model.safetensors"), tensors);
-        let refusal = folder.open_error();
-        assert!(refusal.contains(&format!("is no complete resnet50: `{name}` is {shape:?}")), "{refusal}");
+        let directory = CheckpointDir::new();
+        write_zeros(&directory.path("model.safetensors"), tensors);
+        let error = directory.open_error();
+        assert!(error.contains(&format!("is not a complete resnet50: `{name}` is {shape:?}")), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The backbone against its oracles, through its public API alone.
+//! Tests of the public API against reference implementations.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Checkpoints on disk, golden files, and comparing.
+//! Checkpoints on disk, golden files, and comparisons.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,20 +12,20 @@ use tempfile::TempDir;
 
 use crate::formula;
 
-/// The mean and the std of the formula's networks; no two channels are alike.
+/// The config of networks from the formula; mean and std differ between channels.
 pub(crate) const CONFIG: &str =
     r#"{"pretrained_cfg": {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.2, 0.3], "license": "mit"}}"#;
 
-/// Tensors by name: type, shape, bytes.
+/// Tensors by name, with type, shape and bytes.
 #[derive(Clone)]
 pub(crate) struct StateDict(pub(crate) BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>);
 
 impl StateDict {
-    /// Every tensor of a network of `names.json`: the trunk from the formula, the rest zero.
+    /// All tensors of a network of `names.json`, with values from the formula; the classifier is zero.
     pub(crate) fn from_formula(network: &str) -> Self {
         let shapes = tensor_shapes(network);
         let bottlenecks = shapes.keys().any(|name| name.contains(".conv3.") || name.contains(".layer.2."));
-        let last: &[&str] = if bottlenecks {
+        let last_norms: &[&str] = if bottlenecks {
             &[".bn3.", ".layer.2.normalization."]
         } else {
             &[".bn2.", ".layer.1.normalization."]
@@ -37,7 +37,8 @@ impl StateDict {
                 let bytes = 4 * shape.iter().product::<usize>();
                 (Dtype::F32, shape, vec![0; bytes])
             } else {
-                let values = formula::tensor(&name, &shape, last.iter().any(|part| name.contains(part)));
+                let values =
+                    formula::tensor(&name, &shape, last_norms.iter().any(|norm| name.contains(norm)));
                 (Dtype::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
             };
             (name, entry)
@@ -45,32 +46,32 @@ impl StateDict {
         Self(tensors.collect())
     }
 
-    /// Only what computes features.
+    /// Without the classifier and the counters of BatchNorm.
     pub(crate) fn without_classifier(mut self) -> Self {
         self.0.retain(|name, _| !is_classifier(name) && !name.ends_with("num_batches_tracked"));
         self
     }
 
-    /// Every `f32` value through `narrow`, stored as `dtype`.
-    pub(crate) fn with_dtype(mut self, dtype: Dtype, narrow: impl Fn(f32) -> [u8; 2]) -> Self {
-        for (kind, _, bytes) in self.0.values_mut().filter(|(kind, ..)| *kind == Dtype::F32) {
-            *kind = dtype;
+    /// Converts all `f32` values with `convert` to the 16-bit type `dtype`.
+    pub(crate) fn with_dtype(mut self, dtype: Dtype, convert: impl Fn(f32) -> [u8; 2]) -> Self {
+        for (tensor_dtype, _, bytes) in self.0.values_mut().filter(|(dtype, ..)| *dtype == Dtype::F32) {
+            *tensor_dtype = dtype;
             *bytes = bytes
                 .as_chunks::<4>()
                 .0
                 .iter()
-                .flat_map(|bytes| narrow(f32::from_le_bytes(*bytes)))
+                .flat_map(|bytes| convert(f32::from_le_bytes(*bytes)))
                 .collect();
         }
         self
     }
 
-    /// The scales of the last BatchNorm of each of torchvision's blocks, by an eighth of what they were.
+    /// Divides the scales of the last BatchNorm of each block by 8. Needs the names of torchvision.
     pub(crate) fn with_damped_residuals(mut self) -> Self {
-        let last =
+        let scales =
             if self.0.keys().any(|name| name.contains(".bn3.")) { ".bn3.weight" } else { ".bn2.weight" };
         for (_, _, bytes) in
-            self.0.iter_mut().filter(|(name, _)| name.ends_with(last)).map(|(_, tensor)| tensor)
+            self.0.iter_mut().filter(|(name, _)| name.ends_with(scales)).map(|(_, tensor)| tensor)
         {
             for value in bytes.as_chunks_mut::<4>().0 {
                 *value = (f32::from_le_bytes(*value) / 8.0).to_le_bytes();
@@ -79,25 +80,25 @@ impl StateDict {
         self
     }
 
-    /// Writes `value` over the first value of the `f32` tensor `name`.
+    /// Sets the first value of the `f32` tensor `name`.
     pub(crate) fn set_first_value(&mut self, name: &str, value: f32) {
-        let bytes = &mut self.0.get_mut(name).expect("a tensor of that name").2;
+        let bytes = &mut self.0.get_mut(name).expect("the tensor exists").2;
         bytes[..4].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// A directory with `model.safetensors` and [`CONFIG`].
+    /// Writes `model.safetensors` and [`CONFIG`] to a new directory.
     pub(crate) fn to_dir(&self) -> CheckpointDir {
-        let folder = CheckpointDir::new();
-        folder.write("config.json", CONFIG);
-        self.write(&folder.path("model.safetensors"));
-        folder
+        let directory = CheckpointDir::new();
+        directory.write("config.json", CONFIG);
+        self.write(&directory.path("model.safetensors"));
+        directory
     }
 
     pub(crate) fn write(&self, path: &Path) {
         let views = self.0.iter().map(|(name, (dtype, shape, bytes))| {
-            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("bytes that fit the shape"))
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("the bytes match the shape"))
         });
-        safetensors::serialize_to_file(views, None, path).expect("a file is written");
+        safetensors::serialize_to_file(views, None, path).expect("the file is written");
     }
 }
 
@@ -105,7 +106,7 @@ fn is_classifier(name: &str) -> bool {
     name.starts_with("fc.") || name.starts_with("classifier.")
 }
 
-/// Writes a `.safetensors` file with such tensors, all zero, and sparse: only the header takes room.
+/// Writes a sparse `.safetensors` file with zero tensors (name, type, shape).
 pub(crate) fn write_zeros<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a str, &'a [usize])>,
@@ -113,28 +114,28 @@ pub(crate) fn write_zeros<'a>(
     let mut end = 0;
     let mut header = serde_json::Map::new();
     for (name, dtype, shape) in tensors {
-        let begin = end;
+        let start = end;
         end += shape.iter().product::<usize>() * if dtype == "I64" { 8 } else { 4 };
         header.insert(
             name.into(),
-            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}),
+            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}),
         );
     }
     let header = serde_json::Value::Object(header).to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.bytes());
     let length = bytes.len() + end;
-    fs::write(path, bytes).expect("a file is written");
-    let file = fs::OpenOptions::new().write(true).open(path).expect("the file is there");
+    fs::write(path, bytes).expect("the file is written");
+    let file = fs::OpenOptions::new().write(true).open(path).expect("the file exists");
     file.set_len(length as u64).expect("the file is extended");
 }
 
-/// A temporary directory.
+/// A temporary directory for a checkpoint.
 pub(crate) struct CheckpointDir(TempDir);
 
 impl CheckpointDir {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
+        Self(tempfile::tempdir().expect("the directory is created"))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -142,38 +143,39 @@ impl CheckpointDir {
     }
 
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).expect("a file is written");
+        fs::write(self.path(name), content).expect("the file is written");
     }
 
-    /// Opens the whole directory.
+    /// Opens the directory.
     pub(crate) fn open(&self) -> Result<Checkpoint, BackboneError> {
         self.open_named("")
     }
 
-    /// Opens a file of it.
+    /// Opens a file of the directory.
     pub(crate) fn open_named(&self, name: &str) -> Result<Checkpoint, BackboneError> {
         let source = WeightsSource::parse(name, self.0.path())?;
         Checkpoint::open(&source.fetch(&())?)
     }
 
-    /// Why the directory is refused.
+    /// The error of opening the directory, which must fail.
     pub(crate) fn open_error(&self) -> String {
-        error_chain(&self.open().expect_err("a refusal"))
+        error_chain(&self.open().expect_err("opening fails"))
     }
 
+    /// A backbone on the CPU with the checkpoint of the directory.
     pub(crate) fn backbone(&self) -> Backbone {
-        let checkpoint = self.open().expect("a checkpoint");
-        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).expect("a backbone")
+        let checkpoint = self.open().expect("the checkpoint is valid");
+        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).expect("the backbone is loaded")
     }
 }
 
-/// An error with its causes, in one line.
+/// The messages of an error and its causes, in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// A file of `reference/backbone`.
+/// The contents of a file in `reference/backbone`.
 pub(crate) fn golden_bytes(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/backbone").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -186,12 +188,13 @@ pub(crate) fn f32_tensor(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 }
 
 pub(crate) fn golden_json<T: DeserializeOwned>(name: &str) -> T {
-    serde_json::from_slice(&golden_bytes(name)).expect("a golden file of that form")
+    serde_json::from_slice(&golden_bytes(name)).expect("the golden file has this type")
 }
 
-/// Names and shapes of a network: `resnet50` is torchvision's, `transformers-resnet50` transformers'.
+/// Names and shapes of all tensors of a network of torchvision (`resnet50`) or transformers
+/// (`transformers-resnet50`).
 pub(crate) fn tensor_shapes(network: &str) -> BTreeMap<String, Vec<usize>> {
-    golden_json::<BTreeMap<String, _>>("names.json").remove(network).expect("a network of names.json")
+    golden_json::<BTreeMap<String, _>>("names.json").remove(network).expect("names.json has the network")
 }
 
 /// `max |a - b| <= relative * max |b|`.
@@ -204,6 +207,6 @@ pub(crate) fn assert_close(ours: &[f32], oracle: &[f32], relative: f32, what: &s
 pub(crate) fn assert_close_abs(ours: &[f32], oracle: &[f32], bound: f32, what: &str) {
     assert_eq!(ours.len(), oracle.len(), "{what}");
     let gaps = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs());
-    let far = gaps.enumerate().find(|(_, gap)| *gap > bound || gap.is_nan());
-    assert!(far.is_none(), "{what}: value {far:?} is further off than {bound}");
+    let failure = gaps.enumerate().find(|(_, gap)| *gap > bound || gap.is_nan());
+    assert!(failure.is_none(), "{what}: the difference of value {failure:?} is larger than {bound}");
 }

@@ -1,4 +1,4 @@
-//! Locks of the cache.
+//! Locks in the cache.
 
 use std::fs::{self, File};
 use std::thread;
@@ -10,56 +10,56 @@ use super::fixture::{COMMIT, FOLDER, HubFixture, LogBuffer, large_file};
 use super::server::LIMIT;
 
 #[test]
-fn a_lock_that_is_held_and_under_which_nothing_happens_is_given_up() {
-    let mut bench = HubFixture::new();
-    bench.settings.idle_timeout = Duration::from_millis(300);
-    let locks = bench.settings.cache.join(".locks").join(FOLDER);
+fn waiting_for_a_lock_without_progress_times_out() {
+    let mut fixture = HubFixture::new();
+    fixture.settings.idle_timeout = Duration::from_millis(300);
+    let locks = fixture.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();
     let held = File::create(locks.join("headstock.lock")).unwrap();
     held.lock().unwrap();
-    let (fetched, lines) = bench.fetch_with_log("");
+    let (fetched, log) = fixture.fetch_with_log("");
     let error = fetched.unwrap_err();
     assert!(matches!(&error, HubError::Locked { path, .. } if path.starts_with(&locks)), "{error:?}");
     assert_eq!(
-        lines.matches("waiting for another process that fetches the same weights").count(),
+        log.matches("waiting for another process that downloads the same weights").count(),
         1,
-        "{lines}"
+        "{log}"
     );
-    bench.assert_clean();
+    fixture.assert_clean();
     held.unlock().unwrap();
-    bench.settings.idle_timeout = LIMIT;
-    bench.fetch("").unwrap();
+    fixture.settings.idle_timeout = LIMIT;
+    fixture.fetch("").unwrap();
 }
 
 #[test]
-fn what_is_there_needs_a_cache_neither_to_lock_nor_to_write() {
-    let bench = HubFixture::new();
-    let cold = bench.fetch(&format!("@{COMMIT}")).unwrap();
-    fs::remove_dir_all(bench.settings.cache.join(".locks")).unwrap();
-    // Where the branch would be noted.
-    fs::write(bench.repo_cache_dir().join("refs"), "").unwrap();
-    assert_eq!(bench.fetch("").unwrap(), cold);
-    assert!(!bench.settings.cache.join(".locks").exists());
+fn cached_files_can_be_used_without_locking_or_writing() {
+    let fixture = HubFixture::new();
+    let cold = fixture.fetch(&format!("@{COMMIT}")).unwrap();
+    fs::remove_dir_all(fixture.settings.cache.join(".locks")).unwrap();
+    // The commit of the branch cannot be stored.
+    fs::write(fixture.repo_cache_dir().join("refs"), "").unwrap();
+    assert_eq!(fixture.fetch("").unwrap(), cold);
+    assert!(!fixture.settings.cache.join(".locks").exists());
 }
 
 #[test]
-#[ignore = "takes the 10 s that hf-hub waits for another program"]
-fn another_program_may_write_the_blob_for_longer_than_hf_hub_waits() {
-    let bench = HubFixture::new();
-    let locks = bench.settings.cache.join(".locks").join(FOLDER);
+#[ignore = "takes 10 s, the lock timeout of hf-hub"]
+fn another_program_may_write_a_blob_for_longer_than_the_lock_timeout_of_hf_hub() {
+    let fixture = HubFixture::new();
+    let locks = fixture.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();
     let held = File::create(locks.join(format!("{}.lock", large_file(0).etag()))).unwrap();
     held.lock().unwrap();
-    let lines = LogBuffer::default();
+    let log = LogBuffer::default();
     thread::scope(|scope| {
-        let fetching = scope.spawn(|| bench.fetch_logging("", &lines));
-        while !lines.text().contains("waiting for another process") && !fetching.is_finished() {
+        let fetching = scope.spawn(|| fixture.fetch_logging("", &log));
+        while !log.text().contains("waiting for another process") && !fetching.is_finished() {
             thread::sleep(Duration::from_millis(50));
         }
-        fs::write(bench.blob(&large_file(0)), large_file(0).bytes).unwrap();
+        fs::write(fixture.blob(&large_file(0)), large_file(0).bytes).unwrap();
         held.unlock().unwrap();
         fetching.join().unwrap().unwrap();
     });
-    assert!(bench.hub.requests().iter().all(|request| !request.path.starts_with("/files/")));
-    bench.assert_clean();
+    assert!(fixture.hub.take_requests().iter().all(|request| !request.path.starts_with("/files/")));
+    fixture.assert_clean();
 }

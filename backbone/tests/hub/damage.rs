@@ -1,4 +1,4 @@
-//! Downloads that come damaged.
+//! Damaged downloads and damaged files in the cache.
 
 use std::fs;
 
@@ -7,28 +7,28 @@ use headstock_backbone::HubError;
 use super::fixture::{COMMIT, HubFixture, LATER, ProgressEvent, ProgressRecorder, large_file, small_file};
 use super::server::Fault;
 
-/// What may come in place of the weights, and whether that shows only by their hash.
+/// What the server may send instead of the weights, and whether only the hash shows it.
 const DAMAGES: [(Fault, bool); 4] =
     [(Fault::Cut, false), (Fault::Short, true), (Fault::Flipped, true), (Fault::Page, true)];
 
 #[test]
-fn a_damaged_download_is_removed_and_made_once_more() {
+fn a_damaged_download_is_removed_and_repeated_once() {
     for (fault, _) in DAMAGES {
-        let bench = HubFixture::new();
-        bench.hub.fault("GET", "/files/", 1, fault);
-        let (fetched, lines) = bench.fetch_with_log("");
+        let fixture = HubFixture::new();
+        fixture.hub.inject_fault("GET", "/files/", 1, fault);
+        let (fetched, log) = fixture.fetch_with_log("");
         assert_eq!(fs::read(fetched.unwrap().weights).unwrap(), large_file(0).bytes, "{fault:?}");
-        assert!(lines.contains("model.safetensors") && lines.contains("once more"), "{fault:?}: {lines}");
-        bench.assert_clean();
+        assert!(log.contains("model.safetensors") && log.contains("once more"), "{fault:?}: {log}");
+        fixture.assert_clean();
     }
 }
 
 #[test]
-fn damaged_twice_it_is_an_error_and_nothing_is_left_of_it() {
+fn two_damaged_downloads_are_an_error_and_leave_nothing_behind() {
     for (fault, by_hash) in DAMAGES {
-        let bench = HubFixture::new();
-        bench.hub.fault("GET", "/files/", 2, fault);
-        let error = bench.fetch_error("");
+        let fixture = HubFixture::new();
+        fixture.hub.inject_fault("GET", "/files/", 2, fault);
+        let error = fixture.fetch_error("");
         match &error {
             HubError::HashMismatch { name, expected, found } if by_hash => {
                 assert!(name.ends_with("/model.safetensors"), "{name}");
@@ -39,114 +39,114 @@ fn damaged_twice_it_is_an_error_and_nothing_is_left_of_it() {
             _ => panic!("{fault:?}: {error:?}"),
         }
         assert!(
-            !bench.blob(&large_file(0)).exists() && !bench.pointer(COMMIT, "model.safetensors").is_symlink()
+            !fixture.blob(&large_file(0)).exists() && !fixture.link(COMMIT, "model.safetensors").is_symlink()
         );
-        assert!(!bench.repo_cache_dir().join("refs/main").exists());
-        // And the next call starts afresh.
-        assert_eq!(fs::read(bench.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
-        bench.assert_clean();
+        assert!(!fixture.repo_cache_dir().join("refs/main").exists());
+        // The next call downloads the file again.
+        assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
+        fixture.assert_clean();
     }
 }
 
 #[test]
-fn a_small_file_is_checked_as_well_and_before_the_weights_are_asked_for() {
-    let bench = HubFixture::new();
-    bench.hub.add_commit(
+fn small_files_are_verified_before_the_weights_are_requested() {
+    let fixture = HubFixture::new();
+    fixture.hub.add_commit(
         "main",
         COMMIT,
         &[("config.json", small_file("{\"a\": 1}")), ("model.safetensors", large_file(0))],
     );
-    bench.hub.fault("GET", "/config.json", 2, Fault::Flipped);
-    let error = bench.fetch_error("");
+    fixture.hub.inject_fault("GET", "/config.json", 2, Fault::Flipped);
+    let error = fixture.fetch_error("");
     assert!(
         matches!(&error, HubError::HashMismatch { name, .. } if name.ends_with("/config.json")),
         "{error:?}"
     );
-    assert!(bench.hub.requests().iter().all(|request| !request.path.contains("safetensors")));
+    assert!(fixture.hub.take_requests().iter().all(|request| !request.path.contains("safetensors")));
 }
 
 #[test]
-fn progress_begins_anew_with_the_second_download() {
-    let bench = HubFixture::new();
-    bench.hub.add_commit("main", COMMIT, &[("model.safetensors", large_file(0))]);
-    bench.hub.fault("GET", "/files/", 1, Fault::Flipped);
+fn progress_restarts_with_the_second_download() {
+    let fixture = HubFixture::new();
+    fixture.hub.add_commit("main", COMMIT, &[("model.safetensors", large_file(0))]);
+    fixture.hub.inject_fault("GET", "/files/", 1, Fault::Flipped);
     let progress = ProgressRecorder::default();
-    bench.fetch_with_progress("", &progress).unwrap();
+    fixture.fetch_with_progress("", &progress).unwrap();
     let start = ProgressEvent::Start("model.safetensors".into(), Some(400_000));
     let bytes = ProgressEvent::Bytes(400_000);
     assert_eq!(progress.into_events(), [start.clone(), bytes.clone(), start, bytes, ProgressEvent::Finish]);
 }
 
 #[test]
-fn a_copy_that_was_damaged_in_the_cache_is_fetched_anew() {
+fn a_damaged_file_in_the_cache_is_downloaded_again() {
     for name in ["".to_owned(), format!("@{COMMIT}")] {
         for wrong in [&large_file(1).bytes, &large_file(0).bytes[..100], &[]] {
-            let bench = HubFixture::new();
-            bench.fetch(&name).unwrap();
-            fs::write(bench.blob(&large_file(0)), wrong).unwrap();
-            let (fetched, lines) = bench.fetch_with_log(&name);
+            let fixture = HubFixture::new();
+            fixture.fetch(&name).unwrap();
+            fs::write(fixture.blob(&large_file(0)), wrong).unwrap();
+            let (fetched, log) = fixture.fetch_with_log(&name);
             assert_eq!(fs::read(fetched.unwrap().weights).unwrap(), large_file(0).bytes);
-            assert!(lines.contains("damaged"), "{lines}");
-            bench.assert_clean();
+            assert!(log.contains("damaged"), "{log}");
+            fixture.assert_clean();
         }
     }
 }
 
 #[test]
-fn a_copy_that_was_damaged_in_the_cache_is_no_copy_offline() {
-    let mut bench = HubFixture::new();
-    bench.fetch("").unwrap();
-    fs::write(bench.blob(&large_file(0)), "damaged").unwrap();
-    bench.settings.offline = true;
-    let error = bench.fetch_error("");
+fn a_damaged_file_in_the_cache_is_not_used_offline() {
+    let mut fixture = HubFixture::new();
+    fixture.fetch("").unwrap();
+    fs::write(fixture.blob(&large_file(0)), "damaged").unwrap();
+    fixture.settings.offline = true;
+    let error = fixture.fetch_error("");
     assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
 }
 
 #[test]
-fn a_damaged_blob_goes_with_the_links_of_every_commit() {
-    let bench = HubFixture::new();
-    bench.fetch("").unwrap();
-    bench.hub.add_commit(
+fn a_damaged_blob_is_removed_with_the_links_of_all_commits() {
+    let fixture = HubFixture::new();
+    fixture.fetch("").unwrap();
+    fixture.hub.add_commit(
         "main",
         LATER,
         &[("config.json", small_file("{ }")), ("model.safetensors", large_file(0))],
     );
-    bench.fetch("").unwrap();
-    fs::write(bench.blob(&large_file(0)), "damaged").unwrap();
-    bench.hub.fault("GET", "/files/", 2, Fault::Flipped);
-    bench.fetch_error("");
-    assert!(!bench.pointer(COMMIT, "model.safetensors").is_symlink());
-    assert!(!bench.pointer(LATER, "model.safetensors").is_symlink());
+    fixture.fetch("").unwrap();
+    fs::write(fixture.blob(&large_file(0)), "damaged").unwrap();
+    fixture.hub.inject_fault("GET", "/files/", 2, Fault::Flipped);
+    fixture.fetch_error("");
+    assert!(!fixture.link(COMMIT, "model.safetensors").is_symlink());
+    assert!(!fixture.link(LATER, "model.safetensors").is_symlink());
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_no_copy() {
-    let bench = HubFixture::new();
-    bench.fetch("").unwrap();
-    fs::remove_file(bench.blob(&large_file(0))).unwrap();
-    assert_eq!(fs::read(bench.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
-    bench.assert_clean();
+fn a_file_with_a_dangling_link_is_downloaded_again() {
+    let fixture = HubFixture::new();
+    fixture.fetch("").unwrap();
+    fs::remove_file(fixture.blob(&large_file(0))).unwrap();
+    assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
+    fixture.assert_clean();
 }
 
 #[test]
-fn a_blob_that_a_killed_program_left_damaged_is_never_read() {
-    let bench = HubFixture::new();
-    // hf-hub has renamed it into place, and was killed before it was checked.
-    fs::create_dir_all(bench.repo_cache_dir().join("blobs")).unwrap();
-    fs::write(bench.blob(&large_file(0)), "<h1>403</h1>").unwrap();
-    assert_eq!(fs::read(bench.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
-    bench.assert_clean();
+fn a_damaged_blob_of_a_killed_program_is_not_used() {
+    let fixture = HubFixture::new();
+    // hf-hub renamed the blob to its final name, and the program was killed before it verified the blob.
+    fs::create_dir_all(fixture.repo_cache_dir().join("blobs")).unwrap();
+    fs::write(fixture.blob(&large_file(0)), "<h1>403</h1>").unwrap();
+    assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
+    fixture.assert_clean();
 }
 
 #[test]
-fn what_others_have_not_finished_stays_theirs() {
-    let bench = HubFixture::new();
-    let blobs = bench.repo_cache_dir().join("blobs");
+fn incomplete_blobs_of_other_programs_are_not_removed() {
+    let fixture = HubFixture::new();
+    let blobs = fixture.repo_cache_dir().join("blobs");
     fs::create_dir_all(&blobs).unwrap();
     let other = blobs.join(format!("{}.incomplete", "a".repeat(64)));
     fs::write(&other, "half").unwrap();
-    bench.hub.fault("GET", "/files/", 2, Fault::Cut);
-    bench.fetch("").unwrap_err();
+    fixture.hub.inject_fault("GET", "/files/", 2, Fault::Cut);
+    fixture.fetch("").unwrap_err();
     assert!(other.exists());
     let left = super::fixture::files_below(&blobs);
     assert_eq!(left.len(), 2, "{left:?}");

@@ -1,4 +1,4 @@
-//! What is fetched, and what is asked for.
+//! Downloaded files and requests to the hub.
 
 use std::fs;
 
@@ -11,31 +11,32 @@ use super::fixture::{
 use super::server::{Fault, HubFile};
 
 #[test]
-fn a_cold_cache_gets_the_weights_and_what_lies_beside_them_small_ones_first() {
-    let bench = HubFixture::new();
+fn config_files_are_downloaded_before_the_weights() {
+    let fixture = HubFixture::new();
     let progress = ProgressRecorder::default();
-    let fetched = bench.fetch_with_progress("", &progress).unwrap();
+    let fetched = fixture.fetch_with_progress("", &progress).unwrap();
     assert_eq!(
         fetched,
         WeightFiles {
-            weights: bench.pointer(COMMIT, "model.safetensors"),
-            config: Some(bench.pointer(COMMIT, "config.json")),
+            weights: fixture.link(COMMIT, "model.safetensors"),
+            config: Some(fixture.link(COMMIT, "config.json")),
             preprocessor: None,
             origin: format!("hf://{REPO}@{COMMIT}"),
         }
     );
     assert_eq!(fs::read(&fetched.weights).unwrap(), large_file(0).bytes);
-    let told = |file: &str, bytes| {
+    let events = |file: &str, bytes| {
         [ProgressEvent::Start(file.into(), Some(bytes)), ProgressEvent::Bytes(bytes), ProgressEvent::Finish]
     };
-    assert_eq!(progress.into_events(), [told("config.json", 2), told("model.safetensors", 400_000)].concat());
-    bench.assert_clean();
+    let expected = [events("config.json", 2), events("model.safetensors", 400_000)].concat();
+    assert_eq!(progress.into_events(), expected);
+    fixture.assert_clean();
 }
 
 #[test]
-fn the_cache_is_laid_out_as_python_does() {
-    let bench = HubFixture::new();
-    bench.hub.add_commit(
+fn the_cache_has_the_layout_of_huggingface_hub() {
+    let fixture = HubFixture::new();
+    fixture.hub.add_commit(
         "main",
         COMMIT,
         &[
@@ -44,112 +45,115 @@ fn the_cache_is_laid_out_as_python_does() {
             ("sub/model.safetensors", large_file(0)),
         ],
     );
-    bench.fetch("/sub/model.safetensors").unwrap();
-    let there = files_below(&bench.settings.cache);
-    let there = there.iter().map(|path| path.strip_prefix(&bench.settings.cache).unwrap().to_str().unwrap());
-    let there: Vec<_> = there.filter(|path| !path.starts_with(".locks")).collect();
+    fixture.fetch("/sub/model.safetensors").unwrap();
+    let paths = files_below(&fixture.settings.cache);
+    let paths =
+        paths.iter().map(|path| path.strip_prefix(&fixture.settings.cache).unwrap().to_str().unwrap());
+    let paths: Vec<_> = paths.filter(|path| !path.starts_with(".locks")).collect();
     let mut expected: Vec<String> = vec![format!("{FOLDER}/refs/main")];
     for (file, content) in [
         ("config.json", small_file("{}")),
         ("preprocessor_config.json", small_file("{ }")),
         ("model.safetensors", large_file(0)),
     ] {
-        let pointer = bench.pointer(COMMIT, &format!("sub/{file}"));
-        let target = fs::read_link(&pointer).unwrap();
+        let link = fixture.link(COMMIT, &format!("sub/{file}"));
+        let target = fs::read_link(&link).unwrap();
         assert_eq!(target.to_str().unwrap(), format!("../../../blobs/{}", content.etag()));
         expected.push(format!("{FOLDER}/blobs/{}", content.etag()));
         expected.push(format!("{FOLDER}/snapshots/{COMMIT}/sub/{file}"));
     }
     expected.sort_unstable();
-    assert_eq!(there, expected);
-    assert_eq!(fs::read_to_string(bench.repo_cache_dir().join("refs/main")).unwrap(), COMMIT);
+    assert_eq!(paths, expected);
+    assert_eq!(fs::read_to_string(fixture.repo_cache_dir().join("refs/main")).unwrap(), COMMIT);
 }
 
 #[test]
-fn a_warm_cache_asks_for_the_commit_and_for_nothing_else() {
-    let bench = HubFixture::new();
-    let cold = bench.fetch("").unwrap();
-    bench.hub.requests();
+fn with_a_warm_cache_only_the_commit_is_requested() {
+    let fixture = HubFixture::new();
+    let cold = fixture.fetch("").unwrap();
+    fixture.hub.take_requests();
     let progress = ProgressRecorder::default();
-    assert_eq!(bench.fetch_with_progress("", &progress).unwrap(), cold);
-    let requests = bench.hub.requests();
+    assert_eq!(fixture.fetch_with_progress("", &progress).unwrap(), cold);
+    let requests = fixture.hub.take_requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert!(requests[0].path.starts_with("/api/"));
     assert_eq!(progress.into_events(), []);
 }
 
 #[test]
-fn a_commit_that_is_in_the_cache_makes_no_request_at_all() {
-    let bench = HubFixture::new();
-    let cold = bench.fetch(&format!("@{COMMIT}")).unwrap();
-    assert!(!bench.hub.requests().is_empty());
-    assert_eq!(bench.fetch(&format!("@{COMMIT}")).unwrap(), cold);
-    // What is not there is known not to be there as well: this commit has no preprocessor_config.json.
-    assert!(bench.hub.requests().is_empty());
-    assert!(!bench.repo_cache_dir().join("refs").exists());
+fn a_cached_commit_needs_no_request() {
+    let fixture = HubFixture::new();
+    let cold = fixture.fetch(&format!("@{COMMIT}")).unwrap();
+    assert!(!fixture.hub.take_requests().is_empty());
+    assert_eq!(fixture.fetch(&format!("@{COMMIT}")).unwrap(), cold);
+    // The cache also knows that this commit has no preprocessor_config.json.
+    assert!(fixture.hub.take_requests().is_empty());
+    assert!(!fixture.repo_cache_dir().join("refs").exists());
 }
 
 #[test]
-fn a_branch_that_moved_fetches_only_what_changed() {
-    let bench = HubFixture::new();
-    bench.fetch("").unwrap();
-    bench.hub.add_commit(
+fn after_an_update_of_the_branch_only_changed_files_are_downloaded() {
+    let fixture = HubFixture::new();
+    fixture.fetch("").unwrap();
+    fixture.hub.add_commit(
         "main",
         LATER,
         &[("config.json", small_file("{}")), ("model.safetensors", large_file(1))],
     );
-    bench.hub.requests();
-    let fetched = bench.fetch("").unwrap();
+    fixture.hub.take_requests();
+    let fetched = fixture.fetch("").unwrap();
     assert_eq!(fetched.origin, format!("hf://{REPO}@{LATER}"));
     assert_eq!(fs::read(fetched.weights).unwrap(), large_file(1).bytes);
-    let got: Vec<_> = bench.hub.requests().into_iter().filter(|request| request.method == "GET").collect();
-    assert!(got.iter().all(|request| !request.path.ends_with("config.json")), "{got:?}");
-    assert_eq!(fs::read_to_string(bench.repo_cache_dir().join("refs/main")).unwrap(), LATER);
-    bench.assert_clean();
+    let downloads: Vec<_> =
+        fixture.hub.take_requests().into_iter().filter(|request| request.method == "GET").collect();
+    assert!(downloads.iter().all(|request| !request.path.ends_with("config.json")), "{downloads:?}");
+    assert_eq!(fs::read_to_string(fixture.repo_cache_dir().join("refs/main")).unwrap(), LATER);
+    fixture.assert_clean();
 }
 
 #[test]
-fn a_revision_with_slashes_is_a_branch_or_a_pull_request() {
-    let bench = HubFixture::new();
+fn branches_and_pull_requests_may_contain_slashes() {
+    let fixture = HubFixture::new();
     for (branch, name) in [("refs/pr/1", "@refs/pr/1"), ("feature/x", "@feature%2Fx")] {
-        bench.hub.add_commit(branch, LATER, &[("model.safetensors", large_file(1))]);
-        assert_eq!(bench.fetch(name).unwrap().origin, format!("hf://{REPO}@{LATER}"));
-        assert_eq!(fs::read_to_string(bench.repo_cache_dir().join("refs").join(branch)).unwrap(), LATER);
+        fixture.hub.add_commit(branch, LATER, &[("model.safetensors", large_file(1))]);
+        assert_eq!(fixture.fetch(name).unwrap().origin, format!("hf://{REPO}@{LATER}"));
+        assert_eq!(fs::read_to_string(fixture.repo_cache_dir().join("refs").join(branch)).unwrap(), LATER);
     }
 }
 
 #[test]
-fn a_named_file_is_fetched_at_its_revision_and_named_in_the_origin() {
-    let bench = HubFixture::new();
-    bench.hub.add_commit(
+fn a_requested_file_is_downloaded_at_its_revision_and_part_of_the_origin() {
+    let fixture = HubFixture::new();
+    fixture.hub.add_commit(
         "v1",
         LATER,
         &[("f16.safetensors", large_file(1)), ("model.safetensors", large_file(0))],
     );
-    let fetched = bench.fetch("@v1/f16.safetensors").unwrap();
+    let fetched = fixture.fetch("@v1/f16.safetensors").unwrap();
     assert_eq!(fetched.origin, format!("hf://{REPO}@{LATER}/f16.safetensors"));
     assert_eq!(fs::read(fetched.weights).unwrap(), large_file(1).bytes);
-    assert!(!bench.pointer(LATER, "model.safetensors").exists());
+    assert!(!fixture.link(LATER, "model.safetensors").exists());
 }
 
 #[test]
-fn a_relative_redirect_is_followed() {
-    let bench = HubFixture::new();
+fn relative_redirects_are_followed() {
+    let fixture = HubFixture::new();
     let source = format!("{}/RESNET.TEST", REPO.split('/').next().unwrap()).to_uppercase().parse().unwrap();
     let fetched =
-        headstock_backbone::hub::fetch_weights_with(&source, &bench.settings, &ProgressRecorder::default())
+        headstock_backbone::hub::fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default())
             .unwrap();
     assert_eq!(fs::read(fetched.weights).unwrap(), large_file(0).bytes);
-    let redirected = bench.hub.requests().iter().filter(|request| request.path.contains("RESNET")).count();
+    let redirected =
+        fixture.hub.take_requests().iter().filter(|request| request.path.contains("RESNET")).count();
     assert!(redirected > 0);
 }
 
 #[test]
-fn the_token_goes_to_the_hub_and_to_no_other_host() {
-    let mut bench = HubFixture::new();
-    bench.settings.token = Some("hf_secret".into());
-    bench.fetch("").unwrap();
-    let requests = bench.hub.requests();
+fn the_token_is_sent_only_to_the_hub() {
+    let mut fixture = HubFixture::new();
+    fixture.settings.token = Some("hf_secret".into());
+    fixture.fetch("").unwrap();
+    let requests = fixture.hub.take_requests();
     assert!(requests.iter().any(|request| request.host.starts_with("localhost")));
     for request in &requests {
         let expected = request.host.starts_with("127.0.0.1").then(|| "Bearer hf_secret".to_owned());
@@ -158,124 +162,124 @@ fn the_token_goes_to_the_hub_and_to_no_other_host() {
 }
 
 #[test]
-fn without_a_token_none_is_sent() {
-    let bench = HubFixture::new();
-    bench.fetch("").unwrap();
-    assert!(bench.hub.requests().iter().all(|request| request.token.is_none()));
+fn without_a_token_no_authorization_is_sent() {
+    let fixture = HubFixture::new();
+    fixture.fetch("").unwrap();
+    assert!(fixture.hub.take_requests().iter().all(|request| request.token.is_none()));
 }
 
 #[test]
-fn a_server_that_is_down_leaves_what_was_fetched_last() {
-    let bench = HubFixture::new();
-    let cold = bench.fetch("").unwrap();
-    let HubFixture { hub, .. } = &bench;
-    hub.fault("GET", "/api/", usize::MAX, Fault::Status(503, None));
-    let (busy, lines) = bench.fetch_with_log("");
-    assert_eq!(busy.unwrap(), cold);
-    assert!(lines.contains("from the cache") && lines.contains("status 503"), "{lines}");
+fn the_cache_is_used_if_the_hub_is_down() {
+    let fixture = HubFixture::new();
+    let cold = fixture.fetch("").unwrap();
+    let HubFixture { hub, .. } = &fixture;
+    hub.inject_fault("GET", "/api/", usize::MAX, Fault::Status(503, None));
+    let (fetched, log) = fixture.fetch_with_log("");
+    assert_eq!(fetched.unwrap(), cold);
+    assert!(log.contains("from the cache") && log.contains("status 503"), "{log}");
 
-    let bench = bench.without_hub();
-    let (down, lines) = bench.fetch_with_log("");
-    assert_eq!(down.unwrap(), cold);
-    assert!(lines.contains(&cold.origin) && lines.contains("cannot reach"), "{lines}");
+    let fixture = fixture.without_hub();
+    let (fetched, log) = fixture.fetch_with_log("");
+    assert_eq!(fetched.unwrap(), cold);
+    assert!(log.contains(&cold.origin) && log.contains("cannot reach"), "{log}");
 }
 
 #[test]
-fn a_commit_that_cannot_be_fetched_leaves_the_one_before() {
-    let bench = HubFixture::new();
-    let cold = bench.fetch("").unwrap();
-    bench.hub.add_commit(
+fn the_previous_commit_is_used_if_the_new_one_cannot_be_downloaded() {
+    let fixture = HubFixture::new();
+    let cold = fixture.fetch("").unwrap();
+    fixture.hub.add_commit(
         "main",
         LATER,
         &[("config.json", small_file("{}")), ("model.safetensors", large_file(1))],
     );
-    bench.hub.fault("GET", "/files/", usize::MAX, Fault::Status(503, None));
-    let (fetched, lines) = bench.fetch_with_log("");
+    fixture.hub.inject_fault("GET", "/files/", usize::MAX, Fault::Status(503, None));
+    let (fetched, log) = fixture.fetch_with_log("");
     assert_eq!(fetched.unwrap(), cold);
-    assert!(lines.contains("localhost") && lines.contains("status 503"), "{lines}");
-    bench.assert_clean();
+    assert!(log.contains("localhost") && log.contains("status 503"), "{log}");
+    fixture.assert_clean();
 }
 
 #[test]
-fn a_server_that_is_down_and_an_empty_cache_is_an_error() {
-    let bench = HubFixture::new().without_hub();
-    let error = bench.fetch_error("");
+fn without_hub_and_cache_the_hub_is_unreachable() {
+    let fixture = HubFixture::new().without_hub();
+    let error = fixture.fetch_error("");
     assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
-    assert!(error.to_string().contains(&bench.settings.endpoint), "{error}");
+    assert!(error.to_string().contains(&fixture.settings.endpoint), "{error}");
 }
 
 #[test]
-fn a_server_that_falls_silent_is_given_up() {
+fn an_unresponsive_server_times_out() {
     for (method, path) in [("GET", "/api/"), ("HEAD", "config.json"), ("GET", "/files/")] {
-        let mut bench = HubFixture::new();
-        bench.settings.idle_timeout = std::time::Duration::from_millis(500);
-        bench.hub.fault(method, path, usize::MAX, Fault::Silent);
-        let error = bench.fetch_error("");
+        let mut fixture = HubFixture::new();
+        fixture.settings.idle_timeout = std::time::Duration::from_millis(500);
+        fixture.hub.inject_fault(method, path, usize::MAX, Fault::Silent);
+        let error = fixture.fetch_error("");
         assert!(matches!(error, HubError::TimedOut { .. }), "{method} {path}: {error:?}");
     }
 }
 
 #[test]
-fn offline_makes_no_request_and_takes_what_the_cache_has() {
-    let mut bench = HubFixture::new();
-    bench.settings.offline = true;
+fn offline_only_the_cache_is_used() {
+    let mut fixture = HubFixture::new();
+    fixture.settings.offline = true;
     for name in ["".to_owned(), format!("@{COMMIT}")] {
-        let (fetched, lines) = bench.fetch_with_log(&name);
+        let (fetched, log) = fixture.fetch_with_log(&name);
         let error = fetched.unwrap_err();
-        assert!(matches!(error, HubError::Offline { .. }) && lines.is_empty(), "{error:?} {lines}");
+        assert!(matches!(error, HubError::Offline { .. }) && log.is_empty(), "{error:?} {log}");
         assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     }
-    bench.settings.offline = false;
-    let cold = bench.fetch("").unwrap();
-    bench.hub.requests();
-    bench.settings.offline = true;
+    fixture.settings.offline = false;
+    let cold = fixture.fetch("").unwrap();
+    fixture.hub.take_requests();
+    fixture.settings.offline = true;
     for name in ["".to_owned(), "@main".to_owned(), format!("@{COMMIT}")] {
-        let (kept, lines) = bench.fetch_with_log(&name);
-        assert_eq!((kept.unwrap(), lines.as_str()), (cold.clone(), ""));
+        let (cached, log) = fixture.fetch_with_log(&name);
+        assert_eq!((cached.unwrap(), log.as_str()), (cold.clone(), ""));
     }
-    assert!(bench.hub.requests().is_empty());
+    assert!(fixture.hub.take_requests().is_empty());
 }
 
 #[test]
-fn offline_says_when_it_cannot_know_whether_a_record_is_missing() {
-    let mut bench = HubFixture::new();
-    let cold = bench.fetch("").unwrap();
-    fs::remove_dir_all(bench.repo_cache_dir().join(".no_exist")).unwrap();
-    bench.settings.offline = true;
-    let (kept, lines) = bench.fetch_with_log("");
-    assert_eq!(kept.unwrap(), cold);
-    assert!(lines.contains("preprocessor_config.json") && !lines.contains(" config.json"), "{lines}");
+fn offline_a_config_file_of_unknown_existence_is_skipped_with_a_warning() {
+    let mut fixture = HubFixture::new();
+    let cold = fixture.fetch("").unwrap();
+    fs::remove_dir_all(fixture.repo_cache_dir().join(".no_exist")).unwrap();
+    fixture.settings.offline = true;
+    let (cached, log) = fixture.fetch_with_log("");
+    assert_eq!(cached.unwrap(), cold);
+    assert!(log.contains("preprocessor_config.json") && !log.contains(" config.json"), "{log}");
 }
 
-/// The cache marks what a commit has not got. A record beside the weights may be among it, the weights may not.
+/// The cache marks files that a commit lacks; unlike config files, the weights are required.
 #[test]
-fn weights_that_are_remembered_as_missing_are_not_in_the_cache() {
-    let mut bench = HubFixture::new();
-    let cold = bench.fetch("").unwrap();
-    fs::remove_file(bench.pointer(COMMIT, "model.safetensors")).unwrap();
-    fs::write(bench.repo_cache_dir().join(".no_exist").join(COMMIT).join("model.safetensors"), "").unwrap();
-    bench.settings.offline = true;
+fn weights_that_are_marked_as_absent_are_not_in_the_cache() {
+    let mut fixture = HubFixture::new();
+    let cold = fixture.fetch("").unwrap();
+    fs::remove_file(fixture.link(COMMIT, "model.safetensors")).unwrap();
+    fs::write(fixture.repo_cache_dir().join(".no_exist").join(COMMIT).join("model.safetensors"), "").unwrap();
+    fixture.settings.offline = true;
     for name in ["".to_owned(), format!("@{COMMIT}")] {
-        let error = bench.fetch_error(&name);
+        let error = fixture.fetch_error(&name);
         assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
     }
-    bench.settings.offline = false;
-    assert_eq!(bench.fetch(&format!("@{COMMIT}")).unwrap(), cold);
+    fixture.settings.offline = false;
+    assert_eq!(fixture.fetch(&format!("@{COMMIT}")).unwrap(), cold);
 }
 
 #[test]
-fn an_etag_that_is_no_hash_is_said_to_be_unchecked() {
-    let bench = HubFixture::new();
+fn a_warning_is_logged_if_the_etag_is_not_a_hash() {
+    let fixture = HubFixture::new();
     let content = HubFile { etag: Some("5d41402abc4b2a76b9719d911017c592"), ..large_file(0) };
-    bench.hub.add_commit("main", COMMIT, &[("model.safetensors", content)]);
-    let (fetched, lines) = bench.fetch_with_log("");
+    fixture.hub.add_commit("main", COMMIT, &[("model.safetensors", content)]);
+    let (fetched, log) = fixture.fetch_with_log("");
     assert_eq!(fs::read(fetched.unwrap().weights).unwrap(), large_file(0).bytes);
-    assert!(lines.contains("model.safetensors") && lines.contains("unchecked"), "{lines}");
+    assert!(log.contains("model.safetensors") && log.contains("unchecked"), "{log}");
 }
 
 #[test]
-fn a_caller_inside_a_runtime_is_served_as_well() {
-    let bench = HubFixture::new();
+fn fetching_works_inside_an_async_runtime() {
+    let fixture = HubFixture::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async { bench.fetch("") }).unwrap();
+    runtime.block_on(async { fixture.fetch("") }).unwrap();
 }

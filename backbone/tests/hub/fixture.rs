@@ -1,4 +1,4 @@
-//! A hub with a repository, an empty cache, and what the tests look at.
+//! A test hub with a repository and an empty cache, and helpers to inspect them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) const REPO: &str = "owner/resnet.test";
 pub(crate) const COMMIT: &str = "1111111111111111111111111111111111111111";
 pub(crate) const LATER: &str = "2222222222222222222222222222222222222222";
 
-/// The repository's folder in the cache, as Python names it.
+/// The folder of the repository in the cache, named as in Python.
 pub(crate) const FOLDER: &str = "models--owner--resnet.test";
 
 /// A repository with a data set.
@@ -28,13 +28,13 @@ pub(crate) fn small_file(text: &str) -> HubFile {
     HubFile { bytes: text.into(), large: false, etag: None }
 }
 
-/// A few hundred kilobytes that differ with `seed`.
+/// 400 kB whose contents depend on `seed`.
 pub(crate) fn large_file(seed: u32) -> HubFile {
-    let bytes =
-        (0..100_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).wrapping_add(seed).to_le_bytes());
+    let bytes = (0..100_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).wrapping_add(seed).to_le_bytes());
     HubFile { bytes: bytes.collect(), large: true, etag: None }
 }
 
+/// A test hub, and settings with an empty cache.
 pub(crate) struct HubFixture {
     pub(crate) hub: TestHub,
     pub(crate) settings: HubSettings,
@@ -42,11 +42,11 @@ pub(crate) struct HubFixture {
     root: tempfile::TempDir,
 }
 
-/// What progress was told.
+/// A call of [`DownloadProgress`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProgressEvent {
     Start(String, Option<u64>),
-    /// All that was told between two others.
+    /// The sum of consecutive calls of `advance`.
     Bytes(u64),
     Finish,
 }
@@ -66,10 +66,10 @@ impl DownloadProgress for ProgressRecorder {
     }
 
     fn advance(&self, bytes: u64) {
-        let mut told = self.0.lock().unwrap();
-        match told.last_mut() {
+        let mut events = self.0.lock().unwrap();
+        match events.last_mut() {
             Some(ProgressEvent::Bytes(sum)) => *sum += bytes,
-            _ => told.push(ProgressEvent::Bytes(bytes)),
+            _ => events.push(ProgressEvent::Bytes(bytes)),
         }
     }
 
@@ -81,11 +81,11 @@ impl DownloadProgress for ProgressRecorder {
 impl HubFixture {
     /// `main` is at [`COMMIT`], with a small `config.json` and a large `model.safetensors`.
     pub(crate) fn new() -> Self {
-        Self::with(REPO, &[("config.json", small_file("{}")), ("model.safetensors", large_file(0))])
+        Self::with_files(REPO, &[("config.json", small_file("{}")), ("model.safetensors", large_file(0))])
     }
 
     /// `main` of `repo` is at [`COMMIT`], with these files.
-    pub(crate) fn with(repo: &'static str, files: &[(&str, HubFile)]) -> Self {
+    pub(crate) fn with_files(repo: &'static str, files: &[(&str, HubFile)]) -> Self {
         let hub = TestHub::new(repo);
         hub.add_commit("main", COMMIT, files);
         let root = tempfile::tempdir().unwrap();
@@ -100,17 +100,17 @@ impl HubFixture {
         Self { hub, settings, repo, root }
     }
 
-    /// The same, with nobody at the hub's address.
+    /// The same fixture after the hub has been shut down.
     pub(crate) fn without_hub(self) -> Self {
         Self { hub: TestHub::new(self.repo), ..self }
     }
 
-    /// A folder for whatever a test needs beside the cache.
+    /// The temporary folder that contains the cache.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// What follows `hf://owner/name`.
+    /// Fetches weights; `rest` follows `hf://owner/name`.
     pub(crate) fn fetch(&self, rest: &str) -> Result<WeightFiles, HubError> {
         self.fetch_with_progress(rest, &ProgressRecorder::default())
     }
@@ -123,25 +123,25 @@ impl HubFixture {
         fetch_weights_with(&format!("{REPO}{rest}").parse().unwrap(), &self.settings, progress)
     }
 
-    /// The error, after which nothing wrong is left in the cache.
+    /// Fetches weights and expects an error that leaves nothing damaged in the cache.
     pub(crate) fn fetch_error(&self, rest: &str) -> HubError {
         let error = self.fetch(rest).expect_err(rest);
         self.assert_clean();
         error
     }
 
-    /// The lines that were logged meanwhile, beside the result.
+    /// The result of fetching weights, and the log.
     pub(crate) fn fetch_with_log(&self, rest: &str) -> (Result<WeightFiles, HubError>, String) {
-        let lines = LogBuffer::default();
-        let result = self.fetch_logging(rest, &lines);
-        (result, lines.text())
+        let log = LogBuffer::default();
+        let result = self.fetch_logging(rest, &log);
+        (result, log.text())
     }
 
-    pub(crate) fn fetch_logging(&self, rest: &str, lines: &LogBuffer) -> Result<WeightFiles, HubError> {
-        with_log(lines, || self.fetch(rest))
+    pub(crate) fn fetch_logging(&self, rest: &str, log: &LogBuffer) -> Result<WeightFiles, HubError> {
+        with_log(log, || self.fetch(rest))
     }
 
-    /// The data set; `rest` is what follows its `hf://datasets/owner/name`.
+    /// Fetches a data set; `rest` follows `hf://datasets/owner/name`.
     pub(crate) fn fetch_dataset(&self, rest: &str) -> Result<DatasetFiles, HubError> {
         self.fetch_dataset_with_progress(rest, &ProgressRecorder::default())
     }
@@ -155,9 +155,9 @@ impl HubFixture {
     }
 
     pub(crate) fn fetch_dataset_with_log(&self, rest: &str) -> (Result<DatasetFiles, HubError>, String) {
-        let lines = LogBuffer::default();
-        let result = with_log(&lines, || self.fetch_dataset(rest));
-        (result, lines.text())
+        let log = LogBuffer::default();
+        let result = with_log(&log, || self.fetch_dataset(rest));
+        (result, log.text())
     }
 
     pub(crate) fn repo_cache_dir(&self) -> PathBuf {
@@ -169,33 +169,30 @@ impl HubFixture {
         self.repo_cache_dir().join("blobs").join(content.etag())
     }
 
-    pub(crate) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
+    pub(crate) fn link(&self, commit: &str, file: &str) -> PathBuf {
         self.repo_cache_dir().join("snapshots").join(commit).join(file)
     }
 
-    /// Every blob is what its name says, nothing is half-written, and every link leads somewhere.
+    /// Checks that all blobs are complete and have correct hashes, and that links and refs are valid.
     pub(crate) fn assert_clean(&self) {
         for path in files_below(&self.repo_cache_dir().join("blobs")) {
             let bytes = fs::read(&path).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
             let git = Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), &bytes].concat());
-            assert!(name == hex(&git) || name == hex(&Sha256::digest(&bytes)), "{} is wrong", path.display());
+            let sha256 = Sha256::digest(&bytes);
+            assert!(name == hex(&git) || name == hex(&sha256), "{} has a wrong hash", path.display());
         }
         for path in files_below(&self.repo_cache_dir().join("snapshots")) {
-            assert!(path.exists(), "{} leads nowhere", path.display());
+            assert!(path.exists(), "{} is a dangling link", path.display());
         }
         for path in files_below(&self.repo_cache_dir().join("refs")) {
             let commit = fs::read_to_string(&path).unwrap();
-            assert!(
-                self.pointer(&commit, "").is_dir(),
-                "{} names a commit that is not there",
-                path.display()
-            );
+            assert!(self.link(&commit, "").is_dir(), "{} refers to a missing commit", path.display());
         }
     }
 }
 
-/// All files below a folder, links among them.
+/// All files and links below a folder.
 pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -210,23 +207,24 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs with the lines that are logged going to `lines`.
-fn with_log<T>(lines: &LogBuffer, run: impl FnOnce() -> T) -> T {
+/// Runs `run` and writes its log to `log`.
+fn with_log<T>(log: &LogBuffer, run: impl FnOnce() -> T) -> T {
     LazyLock::force(&EXTRA_DISPATCHES);
-    let lines = lines.clone();
+    let log = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
         .with_ansi(false)
-        .with_writer(move || lines.clone())
+        .with_writer(move || log.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, run)
 }
 
-/// While there is one subscriber only, an event that a thread without it meets first counts as of no interest to anyone.
+/// Further subscribers, without which an event that is first reached by a thread without subscriber would be
+/// disabled globally.
 static EXTRA_DISPATCHES: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
-/// Where lines are logged to.
+/// A log in memory.
 #[derive(Clone, Default)]
 pub(crate) struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 

@@ -1,6 +1,6 @@
-//! Weights and data sets from a hub: hf-hub's real client against a small hub on loopback.
+//! Downloads of weights and data sets with hf-hub's real client from a test hub on the loopback interface.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod cache;
 mod damage;

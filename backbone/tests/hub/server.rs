@@ -1,6 +1,7 @@
-//! A small hub on loopback: the requests that hf-hub makes, answered as huggingface.co does, and faults on demand.
+//! A test hub on the loopback interface that answers the requests of hf-hub like huggingface.co, with
+//! injected faults.
 //!
-//! The hub is `127.0.0.1`; its large files are on another host, `localhost`.
+//! The host of the hub is `127.0.0.1`; large files are served by another host, `localhost`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,10 +15,10 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// No test waits longer for anything.
+/// The timeout of all tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -29,27 +30,28 @@ pub(crate) struct Request {
     etag: Option<String>,
 }
 
-/// What goes wrong.
+/// A fault of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// This status, with the hub's own code where there is one.
+    /// An HTTP status, with an error code of the hub.
     Status(u16, Option<&'static str>),
-    /// Half of the body that was announced.
+    /// Half of the body, with the full `Content-Length`.
     Cut,
-    /// Half of the body, as if that were all.
+    /// Half of the body, with a matching `Content-Length`.
     Short,
-    /// One bit is another.
+    /// One flipped bit.
     Flipped,
-    /// Nothing at all until the hub is gone.
+    /// No answer until the hub is shut down.
     Silent,
-    /// Half of the body, and the rest once so many requests have begun with this path.
+    /// Half of the body, and the rest after this number of requests with this path prefix.
     Hold(&'static str, usize),
-    /// A page of something that is no hub.
+    /// An HTML page instead of the answer of a hub.
     Page,
-    /// The revision without its files.
+    /// A revision without its files.
     Unlisted,
 }
 
+/// A fault for the next `times` requests with a method and a part of the path.
 struct FaultRule {
     method: &'static str,
     path: &'static str,
@@ -57,12 +59,12 @@ struct FaultRule {
     fault: Fault,
 }
 
-/// A file of a repository; `large` ones are kept elsewhere, under their SHA-256.
+/// A file of a repository; `large` files are served by the other host, under their SHA-256.
 #[derive(Clone)]
 pub(crate) struct HubFile {
     pub(crate) bytes: Vec<u8>,
     pub(crate) large: bool,
-    /// In place of the hash.
+    /// Replaces the hash.
     pub(crate) etag: Option<&'static str>,
 }
 
@@ -79,9 +81,9 @@ impl HubFile {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").unwrap();
+        digits
     })
 }
 
@@ -92,7 +94,7 @@ struct HubState {
     /// Commits by branch.
     branches: BTreeMap<String, String>,
     rules: Vec<FaultRule>,
-    take_requests: Vec<Request>,
+    requests: Vec<Request>,
 }
 
 #[derive(Default)]
@@ -115,24 +117,24 @@ impl TestHub {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(SharedState::default());
         let serving = Arc::clone(&shared);
-        let listening = thread::spawn(move || {
+        let listener_thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 if serving.is_shut_down.load(Ordering::SeqCst) {
                     return;
                 }
                 let shared = Arc::clone(&serving);
-                // A client that goes away is its own affair.
+                // Errors of clients that disconnect are ignored.
                 thread::spawn(move || drop(serve_connection(&shared, repo, address.port(), stream.unwrap())));
             }
         });
-        Self { address, shared, listener_thread: Some(listening) }
+        Self { address, shared, listener_thread: Some(listener_thread) }
     }
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Puts `files` at `commit`, and `branch` there.
+    /// Adds `commit` with `files`, and moves `branch` to it.
     pub(crate) fn add_commit(&self, branch: &str, commit: &str, files: &[(&str, HubFile)]) {
         let mut state = self.state();
         let files = files.iter().map(|(path, content)| ((*path).to_owned(), content.clone())).collect();
@@ -140,22 +142,22 @@ impl TestHub {
         state.branches.insert(branch.into(), commit.into());
     }
 
-    /// The next `times` requests of this method and with this in the path go wrong.
-    pub(crate) fn fault(&self, method: &'static str, path: &'static str, times: usize, inject_fault: Fault) {
-        self.state().rules.push(FaultRule { method, path, times, fault: inject_fault });
+    /// Makes the next `times` requests with this method and this part of the path fail.
+    pub(crate) fn inject_fault(&self, method: &'static str, path: &'static str, times: usize, fault: Fault) {
+        self.state().rules.push(FaultRule { method, path, times, fault });
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all faults.
     pub(crate) fn clear_faults(&self) {
         self.state().rules.clear();
     }
 
-    /// What has come so far, and is forgotten.
-    pub(crate) fn requests(&self) -> Vec<Request> {
-        std::mem::take(&mut self.state().take_requests)
+    /// Returns and clears the received requests.
+    pub(crate) fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().requests)
     }
 
-    /// Waits for so many requests of this method and with this in the path.
+    /// Waits for this number of requests with this method and this part of the path.
     pub(crate) fn wait_for(&self, method: &str, path: &str, times: usize) {
         wait_for(&self.shared, times, |request| request.method == method && request.path.contains(path));
     }
@@ -166,7 +168,7 @@ impl TestHub {
 }
 
 impl Drop for TestHub {
-    /// From here on connections are refused.
+    /// Shuts down the hub; further connections are refused.
     fn drop(&mut self) {
         self.shared.is_shut_down.store(true, Ordering::SeqCst);
         self.shared.changed.notify_all();
@@ -175,15 +177,15 @@ impl Drop for TestHub {
     }
 }
 
-/// Waits until so many requests are as wanted, or the hub is gone.
-fn wait_for(shared: &SharedState, times: usize, wanted: impl Fn(&Request) -> bool) {
+/// Waits for this number of matching requests, or for the shutdown of the hub.
+fn wait_for(shared: &SharedState, times: usize, matches: impl Fn(&Request) -> bool) {
     let waits = |state: &mut HubState| {
-        let came = state.take_requests.iter().filter(|request| wanted(request)).count();
-        came < times && !shared.is_shut_down.load(Ordering::SeqCst)
+        let received = state.requests.iter().filter(|request| matches(request)).count();
+        received < times && !shared.is_shut_down.load(Ordering::SeqCst)
     };
     let state = shared.state.lock().unwrap();
     let (_state, wait) = shared.changed.wait_timeout_while(state, LIMIT, waits).unwrap();
-    assert!(!wait.timed_out(), "{times} requests have not come");
+    assert!(!wait.timed_out(), "{times} requests have not been received");
 }
 
 struct Response {
@@ -197,7 +199,7 @@ impl Response {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
@@ -214,7 +216,7 @@ fn serve_connection(
     let request = read_request(&stream)?;
     let (fault, mut answer) = {
         let mut state = shared.state.lock().unwrap();
-        state.take_requests.push(request.clone());
+        state.requests.push(request.clone());
         shared.changed.notify_all();
         (take_fault(&mut state, &request), respond(&state, repo, port, &request))
     };
@@ -222,11 +224,11 @@ fn serve_connection(
     match fault {
         None => {}
         Some(Fault::Status(status, code)) => {
-            // As the hub does, also when it says that there is no such file.
+            // The hub sends this header even if the file does not exist.
             answer.headers.retain(|(name, _)| *name == "X-Repo-Commit");
             answer = Response { status, body: format!("<h1>{status}</h1>").into(), ..answer };
             if let Some(code) = code {
-                answer = answer.with("X-Error-Code", code);
+                answer = answer.with_header("X-Error-Code", code);
             }
             announced = answer.body.len();
         }
@@ -302,7 +304,7 @@ fn take_fault(state: &mut HubState, request: &Request) -> Option<Fault> {
 }
 
 fn respond(state: &HubState, repo: &str, port: u16, request: &Request) -> Response {
-    let missing = |code| Response::new(404, "{}").with("X-Error-Code", code);
+    let missing = |code| Response::new(404, "{}").with_header("X-Error-Code", code);
     let commit = |revision: &str| {
         let revision = revision.replace("%2F", "/");
         state
@@ -322,14 +324,14 @@ fn respond(state: &HubState, repo: &str, port: u16, request: &Request) -> Respon
             Some(last) => {
                 let end = content.bytes.len().min(last as usize + 1);
                 let range = format!("bytes 0-{}/{}", end - 1, content.bytes.len());
-                Response::new(206, &content.bytes[..end]).with("Content-Range", range)
+                Response::new(206, &content.bytes[..end]).with_header("Content-Range", range)
             }
         };
     }
-    // The hub sends to a repository's right name by a relative link.
+    // The hub redirects to the correct case of a repository name with a relative link.
     let lower = path.replace(&repo.to_uppercase(), repo);
     if lower != path {
-        return Response::new(307, "").with("Location", lower);
+        return Response::new(307, "").with_header("Location", lower);
     }
     let api =
         if repo.starts_with("datasets/") { format!("/api/{repo}") } else { format!("/api/models/{repo}") };
@@ -341,9 +343,9 @@ fn respond(state: &HubState, repo: &str, port: u16, request: &Request) -> Respon
             200,
             format!(r#"{{"_id":"1","id":"{repo}","sha":"{commit}","siblings":[{files}]}}"#),
         )
-        .with("Content-Type", "application/json");
+        .with_header("Content-Type", "application/json");
     }
-    // All files, a third of them on a page.
+    // The file tree, in three pages.
     if let Some(rest) = path.strip_prefix(&format!("{api}/tree/")) {
         let (revision, page) = rest.split_once('/').unwrap_or((rest, "0"));
         let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
@@ -357,30 +359,32 @@ fn respond(state: &HubState, repo: &str, port: u16, request: &Request) -> Respon
             .collect();
         let answer = Response::new(200, format!("[{}]", entries.join(",")));
         let next = format!("<http://127.0.0.1:{port}{api}/tree/{revision}/{}>; rel=\"next\"", page + 1);
-        return if (page + 1) * size < files.len() { answer.with("Link", next) } else { answer };
+        return if (page + 1) * size < files.len() { answer.with_header("Link", next) } else { answer };
     }
     let Some((revision, file)) =
         path.strip_prefix(&format!("/{repo}/resolve/")).and_then(|path| path.split_once('/'))
     else {
-        return Response::new(401, "{}").with("X-Error-Code", "RepoNotFound");
+        return Response::new(401, "{}").with_header("X-Error-Code", "RepoNotFound");
     };
     let Some(commit) = commit(revision) else { return missing("RevisionNotFound") };
     let Some(content) = state.commits[&commit].get(file) else {
-        return missing("EntryNotFound").with("X-Repo-Commit", commit);
+        return missing("EntryNotFound").with_header("X-Repo-Commit", commit);
     };
     let etag = content.etag();
     if request.etag.as_deref() == Some(&etag) {
-        return Response::new(304, "").with("ETag", format!("\"{etag}\"")).with("X-Repo-Commit", commit);
+        return Response::new(304, "")
+            .with_header("ETag", format!("\"{etag}\""))
+            .with_header("X-Repo-Commit", commit);
     }
     if content.large {
         Response::new(302, "")
-            .with("Location", format!("http://localhost:{port}/files/{etag}?signature=secret"))
-            .with("X-Repo-Commit", commit)
-            .with("X-Linked-Etag", format!("\"{etag}\""))
-            .with("X-Linked-Size", content.bytes.len().to_string())
+            .with_header("Location", format!("http://localhost:{port}/files/{etag}?signature=secret"))
+            .with_header("X-Repo-Commit", commit)
+            .with_header("X-Linked-Etag", format!("\"{etag}\""))
+            .with_header("X-Linked-Size", content.bytes.len().to_string())
     } else {
         Response::new(200, content.bytes.clone())
-            .with("ETag", format!("\"{etag}\""))
-            .with("X-Repo-Commit", commit)
+            .with_header("ETag", format!("\"{etag}\""))
+            .with_header("X-Repo-Commit", commit)
     }
 }

@@ -1,4 +1,5 @@
-//! `headstock bench`: the network alone, pixels in memory in, features out; with `--data` all the way from files.
+//! `headstock bench`: throughput of the network alone, from pixels in memory to features; with `--data`, from
+//! files.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +11,12 @@ use headstock_train::features::PretrainedBackbone;
 use headstock_train::{FinetuneSpeed, TrainError, measure_finetune_speed, measure_throughput};
 use serde::Serialize;
 
-use super::Session;
+use super::CommandContext;
 use crate::args::BenchArgs;
 
-/// What `--json` prints.
+/// The output of `bench --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct BenchJson<'a> {
     images_per_second: f64,
     precision: &'a str,
     isa: &'a str,
@@ -26,73 +27,89 @@ struct Figures<'a> {
     height: usize,
     width: usize,
     #[serde(flatten)]
-    measured: Measured,
-    /// From the start of the program to the first batch of features.
+    measured: Measurement,
+    /// Time from the start of the program to the first batch of features.
     seconds_to_first: f64,
-    /// Where the system tells it.
+    /// `None` if the system does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_mib: Option<f64>,
 }
 
-/// How often, and how long that took.
+/// What was measured, and for how long.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Measured {
-    Network { batches: usize, seconds: f64 },
-    Data { photos: usize, seconds: f64, network_images_per_second: f64, ratio: f64 },
+enum Measurement {
+    Network(Timing),
+    Files {
+        #[serde(rename = "photos")]
+        n_images: usize,
+        seconds: f64,
+        network_images_per_second: f64,
+        ratio: f64,
+    },
 }
 
-pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
+pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let limit =
         Duration::try_from_secs_f64(args.seconds).ok().filter(|limit| !limit.is_zero()).ok_or_else(|| {
             TrainError::Usage(format!(
-                "--seconds {:?}: give a time above 0 that a clock can hold",
+                "--seconds {:?}: give a duration above 0 that is not too large for the clock",
                 args.seconds
             ))
         })?;
-    let settings = settings(args, session)?;
-    let without = || TrainError::Usage("give --weights, or a config with a backbone".into());
-    let options = settings.options.backbone.as_ref().ok_or_else(without)?;
-    let stock = PretrainedBackbone::open(options, session.bars)?;
+    let settings = resolve_settings(args, context)?;
+    let no_backbone = || TrainError::Usage("give --weights, or a config with [backbone]".into());
+    let options = settings.options.backbone.as_ref().ok_or_else(no_backbone)?;
+    let pretrained = PretrainedBackbone::open(options, context.bars)?;
     if let Some(from) = args.tune {
-        return tuning(&stock, from, usize::from(args.batch), limit, session);
+        return bench_tuning(&pretrained, from, usize::from(args.batch), limit, context);
     }
-    let backbone = stock.load()?;
-    let (height, width) = stock.transform().crop;
-    let (height, width, batch) = (height as usize, width as usize, usize::from(args.batch));
-    let data = some_pixels(batch, height, width)?;
+    let backbone = pretrained.load()?;
+    let (height, width) = pretrained.transform().crop;
+    let (height, width) = (height as usize, width as usize);
+    let batch = usize::from(args.batch);
+    let data = synthetic_pixels(batch, height, width)?;
     let pixels = PixelBatch::new(&data, batch, height, width).map_err(TrainError::from)?;
-    let alone = Alone { backbone: &backbone, pixels, layer: options.layer };
+    let network = NetworkBenchmark { backbone: &backbone, pixels, layer: options.layer };
 
-    alone.once()?;
-    let seconds_to_first = session.started.elapsed().as_secs_f64();
-    let (rate, measured) = if args.data {
-        // Half of the time before and half after: what else the machine does shows in both.
-        let before = alone.measure(limit / 2)?;
-        let way = measure_throughput(&settings, &stock, &backbone, limit, session.bars)?;
-        let after = alone.measure(limit / 2)?;
-        let network = ((before.0 + after.0) * batch) as f64 / (before.1 + after.1);
-        let rate = way.photos as f64 / way.seconds;
-        let (photos, seconds, ratio) = (way.photos, way.seconds, rate / network);
-        (rate, Measured::Data { photos, seconds, network_images_per_second: network, ratio })
+    network.run_batch()?;
+    let seconds_to_first = context.started.elapsed().as_secs_f64();
+    let (rate, measurement) = if args.data {
+        // The network is measured before and after, so that a drift of the machine's speed affects both.
+        let before = network.measure(limit / 2)?;
+        let end_to_end = measure_throughput(&settings, &pretrained, &backbone, limit, context.bars)?;
+        let after = network.measure(limit / 2)?;
+        let n_network = (before.batches + after.batches) * batch;
+        let network_rate = n_network as f64 / (before.seconds + after.seconds);
+        let rate = end_to_end.n_images as f64 / end_to_end.seconds;
+        let measurement = Measurement::Files {
+            n_images: end_to_end.n_images,
+            seconds: end_to_end.seconds,
+            network_images_per_second: network_rate,
+            ratio: rate / network_rate,
+        };
+        (rate, measurement)
     } else {
-        let (batches, seconds) = alone.measure(limit)?;
-        ((batches * batch) as f64 / seconds, Measured::Network { batches, seconds })
+        let timing = network.measure(limit)?;
+        ((timing.batches * batch) as f64 / timing.seconds, Measurement::Network(timing))
     };
 
     let architecture = backbone.architecture().to_string();
-    let (device, isa) = (if backbone.is_on_cpu() { "cpu" } else { "cuda" }, backbone.isa());
+    let device = if backbone.is_on_cpu() { "cpu" } else { "cuda" };
+    let isa = backbone.isa();
     let threads = rayon::current_num_threads();
-    let out = &mut *session.output;
-    let from_files = match measured {
-        Measured::Data { ratio, .. } => format!(" from files, {ratio:.3} of the network alone"),
-        Measured::Network { .. } => String::new(),
+    let out = &mut *context.output;
+    let files_note = match measurement {
+        Measurement::Files { ratio, .. } => {
+            format!(" from files, {ratio:.3} of the rate of the network alone")
+        }
+        Measurement::Network(_) => String::new(),
     };
-    out.line(format!(
-        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {threads} threads: {rate:.1} photos/s{from_files}",
+    out.print(format!(
+        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {threads} threads: {rate:.1} photos/s{files_note}",
         options.precision
     ))?;
-    out.figures(&Figures {
+    out.print_json(&BenchJson {
         images_per_second: rate,
         precision: options.precision.as_str(),
         isa,
@@ -102,16 +119,16 @@ pub(crate) fn run(args: &BenchArgs, session: &mut Session<'_>) -> anyhow::Result
         threads,
         height,
         width,
-        measured,
+        measured: measurement,
         seconds_to_first,
         peak_memory_mib: peak_memory(),
     })?;
     Ok(())
 }
 
-/// What `--tune --json` prints.
+/// The output of `bench --tune --json`.
 #[derive(Serialize)]
-struct TuningFigures {
+struct TuneBenchJson {
     images_per_second: f64,
     architecture: String,
     batch: usize,
@@ -122,58 +139,66 @@ struct TuningFigures {
     peak_memory_mib: Option<f64>,
 }
 
-/// Measures steps of tuning.
-fn tuning(
-    stock: &PretrainedBackbone,
+/// Measures fine-tuning steps.
+fn bench_tuning(
+    pretrained: &PretrainedBackbone,
     from: TuneFrom,
     batch: usize,
     limit: Duration,
-    session: &mut Session<'_>,
+    context: &mut CommandContext<'_>,
 ) -> anyhow::Result<()> {
-    let FinetuneSpeed { steps, seconds } = measure_finetune_speed(stock, from, batch, limit)?;
-    let figures = TuningFigures {
+    let FinetuneSpeed { steps, seconds } = measure_finetune_speed(pretrained, from, batch, limit)?;
+    let json = TuneBenchJson {
         images_per_second: (steps * batch) as f64 / seconds,
-        architecture: stock.checkpoint().architecture().to_string(),
+        architecture: pretrained.checkpoint().architecture().to_string(),
         batch,
         threads: rayon::current_num_threads(),
         steps,
         seconds,
         peak_memory_mib: peak_memory(),
     };
-    let out = &mut *session.output;
-    out.line(format!(
-        "{}, tuned, batch {batch}, {} threads: {:.1} photos/s",
-        figures.architecture, figures.threads, figures.images_per_second
+    let out = &mut *context.output;
+    out.print(format!(
+        "{}, fine-tuning, batch {batch}, {} threads: {:.1} photos/s",
+        json.architecture, json.threads, json.images_per_second
     ))?;
-    out.figures(&figures)?;
+    out.print_json(&json)?;
     Ok(())
 }
 
-/// The network alone, on the same pixels again and again.
-struct Alone<'a> {
+/// Number of batches, and the time that they took.
+#[derive(Serialize)]
+struct Timing {
+    batches: usize,
+    seconds: f64,
+}
+
+/// Runs the network repeatedly on the same pixels.
+struct NetworkBenchmark<'a> {
     backbone: &'a Backbone,
     pixels: PixelBatch<'a>,
     layer: FeatureLayer,
 }
 
-impl Alone<'_> {
-    fn once(&self) -> Result<(), TrainError> {
+impl NetworkBenchmark<'_> {
+    fn run_batch(&self) -> Result<(), TrainError> {
         self.backbone.features(self.pixels, self.layer)?;
         Ok(())
     }
 
-    /// Runs batches for `limit`, one at least; how many, and in how many seconds.
-    fn measure(&self, limit: Duration) -> Result<(usize, f64), TrainError> {
-        let (started, mut batches) = (Instant::now(), 0);
+    /// Runs batches for `limit`, at least one.
+    fn measure(&self, limit: Duration) -> Result<Timing, TrainError> {
+        let started = Instant::now();
+        let mut batches = 0;
         while batches == 0 || started.elapsed() < limit {
-            self.once()?;
+            self.run_batch()?;
             batches += 1;
         }
-        Ok((batches, started.elapsed().as_secs_f64()))
+        Ok(Timing { batches, seconds: started.elapsed().as_secs_f64() })
     }
 }
 
-/// The most memory that this program has held so far, in MiB; none where the system does not say so as Linux does.
+/// Peak resident memory of this process in MiB; `None` on systems without `/proc`.
 fn peak_memory() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -181,8 +206,8 @@ fn peak_memory() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// `[batch, height, width, 3]`. Any pixels do, but zeros might be fast by accident.
-fn some_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>, TrainError> {
+/// Pixels `[batch, height, width, 3]`. Not zeros, which could be faster than real pixels.
+fn synthetic_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>, TrainError> {
     let length = [height, width, 3].into_iter().try_fold(batch, usize::checked_mul);
     let mut data = Vec::new();
     match length {
@@ -191,33 +216,34 @@ fn some_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>, Tra
             Ok(data)
         }
         _ => Err(TrainError::Usage(format!(
-            "--batch {batch}: so many photos of {height} x {width} do not fit into memory"
+            "--batch {batch}: {batch} photos of {height} x {width} do not fit into memory"
         ))),
     }
 }
 
-/// The config's settings, or those of one in memory where `--weights` is all that is needed, with what the arguments change.
-fn settings(args: &BenchArgs, session: &Session<'_>) -> Result<Settings, TrainError> {
-    let mut changes = Vec::new();
+/// The settings of the config, or of a minimal one if `--weights` is sufficient, with overrides by the
+/// arguments.
+fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Settings, TrainError> {
+    let mut overrides = Vec::new();
     if let Some(precision) = args.precision {
-        changes.push(format!("backbone.precision={precision}"));
+        overrides.push(format!("backbone.precision={precision}"));
     }
     if let Some(weights) = &args.weights {
-        changes.push(format!("backbone.weights={}", toml::Value::String(from_here(weights)?)));
+        overrides.push(format!("backbone.weights={}", toml::Value::String(absolute_weights(weights)?)));
     }
-    match (&args.weights, &session.global.config) {
+    match (&args.weights, &context.global.config) {
         (Some(_), None) if !args.data => {
             let config = "version = 1\n[data]\nfolder = \".\"\n";
             let mut config = Config::parse(config, "the arguments", Path::new(""))?;
-            config.set(&[&changes[..], &session.global.overrides].concat())?;
-            Ok(config.resolve(&session.heads)?)
+            config.set(&[&overrides[..], &context.global.overrides].concat())?;
+            Ok(config.resolve(&context.heads)?)
         }
-        _ => session.settings(&changes),
+        _ => context.resolve_settings(&overrides),
     }
 }
 
-/// `weights` as a config anywhere would name them.
-fn from_here(weights: &str) -> Result<String, TrainError> {
+/// `weights` as an absolute path, which does not depend on the folder of the config.
+fn absolute_weights(weights: &str) -> Result<String, TrainError> {
     if weights.starts_with("hf://") {
         return Ok(weights.to_owned());
     }

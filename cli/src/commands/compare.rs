@@ -8,172 +8,179 @@ use headstock_train::config::Settings;
 use headstock_train::{PreparedData, RunDir, TrainError};
 use serde::Serialize;
 
-use super::{Session, counted, program, quoted, train};
-use crate::args::{By, CompareArgs};
-use crate::output::Shown;
+use super::{CommandContext, pluralize, program_path, shell_quote, train};
+use crate::args::{CompareArgs, MetricArg};
+use crate::output::Escaped;
 
-/// What `--json` prints.
+/// The output of `compare --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct CompareJson<'a> {
     #[serde(flatten)]
     comparison: &'a Comparison,
-    /// The run of the best, where it was asked for.
+    /// The run of the best candidate, with `--take-best`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trained: Option<train::Figures<'a>>,
+    trained: Option<train::TrainJson<'a>>,
 }
 
-pub(crate) fn run(args: &CompareArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let settings = session.settings(&[])?.with_frozen_backbone();
-    let candidates = candidates(&settings, &session.heads, args.heads.as_deref())?;
+pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    let settings = context.resolve_settings(&[])?.with_frozen_backbone();
+    let candidates = candidates(&settings, &context.heads, args.heads.as_deref())?;
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
-    let place = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
-    let reserved = if args.take_best { Some(place.reserve(&settings.source)?) } else { None };
+    let run_dir = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
+    let reservation = if args.take_best { Some(run_dir.reserve(&settings.source)?) } else { None };
 
-    let mut prepared = PreparedData::new(&settings, session.bars)?;
-    let by = match args.by {
-        By::Accuracy => RankingMetric::Accuracy,
-        By::MacroF1 => RankingMetric::MacroF1,
-        By::LogLoss => RankingMetric::LogLoss,
+    let mut prepared = PreparedData::new(&settings, context.bars)?;
+    let metric = match args.metric {
+        MetricArg::Accuracy => RankingMetric::Accuracy,
+        MetricArg::MacroF1 => RankingMetric::MacroF1,
+        MetricArg::LogLoss => RankingMetric::LogLoss,
     };
-    let plan =
-        CompareOptions { folds: args.folds as usize, seed: args.seed, metric: by, budget: args.budget };
-    let comparison = compare(&prepared, &candidates, &plan, session.bars)?;
+    let options = CompareOptions { folds: args.folds as usize, seed: args.seed, metric, budget: args.budget };
+    let comparison = compare(&prepared, &candidates, &options, context.bars)?;
     if let Some(file) = &file {
         file.write(&comparison)?;
     }
     let rows = if args.all { comparison.candidates.iter().collect() } else { comparison.best_per_head() };
-    warn(&rows);
-    for line in lines_of(&comparison, &rows) {
-        session.output.line(line)?;
+    log_warnings(&rows);
+    for line in report_lines(&comparison, &rows) {
+        context.output.print(line)?;
     }
 
     let Some(best) = comparison.best() else {
-        session.output.figures(&Figures { comparison: &comparison, trained: None })?;
+        context.output.print_json(&CompareJson { comparison: &comparison, trained: None })?;
         return Err(TrainError::Data("no head could be fitted in every fold".into()).into());
     };
-    let Some(reserved) = reserved else {
-        let command = training(best, &settings, session)?;
-        session.output.line(format!("\nnext:\n  {command}"))?;
-        session.output.figures(&Figures { comparison: &comparison, trained: None })?;
+    let Some(reservation) = reservation else {
+        let command = train_command(best, &settings, context)?;
+        context.output.print(format!("\nnext:\n  {command}"))?;
+        context.output.print_json(&CompareJson { comparison: &comparison, trained: None })?;
         return Ok(());
     };
-    // Whoever waits for the run can read the table meanwhile.
-    session.output.flush()?;
+    // Show the table before the run is trained.
+    context.output.flush()?;
     let settings =
-        settings.with_head(&best.head, &best.parameters, &session.heads).map_err(TrainError::from)?;
-    let outcome = prepared.train(&settings, None, reserved, session.bars)?;
-    let (kind, out) = (settings.head.kind(), &mut *session.output);
-    let shown = out.line("").and_then(|()| train::show(&outcome, kind, out)).and_then(|()| {
-        let trained = Some(train::Figures::new(&outcome, kind));
-        out.figures(&Figures { comparison: &comparison, trained })
+        settings.with_head(&best.head, &best.parameters, &context.heads).map_err(TrainError::from)?;
+    let outcome = prepared.train(&settings, None, reservation, context.bars)?;
+    let (kind, out) = (settings.head.kind(), &mut *context.output);
+    let printed = out.print("").and_then(|()| train::print_summary(&outcome, kind, out)).and_then(|()| {
+        let trained = Some(train::TrainJson::new(&outcome, kind));
+        out.print_json(&CompareJson { comparison: &comparison, trained })
     });
-    Ok(train::naming(&outcome, shown)?)
+    Ok(train::log_run_on_error(&outcome, printed)?)
 }
 
-/// What the fits of the candidates that are shown have to say, a line each.
-fn warn(rows: &[&CandidateResult]) {
-    for entry in rows {
-        let Some(CandidateScores { warnings, .. }) = entry.scores() else { continue };
+/// Logs the warnings of the fits of each candidate that is shown, a line per candidate.
+fn log_warnings(rows: &[&CandidateResult]) {
+    for candidate in rows {
+        let Some(CandidateScores { warnings, .. }) = candidate.scores() else { continue };
         if let Some(first) = warnings.first() {
-            let more = match warnings.len() - 1 {
+            let suffix = match warnings.len() - 1 {
                 0 => String::new(),
-                more => format!(" (and {} like it)", counted(more, "warning")),
+                n_more => format!(" (and {})", pluralize(n_more, "similar warning")),
             };
-            tracing::warn!("{}: {first}{more}", named(entry));
+            tracing::warn!("{}: {first}{suffix}", candidate_name(candidate));
         }
     }
 }
 
-/// The head, and what it changes of its defaults.
-fn named(entry: &CandidateResult) -> String {
-    match entry.describe_changes() {
-        described if described.is_empty() => entry.head.clone(),
-        described => format!("{} ({described})", entry.head),
+/// The head with its hyperparameters that differ from their defaults.
+fn candidate_name(candidate: &CandidateResult) -> String {
+    match candidate.describe_changes() {
+        described if described.is_empty() => candidate.head.clone(),
+        described => format!("{} ({described})", candidate.head),
     }
 }
 
-/// The table and what is told around it, a line each.
-fn lines_of(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<String> {
+/// The lines of the report: a title, the table, failures and notes.
+fn report_lines(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<String> {
     let groups = match comparison.groups {
-        Some(groups) => format!(" in {}", counted(groups, "group")),
+        Some(groups) => format!(" in {}", pluralize(groups, "group")),
         None => String::new(),
     };
-    let by = match comparison.by {
+    let metric = match comparison.metric {
         RankingMetric::Accuracy => "accuracy",
         RankingMetric::MacroF1 => "macro F1",
-        RankingMetric::LogLoss => "log loss",
+        RankingMetric::LogLoss => "log-loss",
     };
     let mut lines = vec![format!(
-        "{} folds of {}{groups}, {} classes; {} compared by {by} in {:.1} s\n",
+        "{}-fold cross-validation on {}{groups}, {} classes: {} ranked by {metric} in {:.1} s\n",
         comparison.folds,
-        counted(comparison.samples, "sample"),
+        pluralize(comparison.samples, "sample"),
         comparison.classes,
-        counted(comparison.candidates.iter().filter(|entry| entry.scores().is_some()).count(), "candidate"),
+        pluralize(
+            comparison.candidates.iter().filter(|candidate| candidate.scores().is_some()).count(),
+            "candidate"
+        ),
         comparison.seconds
     )];
-    let judged: Vec<(&CandidateResult, &CandidateScores)> =
-        rows.iter().filter_map(|entry| Some((*entry, entry.scores()?))).collect();
-    if !judged.is_empty() {
-        lines.extend(table(comparison.by, &judged));
+    let compared: Vec<(&CandidateResult, &CandidateScores)> =
+        rows.iter().filter_map(|candidate| Some((*candidate, candidate.scores()?))).collect();
+    if !compared.is_empty() {
+        lines.extend(table_lines(comparison.metric, &compared));
     }
-    for entry in rows {
-        if let CandidateStatus::Failed { error } = &entry.status {
-            lines.push(format!("  {} failed: {}", named(entry), Shown(error)));
+    for candidate in rows {
+        if let CandidateStatus::Failed { error } = &candidate.status {
+            lines.push(format!("  {} failed: {}", candidate_name(candidate), Escaped(error)));
         }
     }
-    if judged.iter().skip(1).any(|(_, judged)| judged.tied) {
+    if compared.iter().skip(1).any(|(_, scores)| scores.tied) {
         lines.push(format!(
-            "\n~ may be as good as the best: the {:.0} % interval of the difference holds 0",
+            "\n~ not significantly worse than the best: the {:.0} % interval of the difference includes 0",
             comparison.coverage * 100.0
         ));
     }
-    let left_out: Vec<String> =
-        comparison.candidates.iter().filter(|e| e.status == CandidateStatus::LeftOut).map(named).collect();
-    if !left_out.is_empty() {
-        lines.push(format!("\nleft out, the budget was spent: {}", left_out.join(", ")));
+    let not_tried: Vec<String> = comparison
+        .candidates
+        .iter()
+        .filter(|candidate| candidate.status == CandidateStatus::LeftOut)
+        .map(candidate_name)
+        .collect();
+    if !not_tried.is_empty() {
+        lines.push(format!("\nnot tried, the budget is used up: {}", not_tried.join(", ")));
     }
     lines
 }
 
-/// A line a candidate below a header; the interval stands beside the figure that candidates are ordered by.
-fn table(by: RankingMetric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
-    let figures = |of: [String; 4], interval: String| {
-        let mut columns = of.to_vec();
-        let behind = match by {
+/// The table: a header and a line per candidate. The interval of the difference to the best follows the
+/// ranking metric.
+fn table_lines(metric: RankingMetric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
+    let insert_interval = |values: [String; 4], interval: String| {
+        let mut columns = values.to_vec();
+        let position = match metric {
             RankingMetric::Accuracy => 1,
             RankingMetric::MacroF1 => 2,
             RankingMetric::LogLoss => 3,
         };
-        columns.insert(behind, interval);
+        columns.insert(position, interval);
         columns
     };
-    let header = figures(
-        ["accuracy", "macro F1", "log loss", "cal. error"].map(str::to_owned),
-        "to the best".to_owned(),
+    let header = insert_interval(
+        ["accuracy", "macro F1", "log-loss", "cal. error"].map(str::to_owned),
+        "vs. best".to_owned(),
     );
-    let last = ["fit", "predict", "size", "parameters"].map(str::to_owned);
-    let mut lines = vec![[vec!["  head".to_owned()], header, last.to_vec()].concat()];
-    for (place, (entry, judged)) in rows.iter().enumerate() {
-        let best = place == 0;
-        let MetricEstimate { to_best, .. } = judged.metric(by);
+    let trailing = ["fit", "predict", "size", "hyperparameters"].map(str::to_owned);
+    let mut lines = vec![[vec!["  head".to_owned()], header, trailing.to_vec()].concat()];
+    for (rank, (candidate, scores)) in rows.iter().enumerate() {
+        let is_best = rank == 0;
+        let MetricEstimate { to_best, .. } = scores.metric(metric);
         let interval =
-            if best { "best".to_owned() } else { format!("{:+.3} .. {:+.3}", to_best.low, to_best.high) };
-        let mark = if judged.tied && !best { "~" } else { " " };
-        let values = [judged.accuracy, judged.macro_f1, judged.log_loss, judged.ece];
-        let last = [
-            format!("{:.2} s", judged.fit_seconds),
-            format!("{:.3} s", judged.predict_seconds),
-            size(judged.bytes),
-            entry.describe_changes(),
+            if is_best { "best".to_owned() } else { format!("{:+.3} .. {:+.3}", to_best.low, to_best.high) };
+        let mark = if scores.tied && !is_best { "~" } else { " " };
+        let metrics = [scores.accuracy, scores.macro_f1, scores.log_loss, scores.ece];
+        let trailing_values = [
+            format!("{:.2} s", scores.fit_seconds),
+            format!("{:.3} s", scores.predict_seconds),
+            format_bytes(scores.bytes),
+            candidate.describe_changes(),
         ];
-        let figures = figures(values.map(|figure| format!("{:.3}", figure.value)), interval);
-        lines.push([vec![format!("{mark} {}", entry.head)], figures, last.to_vec()].concat());
+        let columns = insert_interval(metrics.map(|metric| format!("{:.3}", metric.value)), interval);
+        lines.push([vec![format!("{mark} {}", candidate.head)], columns, trailing_values.to_vec()].concat());
     }
-    aligned(&lines)
+    align_columns(&lines)
 }
 
-/// Columns as wide as their widest field; the first and the last begin on the left, the others end on the right.
-fn aligned(lines: &[Vec<String>]) -> Vec<String> {
+/// Pads each column to its widest field; the first and the last are left-aligned, the others right-aligned.
+fn align_columns(lines: &[Vec<String>]) -> Vec<String> {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
@@ -191,48 +198,49 @@ fn aligned(lines: &[Vec<String>]) -> Vec<String> {
     lines.iter().map(line).collect()
 }
 
-/// `812 B`, `80.1 KiB`, `6.0 MiB`
-fn size(bytes: u64) -> String {
+/// Formats a size as `812 B`, `80.1 KiB` or `6.0 MiB`.
+fn format_bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut size = bytes as f64;
-    let mut shown = format!("{bytes} B");
+    let mut value = bytes as f64;
+    let mut text = format!("{bytes} B");
     for unit in units {
-        if size < 1024.0 {
+        if value < 1024.0 {
             break;
         }
-        size /= 1024.0;
-        shown = format!("{size:.1} {unit}");
+        value /= 1024.0;
+        text = format!("{value:.1} {unit}");
     }
-    shown
+    text
 }
 
-/// The command that trains a candidate on the same data.
-fn training(
+/// The shell command that trains a candidate on the same data.
+fn train_command(
     best: &CandidateResult,
     settings: &Settings,
-    session: &Session<'_>,
+    context: &CommandContext<'_>,
 ) -> Result<String, TrainError> {
-    let mut words = vec![program().display().to_string(), "train".to_owned()];
-    if let Some(config) = &session.global.config {
+    let mut words = vec![program_path().display().to_string(), "train".to_owned()];
+    if let Some(config) = &context.global.config {
         words.extend(["--config".to_owned(), config.display().to_string()]);
     }
-    let same = best.head == settings.head.kind();
-    // Another head drops the keys of the config's: what it is told then starts from its defaults.
-    let base = if same {
+    let is_same_head = best.head == settings.head.kind();
+    // Another head does not use the hyperparameters of the config: it starts from its defaults.
+    let defaults = if is_same_head {
         settings.head.table()
     } else {
-        let kind = session.heads.get(&best.head).map_err(|error| TrainError::Usage(error.to_string()))?;
+        let kind = context.heads.get(&best.head).map_err(|error| TrainError::Usage(error.to_string()))?;
         words.extend(["--head".to_owned(), best.head.clone()]);
         kind.configure(toml::Table::new())?.table()
     };
-    for text in session.global.overrides.iter().filter(|text| same || !text.trim_start().starts_with("head."))
+    for assignment in
+        context.global.overrides.iter().filter(|text| is_same_head || !text.trim_start().starts_with("head."))
     {
-        words.extend(["--set".to_owned(), text.clone()]);
+        words.extend(["--set".to_owned(), assignment.clone()]);
     }
-    for (key, value) in best.parameters.iter().filter(|(key, value)| base.get(*key) != Some(*value)) {
+    for (key, value) in best.parameters.iter().filter(|(key, value)| defaults.get(*key) != Some(*value)) {
         words.extend(["--set".to_owned(), format!("head.{key}={value}")]);
     }
-    Ok(words.iter().map(quoted).collect::<Vec<_>>().join(" "))
+    Ok(words.iter().map(shell_quote).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
@@ -242,26 +250,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_told_in_the_unit_that_fits() {
-        let shown = [0, 1023, 1024, 82_000, 6 << 20, 5 << 30].map(size);
+    fn sizes_are_shown_in_the_largest_unit_below_their_value() {
+        let shown = [0, 1023, 1024, 82_000, 6 << 20, 5 << 30].map(format_bytes);
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "80.1 KiB", "6.0 MiB", "5.0 GiB"]);
     }
 
-    fn figure(value: f64) -> MetricEstimate {
+    fn metric(value: f64) -> MetricEstimate {
         MetricEstimate { value, to_best: Interval { low: -value, high: value / 2.0 } }
     }
 
-    fn entry(head: &str, changed: &str, state: CandidateStatus) -> CandidateResult {
+    fn candidate(head: &str, changed: &str, status: CandidateStatus) -> CandidateResult {
         let changed: toml::Table = changed.parse().unwrap();
-        CandidateResult { head: head.into(), parameters: changed.clone(), changed, status: state }
+        CandidateResult { head: head.into(), parameters: changed.clone(), changed, status }
     }
 
-    fn judged(accuracy: f64, tied: bool) -> CandidateStatus {
+    fn compared(accuracy: f64, tied: bool) -> CandidateStatus {
         CandidateStatus::Compared(Box::new(CandidateScores {
-            accuracy: figure(accuracy),
-            macro_f1: figure(0.25),
-            log_loss: figure(0.5),
-            ece: figure(0.125),
+            accuracy: metric(accuracy),
+            macro_f1: metric(0.25),
+            log_loss: metric(0.5),
+            ece: metric(0.125),
             tied,
             temperatures: vec![1.0, 2.0],
             fit_seconds: 1.5,
@@ -275,7 +283,7 @@ mod tests {
     fn comparison(candidates: Vec<CandidateResult>) -> Comparison {
         Comparison {
             comparison: 1,
-            by: RankingMetric::Accuracy,
+            metric: RankingMetric::Accuracy,
             folds: 2,
             seed: 0,
             samples: 1,
@@ -291,40 +299,40 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_what_was_compared_what_failed_and_what_the_budget_left_out() {
-        let all = comparison(vec![
-            entry("svm", "C = 0.5", judged(0.75, true)),
-            entry("linear", "", judged(0.625, true)),
-            entry("knn", "k = 3", judged(0.5, false)),
-            entry("lda", "", CandidateStatus::Failed { error: "no\tvariance".into() }),
-            entry("mlp", "", CandidateStatus::LeftOut),
-            entry("mlp", "hidden = 8", CandidateStatus::LeftOut),
+    fn the_report_has_compared_failed_and_untried_candidates() {
+        let result = comparison(vec![
+            candidate("svm", "C = 0.5", compared(0.75, true)),
+            candidate("linear", "", compared(0.625, true)),
+            candidate("knn", "k = 3", compared(0.5, false)),
+            candidate("lda", "", CandidateStatus::Failed { error: "no\tvariance".into() }),
+            candidate("mlp", "", CandidateStatus::LeftOut),
+            candidate("mlp", "hidden = 8", CandidateStatus::LeftOut),
         ]);
-        let rows: Vec<&CandidateResult> = all.candidates.iter().collect();
-        let lines = lines_of(&all, &rows);
+        let rows: Vec<&CandidateResult> = result.candidates.iter().collect();
+        let lines = report_lines(&result, &rows);
         let expected = [
-            "2 folds of 1 sample, 3 classes; 3 candidates compared by accuracy in 2.2 s\n",
-            "  head    accuracy       to the best  macro F1  log loss  cal. error     fit  predict     size  parameters",
+            "2-fold cross-validation on 1 sample, 3 classes: 3 candidates ranked by accuracy in 2.2 s\n",
+            "  head    accuracy          vs. best  macro F1  log-loss  cal. error     fit  predict     size  hyperparameters",
             "  svm        0.750              best     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  C = 0.5",
             "~ linear     0.625  -0.625 .. +0.312     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB",
             "  knn        0.500  -0.500 .. +0.250     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  k = 3",
             r"  lda failed: no\tvariance",
-            "\n~ may be as good as the best: the 95 % interval of the difference holds 0",
-            "\nleft out, the budget was spent: mlp, mlp (hidden = 8)",
+            "\n~ not significantly worse than the best: the 95 % interval of the difference includes 0",
+            "\nnot tried, the budget is used up: mlp, mlp (hidden = 8)",
         ];
         assert_eq!(lines, expected);
     }
 
     #[test]
-    fn the_best_alone_is_as_good_as_no_other() {
-        let mut one = comparison(vec![entry("svm", "", judged(0.75, true))]);
-        (one.groups, one.by, one.samples) = (Some(1), RankingMetric::LogLoss, 9);
-        let lines = lines_of(&one, &one.candidates.iter().collect::<Vec<_>>());
-        let expected =
-            "2 folds of 9 samples in 1 group, 3 classes; 1 candidate compared by log loss in 2.2 s\n";
+    fn a_single_candidate_has_no_ties() {
+        let mut result = comparison(vec![candidate("svm", "", compared(0.75, true))]);
+        (result.groups, result.metric, result.samples) = (Some(1), RankingMetric::LogLoss, 9);
+        let lines = report_lines(&result, &result.candidates.iter().collect::<Vec<_>>());
+        let expected = "2-fold cross-validation on 9 samples in 1 group, 3 classes: 1 candidate ranked by log-loss in 2.2 s\n";
         assert_eq!((lines.len(), lines[0].as_str()), (3, expected), "no line about ties: {lines:#?}");
-        let failed = comparison(vec![entry("lda", "", CandidateStatus::Failed { error: "singular".into() })]);
-        let lines = lines_of(&failed, &failed.candidates.iter().collect::<Vec<_>>());
+        let failed =
+            comparison(vec![candidate("lda", "", CandidateStatus::Failed { error: "singular".into() })]);
+        let lines = report_lines(&failed, &failed.candidates.iter().collect::<Vec<_>>());
         assert_eq!(lines[1..], ["  lda failed: singular"], "no empty table");
     }
 }

@@ -5,12 +5,12 @@ use headstock_train::metrics::Metrics;
 use headstock_train::run::{ConformalMetrics, TrainTestOverlap};
 use serde::Serialize;
 
-use super::{Session, counted, line_of, line_of_sets, lines_of_unseen};
+use super::{CommandContext, format_conformal, format_metrics, format_unseen, pluralize};
 use crate::args::EvaluateArgs;
 
-/// What `--json` prints.
+/// The output of `evaluate --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct EvaluateJson<'a> {
     #[serde(flatten)]
     metrics: &'a Metrics,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,24 +22,28 @@ struct Figures<'a> {
     trained_on: Option<&'a TrainTestOverlap>,
 }
 
-pub(crate) fn run(args: &EvaluateArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let (run, settings) = session.run(&args.run)?;
-    let evaluation = evaluate(&run, &settings, &session.heads, session.bars)?;
+pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    let (run, settings) = context.open_run(&args.run)?;
+    let evaluation = evaluate(&run, &settings, &context.heads, context.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
-            "these are not the samples that the run was tested on: its own figures are for others"
+            "these are not the samples that the run was tested on: its saved metrics are for other samples"
         );
     }
-    let out = &mut *session.output;
-    out.line(format!("{} on {}", run.model.record.head.kind, counted(evaluation.samples, "sample")))?;
-    out.line(line_of(&evaluation.metrics))?;
+    let out = &mut *context.output;
+    out.print(format!(
+        "{}: tested on {}",
+        run.model.record.head.kind,
+        pluralize(evaluation.samples, "sample")
+    ))?;
+    out.print(format_metrics(&evaluation.metrics))?;
     if let Some(conformal) = &evaluation.conformal {
-        out.line(line_of_sets(conformal))?;
+        out.print(format_conformal(conformal))?;
     }
-    for line in evaluation.trained_on.iter().flat_map(lines_of_unseen) {
-        out.line(line)?;
+    for line in evaluation.trained_on.iter().flat_map(format_unseen) {
+        out.print(line)?;
     }
-    out.figures(&Figures {
+    out.print_json(&EvaluateJson {
         metrics: &evaluation.metrics,
         conformal: evaluation.conformal.as_ref(),
         samples: evaluation.samples,

@@ -3,12 +3,12 @@
 use headstock_train::{Run, extract};
 use serde::Serialize;
 
-use super::Session;
+use super::CommandContext;
 use crate::args::ExtractArgs;
 
-/// What `--json` prints.
+/// The output of `extract --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct ExtractJson<'a> {
     out: &'a std::path::Path,
     rows: usize,
     features: usize,
@@ -16,21 +16,22 @@ struct Figures<'a> {
     skipped: usize,
 }
 
-pub(crate) fn run(args: &ExtractArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let mut changes: Vec<String> = args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
-    // Any layer goes, also with settings that tune, and nothing is tuned here.
-    changes.push("tune.from=head".into());
-    let run = args.run.as_deref().map(|folder| Run::open(folder, &session.heads)).transpose()?;
+pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    let mut overrides: Vec<String> =
+        args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
+    // Nothing is fine-tuned here, so any layer is allowed.
+    overrides.push("tune.from=head".into());
+    let run = args.run.as_deref().map(|folder| Run::open(folder, &context.heads)).transpose()?;
     let settings = match &run {
-        Some(run) if session.global.config.is_none() => {
-            run.settings(&[changes, session.global.overrides.clone()].concat(), &session.heads)?
+        Some(run) if context.global.config.is_none() => {
+            run.settings(&[overrides, context.global.overrides.clone()].concat(), &context.heads)?
         }
-        _ => session.settings(&changes)?,
+        _ => context.resolve_settings(&overrides)?,
     };
-    let extracted = extract(&settings, run.as_ref(), &args.out, session.bars)?;
-    let out = &mut *session.output;
-    out.line(format!("{}: {} x {} features", args.out.display(), extracted.rows, extracted.width))?;
-    out.figures(&Figures {
+    let extracted = extract(&settings, run.as_ref(), &args.out, context.bars)?;
+    let out = &mut *context.output;
+    out.print(format!("{}: {} x {} features", args.out.display(), extracted.rows, extracted.width))?;
+    out.print_json(&ExtractJson {
         out: &args.out,
         rows: extracted.rows,
         features: extracted.width,

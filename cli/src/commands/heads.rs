@@ -1,40 +1,42 @@
 //! `headstock heads`
 
-use headstock_heads::HeadKind;
+use headstock_heads::{HeadKind, Hyperparameter};
 use headstock_train::TrainError;
 use serde::Serialize;
 
-use super::Session;
+use super::CommandContext;
 use crate::args::HeadsArgs;
 
-/// What `--json` prints.
+/// The output of `heads --json`.
 #[derive(Serialize)]
-struct Figures {
-    heads: Vec<Described>,
+struct HeadsJson {
+    heads: Vec<HeadJson>,
 }
 
+/// A head with its hyperparameters.
 #[derive(Serialize)]
-struct Described {
+struct HeadJson {
     name: &'static str,
     about: &'static str,
     differentiable: bool,
-    keys: Vec<Key>,
+    keys: Vec<KeyJson>,
 }
 
+/// A hyperparameter.
 #[derive(Serialize)]
-struct Key {
-    name: &'static str,
-    about: &'static str,
-    /// None where the key is left out by default.
+struct KeyJson {
+    name: String,
+    about: String,
+    /// `None` if the key is not set by default.
     default: Option<toml::Value>,
 }
 
-impl Described {
+impl HeadJson {
     fn new(head: &dyn HeadKind) -> Result<Self, TrainError> {
         let defaults = head.configure(toml::Table::new())?.table();
-        let keys = head.parameters().iter().map(|&(name, about)| {
-            let default = defaults.get(name).cloned();
-            Key { name, about, default }
+        let keys = head.hyperparameters().into_iter().map(|Hyperparameter { name, about }| {
+            let default = defaults.get(&name).cloned();
+            KeyJson { name, about, default }
         });
         Ok(Self {
             name: head.name(),
@@ -44,11 +46,11 @@ impl Described {
         })
     }
 
-    /// The table, as it may stand in a config.
-    fn table(&self) -> String {
+    /// The `[head]` table of a config with all keys at their defaults.
+    fn to_toml(&self) -> String {
         let Self { name, about, .. } = self;
         let mut text = format!("# {name}: {about}\n[head]\nkind = \"{name}\"");
-        for Key { name, about, default } in &self.keys {
+        for KeyJson { name, about, default } in &self.keys {
             text += &match default {
                 Some(value) => format!("\n\n# {about}\n{name} = {value}"),
                 None => format!("\n\n# {about}\n# {name} ="),
@@ -58,26 +60,26 @@ impl Described {
     }
 }
 
-pub(crate) fn run(args: &HeadsArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    session.note_unused_overrides("heads");
-    let heads: Vec<Described> = match &args.name {
-        None => session.heads.iter().map(Described::new).collect::<Result<_, _>>()?,
+pub(crate) fn run(args: &HeadsArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    context.note_unused_overrides("heads");
+    let heads: Vec<HeadJson> = match &args.name {
+        None => context.heads.iter().map(HeadJson::new).collect::<Result<_, _>>()?,
         Some(name) => {
-            let head = session.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
-            vec![Described::new(head)?]
+            let head = context.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
+            vec![HeadJson::new(head)?]
         }
     };
-    let out = &mut *session.output;
+    let out = &mut *context.output;
     if args.name.is_some() {
         for head in &heads {
-            out.line(head.table())?;
+            out.print(head.to_toml())?;
         }
     } else {
         for head in &heads {
-            out.line(format!("{:<12}  {}", head.name, head.about))?;
+            out.print(format!("{:<12}  {}", head.name, head.about))?;
         }
-        out.line("\nheadstock heads NAME shows the keys of one.")?;
+        out.print("\n`headstock heads NAME` shows the hyperparameters of a head.")?;
     }
-    out.figures(&Figures { heads })?;
+    out.print_json(&HeadsJson { heads })?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `headstock init`: a commented config for what is there.
+//! `headstock init`: a commented config for a data set.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -15,24 +15,24 @@ use headstock_train::TrainError;
 use headstock_train::config::DataLocation;
 use serde::Serialize;
 
-use super::{Session, counted, quoted};
+use super::{CommandContext, pluralize, shell_quote};
 use crate::args::InitArgs;
 
-/// What columns with the file's name, and with the class, are usually called.
+/// Usual names of the columns with the file name and with the class, most usual first.
 const ID_COLUMNS: [&str; 9] =
     ["id", "image", "image_id", "filename", "file_name", "file", "path", "photo", "name"];
 const LABEL_COLUMNS: [&str; 8] = ["label", "class", "breed", "species", "category", "target", "variety", "y"];
 
-/// Where photos usually lie beside their table, and where those to test on lie beside those to train on.
+/// Usual folders of photos next to their table, and of test photos next to training photos.
 const IMAGE_FOLDERS: [&str; 6] = ["train", "images", "photos", "img", "data", "."];
 const TRAIN_FOLDER: &str = "train";
 const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
 
 const EXTENSIONS: [&str; 7] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif"];
 
-/// What the column with the photo is usually called in a Parquet.
+/// Usual names of the column with the image in a Parquet file.
 const IMAGE_COLUMNS: [&str; 6] = ["image", "img", "picture", "photo", "pixel_values", "bytes"];
-const SHARDS: [(&[&str], ShardKind); 2] =
+const SHARD_EXTENSIONS: [(&[&str], ShardKind); 2] =
     [(&["parquet"], ShardKind::Parquet), (&["tar", "tar.gz", "tgz"], ShardKind::Tar)];
 
 #[derive(Clone, Copy)]
@@ -41,32 +41,32 @@ enum ShardKind {
     Tar,
 }
 
-/// What was found.
-struct Found {
-    place: DataLocation,
+/// The locations of the data and of separate test data, found by [`detect`].
+struct DetectedData {
+    location: DataLocation,
     test: Option<DataLocation>,
 }
 
-/// What `--json` prints.
+/// The output of `init --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct InitJson<'a> {
     config: &'a Path,
     classes: usize,
     train: usize,
     test: usize,
 }
 
-pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    session.note_unused_overrides("init");
-    let config = session.config_path();
-    let base = std::path::absolute(&config).map_err(|error| failed("find", &config, error))?;
+pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    context.note_unused_overrides("init");
+    let config = context.config_path();
+    let base = std::path::absolute(&config).map_err(|error| io_error("find", &config, error))?;
     let base = base.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let found = find(args)?;
-    let opened = found.place.open(session.bars)?;
+    let detected = detect(args)?;
+    let opened = detected.location.open(context.bars)?;
     let dataset = Dataset::read(opened.source.as_ref(), ClassOrder::Sorted).map_err(TrainError::from)?;
-    let tested = match &found.test {
+    let test_dataset = match &detected.test {
         Some(test) => {
-            let test = test.open(session.bars)?;
+            let test = test.open(context.bars)?;
             Some(
                 Dataset::read_with_classes(test.source.as_ref(), &dataset.classes)
                     .map_err(TrainError::from)?,
@@ -74,318 +74,335 @@ pub(crate) fn run(args: &InitArgs, session: &mut Session<'_>) -> anyhow::Result<
         }
         None => None,
     };
-    let given = given_parts(&dataset);
-    let part = match (&tested, given) {
-        (None, None) => TestPart::of(&dataset),
-        _ => TestPart::USUAL,
+    let given_counts = count_given_splits(&dataset);
+    let test_size = match (&test_dataset, given_counts) {
+        (None, None) => TestSizeChoice::for_dataset(&dataset),
+        _ => TestSizeChoice::DEFAULT,
     };
-    write(&config, &text(&found, &part, &base))?;
+    write_new_config(&config, &render_config(&detected, &test_size, &base))?;
 
-    let (classes, photos) = (dataset.classes.len(), dataset.samples.len());
-    let (train, test) = match (&tested, given) {
-        (Some(tested), _) => (photos, tested.samples.len()),
-        (None, Some(parts)) => parts,
-        (None, None) => (photos - part.photos, part.photos),
+    let (classes, n_images) = (dataset.classes.len(), dataset.samples.len());
+    let (train, test) = match (&test_dataset, given_counts) {
+        (Some(test_dataset), _) => (n_images, test_dataset.samples.len()),
+        (None, Some(counts)) => counts,
+        (None, None) => (n_images - test_size.n_test, test_size.n_test),
     };
-    let out = &mut *session.output;
-    out.line(format!(
-        "{}: {classes} classes, {} to train on, {test} to test on",
+    let out = &mut *context.output;
+    out.print(format!(
+        "{}: {classes} classes, {} for training, {test} for testing",
         config.display(),
-        counted(train, "photo")
+        pluralize(train, "photo")
     ))?;
-    let option = match &session.global.config {
-        Some(config) => format!(" --config {}", quoted(config.display())),
+    let config_flag = match &context.global.config {
+        Some(config) => format!(" --config {}", shell_quote(config.display())),
         None => String::new(),
     };
-    out.line(format!("\nnext:\n  headstock train{option}"))?;
-    out.figures(&Figures { config: &config, classes, train, test })?;
+    out.print(format!("\nnext:\n  headstock train{config_flag}"))?;
+    out.print_json(&InitJson { config: &config, classes, train, test })?;
     Ok(())
 }
 
-/// How many samples are trained on and tested on, where the data says it.
-fn given_parts(dataset: &Dataset) -> Option<(usize, usize)> {
-    let count = |part| dataset.samples.iter().filter(|sample| sample.split == Some(part)).count();
+/// Numbers of training and test samples if the data has a split. Without test samples, validation samples are
+/// counted.
+fn count_given_splits(dataset: &Dataset) -> Option<(usize, usize)> {
+    let count = |split| dataset.samples.iter().filter(|sample| sample.split == Some(split)).count();
     let (train, validation, test) = (count(Split::Train), count(Split::Validation), count(Split::Test));
-    let tested = if test > 0 { test } else { validation };
-    (train > 0 && tested > 0).then_some((train, tested))
+    let n_test = if test > 0 { test } else { validation };
+    (train > 0 && n_test > 0).then_some((train, n_test))
 }
 
-/// The `test_size` of the config.
-struct TestPart {
+/// The `test_size` of the config and the comment after it.
+struct TestSizeChoice {
     size: TestSize,
-    /// How many photos that is.
-    photos: usize,
-    about: &'static str,
+    /// Number of test photos with this size.
+    n_test: usize,
+    comment: &'static str,
 }
 
-impl TestPart {
-    const USUAL: Self =
-        Self { size: TestSize::Fraction(0.1), photos: 0, about: "a share, or a whole number of photos" };
+impl TestSizeChoice {
+    const DEFAULT: Self =
+        Self { size: TestSize::Fraction(0.1), n_test: 0, comment: "fraction, or number of photos" };
 
-    /// A tenth, or as much as it takes for a photo of every class.
-    fn of(dataset: &Dataset) -> Self {
-        let sizes = [
-            (Self::USUAL.size, Self::USUAL.about),
+    /// A tenth, or as much as needed for one test photo of each class.
+    fn for_dataset(dataset: &Dataset) -> Self {
+        let choices = [
+            (Self::DEFAULT.size, Self::DEFAULT.comment),
             (TestSize::Fraction(0.25), "a tenth would be fewer photos than classes"),
-            (TestSize::Count(dataset.classes.len()), "photos; a quarter of all would be fewer than classes"),
+            (
+                TestSize::Count(dataset.classes.len()),
+                "number of photos; a quarter would be fewer than classes",
+            ),
         ];
         let labels = dataset.labels();
-        let mut refused = None;
-        for (size, about) in sizes {
+        let mut first_error = None;
+        for (size, comment) in choices {
             match stratified_shuffle_split(&labels, 1, size, 0) {
-                Ok(split) => return Self { size, photos: split[0].test.len(), about },
-                Err(error) => refused = refused.or(Some(error)),
+                Ok(split) => return Self { size, n_test: split[0].test.len(), comment },
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        if let Some(error) = refused {
-            tracing::warn!("it cannot be trained on yet: {}", error.message_with_names(&dataset.classes));
+        if let Some(error) = first_error {
+            tracing::warn!(
+                "this data set cannot be trained on yet: {}",
+                error.message_with_names(&dataset.classes)
+            );
         }
-        Self::USUAL
+        Self::DEFAULT
     }
 }
 
-fn find(args: &InitArgs) -> Result<Found, TrainError> {
+/// Finds out what kind of data `args.path` is, without reading images.
+fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let path = &args.path;
-    let alone = |place| Found { place, test: None };
-    let no_table = |is: &str| {
+    let without_test = |location| DetectedData { location, test: None };
+    let refuse_table_options = |description: &str| {
         if args.images.is_some() || args.id.is_some() {
             let path = path.display();
-            return Err(TrainError::Usage(format!("--images and --id belong to a CSV, and {path} is {is}")));
+            return Err(TrainError::Usage(format!(
+                "--images and --id are for a CSV, and {path} is {description}"
+            )));
         }
         Ok(())
     };
     if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
-        no_table("a data set on the hub")?;
-        return Ok(alone(parquet(name.to_owned(), args, None)));
+        refuse_table_options("a data set on the hub")?;
+        return Ok(without_test(parquet_location(name.to_owned(), args, None)));
     }
-    if let Some((kind, shards)) = shards_of(path) {
-        no_table("made of shards")?;
+    if let Some((kind, shards)) = detect_shards(path) {
+        refuse_table_options("a set of shards")?;
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
-                Ok(alone(parquet(path.display().to_string(), args, Some(&columns))))
+                Ok(without_test(parquet_location(path.display().to_string(), args, Some(&columns))))
             }
-            ShardKind::Tar => Ok(alone(DataLocation::WebDataset {
+            ShardKind::Tar => Ok(without_test(DataLocation::WebDataset {
                 shards: path.display().to_string(),
-                fields: fields(args.label.clone().unwrap_or_else(|| "label".into())),
+                fields: label_only(args.label.clone().unwrap_or_else(|| "label".into())),
             })),
         };
     }
     if path.is_file() {
-        return table(args).map(|csv| alone(DataLocation::Csv(csv)));
+        return detect_csv(args).map(|csv| without_test(DataLocation::Csv(csv)));
     }
     if !path.is_dir() {
-        return Err(TrainError::Usage(format!(
-            "there is no folder, no table and no shard {}",
-            path.display()
-        )));
+        return Err(TrainError::Usage(format!("there is no folder, table or shard {}", path.display())));
     }
-    no_table("a folder")?;
+    refuse_table_options("a folder")?;
     if args.label.is_some() {
-        return Err(TrainError::Usage(format!(
-            "--label belongs to a table, and {} is a folder",
-            path.display()
-        )));
+        return Err(TrainError::Usage(format!("--label is for a table, and {} is a folder", path.display())));
     }
     let train = path.join(TRAIN_FOLDER);
     let labels = path.join("labels.csv");
-    if labels.is_file() && has_photos(&train) {
+    if labels.is_file() && has_images(&train) {
         return Err(TrainError::Usage(format!(
-            "{} has a labels.csv beside its photos: try `headstock init {}`",
+            "{} has a labels.csv next to its photos: try `headstock init {}`",
             path.display(),
-            quoted(labels.display())
+            shell_quote(labels.display())
         )));
     }
-    let known = class_folders(&train);
-    if known.is_empty() && !is_split(path) {
-        // A class may be called `train`.
-        return Ok(alone(DataLocation::Folder(path.clone())));
+    let train_classes = class_folders(&train);
+    if train_classes.is_empty() && !has_only_split_folders(path) {
+        // `train` may be the name of a class.
+        return Ok(without_test(DataLocation::Folder(path.clone())));
     }
-    for other in class_folders(path).into_iter().filter(|name| !names_a_part(name)) {
-        tracing::info!("passed over {}: {} is trained on", path.join(other).display(), train.display());
+    for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
+        tracing::info!("ignored {}: the training folder is {}", path.join(name).display(), train.display());
     }
     let mut test: Option<PathBuf> = None;
     for folder in TEST_FOLDERS.map(|name| path.join(name)).into_iter().filter(|folder| folder.is_dir()) {
-        let shown = folder.display();
+        let shown_path = folder.display();
         let classes = class_folders(&folder);
         if let Some(test) = &test {
-            tracing::info!("passed over {shown}: {} is tested on", test.display());
+            tracing::info!("ignored {shown_path}: the test folder is {}", test.display());
         } else if classes.is_empty() {
-            tracing::info!("passed over {shown}: there is no folder per class in it");
-        } else if classes.iter().all(|class| !known.contains(class)) {
-            tracing::info!("passed over {shown}: none of its folders is a class of {}", train.display());
+            tracing::info!("ignored {shown_path}: it has no folder per class");
+        } else if classes.iter().all(|class| !train_classes.contains(class)) {
+            tracing::info!("ignored {shown_path}: none of its folders is a class of {}", train.display());
         } else {
             test = Some(folder);
         }
     }
-    Ok(Found { place: DataLocation::Folder(train), test: test.map(DataLocation::Folder) })
+    Ok(DetectedData { location: DataLocation::Folder(train), test: test.map(DataLocation::Folder) })
 }
 
-/// The shards that a file is, or that a folder without photos holds.
-fn shards_of(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
+/// The shards of `path`: the file itself, or the files of a folder without photos.
+fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     let is_shard = |endings: &[&str]| {
         let name = path.to_string_lossy().to_ascii_lowercase();
         endings.iter().any(|ending| name.ends_with(&format!(".{ending}")))
     };
-    SHARDS.iter().find_map(|&(endings, kind)| {
+    SHARD_EXTENSIONS.iter().find_map(|&(endings, kind)| {
         if path.is_dir() {
             let shards = find_shards(path, endings).ok()?;
-            find_image_files(path).is_ok_and(|photos| photos.is_empty()).then_some((kind, shards))
+            find_image_files(path).is_ok_and(|images| images.is_empty()).then_some((kind, shards))
         } else {
             is_shard(endings).then(|| find_shards(path, endings).ok()).flatten().map(|shards| (kind, shards))
         }
     })
 }
 
-/// Parquet shards, their columns guessed where they are known.
-fn parquet(shards: String, args: &InitArgs, columns: Option<&(Vec<String>, Vec<String>)>) -> DataLocation {
-    let usual = |known: &[String], usual: &[&str]| {
-        usual.iter().find_map(|usual| known.iter().find(|known| known.eq_ignore_ascii_case(usual)).cloned())
+/// Parquet shards; the columns are guessed if their names (images, others) are known.
+fn parquet_location(
+    shards: String,
+    args: &InitArgs,
+    columns: Option<&(Vec<String>, Vec<String>)>,
+) -> DataLocation {
+    let find_column = |present: &[String], candidates: &[&str]| {
+        candidates
+            .iter()
+            .find_map(|name| present.iter().find(|column| column.eq_ignore_ascii_case(name)).cloned())
     };
-    let (images, others) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
-    let image = usual(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
-    let label = args.label.clone().or_else(|| usual(others, &LABEL_COLUMNS));
+    let (images, other_columns) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
+    let image = find_column(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
+    let label = args.label.clone().or_else(|| find_column(other_columns, &LABEL_COLUMNS));
     DataLocation::Parquet {
         shards,
         image: image.unwrap_or_else(|| "image".into()),
-        fields: fields(label.unwrap_or_else(|| "label".into())),
+        fields: label_only(label.unwrap_or_else(|| "label".into())),
     }
 }
 
-fn fields(label: String) -> FieldNames {
+fn label_only(label: String) -> FieldNames {
     FieldNames { label, group: None, split: None }
 }
 
-/// Whether there are folders of photos to train and to test on in `root`, and no other.
-fn is_split(root: &Path) -> bool {
-    root.join(TRAIN_FOLDER).is_dir() && class_folders(root).iter().all(names_a_part)
+/// Whether `root` has a training folder, and no folders other than training and test folders.
+fn has_only_split_folders(root: &Path) -> bool {
+    root.join(TRAIN_FOLDER).is_dir() && class_folders(root).iter().all(is_split_name)
 }
 
-fn names_a_part(name: &OsString) -> bool {
+fn is_split_name(name: &OsString) -> bool {
     name == TRAIN_FOLDER || TEST_FOLDERS.iter().any(|test| name == test)
 }
 
-/// The names of the folders in `root` that have photos below them, sorted.
+/// Sorted names of the folders in `root` that contain photos.
 fn class_folders(root: &Path) -> Vec<OsString> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
-    let hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
-    let folders = entries.flatten().filter(|entry| entry.path().is_dir() && !hidden(&entry.file_name()));
-    // What cannot be walked is told when the data set is read.
-    let full =
-        folders.filter(|folder| !find_image_files(&folder.path()).is_ok_and(|photos| photos.is_empty()));
-    let mut names: Vec<OsString> = full.map(|folder| folder.file_name()).collect();
+    let is_hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir() && !is_hidden(&entry.file_name()));
+    // Folders that cannot be listed are reported when the data set is read.
+    let non_empty =
+        folders.filter(|folder| !find_image_files(&folder.path()).is_ok_and(|images| images.is_empty()));
+    let mut names: Vec<OsString> = non_empty.map(|folder| folder.file_name()).collect();
     names.sort_unstable();
     names
 }
 
-fn has_photos(folder: &Path) -> bool {
+fn has_images(folder: &Path) -> bool {
     fs::read_dir(folder)
         .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_image_file(&entry.path()))))
 }
 
-/// A table: its columns, the folder of its photos, and what is appended to the ids.
-fn table(args: &InitArgs) -> Result<CsvSource, TrainError> {
+/// Finds the columns of a table, the folder of its photos and the extension of their names.
+fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
     let csv = args.path.clone();
-    let bad = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
+    let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
     let TableHead { columns, first_row: first } = read_table_head(&csv)?;
-    let column = |given: &Option<String>, usual: &[&str], option: &str, what: &str| match given {
-        Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
-            bad(format!("there is no column `{name}` ({option}); its columns: {}", columns.join(", ")))
-        }),
-        None => usual
-            .iter()
-            .find_map(|usual| columns.iter().position(|column| column.eq_ignore_ascii_case(usual)))
-            .ok_or_else(|| {
-                bad(format!("which column is {what}? Say {option} with one of: {}", columns.join(", ")))
+    let find_column =
+        |requested: &Option<String>, candidates: &[&str], flag: &str, meaning: &str| match requested {
+            Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
+                usage_error(format!(
+                    "there is no column `{name}` ({flag}); its columns: {}",
+                    columns.join(", ")
+                ))
             }),
-    };
-    let id = column(&args.id, &ID_COLUMNS, "--id", "the file's name")?;
-    let label = column(&args.label, &LABEL_COLUMNS, "--label", "the class")?;
+            None => candidates
+                .iter()
+                .find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
+                .ok_or_else(|| {
+                    usage_error(format!(
+                        "which column has {meaning}? Give {flag} with one of: {}",
+                        columns.join(", ")
+                    ))
+                }),
+        };
+    let id = find_column(&args.id, &ID_COLUMNS, "--id", "the file name")?;
+    let label = find_column(&args.label, &LABEL_COLUMNS, "--label", "the class")?;
     let first = &first[id];
     let (id, label) = (columns[id].clone(), columns[label].clone());
-    let beside = csv.parent().unwrap_or(Path::new(""));
+    let parent = csv.parent().unwrap_or(Path::new(""));
     let folders = match &args.images {
         Some(folder) => vec![folder.clone()],
-        None => IMAGE_FOLDERS.iter().map(|name| beside.join(name)).collect(),
+        None => IMAGE_FOLDERS.iter().map(|name| parent.join(name)).collect(),
     };
     for images in &folders {
         for extension in EXTENSIONS {
             let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
-                return Ok(CsvSource { csv, images, id, extension, fields: fields(label) });
+                return Ok(CsvSource { csv, images, id, extension, fields: label_only(label) });
             }
         }
     }
     let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    Err(bad(format!(
-        "the photo of its first row, `{first}`, is not in {}: say where the photos are with --images",
+    Err(usage_error(format!(
+        "the photo of the first row, `{first}`, is not in {}: name the folder of the photos with --images",
         folders.join(", ")
     )))
 }
 
-/// A new file: what is there is never replaced.
-fn write(config: &Path, text: &str) -> Result<(), TrainError> {
+/// Writes a new file; an existing one is an error.
+fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(config).map_err(|error| {
         if error.kind() == ErrorKind::AlreadyExists {
             let name = config.display();
             return TrainError::Usage(format!(
-                "{name} is there already: remove it, or write another with --config"
+                "{name} already exists: remove it, or write another file with --config"
             ));
         }
-        failed("write", config, error)
+        io_error("write", config, error)
     })?;
-    file.write_all(text.as_bytes()).map_err(|error| failed("write", config, error))
+    file.write_all(text.as_bytes()).map_err(|error| io_error("write", config, error))
 }
 
-fn failed(action: &'static str, path: &Path, source: std::io::Error) -> TrainError {
+fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> TrainError {
     TrainError::Io { action, path: path.into(), source }
 }
 
-/// The config.
-fn text(found: &Found, part: &TestPart, base: &Path) -> String {
-    let named_path = |path: &Path| toml::Value::String(relative(path, base)).to_string();
-    let named = |name: &str| toml::Value::String(name.to_owned()).to_string();
-    let shards = |shards: &str| {
-        let local = !shards.starts_with("hf://");
-        if local { named_path(Path::new(shards)) } else { named(shards) }
+/// The text of the config.
+fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Path) -> String {
+    let toml_path = |path: &Path| toml::Value::String(relative_path(path, base)).to_string();
+    let toml_string = |name: &str| toml::Value::String(name.to_owned()).to_string();
+    let toml_shards = |shards: &str| {
+        let is_local = !shards.starts_with("hf://");
+        if is_local { toml_path(Path::new(shards)) } else { toml_string(shards) }
     };
-    let data = match &found.place {
+    let data = match &detected.location {
         DataLocation::Folder(root) => {
-            let test = match &found.test {
+            let test = match &detected.test {
                 Some(DataLocation::Folder(test)) => {
-                    format!("test_folder = {}   # only looked at to measure", named_path(test))
+                    format!("test_folder = {}   # only used for testing", toml_path(test))
                 }
-                _ => "# test_folder = \"test\"            # without it [split] takes the test part from the data".into(),
+                _ => "# test_folder = \"test\"            # without it, [split] draws the test split".into(),
             };
-            format!("folder = {}   # a folder per class\n{test}", named_path(root))
+            format!("folder = {}   # a folder per class\n{test}", toml_path(root))
         }
         DataLocation::Csv(source) => format!(
-            "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # the column with the file's name\nlabel = {}   # the column with the class\nextension = {}   # appended to the id",
-            named_path(&source.csv),
-            named_path(&source.images),
-            named(&source.id),
-            named(&source.fields.label),
-            named(&source.extension)
+            "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # column with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to the id",
+            toml_path(&source.csv),
+            toml_path(&source.images),
+            toml_string(&source.id),
+            toml_string(&source.fields.label),
+            toml_string(&source.extension)
         ),
-        DataLocation::Parquet { shards: of, image, fields } => format!(
-            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # the column with the photo\nlabel = {}   # the column with the class",
-            shards(of),
-            named(image),
-            named(&fields.label)
+        DataLocation::Parquet { shards: location, image, fields } => format!(
+            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # column with the photo\nlabel = {}   # column with the class",
+            toml_shards(location),
+            toml_string(image),
+            toml_string(&fields.label)
         ),
-        DataLocation::WebDataset { shards: of, fields } => format!(
-            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # the field with the class, where it stands in json members",
-            shards(of),
-            named(&fields.label)
+        DataLocation::WebDataset { shards: location, fields } => format!(
+            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # field with the class in .json members",
+            toml_shards(location),
+            toml_string(&fields.label)
         ),
     };
-    let split = format!("test_size = {:<22}# {}", part.size.to_string(), part.about);
-    format!("{HEADER}\n[data]\n{data}\n{OF_DATA}{split}\n{REST}")
+    let split = format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment);
+    format!("{HEADER}\n[data]\n{data}\n{DATA_OPTIONS}{split}\n{OTHER_SECTIONS}")
 }
 
-/// `path` as the config would name it.
-fn relative(path: &Path, base: &Path) -> String {
+/// `path` relative to `base` if it is inside, else absolute, with `/` as separator.
+fn relative_path(path: &Path, base: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let inside = absolute.strip_prefix(base).unwrap_or(&absolute);
     let text = inside.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
@@ -393,43 +410,43 @@ fn relative(path: &Path, base: &Path) -> String {
 }
 
 const HEADER: &str = "\
-# What headstock trains on, and how. Paths are relative to this file.
+# Settings of headstock. Paths are relative to this file.
 version = 1
 ";
 
-const OF_DATA: &str = r#"# class_order = "sorted"          # numbers of the classes: by name, or "appearance"
-# on_error = "stop"               # an unreadable photo: list them all and stop, or "skip"
+const DATA_OPTIONS: &str = r#"# class_order = "sorted"          # order of the labels: by class name, or "appearance"
+# on_error = "stop"               # list unreadable photos and stop, or "skip" them
 # max_pixels = 200000000          # larger photos are refused
-# decode = "exact"                # large JPEGs at a fraction of their size: "scaled"
+# decode = "exact"                # or "scaled": decode large JPEGs at a fraction of their size
 
-# How the test part is drawn: as scikit-learn's StratifiedShuffleSplit with random_state = seed.
+# The test split is drawn like scikit-learn's StratifiedShuffleSplit with random_state = seed.
 [split]
 "#;
 
-const REST: &str = r#"seed = 0
+const OTHER_SECTIONS: &str = r#"seed = 0
 
 [backbone]
-weights = "hf://timm/resnet50.a1_in1k"   # or a directory, or a .safetensors file; @REVISION pins it
+weights = "hf://timm/resnet50.a1_in1k"   # or a folder, or a .safetensors file; @REVISION pins a commit
 layer = "avgpool"                 # or stem, layer1 .. layer4
 device = "auto"                   # or "cpu", "cuda", "cuda:1"
 precision = "f32"                 # or "bf16"
 
 [features]
-cache = ".headstock"              # features are computed once and kept here
-views = 0                         # augmented views kept of each training photo, beside the plain one
+cache = ".headstock"              # folder of the feature cache
+views = 0                         # augmented views per training photo, besides the unaugmented one
 
-# What may happen to an augmented view.
+# Random transforms of the augmented views.
 # [augment]
 # random_resized_crop = { scale = [0.08, 1.0], ratio = [0.75, 1.3333] }
 # horizontal_flip = 0.5
 # rotation = 30
 
-# Tune the last stages of the backbone with the head: docs/tuning.md says when.
+# Fine-tune the last stages of the backbone with the head: see docs/tuning.md.
 # [tune]
-# from = "layer4"                   # or earlier; "stem" is everything
+# from = "layer4"                   # or an earlier stage; "stem" tunes the whole backbone
 # epochs = 6
 
-# The head: `headstock heads` lists them, `headstock heads linear` shows the keys of one.
+# `headstock heads` lists the heads, `headstock heads linear` shows the hyperparameters of one.
 [head]
 kind = "linear"
 "#;

@@ -1,4 +1,4 @@
-//! The commands, one a file.
+//! The commands, one per file.
 
 pub(crate) mod bench;
 pub(crate) mod compare;
@@ -23,107 +23,113 @@ use headstock_train::metrics::Metrics;
 use headstock_train::run::{ConformalMetrics, SetMetrics, TrainTestOverlap, UnseenMetrics};
 use headstock_train::{Run, TrainError};
 
-use crate::args::Global;
+use crate::args::GlobalArgs;
 use crate::output::Output;
-use crate::progress::Bars;
+use crate::progress::ProgressBars;
 
-const CONFIG: &str = "headstock.toml";
+const DEFAULT_CONFIG: &str = "headstock.toml";
 
-/// What a command runs with.
-pub(crate) struct Session<'a> {
-    pub(crate) global: Global,
+/// Everything that a command runs with.
+pub(crate) struct CommandContext<'a> {
+    pub(crate) global: GlobalArgs,
     pub(crate) heads: Registry,
-    pub(crate) bars: &'a Bars,
+    pub(crate) bars: &'a ProgressBars,
     pub(crate) output: &'a mut Output,
-    /// When the program began.
+    /// Start time of the program.
     pub(crate) started: Instant,
 }
 
-impl Session<'_> {
-    /// The config's file.
+impl CommandContext<'_> {
+    /// The config file.
     fn config_path(&self) -> PathBuf {
-        self.global.config.clone().unwrap_or_else(|| CONFIG.into())
+        self.global.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
     }
 
-    /// The settings of the config, with `more` overrides before the user's.
-    fn settings(&self, more: &[String]) -> Result<Settings, TrainError> {
+    /// The settings of the config, with `extra` overrides before those of the user.
+    fn resolve_settings(&self, extra: &[String]) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
-        config.set(&[more, &self.global.overrides].concat())?;
+        config.set(&[extra, &self.global.overrides].concat())?;
         let mut settings = config.resolve(&self.heads)?;
         settings.pin_dataset_revisions(self.bars)?;
         Ok(settings)
     }
 
-    /// As [`settings`](Self::settings) without more overrides, for a command that looks at photos alone: they need no backbone.
-    fn settings_of_photos(&self) -> Result<Settings, TrainError> {
+    /// The settings of the config for a command that may run without a `[backbone]`.
+    fn resolve_data_settings(&self) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&self.global.overrides)?;
         Ok(config.resolve_images_only(&self.heads)?)
     }
 
-    /// For a command that takes overrides as all do, but uses no key of the config: says so.
+    /// Notes each override, for a command that does not use the config.
     fn note_unused_overrides(&self, command: &str) {
-        for text in &self.global.overrides {
-            tracing::info!("--set {text} does nothing here: `headstock {command}` uses no key of the config");
+        for assignment in &self.global.overrides {
+            tracing::info!("--set {assignment} has no effect: `headstock {command}` does not use the config");
         }
     }
 
-    /// A run and the settings to use it with: its own, or those of `--config`.
-    fn run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
+    /// Opens a run; also returns its settings, or those of `--config` if given.
+    fn open_run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
         let run = Run::open(folder, &self.heads)?;
         let settings = match &self.global.config {
-            Some(_) => self.settings(&[])?,
+            Some(_) => self.resolve_settings(&[])?,
             None => run.settings(&self.global.overrides, &self.heads)?,
         };
         Ok((run, settings))
     }
 }
 
-/// The figures of a test in a line.
-fn line_of(metrics: &Metrics) -> String {
+/// The metrics in a line.
+fn format_metrics(metrics: &Metrics) -> String {
     format!(
-        "top-1 {:.3}   top-5 {:.3}   macro F1 {:.3}   log loss {:.3}   calibration error {:.3}",
+        "accuracy {:.3}   top-5 accuracy {:.3}   macro F1 {:.3}   log-loss {:.3}   calibration error {:.3}",
         metrics.top1, metrics.top5, metrics.macro_f1, metrics.log_loss, metrics.ece
     )
 }
 
-/// How conformal sets did, in a line.
-fn line_of_sets(conformal: &ConformalMetrics) -> String {
-    let of = |sets: &SetMetrics| format!("{:.3} with {:.2} classes", sets.coverage, sets.mean_size);
+/// Coverage and mean size of the conformal sets in a line.
+fn format_conformal(conformal: &ConformalMetrics) -> String {
+    let format_sets =
+        |sets: &SetMetrics| format!("coverage {:.3}, mean size {:.2}", sets.coverage, sets.mean_size);
     let ConformalMetrics { coverage, lac, aps } = conformal;
-    format!("sets that are to hold the class {coverage} of the time: lac {}, aps {}", of(lac), of(aps))
+    format!(
+        "conformal sets (target coverage {coverage:.2}): LAC {}; APS {}",
+        format_sets(lac),
+        format_sets(aps)
+    )
 }
 
-/// How the samples do that were not trained on, where others were.
-fn lines_of_unseen(trained_on: &TrainTestOverlap) -> Vec<String> {
+/// The metrics on unseen test samples, if the run was trained on some of the test samples.
+fn format_unseen(trained_on: &TrainTestOverlap) -> Vec<String> {
     let TrainTestOverlap { samples, unseen } = trained_on;
     match unseen {
         _ if *samples == 0 => Vec::new(),
-        None => vec![format!("trained on all of these {}", counted(*samples, "sample"))],
-        Some(UnseenMetrics { samples: others, test, conformal }) => {
-            let title = format!("{samples} of these were trained on; the other {others} alone:");
-            let figures = std::iter::once(line_of(test)).chain(conformal.as_ref().map(line_of_sets));
-            std::iter::once(title).chain(figures.map(|line| format!("  {line}"))).collect()
+        None => vec![format!("all of these {} were in the training data", pluralize(*samples, "sample"))],
+        Some(UnseenMetrics { samples: n_unseen, test, conformal }) => {
+            let heading =
+                format!("{samples} of these were in the training data; metrics on the other {n_unseen}:");
+            let lines = std::iter::once(format_metrics(test)).chain(conformal.as_ref().map(format_conformal));
+            std::iter::once(heading).chain(lines.map(|line| format!("  {line}"))).collect()
         }
     }
 }
 
-/// `1 photo`, `2 photos`
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// Formats a count with its noun: `1 photo`, `2 photos`.
+fn pluralize(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// How this program was called.
-fn program() -> PathBuf {
+/// The path that this program was called by.
+fn program_path() -> PathBuf {
     env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
 }
 
-/// As a shell takes it.
-fn quoted(text: impl Display) -> String {
+/// Quotes a word for a shell if necessary.
+fn shell_quote(text: impl Display) -> String {
     let text = text.to_string();
-    // On Windows a backslash parts folders; elsewhere a shell would swallow it.
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || (cfg!(windows) && c == '\\');
-    if !text.is_empty() && text.chars().all(plain) {
+    // On Windows a backslash separates folders; elsewhere a shell would remove it.
+    let is_safe = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || (cfg!(windows) && c == '\\');
+    if !text.is_empty() && text.chars().all(is_safe) {
         text
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
@@ -135,28 +141,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_shell_would_take_apart_is_quoted() {
-        for plain in ["runs/linear-1", "größe.jpg", "C:/x"] {
-            assert_eq!(quoted(plain), plain);
+    fn only_special_characters_are_quoted() {
+        for safe in ["runs/linear-1", "größe.jpg", "C:/x"] {
+            assert_eq!(shell_quote(safe), safe);
         }
-        assert_eq!(quoted("my run"), "'my run'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
+        assert_eq!(shell_quote("my run"), "'my run'");
+        assert_eq!(shell_quote("it's"), r"'it'\''s'");
+        assert_eq!(shell_quote(""), "''");
     }
 
     #[test]
-    fn one_is_one_and_all_other_numbers_are_many() {
-        assert_eq!([0, 1, 2].map(|count| counted(count, "photo")), ["0 photos", "1 photo", "2 photos"]);
+    fn nouns_are_plural_unless_the_count_is_one() {
+        assert_eq!([0, 1, 2].map(|count| pluralize(count, "photo")), ["0 photos", "1 photo", "2 photos"]);
     }
 
     #[test]
-    fn figures_stand_behind_their_names() {
+    fn metrics_are_printed_with_their_names() {
         let metrics = Metrics { top1: 0.1, top5: 0.2, macro_f1: 0.3, log_loss: 0.4, ece: 0.5 };
-        let line = "top-1 0.100   top-5 0.200   macro F1 0.300   log loss 0.400   calibration error 0.500";
-        assert_eq!(line_of(&metrics), line);
-        let of = |coverage, mean_size| SetMetrics { coverage, mean_size, empty: 0.9 };
-        let sets = ConformalMetrics { coverage: 0.95, lac: of(0.1, 1.5), aps: of(0.2, 2.5) };
-        let line = "sets that are to hold the class 0.95 of the time: lac 0.100 with 1.50 classes, aps 0.200 with 2.50 classes";
-        assert_eq!(line_of_sets(&sets), line);
+        let line = "accuracy 0.100   top-5 accuracy 0.200   macro F1 0.300   log-loss 0.400   calibration error 0.500";
+        assert_eq!(format_metrics(&metrics), line);
+        let set_metrics = |coverage, mean_size| SetMetrics { coverage, mean_size, empty: 0.9 };
+        let sets =
+            ConformalMetrics { coverage: 0.95, lac: set_metrics(0.1, 1.5), aps: set_metrics(0.2, 2.5) };
+        let line = "conformal sets (target coverage 0.95): LAC coverage 0.100, mean size 1.50; APS coverage 0.200, mean size 2.50";
+        assert_eq!(format_conformal(&sets), line);
     }
 }

@@ -8,90 +8,90 @@ use headstock_loader::{DecodeError, ImageRef};
 use headstock_train::{Prediction, Predictor, TrainError};
 use serde_json::json;
 
-use super::{Session, counted};
-use crate::args::{Format, PredictArgs};
-use crate::output::{Output, Shown, StdoutError};
+use super::{CommandContext, pluralize};
+use crate::args::{PredictArgs, PredictionFormat};
+use crate::output::{Escaped, Output, StdoutError};
 
-/// Classes that the table shows of each photo.
-const SHOWN: usize = 3;
+/// Classes per photo in the table.
+const TOP_K: usize = 3;
 
-pub(crate) fn run(args: &PredictArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let photos = listed(&args.photos)?;
-    let (run, settings) = session.run(&args.run)?;
+pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    let images = list_images(&args.images)?;
+    let (run, settings) = context.open_run(&args.run)?;
     let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
-    let predictor = Predictor::new(&run.model, &settings, session.bars)?;
+    let predictor = Predictor::new(&run.model, &settings, context.bars)?;
     let classes = &run.model.record.classes;
-    let bars = session.bars;
-    let mut printer = Printer { format: args.format, classes, sets, out: session.output };
+    let bars = context.bars;
+    let mut printer = Printer { format: args.format, classes, sets, out: context.output };
     let mut unreadable = 0;
-    printer.header()?;
-    predictor.predict::<anyhow::Error>(&photos, bars, &mut |batch, predicted| {
-        for (photo, error) in
-            batch.iter().zip(&predicted).filter_map(|(photo, p)| Some((photo, p.as_ref().err()?)))
+    printer.print_header()?;
+    predictor.predict::<anyhow::Error>(&images, bars, &mut |batch, predicted| {
+        for (image, error) in
+            batch.iter().zip(&predicted).filter_map(|(image, p)| Some((image, p.as_ref().err()?)))
         {
             unreadable += 1;
-            tracing::warn!("{photo} cannot be read: {error}");
+            tracing::warn!("{image} cannot be read: {error}");
         }
-        bars.aside(|| {
-            for (photo, predicted) in batch.iter().zip(&predicted) {
+        bars.suspend(|| {
+            for (image, predicted) in batch.iter().zip(&predicted) {
                 match predicted {
-                    Ok(prediction) => printer.row(photo, *prediction)?,
-                    Err(error) => printer.unreadable(photo, error)?,
+                    Ok(prediction) => printer.print_row(image, *prediction)?,
+                    Err(error) => printer.print_unreadable(image, error)?,
                 }
             }
             Ok(printer.out.flush()?)
         })
     })?;
-    let predicted = photos.len() - unreadable;
-    session.output.figures(&json!({ "predicted": predicted, "unreadable": unreadable }))?;
+    let predicted = images.len() - unreadable;
+    context.output.print_json(&json!({ "predicted": predicted, "unreadable": unreadable }))?;
     match unreadable {
         0 => Ok(()),
         _ => Err(TrainError::Data(format!(
-            "{} of {} cannot be read",
-            unreadable,
-            counted(photos.len(), "photo")
+            "{unreadable} of {} cannot be read",
+            pluralize(images.len(), "photo")
         ))
         .into()),
     }
 }
 
-/// The photos that the arguments name: a folder stands for the photos below it.
-fn listed(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
-    let mut photos = Vec::new();
+/// The images of the arguments; a folder is replaced by the images below it.
+fn list_images(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
+    let mut images = Vec::new();
     for path in arguments {
         if path.is_dir() {
-            let below = find_image_files(path)?;
-            if below.is_empty() {
+            let found = find_image_files(path)?;
+            if found.is_empty() {
                 return Err(TrainError::Data(format!("there are no photos in {}", path.display())));
             }
-            photos.extend(below.into_iter().map(ImageRef::from));
+            images.extend(found.into_iter().map(ImageRef::from));
         } else {
-            photos.push(path.clone().into());
+            images.push(path.clone().into());
         }
     }
-    Ok(photos)
+    Ok(images)
 }
 
+/// Prints the predictions of one image after the other.
 struct Printer<'a> {
-    format: Format,
+    format: PredictionFormat,
     classes: &'a [String],
     sets: Option<SetPredictor>,
     out: &'a mut Output,
 }
 
 impl Printer<'_> {
-    fn header(&mut self) -> Result<(), StdoutError> {
+    fn print_header(&mut self) -> Result<(), StdoutError> {
         match self.format {
-            Format::Csv => {
+            PredictionFormat::Csv => {
                 let fixed = ["path", "predicted", "probability"].map(str::to_owned);
                 let set = self.sets.map(|_| "set".to_owned());
-                self.out.record(fixed.into_iter().chain(self.classes.iter().cloned()).chain(set))
+                self.out.print_csv(fixed.into_iter().chain(self.classes.iter().cloned()).chain(set))
             }
-            Format::Table | Format::Jsonl => Ok(()),
+            PredictionFormat::Table | PredictionFormat::Jsonl => Ok(()),
         }
     }
 
-    fn row(&mut self, photo: &ImageRef, prediction: Prediction<'_>) -> Result<(), StdoutError> {
+    fn print_row(&mut self, image: &ImageRef, prediction: Prediction<'_>) -> Result<(), StdoutError> {
         let Prediction { probabilities, predicted } = prediction;
         let best = predicted as usize;
         let classes = self.classes;
@@ -99,53 +99,53 @@ impl Printer<'_> {
             sets.predict(probabilities).into_iter().map(|class| &*classes[class as usize]).collect()
         });
         match self.format {
-            Format::Table => {
+            PredictionFormat::Table => {
                 let mut order: Vec<usize> = (0..probabilities.len()).collect();
                 order.sort_by(|&a, &b| {
                     probabilities[b].total_cmp(&probabilities[a]).then((b == best).cmp(&(a == best)))
                 });
-                let shown = order
+                let top = order
                     .iter()
-                    .take(SHOWN)
-                    .map(|&class| format!("{} {:.3}", Shown(&classes[class]), probabilities[class]));
-                let set = set.map(|set| format!("{{{}}}", Shown(set.join(", "))));
+                    .take(TOP_K)
+                    .map(|&class| format!("{} {:.3}", Escaped(&classes[class]), probabilities[class]));
+                let set = set.map(|set| format!("{{{}}}", Escaped(set.join(", "))));
                 let fields: Vec<String> =
-                    std::iter::once(Shown(photo).to_string()).chain(set).chain(shown).collect();
-                self.out.line(fields.join("  "))
+                    std::iter::once(Escaped(image).to_string()).chain(set).chain(top).collect();
+                self.out.print(fields.join("  "))
             }
-            Format::Csv => {
-                let fixed = [photo.to_string(), classes[best].clone(), probabilities[best].to_string()];
-                let each = probabilities.iter().map(ToString::to_string);
-                self.out.record(fixed.into_iter().chain(each).chain(set.map(|set| set.join("|"))))
+            PredictionFormat::Csv => {
+                let fixed = [image.to_string(), classes[best].clone(), probabilities[best].to_string()];
+                let values = probabilities.iter().map(ToString::to_string);
+                self.out.print_csv(fixed.into_iter().chain(values).chain(set.map(|set| set.join("|"))))
             }
-            Format::Jsonl => {
-                let all: serde_json::Map<String, serde_json::Value> =
+            PredictionFormat::Jsonl => {
+                let by_class: serde_json::Map<String, serde_json::Value> =
                     classes.iter().cloned().zip(probabilities.iter().map(|&p| json!(p))).collect();
                 let mut object = json!({
-                    "path": photo.to_string(),
+                    "path": image.to_string(),
                     "predicted": classes[best],
                     "probability": probabilities[best],
-                    "probabilities": all,
+                    "probabilities": by_class,
                 });
                 if let Some(set) = set {
                     object["set"] = json!(set);
                 }
-                self.out.line(object.to_string())
+                self.out.print(object.to_string())
             }
         }
     }
 
-    /// A photo that cannot be read keeps its row where programs read the output.
-    fn unreadable(&mut self, photo: &ImageRef, error: &DecodeError) -> Result<(), StdoutError> {
+    /// Prints the row of an unreadable image in the formats that programs read.
+    fn print_unreadable(&mut self, image: &ImageRef, error: &DecodeError) -> Result<(), StdoutError> {
         match self.format {
-            // The warning says it.
-            Format::Table => Ok(()),
-            Format::Csv => {
+            // The warning on stderr is enough.
+            PredictionFormat::Table => Ok(()),
+            PredictionFormat::Csv => {
                 let empty = vec![String::new(); self.classes.len() + 2 + usize::from(self.sets.is_some())];
-                self.out.record(std::iter::once(photo.to_string()).chain(empty))
+                self.out.print_csv(std::iter::once(image.to_string()).chain(empty))
             }
-            Format::Jsonl => {
-                self.out.line(json!({ "path": photo.to_string(), "error": error.to_string() }).to_string())
+            PredictionFormat::Jsonl => {
+                self.out.print(json!({ "path": image.to_string(), "error": error.to_string() }).to_string())
             }
         }
     }
@@ -157,30 +157,32 @@ mod tests {
 
     use super::*;
 
-    fn printed(format: Format, sets: Option<SetPredictor>, rows: &[(&[f32], u32)]) -> String {
+    fn print_rows(format: PredictionFormat, sets: Option<SetPredictor>, rows: &[(&[f32], u32)]) -> String {
         let classes = ["a", "b\nc", "d", "e"].map(str::to_owned);
-        Output::printed(false, |out| {
+        Output::capture(false, |out| {
             let mut printer = Printer { format, classes: &classes, sets, out };
-            printer.header().unwrap();
+            printer.print_header().unwrap();
             for &(probabilities, predicted) in rows {
-                printer.row(&PathBuf::from("x.jpg").into(), Prediction { probabilities, predicted }).unwrap();
+                printer
+                    .print_row(&PathBuf::from("x.jpg").into(), Prediction { probabilities, predicted })
+                    .unwrap();
             }
         })
     }
 
     #[test]
-    fn the_table_has_three_classes_and_among_equals_the_predicted_one_first() {
+    fn the_table_has_three_classes_and_ties_put_the_predicted_one_first() {
         let rows: [(&[f32], u32); 3] =
             [(&[0.1, 0.2, 0.6, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 0)];
         let expected = "x.jpg  d 0.600  b\\nc 0.200  a 0.100\n\
             x.jpg  d 0.400  a 0.400  b\\nc 0.100\n\
             x.jpg  a 0.400  d 0.400  b\\nc 0.100\n";
-        assert_eq!(printed(Format::Table, None, &rows), expected);
+        assert_eq!(print_rows(PredictionFormat::Table, None, &rows), expected);
     }
 
     #[test]
-    fn a_set_stands_behind_the_path_in_the_table_and_last_in_the_other_formats() {
-        // Nine photos whose class had 0.25: a set has the classes that have so much.
+    fn a_set_is_second_in_the_table_and_last_in_the_other_formats() {
+        // The true class of nine images had probability 0.25: a set has the classes with at least that.
         let held_out: &[f32] = &[0.75, 0.25, 0.0, 0.0].repeat(9);
         let sets = ConformalScores::fit(held_out, &[1; 9])
             .unwrap()
@@ -189,14 +191,14 @@ mod tests {
         let rows: [(&[f32], u32); 2] = [(&[0.25, 0.5, 0.125, 0.125], 1), (&[0.125, 0.125, 0.25, 0.5], 3)];
         let table =
             "x.jpg  {b\\nc, a}  b\\nc 0.500  a 0.250  d 0.125\nx.jpg  {e, d}  e 0.500  d 0.250  a 0.125\n";
-        assert_eq!(printed(Format::Table, Some(sets), &rows), table);
+        assert_eq!(print_rows(PredictionFormat::Table, Some(sets), &rows), table);
         let csv = "path,predicted,probability,a,\"b\nc\",d,e,set\n\
             x.jpg,\"b\nc\",0.5,0.25,0.5,0.125,0.125,\"b\nc|a\"\nx.jpg,e,0.5,0.125,0.125,0.25,0.5,e|d\n";
-        assert_eq!(printed(Format::Csv, Some(sets), &rows), csv);
-        let jsonl = printed(Format::Jsonl, Some(sets), &rows[1..]);
+        assert_eq!(print_rows(PredictionFormat::Csv, Some(sets), &rows), csv);
+        let jsonl = print_rows(PredictionFormat::Jsonl, Some(sets), &rows[1..]);
         let line: serde_json::Value = serde_json::from_str(&jsonl).unwrap();
         let probabilities = json!({ "a": 0.125, "b\nc": 0.125, "d": 0.25, "e": 0.5 });
-        let all = json!({ "path": "x.jpg", "predicted": "e", "probability": 0.5, "probabilities": probabilities, "set": ["e", "d"] });
-        assert_eq!(line, all);
+        let expected = json!({ "path": "x.jpg", "predicted": "e", "probability": 0.5, "probabilities": probabilities, "set": ["e", "d"] });
+        assert_eq!(line, expected);
     }
 }

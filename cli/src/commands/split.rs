@@ -6,25 +6,25 @@ use headstock_train::run::write_split;
 use headstock_train::samples::{SampleSet, Subset};
 use serde::Serialize;
 
-use super::Session;
+use super::CommandContext;
 use crate::args::SplitArgs;
 
-/// What `--json` prints.
+/// The output of `split --json`.
 #[derive(Serialize)]
-struct Figures<'a> {
+struct SplitJson<'a> {
     out: &'a Path,
     classes: usize,
     train: usize,
     test: usize,
 }
 
-pub(crate) fn run(args: &SplitArgs, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let settings = session.settings(&[])?;
-    let (samples, _) = SampleSet::read(&settings, session.bars)?;
+pub(crate) fn run(args: &SplitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    let settings = context.resolve_settings(&[])?;
+    let (samples, _) = SampleSet::read(&settings, context.bars)?;
     write_split(&samples, &args.out)?;
     let (train, test) = (samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len());
-    let out = &mut *session.output;
-    out.line(format!("{}: {train} to train on, {test} to test on", args.out.display()))?;
-    out.figures(&Figures { out: &args.out, classes: samples.classes.len(), train, test })?;
+    let out = &mut *context.output;
+    out.print(format!("{}: {train} for training, {test} for testing", args.out.display()))?;
+    out.print_json(&SplitJson { out: &args.out, classes: samples.classes.len(), train, test })?;
     Ok(())
 }

@@ -10,18 +10,18 @@ use headstock_train::config::ConfigError;
 
 use super::*;
 
-fn status(error: impl Into<anyhow::Error>) -> ExitCode {
-    report(&error.into(), &Bars::new())
+fn exit_code(error: impl Into<anyhow::Error>) -> ExitCode {
+    report_error(&error.into(), &ProgressBars::new())
 }
 
 #[test]
-fn a_broken_pipe_is_forgiven_on_stdout_alone() {
+fn a_broken_pipe_is_ignored_only_on_stdout() {
     let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-    assert_eq!(status(StdoutError::from(broken())), ExitCode::SUCCESS);
+    assert_eq!(exit_code(StdoutError::from(broken())), ExitCode::SUCCESS);
     let socket = TrainError::Io { action: "read", path: "x.npz".into(), source: broken() };
-    assert_eq!(status(socket), ExitCode::from(1));
+    assert_eq!(exit_code(socket), ExitCode::from(1));
     let full = io::Error::from(io::ErrorKind::StorageFull);
-    assert_eq!(status(StdoutError::from(full)), ExitCode::from(1));
+    assert_eq!(exit_code(StdoutError::from(full)), ExitCode::from(1));
 }
 
 #[test]
@@ -53,34 +53,34 @@ fn each_kind_of_error_has_the_exit_status_that_help_names() {
     ];
     for (code, errors) in [(1, failed), (2, usage), (3, data)] {
         for error in errors {
-            let told = error.to_string();
-            assert_eq!(status(error), ExitCode::from(code), "{told}");
+            let message = error.to_string();
+            assert_eq!(exit_code(error), ExitCode::from(code), "{message}");
         }
     }
-    assert_eq!(status(anyhow::anyhow!("something else")), ExitCode::from(1));
-    // What is told around an error does not change what it is.
-    let within = anyhow::Error::from(TrainError::Data("no photos".into())).context("failed to begin");
-    assert_eq!(status(within), ExitCode::from(3));
+    assert_eq!(exit_code(anyhow::anyhow!("something else")), ExitCode::from(1));
+    // Context around an error does not change its exit status.
+    let wrapped = anyhow::Error::from(TrainError::Data("no photos".into())).context("failed to begin");
+    assert_eq!(exit_code(wrapped), ExitCode::from(3));
 }
 
 #[test]
-fn an_error_is_told_with_what_it_comes_from_and_nothing_twice() {
+fn an_error_lists_its_causes_and_repeats_nothing() {
     let source = || io::Error::other("the disk is gone");
     let error = TrainError::Io { action: "read", path: "x.npz".into(), source: source() };
-    assert_eq!(text(&error.into()), "error: failed to read x.npz\n  because: the disk is gone");
-    // A transparent error is its source.
+    assert_eq!(format_error(&error.into()), "error: failed to read x.npz\n  because: the disk is gone");
+    // A transparent error prints as its source.
     let transparent = TrainError::from(HeadError::Data("no row".into()));
-    assert_eq!(text(&transparent.into()), "error: no row");
+    assert_eq!(format_error(&transparent.into()), "error: no row");
     let repeated: Result<(), _> = Err(source());
     let repeated = repeated.context("failed: the disk is gone").context("failed to begin").unwrap_err();
-    assert_eq!(text(&repeated), "error: failed to begin\n  because: failed: the disk is gone");
+    assert_eq!(format_error(&repeated), "error: failed to begin\n  because: failed: the disk is gone");
 }
 
 #[test]
-fn lines_of_ours_are_told_by_their_level_and_those_of_other_crates_are_not() {
-    let ours = "headstock_train::fit";
-    let told =
-        [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE].map(|level| kind(level, ours));
-    assert_eq!(told, [Some("error"), Some("warning"), Some("note"), None, None]);
-    assert_eq!(kind(Level::ERROR, "hyper::client"), None);
+fn only_events_of_our_crates_are_shown_with_their_level() {
+    let target = "headstock_train::fit";
+    let labels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE]
+        .map(|level| level_label(level, target));
+    assert_eq!(labels, [Some("error"), Some("warning"), Some("note"), None, None]);
+    assert_eq!(level_label(Level::ERROR, "hyper::client"), None);
 }

@@ -1,4 +1,4 @@
-//! What `split`, `bench`, `extract` and `predict` give, through the program.
+//! Results of `split`, `bench`, `extract` and `predict`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -7,14 +7,14 @@ use std::io::Cursor;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::support::{CLASSES, Project, demo_photo};
+use crate::support::{CLASSES, Project, demo_image};
 
-/// A table of the project, with its header first.
-fn table(project: &Project, name: &str) -> Vec<Vec<String>> {
-    rows(&project.read(name))
+/// The rows of a CSV of the project, header first.
+fn read_rows(project: &Project, name: &str) -> Vec<Vec<String>> {
+    parse_rows(&project.read(name))
 }
 
-fn rows(text: &str) -> Vec<Vec<String>> {
+fn parse_rows(text: &str) -> Vec<Vec<String>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     reader.records().map(|row| row.expect("a table").iter().map(str::to_owned).collect()).collect()
 }
@@ -41,7 +41,7 @@ fn split_writes_what_training_then_uses() {
 
 // effect: bench --weights, bench --batch, bench --seconds, --threads
 #[test]
-fn bench_tells_the_rate_and_all_that_it_depends_on() {
+fn bench_reports_the_rate_and_its_settings() {
     let project = Project::new(0);
     let arguments = ["bench", "--weights", "backbone", "--batch", "2", "--seconds", "0.3", "--threads", "1"];
     let done = project.run(&[&arguments[..], &["--json"]].concat()).ok();
@@ -51,12 +51,12 @@ fn bench_tells_the_rate_and_all_that_it_depends_on() {
         (measured.remove("images_per_second").unwrap(), measured.remove("seconds").unwrap());
     let batches = measured.remove("batches").unwrap();
     let (seconds, batches) = (seconds.as_f64().unwrap(), batches.as_u64().unwrap());
-    // No batch of two such photos takes so long.
+    // A batch of two such photos takes less time.
     assert!(seconds >= 0.3 && batches > 1, "{}", done.stdout);
     assert!((rate.as_f64().unwrap() - 2.0 * batches as f64 / seconds).abs() < 1e-6, "{}", done.stdout);
     assert!(!measured.remove("isa").unwrap().as_str().unwrap().is_empty());
     assert!(measured.remove("seconds_to_first").unwrap().as_f64().unwrap() > 0.0);
-    // The weights alone take about 90.
+    // The weights alone need about 90 MiB.
     let memory = measured.remove("peak_memory_mib").map(|memory| memory.as_f64().unwrap());
     assert_eq!(memory.is_some(), cfg!(target_os = "linux"));
     assert!(memory.is_none_or(|memory| (90.0..10_000.0).contains(&memory)), "{memory:?}");
@@ -73,7 +73,7 @@ fn bench_tells_the_rate_and_all_that_it_depends_on() {
 #[test]
 fn a_layer_has_as_many_features_as_channels() {
     let project = Project::new(2);
-    // ResNet-50: He et al., 2015, table 1; the stem has 64 channels, and the blocks expand theirs by 4.
+    // He et al. 2015, table 1: the stem of ResNet-50 has 64 channels, and blocks expand their channels by 4.
     for (layer, width) in [("stem", 64), ("layer1", 256), ("layer2", 512), ("layer3", 1024), ("layer4", 2048)]
     {
         let out = format!("{layer}.npy");
@@ -90,9 +90,9 @@ fn a_layer_has_as_many_features_as_channels() {
 
 // effect: extract --out, data.class_order, data.extension
 #[test]
-fn rows_of_features_are_in_the_order_of_the_paths_and_the_table_beside_names_them() {
+fn feature_rows_are_sorted_by_path_and_named_in_the_table() {
     let project = Project::new(2);
-    // A table in another order than its paths have, and classes in the order in which they appear.
+    // A table that is not sorted by path, and classes in the order of appearance.
     project.write(
         "labels.csv",
         "id,label\nshoes/01,S\nhat/01,H\ndress/00,D\nhat/00,H\nshoes/00,S\ndress/01,D\n",
@@ -104,19 +104,19 @@ fn rows_of_features_are_in_the_order_of_the_paths_and_the_table_beside_names_the
         0,dress/00.jpg,D,2\n1,dress/01.jpg,D,2\n2,hat/00.jpg,H,1\n3,hat/01.jpg,H,1\n4,shoes/00.jpg,S,0\n5,shoes/01.jpg,S,0\n";
     assert_eq!(project.read("x.csv"), expected);
 
-    // Each row is of the photo that the table names: extracted alone, it has the same features.
+    // Each row belongs to the photo in the table: extracted alone, the photo has the same features.
     project.run(&["extract", "--config", "csv.toml", "--out", "all.npy"]).ok();
     assert_eq!(project.read("all.csv"), expected);
     let all = fs::read(project.path("all.npy")).unwrap();
     let width = (all.len() - 128) / 6;
-    for row in table(&project, "x.csv").iter().skip(1) {
+    for row in read_rows(&project, "x.csv").iter().skip(1) {
         let (class, file) = row[1].split_once('/').unwrap();
         fs::create_dir_all(project.path(&format!("alone/{class}"))).unwrap();
         let from = project.path(&format!("photos/{}", row[1]));
         fs::copy(from, project.path(&format!("alone/{class}/{file}"))).unwrap();
-        // A data set has two classes at least; this one's path sorts behind.
+        // A data set needs two classes; this path sorts last.
         fs::create_dir_all(project.path("alone/zebra")).unwrap();
-        fs::copy(demo_photo("hat", 9), project.path("alone/zebra/x.jpg")).unwrap();
+        fs::copy(demo_image("hat", 9), project.path("alone/zebra/x.jpg")).unwrap();
         project.run(&["extract", "--out", "alone.npy", "--set", "data.folder=alone"]).ok();
         let alone = fs::read(project.path("alone.npy")).unwrap();
         let number: usize = row[0].parse().unwrap();
@@ -127,7 +127,7 @@ fn rows_of_features_are_in_the_order_of_the_paths_and_the_table_beside_names_the
 
 // effect: data.on_error
 #[test]
-fn extract_leaves_out_what_cannot_be_read_when_told_to() {
+fn extract_skips_unreadable_files_if_configured() {
     let project = Project::new(3);
     project.write("photos/hat/01.jpg", "no photo");
     project.run(&["extract", "--out", "x.npz"]).fails(3, &["hat", "01.jpg", "data.on_error = \"skip\""]);
@@ -140,7 +140,8 @@ fn extract_leaves_out_what_cannot_be_read_when_told_to() {
         "{}",
         done.stderr
     );
-    let paths: Vec<String> = table(&project, "x.csv").into_iter().skip(1).map(|row| row[1].clone()).collect();
+    let paths: Vec<String> =
+        read_rows(&project, "x.csv").into_iter().skip(1).map(|row| row[1].clone()).collect();
     let expected =
         ["dress/00", "dress/01", "dress/02", "hat/00", "hat/02", "shoes/00", "shoes/01", "shoes/02"];
     assert_eq!(paths, expected.map(|path| format!("{path}.jpg")));
@@ -148,28 +149,28 @@ fn extract_leaves_out_what_cannot_be_read_when_told_to() {
 
 // effect: bench --data
 #[test]
-fn bench_measures_the_way_from_files_and_keeps_nothing() {
+fn bench_measures_from_files_and_caches_nothing() {
     let project = Project::new(8);
     project.run(&["extract", "--out", "x.npz", "--set", "features.cache=kept"]).ok();
     let arguments =
         ["bench", "--data", "--set", "features.cache=kept", "--seconds", "0.01", "--threads", "1"];
     let before: BTreeSet<_> = names_in(&project.path(""));
     let done = project.run(&[&arguments[..], &["--json"]].concat()).ok();
-    // What the user keeps was neither taken for the work nor added to.
-    let (figures, photos) = (done.json(), done.json()["photos"].as_u64().unwrap());
-    assert!((8..=24).contains(&photos), "{figures}");
+    // The user's cache was neither used nor changed.
+    let (figures, n_images) = (done.json(), done.json()["photos"].as_u64().unwrap());
+    assert!((8..=24).contains(&n_images), "{figures}");
     assert_eq!(names_in(&project.path("")), before);
-    assert_eq!(project.stored("kept"), 24);
+    assert_eq!(project.n_cached("kept"), 24);
     let figure = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name}: {figures}"));
-    let rate = photos as f64 / figure("seconds");
+    let rate = n_images as f64 / figure("seconds");
     assert!((figure("images_per_second") / rate - 1.0).abs() < 1e-9, "{figures}");
     let ratio = figure("images_per_second") / figure("network_images_per_second");
     assert!((figure("ratio") / ratio - 1.0).abs() < 1e-9, "{figures}");
     let plain = project.run(&arguments).ok().stdout;
     assert!(plain.lines().count() == 1 && plain.contains("photos/s from files"), "{plain}");
 
-    // It has no photos of its own: with --weights too the config is read, the usual one where none is named.
-    let no_config = done_in(&project, &[&arguments[..], &["--weights", "../backbone"]].concat());
+    // --data needs the photos of a config, also with --weights; the default config is headstock.toml.
+    let no_config = run_in_empty_folder(&project, &[&arguments[..], &["--weights", "../backbone"]].concat());
     no_config.fails(2, &["there is no config headstock.toml"]);
     fs::remove_dir(project.path("empty")).unwrap();
     let away = ["--config", "away.toml"];
@@ -180,9 +181,9 @@ fn bench_measures_the_way_from_files_and_keeps_nothing() {
 }
 
 /// The command in an empty folder of the project.
-fn done_in(project: &Project, arguments: &[&str]) -> crate::support::Done {
+fn run_in_empty_folder(project: &Project, arguments: &[&str]) -> crate::support::CommandOutput {
     fs::create_dir(project.path("empty")).expect("a folder");
-    crate::support::done(project.command(arguments).current_dir(project.path("empty")))
+    crate::support::run_command(project.command(arguments).current_dir(project.path("empty")))
 }
 
 fn names_in(folder: &Path) -> BTreeSet<OsString> {
@@ -204,22 +205,22 @@ fn features_are_the_same_to_the_bit_on_one_thread_and_on_three() {
         project.run(&train).ok();
     }
     let read = |name: &str| fs::read(project.path(name)).unwrap();
-    assert!(read("1.npz") == read("3.npz"), "plain views differ");
+    assert!(read("1.npz") == read("3.npz"), "unaugmented views differ");
     // The head was fitted on the augmented views too.
     assert!(read("run1/model.safetensors") == read("run3/model.safetensors"), "augmented views differ");
 }
 
 #[test]
-fn a_photo_that_is_damaged_within_stops_the_work_or_is_skipped_and_what_was_computed_is_kept() {
+fn a_corrupt_image_stops_or_is_skipped_and_computed_features_are_cached() {
     let project = Project::new(10);
-    // Header and end are whole: only decoding tells.
+    // Header and end are valid: only decoding finds the damage.
     let mut png = Vec::new();
     let noise =
         image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, (x + y) as u8, (x ^ y) as u8]));
     noise.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
     let middle = png.len() / 2;
     png[middle] ^= 0xFF;
-    // The second has the same bytes; the third is another one.
+    // Two files with the same bytes, and another one.
     fs::write(project.path("photos/shoes/04.png"), &png).unwrap();
     fs::write(project.path("photos/shoes/05.png"), &png).unwrap();
     png[middle + 1] ^= 0xFF;
@@ -230,28 +231,28 @@ fn a_photo_that_is_damaged_within_stops_the_work_or_is_skipped_and_what_was_comp
     let stopped = project.run(&extract).fails(3, &[&["3 photos cannot be read"][..], &all].concat());
     assert!(all.iter().all(|name| stopped.stderr.matches(name).count() == 1), "{}", stopped.stderr);
     assert!(!project.path("x.npz").exists());
-    // Of 30 whole photos 24 come before the first that is damaged. The network goes on while features are stored: on a slow
-    // disk the other six are done by the time that the work is called off.
-    let stored = project.stored(".headstock");
-    assert!((16..=30).contains(&stored), "{stored} were kept");
+    // 24 of the 30 valid photos come before the first damaged one. The other six may be computed before the
+    // work stops, because the network continues while features are stored.
+    let stored = project.n_cached(".headstock");
+    assert!((16..=30).contains(&stored), "{stored} were cached");
 
     let skip = [&extract[..], &["--set", "data.on_error=skip", "--json"]].concat();
     let done = project.run(&skip).ok();
     let figures = done.json();
-    let told = (&figures["rows"], &figures["skipped"], &figures["computed"]);
-    assert_eq!(told, (&30.into(), &3.into(), &(30 - stored).into()));
-    assert!(done.stderr.contains("3 photos cannot be read and are left out"), "{}", done.stderr);
+    let counts = (&figures["rows"], &figures["skipped"], &figures["computed"]);
+    assert_eq!(counts, (&30.into(), &3.into(), &(30 - stored).into()));
+    assert!(done.stderr.contains("3 photos cannot be read and are skipped"), "{}", done.stderr);
     assert!(all.iter().all(|name| done.stderr.matches(name).count() == 1), "{}", done.stderr);
-    // With one that a look finds: all are told as well, and nothing is computed.
+    // With a file that the first check finds, all are reported and nothing is computed.
     project.write("photos/dress/00.jpg", "no photo");
-    let nothing_kept = [&extract[..], &["--set", "features.cache=other"]].concat();
-    project.run(&nothing_kept).fails(3, &[&["4 photos cannot be read", "00.jpg"][..], &all].concat());
-    assert_eq!(project.stored("other"), 0);
+    let other_cache = [&extract[..], &["--set", "features.cache=other"]].concat();
+    project.run(&other_cache).fails(3, &[&["4 photos cannot be read", "00.jpg"][..], &all].concat());
+    assert_eq!(project.n_cached("other"), 0);
 }
 
 // effect: --json, predict --format
 #[test]
-fn predict_ends_with_its_figures_behind_every_format() {
+fn predict_prints_json_last_in_every_format() {
     let project = Project::new(4);
     project.run(&["train"]).ok();
     project.write("bad.jpg", "no photo");
@@ -285,11 +286,11 @@ fn processes_share_a_cache_at_the_same_time() {
         assert!(ended.status.success(), "{out}: {}", String::from_utf8_lossy(&ended.stderr));
         assert!(fs::read(project.path(out)).unwrap() == alone[layer], "{out}: {layer}");
     }
-    assert_eq!(project.stored(".headstock"), 2 * 36, "each vector once");
+    assert_eq!(project.n_cached(".headstock"), 2 * 36, "each vector once");
 }
 
 #[test]
-fn class_names_may_hold_whatever_a_table_can() {
+fn class_names_may_contain_quotes_commas_and_newlines() {
     let project = Project::new(4);
     let names = ["say \"hat\"", "a, b", "two\nlines"];
     let mut labels = csv::Writer::from_writer(Vec::new());
@@ -305,8 +306,8 @@ fn class_names_may_hold_whatever_a_table_can() {
 
     let sorted = ["a, b", "say \"hat\"", "two\nlines"];
     let label_of: BTreeMap<String, String> =
-        table(&project, "labels.csv").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    let predictions = table(&project, "runs/linear-1/predictions.csv");
+        read_rows(&project, "labels.csv").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let predictions = read_rows(&project, "runs/linear-1/predictions.csv");
     assert_eq!(predictions[0][..4], ["path", "label", "predicted", "probability"]);
     assert_eq!(predictions[0][4..], sorted);
     assert_eq!(predictions.len(), 1 + 3);
@@ -314,11 +315,11 @@ fn class_names_may_hold_whatever_a_table_can() {
         assert_eq!(row[1], label_of[&row[0]]);
         let best = sorted.iter().position(|name| *name == row[2]).unwrap();
         assert_eq!(row[3], row[4 + best], "{row:?}");
-        let photo = format!("photos/{}", row[0]);
-        let shown = project.run(&["predict", "runs/linear-1", &photo, "--format", "csv"]).ok().stdout;
-        let shown = rows(&shown);
+        let image = format!("photos/{}", row[0]);
+        let shown = project.run(&["predict", "runs/linear-1", &image, "--format", "csv"]).ok().stdout;
+        let shown = parse_rows(&shown);
         assert_eq!(shown[0][3..], sorted);
-        assert_eq!(shown[1][1..], row[2..], "{photo}");
+        assert_eq!(shown[1][1..], row[2..], "{image}");
     }
 }
 
@@ -326,15 +327,17 @@ fn class_names_may_hold_whatever_a_table_can() {
 fn a_run_that_was_moved_still_predicts_and_evaluates() {
     let project = Project::new(4);
     project.run(&["train"]).ok();
-    let photo = project.path("photos/hat/00.jpg");
+    let image = project.path("photos/hat/00.jpg");
     let predict = |run: &str| {
-        let arguments = ["predict", run, photo.to_str().unwrap(), "--format", "csv"];
-        crate::support::done(project.command(&arguments).current_dir(project.path("elsewhere"))).ok().stdout
+        let arguments = ["predict", run, image.to_str().unwrap(), "--format", "csv"];
+        crate::support::run_command(project.command(&arguments).current_dir(project.path("elsewhere")))
+            .ok()
+            .stdout
     };
     fs::create_dir(project.path("elsewhere")).unwrap();
     let before = predict("../runs/linear-1");
     fs::rename(project.path("runs/linear-1"), project.path("elsewhere/moved")).unwrap();
-    // What a run needs is named by where it lies, not by where the run was made.
+    // A run does not depend on the folder where it was made.
     fs::remove_file(project.path("headstock.toml")).unwrap();
     assert_eq!(predict("moved"), before);
     let evaluate = project.run(&["evaluate", "elsewhere/moved", "--json"]).ok().json();

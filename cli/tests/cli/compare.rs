@@ -1,31 +1,31 @@
-//! Heads against each other, through the program.
+//! `headstock compare`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use crate::support::{CLASSES, Done, Project, SAME_BYTES, demo, fields};
+use crate::support::{CLASSES, CommandOutput, Project, REPRODUCIBLE_FILES, demo_dir, field_paths};
 use headstock_train::metrics::Metrics;
 
-/// The figures of a candidate that changes nothing of its head's defaults.
-fn defaults_of(figures: &serde_json::Value, head: &str) -> serde_json::Value {
+/// The candidate with the default hyperparameters of its head.
+fn default_candidate(figures: &serde_json::Value, head: &str) -> serde_json::Value {
     let all = figures["candidates"].as_array().expect("candidates");
-    let plain = |entry: &&serde_json::Value| {
+    let is_default = |entry: &&serde_json::Value| {
         entry["head"] == head && entry["changed"].as_object().is_some_and(serde_json::Map::is_empty)
     };
-    all.iter().find(plain).unwrap_or_else(|| panic!("{figures}")).clone()
+    all.iter().find(is_default).unwrap_or_else(|| panic!("{figures}")).clone()
 }
 
-/// The lines of the table below its header, by head.
-fn rows(done: &Done) -> Vec<Vec<String>> {
-    let lines = done.stdout.lines().skip_while(|line| !line.contains("to the best")).skip(1);
+/// The rows of the table below its header, split at white space.
+fn table_rows(done: &CommandOutput) -> Vec<Vec<String>> {
+    let lines = done.stdout.lines().skip_while(|line| !line.contains("vs. best")).skip(1);
     let rows = lines.take_while(|line| !line.is_empty());
     rows.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
 #[test]
-fn the_demo_is_compared_on_its_training_part_and_the_best_is_trained_on_all_of_it() {
+fn compare_uses_the_training_split_and_trains_the_best_on_it() {
     let project = Project::new(0);
-    let config = demo().join("headstock.toml");
+    let config = demo_dir().join("headstock.toml");
     let config = config.to_str().unwrap();
     let cache = format!("features.cache={}", project.path("cache").display());
     let arguments = ["compare", "--config", config, "--set", &cache, "--heads", "linear,svm", "--json"];
@@ -36,21 +36,21 @@ fn the_demo_is_compared_on_its_training_part_and_the_best_is_trained_on_all_of_i
         (&300.into(), &10.into(), &5.into())
     );
     for head in ["linear", "svm"] {
-        let accuracy = defaults_of(&figures, head)["accuracy"]["value"].as_f64().unwrap();
+        let accuracy = default_candidate(&figures, head)["accuracy"]["value"].as_f64().unwrap();
         assert!(accuracy > 0.7, "{head}: {accuracy}");
     }
-    let table = rows(&done);
-    assert_eq!(table.len(), 2, "a row a head: {}", done.stdout);
+    let table = table_rows(&done);
+    assert_eq!(table.len(), 2, "one row per head: {}", done.stdout);
     assert!(table[0].contains(&"best".to_owned()), "{}", done.stdout);
 
     let best = &figures["candidates"][0];
     assert_eq!(figures["trained"]["head"], best["head"]);
     assert_eq!(figures["trained"]["counts"]["train"], 300);
     assert!(done.stdout.contains("run: best\n") && done.stdout.contains(" predict "), "{}", done.stdout);
-    // It is the run that `train` writes.
+    // `train` writes the same run.
     let again = project.path("best/headstock.toml");
     project.run(&["train", "--config", again.to_str().unwrap(), "--run", "again"]).ok();
-    for file in SAME_BYTES {
+    for file in REPRODUCIBLE_FILES {
         let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).unwrap();
         assert!(read("best") == read("again"), "{file}");
     }
@@ -59,8 +59,8 @@ fn the_demo_is_compared_on_its_training_part_and_the_best_is_trained_on_all_of_i
 }
 
 #[test]
-fn the_command_that_comes_next_trains_the_best() {
-    let project = Project::given("compare/overlapping");
+fn the_suggested_command_trains_the_best() {
+    let project = Project::with_features("compare/overlapping");
     let done = project.run(&["compare", "--heads", "svm", "--set", "split.seed=3", "--json"]).ok();
     let next = done.stdout.lines().find(|line| line.contains(" train ")).unwrap();
     let words: Vec<String> =
@@ -76,18 +76,18 @@ fn the_command_that_comes_next_trains_the_best() {
 }
 
 #[test]
-fn the_command_that_comes_next_has_what_was_set_and_what_the_best_changes_of_the_config() {
-    let project = Project::given("compare/overlapping");
+fn the_suggested_command_has_the_overrides_and_the_changes_of_the_best() {
+    let project = Project::with_features("compare/overlapping");
     let text = project.read("headstock.toml");
     project.write("my config.toml", &(text + "[head]\nkind = \"linear\"\nC = 10.0\n"));
     let compare =
         ["compare", "--config", "my config.toml", "--heads", "linear", "--set", "head.max_iter=500"];
     let done = project.run(&compare).ok();
     let next = done.stdout.lines().last().unwrap();
-    // The best has the head's default, which is another value than the config's.
+    // The best candidate has the default value, which differs from the config.
     let expected = " train --config 'my config.toml' --set 'head.max_iter=500' --set 'head.C=1.0'";
     assert!(next.ends_with(expected), "{next}");
-    // For another head than the config's, its keys are those of another one.
+    // Overrides of [head] are dropped for another head than the config's.
     let other = ["compare", "--heads", "svm", "--set", "head.max_iter=500", "--set", "split.seed=1"];
     let done = project.run(&other).ok();
     let next = done.stdout.lines().last().unwrap();
@@ -96,30 +96,30 @@ fn the_command_that_comes_next_has_what_was_set_and_what_the_best_changes_of_the
 }
 
 #[test]
-fn what_fits_warn_of_is_told_once_a_candidate_with_how_often() {
-    let project = Project::given("compare/overlapping");
+fn warnings_of_fits_are_shown_once_per_candidate_with_their_number() {
+    let project = Project::with_features("compare/overlapping");
     let compare = ["compare", "--heads", "linear", "--set", "head.max_iter=1", "--json"];
     let done = project.run(&compare).ok();
     let best = done.json()["candidates"][0].clone();
     let warnings = best["warnings"].as_array().unwrap();
-    assert!(warnings.len() > 1 && warnings.len() <= 5, "one a fold at most: {warnings:?}");
+    assert!(warnings.len() > 1 && warnings.len() <= 5, "at most one per fold: {warnings:?}");
     let [first, more] =
-        [warnings[0].as_str().unwrap(), &format!("(and {} warnings like it)", warnings.len() - 1)];
+        [warnings[0].as_str().unwrap(), &format!("(and {} similar warnings)", warnings.len() - 1)];
     assert_eq!(done.stderr, format!("warning: linear (C = 0.1, max_iter = 1): {first} {more}\n"));
     assert_eq!(best["changed"], serde_json::json!({ "C": 0.1, "max_iter": 1 }));
     let all = project.run(&[&compare[..], &["--all"]].concat()).ok();
-    assert_eq!(all.stderr.lines().count(), 3, "a line a candidate that is shown: {}", all.stderr);
+    assert_eq!(all.stderr.lines().count(), 3, "one line per candidate in the table: {}", all.stderr);
 }
 
 // effect: compare --out, compare --all
 #[test]
 fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
-    let project = Project::given("compare/overlapping");
-    let arguments = ["compare", "--heads", "linear,mlp,svm", "--all", "--by", "log-loss", "--json"];
+    let project = Project::with_features("compare/overlapping");
+    let arguments = ["compare", "--heads", "linear,mlp,svm", "--all", "--metric", "log-loss", "--json"];
     let done = project.run(&[&arguments[..], &["--out", "tables/all.csv"]].concat()).ok();
     let figures = done.json();
     let candidates = figures["candidates"].as_array().expect("candidates");
-    assert_eq!(rows(&done).len(), candidates.len(), "{}", done.stdout);
+    assert_eq!(table_rows(&done).len(), candidates.len(), "{}", done.stdout);
 
     let mut reader = csv::Reader::from_path(project.path("tables/all.csv")).unwrap();
     let header: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
@@ -141,7 +141,7 @@ fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
         before = number("log_loss");
     }
 
-    // The same again in JSON, over what is ours, and over nothing else.
+    // The same in JSON; only files of ours are overwritten.
     project.run(&[&arguments[..], &["--out", "all.json"]].concat()).ok();
     let done = project.run(&[&arguments[..], &["--out", "all.json"]].concat()).ok();
     let written: serde_json::Value = serde_json::from_str(&project.read("all.json")).unwrap();
@@ -149,18 +149,18 @@ fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
     project.write("mine.json", "{}");
     project.write("mine.csv", "id,breed\n");
     for file in ["mine.json", "mine.csv"] {
-        project.run(&["compare", "--out", file]).fails(2, &[file, "is there already"]);
+        project.run(&["compare", "--out", file]).fails(2, &[file, "exists and is not"]);
     }
     project.run(&["compare", "--out", "all.txt"]).fails(2, &["known: .csv, .json"]);
 }
 
 #[test]
-fn what_may_be_as_good_as_the_best_is_marked_and_what_is_worse_is_not() {
+fn candidates_tied_with_the_best_are_marked() {
     for name in ["compare/overlapping", "feature_file/separable"] {
-        let project = Project::given(name);
+        let project = Project::with_features(name);
         let done = project.run(&["compare", "--heads", "linear,svm", "--folds", "3", "--all", "--json"]).ok();
         let figures = done.json();
-        let (candidates, rows) = (figures["candidates"].as_array().unwrap(), rows(&done));
+        let (candidates, rows) = (figures["candidates"].as_array().unwrap(), table_rows(&done));
         assert_eq!(rows.len(), candidates.len(), "{}", done.stdout);
         let mut marked = 0;
         for (row, candidate) in rows.iter().zip(candidates).skip(1) {
@@ -169,13 +169,18 @@ fn what_may_be_as_good_as_the_best_is_marked_and_what_is_worse_is_not() {
             assert_eq!((&candidate["tied"], row[0] == "~"), (&tied.into(), tied), "{}", done.stdout);
             marked += usize::from(tied);
         }
-        assert_eq!(done.stdout.contains("~ may be as good as the best"), marked > 0, "{}", done.stdout);
+        assert_eq!(
+            done.stdout.contains("~ not significantly worse than the best"),
+            marked > 0,
+            "{}",
+            done.stdout
+        );
     }
 }
 
 #[test]
-fn groups_are_kept_together_and_those_that_the_split_divides_are_told() {
-    let project = Project::given("compare/grouped");
+fn groups_stay_in_one_fold_and_divided_ones_are_reported() {
+    let project = Project::with_features("compare/grouped");
     let done = project.run(&["compare", "--heads", "linear", "--json"]).ok();
     assert_eq!(done.json()["groups"], 30);
     assert!(done.stdout.contains("135 samples in 30 groups"), "{}", done.stdout);
@@ -186,7 +191,7 @@ fn groups_are_kept_together_and_those_that_the_split_divides_are_told() {
 }
 
 #[test]
-fn photos_of_a_table_have_groups_too_and_augmented_views_are_fitted_on() {
+fn images_of_a_table_have_groups_and_augmented_views() {
     let project = Project::new(6);
     let rows = CLASSES.iter().flat_map(|class| {
         (0..6).map(move |number| format!("{class}/{number:02},{class},day {}\n", number % 3))
@@ -198,51 +203,51 @@ fn photos_of_a_table_have_groups_too_and_augmented_views_are_fitted_on() {
     let compare = ["compare", "--heads", "linear", "--folds", "2", "--json"];
     let done = project.run(&compare).ok();
     assert_eq!((&done.json()["groups"], &done.json()["views"]), (&3.into(), &1.into()));
-    let with = defaults_of(&done.json(), "linear");
+    let with = default_candidate(&done.json(), "linear");
     let plain = project.run(&[&compare[..], &["--set", "features.views=0"]].concat()).ok();
-    assert_ne!(defaults_of(&plain.json(), "linear")["log_loss"], with["log_loss"]);
+    assert_ne!(default_candidate(&plain.json(), "linear")["log_loss"], with["log_loss"]);
     project.run(&["compare", "--folds", "4"]).fails(3, &["--folds 4", "4 folds are too many for 3 groups"]);
 }
 
 #[test]
-fn heads_are_compared_and_the_best_is_trained_on_the_frozen_backbone_though_the_config_tunes() {
+fn compare_uses_the_frozen_backbone_even_if_the_config_fine_tunes() {
     let project = Project::new(6);
     let compare = ["compare", "--heads", "linear", "--folds", "2", "--json"];
     let plain = project.run(&compare).ok();
-    let note = "the backbone stays frozen here: [tune] is not used";
+    let note = "the backbone is frozen for this command: [tune] is not used";
     assert!(!plain.stderr.contains(note), "{}", plain.stderr);
     let tuning = ["--set", "tune.from=layer4", "--take-best", "--run", "best"];
     let done = project.run(&[&compare[..], &tuning].concat()).ok();
     assert!(done.stderr.contains(note), "{}", done.stderr);
     assert_eq!(
-        defaults_of(&done.json(), "linear")["log_loss"],
-        defaults_of(&plain.json(), "linear")["log_loss"]
+        default_candidate(&done.json(), "linear")["log_loss"],
+        default_candidate(&plain.json(), "linear")["log_loss"]
     );
     assert!(!project.read("best/headstock.toml").contains("from = \"layer4\""));
 }
 
 #[test]
-fn a_budget_that_is_spent_at_once_leaves_nothing_to_compare() {
-    let project = Project::given("compare/overlapping");
+fn a_budget_of_0_is_refused() {
+    let project = Project::with_features("compare/overlapping");
     let done = project.run(&["compare", "--budget", "0"]).fails(2, &["--budget"]);
     assert_eq!(done.stdout, "");
     let long = project.run(&["compare", "--heads", "linear,svm", "--budget", "1e6"]).ok();
-    assert!(!long.stdout.contains("left out"), "{}", long.stdout);
+    assert!(!long.stdout.contains("not tried"), "{}", long.stdout);
     for budget in ["-1", "soon", "NaN"] {
         project.run(&["compare", &format!("--budget={budget}")]).fails(2, &["--budget"]);
     }
 }
 
 #[test]
-fn what_cannot_be_compared_is_refused_before_the_work() {
-    let project = Project::given("compare/overlapping");
+fn invalid_comparisons_are_refused_at_the_start() {
+    let project = Project::with_features("compare/overlapping");
     project.run(&["compare", "--heads", "linear,forest"]).fails(2, &["there is no head `forest`; known:"]);
     project.run(&["compare", "--heads", "svm,svm"]).fails(2, &["`svm` is named twice"]);
     project.run(&["compare", "--folds", "1"]).fails(2, &["--folds"]);
     project.run(&["compare", "--folds", "100"]).fails(3, &["--folds 100", "largest class"]);
     project.run(&["compare", "--run", "x"]).fails(2, &["--take-best"]);
     project.write("taken/file", "");
-    project.run(&["compare", "--take-best", "--run", "taken"]).fails(2, &["taken is there already"]);
+    project.run(&["compare", "--take-best", "--run", "taken"]).fails(2, &["taken already exists"]);
 }
 
 // effect: compare --folds, compare --seed
@@ -250,19 +255,23 @@ fn what_cannot_be_compared_is_refused_before_the_work() {
 fn folds_and_seed_are_those_of_scikit_learns_stratified_k_fold() {
     let golden: BTreeMap<String, BTreeMap<String, f64>> =
         serde_json::from_str(include_str!("../../../reference/compare/folds.json")).unwrap();
-    let project = Project::given("compare/overlapping");
-    let said: [(&str, u32, u32, &[&str]); 4] = [
+    let project = Project::with_features("compare/overlapping");
+    let cases: [(&str, u32, u32, &[&str]); 4] = [
         ("5 folds, seed 0", 5, 0, &[]),
         ("5 folds, seed 0", 5, 0, &["--folds", "5", "--seed", "0"]),
         ("5 folds, seed 3", 5, 3, &["--seed", "3"]),
         ("4 folds, seed 0", 4, 0, &["--folds", "4"]),
     ];
-    for (name, folds, seed, more) in said {
+    for (name, folds, seed, more) in cases {
         let compare = ["compare", "--heads", "linear", "--set", "head.tol=1e-9", "--json"];
         let done = project.run(&[&compare, more].concat()).ok();
         let figures = done.json();
         assert_eq!((&figures["folds"], &figures["seed"]), (&folds.into(), &seed.into()));
-        assert!(done.stdout.starts_with(&format!("{folds} folds of 135 samples, 3 classes; 3 candidates ")));
+        assert!(
+            done.stdout.starts_with(&format!(
+                "{folds}-fold cross-validation on 135 samples, 3 classes: 3 candidates "
+            ))
+        );
         let candidates = figures["candidates"].as_array().unwrap();
         let entry = candidates.iter().find(|entry| entry["parameters"]["C"] == 1.0).unwrap();
         assert_eq!(entry["temperatures"].as_array().unwrap().len(), folds as usize);
@@ -273,42 +282,42 @@ fn folds_and_seed_are_those_of_scikit_learns_stratified_k_fold() {
     }
 }
 
-/// By which figure candidates are ordered, whether the highest is the best, and how the table calls it.
+/// Value of `--metric`, JSON field, whether higher is better, and column of the table.
 const CRITERIA: [(&str, &str, bool, &str); 3] = [
     ("accuracy", "accuracy", true, "accuracy"),
     ("macro-f1", "macro_f1", true, "macro F1"),
-    ("log-loss", "log_loss", false, "log loss"),
+    ("log-loss", "log_loss", false, "log-loss"),
 ];
 
-// effect: compare --by, compare --all
+// effect: compare --metric, compare --all
 #[test]
-fn candidates_are_ordered_by_the_figure_that_is_asked_for() {
-    let project = Project::given("compare/overlapping");
+fn candidates_are_ranked_by_the_metric() {
+    let project = Project::with_features("compare/overlapping");
     let mut orders = Vec::new();
-    for (by, field, highest, called) in CRITERIA {
+    for (metric, field, highest, title) in CRITERIA {
         let compare = ["compare", "--heads", "knn,linear,nearest-mean,ridge", "--all", "--json"];
-        // Accuracy is what is meant where nothing is said.
-        let asked = if by == "accuracy" { vec![] } else { vec!["--by", by] };
-        let done = project.run(&[&compare[..], &asked].concat()).ok();
+        // Accuracy is the default.
+        let flag = if metric == "accuracy" { vec![] } else { vec!["--metric", metric] };
+        let done = project.run(&[&compare[..], &flag].concat()).ok();
         let figures = done.json();
-        assert_eq!(figures["by"], by);
-        assert!(done.stdout.contains(&format!("10 candidates compared by {called} in ")), "{}", done.stdout);
+        assert_eq!(figures["by"], metric);
+        assert!(done.stdout.contains(&format!("10 candidates ranked by {title} in ")), "{}", done.stdout);
         let candidates = figures["candidates"].as_array().unwrap();
         let values: Vec<f64> =
             candidates.iter().map(|entry| entry[field]["value"].as_f64().unwrap()).collect();
         let sorted = values.is_sorted_by(|a, b| if highest { a >= b } else { a <= b });
-        assert!(sorted && values[0] != values[9], "{by}: {values:?}");
+        assert!(sorted && values[0] != values[9], "{metric}: {values:?}");
         for entry in candidates {
             let to_best = &entry[field]["to_best"];
             let holds_0 = to_best["low"].as_f64() <= Some(0.0) && to_best["high"].as_f64() >= Some(0.0);
-            assert_eq!(entry["tied"], holds_0, "{by}: {entry}");
+            assert_eq!(entry["tied"], holds_0, "{metric}: {entry}");
         }
-        // The interval of that figure stands behind it.
-        let header = done.stdout.lines().find(|line| line.contains("to the best")).unwrap();
+        // The interval follows the column of the metric.
+        let header = done.stdout.lines().find(|line| line.contains("vs. best")).unwrap();
         let words: Vec<&str> = header.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-        let mut expected = vec!["head", "accuracy", "macro F1", "log loss", "cal. error"];
-        expected.insert(expected.iter().position(|word| *word == called).unwrap() + 1, "to the best");
-        expected.extend(["fit", "predict", "size", "parameters"]);
+        let mut expected = vec!["head", "accuracy", "macro F1", "log-loss", "cal. error"];
+        expected.insert(expected.iter().position(|word| *word == title).unwrap() + 1, "vs. best");
+        expected.extend(["fit", "predict", "size", "hyperparameters"]);
         assert_eq!(words, expected);
         let line = done.stdout.lines().find(|line| line.contains(" .. ")).unwrap();
         let to_best = &candidates[1][field]["to_best"];
@@ -318,24 +327,24 @@ fn candidates_are_ordered_by_the_figure_that_is_asked_for() {
             candidates
                 .iter()
                 .map(|entry| [&entry["head"], &entry["changed"]])
-                .map(|of| json_of(&of))
+                .map(|pair| to_json(&pair))
                 .collect::<Vec<_>>(),
         );
     }
-    // On this data the three figures do not agree: an order by another would have been seen.
+    // The three metrics rank these candidates differently, so a wrong metric would fail.
     assert!(orders[0] != orders[1] && orders[0] != orders[2] && orders[1] != orders[2]);
 }
 
-fn json_of(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("it is JSON")
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("the value is JSON")
 }
 
 // effect: compare --heads, compare --all
 #[test]
-fn the_heads_that_are_named_are_compared_or_all_and_each_has_a_row_for_its_best_or_for_every_candidate() {
-    let project = Project::given("feature_file/separable");
+fn heads_selects_the_heads_and_all_shows_every_candidate() {
+    let project = Project::with_features("feature_file/separable");
     let compare = |more: &[&str]| project.run(&[&["compare", "--folds", "2", "--json"], more].concat()).ok();
-    let heads = |done: &Done| -> BTreeSet<String> {
+    let heads = |done: &CommandOutput| -> BTreeSet<String> {
         let figures = done.json();
         let all = figures["candidates"].as_array().unwrap();
         all.iter().map(|entry| entry["head"].as_str().unwrap().to_owned()).collect()
@@ -343,18 +352,18 @@ fn the_heads_that_are_named_are_compared_or_all_and_each_has_a_row_for_its_best_
     let all = ["cosine", "knn", "lda", "linear", "mlp", "nearest-mean", "ridge", "svm"];
     let done = compare(&[]);
     assert_eq!(heads(&done).iter().collect::<Vec<_>>(), all);
-    assert_eq!(rows(&done).len(), 8, "a row a head: {}", done.stdout);
+    assert_eq!(table_rows(&done).len(), 8, "one row per head: {}", done.stdout);
     let two = compare(&["--heads", "ridge,knn"]);
     assert_eq!(heads(&two).iter().collect::<Vec<_>>(), ["knn", "ridge"]);
-    assert_eq!(rows(&two).len(), 2, "{}", two.stdout);
+    assert_eq!(table_rows(&two).len(), 2, "{}", two.stdout);
     let every = compare(&["--heads", "ridge,knn", "--all"]);
-    assert_eq!(rows(&every).len(), 5, "four points of knn and one of ridge: {}", every.stdout);
+    assert_eq!(table_rows(&every).len(), 5, "four candidates of knn and one of ridge: {}", every.stdout);
 }
 
 // effect: compare --take-best, compare --run, compare --run x compare --take-best
 #[test]
-fn the_best_is_trained_into_the_run_that_is_named_or_the_next_of_its_head() {
-    let project = Project::given("compare/overlapping");
+fn take_best_trains_into_the_named_or_the_next_run() {
+    let project = Project::with_features("compare/overlapping");
     let compare = ["compare", "--heads", "linear,svm", "--json"];
     let plain = project.run(&compare).ok();
     assert!(plain.json().get("trained").is_none() && !project.path("runs").exists());
@@ -366,11 +375,15 @@ fn the_best_is_trained_into_the_run_that_is_named_or_the_next_of_its_head() {
     let by_hand = project.run(&by_hand).ok().json();
     for (run, more) in [("named", vec!["--run", "named"]), ("runs/svm-1", vec![]), ("runs/svm-2", vec![])] {
         let done = project.run(&[&compare[..], &["--take-best"], &more].concat()).ok();
-        assert!(!done.stdout.contains(" --head svm --set"), "it need not be said how: {}", done.stdout);
+        assert!(
+            !done.stdout.contains(" --head svm --set"),
+            "no command is suggested after training: {}",
+            done.stdout
+        );
         let trained = done.json()["trained"].clone();
         assert_eq!((&trained["run"], &trained["head"]), (&run.into(), &"svm".into()));
-        assert_eq!(fields(&trained), fields(&by_hand));
-        for file in SAME_BYTES {
+        assert_eq!(field_paths(&trained), field_paths(&by_hand));
+        for file in REPRODUCIBLE_FILES {
             let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).unwrap();
             assert!(read(run) == read("by-hand"), "{run}: {file}");
         }
@@ -379,21 +392,21 @@ fn the_best_is_trained_into_the_run_that_is_named_or_the_next_of_its_head() {
 
 // effect: compare --budget
 #[test]
-fn a_budget_counts_in_seconds_and_one_that_is_large_leaves_nothing_out() {
-    let project = Project::given("feature_file/separable");
+fn the_budget_is_in_seconds() {
+    let project = Project::with_features("feature_file/separable");
     let compare = |budget| project.run(&["compare", "--folds", "2", "--heads", "knn", "--budget", budget]);
     for spent in ["0", "0.000000001"] {
-        compare(spent).fails(2, &["the budget was spent before the first candidate could begin", "--budget"]);
+        compare(spent).fails(2, &["the time budget ended before the first candidate began", "--budget"]);
     }
     let done = compare("100000").ok();
-    assert!(done.stdout.contains("; 4 candidates compared by accuracy"), "{}", done.stdout);
-    assert!(!done.stdout.contains("left out"), "{}", done.stdout);
+    assert!(done.stdout.contains(": 4 candidates ranked by accuracy"), "{}", done.stdout);
+    assert!(!done.stdout.contains("not tried"), "{}", done.stdout);
 }
 
 // effect: --json, compare --out
 #[test]
-fn the_figures_of_a_comparison_are_these_fields() {
-    let project = Project::given("compare/grouped");
+fn the_json_of_a_comparison_has_these_fields() {
+    let project = Project::with_features("compare/grouped");
     let compare = ["compare", "--heads", "knn,ridge", "--folds", "3", "--seed", "2", "--out", "c.json"];
     let done = project.run(&[&compare[..], &["--json"]].concat()).ok();
     let figures = done.json();
@@ -434,13 +447,13 @@ fn the_figures_of_a_comparison_are_these_fields() {
     .map(str::to_owned)
     .to_vec();
     for figure in ["accuracy", "ece", "log_loss", "macro_f1"] {
-        for of in ["value", "to_best.high", "to_best.low"] {
-            expected.push(format!("candidates[].{figure}.{of}"));
+        for field in ["value", "to_best.high", "to_best.low"] {
+            expected.push(format!("candidates[].{figure}.{field}"));
         }
     }
     expected.sort();
-    // What no candidate changes is an empty table.
-    let mut found = fields(&figures);
+    // `changed` is an empty table for default candidates.
+    let mut found = field_paths(&figures);
     found.push("candidates[].changed".into());
     found.sort();
     found.dedup();
@@ -456,18 +469,18 @@ fn the_figures_of_a_comparison_are_these_fields() {
     assert_eq!(whole, counts);
     let ridge = candidates.as_array().unwrap().iter().find(|entry| entry["head"] == "ridge").unwrap();
     assert_eq!((&ridge["state"], &ridge["warnings"]), (&"compared".into(), &serde_json::json!([])));
-    // 4 weights for each of 3 classes and a bias each, in `f32`.
+    // Three classes with 4 weights and a bias each, in `f32`.
     assert_eq!((&ridge["bytes"], &ridge["changed"]), (&60.into(), &serde_json::json!({})));
     assert_eq!(ridge["chosen"][0]["parameter"], "alpha");
-    assert_eq!(ridge["chosen"][0]["values"].as_array().unwrap().len(), 3, "one a fold");
+    assert_eq!(ridge["chosen"][0]["values"].as_array().unwrap().len(), 3, "one per fold");
     assert_eq!(ridge["parameters"]["alpha"], "auto");
     let written: serde_json::Value = serde_json::from_str(&project.read("c.json")).unwrap();
     assert_eq!(written, figures);
 }
 
 #[test]
-fn a_head_that_fails_is_named_with_its_reason_and_where_all_fail_the_status_is_3() {
-    let project = Project::given("feature_file/separable");
+fn failed_heads_are_listed_with_the_reason_and_the_status_is_3_if_all_fail() {
+    let project = Project::with_features("feature_file/separable");
     let compare = |heads: &str| {
         let diverging = ["--set", "head.kind=mlp", "--set", "head.lr=1e30", "--json"];
         project.run(&[&["compare", "--heads", heads][..], &diverging].concat())

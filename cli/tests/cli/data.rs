@@ -1,8 +1,8 @@
-//! Data as it really comes: every source and every split, by the command.
+//! Every data source and every split of docs/data.md.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
-#[allow(dead_code, reason = "the hub's own tests use more of it")]
+#[allow(dead_code, reason = "the tests of the hub use more of it")]
 #[path = "../../../backbone/tests/hub/server.rs"]
 mod hub;
 
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use self::hub::{HubFile, TestHub};
 
-use crate::support::{CLASSES, Project, demo_photo, done};
+use crate::support::{CLASSES, Project, demo_image, run_command};
 
 /// A file of `reference`.
-fn golden(name: &str) -> std::path::PathBuf {
+fn reference_file(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
 }
 
@@ -24,16 +24,16 @@ fn copy(project: &Project, from: &Path, to: &str) {
     fs::copy(from, to).unwrap();
 }
 
-/// What `docs/data.md` speaks of.
-fn project_of_the_page() -> Project {
+/// A project with the files that the configs of `docs/data.md` use.
+fn docs_project() -> Project {
     let project = Project::new(8);
     let (mut csv, mut tsv) = ("id,breed\n".to_owned(), "file\tbreed\tdog\tuse\n".to_owned());
     for class in CLASSES {
         for number in 0..8 {
-            let photo = demo_photo(class, number);
+            let image = demo_image(class, number);
             let part = if number < 6 { "train" } else { "test" };
-            copy(&project, &photo, &format!("parts/{part}/{class}/{number}.jpg"));
-            copy(&project, &photo, &format!("train/{class}-{number}.jpg"));
+            copy(&project, &image, &format!("parts/{part}/{class}/{number}.jpg"));
+            copy(&project, &image, &format!("train/{class}-{number}.jpg"));
             csv += &format!("{class}-{number},{class}\n");
             tsv += &format!("{class}-{number}.jpg\t{class}\tdog {}\t{part}\n", number % 5);
         }
@@ -41,20 +41,20 @@ fn project_of_the_page() -> Project {
     project.write("labels.csv", &csv);
     project.write("labels.tsv", &tsv);
     for shard in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"] {
-        copy(&project, &golden(&format!("source/{shard}.parquet")), &format!("data/{shard}.parquet"));
+        copy(&project, &reference_file(&format!("source/{shard}.parquet")), &format!("data/{shard}.parquet"));
     }
     for shard in ["numbers-000.tar", "numbers-001.tar"] {
-        copy(&project, &golden(&format!("source/{shard}")), &format!("shards/{shard}"));
+        copy(&project, &reference_file(&format!("source/{shard}")), &format!("shards/{shard}"));
     }
-    copy(&project, &golden("feature_file/separable.npz"), "x.npz");
+    copy(&project, &reference_file("feature_file/separable.npz"), "x.npz");
     project
 }
 
-/// A hub with the data set that it speaks of.
-fn hub_of_the_page() -> TestHub {
+/// A hub with the data set that `docs/data.md` uses.
+fn docs_hub() -> TestHub {
     let hub = TestHub::new("datasets/acme/dogs");
     let files = ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"].map(|shard| {
-        let bytes = fs::read(golden(&format!("source/{shard}.parquet"))).unwrap();
+        let bytes = fs::read(reference_file(&format!("source/{shard}.parquet"))).unwrap();
         (format!("data/{shard}.parquet"), HubFile { bytes, large: true, etag: None })
     });
     let files = files.each_ref().map(|(name, content)| (name.as_str(), content.clone()));
@@ -63,24 +63,26 @@ fn hub_of_the_page() -> TestHub {
 }
 
 #[test]
-fn every_config_of_the_page_on_data_runs() {
+fn every_config_of_docs_data_runs() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/data.md")).unwrap();
     let configs: Vec<&str> =
         page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(configs.len() > 10);
-    let project = project_of_the_page();
-    let hub = hub_of_the_page();
+    let project = docs_project();
+    let hub = docs_hub();
     for (number, config) in configs.into_iter().enumerate() {
         let (file, run) = (format!("{number}.toml"), format!("runs/{number}"));
         project.write(&file, config);
         let mut train = project.command(&["train", "--config", &file, "--run", &run, "--json"]);
-        let trained = done(train.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", project.path("hub")));
+        let trained =
+            run_command(train.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", project.path("hub")));
         assert_eq!(trained.code, 0, "{config}\n{}", trained.stderr);
         let trained = trained.json();
-        // A run names the commit of its data: the hub is not asked for it again.
+        // A run records the commit of its data, so the hub is not asked again.
         let mut evaluate = project.command(&["evaluate", &run, "--json"]);
-        let evaluated =
-            done(evaluate.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", project.path("hub")));
+        let evaluated = run_command(
+            evaluate.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", project.path("hub")),
+        );
         let evaluated = evaluated.ok().json();
         assert_eq!(evaluated["same_samples"], true, "{config}");
         assert_eq!(evaluated["top1"], trained["top1"], "{config}");
@@ -88,7 +90,7 @@ fn every_config_of_the_page_on_data_runs() {
 }
 
 /// A tar archive of these files.
-fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+fn tar_archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut out = tar::Builder::new(Vec::new());
     for (name, data) in files {
         let mut header = tar::Header::new_gnu();
@@ -99,27 +101,27 @@ fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[test]
-fn photos_in_shards_are_those_in_folders() {
+fn images_in_shards_equal_those_in_folders() {
     let project = Project::new(6);
     let files: Vec<(String, Vec<u8>)> = CLASSES
         .iter()
         .flat_map(|class| (0..6).map(move |number| (*class, number)))
         .flat_map(|(class, number)| {
-            let photo = fs::read(demo_photo(class, number)).unwrap();
+            let image = fs::read(demo_image(class, number)).unwrap();
             let key = format!("{class}/{number:02}");
-            [(format!("{key}.jpg"), photo), (format!("{key}.cls"), class.into())]
+            [(format!("{key}.jpg"), image), (format!("{key}.cls"), class.into())]
         })
         .collect();
-    fs::write(project.path("all.tar"), archive(&files)).unwrap();
+    fs::write(project.path("all.tar"), tar_archive(&files)).unwrap();
     project.write("tar.toml", &Project::config("webdataset = \"all.tar\""));
     project.run(&["train", "--run", "runs/folder"]).ok();
-    let stored = project.stored(".headstock");
+    let stored = project.n_cached(".headstock");
     project.run(&["train", "--run", "runs/tar", "--config", "tar.toml"]).ok();
-    assert_eq!(project.stored(".headstock"), stored);
+    assert_eq!(project.n_cached(".headstock"), stored);
     let table = |run: &str| project.read(&format!("runs/{run}/predictions.csv"));
     assert_eq!(table("folder"), table("tar").replace("all.tar/", ""));
     assert!(table("tar").contains("all.tar/"));
-    // What each was trained on is known by the photos' bytes, in a folder and in a shard.
+    // Training photos are recognized by their bytes, in folders and in shards.
     let [folder, tar] = ["folder", "tar"].map(|run| {
         let done = project.run(&["evaluate", &format!("runs/{run}"), "--set", "split.seed=1", "--json"]);
         done.ok().json()["trained_on"].clone()
@@ -127,47 +129,46 @@ fn photos_in_shards_are_those_in_folders() {
     assert!(folder["samples"].as_u64().is_some_and(|seen| seen > 0) && folder == tar, "{folder} {tar}");
 
     project.run(&["extract", "--config", "tar.toml", "--out", "x.npy"]).ok();
-    fs::write(project.path("all.tar"), archive(&files[..4])).unwrap();
-    project.run(&["evaluate", "runs/tar"]).fails(3, &["of the run's test photos are not there any more"]);
+    fs::write(project.path("all.tar"), tar_archive(&files[..4])).unwrap();
+    project.run(&["evaluate", "runs/tar"]).fails(3, &["of the run's test photos are missing"]);
     fs::remove_file(project.path("all.tar")).unwrap();
     project.run(&["evaluate", "runs/tar"]).fails(3, &["all.tar"]);
 }
 
 #[test]
 fn init_writes_a_config_for_every_kind_of_data() {
-    let project = project_of_the_page();
-    for (place, counts) in [
+    let project = docs_project();
+    for (location, counts) in [
         ("data", (29, 6)),
         ("data/train-00000-of-00002.parquet", (22, 3)),
         ("shards", (14, 2)),
         ("labels.tsv", (21, 3)),
         ("parts", (18, 6)),
     ] {
-        let config = format!("{}.toml", place.replace('/', "-"));
-        let made = project.run(&["init", place, "--config", &config, "--json"]).ok().json();
+        let config = format!("{}.toml", location.replace('/', "-"));
+        let made = project.run(&["init", location, "--config", &config, "--json"]).ok().json();
         assert_eq!(
             (made["train"].as_u64(), made["test"].as_u64()),
             (Some(counts.0), Some(counts.1)),
-            "{place}"
+            "{location}"
         );
         let split =
             project.run(&["split", "--config", &config, "--out", &format!("{config}.csv"), "--json"]).ok();
-        assert_eq!(split.json()["test"], made["test"], "{place}");
+        assert_eq!(split.json()["test"], made["test"], "{location}");
     }
     project
         .run(&["init", "data", "--id", "x", "--config", "y.toml"])
-        .fails(2, &["--images and --id belong to a CSV"]);
+        .fails(2, &["--images and --id are for a CSV"]);
     project
         .run(&["init", "nothing", "--config", "y.toml"])
-        .fails(2, &["there is no folder, no table and no shard nothing"]);
+        .fails(2, &["there is no folder, table or shard nothing"]);
 }
 
 #[test]
-fn a_split_that_the_data_does_not_carry_is_refused() {
-    let project = project_of_the_page();
-    project.run(&["split", "--out", "x.csv", "--set", "split.method=predefined"]).fails(
-        3,
-        &["`split.method` is \"predefined\", but the data says of no sample that it is to be tested on"],
-    );
+fn a_predefined_split_needs_a_split_in_the_data() {
+    let project = docs_project();
+    project
+        .run(&["split", "--out", "x.csv", "--set", "split.method=predefined"])
+        .fails(3, &["`split.method` is \"predefined\", but the data does not mark any sample for testing"]);
     project.run(&["split", "--out", "x.csv", "--set", "split.method=group"]).fails(2, &["data.group"]);
 }

@@ -1,11 +1,35 @@
-//! The first run, as `cargo xtask train` starts it.
+//! Training on the demo, as `cargo xtask train` does.
 
-use crate::support::{Project, demo};
+use std::fs;
+
+use crate::keys::assert_generated;
+use crate::support::{Project, demo_dir};
+
+/// Checks that the README shows this output of `cargo xtask train`, but for the numbers.
+fn assert_readme_has(stdout: &str, project: &str) {
+    const START: &str = "<!-- train -->\n";
+    let demo = demo_dir();
+    let program = env!("CARGO_BIN_EXE_headstock");
+    let (text, _json) = stdout.trim_end().rsplit_once('\n').expect("the last line is JSON");
+    let text = text
+        .replace(program, "target/release/headstock")
+        .replace(demo.to_str().expect("a path in UTF-8"), "demo")
+        .replace(project, "");
+    let readme = fs::read_to_string(demo.join("../README.md")).expect("a README");
+    let (before, rest) = readme.split_once(START).expect("the start of the output");
+    let (shown, after) = rest.split_once("<!-- /train -->").expect("the end of the output");
+    let shape = |text: &str| {
+        text.split(|letter: char| letter.is_ascii_digit()).filter(|part| !part.is_empty()).collect::<String>()
+    };
+    let block = format!("\n```text\n{}\n```\n\n", text.trim_end());
+    let block = if shape(&block) == shape(shown) { shown.to_owned() } else { block };
+    assert_generated("../README.md", &format!("{before}{START}{block}<!-- /train -->{after}"));
+}
 
 #[test]
-fn the_bundled_photos_and_weights_train_a_classifier_that_says_what_to_type_next() {
+fn the_demo_trains_a_classifier_and_prints_the_next_commands() {
     let project = Project::new(0);
-    let config = demo().join("headstock.toml");
+    let config = demo_dir().join("headstock.toml");
     let config = config.to_str().unwrap();
     let cache = format!("features.cache={}", project.path("cache").display());
     let done = project.run(&["train", "--config", config, "--set", &cache, "--json"]).ok();
@@ -13,7 +37,9 @@ fn the_bundled_photos_and_weights_train_a_classifier_that_says_what_to_type_next
     assert!(figures["top1"].as_f64().unwrap() >= 0.74, "{figures}");
     assert_eq!((&figures["counts"]["train"], &figures["counts"]["test"]), (&300.into(), &100.into()));
 
-    // Each command that it names runs, in the order in which it names them.
+    assert_readme_has(&done.stdout, project.path("").to_str().unwrap());
+
+    // The commands that it suggests can be run.
     let next: Vec<&str> = done.stdout.lines().filter(|line| line.contains(" predict ")).collect();
     assert_eq!(next.len(), 1, "{}", done.stdout);
     let words: Vec<&str> = next[0].split_whitespace().skip(1).collect();

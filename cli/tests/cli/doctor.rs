@@ -1,27 +1,27 @@
-//! What is wrong with photos is told before they are trained on.
+//! `headstock doctor`.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use crate::support::{CLASSES, Project, demo_photo};
+use crate::support::{CLASSES, Project, demo_image};
 use headstock_loader::source::find_image_files;
 use serde_json::Value;
 
-/// Photos of each class.
-const PHOTOS: usize = 12;
+/// Images per class.
+const IMAGES_PER_CLASS: usize = 12;
 
-/// Each finding by its name, and the paths or texts of its items.
-fn findings(figures: &Value) -> BTreeMap<String, Vec<String>> {
+/// Paths or texts of the items of each finding, by name of the finding.
+fn items_by_finding(figures: &Value) -> BTreeMap<String, Vec<String>> {
     let name = |finding: &Value| match finding["scope"].as_str() {
         Some(scope) => format!("{} {scope}", finding["kind"].as_str().unwrap()),
         None => finding["kind"].as_str().unwrap().to_owned(),
     };
     let item = |item: &Value| {
-        let photos = item["photos"].as_array().unwrap();
-        let paths: Vec<&str> = photos.iter().map(|photo| photo["path"].as_str().unwrap()).collect();
+        let images = item["photos"].as_array().unwrap();
+        let paths: Vec<&str> = images.iter().map(|image| image["path"].as_str().unwrap()).collect();
         if paths.is_empty() { item["detail"].as_str().unwrap().to_owned() } else { paths.join(" ") }
     };
     let findings = figures["findings"].as_array().unwrap();
@@ -35,24 +35,24 @@ fn findings(figures: &Value) -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-/// The photos that leave a clean table whatever is beside them.
-fn doubted(figures: &Value) -> BTreeSet<String> {
+/// The images that a clean table leaves out even if they have no duplicate.
+fn removed_images(figures: &Value) -> BTreeSet<String> {
     let mut leaving = BTreeSet::new();
-    for (name, items) in findings(figures) {
-        let ill = ["unreadable", "truncated", "suspicious-label", "outlier"].contains(&name.as_str());
-        if ill || name.ends_with(" across-classes") {
+    for (name, items) in items_by_finding(figures) {
+        let is_removed = ["unreadable", "truncated", "suspicious-label", "outlier"].contains(&name.as_str());
+        if is_removed || name.ends_with(" across-classes") {
             leaving.extend(items.iter().flat_map(|item| item.split(' ').map(str::to_owned)));
         }
     }
     leaving
 }
 
-/// The photos of a clean table, by the help of `doctor`: "without photos that cannot be read, suspicious labels, outliers, and
-/// copies: of those in one class the first stays, of those in several none".
-fn staying(project: &Project, figures: &Value) -> Vec<String> {
-    let mut leaving = doubted(figures);
+/// Sorted ids of the clean table that the help of `doctor` describes: no unreadable images, suspicious
+/// labels, outliers or duplicates; of duplicates with one class the first, of those with several none.
+fn expected_clean_ids(project: &Project, figures: &Value) -> Vec<String> {
+    let mut leaving = removed_images(figures);
     let mut copies = Vec::new();
-    for (name, items) in findings(figures) {
+    for (name, items) in items_by_finding(figures) {
         if name.contains("-duplicate ") && !name.ends_with(" across-classes") {
             copies.extend(items);
         }
@@ -62,73 +62,73 @@ fn staying(project: &Project, figures: &Value) -> Vec<String> {
             item.split(' ').filter(|path| !leaving.contains(*path)).map(str::to_owned).collect();
         leaving.extend(left.into_iter().skip(1));
     }
-    let photos = find_image_files(&project.path("photos")).unwrap();
+    let images = find_image_files(&project.path("photos")).unwrap();
     let root = project.path("photos");
-    let ids = photos.iter().map(|photo| photo.strip_prefix(&root).unwrap().to_str().unwrap().to_owned());
-    // What lies beside the classes has none.
+    let ids = images.iter().map(|image| image.strip_prefix(&root).unwrap().to_str().unwrap().to_owned());
+    // Images next to the class folders have no class.
     let mut ids: Vec<String> = ids.filter(|id| id.contains('/') && !leaving.contains(id)).collect();
     ids.sort();
     ids
 }
 
-fn reference(name: &str) -> Vec<u8> {
+fn reference_image(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/decode/photos").join(name)).unwrap()
 }
 
-/// Photos with everything that can be wrong with single ones.
-fn ill() -> Project {
-    let project = Project::new(PHOTOS);
+/// A project with every problem that doctor finds without features.
+fn project_with_every_problem() -> Project {
+    let project = Project::new(IMAGES_PER_CLASS);
     let put = |name: &str, bytes: &[u8]| {
         let path = project.path("photos").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     };
-    let photo = |class: &str, number: usize| fs::read(demo_photo(class, number)).unwrap();
-    put("dress/copy.jpg", &photo("dress", 0));
-    put("hat/contradicts.jpg", &photo("shoes", 1));
-    put("hat/mislabelled.jpg", &photo("shoes", PHOTOS + 1));
-    let mirrored = image::imageops::flip_horizontal(&image::open(demo_photo("hat", 2)).unwrap().into_rgb8());
+    let demo_bytes = |class: &str, number: usize| fs::read(demo_image(class, number)).unwrap();
+    put("dress/copy.jpg", &demo_bytes("dress", 0));
+    put("hat/contradicts.jpg", &demo_bytes("shoes", 1));
+    put("hat/mislabelled.jpg", &demo_bytes("shoes", IMAGES_PER_CLASS + 1));
+    let mirrored = image::imageops::flip_horizontal(&image::open(demo_image("hat", 2)).unwrap().into_rgb8());
     mirrored.save(project.path("photos/hat/mirrored.jpg")).unwrap();
-    let cut = photo("shoes", PHOTOS);
-    put("shoes/cut.jpg", &cut[..cut.len() / 2]);
+    let truncated = demo_bytes("shoes", IMAGES_PER_CLASS);
+    put("shoes/cut.jpg", &truncated[..truncated.len() / 2]);
     put("shoes/text.jpg", b"<html>404 Not Found</html>");
-    put("shoes/moves.gif", &reference("animated.gif"));
-    put("shoes/tiny.png", &reference("grey.png"));
-    put("shoes/turned.jpg", &reference("orientation_6.jpg"));
+    put("shoes/moves.gif", &reference_image("animated.gif"));
+    put("shoes/tiny.png", &reference_image("grey.png"));
+    put("shoes/turned.jpg", &reference_image("orientation_6.jpg"));
     image::RgbImage::from_fn(800, 200, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
         .save(project.path("photos/shoes/long.jpg"))
         .unwrap();
-    put("Shoes/00.jpg", &photo("shoes", PHOTOS + 2));
-    put("lost.jpg", &photo("dress", PHOTOS));
+    put("Shoes/00.jpg", &demo_bytes("shoes", IMAGES_PER_CLASS + 2));
+    put("lost.jpg", &demo_bytes("dress", IMAGES_PER_CLASS));
     fs::create_dir(project.path("photos/empty")).unwrap();
     project
 }
 
 // effect: doctor --quick, doctor --strict
 #[test]
-fn every_ill_is_found_without_features_and_without_a_backbone() {
-    let project = ill();
+fn every_file_problem_is_found_without_features_or_backbone() {
+    let project = project_with_every_problem();
     project.write("quick.toml", "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n");
     let run = |more: &[&str]| project.run(&[&["doctor", "--config", "quick.toml", "--json"], more].concat());
     let done = run(&[]).ok();
-    let found = findings(&done.json());
-    let is = |kind: &str, items: &[&str]| {
+    let found = items_by_finding(&done.json());
+    let assert_items = |kind: &str, items: &[&str]| {
         assert_eq!(found.get(kind).map(Vec::as_slice).unwrap_or_default(), items, "{kind} in {found:#?}");
     };
-    is("unreadable", &["shoes/text.jpg"]);
-    is("truncated", &["shoes/cut.jpg"]);
-    is("animated", &["shoes/moves.gif"]);
-    is("rotated", &["shoes/turned.jpg"]);
-    is("odd-mode", &["shoes/moves.gif", "shoes/tiny.png"]);
-    is("extreme-aspect", &["shoes/long.jpg"]);
-    is("exact-duplicate across-classes", &["hat/contradicts.jpg shoes/01.jpg"]);
-    is("unlabelled-photo", &["lost.jpg"]);
-    is("empty-class", &["empty"]);
-    is("class-names", &["\"Shoes\" (1) and \"shoes\" (18) differ by case"]);
+    assert_items("unreadable", &["shoes/text.jpg"]);
+    assert_items("truncated", &["shoes/cut.jpg"]);
+    assert_items("animated", &["shoes/moves.gif"]);
+    assert_items("rotated", &["shoes/turned.jpg"]);
+    assert_items("odd-mode", &["shoes/moves.gif", "shoes/tiny.png"]);
+    assert_items("extreme-aspect", &["shoes/long.jpg"]);
+    assert_items("exact-duplicate across-classes", &["hat/contradicts.jpg shoes/01.jpg"]);
+    assert_items("unlabelled-photo", &["lost.jpg"]);
+    assert_items("empty-class", &["empty"]);
+    assert_items("class-names", &["\"Shoes\" (1) and \"shoes\" (18) differ by case"]);
     assert!(found["extreme-size"].contains(&"shoes/tiny.png".to_owned()));
     assert!(
-        found["small-class"][0].starts_with("Shoes (1 to train on")
-            || found["small-class"][0].starts_with("Shoes (0")
+        found["small-class"][0].starts_with("Shoes (1 training photos")
+            || found["small-class"][0].starts_with("Shoes (0 training photos")
     );
     let copies = |kind: &str| {
         ["within-class", "across-parts"].into_iter().find_map(|scope| found.get(&format!("{kind} {scope}")))
@@ -136,7 +136,7 @@ fn every_ill_is_found_without_features_and_without_a_backbone() {
     assert_eq!(copies("exact-duplicate").unwrap(), &["dress/00.jpg dress/copy.jpg"]);
     assert_eq!(copies("near-duplicate").unwrap(), &["hat/02.jpg hat/mirrored.jpg"]);
     assert!(
-        !found.contains_key("suspicious-label") && done.stdout.contains("not looked at: suspicious labels")
+        !found.contains_key("suspicious-label") && done.stdout.contains("not checked: suspicious labels")
     );
     assert!(done.stdout.lines().any(|line| line.starts_with("error    truncated ")), "{}", done.stdout);
 
@@ -147,69 +147,76 @@ fn every_ill_is_found_without_features_and_without_a_backbone() {
 
 // effect: doctor --html, doctor --write-clean
 #[test]
-fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table() {
-    let project = ill();
+fn wrong_labels_are_found_and_removed_from_the_clean_table() {
+    let project = project_with_every_problem();
     let done = project.run(&["doctor", "--json", "--html", "doctor.html", "--write-clean", "clean.csv"]).ok();
     let figures = done.json();
-    let found = findings(&figures);
+    let found = items_by_finding(&figures);
     assert!(found["suspicious-label"].contains(&"hat/mislabelled.jpg".to_owned()), "{found:#?}");
     let suspicious =
         figures["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "suspicious-label").unwrap();
-    let doubts: Vec<f64> = suspicious["items"]
+    let scores: Vec<f64> = suspicious["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|item| item["doubt"]["score"].as_f64().unwrap())
         .collect();
-    assert!(doubts.is_sorted(), "{doubts:?}");
+    assert!(scores.is_sorted(), "{scores:?}");
 
     let page = project.read("doctor.html");
     assert!(page.contains("data:image/jpeg;base64,") && page.contains("hat/mislabelled.jpg"));
-    assert!(!page.contains("<script") && !page.contains("http"), "it needs nothing else");
+    assert!(!page.contains("<script") && !page.contains("http"), "the page is self-contained");
 
     let clean = project.read("clean.csv");
     let rows: Vec<&str> = clean.lines().collect();
     assert_eq!(rows[0], "id,label");
     assert_eq!(
         rows[1..].iter().map(|row| row.split(',').next().unwrap()).collect::<Vec<_>>(),
-        staying(&project, &figures)
+        expected_clean_ids(&project, &figures)
     );
-    // Of two copies in one class one stays: the first, but where something else is wrong with it.
-    for (one, other) in [("dress/00.jpg", "dress/copy.jpg"), ("hat/02.jpg", "hat/mirrored.jpg")] {
-        let stays = |path: &str| rows.iter().any(|row| row.starts_with(&format!("{path},")));
-        let alone = |path: &str| !doubted(&figures).contains(path);
-        assert_eq!((stays(one), stays(other)), (alone(one), !alone(one) && alone(other)), "{one} {other}");
+    // Of two duplicates in one class the first is in the table, unless it has another problem.
+    for (first, second) in [("dress/00.jpg", "dress/copy.jpg"), ("hat/02.jpg", "hat/mirrored.jpg")] {
+        let is_in_table = |path: &str| rows.iter().any(|row| row.starts_with(&format!("{path},")));
+        let is_clean = |path: &str| !removed_images(&figures).contains(path);
+        assert_eq!(
+            (is_in_table(first), is_in_table(second)),
+            (is_clean(first), !is_clean(first) && is_clean(second)),
+            "{first} {second}"
+        );
     }
     for gone in
         ["shoes/text.jpg", "shoes/cut.jpg", "hat/contradicts.jpg", "shoes/01.jpg", "hat/mislabelled.jpg"]
     {
         assert!(!rows.iter().any(|row| row.starts_with(&format!("{gone},"))), "{gone}");
     }
-    assert!(rows.contains(&"shoes/turned.jpg,shoes") && rows.contains(&"shoes/long.jpg,shoes"), "notes stay");
-    let photos = figures["photos"].as_u64().unwrap();
+    assert!(
+        rows.contains(&"shoes/turned.jpg,shoes") && rows.contains(&"shoes/long.jpg,shoes"),
+        "notes do not remove photos"
+    );
+    let n_images = figures["photos"].as_u64().unwrap();
     let clean = serde_json::json!({
         "csv": "clean.csv",
         "images": project.path("photos").canonicalize().unwrap().to_str().unwrap(),
         "kept": rows.len() - 1,
-        "left_out": photos as usize - (rows.len() - 1),
+        "left_out": n_images as usize - (rows.len() - 1),
         "split": false,
     });
     assert_eq!(figures["clean"], clean);
     assert_eq!(figures["html"], "doctor.html");
-    assert!(done.stdout.contains("\ndoctor.html: a page to look at\n"), "{}", done.stdout);
+    assert!(done.stdout.contains("\ndoctor.html: HTML page with thumbnails\n"), "{}", done.stdout);
     let keys = format!(
-        "\nclean.csv: {} photos, {} left out; to train on it:\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
+        "\nclean.csv: {} photos, {} left out; to train on it, use\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
         clean["kept"],
         clean["left_out"],
         clean["images"].as_str().unwrap()
     );
     assert!(done.stdout.contains(&keys), "{keys} is not in {}", done.stdout);
 
-    // It trains, and is written anew; the user's own tables are not replaced.
+    // It can be trained on and overwritten; tables of the user are not overwritten.
     let data = Project::config("csv = \"clean.csv\"\nimages = \"photos\"");
     project.write("clean.toml", &data.replace("test_size = 0.25", "test_size = 6"));
     let split = ["split", "--config", "clean.toml", "--out", "split.csv"];
-    // `Shoes` has one photo, in which nothing is wrong: what is to be done about it is told.
+    // `Shoes` has one good photo, which is too few to split.
     project.run(&split).fails(3, &["class Shoes has only one photo"]);
     fs::write(project.path("clean.csv"), project.read("clean.csv").replace("Shoes/00.jpg,Shoes\n", ""))
         .unwrap();
@@ -220,16 +227,18 @@ fn a_wrong_label_is_found_by_features_and_what_is_found_leaves_the_clean_table()
         .run(&["doctor", "--quick", "--config", "clean.toml", "--write-clean", "clean.csv"])
         .fails(2, &["own table"]);
     project.write("mine.csv", "photo,class\n1,2\n");
-    project.run(&["doctor", "--quick", "--write-clean", "mine.csv"]).fails(2, &["mine.csv is there already"]);
+    project
+        .run(&["doctor", "--quick", "--write-clean", "mine.csv"])
+        .fails(2, &["mine.csv exists and is not"]);
     assert_eq!(project.read("mine.csv"), "photo,class\n1,2\n");
 }
 
 #[test]
-fn a_table_loses_the_rows_that_are_ill_and_keeps_its_columns() {
-    let project = Project::new(PHOTOS);
+fn a_clean_table_drops_bad_rows_and_preserves_columns() {
+    let project = Project::new(IMAGES_PER_CLASS);
     let mut table = "file;kind;taken\n".to_owned();
     for class in CLASSES {
-        for number in 0..PHOTOS {
+        for number in 0..IMAGES_PER_CLASS {
             table += &format!("{class}/{number:02};{class};2024\n");
         }
     }
@@ -241,24 +250,24 @@ fn a_table_loses_the_rows_that_are_ill_and_keeps_its_columns() {
     let done = project
         .run(&["doctor", "--quick", "--config", "table.toml", "--write-clean", "clean.csv", "--json"])
         .ok();
-    let found = findings(&done.json());
+    let found = items_by_finding(&done.json());
     assert_eq!(found["missing-photo"], ["hat/99.jpg"]);
     assert_eq!(found["bad-entry"].len(), 2, "{found:?}");
-    let kept = table.lines().take(1 + 3 * PHOTOS).collect::<Vec<_>>().join("\n") + "\n";
-    assert_eq!(project.read("clean.csv"), kept);
+    let expected = table.lines().take(1 + 3 * IMAGES_PER_CLASS).collect::<Vec<_>>().join("\n") + "\n";
+    assert_eq!(project.read("clean.csv"), expected);
 }
 
 #[test]
-fn hopeless_data_is_examined_as_far_as_it_goes() {
+fn unusable_data_is_examined_as_far_as_possible() {
     let project = Project::new(0);
     project.run(&["doctor"]).fails(3, &["there is no folder"]);
     fs::create_dir_all(project.path("photos")).unwrap();
-    let found = findings(&project.run(&["doctor", "--json"]).ok().json());
+    let found = items_by_finding(&project.run(&["doctor", "--json"]).ok().json());
     assert_eq!(found.keys().collect::<Vec<_>>(), ["too-few-classes"]);
     project.write("photos/dress/a.jpg", "no photo");
     project.write("photos/dress/b.jpg", "none either");
     let done = project.run(&["doctor", "--json", "--html", "page.html"]).ok();
-    let found = findings(&done.json());
+    let found = items_by_finding(&done.json());
     assert_eq!(found["unreadable"], ["dress/a.jpg", "dress/b.jpg"]);
     assert!(
         found.contains_key("too-few-classes") && done.stdout.contains("no photo can be read"),
@@ -275,37 +284,42 @@ fn augmented_views_are_shown_on_a_sheet() {
     project.run(&["doctor", "--show-augment", "views.png"]).fails(2, &["[augment] is empty"]);
     let flip = ["--set", "augment.horizontal_flip=0.5"];
     let show = |name: &str| project.run(&[&["doctor", "--show-augment", name], &flip[..]].concat());
-    show("views.jpg").fails(2, &["ends in .png"]);
+    show("views.jpg").fails(2, &["must end in .png"]);
     let done = project.run(&[&["doctor", "--show-augment", "views.png", "--json"], &flip[..]].concat()).ok();
     let figures = serde_json::json!({ "out": "views.png", "photos": 6, "views": 7 });
     assert_eq!(done.json(), figures);
-    let line = "views.png: 6 photos, the plain view and 7 augmented ones of each";
+    let line = "views.png: 6 photos, each with its unaugmented view and 7 augmented views";
     assert_eq!(done.stdout.lines().next(), Some(line));
     let sheet = image::open(project.path("views.png")).unwrap();
-    // Six photos, a plain view and seven others of 64 pixels, and 4 between.
+    // Six rows of eight views of 64 pixels with gaps of 4.
     assert_eq!((sheet.width(), sheet.height()), (8 * 68 - 4, 6 * 68 - 4));
 }
 
-/// Pictures of noise, so many of each of two classes, `photos/a/00.png` and so on, and a config that needs no backbone.
-fn noise(each: u32) -> Project {
+/// A project with `each` noise images in each of two classes, `photos/a/00.png` and so on, and a config
+/// without backbone.
+fn noise_project(each: u32) -> Project {
     let project = Project::empty();
     for class in ["a", "b"] {
         for number in 0..each {
-            draw(&project, &format!("photos/{class}/{number:02}.png"), number * 2 + u32::from(class == "b"));
+            write_noise_image(
+                &project,
+                &format!("photos/{class}/{number:02}.png"),
+                number * 2 + u32::from(class == "b"),
+            );
         }
     }
     project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 2\n");
     project
 }
 
-/// 64 x 64 pixels, all others with every seed.
-fn draw(project: &Project, name: &str, seed: u32) {
+/// Writes an image of 64 x 64 pixels that depends on the seed.
+fn write_noise_image(project: &Project, name: &str, seed: u32) {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    // Blocks of 8 pixels: noise of single ones has no picture that could be told from another.
+    // Blocks of 8 pixels: perceptual hashes of pixel noise are too similar.
     let blocks = image::RgbImage::from_fn(8, 8, |_, _| image::Rgb([next(), next(), next()]));
     let picture = image::imageops::resize(&blocks, 64, 64, image::imageops::FilterType::Triangle);
     fs::create_dir_all(project.path(name).parent().unwrap()).unwrap();
@@ -315,17 +329,17 @@ fn draw(project: &Project, name: &str, seed: u32) {
 // effect: doctor --strict, doctor --quick
 #[test]
 fn strict_ends_with_3_for_warnings_alone_and_for_errors_alone_and_with_0_for_notes() {
-    let project = noise(12);
+    let project = noise_project(12);
     let strict = || project.run(&["doctor", "--quick", "--strict"]);
     let clean = strict().ok();
-    assert!(clean.stdout.contains("\nnothing was found\n"), "{}", clean.stdout);
+    assert!(clean.stdout.contains("\nno problems found\n"), "{}", clean.stdout);
     assert!(
         clean
             .stdout
-            .starts_with("24 photos of 2 classes: 22 to train on, 2 to test on; 12 to 12 of a class\n")
+            .starts_with("24 photos in 2 classes: 22 for training, 2 for testing; 12 to 12 per class\n")
     );
 
-    // A note: a picture in grey.
+    // A note: a grayscale image.
     image::open(project.path("photos/a/03.png"))
         .unwrap()
         .into_luma8()
@@ -335,30 +349,30 @@ fn strict_ends_with_3_for_warnings_alone_and_for_errors_alone_and_with_0_for_not
     assert!(noted.stdout.contains("\nnote     odd-mode      1  a/03.png "), "{}", noted.stdout);
     assert_eq!(noted.stderr, "");
 
-    // A warning beside it: a class with fewer than ten to train on.
-    draw(&project, "photos/c/00.png", 100);
-    draw(&project, "photos/c/01.png", 101);
+    // And a warning: a class with fewer than ten training photos.
+    write_noise_image(&project, "photos/c/00.png", 100);
+    write_noise_image(&project, "photos/c/01.png", 101);
     project.write("headstock.toml", &project.read("headstock.toml").replace("= 2", "= 3"));
     strict().fails(3, &["error: --strict: 0 errors and 1 warning\n"]);
-    let told = project.run(&["doctor", "--quick"]).ok();
-    assert!(told.stdout.contains("\nwarning  small-class  "), "{}", told.stdout);
-    assert!(told.stdout.contains("; 2 to 12 of a class\n"), "{}", told.stdout);
+    let warned = project.run(&["doctor", "--quick"]).ok();
+    assert!(warned.stdout.contains("\nwarning  small-class  "), "{}", warned.stdout);
+    assert!(warned.stdout.contains("; 2 to 12 per class\n"), "{}", warned.stdout);
 
-    // Two more, and an error.
-    fs::write(project.path("photos/a/anim.gif"), reference("animated.gif")).unwrap();
+    // Another warning, and an error.
+    fs::write(project.path("photos/a/anim.gif"), reference_image("animated.gif")).unwrap();
     project.write("photos/b/text.png", "no photo");
     strict().fails(3, &["error: --strict: 1 error and 2 warnings\n"]);
 
-    // An error alone.
-    let project = noise(12);
+    // Only an error.
+    let project = noise_project(12);
     project.write("photos/b/text.png", "no photo");
     project.run(&["doctor", "--quick", "--strict"]).fails(3, &["error: --strict: 1 error and 0 warnings\n"]);
 }
 
 // effect: --json, doctor --quick
 #[test]
-fn the_figures_of_a_diagnosis_are_these_fields() {
-    let project = noise(12);
+fn the_json_of_doctor_has_these_fields() {
+    let project = noise_project(12);
     fs::copy(project.path("photos/a/00.png"), project.path("photos/b/copy.png")).unwrap();
     project.write("photos/b/text.png", "no photo");
     let done = project.run(&["doctor", "--quick", "--json"]).ok();
@@ -373,44 +387,47 @@ fn the_figures_of_a_diagnosis_are_these_fields() {
         "backbone.weights=x",
     ]);
     split.ok();
-    let parts: BTreeMap<String, String> = crate::support::table(&project.read("s.csv"))
+    let parts: BTreeMap<String, String> = crate::support::parse_csv(&project.read("s.csv"))
         .into_iter()
         .map(|row| (row["path"].clone(), row["split"].clone()))
         .collect();
-    let photo = |path: &str| serde_json::json!({ "path": path, "label": &path[..1], "part": parts.get(path).map_or("train", String::as_str) });
-    let of = |class: &str, part: &str| {
-        parts.iter().filter(|(path, of)| path.starts_with(class) && *of == part).count()
+    let item_image = |path: &str| serde_json::json!({ "path": path, "label": &path[..1], "part": parts.get(path).map_or("train", String::as_str) });
+    let n_samples = |class: &str, part: &str| {
+        parts.iter().filter(|(path, split)| path.starts_with(class) && *split == part).count()
     };
     let expected = serde_json::json!({
         "doctor": 1,
         "photos": 26,
         "classes": [
-            { "class": "a", "train": of("a", "train"), "test": of("a", "test") },
-            { "class": "b", "train": of("b", "train"), "test": of("b", "test") },
+            { "class": "a", "train": n_samples("a", "train"), "test": n_samples("a", "test") },
+            { "class": "b", "train": n_samples("b", "train"), "test": n_samples("b", "test") },
         ],
         "findings": [
             {
                 "kind": "unreadable", "severity": "error", "count": 1,
-                "advice": "replace or remove them, or go on without them: data.on_error = \"skip\"",
-                "items": [{ "photos": [photo("b/text.png")], "detail": figures["findings"][0]["items"][0]["detail"] }],
+                "advice": "replace or remove them, or skip them with data.on_error = \"skip\"",
+                "items": [{ "photos": [item_image("b/text.png")], "detail": figures["findings"][0]["items"][0]["detail"] }],
             },
             {
                 "kind": "exact-duplicate", "scope": "across-classes", "severity": "error", "count": 1,
-                "advice": "the same picture with two labels: remove the wrong one",
-                "items": [{ "photos": [photo("a/00.png"), photo("b/copy.png")], "detail": "" }],
+                "advice": "the same picture has two labels: remove the wrong one",
+                "items": [{ "photos": [item_image("a/00.png"), item_image("b/copy.png")], "detail": "" }],
             },
         ],
         "labels": [],
         "left_out": figures["left_out"],
     });
     assert_eq!(figures, expected);
-    let why = figures["left_out"].as_array().unwrap();
-    assert!(why.len() == 1 && why[0].as_str().unwrap().starts_with("suspicious labels"), "{figures}");
+    let left_out = figures["left_out"].as_array().unwrap();
+    assert!(
+        left_out.len() == 1 && left_out[0].as_str().unwrap().starts_with("suspicious labels"),
+        "{figures}"
+    );
     let detail = figures["findings"][0]["items"][0]["detail"].as_str().unwrap();
     assert!(detail.starts_with("not a photo of a known format"), "{detail}");
     assert!(done.stdout.contains(&format!("  b/text.png ({detail})\n")), "{}", done.stdout);
     assert!(done.stdout.contains("  a/00.png = b/copy.png\n"), "{}", done.stdout);
-    // No more than three examples stand in the text.
+    // The text has at most three examples.
     for number in 1..4 {
         project.write(&format!("photos/b/text{number}.png"), "no photo");
     }
@@ -426,8 +443,8 @@ fn the_figures_of_a_diagnosis_are_these_fields() {
 
 // effect: doctor --html, doctor --write-clean
 #[test]
-fn a_page_and_a_table_are_written_where_they_are_asked_for_and_only_there() {
-    let project = noise(12);
+fn html_page_and_clean_table_are_written_only_if_requested() {
+    let project = noise_project(12);
     fs::copy(project.path("photos/a/00.png"), project.path("photos/a/copy.png")).unwrap();
     fs::copy(project.path("photos/a/00.png"), project.path("photos/a/copy2.png")).unwrap();
     let plain = project.run(&["doctor", "--quick", "--json"]).ok();
@@ -439,27 +456,27 @@ fn a_page_and_a_table_are_written_where_they_are_asked_for_and_only_there() {
     let page = project.read("p.html");
     assert!(page.contains("a/copy2.png") && page.contains("data:image/jpeg;base64,"), "{}", page.len());
     assert_eq!((&figures["clean"]["kept"], &figures["clean"]["left_out"]), (&24.into(), &2.into()));
-    assert_eq!(staying(&project, &figures).len(), 24);
+    assert_eq!(expected_clean_ids(&project, &figures).len(), 24);
     let rows: Vec<String> =
-        staying(&project, &figures).iter().map(|id| format!("{id},{}\n", &id[..1])).collect();
+        expected_clean_ids(&project, &figures).iter().map(|id| format!("{id},{}\n", &id[..1])).collect();
     assert_eq!(project.read("c.csv"), format!("id,label\n{}", rows.concat()));
 }
 
 #[test]
-fn a_clean_table_of_folders_to_train_and_to_test_on_says_which_is_which() {
-    let project = noise(12);
+fn a_clean_table_of_two_folders_has_a_split_column() {
+    let project = noise_project(12);
     for (number, class) in ["a", "b"].into_iter().enumerate() {
-        draw(&project, &format!("later/{class}/x.png"), 200 + number as u32);
+        write_noise_image(&project, &format!("later/{class}/x.png"), 200 + number as u32);
     }
     project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\ntest_folder = \"later\"\n");
     let done = project.run(&["doctor", "--quick", "--write-clean", "c.csv", "--json"]).ok();
     assert_eq!(done.json()["clean"]["split"], true);
     assert!(done.stdout.contains("\n  [split]\n  method = \"predefined\"\n"), "{}", done.stdout);
-    let rows = crate::support::table(&project.read("c.csv"));
+    let rows = crate::support::parse_csv(&project.read("c.csv"));
     let tested = rows.iter().filter(|row| row["split"] == "test").map(|row| row["id"].as_str());
     assert_eq!(tested.collect::<Vec<_>>(), ["later/a/x.png", "later/b/x.png"]);
     assert_eq!(rows.iter().filter(|row| row["split"] == "train").count(), 24);
-    // The other way round nothing is said of a split.
+    // Without a test folder there is no split column.
     project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\n");
     let done = project.run(&["doctor", "--quick", "--write-clean", "d.csv"]).ok();
     assert!(!done.stdout.contains("[split]") && project.read("d.csv").starts_with("id,label\n"));

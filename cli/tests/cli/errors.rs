@@ -1,11 +1,11 @@
-//! What goes wrong ends with its status and a message that says what to do.
+//! Exit status and message of errors.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::Project;
 
-/// The texts, so that a change to one is seen.
+/// A snapshot of error messages.
 #[test]
 fn errors_say_what_failed_on_what_and_what_to_do() {
     let project = Project::new(3);
@@ -57,7 +57,7 @@ fn bad_usage_ends_with_2() {
     project.run(&["train", "--set", "backbone.weights=hf://x"]).fails(2, &["hf://owner/name"]);
     project.run(&["extract", "--out", "x.txt"]).fails(2, &[".npy, .npz, .safetensors, .parquet"]);
     project.run(&["extract", "--out", "x.npz", "--layer", "fc"]).fails(2, &["there is no layer `fc`"]);
-    project.run(&["predict", "photos", "photos/hat/00.jpg"]).fails(2, &["photos is no run"]);
+    project.run(&["predict", "photos", "photos/hat/00.jpg"]).fails(2, &["photos is not a run"]);
     project.run(&["bench", "--weights", "backbone", "--seconds", "0"]).fails(2, &["--seconds"]);
     project.run(&["train", "--threads", "0"]).fails(2, &["--threads"]);
 }
@@ -98,7 +98,7 @@ fn a_run_is_never_overwritten_and_the_refusal_comes_before_the_work() {
     let project = Project::new(3);
     project.write("taken/notes.txt", "mine");
     let done = project.run(&["train", "--run", "taken", "--set", "data.folder=absent"]);
-    done.fails(2, &["taken is there already"]);
+    done.fails(2, &["taken already exists"]);
     assert_eq!(project.read("taken/notes.txt"), "mine");
 }
 
@@ -106,12 +106,12 @@ fn a_run_is_never_overwritten_and_the_refusal_comes_before_the_work() {
 fn a_run_refuses_other_weights_than_its_own() {
     let project = Project::new(4);
     project.run(&["train"]).ok();
-    project.weights("other");
+    project.add_weights("other");
     let weights = project.path("other/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    // It may be a link to the demo's.
+    // The file may be a hard link to the demo's.
     fs::remove_file(&weights).unwrap();
     fs::write(&weights, bytes).unwrap();
     let other = ["--set", "backbone.weights=other"];
@@ -119,8 +119,8 @@ fn a_run_refuses_other_weights_than_its_own() {
     project.run(&predict).fails(2, &["are not the weights that the head was fitted on", "sha256"]);
     let layer = ["evaluate", "runs/linear-1", "--set", "backbone.layer=layer1"];
     project.run(&layer).fails(2, &["`backbone.layer`"]);
-    // The same weights elsewhere are as good.
-    project.weights("moved");
+    // The same weights in another folder are accepted.
+    project.add_weights("moved");
     let moved = ["predict", "runs/linear-1", "photos/hat/00.jpg", "--set", "backbone.weights=moved"];
     project.run(&moved).ok();
 }
@@ -135,7 +135,7 @@ fn damaged_runs_are_named() {
         fs::write(&model, &bytes[..keep]).unwrap();
         project.run(&["evaluate", "runs/linear-1"]).fails(1, &["model.safetensors"]);
     }
-    // What a later headstock may write is not taken for what this one knows.
+    // An unknown value, as a later version may write, is an error.
     let known = br#"calibration\":\"none"#;
     let at = bytes.windows(known.len()).position(|window| window == known).unwrap();
     let mut later = bytes.clone();
@@ -145,22 +145,22 @@ fn damaged_runs_are_named() {
 }
 
 #[test]
-fn a_hub_that_cannot_be_reached_ends_with_4() {
+fn an_unreachable_hub_ends_with_4() {
     let project = Project::new(3);
     let arguments = ["train", "--set", "backbone.weights=hf://owner/name"];
     let mut command = project.command(&arguments);
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", project.path("hub"));
-    crate::support::done(&mut command).fails(4, &["owner/name"]);
+    crate::support::run_command(&mut command).fails(4, &["owner/name"]);
     let mut offline = project.command(&arguments);
     offline.env("HF_HUB_OFFLINE", "1").env("HF_HOME", project.path("hub"));
-    crate::support::done(&mut offline).fails(4, &["HF_HUB_OFFLINE"]);
+    crate::support::run_command(&mut offline).fails(4, &["HF_HUB_OFFLINE"]);
 }
 
-/// Each variant that a user reaches without a network, by the arguments, the exit status, and words of the message.
+/// Every error variant that can be reached without a network: arguments, exit status, parts of the message.
 #[test]
 fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
-    let project = Project::given("feature_file/separable");
+    let project = Project::with_features("feature_file/separable");
     let reference = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name);
     for name in ["nan.npz", "short.npz", "flat.npz", "unnamed.npz", "plain.npy"] {
         fs::copy(reference(&format!("feature_file/{name}")), project.path(name)).unwrap();
@@ -187,48 +187,56 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (&config("photos"), 2, &["error: failed to read photos\n  because: "]),
         (&config("no.toml"), 2, &["no.toml is not TOML: ", "line 1"]),
         (&config("old.toml"), 2, &["old.toml: `version` is missing: begin the file with `version = 1`"]),
-        (&config("new.toml"), 2, &["new.toml: `version` is 2, and this headstock reads 1"]),
+        (&config("new.toml"), 2, &["new.toml: `version` is 2, but this headstock reads version 1"]),
         (&config("bare.toml"), 2, &["bare.toml: `backbone", "is missing"]),
         (&config("none.toml"), 2, &["none.toml: `data", "folder"]),
-        (&set("spilt.seed=1"), 2, &["there is no key `spilt`; did you mean `split`?"]),
+        (&set("spilt.seed=1"), 2, &["unknown key `spilt`; did you mean `split`?"]),
         (&set("split.seed=-1"), 2, &["-1", "split.seed"]),
         (&set("split.method=random"), 2, &["random", "stratified-shuffle", "split.method"]),
         (&set("features.views=1"), 2, &["`features.views` needs photos"]),
         (&set("split.seed"), 2, &["--set split.seed: write KEY=VALUE"]),
-        // HeadError that is a config's
+        // HeadError in the config
         (&set("head.C=-1"), 2, &["`head.C` is -1: must be a number greater than 0"]),
-        (&set("head.D=1"), 2, &["there is no key `head.D`; did you mean `head.C`? (known here: solver, C, "]),
+        (&set("head.D=1"), 2, &["unknown key `head.D`; did you mean `head.C`? (known here: solver, C, "]),
         (&set("head.kind=forest"), 2, &["there is no head `forest`; known: cosine, "]),
         // Usage
         (
             &["train", "--run", "r"],
             2,
-            &["r is there already: a run is never overwritten; name another with --run"],
+            &["r already exists: a run is never overwritten; name another folder with --run"],
         ),
-        (&["train", "--warm", "photos", "--run", "x"], 2, &["photos is no run: it has no model.safetensors"]),
+        (
+            &["train", "--warm", "photos", "--run", "x"],
+            2,
+            &["photos is not a run: it has no model.safetensors"],
+        ),
         (
             &["train", "--warm", "r", "--head", "svm", "--run", "x"],
             2,
-            &["--warm r: it holds a `linear`, from which no `svm`"],
+            &["--warm r: it has a `linear` head, from which a `svm` head cannot start"],
         ),
-        (&["train", "--resume", "photos"], 2, &["photos is no training that could go on"]),
-        (&["train", "--find-lr"], 2, &["nothing is tuned", "tune.from=layer4"]),
+        (&["train", "--resume", "photos"], 2, &["photos has no training to resume"]),
+        (&["train", "--find-lr"], 2, &["nothing to fine-tune", "tune.from=layer4"]),
         (
             &["extract", "--out", "o.npz"],
             2,
-            &["features are extracted from photos, and `data.features` has none"],
+            &["features are extracted from photos, but `data.features` names precomputed features"],
         ),
-        (&["doctor"], 2, &["doctor looks at photos: `data.features` has none"]),
-        (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on features made elsewhere"]),
+        (&["doctor"], 2, &["doctor checks photos: `data.features` has none"]),
+        (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on precomputed features"]),
         (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must be between 0 and 1"]),
-        (&["bench"], 2, &["give --weights, or a config with a backbone"]),
-        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0: give a time above 0"]),
-        (&["compare", "--out", "x.txt"], 2, &["x.txt: the ending tells the format; known: .csv, .json"]),
+        (&["bench"], 2, &["give --weights, or a config with [backbone]"]),
+        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0: give a duration above 0"]),
+        (&["compare", "--out", "x.txt"], 2, &["x.txt: unknown file extension; known: .csv, .json"]),
         (&["compare", "--heads", "knn,knn"], 2, &["--heads: `knn` is named twice"]),
         // Data
         (&set("data.features=absent.npz"), 3, &["absent.npz: No such file"]),
         (&set("data.features=nan.npz"), 3, &["nan.npz: feature 1 of row 2 is NaN: features must be finite"]),
-        (&set("data.features=short.npz"), 3, &["short.npz: `labels` is [5], but `features` has 6 rows"]),
+        (
+            &set("data.features=short.npz"),
+            3,
+            &["short.npz: `labels` has shape [5], but `features` has 6 rows"],
+        ),
         (
             &set("split.test_size=1"),
             3,

@@ -1,9 +1,9 @@
-//! The texts that teach.
+//! Help texts, and descriptions of heads.
 
 use crate::support::Project;
 
 #[test]
-fn help_teaches_every_command() {
+fn help_of_every_command() {
     let project = Project::new(0);
     for command in [
         "", "init", "train", "compare", "predict", "evaluate", "extract", "split", "doctor", "heads", "bench",
@@ -24,7 +24,7 @@ fn heads_are_listed_and_described_by_tables_that_can_be_pasted() {
         let shown = project.run(&["heads", head]).ok().stdout;
         insta::assert_snapshot!(format!("heads_{head}"), shown);
         project.write("pasted.toml", &format!("version = 1\n[data]\nfeatures = \"x.npz\"\n{shown}"));
-        // It gets as far as the data: the table was accepted.
+        // The failure is about the data, so the table was accepted.
         project.run(&["train", "--config", "pasted.toml"]).fails(3, &["x.npz"]);
     }
     project.run(&["heads", "forest"]).fails(

@@ -1,12 +1,12 @@
-//! Configs for what is there.
+//! `headstock init`.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::{CLASSES, Project};
 
-/// `init` writes a config that trains as it is, but for the weights, which a test cannot download.
-fn trains(project: &Project, config: &str) {
+/// Fails unless a config of `init` can be trained, with the bundled weights because tests download nothing.
+fn assert_trains(project: &Project, config: &str) {
     project.run(&["train", "--config", config, "--set", "backbone.weights=backbone"]).ok();
 }
 
@@ -16,14 +16,14 @@ fn a_folder_per_class_becomes_a_config_that_trains() {
     let project = Project::new(10);
     fs::remove_file(project.path("headstock.toml")).unwrap();
     let done = project.run(&["init", "photos"]).ok();
-    assert!(done.stdout.contains("3 classes, 27 photos to train on, 3 to test on"), "{}", done.stdout);
+    assert!(done.stdout.contains("3 classes, 27 photos for training, 3 for testing"), "{}", done.stdout);
     insta::assert_snapshot!("init_folder", project.read("headstock.toml"));
-    trains(&project, "headstock.toml");
-    project.run(&["init", "photos"]).fails(2, &["headstock.toml is there already"]);
+    assert_trains(&project, "headstock.toml");
+    project.run(&["init", "photos"]).fails(2, &["headstock.toml already exists"]);
 }
 
 #[test]
-fn folders_to_train_and_to_test_on_are_recognised() {
+fn train_and_test_folders_are_recognized() {
     let project = Project::new(4);
     fs::create_dir(project.path("pets")).unwrap();
     fs::rename(project.path("photos"), project.path("pets/train")).unwrap();
@@ -33,24 +33,24 @@ fn folders_to_train_and_to_test_on_are_recognised() {
         fs::rename(project.path(&format!("pets/train/{class}/03.jpg")), folder.join("03.jpg")).unwrap();
     }
     let done = project.run(&["init", "pets", "--config", "pets.toml"]).ok();
-    assert!(done.stdout.contains("9 photos to train on, 3 to test on"), "{}", done.stdout);
+    assert!(done.stdout.contains("9 photos for training, 3 for testing"), "{}", done.stdout);
     let config = project.read("pets.toml");
     assert!(
         config.contains("folder = \"pets/train\"") && config.contains("test_folder = \"pets/val\""),
         "{config}"
     );
-    trains(&project, "pets.toml");
+    assert_trains(&project, "pets.toml");
 }
 
-/// Empty files are enough: `init` looks at names.
-fn touch(project: &Project, photos: &[&str]) {
-    for photo in photos {
-        project.write(photo, "");
+/// Creates empty files, which are enough because `init` does not read images.
+fn create_empty_files(project: &Project, paths: &[&str]) {
+    for path in paths {
+        project.write(path, "");
     }
 }
 
-/// The config that `init` writes for `photos`, and what it noted on stderr.
-fn written(project: &Project, path: &str) -> (String, String) {
+/// The config that `init` writes for `path`, and its stderr.
+fn init_config(project: &Project, path: &str) -> (String, String) {
     let config = project.path("new.toml");
     fs::remove_file(&config).unwrap_or_default();
     let done = project.run(&["init", path, "--config", "new.toml"]).ok();
@@ -60,67 +60,70 @@ fn written(project: &Project, path: &str) -> (String, String) {
 #[test]
 fn a_class_may_be_called_train() {
     let project = Project::new(0);
-    touch(&project, &["veh/bus/1.jpg", "veh/bus/2.jpg", "veh/train/1.jpg", "veh/train/2.jpg"]);
-    let (config, notes) = written(&project, "veh");
+    create_empty_files(&project, &["veh/bus/1.jpg", "veh/bus/2.jpg", "veh/train/1.jpg", "veh/train/2.jpg"]);
+    let (config, notes) = init_config(&project, "veh");
     assert!(config.contains("folder = \"veh\" ") && config.contains("# test_folder"), "{config}");
     assert_eq!(notes, "");
-    // But two folders that are called as the parts of a split are no two classes.
-    touch(&project, &["flat/train/1.jpg", "flat/train/2.jpg", "flat/test/1.jpg", "flat/test/2.jpg"]);
+    // But two folders `train` and `test` alone are a split, not two classes.
+    create_empty_files(
+        &project,
+        &["flat/train/1.jpg", "flat/train/2.jpg", "flat/test/1.jpg", "flat/test/2.jpg"],
+    );
     let refused = project.run(&["init", "flat", "--config", "flat.toml"]);
     refused.fails(3, &["flat/train has no class folders"]);
 }
 
 #[test]
-fn photos_to_test_on_are_those_with_classes_and_what_is_passed_over_is_told() {
+fn test_folders_need_class_folders_and_ignored_folders_are_reported() {
     let project = Project::new(0);
-    touch(
+    create_empty_files(
         &project,
         &["cats/train/a/1.jpg", "cats/train/a/2.jpg", "cats/train/b/1.jpg", "cats/train/b/2.jpg"],
     );
-    // Kaggle's photos to be predicted.
-    touch(&project, &["cats/test/1.jpg", "cats/test/2.jpg"]);
-    // What is hidden is not looked at.
-    touch(&project, &["cats/.thumbnails/1.jpg"]);
-    let (config, notes) = written(&project, "cats");
+    // Kaggle's unlabeled test photos.
+    create_empty_files(&project, &["cats/test/1.jpg", "cats/test/2.jpg"]);
+    // Hidden folders are ignored.
+    create_empty_files(&project, &["cats/.thumbnails/1.jpg"]);
+    let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("folder = \"cats/train\"") && config.contains("# test_folder"), "{config}");
-    assert_eq!(notes, "note: passed over cats/test: there is no folder per class in it\n");
-    touch(&project, &["cats/val/a/1.jpg", "cats/valid/a/1.jpg", "cats/more/1.jpg"]);
-    let (config, notes) = written(&project, "cats");
+    assert_eq!(notes, "note: ignored cats/test: it has no folder per class\n");
+    create_empty_files(&project, &["cats/val/a/1.jpg", "cats/valid/a/1.jpg", "cats/more/1.jpg"]);
+    let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("test_folder = \"cats/val\""), "{config}");
     assert_eq!(
         notes,
-        "note: passed over cats/more: cats/train is trained on\n\
-         note: passed over cats/test: there is no folder per class in it\n\
-         note: passed over cats/valid: cats/val is tested on\n"
+        "note: ignored cats/more: the training folder is cats/train\n\
+         note: ignored cats/test: it has no folder per class\n\
+         note: ignored cats/valid: the test folder is cats/val\n"
     );
     fs::create_dir_all(project.path("cats/test/unknown")).unwrap();
     fs::rename(project.path("cats/test/1.jpg"), project.path("cats/test/unknown/1.jpg")).unwrap();
-    let (config, notes) = written(&project, "cats");
+    let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("test_folder = \"cats/val\""), "{config}");
     assert!(notes.contains("none of its folders is a class of cats/train"), "{notes}");
 }
 
 #[test]
-fn the_test_part_has_room_for_every_class() {
-    for (photos, size, comment) in
-        [(10, "0.1 ", "a share"), (4, "0.25 ", "a tenth would be fewer"), (2, "3 ", "a quarter")]
+fn the_test_split_is_large_enough_for_every_class() {
+    for (n_images, size, comment) in
+        [(10, "0.1 ", "fraction, or"), (4, "0.25 ", "a tenth would be fewer"), (2, "3 ", "a quarter")]
     {
-        let project = Project::new(photos);
-        let (config, _) = written(&project, "photos");
+        let project = Project::new(n_images);
+        let (config, _) = init_config(&project, "photos");
         let line = config.lines().find(|line| line.starts_with("test_size = ")).unwrap();
         assert!(line.starts_with(&format!("test_size = {size}")) && line.contains(comment), "{line}");
-        trains(&project, "new.toml");
+        assert_trains(&project, "new.toml");
     }
     let project = Project::new(1);
-    let (_, notes) = written(&project, "photos");
+    let (_, notes) = init_config(&project, "photos");
     assert!(
-        notes.contains("warning: it cannot be trained on yet") && notes.contains("only one photo"),
+        notes.contains("warning: this data set cannot be trained on yet") && notes.contains("only one photo"),
         "{notes}"
     );
 }
 
 #[test]
-fn programs_are_told_what_was_found() {
+fn json_reports_what_was_found() {
     let project = Project::new(4);
     let figures = project.run(&["init", "photos", "--config", "my new.toml", "--json"]).ok();
     let expected = serde_json::json!({"config": "my new.toml", "classes": 3, "train": 9, "test": 3});
@@ -134,7 +137,7 @@ fn a_table_that_cannot_be_read_is_bad_data() {
     let init = ["init", "labels.csv", "--config", "new.toml"];
     for table in [&b"id,breed\nhat/00,k\xe4se\n"[..], b"id,r\xe4sse\nhat/00,hat\n"] {
         fs::write(project.path("labels.csv"), table).unwrap();
-        project.run(&init).fails(3, &["labels.csv", "is not UTF-8: save the table as UTF-8"]);
+        project.run(&init).fails(3, &["labels.csv", "is not UTF-8: save the file as UTF-8"]);
     }
     project.write("labels.csv", "id,breed\n");
     project.run(&init).fails(3, &["labels.csv has no rows"]);
@@ -161,11 +164,11 @@ fn a_table_becomes_a_config_that_trains() {
     ] {
         assert!(config.contains(line), "{line}: {config}");
     }
-    trains(&project, "dogs.toml");
+    assert_trains(&project, "dogs.toml");
 }
 
 #[test]
-fn a_folder_with_a_table_beside_its_photos_is_no_folder_per_class() {
+fn a_folder_with_a_table_is_no_folder_per_class() {
     let project = Project::new(2);
     fs::rename(project.path("photos/hat"), project.path("photos/train")).unwrap();
     project.write("photos/labels.csv", "id,breed\n00,hat\n01,pug\n");
@@ -174,25 +177,25 @@ fn a_folder_with_a_table_beside_its_photos_is_no_folder_per_class() {
 }
 
 #[test]
-fn what_cannot_be_guessed_is_asked_for() {
+fn ambiguous_columns_must_be_named() {
     let project = Project::new(2);
     project.write("odd.csv", "a,b\nhat/00.jpg,hat\n");
     project.run(&["init", "odd.csv", "--config", "x.toml"]).fails(2, &["--id", "a, b"]);
     let named = ["init", "odd.csv", "--config", "x.toml", "--id", "a", "--label", "b"];
     project.write("odd.csv", "a,b\nnowhere.jpg,hat\n");
     project.run(&named).fails(2, &["nowhere.jpg", "--images"]);
-    project.run(&["init", "absent"]).fails(2, &["there is no folder, no table and no shard absent"]);
+    project.run(&["init", "absent"]).fails(2, &["there is no folder, table or shard absent"]);
     assert!(!project.path("x.toml").exists());
 }
 
 // effect: init --id, init --images, init --label
 #[test]
-fn columns_and_the_folder_of_a_table_are_those_that_are_named_or_the_usual_ones() {
+fn columns_and_the_image_folder_are_given_or_guessed() {
     let project = Project::empty();
     for number in 1..5 {
-        let photos =
+        let images =
             [format!("images/{number}.jpg"), format!("train/{number}.jpg"), format!("other/1{number}.png")];
-        touch(&project, &photos.each_ref().map(String::as_str));
+        create_empty_files(&project, &images.each_ref().map(String::as_str));
     }
     project.write("t.csv", "id,class,label,file\n1,a,x,11\n2,a,y,12\n3,b,x,13\n4,b,y,14\n");
     let init = |config: &str, more: &[&str]| -> toml::Table {
@@ -204,7 +207,7 @@ fn columns_and_the_folder_of_a_table_are_those_that_are_named_or_the_usual_ones(
         let keys = ["csv", "images", "id", "label", "extension"];
         keys.map(|key| config["data"][key].as_str().unwrap().to_owned())
     };
-    // `label` is more usual than `class`, and `train` than `images`.
+    // `label` is tried before `class`, and `train` before `images`.
     assert_eq!(data(&init("usual.toml", &[])), ["t.csv", "train", "id", "label", "jpg"]);
     assert_eq!(data(&init("label.toml", &["--label", "class"])), ["t.csv", "train", "id", "class", "jpg"]);
     assert_eq!(
@@ -213,23 +216,29 @@ fn columns_and_the_folder_of_a_table_are_those_that_are_named_or_the_usual_ones(
     );
     let id = init("id.toml", &["--id", "file", "--images", "other"]);
     assert_eq!(data(&id), ["t.csv", "other", "file", "label", "png"]);
-    // A column or a folder that is named and is not there is no other.
-    let no = |more: &[&str], parts: &[&str]| {
+    // A given column or folder that does not exist is an error.
+    let assert_refused = |more: &[&str], parts: &[&str]| {
         project.run(&[&["init", "t.csv", "--config", "no.toml"], more].concat()).fails(2, parts);
     };
-    no(&["--id", "name"], &["there is no column `name` (--id); its columns: id, class, label, file"]);
-    no(&["--label", "name"], &["there is no column `name` (--label)"]);
-    no(&["--images", "other"], &["the photo of its first row, `1`, is not in other: ", "--images"]);
+    assert_refused(
+        &["--id", "name"],
+        &["there is no column `name` (--id); its columns: id, class, label, file"],
+    );
+    assert_refused(&["--label", "name"], &["there is no column `name` (--label)"]);
+    assert_refused(
+        &["--images", "other"],
+        &["the photo of the first row, `1`, is not in other: ", "--images"],
+    );
     let folder = |flag: &str| project.run(&["init", ".", "--config", "no.toml", flag, "x"]);
-    folder("--id").fails(2, &["--images and --id belong to a CSV, and . is a folder"]);
-    folder("--images").fails(2, &["--images and --id belong to a CSV, and . is a folder"]);
-    folder("--label").fails(2, &["--label belongs to a table, and . is a folder"]);
+    folder("--id").fails(2, &["--images and --id are for a CSV, and . is a folder"]);
+    folder("--images").fails(2, &["--images and --id are for a CSV, and . is a folder"]);
+    folder("--label").fails(2, &["--label is for a table, and . is a folder"]);
     assert!(!project.path("no.toml").exists());
 }
 
-/// What the usual names are: each column of a list is taken before those that come after it.
+/// Columns and folders with usual names are tried in the order of these lists.
 #[test]
-fn usual_columns_and_folders_are_tried_in_the_order_of_how_usual_they_are() {
+fn usual_columns_and_folders_are_tried_in_order() {
     let project = Project::empty();
     let ids = ["id", "image", "image_id", "filename", "file_name", "file", "path", "photo", "name"];
     let labels = ["label", "class", "breed", "species", "category", "target", "variety", "y"];
@@ -239,16 +248,19 @@ fn usual_columns_and_folders_are_tried_in_the_order_of_how_usual_they_are() {
         let folder = folders[number.min(5)];
         let case = format!("{number}");
         for folder in &folders[number.min(5)..] {
-            touch(&project, &[&format!("{case}/{folder}/1.jpg"), &format!("{case}/{folder}/2.jpg")]);
+            create_empty_files(
+                &project,
+                &[&format!("{case}/{folder}/1.jpg"), &format!("{case}/{folder}/2.jpg")],
+            );
         }
-        // The most usual last, and in capitals.
+        // The most usual name last, and in capitals.
         let columns: Vec<String> = id.iter().chain(label).rev().map(|name| name.to_uppercase()).collect();
-        let row = |photo: &str| {
+        let row = |image: &str| {
             let fields = columns.iter().map(|name| {
                 if id.contains(&name.to_lowercase().as_str()) {
-                    photo
+                    image
                 } else {
-                    if photo == "1" { "a" } else { "b" }
+                    if image == "1" { "a" } else { "b" }
                 }
             });
             fields.collect::<Vec<_>>().join(",")
@@ -278,5 +290,5 @@ fn columns_of_a_parquet_are_found_by_their_usual_names() {
     assert_eq!(data("usual.toml", &[]), ["p.parquet", "picture", "class"]);
     assert_eq!(data("named.toml", &["--label", "use"]), ["p.parquet", "picture", "use"]);
     let id = ["init", "p.parquet", "--config", "no.toml", "--id", "x"];
-    project.run(&id).fails(2, &["--images and --id belong to a CSV, and p.parquet is made of shards"]);
+    project.run(&id).fails(2, &["--images and --id are for a CSV, and p.parquet is a set of shards"]);
 }

@@ -1,17 +1,17 @@
-//! A killed command leaves nothing wrong behind, and the next one goes on where it stopped.
+//! A killed command leaves no invalid files, and the next command continues its work.
 
 use std::fs;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Project, SAME_BYTES};
+use crate::support::{Project, REPRODUCIBLE_FILES};
 
-/// Vectors that are stored at once.
+/// Vectors that are stored in one transaction.
 const BATCH: u64 = 8;
 
-/// What a killed program may leave behind begins with this.
-const PART: &str = ".headstock-part-";
+/// Prefix of temporary files, which a killed program may leave.
+const TEMPORARY_PREFIX: &str = ".headstock-part-";
 
 fn start(project: &Project, arguments: &[&str]) -> Child {
     project
@@ -22,15 +22,15 @@ fn start(project: &Project, arguments: &[&str]) -> Child {
         .expect("the command starts")
 }
 
-/// Kills `child` when `now` says so, unless it ends before.
-fn kill_when(mut child: Child, now: impl Fn() -> bool) {
-    let mut looks = 0;
-    while !now() && child.try_wait().expect("its state").is_none() {
+/// Kills `child` when `is_time` returns true, unless it ends before.
+fn kill_when(mut child: Child, is_time: impl Fn() -> bool) {
+    let mut n_polls = 0;
+    while !is_time() && child.try_wait().expect("its state").is_none() {
         thread::sleep(Duration::from_millis(1));
-        looks += 1;
-        assert!(looks < 100_000, "it neither goes on nor ends");
+        n_polls += 1;
+        assert!(n_polls < 100_000, "it does not end");
     }
-    // One that has ended already is no fault.
+    // The process may have ended already.
     let _ = child.kill();
     child.wait().expect("its end");
 }
@@ -39,52 +39,55 @@ fn kill_when(mut child: Child, now: impl Fn() -> bool) {
 fn a_killed_command_loses_a_batch_at_most_and_the_features_are_right() {
     let project = Project::new(20);
     project.run(&["extract", "--out", "undisturbed.npz", "--set", "features.cache=other"]).ok();
-    let parts = ["", "photos/hat/", ".headstock/"].map(|folder| format!("{folder}{PART}left.jpg"));
-    for part in &parts {
-        project.write(part, "cut off");
+    let leftovers =
+        ["", "photos/hat/", ".headstock/"].map(|folder| format!("{folder}{TEMPORARY_PREFIX}left.jpg"));
+    for leftover in &leftovers {
+        project.write(leftover, "cut off");
     }
     let extract = ["extract", "--out", "x.npz", "--threads", "1", "--json"];
 
     kill_when(start(&project, &extract), || true);
-    let mut kept = project.stored(".headstock");
-    assert_eq!(kept, 0, "it was killed before it could do anything");
+    let mut n_cached = project.n_cached(".headstock");
+    assert_eq!(n_cached, 0, "it was killed before it stored anything");
     for kill in 1..=3 {
-        kill_when(start(&project, &extract), || project.stored(".headstock") > kept);
-        let stored = project.stored(".headstock");
-        assert!(stored > kept, "kill {kill}: of {kept} vectors {stored} are left");
+        kill_when(start(&project, &extract), || project.n_cached(".headstock") > n_cached);
+        let stored = project.n_cached(".headstock");
+        assert!(stored > n_cached, "kill {kill}: of {n_cached} vectors {stored} are left");
         assert!(stored.is_multiple_of(BATCH) || stored == 60, "kill {kill}: {stored} are no whole batches");
         assert!(kill > 1 || stored < 60, "all vectors were stored at once");
-        kept = stored;
+        n_cached = stored;
     }
-    assert!(!project.path("x.npz").exists(), "features were written before they were all there");
+    assert!(!project.path("x.npz").exists(), "features were written before all were computed");
 
     let last = project.run(&extract).ok().json();
-    assert_eq!((&last["rows"], &last["computed"]), (&60.into(), &(60 - kept).into()));
-    assert_eq!(project.stored(".headstock"), 60);
+    assert_eq!((&last["rows"], &last["computed"]), (&60.into(), &(60 - n_cached).into()));
+    assert_eq!(project.n_cached(".headstock"), 60);
     let read = |name: &str| fs::read(project.path(name)).unwrap();
     assert!(read("x.npz") == read("undisturbed.npz"), "features differ after the kills");
-    for part in &parts {
-        assert_eq!(project.read(part), "cut off");
+    for leftover in &leftovers {
+        assert_eq!(project.read(leftover), "cut off");
     }
 }
 
 #[test]
-fn a_killed_command_leaves_a_whole_run_or_none() {
+fn a_killed_command_leaves_a_complete_run_or_none() {
     let project = Project::new(4);
     project.run(&["train", "--run", "undisturbed"]).ok();
-    let begun = || {
+    let n_leftovers = || {
         let entries = fs::read_dir(project.path("")).unwrap();
         entries
-            .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(PART))
+            .filter(|entry| {
+                entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(TEMPORARY_PREFIX)
+            })
             .count()
     };
     for run in ["one", "two", "three", "four"] {
-        let before = begun();
-        kill_when(start(&project, &["train", "--run", run]), || begun() > before);
+        let before = n_leftovers();
+        kill_when(start(&project, &["train", "--run", run]), || n_leftovers() > before);
         if !project.path(run).exists() {
             project.run(&["train", "--run", run]).ok();
         }
-        for file in SAME_BYTES {
+        for file in REPRODUCIBLE_FILES {
             let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).unwrap();
             assert!(read(run) == read("undisturbed"), "{run}: {file}");
         }

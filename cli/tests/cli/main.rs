@@ -1,4 +1,4 @@
-//! The command as its users type it, in one program: each of its own would be linked anew.
+//! Tests of the command line program. They are one binary, to link only once.
 
 mod calibration;
 mod commands;

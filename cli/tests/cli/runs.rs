@@ -1,4 +1,4 @@
-//! Runs used again: elsewhere, on other photos, with other files around them.
+//! Using runs later: in other folders, on other photos, with changed files.
 
 use std::fs;
 use std::path::Path;
@@ -13,12 +13,12 @@ fn the_same_project_elsewhere_gives_the_same_bytes() {
     }
     for file in ["model.safetensors", "split.csv", "predictions.csv", "history.csv", "report.html"] {
         let read = |project: &Project| fs::read(project.path("runs/linear-1").join(file)).unwrap();
-        assert!(read(&here) == read(&there), "{file} depends on where the project lies");
+        assert!(read(&here) == read(&there), "{file} depends on the folder of the project");
     }
 }
 
 #[test]
-fn photos_are_prepared_as_for_the_fit_whatever_lies_beside_the_weights_now() {
+fn preprocessing_is_the_one_of_the_fit_even_if_the_weights_record_changed() {
     let project = Project::new(6);
     project.run(&["train"]).ok();
     let predict = || project.run(&["predict", "runs/linear-1", "photos/hat", "--format", "csv"]).ok();
@@ -33,12 +33,12 @@ fn photos_are_prepared_as_for_the_fit_whatever_lies_beside_the_weights_now() {
 }
 
 #[test]
-fn a_run_is_tested_on_the_photos_that_it_held_out_whatever_was_added_since() {
+fn a_run_is_evaluated_on_its_test_split_after_images_were_added() {
     let project = Project::new(6);
     let first = project.run(&["train", "--json"]).ok().json();
     for class in CLASSES {
         for number in 6..12 {
-            project.add(class, number);
+            project.add_image(class, number);
         }
     }
     let again = project.run(&["evaluate", "runs/linear-1", "--json"]).ok().json();
@@ -48,31 +48,32 @@ fn a_run_is_tested_on_the_photos_that_it_held_out_whatever_was_added_since() {
     );
     assert_eq!(again["same_samples"], true);
 
-    // Photos that it was trained on are pointed out.
+    // Test samples that the run was trained on are reported.
     let other = project.run(&["evaluate", "runs/linear-1", "--set", "split.seed=1", "--json"]).ok();
-    let told = other.json()["trained_on"].clone();
-    let (seen, tested) = (told["samples"].as_u64().unwrap(), other.json()["samples"].as_u64().unwrap());
-    let unseen = told["unseen"]["samples"].as_u64().unwrap();
-    assert!(seen > 0 && unseen > 0 && seen + unseen == tested, "{told}");
+    let trained_on = other.json()["trained_on"].clone();
+    let (seen, tested) = (trained_on["samples"].as_u64().unwrap(), other.json()["samples"].as_u64().unwrap());
+    let unseen = trained_on["unseen"]["samples"].as_u64().unwrap();
+    assert!(seen > 0 && unseen > 0 && seen + unseen == tested, "{trained_on}");
     let warning = format!("the run was trained on {seen} of these {tested} photos");
     assert!(other.stderr.contains(&warning), "{}", other.stderr);
-    let title = format!("{seen} of these were trained on; the other {unseen} alone:\n  top-1 ");
+    let title =
+        format!("{seen} of these were in the training data; metrics on the other {unseen}:\n  accuracy ");
     assert!(other.stdout.contains(&title), "{}", other.stdout);
     let own = project.run(&["evaluate", "runs/linear-1"]).ok();
-    assert!(!own.stdout.contains("trained on") && !own.stderr.contains("trained on"), "{}", own.stderr);
+    assert!(!own.stdout.contains("training data") && !own.stderr.contains("trained on"), "{}", own.stderr);
 
     let split = project.read("runs/linear-1/split.csv");
     let tested =
         split.lines().find_map(|line| line.strip_suffix(",test")).unwrap().split(',').next().unwrap();
     fs::remove_file(project.path("photos").join(tested)).unwrap();
-    project.run(&["evaluate", "runs/linear-1"]).fails(3, &[tested, "not there any more"]);
+    project.run(&["evaluate", "runs/linear-1"]).fails(3, &[tested, "of the run's test photos are missing"]);
 }
 
 #[test]
-fn a_run_is_tested_on_later_photos_without_those_that_it_was_trained_on() {
+fn a_run_is_evaluated_on_new_images_without_its_training_images() {
     let project = Project::new(5);
     project.run(&["train"]).ok();
-    project.add_later("later", 20);
+    project.add_new_images("later", 20);
     fs::remove_dir_all(project.path("later/hat")).unwrap();
     fs::rename(project.path("photos"), project.path("archive")).unwrap();
     let done = project.run(&["evaluate", "runs/linear-1", "--set", "data.test_folder=later", "--json"]).ok();
@@ -81,29 +82,30 @@ fn a_run_is_tested_on_later_photos_without_those_that_it_was_trained_on() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_to_keeps_nobody_from_testing() {
+fn evaluate_works_with_a_read_only_cache() {
     let project = Project::new(5);
     let first = project.run(&["train", "--json"]).ok().json();
     project.write("file", "no folder");
     let cache = ["evaluate", "runs/linear-1", "--json", "--set", "features.cache=file/cache"];
     let done = project.run(&cache).ok();
     assert_eq!(done.json()["top1"], first["top1"]);
-    assert!(done.stderr.contains("cannot be written to"), "{}", done.stderr);
+    assert!(done.stderr.contains("is not writable"), "{}", done.stderr);
 }
 
 #[test]
-fn a_run_among_the_photos_is_refused_since_it_would_be_a_class() {
+fn a_run_inside_the_data_folder_is_refused() {
     let project = Project::new(4);
     let arguments = ["train", "--config", "../headstock.toml"];
-    let refused = crate::support::done(project.command(&arguments).current_dir(project.path("photos")));
-    refused.fails(2, &["among the photos", "--run"]);
+    let refused =
+        crate::support::run_command(project.command(&arguments).current_dir(project.path("photos")));
+    refused.fails(2, &["inside the folder of the photos", "--run"]);
     assert!(!project.path("photos/runs").exists());
-    project.run(&["train", "--run", "photos/hat/run"]).fails(2, &["among the photos"]);
+    project.run(&["train", "--run", "photos/hat/run"]).fails(2, &["inside the folder of the photos"]);
     project.run(&["train"]).ok();
 }
 
 #[test]
-fn a_place_that_cannot_be_written_to_is_told_before_the_work() {
+fn unwritable_outputs_are_reported_before_the_work() {
     let project = Project::new(4);
     project.write("file", "no folder");
     fs::create_dir(project.path("folder.npz")).unwrap();
@@ -112,27 +114,27 @@ fn a_place_that_cannot_be_written_to_is_told_before_the_work() {
     let refused: &[(&[&str], i32, &[&str])] = &[
         (&["train", "--run", "file/run"], 1, &["file"]),
         (&["extract", "--out", "file/x.npz"], 1, &["file"]),
-        (&["extract", "--out", "photos.npz/../backbone"], 2, &["the ending tells the format"]),
+        (&["extract", "--out", "photos.npz/../backbone"], 2, &["unknown file extension"]),
         (&["extract", "--out", "folder.npz"], 2, &["folder.npz is a folder"]),
         #[cfg(unix)]
-        (&["train", "--run", "dangling"], 2, &["dangling is there already"]),
+        (&["train", "--run", "dangling"], 2, &["dangling already exists"]),
     ];
     for (arguments, code, parts) in refused {
         project.run(arguments).fails(*code, parts);
     }
-    assert!(!project.path(".headstock").exists(), "features were computed first");
+    assert!(!project.path(".headstock").exists(), "features were computed before the refusal");
     assert!(!project.path("folder.csv").exists());
 }
 
 #[test]
-fn a_table_of_the_users_is_never_replaced() {
+fn tables_of_the_user_are_not_overwritten() {
     let project = Project::new(4);
     project.write("labels.csv", "id,breed\n1,pug\n");
-    project.run(&["extract", "--out", "labels.npz"]).fails(2, &["labels.csv is there already"]);
-    project.run(&["split", "--out", "labels.csv"]).fails(2, &["labels.csv is there already"]);
-    project.run(&["split", "--out", "headstock.toml"]).fails(2, &["headstock.toml is there already"]);
+    project.run(&["extract", "--out", "labels.npz"]).fails(2, &["labels.csv exists and is not"]);
+    project.run(&["split", "--out", "labels.csv"]).fails(2, &["labels.csv exists and is not"]);
+    project.run(&["split", "--out", "headstock.toml"]).fails(2, &["headstock.toml exists and is not"]);
     assert_eq!(project.read("labels.csv"), "id,breed\n1,pug\n");
-    // What headstock wrote is replaced.
+    // Files of headstock are overwritten.
     for _ in 0..2 {
         project.run(&["split", "--out", "split.csv"]).ok();
         project.run(&["extract", "--out", "x.npz"]).ok();
@@ -140,13 +142,13 @@ fn a_table_of_the_users_is_never_replaced() {
 }
 
 #[test]
-fn photos_are_never_both_trained_on_and_tested_on() {
+fn images_are_never_in_both_train_and_test() {
     let project = Project::new(4);
     for test in ["photos", "photos/hat"] {
         let folder = format!("data.test_folder={test}");
-        project.run(&["train", "--set", &folder]).fails(3, &["lie within each other"]);
+        project.run(&["train", "--set", &folder]).fails(3, &["is inside the other"]);
     }
-    // Nor where no folder tells: shards that are both, and those that lie among others.
+    // The same for shards: one that is both, and one inside a folder of the other.
     let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/source").join(name);
     for name in ["numbers-000.tar", "numbers-001.tar", "train-00000-of-00002.parquet"] {
         fs::copy(golden(name), project.path(name)).unwrap();
@@ -173,14 +175,14 @@ fn photos_are_never_both_trained_on_and_tested_on() {
 
 #[cfg(unix)]
 #[test]
-fn a_run_may_be_read_by_whom_the_umask_lets() {
+fn permissions_of_a_run_follow_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     let project = Project::new(4);
     let command = env!("CARGO_BIN_EXE_headstock");
     for (umask, expected) in [("022", 0o755), ("077", 0o700)] {
         let mut shell = std::process::Command::new("sh");
         shell.arg("-c").arg(format!("umask {umask}; exec '{command}' train --run run-{umask}"));
-        crate::support::done(shell.current_dir(project.path(""))).ok();
+        crate::support::run_command(shell.current_dir(project.path(""))).ok();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let run = project.path(&format!("run-{umask}"));
         assert_eq!(mode(&run), expected, "umask {umask}");

@@ -1,17 +1,17 @@
-//! Tuning the backbone with the head: what comes of it, what uses it, and what is refused.
+//! Fine-tuning: its results, commands that use them, and errors.
 
 use std::fs;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{CLASSES, Done, Project};
+use crate::support::{CLASSES, CommandOutput, Project};
 
-/// The files of a tuned run that are the same bytes whenever the settings are.
-const SAME: [&str; 6] =
+/// Files of a fine-tuned run whose bytes depend on the settings and the data only.
+const REPRODUCIBLE_FILES: [&str; 6] =
     ["headstock.toml", "model.safetensors", "history.csv", "split.csv", "predictions.csv", "report.html"];
 
-/// A short tuning of the last stage.
+/// A short fine-tuning of the last stage.
 const TUNE: [&str; 12] = [
     "--set",
     "tune.from=layer4",
@@ -27,7 +27,7 @@ const TUNE: [&str; 12] = [
     "tune.label_smoothing=0",
 ];
 
-fn tune(project: &Project, run: &str, more: &[&str]) -> Done {
+fn train_tuned(project: &Project, run: &str, more: &[&str]) -> CommandOutput {
     project.run(&[&["train", "--run", run, "--json"], &TUNE[..], more].concat())
 }
 
@@ -36,8 +36,8 @@ fn rows(project: &Project, table: &str) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
 }
 
-fn same(project: &Project, run: &str, other: &str) {
-    for file in SAME {
+fn assert_same_run(project: &Project, run: &str, other: &str) {
+    for file in REPRODUCIBLE_FILES {
         let read = |run: &str| fs::read(project.path(&format!("{run}/{file}"))).expect("a file of the run");
         assert!(read(run) == read(other), "{run}: {file} differs from {other}'s");
     }
@@ -47,26 +47,27 @@ fn same(project: &Project, run: &str, other: &str) {
 
 // effect: tune.from, tune.validation, calibration x tune.validation, extract --run, predict --coverage
 #[test]
-fn a_tuned_run_holds_its_backbone_and_every_command_uses_it() {
+fn a_fine_tuned_run_has_its_backbone_and_every_command_uses_it() {
     let project = Project::new(16);
-    // Of 36 photos four of each class are held out: enough to calibrate by.
-    let more = ["--set", "tune.start=random", "--set", "tune.validation=0.3"];
-    let trained = tune(&project, "tuned", &more).ok().json();
+    // Of 36 photos, four of each class are held out: enough for calibration.
+    let more = ["--set", "tune.head_init=random", "--set", "tune.validation=0.3"];
+    let trained = train_tuned(&project, "tuned", &more).ok().json();
     let history = rows(&project, "tuned/history.csv");
     assert_eq!(history[0], ["epoch", "lr", "loss", "validation_loss", "validation_accuracy"]);
     assert_eq!(history.len(), 4);
     let cell = |row: usize, column: usize| history[row][column].parse::<f64>().unwrap();
     assert!(cell(3, 2) < 0.5 * cell(1, 2), "the loss goes from {} to {}", cell(1, 2), cell(3, 2));
-    // The last of three steps of an epoch, of nine along a cosine.
+    // The learning rate of the last of three steps per epoch, of nine steps along a cosine.
     for (row, step) in [(1, 2), (2, 5), (3, 8)] {
         let expected = 0.015 * (1.0 + (std::f64::consts::PI * f64::from(step) / 9.0).cos());
         assert!((cell(row, 1) - expected).abs() < 1e-12, "{}, expected {expected}", cell(row, 1));
     }
     assert!(!project.path("tuned/checkpoints").exists(), "a finished run has no checkpoints");
-    assert_eq!(trained["counts"]["train"], 24, "of 36 twelve are held out");
+    assert_eq!(trained["counts"]["train"], 24, "12 of 36 are held out");
     let calibration = &trained["calibration"];
     assert_eq!((&calibration["samples"], &calibration["folds"]), (&12.into(), &1.into()));
-    // What is calibrated is the best epoch, as it was judged: half precision at the cut is all that lies between.
+    // The best epoch is calibrated; its loss differs from the validation loss by half precision at the split
+    // point only.
     let best = (1..4).map(|row| cell(row, 3)).fold(f64::INFINITY, f64::min);
     let before = calibration["out_of_fold"]["before"]["log_loss"].as_f64().unwrap();
     assert!((before - best).abs() < 5e-3 * best, "{before}, where the best epoch has {best}");
@@ -75,77 +76,88 @@ fn a_tuned_run_holds_its_backbone_and_every_command_uses_it() {
     for figure in ["top1", "log_loss", "ece"] {
         assert_eq!(again[figure], trained[figure], "{figure}");
     }
-    // Of a photo that was tested on `predict` says what the run's table says.
+    // `predict` agrees with predictions.csv on test photos.
     let listed = rows(&project, "tuned/predictions.csv");
     assert_eq!(listed.len(), 1 + 12);
-    let predicted = |photo: &str, more: &[&str]| {
-        let photo = format!("photos/{photo}");
-        let said =
-            project.run(&[&["predict", "tuned", &photo, "--format", "csv"], more].concat()).ok().stdout;
-        said.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+    let predicted = |path: &str, more: &[&str]| {
+        let image = format!("photos/{path}");
+        let stdout =
+            project.run(&[&["predict", "tuned", &image, "--format", "csv"], more].concat()).ok().stdout;
+        stdout.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
     };
     let [path, _, class, probability, ..] = listed[1].as_slice() else { panic!("{:?}", listed[1]) };
-    let said = predicted(path, &[]);
-    assert!(said[1][0].ends_with(path.as_str()), "{said:?}");
-    assert_eq!(said[1][1], *class, "{said:?}");
-    let told: [f64; 2] = [&said[1][2], probability].map(|text| text.parse().unwrap());
-    assert!((told[0] - told[1]).abs() < 1e-5, "{told:?}");
+    let printed = predicted(path, &[]);
+    assert!(printed[1][0].ends_with(path.as_str()), "{printed:?}");
+    assert_eq!(printed[1][1], *class, "{printed:?}");
+    let probabilities: [f64; 2] = [&printed[1][2], probability].map(|text| text.parse().unwrap());
+    assert!((probabilities[0] - probabilities[1]).abs() < 1e-5, "{probabilities:?}");
     let sets = predicted(path, &["--coverage", "0.8"]);
-    assert!(sets[0].len() > said[0].len() && sets[1].len() == sets[0].len(), "{sets:?}");
+    assert!(sets[0].len() > printed[0].len() && sets[1].len() == sets[0].len(), "{sets:?}");
 
     project.run(&["extract", "--out", "frozen.npy"]).ok();
     project.run(&["extract", "--out", "tuned.npy", "--run", "tuned"]).ok();
     project.run(&["extract", "--out", "layer3.npy", "--layer", "layer3"]).ok();
     project.run(&["extract", "--out", "tuned3.npy", "--run", "tuned", "--layer", "layer3"]).ok();
     let read = |name: &str| fs::read(project.path(name)).unwrap();
-    assert!(read("frozen.npy") != read("tuned.npy"), "the tuned backbone gives other features");
-    assert!(read("layer3.npy") == read("tuned3.npy"), "what comes before the tuned stage is as it was");
+    assert!(read("frozen.npy") != read("tuned.npy"), "the fine-tuned backbone computes other features");
+    assert!(read("layer3.npy") == read("tuned3.npy"), "stages before the fine-tuned one did not change");
 
-    // A head on a tuned backbone is no start for one on a frozen one.
+    // A head on a fine-tuned backbone cannot warm-start one on a frozen backbone.
     project.run(&["train", "--warm", "tuned"]).fails(2, &["--warm tuned", "other features"]);
 
-    // The run's own config makes it again, on any number of threads.
+    // The config of the run reproduces it, on any number of threads.
     let config = "tuned/headstock.toml";
     project.run(&["train", "--config", config, "--run", "again", "--threads", "1"]).ok();
-    same(&project, "again", "tuned");
+    assert_same_run(&project, "again", "tuned");
 }
 
-/// What the options do to a step is shown by the tests of the course (`train/src/tune/course/tests.rs`); here, that they reach it.
-// effect: tune.space
+/// Checks that the options reach the trainer. The tests of the trainer in `train` check their effects on a
+/// step.
+// effect: tune.cache_gb
 #[test]
-fn every_part_of_the_backbone_can_be_tuned_and_what_is_asked_for_is_what_is_done() {
+fn every_stage_can_be_tuned_and_the_options_take_effect() {
     let project = Project::new(4);
     let augmented = "augment.horizontal_flip=0.5";
-    // Of each: the rates of its two epochs of two steps.
+    // Each with the learning rates of its two epochs of two steps.
     for (run, rates, more) in [
         (
             "stem",
             [0.03, 0.003],
             vec!["tune.from=stem", "tune.schedule=step", "tune.step_epochs=1", "tune.batch_norm=train"],
         ),
-        ("layer2", [0.03, 0.03], vec!["tune.from=layer2", "tune.schedule=constant", "tune.unfreeze=1"]),
+        (
+            "layer2",
+            [0.03, 0.03],
+            vec!["tune.from=layer2", "tune.schedule=constant", "tune.unfreeze_epochs=1"],
+        ),
         (
             "fresh",
             [0.03 * 0.505, 0.03],
-            vec!["tune.views=fresh", augmented, "tune.schedule=constant", "tune.warmup=1"],
+            vec!["tune.augment=per-epoch", augmented, "tune.schedule=constant", "tune.warmup_epochs=1"],
         ),
         (
             "views",
             [0.03, 0.015],
-            vec!["features.views=2", augmented, "tune.space=0", "tune.accumulate=2", "head.kind=mlp"],
+            vec![
+                "features.views=2",
+                augmented,
+                "tune.cache_gb=0",
+                "tune.grad_accum_steps=2",
+                "head.kind=mlp",
+            ],
         ),
     ] {
         let mut options: Vec<String> = more.iter().map(|text| (*text).to_owned()).collect();
         options.extend(["tune.epochs=2".to_owned(), "tune.batch_size=4".to_owned()]);
         let set: Vec<&str> = options.iter().flat_map(|text| ["--set", text.as_str()]).collect();
-        let done = tune(&project, run, &set).ok();
+        let done = train_tuned(&project, run, &set).ok();
         let history = rows(&project, &format!("{run}/history.csv"));
         let found: Vec<f64> = history[1..].iter().map(|row| row[1].parse().unwrap()).collect();
         assert!(
             found.len() == 2 && found.iter().zip(rates).all(|(found, rate)| (found - rate).abs() < 1e-9),
             "{run}: {found:?}, expected {rates:?}"
         );
-        let recomputed = done.stderr.contains("tune.space");
+        let recomputed = done.stderr.contains("tune.cache_gb");
         assert_eq!(recomputed, run == "views", "{run}: {}", done.stderr);
         let written = project.read(&format!("{run}/headstock.toml"));
         for (key, value) in options.iter().filter_map(|text| text.strip_prefix("tune.")?.split_once('=')) {
@@ -157,14 +169,14 @@ fn every_part_of_the_backbone_can_be_tuned_and_what_is_asked_for_is_what_is_done
 }
 
 #[test]
-fn what_cannot_be_tuned_is_refused_with_what_can() {
+fn invalid_tuning_is_refused_with_the_alternatives() {
     let project = Project::new(4);
-    tune(&project, "x", &["--head", "svm"]).fails(2, &["tune.from", "`svm`", "cosine, linear, mlp"]);
-    tune(&project, "x", &["--set", "backbone.layer=layer3"]).fails(2, &["tune.from", "avgpool"]);
-    tune(&project, "x", &["--set", "tune.lr=0"]).fails(2, &["tune.lr", "above 0"]);
-    tune(&project, "x", &["--set", "tune.views=fresh"]).fails(2, &["tune.views", "[augment]"]);
-    tune(&project, "x", &["--set", "tune.from=layer5"]).fails(2, &["layer5", "layer4"]);
-    tune(&project, "x", &["--set", "tune.lr=1e6"]).fails(1, &["tune.lr", "epoch"]);
+    train_tuned(&project, "x", &["--head", "svm"]).fails(2, &["tune.from", "`svm`", "cosine, linear, mlp"]);
+    train_tuned(&project, "x", &["--set", "backbone.layer=layer3"]).fails(2, &["tune.from", "avgpool"]);
+    train_tuned(&project, "x", &["--set", "tune.lr=0"]).fails(2, &["tune.lr", "above 0"]);
+    train_tuned(&project, "x", &["--set", "tune.augment=per-epoch"]).fails(2, &["tune.augment", "[augment]"]);
+    train_tuned(&project, "x", &["--set", "tune.from=layer5"]).fails(2, &["layer5", "layer4"]);
+    train_tuned(&project, "x", &["--set", "tune.lr=1e6"]).fails(1, &["tune.lr", "epoch"]);
     project.run(&["train", "--find-lr"]).fails(2, &["tune.from=layer4"]);
     project.run(&["train", "--resume", "nothing"]).fails(2, &["nothing"]);
     project.run(&["train", "--run", "frozen"]).ok();
@@ -172,47 +184,47 @@ fn what_cannot_be_tuned_is_refused_with_what_can() {
     project.run(&["train", "--resume", "frozen", "--set", "tune.lr=1"]).fails(2, &["--resume"]);
 }
 
-fn start(project: &Project, arguments: &[&str]) -> Child {
+fn spawn(project: &Project, arguments: &[&str]) -> Child {
     let mut command = project.command(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts")
 }
 
-/// Kills `child` when `now` says so; whether it ended before.
-fn kill_when(mut child: Child, now: impl Fn() -> bool) -> bool {
+/// Kills `child` when `is_time` returns true; returns whether it had ended by itself.
+fn kill_when(mut child: Child, is_time: impl Fn() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if child.try_wait().expect("its state").is_some() {
             return true;
         }
-        if now() {
+        if is_time() {
             break;
         }
-        assert!(started.elapsed() < Duration::from_secs(300), "it neither goes on nor ends");
+        assert!(started.elapsed() < Duration::from_secs(300), "it does not end");
         thread::sleep(Duration::from_millis(1));
     }
-    // One that has ended in the meantime is no fault.
+    // The process may have ended in the meantime.
     let _ = child.kill();
     child.wait().expect("its end").success()
 }
 
 #[test]
-fn a_tuning_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not() {
+fn a_repeatedly_killed_fine_tuning_ends_with_the_same_bytes() {
     const KILLS: u64 = 20;
     let project = Project::new(6);
-    let epochs = ["--set", "tune.epochs=32", "--set", "tune.ema=0.9", "--set", "tune.lr=0.001"];
-    tune(&project, "undisturbed", &epochs).ok();
+    let epochs = ["--set", "tune.epochs=32", "--set", "tune.ema_decay=0.9", "--set", "tune.lr=0.001"];
+    train_tuned(&project, "undisturbed", &epochs).ok();
     fs::remove_dir_all(project.path(".headstock")).unwrap();
 
-    let begin = || start(&project, &[&["train", "--run", "killed"], &TUNE[..], &epochs].concat());
-    let go_on = || start(&project, &["train", "--resume", "killed"]);
+    let start = || spawn(&project, &[&["train", "--run", "killed"], &TUNE[..], &epochs].concat());
+    let resume = || spawn(&project, &["train", "--resume", "killed"]);
     let last = project.path("killed/checkpoints/last.safetensors");
     let changed = || fs::metadata(&last).and_then(|file| file.modified()).ok();
-    let mut child = begin();
+    let mut child = start();
     for kill in 0..KILLS {
         let (begun, before) = (Instant::now(), changed());
-        // After some time, in whatever it is doing; or when a checkpoint has come, just then or a moment later.
+        // After some time; when a checkpoint was written; or a moment later.
         let moment = Duration::from_millis(kill * 131 % 120);
-        let now = || match kill % 3 {
+        let is_time = || match kill % 3 {
             0 => begun.elapsed() > 5 * moment,
             1 => changed() != before,
             _ => {
@@ -223,30 +235,30 @@ fn a_tuning_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_was_n
                 saved
             }
         };
-        assert!(!kill_when(child, now), "it ended before kill {kill}: it needs more epochs");
-        child = if project.path("killed").exists() { go_on() } else { begin() };
+        assert!(!kill_when(child, is_time), "it ended before kill {kill}: it needs more epochs");
+        child = if project.path("killed").exists() { resume() } else { start() };
     }
-    assert!(child.wait().unwrap().success(), "the last one ends well");
-    same(&project, "killed", "undisturbed");
+    assert!(child.wait().unwrap().success(), "the last one succeeds");
+    assert_same_run(&project, "killed", "undisturbed");
     let again = project.run(&["train", "--resume", "killed"]).ok();
-    assert!(again.stderr.contains("finished already"), "{}", again.stderr);
+    assert!(again.stderr.contains("already finished"), "{}", again.stderr);
 }
 
 #[test]
-fn a_run_that_is_not_finished_is_none_and_says_how_to_go_on() {
+fn an_unfinished_run_is_refused_with_the_command_that_resumes_it() {
     let project = Project::new(6);
     let child =
-        start(&project, &[&["train", "--run", "begun"], &TUNE[..], &["--set", "tune.epochs=50"]].concat());
+        spawn(&project, &[&["train", "--run", "begun"], &TUNE[..], &["--set", "tune.epochs=50"]].concat());
     let last = project.path("begun/checkpoints/last.safetensors");
     assert!(!kill_when(child, || last.exists()), "it was killed before its end");
     let how = "headstock train --resume begun";
     project.run(&["predict", "begun", "photos/hat/00.jpg"]).fails(2, &[how]);
     project.run(&["evaluate", "begun"]).fails(2, &[how]);
-    tune(&project, "begun", &[]).fails(2, &[how]);
+    train_tuned(&project, "begun", &[]).fails(2, &[how]);
     for class in CLASSES {
         fs::remove_file(project.path(&format!("photos/{class}/05.jpg"))).unwrap();
     }
-    project.run(&["train", "--resume", "begun"]).fails(2, &["not those that it began with"]);
+    project.run(&["train", "--resume", "begun"]).fails(2, &["have changed since it began"]);
     fs::write(&last, "cut").unwrap();
     project.run(&["train", "--resume", "begun"]).fails(1, &["last.safetensors"]);
 }

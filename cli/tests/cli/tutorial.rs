@@ -1,18 +1,18 @@
-//! The data set of the tutorial: Kaggle's Dog Breed Identification, with photos of ours in the place of its dogs.
+//! The config for Kaggle's Dog Breed Identification, on the demo's photos in the same layout.
 
 use std::fs;
 use std::path::Path;
 
-use crate::support::{CLASSES, Project, demo_photo};
+use crate::support::{CLASSES, Project, demo_image};
 
 #[test]
-fn the_config_for_the_tutorials_data_needs_kaggles_folder_alone() {
+fn the_tutorial_config_trains_in_kaggles_folder() {
     let project = Project::new(0);
     fs::create_dir(project.path("train")).unwrap();
     let mut table = String::from("id,breed\n");
     for class in CLASSES {
         for number in 0..10 {
-            fs::copy(demo_photo(class, number), project.path(&format!("train/{class}{number}.jpg"))).unwrap();
+            fs::copy(demo_image(class, number), project.path(&format!("train/{class}{number}.jpg"))).unwrap();
             table += &format!("{class}{number},{class}\n");
         }
     }

@@ -1,4 +1,4 @@
-//! What the commands take, and what they print.
+//! Arguments and output of the commands.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,15 +7,15 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Project, done};
+use crate::support::{Project, run_command};
 use headstock_backbone::DownloadProgress;
 use headstock_heads::Registry;
 use headstock_loader::ImageRef;
 use headstock_loader::source::find_image_files;
 use headstock_train::{Predictor, Progress, Run, TrainError};
 
-/// The line below "next:" that has `word` in it.
-fn next(stdout: &str, word: &str) -> String {
+/// The line below "next:" that contains `word`.
+fn next_command(stdout: &str, word: &str) -> String {
     let lines: Vec<&str> =
         stdout.lines().skip_while(|line| *line != "next:").filter(|line| line.contains(word)).collect();
     assert_eq!(lines.len(), 1, "{stdout}");
@@ -24,7 +24,7 @@ fn next(stdout: &str, word: &str) -> String {
 
 #[cfg(unix)]
 #[test]
-fn the_commands_that_training_ends_with_run_as_they_are_printed() {
+fn the_suggested_commands_run_as_printed() {
     let project = Project::new(8);
     fs::rename(project.path("photos"), project.path("it's photos")).unwrap();
     let data = "data.folder=it's photos";
@@ -32,37 +32,38 @@ fn the_commands_that_training_ends_with_run_as_they_are_printed() {
     let stdout = project.run(&trained).ok().stdout;
     let shell = |line: &str| {
         let mut command = Command::new("sh");
-        done(command.args(["-c", line]).current_dir(project.path("")).stdin(Stdio::null())).ok()
+        run_command(command.args(["-c", line]).current_dir(project.path("")).stdin(Stdio::null())).ok()
     };
-    let predicted = shell(&next(&stdout, " predict "));
+    let predicted = shell(&next_command(&stdout, " predict "));
     assert!(predicted.stdout.starts_with("it's photos/"), "{}", predicted.stdout);
-    let again = shell(&next(&stdout, " train "));
+    let again = shell(&next_command(&stdout, " train "));
     assert!(again.stdout.contains("(0 computed)"), "{}", again.stdout);
-    assert_eq!(project.read("runs/svm-1/split.csv"), project.read("my run/split.csv"), "what was set counts");
+    assert_eq!(project.read("runs/svm-1/split.csv"), project.read("my run/split.csv"), "overrides were used");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn training_whose_output_cannot_be_written_still_tells_its_run() {
+fn training_with_a_broken_stdout_still_logs_its_run() {
     let project = Project::new(4);
     let full = fs::File::create("/dev/full").unwrap();
-    let failed = done(project.command(&["train"]).stdout(full).stderr(Stdio::piped()));
-    let failed = failed.fails(1, &["failed to write to stdout", "No space left", "the run is runs/linear-1"]);
+    let failed = run_command(project.command(&["train"]).stdout(full).stderr(Stdio::piped()));
+    let failed = failed
+        .fails(1, &["failed to write to stdout", "No space left", "the run was written to runs/linear-1"]);
     assert_eq!(failed.stderr.matches("error:").count(), 1, "{}", failed.stderr);
     project.run(&["evaluate", "runs/linear-1"]).ok();
 }
 
 #[cfg(unix)]
 #[test]
-fn a_folder_to_predict_is_walked_as_one_to_train_on() {
+fn predict_lists_a_folder_as_training_does() {
     let project = Project::new(4);
     project.run(&["train"]).ok();
     let folder = project.path("new");
     fs::create_dir_all(folder.join(".shelf")).unwrap();
-    for photo in ["b.jpg", ".shelf/c.jpg"] {
-        fs::copy(project.path("photos/hat/00.jpg"), folder.join(photo)).unwrap();
+    for name in ["b.jpg", ".shelf/c.jpg"] {
+        fs::copy(project.path("photos/hat/00.jpg"), folder.join(name)).unwrap();
     }
-    // What macOS leaves beside a photo on a foreign disk.
+    // A metadata file that macOS writes on other file systems.
     fs::write(folder.join("._b.jpg"), "no photo").unwrap();
     std::os::unix::fs::symlink(".shelf", folder.join("a")).unwrap();
     let predicted = project.run(&["predict", "runs/linear-1", "new", "--format", "csv"]).ok();
@@ -75,14 +76,14 @@ fn a_folder_to_predict_is_walked_as_one_to_train_on() {
 
 #[cfg(unix)]
 #[test]
-fn a_table_has_a_line_a_photo_whatever_the_names() {
+fn the_table_has_one_line_per_image_whatever_the_names() {
     let project = Project::new(4);
     fs::rename(project.path("photos/hat"), project.path("photos/ha\nt")).unwrap();
     project.run(&["train"]).ok();
-    let photo = "\u{1b}[31mred.jpg";
-    fs::copy(project.path("photos/dress/00.jpg"), project.path(photo)).unwrap();
+    let image = "\u{1b}[31mred.jpg";
+    fs::copy(project.path("photos/dress/00.jpg"), project.path(image)).unwrap();
     fs::write(project.path("\u{1b}[2Jbad.jpg"), "no photo").unwrap();
-    let predicted = project.run(&["predict", "runs/linear-1", photo, "photos/ha\nt", "\u{1b}[2Jbad.jpg"]);
+    let predicted = project.run(&["predict", "runs/linear-1", image, "photos/ha\nt", "\u{1b}[2Jbad.jpg"]);
     let predicted = predicted.fails(3, &[r"\u{1b}[2Jbad.jpg cannot be read"]);
     assert_eq!(predicted.stdout.lines().count(), 5, "{}", predicted.stdout);
     assert!(predicted.stdout.starts_with(r"\u{1b}[31mred.jpg  dress "), "{}", predicted.stdout);
@@ -91,19 +92,19 @@ fn a_table_has_a_line_a_photo_whatever_the_names() {
 }
 
 #[test]
-fn a_failure_is_told_once_and_in_our_words() {
+fn a_failure_is_reported_once_in_our_words() {
     let project = Project::new(3);
     let mut train = project.command(&["train", "--set", "backbone.weights=hf://owner/name"]);
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     train.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", project.path("hub"));
-    let failed = done(&mut train).fails(4, &["owner/name"]);
+    let failed = run_command(&mut train).fails(4, &["owner/name"]);
     assert!(failed.stderr.starts_with("error: "), "{}", failed.stderr);
     assert_eq!(failed.stderr.matches("error: ").count(), 1, "{}", failed.stderr);
 }
 
 // effect: bench --precision, bench --weights, --config
 #[test]
-fn bench_measures_what_it_is_told_and_nothing_else() {
+fn bench_uses_its_arguments_and_only_the_backbone_section() {
     let project = Project::new(0);
     let bench = |more: &[&str]| {
         project.run(&[&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat())
@@ -114,18 +115,18 @@ fn bench_measures_what_it_is_told_and_nothing_else() {
     fs::rename(project.path("headstock.toml"), project.path("away.toml")).unwrap();
     bench(&weights).ok();
     fs::rename(project.path("away.toml"), project.path("headstock.toml")).unwrap();
-    // Neither is to be had like this, and that it says so proves that it was heard.
+    // Neither is available here; the error proves that the argument was used.
     let (bf16, cuda) = ("backbone.precision=bf16", "backbone.device=cuda");
     let portable = |more: &[&str]| {
         let arguments = [&["bench", "--json", "--batch", "1", "--seconds", "0.01"][..], more].concat();
-        done(project.command(&arguments).env("HEADSTOCK_ISA", "portable"))
+        run_command(project.command(&arguments).env("HEADSTOCK_ISA", "portable"))
     };
     assert_eq!(portable(&[]).ok().json()["isa"], "portable");
     let no_bf16 = ["HEADSTOCK_ISA=portable cannot be used: it has no kernels for bf16"];
     let on_cpu = ["--set", "backbone.device=cpu"];
-    for told in [["--set", bf16], ["--precision", "bf16"]] {
-        portable(&[told, on_cpu].concat()).fails(2, &no_bf16);
-        portable(&[weights, told, on_cpu].concat()).fails(2, &no_bf16);
+    for flags in [["--set", bf16], ["--precision", "bf16"]] {
+        portable(&[flags, on_cpu].concat()).fails(2, &no_bf16);
+        portable(&[weights, flags, on_cpu].concat()).fails(2, &no_bf16);
     }
     let text = project.read("headstock.toml");
     project.write("headstock.toml", &format!("{text}precision = \"bf16\"\ndevice = \"cpu\"\n"));
@@ -136,7 +137,7 @@ fn bench_measures_what_it_is_told_and_nothing_else() {
         bench(&[&weights[..], &["--set", cuda]].concat()).fails(2, &["--features cuda"]);
     }
     bench(&[&weights[..], &["--set", "backbone.devise=cpu"]].concat())
-        .fails(2, &["the arguments: there is no key `backbone.devise`"]);
+        .fails(2, &["the arguments: unknown key `backbone.devise`"]);
 }
 
 #[test]
@@ -160,17 +161,17 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
-fn an_override_that_does_nothing_is_told_so() {
+fn unused_overrides_are_reported() {
     let project = Project::new(10);
     for command in [&["heads"][..], &["heads", "svm"], &["init", "photos", "--config", "new.toml"]] {
         let done = project.run(&[command, &["--set", "head.C=1"]].concat()).ok();
-        assert!(done.stderr.contains("--set head.C=1 does nothing here"), "{}", done.stderr);
+        assert!(done.stderr.contains("--set head.C=1 has no effect"), "{}", done.stderr);
     }
     project.run(&["heads", "--config", "absent.toml"]).ok();
 }
 
 #[test]
-fn heads_are_described_to_programs() {
+fn heads_are_described_in_json() {
     let project = Project::new(0);
     let described = project.run(&["heads", "--json"]).ok().json();
     let names: Vec<&str> =
@@ -189,10 +190,10 @@ fn heads_are_described_to_programs() {
 fn predictions_are_shown_as_they_are_made() {
     let project = Project::new(4);
     project.run(&["train"]).ok();
-    // The last photo comes through a pipe: until something is written to it, the program waits.
+    // The last photo is a pipe: the program waits until something is written to it.
     assert!(Command::new("mkfifo").arg(project.path("last.jpg")).status().unwrap().success());
-    let photos = ["photos/hat/00.jpg"].repeat(64);
-    let predict = [&["predict", "runs/linear-1"][..], &photos, &["last.jpg"]].concat();
+    let images = ["photos/hat/00.jpg"].repeat(64);
+    let predict = [&["predict", "runs/linear-1"][..], &images, &["last.jpg"]].concat();
     let mut child = project.command(&predict).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let (send, receive) = mpsc::channel();
@@ -207,7 +208,7 @@ fn predictions_are_shown_as_they_are_made() {
     assert!(first.unwrap().unwrap().unwrap().starts_with("photos/hat/00.jpg  "));
 }
 
-/// What is told of a prediction.
+/// Records the progress of a prediction.
 #[derive(Default)]
 struct Recorder {
     begun: Mutex<Vec<(String, u64, &'static str)>>,
@@ -222,45 +223,45 @@ impl DownloadProgress for Recorder {
 }
 
 impl Progress for Recorder {
-    fn begin_run(&self, what: &str, total: u64, unit: &'static str) {
-        self.begun.lock().expect("no panic before").push((what.to_owned(), total, unit));
+    fn begin(&self, phase: &str, total: u64, unit: &'static str) {
+        self.begun.lock().expect("no panic before").push((phase.to_owned(), total, unit));
     }
     fn step(&self, count: u64) {
         self.steps.lock().expect("no panic before").push(count);
     }
     fn set_position(&self, _: u64, _: u64) {}
-    fn train_to_end(&self) {
+    fn end(&self) {
         *self.ended.lock().expect("no panic before") += 1;
     }
 }
 
 #[test]
-fn predicting_tells_how_far_it_is() {
+fn predict_reports_progress() {
     let project = Project::new(10);
     project.run(&["train"]).ok();
     let heads = Registry::builtin();
     let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
     let settings = run.settings(&[], &heads).unwrap();
     let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
-    let photos: Vec<ImageRef> =
+    let images: Vec<ImageRef> =
         find_image_files(&project.path("photos")).unwrap().into_iter().map(ImageRef::from).collect();
-    let (progress, mut told) = (Recorder::default(), Vec::new());
+    let (progress, mut reported) = (Recorder::default(), Vec::new());
     predictor
-        .predict::<TrainError>(&photos, &progress, &mut |batch, predicted| {
+        .predict::<TrainError>(&images, &progress, &mut |batch, predicted| {
             assert!(predicted.len() == batch.len() && predicted.iter().all(Result::is_ok));
-            told.extend_from_slice(batch);
+            reported.extend_from_slice(batch);
             Ok(())
         })
         .unwrap();
-    assert_eq!(told, photos, "in order");
+    assert_eq!(reported, images, "in order");
     assert_eq!(*progress.begun.lock().unwrap(), [("predicting".to_owned(), 30, "photos")]);
     let steps = progress.steps.lock().unwrap().clone();
     assert!(steps.len() > 1 && steps.iter().sum::<u64>() == 30, "{steps:?}");
     assert_eq!(*progress.ended.lock().unwrap(), 1);
 
-    // What the listener gives stops it, and the phase is over all the same.
+    // An error of the callback stops the prediction and ends the phase.
     let stop = || TrainError::Usage("enough".into());
-    let stopped = predictor.predict::<TrainError>(&photos, &progress, &mut |_, _| Err(stop()));
+    let stopped = predictor.predict::<TrainError>(&images, &progress, &mut |_, _| Err(stop()));
     assert_eq!(stopped.unwrap_err().to_string(), "enough");
     assert_eq!(*progress.ended.lock().unwrap(), 2);
 }

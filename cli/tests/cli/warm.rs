@@ -1,14 +1,14 @@
-//! `train --warm`: starting from an earlier run.
+//! `train --warm`: warm starts from an earlier run.
 
 use crate::support::Project;
 
 // effect: train --warm
 #[test]
-fn classes_of_the_run_keep_their_numbers_and_new_ones_come_after_them() {
+fn labels_of_the_run_stay_and_new_classes_follow() {
     let project = Project::new(8);
     project.run(&["train"]).ok();
     for number in 0..8 {
-        project.add("longsleeve", number);
+        project.add_image("longsleeve", number);
     }
     let warm = project
         .run(&["train", "--warm", "runs/linear-1", "--run", "warm", "--set", "calibration=none", "--json"])
@@ -17,9 +17,9 @@ fn classes_of_the_run_keep_their_numbers_and_new_ones_come_after_them() {
     let header = project.read("warm/predictions.csv").lines().next().unwrap_or_default().to_owned();
     assert_eq!(header, "path,label,predicted,probability,dress,hat,shoes,longsleeve");
 
-    // It begins where the run ended, and ends where a run from nothing does.
+    // It starts near the optimum of the run and converges to the optimum of a cold start.
     let cold = project.run(&["train", "--run", "cold", "--set", "calibration=none", "--json"]).ok();
-    let first = |run: &str| -> f64 {
+    let first_objective = |run: &str| -> f64 {
         let history = project.read(&format!("{run}/history.csv"));
         history
             .lines()
@@ -29,56 +29,70 @@ fn classes_of_the_run_keep_their_numbers_and_new_ones_come_after_them() {
             .parse()
             .expect("a number")
     };
-    assert!(first("warm") < 0.9 * first("cold"), "{} and {}", first("warm"), first("cold"));
-    let loss = |done: &crate::support::Done| done.json()["log_loss"].as_f64().expect("a log loss");
-    assert!((loss(&warm) - loss(&cold)).abs() < 0.01 * loss(&cold), "{} and {}", loss(&warm), loss(&cold));
+    assert!(
+        first_objective("warm") < 0.9 * first_objective("cold"),
+        "{} and {}",
+        first_objective("warm"),
+        first_objective("cold")
+    );
+    let log_loss =
+        |done: &crate::support::CommandOutput| done.json()["log_loss"].as_f64().expect("a log-loss");
+    assert!(
+        (log_loss(&warm) - log_loss(&cold)).abs() < 0.01 * log_loss(&cold),
+        "{} and {}",
+        log_loss(&warm),
+        log_loss(&cold)
+    );
 }
 
 #[test]
-fn a_head_that_cannot_start_from_another_says_so_and_is_fitted_anyway() {
+fn a_head_without_warm_start_says_so_and_is_fitted_anyway() {
     let project = Project::new(8);
     project.run(&["train", "--head", "ridge"]).ok();
     let warm = project.run(&["train", "--head", "ridge", "--warm", "runs/ridge-1"]).ok();
-    assert!(warm.stderr.contains("`ridge` is fitted from nothing"), "{}", warm.stderr);
+    assert!(warm.stderr.contains("`ridge` does not support a warm start"), "{}", warm.stderr);
     assert_eq!(project.read("runs/ridge-2/predictions.csv"), project.read("runs/ridge-1/predictions.csv"));
 }
 
 #[test]
-fn a_run_that_is_no_start_is_refused_with_the_reason() {
+fn an_incompatible_run_is_refused_with_the_reason() {
     let project = Project::new(8);
     project.run(&["train"]).ok();
     let warm = |more: &[&str]| project.run(&[&["train", "--warm", "runs/linear-1"], more].concat());
-    warm(&["--head", "svm"]).fails(2, &["runs/linear-1", "holds a `linear`, from which no `svm` can start"]);
+    warm(&["--head", "svm"])
+        .fails(2, &["runs/linear-1", "has a `linear` head, from which a `svm` head cannot start"]);
     warm(&["--set", "backbone.layer=layer3"]).fails(2, &["it was fitted on other features"]);
-    project.run(&["train", "--warm", "nowhere"]).fails(2, &["nowhere is no run"]);
+    project.run(&["train", "--warm", "nowhere"]).fails(2, &["nowhere is not a run"]);
 }
 
 #[test]
-fn a_warm_start_on_another_draw_tells_how_it_does_on_photos_that_the_first_run_has_not_seen() {
+fn a_warm_start_on_another_split_reports_metrics_on_unseen_images() {
     let project = Project::new(8);
     project.run(&["train"]).ok();
     let warm = ["train", "--warm", "runs/linear-1", "--set", "split.seed=1", "--run", "warm", "--json"];
     let done = project.run(&warm).ok();
-    let tested = |run: &str| -> Vec<String> {
+    let test_lines = |run: &str| -> Vec<String> {
         let split = project.read(&format!("{run}/split.csv"));
         split.lines().filter(|line| line.ends_with(",test")).map(str::to_owned).collect()
     };
-    let first = tested("runs/linear-1");
-    let unseen = tested("warm").iter().filter(|line| first.contains(line)).count();
-    let seen = tested("warm").len() - unseen;
-    assert!(seen > 0, "another draw");
-    let told = done.json()["trained_on"].clone();
-    assert_eq!(told["samples"], seen);
-    assert_eq!(told["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
+    let first = test_lines("runs/linear-1");
+    let unseen = test_lines("warm").iter().filter(|line| first.contains(line)).count();
+    let seen = test_lines("warm").len() - unseen;
+    assert!(seen > 0, "another split");
+    let trained_on = done.json()["trained_on"].clone();
+    assert_eq!(trained_on["samples"], seen);
+    assert_eq!(trained_on["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
     let written: serde_json::Value = serde_json::from_str(&project.read("warm/metrics.json")).unwrap();
-    assert_eq!(written["trained_on"], told);
-    let warning =
-        format!("the run that this one starts from was trained on {seen} of these {}", seen + unseen);
+    assert_eq!(written["trained_on"], trained_on);
+    let warning = format!(
+        "the run that this one starts from was trained on {seen} of the {} test photos",
+        seen + unseen
+    );
     assert!(done.stderr.contains(&warning), "{}", done.stderr);
     let title = if unseen > 0 {
-        format!("{seen} of these were trained on; the other {unseen} alone:")
+        format!("{seen} of these were in the training data; metrics on the other {unseen}:")
     } else {
-        "trained on all".into()
+        "were in the training data".into()
     };
     assert!(done.stdout.contains(&title), "{}", done.stdout);
 }

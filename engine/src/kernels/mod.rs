@@ -145,18 +145,22 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
         unsafe { self.store_part(dst, part, vector) }
     }
 
+    /// Zeroed accumulators of one pixel: a lane per output channel of a panel.
     fn zero_sums(self) -> Self::Sums;
+    /// Loads the weights of a panel for one step of the inner loop: for each output channel one `f32`, or two `bf16`.
+    ///
     /// # Safety
     /// `src` must be valid for reads of [`VECTORS`](Self::VECTORS) cache lines.
     unsafe fn load_weights(self, src: *const CacheLine) -> Self::Weights;
-    /// Adds to `sums` the product of the 4 bytes at `activations` (one `f32`, or two `bf16`) with a step's
-    /// weights.
+    /// Multiplies the 4 bytes at `activations` (one `f32`, or two `bf16`), broadcast to all lanes, with the weights
+    /// of a step, and adds the products to `sums`.
     ///
     /// # Safety
     /// `activations` must be valid for reads of 4 bytes.
     unsafe fn madd(self, sums: Self::Sums, activations: *const u8, weights: Self::Weights) -> Self::Sums;
 
-    /// Computes a tile of `rows` pixels by one panel.
+    /// Computes and stores a tile: `rows` pixels by the output channels of one panel of weights. `S` is the distance
+    /// between pixels in memory.
     ///
     /// # Safety
     /// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=ROWS`.

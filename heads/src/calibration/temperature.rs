@@ -33,8 +33,11 @@ pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
     let best = loss.minimize(low, high);
     let n = labels.len() as f64;
     let loss_floor = ((n + 2.0) / (n + 1.0)).ln();
-    let inverse =
-        if loss.evaluate(best).value < loss_floor { loss.find_crossing(loss_floor, low, best) } else { best };
+    let inverse = if loss.evaluate(best).value < loss_floor {
+        loss.inverse_temperature_at_loss(loss_floor, low, best)
+    } else {
+        best
+    };
     inverse.recip()
 }
 
@@ -111,14 +114,15 @@ impl TemperatureLoss<'_> {
         inverse
     }
 
-    /// The point between `low` and `high` where the decreasing loss reaches `target`.
-    fn find_crossing(&self, target: f64, mut low: f64, mut high: f64) -> f64 {
+    /// The inverse temperature in `low..high` at which the loss falls to `target_loss`, by bisection on a log scale. The
+    /// loss must decrease from `low` to `high`. It bounds the temperature where the optimum is infinitely low.
+    fn inverse_temperature_at_loss(&self, target_loss: f64, mut low: f64, mut high: f64) -> f64 {
         for _ in 0..MAX_ITERATIONS {
             let middle = (low * high).sqrt();
             if high / low - 1.0 < TOLERANCE {
                 return middle;
             }
-            if self.evaluate(middle).value > target { low = middle } else { high = middle }
+            if self.evaluate(middle).value > target_loss { low = middle } else { high = middle }
         }
         high
     }

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_photos_than_k_all_vote_and_a_class_without_samples_has_no_share() {
+    fn fewer_images_than_k_all_vote_and_a_class_without_samples_has_no_share() {
         assert_eq!(shares(&KnnConfig { k: 9, ..KnnConfig::default() }, 1.0), [0.5, 0.0, 0.5]);
     }
 

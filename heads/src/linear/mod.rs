@@ -348,7 +348,8 @@ mod tests {
         sum / f64::from(count)
     }
 
-    // effect: data.group x head.linear.C, features.views x head.linear.C, head.linear.C x head.linear.class_weight
+    // effect: data.group x head.linear.C, features.views x head.linear.C
+    // effect: head.linear.C x head.linear.class_weight
     // effect: head.linear.C x head.linear.penalty, head.linear.C x head.linear.standardize
     #[test]
     fn candidate_losses_match_refits_on_each_fold_for_every_setting() {

@@ -165,7 +165,7 @@ mod tests {
     fn refinement_gives_up_where_f32_cannot_precondition() {
         // Products that overflow f32, and a matrix that is singular up to f32 rounding.
         with_problem(90, 60, 1e20, |problem| {
-            assert!(Cholesky::<f32>::for_preconditioning(problem.shifted_gram(1.0)).is_none())
+            assert!(Cholesky::<f32>::for_preconditioning(problem.shifted_gram(1.0)).is_none());
         });
         with_problem(60, 60, 1.0, |problem| {
             let rough = Cholesky::for_preconditioning(problem.shifted_gram(1e-9));

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_photo_a_class_leaves_the_middle_candidate() {
+    fn one_image_a_class_leaves_the_middle_candidate() {
         let values = [0.0; 3];
         let data = TrainingSet::new(FeatureMatrix::new(&values, 1).unwrap(), &[0, 1, 2], 3).unwrap();
         let choice =
@@ -119,7 +119,8 @@ mod tests {
     }
 
     /// Records the rows that are fitted on and held out; each row's feature is its index.
-    // effect: data.group x head.linear.C, data.group x head.svm.C, features.views x head.linear.C, features.views x head.svm.C
+    // effect: data.group x head.linear.C, data.group x head.svm.C, features.views x head.linear.C
+    // effect: features.views x head.svm.C
     #[test]
     fn each_row_is_held_out_once_from_fits_without_its_group() {
         for (name, labels, groups) in example_groupings() {

@@ -56,7 +56,7 @@ impl<'a> SvmProblem<'a> {
                 let problem = self.one_vs_rest(c);
                 let (done, total) = (AtomicU64::new(0), problem.positive_classes().len() as u64);
                 problem.solve(initial_dual_coef, stopping, || {
-                    on_done(done.fetch_add(1, Ordering::Relaxed) + 1, total)
+                    on_done(done.fetch_add(1, Ordering::Relaxed) + 1, total);
                 })
             }
             MultiClass::CrammerSinger => {

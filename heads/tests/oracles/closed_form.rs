@@ -80,7 +80,7 @@ fn ridge_chooses_alpha_by_the_same_errors_as_ridge_classifier_cv() {
 /// scikit-learn refits without each photo.
 // effect: features.views x head.ridge.alpha, data.group x head.ridge.alpha
 #[test]
-fn ridge_leaves_out_all_views_of_a_photo_together() {
+fn ridge_leaves_out_all_views_of_a_image_together() {
     let golden = golden();
     for name in SETS {
         let set = golden.set(name);

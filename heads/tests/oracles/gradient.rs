@@ -57,7 +57,8 @@ fn check(kind: &str, cases: usize) {
     }
 }
 
-// effect: head.linear.solver, head.linear.C, head.linear.class_weight, head.linear.standardize, head.linear.epochs
+// effect: head.linear.solver, head.linear.C, head.linear.class_weight, head.linear.standardize
+// effect: head.linear.epochs
 // effect: head.linear.batch_size, head.linear.lr, head.linear.seed
 // effect: head.linear.class_weight x head.linear.solver, head.linear.C x head.linear.solver
 // effect: head.linear.solver x head.linear.standardize
@@ -66,7 +67,8 @@ fn linear_with_adam_matches_pytorch_for_every_key() {
     check("linear", 11);
 }
 
-// effect: head.mlp.hidden, head.mlp.dropout, head.mlp.lr, head.mlp.weight_decay, head.mlp.epochs, head.mlp.batch_size
+// effect: head.mlp.hidden, head.mlp.dropout, head.mlp.lr, head.mlp.weight_decay, head.mlp.epochs
+// effect: head.mlp.batch_size
 // effect: head.mlp.validation, head.mlp.patience, head.mlp.class_weight, head.mlp.standardize, head.mlp.seed
 // effect: head.mlp.patience x head.mlp.validation, head.mlp.class_weight x head.mlp.validation
 #[test]
@@ -74,7 +76,8 @@ fn mlp_matches_pytorch_for_every_key() {
     check("mlp", 19);
 }
 
-// effect: head.cosine.scale, head.cosine.lr, head.cosine.weight_decay, head.cosine.epochs, head.cosine.batch_size
+// effect: head.cosine.scale, head.cosine.lr, head.cosine.weight_decay, head.cosine.epochs
+// effect: head.cosine.batch_size
 // effect: head.cosine.validation, head.cosine.patience, head.cosine.class_weight, head.cosine.seed
 // effect: head.cosine.patience x head.cosine.validation
 #[test]

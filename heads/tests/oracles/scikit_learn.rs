@@ -49,7 +49,8 @@ fn logistic_objective(set: &DataSet, params: &LinearParams, config: &LinearConfi
     config.c.fixed().unwrap() * losses.sum::<f64>() + 0.5 * params.weight.iter().map(|w| w * w).sum::<f64>()
 }
 
-// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.class_weight, head.linear.standardize
+// effect: head.linear.solver, head.linear.C, head.linear.penalty, head.linear.class_weight
+// effect: head.linear.standardize
 // effect: head.linear.class_weight x head.linear.solver
 #[test]
 fn linear_matches_logistic_regression() {

@@ -44,7 +44,7 @@ impl DataSource for FolderSource {
         let mut raw = RawDataset { origin: self.root.clone(), samples: Vec::new(), errors: Vec::new() };
         match root.splits() {
             Some(splits) => {
-                splits.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw))
+                splits.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw));
             }
             None if root.subfolders.is_empty() => {
                 let hint = "it needs one folder per class, with the photos of that class in it";

@@ -78,23 +78,25 @@ impl RenderSpec {
         Crop { top, left, height, width }
     }
 
-    /// Renders the view of a photo of `size` (width, height) from decoded pixels. `region` is their position
-    /// and scale; it contains at least [`needed_region`](Self::needed_region).
+    /// Renders the output (resize, crop or pad, then the augmentation ops) from `image`, the decoded part of an image
+    /// of `original_size` (width, height). `region` says where that part is in the original and by how much the
+    /// decoder reduced it; it must contain [`needed_region`](Self::needed_region).
     pub(crate) fn render_region(
         &self,
         image: &RgbImage,
-        size: (u32, u32),
+        original_size: (u32, u32),
         region: DecodedRegion,
     ) -> RgbImage {
         if image.is_empty() {
             let (width, height) = self.size();
             return RgbImage::new(width, height);
         }
-        let ResizePlan { source, size, window, offset } = self.resize_plan(size);
+        let ResizePlan { source, size: resized_size, window, offset } = self.resize_plan(original_size);
         let (x_axis, y_axis) = source_axes(source, region);
         let axes =
             (x_axis.with_first_available(region.origin.0), y_axis.with_first_available(region.origin.1));
-        let mut view = resize_window(image, axes, size, window, self.eval.interpolation);
+        let mut view = resize_window(image, axes, resized_size, window, self.eval.interpolation);
+        // A window that is smaller than the output is padded with black.
         if view.dimensions() != self.size() {
             let (width, height) = self.size();
             let resized = std::mem::replace(&mut view, RgbImage::new(width, height));

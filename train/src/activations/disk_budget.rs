@@ -1,4 +1,4 @@
-//! How much room activations take, and whether it is there.
+//! Size of cached activations, and whether the limit and the disk allow it.
 
 use std::fmt;
 use std::fs;
@@ -7,83 +7,74 @@ use std::path::Path;
 
 use headstock_backbone::FeatureLayer;
 
-use super::half_precision::HalfPrecision;
+use crate::config::CacheDtype;
 use crate::error::TrainError;
 
-/// What is told before activations are computed. All sizes are in bytes.
+/// The planned activation cache. All sizes are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiskBudget<'a> {
-    /// Where they are taken.
+    /// The layer of the activations.
     pub(super) layer: FeatureLayer,
-    pub(super) dtype: HalfPrecision,
-    /// The folder that they are kept in.
+    pub(super) dtype: CacheDtype,
+    /// Folder of the cached activations.
     pub(super) folder: &'a Path,
-    /// How many renderings are wanted.
+    /// Number of views wanted.
     pub(super) n_views: usize,
-    /// How many of them are not there.
+    /// Number of them that are not cached yet.
     pub(super) n_missing: usize,
-    /// Of one rendering.
+    /// Size of a record, which holds one view.
     pub(super) record_bytes: u64,
-    /// What all activations of the folder take now.
+    /// Size of all activations in the folder now.
     pub(super) used_bytes: u64,
-    /// What the disk has free.
+    /// Free space on the disk.
     pub(super) free_bytes: u64,
-    /// What all activations of the folder may take.
+    /// Maximum size of all activations in the folder.
     pub(super) limit: Option<u64>,
 }
 
 impl DiskBudget<'_> {
-    /// Tells what is going to be kept; whether there is room for it.
+    /// Logs the planned size; returns whether it fits, with a warning if it does not.
     pub(super) fn fits(self) -> bool {
-        let Self {
-            layer,
-            folder,
-            n_views: renderings,
-            n_missing: missing,
-            record_bytes: each,
-            used_bytes: taken,
-            free_bytes: free,
-            ..
-        } = self;
-        let needed = missing as u64 * each;
+        let Self { layer, folder, n_views, n_missing, record_bytes, used_bytes, free_bytes, .. } = self;
+        let needed = n_missing as u64 * record_bytes;
         tracing::info!(
-            "activations at {layer}: {renderings} renderings of {} in {} are {} in {}, where {} lie already; {} of them are \
-             there, and {} are to be computed; the disk has {} free",
-            HumanBytes(each),
+            "activations at {layer}: {n_views} views of {} in {} take {} in {}, which holds {} of activations; {} of the views \
+             are cached, {} are to be computed; the disk has {} free",
+            HumanBytes(record_bytes),
             self.dtype.as_str(),
-            HumanBytes(renderings as u64 * each),
+            HumanBytes(n_views as u64 * record_bytes),
             folder.display(),
-            HumanBytes(taken),
-            renderings - missing,
+            HumanBytes(used_bytes),
+            n_views - n_missing,
             HumanBytes(needed),
-            HumanBytes(free),
+            HumanBytes(free_bytes),
         );
-        let limited = self.limit.filter(|limit| missing > 0 && taken + needed > *limit);
-        let (why, advice) = match limited {
+        let exceeded_limit = self.limit.filter(|limit| n_missing > 0 && used_bytes + needed > *limit);
+        let (why, advice) = match exceeded_limit {
             Some(limit) => (
-                format!("more than the limit of {} allows", HumanBytes(limit)),
+                format!("exceed the limit of {}", HumanBytes(limit)),
                 format!(
-                    "raise `tune.space` to {:.3} at least, or remove what {} holds of others",
-                    (taken + needed) as f64 / 1e9 + 5e-4,
+                    "raise `tune.cache_gb` to at least {:.3}, or delete other activations in {}",
+                    (used_bytes + needed) as f64 / 1e9 + 5e-4,
                     folder.display()
                 ),
             ),
-            None if needed > free => (
-                "more than the disk has free".to_owned(),
-                "make room, or keep them elsewhere (`features.cache`)".to_owned(),
+            None if needed > free_bytes => (
+                "exceed the free disk space".to_owned(),
+                "free disk space, or move the cache (`features.cache`)".to_owned(),
             ),
             None => return true,
         };
         tracing::warn!(
-            "{} of activations are {why}: none are kept, and the layers up to {layer} run again for each batch, which is slower; \
-             {advice}",
+            "{} more of activations {why}: nothing is added to the cache, and the layers up to {layer} run for each batch, \
+             which is slower; {advice}",
             HumanBytes(needed)
         );
         false
     }
 }
 
-/// What the records in a folder take, but for those of one file.
+/// Size of all record files in the folder of `file`, except `file` itself.
 pub(super) fn bytes_of_other_records(file: &Path) -> Result<u64, TrainError> {
     let folder = file.parent().unwrap_or(file);
     let read = || -> io::Result<u64> {
@@ -99,12 +90,12 @@ pub(super) fn bytes_of_other_records(file: &Path) -> Result<u64, TrainError> {
     read().map_err(TrainError::io("read", folder))
 }
 
-/// What the disk of `folder` has free.
+/// Free space on the disk of `folder`.
 pub(super) fn free_space(folder: &Path) -> Result<u64, TrainError> {
     fs4::available_space(folder).map_err(TrainError::io("find the free space of", folder))
 }
 
-/// A size to be read: `401 kB`, `1.2 GB`.
+/// Displays a size in decimal units: `401 kB`, `1.2 GB`.
 struct HumanBytes(u64);
 
 impl fmt::Display for HumanBytes {
@@ -113,7 +104,7 @@ impl fmt::Display for HumanBytes {
         let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
         let mut unit = units.next().unwrap_or_default();
         for larger in units {
-            // What would be rounded to 1000 has the next unit.
+            // A value that would round to 1000 takes the next unit.
             if size < 999.5 {
                 break;
             }
@@ -129,20 +120,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_in_units() {
-        let told = |bytes| HumanBytes(bytes).to_string();
+    fn sizes_have_decimal_units() {
+        let text = |bytes| HumanBytes(bytes).to_string();
         assert_eq!(
             [0, 999, 1000, 9_949, 9_950, 401_408, 999_499, 999_500, 1_234_000_000, 5_000_000_000_000_000]
-                .map(told),
+                .map(text),
             ["0 B", "999 B", "1.0 kB", "9.9 kB", "10 kB", "401 kB", "999 kB", "1.0 MB", "1.2 GB", "5000 TB"]
         );
     }
 
     #[test]
     fn records_fit_the_limit_and_the_free_space() {
-        let room = |missing, free, limit| DiskBudget {
+        let budget = |missing, free, limit| DiskBudget {
             layer: FeatureLayer::Layer3,
-            dtype: HalfPrecision::F16,
+            dtype: CacheDtype::F16,
             folder: Path::new("cache"),
             n_views: 10,
             n_missing: missing,
@@ -151,11 +142,11 @@ mod tests {
             free_bytes: free,
             limit,
         };
-        assert!(room(4, 400, None).fits());
-        assert!(room(4, 400, Some(1400)).fits());
-        assert!(!room(4, 400, Some(1399)).fits());
-        assert!(!room(4, 399, None).fits());
-        // What is there is used whatever the limit is now.
-        assert!(room(0, 0, Some(0)).fits());
+        assert!(budget(4, 400, None).fits());
+        assert!(budget(4, 400, Some(1400)).fits());
+        assert!(!budget(4, 400, Some(1399)).fits());
+        assert!(!budget(4, 399, None).fits());
+        // Cached records are used whatever the limit.
+        assert!(budget(0, 0, Some(0)).fits());
     }
 }

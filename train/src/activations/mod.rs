@@ -1,13 +1,15 @@
-//! What tuning begins with: the activations at the cut between the frozen part of a backbone and the tuned one.
+//! Activations at the split point between the frozen and the fine-tuned stages: the input of fine-tuning.
 //!
-//! The frozen part gives the same for a rendering of a photo in every epoch. It is run once for each, and what it gives is kept
-//! in half precision, in the folder `activations` of the feature cache, under the hash of all that it depends on: a record is
-//! found by the next run, and by other runs beside it. Where there is no room, or a rendering is new in each epoch, the frozen
-//! part is run for a batch while the one before is trained on. Its values are rounded in the same way, and are the same to the
-//! bit: a result does not depend on room.
+//! The frozen stages give the same activations for a view of an image in every epoch. They run once per view,
+//! and their output is cached in half precision in the folder `activations` of the feature cache, under the
+//! hash of everything it depends on; later and concurrent runs find it there. If the disk budget does not
+//! suffice, or a view is drawn per epoch, the frozen stages run for each batch while the previous one is
+//! trained on. Those values are rounded in the same way, so results are bit-identical with and without the
+//! cache.
 //!
-//! Memory: [`prepare`](Activations::prepare) has at most 128 MiB of records on their way to the disk, and a batch of
-//! activations for each thread; [`batches`](Activations::batches) has three batches in `f32`. Nothing of a data set is held.
+//! Memory: [`prepare`](ActivationCache::prepare) holds at most 128 MiB of records waiting for the disk and a
+//! batch of activations per thread; [`for_each_batch`](ActivationCache::for_each_batch) holds three batches
+//! in `f32`.
 
 mod disk_budget;
 mod half_precision;
@@ -19,110 +21,108 @@ use std::sync::OnceLock;
 use headstock_backbone::{Backbone, FeatureLayer, InferenceWorker, PixelBatch};
 use headstock_loader::ImageRef;
 
-use crate::config::{OnError, Options};
+use crate::config::{CacheDtype, OnError, Options};
 use crate::error::{TrainError, UnreadableImages};
 use crate::features::{
     BATCH_SIZE, BatchInference, CacheKeyBuilder, ExtractJob, MissingView, PretrainedBackbone, Renderer,
-    ViewId, ViewIndex, find_missing_views,
+    ViewId, find_missing_views,
 };
 use crate::progress::Progress;
 use disk_budget::DiskBudget;
-pub(crate) use half_precision::HalfPrecision;
 pub(crate) use prefetch::OnBatch;
 use record_store::RecordStore;
 
-/// What a change in how activations are computed or kept changes, so that older ones are not taken for them.
+/// Cache format version; bump when cached activations change.
 const CACHE_FORMAT: &str = "headstock activations 2";
 
-/// The folder within the cache.
+/// Subfolder of the feature cache.
 const CACHE_FOLDER: &str = "activations";
 
-/// Bytes of records that wait to be written before the network does; while some are written, as many again can come.
+/// Bytes of records queued for writing before the workers block; as many again can accumulate during a write.
 const QUEUE_BYTES: u64 = 64 << 20;
 
-/// The photos that are tuned on, and what renders and runs them.
+/// The images whose activations are computed, and the backbone and options to do it with.
 #[derive(Clone, Copy)]
 pub(crate) struct ActivationSource<'a> {
     pub(crate) pretrained: &'a PretrainedBackbone,
-    /// One that is loaded already; without it the weights are loaded when they are needed.
+    /// A loaded backbone; without one the weights are loaded when they are needed.
     pub(crate) backbone: Option<&'a Backbone>,
     pub(crate) options: &'a Options,
     pub(crate) images: &'a [ImageRef],
-    /// The hash of each photo's bytes; none for one that cannot be read, which must not be asked for.
+    /// SHA-256 of each image's bytes; `None` for an image that cannot be read, which must not be requested.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
 }
 
-/// Where the frozen part ends, and how what it gives is kept.
+/// Where the frozen stages end, and how their output is cached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SplitPoint {
-    /// The last frozen layer.
+    /// Last frozen layer.
     pub(crate) layer: FeatureLayer,
-    pub(crate) dtype: HalfPrecision,
-    /// Bytes that all kept activations may take; where they would take more, none are added.
+    pub(crate) dtype: CacheDtype,
+    /// Maximum size in bytes of all cached activations; if it would be exceeded, none are added.
     pub(crate) cache_limit: Option<u64>,
 }
 
-/// A rendering of a photo.
+/// A view of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchItem {
-    /// Which one.
+    /// Index of the image.
     pub(crate) image: usize,
     pub(crate) view: ViewId,
 }
 
-/// The activations of photos, read or computed when they are asked for.
+/// The activations of images, read from the cache or computed on request.
 pub(crate) struct ActivationCache<'a> {
     source: ActivationSource<'a>,
     renderer: Renderer,
-    /// None where nothing is frozen: pixels are all there is.
+    /// `None` if nothing is frozen: the activations are the normalized pixels.
     frozen: Option<FrozenStages>,
-    /// The backbone, where one had to be loaded.
+    /// The backbone, if it had to be loaded here.
     loaded_backbone: OnceLock<Backbone>,
     computed: usize,
 }
 
-/// The frozen part's.
+/// The frozen stages and their cached activations.
 struct FrozenStages {
     layer: FeatureLayer,
-    dtype: HalfPrecision,
+    dtype: CacheDtype,
     keys: CacheKeyBuilder,
     store: RecordStore,
 }
 
 impl<'a> ActivationCache<'a> {
-    /// Sees to it that activations at `cut` are kept: of photo `i` the plain view and `views[i]` augmented ones, or none. What
-    /// is there already is not computed again. How much room they take is told beforehand; where it is not there, nothing is
-    /// kept. Without a cut nothing is frozen, and nothing is kept either.
+    /// Caches the activations at `split_point`: of image `i` the evaluation view and `n_augmented[i]`
+    /// augmented views, or nothing for `None`. Logs the size of the cache; if it does not fit, nothing is
+    /// added. Without a split point nothing is frozen and nothing is cached.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] and [`TrainError::UnknownFormat`] name a photo that cannot be read any more or is another by now;
-    /// [`TrainError::Usage`] for activations beyond the range of what they are kept in; [`TrainError::Backbone`],
-    /// [`TrainError::Cache`], [`TrainError::Io`].
+    /// [`TrainError::Unreadable`] and [`TrainError::Format`] name an image that cannot be read any more or
+    /// has changed; [`TrainError::Usage`] for activations beyond the range of the cache's format;
+    /// [`TrainError::Backbone`], [`TrainError::Cache`], [`TrainError::Io`].
     pub(crate) fn prepare(
-        photos: ActivationSource<'a>,
-        cut: Option<SplitPoint>,
-        views: &[Option<ViewIndex>],
+        source: ActivationSource<'a>,
+        split_point: Option<SplitPoint>,
+        n_augmented: &[Option<u32>],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let ActivationSource { pretrained: stock, options, .. } = photos;
-        let renderer = Renderer::new(stock.transform(), options.augment.clone(), &options.data);
-        let frozen = cut.map(|cut| FrozenStages::open(photos, cut)).transpose()?;
-        let mut activations =
-            Self { source: photos, renderer, frozen, loaded_backbone: OnceLock::new(), computed: 0 };
-        if let (Some(cut), Some(frozen)) = (cut, &activations.frozen) {
-            let missing = frozen.views_to_compute(photos, cut, views)?;
+        let ActivationSource { pretrained, options, .. } = source;
+        let renderer = Renderer::new(pretrained.transform(), options.augment.clone(), &options.data);
+        let frozen = split_point.map(|split_point| FrozenStages::open(source, split_point)).transpose()?;
+        let mut cache = Self { source, renderer, frozen, loaded_backbone: OnceLock::new(), computed: 0 };
+        if let (Some(split_point), Some(frozen)) = (split_point, &cache.frozen) {
+            let missing = frozen.views_to_compute(source, split_point, n_augmented)?;
             if !missing.is_empty() {
-                activations.computed = activations.compute_and_store(frozen, &missing, progress)?;
-                if views.iter().all(Option::is_some) {
-                    // Nothing is left to run: its memory is the training's.
-                    activations.loaded_backbone = OnceLock::new();
+                cache.computed = cache.compute_and_store(frozen, &missing, progress)?;
+                if n_augmented.iter().all(Option::is_some) {
+                    // The backbone is no longer needed; free its memory for training.
+                    cache.loaded_backbone = OnceLock::new();
                 }
             }
         }
-        Ok(activations)
+        Ok(cache)
     }
 
-    /// Height, width and channels of a rendering's values.
+    /// Height, width and channels of the activations of a view.
     pub(crate) fn shape(&self) -> [usize; 3] {
         let (height, width) = self.image_size();
         match &self.frozen {
@@ -134,18 +134,19 @@ impl<'a> ActivationCache<'a> {
         }
     }
 
-    /// How many renderings [`prepare`](Self::prepare) computed; the others were there, or nothing is kept.
+    /// Number of views computed by [`prepare`](Self::prepare).
     #[cfg(test)]
     pub(crate) fn computed(&self) -> usize {
         self.computed
     }
 
-    /// Height and width of a rendered photo.
+    /// Height and width of a rendered view.
     fn image_size(&self) -> (usize, usize) {
         let (height, width) = self.source.pretrained.transform().crop;
         (height as usize, width as usize)
     }
 
+    /// The given backbone, or one that is loaded on first use.
     fn backbone(&self) -> Result<&Backbone, TrainError> {
         if let Some(backbone) = self.source.backbone.or(self.loaded_backbone.get()) {
             return Ok(backbone);
@@ -154,94 +155,92 @@ impl<'a> ActivationCache<'a> {
         Ok(self.loaded_backbone.get_or_init(|| backbone))
     }
 
-    /// Computes renderings and keeps them as they come out; how many.
+    /// Computes missing views and stores them as they complete; returns their number.
     fn compute_and_store(
         &self,
         frozen: &FrozenStages,
         missing: &[MissingView],
         progress: &dyn Progress,
     ) -> Result<usize, TrainError> {
-        let FrozenStages { layer, dtype: kept, store, .. } = frozen;
+        let FrozenStages { layer, dtype, store, .. } = frozen;
         let infer = |worker: &mut InferenceWorker<'_>, pixels: PixelBatch<'_>| {
-            kept.to_half(&worker.activations_nhwc(pixels, *layer)?, *layer)
+            dtype.to_half(&worker.activations_nhwc(pixels, *layer)?, *layer)
         };
-        let network = BatchInference {
+        let inference = BatchInference {
             backbone: self.backbone()?,
             infer: Box::new(infer),
             image_size: self.source.pretrained.transform().crop,
             queue_capacity: (QUEUE_BYTES / (BATCH_SIZE as u64 * store.record_bytes())).max(1) as usize,
         };
-        let ActivationSource { images: photos, hashes, .. } = self.source;
-        let work = ExtractJob {
+        let ActivationSource { images, hashes, .. } = self.source;
+        let job = ExtractJob {
             output_name: "activations",
-            images: photos,
+            images,
             hashes,
             views: missing,
             on_error: OnError::Stop,
         };
-        let keep = &mut |records: &[(&MissingView, &[u16])]| {
-            store.insert(records.iter().map(|(wanted, values)| (&wanted.key, *values)))
+        let store_batch = &mut |records: &[(&MissingView, &[u16])]| {
+            store.insert(records.iter().map(|(view, values)| (&view.key, *values)))
         };
-        let done = work.run(&network, &self.renderer, keep, progress)?;
-        if done.unreadable.is_empty() {
-            return Ok(done.n_views);
+        let outcome = job.run(&inference, &self.renderer, store_batch, progress)?;
+        if outcome.unreadable.is_empty() {
+            return Ok(outcome.n_views);
         }
-        let unreadable = done.unreadable.into_iter().map(|(photo, error)| (photos[photo].clone(), error));
+        let unreadable = outcome.unreadable.into_iter().map(|(image, error)| (images[image].clone(), error));
         Err(TrainError::Unreadable(UnreadableImages(unreadable.collect())))
     }
 }
 
 impl FrozenStages {
-    fn open(photos: ActivationSource<'_>, cut: SplitPoint) -> Result<Self, TrainError> {
-        let ActivationSource { pretrained: stock, options, .. } = photos;
-        let SplitPoint { layer, dtype: kept, .. } = cut;
-        let keys = CacheKeyBuilder::new(&[CACHE_FORMAT, kept.as_str()], stock, layer, options);
-        let (height, width) = stock.transform().crop;
+    fn open(source: ActivationSource<'_>, split_point: SplitPoint) -> Result<Self, TrainError> {
+        let ActivationSource { pretrained, options, .. } = source;
+        let SplitPoint { layer, dtype, .. } = split_point;
+        let keys = CacheKeyBuilder::new(&[CACHE_FORMAT, dtype.as_str()], pretrained, layer, options);
+        let (height, width) = pretrained.transform().crop;
         let (rows, columns) = layer.output_size(height as usize, width as usize);
-        let values = rows * columns * layer.channels(stock.checkpoint().architecture());
-        let shared: String = keys.common_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{layer}-{}-{shared}", kept.as_str());
+        let values = rows * columns * layer.channels(pretrained.checkpoint().architecture());
+        let hash: String = keys.common_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("{layer}-{}-{hash}", dtype.as_str());
         let store = RecordStore::open(&options.features.cache.join(CACHE_FOLDER), &name, values)?;
-        Ok(Self { layer, dtype: kept, keys, store })
+        Ok(Self { layer, dtype, keys, store })
     }
 
-    /// What has to be computed and kept; nothing where there is no room for it.
+    /// The views to compute and cache; empty if they do not fit.
     fn views_to_compute(
         &self,
-        photos: ActivationSource<'_>,
-        cut: SplitPoint,
-        views: &[Option<ViewIndex>],
+        source: ActivationSource<'_>,
+        split_point: SplitPoint,
+        n_augmented: &[Option<u32>],
     ) -> Result<Vec<MissingView>, TrainError> {
-        let SplitPoint { layer, dtype: kept, cache_limit: limit } = cut;
-        let ranges = views.iter().map(|augmented| 0..augmented.map_or(0, |count| count.saturating_add(1)));
-        let all = find_missing_views(&self.keys, photos.hashes, ranges, |_| Ok(false))?.views;
-        if all.is_empty() {
-            return Ok(all);
+        let SplitPoint { layer, dtype, cache_limit: limit } = split_point;
+        let views = n_augmented.iter().map(|n| 0..n.map_or(0, |n| n.saturating_add(1)));
+        let wanted = find_missing_views(&self.keys, source.hashes, views, |_| Ok(false))?.views;
+        if wanted.is_empty() {
+            return Ok(wanted);
         }
-        let (listing, renderings) = (self.store.index()?, all.len());
-        let mut lacking = Vec::new();
-        for wanted in all {
-            if listing.slot(&wanted.key)?.is_none() {
-                lacking.push(wanted);
+        let (index, n_views) = (self.store.index()?, wanted.len());
+        let mut missing = Vec::new();
+        for view in wanted {
+            if index.slot(&view.key)?.is_none() {
+                missing.push(view);
             }
         }
-        let folder = &photos.options.features.cache.join(CACHE_FOLDER);
-        let (missing, each) = (lacking.len(), self.store.record_bytes());
-        let taken =
-            disk_budget::bytes_of_other_records(self.store.records_path())? + listing.n_records()? * each;
-        let free = disk_budget::free_space(folder)?;
-        let room = DiskBudget {
+        let folder = &source.options.features.cache.join(CACHE_FOLDER);
+        let record_bytes = self.store.record_bytes();
+        let other_bytes = disk_budget::bytes_of_other_records(self.store.records_path())?;
+        let budget = DiskBudget {
             layer,
-            dtype: kept,
+            dtype,
             folder,
-            n_views: renderings,
-            n_missing: missing,
-            record_bytes: each,
-            used_bytes: taken,
-            free_bytes: free,
+            n_views,
+            n_missing: missing.len(),
+            record_bytes,
+            used_bytes: other_bytes + index.n_records()? * record_bytes,
+            free_bytes: disk_budget::free_space(folder)?,
             limit,
         };
-        Ok(if room.fits() { lacking } else { Vec::new() })
+        Ok(if budget.fits() { missing } else { Vec::new() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Batches of activations, read or computed while the one before is in use.
+//! Batches of activations, read or computed while the previous batch is in use.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -12,77 +12,77 @@ use crate::error::TrainError;
 use crate::features::ViewId;
 use crate::features::cache::CacheKey;
 
-/// Batches that lie ready; one more is in the making.
+/// Finished batches waiting for the consumer; one more is in progress.
 const BATCHES_AHEAD: usize = 1;
 
-/// Is handed a batch: its number and its values, `[n, H, W, C]`. To break off ends the reading.
+/// Called with the index of a batch and its values, `[n, H, W, C]`. `Break` ends the reading.
 pub(crate) type OnBatch<'a> = dyn FnMut(usize, &[f32]) -> Result<ControlFlow<()>, TrainError> + 'a;
 
 impl ActivationCache<'_> {
-    /// Hands each batch to `act`, in order. The next ones are read or computed on another thread meanwhile. What a rendering's
-    /// values are does not depend on its batch.
+    /// Calls `on_batch` with each batch in order, while another thread reads or computes the next ones. The
+    /// values of a view do not depend on its batch.
     ///
     /// # Errors
-    /// As [`prepare`](Self::prepare), and what `act` gives; either ends the work.
+    /// Those of [`prepare`](Self::prepare), or the error of `on_batch`; either ends the work.
     pub(crate) fn for_each_batch(
         &self,
         batches: &[Vec<BatchItem>],
-        act: &mut OnBatch<'_>,
+        on_batch: &mut OnBatch<'_>,
     ) -> Result<(), TrainError> {
         thread::scope(|scope| {
-            let (fill, filled) = sync_channel(BATCHES_AHEAD);
-            let (give_back, spare) = channel();
+            let (filled_sender, filled) = sync_channel(BATCHES_AHEAD);
+            let (spare_sender, spare) = channel();
             scope.spawn(move || {
                 for batch in batches {
                     let mut values = spare.try_recv().unwrap_or_default();
-                    let read = self.fill_batch(batch, &mut values).map(|()| values);
-                    let failed = read.is_err();
-                    // No receiver: the work is over.
-                    if fill.send(read).is_err() || failed {
+                    let result = self.fill_batch(batch, &mut values).map(|()| values);
+                    let failed = result.is_err();
+                    // The receiver is gone: the work is over.
+                    if filled_sender.send(result).is_err() || failed {
                         return;
                     }
                 }
             });
-            consume_in_order(filled, &give_back, act)
+            consume_in_order(filled, &spare_sender, on_batch)
         })
     }
 
-    /// Makes `values` those of a batch.
+    /// Fills `values` with a batch, `[n, H, W, C]`.
     fn fill_batch(&self, batch: &[BatchItem], values: &mut Vec<f32>) -> Result<(), TrainError> {
-        let each = self.shape().iter().product();
-        values.resize(batch.len() * each, 0.0);
-        let mut places: Vec<(&BatchItem, &mut [f32])> =
-            batch.iter().zip(values.chunks_exact_mut(each)).collect();
+        let item_len = self.shape().iter().product();
+        values.resize(batch.len() * item_len, 0.0);
+        let mut missing: Vec<(&BatchItem, &mut [f32])> =
+            batch.iter().zip(values.chunks_exact_mut(item_len)).collect();
         if let Some(frozen) = &self.frozen {
-            places = self.read_cached(frozen, places)?;
+            missing = self.read_cached(frozen, missing)?;
         }
-        self.compute_batch(&mut places)
+        self.compute_batch(&mut missing)
     }
 
-    /// Reads what is kept; gives what is not.
+    /// Reads the cached items; returns the items that are not cached.
     fn read_cached<'v>(
         &self,
         frozen: &FrozenStages,
-        places: Vec<(&'v BatchItem, &'v mut [f32])>,
+        items: Vec<(&'v BatchItem, &'v mut [f32])>,
     ) -> Result<Vec<(&'v BatchItem, &'v mut [f32])>, TrainError> {
-        let (listing, mut reader) = (frozen.store.index()?, frozen.store.reader()?);
-        let (mut bits, mut rest) = (Vec::new(), Vec::new());
-        for (item, values) in places {
+        let (index, mut reader) = (frozen.store.index()?, frozen.store.reader()?);
+        let (mut bits, mut missing) = (Vec::new(), Vec::new());
+        for (item, values) in items {
             let key = self.cache_key(frozen, item);
-            let slot = key.map(|key| listing.slot(&key)).transpose()?.flatten();
+            let slot = key.map(|key| index.slot(&key)).transpose()?.flatten();
             match (key, slot) {
                 (Some(key), Some(slot)) => {
                     bits.resize(values.len(), 0);
                     reader.read(slot, &key, &mut bits)?;
                     frozen.dtype.to_f32(&mut bits, values);
                 }
-                _ => rest.push((item, values)),
+                _ => missing.push((item, values)),
             }
         }
-        Ok(rest)
+        Ok(missing)
     }
 
-    /// What a rendering is kept under, if it is one of those that can be.
+    /// Cache key of a view; `None` for per-epoch views, which are never cached.
     fn cache_key(&self, frozen: &FrozenStages, item: &BatchItem) -> Option<CacheKey> {
         match item.view {
             ViewId::Numbered(view) => Some(frozen.keys.key(self.image_hash(item), view)),
@@ -91,38 +91,38 @@ impl ActivationCache<'_> {
     }
 
     fn image_hash(&self, item: &BatchItem) -> &[u8; 32] {
-        self.source.hashes[item.image].as_ref().expect("only photos that could be read are asked for")
+        self.source.hashes[item.image].as_ref().expect("only readable images are requested")
     }
 
-    /// Renders photos on all cores and runs the frozen part on them, rounded as if they had been kept.
-    fn compute_batch(&self, places: &mut [(&BatchItem, &mut [f32])]) -> Result<(), TrainError> {
-        if places.is_empty() {
+    /// Renders images on all cores and runs the frozen stages on them. Values are rounded as if they had been
+    /// cached.
+    fn compute_batch(&self, items: &mut [(&BatchItem, &mut [f32])]) -> Result<(), TrainError> {
+        if items.is_empty() {
             return Ok(());
         }
         let render = |(item, _): &(&BatchItem, &mut [f32])| {
             self.renderer.render_view(&self.source.images[item.image], self.image_hash(item), item.view)
         };
-        let rendered: Vec<Result<Vec<u8>, TrainError>> = places.par_iter().map(render).collect();
-        // The first error in order, whichever came first.
+        let rendered: Vec<Result<Vec<u8>, TrainError>> = items.par_iter().map(render).collect();
+        // The first error in the order of the batch, so that the result does not depend on timing.
         let data = rendered.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
         let (height, width) = self.image_size();
-        let pixels = PixelBatch::new(&data, places.len(), height, width)?;
-        let count = places.len();
-        let values = places.iter_mut().map(|(_, values)| values);
+        let pixels = PixelBatch::new(&data, items.len(), height, width)?;
+        let n_items = items.len();
+        let buffers = items.iter_mut().map(|(_, buffer)| buffer);
         match &self.frozen {
             None => {
-                let normalised = pixels.normalized(self.source.pretrained.checkpoint().preprocessing());
-                let each = normalised.len() / count;
-                for (values, given) in values.zip(normalised.chunks_exact(each)) {
-                    values.copy_from_slice(given);
+                let normalized = pixels.normalized(self.source.pretrained.checkpoint().preprocessing());
+                for (buffer, values) in buffers.zip(normalized.chunks_exact(normalized.len() / n_items)) {
+                    buffer.copy_from_slice(values);
                 }
             }
-            Some(FrozenStages { layer, dtype: kept, .. }) => {
-                let given = self.backbone()?.activations_nhwc(pixels, *layer)?;
-                let mut bits = kept.to_half(&given, *layer)?;
-                let each = bits.len() / count;
-                for (values, bits) in values.zip(bits.chunks_exact_mut(each)) {
-                    kept.to_f32(bits, values);
+            Some(FrozenStages { layer, dtype, .. }) => {
+                let values = self.backbone()?.activations_nhwc(pixels, *layer)?;
+                let mut bits = dtype.to_half(&values, *layer)?;
+                let item_len = bits.len() / n_items;
+                for (buffer, bits) in buffers.zip(bits.chunks_exact_mut(item_len)) {
+                    dtype.to_f32(bits, buffer);
                 }
             }
         }
@@ -130,19 +130,19 @@ impl ActivationCache<'_> {
     }
 }
 
-/// Hands out what is filled, and gives its memory back to be filled again.
+/// Passes filled batches to `on_batch`, and returns their buffers for reuse.
 fn consume_in_order(
     filled: Receiver<Result<Vec<f32>, TrainError>>,
-    give_back: &Sender<Vec<f32>>,
-    act: &mut OnBatch<'_>,
+    spare_sender: &Sender<Vec<f32>>,
+    on_batch: &mut OnBatch<'_>,
 ) -> Result<(), TrainError> {
-    for (number, values) in filled.into_iter().enumerate() {
+    for (index, values) in filled.into_iter().enumerate() {
         let values = values?;
-        if act(number, &values)?.is_break() {
+        if on_batch(index, &values)?.is_break() {
             break;
         }
-        // No receiver: all has been filled.
-        give_back.send(values).ok();
+        // The receiver is gone: all batches have been filled.
+        spare_sender.send(values).ok();
     }
     Ok(())
 }

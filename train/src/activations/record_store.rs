@@ -1,10 +1,10 @@
-//! Records of one size in a flat file, and an index that says where each lies.
+//! Fixed-size records in a flat file, with an index (redb) of their slots.
 //!
-//! A record is its key and its values. The index (redb) is told of records only when they are on the disk, in one transaction
-//! that no other process writes beside: what a killed writer leaves lies past the records that the index knows, and the next
-//! writer puts its own there. A file that is shorter than the index says has lost its last records; they count as missing.
-//! Reading goes round the index's memory: a record is read from its place, and the system keeps in its own cache what there is
-//! room for.
+//! A record holds its key and its values, so a records file that does not match the index is detected. The
+//! index learns of records only when they are on disk, in a transaction that excludes other writers: what a
+//! killed writer left lies past the indexed records, and the next writer overwrites it. If the file is
+//! shorter than the index says, the records lost at its end count as missing. Records are read straight from
+//! the file, so that the operating system caches them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,13 +16,13 @@ use super::half_precision;
 use crate::error::TrainError;
 use crate::features::cache::{self, CacheKey, cache_error};
 
-/// Where each key's record is, counted in records.
+/// Slot of each key's record, counted in records.
 const SLOTS: TableDefinition<'_, &CacheKey, u64> = TableDefinition::new("slots");
 
-/// Pages of the index kept in memory; a record takes 40 bytes there.
+/// Memory for pages of the index; a record takes 40 bytes there.
 const INDEX_CACHE_BYTES: usize = 8 << 20;
 
-/// Records of `values` values of two bytes, shared by processes: a record is there whole or not at all.
+/// Records of `values_per_record` two-byte values, shared by processes. Records are stored atomically.
 pub(super) struct RecordStore {
     index_database: Database,
     index_path: PathBuf,
@@ -31,31 +31,27 @@ pub(super) struct RecordStore {
 }
 
 impl RecordStore {
-    /// Opens `NAME.records` and `NAME.redb` in `folder`, or begins them.
-    pub(super) fn open(folder: &Path, name: &str, values: usize) -> Result<Self, TrainError> {
-        fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
-        let (records, index_path) =
-            (folder.join(format!("{name}.records")), folder.join(format!("{name}.redb")));
-        open_or_create(&records)?;
-        Ok(Self {
-            index_database: cache::open_database(&index_path, INDEX_CACHE_BYTES)?,
-            index_path,
-            records_path: records,
-            values_per_record: values,
-        })
+    /// Opens or creates `NAME.records` and `NAME.redb` in `folder`.
+    pub(super) fn open(folder: &Path, name: &str, values_per_record: usize) -> Result<Self, TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+        let records_path = folder.join(format!("{name}.records"));
+        let index_path = folder.join(format!("{name}.redb"));
+        open_or_create(&records_path)?;
+        let index_database = cache::open_database(&index_path, INDEX_CACHE_BYTES)?;
+        Ok(Self { index_database, index_path, records_path, values_per_record })
     }
 
-    /// Bytes of a record.
+    /// Size of a record in bytes.
     pub(super) fn record_bytes(&self) -> u64 {
         size_of::<CacheKey>() as u64 + self.values_per_record as u64 * half_precision::BYTES_PER_VALUE
     }
 
-    /// The file of the records.
+    /// The records file.
     pub(super) fn records_path(&self) -> &Path {
         &self.records_path
     }
 
-    /// Which records are there now.
+    /// The records stored now.
     pub(super) fn index(&self) -> Result<RecordIndex<'_>, TrainError> {
         let slots = cache::open_table(&self.index_database, SLOTS, &self.index_path)?;
         let length =
@@ -63,8 +59,8 @@ impl RecordStore {
         Ok(RecordIndex { slots, n_whole_records: length / self.record_bytes(), index_path: &self.index_path })
     }
 
-    /// Keeps records, all of them or none, and only returns when they are on the disk. One whose key is there already is left
-    /// as it is.
+    /// Stores records in one transaction, and returns when they are on disk. A record whose key exists is
+    /// left unchanged.
     pub(super) fn insert<'a>(
         &self,
         records: impl Iterator<Item = (&'a CacheKey, &'a [u16])>,
@@ -74,20 +70,20 @@ impl RecordStore {
         {
             let mut slots = transaction.open_table(SLOTS).map_err(cache_error(&self.index_path))?;
             let mut file = open_or_create(&self.records_path)?;
-            let whole = file.metadata().map_err(write)?.len() / self.record_bytes();
-            // Slots are 0, 1, 2 and so on: as many as the index has keys.
-            if slots.len().map_err(cache_error(&self.index_path))? > whole {
-                slots.retain(|_, slot| slot < whole).map_err(cache_error(&self.index_path))?;
+            let n_whole = file.metadata().map_err(write)?.len() / self.record_bytes();
+            // Slots are 0, 1, 2 and so on: one per key of the index.
+            if slots.len().map_err(cache_error(&self.index_path))? > n_whole {
+                slots.retain(|_, slot| slot < n_whole).map_err(cache_error(&self.index_path))?;
             }
-            let mut next = slots.len().map_err(cache_error(&self.index_path))?;
-            file.seek(SeekFrom::Start(next * self.record_bytes())).map_err(write)?;
+            let mut next_slot = slots.len().map_err(cache_error(&self.index_path))?;
+            file.seek(SeekFrom::Start(next_slot * self.record_bytes())).map_err(write)?;
             for (key, values) in records {
                 debug_assert_eq!(values.len(), self.values_per_record);
                 if slots.get(key).map_err(cache_error(&self.index_path))?.is_none() {
                     file.write_all(key).map_err(write)?;
                     file.write_all(bytemuck::cast_slice(values)).map_err(write)?;
-                    slots.insert(key, next).map_err(cache_error(&self.index_path))?;
-                    next += 1;
+                    slots.insert(key, next_slot).map_err(cache_error(&self.index_path))?;
+                    next_slot += 1;
                 }
             }
             file.sync_data().map_err(write)?;
@@ -95,7 +91,7 @@ impl RecordStore {
         transaction.commit().map_err(cache_error(&self.index_path))
     }
 
-    /// One who reads, with a place of its own in the file.
+    /// A reader with its own file position.
     pub(super) fn reader(&self) -> Result<RecordReader<'_>, TrainError> {
         Ok(RecordReader { file: open_or_create(&self.records_path)?, store: self })
     }
@@ -107,23 +103,23 @@ fn open_or_create(path: &Path) -> Result<File, TrainError> {
     options.open(path).map_err(TrainError::io("open", path))
 }
 
-/// The records at one moment.
+/// The slots of the records at one moment.
 pub(super) struct RecordIndex<'a> {
     slots: Option<ReadOnlyTable<&'static CacheKey, u64>>,
-    /// Records that the file has room for.
+    /// Number of whole records in the file.
     n_whole_records: u64,
     index_path: &'a Path,
 }
 
 impl RecordIndex<'_> {
-    /// How many there are.
+    /// Number of readable records.
     pub(super) fn n_records(&self) -> Result<u64, TrainError> {
-        let known =
+        let n_indexed =
             self.slots.as_ref().map_or(Ok(0), ReadOnlyTable::len).map_err(cache_error(self.index_path))?;
-        Ok(known.min(self.n_whole_records))
+        Ok(n_indexed.min(self.n_whole_records))
     }
 
-    /// Where the record of `key` is; none when it is not there.
+    /// Slot of the record of `key`, if it is stored.
     pub(super) fn slot(&self, key: &CacheKey) -> Result<Option<u64>, TrainError> {
         let Some(slots) = &self.slots else { return Ok(None) };
         let slot = slots.get(key).map_err(cache_error(self.index_path))?.map(|slot| slot.value());
@@ -131,7 +127,7 @@ impl RecordIndex<'_> {
     }
 }
 
-/// Reads records.
+/// Reads records by slot.
 pub(super) struct RecordReader<'a> {
     file: File,
     store: &'a RecordStore,
@@ -141,18 +137,17 @@ impl RecordReader<'_> {
     /// Reads the record of `key` from its slot.
     ///
     /// # Errors
-    /// [`TrainError::UnknownFormat`] when another lies there, [`TrainError::Io`].
+    /// [`TrainError::Format`] if the slot holds another key, [`TrainError::Io`].
     pub(super) fn read(&mut self, slot: u64, key: &CacheKey, values: &mut [u16]) -> Result<(), TrainError> {
         let path = &self.store.records_path;
         let read = |error| TrainError::io("read", path)(error);
         self.file.seek(SeekFrom::Start(slot * self.store.record_bytes())).map_err(read)?;
-        let mut found = CacheKey::default();
-        self.file.read_exact(&mut found).map_err(read)?;
-        if found != *key {
+        let mut stored_key = CacheKey::default();
+        self.file.read_exact(&mut stored_key).map_err(read)?;
+        if stored_key != *key {
             let index = self.store.index_path.display();
-            let problem = format!(
-                "it is not the file that {index} is of: delete both, and activations are computed anew"
-            );
+            let problem =
+                format!("does not match {index}: delete both files, and the activations are recomputed");
             return Err(TrainError::Format { path: path.clone(), problem });
         }
         self.file.read_exact(bytemuck::cast_slice_mut(values)).map_err(read)
@@ -175,12 +170,12 @@ mod tests {
         store.insert(records.iter().map(|(key, values)| (key, values.as_slice()))).unwrap();
     }
 
-    /// The numbers below 10 whose records are there, each with its own values.
+    /// The numbers below 10 whose records are stored; checks their values.
     fn stored_numbers(store: &RecordStore) -> Vec<u8> {
-        let (listing, mut reader) = (store.index().unwrap(), store.reader().unwrap());
+        let (index, mut reader) = (store.index().unwrap(), store.reader().unwrap());
         let mut numbers = Vec::new();
         for number in 0..10 {
-            let Some(slot) = listing.slot(&[number; 32]).unwrap() else { continue };
+            let Some(slot) = index.slot(&[number; 32]).unwrap() else { continue };
             let mut values = [0; WIDTH];
             reader.read(slot, &[number; 32], &mut values).unwrap();
             assert_eq!(values, [u16::from(number); WIDTH]);
@@ -190,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_there_when_the_store_is_opened_again() {
+    fn records_survive_reopening_the_store() {
         let folder = tempfile::tempdir().unwrap();
         assert!(stored_numbers(&store(folder.path())).is_empty());
         insert_numbered(&store(folder.path()), &[3, 1]);
@@ -198,12 +193,12 @@ mod tests {
         insert_numbered(&store(folder.path()), &[1, 2, 2]);
         let again = store(folder.path());
         assert_eq!(stored_numbers(&again), [1, 2, 3]);
-        // What was there, or came twice, took no room.
+        // Records that existed or came twice take no space.
         assert_eq!(fs::metadata(again.records_path()).unwrap().len(), 3 * again.record_bytes());
     }
 
     #[test]
-    fn what_a_killed_writer_left_is_written_over() {
+    fn leftovers_of_a_killed_writer_are_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         insert_numbered(&store(folder.path()), &[1]);
         let mut file = File::options().append(true).open(store(folder.path()).records_path()).unwrap();
@@ -223,7 +218,7 @@ mod tests {
         let file = File::options().write(true).open(store.records_path()).unwrap();
         file.set_len(2 * store.record_bytes() + 7).unwrap();
         assert_eq!(stored_numbers(&store), [1, 2]);
-        // Kept anew, they do not bring back those that lay before them.
+        // Storing them again does not bring back the records before them.
         insert_numbered(&store, &[4]);
         assert_eq!(stored_numbers(&store), [1, 2, 4]);
         fs::remove_file(store.records_path()).unwrap();
@@ -232,28 +227,28 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_other_records_is_named_with_what_to_do() {
+    fn a_mismatched_records_file_is_reported_with_advice() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         insert_numbered(&store, &[1]);
         fs::write(store.records_path(), vec![0; 100]).unwrap();
         let slot = store.index().unwrap().slot(&[1; 32]).unwrap().unwrap();
         let error = store.reader().unwrap().read(slot, &[1; 32], &mut [0; WIDTH]).unwrap_err().to_string();
-        assert!(error.contains("some.records") && error.contains("some.redb is of: delete both"), "{error}");
+        assert!(error.contains("some.records") && error.contains("some.redb: delete both files"), "{error}");
     }
 
     #[test]
-    fn two_writers_at_once_keep_what_both_have() {
+    fn concurrent_writers_store_the_records_of_both() {
         let folder = tempfile::tempdir().unwrap();
-        let (one, other) = (store(folder.path()), store(folder.path()));
+        let (first, second) = (store(folder.path()), store(folder.path()));
         std::thread::scope(|scope| {
-            for (store, numbers) in [(&one, [1, 2, 3, 4, 5, 6]), (&other, [6, 5, 7, 3, 8, 9])] {
+            for (store, numbers) in [(&first, [1, 2, 3, 4, 5, 6]), (&second, [6, 5, 7, 3, 8, 9])] {
                 scope.spawn(move || numbers.map(|number| insert_numbered(store, &[number, 0])));
             }
         });
-        for store in [&one, &other] {
+        for store in [&first, &second] {
             assert_eq!(stored_numbers(store), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         }
-        assert_eq!(fs::metadata(one.records_path()).unwrap().len(), 10 * one.record_bytes());
+        assert_eq!(fs::metadata(first.records_path()).unwrap().len(), 10 * first.record_bytes());
     }
 }

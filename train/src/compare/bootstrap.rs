@@ -1,4 +1,4 @@
-//! How sure a difference between two candidates is.
+//! Paired bootstrap intervals of the differences between candidates.
 
 use rand_mt::Mt64;
 use rayon::prelude::*;
@@ -6,22 +6,22 @@ use rayon::prelude::*;
 use super::results::{Interval, MetricEstimate};
 use crate::sample_scores::{SampleScore, WeightedMetrics};
 
-/// Resamples that intervals are taken from.
+/// Number of bootstrap resamples.
 pub(super) const N_RESAMPLES: usize = 2000;
 
-/// The share of resamples that an interval holds.
+/// The fraction of resamples inside an interval.
 pub(super) const COVERAGE: f64 = 0.95;
 
-/// What is drawn: samples, or whole groups of them.
+/// The units of resampling: samples, or whole groups of samples.
 pub(super) struct BootstrapUnits {
-    /// The unit that each sample belongs to, `[N]`.
+    /// The unit of each sample, `[N]`.
     unit_of_sample: Vec<usize>,
     n_units: usize,
     seed: u32,
 }
 
 impl BootstrapUnits {
-    /// Each sample alone, or all samples of a group together.
+    /// Each sample is a unit, or with `groups` `[N]` each group.
     pub(super) fn new(samples: usize, groups: Option<&[u32]>, seed: u32) -> Self {
         let unit_of_sample: Vec<usize> = match groups {
             Some(groups) => {
@@ -36,25 +36,25 @@ impl BootstrapUnits {
         Self { unit_of_sample, n_units, seed }
     }
 
-    /// How many there are.
+    /// The number of units.
     pub(super) fn n_units(&self) -> usize {
         self.n_units
     }
 
-    /// How often each sample is in a resample: as many units as there are, drawn with replacement, from a stream that
-    /// belongs to the seed and the number of the resample.
+    /// How often each sample occurs in a resample, `[N]`. A resample draws as many units as there are with
+    /// replacement, from a random stream that is keyed by the seed and the number of the resample.
     pub(super) fn resample_counts(&self, resample: usize) -> Vec<u32> {
         let mut random = Mt64::new(u64::from(self.seed) << 32 | resample as u64);
         let mut unit_counts = vec![0; self.n_units];
         for _ in 0..self.n_units {
-            // 64 bits over a range of at most 2^32: the bias is below 2^-32.
+            // Multiply-shift of 64 bits over a range of at most 2^32: the bias is below 2^-32.
             unit_counts[((u128::from(random.next_u64()) * self.n_units as u128) >> 64) as usize] += 1;
         }
         self.unit_of_sample.iter().map(|&unit| unit_counts[unit]).collect()
     }
 }
 
-/// The figures of a candidate, each with the interval of its difference to the best's.
+/// The metrics of a candidate, each with the interval of its difference to the best candidate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CandidateMetrics {
     pub(super) accuracy: MetricEstimate,
@@ -63,8 +63,9 @@ pub(super) struct CandidateMetrics {
     pub(super) ece: MetricEstimate,
 }
 
-/// The figures of each candidate, and percentile intervals of their differences to those of candidate `best` over
-/// `resamples` (Efron and Tibshirani 1993, chapter 13), paired: a resample, `draw(number)`, is the same for all.
+/// The metrics of each candidate, with percentile intervals of the differences to candidate `best` over
+/// `resamples` (Efron and Tibshirani 1993, chapter 13). They are paired: the sample counts `draw(i)` of
+/// resample `i` are the same for all candidates.
 pub(super) fn compare_to_best(
     candidates: &[&[SampleScore]],
     classes: usize,
@@ -102,7 +103,7 @@ pub(super) fn compare_to_best(
         .collect()
 }
 
-/// The values between which [`COVERAGE`] of all lie.
+/// The central interval that contains [`COVERAGE`] of the values.
 fn percentile_interval(mut values: Vec<f64>) -> Interval {
     values.sort_unstable_by(f64::total_cmp);
     let tail = (1.0 - COVERAGE) / 2.0;
@@ -170,7 +171,7 @@ mod tests {
             ] {
                 let MetricEstimate { value, to_best: Interval { low, high } } = metric;
                 for (found, expected) in [value, low, high].iter().zip(expected[name]) {
-                    // log_loss normalises probabilities once more, in single precision.
+                    // scikit-learn's log_loss normalizes the probabilities once more, in single precision.
                     assert!((found - expected).abs() < 1e-6, "{number}, {name}: {metric:?}, {expected}");
                 }
             }
@@ -182,7 +183,7 @@ mod tests {
         let units = BootstrapUnits::new(1000, None, 3);
         let weights = units.resample_counts(5);
         assert_eq!(weights.iter().sum::<u32>(), 1000);
-        // A sample is left out with probability 1 / e.
+        // A sample is not drawn with probability 1 / e.
         let left_out = weights.iter().filter(|&&weight| weight == 0).count();
         assert!((310..430).contains(&left_out), "{left_out}");
         assert_eq!(weights, BootstrapUnits::new(1000, None, 3).resample_counts(5));

@@ -1,4 +1,4 @@
-//! What is compared: the grids of heads.
+//! The candidates of a comparison: the hyperparameter grids of heads.
 
 use headstock_heads::{ConfiguredHead, Registry};
 use toml::Table;
@@ -7,16 +7,17 @@ use super::results::{CandidateResult, CandidateStatus};
 use crate::config::Settings;
 use crate::error::TrainError;
 
-/// A configuration of a head.
+/// A configured head.
 pub struct Candidate {
     pub(super) head: Box<dyn ConfiguredHead>,
-    /// Its place in its head's grid.
+    /// The index in the grid of its head.
     pub(super) round: usize,
-    /// What it changes of the head's defaults.
+    /// The parameters that differ from the head's defaults.
     changed: Table,
 }
 
 impl Candidate {
+    /// The candidate's entry in the results.
     pub(super) fn to_result(&self, status: CandidateStatus) -> CandidateResult {
         CandidateResult {
             head: self.head.kind().to_owned(),
@@ -26,19 +27,19 @@ impl Candidate {
         }
     }
 
-    /// How `fits` and errors call it.
+    /// The name of the head.
     #[cfg(test)]
     pub(super) fn kind(&self) -> &'static str {
         self.head.kind()
     }
 }
 
-/// The grids of the heads that are `named`, or of all: of the defaults, but of the settings' `[head]` for the head that is
-/// named there. The first points of all grids come first, then the second ones, and so on; within a round heads are in the
-/// order of their names, whatever the order of `named`.
+/// The points of the hyperparameter grids of the heads in `head_names`, or of all heads. The grid of the head
+/// of `settings` starts from its `[head]`, other grids from the defaults. The first points of all grids come
+/// first, then the second points, and so on; within a round heads are sorted by name.
 ///
 /// # Errors
-/// [`TrainError::Usage`] for a name that is not known or given twice.
+/// [`TrainError::Usage`] for an unknown or repeated name.
 pub fn candidates(
     settings: &Settings,
     heads: &Registry,
@@ -68,7 +69,7 @@ pub fn candidates(
     if candidates.is_empty() {
         return Err(usage_error("there is no head to compare".into()));
     }
-    // Stable: heads stay in the order of their names.
+    // The sort is stable: heads stay sorted by name.
     candidates.sort_by_key(|candidate| candidate.round);
     Ok(candidates)
 }

@@ -1,4 +1,4 @@
-//! A comparison in a file.
+//! Writes a comparison to a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,10 +31,10 @@ const HEADER: [&str; 21] = [
     "error",
 ];
 
-/// How a file of ours begins that is JSON.
+/// The first bytes of a comparison in JSON.
 const JSON_PREFIX: &str = "{\n  \"comparison\": ";
 
-/// A file that is going to hold every candidate of a comparison.
+/// The output file of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparisonFile {
     path: PathBuf,
@@ -48,17 +48,17 @@ enum ComparisonFormat {
 }
 
 impl ComparisonFile {
-    /// Where `path` ends in `.csv`, a row a candidate; where in `.json`, the whole comparison.
+    /// A `.csv` file has one row per candidate, a `.json` file the whole comparison.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for another ending, and for a file that is there and is no comparison.
+    /// [`TrainError::Usage`] for another extension, and for an existing file that is not a comparison.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
         let format = match path.extension().and_then(|extension| extension.to_str()) {
             Some("csv") => ComparisonFormat::Csv,
             Some("json") => ComparisonFormat::Json,
             _ => {
                 return Err(TrainError::Usage(format!(
-                    "{}: the ending tells the format; known: .csv, .json",
+                    "{}: unknown file extension; known: .csv, .json",
                     path.display()
                 )));
             }
@@ -70,7 +70,7 @@ impl ComparisonFile {
                     || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_PREFIX.as_bytes()));
                 if fs::symlink_metadata(path).is_ok() && !is_comparison() {
                     return Err(TrainError::Usage(format!(
-                        "{} is there already, and is not what would be written: name another file",
+                        "{} exists and is not a comparison: choose another file name",
                         path.display()
                     )));
                 }
@@ -79,7 +79,7 @@ impl ComparisonFile {
         Ok(Self { path: path.into(), format })
     }
 
-    /// Writes `comparison`, whole or not at all.
+    /// Writes `comparison` atomically.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -94,15 +94,17 @@ impl ComparisonFile {
     }
 }
 
+/// One row per candidate.
 fn to_csv(candidates: &[CandidateResult]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(HEADER).expect("a vector takes every byte");
+    writer.write_record(HEADER).expect("writing to a vector does not fail");
     for candidate in candidates {
-        writer.write_record(to_row(candidate)).expect("every row is as long as the header");
+        writer.write_record(to_row(candidate)).expect("all rows have the length of the header");
     }
-    writer.into_inner().expect("a vector takes every byte")
+    writer.into_inner().expect("writing to a vector does not fail")
 }
 
+/// The values of the columns [`HEADER`]; metrics are empty for candidates without scores.
 fn to_row(candidate: &CandidateResult) -> Vec<String> {
     let (status, error) = match &candidate.status {
         CandidateStatus::Compared(_) => ("compared", String::new()),
@@ -110,15 +112,15 @@ fn to_row(candidate: &CandidateResult) -> Vec<String> {
         CandidateStatus::LeftOut => ("left-out", String::new()),
     };
     let mut row = vec![candidate.head.clone(), candidate.describe_changes(), status.to_owned()];
-    if let Some(judged) = candidate.scores() {
+    if let Some(scores) = candidate.scores() {
         for MetricEstimate { value, to_best } in
-            [judged.accuracy, judged.macro_f1, judged.log_loss, judged.ece]
+            [scores.accuracy, scores.macro_f1, scores.log_loss, scores.ece]
         {
             row.extend([value, to_best.low, to_best.high].map(|number| number.to_string()));
         }
-        row.push(judged.tied.to_string());
-        row.extend([judged.fit_seconds, judged.predict_seconds].map(|seconds| seconds.to_string()));
-        row.extend([judged.bytes.to_string(), judged.warnings.join("; ")]);
+        row.push(scores.tied.to_string());
+        row.extend([scores.fit_seconds, scores.predict_seconds].map(|seconds| seconds.to_string()));
+        row.extend([scores.bytes.to_string(), scores.warnings.join("; ")]);
     } else {
         row.resize(HEADER.len() - 1, String::new());
     }
@@ -160,7 +162,7 @@ mod tests {
         ];
         Comparison {
             comparison: 1,
-            by: RankingMetric::MacroF1,
+            metric: RankingMetric::MacroF1,
             folds: 5,
             seed: 3,
             samples: 20,
@@ -189,11 +191,11 @@ mod tests {
             svm,C = 0.5,failed,,,,,,,,,,,,,,,,,,\"it, too\"\n\
             knn,C = 0.5,left-out,,,,,,,,,,,,,,,,,,\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-        // It is ours: it may be written again, but not what is another's.
+        // A comparison may be replaced, but not another file.
         ComparisonFile::new(&path).unwrap().write(&comparison_fixture()).unwrap();
         fs::write(&path, "head,parameters\n").unwrap();
         let error = ComparisonFile::new(&path).unwrap_err();
-        assert!(error.to_string().contains("is there already"), "{error}");
+        assert!(error.to_string().contains("exists and is not"), "{error}");
         assert_eq!(error.kind(), crate::FailureKind::Usage);
     }
 

@@ -1,4 +1,4 @@
-//! The features of the training part, and of a fold.
+//! The features of the training set and of single folds.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,31 +10,34 @@ use crate::error::TrainError;
 use crate::prepared_data::PreparedData;
 use crate::sample_features::SampleFeatures;
 
-/// The features of the training part, in memory: read once.
+/// The features of the training set in memory, read once for all folds.
 pub(super) struct TrainingFeatures<'a> {
     values: Cow<'a, [f32]>,
-    /// Where each sample's plain view stands among the rows, `[N]`.
+    /// The row of each sample's unaugmented view, `[N]`.
     row_of_sample: Vec<usize>,
     labels: Vec<u32>,
-    /// What belongs together: the data's groups, or each sample alone, `[N]`.
+    /// The group of each sample, `[N]`: that of the data, or one group per sample.
     groups: Vec<u32>,
     classes: usize,
     width: usize,
-    /// The plain view, and so many minus one augmented ones; a view of all samples lies behind the one before.
+    /// The number of views: one without augmentation, then the augmented ones. A view of all samples follows
+    /// the previous one.
     n_views: usize,
 }
 
 impl<'a> TrainingFeatures<'a> {
+    /// Reads the features of the training set in all views.
     pub(super) fn read(prepared: &'a PreparedData) -> Result<Self, TrainError> {
-        let PreparedData { samples, features: matrix, train, n_views: views, .. } = prepared;
-        let (values, row_of_sample) = match matrix {
+        let PreparedData { samples, features, train, n_augmented, .. } = prepared;
+        let n_views = *n_augmented as usize + 1;
+        let (values, row_of_sample) = match features {
             SampleFeatures::InMemory(table) => {
                 (Cow::Borrowed(table.values()), train.iter().map(|&row| table.position(row)).collect())
             }
             SampleFeatures::Cached(_) => {
-                let mut values = Vec::with_capacity(train.len() * (*views as usize + 1) * matrix.width());
-                for view in 0..=*views {
-                    matrix.append(train, view, &mut values)?;
+                let mut values = Vec::with_capacity(train.len() * n_views * features.width());
+                for view in 0..=*n_augmented {
+                    features.append(train, view, &mut values)?;
                 }
                 (Cow::Owned(values), (0..train.len()).collect())
             }
@@ -45,8 +48,8 @@ impl<'a> TrainingFeatures<'a> {
             labels: samples.labels(train),
             groups: samples.groups(train).unwrap_or_else(|| (0..train.len() as u32).collect()),
             classes: samples.classes.len(),
-            width: matrix.width(),
-            n_views: *views as usize + 1,
+            width: features.width(),
+            n_views,
         })
     }
 
@@ -62,12 +65,12 @@ impl<'a> TrainingFeatures<'a> {
         self.width
     }
 
-    /// Rows of all samples in all views.
+    /// The number of rows: all samples in all views.
     pub(super) fn n_rows(&self) -> usize {
         self.row_of_sample.len() * self.n_views
     }
 
-    /// Copies the rows of a fold, once for all candidates.
+    /// Copies the rows of a fold, which all candidates share.
     pub(super) fn copy_fold(&self, split: &SplitIndices) -> FoldData {
         let mut fold = FoldData { width: self.width, classes: self.classes, ..FoldData::default() };
         fold.train_values.reserve_exact(split.train.len() * self.n_views * self.width);
@@ -82,6 +85,7 @@ impl<'a> TrainingFeatures<'a> {
         fold
     }
 
+    /// Appends the rows of `samples` in a view.
     fn append_rows(&self, samples: &[usize], view: usize, out: &mut Vec<f32>) {
         for &sample in samples {
             let row = self.row_of_sample[sample] + view * self.row_of_sample.len();
@@ -90,8 +94,8 @@ impl<'a> TrainingFeatures<'a> {
     }
 }
 
-/// The same groups, numbered in the order in which they appear: what a fit holds out depends on the numbers, and they are to
-/// depend on no sample that is not there.
+/// Renumbers groups in the order of first appearance. What a fit holds out depends on the numbers, which must
+/// not depend on samples outside the fold.
 pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
     let mut numbers = BTreeMap::new();
     groups
@@ -103,17 +107,17 @@ pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// What is fitted on in a fold, and what is tested.
+/// The training and test data of a fold.
 #[derive(Default)]
 pub(super) struct FoldData {
     width: usize,
     classes: usize,
-    /// As `train` lays them out: a view of all samples behind the one before.
+    /// Row-major, in the layout of `train`: a view of all samples follows the previous one.
     train_values: Vec<f32>,
     labels: Vec<u32>,
-    /// Views of a photo are of one group.
+    /// The group of each row; all views of an image are in one group.
     groups: Vec<u32>,
-    /// Plain views.
+    /// The unaugmented views of the test samples.
     test_values: Vec<f32>,
 }
 
@@ -132,7 +136,7 @@ impl FoldData {
 mod tests {
     use super::*;
 
-    /// Four samples of two features in a plain view and two augmented ones: sample `s` in view `v` is `[s, v]`.
+    /// Four samples of two features in three views: sample `s` in view `v` is `[s, v]`.
     fn features_fixture(row_of_sample: Vec<usize>) -> TrainingFeatures<'static> {
         let values_at = |view: usize, row: usize| {
             let sample = row_of_sample.iter().position(|&of| of == row).unwrap();
@@ -166,7 +170,7 @@ mod tests {
                 (0..3).flat_map(|view| [0.0, 2.0, 1.0].map(|sample| [sample, view as f32])).collect();
             assert_eq!(rows, expected);
             assert_eq!(data.labels(), [1, 1, 0].repeat(3));
-            // Samples 2 and 1 are of one group, and so are all views of each.
+            // Samples 2 and 1 are in one group, in all views.
             assert_eq!(data.groups().unwrap(), [0, 1, 1].repeat(3));
             assert_eq!(fold.test_features().unwrap().as_slice(), [3.0, 0.0]);
         }

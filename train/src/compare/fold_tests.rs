@@ -1,4 +1,4 @@
-//! What each candidate is fitted on in each fold, and what it is judged by.
+//! The samples that each candidate is fitted on and scored on in each fold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::recording_head::{
 };
 use crate::run::RunDir;
 
-/// Rows of a large class, a small one and one with two training photos, mixed.
+/// The classes of rows: a large class, a small one, and one with two training samples, mixed.
 fn classes() -> Vec<&'static str> {
     (0..60)
         .map(|row| {
@@ -27,7 +27,7 @@ fn classes() -> Vec<&'static str> {
         .collect()
 }
 
-/// Groups of three neighbours, with more than one class in most.
+/// Groups of three consecutive rows, most with more than one class.
 fn group_of(row: usize) -> usize {
     90 - row / 3
 }
@@ -45,11 +45,11 @@ fn prepare(folder: &Path, tag: &str, grouped: bool) -> (Settings, PreparedData) 
 fn run_comparison(settings: &Settings, prepared: &PreparedData, options: &CompareOptions) -> Comparison {
     let candidates =
         candidates(settings, &registry_with_recording(), Some(&["recording".to_owned()])).unwrap();
-    assert_eq!(candidates.len(), 2, "both points of its grid");
+    assert_eq!(candidates.len(), 2, "both points of the grid");
     compare(prepared, &candidates, options, &()).unwrap()
 }
 
-/// The fits of each candidate, in the order of the folds.
+/// The fits of each of the two candidates, in the order of the folds.
 fn fits_by_candidate(tag: &str) -> Vec<Vec<FitRecord>> {
     let mut fits = vec![Vec::new(); 2];
     for fit in take_fit_records(tag) {
@@ -87,13 +87,13 @@ fn each_candidate_is_fitted_without_the_fold_that_it_is_scored_on() {
                 assert_eq!(fit.queried, [train_ids(&split.test)]);
                 let train_labels: Vec<u32> = split.train.iter().map(|&i| labels[i]).collect();
                 assert_eq!(fit.labels, train_labels);
-                // Each photo is a group of its own.
+                // Each sample is a group.
                 let groups: Vec<u32> = (0..fit.rows.len() as u32).collect();
                 assert_eq!(fit.groups.as_ref(), Some(&groups));
                 assert!(!fit.warm_started);
             }
         }
-        // It knows nothing of what it was not fitted on: all are taken for the largest class.
+        // The head predicts the largest class for samples that it was not fitted on.
         let largest = labels.iter().filter(|&&label| label == 0).count() as f64 / labels.len() as f64;
         for candidate in &comparison.candidates {
             assert!((candidate.scores().unwrap().accuracy.value - largest).abs() < 1e-12);
@@ -128,11 +128,11 @@ fn no_group_is_both_fitted_and_scored_on_and_fits_receive_the_groups() {
         }
         let mut queried: Vec<u32> = fits.iter().flat_map(|fit| fit.queried.concat()).collect();
         queried.sort_unstable();
-        assert_eq!(queried, train, "each is judged by once");
+        assert_eq!(queried, train, "each is scored once");
     }
 }
 
-/// Rows have the same number where they are of the same group, and only there.
+/// Asserts that rows have the same group number if and only if they are in the same group.
 fn assert_groups_received(fit: &FitRecord) {
     let received = fit.groups.as_ref().unwrap();
     let pairs: BTreeSet<(usize, u32)> =
@@ -159,7 +159,7 @@ fn the_best_is_trained_on_the_whole_training_set_only() {
     let train = train_rows(&prepared);
     let test: Vec<u32> = prepared.test.iter().map(|&row| row as u32).collect();
     let fits = take_fit_records(tag);
-    // What is judged at the end is the first fit; the others calibrate it.
+    // The first fit is the model; the others calibrate it.
     assert_eq!(fits[0].rows, train);
     assert_eq!(fits[0].queried, std::slice::from_ref(&test));
     assert!(fits.len() > 2, "{}", fits.len());
@@ -174,14 +174,14 @@ fn the_best_is_trained_on_the_whole_training_set_only() {
     assert_eq!(held_out, train, "each is held out once");
 }
 
-/// `C = "auto"` divides what a candidate is fitted on once more: by groups, where the data has them.
+/// `C = "auto"` splits the training samples of a fold again, by groups if the data has groups.
 // effect: compare --heads x data.group
 #[test]
 fn groups_change_what_auto_chooses_and_their_names_do_not() {
     let chosen_values = |group: Option<&dyn Fn(usize) -> usize>| {
         let folder = tempfile::tempdir().unwrap();
         let mut rows = numbered_rows(&classes(), group);
-        // Three copies of a photo: what is fitted on one is sure of the others.
+        // Three copies of each row: a head that is fitted on one predicts the others.
         for (number, row) in rows.iter_mut().enumerate() {
             let image = (number / 3) as f32;
             row.values = (0..12).map(|f| (image * (f as f32 + 1.3)).sin()).collect();
@@ -211,7 +211,7 @@ fn groups_change_what_auto_chooses_and_their_names_do_not() {
         chosen
     };
     let grouped = chosen_values(Some(&|row| row / 3));
-    assert_eq!(chosen_values(Some(&|row| 3 + row / 3)), grouped, "other names, in the same order");
+    assert_eq!(chosen_values(Some(&|row| 3 + row / 3)), grouped, "other group names in the same order");
     let ungrouped = chosen_values(Some(&|row| row));
     let lowest_alpha =
         |chosen: &BTreeMap<String, Vec<f64>>| chosen["alpha"].iter().copied().fold(f64::MAX, f64::min);

@@ -1,4 +1,5 @@
-//! What fits warn of, kept beside their figures: five folds of twenty candidates would say the same a hundred times.
+//! Captures the warnings of fits for the results: 5 folds of 20 candidates would log the same warning 100
+//! times.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,12 +8,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
-/// Runs `act`; what is warned of on this thread meanwhile goes nowhere else.
+/// Runs `action` and returns the warnings logged on this thread meanwhile, which are not logged elsewhere.
 pub(super) fn capture_warnings<R>(action: impl FnOnce() -> R) -> (R, Vec<String>) {
     capture_events(Level::WARN, action)
 }
 
-/// As [`hearing`], of all events up to `level`.
+/// Like [`capture_warnings`], for all events up to `level`.
 pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R, Vec<String>) {
     let messages = Arc::new(Mutex::new(Vec::new()));
     let subscriber = CaptureSubscriber { level, messages: Arc::clone(&messages) };
@@ -21,6 +22,7 @@ pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R,
     (result, messages)
 }
 
+/// Collects the messages of events up to `level`.
 struct CaptureSubscriber {
     level: Level,
     messages: Arc<Mutex<Vec<String>>>,
@@ -52,7 +54,7 @@ struct MessageVisitor(String);
 impl Visit for MessageVisitor {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            write!(self.0, "{value:?}").expect("a string takes every byte");
+            write!(self.0, "{value:?}").expect("writing to a string does not fail");
         }
     }
 }

@@ -1,31 +1,34 @@
-//! Heads against each other, cross-validated on the same features.
+//! Compares heads by cross-validation on the same features.
 //!
-//! [`candidates`] lists the configurations; [`compare`] fits each on all folds but one of the training part and lets it
-//! predict that one, for each fold in turn, so that every sample is predicted by a head that was not fitted on it. The test
-//! part is not looked at. Folds are those of scikit-learn's `StratifiedKFold(shuffle=True)` over the training part in the
-//! order of the data, or of `StratifiedGroupKFold(shuffle=True)` where the data names groups. What a candidate is fitted on
-//! is what `train` would give it: with augmented views these too, of the photos fitted on; judged are plain views.
+//! [`candidates()`] lists the configurations. [`compare`] fits each on all folds of the training set but one
+//! and predicts that fold, for each fold in turn, so that every sample is predicted by a head that was not
+//! fitted on it. The test set is not used. Folds are those of scikit-learn's `StratifiedKFold(shuffle=True)`
+//! over the training set in the order of the data, or of `StratifiedGroupKFold(shuffle=True)` if the data
+//! has groups. Candidates are fitted on the same views as in `train`, including augmented ones, and scored on
+//! unaugmented views.
 //!
-//! # Figures
+//! # Metrics
 //!
-//! Log-loss and calibration error are those of `softmax(logits / T)`, with one temperature `T` a fold, fitted on the logits
-//! of the *other* folds: as good as a head's probabilities are once they are calibrated, and no sample has a say in its own.
-//! A candidate is as good as the best, as far as one can tell, where the paired bootstrap interval of the difference holds 0
-//! ([`Judged::tied`]).
+//! Log-loss and calibration error are those of `softmax(logits / T)`, with one temperature `T` per fold that
+//! is fitted on the logits of the *other* folds: the quality after calibration, without using a sample for
+//! its own calibration. A candidate ties with the best if the paired bootstrap interval of the difference
+//! contains 0 ([`CandidateScores::tied`]).
 //!
 //! # Order, memory, threads
 //!
-//! With `M` the features of the training part in all views: they are held once (`M`), and the rows of the fold in hand are
-//! copied once for all candidates (at most `M`); folds come in turn. What fits take beside the features
-//! ([`HeadConfig::memory`](headstock_heads::HeadConfig::memory)) is limited to `M / 2` and four matrices `[F, F]` in `f64`: a
-//! candidate gets as large a share of the threads as it takes of that memory, so that few large ones, or many small ones, run
-//! side by side. Out-of-fold logits are limited to `M / 2` as well: where they would take more, the candidates come in several
-//! passes over the folds. So the peak is about `3 M`, unless one fit alone needs more.
+//! Let `M` be the size of the features of the training set in all views. They are in memory once (`M`), and
+//! the rows of the current fold are copied once for all candidates (at most `M`). The additional memory of
+//! fits ([`HeadConfig::memory_bytes`](headstock_heads::HeadConfig::memory_bytes)) is limited to `M / 2` and
+//! four `f64` matrices `[F, F]`: a candidate gets the same share of the threads as of that memory, so that
+//! few large or many small fits run in parallel. Out-of-fold logits are limited to `M / 2` as well: if they
+//! would need more, the candidates are processed in several passes over the folds. So the peak is about `3
+//! M`, unless a single fit needs more.
 //!
-//! With a budget every round of the grids is a pass of its own: the first points of all heads are done before the second
-//! ones begin. What has begun is finished; what has not begun in time is listed as left out.
+//! With a time budget every round of the grids is a pass: the first points of all heads are finished before
+//! the second points begin. Candidates that have begun are finished; those that have not begun in time are
+//! listed as left out.
 //!
-//! Neither the number of threads nor the order changes a figure but the seconds.
+//! All results except the seconds are independent of the number of threads and the order.
 
 mod bootstrap;
 mod candidates;
@@ -57,19 +60,19 @@ use fold_data::TrainingFeatures;
 use parallel::run_parallel;
 use trial::{CvScores, TrialOutcome};
 
-/// The version of [`Comparison`] as JSON.
+/// The version of the JSON of [`Comparison`].
 const VERSION: u32 = 1;
 
 /// How candidates are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompareOptions {
-    /// How many folds, at least 2.
+    /// The number of folds, at least 2.
     pub folds: usize,
-    /// scikit-learn's `random_state` of the folds; resamples are keyed by it too.
+    /// scikit-learn's `random_state` of the folds; also the seed of the resamples.
     pub seed: u32,
-    /// What candidates are ordered by.
+    /// The metric that candidates are ordered by.
     pub metric: RankingMetric,
-    /// No candidate begins after so long.
+    /// The time after which no candidate begins.
     pub budget: Option<Duration>,
 }
 
@@ -79,13 +82,13 @@ impl Default for CompareOptions {
     }
 }
 
-/// Compares `candidates` on the training part.
+/// Compares `candidates` on the training set.
 ///
 /// ```
 /// use std::path::Path;
 /// use headstock_heads::Registry;
-/// use headstock_train::Prepared;
-/// use headstock_train::compare::{Plan, candidates, compare};
+/// use headstock_train::PreparedData;
+/// use headstock_train::compare::{CompareOptions, candidates, compare};
 /// use headstock_train::config::Config;
 ///
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file");
@@ -93,17 +96,17 @@ impl Default for CompareOptions {
 /// let heads = Registry::builtin();
 /// let config = "version = 1\n[data]\nfeatures = \"separable.npz\"\n";
 /// let settings = Config::parse(config, "example", folder)?.resolve(&heads)?;
-/// let prepared = Prepared::new(&settings, &())?;
+/// let prepared = PreparedData::new(&settings, &())?;
 /// let named = ["linear".to_owned(), "svm".to_owned()];
 /// let candidates = candidates(&settings, &heads, Some(&named))?;
-/// let comparison = compare(&prepared, &candidates, &Plan::default(), &())?;
-/// assert_eq!(comparison.best().and_then(|best| best.judged()).map(|best| best.accuracy.value), Some(1.0));
+/// let comparison = compare(&prepared, &candidates, &CompareOptions::default(), &())?;
+/// assert_eq!(comparison.best().and_then(|best| best.scores()).map(|best| best.accuracy.value), Some(1.0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// [`TrainError::Data`] for samples that cannot be folded so, [`TrainError::Usage`] for a budget in which nothing began.
-/// A candidate that fails is no error: its entry says why.
+/// [`TrainError::Data`] for samples that cannot be split into the folds, [`TrainError::Usage`] if no
+/// candidate began within the budget. A candidate that fails is not an error: its result has the reason.
 pub fn compare(
     prepared: &PreparedData,
     candidates: &[Candidate],
@@ -115,7 +118,7 @@ pub fn compare(
     compare_while(prepared, candidates, options, &has_time, progress)
 }
 
-/// As [`compare`], with what says whether a candidate may still begin.
+/// Like [`compare`]; `has_time` returns whether candidates may still begin.
 fn compare_while(
     prepared: &PreparedData,
     candidates: &[Candidate],
@@ -127,36 +130,35 @@ fn compare_while(
     let groups = prepared.samples.groups(&prepared.train);
     let splits = make_folds(prepared, groups.as_deref(), options)?;
     let features = TrainingFeatures::read(prepared)?;
-    progress.begin_run("comparing heads", (candidates.len() * options.folds) as u64, "fits");
-    let scored =
-        score_candidates(&features, candidates, &splits, options.budget.is_some(), has_time, progress);
-    progress.train_to_end();
+    progress.begin("comparing heads", (candidates.len() * options.folds) as u64, "fits");
+    let rounds = if options.budget.is_some() { Rounds::Separate } else { Rounds::Together };
+    let scored = score_candidates(&features, candidates, &splits, rounds, has_time, progress);
+    progress.end();
     let scored = scored?;
     if scored.iter().all(|scored| matches!(scored, TrialOutcome::LeftOut)) {
         return Err(TrainError::Usage(
-            "the budget was spent before the first candidate could begin: give more seconds with --budget"
-                .into(),
+            "the time budget ended before the first candidate began: give more seconds with --budget".into(),
         ));
     }
 
     let units = BootstrapUnits::new(features.labels().len(), groups.as_deref(), options.seed);
-    progress.begin_run("comparing figures", N_RESAMPLES as u64, "resamples");
+    progress.begin("comparing metrics", N_RESAMPLES as u64, "resamples");
     let draw = |resample| {
         progress.step(1);
         units.resample_counts(resample)
     };
     let results = rank_candidates(candidates, scored, features.classes(), options.metric, draw);
-    progress.train_to_end();
+    progress.end();
     Ok(Comparison {
         comparison: VERSION,
-        by: options.metric,
+        metric: options.metric,
         folds: options.folds,
         seed: options.seed,
         samples: features.labels().len(),
         groups: groups.is_some().then_some(units.n_units()),
         classes: features.classes(),
         features: features.width(),
-        views: prepared.n_views,
+        views: prepared.n_augmented,
         resamples: N_RESAMPLES,
         coverage: COVERAGE,
         seconds: started.elapsed().as_secs_f64(),
@@ -164,6 +166,7 @@ fn compare_while(
     })
 }
 
+/// The folds of the training set; [`TrainError::Data`] if samples or groups do not fill them.
 fn make_folds(
     prepared: &PreparedData,
     groups: Option<&[u32]>,
@@ -176,18 +179,25 @@ fn make_folds(
     };
     let splits = splits.map_err(|error| TrainError::Data(format!("--folds {}: {error}", options.folds)))?;
     if splits.iter().any(|split| split.test.is_empty() || split.train.is_empty()) {
-        let problem = "the groups do not fill them all; ask for fewer";
+        let problem = "there are too few groups to fill all folds; use fewer folds";
         return Err(TrainError::Data(format!("--folds {}: {problem}", options.folds)));
     }
     Ok(splits)
 }
 
-/// Fits every candidate in every fold, and scores what it predicts.
+/// Whether candidates of different rounds of the grids can be in the same pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    Together,
+    Separate,
+}
+
+/// Fits every candidate in every fold and scores its predictions.
 fn score_candidates(
     features: &TrainingFeatures<'_>,
     candidates: &[Candidate],
     splits: &[SplitIndices],
-    separate_rounds: bool,
+    rounds: Rounds,
     has_time: &(dyn Fn() -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<Vec<TrialOutcome<CvScores>>, TrainError> {
@@ -199,7 +209,7 @@ fn score_candidates(
     let threads = rayon::current_num_threads();
 
     let mut scored = Vec::with_capacity(candidates.len());
-    for pass in plan_passes(candidates, separate_rounds, max_candidates) {
+    for pass in plan_passes(candidates, rounds, max_candidates) {
         let mut trials: Vec<TrialOutcome<Vec<trial::FoldTrial>>> =
             pass.iter().map(|_| TrialOutcome::Done(Vec::new())).collect();
         for (number, split) in splits.iter().enumerate() {
@@ -210,7 +220,8 @@ fn score_candidates(
                 features: width,
                 classes: features.classes(),
             };
-            // The longest first, as the fold before had them: threads are idle for a shorter time at the end.
+            // The slowest fits of the previous fold come first, so that threads are idle for a shorter time
+            // at the end.
             let mut jobs: Vec<usize> = (0..pass.len()).collect();
             let last_fit_seconds = |job: &usize| match &trials[*job] {
                 TrialOutcome::Done(trials) => trials.last().map_or(0.0, |trial| trial.fit_seconds),
@@ -246,15 +257,16 @@ fn score_candidates(
     Ok(scored)
 }
 
-/// Candidates that go over the folds together: at most `at_once`, and of one round where rounds are kept apart.
-fn plan_passes(candidates: &[Candidate], separate_rounds: bool, max_candidates: usize) -> Vec<&[Candidate]> {
+/// Groups the candidates into passes over the folds, of at most `max_candidates` each.
+fn plan_passes(candidates: &[Candidate], rounds: Rounds, max_candidates: usize) -> Vec<&[Candidate]> {
     candidates
-        .chunk_by(|a, b| !separate_rounds || a.round == b.round)
+        .chunk_by(|a, b| rounds == Rounds::Together || a.round == b.round)
         .flat_map(|round| round.chunks(max_candidates))
         .collect()
 }
 
-/// Orders the candidates and compares each with the best, on resamples that `draw` gives.
+/// Orders the candidates by `metric` and compares each with the best, on resamples with the sample counts
+/// `draw(i)`.
 fn rank_candidates(
     candidates: &[Candidate],
     scored: Vec<TrialOutcome<CvScores>>,
@@ -270,18 +282,18 @@ fn rank_candidates(
             TrialOutcome::LeftOut => unscored.push((1, candidate, CandidateStatus::LeftOut)),
         }
     }
-    // Stable: where figures are the same, the earlier round and then the earlier name is before.
+    // The sort is stable: among equal candidates the earlier round, then the earlier name comes first.
     done.sort_by(|(_, a), (_, b)| a.compare_by(b, metric, classes));
     unscored.sort_by_key(|(rank, ..)| *rank);
 
     let scores: Vec<_> = done.iter().map(|(_, scored)| scored.scores.as_slice()).collect();
     let metrics =
         if scores.is_empty() { Vec::new() } else { compare_to_best(&scores, classes, 0, N_RESAMPLES, draw) };
-    let results = done.into_iter().zip(metrics).map(|((candidate, scored), figures)| {
+    let results = done.into_iter().zip(metrics).map(|((candidate, scored), metrics)| {
         candidate
-            .to_result(CandidateStatus::Compared(Box::new(scored.into_candidate_scores(&figures, metric))))
+            .to_result(CandidateStatus::Compared(Box::new(scored.into_candidate_scores(&metrics, metric))))
     });
-    results.chain(unscored.into_iter().map(|(_, candidate, state)| candidate.to_result(state))).collect()
+    results.chain(unscored.into_iter().map(|(_, candidate, status)| candidate.to_result(status))).collect()
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! Jobs side by side, each on its share of the threads.
+//! Runs jobs in parallel, each with its share of the threads.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rayon::ThreadPoolBuilder;
 
-/// Runs `jobs` in order, as many side by side as `threads` are enough for: `needs` says how many a job takes, at least one
-/// and at most all. The results come in the order of the jobs.
+/// Runs `jobs` in order, as many in parallel as `threads` allow; a job uses `threads_needed` threads, clamped
+/// to `1..=threads`. Returns the results in the order of the jobs.
 ///
-/// Each runs on rayon threads of its own. On shared ones a fit that waits would take up another fit meanwhile, and its
-/// seconds would be those of both.
+/// Each job runs on its own rayon threads. With shared threads a waiting fit would execute work of another
+/// fit, and its measured time would include both.
 pub(super) fn run_parallel<J: Sync, R: Send>(
     jobs: &[J],
     threads: usize,
@@ -23,7 +23,7 @@ pub(super) fn run_parallel<J: Sync, R: Send>(
     let slots = Mutex::new(ThreadSlots { next: 0, free: threads });
     let freed = Condvar::new();
     let lock = || slots.lock().unwrap_or_else(PoisonError::into_inner);
-    // The next job and its threads, when they are free; none when all are taken.
+    // Waits for the threads of the next job and takes it; `None` if no jobs are left.
     let take_job = || {
         let mut slots: MutexGuard<'_, ThreadSlots> = lock();
         loop {
@@ -43,7 +43,7 @@ pub(super) fn run_parallel<J: Sync, R: Send>(
             let job = &jobs[number];
             let result = match ThreadPoolBuilder::new().num_threads(n_threads).build() {
                 Ok(pool) => pool.install(|| run(job)),
-                // Where no thread can be started, this one and the common ones do it.
+                // If no thread can be started, the job runs on this thread and the global pool.
                 Err(_) => run(job),
             };
             done.push((number, result));

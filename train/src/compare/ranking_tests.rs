@@ -1,19 +1,20 @@
-//! In which order candidates come, which are marked as ties, and what changes nothing.
+//! The order of candidates, ties, and changes that do not affect the results.
 
 use headstock_heads::{
-    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
-    Tensors, TrainingSet,
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Registry, Tensors, TrainingSet,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::config::{Config, Settings};
 use crate::recording_head::{FeatureRow, write_features};
 
-/// A head whose logits of two classes are features: those behind the first `2 * which`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// A head whose logits of two classes are features `2 * which` and `2 * which + 1`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct FeatureLogitsConfig {
+    /// Which features are the logits.
     which: usize,
 }
 
@@ -25,8 +26,7 @@ struct FeatureLogits {
 
 impl HeadConfig for FeatureLogitsConfig {
     const KIND: &'static str = "said";
-    const ABOUT: &'static str = "says what it was told";
-    const PARAMETERS: &'static [HyperparameterInfo] = &[("which", "which features are logits")];
+    const ABOUT: &'static str = "returns features as logits";
     type Head = FeatureLogits;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -38,7 +38,7 @@ impl HeadConfig for FeatureLogitsConfig {
     }
 
     fn load(&self, _: &Tensors) -> Result<FeatureLogits, HeadError> {
-        Err(HeadError::Data("it is not loaded here".into()))
+        Err(HeadError::Data("this head cannot be loaded".into()))
     }
 
     fn grid(&self) -> Vec<Self> {
@@ -65,16 +65,17 @@ impl Head for FeatureLogits {
     }
 }
 
-/// How sure each of three heads is of the true class of row `row`, of 400; below 0 it says the other class. A fifth is of class b.
+/// The logit difference in favor of the true class of `row`, for each of three heads; below 0 the prediction
+/// is wrong. A fifth of the 400 rows is class b.
 fn signed_confidence(row: usize) -> [f32; 3] {
     let (class_b, number) = (row % 5 == 4, row / 5);
     let confidence = |right: bool| if right { 2.0 } else { -2.0 };
     [
-        // Of the small class it knows one in four.
+        // Correct for the large class and for a quarter of the small class.
         confidence(!class_b || number % 4 == 0),
-        // It knows the small class, and takes a fifth of the large one for it.
+        // Correct for most of the small class and for four fifths of the large class.
         confidence(if class_b { number % 20 != 3 } else { number % 5 != 1 }),
-        // Of five it is sure of three and right; of the others it is not, and right half of the time.
+        // Confident and correct for three of five; unsure of the others, and correct for half of them.
         [6.0, 6.0, 6.0, 0.1, -0.1][(row / 3 + row) % 5],
     ]
 }
@@ -112,7 +113,7 @@ fn head_order(comparison: &Comparison) -> Vec<i64> {
         .collect()
 }
 
-// effect: compare --by
+// effect: compare --metric
 #[test]
 fn candidates_are_ordered_by_the_requested_metric() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,12 +125,12 @@ fn candidates_are_ordered_by_the_requested_metric() {
         (RankingMetric::LogLoss, [2, 0, 1]),
     ] {
         let comparison = run_comparison(&settings, &prepared, metric);
-        assert_eq!((head_order(&comparison).as_slice(), comparison.by), (order.as_slice(), metric));
+        assert_eq!((head_order(&comparison).as_slice(), comparison.metric), (order.as_slice(), metric));
         assert_eq!(comparison.best().unwrap().parameters["which"].as_integer(), Some(order[0]));
         for candidate in &comparison.candidates {
             let scores = candidate.scores().unwrap();
             let head = candidate.parameters["which"].as_integer().unwrap() as usize;
-            // Counted by hand: class by class how many are right, and how many are said to be of it.
+            // By hand for each class: correct predictions, and samples of the class plus predictions of it.
             let (mut correct, mut label_plus_predicted) = ([0.0; 2], [0.0; 2]);
             for &row in &prepared.train {
                 let (class, hit) = (usize::from(row % 5 == 4), signed_confidence(row)[head] > 0.0);
@@ -143,7 +144,7 @@ fn candidates_are_ordered_by_the_requested_metric() {
                 / 2.0;
             assert!((scores.accuracy.value - accuracy).abs() < 1e-12, "{head}: {scores:?}");
             assert!((scores.macro_f1.value - f1).abs() < 1e-12, "{head}: {scores:?}");
-            // What it is as good as is told by the figure that was asked for.
+            // Ties are determined by the requested metric.
             assert_eq!(
                 scores.metric(metric),
                 [scores.accuracy, scores.macro_f1, scores.log_loss][metric as usize]
@@ -153,7 +154,7 @@ fn candidates_are_ordered_by_the_requested_metric() {
         }
         let tied: Vec<bool> =
             comparison.candidates.iter().map(|candidate| candidate.scores().unwrap().tied).collect();
-        // Some hundredths of accuracy are not told apart by so few samples; a tenth of macro F1 or of log loss is.
+        // With so few samples, hundredths of accuracy are a tie, but tenths of macro F1 or log-loss are not.
         let expected = match metric {
             RankingMetric::Accuracy => [true, true, true],
             RankingMetric::MacroF1 => [true, true, false],
@@ -163,11 +164,11 @@ fn candidates_are_ordered_by_the_requested_metric() {
     }
 }
 
-// effect: compare --by
+// effect: compare --metric
 #[test]
 fn ties_are_broken_by_the_lower_log_loss() {
     let folder = tempfile::tempdir().unwrap();
-    // The first is as often right as the second, and less sure where it is wrong.
+    // The second head has the accuracy of the first, and is less confident where it is wrong.
     let rows: Vec<FeatureRow> = (0..60)
         .map(|row| {
             let (class, wrong) = (row % 2, row % 10 < 2);
@@ -196,7 +197,7 @@ fn ties_are_broken_by_the_lower_log_loss() {
     }
 }
 
-/// But for the seconds.
+/// The comparison with all seconds set to 0.
 fn without_seconds(mut comparison: Comparison) -> Comparison {
     comparison.seconds = 0.0;
     for candidate in &mut comparison.candidates {
@@ -221,13 +222,13 @@ fn labels_of_the_test_part_and_names_of_classes_change_nothing() {
         headstock_loader::ClassMap::new(["z", "y"], headstock_loader::ClassOrder::Appearance);
     assert_eq!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
 
-    // A label of the training part does change something.
+    // A changed label of the training set changes the results.
     let first = prepared.train[0];
     prepared.samples.rows[first].label = 1 - prepared.samples.rows[first].label;
     assert_ne!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
 }
 
-/// The differences of resampled accuracies, by hand, on the draws that belong to the seed.
+/// The interval is computed by hand from differences of accuracies on the resamples of the seed.
 // effect: compare --seed
 #[test]
 fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
@@ -254,7 +255,7 @@ fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
             })
             .collect();
         differences.sort_unstable_by(f64::total_cmp);
-        // numpy.quantile: 0.025 and 0.975 of 1999 steps.
+        // numpy.quantile: positions 0.025 * 1999 and 0.975 * 1999.
         let quantile = |position: f64| {
             let (below, above) = (differences[position as usize], differences[position as usize + 1]);
             below + (above - below) * position.fract()
@@ -270,7 +271,7 @@ fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
     assert_ne!(intervals[0], intervals[1]);
 }
 
-/// The same figures of temperatures that are fitted on the other folds, by hand.
+/// The temperatures are computed by hand from the other folds.
 #[test]
 fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
     let folder = tempfile::tempdir().unwrap();
@@ -282,7 +283,8 @@ fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
     let temperatures = &comparison.candidates[0].scores().unwrap().temperatures;
     assert_eq!(temperatures.len(), 3);
     for (temperature, SplitIndices { test, .. }) in temperatures.iter().zip(&splits) {
-        // All are as sure: what is said is right as often as it is said to be where `2 / T` is the log odds.
+        // All predictions have the same confidence: the best temperature makes `2 / T` the log odds of being
+        // correct.
         let others: Vec<usize> =
             (0..labels.len()).filter(|i| !test.contains(i)).map(|i| prepared.train[i]).collect();
         let correct = others.iter().filter(|&&row| signed_confidence(row)[0] > 0.0).count() as f64;

@@ -1,143 +1,148 @@
-//! What a comparison gives.
+//! The results of a comparison.
 
 use serde::Serialize;
 use toml::Table;
 
-/// What candidates are ordered by.
+/// The metric that candidates are ordered by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RankingMetric {
-    /// The share of samples whose class is the most probable; higher is better.
+    /// The fraction of samples whose most probable class is the label; higher is better.
     #[default]
     Accuracy,
-    /// The F1 score averaged over the classes; higher is better.
+    /// The mean F1 score of the classes; higher is better.
     MacroF1,
-    /// The mean of `-ln p(class)`; lower is better.
+    /// The mean of `-ln p(label)`; lower is better.
     LogLoss,
 }
 
-/// Candidates, the best first.
+/// The results of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// The version of this object.
     pub comparison: u32,
-    /// What candidates are ordered by.
-    pub by: RankingMetric,
-    /// How many folds.
+    /// The metric that candidates are ordered by.
+    #[serde(rename = "by")]
+    pub metric: RankingMetric,
+    /// The number of folds.
     pub folds: usize,
-    /// scikit-learn's `random_state` of the folds, and what resamples are keyed by.
+    /// scikit-learn's `random_state` of the folds, and the seed of the resamples.
     pub seed: u32,
-    /// Samples, `N`: the training part.
+    /// The number of samples of the training set, `N`.
     pub samples: usize,
-    /// The number of groups that folds and resamples keep together, where the data names groups.
+    /// The number of groups, which folds and resamples keep together, if the data has groups.
     pub groups: Option<usize>,
-    /// Classes, `C`.
+    /// The number of classes, `C`.
     pub classes: usize,
-    /// Features, `F`.
+    /// The number of features, `F`.
     pub features: usize,
-    /// Augmented views of each sample that candidates were fitted on, beside the plain one.
+    /// The number of augmented views of each sample that candidates were fitted on, in addition to the
+    /// unaugmented one.
     pub views: u32,
-    /// Resamples that the intervals are taken from.
+    /// The number of bootstrap resamples.
     pub resamples: usize,
-    /// The share of resamples that an interval holds.
+    /// The fraction of resamples inside an interval.
     pub coverage: f64,
-    /// Wall-clock seconds of fitting, predicting and judging.
+    /// Wall-clock seconds of fitting, predicting and comparing.
     pub seconds: f64,
-    /// First those that were compared, the best first; then those that failed; then those that the budget left out.
+    /// First the compared candidates, the best first; then those that failed; then those that the budget left
+    /// out.
     pub candidates: Vec<CandidateResult>,
 }
 
-/// A candidate.
+/// A candidate and its result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CandidateResult {
     /// The head's name.
     pub head: String,
-    /// Its whole table.
+    /// The complete table of its parameters.
     pub parameters: Table,
-    /// The part of it that is not the default.
+    /// The parameters that differ from the head's defaults.
     pub changed: Table,
-    /// What came of it.
+    /// The result.
     #[serde(flatten)]
     pub status: CandidateStatus,
 }
 
-/// What came of a candidate.
+/// The result of a candidate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum CandidateStatus {
-    /// It was fitted and judged in every fold.
+    /// It was fitted and scored in every fold.
     Compared(Box<CandidateScores>),
-    /// It could not be fitted, or gave no figures.
+    /// It could not be fitted, or its logits were not finite.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
-    /// The budget was spent before its turn.
+    /// The time budget ended before it began.
     LeftOut,
 }
 
-/// A figure, and how far it is from the best candidate's.
+/// A metric with its difference to the best candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MetricEstimate {
-    /// On all samples, each predicted by a head that was not fitted on it.
+    /// The metric over all samples, each predicted by a head that was not fitted on it.
     pub value: f64,
-    /// Of the difference, this minus the best's.
+    /// The interval of the difference, this candidate minus the best.
     pub to_best: Interval,
 }
 
 /// An interval of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
-    /// Its lower end.
+    /// The lower bound.
     pub low: f64,
-    /// Its upper end.
+    /// The upper bound.
     pub high: f64,
 }
 
-/// How good a candidate is. Log-loss and calibration error are those after a temperature that was fitted on the other folds.
+/// The scores of a candidate. Log-loss and calibration error are calibrated by temperatures fitted on the
+/// other folds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CandidateScores {
-    /// The share of samples whose class is the most probable.
+    /// The fraction of samples whose most probable class is the label.
     pub accuracy: MetricEstimate,
-    /// The F1 score averaged over the classes.
+    /// The mean F1 score of the classes.
     pub macro_f1: MetricEstimate,
-    /// The mean of `-ln p(class)`.
+    /// The mean of `-ln p(label)`.
     pub log_loss: MetricEstimate,
     /// The expected calibration error of the most probable class, in 15 bins.
     pub ece: MetricEstimate,
-    /// Whether the interval of the difference that candidates are ordered by holds 0: it may be as good as the best.
+    /// Whether the candidate may be as good as the best: the interval of the difference contains 0, for the
+    /// metric that candidates are ordered by.
     pub tied: bool,
-    /// The temperature of each fold, `[K]`.
+    /// The temperature of each fold.
     pub temperatures: Vec<f64>,
     /// Seconds of a fit: the median over the folds.
     pub fit_seconds: f64,
     /// Seconds of predicting a fold: the median over the folds.
     pub predict_seconds: f64,
-    /// Bytes of the head's tensors: the most over the folds.
+    /// Bytes of the head's tensors: the maximum over the folds.
     pub bytes: u64,
-    /// Parameters that the fits chose, each with its value in each fold.
+    /// Hyperparameters that the fits chose.
     pub chosen: Vec<ChosenParameter>,
-    /// What the fits warned of.
+    /// Distinct warnings of the fits.
     pub warnings: Vec<String>,
 }
 
-/// A parameter that was left to the fit.
+/// A hyperparameter that the fits chose.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ChosenParameter {
-    /// Its name.
+    /// The name.
     pub parameter: String,
-    /// By fold.
+    /// The value in each fold.
     pub values: Vec<f64>,
 }
 
 impl Comparison {
-    /// The best candidate, if any could be compared.
+    /// The best candidate, if any was compared.
     #[must_use]
     pub fn best(&self) -> Option<&CandidateResult> {
         self.candidates.first().filter(|candidate| candidate.scores().is_some())
     }
 
-    /// The best candidate of each head, in order; of a head of which none was compared, the first one.
+    /// The best candidate of each head, in order; for a head without a compared candidate, the first one.
     #[must_use]
     pub fn best_per_head(&self) -> Vec<&CandidateResult> {
         let mut best: Vec<&CandidateResult> = Vec::new();
@@ -151,7 +156,7 @@ impl Comparison {
 }
 
 impl CandidateResult {
-    /// Its figures, where it was compared.
+    /// The scores, if the candidate was compared.
     #[must_use]
     pub fn scores(&self) -> Option<&CandidateScores> {
         match &self.status {
@@ -160,7 +165,7 @@ impl CandidateResult {
         }
     }
 
-    /// What it changes of the defaults, as `C = 0.1, solver = "adam"`; empty for the defaults themselves.
+    /// The parameters that differ from the defaults, as `C = 0.1, solver = "adam"`; empty for the defaults.
     #[must_use]
     pub fn describe_changes(&self) -> String {
         let changed: Vec<String> =
@@ -170,7 +175,7 @@ impl CandidateResult {
 }
 
 impl CandidateScores {
-    /// The figure that candidates are ordered by.
+    /// The estimate of `metric`.
     #[must_use]
     pub fn metric(&self, metric: RankingMetric) -> MetricEstimate {
         match metric {

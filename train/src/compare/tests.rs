@@ -4,19 +4,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use headstock_heads::{
-    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, HyperparameterInfo, Logits, Registry,
-    Tensors, TrainingSet,
+    FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Registry, Tensors, TrainingSet,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::config::{Config, Settings};
 
-/// The logarithm of how often each class occurs, and one warning; with `fails`, an error.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A head whose logits are the log frequencies of the classes. Its fit warns, or fails if `fails` is set.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct PriorConfig {
+    /// Added to each count.
     smoothing: f64,
+    /// Whether the fit fails.
     fails: bool,
 }
 
@@ -33,9 +35,7 @@ struct Prior {
 
 impl HeadConfig for PriorConfig {
     const KIND: &'static str = "prior";
-    const ABOUT: &'static str = "how often each class occurs";
-    const PARAMETERS: &'static [HyperparameterInfo] =
-        &[("smoothing", "added to each count"), ("fails", "whether it fails")];
+    const ABOUT: &'static str = "the frequencies of the classes";
     type Head = Prior;
 
     fn check(&self) -> Result<(), HeadError> {
@@ -44,16 +44,16 @@ impl HeadConfig for PriorConfig {
 
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Prior>, HeadError> {
         if self.fails {
-            return Err(HeadError::Data("it was told to fail".into()));
+            return Err(HeadError::Data("this head fails".into()));
         }
-        tracing::warn!("it looks at no feature");
+        tracing::warn!("features are not used");
         let logits = data.class_counts().iter().map(|&n| (n as f64 + self.smoothing).ln() as f32).collect();
         Ok(Fitted::without_history(Prior { width: data.features().width(), logits })
             .with_chosen("seen", Some(7.0)))
     }
 
     fn load(&self, _: &Tensors) -> Result<Prior, HeadError> {
-        Err(HeadError::Data("it is not loaded here".into()))
+        Err(HeadError::Data("this head cannot be loaded".into()))
     }
 
     fn grid(&self) -> Vec<Self> {
@@ -63,7 +63,7 @@ impl HeadConfig for PriorConfig {
 
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         assert_eq!((shape.features, shape.classes), (4, 3));
-        // The second point takes all there is: it has all threads.
+        // The second point needs all memory, and so gets all threads.
         if self.smoothing > 1.0 { u64::MAX } else { 0 }
     }
 }
@@ -134,7 +134,7 @@ fn metrics_match_scikit_learns_cross_validation_with_and_without_groups() {
     }
 }
 
-/// All but the seconds.
+/// The comparison with all seconds set to 0.
 fn without_seconds(mut comparison: Comparison) -> Comparison {
     comparison.seconds = 0.0;
     for candidate in &mut comparison.candidates {
@@ -157,7 +157,7 @@ fn threads_and_order_change_nothing_but_the_seconds() {
     let expected = run_on(1, &["linear", "mlp", "prior", "svm"], None);
     assert!(expected.candidates.len() >= 6);
     assert_eq!(run_on(3, &["svm", "prior", "linear", "mlp"], None), expected);
-    // Every round in a pass of its own.
+    // With a budget every round is a pass.
     assert_eq!(run_on(2, &["mlp", "linear", "svm", "prior"], Some(1e6)), expected);
 }
 
@@ -179,9 +179,9 @@ fn the_best_come_first_and_the_failed_last() {
     assert_eq!(best_rows.iter().map(|row| row.head.as_str()).collect::<Vec<_>>(), ["linear", "prior"]);
     let prior = best_rows[1].scores().unwrap();
     assert!(!prior.tied && prior.log_loss.to_best.low > 0.0, "{prior:?}");
-    // Three numbers in f32.
+    // Three `f32` numbers.
     assert_eq!(prior.bytes, 12);
-    assert_eq!(prior.warnings, ["it looks at no feature"]);
+    assert_eq!(prior.warnings, ["features are not used"]);
     assert_eq!(prior.chosen, [ChosenParameter { parameter: "seen".into(), values: vec![7.0; 5] }]);
 
     let described: Vec<String> = comparison
@@ -193,7 +193,7 @@ fn the_best_come_first_and_the_failed_last() {
     for expected in ["", "smoothing = 10.0", "fails = true"] {
         assert!(described.iter().any(|found| found == expected), "{described:?}");
     }
-    let failed = CandidateStatus::Failed { error: "it was told to fail".into() };
+    let failed = CandidateStatus::Failed { error: "this head fails".into() };
     assert_eq!(comparison.candidates.last().unwrap().status, failed);
 }
 
@@ -211,7 +211,7 @@ fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
         let found = comparison.candidates.iter().filter(|candidate| is_wanted(&candidate.status));
         found.map(|entry| (entry.head.as_str(), entry.describe_changes())).collect()
     };
-    // The first point of each head, in all folds; nothing was fitted of the second ones, and none is missing.
+    // The first point of each head is fitted in all folds; the other points are listed but not fitted.
     let done = candidates_with(|state| matches!(state, CandidateStatus::Compared(_)));
     assert_eq!(done.iter().map(|(head, _)| *head).collect::<Vec<_>>(), ["linear", "prior"]);
     let left_out = candidates_with(|state| *state == CandidateStatus::LeftOut);
@@ -219,7 +219,7 @@ fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     assert_eq!(done.len() + left_out.len(), candidates.len());
 
     let error = compare_while(&prepared, &candidates, &options, &|| false, &()).unwrap_err();
-    assert!(error.to_string().contains("before the first candidate could begin"), "{error}");
+    assert!(error.to_string().contains("before the first candidate began"), "{error}");
 }
 
 // effect: compare --heads, head.kind
@@ -234,13 +234,13 @@ fn first_points_of_all_heads_come_first_and_the_configs_head_is_the_settings() {
     let described = candidates[1].to_result(CandidateStatus::LeftOut).describe_changes();
     assert_eq!(described, "smoothing = 3.0");
 
-    let pass_sizes = |separate, max_candidates| -> Vec<usize> {
-        plan_passes(&candidates, separate, max_candidates).into_iter().map(<[Candidate]>::len).collect()
+    let pass_sizes = |rounds, max_candidates| -> Vec<usize> {
+        plan_passes(&candidates, rounds, max_candidates).into_iter().map(<[Candidate]>::len).collect()
     };
-    assert_eq!(pass_sizes(false, 1000), [candidates.len()]);
-    assert_eq!(pass_sizes(true, 1000)[0], 3);
-    assert_eq!(pass_sizes(true, 2)[..2], [2, 1]);
-    assert_eq!(pass_sizes(false, 1), vec![1; candidates.len()]);
+    assert_eq!(pass_sizes(Rounds::Together, 1000), [candidates.len()]);
+    assert_eq!(pass_sizes(Rounds::Separate, 1000)[0], 3);
+    assert_eq!(pass_sizes(Rounds::Separate, 2)[..2], [2, 1]);
+    assert_eq!(pass_sizes(Rounds::Together, 1), vec![1; candidates.len()]);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn heads_that_are_not_known_or_named_twice_are_refused() {
 #[test]
 fn impossible_folds_are_refused() {
     for (features, folds, reason) in [
-        ("compare/overlapping", 1, "ask for 2 at least"),
+        ("compare/overlapping", 1, "at least 2 folds"),
         ("compare/overlapping", 100, "the largest class has"),
         ("compare/grouped", 31, "groups"),
     ] {

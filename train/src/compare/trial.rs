@@ -1,4 +1,4 @@
-//! A candidate in a fold, and in all of them.
+//! A candidate in one fold, and in all folds.
 
 use std::cmp::Ordering;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::results::{CandidateScores, ChosenParameter, RankingMetric};
 use crate::metrics::Predictions;
 use crate::sample_scores::{SampleScore, WeightedMetrics};
 
-/// What came of trying something.
+/// The outcome of a trial.
 pub(super) enum TrialOutcome<T> {
     Done(T),
     Failed(String),
@@ -23,6 +23,7 @@ pub(super) enum TrialOutcome<T> {
 }
 
 impl<T> TrialOutcome<T> {
+    /// Applies `f` to the value of `Done`.
     pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> TrialOutcome<U> {
         match self {
             Self::Done(value) => TrialOutcome::Done(f(value)),
@@ -33,7 +34,7 @@ impl<T> TrialOutcome<T> {
 }
 
 impl TrialOutcome<Vec<FoldTrial>> {
-    /// Adds a fold. Once a candidate has failed or is left out, it stays so.
+    /// Adds the outcome of a fold. Once a candidate has failed or was left out, that does not change.
     pub(super) fn add_fold(&mut self, outcome: TrialOutcome<FoldTrial>) {
         if let Self::Done(trials) = self {
             match outcome {
@@ -45,9 +46,9 @@ impl TrialOutcome<Vec<FoldTrial>> {
     }
 }
 
-/// What a candidate made of a fold.
+/// The result of a candidate in one fold.
 pub(super) struct FoldTrial {
-    /// Of the samples tested, `[n, C]`.
+    /// The logits of the test samples, `[n, C]`.
     logits: Logits,
     pub(super) fit_seconds: f64,
     predict_seconds: f64,
@@ -56,7 +57,7 @@ pub(super) struct FoldTrial {
     warnings: Vec<String>,
 }
 
-/// Fits a head and lets it predict.
+/// Fits a head on the training samples of a fold and predicts the test samples.
 pub(super) fn fit_fold(
     head: &dyn ConfiguredHead,
     train_set: &TrainingSet<'_>,
@@ -69,6 +70,7 @@ pub(super) fn fit_fold(
     }
 }
 
+/// Measures the seconds of both; an error if a logit is not finite.
 fn fit_and_predict(
     head: &dyn ConfiguredHead,
     train_set: &TrainingSet<'_>,
@@ -81,19 +83,20 @@ fn fit_and_predict(
     let logits = head.logits(test_features)?;
     let predict_seconds = started.elapsed().as_secs_f64();
     if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
-        return Err(HeadError::Diverged("it gives logits that are not finite".into()));
+        return Err(HeadError::Diverged("the logits are not finite".into()));
     }
     let bytes = tensor_bytes(&head.tensors()?);
     Ok(FoldTrial { logits, fit_seconds, predict_seconds, bytes, chosen, warnings: Vec::new() })
 }
 
+/// The total size of tensors in bytes.
 fn tensor_bytes(tensors: &Tensors) -> u64 {
     tensors.values().map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
 }
 
-/// What a candidate made of all samples.
+/// The cross-validated scores of a candidate.
 pub(super) struct CvScores {
-    /// Of each sample, `[N]`.
+    /// The score of each sample, `[N]`.
     pub(super) scores: Vec<SampleScore>,
     temperatures: Vec<f64>,
     fit_seconds: f64,
@@ -104,7 +107,8 @@ pub(super) struct CvScores {
 }
 
 impl CvScores {
-    /// Of a trial a fold.
+    /// Combines the trials of all folds; the logits of a fold are calibrated by a temperature fitted on the
+    /// others.
     pub(super) fn from_folds(trials: &[FoldTrial], splits: &[SplitIndices], labels: &[u32]) -> Self {
         let test_labels: Vec<Vec<u32>> =
             splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
@@ -119,10 +123,10 @@ impl CvScores {
             }
             let calibration = Logits::new(logits, trial.logits.classes())
                 .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &other_labels))
-                .expect("logits are finite, and each has a label");
+                .expect("logits are finite, and each row has a label");
             temperatures.push(calibration.temperature().unwrap_or(1.0));
             let fold_scores = Predictions::with_calibration(&trial.logits, &calibration)
-                .expect("logits are finite, of as many classes")
+                .expect("logits are finite, and have the same number of classes")
                 .scores(&test_labels[fold]);
             for (&sample, score) in splits[fold].test.iter().zip(fold_scores) {
                 scores[sample] = score;
@@ -142,7 +146,8 @@ impl CvScores {
         }
     }
 
-    /// Which of two is before the other: the better one; by the other figure where they are equal.
+    /// Orders the better candidate first, by `metric`, then by log-loss (with [`RankingMetric::LogLoss`], by
+    /// accuracy).
     pub(super) fn compare_by(&self, other: &Self, metric: RankingMetric, classes: usize) -> Ordering {
         let [a, b] = [self, other].map(|scored| WeightedMetrics::from_scores(&scored.scores, classes, |_| 1));
         let by_loss = a.log_loss.total_cmp(&b.log_loss);
@@ -153,6 +158,7 @@ impl CvScores {
         }
     }
 
+    /// Adds the metrics of the comparison; `metric` determines ties.
     pub(super) fn into_candidate_scores(
         self,
         metrics: &CandidateMetrics,
@@ -177,6 +183,7 @@ impl CvScores {
     }
 }
 
+/// The hyperparameters that the fits chose, with the value of each fold.
 fn collect_chosen(trials: &[FoldTrial]) -> Vec<ChosenParameter> {
     let first = trials.first().map(|trial| trial.chosen.as_slice()).unwrap_or_default();
     let values_of = |name: &str| {
@@ -236,16 +243,16 @@ mod tests {
         assert_eq!((scored.fit_seconds, scored.predict_seconds, scored.bytes), (3.0, 0.75, 16));
         assert_eq!(scored.chosen, [ChosenParameter { parameter: "C".into(), values: vec![0.5, 2.0] }]);
         assert_eq!(scored.warnings, ["a", "always", "b"]);
-        // Each row is where its sample is: only sample 3 is taken for the other class.
+        // Scores are in the order of the samples: only sample 3 is predicted wrongly.
         let accuracy = WeightedMetrics::from_scores(&scored.scores, 2, |_| 1).accuracy;
         assert_eq!(accuracy, 0.75);
         assert_eq!(
             WeightedMetrics::from_scores(&scored.scores, 2, |sample| u32::from(sample == 3)).accuracy,
             0.0
         );
-        // By the first fold, both right and as sure: two right of two are worth a probability of 3 / 4.
+        // The first fold is correct twice with the same confidence: two of two give a probability of 3 / 4.
         assert!((scored.temperatures[1] - 3.0 / 3f64.ln()).abs() < 1e-4, "{:?}", scored.temperatures);
-        // By the second, of which one is right by 3 and one is wrong by 1: where the loss has no slope.
+        // The second fold is correct with margin 3 and wrong with margin 1: the derivative of the loss is 0.
         let probability = |logit: f64| 1.0 / (1.0 + (-logit / scored.temperatures[0]).exp());
         assert!(
             (3.0 * (1.0 - probability(3.0)) - probability(1.0)).abs() < 1e-4,

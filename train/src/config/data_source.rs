@@ -1,4 +1,4 @@
-//! Where samples come from, as a config names it.
+//! The source of the samples, resolved from `[data]`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,35 +7,35 @@ use headstock_loader::{CsvSource, FieldNames};
 use super::settings::Validator;
 use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
 
-/// Where samples come from.
+/// The source of the samples.
 #[expect(clippy::large_enum_variant, reason = "there are few of them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataSourceConfig {
-    /// Photos.
+    /// Images.
     Images {
-        /// All of them, or those to train on.
+        /// All images, or those to train on.
         main: DataLocation,
-        /// Photos that are only tested on.
+        /// Images for testing only.
         test: Option<DataLocation>,
     },
-    /// A file of features made elsewhere.
+    /// A file of precomputed features.
     Features(PathBuf),
 }
 
-/// A place of photos.
+/// A location of images and labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataLocation {
-    /// A folder per class.
+    /// A folder with one folder per class.
     Folder(PathBuf),
-    /// A table of photos.
+    /// A CSV table with one image per row.
     Csv(CsvSource),
     /// Parquet shards.
     Parquet {
-        /// A file, a folder or a pattern; or a data set on the hub.
+        /// A file, a folder, a pattern, or a data set of the hub.
         shards: String,
-        /// The column with the photo.
+        /// The column with the image.
         image: String,
-        /// The other columns.
+        /// The columns with label, group and split.
         fields: FieldNames,
     },
     /// Tar archives.
@@ -47,13 +47,13 @@ pub enum DataLocation {
     },
 }
 
-/// What the hub's data sets are called.
+/// Prefix of the names of data sets on the hub.
 const HUB_DATASETS: &str = "hf://datasets/";
 
 const SOURCE_KEYS: &str = "`folder`, `csv`, `parquet`, `webdataset` and `features`";
 
 impl Validator<'_> {
-    /// Reads `[data]`: paths are made absolute, and defaults of the kind of source are filled in.
+    /// Resolves `[data]`: makes paths absolute and fills in the defaults of this kind of source.
     pub(super) fn resolve_source(
         &self,
         data: &mut DataOptions,
@@ -80,8 +80,10 @@ impl Validator<'_> {
             match shards {
                 Some(shards) if shards.starts_with(HUB_DATASETS) && key.ends_with("parquet") => {}
                 Some(shards) if shards.starts_with("hf://") => {
-                    let problem =
-                        format!("is {shards}: from the hub come Parquet files, as {HUB_DATASETS}owner/name");
+                    let problem = format!(
+                        "is {shards}: only Parquet data sets of the hub are supported, as \
+                         {HUB_DATASETS}owner/name"
+                    );
                     return Err(self.key_error(key, problem));
                 }
                 Some(shards) => *shards = self.absolute_path(key, Path::new(shards), base)?.1,
@@ -89,7 +91,7 @@ impl Validator<'_> {
             }
         }
         if data.max_pixels == 0 {
-            return Err(self.key_error("data.max_pixels", "is 0: no photo is that small"));
+            return Err(self.key_error("data.max_pixels", "is 0: it must be at least 1"));
         }
         self.refuse_misplaced_keys(data)?;
         let has_table = data.csv.is_some() || data.parquet.is_some() || data.webdataset.is_some();
@@ -145,20 +147,19 @@ impl Validator<'_> {
                 Ok(DataSourceConfig::Images { main, test })
             }
             (None, None, Some(features)) => Ok(DataSourceConfig::Features(features.clone())),
-            (None, None, None) => Err(self.key_error(
-                "data",
-                format!("says nothing of where the photos are: give one of {SOURCE_KEYS}"),
-            )),
-            _ => Err(self.key_error("data", format!("takes one of {SOURCE_KEYS}"))),
+            (None, None, None) => Err(self
+                .key_error("data", format!("does not say where the photos are: set one of {SOURCE_KEYS}"))),
+            _ => Err(self.key_error("data", format!("must have exactly one of {SOURCE_KEYS}"))),
         }
     }
 
-    /// Refuses keys of another kind of source.
+    /// Refuses keys that belong to another kind of source.
     fn refuse_misplaced_keys(&self, data: &DataOptions) -> Result<(), ConfigError> {
         let (csv, parquet, webdataset) =
             (data.csv.is_some(), data.parquet.is_some(), data.webdataset.is_some());
-        let csv_only = "belongs to a CSV data set: add `data.csv`, or leave it out";
-        let tables_only = "belongs to a CSV, Parquet or WebDataset data set: add `data.csv`, `data.parquet` or `data.webdataset`, or leave it out";
+        let csv_only = "is for CSV data sets: add `data.csv`, or leave it out";
+        let tables_only = "is for CSV, Parquet and WebDataset data sets: add `data.csv`, `data.parquet` or \
+                           `data.webdataset`, or leave it out";
         for (key, is_set, is_allowed, problem) in [
             ("data.images", data.images.is_some(), csv, csv_only),
             ("data.id", data.id.is_some(), csv, csv_only),
@@ -169,21 +170,16 @@ impl Validator<'_> {
                 "data.image",
                 data.image.is_some(),
                 parquet,
-                "belongs to a Parquet data set: add `data.parquet`, or leave it out",
+                "is for Parquet data sets: add `data.parquet`, or leave it out",
             ),
             (
                 "data.test_folder",
                 data.test_folder.is_some(),
                 data.folder.is_some(),
-                "goes with `data.folder`: for other data, [split] takes the test part",
+                "needs `data.folder`: for other data, [split] draws the test set",
             ),
-            ("data.test_parquet", data.test_parquet.is_some(), parquet, "goes with `data.parquet`"),
-            (
-                "data.test_webdataset",
-                data.test_webdataset.is_some(),
-                webdataset,
-                "goes with `data.webdataset`",
-            ),
+            ("data.test_parquet", data.test_parquet.is_some(), parquet, "needs `data.parquet`"),
+            ("data.test_webdataset", data.test_webdataset.is_some(), webdataset, "needs `data.webdataset`"),
         ] {
             if is_set && !is_allowed {
                 return Err(self.key_error(key, problem));
@@ -194,7 +190,7 @@ impl Validator<'_> {
 }
 
 impl DataLocation {
-    /// The place of the photos that are only tested on, where `data` names one of this kind.
+    /// The location of the images for testing only, if `data` names one of this kind.
     fn test_location(&self, data: &DataOptions) -> Option<Self> {
         match self {
             Self::Folder(_) => data.test_folder.clone().map(Self::Folder),
@@ -211,7 +207,7 @@ impl DataLocation {
         }
     }
 
-    /// The names of columns, where it has some.
+    /// The names of the columns, if the location has columns.
     pub(crate) fn fields(&self) -> Option<&FieldNames> {
         match self {
             Self::Folder(_) => None,

@@ -1,4 +1,4 @@
-//! What can be wrong with a config.
+//! Errors of a config.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use thiserror::Error;
 
 use super::VERSION;
 
-/// Why a config cannot be used.
+/// The reason why a config is invalid.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("there is no config {}: write one with `headstock init`, or name one with --config", .0.display())]
     Missing(PathBuf),
     /// The file cannot be read.
@@ -19,38 +19,38 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is no TOML.
+    /// The file is not TOML.
     #[error("{origin} is not TOML: {message}")]
     Syntax {
         /// The file.
         origin: String,
-        /// What the parser says, with the line.
+        /// The message of the parser, with the line.
         message: String,
     },
-    /// `version` is missing or of another version.
+    /// `version` is missing or is another one.
     #[error("{origin}: {}", version_problem(.found.as_deref()))]
     Version {
         /// The file.
         origin: String,
-        /// What stands there.
+        /// The value in the file.
         found: Option<String>,
     },
-    /// A key that is not known.
-    #[error("{origin}: there is no key `{key}`; did you mean `{nearest}`? (known here: {})", known.join(", "))]
+    /// An unknown key.
+    #[error("{origin}: unknown key `{key}`; did you mean `{nearest}`? (known here: {})", known.join(", "))]
     UnknownKey {
         /// The file.
         origin: String,
         /// The key with its section.
         key: String,
-        /// The known key that is most like it, with its section.
+        /// The most similar known key with its section.
         nearest: String,
-        /// The keys known in that section.
+        /// The known keys of the section.
         known: Vec<String>,
     },
-    /// A value of the wrong type or none of those known.
+    /// A value that is of the wrong type or unknown.
     #[error("{origin}: {message}")]
     Value {
         /// The file.
@@ -58,20 +58,20 @@ pub enum ConfigError {
         /// What is wrong, with the key.
         message: String,
     },
-    /// A key whose value cannot be followed, or a key that is missing.
+    /// A key with an invalid value, or a missing key.
     #[error("{origin}: `{key}` {problem}")]
     Key {
         /// The file.
         origin: String,
         /// The key with its section.
         key: String,
-        /// What is wrong and what to do, as a fragment: `is missing: ...`.
+        /// The problem and what to do, as a fragment: `is missing: ...`.
         problem: String,
     },
-    /// `--set` with something that is no assignment.
+    /// An override that is not a valid assignment.
     #[error("--set {text}: {problem}")]
     Override {
-        /// As given.
+        /// The override as given.
         text: String,
         /// What is wrong.
         problem: String,
@@ -81,6 +81,6 @@ pub enum ConfigError {
 fn version_problem(found: Option<&str>) -> String {
     match found {
         None => format!("`version` is missing: begin the file with `version = {VERSION}`"),
-        Some(found) => format!("`version` is {found}, and this headstock reads {VERSION}"),
+        Some(found) => format!("`version` is {found}, but this headstock reads version {VERSION}"),
     }
 }

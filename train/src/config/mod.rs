@@ -1,9 +1,10 @@
-//! `headstock.toml`: the file, and the settings that it resolves to.
+//! `headstock.toml`: parsing, overrides, and resolution to [`Settings`].
 
 mod data_source;
 mod error;
 mod keys;
 mod options;
+mod schema;
 mod settings;
 mod tune;
 
@@ -20,17 +21,18 @@ pub(crate) use options::DEFAULT_FOLDS;
 pub use options::{
     BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
 };
-use settings::DEFAULT_HEAD;
+pub use schema::json_schema;
 pub use settings::Settings;
+use settings::{BackboneRequirement, DEFAULT_HEAD};
 pub use tune::{AugmentMode, CacheDtype, HeadInit, OptimizerKind, ScheduleKind, TuneFrom, TuneOptions};
 
-/// A config before it is resolved: its text as a table, overrides applied, and where it came from.
+/// A config before it is resolved: the parsed table with overrides applied.
 #[derive(Clone, Debug)]
 pub struct Config {
     table: Table,
-    /// For messages: the file's name.
+    /// The name of the file, for messages.
     origin: String,
-    /// What relative paths are meant from.
+    /// The folder that relative paths are relative to.
     base: PathBuf,
 }
 
@@ -38,7 +40,7 @@ impl Config {
     /// Reads the file `path`.
     ///
     /// # Errors
-    /// [`ConfigError`] for a file that cannot be read, is no TOML, or is of another version.
+    /// [`ConfigError`] if the file cannot be read, is not TOML, or has another version.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -53,7 +55,7 @@ impl Config {
         Self::parse(&text, &path.display().to_string(), base)
     }
 
-    /// Reads `text`, called `origin` in messages, whose relative paths are meant from `base`.
+    /// Parses `text`, called `origin` in messages, whose paths are relative to `base`.
     ///
     /// ```
     /// use std::path::{Path, PathBuf};
@@ -69,13 +71,13 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] when it is no TOML, or of another version.
+    /// [`ConfigError`] if it is not TOML or has another version.
     pub fn parse(text: &str, origin: &str, base: &Path) -> Result<Self, ConfigError> {
         let table: Table = text.parse().map_err(|source: toml::de::Error| ConfigError::Syntax {
             origin: origin.into(),
             message: source.to_string().trim_end().to_owned(),
         })?;
-        // First of all: what other keys mean depends on it.
+        // The version is checked first: the meaning of the other keys depends on it.
         match table.get("version") {
             Some(Value::Integer(version)) if *version == i64::from(VERSION) => {}
             found => {
@@ -86,19 +88,20 @@ impl Config {
         Ok(Self { table, origin: origin.into(), base: base.into() })
     }
 
-    /// Relative paths in overrides are meant from the current folder, not from the config's: for the config of a run, in
-    /// which all paths are absolute.
+    /// Makes relative paths in overrides relative to the current folder, for the config of a run, whose own
+    /// paths are absolute.
     pub(crate) fn with_overrides_from_cwd(self) -> Self {
         Self { base: PathBuf::new(), ..self }
     }
 
-    /// Overrides keys: `head.C=0.1`. A value is read as TOML; what is none is a string.
+    /// Overrides keys, as in `head.C=0.1`. A value is parsed as TOML; if it is not TOML, it is a string.
     ///
-    /// Another `head.kind` than the file's comes first, wherever it stands, and drops the rest of the file's `[head]`,
-    /// which belongs to that other head.
+    /// An override of `head.kind` is applied before all others. If it differs from the file's, the other keys
+    /// of the file's `[head]` are dropped, because they belong to another head.
     ///
     /// # Errors
-    /// [`ConfigError::Override`] when one is not of the form `KEY=VALUE`, or its key leads through a value.
+    /// [`ConfigError::Override`] if an assignment is not of the form `KEY=VALUE`, or if a section in its key
+    /// is a value.
     pub fn set(&mut self, assignments: &[impl AsRef<str>]) -> Result<(), ConfigError> {
         let assignments: Vec<Assignment<'_>> =
             assignments.iter().map(|text| Assignment::parse(text.as_ref())).collect::<Result<_, _>>()?;
@@ -114,7 +117,7 @@ impl Config {
                     dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
                 if n_keys > 0 {
                     tracing::info!(
-                        "the keys of [head] in {} are those of another head and are not used",
+                        "the other keys of [head] in {} belong to another head and are not used",
                         self.origin
                     );
                 }
@@ -123,23 +126,23 @@ impl Config {
         kinds.into_iter().chain(others).try_for_each(|assignment| assignment.apply(&mut self.table))
     }
 
-    /// Checks every key and value, fills in the defaults and makes paths absolute.
+    /// Checks all keys and values, fills in the defaults and makes paths absolute.
     ///
     /// # Errors
     /// [`ConfigError`], which names the file and the key.
     pub fn resolve(self, heads: &Registry) -> Result<Settings, ConfigError> {
-        self.resolve_with(heads, true)
+        self.resolve_with(heads, BackboneRequirement::Required)
     }
 
-    /// As [`resolve`](Self::resolve), for what looks at photos alone: `[backbone]` may be missing.
+    /// Like [`resolve`](Self::resolve), but `[backbone]` may be missing: for commands that only read images.
     ///
     /// # Errors
-    /// As there.
+    /// [`ConfigError`], which names the file and the key.
     pub fn resolve_images_only(self, heads: &Registry) -> Result<Settings, ConfigError> {
-        self.resolve_with(heads, false)
+        self.resolve_with(heads, BackboneRequirement::Optional)
     }
 
-    fn resolve_with(self, heads: &Registry, backbone: bool) -> Result<Settings, ConfigError> {
+    fn resolve_with(self, heads: &Registry, backbone: BackboneRequirement) -> Result<Settings, ConfigError> {
         keys::check(&self.table, &self.origin)?;
         let options: Options = self.table.try_into().map_err(|error: toml::de::Error| {
             ConfigError::Value { origin: self.origin.clone(), message: one_line(&error) }
@@ -148,7 +151,7 @@ impl Config {
     }
 }
 
-/// `KEY=VALUE`
+/// A parsed override `KEY=VALUE`.
 struct Assignment<'a> {
     text: &'a str,
     path: Vec<&'a str>,
@@ -161,13 +164,10 @@ impl<'a> Assignment<'a> {
             text.split_once('=').ok_or_else(|| Self::override_error(text, "write KEY=VALUE"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
         if path == ["version"] {
-            return Err(Self::override_error(
-                text,
-                "it says what the file is written in, and cannot be overridden",
-            ));
+            return Err(Self::override_error(text, "the version of the file cannot be overridden"));
         }
         if path.iter().any(|part| part.is_empty()) {
-            return Err(Self::override_error(text, "the key has an empty part"));
+            return Err(Self::override_error(text, "a section or key in it is empty"));
         }
         Ok(Self { text, path, value: parse_value(value.trim()) })
     }
@@ -178,7 +178,7 @@ impl<'a> Assignment<'a> {
 
     fn apply(self, table: &mut Table) -> Result<(), ConfigError> {
         let mut table = table;
-        let (leaf, sections) = self.path.split_last().expect("a key has a part at least");
+        let (leaf, sections) = self.path.split_last().expect("a path has at least one key");
         for section in sections {
             let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
             table = entry.as_table_mut().ok_or_else(|| {
@@ -190,6 +190,7 @@ impl<'a> Assignment<'a> {
     }
 }
 
+/// Parses a TOML value; text that is not TOML is a string.
 fn parse_value(text: &str) -> Value {
     let parsed: Result<Table, _> = format!("value = {text}").parse();
     match parsed {
@@ -200,7 +201,8 @@ fn parse_value(text: &str) -> Value {
     }
 }
 
-/// toml gives the message on the first line and where it belongs on the next, as "in `split.seed`".
+/// Joins the lines of a TOML error: the message and, on the next line, its position such as "in
+/// `split.seed`".
 fn one_line(error: &toml::de::Error) -> String {
     error.to_string().split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }

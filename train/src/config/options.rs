@@ -1,112 +1,153 @@
-//! What may stand in `headstock.toml`, with the defaults.
+//! The keys of `headstock.toml` and their defaults.
 
 use std::path::PathBuf;
 
 use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
 use headstock_heads::CalibrationMethod;
 use headstock_loader::{Augment, ClassOrder, DecodeMode, TestSize};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use toml::Table;
 
 use super::TuneOptions;
 
-/// The version of the config that is read and written.
+/// The version of the config format.
 pub const VERSION: u32 = 1;
 
-/// The whole file. Field order is the order in which it is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The contents of `headstock.toml`. Paths are relative to the file.
+///
+/// An unknown key is an error that names the most similar known key. `--set KEY=VALUE` overrides any key, as
+/// in `--set head.C=0.01`. The value is parsed as TOML; if it is not TOML, it is a string. `--head svm` is
+/// short for `--set head.kind=svm`; a head other than the one in the file drops the other keys of `[head]`.
+///
+/// The number of threads is not a key but an option of the program, `--threads N`; the default is all cores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// [`VERSION`].
+    /// Version of the config format: 1.
     pub version: u32,
-    /// How logits become probabilities.
+    /// How the logits of the head are turned into probabilities.
+    ///
+    /// `train` fits the head again in five folds of the training photos (fewer if a class has fewer photos)
+    /// and calibrates on the photos that were held out. The head of the run is fitted on all training photos.
+    /// All views of a photo are in the same fold. If calibration does not lower the log-loss of held-out
+    /// photos, or raises their calibration error, it is dropped, with a message. If a class has only one
+    /// training photo, there is no calibration, with a message.
+    ///
+    /// The held-out photos also give the scores of conformal sets: `predict --coverage 0.9` prints for each
+    /// photo classes that contain the true one with probability 0.9, on average over photos like the training
+    /// photos.
     #[serde(default)]
     pub calibration: CalibrationMethod,
-    /// The photos, or features made elsewhere.
+    /// Where the photos and labels are, or precomputed features.
     #[serde(default)]
     pub data: DataOptions,
-    /// How the test part is taken from the data, where it has none of its own.
+    /// How the test set is drawn from data that does not define one.
     #[serde(default)]
     pub split: SplitOptions,
-    /// What turns photos into features; not there when they were made elsewhere.
+    /// The pretrained network that computes features from photos. Not allowed with `data.features`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbone: Option<BackboneOptions>,
-    /// How features are kept.
+    /// The feature cache, and how many augmented views of each photo are used.
     #[serde(default)]
     pub features: FeatureOptions,
-    /// What may happen to an augmented view.
+    /// Augmentations of training photos.
     #[serde(default, skip_serializing_if = "Augment::is_empty")]
     pub augment: Augment,
-    /// What of the backbone is trained with the head, and how.
+    /// Fine-tuning of the backbone. Without this section the backbone is frozen.
     #[serde(default, skip_serializing_if = "TuneOptions::is_off")]
     pub tune: TuneOptions,
-    /// `kind`, and the rest of the table as that head takes it.
+    /// The classifier on top of the features. `kind` is the name of a head, `"linear"` if it is left out; the
+    /// other keys belong to that head. `headstock heads NAME` lists them with their defaults.
     #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
     pub head: Table,
 }
 
 impl Options {
-    /// The file.
+    /// The options as a TOML file.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("options are tables of TOML values")
     }
 }
 
-/// `[data]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[data]`: where samples come from.
+///
+/// Exactly one of `folder`, `csv`, `parquet`, `webdataset` and `features` must be given. Photos are JPEG,
+/// PNG, WebP, GIF (the first frame), BMP or TIFF, recognized by their content. Their EXIF orientation is
+/// applied; gray becomes RGB, transparency is composited over white, CMYK is converted as Pillow does, and 16
+/// bits become 8.
+///
+/// Inconsistent data is an error that names the file and the line: an id or a link that leads out of the
+/// folder of the photos, a class without photos, a single class, a missing column, a photo that is listed
+/// twice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataOptions {
-    /// A folder with a folder per class.
+    /// A folder that contains one folder per class, or folders such as `train` and `test` that contain one
+    /// per class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// A CSV with a row per photo.
+    /// A CSV or TSV file with one photo per row. Needs `images`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
-    /// Parquet shards: a file, a folder, a pattern, or `hf://datasets/owner/name`.
+    /// Parquet shards: a file, a folder, a pattern such as `"data/train-*.parquet"`, or a data set of the
+    /// Hugging Face hub as `"hf://datasets/owner/name"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parquet: Option<String>,
-    /// Tar archives: a file, a folder or a pattern.
+    /// Tar archives in WebDataset format: a file, a folder, or a pattern such as
+    /// `"shards/train-{000..146}.tar"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webdataset: Option<String>,
-    /// The folder that the CSV's ids are relative to.
+    /// With `csv`: the folder that the file names in the table are relative to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// The column with the file's name; `id` where it is left out.
+    /// With `csv`: the column with the name of the photo's file. The default is `"id"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The column of a Parquet with the photo; `image` where it is left out.
+    /// With `parquet`: the column with the photo. The default is `"image"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The column with the class; `label` where it is left out.
+    /// With `csv` and `parquet`: the column with the class; with `webdataset`: the field of the `json`
+    /// members. The default is `"label"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The column with the group that a photo belongs to, such as a patient: a group is kept on one side of a fold.
+    /// The column or field with the group of a photo: what it has in common with other photos besides the
+    /// class, for example the patient, the dog or the film. A head does too well on photos of a group that it
+    /// was trained on. `compare` keeps all photos of a group in the same fold; `split.method = "group"` keeps
+    /// them in the same part, and with other methods a message says how many groups are in both parts. Groups
+    /// are ordered by name. Optional; not with `folder`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Appended to the id.
+    /// With `csv`: the file name extension that is appended to the file names. The default is `""`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension: Option<String>,
-    /// Features `[N, F]` with their labels `[N]` in place of photos: `.npz`, `.npy` with a CSV beside it, `.safetensors` or
-    /// `.parquet`, as [`read_features`](crate::feature_file::read_features) reads them.
+    /// A file of precomputed features `[N, F]` with labels `[N]` in place of photos: `.npz`, `.npy` with a
+    /// CSV of the same name beside it, `.safetensors` or `.parquet`. No backbone is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
-    /// A folder of photos that are only tested on.
+    /// With `folder`: a folder of photos for testing only, with one folder per class. If it is given,
+    /// `[split]` is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_folder: Option<PathBuf>,
-    /// Parquet shards of photos that are only tested on.
+    /// With `parquet`: Parquet shards of photos for testing only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_parquet: Option<String>,
-    /// Tar archives of photos that are only tested on.
+    /// With `webdataset`: tar archives of photos for testing only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_webdataset: Option<String>,
-    /// How classes are numbered.
+    /// How classes are numbered: `"sorted"`, by name in the order of bytes, or `"appearance"`, by first
+    /// appearance in the data.
     pub class_order: ClassOrder,
-    /// What an unreadable photo does.
+    /// What happens if a photo cannot be read.
     pub on_error: OnError,
-    /// Photos of more pixels are not decoded.
+    /// Maximum number of pixels of a photo. Larger photos are refused by their header, because a small file
+    /// can decode to gigabytes. Photos whose features are cached are not checked again. The default is 200
+    /// million.
     pub max_pixels: u64,
-    /// Whether JPEGs may be decoded at a fraction of their size.
+    /// Whether JPEGs may be decoded at a reduced size.
     #[serde(skip_serializing_if = "DecodeMode::is_exact")]
     pub decode: DecodeMode,
 }
@@ -130,49 +171,58 @@ impl Default for DataOptions {
             test_webdataset: None,
             class_order: ClassOrder::default(),
             on_error: OnError::default(),
-            // Twice the largest sensor of a phone; decoded it takes 600 MB.
+            // Twice the largest sensor of a phone; 600 MB when decoded.
             max_pixels: 200_000_000,
             decode: DecodeMode::default(),
         }
     }
 }
 
-/// What an unreadable photo does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens if a photo cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// The command stops with a list of all of them: before the long work where a look tells, else when one is met.
+    /// The command stops and lists all unreadable photos. Files that are no photo, too large or truncated are
+    /// found before the network runs; a photo that is damaged inside stops it later, and features computed
+    /// until then stay in the cache.
     #[default]
     Stop,
-    /// It is left out, with a line that says so.
+    /// The photo is skipped, with a message.
     Skip,
 }
 
-/// `[split]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[split]`: how the test set is chosen.
+///
+/// Not used if the data defines its own split: folders or shards called `train` and `test`, or
+/// `data.test_folder` and the like. The split is drawn over all listed samples before unreadable ones are
+/// skipped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitOptions {
-    /// How samples are drawn.
+    /// How the samples of the test set are drawn.
     pub method: SplitMethod,
-    /// How large the test part is.
+    /// Size of the test set: a fraction between 0 and 1 of the samples, or a whole number of them. With
+    /// `method = "group"` it is a fraction or number of groups. The default is 0.1.
     pub test_size: TestSize,
-    /// scikit-learn's `random_state`.
+    /// Random seed, scikit-learn's `random_state`.
     pub seed: u32,
-    /// How many folds there are; 5 where it is left out.
+    /// Number of folds, at least 2, of `method = "stratified-k-fold"` (default 5) and `"group"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folds: Option<u32>,
-    /// The fold that is tested on, from 0.
+    /// With folds: the index of the fold that is the test set, from 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub fold: u32,
-    /// The column that says which part a sample is in; `split` where it is left out.
+    /// With `method = "predefined"`: the column or field that says `train`, `validation` or `test`. The
+    /// default is `"split"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// Whether photos that look the same are kept on one side.
+    /// Whether near-duplicate photos are kept on the same side of the split, and in the same fold of
+    /// `compare`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub group_duplicates: bool,
 }
 
-/// Folds of a method that deals in folds, where the config does not say how many.
+/// Default of `split.folds`.
 pub(crate) const DEFAULT_FOLDS: u32 = 5;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -194,46 +244,63 @@ impl Default for SplitOptions {
     }
 }
 
-/// How samples are drawn for the test part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the samples of the test set are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitMethod {
-    /// scikit-learn's `StratifiedShuffleSplit`.
+    /// `test_size` of the samples, each class in proportion: scikit-learn's `StratifiedShuffleSplit`.
     StratifiedShuffle,
-    /// A fold of scikit-learn's `StratifiedKFold`.
+    /// Fold number `fold` of `folds`: scikit-learn's `StratifiedKFold` with shuffling.
     StratifiedKFold,
-    /// Groups whole: scikit-learn's `GroupShuffleSplit`, or with `folds` a fold of its `StratifiedGroupKFold`.
+    /// `test_size` of the groups in `data.group`: scikit-learn's `GroupShuffleSplit`. With `folds`, fold
+    /// number `fold` of its `StratifiedGroupKFold`.
     Group,
-    /// As a column of the data says.
+    /// As the column or field `column` says.
     Predefined,
-    /// By a hash of the id, or of the group's name: photos that are added move no other.
+    /// Each photo by a hash of `seed` and its id, or of its group's name: adding or removing photos does not
+    /// move others.
     Hash,
 }
 
-/// `[backbone]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[backbone]`: the pretrained network that computes features.
+///
+/// How photos are preprocessed (size, crop, filter, mean, std) is read from `config.json` or
+/// `preprocessor_config.json` beside the weights, as timm and transformers write them. Without either,
+/// ImageNet's defaults are used, with a message.
+///
+/// Files of the hub are stored in the cache of Python's `huggingface_hub`, whose environment variables are
+/// followed (`HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`), and
+/// checked against their hashes. The config of a run names the commit that was used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneOptions {
-    /// A directory, a `.safetensors` file, or `hf://owner/name@revision`.
+    /// The weights: a folder with a `.safetensors` file, such a file, or a repository of the Hugging Face hub
+    /// as `hf://owner/name`, `hf://owner/name@REVISION` or `hf://owner/name/FILE`.
     pub weights: String,
-    /// Where features are taken.
+    /// The layer whose output is used as features: `"stem"`, `"layer1"` to `"layer4"` or `"avgpool"`. Layers
+    /// before the last are averaged over their positions.
     #[serde(default)]
     pub layer: FeatureLayer,
-    /// Where the network runs.
+    /// The device that the network runs on: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`, the first GPU of a
+    /// CUDA build if there is one, otherwise the CPU.
     #[serde(default)]
     pub device: DeviceChoice,
-    /// What it computes in.
+    /// Number format of the computation: `"f32"`, or `"bf16"` on CUDA and on CPUs with AVX512-BF16 or
+    /// AMX-BF16; on other CPUs it is an error. With `"bf16"` the stem and the first block are still computed
+    /// in `f32`. Features are `f32` numbers with both formats; they are cached separately.
     #[serde(default)]
     pub precision: Precision,
 }
 
-/// `[features]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[features]`: the feature cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureOptions {
-    /// The folder of the cache.
+    /// Folder of the cache for features, activations and image signatures. Several programs may share it. The
+    /// default is `".headstock"`.
     pub cache: PathBuf,
-    /// Augmented views kept per training photo, beside the plain one.
+    /// Number of augmented views of each training photo, in addition to the one without augmentation; at most
+    /// 1000. Needs `[augment]`.
     pub views: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Settings: checked, with absolute paths, ready to run.
+//! Resolved settings: checked, with defaults and absolute paths.
 
 use std::path::{Path, PathBuf};
 
@@ -14,29 +14,37 @@ use super::options::DEFAULT_FOLDS;
 use super::tune::{AugmentMode, TuneOptions};
 use super::{ConfigError, Options, SplitMethod, SplitOptions};
 
-/// The head of a config that names none.
+/// The default of `head.kind`.
 pub(super) const DEFAULT_HEAD: &str = "linear";
 
-/// Augmented views of a photo, at most.
+/// Maximum of `features.views`.
 const MAX_VIEWS: u32 = 1000;
 
-/// A config that can be run: every value checked, defaults filled in, paths absolute.
+/// Whether `[backbone]` may be missing where photos are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackboneRequirement {
+    Required,
+    Optional,
+}
+
+/// A resolved config: all values checked, defaults filled in, paths absolute.
 pub struct Settings {
-    /// The config as it would be written: running it again gives the same.
+    /// The options as they are written to a run; resolving them again gives the same settings.
     pub options: Options,
-    /// Where samples come from.
+    /// The source of the samples.
     pub source: DataSourceConfig,
-    /// The head.
+    /// The configured head.
     pub head: Box<dyn ConfiguredHead>,
 }
 
 impl Settings {
+    /// Checks all options, fills in defaults and makes paths relative to `base` absolute.
     pub(super) fn resolve(
         mut options: Options,
         origin: &str,
         base: &Path,
         heads: &Registry,
-        needs_backbone: bool,
+        requirement: BackboneRequirement,
     ) -> Result<Self, ConfigError> {
         let validator = Validator { origin };
         if options.split.method == SplitMethod::Predefined {
@@ -49,8 +57,8 @@ impl Settings {
                     .key_error("backbone", "does nothing with `data.features`: leave one of them out"));
             }
             (DataSourceConfig::Features(_), None) => {}
-            (_, None) if needs_backbone => {
-                let problem = "is missing: a directory, a .safetensors file, or hf://timm/resnet50.a1_in1k";
+            (_, None) if requirement == BackboneRequirement::Required => {
+                let problem = "is missing: a folder, a .safetensors file, or hf://timm/resnet50.a1_in1k";
                 return Err(validator.key_error("backbone.weights", problem));
             }
             (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
@@ -63,10 +71,8 @@ impl Settings {
         validator.check_split(&options.split, &source)?;
         options.augment.check().map_err(|error| validator.value_error(error.to_string()))?;
         if options.features.views > MAX_VIEWS {
-            let problem = format!(
-                "is {}: more than {MAX_VIEWS} views of a photo cannot be meant",
-                options.features.views
-            );
+            let problem =
+                format!("is {}: at most {MAX_VIEWS} views of a photo are supported", options.features.views);
             return Err(validator.key_error("features.views", problem));
         }
         if options.features.views > 0 {
@@ -75,8 +81,7 @@ impl Settings {
                 return Err(validator.key_error("features.views", problem));
             }
             if options.augment.is_empty() {
-                let problem =
-                    "asks for augmented views, but [augment] is empty: every view would be the plain one";
+                let problem = "asks for augmented views, but [augment] is empty: all views would be the same";
                 return Err(validator.key_error("features.views", problem));
             }
         }
@@ -87,21 +92,21 @@ impl Settings {
 }
 
 impl Settings {
-    /// The same with the backbone frozen: of `[tune]` nothing is left.
+    /// The settings with a frozen backbone: `[tune]` is reset.
     #[must_use]
     pub fn with_frozen_backbone(mut self) -> Self {
         if !self.options.tune.is_off() {
-            tracing::info!("the backbone stays frozen here: [tune] is not used");
+            tracing::info!("the backbone is frozen for this command: [tune] is not used");
             self.options.tune = TuneOptions::default();
         }
         self
     }
 
-    /// Names the commit of data sets on the hub that are meant by a branch, fetching them: settings that a run holds mean the same
-    /// photos for good.
+    /// Downloads data sets of the hub and replaces their branch by the commit, so that the settings of a run
+    /// always name the same photos.
     ///
     /// # Errors
-    /// [`HubError`].
+    /// [`HubError`] if the download fails.
     pub fn pin_dataset_revisions(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
         let DataSourceConfig::Images { main, test } = &mut self.source else { return Ok(()) };
         let data = &mut self.options.data;
@@ -117,13 +122,13 @@ impl Settings {
         Ok(())
     }
 
-    /// The same with another head: the one named `kind`, its table as [`ConfiguredHead::table`] gives it.
+    /// The settings with the head `kind`, configured by `table`.
     ///
     /// # Errors
-    /// [`HeadError`] for a table that is not that head's.
+    /// [`HeadError`] if the table is invalid for that head.
     ///
     /// # Panics
-    /// When there is no such head.
+    /// If there is no head `kind`.
     pub fn with_head(&self, kind: &str, table: &toml::Table, heads: &Registry) -> Result<Self, HeadError> {
         let head = heads.get(kind).expect("a head that was compared is known").configure(table.clone())?;
         let mut options = self.options.clone();
@@ -132,13 +137,14 @@ impl Settings {
     }
 }
 
-/// `[head]`, whole.
+/// The complete `[head]` table of a configured head, with `kind`.
 fn complete_head_table(head: &dyn ConfiguredHead) -> toml::Table {
     let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(head.kind().to_owned()))]);
     table.extend(head.table());
     table
 }
 
+/// Checks options; its errors name the file `origin`.
 pub(super) struct Validator<'a> {
     origin: &'a str,
 }
@@ -152,7 +158,7 @@ impl Validator<'_> {
         ConfigError::Value { origin: self.origin.into(), message }
     }
 
-    /// A path from `base` on, also as text: a config is text, and a run writes it.
+    /// A path relative to `base` as an absolute path, and as text, because runs write it into their config.
     pub(super) fn absolute_path(
         &self,
         key: &str,
@@ -160,7 +166,7 @@ impl Validator<'_> {
         base: &Path,
     ) -> Result<(PathBuf, String), ConfigError> {
         if path.as_os_str().is_empty() {
-            return Err(self.key_error(key, "is empty: it must name a place"));
+            return Err(self.key_error(key, "is empty: it must be a path"));
         }
         let absolute = base.join(path);
         match absolute.to_str() {
@@ -172,20 +178,20 @@ impl Validator<'_> {
         }
     }
 
-    /// How the test part is drawn, and whether it can be from such data.
+    /// Checks `[split]`, also against the source of the data.
     fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {
         let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
         match test_size {
             TestSize::Fraction(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
                 let problem =
-                    format!("is {fraction}: a share lies between 0 and 1; a whole number is a count");
+                    format!("is {fraction}: a fraction must be between 0 and 1; a whole number is a count");
                 return Err(self.key_error("split.test_size", problem));
             }
             TestSize::Count(0) => {
-                return Err(self.key_error("split.test_size", "is 0: nothing would be tested on"));
+                return Err(self.key_error("split.test_size", "is 0: the test set would be empty"));
             }
             TestSize::Count(count) if method == SplitMethod::Hash => {
-                let problem = format!("is {count}: with `split.method = \"hash\"` it must be a share");
+                let problem = format!("is {count}: with `split.method = \"hash\"` it must be a fraction");
                 return Err(self.key_error("split.test_size", problem));
             }
             _ => {}
@@ -193,17 +199,18 @@ impl Validator<'_> {
         let uses_folds =
             method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
         if folds.is_some() && !uses_folds {
-            return Err(self
-                .key_error("split.folds", "goes with `split.method = \"stratified-k-fold\"` or \"group\""));
+            return Err(
+                self.key_error("split.folds", "needs `split.method = \"stratified-k-fold\"` or \"group\"")
+            );
         }
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS);
         if n_folds < 2 {
-            return Err(self.key_error("split.folds", format!("is {n_folds}: 2 folds are the fewest")));
+            return Err(self.key_error("split.folds", format!("is {n_folds}: at least 2 folds are needed")));
         }
         if fold > 0 && !uses_folds {
             return Err(self.key_error(
                 "split.fold",
-                "goes with folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
+                "needs folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
             ));
         }
         if fold >= n_folds {
@@ -213,19 +220,20 @@ impl Validator<'_> {
             ));
         }
         if split.column.is_some() && method != SplitMethod::Predefined {
-            return Err(self.key_error("split.column", "goes with `split.method = \"predefined\"`"));
+            return Err(self.key_error("split.column", "needs `split.method = \"predefined\"`"));
         }
         match (method, source) {
             (SplitMethod::Predefined, DataSourceConfig::Features(_)) => {
                 return Err(self.key_error(
                     "split.method",
-                    "is \"predefined\", but `data.features` has no column of parts",
+                    "is \"predefined\", but `data.features` has no split column",
                 ));
             }
             (SplitMethod::Group, DataSourceConfig::Images { main, .. })
                 if main.fields().is_none_or(|fields| fields.group.is_none()) =>
             {
-                let problem = "is \"group\", but nothing says which group a photo belongs to: name the column with `data.group`";
+                let problem = "is \"group\", but `data.group` is missing: it names the column with the group \
+                               of a photo";
                 return Err(self.key_error("split.method", problem));
             }
             _ => {}
@@ -236,7 +244,7 @@ impl Validator<'_> {
         Ok(())
     }
 
-    /// What is tuned, and whether it can be.
+    /// Checks `[tune]` and fills in its defaults.
     fn check_tune(
         &self,
         options: &mut Options,
@@ -246,7 +254,7 @@ impl Validator<'_> {
         let tune = &mut options.tune;
         tune.resolve().map_err(|(key, problem)| self.key_error(&format!("tune.{key}"), problem))?;
         if tune.is_off() {
-            // What is checked but not used is not written.
+            // Unused settings are checked but not written.
             *tune = TuneOptions::default();
             return Ok(());
         }
@@ -256,13 +264,14 @@ impl Validator<'_> {
             );
         };
         if backbone.layer != FeatureLayer::Avgpool {
-            let problem = "needs `backbone.layer = \"avgpool\"`: all stages are tuned from it on";
+            let problem =
+                "needs `backbone.layer = \"avgpool\"`: fine-tuning trains the stages up to the last";
             return Err(self.key_error("tune.from", problem));
         }
-        if tune.views == AugmentMode::Fresh && options.augment.is_empty() {
-            let problem =
-                "asks for a new rendering in each epoch, but [augment] is empty: all would be the plain one";
-            return Err(self.key_error("tune.views", problem));
+        if tune.augment == AugmentMode::PerEpoch && options.augment.is_empty() {
+            let problem = "asks for new augmentation in each epoch, but [augment] is empty: all views would \
+                           be the same";
+            return Err(self.key_error("tune.augment", problem));
         }
         if head.differentiable().is_none() {
             let known: Vec<&str> =
@@ -270,15 +279,13 @@ impl Validator<'_> {
             let (kind, known) = (head.kind(), known.join(", "));
             return Err(self.key_error(
                 "tune.from",
-                format!(
-                    "needs a head that gradients pass through, which `{kind}` is not; these are: {known}"
-                ),
+                format!("needs a differentiable head, which `{kind}` is not; differentiable heads: {known}"),
             ));
         }
         Ok(())
     }
 
-    /// The head by its kind; its table is completed with the defaults.
+    /// Configures the head named by `head.kind`, and completes its table with the defaults.
     fn resolve_head(
         &self,
         options: &mut Options,
@@ -288,19 +295,19 @@ impl Validator<'_> {
             None => DEFAULT_HEAD.to_owned(),
             Some(Value::String(kind)) => kind,
             Some(value) => {
-                return Err(self.key_error("head.kind", format!("is {value}: it must be a name in quotes")));
+                return Err(self.key_error("head.kind", format!("is {value}: it must be a string")));
             }
         };
         let head = heads
             .get(&kind)
             .map_err(|error| self.key_error("head.kind", format!("is \"{kind}\": {error}")))?;
-        let known: Vec<&str> = head.parameters().iter().map(|(name, _)| *name).collect();
-        if let Some(key) = options.head.keys().find(|key| !known.contains(&key.as_str())) {
+        let known: Vec<String> = head.hyperparameters().into_iter().map(|key| key.name).collect();
+        if let Some(key) = options.head.keys().find(|key| !known.contains(key)) {
             return Err(ConfigError::UnknownKey {
                 origin: self.origin.into(),
                 key: format!("head.{key}"),
                 nearest: format!("head.{}", nearest_key(key, &known)),
-                known: known.iter().map(|&key| key.to_owned()).collect(),
+                known,
             });
         }
         let configured = head

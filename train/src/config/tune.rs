@@ -1,85 +1,98 @@
-//! `[tune]`: which stages of the backbone are trained with the head, and how.
+//! `[tune]`: which stages of the backbone are fine-tuned with the head, and how.
 
 use std::str::FromStr;
 
 use headstock_backbone::{BatchNormMode, FeatureLayer};
 use headstock_heads::ClassWeight;
+use schemars::JsonSchema;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 use serde::{Deserialize, Serialize};
 
-/// `[tune]`
+/// `[tune]`: fine-tuning of the backbone. Without this section the backbone stays frozen.
 ///
-/// Rates, decays and schedules are those of PyTorch's optimisers. An epoch shows every training photo once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Optimizers and schedules follow PyTorch. An epoch shows every training photo once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TuneOptions {
-    /// The first stage that is tuned; all that come after it are, too.
+    /// The first stage of the backbone that is trained. All later stages are trained, too. `"head"` trains
+    /// only the head.
     pub from: TuneFrom,
-    /// What the head is when tuning begins.
-    pub start: HeadInit,
+    /// The head's parameters when fine-tuning begins.
+    pub head_init: HeadInit,
     /// Passes over the training photos, at most.
     pub epochs: u64,
     /// Photos in a batch.
     pub batch_size: usize,
-    /// Batches whose gradients make one step.
-    pub accumulate: usize,
-    /// What makes steps of gradients.
+    /// Batches whose gradients are accumulated for one optimizer step.
+    pub grad_accum_steps: usize,
+    /// The optimizer.
     pub optimizer: OptimizerKind,
-    /// The head's learning rate, the highest of the schedule; where it is left out 0.01 for `sgd`, 0.001 for `adamw`.
+    /// Learning rate of the head, the peak of the schedule. The default is 0.01 with `"sgd"` and 0.001 with
+    /// `"adamw"`; `train --find-lr` helps to choose a value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// That of the last stage of the backbone; a tenth of `lr` where it is left out.
+    /// Learning rate of the last stage of the backbone. The default is a tenth of `lr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backbone_lr: Option<f64>,
-    /// What the rate of each earlier stage is multiplied by, once more for each.
+    /// Factor between the learning rates of consecutive stages: each earlier stage has the rate of the stage
+    /// after it times this.
     pub layer_decay: f64,
-    /// Of `sgd`.
+    /// Momentum of `"sgd"`, from 0 to below 1.
     pub momentum: f64,
-    /// Of `sgd`: whether the momentum is Nesterov's.
+    /// Whether `"sgd"` uses Nesterov momentum.
     pub nesterov: bool,
-    /// Of weights, not of BatchNorm nor of biases.
+    /// Weight decay of weights. BatchNorm parameters and biases do not decay.
     pub weight_decay: f64,
-    /// How rates change from step to step.
+    /// The learning-rate schedule.
     pub schedule: ScheduleKind,
-    /// Epochs over which rates rise from near 0, before the schedule; parts of one are allowed.
-    pub warmup: f64,
-    /// Of `schedule = "step"`: epochs after which rates fall, again and again.
+    /// Epochs of warm-up, during which the learning rates rise from near 0 before the schedule starts;
+    /// fractions are allowed. With `schedule = "one-cycle"` the length of the rise, where 0 stands for 0.3 of
+    /// all epochs.
+    pub warmup_epochs: f64,
+    /// With `schedule = "step"`: epochs between two drops of the learning rates.
     pub step_epochs: u64,
-    /// Of `schedule = "step"`: what they are multiplied by.
+    /// With `schedule = "step"`: factor of each drop, above 0 and at most 1.
     pub step_gamma: f64,
-    /// Part of the target that is spread evenly over all classes.
+    /// Label smoothing: part of each target that is spread evenly over all classes, from 0 to below 1.
     pub label_smoothing: f64,
-    /// How much a photo of each class counts.
+    /// Class weights in the loss. `"balanced"` gives photos of rare classes more weight.
     pub class_weight: ClassWeight,
-    /// `α` of mixup; 0 for none.
+    /// The `α` of mixup; 0 turns it off. Mixup mixes the input of the first trained stage: activations, or
+    /// pixels with `from = "stem"`. With both `mixup` and `cutmix`, each batch has one of the two.
     pub mixup: f64,
-    /// `α` of CutMix; 0 for none.
+    /// The `α` of CutMix; 0 turns it off. See `mixup`.
     pub cutmix: f64,
-    /// The norm that gradients are scaled down to.
+    /// Maximum norm of the gradient of a step; larger gradients are scaled down to it. No clipping if it is
+    /// left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Decay of the moving average of the parameters, which is then what is kept.
+    pub clip_grad_norm: Option<f64>,
+    /// Decay of an exponential moving average (EMA) of all trained parameters, above 0 and below 1. The
+    /// average is evaluated and saved in place of the parameters. No average if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ema: Option<f64>,
-    /// What BatchNorm normalises by.
-    #[serde(with = "batch_norm")]
+    pub ema_decay: Option<f64>,
+    /// The statistics that BatchNorm normalizes with: `"frozen"`, the running statistics of the weights, or
+    /// `"train"`, those of each batch.
     pub batch_norm: BatchNormMode,
-    /// Epochs after which a stage more is tuned, beginning with the last one; all from `from` on at once where it is left out.
+    /// Gradual unfreezing: epochs after which one more stage is trained, from `layer4` back to `from`. If it
+    /// is left out, all stages are trained from the start.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unfreeze: Option<u64>,
-    /// Which renderings of a photo are seen.
-    pub views: AugmentMode,
-    /// What activations at the cut are kept in.
-    pub keep: CacheDtype,
-    /// GB that they may take on the disk, at most; without room they are computed for each batch.
-    pub space: f64,
-    /// Part of the training photos that is held out, to choose the epoch and to calibrate; 0 for none.
+    pub unfreeze_epochs: Option<u64>,
+    /// How the views of a photo are augmented across epochs.
+    pub augment: AugmentMode,
+    /// Number format of the cached activations at the split point.
+    pub cache_dtype: CacheDtype,
+    /// Maximum size of the activation cache on disk, in GB. If the activations do not fit, the frozen stages
+    /// run for each batch instead, with a warning.
+    pub cache_gb: f64,
+    /// Part of the training photos that is held out, from 0 to below 1. The epoch with the lowest log-loss on
+    /// them is kept, and they calibrate the model. With 0 the last epoch is kept, uncalibrated.
     pub validation: f64,
-    /// Epochs without a lower loss on what is held out, after which to stop; never where it is left out.
+    /// Early stopping: epochs without a lower log-loss on the held-out photos after which to stop. Never if
+    /// it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// Another one: another order of the photos, others held out.
+    /// Random seed of the order of the photos and of the photos held out.
     pub seed: u64,
 }
 
@@ -87,10 +100,10 @@ impl Default for TuneOptions {
     fn default() -> Self {
         Self {
             from: TuneFrom::default(),
-            start: HeadInit::default(),
+            head_init: HeadInit::default(),
             epochs: 6,
             batch_size: 16,
-            accumulate: 1,
+            grad_accum_steps: 1,
             optimizer: OptimizerKind::default(),
             lr: None,
             backbone_lr: None,
@@ -99,20 +112,20 @@ impl Default for TuneOptions {
             nesterov: false,
             weight_decay: 1e-4,
             schedule: ScheduleKind::default(),
-            warmup: 0.0,
+            warmup_epochs: 0.0,
             step_epochs: 2,
             step_gamma: 0.1,
             label_smoothing: 0.1,
             class_weight: ClassWeight::None,
             mixup: 0.0,
             cutmix: 0.0,
-            clip_norm: None,
-            ema: None,
+            clip_grad_norm: None,
+            ema_decay: None,
             batch_norm: BatchNormMode::Frozen,
-            unfreeze: None,
-            views: AugmentMode::default(),
-            keep: CacheDtype::default(),
-            space: 50.0,
+            unfreeze_epochs: None,
+            augment: AugmentMode::default(),
+            cache_dtype: CacheDtype::default(),
+            cache_gb: 50.0,
             validation: 0.1,
             patience: None,
             seed: 0,
@@ -120,22 +133,22 @@ impl Default for TuneOptions {
     }
 }
 
-/// Where tuning begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The first stage of the backbone that is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TuneFrom {
-    /// Nothing but the head is trained.
+    /// Only the head is trained.
     #[default]
     Head,
     /// The last stage.
     Layer4,
-    /// The last two.
+    /// The last two stages.
     Layer3,
-    /// The last three.
+    /// The last three stages.
     Layer2,
-    /// All but the stem.
+    /// All stages but the stem.
     Layer1,
-    /// Everything.
+    /// The whole backbone.
     Stem,
 }
 
@@ -147,20 +160,20 @@ impl FromStr for TuneFrom {
     }
 }
 
-/// What the head is when tuning begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The head's parameters when fine-tuning begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadInit {
-    /// Fitted on the frozen features, so that the first gradients do not spoil what the backbone knows (Kumar et al., ICLR
-    /// 2022).
+    /// Fitted on the frozen features, so that the first gradients do not distort the pretrained features
+    /// (Kumar et al., ICLR 2022).
     #[default]
     Fitted,
-    /// As a head begins that knows nothing.
+    /// The initial values of an unfitted head.
     Random,
 }
 
-/// What makes steps of gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// An optimizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// Stochastic gradient descent with momentum.
@@ -170,11 +183,11 @@ pub enum OptimizerKind {
     AdamW,
 }
 
-/// How rates change from step to step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A learning-rate schedule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// They do not.
+    /// Constant learning rates.
     Constant,
     /// Multiplied by `step_gamma` every `step_epochs`.
     Step,
@@ -185,62 +198,41 @@ pub enum ScheduleKind {
     OneCycle,
 }
 
-/// Which renderings of a photo are seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How the views of a photo are augmented across epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum AugmentMode {
-    /// The plain one and the `features.views` augmented ones, one of them in each epoch.
+    /// In each epoch one of the evaluation view and the `features.views` augmented views of a photo; their
+    /// activations are cached.
     #[default]
-    Kept,
-    /// A new one in each epoch: nothing can be kept, and what is frozen runs every time.
-    Fresh,
+    Cached,
+    /// A new augmented view in each epoch. Activations are not cached, and the frozen stages run for every
+    /// batch.
+    PerEpoch,
 }
 
-/// What activations are kept in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Number format of cached activations, two bytes per value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheDtype {
-    /// IEEE half precision: 11 bits, up to 65,504.
+    /// IEEE half precision: 11 significant bits, up to 65,504.
     #[default]
     F16,
-    /// bfloat16: 8 bits, as far as `f32`.
+    /// bfloat16: 8 significant bits, the range of `f32`. Lossless for a backbone that computes in `bf16`.
     Bf16,
 }
 
-/// [`BatchNormMode`] by name.
-mod batch_norm {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::BatchNormMode;
-
-    pub(super) fn serialize<S: Serializer>(mode: &BatchNormMode, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(match mode {
-            BatchNormMode::Frozen => "frozen",
-            BatchNormMode::Train => "train",
-        })
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BatchNormMode, D::Error> {
-        match String::deserialize(from)?.as_str() {
-            "frozen" => Ok(BatchNormMode::Frozen),
-            "train" => Ok(BatchNormMode::Train),
-            other => Err(D::Error::unknown_variant(other, &["frozen", "train"])),
-        }
-    }
-}
-
-/// A key of `[tune]` and what is wrong with it.
+/// A key of `[tune]`, and what is wrong with its value.
 type InvalidValue = (&'static str, String);
 
 impl TuneOptions {
-    /// Whether nothing but the head is trained.
+    /// Whether only the head is trained.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.from == TuneFrom::Head
     }
 
-    /// The first stage that is tuned.
+    /// The first stage that is trained; `None` if only the head is.
     #[must_use]
     pub fn first_stage(&self) -> Option<FeatureLayer> {
         match self.from {
@@ -253,10 +245,11 @@ impl TuneOptions {
         }
     }
 
-    /// The first stage that is tuned in an epoch, from 0 on: with `unfreeze` one more every so many.
+    /// The first stage that is trained in an epoch (counted from 0): with `unfreeze_epochs` = `n`, one more
+    /// every `n` epochs.
     ///
     /// # Panics
-    /// Where nothing is tuned.
+    /// If only the head is trained.
     pub(crate) fn first_stage_in(&self, epoch: u64) -> FeatureLayer {
         const STAGES: [FeatureLayer; 5] = [
             FeatureLayer::Layer4,
@@ -265,17 +258,17 @@ impl TuneOptions {
             FeatureLayer::Layer1,
             FeatureLayer::Stem,
         ];
-        let first = self.first_stage().expect("a stage is tuned");
-        let reached = self.unfreeze.map_or(STAGES.len() as u64, |every| epoch / every);
-        STAGES[(reached as usize).min(STAGES.len() - 1)].max(first)
+        let first = self.first_stage().expect("a stage is trained");
+        let n_unfrozen = self.unfreeze_epochs.map_or(STAGES.len() as u64, |every| epoch / every);
+        STAGES[(n_unfrozen as usize).min(STAGES.len() - 1)].max(first)
     }
 
-    /// Whether the head is fitted first.
+    /// Whether the head is fitted on frozen features before fine-tuning.
     pub(crate) fn head_starts_fitted(&self) -> bool {
-        self.start == HeadInit::Fitted
+        self.head_init == HeadInit::Fitted
     }
 
-    /// The head's learning rate and the last stage's.
+    /// Peak learning rates of the head and of the last stage of the backbone.
     #[must_use]
     pub fn learning_rates(&self) -> (f64, f64) {
         let lr = self.lr.unwrap_or(match self.optimizer {
@@ -285,47 +278,52 @@ impl TuneOptions {
         (lr, self.backbone_lr.unwrap_or(lr / 10.0))
     }
 
-    /// Checks the values and fills in the rates.
+    /// Validates the values and fills in default learning rates.
     pub(super) fn resolve(&mut self) -> Result<(), InvalidValue> {
         let (lr, backbone_lr) = self.learning_rates();
         (self.lr, self.backbone_lr) = (Some(lr), Some(backbone_lr));
         let positive = |value: f64| value.is_finite() && value > 0.0;
-        let part = |value: f64| (0.0..1.0).contains(&value);
-        let amount = |value: f64| value.is_finite() && value >= 0.0;
-        for (key, fits, wanted) in [
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        let non_negative = |value: f64| value.is_finite() && value >= 0.0;
+        for (key, is_valid, range) in [
             ("epochs", self.epochs > 0, "at least 1"),
             ("batch_size", self.batch_size > 0, "at least 1"),
-            ("accumulate", self.accumulate > 0, "at least 1"),
+            ("grad_accum_steps", self.grad_accum_steps > 0, "at least 1"),
             ("lr", positive(lr), "above 0"),
-            ("backbone_lr", amount(backbone_lr), "0 or more"),
+            ("backbone_lr", non_negative(backbone_lr), "0 or more"),
             ("layer_decay", self.layer_decay > 0.0 && self.layer_decay <= 1.0, "above 0 and at most 1"),
-            ("momentum", part(self.momentum), "at least 0 and below 1"),
-            ("weight_decay", amount(self.weight_decay), "0 or more"),
-            ("warmup", amount(self.warmup), "0 or more"),
+            ("momentum", fraction(self.momentum), "at least 0 and below 1"),
+            ("weight_decay", non_negative(self.weight_decay), "0 or more"),
+            ("warmup_epochs", non_negative(self.warmup_epochs), "0 or more"),
             ("step_epochs", self.step_epochs > 0, "at least 1"),
             ("step_gamma", self.step_gamma > 0.0 && self.step_gamma <= 1.0, "above 0 and at most 1"),
-            ("label_smoothing", part(self.label_smoothing), "at least 0 and below 1"),
-            ("mixup", amount(self.mixup), "0 or more"),
-            ("cutmix", amount(self.cutmix), "0 or more"),
-            ("clip_norm", self.clip_norm.is_none_or(positive), "above 0"),
-            ("ema", self.ema.is_none_or(|decay| decay > 0.0 && decay < 1.0), "above 0 and below 1"),
-            ("unfreeze", self.unfreeze != Some(0), "at least 1"),
-            ("space", amount(self.space), "0 or more"),
-            ("validation", part(self.validation), "at least 0 and below 1"),
+            ("label_smoothing", fraction(self.label_smoothing), "at least 0 and below 1"),
+            ("mixup", non_negative(self.mixup), "0 or more"),
+            ("cutmix", non_negative(self.cutmix), "0 or more"),
+            ("clip_grad_norm", self.clip_grad_norm.is_none_or(positive), "above 0"),
+            (
+                "ema_decay",
+                self.ema_decay.is_none_or(|decay| decay > 0.0 && decay < 1.0),
+                "above 0 and below 1",
+            ),
+            ("unfreeze_epochs", self.unfreeze_epochs != Some(0), "at least 1"),
+            ("cache_gb", non_negative(self.cache_gb), "0 or more"),
+            ("validation", fraction(self.validation), "at least 0 and below 1"),
             ("patience", self.patience != Some(0), "at least 1"),
         ] {
-            if !fits {
-                return Err((key, format!("is out of range: it must be {wanted}")));
+            if !is_valid {
+                return Err((key, format!("is out of range: it must be {range}")));
             }
         }
-        if self.warmup > self.epochs as f64 {
-            return Err(("warmup", format!("is {}: there are {} epochs in all", self.warmup, self.epochs)));
+        if self.warmup_epochs > self.epochs as f64 {
+            let (warmup, epochs) = (self.warmup_epochs, self.epochs);
+            return Err(("warmup_epochs", format!("is {warmup}, but there are only {epochs} epochs")));
         }
         if self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd) {
-            return Err(("nesterov", "is for `optimizer = \"sgd\"` with a `momentum`".into()));
+            return Err(("nesterov", "needs `optimizer = \"sgd\"` and a `momentum` above 0".into()));
         }
         if self.patience.is_some() && self.validation == 0.0 {
-            return Err(("patience", "needs photos that are held out: set `tune.validation`".into()));
+            return Err(("patience", "needs held-out photos: set `tune.validation` above 0".into()));
         }
         Ok(())
     }
@@ -336,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_filled_in_by_the_optimizer() {
+    fn default_learning_rates_depend_on_the_optimizer() {
         let mut options = TuneOptions { optimizer: OptimizerKind::AdamW, ..TuneOptions::default() };
         options.resolve().unwrap();
         assert_eq!(options.learning_rates(), (1e-3, 1e-4));
@@ -345,22 +343,26 @@ mod tests {
         assert_eq!(options.learning_rates(), (0.5, 0.0));
     }
 
-    // effect: tune.from, tune.start, tune.epochs, tune.batch_size, tune.accumulate, tune.optimizer, tune.layer_decay, tune.momentum
-    // effect: tune.nesterov, tune.weight_decay, tune.schedule, tune.warmup, tune.step_epochs, tune.step_gamma
-    // effect: tune.label_smoothing, tune.class_weight, tune.mixup, tune.cutmix, tune.batch_norm, tune.views, tune.keep, tune.space
-    // effect: tune.validation, tune.seed, tune.lr, tune.backbone_lr, tune.clip_norm, tune.ema, tune.unfreeze, tune.patience
+    // effect: tune.from, tune.head_init, tune.epochs, tune.batch_size, tune.grad_accum_steps, tune.optimizer
+    // effect: tune.layer_decay, tune.momentum
+    // effect: tune.nesterov, tune.weight_decay, tune.schedule, tune.warmup_epochs, tune.step_epochs
+    // effect: tune.step_gamma
+    // effect: tune.label_smoothing, tune.class_weight, tune.mixup, tune.cutmix, tune.batch_norm, tune.augment
+    // effect: tune.cache_dtype, tune.cache_gb
+    // effect: tune.validation, tune.seed, tune.lr, tune.backbone_lr, tune.clip_grad_norm, tune.ema_decay
+    // effect: tune.unfreeze_epochs, tune.patience
     #[test]
-    fn what_is_left_out_is_what_the_pages_say() {
+    fn defaults_are_as_documented() {
         let mut options: TuneOptions = toml::from_str("").unwrap();
         assert_eq!(options, TuneOptions::default());
         options.resolve().unwrap();
         let written: toml::Table = toml::to_string(&options).unwrap().parse().unwrap();
         let expected: toml::Table = r#"
             from = "head"
-            start = "fitted"
+            head_init = "fitted"
             epochs = 6
             batch_size = 16
-            accumulate = 1
+            grad_accum_steps = 1
             optimizer = "sgd"
             lr = 0.01
             backbone_lr = 0.001
@@ -369,7 +371,7 @@ mod tests {
             nesterov = false
             weight_decay = 1e-4
             schedule = "cosine"
-            warmup = 0.0
+            warmup_epochs = 0.0
             step_epochs = 2
             step_gamma = 0.1
             label_smoothing = 0.1
@@ -377,9 +379,9 @@ mod tests {
             mixup = 0.0
             cutmix = 0.0
             batch_norm = "frozen"
-            views = "kept"
-            keep = "f16"
-            space = 50.0
+            augment = "cached"
+            cache_dtype = "f16"
+            cache_gb = 50.0
             validation = 0.1
             seed = 0
         "#
@@ -389,13 +391,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_beyond_what_can_be_meant_is_refused_by_its_key() {
-        let found =
+    fn an_invalid_value_is_rejected_with_its_key() {
+        let resolved =
             |text: &str| toml::from_str::<TuneOptions>(text).unwrap().resolve().map_err(|(key, _)| key);
-        for (fits, does_not) in [
+        for (valid, invalid) in [
             ("epochs = 1", "epochs = 0"),
             ("batch_size = 1", "batch_size = 0"),
-            ("accumulate = 1", "accumulate = 0"),
+            ("grad_accum_steps = 1", "grad_accum_steps = 0"),
             ("lr = 1e-9", "lr = 0.0"),
             ("lr = 10.0", "lr = -1.0"),
             ("lr = 1.0", "lr = nan"),
@@ -406,8 +408,8 @@ mod tests {
             ("momentum = 0.0", "momentum = 1.0"),
             ("momentum = 0.99", "momentum = -0.1"),
             ("weight_decay = 0.0", "weight_decay = -0.1"),
-            ("warmup = 0.0", "warmup = -0.5"),
-            ("warmup = 6.0", "warmup = 6.1"),
+            ("warmup_epochs = 0.0", "warmup_epochs = -0.5"),
+            ("warmup_epochs = 6.0", "warmup_epochs = 6.1"),
             ("step_epochs = 1", "step_epochs = 0"),
             ("step_gamma = 1.0", "step_gamma = 1.1"),
             ("step_gamma = 0.001", "step_gamma = 0.0"),
@@ -415,11 +417,11 @@ mod tests {
             ("label_smoothing = 0.9", "label_smoothing = -0.1"),
             ("mixup = 0.0", "mixup = -0.1"),
             ("cutmix = 0.0", "cutmix = inf"),
-            ("clip_norm = 0.1", "clip_norm = 0.0"),
-            ("ema = 0.999", "ema = 1.0"),
-            ("ema = 0.1", "ema = 0.0"),
-            ("unfreeze = 1", "unfreeze = 0"),
-            ("space = 0.0", "space = -1.0"),
+            ("clip_grad_norm = 0.1", "clip_grad_norm = 0.0"),
+            ("ema_decay = 0.999", "ema_decay = 1.0"),
+            ("ema_decay = 0.1", "ema_decay = 0.0"),
+            ("unfreeze_epochs = 1", "unfreeze_epochs = 0"),
+            ("cache_gb = 0.0", "cache_gb = -1.0"),
             ("validation = 0.0", "validation = 1.0"),
             ("validation = 0.5", "validation = -0.5"),
             ("patience = 1", "patience = 0"),
@@ -427,16 +429,16 @@ mod tests {
             ("nesterov = true", "nesterov = true\nmomentum = 0.0"),
             ("nesterov = true\noptimizer = \"sgd\"", "nesterov = true\noptimizer = \"adamw\""),
         ] {
-            assert_eq!(found(fits), Ok(()), "{fits}");
-            assert_eq!(found(does_not), Err(does_not.split(' ').next().unwrap()), "{does_not}");
+            assert_eq!(resolved(valid), Ok(()), "{valid}");
+            assert_eq!(resolved(invalid), Err(invalid.split(' ').next().unwrap()), "{invalid}");
         }
     }
 
-    // effect: tune.unfreeze, tune.from
+    // effect: tune.unfreeze_epochs, tune.from
     #[test]
-    fn a_stage_more_is_tuned_after_so_many_epochs_until_all_are() {
-        let stages = |from, unfreeze| {
-            let options = TuneOptions { from, unfreeze, ..TuneOptions::default() };
+    fn gradual_unfreezing_adds_one_stage_at_a_time() {
+        let stages = |from, unfreeze_epochs| {
+            let options = TuneOptions { from, unfreeze_epochs, ..TuneOptions::default() };
             [0, 1, 2, 3, 4, 5, 99].map(|epoch| options.first_stage_in(epoch))
         };
         let [stem, one, two, three, four] = [
@@ -455,12 +457,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn options_survive_a_toml_round_trip() {
         let mut options = TuneOptions {
             from: TuneFrom::Stem,
             batch_norm: BatchNormMode::Train,
             schedule: ScheduleKind::OneCycle,
-            clip_norm: Some(1.0),
+            clip_grad_norm: Some(1.0),
             ..TuneOptions::default()
         };
         options.resolve().unwrap();

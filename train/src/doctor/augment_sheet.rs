@@ -1,4 +1,4 @@
-//! What augmentation makes of a few photos.
+//! A contact sheet of augmented images.
 
 use std::path::Path;
 
@@ -14,29 +14,29 @@ use crate::features::PretrainedBackbone;
 use crate::progress::Progress;
 use crate::samples::{DatasetListing, Subset};
 
-/// Photos on a sheet, each of another class as long as there are classes, and augmented views of each.
+/// Images on a sheet, of as many classes as possible, and augmented views of each.
 const N_IMAGES: usize = 6;
 const N_VIEWS: u32 = 7;
 
-/// How photos are rendered where no weights say it.
+/// The transform if there are no weights that define it.
 const DEFAULT_TRANSFORM: EvalTransform =
     EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
 
-/// A sheet that was written.
+/// Summary of a written sheet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AugmentSheet {
-    /// Rows.
+    /// The number of images, one per row.
     pub images: usize,
-    /// Augmented views in a row, beside the plain one.
+    /// The number of augmented views in a row, after the unaugmented one.
     pub views: u32,
 }
 
-/// Writes a PNG: a row for each of a few training photos, its plain view first, then the first augmented ones as training has
-/// them.
+/// Writes a PNG with a row for each of a few training images: its unaugmented view, then the first augmented
+/// views that training uses.
 ///
 /// # Errors
-/// [`TrainError::Usage`] where `[augment]` is empty or the ending is another, [`TrainError::Data`] where no photo can be read,
-/// and those of listing and of the weights.
+/// [`TrainError::Usage`] if `[augment]` is empty or the file name does not end in `.png`,
+/// [`TrainError::Data`] if no image can be read, and the errors of listing the data and of the weights.
 pub fn write_augment_sheet(
     settings: &Settings,
     path: &Path,
@@ -44,13 +44,13 @@ pub fn write_augment_sheet(
 ) -> Result<AugmentSheet, TrainError> {
     let usage_error = |problem: &str| Err(TrainError::Usage(problem.into()));
     let DataSourceConfig::Images { main, test } = &settings.source else {
-        return usage_error("augmented views are made of photos: `data.features` has none");
+        return usage_error("augmentation needs photos: `data.features` has none");
     };
     if settings.options.augment.is_empty() {
-        return usage_error("[augment] is empty: every view would be the plain one");
+        return usage_error("[augment] is empty: all views would be the same");
     }
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
-        return usage_error("--show-augment writes a PNG: name a file that ends in .png");
+        return usage_error("--show-augment writes a PNG: the file name must end in .png");
     }
     let eval_transform = match &settings.options.backbone {
         Some(backbone) => PretrainedBackbone::open(backbone, progress)?.transform(),
@@ -75,7 +75,7 @@ pub fn write_augment_sheet(
     Ok(AugmentSheet { images: images.len(), views: N_VIEWS })
 }
 
-/// The training photos: the first of each class, then the second ones, and so on.
+/// The training samples: the first of each class, then the second of each class, and so on.
 fn select_samples(listing: &DatasetListing) -> Vec<usize> {
     let mut seen = vec![0; listing.classes.len()];
     let mut ranked = Vec::new();

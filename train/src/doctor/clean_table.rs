@@ -1,4 +1,4 @@
-//! The data set without what was found in it, as a table to train on.
+//! Writes a table of the data set without the samples that findings concern.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,44 +12,46 @@ use crate::config::{DataLocation, DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::samples::image_files_root;
 
-/// The columns of a table of folders; `split` where the data has parts of its own.
+/// The columns of the table of a folder data set; `split` only if the data defines its split.
 const COLUMNS: [&str; 3] = ["id", "label", "split"];
 
-/// A table that is going to be written.
+/// The output file of a clean table.
 #[derive(Clone, Debug)]
 pub struct CleanTable {
     path: PathBuf,
-    /// The table that rows are taken from, where the data set is one.
+    /// The table that rows are copied from, if the data set is a table.
     source: Option<CsvSource>,
-    /// What its ids are relative to.
+    /// The folder that the ids are relative to.
     images: PathBuf,
 }
 
-/// A table that was written.
+/// Summary of a written table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CleanSummary {
-    /// The table: `data.csv`.
+    /// The path of the table, for `data.csv`.
     pub csv: PathBuf,
-    /// The folder that its ids are relative to: `data.images`.
+    /// The folder that the ids are relative to, for `data.images`.
     pub images: PathBuf,
-    /// Rows.
-    pub kept: usize,
-    /// Samples that were left out.
+    /// The number of rows.
+    #[serde(rename = "kept")]
+    pub n_rows: usize,
+    /// The number of removed samples.
     pub left_out: usize,
-    /// Whether it has the column `split`, made from folders of parts.
+    /// Whether the table has the column `split`.
     pub split: bool,
 }
 
 impl CleanTable {
-    /// A table at `path` for the photos of `settings`, refused before the long work where it cannot be written.
+    /// A table at `path` for the images of `settings`. Checks that it can be written before the work starts.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for photos that are no files, and for a `path` where another file lies than such a table; the
-    /// data set's own table is never replaced.
+    /// [`TrainError::Usage`] for images that are not files, and for an existing file that is not such a table
+    /// or that is the data set's own table.
     pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
         let Some(images) = image_files_root(&settings.source) else {
             return Err(TrainError::Usage(
-                "--write-clean writes a table of files: photos of Parquet and WebDataset shards are none"
+                "--write-clean writes a table of files, but photos of Parquet and WebDataset shards are not \
+                 files"
                     .into(),
             ));
         };
@@ -72,11 +74,12 @@ impl CleanTable {
         Ok(Self { path: path.into(), source, images })
     }
 
-    /// Writes what is left. Photos that cannot be read leave, and so do those with suspicious labels, outliers, and copies across
-    /// classes; of other copies the first that nothing else is wrong with stays. Rows of a table keep all their columns.
+    /// Writes the table without unreadable images, suspicious labels, outliers and duplicates across classes.
+    /// Of other duplicates the first one without another finding stays. Rows of a table keep all their
+    /// columns.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Dataset`] for a table that cannot be read again.
+    /// [`TrainError::Io`], [`TrainError::Dataset`] if the data set's own table cannot be read.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
         let removed = samples_to_remove(&diagnosis.findings);
         let listing = &diagnosis.listing;
@@ -90,7 +93,7 @@ impl CleanTable {
             None => {
                 let columns = if split { &COLUMNS[..] } else { &COLUMNS[..2] };
                 let mut table = csv::Writer::from_writer(Vec::new());
-                let infallible = "a vector takes every byte";
+                let infallible = "writing to a vector does not fail";
                 table.write_record(columns).expect(infallible);
                 for (_, sample) in remaining() {
                     let row = [&sample.id, listing.classes.name(sample.label), sample.subset.as_str()];
@@ -100,23 +103,23 @@ impl CleanTable {
             }
         };
         write_atomically(&self.path, &table).map_err(TrainError::io("write", &self.path))?;
-        let kept = remaining().count();
+        let n_rows = remaining().count();
         Ok(CleanSummary {
             csv: self.path.clone(),
             images: self.images.clone(),
-            kept,
-            left_out: listing.samples.len() - kept,
+            n_rows,
+            left_out: listing.samples.len() - n_rows,
             split,
         })
     }
 }
 
-/// The numbers of the samples that a clean data set is without.
+/// The indices of the samples to remove.
 fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
     let mut removed = BTreeSet::new();
     let mut duplicates = Vec::new();
     for finding in findings {
-        let samples = finding.items.iter().map(|item| item.photos.iter().map(|photo| photo.sample));
+        let samples = finding.items.iter().map(|item| item.images.iter().map(|image| image.index));
         match (finding.kind, finding.scope) {
             (
                 FindingKind::Unreadable
@@ -149,13 +152,13 @@ mod tests {
         let sample_ref = |&sample: &usize| SampleRef {
             path: sample.to_string(),
             label: "a".into(),
-            part: Subset::Train,
-            sample,
+            subset: Subset::Train,
+            index: sample,
         };
         let item = |samples: &&[usize]| FindingItem {
-            photos: samples.iter().map(sample_ref).collect(),
+            images: samples.iter().map(sample_ref).collect(),
             detail: String::new(),
-            doubt: None,
+            suggestion: None,
         };
         Finding::from_items(kind, scope, items.iter().map(item).collect()).unwrap()
     }
@@ -173,7 +176,7 @@ mod tests {
             FindingKind::SuspiciousLabel,
             FindingKind::Outlier,
         ];
-        let kept = [
+        let accepted = [
             FindingKind::Animated,
             FindingKind::Rotated,
             FindingKind::OddMode,
@@ -183,7 +186,7 @@ mod tests {
         for kind in removed {
             assert_eq!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]), [3, 5], "{kind:?}");
         }
-        for kind in kept {
+        for kind in accepted {
             assert!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]).is_empty(), "{kind:?}");
         }
     }
@@ -195,7 +198,7 @@ mod tests {
             for scope in [DuplicateScope::WithinClass, DuplicateScope::AcrossParts] {
                 let duplicates = finding(kind, Some(scope), &[&[1, 4, 6], &[2, 3]]);
                 assert_eq!(removed_samples(std::slice::from_ref(&duplicates)), [3, 4, 6]);
-                // The first that nothing else is wrong with stays, whatever is found first.
+                // The first one without another finding stays, independently of the order of findings.
                 let mislabeled = finding(FindingKind::SuspiciousLabel, None, &[&[1], &[2]]);
                 assert_eq!(removed_samples(&[duplicates.clone(), mislabeled.clone()]), [1, 2, 6]);
                 assert_eq!(removed_samples(&[mislabeled, duplicates]), [1, 2, 6]);

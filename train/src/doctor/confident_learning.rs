@@ -1,28 +1,30 @@
-//! Confident learning: which labels are probably wrong, by probabilities of heads that were fitted without the sample.
+//! Confident learning: finds probably wrong labels from out-of-fold probabilities.
 
-/// What confident learning finds.
+/// The result of confident learning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelIssues {
-    /// For each class the mean probability of the class among the samples that have its label, `[C]`; 2 for a class without
+    /// The mean probability of each class among the samples with its label, `[C]`; 2 for a class without
     /// samples, which no probability reaches.
     pub thresholds: Vec<f64>,
-    /// How many samples have label `i` and confidently show class `j`, `[C][C]`; at least 1 on the diagonal.
+    /// The confident joint `[C][C]`: the number of samples with label `i` that are confidently class `j`; at
+    /// least 1 on the diagonal.
     pub joint: Vec<Vec<usize>>,
-    /// The samples whose labels are probably wrong, the most suspicious first.
+    /// The samples with probably wrong labels, the most suspicious first.
     pub ranked: Vec<usize>,
 }
 
-/// How far probabilities that are equal may be apart.
+/// Tolerance of comparisons of probabilities, that of cleanlab.
 const TOLERANCE: f64 = 1e-6;
 
-/// Which of `labels` `[N]` are probably wrong by out-of-fold `probabilities` `[N, C]`, row-major.
+/// Finds which of `labels` `[N]` are probably wrong, from out-of-fold `probabilities` `[N, C]`, row-major.
 ///
-/// A sample confidently shows a class whose threshold its probability reaches; of several such classes the most probable one
-/// counts. How many labels are wrong is told by the samples off the diagonal of the confident joint whose label is not also the
-/// most probable class: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021). The
-/// issues are as many samples with the least [`self_confidence`], of equals the earlier first. They are those of cleanlab 2.9's
-/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`; where labels were flipped at
-/// random, more of them are found so than by taking the samples off the diagonal themselves.
+/// A sample is confidently a class if its probability reaches the class's threshold; of several such classes
+/// the most probable one counts. The number of wrong labels is the number of samples off the diagonal of the
+/// confident joint whose label is not the most probable class: Northcutt, Jiang and Chuang, "Confident
+/// Learning: Estimating Uncertainty in Dataset Labels" (2021). The issues are that many samples with the
+/// lowest [`self_confidence`]; ties are in the order of the samples. This is cleanlab 2.9's
+/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`. It finds
+/// more of randomly flipped labels than the samples off the diagonal.
 ///
 /// ```
 /// use headstock_train::doctor::label_issues;
@@ -32,10 +34,10 @@ const TOLERANCE: f64 = 1e-6;
 /// ```
 ///
 /// # Panics
-/// When there are not `C` probabilities for each label, or a label is not below `C`.
+/// If there are not `C` probabilities for each label, or a label is not below `C`.
 #[must_use]
 pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> LabelIssues {
-    assert_eq!(labels.len() * classes, probabilities.len(), "each sample has a probability of each class");
+    assert_eq!(labels.len() * classes, probabilities.len(), "each sample needs a probability of each class");
     let rows = || labels.iter().map(|&label| label as usize).zip(probabilities.chunks_exact(classes));
     let (mut sums, mut counts) = (vec![0.0; classes], vec![0; classes]);
     for (label, row) in rows() {
@@ -76,13 +78,13 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
     LabelIssues { thresholds, joint, ranked }
 }
 
-/// How well a label fits the probabilities `[C]` of the classes: the label's own. The least is the most suspicious.
+/// The probability of the label, from the probabilities `[C]` of a sample. The lowest is the most suspicious.
 #[must_use]
 pub fn self_confidence(label: u32, probabilities: &[f32]) -> f64 {
     f64::from(probabilities[label as usize])
 }
 
-/// The class with the highest probability, the first of equals, once `more` is added.
+/// The class with the highest probability plus `margin(class)`; the first of equals.
 fn most_probable(row: &[f32], margin: impl Fn(usize) -> f64) -> usize {
     let value = |class: usize| f64::from(row[class]) + margin(class);
     (1..row.len()).fold(0, |best, class| if value(class) > value(best) { class } else { best })
@@ -101,7 +103,7 @@ mod tests {
         fs::read(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/{}"), name)).unwrap()
     }
 
-    /// The thresholds are 0.8 and 0.8: sample 4 reaches that of class 0 just so.
+    /// Both thresholds are 0.8; with 0.8, sample 4 just reaches the one of class 0.
     #[test]
     fn a_probability_on_the_threshold_is_confident_and_one_below_it_is_not() {
         let issues = |probability: f32| {

@@ -1,4 +1,4 @@
-//! Photos that are there more than once.
+//! Duplicate images.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,22 +9,22 @@ use super::findings::{DuplicateScope, Finding, FindingItem, FindingKind};
 use super::images::ImageInspection;
 use super::{DatasetView, sample_ref};
 
-/// Features whose angle has a greater cosine are those of the same picture, if the pixels do not say otherwise.
+/// Minimum cosine between the features of near-duplicates, which pixels must confirm.
 pub(super) const MIN_COSINE: f64 = 0.97;
 
-/// The least similarity of pixels where the features say that the picture is the same.
+/// Minimum similarity of pixels if features indicate a near-duplicate.
 const CONFIRMED_SIMILARITY: f32 = 0.85;
 
-/// Copies among the samples.
+/// The duplicates among the samples.
 pub(super) struct DuplicateGroups {
-    /// Samples with the same bytes, by the first.
+    /// Groups of samples with the same bytes.
     exact: Vec<Vec<usize>>,
-    /// Pairs of the same picture, of the first samples with their bytes; also those of which one is another's copy.
+    /// Pairs of near-duplicates. Of samples with the same bytes only the first one is in pairs.
     near: Vec<DuplicatePair>,
 }
 
 impl DuplicateGroups {
-    /// By bytes and by pixels.
+    /// Finds duplicates by bytes and by pixels.
     pub(super) fn find(inspections: &[ImageInspection]) -> Self {
         let mut by_hash: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
         for (sample, inspection) in inspections.iter().enumerate() {
@@ -42,14 +42,15 @@ impl DuplicateGroups {
         Self { exact, near: find_near_duplicates(&signatures, DEFAULT_SIMILARITY) }
     }
 
-    /// Adds those of `pairs`, alike in their features, that are alike enough in their pixels.
+    /// Adds those of `pairs`, whose features are similar, whose pixels are similar enough.
     pub(super) fn add_confirmed(&mut self, inspections: &[ImageInspection], pairs: &[(usize, usize)]) {
         let first_of: BTreeMap<usize, usize> =
             self.exact.iter().flat_map(|copies| copies.iter().map(|&copy| (copy, copies[0]))).collect();
         let first_copy = |sample: usize| first_of.get(&sample).copied().unwrap_or(sample);
         let mut known: BTreeSet<(usize, usize)> = self.near.iter().map(|pair| (pair.a, pair.b)).collect();
         for &(a, b) in pairs {
-            let (a, b) = (first_copy(a).min(first_copy(b)), first_copy(a).max(first_copy(b)));
+            let (a, b) = (first_copy(a), first_copy(b));
+            let (a, b) = (a.min(b), a.max(b));
             if a == b || !known.insert((a, b)) {
                 continue;
             }
@@ -62,20 +63,21 @@ impl DuplicateGroups {
         self.near.sort_by_key(|pair| (pair.a, pair.b));
     }
 
-    /// Pairs that lead from each sample to all its copies.
+    /// Pairs that connect each sample with all its duplicates.
     pub(super) fn links(&self) -> Vec<(usize, usize)> {
         let exact = self.exact.iter().flat_map(|copies| copies[1..].iter().map(|&copy| (copies[0], copy)));
         exact.chain(self.near.iter().map(|pair| (pair.a, pair.b))).collect()
     }
 
+    /// Findings by kind and scope: groups of samples with the same bytes, and of near-duplicates.
     pub(super) fn findings(&self, dataset: &DatasetView<'_>) -> Vec<Finding> {
         let item = |samples: &[usize], detail: String| {
             (
                 duplicate_scope(dataset, samples),
                 FindingItem {
-                    photos: samples.iter().map(|&sample| sample_ref(dataset, sample)).collect(),
+                    images: samples.iter().map(|&sample| sample_ref(dataset, sample)).collect(),
                     detail,
-                    doubt: None,
+                    suggestion: None,
                 },
             )
         };
@@ -110,6 +112,7 @@ impl DuplicateGroups {
     }
 }
 
+/// The classes and subsets that a group of duplicates spans.
 fn duplicate_scope(dataset: &DatasetView<'_>, samples: &[usize]) -> DuplicateScope {
     let differ =
         |value: &dyn Fn(usize) -> u32| samples.iter().any(|&sample| value(sample) != value(samples[0]));

@@ -1,18 +1,18 @@
-//! What can be wrong with a data set, and how it is told.
+//! The kinds of findings, their severity and advice.
 
 use serde::Serialize;
 
 use crate::samples::Subset;
 
-/// How bad something is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// Worth knowing; training takes it as it is.
+    /// Worth knowing; training is not affected.
     Note,
-    /// It makes a model worse, or its test too good.
+    /// The model becomes worse, or its test accuracy too optimistic.
     Warning,
-    /// It stops training, or teaches what is wrong.
+    /// Training stops, or learns wrong labels.
     Error,
 }
 
@@ -28,64 +28,66 @@ impl Severity {
     }
 }
 
-/// What is found. The names are stable: `unreadable`, `exact-duplicate` and so on.
+/// The kind of a finding. The names are stable: `unreadable`, `exact-duplicate` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FindingKind {
-    /// There is nothing, or one class only.
+    /// There are fewer than two classes.
     TooFewClasses,
-    /// A photo that no decoder takes.
+    /// An image that cannot be decoded.
     Unreadable,
-    /// A photo that ends too early.
+    /// An image whose file ends too early.
     Truncated,
-    /// A row of a table whose photo is not there.
-    MissingPhoto,
-    /// A class without a photo.
+    /// A row of a table whose image does not exist.
+    #[serde(rename = "missing-photo")]
+    MissingImage,
+    /// A class without images.
     EmptyClass,
-    /// A class that is tested on and not trained on.
+    /// A class that is only in the test set.
     UnknownClass,
-    /// An entry that cannot be used: an empty field, an id that stands twice, a link out of the folder.
+    /// An unusable entry: an empty field, a repeated id, a link out of the folder.
     BadEntry,
-    /// Photos with the same bytes.
+    /// Images with the same bytes.
     ExactDuplicate,
-    /// Photos of the same picture.
+    /// Images of the same picture.
     NearDuplicate,
-    /// A label that out-of-fold probabilities contradict.
+    /// A label that contradicts the out-of-fold probabilities.
     SuspiciousLabel,
-    /// Classes whose names are nearly the same.
+    /// Classes with nearly equal names.
     ClassNames,
-    /// A class with few photos to train on.
+    /// A class with few training images.
     SmallClass,
-    /// A photo that lies with the others but has no class.
-    UnlabelledPhoto,
-    /// An animation, or a file of several pages.
+    /// An image among the others without a class.
+    #[serde(rename = "unlabelled-photo")]
+    UnlabeledImage,
+    /// An animation, or a file with several pages.
     Animated,
-    /// A photo unlike all others.
+    /// An image whose features are unlike all others.
     Outlier,
-    /// A photo whose shorter side is tiny, or with far fewer or more pixels than others.
+    /// An image with a tiny shorter side, or with far fewer or more pixels than others.
     ExtremeSize,
-    /// A photo that is far longer than wide, or wider than long.
+    /// An image with one side much longer than the other.
     ExtremeAspect,
-    /// Pixels that are not RGB with 8 bits.
+    /// Pixels that are not 8-bit RGB.
     OddMode,
-    /// A photo that is stored turned or mirrored, and says so in its EXIF data.
+    /// An image that is stored rotated or mirrored, according to its EXIF data.
     Rotated,
 }
 
-/// Where copies of a photo lie.
+/// Which classes and subsets a group of duplicates spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DuplicateScope {
-    /// In different classes: their labels contradict each other.
+    /// Different classes: the labels contradict each other.
     AcrossClasses,
-    /// In one class, but some are trained on and others tested on.
+    /// One class, but both the training and the test set.
     AcrossParts,
-    /// In one class and one part.
+    /// One class and one subset.
     WithinClass,
 }
 
 impl DuplicateScope {
-    /// As in "exact-duplicate across classes".
+    /// The words after the kind, as in "exact-duplicate across classes".
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,7 +106,7 @@ impl FindingKind {
             Self::TooFewClasses => "too-few-classes",
             Self::Unreadable => "unreadable",
             Self::Truncated => "truncated",
-            Self::MissingPhoto => "missing-photo",
+            Self::MissingImage => "missing-photo",
             Self::EmptyClass => "empty-class",
             Self::UnknownClass => "unknown-class",
             Self::BadEntry => "bad-entry",
@@ -113,7 +115,7 @@ impl FindingKind {
             Self::SuspiciousLabel => "suspicious-label",
             Self::ClassNames => "class-names",
             Self::SmallClass => "small-class",
-            Self::UnlabelledPhoto => "unlabelled-photo",
+            Self::UnlabeledImage => "unlabelled-photo",
             Self::Animated => "animated",
             Self::Outlier => "outlier",
             Self::ExtremeSize => "extreme-size",
@@ -128,7 +130,7 @@ impl FindingKind {
             Self::TooFewClasses
             | Self::Unreadable
             | Self::Truncated
-            | Self::MissingPhoto
+            | Self::MissingImage
             | Self::EmptyClass
             | Self::UnknownClass
             | Self::BadEntry => Severity::Error,
@@ -140,7 +142,7 @@ impl FindingKind {
             | Self::SuspiciousLabel
             | Self::ClassNames
             | Self::SmallClass
-            | Self::UnlabelledPhoto
+            | Self::UnlabeledImage
             | Self::Animated => Severity::Warning,
             Self::Outlier | Self::ExtremeSize | Self::ExtremeAspect | Self::OddMode | Self::Rotated => {
                 Severity::Note
@@ -148,107 +150,114 @@ impl FindingKind {
         }
     }
 
+    /// What to do about findings of this kind.
     fn advice(self, scope: Option<DuplicateScope>) -> &'static str {
         match (self, scope) {
-            (Self::TooFewClasses, _) => "a classifier needs photos of two classes at least",
-            (Self::Unreadable, _) => {
-                "replace or remove them, or go on without them: data.on_error = \"skip\""
-            }
-            (Self::Truncated, _) => "fetch them again: the rest of the file is not there",
-            (Self::MissingPhoto, _) => {
+            (Self::TooFewClasses, _) => "a classifier needs photos of at least two classes",
+            (Self::Unreadable, _) => "replace or remove them, or skip them with data.on_error = \"skip\"",
+            (Self::Truncated, _) => "download them again: the end of the file is missing",
+            (Self::MissingImage, _) => {
                 "add the photos or remove the rows; check data.images, data.id, data.extension"
             }
             (Self::EmptyClass, _) => "add photos, or remove the folder",
             (Self::UnknownClass, _) => {
-                "no head learns them: add photos to train on, or remove them from the test photos"
+                "they cannot be learned: add training photos, or remove them from the test photos"
             }
-            (Self::BadEntry, _) => "training refuses the data until these are mended",
+            (Self::BadEntry, _) => "training refuses the data until these are fixed",
             (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossClasses)) => {
-                "the same picture with two labels: remove the wrong one"
+                "the same picture has two labels: remove the wrong one"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossParts)) => {
-                "trained on and tested on, so the test flatters: remove one, or keep them together (split.group_duplicates = true)"
+                "test accuracy will be optimistic: remove one, or keep them together with \
+                 split.group_duplicates = true"
             }
-            (Self::ExactDuplicate | Self::NearDuplicate, _) => "keep one of each: they only count twice",
+            (Self::ExactDuplicate | Self::NearDuplicate, _) => {
+                "keep one of each: duplicates only count twice"
+            }
             (Self::SuspiciousLabel, _) => {
-                "look at them, the first ones first: heads fitted without them see another class"
+                "check them from the first on: heads that were fitted without them predict another class"
             }
-            (Self::ClassNames, _) => "if they are one class, give it one name",
-            (Self::SmallClass, _) => "add photos: so few can neither be learned well nor tested",
-            (Self::UnlabelledPhoto, _) => "give them a class, or leave them: they are not used",
-            (Self::Animated, _) => "the first picture is used, the others are not",
-            (Self::Outlier, _) => "look whether they belong here: they are like no other photo",
-            (Self::ExtremeSize, _) => "look at them: tiny ones show little, huge ones only take time",
+            (Self::ClassNames, _) => "if they are the same class, use one name",
+            (Self::SmallClass, _) => "add photos: a class with so few can neither be learned nor tested well",
+            (Self::UnlabeledImage, _) => "give them a class; without one they are not used",
+            (Self::Animated, _) => "only the first picture is used",
+            (Self::Outlier, _) => "check if they belong to the data: they are unlike all other photos",
+            (Self::ExtremeSize, _) => "check them: tiny photos show little, huge ones only take time",
             (Self::ExtremeAspect, _) => {
-                "the network's square shows less than a third of them: crop them to what matters"
+                "the network's square input shows less than a third of them: crop them to the relevant region"
             }
             (Self::OddMode, _) => {
-                "they become RGB; see that those of one class are not all of one kind, or that is learned"
+                "they are converted to RGB; if all photos of a class are like this, the head may learn that \
+                 instead of the class"
             }
-            (Self::Rotated, _) => "they are turned upright by what EXIF says; other tools may not do that",
+            (Self::Rotated, _) => {
+                "they are turned upright by their EXIF orientation; other tools may not do that"
+            }
         }
     }
 }
 
-/// A sample that something is wrong with.
+/// A sample that a finding concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SampleRef {
-    /// Its path relative to the data root; the number of the row for features.
+    /// The image's path relative to the data root.
     pub path: String,
     /// The name of its class.
     pub label: String,
-    /// What it is for.
-    pub part: Subset,
-    /// Its number among the samples.
+    /// The subset that it is in.
+    #[serde(rename = "part")]
+    pub subset: Subset,
+    /// Its index among the samples.
     #[serde(skip)]
-    pub(super) sample: usize,
+    pub(super) index: usize,
 }
 
-/// Why a label is doubted.
+/// The class that is suggested in place of a suspicious label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LabelSuggestion {
-    /// The class that is more probable.
+    /// The most probable other class.
     pub suggested: String,
     /// The probability of the label.
     pub probability: f64,
-    /// That of the suggested class.
+    /// The probability of the suggested class.
     pub suggested_probability: f64,
-    /// The least is the most suspicious.
+    /// The self-confidence of the label; the lowest is the most suspicious.
     pub score: f64,
 }
 
-/// One thing that is found: a photo, a group of copies, a pair of classes.
+/// An item of a finding: an image, a group of duplicates, a pair of classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FindingItem {
-    /// The samples concerned; none for what is no sample.
-    pub photos: Vec<SampleRef>,
-    /// What is found, where the kind does not say all: `PNG, palette`; the names of what is no sample.
+    /// The samples concerned; empty if the item is not about samples.
+    #[serde(rename = "photos")]
+    pub images: Vec<SampleRef>,
+    /// Details that the kind does not tell, such as `PNG, palette`, or the names of classes and files.
     pub detail: String,
-    /// Of a suspicious label.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub doubt: Option<LabelSuggestion>,
+    /// With a suspicious label: the suggested class.
+    #[serde(rename = "doubt", skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<LabelSuggestion>,
 }
 
-/// All that is found of a kind.
+/// All items of a kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
     /// The kind.
     pub kind: FindingKind,
-    /// Of duplicates, where they lie.
+    /// With duplicates: the classes and subsets that they span.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<DuplicateScope>,
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// How many items there are.
+    /// The number of items.
     pub count: usize,
     /// What to do.
     pub advice: &'static str,
-    /// The items: the worst first where they are ranked, else in the order of the data.
+    /// The items, ranked by severity or in the order of the data.
     pub items: Vec<FindingItem>,
 }
 
 impl Finding {
-    /// None for no items.
+    /// The finding of `items`; `None` if there are none.
     pub(super) fn from_items(
         kind: FindingKind,
         scope: Option<DuplicateScope>,
@@ -259,7 +268,7 @@ impl Finding {
         (count > 0).then_some(Self { kind, scope, severity, count, advice, items })
     }
 
-    /// The kind, and where duplicates lie.
+    /// The kind, with the scope of duplicates.
     #[must_use]
     pub fn name(&self) -> String {
         match self.scope {
@@ -277,8 +286,8 @@ mod tests {
     #[test]
     fn severities_are_those_of_the_data_page() {
         use FindingKind::*;
-        let errors = [TooFewClasses, Unreadable, Truncated, MissingPhoto, EmptyClass, UnknownClass, BadEntry];
-        let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabelledPhoto, Animated];
+        let errors = [TooFewClasses, Unreadable, Truncated, MissingImage, EmptyClass, UnknownClass, BadEntry];
+        let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabeledImage, Animated];
         let notes = [Outlier, ExtremeSize, ExtremeAspect, OddMode, Rotated];
         for (severity, kinds) in
             [(Severity::Error, &errors[..]), (Severity::Warning, &warnings), (Severity::Note, &notes)]
@@ -301,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_finding_counts_its_items_and_there_is_none_without_any() {
-        let item = || FindingItem { photos: Vec::new(), detail: "x".into(), doubt: None };
+        let item = || FindingItem { images: Vec::new(), detail: "x".into(), suggestion: None };
         assert_eq!(Finding::from_items(FindingKind::Outlier, None, Vec::new()), None);
         let found = Finding::from_items(
             FindingKind::NearDuplicate,

@@ -1,4 +1,4 @@
-//! What is wrong with what is listed, before a photo is opened.
+//! Findings of the listing, before images are opened.
 
 use headstock_loader::DatasetError;
 use headstock_loader::checks::{NameDifference, similar_names};
@@ -7,13 +7,14 @@ use super::findings::{Finding, FindingItem, FindingKind, Severity};
 use super::{DatasetView, count_classes};
 use crate::samples::DatasetListing;
 
-/// A class needs so many photos to train on.
+/// Minimum number of training images of a class.
 const MIN_TRAIN_IMAGES: usize = 10;
 
+/// The errors of the listing, unlabeled images, similar class names and small classes.
 pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> Vec<Finding> {
     let mut by_kind: Vec<(FindingKind, Vec<FindingItem>)> = Vec::new();
     let mut add = |kind: FindingKind, detail: String| {
-        let item = FindingItem { photos: Vec::new(), detail, doubt: None };
+        let item = FindingItem { images: Vec::new(), detail, suggestion: None };
         match by_kind.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, items)) => items.push(item),
             None => by_kind.push((kind, vec![item])),
@@ -21,8 +22,8 @@ pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> V
     };
     for error in &listing.errors {
         match error {
-            DatasetError::MissingPhotos { photos, .. } => {
-                photos.0.iter().for_each(|image| add(FindingKind::MissingPhoto, image.clone()));
+            DatasetError::MissingImages { missing, .. } => {
+                missing.0.iter().for_each(|image| add(FindingKind::MissingImage, image.clone()));
             }
             DatasetError::EmptyClass { classes, .. } => {
                 classes.0.iter().for_each(|class| add(FindingKind::EmptyClass, class.clone()));
@@ -35,10 +36,10 @@ pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> V
         }
     }
     if let [class] = dataset.classes {
-        add(FindingKind::TooFewClasses, format!("all photos are of one class, {class}"));
+        add(FindingKind::TooFewClasses, format!("all photos are of the class {class}"));
     }
     for image in &listing.unlabeled {
-        add(FindingKind::UnlabelledPhoto, image.clone());
+        add(FindingKind::UnlabeledImage, image.clone());
     }
     let class_counts = count_classes(dataset);
     let mut note_items = Vec::new();
@@ -47,20 +48,20 @@ pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> V
         let describe = |class: usize| format!("{:?} ({})", dataset.classes[class], n_images(class));
         let (a, b) = (describe(pair.a), describe(pair.b));
         let detail = format!("{a} and {b} differ by {}", pair.difference.description());
-        // Who slips does so a few times: `shirt` and `skirt` are two words.
+        // Typos are rare: two frequent names such as `shirt` and `skirt` are different words.
         if pair.difference == NameDifference::Letter
             && n_images(pair.a).min(n_images(pair.b)) >= MIN_TRAIN_IMAGES
         {
-            note_items.push(FindingItem { photos: Vec::new(), detail, doubt: None });
+            note_items.push(FindingItem { images: Vec::new(), detail, suggestion: None });
         } else {
             add(FindingKind::ClassNames, detail);
         }
     }
-    // With one part, all of it may be trained on.
+    // If all samples are in one subset, all can be used for training.
     for count in class_counts.iter().filter(|count| count.train < MIN_TRAIN_IMAGES) {
         add(
             FindingKind::SmallClass,
-            format!("{} ({} to train on, {} to test on)", count.class, count.train, count.test),
+            format!("{} ({} training photos, {} test photos)", count.class, count.train, count.test),
         );
     }
     let notes = Finding::from_items(FindingKind::ClassNames, None, note_items)

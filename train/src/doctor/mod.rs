@@ -1,14 +1,14 @@
-//! What is wrong with photos and labels, told before anything is trained on them.
+//! Finds problems of images and labels before training.
 //!
-//! [`examine`] lists the data set, faults and all, and looks at it in three ways:
+//! [`examine`] lists the data set with all its errors and checks:
 //!
-//! - at each photo: whether it can be read, how it is stored, its size ([`headstock_loader::checks`]);
-//! - at photos beside each other: the same bytes, the same picture ([`headstock_loader::duplicates`]);
-//! - at features, where there is a backbone: labels that heads contradict which were fitted without the sample
-//!   ([`label_issues`]), photos that are like no other, copies that pixels alone do not tell for sure.
+//! - each image: whether it can be read, how it is stored, its size ([`headstock_loader::checks`]);
+//! - pairs of images: exact and near-duplicates ([`headstock_loader::duplicates`]);
+//! - features, if there is a backbone: labels that contradict heads which were fitted without the sample
+//!   ([`label_issues`]), outliers, and duplicates that pixels alone do not confirm.
 //!
-//! What cannot be done is no error: it is left out, with a sentence ([`Diagnosis::left_out`]). The result does not depend on
-//! threads.
+//! A check that is not possible is not an error; it is listed with the reason ([`Diagnosis::left_out`]). The
+//! result does not depend on the number of threads.
 
 mod augment_sheet;
 mod clean_table;
@@ -23,7 +23,7 @@ mod report_page;
 #[cfg(test)]
 mod tests;
 
-use headstock_heads::{ConfiguredHead, FeatureMatrix as Rows, Registry};
+use headstock_heads::{ConfiguredHead, FeatureMatrix, Registry};
 use headstock_loader::dataset::join_groups;
 use serde::Serialize;
 
@@ -45,82 +45,96 @@ use images::ImageInspection;
 use out_of_fold::OutOfFoldInput;
 use outliers::NeighborGraph;
 
-/// The version of [`Diagnosis`] as JSON.
+/// The version of the JSON of [`Diagnosis`].
 const VERSION: u32 = 1;
 
-/// Heads that five fits of take little time; another one gives way to the first of these.
+/// Heads that are fast to fit. The first of them replaces a head that is not among them.
 const QUICK_HEADS: [&str; 5] = ["linear", "ridge", "lda", "nearest-mean", "knn"];
 
-/// What is examined.
+/// The classes and samples that are examined.
 struct DatasetView<'a> {
     classes: &'a [String],
     samples: &'a [ListedSample],
 }
 
-/// What was found.
+/// The results of an examination.
 #[derive(Debug, Serialize)]
 pub struct Diagnosis {
     /// The version of this object.
     pub doctor: u32,
-    /// How many photos are listed.
-    pub photos: usize,
-    /// The classes with their counts.
+    /// The number of listed images.
+    #[serde(rename = "photos")]
+    pub images: usize,
+    /// The classes with their numbers of images.
     pub classes: Vec<ClassCount>,
-    /// What is wrong, the worst first.
+    /// The findings, the most severe first.
     pub findings: Vec<Finding>,
-    /// Every photo whose label was judged, the most doubtful first; the first of them are the suspicious ones, and some of the
-    /// next may be wrong as well.
+    /// All images whose labels were checked, the most suspicious first. The first ones are the suspicious
+    /// labels of `findings`; some of the following may be wrong, too.
     pub labels: Vec<RankedLabel>,
-    /// What was not looked at, and why.
+    /// The checks that were left out, with reasons.
     pub left_out: Vec<String>,
-    /// What labels were judged by, for other tools.
+    /// The out-of-fold probabilities that labels were checked with, for other tools.
     #[serde(skip)]
     pub probabilities: Option<OutOfFoldProbabilities>,
     #[serde(skip)]
     listing: DatasetListing,
 }
 
-/// A photo and how well its label fits it.
+/// An image with the probability of its label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankedLabel {
-    /// Its path.
+    /// The path of the image.
     pub path: String,
-    /// The probability of its label, by a head that was fitted without it.
+    /// The probability of the label by a head that was fitted without the image.
     pub score: f64,
 }
 
-/// A class and how many photos it has.
+/// A class with its numbers of images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClassCount {
-    /// The name.
+    /// The name of the class.
     pub class: String,
-    /// To train on.
+    /// Images in the training set.
     pub train: usize,
-    /// To test on.
+    /// Images in the test set.
     pub test: usize,
 }
 
 impl Diagnosis {
-    /// How many items are so bad.
+    /// The number of items with this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).map(|finding| finding.count).sum()
     }
 
-    /// The id of each sample listed, by number.
+    /// The ids of all listed samples.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.listing.samples.iter().map(|sample| sample.id.as_str())
     }
 }
 
-/// Examines the photos that `settings` name. Without a backbone, or when it is to be `quick`, what needs features is left out.
+/// Which checks [`examine`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoctorChecks {
+    /// All checks.
+    All,
+    /// Only checks that need no features.
+    Quick,
+}
+
+/// Examines the images of `settings`. Without a backbone, the checks that need features are left out.
 ///
 /// # Errors
-/// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::Usage`] for features made elsewhere, which have no
-/// photos; [`TrainError::Backbone`] for a hub that does not give the data.
-pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Result<Diagnosis, TrainError> {
+/// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::Usage`] for precomputed features,
+/// and [`TrainError::Backbone`] for a failure of the hub.
+pub fn examine(
+    settings: &Settings,
+    checks: DoctorChecks,
+    progress: &dyn Progress,
+) -> Result<Diagnosis, TrainError> {
     let DataSourceConfig::Images { main, test } = &settings.source else {
-        return Err(TrainError::Usage("doctor looks at photos: `data.features` has none".into()));
+        return Err(TrainError::Usage("doctor checks photos: `data.features` has none".into()));
     };
     let mut listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
     let signature_cache =
@@ -129,14 +143,14 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     let mut duplicates = DuplicateGroups::find(&inspections);
     let mut left_out = Vec::new();
     if let Err(reason) = listing.draw_split(settings, &duplicates.links()) {
-        left_out.push(format!("copies across parts: {reason}"));
+        left_out.push(format!("duplicates across parts: {reason}"));
     }
     let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
     let mut findings = listing::findings(&dataset, &listing);
     findings.extend(images::findings(&dataset, &inspections));
 
     let mut probabilities = None;
-    let feature_findings = if quick {
+    let feature_findings = if checks == DoctorChecks::Quick {
         Err("--quick".to_owned())
     } else {
         inspect_features(settings, &dataset, &inspections, &mut duplicates, progress)
@@ -148,7 +162,7 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
             probabilities = found.probabilities;
         }
         Err(reason) => {
-            left_out.push(format!("suspicious labels, outliers, copies by features: {reason}"));
+            left_out.push(format!("suspicious labels, outliers, duplicates by features: {reason}"));
         }
     }
     findings.extend(duplicates.findings(&dataset));
@@ -158,7 +172,7 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     Ok(Diagnosis {
         labels,
         doctor: VERSION,
-        photos: listing.samples.len(),
+        images: listing.samples.len(),
         classes,
         findings,
         left_out,
@@ -167,6 +181,7 @@ pub fn examine(settings: &Settings, quick: bool, progress: &dyn Progress) -> Res
     })
 }
 
+/// The number of images of each class in each subset.
 fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
     let mut counts: Vec<ClassCount> =
         dataset.classes.iter().map(|class| ClassCount { class: class.clone(), train: 0, test: 0 }).collect();
@@ -183,10 +198,10 @@ fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
 fn sample_ref(dataset: &DatasetView<'_>, number: usize) -> SampleRef {
     let sample = &dataset.samples[number];
     let label = dataset.classes[sample.label as usize].clone();
-    SampleRef { path: sample.id.clone(), label, part: sample.subset, sample: number }
+    SampleRef { path: sample.id.clone(), label, subset: sample.subset, index: number }
 }
 
-/// What features tell.
+/// The results of the checks that use features.
 #[derive(Default)]
 struct FeatureFindings {
     findings: Vec<Finding>,
@@ -194,7 +209,8 @@ struct FeatureFindings {
     probabilities: Option<OutOfFoldProbabilities>,
 }
 
-/// Looks at the features of all photos that can be read; why there are none, in a sentence.
+/// Runs the checks that use features, on all readable images. The error is the reason why there are no
+/// features.
 fn inspect_features(
     settings: &Settings,
     dataset: &DatasetView<'_>,
@@ -224,19 +240,20 @@ fn inspect_features(
     };
     let (values, width, present) = read_features().map_err(|error| error_chain(&error))?;
     let samples: Vec<usize> = present.into_iter().map(|image| readable[image]).collect();
-    let features = Rows::new(&values, width).map_err(|error| error.to_string())?;
+    let features = FeatureMatrix::new(&values, width).map_err(|error| error.to_string())?;
     if values.iter().any(|value| !value.is_finite()) {
-        return Err("the backbone gives features that are not finite".into());
+        return Err("the features are not finite".into());
     }
 
     let mut found = FeatureFindings::default();
-    progress.begin_run("comparing photos", samples.len() as u64, "photos");
+    progress.begin("comparing photos", samples.len() as u64, "photos");
     let neighbors =
         NeighborGraph::from_features(features, duplicates::MIN_COSINE, |n_done| progress.step(n_done as u64));
-    progress.train_to_end();
+    progress.end();
     if samples.len() > outliers::MAX_REFERENCE_IMAGES {
         found.left_out.push(format!(
-            "neighbours among more than {} of the {} photos: outliers and copies by features are told by these",
+            "neighbors among more than {} of the {} photos: outliers and duplicates by features are searched \
+             among these",
             outliers::MAX_REFERENCE_IMAGES,
             samples.len()
         ));
@@ -245,9 +262,9 @@ fn inspect_features(
         neighbors.pairs.iter().map(|&(a, b, _)| (samples[a], samples[b])).collect();
     duplicates.add_confirmed(inspections, &similar_pairs);
     let outlier_items = neighbors.outliers().into_iter().map(|row| FindingItem {
-        photos: vec![sample_ref(dataset, samples[row])],
+        images: vec![sample_ref(dataset, samples[row])],
         detail: format!("distance {:.3}", neighbors.distances[row]),
-        doubt: None,
+        suggestion: None,
     });
     found.findings.extend(Finding::from_items(FindingKind::Outlier, None, outlier_items.collect()));
 
@@ -264,7 +281,7 @@ fn inspect_features(
     if quick_head.is_some() {
         found
             .left_out
-            .push(format!("`{kind}` for judging labels: it takes long, `linear` is fitted in its place"));
+            .push(format!("`{kind}` for checking labels: it is slow to fit, `linear` is used instead"));
     }
     match input.predict(quick_head.as_deref().unwrap_or(settings.head.as_ref()), progress) {
         Ok(out_of_fold) => {
@@ -276,12 +293,12 @@ fn inspect_features(
     Ok(found)
 }
 
-/// The first of the quick heads, with its defaults.
+/// The first of [`QUICK_HEADS`] with its defaults.
 fn default_quick_head() -> Option<Box<dyn ConfiguredHead>> {
     Registry::builtin().get(QUICK_HEADS[0]).ok()?.configure(toml::Table::new()).ok()
 }
 
-/// All labels by how well they fit, of equals the earlier first.
+/// All labels by ascending probability; ties are in the order of the data.
 fn rank_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Vec<RankedLabel> {
     let rows = found.probabilities.chunks_exact(found.classes.len());
     let mut labels: Vec<RankedLabel> = (found.samples.iter().zip(&found.labels).zip(rows))
@@ -294,6 +311,7 @@ fn rank_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Vec
     labels
 }
 
+/// The finding of labels that are probably wrong, each with the most probable other class.
 fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Option<Finding> {
     let classes = found.classes.len();
     let issues = label_issues(&found.labels, &found.probabilities, classes);
@@ -307,9 +325,9 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
         let (probability, suggested_probability) =
             (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
         FindingItem {
-            photos: vec![sample_ref(dataset, found.samples[row])],
+            images: vec![sample_ref(dataset, found.samples[row])],
             detail: format!("{suggested} {suggested_probability:.2}, its label {probability:.2}"),
-            doubt: Some(LabelSuggestion {
+            suggestion: Some(LabelSuggestion {
                 suggested,
                 probability,
                 suggested_probability,
@@ -320,7 +338,7 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
     Finding::from_items(FindingKind::SuspiciousLabel, None, items.collect())
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

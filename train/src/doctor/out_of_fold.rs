@@ -1,4 +1,5 @@
-//! Probabilities of each sample by a head that was fitted without it and without its copies.
+//! Out-of-fold probabilities: each sample is predicted by a head that was fitted without it and its
+//! duplicates.
 
 use headstock_heads::folds::Fold;
 use headstock_heads::{
@@ -11,36 +12,37 @@ use crate::error::TrainError;
 use crate::fit::cross_calibrate;
 use crate::progress::Progress;
 
-/// Folds, where a class has so many groups.
+/// Number of folds, if the classes have enough groups.
 const MAX_FOLDS: usize = 5;
 
 /// Probabilities of samples by heads that were fitted without them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutOfFoldProbabilities {
-    /// The numbers of the samples among all, `[N]`: those of classes with two photos or more.
+    /// The indices of the samples, `[N]`: those of classes with at least two different images.
     pub samples: Vec<usize>,
-    /// The classes, by their numbers in the data set, `[C]`.
+    /// The class numbers in the data set, `[C]`.
     pub classes: Vec<u32>,
-    /// Each sample's label, as its place in `classes`, `[N]`.
+    /// The labels as indices into `classes`, `[N]`.
     pub labels: Vec<u32>,
-    /// `[N, C]`, row-major; calibrated by a temperature that is fitted on the other folds.
+    /// Probabilities `[N, C]`, row-major, calibrated by a temperature that is fitted on the other folds.
     pub probabilities: Vec<f32>,
 }
 
-/// The samples that probabilities are wanted of.
+/// The samples to predict.
 pub(super) struct OutOfFoldInput<'a> {
-    /// Their numbers among all samples.
+    /// Their indices among all samples.
     pub(super) samples: &'a [usize],
-    /// The features of each, in the same order.
+    /// The features of each sample.
     pub(super) features: FeatureMatrix<'a>,
-    /// The label of each.
+    /// The label of each sample.
     pub(super) labels: Vec<u32>,
-    /// What belongs together: copies, and groups of the data.
+    /// The group of each sample; duplicates and groups of the data are joined.
     pub(super) groups: Vec<u32>,
 }
 
 impl OutOfFoldInput<'_> {
-    /// Folds as scikit-learn's `StratifiedGroupKFold(shuffle=True, random_state=0)`. What cannot be done is told in a sentence.
+    /// Predicts out of fold, with scikit-learn's `StratifiedGroupKFold(shuffle=True, random_state=0)`. The
+    /// error is the reason why this is not possible, as a sentence.
     pub(super) fn predict(
         &self,
         head: &dyn ConfiguredHead,
@@ -67,7 +69,7 @@ impl OutOfFoldInput<'_> {
             .map(|SplitIndices { train, test }| Fold { fit: train, held_out: test })
             .collect();
         if folds.iter().any(|fold| fold.fit.is_empty()) {
-            return Err("all photos belong together".into());
+            return Err("all photos are in one group".into());
         }
         let fit_error =
             |error: &dyn std::fmt::Display| format!("the head `{}` cannot be fitted: {error}", head.kind());
@@ -80,7 +82,7 @@ impl OutOfFoldInput<'_> {
         Ok(OutOfFoldProbabilities { samples, classes, labels, probabilities })
     }
 
-    /// `[N, C]`
+    /// The out-of-fold logits `[N, C]` of the samples `rows`.
     fn out_of_fold_logits(
         &self,
         head: &dyn ConfiguredHead,
@@ -98,11 +100,7 @@ impl OutOfFoldInput<'_> {
         };
         let mut out = vec![0.0; rows.len() * classes];
         for (number, fold) in folds.iter().enumerate() {
-            progress.begin_run(
-                &format!("judging labels, fold {} of {}", number + 1, folds.len()),
-                0,
-                "steps",
-            );
+            progress.begin(&format!("checking labels, fold {} of {}", number + 1, folds.len()), 0, "steps");
             let context =
                 FitContext { on_step: &|done, total| progress.set_position(done, total), warm_start: None };
             let fitted = {
@@ -112,11 +110,11 @@ impl OutOfFoldInput<'_> {
                 let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
                 head.fit(&data.with_groups(&number_by_appearance(&groups))?, &context)
             };
-            progress.train_to_end();
+            progress.end();
             let test_values = gather(&fold.held_out);
             let logits = fitted?.head.logits(FeatureMatrix::new(&test_values, width)?)?;
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
-                return Err(HeadError::Diverged("it gives logits that are not finite".into()));
+                return Err(HeadError::Diverged("the logits are not finite".into()));
             }
             for (row, &sample) in logits.rows().zip(&fold.held_out) {
                 out[sample * classes..][..classes].copy_from_slice(row);
@@ -126,7 +124,7 @@ impl OutOfFoldInput<'_> {
     }
 }
 
-/// How many groups have samples of each class.
+/// The number of groups with samples of each class, `[C]`.
 fn count_groups_per_class(labels: &[u32], groups: &[u32]) -> Vec<usize> {
     let mut pairs: Vec<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
     pairs.sort_unstable();
@@ -151,7 +149,7 @@ mod tests {
         registry_with_recording().get(kind).unwrap().configure(table).unwrap()
     }
 
-    /// Forty samples of four classes, of which the last has two photos and the one before one with its copy, in groups of two.
+    /// Forty samples of four classes in groups of two: class 2 is one group, class 3 two groups.
     fn input_fixture<'a>(samples: &'a [usize], values: &'a [f32]) -> OutOfFoldInput<'a> {
         let label = |row: usize| {
             if row < 2 {
@@ -178,7 +176,7 @@ mod tests {
         let input = input_fixture(&samples, &values);
         let found = input.predict(head("recording", "tag", tag).as_ref(), &()).unwrap();
 
-        // Class 2 has one photo and its copy: no head would know it.
+        // Class 2 has one group, so that no head could learn it out of fold.
         assert_eq!(found.classes, [0, 1, 3]);
         assert_eq!(found.samples, (102..140).collect::<Vec<_>>());
         let labels: Vec<u32> = (2..40).map(|row| [0, 1, 9, 2][input.labels[row] as usize]).collect();
@@ -195,7 +193,7 @@ mod tests {
             assert_eq!(fit.rows.len() + tested.len(), 38);
             let labels: Vec<u32> = fit.rows.iter().map(|&row| found.labels[row as usize - 2]).collect();
             assert_eq!(fit.labels, labels);
-            // The fit is told which rows belong together.
+            // The fit receives the groups.
             let pairs: BTreeSet<(u32, u32)> =
                 fit.rows.iter().map(group).zip(fit.groups.clone().unwrap()).collect();
             let numbers: BTreeSet<u32> = pairs.iter().map(|pair| pair.1).collect();
@@ -203,21 +201,21 @@ mod tests {
             scored.extend(tested);
         }
         scored.sort_unstable();
-        assert_eq!(scored, (2..40).collect::<Vec<_>>(), "each once");
-        // Nobody knows a sample by heart: the most frequent class is the most probable one of each.
+        assert_eq!(scored, (2..40).collect::<Vec<_>>(), "each is predicted once");
+        // The head only learns frequencies, so that the rare class is the least probable.
         for row in found.probabilities.chunks_exact(3) {
             assert!(row[2] < row[0] && row[2] < row[1], "{row:?}");
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
         }
     }
 
-    /// Two clouds; sample 4 has the other's label, and so has its copy, sample 5.
+    /// Two clusters; sample 4 and its duplicate, sample 5, have the label of the other cluster.
     #[test]
     fn a_copy_of_a_mislabeled_image_does_not_confirm_its_label() {
         let values: Vec<f32> = (0..24)
             .flat_map(|row| {
                 let cloud = (row % 2 * 20) as f32;
-                // At the edge of its cloud, where it is nobody's nearest.
+                // At the edge of its cluster, where it is no other sample's nearest neighbor.
                 let mislabeled = [3.0, 0.0];
                 if row == 4 || row == 5 {
                     mislabeled
@@ -237,7 +235,7 @@ mod tests {
             issues
         };
         assert_eq!(suspicious((0..24).map(|row| if row == 5 { 4 } else { row }).collect()), [4, 5]);
-        // As if it were no copy: each of the two vouches for the other.
+        // Without the group, each duplicate confirms the label of the other.
         assert!(suspicious((0..24).collect()).is_empty());
     }
 

@@ -1,31 +1,33 @@
-//! Photos that are like no others, by their features, and pairs that are alike.
+//! Nearest neighbors by features: outliers and similar pairs.
 
 use headstock_heads::knn::nearest_neighbors;
 use headstock_heads::{FeatureMatrix, Metric};
 
-/// Neighbours that a photo's distance is the mean of.
+/// Number of neighbors whose mean distance is the outlier score.
 const N_NEIGHBORS: usize = 10;
 
-/// Photos that neighbours are looked for among, at most: the cost grows with the photos, not with their square.
+/// Maximum number of images that neighbors are searched among; limits the cost to be linear in the number of
+/// images.
 pub(super) const MAX_REFERENCE_IMAGES: usize = 20_000;
 
-/// An outlier is so many deviations above the median.
+/// An outlier is this many robust standard deviations above the median.
 const OUTLIER_DEVIATIONS: f64 = 3.5;
 
-/// Where photos lie among others.
+/// The nearest neighbors of all images.
 pub(super) struct NeighborGraph {
-    /// The mean cosine distance to the 10 nearest others, `[N]`.
+    /// The mean cosine distance to the 10 nearest neighbors, `[N]`.
     pub(super) distances: Vec<f64>,
-    /// Pairs of neighbours, the lower number first, with the cosine of their angle.
+    /// Pairs of similar neighbors, the lower index first, with their cosine.
     pub(super) pairs: Vec<(usize, usize, f64)>,
 }
 
 impl NeighborGraph {
-    /// Of `features` `[N, F]`, which must be finite; `alike` is the least cosine of a pair to keep. Of more than 20,000 photos,
-    /// neighbours are those among 20,000 that are spread evenly over them. `done` hears how many more are looked at.
+    /// Searches the neighbors of `features` `[N, F]`, which must be finite. Pairs with a cosine of at least
+    /// `min_cosine` are stored. With more than 20,000 images, neighbors are searched among 20,000 that are
+    /// evenly spread. `on_progress` is called with the number of images done since the last call.
     ///
-    /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics: Revisiting
-    /// Out-of-Distribution Detection Baselines").
+    /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics:
+    /// Revisiting Out-of-Distribution Detection Baselines").
     pub(super) fn from_features(
         features: FeatureMatrix<'_>,
         min_cosine: f64,
@@ -59,8 +61,8 @@ impl NeighborGraph {
         Self { distances, pairs }
     }
 
-    /// The photos whose distance is far beyond what is usual, the farthest first: the logarithm of the distance is more than 3.5
-    /// robust deviations (1.4826 times the median absolute one) above its median (Iglewicz and Hoaglin 1993).
+    /// The outliers, the farthest first: images whose log distance is more than 3.5 robust standard
+    /// deviations (1.4826 times the median absolute deviation) above the median (Iglewicz and Hoaglin 1993).
     pub(super) fn outliers(&self) -> Vec<usize> {
         let logs: Vec<f64> = self.distances.iter().map(|&distance| distance.max(1e-9).ln()).collect();
         let Some(median_log) = median(logs.clone()) else { return Vec::new() };
@@ -73,7 +75,7 @@ impl NeighborGraph {
     }
 }
 
-/// The lower of two in the middle.
+/// The median; of an even number of values the lower one in the middle.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len().checked_sub(1)? / 2;
     let (_, &mut median, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
@@ -88,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// cleanlab's score is `exp(-d / median(d))`, its median the mean of two in the middle.
+    /// cleanlab's score is `exp(-d / median(d))`, with the mean of the two middle values as median.
     #[test]
     fn distances_match_cleanlab_and_distant_images_are_outliers() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/doctor/outliers.safetensors");
@@ -110,7 +112,8 @@ mod tests {
         assert_eq!(outliers, [0, 1, 2, 3]);
     }
 
-    /// Logarithms of distances around 0, the median of whose deviations is 0.1: the limit is 3.5 * 1.4826 * 0.1 = 0.51891.
+    /// Log distances with median 0 and median absolute deviation 0.1: the limit is 3.5 * 1.4826 * 0.1 =
+    /// 0.51891.
     #[test]
     fn an_outlier_is_three_and_a_half_deviations_above_the_median() {
         let outliers = |others: &[f64]| {
@@ -120,12 +123,12 @@ mod tests {
         };
         assert_eq!(outliers(&[0.5190]), [5]);
         assert!(outliers(&[0.5188]).is_empty());
-        assert!(outliers(&[-5.0]).is_empty(), "what is near to others is none");
+        assert!(outliers(&[-5.0]).is_empty(), "a near image is not an outlier");
         let many = [0.0, 0.1, -0.1, 0.1, -0.1, 0.1, 2.0, 3.0, 2.0];
-        assert_eq!(outliers(&many), [12, 11, 13], "the farthest first, of equals the earlier");
+        assert_eq!(outliers(&many), [12, 11, 13], "the farthest first, ties by index");
     }
 
-    /// Angles by hand: the cosine of neighbours is as it was made.
+    /// Neighbors at known angles.
     #[test]
     fn pairs_have_at_least_the_requested_cosine() {
         let unit_vector = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
@@ -137,14 +140,14 @@ mod tests {
         let pairs: Vec<(usize, usize)> = found.pairs.iter().map(|pair| (pair.0, pair.1)).collect();
         assert_eq!(pairs, [(0, 1)]);
         assert!((found.pairs[0].2 - (angle - 1e-3).cos()).abs() < 1e-6);
-        // The mean of the three others, each once, and not of itself.
+        // The mean distance to the three others, without the image itself.
         let mean_distance =
             |others: [f64; 3]| others.iter().map(|angle| 1.0 - angle.cos()).sum::<f64>() / 3.0;
         assert!((found.distances[0] - mean_distance([angle - 1e-3, 2.0, 2.0 + angle + 1e-3])).abs() < 1e-6);
     }
 
     #[test]
-    fn photos_that_are_all_the_same_or_too_few_have_no_outliers() {
+    fn images_that_are_all_the_same_or_too_few_have_no_outliers() {
         for rows in [0, 1, 2, 30] {
             let values = vec![1.0; rows * 3];
             let found = NeighborGraph::from_features(FeatureMatrix::new(&values, 3).unwrap(), 0.99, |_| ());

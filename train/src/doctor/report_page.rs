@@ -1,7 +1,6 @@
-//! What was found as a page to look at, in one file without a script.
+//! The findings as one HTML file without scripts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Arguments, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -15,13 +14,13 @@ use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::progress::Progress;
-use crate::report::escape_html;
+use crate::report::{escape_html, push_fmt};
 
-/// Items of a finding, and thumbnails, that the page has at most.
+/// Maximum number of items per finding, and of thumbnails on the page.
 const MAX_ITEMS: usize = 60;
 const MAX_THUMBNAILS: usize = 400;
 
-/// Copies of one picture that are shown.
+/// Maximum number of thumbnails of an item.
 const MAX_COPIES: usize = 8;
 
 /// The longer side of a thumbnail in pixels.
@@ -35,25 +34,25 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-alig
 figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
 figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
 
-/// What every page begins with.
+/// The first bytes of a page.
 const HTML_PREFIX: &str =
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
 
-/// A page that is going to be written.
+/// The output file of a page.
 #[derive(Clone, Debug)]
 pub struct ReportPage(PathBuf);
 
 impl ReportPage {
-    /// A page at `path`, refused before the long work where another file lies there.
+    /// A page at `path`. Checks that it can be written before the work starts.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for such a file.
+    /// [`TrainError::Usage`] for an existing file that is not such a page.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
         refuse_to_overwrite_unless(path, &[HTML_PREFIX.into()])?;
         Ok(Self(path.into()))
     }
 
-    /// Writes what was found. The photos that are shown are decoded again; some hundred at most.
+    /// Writes the page. The images with thumbnails are decoded again.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -71,21 +70,22 @@ impl ReportPage {
 fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
     let thumbnails = make_thumbnails(diagnosis, settings.options.data.max_pixels, progress);
     let mut page = format!(
-        "{HTML_PREFIX}<style>{STYLE}</style>\n<h1>What is wrong with the photos</h1>\n<p>{} photos of {} classes.</p>\n",
-        diagnosis.photos,
+        "{HTML_PREFIX}<style>{STYLE}</style>\n<h1>Data check</h1>\n<p>{} photos of {} classes.</p>\n",
+        diagnosis.images,
         diagnosis.classes.len()
     );
     if diagnosis.findings.is_empty() {
-        page.push_str("<p>Nothing was found.</p>\n");
+        page.push_str("<p>No problems were found.</p>\n");
     } else {
-        page.push_str("<table>\n<tr><th><th>found<th>count<th>what to do\n");
+        page.push_str("<table>\n<tr><th>severity<th>finding<th>count<th>what to do\n");
         for (number, finding) in diagnosis.findings.iter().enumerate() {
             let Finding { count, advice, .. } = finding;
             let (severity, name) = (finding.severity.as_str(), finding.name());
             push_fmt(
                 &mut page,
                 format_args!(
-                    "<tr><td class=\"{severity}\">{severity}<td><a href=\"#f{number}\">{name}</a><td>{count}<td>{}\n",
+                    "<tr><td class=\"{severity}\">{severity}<td><a \
+                     href=\"#f{number}\">{name}</a><td>{count}<td>{}\n",
                     escape_html(advice)
                 ),
             );
@@ -93,7 +93,7 @@ fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -
         page.push_str("</table>\n");
     }
     for reason in &diagnosis.left_out {
-        push_fmt(&mut page, format_args!("<p>Not looked at: {}</p>\n", escape_html(reason)));
+        push_fmt(&mut page, format_args!("<p>Not checked: {}</p>\n", escape_html(reason)));
     }
     for (number, finding) in diagnosis.findings.iter().enumerate() {
         finding_section(&mut page, number, finding, &thumbnails);
@@ -102,6 +102,7 @@ fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -
     page
 }
 
+/// The first items of a finding, with thumbnails by index of the sample.
 fn finding_section(
     page: &mut String,
     number: usize,
@@ -117,10 +118,10 @@ fn finding_section(
     page.push_str("<div class=\"items\">\n");
     for item in finding.items.iter().take(MAX_ITEMS) {
         page.push_str("<div class=\"item\">");
-        for sample in item.photos.iter().take(MAX_COPIES) {
-            figure(page, sample, thumbnails.get(&sample.sample));
+        for sample in item.images.iter().take(MAX_COPIES) {
+            figure(page, sample, thumbnails.get(&sample.index));
         }
-        let more = item.photos.len().saturating_sub(MAX_COPIES);
+        let more = item.images.len().saturating_sub(MAX_COPIES);
         let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
         push_fmt(
             page,
@@ -130,6 +131,7 @@ fn finding_section(
     page.push_str("</div>\n");
 }
 
+/// A thumbnail, if there is one, with path, label and subset.
 fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
     page.push_str("<figure>");
     if let Some(data) = thumbnail {
@@ -138,12 +140,15 @@ fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
     let (path, label) = (escape_html(&sample.path), escape_html(&sample.label));
     push_fmt(
         page,
-        format_args!("<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>", sample.part.as_str()),
+        format_args!(
+            "<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>",
+            sample.subset.as_str()
+        ),
     );
 }
 
 fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
-    page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>to train on<th>to test on\n");
+    page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>training photos<th>test photos\n");
     for count in &diagnosis.classes {
         push_fmt(
             page,
@@ -153,23 +158,23 @@ fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
     page.push_str("</table>\n");
 }
 
-/// The thumbnails, in base64, of the photos that are shown first.
+/// Base64 thumbnails of the images of the first items, by index of the sample.
 fn make_thumbnails(
     diagnosis: &Diagnosis,
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> BTreeMap<usize, String> {
-    // The first items of each finding before the later ones of any.
+    // The first items of all findings come before later ones.
     let mut shown = BTreeSet::new();
     for rank in 0..MAX_ITEMS {
         let items = diagnosis.findings.iter().filter_map(|finding: &Finding| finding.items.get(rank));
-        for sample in items.flat_map(|item: &FindingItem| item.photos.iter().take(MAX_COPIES)) {
+        for sample in items.flat_map(|item: &FindingItem| item.images.iter().take(MAX_COPIES)) {
             if shown.len() < MAX_THUMBNAILS {
-                shown.insert(sample.sample);
+                shown.insert(sample.index);
             }
         }
     }
-    progress.begin_run("thumbnails", shown.len() as u64, "photos");
+    progress.begin("thumbnails", shown.len() as u64, "photos");
     let shown: Vec<usize> = shown.into_iter().collect();
     let thumbnails = shown.into_par_iter().filter_map(|number| {
         let image = &diagnosis.listing.samples[number].image;
@@ -178,10 +183,6 @@ fn make_thumbnails(
         Some((number, STANDARD.encode(thumbnail(&pixels?, THUMBNAIL_SIDE))))
     });
     let thumbnails = thumbnails.collect();
-    progress.train_to_end();
+    progress.end();
     thumbnails
-}
-
-fn push_fmt(page: &mut String, text: Arguments<'_>) {
-    page.write_fmt(text).expect("a string takes every byte");
 }

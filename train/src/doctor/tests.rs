@@ -1,4 +1,4 @@
-//! Each finding beside what is nearly one and is none.
+//! Each finding, and cases that are just not one.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::*;
 use crate::config::Config;
 use crate::recording_head::{registry_with_recording, write_backbone};
 
-/// A picture of 8 x 8 squares whose colours `seed` gives, `side` pixels wide.
+/// An image of 8 x 8 squares in random colors, `side` pixels wide.
 fn random_squares(seed: u64, side: u32) -> RgbImage {
     let color = |x: u32, y: u32, channel: u64| {
         (256.0 * KeyedRng::new(&[seed, u64::from(x), u64::from(y), channel]).uniform()) as u8
@@ -21,7 +21,7 @@ fn random_squares(seed: u64, side: u32) -> RgbImage {
     RgbImage::from_fn(side, side, |x, y| image::Rgb([0, 1, 2].map(|c| color(x * 8 / side, y * 8 / side, c))))
 }
 
-/// A folder with a class a name and so many different photos of it, and settings for it.
+/// Writes a folder with `count` different images of each class, and returns it with its settings.
 fn project(classes: &[(&str, usize)], options: &str) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let mut seed = 0;
@@ -45,7 +45,7 @@ fn write_image(folder: &Path, name: &str, bytes: &[u8]) {
 
 fn finding_paths(diagnosis: &Diagnosis, name: &str) -> Vec<Vec<String>> {
     let found = diagnosis.findings.iter().filter(|finding| finding.name() == name);
-    let paths = |item: &FindingItem| item.photos.iter().map(|photo| photo.path.clone()).collect();
+    let paths = |item: &FindingItem| item.images.iter().map(|image| image.path.clone()).collect();
     found.flat_map(|finding| finding.items.iter().map(paths)).collect()
 }
 
@@ -57,7 +57,7 @@ fn finding_details(diagnosis: &Diagnosis, kind: FindingKind) -> Vec<(Severity, S
 }
 
 fn examine_quick(settings: &Settings) -> Diagnosis {
-    examine(settings, true, &()).unwrap()
+    examine(settings, DoctorChecks::Quick, &()).unwrap()
 }
 
 // effect: doctor --quick
@@ -66,23 +66,23 @@ fn good_data_has_nothing_wrong_with_it() {
     let (_folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
     let diagnosis = examine_quick(&settings);
     assert_eq!(diagnosis.findings, []);
-    assert_eq!(diagnosis.photos, 28);
+    assert_eq!(diagnosis.images, 28);
     let counts: Vec<_> =
         diagnosis.classes.iter().map(|count| (count.class.as_str(), count.train + count.test)).collect();
     assert_eq!(counts, [("cat", 14), ("dog", 14)]);
     assert_eq!(diagnosis.classes.iter().map(|count| count.test).sum::<usize>(), 7);
-    assert_eq!(diagnosis.left_out, ["suspicious labels, outliers, copies by features: --quick"]);
+    assert_eq!(diagnosis.left_out, ["suspicious labels, outliers, duplicates by features: --quick"]);
     assert!(diagnosis.labels.is_empty() && diagnosis.probabilities.is_none());
 }
 
 #[test]
 fn a_class_is_small_with_nine_training_images_and_not_with_ten() {
-    // A quarter is tested on: of 13 three, of 12 three.
+    // A quarter is the test set: 3 of 13 and 3 of 12.
     let (_folder, settings) = project(&[("cat", 13), ("dog", 12), ("owl", 40)], "");
     let diagnosis = examine_quick(&settings);
     let train: Vec<usize> = diagnosis.classes.iter().map(|count| count.train).collect();
     assert_eq!(train, [10, 9, 29]);
-    let small = (Severity::Warning, "dog (9 to train on, 3 to test on)".to_owned());
+    let small = (Severity::Warning, "dog (9 training photos, 3 test photos)".to_owned());
     assert_eq!(finding_details(&diagnosis, FindingKind::SmallClass), [small]);
     assert_eq!(diagnosis.count(Severity::Warning), 1);
     assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Note)), (0, 0));
@@ -100,7 +100,7 @@ fn names_that_differ_by_a_letter_are_a_warning_only_if_one_class_is_rare() {
             "{found:?}"
         );
     }
-    // By case and spaces alone it is a slip however many there are.
+    // Names that differ only in case and spaces are a warning, however frequent they are.
     let (_folder, settings) = project(&[("t-shirt", 12), ("T Shirt", 12)], "");
     let found = finding_details(&examine_quick(&settings), FindingKind::ClassNames);
     assert!(found.len() == 1 && found[0].0 == Severity::Warning, "{found:?}");
@@ -116,7 +116,7 @@ fn names_that_differ_by_a_letter_are_a_warning_only_if_one_class_is_rare() {
 
 // effect: data.max_pixels
 #[test]
-fn photos_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_not() {
+fn images_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_not() {
     let (folder, mut settings) = project(&[("cat", 14), ("dog", 14)], "");
     write_image(folder.path(), "cat/large.png", &png(&random_squares(100, 65)));
     assert_eq!(examine_quick(&settings).findings, []);
@@ -146,7 +146,7 @@ fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
     assert_eq!(finding_paths(&diagnosis, "truncated"), [["dog/cut.png"]]);
     assert_eq!(diagnosis.findings.len(), 4, "{:?}", diagnosis.findings);
     assert_eq!((diagnosis.count(Severity::Error), diagnosis.count(Severity::Warning)), (3, 1));
-    // The worst first.
+    // The most severe findings come first.
     assert!(diagnosis.findings.is_sorted_by(|a, b| a.severity >= b.severity));
 
     let path = folder.path().join("clean.csv");
@@ -161,12 +161,12 @@ fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
         table.lines().collect::<Vec<_>>(),
         [vec!["id,label"], expected.iter().map(String::as_str).collect()].concat()
     );
-    assert_eq!((cleaned.kept, cleaned.left_out, cleaned.split), (31, 5, false));
+    assert_eq!((cleaned.n_rows, cleaned.left_out, cleaned.split), (31, 5, false));
 }
 
 // effect: split.group_duplicates x split.method
 #[test]
-fn copies_are_across_parts_unless_duplicates_are_kept_together() {
+fn copies_are_across_parts_unless_duplicates_are_grouped() {
     let copies = |more: &str| {
         let (folder, settings) = project(&[("cat", 12), ("dog", 12)], more);
         let mut number = 0;
@@ -196,7 +196,7 @@ fn the_most_frequent_color_mode_is_not_odd() {
             DynamicImage::ImageLuma8(image).save(path).unwrap();
         }
     };
-    // Half of 24: grey photos are odd. More than half: they are what is usual, and coloured ones are never odd.
+    // Half of 24 images are gray: gray is odd. More than half: gray is usual, and RGB is never odd.
     for (second, odd) in [(0, 12), (1, 0)] {
         let (folder, settings) = project(&[("cat", 12), ("dog", 12)], "");
         to_gray(folder.path(), "cat", 12);
@@ -210,7 +210,7 @@ fn the_most_frequent_color_mode_is_not_odd() {
 #[test]
 fn sizes_are_extreme_beyond_their_limits() {
     let (folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
-    // The median is 64 x 64; 25 times as many pixels are 320 x 320.
+    // The median is 64 x 64, and 25 times as many pixels are 320 x 320.
     write_image(folder.path(), "cat/large.png", &png(&random_squares(90, 320)));
     write_image(folder.path(), "cat/larger.png", &png(&random_squares(91, 328)));
     write_image(folder.path(), "cat/small.png", &png(&random_squares(92, 32)));
@@ -232,11 +232,11 @@ fn inspection_of(image: &RgbImage) -> ImageInspection {
     }
 }
 
-/// Pictures that are alike, but not enough to be told by their pixels alone.
+/// Images that are similar, but not enough for their pixels alone.
 #[test]
 fn features_confirm_copies_that_pixels_alone_do_not() {
     let original = random_squares(1, 64);
-    // With noise: the more, the less alike.
+    // More noise makes images less similar.
     let noisy = |seed: u64, amplitude: f64| {
         RgbImage::from_fn(64, 64, |x, y| {
             let noise = amplitude * (KeyedRng::new(&[seed, u64::from(x), u64::from(y)]).uniform() - 0.5);
@@ -244,7 +244,7 @@ fn features_confirm_copies_that_pixels_alone_do_not() {
         })
     };
     let similarity = |image: &RgbImage| {
-        let pair = [&original, image].map(|photo| inspection_of(photo).signature);
+        let pair = [&original, image].map(|image| inspection_of(image).signature);
         find_near_duplicates(&pair, 0.0).first().map_or(0.0, |pair| pair.similarity)
     };
     let (near, between, apart) = (noisy(1, 60.0), noisy(2, 150.0), noisy(3, 260.0));
@@ -256,7 +256,7 @@ fn features_confirm_copies_that_pixels_alone_do_not() {
     let mut links = duplicates.links();
     links.sort_unstable();
     assert_eq!(links, [(0, 3), (0, 4)], "the same bytes, and nearly the same pixels");
-    // The copy stands for the first with its bytes; what is known is not told again.
+    // Exact duplicates are represented by the first one, and known pairs are not added again.
     duplicates.add_confirmed(&inspections, &[(1, 4), (0, 1), (2, 4), (0, 3), (0, 4)]);
     let mut links = duplicates.links();
     links.sort_unstable();
@@ -269,7 +269,7 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     let DataSourceConfig::Images { main, .. } = &settings.source else { unreachable!() };
     let listing = DatasetListing::read(&settings, main, None, &()).unwrap();
     let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
-    // Class eel has one photo, sample 8: it is not judged. Sample 5, a dog, is a fox to the heads.
+    // Class eel has one image, sample 8, which is not scored. Sample 5, a dog, is predicted as a fox.
     let samples: Vec<usize> = (0..13).filter(|&sample| sample != 8).collect();
     let labels: Vec<u32> =
         samples.iter().map(|&sample| [0, 1, 9, 2][listing.samples[sample].label as usize]).collect();
@@ -283,9 +283,9 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     let finding = suspicious_labels(&dataset, &found).unwrap();
     assert_eq!((finding.count, finding.severity), (1, Severity::Warning));
     let item = &finding.items[0];
-    assert_eq!((item.photos[0].path.as_str(), item.photos[0].label.as_str()), ("dog/01.png", "dog"));
+    assert_eq!((item.images[0].path.as_str(), item.images[0].label.as_str()), ("dog/01.png", "dog"));
     assert_eq!(item.detail, "fox 0.85, its label 0.05");
-    let suggestion = item.doubt.as_ref().unwrap();
+    let suggestion = item.suggestion.as_ref().unwrap();
     assert_eq!(suggestion.suggested, "fox");
     for (found, expected) in
         [(suggestion.probability, 0.05), (suggestion.suggested_probability, 0.85), (suggestion.score, 0.05)]
@@ -295,12 +295,12 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     let ranked = rank_labels(&dataset, &found);
     assert_eq!(ranked.len(), 12);
     assert_eq!(ranked[0], RankedLabel { path: "dog/01.png".into(), score: f64::from(0.05f32) });
-    assert_eq!(ranked[1].path, "cat/00.png", "of equals the earlier");
+    assert_eq!(ranked[1].path, "cat/00.png", "ties are in the order of the data");
 }
 
-/// By features: cats are red and dogs are blue, but for two dogs that are one photo, a cat's.
+/// Cats are red and dogs are blue, except for two duplicates labeled as dogs, which are red.
 #[test]
-fn a_photo_with_a_wrong_label_and_its_copy_are_both_suspicious() {
+fn a_image_with_a_wrong_label_and_its_copy_are_both_suspicious() {
     let tinted = |seed: u64, red: bool| {
         let mut image = random_squares(seed, 64);
         for pixel in image.pixels_mut() {
@@ -319,30 +319,30 @@ fn a_photo_with_a_wrong_label_and_its_copy_are_both_suspicious() {
     }
     write_image(folder.path(), "dog/one.png", &tinted(50, true));
     write_image(folder.path(), "dog/two.png", &tinted(50, true));
-    let diagnosis = examine(&settings, false, &()).unwrap();
+    let diagnosis = examine(&settings, DoctorChecks::All, &()).unwrap();
     let mut suspicious = finding_paths(&diagnosis, "suspicious-label").concat();
     suspicious.sort_unstable();
-    // A cat may be doubted too, whose nearest photo is the one with the wrong label.
+    // A cat may be suspicious, too, if its nearest neighbor is the image with the wrong label.
     assert!(
         suspicious.len() <= 3 && suspicious.ends_with(&["dog/one.png".into(), "dog/two.png".into()]),
         "{suspicious:?}"
     );
     let finding =
         diagnosis.findings.iter().find(|finding| finding.kind == FindingKind::SuspiciousLabel).unwrap();
-    let dogs = finding.items.iter().filter(|item| item.photos[0].label == "dog");
-    assert!(dogs.map(|item| item.doubt.as_ref().unwrap().suggested.as_str()).eq(["cat", "cat"]));
+    let dogs = finding.items.iter().filter(|item| item.images[0].label == "dog");
+    assert!(dogs.map(|item| item.suggestion.as_ref().unwrap().suggested.as_str()).eq(["cat", "cat"]));
     assert_eq!(diagnosis.labels.len(), 26);
     assert!(diagnosis.left_out.is_empty(), "{:?}", diagnosis.left_out);
 
-    // A head that takes long is not fitted five times.
+    // A slow head is replaced.
     let table = toml::Table::from_iter([("batch_size".to_owned(), toml::Value::Integer(8))]);
     let settings = settings.with_head("mlp", &table, &registry_with_recording()).unwrap();
-    let diagnosis = examine(&settings, false, &()).unwrap();
+    let diagnosis = examine(&settings, DoctorChecks::All, &()).unwrap();
     let mut suspicious = finding_paths(&diagnosis, "suspicious-label").concat();
     suspicious.sort_unstable();
     assert_eq!(suspicious, ["dog/one.png", "dog/two.png"]);
     assert_eq!(
         diagnosis.left_out,
-        ["`mlp` for judging labels: it takes long, `linear` is fitted in its place"]
+        ["`mlp` for checking labels: it is slow to fit, `linear` is used instead"]
     );
 }

@@ -1,4 +1,4 @@
-//! Files of features: read from elsewhere, written for elsewhere.
+//! Reads and writes files of features, to exchange them with other tools.
 
 mod read;
 mod write;
@@ -10,24 +10,24 @@ pub use write::{FeatureFileWriter, SampleInfo};
 
 use crate::error::TrainError;
 
-/// A format of features, told by the ending of the file's name.
+/// A file format of features, determined by the file name extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureFormat {
-    /// numpy's array: `features` alone; a CSV beside it describes the rows.
+    /// A NumPy array of the features; a CSV of the same name describes the rows.
     Npy,
-    /// numpy's archive of `features` and `labels`; a CSV beside it, which nothing needs, describes the rows.
+    /// A NumPy archive of `features` and `labels`; an optional CSV of the same name describes the rows.
     Npz,
-    /// `features` and `labels`, the rows described in the metadata.
+    /// The tensors `features` and `labels`; the metadata describes the rows.
     Safetensors,
-    /// A row per sample: `path`, `class`, `label`, `features`.
+    /// One row per sample: `path`, `class`, `label`, `features`.
     Parquet,
 }
 
 impl FeatureFormat {
-    /// The format of a file called `path`.
+    /// The format of the file `path`.
     ///
     /// # Errors
-    /// [`TrainError::Usage`], which lists the known endings.
+    /// [`TrainError::Usage`] for an unknown extension; it lists the known ones.
     pub fn from_path(path: &Path) -> Result<Self, TrainError> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => Ok(Self::Npy),
@@ -35,7 +35,7 @@ impl FeatureFormat {
             Some("safetensors") => Ok(Self::Safetensors),
             Some("parquet") => Ok(Self::Parquet),
             _ => Err(TrainError::Usage(format!(
-                "{}: the ending tells the format; known: .npy, .npz, .safetensors, .parquet",
+                "{}: unknown file extension; known: .npy, .npz, .safetensors, .parquet",
                 path.display()
             ))),
         }

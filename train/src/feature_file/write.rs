@@ -1,4 +1,4 @@
-//! Features for elsewhere, written as they come: memory does not grow with the rows.
+//! Writes files of features in chunks, so that memory does not grow with the number of rows.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -21,13 +21,13 @@ use super::FeatureFormat;
 use crate::atomic_write::{refuse_to_overwrite, temp_file_beside};
 use crate::error::TrainError;
 
-/// Rows that are in memory at a time.
+/// Number of rows in memory at a time.
 const CHUNK_ROWS: usize = 512;
 
-/// What a row is about.
+/// The sample of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleInfo {
-    /// The photo's path relative to the data root.
+    /// The image's path relative to the data root.
     pub path: String,
     /// The name of its class.
     pub class: String,
@@ -35,25 +35,25 @@ pub struct SampleInfo {
     pub label: u32,
 }
 
-/// The header of the table beside `.npy` and `.npz`.
+/// The header of the CSV beside `.npy` and `.npz`.
 const HEADER: [&str; 4] = ["row", "path", "class", "label"];
 
-/// A file of features that is going to be: written beside its place, and renamed into it once it is complete.
+/// Writes a file of features to a temporary file, which is renamed once it is complete.
 pub struct FeatureFileWriter {
     format: FeatureFormat,
     path: PathBuf,
     file: NamedTempFile,
-    /// What describes the rows, for formats that cannot.
+    /// The CSV that describes the rows, for `.npy` and `.npz`.
     table: Option<(PathBuf, NamedTempFile)>,
 }
 
 impl FeatureFileWriter {
-    /// Sees to it that `path` can be written, in the format that its ending tells: before the long work. The table beside
-    /// `.npy` and `.npz` has the same name with `.csv`; another table there is not replaced.
+    /// Creates temporary files beside `path` before the work starts. The extension determines the format. The
+    /// CSV beside `.npy` and `.npz` has the same name with `.csv`; another table is not replaced.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for an unknown ending, a folder of that name, or a CSV that is something else;
-    /// [`TrainError::Io`] when nothing can be written there.
+    /// [`TrainError::Usage`] for an unknown extension, a folder of that name, or a CSV with other contents;
+    /// [`TrainError::Io`] if the folder is not writable.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
         let format = FeatureFormat::from_path(path)?;
         if path.is_dir() {
@@ -72,10 +72,10 @@ impl FeatureFileWriter {
         Ok(Self { format, path: path.into(), file, table })
     }
 
-    /// Writes `rows` with `width` features each. `read` gives the features of some rows, `[len, F]`.
+    /// Writes `rows` with `width` features each. `read` returns the features `[len, F]` of a range of rows.
     ///
     /// # Errors
-    /// [`TrainError::Io`] when a file cannot be written, and what `read` gives.
+    /// [`TrainError::Io`] if a file cannot be written, and the errors of `read`.
     pub fn write(
         mut self,
         rows: &[SampleInfo],
@@ -103,13 +103,14 @@ impl FeatureFileWriter {
     }
 }
 
-/// What can go wrong in a writer: its own file, or the source of the features.
+/// An error of writing the file or of reading the features.
 enum WriteError {
     Io(io::Error),
     Features(TrainError),
 }
 
 impl WriteError {
+    /// I/O errors name the file `path`.
     fn into_train_error(self, path: &Path) -> TrainError {
         match self {
             Self::Io(source) => TrainError::io("write", path)(source),
@@ -130,6 +131,7 @@ impl From<ParquetError> for WriteError {
     }
 }
 
+/// Reads the features in chunks of [`CHUNK_ROWS`] rows.
 struct FeatureChunks<'a> {
     rows: usize,
     width: usize,
@@ -141,6 +143,7 @@ impl FeatureChunks<'_> {
         [self.rows as u64, self.width as u64]
     }
 
+    /// Calls `visit` with each range of rows and its features `[len, F]`.
     fn for_each_chunk(
         &mut self,
         mut visit: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), WriteError>,
@@ -153,6 +156,7 @@ impl FeatureChunks<'_> {
         Ok(())
     }
 
+    /// Writes the features as a NumPy array.
     fn write_array(&mut self, writer: impl Write) -> Result<(), WriteError> {
         let mut array =
             WriteOptions::<f32>::new().default_dtype().shape(&self.shape()).writer(writer).begin_nd()?;
@@ -168,7 +172,7 @@ fn write_npy(file: &mut File, chunks: &mut FeatureChunks<'_>) -> Result<(), Writ
 }
 
 fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
-    // numpy's savez stores without compression, and members may pass 4 GiB.
+    // Like numpy's savez: no compression, and members may exceed 4 GiB.
     let options =
         SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
     let mut archive = ZipWriter::new(BufWriter::new(file));
@@ -193,7 +197,8 @@ fn write_labels(to: impl Write, rows: &[SampleInfo]) -> io::Result<()> {
     array.finish()
 }
 
-/// By hand, since the crate wants a tensor whole: the length of the header, the header as JSON, then the tensors' bytes.
+/// Writes the format by hand, since the crate needs whole tensors in memory: the length of the header, the
+/// header as JSON, then the bytes of the tensors.
 fn write_safetensors(
     file: &mut File,
     rows: &[SampleInfo],
@@ -236,6 +241,7 @@ message features {
     REQUIRED GROUP features (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
 }";
 
+/// One row group per chunk.
 fn write_parquet(
     file: &mut File,
     rows: &[SampleInfo],
@@ -243,7 +249,7 @@ fn write_parquet(
 ) -> Result<(), WriteError> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
     let width = chunks.width;
-    // Features hardly ever repeat: a dictionary would only be one more copy.
+    // Features hardly ever repeat, so that a dictionary would only be another copy.
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
     chunks.for_each_chunk(|range, values| {
@@ -252,7 +258,7 @@ fn write_parquet(
             rows.iter().map(|row| ByteArray::from(field(row))).collect()
         };
         let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.label)).collect();
-        // A list begins at repetition level 0; its elements are there, which is definition level 1.
+        // The first element of a list has repetition level 0; present elements have definition level 1.
         let repetition_levels: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
         let definition_levels = vec![1; values.len()];
         let mut group = writer.next_row_group()?;

@@ -1,4 +1,4 @@
-//! Features that were computed once, keyed by everything that they depend on.
+//! The on-disk feature cache (redb), and helpers for other redb stores in its folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,35 +7,35 @@ use redb::{ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefi
 
 use crate::error::TrainError;
 
-/// The hash of everything that a feature vector depends on.
+/// SHA-256 of everything that a feature vector depends on.
 pub(crate) type CacheKey = [u8; 32];
 
 const FILE_NAME: &str = "features.redb";
 const FEATURES: TableDefinition<'_, &CacheKey, &[u8]> = TableDefinition::new("features");
 
-/// Pages of the store kept in memory; a batch is a few hundred kilobytes.
+/// Memory for pages of the database; a batch takes a few hundred kilobytes.
 const REDB_CACHE_BYTES: usize = 32 << 20;
 
-/// A crash-safe store of feature vectors, shared by processes: a vector is there whole or not at all.
+/// A crash-safe store of feature vectors, shared by processes. Vectors are stored atomically.
 pub(crate) struct FeatureCache {
     database: Database,
     path: PathBuf,
 }
 
 impl FeatureCache {
-    /// Opens the store in `folder`, or begins one.
+    /// Opens or creates the cache in `folder`.
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
-        fs::create_dir_all(folder).map_err(TrainError::io("make", folder))?;
+        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
         let path = folder.join(FILE_NAME);
         Ok(Self { database: open_database(&path, REDB_CACHE_BYTES)?, path })
     }
 
-    /// What is stored now.
+    /// A consistent view of the current content.
     pub(crate) fn snapshot(&self) -> Result<CacheSnapshot<'_>, TrainError> {
         Ok(CacheSnapshot { table: open_table(&self.database, FEATURES, &self.path)?, path: &self.path })
     }
 
-    /// Stores vectors, all of them or none, and only returns when they are on the disk.
+    /// Stores vectors in one transaction, and returns when they are on disk.
     pub(crate) fn store<'a>(
         &self,
         vectors: impl Iterator<Item = (&'a CacheKey, &'a [f32])>,
@@ -46,7 +46,7 @@ impl FeatureCache {
     }
 }
 
-/// The store at one moment.
+/// The content of the cache at one moment.
 pub(crate) struct CacheSnapshot<'a> {
     table: Option<ReadOnlyTable<&'static CacheKey, &'static [u8]>>,
     path: &'a Path,
@@ -62,7 +62,8 @@ impl CacheSnapshot<'_> {
             .is_some_and(|bytes| bytes.value().len() == width * 4))
     }
 
-    /// Appends the vector under `key` to `out`; false when there is none of `width` values.
+    /// Appends the vector under `key` to `out`; returns false unless there is one with
+    /// `width` values.
     pub(crate) fn append(
         &self,
         key: &CacheKey,
@@ -80,7 +81,7 @@ impl CacheSnapshot<'_> {
     }
 }
 
-/// Opens a store that processes share, or begins one; `cache_bytes` of its pages are kept in memory.
+/// Opens or creates a database that processes share, with `cache_bytes` of its pages in memory.
 pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
     Database::builder()
         .set_cache_size(cache_bytes)
@@ -89,7 +90,7 @@ pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database,
         .map_err(cache_error(path))
 }
 
-/// Puts rows into a table, all of them or none, and only returns when they are on the disk.
+/// Inserts rows into a table in one transaction, and returns when they are on disk.
 pub(crate) fn insert_rows<'a>(
     database: &Database,
     definition: TableDefinition<'_, &'static CacheKey, &'static [u8]>,
@@ -106,7 +107,7 @@ pub(crate) fn insert_rows<'a>(
     transaction.commit().map_err(cache_error(path))
 }
 
-/// A table at this moment; none when nothing was ever put into it.
+/// The table as of now; `None` if nothing was ever inserted.
 pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     database: &Database,
     definition: TableDefinition<'_, K, V>,
@@ -120,7 +121,7 @@ pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     }
 }
 
-/// For `map_err`: the store at `path` failed.
+/// For `map_err`: the cache at `path` failed.
 pub(crate) fn cache_error<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
     let path = path.to_path_buf();
     move |error| TrainError::Cache { path, source: Box::new(error.into()) }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_there_when_the_cache_is_opened_again() {
+    fn vectors_survive_reopening_the_cache() {
         let folder = tempfile::tempdir().unwrap();
         let values = [1.5f32, -0.0, f32::MIN_POSITIVE];
         let cache = FeatureCache::open(folder.path()).unwrap();
@@ -160,19 +161,18 @@ mod tests {
     #[test]
     fn two_handles_share_the_store() {
         let folder = tempfile::tempdir().unwrap();
-        let (one, other) =
+        let (first, second) =
             (FeatureCache::open(folder.path()).unwrap(), FeatureCache::open(folder.path()).unwrap());
-        one.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
-        other.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
-        assert_eq!(stored_vector(&one, &[2; 32], 1), Some(vec![2.0]));
-        assert_eq!(stored_vector(&other, &[1; 32], 1), Some(vec![1.0]));
+        first.store([(&[1; 32], [1.0].as_slice())].into_iter()).unwrap();
+        second.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
+        assert_eq!(stored_vector(&first, &[2; 32], 1), Some(vec![2.0]));
+        assert_eq!(stored_vector(&second, &[1; 32], 1), Some(vec![1.0]));
     }
 
     #[test]
-    fn a_file_that_is_no_store_is_named_with_what_to_do() {
+    fn a_file_that_is_not_a_database_is_reported_with_advice() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE_NAME), "not a store at all, but long enough to be looked at")
-            .unwrap();
+        fs::write(folder.path().join(FILE_NAME), "not a database, but long enough to be probed").unwrap();
         let error = FeatureCache::open(folder.path()).err().unwrap().to_string();
         assert!(error.contains("features.redb") && error.contains("delete it"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What is lacking of photos: computed side by side, stored as it comes out.
+//! Computes missing views and stores the results as they complete.
 
 use std::collections::HashSet;
 use std::iter;
@@ -15,7 +15,7 @@ use crate::config::{DataOptions, OnError};
 use crate::error::{TrainError, UnreadableImages};
 use crate::progress::Progress;
 
-/// What makes pixels of a photo's bytes.
+/// Decodes and renders views of an image from its bytes.
 pub(crate) struct Renderer {
     transform: EvalTransform,
     augment: Augment,
@@ -24,179 +24,183 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    /// Renders the plain view, and others as `augment` says.
+    /// Renders the evaluation view, and augmented views as `augment` says.
     pub(crate) fn new(transform: EvalTransform, augment: Augment, data: &DataOptions) -> Self {
         Self { transform, augment, max_pixels: data.max_pixels, decode: data.decode }
     }
 
-    /// Renders the plain view only.
+    /// Renders the evaluation view only.
     pub(crate) fn eval_only(transform: EvalTransform, data: &DataOptions) -> Self {
         Self::new(transform, Augment::default(), data)
     }
 
-    /// The plain view of a photo, `[H, W, 3]`.
+    /// The evaluation view of an image, `[H, W, 3]`.
     pub(crate) fn eval_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let photo = LazyImage::open(bytes, self.max_pixels)?;
-        Ok(photo.render(self.decode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
+        let image = LazyImage::open(bytes, self.max_pixels)?;
+        Ok(image.render(self.decode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
     }
 
-    /// Renderings of a photo, each `[H, W, 3]`; `hash` is that of `bytes`. Of the photo what they need is decoded.
+    /// Renders views of an image, each `[H, W, 3]`, decoding only the region they need. `hash` is the hash of
+    /// `bytes`.
     fn render_views(
         &self,
         bytes: &[u8],
         hash: &[u8; 32],
-        renderings: impl Iterator<Item = ViewId>,
+        views: impl Iterator<Item = ViewId>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
-        let photo = LazyImage::open(bytes, self.max_pixels)?;
-        let (size, plain, augment) = (photo.size(), &self.transform, &self.augment);
-        let wanted = renderings.map(|rendering| match rendering {
-            ViewId::Numbered(EVAL_VIEW) => plain.render_spec(),
-            ViewId::Numbered(view) => augment.render_spec(size, plain, view, hash),
-            ViewId::PerEpoch { epoch } => augment.epoch_render_spec(size, plain, epoch, hash),
+        let image = LazyImage::open(bytes, self.max_pixels)?;
+        let (size, eval, augment) = (image.size(), &self.transform, &self.augment);
+        let specs = views.map(|view| match view {
+            ViewId::Numbered(EVAL_VIEW) => eval.render_spec(),
+            ViewId::Numbered(index) => augment.render_spec(size, eval, index, hash),
+            ViewId::PerEpoch { epoch } => augment.epoch_render_spec(size, eval, epoch, hash),
         });
-        let rendered = photo.render(self.decode, &wanted.collect::<Vec<_>>())?;
+        let rendered = image.render(self.decode, &specs.collect::<Vec<_>>())?;
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
-    /// One rendering of a photo, `[H, W, 3]`; `hash` is what its bytes had.
+    /// Renders one view of an image, `[H, W, 3]`; `hash` is the hash its bytes had when the data set was
+    /// read.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] when it is gone or cannot be decoded, [`TrainError::UnknownFormat`] when it is another by now.
+    /// [`TrainError::Unreadable`] if the file is gone or cannot be decoded, [`TrainError::Format`] if its
+    /// bytes have changed.
     pub(crate) fn render_view(
         &self,
-        photo: &ImageRef,
+        image: &ImageRef,
         hash: &[u8; 32],
-        rendering: ViewId,
+        view: ViewId,
     ) -> Result<Vec<u8>, TrainError> {
-        let lost = |error| TrainError::Unreadable(UnreadableImages(vec![(photo.clone(), error)]));
-        let bytes = photo.read().map_err(lost)?;
+        let unreadable_error = |error| TrainError::Unreadable(UnreadableImages(vec![(image.clone(), error)]));
+        let bytes = image.read().map_err(unreadable_error)?;
         if Sha256::digest(&bytes)[..] != hash[..] {
-            return Err(file_changed_error(photo));
+            return Err(file_changed_error(image));
         }
-        self.render_views(&bytes, hash, iter::once(rendering)).map(|rendered| rendered.concat()).map_err(lost)
+        let rendered = self.render_views(&bytes, hash, iter::once(view)).map_err(unreadable_error)?;
+        Ok(rendered.concat())
     }
 }
 
-/// How a photo is rendered.
+/// Identifies a view of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ViewId {
-    /// Plainly, or as one of the numbered augmented views.
+    /// The evaluation view (0) or a numbered augmented view.
     Numbered(ViewIndex),
-    /// Augmented anew for this epoch.
+    /// An augmented view drawn for this epoch.
     PerEpoch { epoch: u64 },
 }
 
-/// A photo's bytes are others than those that were looked at.
-fn file_changed_error(photo: &ImageRef) -> TrainError {
-    let problem = "changed while it was in use: run the command again".into();
-    TrainError::Format { path: photo.to_string().into(), problem }
+/// The error for an image whose bytes have changed since it was hashed.
+fn file_changed_error(image: &ImageRef) -> TrainError {
+    let problem = "the file changed while in use: run the command again".into();
+    TrainError::Format { path: image.to_string().into(), problem }
 }
 
-/// The view that is not augmented.
+/// The evaluation view, which is not augmented.
 const EVAL_VIEW: ViewIndex = 0;
 
-/// Decodes the photos of these numbers, on all cores, and gives those that fail.
+/// Decodes the images at `indices` on all cores, and returns those that fail.
 pub(super) fn find_undecodable(
-    photos: &[ImageRef],
-    numbers: &[usize],
+    images: &[ImageRef],
+    indices: &[usize],
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> Vec<(usize, DecodeError)> {
-    if numbers.is_empty() {
+    if indices.is_empty() {
         return Vec::new();
     }
-    progress.begin_run("checking photos", numbers.len() as u64, "photos");
-    let checked: Vec<&ImageRef> = numbers.iter().map(|&number| &photos[number]).collect();
+    progress.begin("checking photos", indices.len() as u64, "photos");
+    let checked: Vec<&ImageRef> = indices.iter().map(|&index| &images[index]).collect();
     let failed = find_unreadable(&checked, max_pixels, || progress.step(1));
-    progress.train_to_end();
-    failed.into_iter().map(|(checked, error)| (numbers[checked], error)).collect()
+    progress.end();
+    failed.into_iter().map(|(checked, error)| (indices[checked], error)).collect()
 }
 
-/// What is computed of which photos, and what becomes of those that cannot be read.
+/// The views to compute, and what happens to images that cannot be read.
 pub(crate) struct ExtractJob<'a> {
-    /// What is computed, in the plural.
+    /// Noun for the progress bar, in the plural.
     pub(crate) output_name: &'a str,
     pub(crate) images: &'a [ImageRef],
-    /// The hash of each photo's bytes.
+    /// SHA-256 of each image's bytes.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
-    /// Photo by photo.
+    /// The views to compute, image by image.
     pub(crate) views: &'a [MissingView],
     pub(crate) on_error: OnError,
 }
 
-/// Stores what the network gave for some renderings.
+/// Stores the network's outputs for some views.
 pub(crate) type StoreBatch<'a, T> = dyn FnMut(&[(&MissingView, &[T])]) -> Result<(), TrainError> + 'a;
 
-/// What came of it.
+/// What [`ExtractJob::run`] has computed.
 #[derive(Default)]
 pub(crate) struct ExtractOutcome {
-    /// The photos that something is stored of.
+    /// The images with a stored view.
     pub(crate) images: HashSet<usize>,
-    /// How many renderings something was stored of.
+    /// Number of stored views.
     pub(crate) n_views: usize,
-    /// The photos that cannot be read.
+    /// The images that cannot be read, with the reason.
     pub(crate) unreadable: Vec<(usize, DecodeError)>,
 }
 
 impl ExtractJob<'_> {
-    /// Computes what is wanted and has it stored as it comes out. Where unreadable photos stop the work, the first one ends it;
-    /// what was computed until then is stored all the same.
+    /// Computes the views and calls `store` with the outputs as they complete. If unreadable images stop the
+    /// work ([`OnError::Stop`]), the first one ends it; outputs computed until then are still stored.
     pub(crate) fn run<T: Send>(
         &self,
-        network: &BatchInference<'_, T>,
+        inference: &BatchInference<'_, T>,
         renderer: &Renderer,
         store: &mut StoreBatch<'_, T>,
         progress: &dyn Progress,
     ) -> Result<ExtractOutcome, TrainError> {
-        let mut numbers = 0..0;
-        let views: Vec<&[MissingView]> = self.views.chunk_by(|a, b| a.image == b.image).collect();
-        let jobs: Vec<ImageJob<'_>> = views
+        let views_of_jobs: Vec<&[MissingView]> = self.views.chunk_by(|a, b| a.image == b.image).collect();
+        let mut indices = 0..0;
+        let jobs: Vec<ImageJob<'_>> = views_of_jobs
             .iter()
             .map(|views| {
-                numbers = numbers.end..numbers.end + views.len();
-                ImageJob { image: &self.images[views[0].image], views: numbers.clone() }
+                indices = indices.end..indices.end + views.len();
+                ImageJob { image: &self.images[views[0].image], views: indices.clone() }
             })
             .collect();
         let render = |job: usize, bytes: &[u8]| {
             let hash: [u8; 32] = Sha256::digest(bytes).into();
-            if self.hashes[views[job][0].image] != Some(hash) {
+            if self.hashes[views_of_jobs[job][0].image] != Some(hash) {
                 return Err(ReadFailure::Changed);
             }
-            let renderings = views[job].iter().map(|wanted| ViewId::Numbered(wanted.view));
-            Ok(renderer.render_views(bytes, &hash, renderings)?)
+            let views = views_of_jobs[job].iter().map(|missing| ViewId::Numbered(missing.view));
+            Ok(renderer.render_views(bytes, &hash, views)?)
         };
-        let mut computed = ExtractOutcome::default();
-        progress.begin_run(&format!("computing {}", self.output_name), self.views.len() as u64, "photos");
-        let outcome =
-            pipeline::run_pipeline::<T, ReadFailure, TrainError>(network, &jobs, &render, &mut |news| {
+        let mut outcome = ExtractOutcome::default();
+        progress.begin(&format!("computing {}", self.output_name), self.views.len() as u64, "photos");
+        let result =
+            pipeline::run_pipeline::<T, ReadFailure, TrainError>(inference, &jobs, &render, &mut |results| {
                 let mut outputs = Vec::new();
-                for one in &news {
-                    if let JobResult::Outputs { views: of, values } = one {
-                        let wanted = of.iter().map(|&number| &self.views[number]);
-                        outputs.extend(wanted.zip(values.chunks_exact(values.len() / of.len())));
+                for result in &results {
+                    if let JobResult::Outputs { views, values } = result {
+                        let missing = views.iter().map(|&index| &self.views[index]);
+                        outputs.extend(missing.zip(values.chunks_exact(values.len() / views.len())));
                     }
                 }
                 store(&outputs)?;
-                computed.images.extend(outputs.iter().map(|(wanted, _)| wanted.image));
-                computed.n_views += outputs.len();
+                outcome.images.extend(outputs.iter().map(|(view, _)| view.image));
+                outcome.n_views += outputs.len();
                 progress.step(outputs.len() as u64);
-                for one in news {
-                    let JobResult::Failed { job, error } = one else { continue };
-                    let photo = views[job][0].image;
+                for result in results {
+                    let JobResult::Failed { job, error } = result else { continue };
+                    let image = views_of_jobs[job][0].image;
                     match error {
-                        ReadFailure::Unreadable(error) => computed.unreadable.push((photo, error)),
-                        ReadFailure::Changed => return Err(file_changed_error(&self.images[photo])),
+                        ReadFailure::Unreadable(error) => outcome.unreadable.push((image, error)),
+                        ReadFailure::Changed => return Err(file_changed_error(&self.images[image])),
                     }
                 }
-                let stops = self.on_error == OnError::Stop && !computed.unreadable.is_empty();
-                Ok(if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                let should_stop = self.on_error == OnError::Stop && !outcome.unreadable.is_empty();
+                Ok(if should_stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             });
-        progress.train_to_end();
-        outcome.map(|()| computed)
+        progress.end();
+        result.map(|()| outcome)
     }
 }
 
-/// Why a photo whose bytes could be hashed cannot be used.
+/// Why an image that could be hashed cannot be used.
 enum ReadFailure {
     Unreadable(DecodeError),
     Changed,

@@ -1,4 +1,5 @@
-//! Features of photos: computed once, kept, read as often as wanted.
+//! Features of images: extracted by the frozen backbone once and cached under a hash of everything they
+//! depend on.
 
 pub(crate) mod cache;
 mod compute;
@@ -14,27 +15,27 @@ use headstock_loader::{DecodeError, EvalTransform, ImageRef, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::{BackboneOptions, OnError, Options};
+use crate::config::{BackboneOptions, DataOptions, OnError, Options};
 use crate::error::{TrainError, UnreadableImages};
 use crate::progress::Progress;
 use cache::{CacheKey, FeatureCache};
 pub(crate) use compute::{ExtractJob, Renderer, ViewId};
 pub(crate) use pipeline::{BATCH_SIZE, BatchInference, ImageJob, JobResult, run_pipeline};
 
-/// What a change in how features are computed changes, so that older ones are not taken for them.
+/// Cache format version; bump when feature values change.
 const CACHE_FORMAT: &str = "headstock features 2";
 
-/// One rendering of a photo: 0 is the plain one, others are augmented.
+/// Index of a view of an image: 0 is the evaluation view, higher indices are augmented views.
 pub type ViewIndex = u32;
 
-/// The weights, opened but not on a device yet.
+/// A pretrained checkpoint and the `[backbone]` options, opened but not loaded onto a device yet.
 pub struct PretrainedBackbone {
     checkpoint: Checkpoint,
     options: BackboneOptions,
 }
 
 impl PretrainedBackbone {
-    /// Finds, fetches and checks the weights.
+    /// Finds, downloads and checks the weights.
     ///
     /// # Errors
     /// [`TrainError::Backbone`].
@@ -42,10 +43,11 @@ impl PretrainedBackbone {
         Self::open_with_preprocessing(options, None, progress)
     }
 
-    /// As [`open`](Self::open); a record of `preprocessing` takes the place of that beside the weights.
+    /// Like [`open`](Self::open), with `preprocessing` in place of the preprocessing config next to the
+    /// weights.
     ///
     /// # Errors
-    /// As there.
+    /// [`TrainError::Backbone`].
     pub fn open_with_preprocessing(
         options: &BackboneOptions,
         preprocessing: Option<&Preprocessing>,
@@ -53,39 +55,39 @@ impl PretrainedBackbone {
     ) -> Result<Self, TrainError> {
         let files = WeightsSource::parse(&options.weights, Path::new(""))?.fetch(progress)?;
         let checkpoint = match preprocessing {
-            Some(known) => Checkpoint::open_with(&files, known)?,
+            Some(preprocessing) => Checkpoint::open_with(&files, preprocessing)?,
             None => Checkpoint::open(&files)?,
         };
         Ok(Self { checkpoint, options: options.clone() })
     }
 
-    /// The same weights, with other values of the stages that were tuned.
+    /// The same checkpoint with fine-tuned `tensors` in place of the original ones.
     ///
     /// # Errors
-    /// [`TrainError::Backbone`] for tensors that are not of this network.
+    /// [`TrainError::Backbone`] for tensors that do not belong to this architecture.
     pub(crate) fn with_tensors(self, tensors: &Tensors) -> Result<Self, TrainError> {
         Ok(Self { checkpoint: self.checkpoint.with_tensors(tensors)?, ..self })
     }
 
-    /// The weights.
+    /// The opened checkpoint.
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// What was asked for.
+    /// The `[backbone]` options that the checkpoint was opened with.
     #[must_use]
     pub fn options(&self) -> &BackboneOptions {
         &self.options
     }
 
-    /// The number of features at the layer, `F`.
+    /// Number of features at the configured layer, `F`.
     #[must_use]
     pub fn width(&self) -> usize {
         self.options.layer.channels(self.checkpoint.architecture())
     }
 
-    /// The weights on their device.
+    /// Loads the backbone onto its device.
     ///
     /// # Errors
     /// [`TrainError::Backbone`].
@@ -93,7 +95,7 @@ impl PretrainedBackbone {
         Ok(Backbone::new(&self.checkpoint, self.options.device, self.options.precision)?)
     }
 
-    /// How a photo is rendered for these weights.
+    /// The evaluation transform of these weights: resize, center crop and interpolation.
     #[must_use]
     pub fn transform(&self) -> EvalTransform {
         let Preprocessing { resize, crop: [height, width], interpolation, .. } =
@@ -108,136 +110,135 @@ impl PretrainedBackbone {
     }
 }
 
-/// The features of photos, in the cache.
+/// The cached features of a list of images.
 pub struct ExtractedFeatures {
     cache: FeatureCache,
     keys: CacheKeyBuilder,
-    /// The hash of each photo's bytes; none for one that cannot be read.
+    /// SHA-256 of each image's bytes; `None` for an image that cannot be read.
     hashes: ImageHashes,
     width: usize,
-    /// How many vectors were computed now, rather than found.
+    /// Number of vectors computed by this call; the others were in the cache.
     computed: usize,
 }
 
 impl ExtractedFeatures {
-    /// Sees to it that the features of `photos` are in the cache: the plain view of each, and `views[i]` augmented ones.
-    /// Photos that cannot be read stop the work or are skipped, as the settings say. Most of them (no photo, cut short, too
-    /// large) are found before the network runs; one that is damaged within, when it is decoded. What was computed until then
-    /// is kept.
+    /// Computes the features that the cache lacks: the evaluation view of every image, and `n_augmented[i]`
+    /// augmented views of image `i`. Images that cannot be read stop the work or are skipped, as
+    /// `data.on_error` says. Most of them (not an image, truncated, too many pixels) are found before the
+    /// network runs; corrupt pixel data is found on decoding. Features computed before an error stay in the
+    /// cache.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] with all photos that cannot be read; [`TrainError::Backbone`], [`TrainError::Cache`].
+    /// [`TrainError::Unreadable`] with all images that cannot be read; [`TrainError::Backbone`],
+    /// [`TrainError::Cache`].
     pub fn prepare(
-        stock: &PretrainedBackbone,
+        pretrained: &PretrainedBackbone,
         options: &Options,
-        photos: &[ImageRef],
-        views: &[ViewIndex],
+        images: &[ImageRef],
+        n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        Self::prepare_with(None, stock, options, photos, views, progress)
+        Self::prepare_with(None, pretrained, options, images, n_augmented, progress)
     }
 
-    /// As [`prepare`](Self::prepare), on a backbone that is loaded already.
+    /// Like [`prepare`](Self::prepare), on `backbone` if it is given; otherwise the weights are loaded if
+    /// anything is missing.
     pub(crate) fn prepare_with(
         backbone: Option<&Backbone>,
-        stock: &PretrainedBackbone,
+        pretrained: &PretrainedBackbone,
         options: &Options,
-        photos: &[ImageRef],
-        views: &[ViewIndex],
+        images: &[ImageRef],
+        n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let layer = stock.options().layer;
-        let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], stock, layer, options);
-        let (width, max_pixels, on_error) = (stock.width(), options.data.max_pixels, options.data.on_error);
+        let layer = pretrained.options().layer;
+        let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, layer, options);
+        let DataOptions { max_pixels, on_error, .. } = options.data;
+        let width = pretrained.width();
         let cache = FeatureCache::open(&options.features.cache)?;
 
         let (mut hashes, mut unreadable) =
-            hash_and_probe(&cache, &keys, photos, width, max_pixels, progress)?;
+            hash_and_probe(&cache, &keys, images, width, max_pixels, progress)?;
         let snapshot = cache.snapshot()?;
-        let views = views.iter().map(|&augmented| 0..augmented.saturating_add(1));
+        let views = n_augmented.iter().map(|n| 0..n.saturating_add(1));
         let missing = find_missing_views(&keys, &hashes, views, |key| snapshot.contains(key, width))?;
         let mut computed = 0;
         if !missing.views.is_empty() {
-            // Before photos are decoded: what is wrong with the device is told at once.
-            let loaded = if backbone.is_none() { Some(stock.load()?) } else { None };
-            let backbone = backbone.or(loaded.as_ref()).expect("one of them is there");
-            let mut rest = missing.images;
+            // Load before decoding any image, so that a device error is reported at once.
+            let loaded = if backbone.is_none() { Some(pretrained.load()?) } else { None };
+            let backbone = backbone.or(loaded.as_ref()).expect("the backbone is given or loaded");
+            let mut undecoded = missing.images;
             if on_error == OnError::Skip || unreadable.is_empty() {
-                let transform = stock.transform();
-                let network = BatchInference::for_features(backbone, layer, transform.crop);
+                let transform = pretrained.transform();
+                let inference = BatchInference::for_features(backbone, layer, transform.crop);
                 let renderer = Renderer::new(transform, options.augment.clone(), &options.data);
-                let what = "features";
-                let work = ExtractJob {
-                    output_name: what,
-                    images: photos,
-                    hashes: &hashes,
-                    views: &missing.views,
-                    on_error,
-                };
+                let (hashes, views) = (&hashes, &missing.views);
+                let job = ExtractJob { output_name: "features", images, hashes, views, on_error };
                 let store = &mut |vectors: &[(&MissingView, &[f32])]| {
-                    cache.store(vectors.iter().map(|(wanted, values)| (&wanted.key, *values)))
+                    cache.store(vectors.iter().map(|(view, values)| (&view.key, *values)))
                 };
-                let done = work.run(&network, &renderer, store, progress)?;
-                computed = done.n_views;
-                let failed: HashSet<usize> = done.unreadable.iter().map(|(photo, _)| *photo).collect();
-                let same: HashSet<_> = failed.iter().map(|&photo| hashes[photo]).collect();
-                unreadable.extend(done.unreadable);
-                // Of photos with the same bytes one was decoded; where the work stopped, others were not.
-                rest.retain(|photo| {
-                    let unseen = on_error == OnError::Stop && !done.images.contains(photo);
-                    !failed.contains(photo) && (same.contains(&hashes[*photo]) || unseen)
+                let outcome = job.run(&inference, &renderer, store, progress)?;
+                computed = outcome.n_views;
+                let failed: HashSet<usize> = outcome.unreadable.iter().map(|(image, _)| *image).collect();
+                let failed_hashes: HashSet<_> = failed.iter().map(|&image| hashes[image]).collect();
+                unreadable.extend(outcome.unreadable);
+                // Only one of several images with the same bytes was decoded; if the work stopped early,
+                // others were not.
+                undecoded.retain(|image| {
+                    let skipped = on_error == OnError::Stop && !outcome.images.contains(image);
+                    !failed.contains(image) && (failed_hashes.contains(&hashes[*image]) || skipped)
                 });
             }
             if !unreadable.is_empty() {
-                unreadable.extend(compute::find_undecodable(photos, &rest, max_pixels, progress));
+                unreadable.extend(compute::find_undecodable(images, &undecoded, max_pixels, progress));
             }
         }
-        unreadable.sort_unstable_by_key(|(photo, _)| *photo);
-        for (photo, _) in &unreadable {
-            hashes[*photo] = None;
+        unreadable.sort_unstable_by_key(|(image, _)| *image);
+        for (image, _) in &unreadable {
+            hashes[*image] = None;
         }
-        report_unreadable(on_error, photos, unreadable)?;
+        report_unreadable(on_error, images, unreadable)?;
         Ok(Self { cache, keys, hashes, width, computed })
     }
 
-    /// The number of features, `F`.
+    /// Number of features, `F`.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// How many vectors were computed now; the others were there.
+    /// Number of vectors computed by this call; the others were in the cache.
     #[must_use]
     pub fn computed(&self) -> usize {
         self.computed
     }
 
-    /// The hash of each photo's bytes; none for one that could not be read.
+    /// SHA-256 of each image's bytes; `None` for an image that could not be read.
     pub(crate) fn hashes(&self) -> &[Option<[u8; 32]>] {
         &self.hashes
     }
 
-    /// Whether photo `i` could be read.
+    /// Whether image `image` could be read.
     #[must_use]
-    pub fn is_readable(&self, photo: usize) -> bool {
-        self.hashes[photo].is_some()
+    pub fn is_readable(&self, image: usize) -> bool {
+        self.hashes[image].is_some()
     }
 
-    /// Appends the features of some photos in one view to `out`, `[len, F]`, row-major.
+    /// Appends the features of `images` in one view to `out`: `[images.len(), F]`, row-major.
     ///
     /// # Errors
-    /// [`TrainError::Cache`].
+    /// [`TrainError::Cache`]; [`TrainError::Data`] if the vectors have been removed from the cache meanwhile.
     ///
     /// # Panics
-    /// When a photo could not be read.
-    pub fn append(&self, photos: &[usize], view: ViewIndex, out: &mut Vec<f32>) -> Result<(), TrainError> {
+    /// If an image could not be read.
+    pub fn append(&self, images: &[usize], view: ViewIndex, out: &mut Vec<f32>) -> Result<(), TrainError> {
         let snapshot = self.cache.snapshot()?;
-        out.reserve(photos.len() * self.width);
-        for &photo in photos {
-            let hash = self.hashes[photo].expect("only photos that could be read are asked for");
+        out.reserve(images.len() * self.width);
+        for &image in images {
+            let hash = self.hashes[image].expect("the image is readable");
             if !snapshot.append(&self.keys.key(&hash, view), self.width, out)? {
                 return Err(TrainError::Data(
-                    "features have left the cache while they were in use: run the command again".into(),
+                    "features were removed from the cache while in use: run the command again".into(),
                 ));
             }
         }
@@ -245,66 +246,68 @@ impl ExtractedFeatures {
     }
 }
 
-/// What becomes of photos that cannot be read: an error with all of them, or a line each.
+/// Returns an error that lists all unreadable images, or logs a warning for each, as `on_error` says.
 fn report_unreadable(
     on_error: OnError,
-    photos: &[ImageRef],
+    images: &[ImageRef],
     unreadable: Vec<(usize, DecodeError)>,
 ) -> Result<(), TrainError> {
     if unreadable.is_empty() {
         return Ok(());
     }
     let unreadable: Vec<_> =
-        unreadable.into_iter().map(|(photo, error)| (photos[photo].clone(), error)).collect();
+        unreadable.into_iter().map(|(image, error)| (images[image].clone(), error)).collect();
     if on_error == OnError::Stop {
         return Err(TrainError::Unreadable(UnreadableImages(unreadable)));
     }
     match unreadable.len() {
-        1 => tracing::warn!("1 photo cannot be read and is left out"),
-        several => tracing::warn!("{several} photos cannot be read and are left out"),
+        1 => tracing::warn!("1 photo cannot be read and is skipped"),
+        n => tracing::warn!("{n} photos cannot be read and are skipped"),
     }
-    for (photo, error) in &unreadable {
-        tracing::warn!("left out: {photo}: {error}");
+    for (image, error) in &unreadable {
+        tracing::warn!("skipped: {image}: {error}");
     }
     Ok(())
 }
 
-/// Makes keys: everything but the photo and the view is hashed once.
+/// Computes cache keys. Everything but the image and the view is hashed once.
 pub(crate) struct CacheKeyBuilder {
     common: Sha256,
     augment: String,
 }
 
 impl CacheKeyBuilder {
-    /// `what` is kept, in which format: what it says must be in no other keeper's.
+    /// `format_parts` identify what is cached and its format; they must differ between caches.
     pub(crate) fn new(
-        what: &[&str],
-        stock: &PretrainedBackbone,
+        format_parts: &[&str],
+        pretrained: &PretrainedBackbone,
         layer: FeatureLayer,
         options: &Options,
     ) -> Self {
-        let precision = stock.options().precision;
-        let preprocessing = serde_json::to_string(stock.checkpoint().preprocessing())
-            .expect("a preprocessing record is JSON");
-        let mut weights = Sha256::new();
-        let rest = [stock.checkpoint().fingerprint(), &preprocessing, layer.as_str(), precision.as_str()];
-        let reduced = (!options.data.decode.is_exact()).then_some("decode scaled");
-        for part in what.iter().copied().chain(rest).chain(reduced) {
-            weights.update(part);
-            weights.update([0]);
+        let precision = pretrained.options().precision;
+        let preprocessing = serde_json::to_string(pretrained.checkpoint().preprocessing())
+            .expect("preprocessing serializes to JSON");
+        let mut common = Sha256::new();
+        let rest =
+            [pretrained.checkpoint().fingerprint(), &preprocessing, layer.as_str(), precision.as_str()];
+        let scaled = (!options.data.decode.is_exact()).then_some("decode scaled");
+        for part in format_parts.iter().copied().chain(rest).chain(scaled) {
+            common.update(part);
+            common.update([0]);
         }
-        let augment = serde_json::to_string(&options.augment).expect("[augment] is JSON");
-        Self { common: weights, augment }
+        let augment = serde_json::to_string(&options.augment).expect("[augment] serializes to JSON");
+        Self { common, augment }
     }
 
-    /// The hash of what all keys have in common: all but the photo, the view and the augmentation.
+    /// Hash of what all keys share: everything but the image, the view and the augmentation.
     pub(crate) fn common_hash(&self) -> CacheKey {
         self.common.clone().finalize().into()
     }
 
-    pub(crate) fn key(&self, photo: &[u8; 32], view: ViewIndex) -> CacheKey {
+    /// Key of a view of the image with this hash.
+    pub(crate) fn key(&self, image: &[u8; 32], view: ViewIndex) -> CacheKey {
         let mut hash = self.common.clone();
-        hash.update(photo);
+        hash.update(image);
         if view > 0 {
             hash.update(view.to_le_bytes());
             hash.update(&self.augment);
@@ -313,43 +316,43 @@ impl CacheKeyBuilder {
     }
 }
 
-/// The hash of each photo's bytes, none where it cannot be read.
+/// SHA-256 of each image's bytes; `None` where it cannot be read.
 type ImageHashes = Vec<Option<[u8; 32]>>;
 
-/// Reads every photo's bytes and hashes them, on all cores. Those of which nothing is kept are looked at as far as that is
-/// quick. Photos that cannot be read come back with the reason.
+/// Reads and hashes every image on all cores, and probes the header of those without a cached evaluation
+/// view. Returns the hashes, and the index and reason of each image that cannot be read.
 fn hash_and_probe(
     cache: &FeatureCache,
     keys: &CacheKeyBuilder,
-    photos: &[ImageRef],
+    images: &[ImageRef],
     width: usize,
     max_pixels: u64,
     progress: &dyn Progress,
 ) -> Result<(ImageHashes, Vec<(usize, DecodeError)>), TrainError> {
     let snapshot = cache.snapshot()?;
-    let look = |photo: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
-        let bytes = match photo.read() {
+    let hash_one = |image: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
+        let bytes = match image.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error)),
         };
         let hash = Sha256::digest(&bytes).into();
-        let kept = snapshot.contains(&keys.key(&hash, 0), width)?;
-        Ok(if kept { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
+        let is_cached = snapshot.contains(&keys.key(&hash, 0), width)?;
+        Ok(if is_cached { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
     };
-    progress.begin_run("reading photos", photos.len() as u64, "photos");
-    let looked: Result<Vec<_>, TrainError> =
-        photos.par_iter().map(|photo| look(photo).inspect(|_| progress.step(1))).collect();
-    progress.train_to_end();
+    progress.begin("reading photos", images.len() as u64, "photos");
+    let results: Result<Vec<_>, TrainError> =
+        images.par_iter().map(|image| hash_one(image).inspect(|_| progress.step(1))).collect();
+    progress.end();
     let mut unreadable = Vec::new();
-    let hashes = looked?
+    let hashes = results?
         .into_iter()
         .enumerate()
-        .map(|(photo, hash)| hash.map_err(|error| unreadable.push((photo, error))).ok())
+        .map(|(image, hash)| hash.map_err(|error| unreadable.push((image, error))).ok())
         .collect();
     Ok((hashes, unreadable))
 }
 
-/// A rendering that has to be computed.
+/// A view whose features or activations have to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissingView {
     pub(crate) image: usize,
@@ -357,37 +360,37 @@ pub(crate) struct MissingView {
     pub(crate) key: CacheKey,
 }
 
-/// What is lacking.
+/// The views that the cache lacks.
 pub(crate) struct MissingViews {
-    /// The renderings, each once even where photos are the same, photo by photo.
+    /// Missing views, image by image; each once, even if several images have the same bytes.
     pub(crate) views: Vec<MissingView>,
-    /// Every photo that lacks one: whether it can be decoded is not known yet.
+    /// All images with a missing view; whether they can be decoded is not known yet.
     pub(crate) images: Vec<usize>,
 }
 
-/// Which of each photo's `views` are not there.
+/// Finds the `views` of each image (given by its hash) that are not cached.
 pub(crate) fn find_missing_views(
     keys: &CacheKeyBuilder,
-    photos: &[Option<[u8; 32]>],
+    hashes: &[Option<[u8; 32]>],
     views: impl Iterator<Item = Range<ViewIndex>>,
-    there: impl Fn(&CacheKey) -> Result<bool, TrainError>,
+    is_cached: impl Fn(&CacheKey) -> Result<bool, TrainError>,
 ) -> Result<MissingViews, TrainError> {
     let mut seen = HashSet::new();
     let mut missing = MissingViews { views: Vec::new(), images: Vec::new() };
-    for (photo, (hash, views)) in photos.iter().zip(views).enumerate() {
+    for (image, (hash, views)) in hashes.iter().zip(views).enumerate() {
         let Some(hash) = hash else { continue };
-        let mut lacks = false;
+        let mut lacks_view = false;
         for view in views {
             let key = keys.key(hash, view);
-            if !there(&key)? {
-                lacks = true;
+            if !is_cached(&key)? {
+                lacks_view = true;
                 if seen.insert(key) {
-                    missing.views.push(MissingView { image: photo, view, key });
+                    missing.views.push(MissingView { image, view, key });
                 }
             }
         }
-        if lacks {
-            missing.images.push(photo);
+        if lacks_view {
+            missing.images.push(image);
         }
     }
     Ok(missing)

@@ -1,9 +1,9 @@
-//! Photos through the network, every core busy with what is at hand.
+//! Reads, decodes and renders images and runs the backbone on them, with all cores busy.
 //!
-//! A reader fetches files a little ahead. Each thread of the rayon pool renders photos until a batch is ready, and then runs
-//! the network on it: the cores are never more than the threads, and none waits for another. Where fewer run the network than
-//! there are threads (one on CUDA), the others render ahead. What comes out is told to the caller in the order in which it
-//! is done.
+//! A reader thread loads files ahead of time. Each thread of the rayon pool renders images until a batch is
+//! ready and then runs the network on it, so that there are never more busy cores than threads and no thread
+//! waits for another. If fewer workers run the network than there are threads (one on CUDA), the other
+//! threads render ahead. Results reach the caller in the order in which they complete.
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
@@ -16,134 +16,135 @@ use headstock_loader::{DecodeError, ImageRef};
 
 use crate::error::TrainError;
 
-/// Photos in a batch of one that runs the network. Large enough for wide matrix products, small enough that a killed run
-/// loses seconds.
+/// Images per batch of a worker: large enough for wide matrix products, small enough that a killed run loses
+/// seconds.
 pub(crate) const BATCH_SIZE: usize = 8;
 
-/// Batches that are rendered while the network is busy, by threads that cannot run it.
+/// Batches rendered ahead by threads that do not run the network.
 const BATCHES_AHEAD: usize = 4;
 
-/// Files that are read ahead for each thread: the next ones come from the disk while the network runs.
+/// Files read ahead per thread, so that disk reads overlap with the network.
 const FILES_AHEAD: usize = 4;
 
-/// Batches of features that wait for the caller before the network does.
+/// Batches of features queued for the caller before the workers block.
 const FEATURE_QUEUE_CAPACITY: usize = 64;
 
-/// The network, what is made of what it gives, and what it takes.
+/// How batches are computed: the backbone, the function run on each batch, and the size of its input.
 pub(crate) struct BatchInference<'a, T> {
     pub(crate) backbone: &'a Backbone,
-    /// What a worker makes of a batch: as many values for each photo.
+    /// Computes a batch's values; every view must give the same number.
     pub(crate) infer: Box<InferFn<'a, T>>,
-    /// Height and width of a rendered photo.
+    /// Height and width of a rendered view.
     pub(crate) image_size: (u32, u32),
-    /// Batches that wait for the caller before the network does; while it is told, as many again can come.
+    /// Batches queued for the caller before the workers block.
     pub(crate) queue_capacity: usize,
 }
 
-/// Runs a batch.
+/// Runs a worker on a batch of pixels.
 pub(crate) type InferFn<'a, T> =
     dyn Fn(&mut InferenceWorker<'_>, PixelBatch<'_>) -> Result<Vec<T>, TrainError> + Sync + 'a;
 
 impl<'a> BatchInference<'a, f32> {
-    /// Gives features at `layer`, `[N, F]`.
-    pub(crate) fn for_features(backbone: &'a Backbone, layer: FeatureLayer, size: (u32, u32)) -> Self {
+    /// Computes features at `layer`, `[N, F]`.
+    pub(crate) fn for_features(backbone: &'a Backbone, layer: FeatureLayer, image_size: (u32, u32)) -> Self {
         let infer = move |worker: &mut InferenceWorker<'_>, pixels: PixelBatch<'_>| {
             Ok(worker.features(pixels, layer)?)
         };
-        Self { backbone, infer: Box::new(infer), image_size: size, queue_capacity: FEATURE_QUEUE_CAPACITY }
+        Self { backbone, infer: Box::new(infer), image_size, queue_capacity: FEATURE_QUEUE_CAPACITY }
     }
 }
 
-/// A photo to be rendered once or more; its renderings have these numbers.
+/// An image to render in one or more views, which have the global indices `views`.
 pub(crate) struct ImageJob<'a> {
     pub(crate) image: &'a ImageRef,
     pub(crate) views: Range<usize>,
 }
 
-/// What is done.
+/// A completed batch or a failed image.
 pub(crate) enum JobResult<T, E> {
-    /// What the network gives for these renderings, one after another.
+    /// The network's outputs for these views, one after another.
     Outputs { views: Vec<usize>, values: Vec<T> },
-    /// The job of this number came to nothing.
+    /// The image of this job could not be read or rendered.
     Failed { job: usize, error: E },
 }
 
-/// Makes the pixels of each rendering, `[H, W, 3]`, of a photo's bytes.
+/// Renders the views of a job, given its index and its image's bytes; each is `[H, W, 3]`.
 pub(crate) type RenderFn<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Sync + 'a;
 
-/// Is told what was done since it was told last. To break off takes no new work on; what is in hand is still told.
+/// Called with the results since the last call. `Break` stops scheduling; batches in flight are still
+/// delivered.
 pub(crate) type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
 
-/// Runs `jobs` through the network. `told` runs on this thread, while the network goes on.
+/// Runs `jobs` through the network and calls `on_results` on the calling thread as batches complete.
 ///
 /// # Errors
-/// [`TrainError::Backbone`] from the network, and what `told` gives; either ends the work.
+/// [`TrainError::Backbone`] from the network, or the error of `on_results`; either stops the work.
 pub(crate) fn run_pipeline<T, E, F>(
-    network: &BatchInference<'_, T>,
+    inference: &BatchInference<'_, T>,
     jobs: &[ImageJob<'_>],
     render: &RenderFn<'_, E>,
-    told: &mut OnResults<'_, T, E, F>,
+    on_results: &mut OnResults<'_, T, E, F>,
 ) -> Result<(), F>
 where
     T: Send,
     E: From<DecodeError> + Send,
     F: From<TrainError>,
 {
-    let threads = rayon::current_num_threads();
-    let workers = network.backbone.workers().map_err(TrainError::from)?;
-    let left = jobs.iter().map(|job| job.views.len()).sum();
-    let shared = SharedQueue::new(left, workers.len());
-    let (file, files) = sync_channel(FILES_AHEAD * threads);
-    let (tell, done) = sync_channel(network.queue_capacity);
+    let n_threads = rayon::current_num_threads();
+    let workers = inference.backbone.workers().map_err(TrainError::from)?;
+    let n_views = jobs.iter().map(|job| job.views.len()).sum();
+    let shared = SharedQueue::new(n_views, workers.len());
+    let (file_sender, files) = sync_channel(FILES_AHEAD * n_threads);
+    let (result_sender, results) = sync_channel(inference.queue_capacity);
     let mut workers: Vec<Option<InferenceWorker<'_>>> = workers.into_iter().map(Some).collect();
-    workers.resize_with(threads.max(workers.len()), || None);
+    workers.resize_with(n_threads.max(workers.len()), || None);
     thread::scope(|scope| {
-        let _ending = StopOnPanic(&shared);
+        let _stop_on_panic = StopOnPanic(&shared);
         scope.spawn(move || {
-            for (job, ImageJob { image: photo, .. }) in jobs.iter().enumerate() {
-                // No receiver: the work is over.
-                if file.send((job, photo.read())).is_err() {
+            for (job, ImageJob { image, .. }) in jobs.iter().enumerate() {
+                // The receiver is gone: the work is over.
+                if file_sender.send((job, image.read())).is_err() {
                     return;
                 }
             }
         });
         let files = Arc::new(Mutex::new(files));
         for worker in workers {
-            let hand = PipelineWorker {
-                network,
+            let thread = PipelineWorker {
+                inference,
                 jobs,
                 render,
                 shared: &shared,
                 files: Arc::clone(&files),
-                results: tell.clone(),
+                results: result_sender.clone(),
             };
-            scope.spawn(move || hand.run_until_done(worker));
+            scope.spawn(move || thread.run_until_done(worker));
         }
-        // Both channels end with the last thread.
-        drop((files, tell));
-        drain_results(&shared, &done, told)
+        // The channels close when the last thread ends.
+        drop((files, result_sender));
+        drain_results(&shared, &results, on_results)
     })
 }
 
-/// Tells what the threads have done until all of them have ended.
+/// Passes results to `on_results` until all threads have ended.
 fn drain_results<T, E, F: From<TrainError>>(
     shared: &SharedQueue,
-    done: &Receiver<Result<JobResult<T, E>, TrainError>>,
-    told: &mut OnResults<'_, T, E, F>,
+    receiver: &Receiver<Result<JobResult<T, E>, TrainError>>,
+    on_results: &mut OnResults<'_, T, E, F>,
 ) -> Result<(), F> {
     let mut outcome = Ok(());
-    while let Ok(first) = done.recv() {
-        let mut news = Vec::new();
-        for one in std::iter::once(first).chain(done.try_iter()) {
-            match one {
-                Ok(done) => news.push(done),
+    while let Ok(first) = receiver.recv() {
+        let mut results = Vec::new();
+        for result in std::iter::once(first).chain(receiver.try_iter()) {
+            match result {
+                Ok(result) => results.push(result),
                 Err(error) => {
                     shared.stop();
                     outcome = Err(error.into());
                 }
             }
         }
-        match told(news) {
+        match on_results(results) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => shared.stop(),
             Err(error) => {
@@ -155,9 +156,9 @@ fn drain_results<T, E, F: From<TrainError>>(
     outcome
 }
 
-/// What a thread of the pool works with.
+/// A thread that renders images and, if it has a worker, runs the network.
 struct PipelineWorker<'a, T, E> {
-    network: &'a BatchInference<'a, T>,
+    inference: &'a BatchInference<'a, T>,
     jobs: &'a [ImageJob<'a>],
     render: &'a RenderFn<'a, E>,
     shared: &'a SharedQueue,
@@ -165,21 +166,23 @@ struct PipelineWorker<'a, T, E> {
     results: SyncSender<Result<JobResult<T, E>, TrainError>>,
 }
 
-/// The number of a job, and its photo's bytes.
+/// Index of a job, and the bytes of its image.
 type LoadedFile = (usize, Result<Vec<u8>, DecodeError>);
 
 impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
+    /// Runs tasks until there are none left.
     fn run_until_done(self, mut worker: Option<InferenceWorker<'_>>) {
-        let _ending = StopOnPanic(self.shared);
+        let _stop_on_panic = StopOnPanic(self.shared);
+        let role = if worker.is_some() { ThreadRole::Infer } else { ThreadRole::RenderOnly };
         loop {
-            let told = match (self.shared.next_task(worker.is_some()), &mut worker) {
+            let result = match (self.shared.next_task(role), &mut worker) {
                 (NextTask::RunBatch(batch), Some(worker)) => Some(self.run_batch(worker, batch)),
                 (NextTask::Render, _) => self.render_next().map(Ok),
                 _ => return,
             };
-            let ends = matches!(told, Some(Err(_)));
-            // No receiver: the caller has failed and says why.
-            if told.is_some_and(|told| self.results.send(told).is_err()) || ends {
+            let failed = matches!(result, Some(Err(_)));
+            // The receiver is gone: the caller has failed and reports why.
+            if result.is_some_and(|result| self.results.send(result).is_err()) || failed {
                 return;
             }
         }
@@ -191,32 +194,34 @@ impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
         worker: &mut InferenceWorker<'_>,
         batch: Vec<RenderedView>,
     ) -> Result<JobResult<T, E>, TrainError> {
-        let (of, pixels): (Vec<usize>, Vec<Vec<u8>>) = batch.into_iter().unzip();
-        let (height, width) = self.network.image_size;
+        let (views, pixels): (Vec<usize>, Vec<Vec<u8>>) = batch.into_iter().unzip();
+        let (height, width) = self.inference.image_size;
         let data = pixels.concat();
-        let pixels = PixelBatch::new(&data, of.len(), height as usize, width as usize)?;
-        Ok(JobResult::Outputs { values: (self.network.infer)(worker, pixels)?, views: of })
+        let pixels = PixelBatch::new(&data, views.len(), height as usize, width as usize)?;
+        Ok(JobResult::Outputs { values: (self.inference.infer)(worker, pixels)?, views })
     }
 
-    /// Renders the next photo, if there is one; says so when it fails.
+    /// Renders the next image, if there is one; returns a result only if it fails.
     fn render_next(&self) -> Option<JobResult<T, E>> {
         let file = lock(&self.files).recv();
         let Ok((job, bytes)) = file else {
-            self.shared
-                .update(|state| (state.files_exhausted, state.n_rendering) = (true, state.n_rendering - 1));
+            self.shared.update(|state| {
+                state.files_exhausted = true;
+                state.n_rendering -= 1;
+            });
             return None;
         };
         let rendered = bytes.map_err(E::from).and_then(|bytes| (self.render)(job, &bytes));
-        let numbers = self.jobs[job].views.clone();
+        let views = self.jobs[job].views.clone();
         self.shared.update(|state| {
             state.n_rendering -= 1;
             match rendered {
                 Ok(rendered) => {
-                    state.ready.extend(numbers.zip(rendered));
+                    state.ready.extend(views.zip(rendered));
                     None
                 }
                 Err(error) => {
-                    state.n_remaining -= numbers.len();
+                    state.n_remaining -= views.len();
                     Some(JobResult::Failed { job, error })
                 }
             }
@@ -224,17 +229,24 @@ impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
     }
 }
 
-/// A rendering's number and its pixels.
+/// Index of a view, and its pixels.
 type RenderedView = (usize, Vec<u8>);
 
-/// What a thread does next.
+/// A thread's next task.
 enum NextTask {
     RunBatch(Vec<RenderedView>),
     Render,
     Finish,
 }
 
-/// What the threads share.
+/// What a thread can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ThreadRole {
+    Infer,
+    RenderOnly,
+}
+
+/// The queue of rendered views that the threads share.
 struct SharedQueue {
     state: Mutex<QueueState>,
     changed: Condvar,
@@ -242,56 +254,54 @@ struct SharedQueue {
 }
 
 struct QueueState {
-    /// Renderings that wait for the network.
+    /// Rendered views that wait for the network.
     ready: VecDeque<RenderedView>,
-    /// Photos that are being rendered now.
+    /// Images being rendered now.
     n_rendering: usize,
-    /// Renderings that the network has yet to take, those to come included.
+    /// Views that the network has not taken yet, including those still to be rendered.
     n_remaining: usize,
-    /// Photos in each of the last batches, one for each that runs the network.
+    /// Size of the last batches, one per worker, once the remaining views fit into them.
     final_batch_size: Option<usize>,
-    /// Whether all files have been taken.
+    /// Whether the reader has delivered all files.
     files_exhausted: bool,
-    /// Whether no new work is taken on.
+    /// Whether scheduling has stopped.
     stopped: bool,
 }
 
 impl SharedQueue {
-    fn new(left: usize, workers: usize) -> Self {
-        let ready = VecDeque::new();
+    fn new(n_views: usize, n_workers: usize) -> Self {
         let state = QueueState {
-            ready,
+            ready: VecDeque::new(),
             n_rendering: 0,
-            n_remaining: left,
+            n_remaining: n_views,
             final_batch_size: None,
             files_exhausted: false,
             stopped: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), n_workers: workers }
+        Self { state: Mutex::new(state), changed: Condvar::new(), n_workers }
     }
 
-    /// Waits for something to do.
-    fn next_task(&self, runs: bool) -> NextTask {
+    /// Waits for the next task of a thread.
+    fn next_task(&self, role: ThreadRole) -> NextTask {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
                 return NextTask::Finish;
             }
-            let to_come = !state.files_exhausted || state.n_rendering > 0;
-            let batch = state.batch_size(self.n_workers);
-            if runs && !state.ready.is_empty() && (state.ready.len() >= batch || !to_come) {
-                let taken: Vec<RenderedView> = {
-                    let end = batch.min(state.ready.len());
-                    state.ready.drain(..end).collect()
-                };
-                state.n_remaining -= taken.len();
+            let more_to_come = !state.files_exhausted || state.n_rendering > 0;
+            let infers = role == ThreadRole::Infer;
+            let batch_size = state.batch_size(self.n_workers);
+            if infers && !state.ready.is_empty() && (state.ready.len() >= batch_size || !more_to_come) {
+                let end = batch_size.min(state.ready.len());
+                let batch: Vec<RenderedView> = state.ready.drain(..end).collect();
+                state.n_remaining -= batch.len();
                 self.changed.notify_all();
-                return NextTask::RunBatch(taken);
+                return NextTask::RunBatch(batch);
             }
-            if !to_come {
+            if !more_to_come {
                 return NextTask::Finish;
             }
-            if !state.files_exhausted && (runs || state.ready.len() < BATCHES_AHEAD * BATCH_SIZE) {
+            if !state.files_exhausted && (infers || state.ready.len() < BATCHES_AHEAD * BATCH_SIZE) {
                 state.n_rendering += 1;
                 return NextTask::Render;
             }
@@ -299,28 +309,30 @@ impl SharedQueue {
         }
     }
 
+    /// Changes the state and wakes waiting threads.
     fn update<T>(&self, change: impl FnOnce(&mut QueueState) -> T) -> T {
         let outcome = change(&mut lock(&self.state));
         self.changed.notify_all();
         outcome
     }
 
+    /// Stops scheduling.
     fn stop(&self) {
         self.update(|state| state.stopped = true);
     }
 }
 
 impl QueueState {
-    /// How many photos the network takes at a time. The last ones are shared out evenly: nobody works alone at the end.
-    fn batch_size(&mut self, workers: usize) -> usize {
-        if self.final_batch_size.is_none() && self.n_remaining <= workers * BATCH_SIZE {
-            self.final_batch_size = Some(self.n_remaining.div_ceil(workers));
+    /// Views per batch. The last ones are split evenly among the workers, so that none runs alone at the end.
+    fn batch_size(&mut self, n_workers: usize) -> usize {
+        if self.final_batch_size.is_none() && self.n_remaining <= n_workers * BATCH_SIZE {
+            self.final_batch_size = Some(self.n_remaining.div_ceil(n_workers));
         }
         self.final_batch_size.unwrap_or(BATCH_SIZE)
     }
 }
 
-/// Lets nobody wait for a thread that has panicked.
+/// Stops the other threads if this one panics.
 struct StopOnPanic<'a>(&'a SharedQueue);
 
 impl Drop for StopOnPanic<'_> {
@@ -331,6 +343,7 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
+/// Locks a mutex, ignoring poisoning: [`StopOnPanic`] handles panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

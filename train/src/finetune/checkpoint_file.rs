@@ -1,4 +1,4 @@
-//! What training goes on from: arrays by name, and where it was, in one file.
+//! Training checkpoints: a state as JSON and arrays by name in one safetensors file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -13,55 +13,51 @@ use crate::atomic_write::TEMP_PREFIX;
 use crate::error::TrainError;
 use crate::run::tensors::StoredTensors;
 
-/// The one entry of the metadata.
+/// Key of the state in the metadata.
 const METADATA_KEY: &str = "headstock";
 
 /// Values by name.
 pub(super) type NamedArrays<'a> = BTreeMap<String, &'a [f32]>;
 
-/// Where training was, and the values by name.
+/// A loaded checkpoint: the state and the values by name.
 pub(super) type StoredCheckpoint<P> = (P, BTreeMap<String, Vec<f32>>);
 
-/// Writes a checkpoint; the one that is there stays until this one is whole and on the disk.
+/// Writes a checkpoint atomically: an existing one stays until the new one is on disk.
 ///
 /// # Errors
-/// [`TrainError::Io`], [`TrainError::UnknownFormat`].
-pub(super) fn save(
-    path: &Path,
-    position: &impl Serialize,
-    arrays: &NamedArrays<'_>,
-) -> Result<(), TrainError> {
+/// [`TrainError::Io`], [`TrainError::Format`].
+pub(super) fn save(path: &Path, state: &impl Serialize, arrays: &NamedArrays<'_>) -> Result<(), TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!("{TEMP_PREFIX}{name}"));
-    let position = serde_json::to_string(position).map_err(TrainError::format(path))?;
-    let metadata = HashMap::from([(METADATA_KEY.to_owned(), position)]);
+    let temp_path = path.with_file_name(format!("{TEMP_PREFIX}{name}"));
+    let state = serde_json::to_string(state).map_err(TrainError::format(path))?;
+    let metadata = HashMap::from([(METADATA_KEY.to_owned(), state)]);
     let arrays = arrays.iter().map(|(name, values)| (name, FlatArray { values, shape: [values.len()] }));
-    serialize_to_file(arrays, Some(metadata), &beside).map_err(TrainError::format(path))?;
-    let synced = File::open(&beside).and_then(|file| file.sync_all());
-    synced.and_then(|()| fs::rename(&beside, path)).map_err(TrainError::io("write", path))
+    serialize_to_file(arrays, Some(metadata), &temp_path).map_err(TrainError::format(path))?;
+    let synced = File::open(&temp_path).and_then(|file| file.sync_all());
+    synced.and_then(|()| fs::rename(&temp_path, path)).map_err(TrainError::io("write", path))
 }
 
-/// Reads a checkpoint; none where there is none.
+/// Reads a checkpoint; `None` if there is no file.
 ///
 /// # Errors
-/// [`TrainError::Io`], and [`TrainError::UnknownFormat`] for a file that is damaged.
+/// [`TrainError::Io`], and [`TrainError::Format`] for a damaged file.
 pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<StoredCheckpoint<P>>, TrainError> {
     if !path.exists() {
         return Ok(None);
     }
-    let stored = StoredTensors::open(path)?;
+    let file = StoredTensors::open(path)?;
     let entry =
-        stored.metadata_entry(METADATA_KEY).ok_or_else(|| TrainError::format(path)("it is no checkpoint"))?;
-    let position = serde_json::from_str(entry).map_err(TrainError::format(path))?;
-    let arrays = stored
+        file.metadata_entry(METADATA_KEY).ok_or_else(|| TrainError::format(path)("not a checkpoint"))?;
+    let state = serde_json::from_str(entry).map_err(TrainError::format(path))?;
+    let arrays = file
         .tensors()?
         .into_iter()
         .map(|(name, tensor)| Ok((name, tensor.to_vec1().map_err(TrainError::format(path))?)))
         .collect::<Result<_, TrainError>>()?;
-    Ok(Some((position, arrays)))
+    Ok(Some((state, arrays)))
 }
 
-/// A row of values that are written as they lie in memory.
+/// A one-dimensional `f32` array, written in its memory layout.
 struct FlatArray<'a> {
     values: &'a [f32],
     shape: [usize; 1],
@@ -90,19 +86,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_saved_is_loaded_to_the_bit() {
+    fn a_checkpoint_is_loaded_with_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("last.safetensors");
         assert!(load::<f64>(&path).unwrap().is_none());
         let values = [f32::MIN_POSITIVE / 2.0, -0.0, 1.0 / 3.0, f32::NAN];
         save(&path, &0.1f64, &NamedArrays::from([("b".into(), values.as_slice()), ("a".into(), &[])]))
             .unwrap();
-        let (position, arrays) = load::<f64>(&path).unwrap().unwrap();
-        assert_eq!(position.to_bits(), 0.1f64.to_bits());
+        let (state, arrays) = load::<f64>(&path).unwrap().unwrap();
+        assert_eq!(state.to_bits(), 0.1f64.to_bits());
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&arrays["b"]), bits(&values));
         assert!(arrays["a"].is_empty());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]

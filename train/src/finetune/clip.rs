@@ -1,19 +1,19 @@
-//! Clipping of gradients.
+//! Gradient clipping.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::BLOCK_LEN;
 
-/// Sums that a block runs over side by side: their number is fixed, so that every processor gives the same bits.
+/// Independent partial sums per block: a fixed number, so that every processor gives the same bits.
 const LANES: usize = 16;
 
-/// Scales gradients down to a common norm of at most `most`, as PyTorch's `clip_grad_norm_` (Pascanu et al., ICML 2013): the norm of
-/// all of them before. Where that is not finite they stay as they are.
-pub(super) fn clip_grad_norm(gradients: &mut [&mut [f32]], most: f64) -> f64 {
+/// Scales gradients down to a total norm of at most `max_norm` and returns the norm before, as PyTorch's
+/// `clip_grad_norm_` (Pascanu et al., ICML 2013). Gradients with a non-finite norm stay unchanged.
+pub(super) fn clip_grad_norm(gradients: &mut [&mut [f32]], max_norm: f64) -> f64 {
     let norm = gradients.iter().map(|gradient| sum_of_squares(gradient)).sum::<f64>().sqrt();
     // PyTorch's guard against a norm of 0.
-    let factor = most / (norm + 1e-6);
+    let factor = max_norm / (norm + 1e-6);
     if norm.is_finite() && factor < 1.0 {
         let factor = factor as f32;
         for gradient in gradients {
@@ -25,20 +25,21 @@ pub(super) fn clip_grad_norm(gradients: &mut [&mut [f32]], most: f64) -> f64 {
     norm
 }
 
-/// The sum of squares; its order depends on the length alone.
+/// Sum of squares; the order of summation depends only on the length.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let blocks: Vec<f64> = values.par_chunks(BLOCK_LEN).map(sum_of_squares_in_block).collect();
     blocks.iter().sum()
 }
 
+/// Sum of squares in a block, with `LANES` partial sums.
 fn sum_of_squares_in_block(values: &[f32]) -> f64 {
     Arch::new().dispatch(
         #[inline(always)]
         || {
             let mut sums = [0f64; LANES];
-            let (runs, rest) = values.as_chunks::<LANES>();
-            for run in runs {
-                for (sum, &value) in sums.iter_mut().zip(run) {
+            let (chunks, rest) = values.as_chunks::<LANES>();
+            for chunk in chunks {
+                for (sum, &value) in sums.iter_mut().zip(chunk) {
                     *sum += f64::from(value) * f64::from(value);
                 }
             }
@@ -56,24 +57,24 @@ mod tests {
     use crate::finetune::golden::{Golden, assert_agree};
 
     #[test]
-    fn norms_and_what_is_left_are_pytorchs() {
+    fn norms_and_clipped_gradients_equal_pytorchs() {
         let golden = Golden::load();
-        for (name, most) in [("clip.tight", 0.5), ("clip.loose", 1e6)] {
-            let before = [0, 1, 2].map(|part| golden.floats(&format!("clip.{part}")));
-            let mut parts = before.clone();
-            let norm = clip_grad_norm(&mut parts.each_mut().map(Vec::as_mut_slice), most);
-            let oracle = golden.doubles(&format!("{name}.norm"))[0];
-            assert!((norm - oracle).abs() <= 1e-12 * oracle, "{name}: {norm}, expected {oracle}");
-            if most < oracle {
-                assert_agree(&parts.concat(), &golden.floats(name), 1e-6, name);
+        for (name, max_norm) in [("clip.tight", 0.5), ("clip.loose", 1e6)] {
+            let original = [0, 1, 2].map(|part| golden.floats(&format!("clip.{part}")));
+            let mut clipped = original.clone();
+            let norm = clip_grad_norm(&mut clipped.each_mut().map(Vec::as_mut_slice), max_norm);
+            let expected = golden.doubles(&format!("{name}.norm"))[0];
+            assert!((norm - expected).abs() <= 1e-12 * expected, "{name}: {norm}, expected {expected}");
+            if max_norm < expected {
+                assert_agree(&clipped.concat(), &golden.floats(name), 1e-6, name);
             } else {
-                assert_eq!(parts, before);
+                assert_eq!(clipped, original);
             }
         }
     }
 
     #[test]
-    fn a_norm_that_is_no_number_is_told_and_changes_nothing() {
+    fn a_non_finite_norm_is_returned_and_changes_nothing() {
         for wrong in [f32::NAN, f32::INFINITY] {
             let mut values = [3.0, wrong];
             assert!(!clip_grad_norm(&mut [&mut values], 1.0).is_finite());
@@ -86,10 +87,10 @@ mod tests {
     #[test]
     fn a_norm_has_the_same_bits_on_one_thread_and_on_three() {
         let values: Vec<f32> = (0..5 * BLOCK_LEN + 3).map(|i| (i as f32).sin()).collect();
-        let on = |threads: usize| {
+        let norm_on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| sum_of_squares(&values))
         };
-        assert_eq!(on(1).to_bits(), on(3).to_bits());
+        assert_eq!(norm_on(1).to_bits(), norm_on(3).to_bits());
     }
 }

@@ -1,4 +1,4 @@
-//! The average of parameters over steps.
+//! Exponential moving average of parameters.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use super::BLOCK_LEN;
 
-/// The exponential moving average of parameters and of BatchNorm's running statistics, as timm's `ModelEmaV3`. It starts as what is
-/// trained starts, and forgets sooner at first, as TensorFlow's `ExponentialMovingAverage` does when it is told the step: a short run
-/// would else be an average of its start.
+/// Exponential moving average (EMA) of parameters and BatchNorm running statistics, as timm's `ModelEmaV3`.
+/// It starts as a copy of the model, and its decay ramps up, as in TensorFlow's `ExponentialMovingAverage`
+/// with `num_updates`: otherwise a short run would mostly average its start.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ema {
     max_decay: f64,
@@ -16,76 +16,77 @@ pub(super) struct Ema {
     values: Vec<Vec<f32>>,
 }
 
-/// What an average is to go on from is not of what is trained.
+/// A saved average does not fit the model.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "the average has {found} values for part {part}, which has {expected}: it was kept for another network"
+    "the saved average has {found} values for parameter {index}, which has {expected}: it was saved for another model"
 )]
 pub(super) struct EmaError {
-    /// Number of the part.
-    pub(super) part: usize,
-    /// Values of the part.
+    /// Index of the parameter.
+    pub(super) index: usize,
+    /// Number of values of the parameter.
     pub(super) expected: usize,
-    /// Values that were kept.
+    /// Number of values saved.
     pub(super) found: usize,
 }
 
 impl Ema {
-    /// The average of what is trained before its first step; `decay`, from 0 to below 1, is what each step leaves of it in the end.
+    /// Starts with a copy of `parameters`; `max_decay`, from 0 to below 1, is the limit of the decay.
     #[must_use]
-    pub(super) fn new<'a>(decay: f64, parts: impl IntoIterator<Item = &'a [f32]>) -> Self {
-        Self { max_decay: decay, updates: 0, values: parts.into_iter().map(<[f32]>::to_vec).collect() }
+    pub(super) fn new<'a>(max_decay: f64, parameters: impl IntoIterator<Item = &'a [f32]>) -> Self {
+        Self { max_decay, updates: 0, values: parameters.into_iter().map(<[f32]>::to_vec).collect() }
     }
 
-    /// Goes on from values that were kept after so many updates.
+    /// Restores the values saved after `updates` updates.
     ///
     /// # Errors
-    /// [`AverageError`] when they are not as many as those of the average.
+    /// [`EmaError`] if their number or lengths differ from the model's.
     pub(super) fn restore(&mut self, updates: u64, values: Vec<Vec<f32>>) -> Result<(), EmaError> {
-        for part in 0..self.values.len().max(values.len()) {
+        for index in 0..self.values.len().max(values.len()) {
             let [expected, found] =
-                [&self.values, &values].map(|values| values.get(part).map_or(0, Vec::len));
+                [&self.values, &values].map(|values| values.get(index).map_or(0, Vec::len));
             if expected != found {
-                return Err(EmaError { part, expected, found });
+                return Err(EmaError { index, expected, found });
             }
         }
-        (self.updates, self.values) = (updates, values);
+        self.updates = updates;
+        self.values = values;
         Ok(())
     }
 
-    /// The parts, in the order in which they came.
+    /// The averages, in the order of the parameters.
     #[must_use]
     pub(super) fn values(&self) -> &[Vec<f32>] {
         &self.values
     }
 
-    /// The parts, to change places with what is trained.
+    /// The averages, mutable to be swapped with the model's values.
     pub(super) fn values_mut(&mut self) -> &mut [Vec<f32>] {
         &mut self.values
     }
 
-    /// Updates so far.
+    /// Number of updates so far.
     #[must_use]
     pub(super) fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// Takes in what is trained, after a step.
+    /// Updates the average with the model's values after a step.
     ///
     /// # Panics
-    /// For parts of another number or length.
-    pub(super) fn update<'a>(&mut self, parts: impl IntoIterator<Item = &'a [f32]>) {
+    /// If the number or lengths of `parameters` differ from the average's.
+    pub(super) fn update<'a>(&mut self, parameters: impl IntoIterator<Item = &'a [f32]>) {
         let weight = (1.0 - decay_after(self.max_decay, self.updates)) as f32;
-        let mut parts = parts.into_iter();
-        for average in &mut self.values {
-            let part = parts.next().expect("as many parts as the average has");
-            assert_eq!(average.len(), part.len(), "parts of the same lengths");
-            average.par_chunks_mut(BLOCK_LEN).zip(part.par_chunks(BLOCK_LEN)).for_each(
-                |(average, values)| {
+        let mut parameters = parameters.into_iter();
+        for averages in &mut self.values {
+            let values = parameters.next().expect("as many parameters as averages");
+            assert_eq!(averages.len(), values.len(), "equal lengths");
+            averages.par_chunks_mut(BLOCK_LEN).zip(values.par_chunks(BLOCK_LEN)).for_each(
+                |(averages, values)| {
                     Arch::new().dispatch(
                         #[inline(always)]
                         || {
-                            for (average, value) in average.iter_mut().zip(values) {
+                            for (average, value) in averages.iter_mut().zip(values) {
                                 *average += weight * (value - *average);
                             }
                         },
@@ -93,15 +94,15 @@ impl Ema {
                 },
             );
         }
-        assert!(parts.next().is_none(), "as many parts as the average has");
+        assert!(parameters.next().is_none(), "as many parameters as averages");
         self.updates += 1;
     }
 }
 
-/// What the update after `updates` others leaves of the average, at most `most`.
-fn decay_after(most: f64, updates: u64) -> f64 {
+/// Decay of the update after `updates` earlier ones, at most `max_decay`.
+fn decay_after(max_decay: f64, updates: u64) -> f64 {
     let updates = updates as f64;
-    most.min((1.0 + updates) / (10.0 + updates))
+    max_decay.min((1.0 + updates) / (10.0 + updates))
 }
 
 #[cfg(test)]
@@ -110,37 +111,43 @@ mod tests {
     use crate::finetune::golden::{Golden, assert_agree};
 
     #[test]
-    fn every_average_is_timms() {
+    fn averages_equal_timms() {
         let golden = Golden::load();
         let names = ["weight", "bias", "running_mean", "running_var"];
-        let courses = names.map(|name| golden.floats(&format!("average.{name}.values")));
-        let oracles = names.map(|name| golden.floats(&format!("average.{name}")));
+        let values_over_time = names.map(|name| golden.floats(&format!("average.{name}.values")));
+        let expected = names.map(|name| golden.floats(&format!("average.{name}")));
         let length = golden.numbers("average.length")[0] as usize;
-        let at = |step: usize| courses.iter().map(move |course| &course[step * length..][..length]);
-        let mut average = Ema::new(0.6, at(0));
-        let steps = oracles[0].len() / length;
+        let parts_at =
+            |step: usize| values_over_time.iter().map(move |values| &values[step * length..][..length]);
+        let mut ema = Ema::new(0.6, parts_at(0));
+        let steps = expected[0].len() / length;
         assert_eq!(steps, 20);
         for step in 0..steps {
-            average.update(at(step + 1));
-            for ((ours, oracle), name) in average.values().iter().zip(&oracles).zip(names) {
-                assert_agree(ours, &oracle[step * length..][..length], 1e-6, &format!("{name}, step {step}"));
+            ema.update(parts_at(step + 1));
+            for ((ours, expected), name) in ema.values().iter().zip(&expected).zip(names) {
+                assert_agree(
+                    ours,
+                    &expected[step * length..][..length],
+                    1e-6,
+                    &format!("{name}, step {step}"),
+                );
             }
         }
     }
 
     #[test]
-    fn an_average_goes_on_from_where_it_was_kept() {
+    fn a_restored_average_continues_with_the_same_bits() {
         let (start, steps) = ([1.0f32, 2.0], [[3.0f32, 5.0], [4.0, -1.0]]);
-        let mut whole = Ema::new(0.9, [&start[..]]);
-        whole.update([&steps[0][..]]);
-        let mut other = Ema::new(0.9, [&start[..]]);
-        other.restore(whole.updates(), whole.values().to_vec()).unwrap();
-        for average in [&mut whole, &mut other] {
-            average.update([&steps[1][..]]);
+        let mut uninterrupted = Ema::new(0.9, [&start[..]]);
+        uninterrupted.update([&steps[0][..]]);
+        let mut resumed = Ema::new(0.9, [&start[..]]);
+        resumed.restore(uninterrupted.updates(), uninterrupted.values().to_vec()).unwrap();
+        for ema in [&mut uninterrupted, &mut resumed] {
+            ema.update([&steps[1][..]]);
         }
-        assert_eq!(whole, other);
-        let refused = other.restore(1, vec![vec![0.0; 3]]);
-        assert_eq!(refused, Err(EmaError { part: 0, expected: 2, found: 3 }));
-        assert!(other.restore(1, Vec::new()).is_err());
+        assert_eq!(uninterrupted, resumed);
+        let error = resumed.restore(1, vec![vec![0.0; 3]]);
+        assert_eq!(error, Err(EmaError { index: 0, expected: 2, found: 3 }));
+        assert!(resumed.restore(1, Vec::new()).is_err());
     }
 }

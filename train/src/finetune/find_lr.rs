@@ -1,4 +1,4 @@
-//! Which learning rates are worth trying: the range test (Smith, WACV 2017), as fastai's `lr_find` does it.
+//! The learning-rate range test (Smith, WACV 2017), as fastai's `lr_find`.
 
 use serde::Serialize;
 
@@ -8,25 +8,25 @@ use crate::config::{Settings, TuneOptions};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// Steps, each with a higher rate than the one before.
+/// Number of steps, each with a higher learning rate than the one before.
 const STEPS: u64 = 100;
-/// The head's rate in the first step and in the last one.
+/// The head's learning rate in the first and in the last step.
 const LR_RANGE: [f64; 2] = [1e-6, 10.0];
-/// What of earlier losses is in the smoothed one.
+/// Decay of the moving average of the loss.
 const SMOOTHING_DECAY: f64 = 0.9;
-/// How many times the lowest loss is too much.
+/// The test stops when the smoothed loss exceeds its lowest value by this factor.
 const STOP_FACTOR: f64 = 4.0;
 
-/// How the loss goes as the learning rate rises.
+/// Loss as a function of a rising learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LrCurve {
-    /// A step each, the lowest rate first.
+    /// One point per step, the lowest rate first.
     pub points: Vec<LrPoint>,
-    /// The head's rate where the smoothed loss falls most steeply; none where it does not fall.
+    /// The head's learning rate where the smoothed loss falls most steeply; `None` if it does not fall.
     pub steepest: Option<f64>,
-    /// A tenth of the rate at which the smoothed loss is lowest; none where it does not fall.
+    /// A tenth of the learning rate at which the smoothed loss is lowest; `None` if it does not fall.
     pub a_tenth_of_lowest: Option<f64>,
-    /// What the rate of the backbone's last stage is of the head's.
+    /// Ratio of the learning rate of the backbone's last stage to the head's.
     pub backbone_share: f64,
 }
 
@@ -37,46 +37,53 @@ pub struct LrPoint {
     pub lr: f64,
     /// The loss before the step.
     pub loss: f64,
-    /// The moving average of the losses until here.
+    /// Bias-corrected moving average of the loss.
     pub smoothed: f64,
 }
 
-/// Tries learning rates from tiny to large on the training photos, as `[tune]` would train. The rates of the backbone keep their
-/// shares of the head's.
+/// Runs a range test on the training photos with the settings of `[tune]`. The learning rates of the backbone
+/// stay in proportion to the head's.
 ///
 /// # Errors
-/// [`TrainError`]; [`TrainError::Usage`] where nothing is tuned.
+/// [`TrainError`]; [`TrainError::Usage`] if only the head is trained.
 pub fn find_lr(settings: &Settings, progress: &dyn Progress) -> Result<LrCurve, TrainError> {
-    let ready = PreparedFinetune::new(settings, false, progress)?;
-    with_trainer_config(&ready, settings, None, progress, |setup, network| {
-        run_range_test(Trainer::new(setup, network)?, &settings.options.tune, progress)
+    let prepared_finetune = PreparedFinetune::new(settings, None, progress)?;
+    with_trainer_config(&prepared_finetune, settings, None, progress, |config, model| {
+        run_range_test(Trainer::new(config, model)?, &settings.options.tune, progress)
     })
 }
 
-/// The curve of a course that has not begun.
+/// Runs the range test with a new trainer.
 pub(super) fn run_range_test(
-    course: Trainer<'_>,
+    trainer: Trainer<'_>,
     options: &TuneOptions,
     progress: &dyn Progress,
 ) -> Result<LrCurve, TrainError> {
     let (lr, backbone_lr) = options.learning_rates();
-    let mut average = SmoothedLoss::default();
-    let is_over = move |loss: f64| average.push_and_check(loss);
-    let losses = course.lr_range_test(Box::new(move |done| lr_at(done) / lr), STEPS, is_over, progress)?;
+    let mut smoothed = SmoothedLoss::default();
+    let should_stop = move |loss: f64| smoothed.push_and_check(loss);
+    let losses = trainer.lr_range_test(
+        Box::new(move |steps_done| lr_at(steps_done) / lr),
+        STEPS,
+        should_stop,
+        progress,
+    )?;
     Ok(LrCurve { backbone_share: backbone_lr / lr, ..lr_curve(&losses) })
 }
 
-fn lr_at(done: u64) -> f64 {
+/// The head's learning rate in the step after `steps_done` others.
+fn lr_at(steps_done: u64) -> f64 {
     let [first, last] = LR_RANGE;
-    first * (last / first).powf(done as f64 / (STEPS - 1) as f64)
+    first * (last / first).powf(steps_done as f64 / (STEPS - 1) as f64)
 }
 
+/// The curve of the losses before each step; `backbone_share` is to be filled in.
 fn lr_curve(losses: &[f64]) -> LrCurve {
-    let mut average = SmoothedLoss::default();
+    let mut smoothed = SmoothedLoss::default();
     let points: Vec<LrPoint> = (0..)
         .zip(losses)
         .take_while(|(_, loss)| loss.is_finite())
-        .map(|(done, &loss)| LrPoint { lr: lr_at(done), loss, smoothed: average.push(loss) })
+        .map(|(steps_done, &loss)| LrPoint { lr: lr_at(steps_done), loss, smoothed: smoothed.push(loss) })
         .collect();
     let lowest = points.iter().min_by(|a, b| a.smoothed.total_cmp(&b.smoothed));
     let falls = points.first().zip(lowest).filter(|(first, lowest)| lowest.smoothed < first.smoothed);
@@ -92,7 +99,7 @@ fn lr_curve(losses: &[f64]) -> LrCurve {
     }
 }
 
-/// A moving average without the weight of its start.
+/// Bias-corrected moving average of the loss.
 #[derive(Default)]
 struct SmoothedLoss {
     sum: f64,
@@ -101,13 +108,14 @@ struct SmoothedLoss {
 }
 
 impl SmoothedLoss {
+    /// Adds a loss; returns the average.
     fn push(&mut self, loss: f64) -> f64 {
         self.sum = SMOOTHING_DECAY * self.sum + (1.0 - SMOOTHING_DECAY) * loss;
         self.weight = SMOOTHING_DECAY * self.weight + (1.0 - SMOOTHING_DECAY);
         self.sum / self.weight
     }
 
-    /// Whether the average, with one more loss, is far above its lowest.
+    /// Adds a loss; returns whether the average is far above its lowest value.
     fn push_and_check(&mut self, loss: f64) -> bool {
         let smoothed = self.push(loss);
         let lowest = self.lowest.map_or(smoothed, |lowest| lowest.min(smoothed));
@@ -148,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_test_is_over_where_the_average_is_far_above_its_lowest() {
-        let mut average = SmoothedLoss::default();
-        assert!([1.0, 0.9, 0.8, 2.0, 3.0].iter().all(|&loss| !average.push_and_check(loss)));
-        assert!((0..20).any(|_| average.push_and_check(10.0)));
+    fn the_test_stops_when_the_average_is_far_above_its_lowest_value() {
+        let mut smoothed = SmoothedLoss::default();
+        assert!([1.0, 0.9, 0.8, 2.0, 3.0].iter().all(|&loss| !smoothed.push_and_check(loss)));
+        assert!((0..20).any(|_| smoothed.push_and_check(10.0)));
     }
 
     #[derive(serde::Deserialize)]
-    struct Golden {
+    struct FindLrReference {
         losses: Vec<f64>,
         smoothed: Vec<f64>,
         steepest: f64,
@@ -165,28 +173,42 @@ mod tests {
 
     // effect: train --find-lr
     #[test]
-    fn the_rates_that_a_curve_suggests_are_numpys() {
+    fn suggested_learning_rates_equal_numpys() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/tuning/loop.json");
-        let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let golden: Golden = serde_json::from_value(all["find_lr"].clone()).unwrap();
-        let found = lr_curve(&golden.losses);
+        let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let reference: FindLrReference = serde_json::from_value(json["find_lr"].clone()).unwrap();
+        let found = lr_curve(&reference.losses);
         assert_eq!(found.points.len(), 100);
-        for ((point, loss), smoothed) in found.points.iter().zip(&golden.losses).zip(&golden.smoothed) {
+        for ((point, loss), smoothed) in found.points.iter().zip(&reference.losses).zip(&reference.smoothed) {
             assert!(point.loss == *loss && (point.smoothed - smoothed).abs() < 1e-9, "{point:?}, {smoothed}");
         }
-        let near = |found: Option<f64>, expected: f64| (found.unwrap() / expected - 1.0).abs() < 1e-9;
-        assert!(near(found.steepest, golden.steepest), "{:?}, expected {}", found.steepest, golden.steepest);
-        assert!(near(found.a_tenth_of_lowest, golden.a_tenth_of_lowest), "{:?}", found.a_tenth_of_lowest);
-        let mut average = SmoothedLoss::default();
-        assert_eq!(golden.losses.iter().position(|&loss| average.push_and_check(loss)), Some(golden.over));
-        // A loss that is not finite ends the curve, and changes nothing before it.
-        let cut = lr_curve(&[&golden.losses[..60], &[f64::INFINITY], &golden.losses[60..]].concat());
-        assert_eq!(cut.points, found.points[..60]);
+        let is_close = |found: Option<f64>, expected: f64| (found.unwrap() / expected - 1.0).abs() < 1e-9;
+        assert!(
+            is_close(found.steepest, reference.steepest),
+            "{:?}, expected {}",
+            found.steepest,
+            reference.steepest
+        );
+        assert!(
+            is_close(found.a_tenth_of_lowest, reference.a_tenth_of_lowest),
+            "{:?}",
+            found.a_tenth_of_lowest
+        );
+        let mut smoothed = SmoothedLoss::default();
+        assert_eq!(
+            reference.losses.iter().position(|&loss| smoothed.push_and_check(loss)),
+            Some(reference.over)
+        );
+        // A non-finite loss ends the curve and changes nothing before it.
+        let truncated =
+            lr_curve(&[&reference.losses[..60], &[f64::INFINITY], &reference.losses[60..]].concat());
+        assert_eq!(truncated.points, found.points[..60]);
     }
 
     #[test]
-    fn rates_go_from_one_end_to_the_other() {
-        let ratios: Vec<f64> = (1..STEPS).map(|done| lr_at(done) / lr_at(done - 1)).collect();
+    fn learning_rates_grow_geometrically_over_the_range() {
+        let ratios: Vec<f64> =
+            (1..STEPS).map(|steps_done| lr_at(steps_done) / lr_at(steps_done - 1)).collect();
         assert!(ratios.iter().all(|ratio| (ratio - 1e7f64.powf(1.0 / 99.0)).abs() < 1e-9), "{ratios:?}");
         assert!((lr_at(0) - LR_RANGE[0]).abs() < 1e-18 && (lr_at(STEPS - 1) - LR_RANGE[1]).abs() < 1e-9);
     }

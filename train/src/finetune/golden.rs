@@ -1,10 +1,10 @@
-//! What PyTorch, torchvision, timm and SciPy found (`reference/tuning/arithmetic.py`).
+//! Reference values by PyTorch, torchvision, timm and SciPy (`reference/tuning/arithmetic.py`).
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 
-/// Tensors by name.
+/// Reference tensors by name.
 pub(super) struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
@@ -31,10 +31,10 @@ impl Golden {
     }
 }
 
-/// `max |a - b| <= relative * max |b|`.
-pub(super) fn assert_agree(ours: &[f32], oracle: &[f32], relative: f32, what: &str) {
-    assert_eq!(ours.len(), oracle.len(), "{what}");
-    let largest = oracle.iter().fold(0f32, |top, value| top.max(value.abs()));
-    let gap = ours.iter().zip(oracle).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap();
+/// Asserts `max |a - b| <= relative * max |b|`.
+pub(super) fn assert_agree(ours: &[f32], expected: &[f32], relative: f32, what: &str) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
+    let gap = ours.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap();
     assert!(gap <= relative * largest, "{what} is off by {gap:e}, where the largest is {largest:e}");
 }

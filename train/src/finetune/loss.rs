@@ -1,100 +1,114 @@
-//! The loss, and its derivative by the logits.
+//! The loss and its gradient.
 
 use super::mix::MixedBatch;
 
-/// Cross-entropy as PyTorch's `CrossEntropyLoss(weight, label_smoothing)`, the mean over a batch by the weights of its labels.
+/// Cross-entropy as PyTorch's `CrossEntropyLoss(weight, label_smoothing)`, averaged over a batch with class
+/// weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct CrossEntropy {
-    /// Part of each label that is spread evenly over all classes (Szegedy et al., CVPR 2016), from 0 to below 1.
+    /// Part of each target that is spread evenly over all classes (Szegedy et al., CVPR 2016), from 0 to
+    /// below 1.
     pub(super) label_smoothing: f64,
-    /// How much each class counts, `[C]`, at least 0; all the same without them.
+    /// Weight of each class, `[C]`, at least 0; uniform if `None`.
     pub(super) class_weights: Option<Vec<f64>>,
 }
 
 impl CrossEntropy {
-    /// The loss of logits `[N, C]`, and its derivative by them, `[N, C]`, times `share` (that of the batch in a step that sums
-    /// several gradients). Of a mixed batch the loss is `λ` of that with its labels and `1 - λ` of that with its partners', as in
-    /// mixup's own code. A batch of labels that do not count has the loss 0.
+    /// The loss of logits `[N, C]`, and its gradient `[N, C]` times `grad_scale` (the batch's share of a step
+    /// that accumulates several batches). The loss of a mixed batch is `λ` times the loss of its labels plus
+    /// `1 - λ` times the loss of its partners' labels, as in the original mixup. A batch whose labels all
+    /// have weight 0 has the loss 0.
     ///
     /// # Panics
-    /// For a label that no logit is of, and when there are not as many rows as labels.
+    /// For a label without a logit, or if there are not as many rows as labels.
     #[must_use]
     pub(super) fn loss_and_gradient(
         &self,
         logits: &[f32],
         labels: &[u32],
         mixed: Option<&MixedBatch>,
-        share: f64,
+        grad_scale: f64,
     ) -> (f64, Vec<f32>) {
-        let Some(mixed) = mixed else { return self.weighted_loss(logits, &[(1.0, labels)], share) };
-        let theirs: Vec<u32> = mixed.partners.iter().map(|&partner| labels[partner]).collect();
-        self.weighted_loss(logits, &[(mixed.lambda, labels), (1.0 - mixed.lambda, &theirs)], share)
+        let Some(mixed) = mixed else { return self.weighted_loss(logits, &[(1.0, labels)], grad_scale) };
+        let partner_labels: Vec<u32> = mixed.partners.iter().map(|&partner| labels[partner]).collect();
+        self.weighted_loss(
+            logits,
+            &[(mixed.lambda, labels), (1.0 - mixed.lambda, &partner_labels)],
+            grad_scale,
+        )
     }
 
-    /// The sum of the losses with some labels, each with its factor.
-    fn weighted_loss(&self, logits: &[f32], parts: &[(f64, &[u32])], share: f64) -> (f64, Vec<f32>) {
-        let photos = parts[0].1.len();
-        if photos == 0 {
+    /// Sum of the losses for several label assignments, each times its factor.
+    fn weighted_loss(
+        &self,
+        logits: &[f32],
+        assignments: &[(f64, &[u32])],
+        grad_scale: f64,
+    ) -> (f64, Vec<f32>) {
+        let n_rows = assignments[0].1.len();
+        if n_rows == 0 {
             return (0.0, Vec::new());
         }
-        let classes = logits.len() / photos;
-        assert_eq!(logits.len(), photos * classes, "each label has a row of logits");
-        let even = vec![1.0; if self.class_weights.is_none() { classes } else { 0 }];
-        let weights = self.class_weights.as_ref().unwrap_or(&even);
-        let over_labels = |labels: &[u32]| labels.iter().map(|&label| weights[label as usize]).sum::<f64>();
-        // What the loss of each label is multiplied by, over the class's own weight.
-        let factors: Vec<f64> = parts
+        let n_classes = logits.len() / n_rows;
+        assert_eq!(logits.len(), n_rows * n_classes, "each label has a row of logits");
+        let uniform_weights = vec![1.0; if self.class_weights.is_none() { n_classes } else { 0 }];
+        let weights = self.class_weights.as_ref().unwrap_or(&uniform_weights);
+        let total_weight = |labels: &[u32]| labels.iter().map(|&label| weights[label as usize]).sum::<f64>();
+        // Factor of each assignment, divided by the total class weight of its labels.
+        let factors: Vec<f64> = assignments
             .iter()
-            .map(|(factor, labels)| (factor, over_labels(labels)))
+            .map(|(factor, labels)| (factor, total_weight(labels)))
             .map(|(factor, sum)| if sum > 0.0 { factor / sum } else { 0.0 })
             .collect();
-        let spread = factors.iter().sum::<f64>() * self.label_smoothing / classes as f64;
-        let (mut loss, mut by_logits) = (0.0, Vec::with_capacity(logits.len()));
-        let mut targets = vec![0.0; classes];
-        for (photo, row) in logits.chunks_exact(classes).enumerate() {
+        let spread = factors.iter().sum::<f64>() * self.label_smoothing / n_classes as f64;
+        let (mut loss, mut grad_logits) = (0.0, Vec::with_capacity(logits.len()));
+        let mut targets = vec![0.0; n_classes];
+        for (row_index, row) in logits.chunks_exact(n_classes).enumerate() {
             for (target, weight) in targets.iter_mut().zip(weights) {
                 *target = spread * weight;
             }
-            for (factor, (_, labels)) in factors.iter().zip(parts) {
-                let label = labels[photo] as usize;
+            for (factor, (_, labels)) in factors.iter().zip(assignments) {
+                let label = labels[row_index] as usize;
                 targets[label] += factor * (1.0 - self.label_smoothing) * weights[label];
             }
-            let log_sum = log_sum_exp(row);
-            let whole: f64 = targets.iter().sum();
+            let log_normalizer = log_sum_exp(row);
+            let target_sum: f64 = targets.iter().sum();
             for (&logit, target) in row.iter().zip(&targets) {
-                let log_probability = f64::from(logit) - log_sum;
-                // Not `0 · -∞`, where a class that does not count has no chance.
+                let log_probability = f64::from(logit) - log_normalizer;
+                // Avoids `0 · -∞` for a class of weight 0 with probability 0.
                 if *target != 0.0 {
                     loss -= target * log_probability;
                 }
-                by_logits.push((share * (whole * log_probability.exp() - target)) as f32);
+                grad_logits.push((grad_scale * (target_sum * log_probability.exp() - target)) as f32);
             }
         }
-        (loss, by_logits)
+        (loss, grad_logits)
     }
 }
 
-/// The sum of the log-losses of logits `[N, C]`, and how many labels have the highest logit of their row; of equals the lowest
-/// number is it.
+/// Sum of the log-losses of logits `[N, C]`, and the number of correct predictions; ties go to the lowest
+/// label.
 ///
 /// # Panics
-/// As [`CrossEntropy::of`].
+/// As [`CrossEntropy::loss_and_gradient`].
 #[must_use]
 pub(super) fn log_loss_and_hits(logits: &[f32], labels: &[u32]) -> (f64, usize) {
-    let classes = logits.len() / labels.len().max(1);
-    assert_eq!(logits.len(), labels.len() * classes, "each label has a row of logits");
-    let rows = (0..labels.len()).map(|photo| &logits[photo * classes..][..classes]).zip(labels);
-    rows.fold((0.0, 0), |(loss, right), (row, &label)| {
-        let (before, from) = row.split_at(label as usize);
-        let wins = before.iter().all(|&other| other < from[0]) && from.iter().all(|&other| other <= from[0]);
-        (loss + log_sum_exp(row) - f64::from(from[0]), right + usize::from(wins))
+    let n_classes = logits.len() / labels.len().max(1);
+    assert_eq!(logits.len(), labels.len() * n_classes, "each label has a row of logits");
+    let rows = (0..labels.len()).map(|row_index| &logits[row_index * n_classes..][..n_classes]).zip(labels);
+    rows.fold((0.0, 0), |(loss, n_correct), (row, &label)| {
+        let (before, after) = row.split_at(label as usize);
+        let logit = after[0];
+        let is_correct =
+            before.iter().all(|&other| other < logit) && after.iter().all(|&other| other <= logit);
+        (loss + log_sum_exp(row) - f64::from(logit), n_correct + usize::from(is_correct))
     })
 }
 
 /// `log Σ exp x`, without overflow.
 fn log_sum_exp(row: &[f32]) -> f64 {
-    let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    top + row.iter().map(|&x| (f64::from(x) - top).exp()).sum::<f64>().ln()
+    let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]
@@ -103,7 +117,7 @@ mod tests {
     use crate::finetune::golden::{Golden, assert_agree};
 
     #[test]
-    fn losses_and_their_derivatives_are_pytorchs() {
+    fn losses_and_gradients_equal_pytorchs() {
         let golden = Golden::load();
         let (logits, labels) = (golden.floats("loss.logits"), golden.numbers("loss.labels"));
         let weights = golden.doubles("loss.weights");
@@ -115,38 +129,46 @@ mod tests {
                     let name = format!("loss.{smoothed}.{weighed}.{mixture}");
                     let loss =
                         CrossEntropy { label_smoothing: smoothing, class_weights: class_weights.clone() };
-                    let (found, by_logits) = loss.loss_and_gradient(&logits, &labels, mixed, 1.0);
-                    let oracle = golden.doubles(&name)[0];
-                    assert!((found - oracle).abs() <= 1e-12 * oracle, "{name}: {found}, expected {oracle}");
-                    assert_agree(&by_logits, &golden.floats(&format!("{name}.gradient")), 1e-6, &name);
+                    let (found, grad_logits) = loss.loss_and_gradient(&logits, &labels, mixed, 1.0);
+                    let expected = golden.doubles(&name)[0];
+                    assert!(
+                        (found - expected).abs() <= 1e-12 * expected,
+                        "{name}: {found}, expected {expected}"
+                    );
+                    assert_agree(&grad_logits, &golden.floats(&format!("{name}.gradient")), 1e-6, &name);
                 }
             }
         }
     }
 
     #[test]
-    fn a_judgement_is_the_plain_loss_of_every_photo_and_the_number_that_are_right() {
+    fn validation_sums_log_losses_and_counts_correct_predictions() {
         let golden = Golden::load();
         let (logits, labels) = (golden.floats("loss.logits"), golden.numbers("loss.labels"));
-        let (sum, right) = log_loss_and_hits(&logits, &labels);
-        let oracle = golden.doubles("loss.judged");
-        assert!((sum - oracle[0]).abs() <= 1e-12 * oracle[0], "{sum}, expected {}", oracle[0]);
-        assert_eq!(right as f64, oracle[1]);
+        let (sum, n_correct) = log_loss_and_hits(&logits, &labels);
+        let expected = golden.doubles("loss.judged");
+        assert!((sum - expected[0]).abs() <= 1e-12 * expected[0], "{sum}, expected {}", expected[0]);
+        assert_eq!(n_correct as f64, expected[1]);
         assert_eq!(log_loss_and_hits(&[1.0, 1.0, 0.0, 1.0, 1.0, 0.0], &[0, 1]).1, 1);
         assert_eq!(log_loss_and_hits(&[], &[]), (0.0, 0));
     }
 
     #[test]
-    fn a_share_scales_the_derivative_alone() {
+    fn the_scale_applies_to_the_gradient_alone() {
         let loss = CrossEntropy::default();
-        let (whole, by_whole) = loss.loss_and_gradient(&[0.5, 2.0, -1.0, 0.0], &[0, 1], None, 1.0);
+        let (target_sum, by_whole) = loss.loss_and_gradient(&[0.5, 2.0, -1.0, 0.0], &[0, 1], None, 1.0);
         let (part, by_part) = loss.loss_and_gradient(&[0.5, 2.0, -1.0, 0.0], &[0, 1], None, 0.25);
-        assert_eq!(whole, part);
-        assert!(by_whole.iter().zip(&by_part).all(|(whole, part)| 0.25 * whole == *part && *part != 0.0));
+        assert_eq!(target_sum, part);
+        assert!(
+            by_whole
+                .iter()
+                .zip(&by_part)
+                .all(|(target_sum, part)| 0.25 * target_sum == *part && *part != 0.0)
+        );
     }
 
     #[test]
-    fn labels_that_do_not_count_have_no_loss() {
+    fn labels_of_weight_0_have_no_loss() {
         let loss = CrossEntropy { label_smoothing: 0.1, class_weights: Some(vec![0.0, 1.0]) };
         assert_eq!(loss.loss_and_gradient(&[3.0, -1.0], &[0], None, 1.0), (0.0, vec![0.0, 0.0]));
     }

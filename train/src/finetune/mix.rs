@@ -1,29 +1,30 @@
-//! Photos of a batch mixed in pairs: mixup (Zhang et al., ICLR 2018) and `CutMix` (Yun et al., ICCV 2019).
+//! Mixing of images within a batch: mixup (Zhang et al., ICLR 2018) and `CutMix` (Yun et al., ICCV 2019).
 
 use std::f64::consts::TAU;
 
 use headstock_heads::KeyedRng;
 use rayon::prelude::*;
 
-/// How a batch is mixed. With both, one of the two is chosen for each batch, each as often, as torchvision's `RandomChoice` does.
+/// Mixing of batches. With both, one of the two is chosen for each batch with equal probability, as with
+/// torchvision's `RandomChoice`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct BatchMixing {
     /// `α` of mixup's `Beta(α, α)`, above 0.
     pub(super) mixup: Option<f64>,
-    /// `α` of `CutMix`'s.
+    /// `α` of `CutMix`'s `Beta(α, α)`, above 0.
     pub(super) cutmix: Option<f64>,
 }
 
 /// How a batch was mixed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct MixedBatch {
-    /// For each photo the one that was mixed into it.
+    /// For each image, the index of the image mixed into it.
     pub(super) partners: Vec<usize>,
-    /// The part of a photo that is its own.
+    /// Weight of an image's own label.
     pub(super) lambda: f64,
 }
 
-/// What is cut out: rows and columns, the ends excluded.
+/// The replaced rectangle: start and end (exclusive) of rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CutRegion {
     rows: [usize; 2],
@@ -31,19 +32,19 @@ struct CutRegion {
 }
 
 impl BatchMixing {
-    /// Mixes a batch `[N, H, W, C]` in place, by what `random` draws; nothing where there is nothing to mix.
+    /// Mixes a batch `[N, H, W, C]` in place with random draws; `None` if there is nothing to mix.
     ///
     /// # Panics
-    /// When the values are not as many as `shape` says.
+    /// If the number of values is not that of `shape`.
     pub(super) fn apply(
         &self,
         batch: &mut [f32],
         shape: [usize; 4],
         random: &mut KeyedRng,
     ) -> Option<MixedBatch> {
-        let [photos, height, width, channels] = shape;
+        let [n_images, height, width, channels] = shape;
         assert_eq!(batch.len(), shape.iter().product::<usize>(), "a batch of {shape:?}");
-        let (cut, alpha) = match (self.mixup, self.cutmix) {
+        let (use_cutmix, alpha) = match (self.mixup, self.cutmix) {
             (None, None) => return None,
             (Some(alpha), None) => (false, alpha),
             (None, Some(alpha)) => (true, alpha),
@@ -53,53 +54,56 @@ impl BatchMixing {
         if batch.is_empty() {
             return None;
         }
-        let mut partners: Vec<usize> = (0..photos).collect();
+        let mut partners: Vec<usize> = (0..n_images).collect();
         random.shuffle(&mut partners);
         let lambda = sample_beta(alpha, random);
         let before = batch.to_vec();
         let size = height * width * channels;
         let pairs = batch.par_chunks_exact_mut(size).zip(&partners);
-        let pairs = pairs.map(|(photo, &partner)| (photo, &before[partner * size..][..size]));
-        if !cut {
-            let (own, theirs) = (lambda as f32, (1.0 - lambda) as f32);
-            pairs.for_each(|(photo, partner)| {
-                for (value, partner) in photo.iter_mut().zip(partner) {
-                    *value = theirs * partner + own * *value;
+        let pairs = pairs.map(|(image, &partner)| (image, &before[partner * size..][..size]));
+        if !use_cutmix {
+            let (own_weight, partner_weight) = (lambda as f32, (1.0 - lambda) as f32);
+            pairs.for_each(|(image, partner)| {
+                for (value, partner) in image.iter_mut().zip(partner) {
+                    *value = partner_weight * partner + own_weight * *value;
                 }
             });
             return Some(MixedBatch { partners, lambda });
         }
-        let centre = [random.below(height), random.below(width)];
-        let (CutRegion { rows, columns: [from, to] }, lambda) =
-            cutmix_region(lambda, centre, [height, width]);
-        pairs.for_each(|(photo, partner)| {
+        let center = [random.below(height), random.below(width)];
+        let (CutRegion { rows, columns: [start, end] }, lambda) =
+            cutmix_region(lambda, center, [height, width]);
+        pairs.for_each(|(image, partner)| {
             for row in rows[0]..rows[1] {
-                let run = (row * width + from) * channels..(row * width + to) * channels;
-                photo[run.clone()].copy_from_slice(&partner[run]);
+                let span = (row * width + start) * channels..(row * width + end) * channels;
+                image[span.clone()].copy_from_slice(&partner[span]);
             }
         });
         Some(MixedBatch { partners, lambda })
     }
 }
 
-/// What is cut out around a centre, and what is left of a photo then, by torchvision's `CutMix`.
-fn cutmix_region(lambda: f64, centre: [usize; 2], sides: [usize; 2]) -> (CutRegion, f64) {
-    let along = |axis: usize| {
+/// The rectangle around a center that `CutMix` replaces, and the remaining share of the image, as
+/// torchvision's `CutMix`.
+fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> (CutRegion, f64) {
+    let range_along = |axis: usize| {
         let half = (0.5 * (1.0 - lambda).sqrt() * sides[axis] as f64) as usize;
-        [centre[axis].saturating_sub(half), (centre[axis] + half).min(sides[axis])]
+        [center[axis].saturating_sub(half), (center[axis] + half).min(sides[axis])]
     };
-    let [rows, columns] = [along(0), along(1)];
+    let [rows, columns] = [range_along(0), range_along(1)];
     let area = (rows[1] - rows[0]) * (columns[1] - columns[0]);
     (CutRegion { rows, columns }, 1.0 - area as f64 / (sides[0] * sides[1]) as f64)
 }
 
-/// A number from `Beta(α, α)`: the share of one of two numbers from `Gamma(α)`. In logarithms, as both may be below all numbers.
+/// Samples `Beta(α, α)` as the share of one of two `Gamma(α)` samples; in logarithms, because both may
+/// underflow.
 fn sample_beta(alpha: f64, random: &mut KeyedRng) -> f64 {
-    let (own, other) = (sample_log_gamma(alpha, random), sample_log_gamma(alpha, random));
-    1.0 / (1.0 + (other - own).exp())
+    let first = sample_log_gamma(alpha, random);
+    let second = sample_log_gamma(alpha, random);
+    1.0 / (1.0 + (second - first).exp())
 }
 
-/// The logarithm of a number from `Gamma(shape)`, by Marsaglia and Tsang (ACM TOMS 26, 2000), with their way from `shape + 1` to a
+/// Samples the logarithm of `Gamma(shape)` by Marsaglia and Tsang (ACM TOMS 26, 2000), with their boost for a
 /// shape below 1.
 fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
     if shape < 1.0 {
@@ -118,7 +122,7 @@ fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
     }
 }
 
-/// A number from the normal distribution, by Box and Muller (1958).
+/// Samples the standard normal distribution by Box and Muller (1958).
 fn sample_normal(random: &mut KeyedRng) -> f64 {
     let radius = (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
     radius * (TAU * random.uniform()).cos()
@@ -131,13 +135,13 @@ mod tests {
 
     const SHAPE: [usize; 4] = [5, 6, 7, 3];
 
-    /// A value tells its photo and its place.
+    /// Every value identifies its image and position.
     fn batch() -> Vec<f32> {
         (0..SHAPE.iter().product::<usize>()).map(|i| i as f32).collect()
     }
 
     #[test]
-    fn the_draws_are_distributed_as_scipys_beta() {
+    fn samples_are_distributed_as_scipys_beta() {
         const DRAWS: usize = 40_000;
         let golden = Golden::load();
         let (alphas, parts) = (golden.doubles("beta.alphas"), golden.doubles("beta.parts"));
@@ -164,51 +168,57 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_out_is_torchvisions() {
+    fn cutmix_regions_equal_torchvisions() {
         let rows = Golden::load().doubles("cutmix");
         assert!(rows.len() >= 9 * 100);
         for row in rows.chunks_exact(10) {
-            let whole: Vec<usize> = row[1..9].iter().map(|&value| value as usize).collect();
-            let (found, lambda) = cutmix_region(row[0], [whole[0], whole[1]], [whole[2], whole[3]]);
-            let oracle = CutRegion { rows: [whole[4], whole[5]], columns: [whole[6], whole[7]] };
+            let region_case: Vec<usize> = row[1..9].iter().map(|&value| value as usize).collect();
+            let (found, lambda) =
+                cutmix_region(row[0], [region_case[0], region_case[1]], [region_case[2], region_case[3]]);
+            let oracle = CutRegion {
+                rows: [region_case[4], region_case[5]],
+                columns: [region_case[6], region_case[7]],
+            };
             assert_eq!(found, oracle, "{row:?}");
             assert!((lambda - row[9]).abs() < 1e-15, "{row:?}: {lambda}");
         }
     }
 
     #[test]
-    fn mixup_is_a_weighted_mean_of_a_photo_and_its_partner() {
+    fn mixup_is_a_weighted_mean_of_an_image_and_its_partner() {
         let mixing = BatchMixing { mixup: Some(0.4), cutmix: None };
-        let (before, mut after) = (batch(), batch());
+        let (before, mut mixed_batch) = (batch(), batch());
         let MixedBatch { partners, lambda } =
-            mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, 2])).unwrap();
+            mixing.apply(&mut mixed_batch, SHAPE, &mut KeyedRng::new(&[1, 2])).unwrap();
         let mut sorted = partners.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3, 4]);
         assert!(0.0 < lambda && lambda < 1.0 && partners != sorted);
         let size = before.len() / partners.len();
-        for (i, value) in after.iter().enumerate() {
-            let (own, theirs) =
+        for (i, value) in mixed_batch.iter().enumerate() {
+            let (own_weight, partner_weight) =
                 (f64::from(before[i]), f64::from(before[partners[i / size] * size + i % size]));
-            let expected = lambda * own + (1.0 - lambda) * theirs;
+            let expected = lambda * own_weight + (1.0 - lambda) * partner_weight;
             assert!((f64::from(*value) - expected).abs() < 1e-3, "{i}: {value}, expected {expected}");
         }
     }
 
     #[test]
-    fn cutmix_takes_a_region_of_the_partner_and_lambda_is_what_is_left() {
+    fn cutmix_copies_a_region_of_the_partner_and_lambda_is_the_remaining_share() {
         let mixing = BatchMixing { mixup: None, cutmix: Some(1.0) };
         let mut seen = 0;
         for step in 0..20 {
-            let (before, mut after) = (batch(), batch());
+            let (before, mut mixed_batch) = (batch(), batch());
             let MixedBatch { partners, lambda } =
-                mixing.apply(&mut after, SHAPE, &mut KeyedRng::new(&[1, step])).unwrap();
+                mixing.apply(&mut mixed_batch, SHAPE, &mut KeyedRng::new(&[1, step])).unwrap();
             let size = before.len() / partners.len();
-            for (photo, &partner) in partners.iter().enumerate() {
-                let own = |i: usize| after[photo * size + i] == before[photo * size + i];
-                assert!((0..size).all(|i| own(i) || after[photo * size + i] == before[partner * size + i]));
-                if partner != photo {
-                    let left = (0..size).filter(|&i| own(i)).count() as f64 / size as f64;
+            for (image, &partner) in partners.iter().enumerate() {
+                let own_weight = |i: usize| mixed_batch[image * size + i] == before[image * size + i];
+                assert!(
+                    (0..size).all(|i| own_weight(i) || mixed_batch[image * size + i] == before[partner * size + i])
+                );
+                if partner != image {
+                    let left = (0..size).filter(|&i| own_weight(i)).count() as f64 / size as f64;
                     assert!((left - lambda).abs() < 1e-12, "{left} is left, not {lambda}");
                     seen += usize::from(left < 1.0);
                 }
@@ -218,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn of_both_each_is_chosen_as_often_and_by_the_key() {
+    fn mixup_and_cutmix_are_chosen_equally_often_by_the_key() {
         let both = BatchMixing { mixup: Some(1.0), cutmix: Some(1.0) };
         let fractions = |step: u64| {
-            let mut after = batch();
-            let mixed = both.apply(&mut after, SHAPE, &mut KeyedRng::new(&[3, step]));
+            let mut mixed_batch = batch();
+            let mixed = both.apply(&mut mixed_batch, SHAPE, &mut KeyedRng::new(&[3, step]));
             assert_eq!(mixed, both.apply(&mut batch(), SHAPE, &mut KeyedRng::new(&[3, step])));
-            // Only a mean is between whole numbers.
-            usize::from(after.iter().any(|value| value.fract() != 0.0))
+            // Only mixup gives fractions.
+            usize::from(mixed_batch.iter().any(|value| value.fract() != 0.0))
         };
         let mixups: usize = (0..200).map(fractions).sum();
         assert!((70..=130).contains(&mixups), "{mixups} of 200");
@@ -233,8 +243,8 @@ mod tests {
 
     #[test]
     fn without_either_nothing_is_mixed() {
-        let mut after = batch();
-        assert_eq!(BatchMixing::default().apply(&mut after, SHAPE, &mut KeyedRng::new(&[])), None);
-        assert_eq!(after, batch());
+        let mut mixed_batch = batch();
+        assert_eq!(BatchMixing::default().apply(&mut mixed_batch, SHAPE, &mut KeyedRng::new(&[])), None);
+        assert_eq!(mixed_batch, batch());
     }
 }

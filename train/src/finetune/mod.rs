@@ -1,9 +1,9 @@
-//! Fine-tuning: the last stages of a backbone, trained with a head.
+//! Fine-tuning: training the last stages of a backbone together with a head.
 //!
-//! The head is fitted on frozen features first. Then photos' activations at the cut, where the frozen part ends, run through the
-//! stages behind it and the head, epoch after epoch ([`course`]). What comes of it is a run whose model holds the tuned tensors:
-//! the engine runs them like any others. The arithmetic of a step knows no network: [`optimiser`], [`schedule`], [`loss`],
-//! [`mix`], [`clip`], [`average`].
+//! The head is fitted on frozen features first. Then the activations at the split point, where the frozen
+//! stages end, run through the trained stages and the head, epoch after epoch ([`trainer`]). The result is a
+//! run whose model contains the fine-tuned tensors, which the engine runs like any others. The arithmetic of
+//! a step does not depend on the network: [`optimizer`], [`schedule`], [`loss`], [`mix`], [`clip`], [`ema`].
 
 mod checkpoint_file;
 mod clip;
@@ -37,10 +37,10 @@ pub use self::find_lr::{LrCurve, LrPoint, find_lr};
 use self::model::FinetuneModel;
 pub use self::speed::{FinetuneSpeed, measure_finetune_speed};
 use self::trainer::{FinetuneResult, HoldoutSplit, Trainer, TrainerConfig};
-use crate::activations::{ActivationCache, ActivationSource, HalfPrecision, SplitPoint};
-use crate::config::{AugmentMode, BackboneOptions, CacheDtype, Config, Settings, TuneOptions};
+use crate::activations::{ActivationCache, ActivationSource, SplitPoint};
+use crate::config::{AugmentMode, BackboneOptions, Config, Settings, TuneOptions};
 use crate::error::TrainError;
-use crate::features::{ExtractedFeatures, PretrainedBackbone, ViewIndex};
+use crate::features::{ExtractedFeatures, PretrainedBackbone};
 use crate::fit::{
     CalibrationResult, HeadFitter, MAX_FOLDS, TrainOutcome, TrainedModel, backbone_record, eval_logits,
     evaluate_calibration, owned_params, resolved_config,
@@ -51,30 +51,31 @@ use crate::run::{BackboneRecord, CONFIG, PhaseSeconds, ResumeState, RunDir, RunI
 use crate::sample_features::SampleFeatures;
 use crate::samples::SampleSet;
 
-/// Values that a thread takes at a time.
+/// Values per parallel block of elementwise operations.
 const BLOCK_LEN: usize = 1 << 14;
 
-/// Photos held out, below which nothing is calibrated by them.
+/// Fewest held-out photos that are used for calibration.
 const MIN_CALIBRATION_SAMPLES: usize = 10;
 
-/// Tunes as `settings` say and writes a run; if it is stopped before, [`resume`] goes on.
+/// Fine-tunes as `settings` say and writes a run. If it is interrupted, [`resume`] continues it.
 pub(crate) fn start_finetune(
     settings: &Settings,
-    place: &RunDir,
+    run_dir: &RunDir,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
-    let reserved = place.reserve(&settings.source)?;
-    let unfinished =
-        RunInProgress::with_trainer(reserved, settings.head.kind(), &settings.options.to_toml())?;
-    tracing::info!("if this is interrupted: headstock train --resume {}", unfinished.folder().display());
-    run_to_end(settings, unfinished, progress)
+    let reservation = run_dir.reserve(&settings.source)?;
+    let run = RunInProgress::begin(reservation, settings.head.kind(), &settings.options.to_toml())?;
+    tracing::info!("to resume after an interruption: headstock train --resume {}", run.folder().display());
+    run_to_end(settings, run, progress)
 }
 
-/// Goes on with a tuning that was stopped, where its last checkpoint is. It ends with the same run as one that was not.
+/// Continues an interrupted fine-tuning from its last checkpoint. The result is the same as without the
+/// interruption.
 ///
 /// # Errors
-/// [`TrainError::Usage`] where there is none, another program is at it, or settings, photos or weights are not those that it
-/// began with; [`TrainError`] as for training. What the last checkpoint holds is not lost.
+/// [`TrainError::Usage`] if there is nothing to resume, another program is training the run, or settings,
+/// photos or weights have changed since it began; [`TrainError`] as for training. The last checkpoint is kept
+/// then.
 pub fn resume(
     folder: &Path,
     heads: &Registry,
@@ -84,197 +85,212 @@ pub fn resume(
     let settings = Config::read(&folder.join(CONFIG))?.with_overrides_from_cwd().resolve(heads)?;
     let outcome = match resumed {
         ResumeState::Finished(metrics) => {
-            tracing::info!("{} is finished already", folder.display());
+            tracing::info!("{} is already finished", folder.display());
             TrainOutcome { folder: folder.into(), metrics: *metrics, example: None }
         }
-        ResumeState::InProgress(unfinished) => run_to_end(&settings, unfinished, progress)?,
+        ResumeState::InProgress(run) => run_to_end(&settings, run, progress)?,
     };
     Ok((settings, outcome))
 }
 
+/// Trains, tests and finishes the run. After an error the run is kept only if it has a checkpoint.
 fn run_to_end(
     settings: &Settings,
-    unfinished: RunInProgress,
+    run: RunInProgress,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
-    match train_and_test(settings, &unfinished, progress) {
-        Ok((prepared, learned, test)) => {
-            prepared.test_and_write(settings, learned, |_| Ok(test), |files| unfinished.finish(files))
+    match train_and_test(settings, &run, progress) {
+        Ok((prepared, trained, test_logits)) => {
+            prepared.test_and_write(settings, trained, |_| Ok(test_logits), |files| run.finish(files))
         }
         Err(error) => {
-            if trainer::has_checkpoint(&unfinished) {
-                let folder = unfinished.folder().display();
-                tracing::info!("what was learned is kept: headstock train --resume {folder}");
+            if trainer::has_checkpoint(&run) {
+                let folder = run.folder().display();
+                tracing::info!("to resume from the last checkpoint: headstock train --resume {folder}");
             } else {
-                unfinished.discard();
+                run.discard();
             }
             Err(error)
         }
     }
 }
 
-/// What a tuning begins with.
+/// The prepared data, the holdout split, and the head to start fine-tuning with.
 struct PreparedFinetune {
     prepared: PreparedData,
     split: HoldoutSplit,
-    /// The class of each sample.
+    /// The label of each sample.
     labels: Vec<u32>,
-    /// The head's parameters, and those that its fit chose.
+    /// The head's initial parameters, and the hyperparameters its fit chose.
     initial_head: Tensors,
     chosen_params: Vec<(String, f64)>,
     seconds: PhaseSeconds,
 }
 
 impl PreparedFinetune {
-    /// Sees to it that features are there, holds photos out, and fits the head where it is to start fitted; `begun` where a
-    /// checkpoint has it already.
-    fn new(settings: &Settings, begun: bool, progress: &dyn Progress) -> Result<Self, TrainError> {
+    /// Prepares the data, holds samples out, and fits the head if it is to start fitted; not if the `run` has
+    /// a checkpoint, which contains the head.
+    fn new(
+        settings: &Settings,
+        run: Option<&RunInProgress>,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
         let options = &settings.options.tune;
         let mut prepared = PreparedData::new(settings, progress)?;
-        let parts = hold_out_split(&prepared.samples, &prepared.train, options)?;
+        let split = hold_out_split(&prepared.samples, &prepared.train, options)?;
         let labels = prepared.samples.rows.iter().map(|row| row.label).collect();
         let mut seconds = PhaseSeconds { features: prepared.seconds, ..PhaseSeconds::default() };
-        let (start, chosen) = if options.head_starts_fitted() && !begun {
-            let PreparedData { samples, features: matrix, n_views: views, .. } = &mut prepared;
-            let mut learner = HeadFitter { samples, features: matrix, n_views: *views, progress };
-            let what = format!("fitting {}", settings.head.kind());
-            let (fitted, fit) = learner.fit(settings.head.as_ref(), None, &parts.fit, &what)?;
+        let has_checkpoint = run.is_some_and(trainer::has_checkpoint);
+        let (initial_head, chosen_params) = if options.head_starts_fitted() && !has_checkpoint {
+            let PreparedData { samples, features, n_augmented, .. } = &mut prepared;
+            let mut fitter = HeadFitter { samples, features, n_augmented: *n_augmented, progress };
+            let task = format!("fitting {}", settings.head.kind());
+            let (fitted, fit) = fitter.fit(settings.head.as_ref(), None, &split.fit, &task)?;
             seconds.fit = fit;
             (fitted.head.tensors()?, owned_params(fitted.chosen))
         } else {
             let (width, classes) = (prepared.features.width(), prepared.samples.classes.len());
             (differentiable_head(settings)?.initial_parameters(width, classes)?, Vec::new())
         };
-        Ok(Self { prepared, split: parts, labels, initial_head: start, chosen_params: chosen, seconds })
+        Ok(Self { prepared, split, labels, initial_head, chosen_params, seconds })
     }
 }
 
+/// The configured head, if the backbone is to be fine-tuned with it.
 fn differentiable_head(settings: &Settings) -> Result<&dyn Differentiable, TrainError> {
     settings.head.differentiable().filter(|_| !settings.options.tune.is_off()).ok_or_else(|| {
-        TrainError::Usage("nothing is tuned: name the first stage to tune, such as tune.from=layer4".into())
+        TrainError::Usage("nothing to fine-tune: name the first stage, such as tune.from=layer4".into())
     })
 }
 
-/// Calls `act` with the network that is to be trained, and what it is trained on.
+/// Calls `act` with the model to train and the trainer's configuration.
 fn with_trainer_config<R>(
-    ready: &PreparedFinetune,
+    prepared_finetune: &PreparedFinetune,
     settings: &Settings,
-    unfinished: Option<&RunInProgress>,
+    run: Option<&RunInProgress>,
     progress: &dyn Progress,
     act: impl FnOnce(TrainerConfig<'_>, FinetuneModel<'_>) -> Result<R, TrainError>,
 ) -> Result<R, TrainError> {
-    let PreparedFinetune {
-        prepared, split: parts, labels, initial_head: start, chosen_params: chosen, ..
-    } = ready;
+    let PreparedFinetune { prepared, split, labels, initial_head, chosen_params, .. } = prepared_finetune;
     let (options, head) = (&settings.options.tune, differentiable_head(settings)?);
-    let (Some(stage), Some(stock), Some(photos), SampleFeatures::Cached(features)) =
+    let (Some(stage), Some(pretrained), Some(images), SampleFeatures::Cached(features)) =
         (options.first_stage(), &prepared.pretrained, &prepared.images, &prepared.features)
     else {
-        return Err(TrainError::Usage("a backbone is tuned on photos, and there are only features".into()));
+        return Err(TrainError::Usage("fine-tuning needs photos, but there are only features".into()));
     };
-    let BackboneOptions { device, precision, .. } = stock.options();
-    let trunk = TrainableBackbone::load_on_device(
-        stock.checkpoint(),
+    let BackboneOptions { device, precision, .. } = pretrained.options();
+    let backbone = TrainableBackbone::load_on_device(
+        pretrained.checkpoint(),
         stage,
         options.batch_norm,
         *device,
         *precision,
     )?;
-    log_summary(&trunk, stage, parts);
-    let network = FinetuneModel::new(trunk, head, start)?;
-    let wanted = views_to_cache(photos.len(), parts, options, prepared.n_views);
-    let photos = ActivationSource {
-        pretrained: stock,
+    log_summary(&backbone, stage, split);
+    let model = FinetuneModel::new(backbone, head, initial_head)?;
+    let n_augmented = views_to_cache(images.len(), split, options, prepared.n_augmented);
+    let source = ActivationSource {
+        pretrained,
         backbone: None,
         options: &settings.options,
-        images: photos,
+        images,
         hashes: features.hashes(),
     };
-    let activations = ActivationCache::prepare(photos, split_point(stage, options), &wanted, progress)?;
-    let setup = TrainerConfig {
+    let activations = ActivationCache::prepare(source, split_point(stage, options), &n_augmented, progress)?;
+    let config = TrainerConfig {
         options,
-        split: parts,
+        split,
         labels,
-        class_weights: class_weights(options, parts, labels, prepared.samples.classes.len()),
-        n_views: prepared.n_views,
+        class_weights: class_weights(options, split, labels, prepared.samples.classes.len()),
+        n_augmented: prepared.n_augmented,
         activations: &activations,
-        run: unfinished,
-        fingerprint: fingerprint(settings, prepared, stock),
-        chosen_params: chosen.clone(),
+        run,
+        fingerprint: fingerprint(settings, prepared, pretrained),
+        chosen_params: chosen_params.clone(),
     };
-    act(setup, network)
+    act(config, model)
 }
 
-/// How much a photo of each class counts, by those that are learned from, `[C]`.
-fn class_weights(options: &TuneOptions, parts: &HoldoutSplit, labels: &[u32], classes: usize) -> Vec<f64> {
-    let mut counts = vec![0; classes];
-    parts.fit.iter().for_each(|&photo| counts[labels[photo] as usize] += 1);
+/// Weight of each class in the loss, `[C]`, from the class counts of the samples trained on.
+fn class_weights(options: &TuneOptions, split: &HoldoutSplit, labels: &[u32], n_classes: usize) -> Vec<f64> {
+    let mut counts = vec![0; n_classes];
+    split.fit.iter().for_each(|&row| counts[labels[row] as usize] += 1);
     options.class_weight.sample_weights(&counts)
 }
 
-/// Fits the head, tunes, and computes the features of the photos to be tested: what was learned, and the test part's logits.
+/// Fits the head, fine-tunes, extracts the features of the test and held-out samples, and calibrates. Returns
+/// the prepared data, the trained model, and the logits of the test subset.
 fn train_and_test(
     settings: &Settings,
-    unfinished: &RunInProgress,
+    run: &RunInProgress,
     progress: &dyn Progress,
 ) -> Result<(PreparedData, TrainedModel, Logits), TrainError> {
-    let ready = PreparedFinetune::new(settings, trainer::has_checkpoint(unfinished), progress)?;
-    unfinished.write_config(&resolved_config(settings, ready.prepared.pretrained.as_ref()))?;
+    let prepared_finetune = PreparedFinetune::new(settings, Some(run), progress)?;
+    run.write_config(&resolved_config(settings, prepared_finetune.prepared.pretrained.as_ref()))?;
     let started = Instant::now();
-    let (tuned, head, history, chosen) =
-        with_trainer_config(&ready, settings, Some(unfinished), progress, |setup, network| {
-            let FinetuneResult { model: network, history, chosen_params: chosen } =
-                Trainer::new(setup, network)?.run(progress)?;
-            let head = settings.head.load(&network.head_tensors()?)?;
-            Ok((network.backbone_tensors()?, head, history, chosen))
+    let (tuned_tensors, head, history, chosen_params) =
+        with_trainer_config(&prepared_finetune, settings, Some(run), progress, |config, model| {
+            let FinetuneResult { model, history, chosen_params } =
+                Trainer::new(config, model)?.run(progress)?;
+            let head = settings.head.load(&model.head_tensors()?)?;
+            Ok((model.backbone_tensors()?, head, history, chosen_params))
         })?;
-    let PreparedFinetune { mut prepared, split: parts, seconds, .. } = ready;
-    let tune = Some(started.elapsed().as_secs_f64());
+    let PreparedFinetune { mut prepared, split, seconds, .. } = prepared_finetune;
+    let tune_seconds = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let stock = prepared.pretrained.take().expect("photos have a backbone").with_tensors(&tuned)?;
-    let (test, held_out) = (prepared.test.as_slice(), parts.held_out.as_slice());
-    let (photos, both) = (prepared.images.as_deref().unwrap_or_default(), [test, held_out].concat());
-    let photos: Vec<ImageRef> = both.iter().map(|&photo| photos[photo].clone()).collect();
-    let features =
-        ExtractedFeatures::prepare(&stock, &settings.options, &photos, &vec![0; photos.len()], progress)?;
-    let computed = prepared.features.computed() + features.computed();
-    let matrix = SampleFeatures::Cached(features);
-    let of = |rows: Range<usize>| eval_logits(head.as_ref(), &matrix, &rows.collect::<Vec<_>>());
-    let tested = of(0..test.len())?;
-    let judged =
-        if held_out.len() < MIN_CALIBRATION_SAMPLES { None } else { Some(of(test.len()..both.len())?) };
-    if judged.is_none() && !held_out.is_empty() && settings.options.calibration != CalibrationMethod::None {
+    let pretrained =
+        prepared.pretrained.take().expect("photos have a backbone").with_tensors(&tuned_tensors)?;
+    let (test, held_out) = (prepared.test.as_slice(), split.held_out.as_slice());
+    let rows = [test, held_out].concat();
+    let images = prepared.images.as_deref().unwrap_or_default();
+    let images: Vec<ImageRef> = rows.iter().map(|&row| images[row].clone()).collect();
+    let features = ExtractedFeatures::prepare(
+        &pretrained,
+        &settings.options,
+        &images,
+        &vec![0; images.len()],
+        progress,
+    )?;
+    let n_computed = prepared.features.computed() + features.computed();
+    let features = SampleFeatures::Cached(features);
+    let logits_of =
+        |indices: Range<usize>| eval_logits(head.as_ref(), &features, &indices.collect::<Vec<_>>());
+    let test_logits = logits_of(0..test.len())?;
+    let enough = held_out.len() >= MIN_CALIBRATION_SAMPLES;
+    let held_out_logits = if enough { Some(logits_of(test.len()..rows.len())?) } else { None };
+    let method = settings.options.calibration;
+    if !enough && !held_out.is_empty() && method != CalibrationMethod::None {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: {} photos are held out, and it takes {MIN_CALIBRATION_SAMPLES}",
+            "probabilities are not calibrated, and there are no conformal sets: {} photos are held out, but at least \
+             {MIN_CALIBRATION_SAMPLES} are needed",
             held_out.len()
         );
     }
     let labels = prepared.samples.labels(held_out);
     let groups = sample_groups(&prepared.samples, held_out);
-    let calibrated =
-        calibrate_on_held_out(settings.options.calibration, judged.as_ref(), &labels, groups.as_deref())?;
-    let calibration = started.elapsed().as_secs_f64();
-    let (preprocessing, record) = backbone_record(&stock);
-    let backbone =
-        Some((preprocessing, BackboneRecord { tuned: settings.options.tune.first_stage(), ..record }));
-    prepared.pretrained = Some(stock);
-    let learned = TrainedModel {
+    let calibration = calibrate_on_held_out(method, held_out_logits.as_ref(), &labels, groups.as_deref())?;
+    let calibration_seconds = started.elapsed().as_secs_f64();
+    let (preprocessing, record) = backbone_record(&pretrained);
+    let tuned = settings.options.tune.first_stage();
+    let backbone = Some((preprocessing, BackboneRecord { tuned, ..record }));
+    prepared.pretrained = Some(pretrained);
+    let trained = TrainedModel {
         head,
-        tuned_tensors: tuned,
+        tuned_tensors,
         backbone,
         history,
-        chosen_params: chosen,
-        calibration: calibrated,
+        chosen_params,
+        calibration,
         previously_trained_on: None,
-        n_train_samples: parts.fit.len(),
-        n_computed: computed,
-        seconds: PhaseSeconds { tune, calibration, ..seconds },
+        n_train_samples: split.fit.len(),
+        n_computed,
+        seconds: PhaseSeconds { tune: Some(tune_seconds), calibration: calibration_seconds, ..seconds },
     };
-    Ok((prepared, learned, tested))
+    Ok((prepared, trained, test_logits))
 }
 
-/// The training photos in two: those that are learned from and those that are held out. No group is in both.
+/// Splits the training samples into those trained on and those held out. No group is in both.
 fn hold_out_split(
     samples: &SampleSet,
     train: &[usize],
@@ -290,15 +306,17 @@ fn hold_out_split(
     let Fold { fit, held_out } = match sample_groups(samples, train) {
         None => hold_out(&labels, None, options.validation, options.seed),
         Some(groups) => {
-            let folds = (1.0 / options.validation).round().max(2.0) as usize;
+            let n_folds = (1.0 / options.validation).round().max(2.0) as usize;
             let seed = (options.seed % u64::from(u32::MAX)) as u32;
-            let splits = stratified_group_k_fold(&labels, &groups, folds, seed)
+            let splits = stratified_group_k_fold(&labels, &groups, n_folds, seed)
                 .map_err(|error| TrainError::Data(error.message_with_names(&samples.classes)))?;
-            // A class of one group lies in one fold whole: where that is held out there is nothing to learn the class from.
-            let classes = |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<BTreeSet<_>>().len();
-            let all = labels.iter().collect::<BTreeSet<_>>().len();
+            // A class with a single group is in one fold entirely; that fold cannot be held out, or the class
+            // could not be learned.
+            let n_classes =
+                |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<BTreeSet<_>>().len();
+            let n_all = labels.iter().collect::<BTreeSet<_>>().len();
             let split =
-                splits.into_iter().find(|split| !split.test.is_empty() && classes(&split.train) == all);
+                splits.into_iter().find(|split| !split.test.is_empty() && n_classes(&split.train) == n_all);
             split.map_or_else(
                 || Fold { fit: (0..train.len()).collect(), held_out: Vec::new() },
                 |split| Fold { fit: split.train, held_out: split.test },
@@ -307,72 +325,69 @@ fn hold_out_split(
     };
     if held_out.is_empty() {
         tracing::warn!(
-            "no class has enough photos to hold out {} of them: all epochs run, and the last one is kept",
+            "no class has enough photos to hold out {} of them: all epochs run, and the last epoch is kept",
             options.validation
         );
     }
-    let rows = |part: Vec<usize>| part.into_iter().map(|i| train[i]).collect();
-    Ok(HoldoutSplit { fit: rows(fit), held_out: rows(held_out) })
+    let rows_at = |indices: Vec<usize>| indices.into_iter().map(|i| train[i]).collect();
+    Ok(HoldoutSplit { fit: rows_at(fit), held_out: rows_at(held_out) })
 }
 
-/// The group of each of `rows`, where there are groups.
+/// The group of each of `rows`, if there are groups.
 fn sample_groups(samples: &SampleSet, rows: &[usize]) -> Option<Vec<u32>> {
     rows.iter().map(|&row| samples.rows[row].group).collect()
 }
 
-fn log_summary(trunk: &TrainableBackbone, stage: FeatureLayer, parts: &HoldoutSplit) {
-    let values: usize =
-        trunk.parameters().iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
+/// Logs what is going to be trained.
+fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &HoldoutSplit) {
+    let n_values: usize =
+        backbone.parameters().iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
     tracing::info!(
-        "tuning from {stage} on: {:.1} million parameters, {} photos, {} held out",
-        values as f64 / 1e6,
-        parts.fit.len(),
-        parts.held_out.len()
+        "fine-tuning from {stage} on: {:.1} million parameters, {} photos, {} held out",
+        n_values as f64 / 1e6,
+        split.fit.len(),
+        split.held_out.len()
     );
 }
 
-/// Where the frozen part ends: before the first stage that is tuned, or nowhere.
+/// The layer before the first trained stage, where the frozen stages end; `None` if all stages are trained.
 fn split_point(stage: FeatureLayer, options: &TuneOptions) -> Option<SplitPoint> {
     let layer = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage)?;
-    let kept = match options.keep {
-        CacheDtype::F16 => HalfPrecision::F16,
-        CacheDtype::Bf16 => HalfPrecision::Bf16,
-    };
-    let limit = (options.space * 1e9) as u64;
-    Some(SplitPoint { layer, dtype: kept, cache_limit: Some(limit) })
+    let cache_limit = Some((options.cache_gb * 1e9) as u64);
+    Some(SplitPoint { layer, dtype: options.cache_dtype, cache_limit })
 }
 
-/// The renderings of each photo that are worth keeping.
+/// Number of augmented views to cache of each image, besides the evaluation view; `None` for no view.
 fn views_to_cache(
-    photos: usize,
-    parts: &HoldoutSplit,
+    n_images: usize,
+    split: &HoldoutSplit,
     options: &TuneOptions,
-    views: ViewIndex,
-) -> Vec<Option<ViewIndex>> {
-    let mut wanted = vec![None; photos];
-    if options.views == AugmentMode::Kept {
-        parts.fit.iter().for_each(|&photo| wanted[photo] = Some(views));
+    n_augmented: u32,
+) -> Vec<Option<u32>> {
+    let mut views = vec![None; n_images];
+    if options.augment == AugmentMode::Cached {
+        split.fit.iter().for_each(|&row| views[row] = Some(n_augmented));
     }
-    parts.held_out.iter().for_each(|&photo| wanted[photo] = Some(0));
-    wanted
+    split.held_out.iter().for_each(|&row| views[row] = Some(0));
+    views
 }
 
-/// What a course depends on, as text of a fixed length.
-fn fingerprint(settings: &Settings, prepared: &PreparedData, stock: &PretrainedBackbone) -> String {
+/// SHA-256 (hex) of everything that training depends on.
+fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &PretrainedBackbone) -> String {
     let rows = prepared.readable.iter();
     let groups: Vec<u8> =
         rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
-    let photos: Vec<u8> = match &prepared.features {
+    let images: Vec<u8> = match &prepared.features {
         SampleFeatures::Cached(features) => rows.flat_map(|&row| features.hashes()[row]).flatten().collect(),
         SampleFeatures::InMemory(_) => Vec::new(),
     };
     let mut hash = Sha256::new();
     for part in [
-        resolved_config(settings, Some(stock)).as_bytes(),
+        resolved_config(settings, Some(pretrained)).as_bytes(),
         &split_csv(&prepared.samples, &prepared.readable),
         &groups,
-        &photos,
-        stock.checkpoint().fingerprint().as_bytes(),
+        &images,
+        pretrained.checkpoint().fingerprint().as_bytes(),
     ] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
@@ -380,12 +395,13 @@ fn fingerprint(settings: &Settings, prepared: &PreparedData, stock: &PretrainedB
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Bytes of an optional group for hashing.
 fn group_bytes(group: Option<u32>) -> [u8; 8] {
     group.map_or(u64::MAX, u64::from).to_le_bytes()
 }
 
-/// Calibrates by the logits of the photos that were held out, `[N, C]`; photos of a group are on one side when a calibration is
-/// judged.
+/// Calibrates on the logits of the held-out samples, `[N, C]`. Groups stay on one side when the calibration
+/// is evaluated.
 fn calibrate_on_held_out(
     method: CalibrationMethod,
     logits: Option<&Logits>,
@@ -395,18 +411,18 @@ fn calibrate_on_held_out(
     let (Some(logits), true) = (logits, method != CalibrationMethod::None) else {
         return Ok(CalibrationResult::default());
     };
-    let apart = groups.map_or(labels.len(), |groups| groups.iter().collect::<BTreeSet<_>>().len());
-    if apart < 2 {
+    let n_units = groups.map_or(labels.len(), |groups| groups.iter().collect::<BTreeSet<_>>().len());
+    if n_units < 2 {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: all photos held out are of one group"
+            "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong to one group"
         );
         return Ok(CalibrationResult::default());
     }
-    // By photo or group, not by class: a class of which one photo is held out would be in no fold.
-    let folds = stratified_folds(&vec![0; labels.len()], groups, MAX_FOLDS.min(apart));
-    let mut calibrated = evaluate_calibration(method, logits, labels, &folds)?;
-    if let Some(held_out) = &mut calibrated.held_out {
+    // By sample or group, not by class: a class with one held-out sample would be in no fold.
+    let folds = stratified_folds(&vec![0; labels.len()], groups, MAX_FOLDS.min(n_units));
+    let mut result = evaluate_calibration(method, logits, labels, &folds)?;
+    if let Some(held_out) = &mut result.held_out {
         held_out.n_folds = 1;
     }
-    Ok(calibrated)
+    Ok(result)
 }

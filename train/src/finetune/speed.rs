@@ -1,4 +1,4 @@
-//! How fast a backbone is tuned: steps on a batch in memory.
+//! Speed of fine-tuning: optimizer steps on a batch in memory.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,66 +15,74 @@ use crate::config::{TuneFrom, TuneOptions};
 use crate::error::TrainError;
 use crate::features::PretrainedBackbone;
 
-/// Classes of the head that is tuned with the backbone.
+/// Number of classes of the head.
 const N_CLASSES: usize = 10;
 
-/// What was measured.
+/// A speed measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FinetuneSpeed {
-    /// Steps of a batch each.
+    /// Number of steps, of one batch each.
     pub steps: usize,
-    /// How long they took: forward, backward, and the optimiser.
+    /// Seconds for forward, backward and optimizer.
     pub seconds: f64,
 }
 
-/// Measures steps that tune `from` and all that follows it, with a linear head and SGD, on a batch of made-up activations at the
-/// cut, for `limit` and one step at least.
+/// Measures steps that train the stages from `from` on with a linear head and SGD, on a batch of synthetic
+/// activations at the split point, for `limit` and at least one step.
 ///
 /// # Errors
-/// [`TrainError::Backbone`]; [`TrainError::Usage`] where nothing is tuned.
+/// [`TrainError::Backbone`]; [`TrainError::Usage`] if `from` is the head.
 pub fn measure_finetune_speed(
-    stock: &PretrainedBackbone,
+    pretrained: &PretrainedBackbone,
     from: TuneFrom,
-    batch: usize,
+    batch_size: usize,
     limit: Duration,
 ) -> Result<FinetuneSpeed, TrainError> {
     let options = TuneOptions { from, ..TuneOptions::default() };
-    let stage = options.first_stage().ok_or_else(|| TrainError::Usage("name a stage to tune".into()))?;
-    let (height, width) = stock.transform().crop;
+    let stage = options
+        .first_stage()
+        .ok_or_else(|| TrainError::Usage("name a stage to fine-tune, such as layer4".into()))?;
+    let (height, width) = pretrained.transform().crop;
     let (height, width) = (height as usize, width as usize);
-    let before = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage);
-    let (height, width, channels) = match before {
+    let last_frozen = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage);
+    let (height, width, channels) = match last_frozen {
         None => (height, width, 3),
         Some(layer) => {
             let (height, width) = layer.output_size(height, width);
-            (height, width, layer.channels(stock.checkpoint().architecture()))
+            (height, width, layer.channels(pretrained.checkpoint().architecture()))
         }
     };
     let mut random = KeyedRng::new(&[0]);
-    let values: Vec<f32> = (0..batch * height * width * channels).map(|_| random.uniform() as f32).collect();
-    let labels: Vec<u32> = (0..batch).map(|photo| (photo % N_CLASSES) as u32).collect();
+    let values: Vec<f32> =
+        (0..batch_size * height * width * channels).map(|_| random.uniform() as f32).collect();
+    let labels: Vec<u32> = (0..batch_size).map(|i| (i % N_CLASSES) as u32).collect();
 
-    let trunk = TrainableBackbone::load_on_device(
-        stock.checkpoint(),
+    let backbone = TrainableBackbone::load_on_device(
+        pretrained.checkpoint(),
         stage,
         options.batch_norm,
-        stock.options().device,
-        stock.options().precision,
+        pretrained.options().device,
+        pretrained.options().precision,
     )?;
     let head = LinearConfig::default();
-    let start = head.initial_parameters(trunk.n_features(), N_CLASSES)?;
-    let mut network = FinetuneModel::new(trunk, &head, &start)?;
-    let optimiser = Optimizer::Sgd { momentum: options.momentum, nesterov: false };
-    let (mut states, loss) = (BTreeMap::new(), CrossEntropy::default());
+    let initial_head = head.initial_parameters(backbone.n_features(), N_CLASSES)?;
+    let mut model = FinetuneModel::new(backbone, &head, &initial_head)?;
+    let optimizer = Optimizer::Sgd { momentum: options.momentum, nesterov: false };
+    let (mut optimizer_states, loss) = (BTreeMap::new(), CrossEntropy::default());
     let mut step = || -> Result<(), TrainError> {
-        let input = StageActivations { values: &values, images: batch, height, width, channels };
-        network
-            .forward_backward(input, 0, &mut |logits| loss.loss_and_gradient(logits, &labels, None, 1.0))?;
-        step_parameters(network.parameters_mut(), optimiser, &mut states, options.weight_decay, |_| 1e-6);
-        network.zero_gradients();
+        let input = StageActivations { values: &values, images: batch_size, height, width, channels };
+        model.forward_backward(input, 0, &mut |logits| loss.loss_and_gradient(logits, &labels, None, 1.0))?;
+        step_parameters(
+            model.parameters_mut(),
+            optimizer,
+            &mut optimizer_states,
+            options.weight_decay,
+            |_| 1e-6,
+        );
+        model.zero_gradients();
         Ok(())
     };
-    // The first one allocates.
+    // Warm-up: the first step allocates.
     step()?;
     let (started, mut steps) = (Instant::now(), 0);
     while steps == 0 || started.elapsed() < limit {

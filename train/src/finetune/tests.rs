@@ -15,23 +15,24 @@ use super::*;
 use crate::activations::BatchItem;
 use crate::features::ViewId;
 
-/// A folder with photos of two classes, the bundled backbone at 64 x 64 pixels, and settings that tune its last stage.
-fn demo_project(more: &[&str]) -> (TempDir, Settings) {
+/// A folder with photos of two classes and the bundled backbone at 64 x 64 pixels, and settings that
+/// fine-tune its last stage.
+fn demo_project(overrides: &[&str]) -> (TempDir, Settings) {
     let (folder, config) = project_files(8);
-    let settings = resolve(&folder, &config, more);
+    let settings = resolve(&folder, &config, overrides);
     (folder, settings)
 }
 
-/// A folder in memory, where there is one: what is saved there is on its disk at once.
+/// A temporary folder in memory if possible, where syncing is fast.
 pub(super) fn in_memory() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
-/// The folder of [`project`] with so many photos a class, and its config.
-fn project_files(photos: usize) -> (TempDir, String) {
+/// The folder of [`demo_project`] with `n_photos` photos per class, and its config.
+fn project_files(n_images: usize) -> (TempDir, String) {
     let folder = in_memory();
     for class in ["hat", "shoes"] {
-        copy_photos(class, &folder.path().join("photos").join(class), 0..photos);
+        copy_images(class, &folder.path().join("photos").join(class), 0..n_images);
     }
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
     let weights = folder.path().join("backbone");
@@ -40,32 +41,32 @@ fn project_files(photos: usize) -> (TempDir, String) {
     if fs::hard_link(&bundled, &here).is_err() {
         fs::copy(&bundled, &here).unwrap();
     }
-    let record = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.875,
+    let preprocessing = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.875,
         "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}"#;
-    fs::write(weights.join("config.json"), record).unwrap();
+    fs::write(weights.join("config.json"), preprocessing).unwrap();
     let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n[backbone]\nweights = \"backbone\"\n\
-                  [tune]\nfrom = \"layer4\"\nbatch_size = 2\nvalidation = 0.25\nstart = \"random\"\n";
+                  [tune]\nfrom = \"layer4\"\nbatch_size = 2\nvalidation = 0.25\nhead_init = \"random\"\n";
     (folder, config.to_owned())
 }
 
 /// Copies some of the demo's training photos of a class.
-fn copy_photos(class: &str, to: &Path, photos: Range<usize>) {
-    fs::create_dir_all(to).unwrap();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/photos/train").join(class);
-    let mut paths: Vec<PathBuf> = fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()).collect();
+fn copy_images(class: &str, folder: &Path, range: Range<usize>) {
+    fs::create_dir_all(folder).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/photos/train").join(class);
+    let mut paths: Vec<PathBuf> = fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    for photo in &paths[photos] {
-        fs::copy(photo, to.join(photo.file_name().unwrap())).unwrap();
+    for image in &paths[range] {
+        fs::copy(image, folder.join(image.file_name().unwrap())).unwrap();
     }
 }
 
-fn resolve(folder: &TempDir, config: &str, more: &[&str]) -> Settings {
+fn resolve(folder: &TempDir, config: &str, overrides: &[&str]) -> Settings {
     let mut config = Config::parse(config, "a test", folder.path()).unwrap();
-    config.set(more).unwrap();
+    config.set(overrides).unwrap();
     config.resolve(&Registry::builtin()).unwrap()
 }
 
-/// Copies the last checkpoint when so many batches have been learned from, of which the last is not in it.
+/// Copies the last checkpoint after `after` batches; the checkpoint does not include the last of them.
 struct CheckpointCopier {
     after: u64,
     seen: AtomicU64,
@@ -74,7 +75,7 @@ struct CheckpointCopier {
 }
 
 impl Progress for CheckpointCopier {
-    fn begin_run(&self, _: &str, _: u64, _: &'static str) {}
+    fn begin(&self, _: &str, _: u64, _: &'static str) {}
 
     fn step(&self, _: u64) {
         if self.seen.fetch_add(1, Ordering::Relaxed) == self.after {
@@ -84,7 +85,7 @@ impl Progress for CheckpointCopier {
 
     fn set_position(&self, _: u64, _: u64) {}
 
-    fn train_to_end(&self) {}
+    fn end(&self) {}
 }
 
 impl DownloadProgress for CheckpointCopier {
@@ -95,97 +96,98 @@ impl DownloadProgress for CheckpointCopier {
     fn finish(&self) {}
 }
 
-/// What a course ends with, which saves after every step: its values by name, and its history.
-fn end(
-    ready: &PreparedFinetune,
+/// Trains with a checkpoint at every step; returns the model's values by name and the history.
+fn train_to_end(
+    prepared: &PreparedFinetune,
     settings: &Settings,
     run: &RunInProgress,
     progress: &dyn Progress,
 ) -> (Vec<(String, Vec<f32>)>, History) {
-    let trained = with_trainer_config(ready, settings, Some(run), &(), |setup, network| {
-        let FinetuneResult { model: mut network, history, .. } =
-            Trainer::new(setup, network)?.with_checkpoint_every_step().run(progress)?;
+    let trained = with_trainer_config(prepared, settings, Some(run), &(), |config, model| {
+        let FinetuneResult { mut model, history, .. } =
+            Trainer::new(config, model)?.with_checkpoint_every_step().run(progress)?;
         let values =
-            network.named_values_mut().into_iter().map(|(name, values)| (name, values.to_vec())).collect();
+            model.named_values_mut().into_iter().map(|(name, values)| (name, values.to_vec())).collect();
         Ok((values, history))
     });
     trained.unwrap()
 }
 
-fn begin(folder: &TempDir, name: &str, settings: &Settings) -> RunInProgress {
-    let place = RunDir::Named(folder.path().join(name));
-    let reserved = place.reserve(&settings.source).unwrap();
-    RunInProgress::with_trainer(reserved, "linear", &settings.options.to_toml()).unwrap()
+fn begin_run(folder: &TempDir, name: &str, settings: &Settings) -> RunInProgress {
+    let run_dir = RunDir::Named(folder.path().join(name));
+    let reservation = run_dir.reserve(&settings.source).unwrap();
+    RunInProgress::begin(reservation, "linear", &settings.options.to_toml()).unwrap()
 }
 
 // effect: train --resume
 #[test]
-fn a_course_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
-    // The tests of the course stop every kind of one (`course/tests.rs`); here, what the real network adds.
-    let more = [
+fn a_training_resumed_within_an_epoch_ends_the_same() {
+    // `trainer/tests.rs` interrupts every kind of training; this adds the real network.
+    let overrides = [
         "tune.epochs=2",
         "tune.from=layer3",
-        "tune.unfreeze=1",
+        "tune.unfreeze_epochs=1",
         "tune.batch_norm=train",
-        "tune.ema=0.9",
+        "tune.ema_decay=0.9",
         "tune.cutmix=1",
-        "tune.accumulate=2",
+        "tune.grad_accum_steps=2",
     ];
-    let (folder, settings) = demo_project(&more);
-    let ready = PreparedFinetune::new(&settings, false, &()).unwrap();
-    let whole = begin(&folder, "whole", &settings);
-    let cut = begin(&folder, "cut", &settings);
+    let (folder, settings) = demo_project(&overrides);
+    let prepared = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let uninterrupted = begin_run(&folder, "whole", &settings);
+    let resumed = begin_run(&folder, "resumed", &settings);
     // In the second epoch, after its second batch.
-    let per_epoch = ready.split.fit.len().div_ceil(2) as u64;
+    let per_epoch = prepared.split.fit.len().div_ceil(2) as u64;
     let progress = CheckpointCopier {
         after: per_epoch + 3,
         seen: AtomicU64::new(0),
-        from: whole.checkpoint_path("last.safetensors"),
-        to: cut.checkpoint_path("last.safetensors"),
+        from: uninterrupted.checkpoint_path("last.safetensors"),
+        to: resumed.checkpoint_path("last.safetensors"),
     };
-    // The best epoch so far is a file of its own.
-    let (values, history) = end(&ready, &settings, &whole, &progress);
-    fs::copy(whole.checkpoint_path("best.safetensors"), cut.checkpoint_path("best.safetensors")).unwrap();
-    assert!(end(&ready, &settings, &cut, &()) == (values, history));
-    let copied = fs::metadata(cut.checkpoint_path("last.safetensors")).unwrap().len();
+    // The best epoch is saved in a separate file.
+    let (values, history) = train_to_end(&prepared, &settings, &uninterrupted, &progress);
+    fs::copy(uninterrupted.checkpoint_path("best.safetensors"), resumed.checkpoint_path("best.safetensors"))
+        .unwrap();
+    assert!(train_to_end(&prepared, &settings, &resumed, &()) == (values, history));
+    let copied = fs::metadata(resumed.checkpoint_path("last.safetensors")).unwrap().len();
     assert!(copied > 0 && progress.seen.load(Ordering::Relaxed) > progress.after);
 }
 
-// effect: tune.views, features.views x tune.views
+// effect: tune.augment, features.views x tune.augment
 #[test]
-fn the_order_and_the_renderings_of_an_epoch_are_its_own_and_each_photo_comes_once() {
+fn order_and_views_depend_on_the_epoch_and_each_image_comes_once() {
     let (_folder, settings) =
         demo_project(&["features.views=2", "augment.horizontal_flip=0.5", "tune.batch_size=3"]);
-    let ready = PreparedFinetune::new(&settings, false, &()).unwrap();
-    let epochs = with_trainer_config(&ready, &settings, None, &(), |setup, network| {
-        let course = Trainer::new(setup, network)?;
-        Ok([0, 1, 2].map(|epoch| course.epoch_batches(epoch).concat()))
+    let prepared = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let epochs = with_trainer_config(&prepared, &settings, None, &(), |config, model| {
+        let trainer = Trainer::new(config, model)?;
+        Ok([0, 1, 2].map(|epoch| trainer.epoch_batches(epoch).concat()))
     });
     let epochs = epochs.unwrap();
-    let photos = |epoch: &[BatchItem]| epoch.iter().map(|item| item.image).collect::<Vec<_>>();
-    assert_ne!(photos(&epochs[0]), photos(&epochs[1]));
-    let mut seen: Vec<(usize, ViewIndex)> = Vec::new();
+    let images = |epoch: &[BatchItem]| epoch.iter().map(|item| item.image).collect::<Vec<_>>();
+    assert_ne!(images(&epochs[0]), images(&epochs[1]));
+    let mut seen: Vec<(usize, u32)> = Vec::new();
     for epoch in &epochs {
-        let mut once = photos(epoch);
-        once.sort_unstable();
-        assert_eq!(once, ready.split.fit);
+        let mut sorted = images(epoch);
+        sorted.sort_unstable();
+        assert_eq!(sorted, prepared.split.fit);
         seen.extend(epoch.iter().map(|item| match item.view {
             ViewId::Numbered(view) => (item.image, view),
-            ViewId::PerEpoch { .. } => panic!("nothing is fresh here"),
+            ViewId::PerEpoch { .. } => panic!("there are no per-epoch views here"),
         }));
     }
-    // In three epochs each of the three renderings once.
+    // In three epochs each of the three views comes once.
     seen.sort_unstable();
-    let all: Vec<(usize, ViewIndex)> =
-        ready.split.fit.iter().flat_map(|&photo| (0..3).map(move |view| (photo, view))).collect();
-    assert_eq!(seen, all);
+    let expected: Vec<(usize, u32)> =
+        prepared.split.fit.iter().flat_map(|&image| (0..3).map(move |view| (image, view))).collect();
+    assert_eq!(seen, expected);
 }
 
-// effect: tune.layer_decay, tune.lr, tune.unfreeze
+// effect: tune.layer_decay, tune.lr, tune.unfreeze_epochs
 #[test]
-fn rates_fall_from_stage_to_stage_and_stages_come_one_by_one() {
+fn learning_rates_decay_by_stage_and_stages_unfreeze_one_by_one() {
     let (_folder, settings) =
-        demo_project(&["tune.layer_decay=0.5", "tune.lr=1", "tune.unfreeze=2", "tune.from=layer2"]);
+        demo_project(&["tune.layer_decay=0.5", "tune.lr=1", "tune.unfreeze_epochs=2", "tune.from=layer2"]);
     let options = &settings.options.tune;
     let rates = [
         ParameterGroup::Head,

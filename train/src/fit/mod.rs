@@ -1,4 +1,4 @@
-//! Training: features, fit, calibration, test, and a run.
+//! Training: features, fit, calibration, test, and writing the run.
 
 mod calibrate;
 mod head_fitter;
@@ -23,93 +23,95 @@ use crate::prepared_data::PreparedData;
 use crate::progress::Progress;
 use crate::run::{Model, PhaseSeconds, Run, RunDir, RunMetrics, RunReservation};
 
-/// What training ended with.
+/// The result of training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOutcome {
     /// The run's folder.
     pub folder: PathBuf,
-    /// Its figures.
+    /// The run's metrics.
     pub metrics: RunMetrics,
-    /// A photo of the test part, to try the run on; none where photos are no files.
+    /// A test photo to try the run on; `None` if photos are not files of their own.
     pub example: Option<PathBuf>,
 }
 
-/// Trains as `settings` say and writes a run. With a run to `start` from, its classes keep their numbers and new ones come
-/// after them; a head of the same kind on the same features begins with its weights, where it can.
+/// Trains as `settings` say and writes a run. With a run to `start` from (warm start), its classes keep their
+/// labels and new classes come after them; a head of the same kind on the same features starts from the run's
+/// weights, if it can.
 ///
 /// # Errors
-/// [`TrainError`]; nothing is written then but features, which the next try finds.
+/// [`TrainError`]; only computed features are kept then, in the cache.
 pub fn train(
     settings: &Settings,
     start: Option<&Run>,
-    place: &RunDir,
+    run_dir: &RunDir,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
     if !settings.options.tune.is_off() {
         if start.is_some() {
             return Err(TrainError::Usage(
-                "--warm starts the head of a frozen backbone: leave it out, or set tune.from=head".into(),
+                "--warm needs a frozen backbone: leave it out, or set tune.from=head".into(),
             ));
         }
-        return finetune::start_finetune(settings, place, progress);
+        return finetune::start_finetune(settings, run_dir, progress);
     }
-    let place = place.reserve(&settings.source)?;
-    PreparedData::with_classes_of(start, settings, progress)?.train(settings, start, place, progress)
+    let reservation = run_dir.reserve(&settings.source)?;
+    PreparedData::with_classes_of(start, settings, progress)?.train(settings, start, reservation, progress)
 }
 
 impl PreparedData {
-    /// Fits the head of `settings` on the training part, calibrates and tests it and writes a run. But for the head they are the
-    /// settings that this was made of, and so is the run to `start` from.
+    /// Fits the head of `settings` on the training samples, calibrates and tests it, and writes a run. Apart
+    /// from the head, `settings` must be those this data was prepared with; so must the run to `start` from.
     ///
     /// # Errors
-    /// [`TrainError`]; nothing is written then.
+    /// [`TrainError`]; no run is written then.
     pub fn train(
         &mut self,
         settings: &Settings,
         start: Option<&Run>,
-        place: RunReservation<'_>,
+        reservation: RunReservation<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainOutcome, TrainError> {
         let backbone = self.pretrained.as_ref().map(backbone_record);
-        let (mut tensors, mut earlier) = (None, None);
+        let (mut tensors, mut previously_trained_on) = (None, None);
         if let Some(run) = start {
-            tensors = warm_start::warm_start_tensors(
-                run,
-                settings,
-                backbone.as_ref().map(|(_, record)| record),
-                self,
-            )?;
-            // A head that is fitted from nothing has nothing of what the run was trained on.
+            let record = backbone.as_ref().map(|(_, record)| record);
+            tensors = warm_start::warm_start_tensors(run, settings, record, self)?;
+            // Without a warm start nothing of the run's training data reaches this head.
             if tensors.is_some() {
-                earlier = run.trained_on_hashes(progress)?;
+                previously_trained_on = run.trained_on_hashes(progress)?;
             }
         }
-        let Self { samples, features: matrix, train, .. } = self;
-        let mut learner = HeadFitter { samples, features: matrix, n_views: self.n_views, progress };
-        let what = format!("fitting {}", settings.head.kind());
-        learner.log_memory(settings.head.as_ref(), train.len());
+        let Self { samples, features, train, .. } = self;
+        let mut fitter = HeadFitter { samples, features, n_augmented: self.n_augmented, progress };
+        let task = format!("fitting {}", settings.head.kind());
+        fitter.log_memory(settings.head.as_ref(), train.len());
         let (Fitted { head, history, chosen }, fit) =
-            learner.fit(settings.head.as_ref(), tensors.as_ref(), train, &what)?;
+            fitter.fit(settings.head.as_ref(), tensors.as_ref(), train, &task)?;
 
         let started = Instant::now();
-        let fixed = settings.head.with_chosen(&chosen)?;
-        let calibrated =
-            calibrate_by_folds(&mut learner, fixed.as_ref(), train, settings.options.calibration)?;
-        let calibration = started.elapsed().as_secs_f64();
-        let learned = TrainedModel {
+        let fixed_head = settings.head.with_chosen(&chosen)?;
+        let calibration =
+            calibrate_by_folds(&mut fitter, fixed_head.as_ref(), train, settings.options.calibration)?;
+        let seconds = PhaseSeconds {
+            features: self.seconds,
+            fit,
+            calibration: started.elapsed().as_secs_f64(),
+            ..PhaseSeconds::default()
+        };
+        let trained = TrainedModel {
             head,
             tuned_tensors: Tensors::new(),
             backbone,
             history,
             chosen_params: owned_params(chosen),
-            calibration: calibrated,
-            previously_trained_on: earlier,
+            calibration,
+            previously_trained_on,
             n_train_samples: train.len(),
-            n_computed: matrix.computed(),
-            seconds: PhaseSeconds { features: self.seconds, fit, calibration, ..PhaseSeconds::default() },
+            n_computed: features.computed(),
+            seconds,
         };
         let test = |model: &Model| eval_logits(model.head.as_ref(), &self.features, &self.test);
-        self.test_and_write(settings, learned, test, |files| place.write(settings.head.kind(), files))
+        self.test_and_write(settings, trained, test, |files| reservation.write(settings.head.kind(), files))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every training ends with, whatever was trained: the test and the run's files.
+//! The end of every training: testing the model and writing the run's files.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -21,77 +21,79 @@ use crate::run::{
 };
 use crate::trained_on::{self, ContentHash};
 
-/// What was learned.
+/// A trained model and what the run records of its training.
 pub(crate) struct TrainedModel {
     pub(crate) head: FittedHead,
-    /// The backbone's tensors that were tuned.
+    /// The backbone's fine-tuned tensors.
     pub(crate) tuned_tensors: Tensors,
-    /// How photos become features.
+    /// Preprocessing and backbone; `None` for precomputed features.
     pub(crate) backbone: Option<(Preprocessing, BackboneRecord)>,
     pub(crate) history: History,
-    /// Parameters of the head that its fit chose.
+    /// Hyperparameters chosen by the head's fit.
     pub(crate) chosen_params: Vec<(String, f64)>,
     pub(crate) calibration: CalibrationResult,
-    /// What the run that this one starts from was trained on, by content; none without such a run, or where it is not known.
+    /// Content of the samples that the run this one starts from was trained on; `None` without such a run, or
+    /// if it is not known.
     pub(crate) previously_trained_on: Option<BTreeSet<ContentHash>>,
-    /// Samples that were learned from.
+    /// Number of training samples.
     pub(crate) n_train_samples: usize,
-    /// Feature vectors that were computed.
+    /// Number of feature vectors computed.
     pub(crate) n_computed: usize,
     pub(crate) seconds: PhaseSeconds,
 }
 
 impl PreparedData {
-    /// Tests what was learned on the test part, whose logits `test` gives, and has `write` write the run's files.
+    /// Tests the model on the test subset, whose logits `test` computes, and passes the run's files to
+    /// `write`.
     pub(crate) fn test_and_write(
         &self,
         settings: &Settings,
-        learned: TrainedModel,
+        trained: TrainedModel,
         test: impl FnOnce(&Model) -> Result<Logits, TrainError>,
         write: impl FnOnce(&RunFiles<'_>) -> Result<PathBuf, TrainError>,
     ) -> Result<TrainOutcome, TrainError> {
         let started = Instant::now();
-        let TrainedModel { calibration: calibrated, seconds, .. } = learned;
+        let TrainedModel { calibration, seconds, .. } = trained;
         let record = ModelRecord::new(
             record::head_record(settings),
             self.samples.classes.names().to_vec(),
-            learned.head.width(),
-            learned.backbone,
-            calibrated.calibration.clone(),
+            trained.head.width(),
+            trained.backbone,
+            calibration.calibration.clone(),
         );
-        let conformal = calibrated.held_out.as_ref().map(|held_out| held_out.conformal.clone());
-        let model = Model { record, head: learned.head, tuned_weights: learned.tuned_tensors, conformal };
+        let conformal = calibration.held_out.as_ref().map(|held_out| held_out.conformal.clone());
+        let model = Model { record, head: trained.head, tuned_weights: trained.tuned_tensors, conformal };
         let logits = test(&model)?;
-        let tested = model.predictions(&logits)?;
+        let test_predictions = model.predictions(&logits)?;
         let labels = self.samples.labels(&self.test);
-        let content = |test: usize| self.features.content(self.test[test]);
-        let of_earlier = |known: &BTreeSet<ContentHash>| {
-            TrainTestOverlap::from_predictions(known, &model, &tested, &labels, content)
+        let content = |index: usize| self.features.content(self.test[index]);
+        let overlap = |known: &BTreeSet<ContentHash>| {
+            TrainTestOverlap::from_predictions(known, &model, &test_predictions, &labels, content)
         };
-        let trained_on = learned.previously_trained_on.as_ref().map(of_earlier).transpose()?;
-        if let Some(known) = trained_on.filter(|known| known.samples > 0) {
+        let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
+        if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
-                "the run that this one starts from was trained on {} of these {} photos: their figures flatter it",
-                known.samples,
+                "the run that this one starts from was trained on {} of the {} test photos: test metrics will be optimistic",
+                overlap.samples,
                 labels.len()
             );
         }
         let mut contents: BTreeSet<ContentHash> =
             self.train.iter().filter_map(|&row| self.features.content(row)).collect();
-        contents.extend(learned.previously_trained_on.iter().flatten());
+        contents.extend(trained.previously_trained_on.iter().flatten());
         let metrics = RunMetrics {
-            test: tested.metrics(&labels),
+            test: test_predictions.metrics(&labels),
             counts: SampleCounts {
                 classes: self.samples.classes.len(),
-                train: learned.n_train_samples,
+                train: trained.n_train_samples,
                 test: self.test.len(),
-                views: self.n_views,
+                views: self.n_augmented,
                 skipped: self.samples.rows.len() - self.readable.len(),
-                computed: learned.n_computed,
+                computed: trained.n_computed,
             },
-            chosen: learned.chosen_params.into_iter().collect(),
-            calibration: calibration_metrics(&calibrated, &logits, &tested, &labels),
-            conformal: ConformalMetrics::from_predictions(&model, &tested, &labels)?,
+            chosen: trained.chosen_params.into_iter().collect(),
+            calibration: calibration_metrics(&calibration, &logits, &test_predictions, &labels),
+            conformal: ConformalMetrics::from_predictions(&model, &test_predictions, &labels)?,
             trained_on,
             seconds: PhaseSeconds { test: started.elapsed().as_secs_f64(), ..seconds },
         };
@@ -102,36 +104,36 @@ impl PreparedData {
         let folder = write(&RunFiles {
             config: record::resolved_config(settings, self.pretrained.as_ref()),
             model: &model,
-            metrics: serde_json::to_string_pretty(&metrics).expect("figures are JSON") + "\n",
-            history: history_csv(&learned.history),
+            metrics: serde_json::to_string_pretty(&metrics).expect("metrics serialize to JSON") + "\n",
+            history: history_csv(&trained.history),
             split: split_csv(&self.samples, &self.readable),
             trained_on: trained_on::to_csv(&contents),
-            predictions: predictions_csv(&rows, &tested, &model.record.classes),
-            report: report::render(&model.record, &metrics, &rows, &tested),
+            predictions: predictions_csv(&rows, &test_predictions, &model.record.classes),
+            report: report::render(&model.record, &metrics, &rows, &test_predictions),
         })?;
         let example =
-            self.images.as_ref().and_then(|photos| photos[self.test[0]].file_path()).map(PathBuf::from);
+            self.images.as_ref().and_then(|images| images[self.test[0]].file_path()).map(PathBuf::from);
         Ok(TrainOutcome { folder, metrics, example })
     }
 }
 
-/// What calibration does to the figures of the test part, and did to those of the photos held out.
+/// How calibration changes the metrics of the test subset and of the held-out samples.
 fn calibration_metrics(
-    calibrated: &CalibrationResult,
+    result: &CalibrationResult,
     logits: &Logits,
-    tested: &Predictions,
+    test_predictions: &Predictions,
     labels: &[u32],
 ) -> Option<CalibrationMetrics> {
-    let held_out = calibrated.held_out.as_ref()?;
+    let held_out = result.held_out.as_ref()?;
     Some(CalibrationMetrics {
-        method: calibrated.calibration.method(),
-        temperature: calibrated.calibration.temperature(),
+        method: result.calibration.method(),
+        temperature: result.calibration.temperature(),
         dropped: held_out.dropped,
         folds: held_out.n_folds,
         samples: held_out.n_samples,
         test: CalibrationEffect {
             before: Predictions::new(logits).metrics(labels).probability_metrics(),
-            after: tested.metrics(labels).probability_metrics(),
+            after: test_predictions.metrics(labels).probability_metrics(),
         },
         out_of_fold: CalibrationEffect { before: held_out.before, after: held_out.after },
     })

@@ -1,4 +1,4 @@
-//! Starting from an earlier run.
+//! Warm start from an earlier run.
 
 use headstock_heads::Tensors;
 
@@ -7,8 +7,8 @@ use crate::error::TrainError;
 use crate::prepared_data::PreparedData;
 use crate::run::{BackboneRecord, Run};
 
-/// The tensors of the run's head, to start a fit of the head of `settings` from; none where that head cannot start from any,
-/// which a line says.
+/// The tensors of the run's head, to start the fit of the head of `settings`; `None`, with a log message, if
+/// that head does not support a warm start.
 pub(super) fn warm_start_tensors(
     run: &Run,
     settings: &Settings,
@@ -19,29 +19,35 @@ pub(super) fn warm_start_tensors(
     let usage =
         |problem: String| Err(TrainError::Usage(format!("--warm {}: {problem}", run.folder.display())));
     if record.head.kind != kind {
-        return usage(format!("it holds a `{}`, from which no `{kind}` can start", record.head.kind));
+        return usage(format!(
+            "it has a `{}` head, from which a `{kind}` head cannot start",
+            record.head.kind
+        ));
     }
-    let features = |of: &BackboneRecord| (of.sha256.clone(), of.layer, of.precision, of.tuned);
+    let features = |backbone: &BackboneRecord| {
+        (backbone.sha256.clone(), backbone.layer, backbone.precision, backbone.tuned)
+    };
     if record.backbone.as_ref().map(features) != backbone.map(features)
         || record.width != prepared.features.width()
     {
         return usage(
-            "it was fitted on other features: its weights, what of them is tuned, layer or precision are not those of the settings"
+            "it was fitted on other features: the backbone's weights, fine-tuned stages, layer or precision differ from the \
+             settings"
                 .into(),
         );
     }
-    let new = &prepared.samples.classes.names()[record.classes.len()..];
-    if !new.is_empty() {
+    let new_classes = &prepared.samples.classes.names()[record.classes.len()..];
+    if !new_classes.is_empty() {
         tracing::info!(
             "new classes, after the {} of {}: {}",
             record.classes.len(),
             run.folder.display(),
-            new.join(", ")
+            new_classes.join(", ")
         );
     }
     if !settings.head.supports_warm_start() {
         tracing::info!(
-            "`{kind}` is fitted from nothing: of {} only the order of the classes is kept",
+            "`{kind}` does not support a warm start: only the class order of {} is used",
             run.folder.display()
         );
         return Ok(None);

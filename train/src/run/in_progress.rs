@@ -1,4 +1,4 @@
-//! A run whose training goes on: its folder is there from the start, with checkpoints in it, and is no run before the end.
+//! A run in progress: its folder exists from the start and has checkpoints in it until the training ends.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,37 +7,37 @@ use super::{CONFIG, METRICS, MODEL, RunFiles, RunMetrics, RunReservation};
 use crate::atomic_write::{TEMP_PREFIX, write_atomically};
 use crate::error::TrainError;
 
-/// The folder of the checkpoints. As long as it is there, the run is not finished.
+/// The folder of the checkpoints. A run is in progress as long as it exists.
 const CHECKPOINTS: &str = "checkpoints";
 
-/// Held by the one program that trains.
+/// The lock file of the program that trains.
 const LOCK: &str = "lock";
 
-/// Whether `folder` is a run whose training has not ended.
+/// Whether `folder` is a run whose training has not finished.
 pub(crate) fn is_in_progress(folder: &Path) -> bool {
     folder.join(CHECKPOINTS).is_dir()
 }
 
-/// A run whose training has not ended, held by this program.
+/// A run whose training has not finished, locked by this program.
 pub(crate) struct RunInProgress {
     folder: PathBuf,
     lock: File,
 }
 
-/// What there is to go on with.
+/// The state of a run that is resumed.
 pub(crate) enum ResumeState {
-    /// A training that has not ended.
+    /// The training has not finished.
     InProgress(RunInProgress),
-    /// Nothing: the run is finished.
+    /// The run is finished.
     Finished(Box<RunMetrics>),
 }
 
 impl RunInProgress {
-    /// Gives a reserved folder its name, with the settings in it.
+    /// Writes the config and the folder of checkpoints into a reserved folder, and moves it into place.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] when the place is taken by now, [`TrainError::Io`].
-    pub(crate) fn with_trainer(
+    /// [`TrainError::Usage`] if the run's folder exists by now, [`TrainError::Io`].
+    pub(crate) fn begin(
         reservation: RunReservation<'_>,
         head: &str,
         config: &str,
@@ -45,22 +45,22 @@ impl RunInProgress {
         let path = reservation.temp_folder().join(CONFIG);
         write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))?;
         let path = reservation.temp_folder().join(CHECKPOINTS);
-        fs::create_dir(&path).map_err(TrainError::io("make", &path))?;
+        fs::create_dir(&path).map_err(TrainError::io("create", &path))?;
         let lock = lock_checkpoints(&path)?;
         Ok(Self { folder: reservation.move_into_place(head)?, lock })
     }
 
-    /// Takes up what was left in `folder`.
+    /// Locks the run in `folder` to continue its training.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] where there is no run, or another program trains it; [`TrainError::Io`],
-    /// [`TrainError::UnknownFormat`].
+    /// [`TrainError::Usage`] if there is no run or another program trains it; [`TrainError::Io`],
+    /// [`TrainError::Format`].
     pub(crate) fn resume(folder: &Path) -> Result<ResumeState, TrainError> {
         let checkpoints = folder.join(CHECKPOINTS);
         let has_model = folder.join(MODEL).is_file();
         if !checkpoints.is_dir() && !has_model {
             return Err(TrainError::Usage(format!(
-                "{} is no training that could go on: `headstock train` begins one where [tune] names a stage",
+                "{} has no training to resume: only `headstock train` with a stage in [tune] can be resumed",
                 folder.display()
             )));
         }
@@ -72,7 +72,7 @@ impl RunInProgress {
                 Ok(ResumeState::InProgress(Self { folder: folder.into(), lock }))
             }
             held_lock => {
-                // It was stopped after its last file was written.
+                // The program was stopped after it had written the last file.
                 if let Some(lock) = held_lock {
                     Self { folder: folder.into(), lock }.remove_checkpoints()?;
                 }
@@ -88,18 +88,18 @@ impl RunInProgress {
         &self.folder
     }
 
-    /// Where the checkpoint of this name is kept.
+    /// The path of the checkpoint `name`.
     pub(crate) fn checkpoint_path(&self, name: &str) -> PathBuf {
         self.folder.join(CHECKPOINTS).join(name)
     }
 
-    /// Writes the settings anew, which say more by now.
+    /// Writes the config again, with the settings that were resolved during the training.
     pub(crate) fn write_config(&self, config: &str) -> Result<(), TrainError> {
         let path = self.folder.join(CONFIG);
         write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))
     }
 
-    /// Writes the run's files; the model, by which a run is known, comes last.
+    /// Writes the run's files. The model comes last, because a folder with a model is a run.
     pub(crate) fn finish(self, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
         files.write_all_but_model(&self.folder)?;
         let (temp_model, model) = (self.checkpoint_path(MODEL), self.folder.join(MODEL));
@@ -110,16 +110,16 @@ impl RunInProgress {
         Ok(folder)
     }
 
-    /// Removes the folder, in which nothing is that would be missed.
+    /// Removes the folder of a training without results.
     pub(crate) fn discard(self) {
         let Self { folder, lock } = self;
         drop(lock);
         if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!("{} is left behind: {error}", folder.display());
+            tracing::warn!("{} cannot be removed: {error}", folder.display());
         }
     }
 
-    /// Removes the checkpoints: the run is finished.
+    /// Removes the checkpoints, which finishes the run.
     fn remove_checkpoints(self) -> Result<(), TrainError> {
         let checkpoints = self.folder.join(CHECKPOINTS);
         drop(self.lock);
@@ -127,7 +127,7 @@ impl RunInProgress {
     }
 }
 
-/// Holds the checkpoints in `folder` for as long as the file is open.
+/// Locks the checkpoints in `folder` for as long as the returned file is open.
 fn lock_checkpoints(folder: &Path) -> Result<File, TrainError> {
     let path = folder.join(LOCK);
     let file = File::create(&path).map_err(TrainError::io("write", &path))?;
@@ -141,7 +141,7 @@ fn lock_checkpoints(folder: &Path) -> Result<File, TrainError> {
     }
 }
 
-/// Removes what a program that was killed was about to write.
+/// Removes temporary files of a program that was killed.
 fn remove_temp_files(folder: &Path) -> Result<(), TrainError> {
     for entry in fs::read_dir(folder).map_err(TrainError::io("read", folder))? {
         let entry = entry.map_err(TrainError::io("read", folder))?;
@@ -165,7 +165,7 @@ mod tests {
         let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
         let settings = Config::parse(text, "a test", folder).unwrap().resolve(&Registry::builtin()).unwrap();
         let run_dir = RunDir::Named(folder.join("run"));
-        RunInProgress::with_trainer(run_dir.reserve(&settings.source).unwrap(), "linear", "first").unwrap()
+        RunInProgress::begin(run_dir.reserve(&settings.source).unwrap(), "linear", "first").unwrap()
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         }
         drop(in_progress);
         let Ok(ResumeState::InProgress(in_progress)) = RunInProgress::resume(&run) else {
-            panic!("it goes on")
+            panic!("the training has not finished")
         };
         let names = |dir: &Path| {
             let mut names: Vec<String> = fs::read_dir(dir)
@@ -217,7 +217,8 @@ mod tests {
         drop(begin_run(folder.path()));
         let run = folder.path().join("run");
         fs::write(run.join(MODEL), "a model").unwrap();
-        // The model is the last file that is written: without its figures the run is damaged, and the file is named.
+        // The model is written last: a run with a model but without metrics is damaged, and the missing file
+        // is named.
         let damaged = RunInProgress::resume(&run).err().unwrap().to_string();
         assert!(damaged.contains(METRICS), "{damaged}");
         assert!(!is_in_progress(&run) && run.join(MODEL).exists());

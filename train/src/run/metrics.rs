@@ -1,4 +1,4 @@
-//! `metrics.json`: the figures of a run.
+//! `metrics.json`: the metrics of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,47 +10,47 @@ use crate::error::TrainError;
 use crate::metrics::{Metrics, Predictions, ProbabilityMetrics};
 use crate::trained_on::ContentHash;
 
-/// The coverage whose sets are tested.
+/// Target coverage of the conformal sets that are tested.
 const COVERAGE: f64 = 0.9;
 
-/// `metrics.json`
+/// The contents of `metrics.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunMetrics {
-    /// On the test part, calibrated.
+    /// Metrics of the calibrated predictions on the test set.
     #[serde(flatten)]
     pub test: Metrics,
-    /// How many there are.
+    /// Numbers of samples and classes.
     pub counts: SampleCounts,
-    /// Parameters that the settings left to the fit, such as `C = "auto"`, and what it chose.
+    /// Values that the fit chose for hyperparameters such as `C = "auto"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, f64>,
-    /// What calibration did; none where nothing was held out for it.
+    /// The effect of calibration; `None` if no samples were held out for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationMetrics>,
-    /// How conformal sets do on the test part; none where nothing was held out for them.
+    /// Metrics of conformal sets on the test set; `None` if no samples were held out for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conformal: Option<ConformalMetrics>,
-    /// How much of the test part the run that this one starts from was trained on; none without such a run.
+    /// With a warm start: the overlap of the test set with the samples that the earlier run was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<TrainTestOverlap>,
-    /// How long each phase took.
+    /// Duration of each phase.
     pub seconds: PhaseSeconds,
 }
 
-/// How many samples of each kind there are.
+/// Numbers of samples and classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleCounts {
     /// Classes.
     pub classes: usize,
-    /// Samples fitted on.
+    /// Training samples.
     pub train: usize,
-    /// Samples tested on.
+    /// Test samples.
     pub test: usize,
-    /// Augmented views of each training photo.
+    /// Augmented views of each training image.
     pub views: u32,
-    /// Photos left out because they cannot be read.
+    /// Images skipped because they cannot be read.
     pub skipped: usize,
-    /// Feature vectors that were computed in this run, rather than found in the cache.
+    /// Feature vectors that were computed in this run because they were not in the cache.
     pub computed: usize,
 }
 
@@ -61,96 +61,98 @@ pub struct PhaseSeconds {
     pub features: f64,
     /// Fitting the head.
     pub fit: f64,
-    /// Fitting it again for each fold, and what is learned from the folds.
+    /// Calibration, with the fits of the head in all folds.
     #[serde(default)]
     pub calibration: f64,
-    /// Tuning the backbone with it, where that is done.
+    /// Fine-tuning the backbone and the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tune: Option<f64>,
-    /// Testing it.
+    /// Testing.
     pub test: f64,
 }
 
-/// What calibration did.
+/// The effect of calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationMetrics {
-    /// The method in use.
+    /// The method that is used.
     pub method: CalibrationMethod,
-    /// What logits are divided by, where that is the method.
+    /// The temperature, with [`CalibrationMethod::Temperature`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// The method that was asked for and is not used, for on the photos held out it did not lower the log-loss, or raised
-    /// the calibration error.
+    /// The requested method, if it is not used because on held-out samples it did not lower the log-loss or
+    /// raised the calibration error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<CalibrationMethod>,
-    /// Times the head was fitted on a part of the training photos.
+    /// Number of folds that the head was fitted in.
     pub folds: usize,
-    /// Training photos that were held out, each once.
+    /// Number of training samples that were held out, each once.
     pub samples: usize,
-    /// On the test part.
+    /// The effect on the test set.
     #[serde(flatten)]
     pub test: CalibrationEffect,
-    /// On the training photos, each predicted by a head and a calibration that were fitted without it.
+    /// The effect on the held-out training samples, each predicted by a head and a calibration fitted without
+    /// it.
     pub out_of_fold: CalibrationEffect,
 }
 
-/// Probabilities without calibration and with it.
+/// The quality of probabilities before and after calibration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationEffect {
-    /// Softmax of the logits.
+    /// Of the softmax of the logits.
     pub before: ProbabilityMetrics,
-    /// Calibrated.
+    /// Of the calibrated probabilities.
     pub after: ProbabilityMetrics,
 }
 
-/// How conformal sets do.
+/// Metrics of conformal sets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConformalMetrics {
-    /// The frequency with which sets are to hold the true class.
+    /// The target coverage.
     pub coverage: f64,
-    /// Sets by [`ConformalMethod::Lac`].
+    /// Of sets by [`ConformalMethod::Lac`].
     pub lac: SetMetrics,
-    /// Sets by [`ConformalMethod::Aps`].
+    /// Of sets by [`ConformalMethod::Aps`].
     pub aps: SetMetrics,
 }
 
-/// How the sets of one method do.
+/// Metrics of the conformal sets of one method.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetMetrics {
-    /// The share of sets that hold the true class.
+    /// The fraction of sets that contain the true class.
     pub coverage: f64,
-    /// Classes in a set, on average.
+    /// The mean number of classes in a set.
     pub mean_size: f64,
-    /// The share of sets without a class.
+    /// The fraction of empty sets.
     pub empty: f64,
 }
 
-/// How many of the samples that a run is tested on are samples that it was trained on, or the run that it starts from, and how
-/// it does on the others. They are known by their content: the photo's bytes, or the row of features.
+/// The overlap of test samples with samples that a run, or the run that it was warm-started from, was trained
+/// on. Samples are recognized by content: the image's bytes, or the row of features.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainTestOverlap {
-    /// How many were trained on.
+    /// The number of test samples that were trained on.
     pub samples: usize,
-    /// The figures of the others; none where there are no others.
+    /// Metrics of the other samples, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unseen: Option<UnseenMetrics>,
 }
 
-/// Figures of the samples that were not trained on.
+/// Metrics of the samples that were not trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnseenMetrics {
-    /// How many there are.
+    /// The number of samples.
     pub samples: usize,
-    /// Their figures.
+    /// Their metrics.
     #[serde(flatten)]
     pub test: Metrics,
-    /// How conformal sets do on them; none where the run has no scores to make them of.
+    /// Metrics of conformal sets; `None` if the run has no conformal scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conformal: Option<ConformalMetrics>,
 }
 
 impl TrainTestOverlap {
-    /// Of what `model` predicts for samples with these `labels` and this content.
+    /// From the predictions of `model` for samples with these `labels` `[N]`; `content(i)` is the hash of
+    /// sample `i`.
     pub(crate) fn from_predictions(
         trained_hashes: &BTreeSet<ContentHash>,
         model: &Model,
@@ -177,7 +179,8 @@ impl TrainTestOverlap {
 }
 
 impl ConformalMetrics {
-    /// Of what `model` predicts for samples with these `labels`; none where it has no scores to make sets of.
+    /// From the predictions of `model` for samples with these `labels` `[N]`; `None` without conformal
+    /// scores.
     pub(crate) fn from_predictions(
         model: &Model,
         predictions: &Predictions,
@@ -198,6 +201,7 @@ impl ConformalMetrics {
 }
 
 impl SetMetrics {
+    /// Metrics of the sets of all samples.
     fn from_sets(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
         let (mut n_covered, mut n_classes, mut n_empty) = (0, 0, 0);
         for (row, label) in predictions.rows().zip(labels) {

@@ -1,4 +1,4 @@
-//! A run: the folder that training leaves behind.
+//! A run: the folder that training writes.
 
 mod in_progress;
 mod metrics;
@@ -45,7 +45,7 @@ pub struct Run {
     /// The fitted head and what it needs.
     pub model: Model,
     config: Config,
-    /// The settings as they were; none where they cannot be followed any more.
+    /// The settings of the training; `None` if they no longer resolve.
     original_settings: Option<Settings>,
 }
 
@@ -53,11 +53,11 @@ impl Run {
     /// Opens the run in `folder`.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] when it is no run, [`TrainError::UnknownFormat`] for a damaged file.
+    /// [`TrainError::Usage`] if it is not a run, [`TrainError::Format`] if a file is damaged.
     pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
         if in_progress::is_in_progress(folder) {
             return Err(TrainError::Usage(format!(
-                "{} is a training that has not ended: go on with `headstock train --resume {}`",
+                "the training of {} has not finished: continue it with `headstock train --resume {}`",
                 folder.display(),
                 folder.display()
             )));
@@ -65,7 +65,7 @@ impl Run {
         let model = folder.join(MODEL);
         if !model.is_file() {
             return Err(TrainError::Usage(format!(
-                "{} is no run: it has no {MODEL}; `headstock train` makes one",
+                "{} is not a run: it has no {MODEL}; `headstock train` writes one",
                 folder.display()
             )));
         }
@@ -73,7 +73,7 @@ impl Run {
         if !config.is_file() {
             return Err(TrainError::Format {
                 path: config,
-                problem: "it is missing: the run is not whole".into(),
+                problem: "it is missing: the run is incomplete".into(),
             });
         }
         let config = Config::read(&config)?.with_overrides_from_cwd();
@@ -91,19 +91,20 @@ impl Run {
         Ok(config.resolve(heads)?)
     }
 
-    /// The split that training used, by path.
+    /// The rows of `split.csv`: the split that training used.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::UnknownFormat`].
+    /// [`TrainError::Io`], [`TrainError::Format`].
     pub fn split(&self) -> Result<Vec<SplitRow>, TrainError> {
         tables::read_split(&self.folder.join(SPLIT))
     }
 
-    /// What the run was trained on, by content. The runs of an earlier headstock do not say it: then it is what their split names,
-    /// as far as it is there; none where nothing of it is, or the run's data cannot be listed any more, which a line says.
+    /// The content hashes of the samples that the run was trained on. Runs of earlier versions do not store
+    /// them: then they are computed from the samples of the split that still exist. `None`, with a warning,
+    /// if the run's data cannot be listed or no sample is left.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::UnknownFormat`] for the run's files.
+    /// [`TrainError::Io`], [`TrainError::Format`] for the run's files.
     pub(crate) fn trained_on_hashes(
         &self,
         progress: &dyn Progress,
@@ -114,7 +115,7 @@ impl Run {
         let split = self.split()?;
         let Some(original_settings) = &self.original_settings else { return Ok(None) };
         let warn_unknown = |error: TrainError| {
-            tracing::warn!("what {} was trained on is not known: {error}", self.folder.display());
+            tracing::warn!("it is unknown what {} was trained on: {error}", self.folder.display());
             None
         };
         Ok(trained_on::hashes_of_split(original_settings, &split, progress).unwrap_or_else(warn_unknown))

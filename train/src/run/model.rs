@@ -1,4 +1,4 @@
-//! `model.safetensors`: the head's tensors, and in the metadata what they are to be used with.
+//! `model.safetensors`: the tensors of the head, with a description of the model in the metadata.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,69 +19,70 @@ use crate::features::PretrainedBackbone;
 use crate::metrics::Predictions;
 use crate::progress::Progress;
 
-/// The one entry of the metadata. safetensors keeps its metadata in a hash map, whose order differs from run to run:
-/// with a single entry the same model is the same bytes.
+/// The only key of the metadata. safetensors stores its metadata in a hash map, whose order varies: with a
+/// single key equal models are equal bytes.
 const METADATA_KEY: &str = "headstock";
 
-/// The version of the file.
+/// The version of the file format.
 const FORMAT_VERSION: u32 = 1;
 
-/// What the names of the tensors with conformal scores begin with: no head's do.
+/// Name prefix of the tensors of conformal scores. Heads must not use it.
 const CONFORMAL_PREFIX: &str = "conformal.";
 
-/// What the names of the backbone's tuned tensors begin with, torchvision's name behind it: no head's do.
+/// Name prefix of the fine-tuned tensors of the backbone, before torchvision's name. Heads must not use it.
 const BACKBONE_PREFIX: &str = "backbone.";
 
 const SET_METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod::Aps];
 
-/// What stands in the metadata.
+/// The description of a model, stored in the metadata of its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelRecord {
-    /// The version of the file.
+    /// The version of the file format.
     pub format: u32,
     /// The head.
     pub head: HeadRecord,
-    /// Class names by number.
+    /// Class names, in the order of the labels.
     pub classes: Vec<String>,
-    /// The number of features that the head takes.
+    /// The number of features, `F`.
     pub width: usize,
-    /// How photos are prepared; none where features were made elsewhere.
+    /// The preprocessing of images; `None` with precomputed features.
     pub preprocessing: Option<Preprocessing>,
-    /// What makes the features; none where they were made elsewhere.
+    /// The backbone; `None` with precomputed features.
     pub backbone: Option<BackboneRecord>,
-    /// How logits become probabilities.
+    /// The calibration of the logits.
     pub calibration: Calibration,
 }
 
 /// The head of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRecord {
-    /// Its name.
+    /// The name of the head.
     pub kind: String,
-    /// Its whole table.
+    /// The complete table of its parameters.
     pub parameters: toml::Table,
 }
 
 /// The backbone of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackboneRecord {
-    /// Which ResNet.
+    /// The architecture, such as `resnet50`.
     pub architecture: String,
-    /// Where its weights came from.
+    /// The origin of the weights.
     pub source: String,
-    /// The SHA-256 of the weights' file, in hexadecimal.
+    /// The SHA-256 of the file of the weights, in hexadecimal.
     pub sha256: String,
-    /// Where features are taken.
+    /// The layer that features are taken from.
     pub layer: FeatureLayer,
-    /// What it computed in.
+    /// The number format of the computation.
     pub precision: Precision,
-    /// The first stage that was tuned, whose tensors and those after it are in the model; none where all is frozen.
+    /// The first fine-tuned stage; its tensors and those of later stages are in the model. `None` with a
+    /// frozen backbone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<FeatureLayer>,
 }
 
 impl ModelRecord {
-    /// Fills in what every model has.
+    /// A record of the current format version.
     pub(crate) fn new(
         head: HeadRecord,
         classes: Vec<String>,
@@ -94,15 +95,15 @@ impl ModelRecord {
     }
 }
 
-/// A fitted head and what it needs.
+/// A fitted head with everything that predictions need, except the frozen weights of the backbone.
 pub struct Model {
-    /// What stands in the metadata.
+    /// The description of the model.
     pub record: ModelRecord,
-    /// The head.
+    /// The fitted head.
     pub head: FittedHead,
-    /// The backbone's tensors that were tuned, by torchvision's names.
+    /// The fine-tuned tensors of the backbone, by torchvision's names.
     pub tuned_weights: Tensors,
-    /// The scores that conformal sets are made of; none where nothing was held out to take them from.
+    /// The scores for conformal sets; `None` if no samples were held out for them.
     pub conformal: Option<ConformalScores>,
 }
 
@@ -118,7 +119,7 @@ impl Model {
         };
         if let Some(name) = tensors.keys().find(is_reserved) {
             return Err(cannot_save(&format_args!(
-                "its tensor `{name}` has a name that conformal scores or the backbone's tensors have"
+                "the name of its tensor `{name}` is reserved for conformal scores and the backbone"
             )));
         }
         tensors.extend(
@@ -149,8 +150,10 @@ impl Model {
             .ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
         let version: FormatVersion = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
         if version.format != FORMAT_VERSION {
-            let problem =
-                format!("its format is {}, and this headstock reads {FORMAT_VERSION}", version.format);
+            let problem = format!(
+                "its format is {}, but this headstock reads version {FORMAT_VERSION}",
+                version.format
+            );
             return Err(TrainError::format(path)(problem));
         }
         let record: ModelRecord = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
@@ -160,7 +163,7 @@ impl Model {
         let tuned_weights = take_tuned_weights(&mut tensors);
         let kind = heads.get(&record.head.kind).map_err(|error| {
             TrainError::Usage(format!(
-                "{} holds a head that this program does not know: {error}",
+                "{} has a head that this program does not know: {error}",
                 path.display()
             ))
         })?;
@@ -168,7 +171,7 @@ impl Model {
         let head = configured.load(&tensors).map_err(TrainError::format(path))?;
         if head.classes() != record.classes.len() || head.width() != record.width {
             let problem = format!(
-                "its head takes {} features to {} classes, but it names {} and {}",
+                "its head has {} features and {} classes, but its metadata has {} and {}",
                 head.width(),
                 head.classes(),
                 record.width,
@@ -179,7 +182,7 @@ impl Model {
         Ok(Self { record, head, tuned_weights, conformal })
     }
 
-    /// What the model makes of its head's logits.
+    /// Calibrated predictions from the logits of the head.
     ///
     /// # Errors
     /// [`TrainError::Head`] for logits that are not finite.
@@ -187,23 +190,24 @@ impl Model {
         Ok(Predictions::with_calibration(logits, &self.record.calibration)?)
     }
 
-    /// Conformal sets that hold the true class with a frequency of `coverage`.
+    /// Conformal sets that contain the true class with probability `coverage`.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] where the model has no scores to make them of, and for a coverage that does not lie between
-    /// 0 and 1.
+    /// [`TrainError::Usage`] if the model has no conformal scores, or `coverage` is not between 0 and 1.
     pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, TrainError> {
         let conformal = self.conformal.as_ref().ok_or_else(|| {
             TrainError::Usage(
-                "the run has no scores to make sets of: it was trained with `calibration = \"none\"`, from a class with one \
-                 photo, or by an earlier headstock; train it anew with `calibration = \"temperature\"`"
+                "the run has no scores for conformal sets: it was trained with `calibration = \"none\"`, with \
+                 a class of one photo, or by an earlier headstock; train again with \
+                 `calibration = \"temperature\"`"
                     .into(),
             )
         })?;
         conformal.set_predictor(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
     }
 
-    /// The weights that the head was fitted on, found where `settings` say; none where either knows only features.
+    /// Opens the backbone that the head was fitted on, from the weights named in `settings`; `None` with
+    /// precomputed features.
     pub(crate) fn open_backbone(
         &self,
         settings: &Settings,
@@ -213,14 +217,15 @@ impl Model {
             && (options.layer, options.precision) != (record.layer, record.precision)
         {
             return Err(TrainError::Usage(format!(
-                "the head was fitted on `{}` in {}: `backbone.layer` and `backbone.precision` cannot be changed afterwards",
+                "the head was fitted on `{}` in {}: `backbone.layer` and `backbone.precision` cannot be \
+                 changed afterwards",
                 record.layer, record.precision
             )));
         }
         self.open_backbone_any_layer(settings, progress)
     }
 
-    /// As [`stock`](Self::stock), for any layer and precision.
+    /// Like [`open_backbone`](Self::open_backbone), for any layer and precision.
     pub(crate) fn open_backbone_any_layer(
         &self,
         settings: &Settings,
@@ -229,7 +234,7 @@ impl Model {
         let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone) else {
             return Ok(None);
         };
-        // What lies beside the weights may be another record, or none: that of the run counts.
+        // The preprocessing is that of the run, not that of the config beside the weights.
         let pretrained = PretrainedBackbone::open_with_preprocessing(
             options,
             self.record.preprocessing.as_ref(),
@@ -238,7 +243,8 @@ impl Model {
         let sha256 = pretrained.checkpoint().sha256();
         if sha256 != record.sha256 {
             return Err(TrainError::Usage(format!(
-                "{} are not the weights that the head was fitted on: their sha256 is {sha256}, not {} (those were {}); give the right ones with --set backbone.weights=...",
+                "{} are not the weights that the head was fitted on: their sha256 is {sha256}, not {} (those \
+                 were {}); name the right ones with --set backbone.weights=...",
                 options.weights, record.sha256, record.source
             )));
         }
@@ -246,24 +252,24 @@ impl Model {
     }
 }
 
-/// The part of the metadata that every version has.
+/// The part of the metadata that all format versions have in common.
 #[derive(Deserialize)]
 struct FormatVersion {
     format: u32,
 }
 
-/// The tensor with the scores of a method.
+/// The name of the tensor with the scores of a method.
 fn scores_tensor_name(method: ConformalMethod) -> String {
     format!("{CONFORMAL_PREFIX}{}", method.as_str())
 }
 
-/// Takes the backbone's tensors out of the others.
+/// Removes the fine-tuned tensors of the backbone from `tensors`, and returns them without their prefix.
 fn take_tuned_weights(tensors: &mut Tensors) -> Tensors {
     let backbone_tensors = tensors.extract_if(.., |name, _| name.starts_with(BACKBONE_PREFIX));
     backbone_tensors.map(|(name, tensor)| (name[BACKBONE_PREFIX.len()..].to_owned(), tensor)).collect()
 }
 
-/// Takes the conformal scores out of the tensors, so that the head's are left; runs without any have none.
+/// Removes the conformal scores from `tensors`; `None` for runs without any.
 fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String> {
     let scores_by_method = SET_METHODS.map(|method| tensors.remove(&scores_tensor_name(method)));
     if scores_by_method.iter().all(Option::is_none) {

@@ -1,4 +1,4 @@
-//! The tables of a run, as CSV.
+//! The CSV files of a run.
 
 use std::fs;
 use std::path::Path;
@@ -16,15 +16,15 @@ const SPLIT_HEADER: [&str; 3] = ["path", "label", "split"];
 /// A row of `split.csv`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SplitRow {
-    /// The photo, relative to the data root.
+    /// The image's path relative to the data root, or the row number of precomputed features.
     pub path: String,
-    /// The name of its class.
+    /// The class name.
     pub label: String,
     /// `train` or `test`.
     pub split: String,
 }
 
-/// `path,label,split` of some rows.
+/// The contents of `split.csv`: `path,label,split` of some rows.
 pub(crate) fn split_csv(samples: &SampleSet, rows: &[usize]) -> Vec<u8> {
     let rows = rows.iter().map(|&i| &samples.rows[i]).map(|row| {
         [row.id.clone(), samples.classes.name(row.label).to_owned(), row.subset.as_str().to_owned()]
@@ -32,7 +32,8 @@ pub(crate) fn split_csv(samples: &SampleSet, rows: &[usize]) -> Vec<u8> {
     to_csv(&SPLIT_HEADER, rows)
 }
 
-/// Writes the split of `samples` to `path`, as a run has it. A file there that is no split is not replaced.
+/// Writes the split of `samples` to `path` in the format of a run's `split.csv`. A file that is not a split
+/// is not replaced.
 ///
 /// # Errors
 /// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
@@ -50,18 +51,18 @@ pub(super) fn read_split(path: &Path) -> Result<Vec<SplitRow>, TrainError> {
         .map_err(TrainError::format(path))
 }
 
-/// A row per epoch or iteration.
+/// The contents of `history.csv`: one row per epoch or iteration.
 pub(crate) fn history_csv(history: &History) -> Vec<u8> {
     to_csv(&history.columns, history.rows.iter().map(|row| row.iter().map(ToString::to_string)))
 }
 
-/// A sample of the test part.
+/// A sample of the test set.
 pub(crate) struct TestSample<'a> {
     pub(crate) path: &'a str,
     pub(crate) label: u32,
 }
 
-/// `path,label,predicted,probability`, then a column per class.
+/// The contents of `predictions.csv`: `path,label,predicted,probability`, then one column per class.
 pub(crate) fn predictions_csv(
     rows: &[TestSample<'_>],
     predictions: &Predictions,
@@ -80,11 +81,12 @@ pub(crate) fn predictions_csv(
     to_csv(&header, rows)
 }
 
+/// A CSV table in memory.
 fn to_csv<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<Item = R>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header).expect("a vector takes every byte");
+    writer.write_record(header).expect("writing to a vector does not fail");
     for row in rows {
-        writer.write_record(row).expect("every row is as long as the header");
+        writer.write_record(row).expect("all rows have the length of the header");
     }
-    writer.into_inner().expect("a vector takes every byte")
+    writer.into_inner().expect("writing to a vector does not fail")
 }

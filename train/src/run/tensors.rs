@@ -1,4 +1,5 @@
-//! Tensors in a `.safetensors` file, without a second copy of them in memory: a head may be as large as the features.
+//! Reads and writes tensors in `.safetensors` files without copying them in memory: a head can be as large as
+//! the features.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,20 +22,21 @@ pub(super) fn write(
     tensors: &Tensors,
     metadata: HashMap<String, String>,
 ) -> Result<(), SafeTensorError> {
-    // What the crate renames to `path` may be read by its owner alone; other files of a run by whom the umask lets.
+    // The crate writes a temporary file that only its owner may read; other files of a run follow the umask.
     let permissions = File::create(path)?.metadata()?.permissions();
     let tensors = tensors.iter().map(|(name, tensor)| (name, borrow_bytes(tensor)));
     serialize_to_file(tensors, Some(metadata), path)?;
     Ok(fs::set_permissions(path, permissions)?)
 }
 
-/// A tensor that lends its bytes where they lie in memory as in the file. candle's own view copies them.
+/// A view of a tensor that borrows its bytes if they are contiguous `f32`. candle's own view always copies.
 struct TensorBytes<'a, S> {
     tensor: &'a Tensor,
-    /// What holds the bytes, and which of its values they are.
+    /// The storage and the index range of the values in it, if they can be borrowed.
     f32_values: Option<(S, Range<usize>)>,
 }
 
+/// A view of `tensor` that borrows its bytes where possible.
 fn borrow_bytes(tensor: &Tensor) -> TensorBytes<'_, impl Deref<Target = Storage>> {
     let (storage, layout) = tensor.storage_and_layout();
     let f32_values = match (&*storage, layout.contiguous_offsets()) {
@@ -67,7 +69,7 @@ impl<S: Deref<Target = Storage>> View for TensorBytes<'_, S> {
     }
 }
 
-/// A file whose header has been read.
+/// An open `.safetensors` file whose header has been read.
 pub(crate) struct StoredTensors<'a> {
     path: &'a Path,
     file: File,
@@ -75,19 +77,19 @@ pub(crate) struct StoredTensors<'a> {
 }
 
 impl<'a> StoredTensors<'a> {
-    /// Reads the header; the file is as long as it says.
+    /// Opens the file and reads the header, which must match the length of the file.
     pub(crate) fn open(path: &'a Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("read", path))?;
         let header = read_header(&mut file).map_err(|error| read_error(path, error))?;
         Ok(Self { path, file, header })
     }
 
-    /// An entry of the metadata.
+    /// A value of the metadata.
     pub(crate) fn metadata_entry(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// Reads the tensors, one by one.
+    /// Reads all tensors, one at a time.
     pub(crate) fn tensors(mut self) -> Result<Tensors, TrainError> {
         let read = |name: String| {
             let info = self.header.info(&name).expect("it is a name of the header");
@@ -98,7 +100,8 @@ impl<'a> StoredTensors<'a> {
     }
 }
 
-/// As [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata), which wants the whole file in memory.
+/// Reads the header, as [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata), which needs
+/// the whole file in memory.
 fn read_header(file: &mut File) -> candle_core::Result<Metadata> {
     let file_size = file.metadata()?.len();
     let mut header_size = [0; 8];
@@ -116,7 +119,7 @@ fn read_header(file: &mut File) -> candle_core::Result<Metadata> {
     Ok(header)
 }
 
-/// Reads the next tensor, `f32` to where it stays.
+/// Reads the next tensor; `f32` values are read directly into its buffer.
 fn read_tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
     let (start, end) = info.data_offsets;
     if info.dtype == Dtype::F32 {
@@ -144,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Of several types and shapes, some of which do not lie in memory as in the file.
+    /// Tensors of several types and shapes, some of them not contiguous.
     fn sample_tensors() -> Tensors {
         let grid = Tensor::arange(0f32, 60.0, &Device::Cpu).unwrap().reshape((12, 5)).unwrap();
         let as_type = |dtype| grid.to_dtype(dtype).unwrap();

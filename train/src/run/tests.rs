@@ -1,4 +1,4 @@
-//! What the files of a run say, beside what its model says and beside counts by hand.
+//! The files of a run, compared with its model and with values computed by hand.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::recording_head::{FeatureRow, features_settings, registry_with_recordi
 use crate::samples::{SampleSet, Subset};
 use crate::{train, trained_on};
 
-/// Rows of three classes that overlap, of unequal numbers.
+/// Rows of three overlapping classes of different sizes.
 fn feature_rows() -> Vec<FeatureRow> {
     (0..90)
         .map(|row| {
@@ -50,7 +50,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert_eq!(metrics, outcome.metrics);
     assert_eq!((outcome.folder.as_path(), outcome.example), (run_dir.as_path(), None));
 
-    // The split is that of the settings.
+    // The split is the one that the settings define.
     let samples = SampleSet::read(&settings, &()).unwrap().0;
     let names = samples.classes.names();
     let split: Vec<Vec<String>> = (samples.rows.iter())
@@ -60,7 +60,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     expected.extend(split);
     assert_eq!(read_csv(&run_dir, "split.csv"), expected);
 
-    // The model's own words on the test part.
+    // The predictions of the model for the test set.
     let (train_rows, test_rows) = (samples.rows_of(Subset::Train), samples.rows_of(Subset::Test));
     let values = |rows: &[usize]| rows.iter().flat_map(|&row| data[row].values.clone()).collect::<Vec<f32>>();
     let test_values = values(&test_rows);
@@ -80,7 +80,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     }
     assert_eq!(read_csv(&run_dir, "predictions.csv"), expected);
 
-    // Figures: after calibration at the top, before it under `before`.
+    // The metrics at the top level are those after calibration.
     assert_eq!(metrics.test, predictions.metrics(&labels));
     let counts = SampleCounts {
         classes: 3,
@@ -92,7 +92,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     };
     assert_eq!((metrics.counts, counts.train), (counts, 54));
     let calibration = metrics.calibration.clone().unwrap();
-    assert_eq!(calibration.dropped, None, "it helps here");
+    assert_eq!(calibration.dropped, None, "calibration helps here");
     assert_eq!(calibration.test.before, Predictions::new(&logits).metrics(&labels).probability_metrics());
     assert_eq!(calibration.test.after, metrics.test.probability_metrics());
     assert_ne!(calibration.test.before, calibration.test.after);
@@ -100,7 +100,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
     assert!(matches!(run.model.record.calibration, Calibration::Platt(_)));
 
-    // Sets, counted one by one.
+    // Conformal sets, evaluated one by one.
     let conformal = metrics.conformal.unwrap();
     assert_eq!(conformal.coverage, 0.9);
     for (method, set_metrics) in
@@ -123,7 +123,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     let scores = |method| run.model.conformal.as_ref().unwrap().scores(method).len();
     assert_eq!((scores(ConformalMethod::Lac), scores(ConformalMethod::Aps)), (54, 54));
 
-    // What the fit on the training part gives, and how it went.
+    // The fit on the training set and its history.
     let train_values = values(&train_rows);
     let train_labels = samples.labels(&train_rows);
     let groups: Vec<u32> = (0..train_rows.len() as u32).collect();
@@ -156,10 +156,10 @@ fn all_files_of_a_run_agree_with_its_model() {
 
     let report = read_text(&run_dir, "report.html");
     for (name, value) in [
-        ("top-1 accuracy", metrics.test.top1),
+        ("accuracy", metrics.test.top1),
         ("top-5 accuracy", metrics.test.top5),
         ("macro F1", metrics.test.macro_f1),
-        ("log loss", metrics.test.log_loss),
+        ("log-loss", metrics.test.log_loss),
         ("calibration error", metrics.test.ece),
     ] {
         assert!(report.contains(&format!("<tr><td>{name}<td>{value:.4}\n")), "{name}: {report}");
@@ -178,7 +178,7 @@ fn all_files_of_a_run_agree_with_its_model() {
         assert!(report.contains(&row), "{row}: {report}");
     }
     assert!(
-        report.contains("<tr><td>training photos<td>54\n<tr><td>test photos<td>36\n<tr><td>left out<td>0\n")
+        report.contains("<tr><td>training photos<td>54\n<tr><td>test photos<td>36\n<tr><td>skipped<td>0\n")
     );
     assert!(report.contains("held out in 5 folds"), "{report}");
 }
@@ -207,7 +207,7 @@ fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
     assert_eq!(run.model.record.calibration, Calibration::None);
     assert_eq!(calibration.test.before, calibration.test.after);
     assert_eq!(calibration.out_of_fold.before, calibration.out_of_fold.after);
-    // The figures are those without calibration; sets there are all the same.
+    // The metrics are those without calibration; the conformal sets exist nevertheless.
     assert_eq!(metrics.test, uncalibrated.test);
     assert_eq!(calibration.test.after, uncalibrated.test.probability_metrics());
     assert!(metrics.conformal.is_some() && run.model.conformal.is_some());
@@ -235,7 +235,7 @@ fn hyperparameters_chosen_by_the_fit_are_in_the_metrics() {
     assert_eq!(chosen, [("alpha".to_owned(), alpha)].into());
 }
 
-/// The first row of a history that starts from a head is that head's: its loss is where the other one ended.
+/// The first loss of a warm start is the last loss of the earlier fit.
 // effect: train --warm
 #[test]
 fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
@@ -262,13 +262,14 @@ fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
     assert!(warm[0] < final_loss * (1.0 + 1e-6), "{warm:?} after {final_loss}");
     assert_eq!(again.model.record.classes, first.model.record.classes);
 
-    // Another order of the classes in the data: the run's order stays, and the weights are where they were.
+    // With another class order in the data, the run keeps its order and its weights.
     let mut rotated = feature_rows();
     rotated.rotate_left(3);
     write_features(folder.path(), "x", &rotated);
     let (_, other) = train_on("other", None, "");
     assert_eq!(other.model.record.classes, first.model.record.classes, "sorted by name");
-    let text = "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8";
+    let text = "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \
+                \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8";
     let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
     let run_dir = folder.path().join("turned");
     assert_ne!(SampleSet::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
@@ -279,7 +280,7 @@ fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
     assert!(first_loss < 1.05 * final_loss, "{first_loss} after {final_loss}");
 }
 
-/// What is changed in a model's metadata and tensors.
+/// A change of a model's metadata and tensors.
 type Damage = dyn Fn(&mut serde_json::Value, &mut Tensors);
 
 #[test]
@@ -304,15 +305,15 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
             .map(|error| error.to_string())
             .unwrap_or_default()
     };
-    assert_eq!(open_error(&|_, _| ()), "", "as it was");
+    assert_eq!(open_error(&|_, _| ()), "", "unchanged");
     let cases: [(&Damage, &str); 6] = [
-        (&|entry, _| entry["format"] = 2.into(), "its format is 2, and this headstock reads 1"),
+        (&|entry, _| entry["format"] = 2.into(), "its format is 2, but this headstock reads version 1"),
         (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
         (
             &|entry, _| entry["width"] = 4.into(),
-            "its head takes 3 features to 3 classes, but it names 4 and 3",
+            "its head has 3 features and 3 classes, but its metadata has 4 and 3",
         ),
-        (&|entry, _| entry["classes"] = serde_json::json!(["a", "b"]), "but it names 3 and 2"),
+        (&|entry, _| entry["classes"] = serde_json::json!(["a", "b"]), "but its metadata has 3 and 2"),
         (
             &|entry, _| entry["calibration"] = serde_json::json!({ "temperature": -1.0 }),
             "model.safetensors: ",
@@ -326,19 +327,20 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
         let error = open_error(change);
         assert!(error.contains(reason), "{reason}: {error}");
     }
-    // Without any scores it is a run of an earlier headstock: it makes no sets.
+    // A run of an earlier version has no scores, and so no conformal sets.
     let error = open_error(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
     assert_eq!(error, "");
     let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
     let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
     assert!(
-        error.to_string().contains("no scores to make sets of") && error.kind() == crate::FailureKind::Usage
+        error.to_string().contains("no scores for conformal sets")
+            && error.kind() == crate::FailureKind::Usage
     );
     fs::write(&path, original).unwrap();
     fs::remove_file(run_dir.join("headstock.toml")).unwrap();
     let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
-    assert!(error.contains("the run is not whole"), "{error}");
+    assert!(error.contains("the run is incomplete"), "{error}");
     fs::remove_file(&path).unwrap();
     let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
-    assert!(error.contains("is no run"), "{error}");
+    assert!(error.contains("is not a run"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Writing a run: all files into a folder beside, which is then renamed.
+//! Writes a run: all files go into a temporary folder, which is then renamed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use crate::atomic_write::{TEMP_PREFIX, write_atomically};
 use crate::config::{DataLocation, DataSourceConfig};
 use crate::error::TrainError;
 
-/// Where runs go that are given no name.
+/// The parent folder of runs without a name.
 const RUNS_FOLDER: &str = "runs";
 
-/// Where a run is going to be.
+/// The folder that a run is written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunDir {
-    /// In this folder, which must not be there yet.
+    /// This folder, which must not exist yet.
     Named(PathBuf),
-    /// In `runs/HEAD-N` below the current folder, with the first number that is free.
+    /// `runs/HEAD-N` in the current folder, with the first unused number.
     Numbered,
 }
 
@@ -36,20 +36,20 @@ pub(crate) struct RunFiles<'a> {
 }
 
 impl RunDir {
-    /// Makes the folder beside the place, before the long work: a place that is taken, cannot be written to or lies among
-    /// the photos is refused now.
+    /// Creates a temporary folder beside the run's folder before the work starts. A folder that exists, is
+    /// not writable or is inside the image folder is refused now.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for such a place, [`TrainError::Io`].
+    /// [`TrainError::Usage`] for such a folder, [`TrainError::Io`].
     pub fn reserve(&self, source: &DataSourceConfig) -> Result<RunReservation<'_>, TrainError> {
         if let Self::Named(folder) = self {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
                 return Err(TrainError::Usage(format!(
-                    "--run {name}: give the name of a new folder, in UTF-8"
+                    "--run {name}: it must be the name of a new folder, in UTF-8"
                 )));
             }
-            // A link that leads nowhere is taken as well.
+            // A dangling link counts as existing, too.
             if fs::symlink_metadata(folder).is_ok() {
                 return Err(already_exists(folder));
             }
@@ -61,13 +61,13 @@ impl RunDir {
             Self::Numbered => Path::new(RUNS_FOLDER),
         };
         refuse_inside_image_folder(parent, source)?;
-        fs::create_dir_all(parent).map_err(TrainError::io("make", parent))?;
+        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(TEMP_PREFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // Temporary folders are private, runs are not; the umask still applies.
+            // Temporary folders are private, but runs are not; the umask still applies.
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
         let temp_dir = builder.tempdir_in(parent).map_err(TrainError::io("write in", parent))?;
@@ -75,14 +75,14 @@ impl RunDir {
     }
 }
 
-/// A folder beside the place of a run; without a run it goes again.
+/// The temporary folder of a run to be written; it is removed if no run is written.
 pub struct RunReservation<'a> {
     run_dir: &'a RunDir,
     temp_dir: TempDir,
 }
 
 impl RunReservation<'_> {
-    /// Writes the run and says where it is.
+    /// Writes the run and returns its folder.
     pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
         let model = self.temp_dir.path().join(MODEL);
         files.model.write(&model)?;
@@ -90,7 +90,7 @@ impl RunReservation<'_> {
         self.move_into_place(head)
     }
 
-    /// Gives the folder, with what is in it, the name of the run.
+    /// Renames the temporary folder to the run's folder.
     pub(super) fn move_into_place(self, head: &str) -> Result<PathBuf, TrainError> {
         let folder = match self.run_dir {
             RunDir::Named(folder) if fs::symlink_metadata(folder).is_ok() => {
@@ -102,19 +102,19 @@ impl RunReservation<'_> {
             }
             RunDir::Numbered => rename_to_next_number(self.temp_dir.path(), head)?,
         };
-        // It has another name now: nothing is left to be removed.
+        // It is renamed: there is no temporary folder to remove.
         let _ = self.temp_dir.keep();
         Ok(folder)
     }
 
-    /// The folder, before it has its name.
+    /// The temporary folder.
     pub(super) fn temp_folder(&self) -> &Path {
         self.temp_dir.path()
     }
 }
 
 impl RunFiles<'_> {
-    /// Writes all files but the model into `folder`, each whole or not at all.
+    /// Writes all files except the model into `folder`, each atomically.
     pub(super) fn write_all_but_model(&self, folder: &Path) -> Result<(), TrainError> {
         for (name, bytes) in [
             (CONFIG, self.config.as_bytes()),
@@ -132,7 +132,7 @@ impl RunFiles<'_> {
     }
 }
 
-/// A folder of runs within the folder of the photos would be a class the next time.
+/// Refuses a folder of runs inside the image folder: the next command would read it as a class.
 fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Result<(), TrainError> {
     let DataSourceConfig::Images { main, test } = source else { return Ok(()) };
     let image_folder = |location: &DataLocation| match location {
@@ -140,13 +140,14 @@ fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Resul
         _ => None,
     };
     let parent = std::path::absolute(parent).map_err(TrainError::io("find", parent))?;
-    // It may not be there yet.
+    // `parent` may not exist yet.
     let existing_ancestor =
         parent.ancestors().find_map(|folder| folder.canonicalize().ok()).unwrap_or_default();
     for folder in std::iter::once(main).chain(test).filter_map(image_folder) {
         if folder.canonicalize().is_ok_and(|folder| existing_ancestor.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
-                "the run would lie in {}, among the photos, and be taken for a class: name a folder elsewhere with --run",
+                "the run would be in {}, inside the folder of the photos, and be read as a class: name \
+                 another folder with --run",
                 parent.display()
             )));
         }
@@ -154,7 +155,8 @@ fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Resul
     Ok(())
 }
 
-/// Renames `from` to the first free number. Two programs may want the same: a folder that is not empty is never replaced.
+/// Renames `source` to the first unused number. Another program may take the same number at the same time,
+/// but a rename never replaces a folder that is not empty.
 fn rename_to_next_number(source: &Path, head: &str) -> Result<PathBuf, TrainError> {
     for number in 1.. {
         let folder = Path::new(RUNS_FOLDER).join(format!("{head}-{number}"));
@@ -167,19 +169,21 @@ fn rename_to_next_number(source: &Path, head: &str) -> Result<PathBuf, TrainErro
             Err(error) => return Err(TrainError::io("write", &folder)(error)),
         }
     }
-    unreachable!("numbers do not end")
+    unreachable!("the range of numbers is unbounded")
 }
 
+/// The error for a run's folder that exists.
 fn already_exists(folder: &Path) -> TrainError {
     if is_in_progress(folder) {
         return TrainError::Usage(format!(
-            "{} is a training that has not ended: go on with `headstock train --resume {}`, or name another with --run",
+            "the training of {} has not finished: continue it with `headstock train --resume {}`, or name \
+             another folder with --run",
             folder.display(),
             folder.display()
         ));
     }
     TrainError::Usage(format!(
-        "{} is there already: a run is never overwritten; name another with --run",
+        "{} already exists: a run is never overwritten; name another folder with --run",
         folder.display()
     ))
 }
@@ -188,7 +192,7 @@ fn already_exists(folder: &Path) -> TrainError {
 mod tests {
     use super::*;
 
-    /// It is no number that is taken: no other is tried.
+    /// No other number is tried, because this error does not come from an existing folder.
     #[test]
     fn a_failed_rename_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! All that the places of the settings list, with what is wrong with it: what `doctor` looks at.
+//! A listing of a data set with all of its errors, for `doctor`.
 
 use std::collections::BTreeSet;
 
-use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::dataset::{NameList, join_groups, number_groups};
 use headstock_loader::source::{RawDataset, RawSample};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
 
@@ -13,33 +13,33 @@ use crate::config::{DataLocation, Settings, SplitMethod};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// What the places list: nothing is left out for a fault of another entry.
+/// The samples and errors of a data set; an error does not hide other samples.
 #[derive(Debug)]
 pub(crate) struct DatasetListing {
     pub(crate) classes: ClassMap,
     pub(crate) samples: Vec<ListedSample>,
-    /// The names of the data's groups, by number.
+    /// The names of the groups, in the order of their numbers.
     group_names: Vec<String>,
-    /// Whether the data says itself which part a sample is in.
+    /// Whether the data defines the subset of each sample.
     pub(crate) has_given_splits: bool,
-    /// What is wrong with entries that are not among the samples.
+    /// Errors of entries that are not among the samples.
     pub(crate) errors: Vec<DatasetError>,
-    /// Photos that have no class.
+    /// Paths of images without a class.
     pub(crate) unlabeled: Vec<String>,
 }
 
-/// A sample that was listed.
+/// A listed sample.
 #[derive(Debug)]
 pub(crate) struct ListedSample {
     pub(crate) id: String,
     pub(crate) image: ImageRef,
     pub(crate) label: u32,
-    /// The number of its group, where the data has groups.
+    /// The number of its group, if the data has groups.
     pub(crate) group: Option<u32>,
     pub(crate) subset: Subset,
 }
 
-/// What one place lists; a place without anything is a fault, too.
+/// The listing of one location; an empty location is an error in it.
 struct LocationListing {
     source: OpenDataSource,
     listing: RawDataset,
@@ -47,6 +47,7 @@ struct LocationListing {
 }
 
 impl LocationListing {
+    /// Lists `location`; an empty location has no samples and one error.
     fn read(location: &DataLocation, progress: &dyn Progress) -> Result<Self, TrainError> {
         let source = location.open(progress)?;
         let listing = match source.source.list() {
@@ -58,13 +59,14 @@ impl LocationListing {
         };
         let unlabeled = match source.source.unlabeled() {
             Ok(unlabeled) => unlabeled,
-            // The listing says so already.
+            // This error is already in the listing.
             Err(DatasetError::Empty { .. }) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
         Ok(Self { source, listing, unlabeled })
     }
 
+    /// Puts `prefix/` before all ids.
     fn prefix_ids(&mut self, prefix: &str) {
         if !prefix.is_empty() {
             let ids = self.listing.samples.iter_mut().map(|entry| &mut entry.id);
@@ -76,10 +78,10 @@ impl LocationListing {
 }
 
 impl DatasetListing {
-    /// Lists `main` and `test`. No photo is opened.
+    /// Lists `main` and `test`, without opening images.
     ///
     /// # Errors
-    /// What leaves nothing to look at: a folder, table or column that is not there, the hub.
+    /// Errors that prevent any listing: a missing folder, table or column, or a failure of the hub.
     pub(crate) fn read(
         settings: &Settings,
         main: &DataLocation,
@@ -87,11 +89,11 @@ impl DatasetListing {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let mut main_listing = LocationListing::read(main, progress)?;
-        let given_subsets = assign_given_subsets(&mut main_listing.listing, test.is_some());
+        let given_subsets = assign_given_subsets(&mut main_listing.listing, test);
         let test_listing = match test {
             Some(location) => {
                 let mut test_listing = LocationListing::read(location, progress)?;
-                // A class without test photos is no fault, as for training.
+                // A class without test images is not an error, as in training.
                 test_listing.listing.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
                 let (main_prefix, test_prefix) =
                     id_prefixes(&main_listing.source, &test_listing.source, location)?;
@@ -104,6 +106,7 @@ impl DatasetListing {
         Ok(Self::new(settings, main_listing, given_subsets, test_listing))
     }
 
+    /// Numbers classes and groups over both listings; classes that only `test_listing` has are an error.
     fn new(
         settings: &Settings,
         main_listing: LocationListing,
@@ -129,9 +132,11 @@ impl DatasetListing {
             let names = train_classes.names().iter().chain(&unknown).map(String::as_str);
             classes = ClassMap::new(names, ClassOrder::Appearance);
             if !unknown.is_empty() {
-                let listed = headstock_loader::dataset::NameList;
-                let (root, known) = (test_listing.listing.origin, listed(train_classes.names().to_vec()));
-                errors.push(DatasetError::UnknownClass { root, classes: listed(unknown), known });
+                errors.push(DatasetError::UnknownClass {
+                    root: test_listing.listing.origin,
+                    classes: NameList(unknown),
+                    known: NameList(train_classes.names().to_vec()),
+                });
             }
             errors.extend(test_listing.listing.errors);
             unlabeled.extend(test_listing.unlabeled);
@@ -142,29 +147,29 @@ impl DatasetListing {
         }
         let labels: Vec<u32> = raw_samples
             .iter()
-            .map(|entry| classes.label(&entry.class).expect("the map is made of these"))
+            .map(|entry| classes.label(&entry.class).expect("the map has all classes"))
             .collect();
         let has_given_splits = subsets.is_some();
         let subsets = subsets.unwrap_or_else(|| vec![Subset::Train; raw_samples.len()]);
         let group_labels: Option<Vec<&str>> =
             raw_samples.iter().map(|entry| entry.group.as_deref()).collect();
-        let groups = group_labels.as_ref().map(|distinct| number_groups(distinct));
-        let group_names: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
-        let names = group_names.into_iter().map(str::to_owned).collect();
+        let groups = group_labels.as_ref().map(|labels| number_groups(labels));
+        let distinct: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
+        let group_names = distinct.into_iter().map(str::to_owned).collect();
         let samples = (raw_samples.into_iter().zip(labels).zip(subsets).enumerate())
-            .map(|(number, ((RawSample { id, image: photo, .. }, label), subset))| {
+            .map(|(number, ((RawSample { id, image, .. }, label), subset))| {
                 let group = groups.as_ref().map(|groups| groups[number]);
-                ListedSample { id, image: photo, label, group, subset }
+                ListedSample { id, image, label, group, subset }
             })
             .collect();
-        Self { classes, samples, group_names: names, has_given_splits, errors, unlabeled }
+        Self { classes, samples, group_names, has_given_splits, errors, unlabeled }
     }
 
-    /// Gives each sample its part as training draws it, where the data does not say it; `copies` names pairs of the same picture,
-    /// for settings that keep them together.
+    /// Assigns each sample to a subset, as training does, unless the data defines them. `duplicates` are
+    /// pairs of near-duplicates, for `split.group_duplicates`.
     ///
     /// # Errors
-    /// Why no sample can be in the test part, in a sentence; all stay in the training part.
+    /// The reason why there is no test set, as a sentence; all samples then stay in the training set.
     pub(crate) fn draw_split(
         &mut self,
         settings: &Settings,
@@ -175,7 +180,7 @@ impl DatasetListing {
         }
         let options = &settings.options.split;
         if options.method == SplitMethod::Predefined {
-            return Err("the data says of no sample that it is to be tested on".into());
+            return Err("the data does not mark any sample for testing".into());
         }
         let data_groups: Vec<Option<u32>> = self.samples.iter().map(|sample| sample.group).collect();
         let labels: Vec<u32> = self.samples.iter().map(|sample| sample.label).collect();

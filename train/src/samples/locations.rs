@@ -1,29 +1,29 @@
-//! Places of photos, opened.
+//! Opens the locations of images.
 
 use std::path::{Path, PathBuf};
 
 use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
 use headstock_loader::source::common_folder;
-use headstock_loader::{DataSource as Lists, FolderSource, ParquetSource, WebDatasetSource, find_shards};
+use headstock_loader::{DataSource, FolderSource, ParquetSource, WebDatasetSource, find_shards};
 
 use crate::config::{DataLocation, DataSourceConfig};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// A place whose shards are found.
+/// An opened location, whose shards have been found.
 #[derive(Debug)]
 pub struct OpenDataSource {
     /// Lists the samples.
-    pub source: Box<dyn Lists>,
+    pub source: Box<dyn DataSource>,
     /// The folder that ids are relative to.
     pub root: PathBuf,
 }
 
 impl DataLocation {
-    /// Finds the shards; those of the hub are fetched.
+    /// Finds the shards, and downloads those of the hub.
     ///
     /// # Errors
-    /// [`TrainError::Dataset`] for a pattern that names nothing, [`TrainError::Backbone`] for the hub.
+    /// [`TrainError::Dataset`] for a pattern without matches, [`TrainError::Backbone`] for the hub.
     pub fn open(&self, progress: &dyn Progress) -> Result<OpenDataSource, TrainError> {
         Ok(match self {
             Self::Folder(root) => {
@@ -50,12 +50,12 @@ impl DataLocation {
         })
     }
 
-    /// Whether every photo is a file of its own, whose id is its path below the root.
+    /// Whether every image is a file whose id is its path relative to the root.
     fn has_image_files(&self) -> bool {
         matches!(self, Self::Folder(_) | Self::Csv(_))
     }
 
-    /// The root of a place of files.
+    /// The root folder, or the pattern of the shards.
     fn root(&self) -> &Path {
         match self {
             Self::Folder(root) => root,
@@ -65,7 +65,7 @@ impl DataLocation {
     }
 }
 
-/// The folder that the ids of a source of files are relative to; none where photos are records of shards, or there are none.
+/// The folder that the ids of image files are relative to; `None` for shards and precomputed features.
 pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
     match source {
         DataSourceConfig::Images { main, test: None } if main.has_image_files() => {
@@ -82,10 +82,10 @@ pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
     }
 }
 
-/// The paths of both roots relative to the folder that holds both: what ids begin with.
+/// The paths of both roots relative to their common parent folder; they become prefixes of the ids.
 ///
 /// # Errors
-/// [`TrainError::Data`] for folders that lie within each other.
+/// [`TrainError::Data`] if one folder is inside the other.
 pub(crate) fn id_prefixes(
     main: &OpenDataSource,
     test: &OpenDataSource,
@@ -95,7 +95,8 @@ pub(crate) fn id_prefixes(
     let (main_prefix, test_prefix) = relative_to_common(&canonical(&main.root)?, &canonical(&test.root)?);
     if test_location.has_image_files() && (main_prefix.is_empty() || test_prefix.is_empty()) {
         return Err(TrainError::Data(format!(
-            "`data.folder` {} and `data.test_folder` {} lie within each other: photos would be both trained on and tested on",
+            "one of `data.folder` {} and `data.test_folder` {} is inside the other: photos would be both \
+             trained on and tested on",
             main.root.display(),
             test.root.display()
         )));
@@ -103,6 +104,7 @@ pub(crate) fn id_prefixes(
     Ok((main_prefix, test_prefix))
 }
 
+/// Both paths relative to their common ancestor, separated by `/`.
 fn relative_to_common(train: &Path, test: &Path) -> (String, String) {
     let n_common = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
     let remainder = |path: &Path| {

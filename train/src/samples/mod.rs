@@ -1,4 +1,4 @@
-//! Which samples there are, and which of them are tested on.
+//! The samples of a data set, and their split into training and test set.
 
 mod listing;
 mod locations;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::source::RawDataset;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, Sample, Split as GivenPart};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, Sample, Split};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -26,13 +26,13 @@ use locations::id_prefixes;
 pub(crate) use locations::image_files_root;
 use splitter::SampleSplitter;
 
-/// What a sample is for.
+/// The subset of the split that a sample is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subset {
-    /// Fitted on.
+    /// The training set.
     Train,
-    /// Only tested on.
+    /// The test set.
     Test,
 }
 
@@ -50,35 +50,36 @@ impl Subset {
 /// A sample without its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleRow {
-    /// The photo's path relative to the data root, with `/` between its parts; for features, the number of the row.
+    /// The image's path relative to the data root, separated by `/`; for precomputed features, the number of
+    /// the row.
     pub id: String,
     /// The number of its class.
     pub label: u32,
-    /// The number of the group that it belongs to, where the data names groups.
+    /// The number of its group, if the data has groups.
     pub group: Option<u32>,
-    /// What it is for.
+    /// The subset that it is in.
     pub subset: Subset,
 }
 
-/// What the samples consist of, each in the order of the rows.
+/// The inputs of samples, in the order of their rows.
 #[derive(Clone, Debug)]
 pub enum SampleInputs {
-    /// Where the photos lie.
+    /// References to the images.
     Images(Vec<ImageRef>),
-    /// Features made elsewhere.
+    /// Precomputed features.
     Features(FeatureTable),
 }
 
-/// The samples of the settings, split.
+/// Samples without their inputs.
 #[derive(Clone, Debug)]
 pub struct SampleSet {
     /// The classes.
     pub classes: ClassMap,
-    /// The samples in an order that depends on the data alone.
+    /// The samples, in an order that depends only on the data.
     pub rows: Vec<SampleRow>,
 }
 
-/// Whether samples are divided.
+/// Whether samples are split into training and test set.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SplitMode {
     FromSettings,
@@ -86,20 +87,21 @@ enum SplitMode {
 }
 
 impl SampleSet {
-    /// Reads the data set that `settings` name and splits it; beside the samples, what they consist of, in the same order.
-    /// No photo is opened, but where near-duplicates are to be found.
+    /// Reads and splits the data set of `settings`; returns the samples and their inputs in the same order.
+    /// Images are only opened to find near-duplicates, with `split.group_duplicates`.
     ///
     /// # Errors
-    /// [`TrainError::Dataset`], [`TrainError::Data`] for data that cannot be split or features that cannot be used, and
+    /// [`TrainError::Dataset`]; [`TrainError::Data`] for data that cannot be split and for invalid features;
     /// [`TrainError::Backbone`] for the hub.
     pub fn read(settings: &Settings, progress: &dyn Progress) -> Result<(Self, SampleInputs), TrainError> {
         Self::read_with(settings, SplitMode::FromSettings, progress)
     }
 
-    /// As [`read`](Self::read), but everything is one part: nothing is split, so nothing can be too small to be.
+    /// Like [`read`](Self::read), but all samples are in the training set, so that small data sets are not
+    /// refused.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`read`](Self::read), except for the split.
     pub fn read_unsplit(
         settings: &Settings,
         progress: &dyn Progress,
@@ -122,6 +124,8 @@ impl SampleSet {
         }
     }
 
+    /// Splits `dataset`, unless `given_subsets` does, and joins near-duplicates to groups if the settings say
+    /// so.
     fn from_images(
         settings: &Settings,
         mut dataset: Dataset,
@@ -143,7 +147,8 @@ impl SampleSet {
             (Some(subsets), SplitMode::FromSettings) => subsets,
             (None, SplitMode::FromSettings) if options.method == SplitMethod::Predefined => {
                 return Err(TrainError::Data(
-                    "`split.method` is \"predefined\", but the data says of no sample that it is to be tested on".into(),
+                    "`split.method` is \"predefined\", but the data does not mark any sample for testing"
+                        .into(),
                 ));
             }
             (None, SplitMode::FromSettings) => {
@@ -161,6 +166,7 @@ impl SampleSet {
         Ok(Self::from_dataset(dataset, subsets))
     }
 
+    /// Reads and splits precomputed features.
     fn from_features(
         settings: &Settings,
         path: &Path,
@@ -183,7 +189,7 @@ impl SampleSet {
         };
         if classes.len() < 2 {
             return Err(TrainError::Data(format!(
-                "{} has one class only: there is nothing to tell it from",
+                "{} has only one class: at least two are needed",
                 path.display()
             )));
         }
@@ -211,6 +217,7 @@ impl SampleSet {
         Ok((Self { classes, rows }, SampleInputs::Features(table)))
     }
 
+    /// Separates the rows of `dataset` from the images.
     fn from_dataset(dataset: Dataset, subsets: Vec<Subset>) -> (Self, SampleInputs) {
         let mut rows = Vec::with_capacity(subsets.len());
         let mut images = Vec::with_capacity(subsets.len());
@@ -221,10 +228,10 @@ impl SampleSet {
         (Self { classes: dataset.classes, rows }, SampleInputs::Images(images))
     }
 
-    /// The test part of a run, as its `split.csv` lists it; no other photo has to be there.
+    /// Reads the test set of a run as listed in its `split.csv`; other samples need not exist.
     ///
     /// # Errors
-    /// As [`read`](Self::read), and [`TrainError::Data`] for a photo that is gone.
+    /// Those of [`read`](Self::read), and [`TrainError::Data`] for a missing image.
     pub(crate) fn read_run_test_set(
         settings: &Settings,
         classes: &[String],
@@ -251,7 +258,10 @@ impl SampleSet {
                 let numbers = numbers
                     .filter(|numbers| numbers.iter().all(|&number| number < n_rows))
                     .ok_or_else(|| {
-                        TrainError::Data(format!("{} has not the rows that split.csv lists", path.display()))
+                        TrainError::Data(format!(
+                            "{} does not have the rows that split.csv lists",
+                            path.display()
+                        ))
                     })?;
                 return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&numbers)));
             }
@@ -267,25 +277,26 @@ impl SampleSet {
                 let listed = DatasetListing::read(settings, main, test.as_ref(), progress)?.samples;
                 let listed: HashMap<&str, &ImageRef> =
                     listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                rows.iter().map(|row| listed.get(row.id.as_str()).map(|&photo| photo.clone())).collect()
+                rows.iter().map(|row| listed.get(row.id.as_str()).map(|&image| image.clone())).collect()
             }
         };
-        let n_missing = images.iter().filter(|photo| photo.is_none()).count();
-        if let Some(row) = rows.iter().zip(&images).find(|(_, photo)| photo.is_none()).map(|(row, _)| row) {
+        let n_missing = images.iter().filter(|image| image.is_none()).count();
+        if let Some(row) = rows.iter().zip(&images).find(|(_, image)| image.is_none()).map(|(row, _)| row) {
             let path = image_files_root(&settings.source).unwrap_or_default().join(&row.id);
             let suffix = if n_missing > 1 { format!(" and {} more", n_missing - 1) } else { String::new() };
             return Err(TrainError::Data(format!(
-                "{}{suffix} of the run's test photos are not there any more: test it on others with --set data.test_folder=...",
+                "{}{suffix} of the run's test photos are missing: evaluate other photos with --set \
+                 data.test_folder=...",
                 path.display()
             )));
         }
         Ok((Self { classes, rows }, SampleInputs::Images(images.into_iter().flatten().collect())))
     }
 
-    /// The photos of a place that are only tested on, whatever the rest of the data set is.
+    /// Reads the images of a location for testing only; the rest of the data set is not read.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// Those of [`read`](Self::read).
     pub(crate) fn read_test_only(
         test: &DataLocation,
         classes: &[String],
@@ -297,7 +308,7 @@ impl SampleSet {
         Ok(Self::from_dataset(dataset, subsets))
     }
 
-    /// The same samples, the classes `first` numbered in their order and the others after them.
+    /// Renumbers the classes: first `first` in their order, then the other classes.
     pub(crate) fn renumber_classes(self, first: &[String]) -> Self {
         let new_classes = self.classes.names().iter().filter(|name| !first.contains(name));
         let classes =
@@ -309,37 +320,37 @@ impl SampleSet {
         Self { rows, classes }
     }
 
-    /// The numbers of the rows of a part.
+    /// The indices of the rows of a subset.
     #[must_use]
     pub fn rows_of(&self, subset: Subset) -> Vec<usize> {
         (0..self.rows.len()).filter(|&i| self.rows[i].subset == subset).collect()
     }
 
-    /// The groups of some rows, where the data names groups.
+    /// The groups of some rows, if the data has groups.
     #[must_use]
     pub fn groups(&self, rows: &[usize]) -> Option<Vec<u32>> {
         rows.iter().map(|&i| self.rows[i].group).collect()
     }
 
-    /// The number of what each of some rows belongs to, in the order of first appearance: rows of one group have one, and a row
-    /// without a group has its own.
+    /// The groups of some rows, numbered in the order of first appearance; a row without a group is a group
+    /// of its own.
     pub(crate) fn groups_or_singletons(&self, rows: &[usize]) -> Vec<u32> {
         let groups: Vec<Option<u32>> = rows.iter().map(|&i| self.rows[i].group).collect();
         join_groups(&groups, &[])
     }
 
-    /// Says so where a group is both trained on and tested on: the test is easier than what comes later.
+    /// Warns if groups have samples in both subsets: the test is then easier than the use on new data.
     pub(crate) fn warn_about_split_groups(&self) {
         let (n_split, n_groups) = self.count_split_groups();
         if n_split > 0 {
             tracing::warn!(
-                "{n_split} of {n_groups} groups are both trained on and tested on: the test flatters; the folds of `compare` keep \
-                 groups together"
+                "{n_split} of {n_groups} groups are both trained on and tested on: test accuracy will be \
+                 optimistic; the folds of `compare` keep groups together"
             );
         }
     }
 
-    /// How many groups are both trained on and tested on, and how many there are.
+    /// The number of groups with samples in both subsets, and the number of all groups.
     fn count_split_groups(&self) -> (usize, usize) {
         let groups_in = |subset| -> BTreeSet<u32> {
             self.rows.iter().filter(|row| row.subset == subset).filter_map(|row| row.group).collect()
@@ -356,7 +367,7 @@ impl SampleSet {
 }
 
 impl SampleInputs {
-    /// Where the photos lie; none for features.
+    /// The images; `None` for features.
     #[must_use]
     pub fn images(&self) -> Option<&[ImageRef]> {
         match self {
@@ -365,7 +376,7 @@ impl SampleInputs {
         }
     }
 
-    /// Those of some rows.
+    /// The inputs of some rows.
     #[must_use]
     pub fn select(self, rows: &[usize]) -> Self {
         match self {
@@ -378,7 +389,7 @@ impl SampleInputs {
     }
 }
 
-/// What `main` and `test` list, as one data set, and the part of each sample where the data says it.
+/// Reads `main` and `test` as one data set. Also returns the subset of each sample if the data defines it.
 fn read_images(
     settings: &Settings,
     main: &DataLocation,
@@ -389,11 +400,8 @@ fn read_images(
     let order = settings.options.data.class_order;
     let opened = main.open(progress)?;
     let mut listing = opened.source.list()?;
-    let given_subsets = if split_mode == SplitMode::Unsplit {
-        None
-    } else {
-        assign_given_subsets(&mut listing, test.is_some())
-    };
+    let given_subsets =
+        if split_mode == SplitMode::Unsplit { None } else { assign_given_subsets(&mut listing, test) };
     let mut dataset = Dataset::from_raw(listing, order)?;
     let Some(test) = test else { return Ok((dataset, given_subsets)) };
     let test_location = test;
@@ -415,7 +423,7 @@ fn read_images(
     Ok((merge_datasets(dataset, test_dataset), Some(subsets)))
 }
 
-/// The samples of two places; groups of one name are one group, wherever they are.
+/// Merges two data sets; groups of the same name become one group.
 fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
     let names: BTreeSet<String> = first.group_names.iter().chain(&second.group_names).cloned().collect();
     let names: Vec<String> = names.into_iter().collect();
@@ -429,55 +437,55 @@ fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
     Dataset { group_names: names, ..first }
 }
 
-/// Where photos lie once links are followed.
+/// Resolves links in the locations of images.
 #[derive(Default)]
 struct CanonicalLocations(HashMap<PathBuf, PathBuf>);
 
 impl CanonicalLocations {
+    /// The canonical path of the file or shard, and the index of the record in the shard.
     fn resolve(&mut self, image: &ImageRef) -> (PathBuf, Option<usize>) {
         let (path, number) = image.location();
         let canonicalize = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        // A shard is met once for each of its records.
+        // The cache avoids resolving a shard once per record.
         let known = self.0.entry(path.to_path_buf()).or_insert_with_key(|path| canonicalize(path));
         (known.clone(), number)
     }
 }
 
-/// Pairs of samples whose photos look the same. Photos that cannot be read look like no other.
+/// Pairs of samples whose images are near-duplicates. Unreadable images are in no pair.
 fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -> Vec<(usize, usize)> {
     let cache = SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
-    progress.begin_run("looking for near-duplicates", dataset.samples.len() as u64, "photos");
+    progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
     let image_signature = |sample: &Sample| {
         let signature = sample.image.read().and_then(|bytes| cache.signature(&bytes));
         progress.step(1);
         signature.ok()
     };
     let signatures: Vec<_> = dataset.samples.par_iter().map(image_signature).collect();
-    progress.train_to_end();
+    progress.end();
     let pairs = find_near_duplicates(&signatures, DEFAULT_SIMILARITY);
-    tracing::info!("{} pairs of photos look the same: they stay on one side", pairs.len());
+    tracing::info!("{} pairs of near-duplicate photos are kept on the same side of the split", pairs.len());
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
 }
 
-/// The part of each entry, where the data says it; entries of a part that is neither trained nor tested on leave the listing,
-/// with a line. What is to be tested on are the entries of the test part, or where there is none those of the validation part;
-/// none of them where others are.
-fn assign_given_subsets(listing: &mut RawDataset, has_test_location: bool) -> Option<Vec<Subset>> {
+/// The subset of each sample, if the data defines splits. The test set is the test split, or the validation
+/// split if there is no test split, or neither of them if there is a location `test`. Samples of unused
+/// splits are removed from `listing`, with a message.
+fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -> Option<Vec<Subset>> {
     let has_split = |split| listing.samples.iter().any(|entry| entry.split == Some(split));
-    let test_split = [GivenPart::Test, GivenPart::Validation].into_iter().find(|&split| has_split(split));
-    let has_training =
-        listing.samples.iter().any(|entry| matches!(entry.split, None | Some(GivenPart::Train)));
+    let test_split = [Split::Test, Split::Validation].into_iter().find(|&split| has_split(split));
+    let has_training = listing.samples.iter().any(|entry| matches!(entry.split, None | Some(Split::Train)));
     let test_split = test_split.filter(|_| has_training)?;
     let subset_of = |split| match split {
-        None | Some(GivenPart::Train) => Some(Subset::Train),
-        Some(split) if split == test_split && !has_test_location => Some(Subset::Test),
+        None | Some(Split::Train) => Some(Subset::Train),
+        Some(split) if split == test_split && test.is_none() => Some(Subset::Test),
         Some(_) => None,
     };
     let left_out = listing.samples.iter().filter(|entry| subset_of(entry.split).is_none());
     let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.split?.as_str())).collect();
     if !names.is_empty() {
         tracing::info!(
-            "left out in {}: {} photos of the {} part: others are tested on",
+            "skipped in {}: {} photos of the {} split, which are not used for testing",
             listing.origin.display(),
             left_out.count(),
             names.into_iter().collect::<Vec<_>>().join(" and the ")
@@ -485,18 +493,19 @@ fn assign_given_subsets(listing: &mut RawDataset, has_test_location: bool) -> Op
     }
     listing.samples.retain(|entry| subset_of(entry.split).is_some());
     let subsets = listing.samples.iter().filter_map(|entry| subset_of(entry.split)).collect();
-    (!has_test_location).then_some(subsets)
+    test.is_none().then_some(subsets)
 }
 
-/// Numbers the classes of features made elsewhere by the names that they have there, one a sample.
+/// The class map and the labels of samples with class names, one per sample.
 fn number_class_names(names: &[String], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let classes = ClassMap::new(names.iter().map(String::as_str), order);
-    let label_of = |name: &String| classes.label(name).expect("the map is made of these names");
+    let label_of = |name: &String| classes.label(name).expect("the map has all names");
     let numbered = names.iter().map(label_of).collect();
     (classes, numbered)
 }
 
-/// As [`number_names`], where they have none: they are called as their labels, and sorted by value.
+/// The class map and the labels of samples with numeric labels and no class names. The numbers become the
+/// names, sorted by value.
 fn number_labels(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let mut distinct = labels.to_vec();
     if order == ClassOrder::Sorted {
@@ -507,7 +516,7 @@ fn number_labels(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
     let numbered = labels
         .iter()
-        .map(|label| classes.label(&label.to_string()).expect("the map is made of these labels"))
+        .map(|label| classes.label(&label.to_string()).expect("the map has all labels"))
         .collect();
     (classes, numbered)
 }

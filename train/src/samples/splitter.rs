@@ -1,4 +1,4 @@
-//! Which samples are tested on.
+//! Draws the test set.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,24 @@ use super::Subset;
 use crate::config::{DEFAULT_FOLDS, SplitMethod, SplitOptions};
 use crate::error::TrainError;
 
-/// What a split is drawn over: a sample a row.
+/// The samples that a split is drawn from.
 pub(super) struct SampleSplitter<'a> {
     pub(super) classes: &'a ClassMap,
     pub(super) labels: &'a [u32],
     pub(super) ids: Vec<&'a str>,
-    /// The group of each sample, where the data has groups or near-duplicates were joined.
+    /// The group of each sample, if the data has groups or near-duplicates were joined to groups.
     pub(super) groups: Option<Vec<u32>>,
-    /// The names of the data's own groups, where it has names for them.
+    /// The names of the groups of the data, if they have names.
     pub(super) group_names: &'a [String],
-    /// Whether the groups are there to keep near-duplicates together, whatever the method.
+    /// Whether the groups join near-duplicates, which all methods keep together.
     pub(super) joins_duplicates: bool,
 }
 
 impl SampleSplitter<'_> {
-    /// Gives each sample its part, by all methods but the one that reads it from the data.
+    /// Assigns each sample to a subset, with any method except [`SplitMethod::Predefined`].
     ///
     /// # Errors
-    /// [`TrainError::Data`] for samples that cannot be split so.
+    /// [`TrainError::Data`] for samples that cannot be split in this way.
     pub(super) fn assign_subsets(&self, options: &SplitOptions) -> Result<Vec<Subset>, TrainError> {
         let split = self
             .draw_split(options)
@@ -41,9 +41,10 @@ impl SampleSplitter<'_> {
         Ok(subsets)
     }
 
+    /// Draws the split by `options.method`.
     fn draw_split(&self, options: &SplitOptions) -> Result<SplitIndices, SplitError> {
         let SplitOptions { method, test_size, seed, folds, fold, .. } = *options;
-        // The settings were checked: a method that needs groups has them.
+        // The settings have been checked: a method that needs groups has them.
         let groups = self.groups.as_deref().unwrap_or_default();
         let take_fold = |mut splits: Vec<SplitIndices>| splits.swap_remove(fold as usize);
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS) as usize;
@@ -65,11 +66,11 @@ impl SampleSplitter<'_> {
             }
             SplitMethod::Group => group_shuffle_split(groups, 1, test_size, seed).map(take_fold),
             SplitMethod::Hash => hash_split(&self.hash_keys(), test_size, seed),
-            SplitMethod::Predefined => unreachable!("these parts are read from the data"),
+            SplitMethod::Predefined => unreachable!("predefined splits are read from the data"),
         }
     }
 
-    /// As many folds as make one about as large as the test part is to be.
+    /// The number of folds for which a fold is about as large as the test set.
     fn n_folds_for_test_size(&self, test_size: TestSize) -> Result<usize, SplitError> {
         let count = self.labels.len();
         let fraction = match test_size {
@@ -82,7 +83,8 @@ impl SampleSplitter<'_> {
         Ok(((1.0 / fraction).round() as usize).max(2))
     }
 
-    /// What a sample's place depends on: the name of its group, or the first id of the near-duplicates, or its id.
+    /// The keys that are hashed: the name of a sample's group, or the smallest id of its near-duplicates, or
+    /// its id.
     fn hash_keys(&self) -> Vec<&str> {
         let Some(groups) = &self.groups else { return self.ids.clone() };
         if !self.joins_duplicates && !self.group_names.is_empty() {

@@ -1,4 +1,4 @@
-//! What a run says of samples that it was trained on.
+//! The overlap of tested samples with those that a run was trained on.
 
 use headstock_heads::Registry;
 
@@ -9,7 +9,7 @@ use crate::recording_head::{FeatureRow, solid_color_png, write_backbone, write_f
 use crate::run::{Run, RunDir, RunMetrics, TrainTestOverlap};
 use crate::{Evaluation, evaluate, train};
 
-/// Rows of two classes that overlap, of which no two are the same.
+/// Distinct rows of two overlapping classes.
 fn feature_rows(count: usize) -> Vec<FeatureRow> {
     (0..count)
         .map(|row| {
@@ -27,7 +27,7 @@ fn settings(folder: &Path, overrides: &[&str]) -> Settings {
     config.resolve(&Registry::builtin()).unwrap()
 }
 
-/// Trains as the run `name` in `folder`.
+/// Trains the run `name` in `folder`.
 fn train_run(folder: &Path, name: &str, warm_start: Option<&Run>, overrides: &[&str]) -> (RunMetrics, Run) {
     let run_dir = folder.join(name);
     train(&settings(folder, overrides), warm_start, &RunDir::Named(run_dir.clone()), &()).unwrap();
@@ -44,7 +44,7 @@ fn ids(run: &Run, part: &str) -> BTreeSet<usize> {
     split.iter().filter(|row| row.split == part).map(|row| row.path.parse().unwrap()).collect()
 }
 
-/// The figures of some rows, by the run's head alone.
+/// The metrics of some rows, computed with the run's head directly.
 fn metrics_of_rows(run: &Run, data: &[FeatureRow], rows: &BTreeSet<usize>) -> Metrics {
     let values: Vec<f32> = rows.iter().flat_map(|&row| data[row].values.clone()).collect();
     let features = headstock_heads::FeatureMatrix::new(&values, 3).unwrap();
@@ -53,13 +53,13 @@ fn metrics_of_rows(run: &Run, data: &[FeatureRow], rows: &BTreeSet<usize>) -> Me
     run.model.predictions(&logits).unwrap().metrics(&labels)
 }
 
-/// Sums of the same numbers in another order may differ in their last digit.
+/// Sums of the same numbers in another order can differ in the last digit.
 fn is_close(a: Metrics, b: Metrics) -> bool {
     let pairs = [(a.top1, b.top1), (a.macro_f1, b.macro_f1), (a.log_loss, b.log_loss), (a.ece, b.ece)];
     pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-12)
 }
 
-/// That of `tested` those in `known` are counted, and the others have figures of their own.
+/// Asserts that of `tested` those in `known` are counted, and the others have metrics of their own.
 fn assert_overlap(
     found: &TrainTestOverlap,
     run: &Run,
@@ -73,7 +73,10 @@ fn assert_overlap(
     let unseen_metrics = found.unseen.unwrap();
     assert_eq!(unseen_metrics.samples, unseen.len());
     assert!(is_close(unseen_metrics.test, metrics_of_rows(run, data, &unseen)), "{unseen_metrics:?}");
-    assert!(!is_close(unseen_metrics.test, metrics_of_rows(run, data, tested)), "both figures are told");
+    assert!(
+        !is_close(unseen_metrics.test, metrics_of_rows(run, data, tested)),
+        "the metrics of unseen samples differ"
+    );
     assert!(unseen_metrics.conformal.is_some());
 }
 
@@ -84,9 +87,9 @@ fn a_run_evaluated_on_another_split_counts_its_training_samples() {
     let data = feature_rows(60);
     write_features(folder.path(), "x", &data);
     let (metrics, run) = train_run(folder.path(), "run", None, &[]);
-    assert_eq!(metrics.trained_on, None, "nothing was trained on before");
+    assert_eq!(metrics.trained_on, None, "there was no earlier training");
 
-    // Its own test part is all unseen.
+    // The run has seen nothing of its own test set.
     let own = evaluate_run(&run, &settings(folder.path(), &[]));
     let overlap = own.trained_on.unwrap();
     assert_eq!((overlap.samples, overlap.unseen.unwrap().samples, own.samples), (0, 15, 15));
@@ -110,7 +113,7 @@ fn rows_are_matched_by_their_values() {
     let (_, run) = train_run(folder.path(), "run", None, &[]);
     let known = ids(&run, "train");
 
-    // Another file, in another order, with more rows.
+    // Another file with more rows, in another order.
     let other_dir = tempfile::tempdir().unwrap();
     let mut reversed: Vec<FeatureRow> = feature_rows(90);
     reversed.reverse();
@@ -120,7 +123,7 @@ fn rows_are_matched_by_their_values() {
     let tested: BTreeSet<usize> = ids(&drawn, "test").into_iter().map(|row| 89 - row).collect();
     assert_overlap(&found.trained_on.unwrap(), &run, &feature_rows(90), &tested, &known);
 
-    // All of them, and none of them.
+    // All samples were trained on, then none.
     let overlap_for = |rows: Vec<FeatureRow>| {
         write_features(other_dir.path(), "x", &rows);
         evaluate_run(&run, &settings(other_dir.path(), &[])).trained_on.unwrap()
@@ -140,7 +143,7 @@ fn rows_are_matched_by_their_values() {
     assert_eq!((overlap.samples, overlap.unseen.unwrap().samples), (0, 15));
 }
 
-/// The file came later: an earlier headstock wrote runs without it.
+/// Runs of earlier versions have no `trained_on.csv`.
 #[test]
 fn without_the_hash_file_the_split_is_used() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,7 +155,7 @@ fn without_the_hash_file_the_split_is_used() {
     fs::remove_file(folder.path().join("run/trained_on.csv")).unwrap();
     assert_eq!(evaluate_run(&run, &other).trained_on, Some(overlap));
 
-    // What it was trained on is gone: nothing is claimed.
+    // The training data is gone: the overlap is unknown.
     let other_dir = tempfile::tempdir().unwrap();
     write_features(other_dir.path(), "x", &feature_rows(60));
     fs::remove_file(folder.path().join("x.npy")).unwrap();
@@ -175,7 +178,7 @@ fn a_warm_started_run_reports_the_overlap_with_earlier_training() {
         &ids(&first, "train"),
     );
 
-    // Whatever comes of the first has seen what it was trained on.
+    // Runs that descend from the first have seen its training samples.
     let own = evaluate_run(&second, &settings(folder.path(), &["split.seed=5"]));
     assert_eq!(own.trained_on, metrics.trained_on);
     let (metrics, third) = train_run(folder.path(), "third", Some(&second), &["split.seed=8"]);
@@ -183,18 +186,18 @@ fn a_warm_started_run_reports_the_overlap_with_earlier_training() {
     let overlap = metrics.trained_on.unwrap();
     assert_eq!(overlap.samples, ids(&third, "test").intersection(&seen).count());
 
-    // On the same split nothing that is tested was trained on.
+    // With the same split no tested sample was trained on.
     let (metrics, _) = train_run(folder.path(), "again", Some(&first), &[]);
     let overlap = metrics.trained_on.unwrap();
     assert_eq!((overlap.samples, overlap.unseen.unwrap().test), (0, metrics.test));
 
-    // A head that is fitted from nothing has learned nothing of it.
+    // A head that is not warm-started has learned nothing from the earlier run.
     let (_, ridge) = train_run(folder.path(), "ridge", None, &["head.kind=ridge"]);
     let (metrics, _) = train_run(folder.path(), "cold", Some(&ridge), &["head.kind=ridge", "split.seed=5"]);
     assert_eq!(metrics.trained_on, None);
 }
 
-/// A folder of photos under other names, and a table of them, are known as well.
+/// Renamed images in a folder and images of a table are recognized.
 #[test]
 fn images_are_matched_by_their_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +217,8 @@ fn images_are_matched_by_their_bytes() {
     write_backbone(folder.path());
     let settings_for = |data: &str| {
         let text = format!(
-            "version = 1\n[data]\n{data}\n[split]\ntest_size = 0.25\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n"
+            "version = 1\n[data]\n{data}\n[split]\ntest_size = 0.25\n[backbone]\nweights = \
+             \"backbone\"\nlayer = \"layer1\"\n"
         );
         Config::parse(&text, "test", folder.path()).unwrap().resolve(&Registry::builtin()).unwrap()
     };
@@ -246,7 +250,7 @@ fn images_are_matched_by_their_bytes() {
         if data.starts_with("csv") {
             continue;
         }
-        // As from the photos themselves, where the run does not say it.
+        // Without the file, the hashes are computed from the images.
         let file = run.folder.join(crate::run::TRAINED_ON);
         let saved = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Calibration of a run: on photos that neither the head nor the calibration has seen.
+//! Calibration of runs, on samples that neither the head nor the calibration was fitted on.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -16,11 +16,12 @@ use headstock_train::config::Config;
 use headstock_train::feature_file::{FeatureFileWriter, SampleInfo};
 use headstock_train::run::RunMetrics;
 use headstock_train::{Run, RunDir, train};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-/// Labels of the classes that `counts` says, and features of which the first has the class in it, `signal` strong, and the
-/// others have not.
+/// Writes `counts[c]` samples of each class `c`. The first feature depends on the class with strength
+/// `signal`; the others are noise.
 fn write_features(folder: &Path, counts: &[usize], width: usize, signal: f32) {
     let labels: Vec<u32> =
         counts.iter().enumerate().flat_map(|(class, &n)| std::iter::repeat_n(class as u32, n)).collect();
@@ -44,7 +45,7 @@ fn write_features(folder: &Path, counts: &[usize], width: usize, signal: f32) {
     writer.write(&infos, width, &mut |range| Ok(rows[range].concat())).unwrap();
 }
 
-/// Trains on `x.npz` in `folder`; its metrics as they were written, and the run.
+/// Trains on `x.npz` in `folder`; returns the written metrics and the run.
 fn train_run(folder: &TempDir, heads: &Registry, overrides: &[&str]) -> (RunMetrics, Run) {
     let text = "version = 1\n[data]\nfeatures = \"x.npz\"\n[split]\ntest_size = 0.5\n";
     let mut config = Config::parse(text, "headstock.toml", folder.path()).unwrap();
@@ -60,14 +61,14 @@ fn train_run(folder: &TempDir, heads: &Registry, overrides: &[&str]) -> (RunMetr
 #[test]
 fn calibration_corrects_an_overfitted_head() {
     let folder = tempfile::tempdir().unwrap();
-    // More features than photos, and none of them tells the class.
+    // There are more features than samples, and none depends on the class.
     write_features(folder.path(), &[60, 60], 100, 0.0);
     let (metrics, run) = train_run(&folder, &Registry::builtin(), &["head.C=1000"]);
     let calibration = metrics.calibration.clone().unwrap();
     assert_eq!((calibration.folds, calibration.samples), (5, 60));
     assert_eq!(calibration.method, CalibrationMethod::Temperature);
     assert!(calibration.test.before.log_loss > 2.0, "{calibration:?}");
-    // Nothing is known: half and half.
+    // The best probabilities are 1/2.
     assert!((metrics.test.log_loss - 2f64.ln()).abs() < 0.1, "{metrics:?}");
     assert_eq!(metrics.test.probability_metrics(), calibration.test.after);
     assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
@@ -112,7 +113,7 @@ fn without_calibration_metrics_equal_the_uncalibrated_ones_and_there_are_no_sets
             assert_eq!(conformal.scores(ConformalMethod::Aps).len(), 60);
         }
     }
-    // Some are, and some are not.
+    // Some calibrations are dropped, and some are not.
     assert!(dropped.contains(&("head.kind=linear", "isotonic")), "{dropped:?}");
     assert!(!dropped.contains(&("head.kind=svm", "temperature")), "{dropped:?}");
 }
@@ -146,13 +147,14 @@ fn there_are_as_many_folds_as_the_smallest_class_has_samples() {
     assert_eq!(metrics.calibration.unwrap().folds, 3);
 }
 
-/// What the fits of [`Choosing`] were told, and on how many samples.
+/// The regularization and the number of samples of each fit of [`AutoConfig`].
 static FITS: Mutex<Vec<(Regularization, usize)>> = Mutex::new(Vec::new());
 
-/// `linear` with a strength that it chooses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `linear` with a regularization that it pretends to choose.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct AutoConfig {
+    /// Chosen by the fit.
     #[serde(rename = "C")]
     c: Regularization,
 }
@@ -166,7 +168,6 @@ impl Default for AutoConfig {
 impl HeadConfig for AutoConfig {
     const KIND: &'static str = "choosing";
     const ABOUT: &'static str = "chooses";
-    const PARAMETERS: &'static [headstock_heads::HyperparameterInfo] = &[("C", "as it likes")];
     type Head = Affine;
 
     fn check(&self) -> Result<(), HeadError> {

@@ -1,4 +1,4 @@
-//! The corpus of configs: what is valid resolves, and what is not is refused with the key and the file.
+//! Valid configs resolve; invalid ones are refused with the key and the file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use headstock_train::config::{Config, ConfigError, Settings};
 
 fn corpus(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs").join(kind);
-    let entries = fs::read_dir(folder).expect("the corpus");
+    let entries = fs::read_dir(folder).expect("the folder of configs");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     assert!(files.len() > 5, "{kind}");
@@ -23,7 +23,7 @@ fn resolve(text: &str, overrides: &[&str]) -> Result<Settings, ConfigError> {
 }
 
 fn error_of(outcome: Result<Settings, ConfigError>) -> String {
-    outcome.err().expect("it is refused").to_string()
+    outcome.err().expect("the config is refused").to_string()
 }
 
 const MINIMAL: &str = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
@@ -46,7 +46,7 @@ fn invalid_configs_are_refused_for_the_reason_in_their_first_line() {
         let reason = text.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap();
         let found = error_of(resolve(&text, &[]));
         assert!(found.contains(reason), "{file:?}\n expected: {reason}\n found:    {found}");
-        assert!(found.contains("headstock.toml"), "{file:?}: the file is not named: {found}");
+        assert!(found.contains("headstock.toml"), "{file:?}: the message does not name the file: {found}");
     }
 }
 
@@ -75,7 +75,7 @@ fn overrides_are_toml_values_or_strings() {
 fn invalid_overrides_are_refused_with_the_reason() {
     for (text, reason) in [
         ("head.C", "--set head.C: write KEY=VALUE"),
-        ("head..C=1", "the key has an empty part"),
+        ("head..C=1", "a section or key in it is empty"),
         ("version.minor=1", "`version` is a value, not a section"),
         ("version=2", "cannot be overridden"),
         ("data.folder=", "`data.folder` is empty"),
@@ -83,7 +83,7 @@ fn invalid_overrides_are_refused_with_the_reason() {
         ("split.test_size=nan", "`split.test_size` is NaN"),
         ("split.test_size=0", "`split.test_size` is 0"),
         ("features.views=1001", "`features.views` is 1001"),
-        ("split.sede=1", "there is no key `split.sede`; did you mean `split.seed`?"),
+        ("split.sede=1", "unknown key `split.sede`; did you mean `split.seed`?"),
         ("data.folder=3", "data.folder"),
     ] {
         let found = error_of(resolve(MINIMAL, &[text]));
@@ -94,14 +94,14 @@ fn invalid_overrides_are_refused_with_the_reason() {
 #[test]
 fn another_head_drops_the_keys_of_the_one_in_the_file() {
     let text = format!("{MINIMAL}[head]\nkind = \"linear\"\nsolver = \"adam\"\nC = 3.0\n");
-    // In whatever order they are given.
+    // The order of overrides does not matter.
     for overrides in [["head.kind=svm", "head.tol=0.5"], ["head.tol=0.5", "head.kind=svm"]] {
         let settings = resolve(&text, &overrides).unwrap();
         assert_eq!(settings.head.kind(), "svm");
         assert_eq!(settings.head.table()["tol"].as_float(), Some(0.5));
         assert_ne!(settings.head.table()["C"].as_float(), Some(3.0));
     }
-    // A file that names no head means the default one.
+    // A file without `head.kind` has the default head.
     let unnamed = format!("{MINIMAL}[head]\nC = 3.0\n");
     let unchanged = resolve(&unnamed, &["head.kind=linear"]).unwrap();
     assert_eq!(unchanged.head.table()["C"].as_float(), Some(3.0));
@@ -121,8 +121,7 @@ const PARQUET: &str = "version = 1\n[data]\nparquet = \"x.parquet\"\n[backbone]\
 const TAR: &str = "version = 1\n[data]\nwebdataset = \"x.tar\"\n[backbone]\nweights = \"backbone\"\n";
 const FEATURES: &str = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 
-/// The value that every key has where it is left out, for a config in which it may stand, and what else is set; nothing for a
-/// key that has none.
+/// The default of every key, with a config and overrides in which it is allowed; empty for a key without one.
 #[rustfmt::skip]
 const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("version", MINIMAL, &[], "1"),
@@ -210,10 +209,10 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("augment.erasing.value", MINIMAL, &["augment.erasing={}"], "0.0"),
     ("augment.seed", MINIMAL, &[], "0"),
     ("tune.from", MINIMAL, &[], "head"),
-    ("tune.start", MINIMAL, TUNED, "fitted"),
+    ("tune.head_init", MINIMAL, TUNED, "fitted"),
     ("tune.epochs", MINIMAL, TUNED, "6"),
     ("tune.batch_size", MINIMAL, TUNED, "16"),
-    ("tune.accumulate", MINIMAL, TUNED, "1"),
+    ("tune.grad_accum_steps", MINIMAL, TUNED, "1"),
     ("tune.optimizer", MINIMAL, TUNED, "sgd"),
     ("tune.lr", MINIMAL, TUNED, "0.01"),
     ("tune.lr", MINIMAL, &["tune.from=layer4", "tune.optimizer=adamw"], "0.001"),
@@ -223,20 +222,20 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("tune.nesterov", MINIMAL, TUNED, "false"),
     ("tune.weight_decay", MINIMAL, TUNED, "0.0001"),
     ("tune.schedule", MINIMAL, TUNED, "cosine"),
-    ("tune.warmup", MINIMAL, TUNED, "0.0"),
+    ("tune.warmup_epochs", MINIMAL, TUNED, "0.0"),
     ("tune.step_epochs", MINIMAL, TUNED, "2"),
     ("tune.step_gamma", MINIMAL, TUNED, "0.1"),
     ("tune.label_smoothing", MINIMAL, TUNED, "0.1"),
     ("tune.class_weight", MINIMAL, TUNED, "none"),
     ("tune.mixup", MINIMAL, TUNED, "0.0"),
     ("tune.cutmix", MINIMAL, TUNED, "0.0"),
-    ("tune.clip_norm", MINIMAL, TUNED, ""),
-    ("tune.ema", MINIMAL, TUNED, ""),
+    ("tune.clip_grad_norm", MINIMAL, TUNED, ""),
+    ("tune.ema_decay", MINIMAL, TUNED, ""),
     ("tune.batch_norm", MINIMAL, TUNED, "frozen"),
-    ("tune.unfreeze", MINIMAL, TUNED, ""),
-    ("tune.views", MINIMAL, TUNED, "kept"),
-    ("tune.keep", MINIMAL, TUNED, "f16"),
-    ("tune.space", MINIMAL, TUNED, "50.0"),
+    ("tune.unfreeze_epochs", MINIMAL, TUNED, ""),
+    ("tune.augment", MINIMAL, TUNED, "cached"),
+    ("tune.cache_dtype", MINIMAL, TUNED, "f16"),
+    ("tune.cache_gb", MINIMAL, TUNED, "50.0"),
     ("tune.validation", MINIMAL, TUNED, "0.1"),
     ("tune.patience", MINIMAL, TUNED, ""),
     ("tune.seed", MINIMAL, TUNED, "0"),
@@ -344,8 +343,8 @@ fn every_value_name_parses_to_its_variant() {
 
 #[test]
 fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
-    let csv_only = "belongs to a CSV data set";
-    let tables_only = "belongs to a CSV, Parquet or WebDataset data set";
+    let csv_only = "is for CSV data sets";
+    let tables_only = "is for CSV, Parquet and WebDataset data sets";
     for (config, set, reason) in [
         (MINIMAL, "data.images=x", csv_only),
         (MINIMAL, "data.id=x", csv_only),
@@ -355,20 +354,24 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         (MINIMAL, "data.label=x", tables_only),
         (FEATURES, "data.label=x", tables_only),
         (FEATURES, "data.group=x", tables_only),
-        (TAR, "data.image=x", "`data.image` belongs to a Parquet data set"),
-        (PARQUET, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
-        (FEATURES, "data.test_folder=x", "`data.test_folder` goes with `data.folder`"),
-        (TAR, "data.test_parquet=x", "`data.test_parquet` goes with `data.parquet`"),
-        (PARQUET, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
-        (CSV, "data.test_webdataset=x", "`data.test_webdataset` goes with `data.webdataset`"),
-        (MINIMAL, "data.parquet=x", "`data` takes one of"),
-        (CSV, "data.webdataset=x", "`data` takes one of"),
-        (PARQUET, "data.features=x.npz", "`data` takes one of"),
-        (FEATURES, "data.folder=x", "`data` takes one of"),
-        (TAR, "data.webdataset=hf://datasets/a/b", "`data.webdataset` is hf://datasets/a/b: from the hub"),
-        (TAR, "data.test_webdataset=hf://datasets/a/b", "from the hub come Parquet files"),
-        (PARQUET, "data.parquet=hf://a/b", "`data.parquet` is hf://a/b: from the hub come Parquet files"),
-        (PARQUET, "data.test_parquet=hf://a/b", "`data.test_parquet` is hf://a/b: from the hub"),
+        (TAR, "data.image=x", "`data.image` is for Parquet data sets"),
+        (PARQUET, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
+        (FEATURES, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
+        (TAR, "data.test_parquet=x", "`data.test_parquet` needs `data.parquet`"),
+        (PARQUET, "data.test_webdataset=x", "`data.test_webdataset` needs `data.webdataset`"),
+        (CSV, "data.test_webdataset=x", "`data.test_webdataset` needs `data.webdataset`"),
+        (MINIMAL, "data.parquet=x", "`data` must have exactly one of"),
+        (CSV, "data.webdataset=x", "`data` must have exactly one of"),
+        (PARQUET, "data.features=x.npz", "`data` must have exactly one of"),
+        (FEATURES, "data.folder=x", "`data` must have exactly one of"),
+        (TAR, "data.webdataset=hf://datasets/a/b", "`data.webdataset` is hf://datasets/a/b: only Parquet"),
+        (TAR, "data.test_webdataset=hf://datasets/a/b", "only Parquet data sets of the hub are supported"),
+        (
+            PARQUET,
+            "data.parquet=hf://a/b",
+            "`data.parquet` is hf://a/b: only Parquet data sets of the hub are supported",
+        ),
+        (PARQUET, "data.test_parquet=hf://a/b", "`data.test_parquet` is hf://a/b: only Parquet"),
         (MINIMAL, "data.max_pixels=0", "`data.max_pixels` is 0"),
         (MINIMAL, "data.max_pixels=-1", "data.max_pixels"),
         (MINIMAL, "data.class_order=size", "unknown variant `size`"),
@@ -384,8 +387,8 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         (FEATURES, "features.views=1", "`features.views` needs photos"),
         (FEATURES, "backbone.weights=x", "`backbone` does nothing with `data.features`"),
         (FEATURES, "split.group_duplicates=true", "`split.group_duplicates` needs photos"),
-        (FEATURES, "split.method=predefined", "`data.features` has no column of parts"),
-        (PARQUET, "split.method=group", "nothing says which group a photo belongs to"),
+        (FEATURES, "split.method=predefined", "`data.features` has no split column"),
+        (PARQUET, "split.method=group", "`data.group` is missing"),
         (MINIMAL, "data.test_folder=", "`data.test_folder` is empty"),
         (CSV, "data.csv=", "`data.csv` is empty"),
         (CSV, "data.images=", "`data.images` is empty"),
@@ -398,7 +401,7 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         let found = error_of(resolve(config, &[set]));
         assert!(found.contains(reason), "{set}: {found}");
     }
-    // The most and the least that go.
+    // The limits are valid.
     resolve(MINIMAL, &["features.views=1000", "augment.invert=1"]).unwrap();
     resolve(MINIMAL, &["data.max_pixels=1"]).unwrap();
     resolve(PARQUET, &["data.parquet=hf://datasets/a/b", "data.test_parquet=hf://datasets/a/c"]).unwrap();
@@ -441,9 +444,9 @@ fn a_backbone_may_be_missing_where_only_images_are_read() {
 fn freezing_the_backbone_removes_the_tune_settings() {
     let tuned = resolve(MINIMAL, &["tune.from=layer4", "tune.epochs=2"]).unwrap();
     assert_eq!(tuned.with_frozen_backbone().options, resolve(MINIMAL, &[]).unwrap().options);
-    // What is checked but not used is not kept.
+    // Unused settings are checked but not stored.
     assert_eq!(resolve(MINIMAL, &["tune.epochs=2"]).unwrap().options, resolve(MINIMAL, &[]).unwrap().options);
-    // Another head on the same settings.
+    // The same settings with another head.
     let heads = Registry::builtin();
     let settings = resolve(MINIMAL, &["split.seed=3"]).unwrap();
     let table = toml::Table::from_iter([("k".to_owned(), toml::Value::Integer(3))]);

@@ -1,4 +1,4 @@
-//! Files of features: numpy's are read, and what is written is what was given.
+//! Files of features: those of other tools are read, and written files are read by their own libraries.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -20,11 +20,11 @@ const CLASSES: [&str; 6] = ["pug", "akita, \"big\"", "pug", "Šarplaninac", "aki
 #[test]
 fn files_of_numpy_safetensors_and_pyarrow_are_read_whatever_their_types() {
     let values: Vec<f32> = (0..24).map(|i| (i as f32 - 10.0) / 4.0).collect();
-    // Numbers of names in their order.
+    // The labels in the order of the class names.
     let numbers = [1, 0, 1, 2, 0, 2];
     let bytes = LABELS.map(|label| label.rem_euclid(256));
     let groups = Some([2, 2, 0, 1, 1, 0]);
-    // By name: P10, P7, P8.
+    // The groups in the order of the names: P10, P7, P8.
     let patients = Some([1, 1, 0, 2, 2, 0]);
     for (name, labels, named, groups) in [
         ("plain.npz", LABELS, false, None),
@@ -55,9 +55,9 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
     for (name, reason) in [
         ("fortran.npz", "`features`: it is in Fortran order"),
         ("text.npz", "`labels`: it holds"),
-        ("flat.npz", "`features` is [24], not [samples, features]"),
-        ("short.npz", "`labels` is [5], but `features` has 6 rows"),
-        ("short_groups.npz", "`groups` is [4], but `features` has 6 rows"),
+        ("flat.npz", "`features` has shape [24], not [samples, features]"),
+        ("short.npz", "`labels` has shape [5], but `features` has 6 rows"),
+        ("short_groups.npz", "`groups` has shape [4], but `features` has 6 rows"),
         ("text_groups.npz", "`groups`: it holds"),
         ("unnamed.npz", "there is no array `features`; it has: arr_0, arr_1"),
         ("nan.npz", "feature 1 of row 2 is NaN"),
@@ -66,8 +66,8 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
         ("absent.npy", "No such file"),
         ("unlabelled.safetensors", "there is no tensor `labels`; it has: features"),
         ("float_labels.safetensors", "`labels`: it holds F32; save it as I64"),
-        ("short.safetensors", "`labels` is [5], but `features` has 6 rows"),
-        ("flat.safetensors", "`features` is [24], not [samples, features]"),
+        ("short.safetensors", "`labels` has shape [5], but `features` has 6 rows"),
+        ("flat.safetensors", "`features` has shape [24], not [samples, features]"),
         ("nan.safetensors", "feature 1 of row 2 is NaN"),
         ("absent.safetensors", "No such file"),
         ("ragged.parquet", "`features`: row 3 has 3 values, but the rows before it have 4"),
@@ -83,13 +83,13 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
         ("null_label.parquet", "`label` of row 1 is null"),
         ("two_names.parquet", "the label 300 is the class `pug` in row 5, but `Šarplaninac` before it"),
         ("two_labels.parquet", "the class `Šarplaninac` has the label 3 in row 5, but 2 before it"),
-        ("none.parquet", "`features` is [0, 0]: there is nothing in it"),
+        ("none.parquet", "`features` has shape [0, 0]: it is empty"),
         (
             "unnamed.parquet",
             "there is no column `features`; its columns: feature, label; did you mean `feature`?",
         ),
         ("absent.parquet", "No such file"),
-        ("make.py", "the ending tells the format"),
+        ("make.py", "unknown file extension"),
     ] {
         let error = read_features(&reference_path(name)).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains(name), "{name}: {error}");
@@ -108,7 +108,7 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
         let error = read_features(&path).unwrap_err().to_string();
         assert!(error.contains("x.csv: ") && error.contains(reason), "{table:?}: {error}");
     };
-    assert_refused(None, "it is not there: a row per sample");
+    assert_refused(None, "it does not exist: it must have one row per sample");
     assert_refused(Some(""), "it describes 0 rows, but the features have 6");
     assert_refused(
         Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"),
@@ -145,7 +145,7 @@ fn written_files_read_back_identically() {
     }
 }
 
-/// Every third byte of small files in turn is another, and the file ends at every third in turn.
+/// Every third byte is changed, and the file is truncated at every third byte.
 #[test]
 fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
     let folder = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
 
 const WIDTH: usize = 3;
 
-/// More rows than are in memory at a time.
+/// More rows than a chunk has.
 fn sample_infos() -> Vec<SampleInfo> {
     (0..1300)
         .map(|i| SampleInfo {
@@ -200,7 +200,7 @@ fn all_values() -> Vec<f32> {
     (0..sample_infos().len()).flat_map(|row| (0..WIDTH).map(move |column| value(row, column))).collect()
 }
 
-/// numpy's format by its specification: magic, version, length of the header, header, values.
+/// NumPy's format: magic, version, length of the header, header, values.
 #[test]
 fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
     let (_folder, path) = write_file("x.npy");
@@ -290,9 +290,9 @@ fn a_table_of_the_users_is_never_replaced() {
     let labels = folder.path().join("labels.csv");
     fs::write(&labels, "id,breed\n1,pug\n").unwrap();
     let error = FeatureFileWriter::create(&folder.path().join("labels.npz")).err().unwrap().to_string();
-    assert!(error.contains("labels.csv is there already"), "{error}");
+    assert!(error.contains("labels.csv exists and is not"), "{error}");
     assert_eq!(fs::read_to_string(&labels).unwrap(), "id,breed\n1,pug\n");
-    // Our own is.
+    // A table of headstock's format is replaced.
     fs::write(&labels, "row,path,class,label\n0,a,b,0\n").unwrap();
     FeatureFileWriter::create(&folder.path().join("labels.npz")).unwrap();
 }
@@ -311,11 +311,11 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
         let mut array = b"\x93NUMPY\x01\x00".to_vec();
         array.extend((header.len() as u16).to_le_bytes());
         array.extend(header.as_bytes());
-        assert_refused("huge.npy", &array, "it says that it is");
+        assert_refused("huge.npy", &array, "its header has");
         let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
         archive.write_all(&array).unwrap();
-        assert_refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: it says that it is");
+        assert_refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: its header has");
     }
     let header = r#"{"features":{"dtype":"F32","shape":[1000000000,2048],"data_offsets":[0,8192000000000]}}"#;
     let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
@@ -323,7 +323,7 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
     assert_refused(
         "huge.safetensors",
         &tensors,
-        "it says that its tensors have 8192000000000 bytes, but has 0",
+        "its header claims 8192000000000 bytes of tensors, but the file has 0",
     );
-    assert_refused("huge.safetensors", &[0xff; 9], "it says that its header has 18446744073709551615 bytes");
+    assert_refused("huge.safetensors", &[0xff; 9], "its header claims 18446744073709551615 bytes");
 }

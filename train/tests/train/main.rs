@@ -1,4 +1,4 @@
-//! The library as its callers use it, in one program: each of its own would be linked anew.
+//! Tests of the public interface, in one binary to link only once.
 
 mod calibration;
 mod config;

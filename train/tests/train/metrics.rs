@@ -1,4 +1,4 @@
-//! Figures of a test, against scikit-learn's.
+//! Metrics, compared with scikit-learn's.
 
 use headstock_heads::Logits;
 use headstock_train::metrics::Predictions;
@@ -30,7 +30,7 @@ fn metrics_match_scikit_learn() {
             ("log_loss", found.log_loss, case.log_loss),
             ("ece", found.ece, case.ece),
         ] {
-            // log_loss normalises probabilities once more, in single precision.
+            // scikit-learn's log_loss normalizes the probabilities once more, in single precision.
             assert!((found - expected).abs() < 1e-6, "case {number}, {name}: {found} is not {expected}");
         }
     }

@@ -1,52 +1,52 @@
-//! What each layer takes: the tables of `docs/engine.md`.
+//! The time of each layer: the tables of `docs/engine.md`.
 
 use anyhow::{Context, Result};
 
-use super::engine::OUR_ISA;
+use super::engine::HEADSTOCK_ISA;
 use super::plan::{BF16, F32, Run};
-use super::table::{Circumstances, Results};
-use crate::page::Place;
+use super::table::{BenchSetup, Results};
+use crate::page::PageSection;
 use crate::step;
 
-/// A table for each precision: whether a machine has it the run says.
-const TABLES: [(Run, Place); 2] = [
-    (F32, Place { page: "docs/engine.md", part: "layers f32" }),
-    (BF16, Place { page: "docs/engine.md", part: "layers bf16" }),
+/// A section for each precision, and the run that tells whether the machine supports it.
+const SECTIONS: [(Run, PageSection); 2] = [
+    (F32, PageSection { page: "docs/engine.md", name: "layers f32" }),
+    (BF16, PageSection { page: "docs/engine.md", name: "layers bf16" }),
 ];
 
-/// Fails where a table has no place.
+/// Fails if a section is missing on the page.
 pub(super) fn check() -> Result<()> {
-    TABLES.iter().try_for_each(|(_, place)| place.check())
+    SECTIONS.iter().try_for_each(|(_, section)| section.check())
 }
 
-/// Measures and writes each table; where the run of its precision was refused, a line that says why.
-pub(super) fn write(results: &Results, circumstances: &Circumstances) -> Result<()> {
-    for (run, place) in TABLES {
+/// Measures and writes each table, or the reason why the precision is not supported.
+pub(super) fn write(results: &Results, setup: &BenchSetup) -> Result<()> {
+    for (run, section) in SECTIONS {
         let text = match results.refusal(run) {
-            Some(reason) => not_measured(run, circumstances, reason),
-            None => measured(circumstances, &profile(run)?),
+            Some(reason) => format_refusal(run, setup, reason),
+            None => format_table(setup, &profile(run)?),
         };
-        place.write(&text)?;
-        step::say(&format!("\n{text}\nwrote {}", place.page));
+        section.write(&text)?;
+        step::log(&format!("\n{text}\nwrote {}", section.page));
     }
     Ok(())
 }
 
-/// What the example prints: a line on the run, and the table.
+/// Runs the example `layers`, which prints a line about the run and the table.
 fn profile(run: Run) -> Result<String> {
     let precision = run.precision.as_str();
     let mut command = step::cargo(&["run", "--quiet", "--release", "--package", "headstock-backbone"]);
-    command.args(["--example", "layers", "--", precision]).env_remove(OUR_ISA);
-    let printed = step::output(&format!("layers in {precision}"), &mut command)?;
+    command.args(["--example", "layers", "--", precision]).env_remove(HEADSTOCK_ISA);
+    let printed = step::run_for_stdout(&format!("layers in {precision}"), &mut command)?;
     String::from_utf8(printed).context("the table of layers is not UTF-8")
 }
 
-fn measured(circumstances: &Circumstances, table: &str) -> String {
-    format!("Made by `cargo xtask bench` on {}; ResNet-50, 224 x 224.\n\n{table}", circumstances.machine())
+fn format_table(setup: &BenchSetup, table: &str) -> String {
+    format!("Made by `cargo xtask bench` on {}; ResNet-50, 224 x 224.\n\n{table}", setup.computer())
 }
 
-fn not_measured(run: Run, circumstances: &Circumstances, reason: &str) -> String {
-    format!("Not measured in {} on {}: {reason}.", run.precision.as_str(), circumstances.machine())
+fn format_refusal(run: Run, setup: &BenchSetup, reason: &str) -> String {
+    format!("Not measured in {} on {}: {reason}.", run.precision.as_str(), setup.computer())
 }
 
 #[cfg(test)]
@@ -54,22 +54,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_is_named_with_the_table_and_with_the_reason_why_there_is_none() {
-        let here = Circumstances { cpu: "A CPU".into(), cores: 2, rounds: 3, seconds: 4.0 };
-        let (table, none) =
-            (measured(&here, "f32:\n\n| layer |\n"), not_measured(BF16, &here, "no arithmetic"));
+    fn the_computer_is_named_with_the_table_or_the_reason_against_it() {
+        let setup = BenchSetup { cpu: "A CPU".into(), cores: 2, rounds: 3, seconds: 4.0 };
+        let table = format_table(&setup, "f32:\n\n| layer |\n");
+        let refusal = format_refusal(BF16, &setup, "no arithmetic");
         assert_eq!(
             table,
             "Made by `cargo xtask bench` on A CPU, 2 cores; ResNet-50, 224 x 224.\n\nf32:\n\n| layer |\n"
         );
-        assert_eq!(none, "Not measured in bf16 on A CPU, 2 cores: no arithmetic.");
+        assert_eq!(refusal, "Not measured in bf16 on A CPU, 2 cores: no arithmetic.");
     }
 
     #[test]
-    fn the_page_has_a_place_for_each_table() {
+    fn the_page_has_a_section_for_each_table() {
         let page = std::fs::read_to_string(step::workspace().join("docs/engine.md")).unwrap();
-        for (_, Place { part, .. }) in TABLES {
-            assert_eq!(page.matches(&format!("<!-- {part} -->\n")).count(), 1, "{part}");
+        for (_, PageSection { name, .. }) in SECTIONS {
+            assert_eq!(page.matches(&format!("<!-- {name} -->\n")).count(), 1, "{name}");
         }
     }
 }

@@ -1,91 +1,95 @@
-//! What is measured, and beside what.
+//! The runs to measure, and the rows of the table.
 
 use std::{fmt, iter};
 
-/// One measurement: who computes what.
+/// Engine and settings of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    pub(super) who: Who,
+    pub(super) engine: Engine,
     pub(super) precision: Precision,
     pub(super) batch: u32,
     pub(super) threads: u32,
-    /// Kept from using more than AVX2.
+    /// Whether instruction sets above AVX2 are disabled.
     pub(super) avx2: bool,
 }
 
-/// Who computes.
+/// The inference engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    /// headstock's network alone.
+pub(super) enum Engine {
+    /// The network of headstock alone.
     Headstock,
     /// headstock, from photos in files.
     HeadstockFiles,
     OnnxRuntime,
     OpenVino,
-    /// OpenVINO with its hint for latency: one batch at a time on all threads.
+    /// OpenVINO with its latency hint: one batch at a time on all threads.
     OpenVinoLatency,
 }
 
-/// What is computed in.
+/// Precision of the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
     F32,
     Bf16,
 }
 
-/// A line of the table.
+/// A row of the table.
 pub(super) struct Row {
-    pub(super) what: &'static str,
+    pub(super) label: &'static str,
     pub(super) ours: Run,
-    pub(super) beside: Beside,
+    pub(super) baseline: Baseline,
 }
 
-/// What a line compares ours with.
-pub(super) enum Beside {
-    /// The fastest of these.
+/// What a row compares headstock with.
+pub(super) enum Baseline {
+    /// The fastest of these runs.
     Fastest(&'static [Run]),
-    /// The network alone, as a run from files measures it before and after: closer together than two runs can be.
-    ItsNetwork,
+    /// The network alone, which a run from files measures before and after in the same process.
+    OwnNetwork,
 }
 
 pub(super) const F32: Run =
-    Run { who: Who::Headstock, precision: Precision::F32, batch: 16, threads: 2, avx2: false };
+    Run { engine: Engine::Headstock, precision: Precision::F32, batch: 16, threads: 2, avx2: false };
 pub(super) const BF16: Run = Run { precision: Precision::Bf16, ..F32 };
 pub(super) const F32_ONE: Run = Run { batch: 1, ..F32 };
-pub(super) const F32_FILES: Run = Run { who: Who::HeadstockFiles, ..F32 };
-pub(super) const BF16_FILES: Run = Run { who: Who::HeadstockFiles, ..BF16 };
+pub(super) const F32_FILES: Run = Run { engine: Engine::HeadstockFiles, ..F32 };
+pub(super) const BF16_FILES: Run = Run { engine: Engine::HeadstockFiles, ..BF16 };
 
-/// What is compared stands close together, and so runs close together.
+/// Rows in the order of a round, so that compared runs follow each other.
 pub(super) const ROWS: [Row; 9] = [
-    row("f32, batch 16", F32, &[Run { who: Who::OnnxRuntime, ..F32 }, Run { who: Who::OpenVino, ..F32 }]),
-    row("f32, batch 16, 2 threads", F32, &[Run { threads: 1, ..F32 }]),
-    Row { what: "f32, from JPEG files", ours: F32_FILES, beside: Beside::ItsNetwork },
-    row("bf16, batch 16", BF16, &[Run { who: Who::OpenVino, ..BF16 }]),
-    row("bf16, batch 16, 2 threads", BF16, &[Run { threads: 1, ..BF16 }]),
-    Row { what: "bf16, from JPEG files", ours: BF16_FILES, beside: Beside::ItsNetwork },
-    row("f32, one photo at a time", F32_ONE, &[Run { who: Who::OnnxRuntime, ..F32_ONE }]),
-    row("f32, one photo at a time", F32_ONE, &[Run { who: Who::OpenVinoLatency, ..F32_ONE }]),
-    row(
-        "f32, batch 16, AVX2 alone",
+    row_against(
+        "f32, batch 16",
+        F32,
+        &[Run { engine: Engine::OnnxRuntime, ..F32 }, Run { engine: Engine::OpenVino, ..F32 }],
+    ),
+    row_against("f32, batch 16, 2 threads", F32, &[Run { threads: 1, ..F32 }]),
+    Row { label: "f32, from JPEG files", ours: F32_FILES, baseline: Baseline::OwnNetwork },
+    row_against("bf16, batch 16", BF16, &[Run { engine: Engine::OpenVino, ..BF16 }]),
+    row_against("bf16, batch 16, 2 threads", BF16, &[Run { threads: 1, ..BF16 }]),
+    Row { label: "bf16, from JPEG files", ours: BF16_FILES, baseline: Baseline::OwnNetwork },
+    row_against("f32, one photo at a time", F32_ONE, &[Run { engine: Engine::OnnxRuntime, ..F32_ONE }]),
+    row_against("f32, one photo at a time", F32_ONE, &[Run { engine: Engine::OpenVinoLatency, ..F32_ONE }]),
+    row_against(
+        "f32, batch 16, AVX2 only",
         Run { avx2: true, ..F32 },
-        &[Run { who: Who::OpenVino, avx2: true, ..F32 }],
+        &[Run { engine: Engine::OpenVino, avx2: true, ..F32 }],
     ),
 ];
 
-/// A line beside the fastest of some rivals.
-const fn row(what: &'static str, ours: Run, rivals: &'static [Run]) -> Row {
-    Row { what, ours, beside: Beside::Fastest(rivals) }
+/// A row that compares with the fastest of some runs.
+const fn row_against(label: &'static str, ours: Run, baselines: &'static [Run]) -> Row {
+    Row { label, ours, baseline: Baseline::Fastest(baselines) }
 }
 
-/// Every run of the table once, in the order of a round.
-pub(super) fn runs() -> Vec<Run> {
+/// The runs of the table without repetitions, in the order of a round.
+pub(super) fn all_runs() -> Vec<Run> {
     let mut runs = Vec::new();
-    for Row { ours, beside, .. } in &ROWS {
-        let rivals = match beside {
-            Beside::Fastest(rivals) => rivals,
-            Beside::ItsNetwork => &[][..],
+    for Row { ours, baseline, .. } in &ROWS {
+        let baselines = match baseline {
+            Baseline::Fastest(baselines) => baselines,
+            Baseline::OwnNetwork => &[][..],
         };
-        for run in iter::once(ours).chain(rivals) {
+        for run in iter::once(ours).chain(baselines) {
             if !runs.contains(run) {
                 runs.push(*run);
             }
@@ -95,9 +99,9 @@ pub(super) fn runs() -> Vec<Run> {
 }
 
 impl Run {
-    /// Whether a machine may be unable to do it. What all can do and does not work is a fault.
+    /// Whether a machine may not support the run. A failure of another run is an error.
     pub(super) fn may_be_refused(self) -> bool {
-        self.avx2 || self.precision == Precision::Bf16 || self.who == Who::HeadstockFiles
+        self.avx2 || self.precision == Precision::Bf16 || self.engine == Engine::HeadstockFiles
     }
 }
 
@@ -110,23 +114,24 @@ impl Precision {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Headstock => "headstock",
             Self::HeadstockFiles => "headstock from files",
             Self::OnnxRuntime => "ONNX Runtime",
             Self::OpenVino => "OpenVINO",
-            Self::OpenVinoLatency => "OpenVINO for latency",
+            Self::OpenVinoLatency => "OpenVINO, latency hint",
         })
     }
 }
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { who, precision, batch, threads, avx2 } = self;
-        let (precision, s) = (precision.as_str(), if *threads == 1 { "" } else { "s" });
-        let isa = if *avx2 { ", AVX2 alone" } else { "" };
-        write!(f, "{who}, {precision}, batch {batch}, {threads} thread{s}{isa}")
+        let Self { engine, precision, batch, threads, avx2 } = self;
+        let precision = precision.as_str();
+        let s = if *threads == 1 { "" } else { "s" };
+        let isa = if *avx2 { ", AVX2 only" } else { "" };
+        write!(f, "{engine}, {precision}, batch {batch}, {threads} thread{s}{isa}")
     }
 }

@@ -1,61 +1,62 @@
-//! The README's table, from what was measured.
+//! Renders the table of the README.
 
-use super::engine::Figures;
-use super::plan::{BF16, BF16_FILES, Beside, F32, F32_FILES, F32_ONE, ROWS, Row, Run, Who};
+use super::engine::Measurement;
+use super::plan::{BF16, BF16_FILES, Baseline, Engine, F32, F32_FILES, F32_ONE, ROWS, Row, Run};
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its figures of each round.
-    Measured(Vec<Figures>),
-    /// Why this machine, or the engine on it, would not.
+    /// The measurement of each round.
+    Measured(Vec<Measurement>),
+    /// Why the engine does not support the run on this machine.
     Refused(String),
 }
 
-/// How and where it was measured.
-pub(super) struct Circumstances {
+/// The computer and the settings of the measurement.
+pub(super) struct BenchSetup {
     pub(super) cpu: String,
     pub(super) cores: usize,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
 }
 
-impl Circumstances {
-    /// The machine's name and size.
-    pub(super) fn machine(&self) -> String {
+impl BenchSetup {
+    /// Name and number of cores of the computer.
+    pub(super) fn computer(&self) -> String {
         let Self { cpu, cores, .. } = self;
         format!("{cpu}, {cores} core{}", if *cores == 1 { "" } else { "s" })
     }
 }
 
-/// All runs and what came of them.
+/// All runs with their outcomes.
 pub(super) struct Results(pub(super) Vec<(Run, Outcome)>);
 
 const HEADER: &str = "\
-| what | headstock | beside | theirs | ratio | lowest to highest |
+| run | headstock | compared with | its rate | ratio | lowest to highest |
 |---|---|---|---|---|---|
 ";
 
 impl Results {
-    /// The table, and what one must know to read it.
-    pub(super) fn render(&self, circumstances: &Circumstances) -> String {
-        let (Circumstances { rounds, seconds, .. }, machine) = (circumstances, circumstances.machine());
-        let times = if *rounds == 1 { "round" } else { "rounds" };
+    /// The table and its explanation in Markdown.
+    pub(super) fn render(&self, setup: &BenchSetup) -> String {
+        let BenchSetup { rounds, seconds, .. } = setup;
+        let computer = setup.computer();
+        let rounds_noun = if *rounds == 1 { "round" } else { "rounds" };
         let rows: String = ROWS.iter().map(|row| self.row(row)).collect();
         let mut text = format!(
-            "ResNet-50, 224 x 224, photos a second on {machine}; 2 threads, where nothing else is said.\n\
-             {}\nMedians of {rounds} {times}; in a round each runs for {seconds} s, in turn and in a process of its own. The \
-             ratio is\nours / theirs within a round: its median, its lowest and its highest. Made by\n\
+            "ResNet-50, 224 x 224, photos per second on {computer}; 2 threads unless noted.\n\
+             {}\nMedians of {rounds} {rounds_noun}; in a round each runs for {seconds} s, one after the other in separate \
+             processes. The ratio is\nheadstock / the other within a round: median, lowest and highest. Written by\n\
              `cargo xtask bench --rounds {rounds} --seconds {seconds}`.\n\n{HEADER}{rows}",
             self.engines()
         );
-        if let Some(besides) = self.besides() {
-            text.push_str(&format!("\n{besides}\n"));
+        if let Some(extra) = self.extra_sentences() {
+            text.push_str(&format!("\n{extra}\n"));
         }
         text
     }
 
-    /// Why a run was not made, if so.
+    /// The reason why a run was refused, if it was.
     pub(super) fn refusal(&self, run: Run) -> Option<&str> {
         match self.outcome(run) {
             Some(Outcome::Refused(reason)) => Some(reason),
@@ -63,119 +64,130 @@ impl Results {
         }
     }
 
-    fn row(&self, Row { what, ours, beside }: &Row) -> String {
-        let (name, cell, theirs) = match beside {
-            Beside::Fastest(rivals) => {
-                let fastest = rivals.iter().copied().max_by(|a, b| self.rate(*a).total_cmp(&self.rate(*b)));
+    /// A row in Markdown.
+    fn row(&self, Row { label, ours, baseline }: &Row) -> String {
+        let (name, cell, baseline_rates) = match baseline {
+            Baseline::Fastest(baselines) => {
+                let fastest = baselines
+                    .iter()
+                    .copied()
+                    .max_by(|a, b| self.median_rate(*a).total_cmp(&self.median_rate(*b)));
                 let Some(fastest) = fastest else { return String::new() };
-                let slower = rivals.iter().filter(|run| **run != fastest);
-                let slower = slower.map(|run| format!(" ({}: {})", run.who, self.cell(*run)));
-                let name = format!("{}{}", counterpart(fastest), slower.collect::<String>());
+                let slower = baselines.iter().filter(|run| **run != fastest);
+                let slower = slower.map(|run| format!(" ({}: {})", run.engine, self.cell(*run)));
+                let name = format!("{}{}", baseline_name(fastest), slower.collect::<String>());
                 (name, self.cell(fastest), self.rates(fastest))
             }
-            Beside::ItsNetwork => {
-                let figures = self.figures(*ours).iter();
+            Baseline::OwnNetwork => {
+                let measurements = self.measurements(*ours).iter();
                 let network: Vec<f64> =
-                    figures.filter_map(|figures| figures.network_images_per_second).collect();
-                let median = Spread::of(&network).map(|spread| format!("{:.1}", spread.median));
+                    measurements.filter_map(|measurement| measurement.network_images_per_second).collect();
+                let median = Summary::from_values(&network).map(|summary| format!("{:.1}", summary.median));
                 ("headstock, network alone".into(), median.unwrap_or("-".into()), network)
             }
         };
-        let ratios: Vec<f64> = self.rates(*ours).iter().zip(&theirs).map(|(a, b)| a / b).collect();
-        let (median, range) =
-            Spread::of(&ratios).map_or(("-".into(), "-".into()), |Spread { median, lowest, highest }| {
+        let ratios: Vec<f64> = self.rates(*ours).iter().zip(&baseline_rates).map(|(a, b)| a / b).collect();
+        let (median, range) = Summary::from_values(&ratios).map_or(
+            ("-".into(), "-".into()),
+            |Summary { median, lowest, highest }| {
                 (format!("{median:.2}"), format!("{lowest:.2} to {highest:.2}"))
-            });
+            },
+        );
         let ours = self.cell(*ours);
-        // The same reason is told once.
-        let cell = if theirs.is_empty() && cell == ours { "-" } else { &cell };
-        format!("| {what} | {ours} | {name} | {cell} | {median} | {range} |\n")
+        // The same reason is not repeated.
+        let cell = if baseline_rates.is_empty() && cell == ours { "-" } else { &cell };
+        format!("| {label} | {ours} | {name} | {cell} | {median} | {range} |\n")
     }
 
     fn outcome(&self, run: Run) -> Option<&Outcome> {
         self.0.iter().find_map(|(known, outcome)| (*known == run).then_some(outcome))
     }
 
-    fn figures(&self, run: Run) -> &[Figures] {
+    fn measurements(&self, run: Run) -> &[Measurement] {
         match self.outcome(run) {
-            Some(Outcome::Measured(figures)) => figures,
+            Some(Outcome::Measured(measurements)) => measurements,
             _ => &[],
         }
     }
 
-    /// Photos a second of each round.
+    /// Photos per second in each round.
     fn rates(&self, run: Run) -> Vec<f64> {
-        self.figures(run).iter().map(|figures| figures.images_per_second).collect()
+        self.measurements(run).iter().map(|measurement| measurement.images_per_second).collect()
     }
 
-    /// Median photos a second; below every rate where there is none.
-    fn rate(&self, run: Run) -> f64 {
-        Spread::of(&self.rates(run)).map_or(f64::NEG_INFINITY, |spread| spread.median)
+    /// Median photos per second; negative infinity without measurements.
+    fn median_rate(&self, run: Run) -> f64 {
+        Summary::from_values(&self.rates(run)).map_or(f64::NEG_INFINITY, |summary| summary.median)
     }
 
+    /// The median rate of a run, or why it was not measured.
     fn cell(&self, run: Run) -> String {
         match self.outcome(run) {
-            Some(Outcome::Measured(_)) => format!("{:.1}", self.rate(run)),
+            Some(Outcome::Measured(_)) => format!("{:.1}", self.median_rate(run)),
             Some(Outcome::Refused(reason)) => format!("not measured: {}", reason.replace('|', "\\|")),
             None => "not measured".into(),
         }
     }
 
-    /// Which instructions ours chose, and whom it is beside.
+    /// The instruction sets that headstock chose, and the versions of the other engines.
     fn engines(&self) -> String {
         let isas = [F32, BF16].into_iter().filter_map(|run| {
-            let isa = self.figures(run).first()?.isa.as_ref()?;
+            let isa = self.measurements(run).first()?.isa.as_ref()?;
             Some(format!("{isa} in {}", run.precision.as_str()))
         });
         let mut parts = vec![format!("headstock with {}", isas.collect::<Vec<_>>().join(" and "))];
-        for who in [Who::OnnxRuntime, Who::OpenVino] {
-            let version =
-                self.figures(Run { who, ..F32 }).first().and_then(|figures| figures.version.as_ref());
-            parts.extend(version.map(|version| format!("{who} {version}")));
+        for engine in [Engine::OnnxRuntime, Engine::OpenVino] {
+            let version = self
+                .measurements(Run { engine, ..F32 })
+                .first()
+                .and_then(|measurement| measurement.version.as_ref());
+            parts.extend(version.map(|version| format!("{engine} {version}")));
         }
         format!("{}.", parts.join("; "))
     }
 
-    /// What else the runs tell of headstock, where they do.
-    fn besides(&self) -> Option<String> {
-        let median = |run, of: fn(&Figures) -> Option<f64>| {
-            let values: Vec<f64> = self.figures(run).iter().filter_map(of).collect();
-            Spread::of(&values).map(|spread| spread.median)
+    /// Peak memory of headstock and time to its first features, if measured.
+    fn extra_sentences(&self) -> Option<String> {
+        let median = |run, field: fn(&Measurement) -> Option<f64>| {
+            let values: Vec<f64> = self.measurements(run).iter().filter_map(field).collect();
+            Summary::from_values(&values).map(|summary| summary.median)
         };
         let memory = [F32_FILES, BF16_FILES].into_iter().filter_map(|run| {
-            let peak = median(run, |figures| figures.peak_memory_mib)?;
+            let peak = median(run, |measurement| measurement.peak_memory_mib)?;
             Some(format!("{peak:.0} MiB in {}", run.precision.as_str()))
         });
         let memory: Vec<String> = memory.collect();
         let memory = (!memory.is_empty()).then(|| {
-            format!("The most memory that headstock takes on the way from files, the network alone measured beside it: {}.", memory.join(" and "))
+            let memory = memory.join(" and ");
+            format!("Peak memory of headstock from files, including the measurement of the network alone: {memory}.")
         });
-        let first = median(F32_ONE, |figures| figures.seconds_to_first)
-            .map(|s| format!("The features of a first photo are there {s:.2} s after its start, in f32."));
+        let first = median(F32_ONE, |measurement| measurement.seconds_to_first).map(|s| {
+            format!("The first features are computed {s:.2} s after the start of the program, in f32.")
+        });
         let sentences: Vec<String> = memory.into_iter().chain(first).collect();
         (!sentences.is_empty()).then(|| sentences.join("\n"))
     }
 }
 
-/// Whom the row is beside, as far as it is not the same as ours.
-fn counterpart(theirs: Run) -> String {
-    match theirs.who {
-        Who::Headstock if theirs.threads == 1 => "headstock, 1 thread".into(),
-        who if theirs.avx2 => format!("{who}, `ONEDNN_MAX_CPU_ISA=AVX2`"),
-        who => who.to_string(),
+/// Name of the baseline with the settings that differ from the run of headstock.
+fn baseline_name(baseline: Run) -> String {
+    match baseline.engine {
+        Engine::Headstock if baseline.threads == 1 => "headstock, 1 thread".into(),
+        engine if baseline.avx2 => format!("{engine}, `ONEDNN_MAX_CPU_ISA=AVX2`"),
+        engine => engine.to_string(),
     }
 }
 
-/// Where some numbers lie.
+/// Median and range of some numbers.
 #[derive(Debug, PartialEq)]
-struct Spread {
+struct Summary {
     median: f64,
     lowest: f64,
     highest: f64,
 }
 
-impl Spread {
-    fn of(values: &[f64]) -> Option<Self> {
+impl Summary {
+    fn from_values(values: &[f64]) -> Option<Self> {
         let mut values = values.to_vec();
         values.sort_by(f64::total_cmp);
         let (lowest, highest) = (*values.first()?, *values.last()?);
@@ -189,22 +201,24 @@ mod tests {
     use super::super::plan;
     use super::*;
 
-    const HERE: fn() -> Circumstances =
-        || Circumstances { cpu: "A CPU".into(), cores: 2, rounds: 3, seconds: 4.0 };
+    const SETUP: fn() -> BenchSetup =
+        || BenchSetup { cpu: "A CPU".into(), cores: 2, rounds: 3, seconds: 4.0 };
 
-    fn figures(rates: [f64; 3]) -> Outcome {
-        let figure = |images_per_second| Figures {
+    fn measured(rates: [f64; 3]) -> Outcome {
+        let measurement = |images_per_second| Measurement {
             images_per_second,
             network_images_per_second: Some(images_per_second * 1.25),
-            ..Figures::default()
+            ..Measurement::default()
         };
-        Outcome::Measured(rates.map(figure).to_vec())
+        Outcome::Measured(rates.map(measurement).to_vec())
     }
 
-    /// Every run measured, at a rate of its own: the first 10, the next 20, and so on.
-    fn all() -> Results {
+    /// All runs with different rates: 10 for the first, 20 for the next, and so on.
+    fn all_results() -> Results {
         let rates = (1..).map(|i| f64::from(i) * 10.0);
-        Results(plan::runs().into_iter().zip(rates).map(|(run, rate)| (run, figures([rate; 3]))).collect())
+        Results(
+            plan::all_runs().into_iter().zip(rates).map(|(run, rate)| (run, measured([rate; 3]))).collect(),
+        )
     }
 
     fn set(results: &mut Results, run: Run, outcome: Outcome) {
@@ -212,7 +226,7 @@ mod tests {
     }
 
     fn line(results: &Results, start: &str) -> String {
-        let text = results.render(&HERE());
+        let text = results.render(&SETUP());
         text.lines()
             .find(|line| line.starts_with(start))
             .unwrap_or_else(|| panic!("{start}: {text}"))
@@ -221,12 +235,12 @@ mod tests {
 
     #[test]
     fn every_row_shows_both_sides() {
-        let text = all().render(&HERE());
+        let text = all_results().render(&SETUP());
         let table: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(
             table.join("\n"),
             "\
-| what | headstock | beside | theirs | ratio | lowest to highest |
+| run | headstock | compared with | its rate | ratio | lowest to highest |
 |---|---|---|---|---|---|
 | f32, batch 16 | 10.0 | OpenVINO (ONNX Runtime: 20.0) | 30.0 | 0.33 | 0.33 to 0.33 |
 | f32, batch 16, 2 threads | 10.0 | headstock, 1 thread | 40.0 | 0.25 | 0.25 to 0.25 |
@@ -235,17 +249,17 @@ mod tests {
 | bf16, batch 16, 2 threads | 60.0 | headstock, 1 thread | 80.0 | 0.75 | 0.75 to 0.75 |
 | bf16, from JPEG files | 90.0 | headstock, network alone | 112.5 | 0.80 | 0.80 to 0.80 |
 | f32, one photo at a time | 100.0 | ONNX Runtime | 110.0 | 0.91 | 0.91 to 0.91 |
-| f32, one photo at a time | 100.0 | OpenVINO for latency | 120.0 | 0.83 | 0.83 to 0.83 |
-| f32, batch 16, AVX2 alone | 130.0 | OpenVINO, `ONEDNN_MAX_CPU_ISA=AVX2` | 140.0 | 0.93 | 0.93 to 0.93 |"
+| f32, one photo at a time | 100.0 | OpenVINO, latency hint | 120.0 | 0.83 | 0.83 to 0.83 |
+| f32, batch 16, AVX2 only | 130.0 | OpenVINO, `ONEDNN_MAX_CPU_ISA=AVX2` | 140.0 | 0.93 | 0.93 to 0.93 |"
         );
     }
 
     #[test]
     fn a_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() {
-        let mut results = all();
-        // Ratios 1.5, 1 and 0.9; that of the medians would be 1.5.
-        set(&mut results, BF16, figures([30.0, 20.0, 90.0]));
-        set(&mut results, Run { who: Who::OpenVino, ..BF16 }, figures([20.0, 20.0, 100.0]));
+        let mut results = all_results();
+        // Ratios 1.5, 1 and 0.9; the ratio of the medians is 1.5.
+        set(&mut results, BF16, measured([30.0, 20.0, 90.0]));
+        set(&mut results, Run { engine: Engine::OpenVino, ..BF16 }, measured([20.0, 20.0, 100.0]));
         assert_eq!(
             line(&results, "| bf16, batch 16 |"),
             "| bf16, batch 16 | 30.0 | OpenVINO | 20.0 | 1.00 | 0.90 to 1.50 |"
@@ -253,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn the_faster_of_two_rivals_is_the_one_that_counts() {
-        let mut results = all();
-        set(&mut results, Run { who: Who::OnnxRuntime, ..F32 }, figures([40.0; 3]));
+    fn the_ratio_is_to_the_fastest_baseline() {
+        let mut results = all_results();
+        set(&mut results, Run { engine: Engine::OnnxRuntime, ..F32 }, measured([40.0; 3]));
         assert_eq!(
             line(&results, "| f32, batch 16 |"),
             "| f32, batch 16 | 10.0 | ONNX Runtime (OpenVINO: 30.0) | 40.0 | 0.25 | 0.25 to 0.25 |"
@@ -263,8 +277,8 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_measured_says_why() {
-        let mut results = all();
+    fn the_reason_of_a_refused_run_is_shown() {
+        let mut results = all_results();
         let refused = || Outcome::Refused("this machine has no bf16 | at all".into());
         set(&mut results, BF16, refused());
         set(&mut results, Run { threads: 1, ..BF16 }, refused());
@@ -280,17 +294,26 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_the_engines_and_the_command_are_named() {
-        let mut results = all();
-        let says = |isa: Option<&str>, version: Option<&str>| {
+    fn the_computer_the_engines_and_the_command_are_named() {
+        let mut results = all_results();
+        let measured_as = |isa: Option<&str>, version: Option<&str>| {
             let (isa, version) = (isa.map(str::to_owned), version.map(str::to_owned));
-            Outcome::Measured(vec![Figures { images_per_second: 1.0, isa, version, ..Figures::default() }])
+            Outcome::Measured(vec![Measurement {
+                images_per_second: 1.0,
+                isa,
+                version,
+                ..Measurement::default()
+            }])
         };
-        set(&mut results, F32, says(Some("avx512"), None));
-        set(&mut results, BF16, says(Some("amx-bf16"), None));
-        set(&mut results, Run { who: Who::OnnxRuntime, ..F32 }, says(None, Some("1.2.3")));
-        set(&mut results, Run { who: Who::OpenVino, ..F32 }, says(Some("brgconv"), Some("4.5.6")));
-        let text = results.render(&HERE());
+        set(&mut results, F32, measured_as(Some("avx512"), None));
+        set(&mut results, BF16, measured_as(Some("amx-bf16"), None));
+        set(&mut results, Run { engine: Engine::OnnxRuntime, ..F32 }, measured_as(None, Some("1.2.3")));
+        set(
+            &mut results,
+            Run { engine: Engine::OpenVino, ..F32 },
+            measured_as(Some("brgconv"), Some("4.5.6")),
+        );
+        let text = results.render(&SETUP());
         for part in [
             "on A CPU, 2 cores;",
             "headstock with avx512 in f32 and amx-bf16 in bf16; ONNX Runtime 1.2.3; OpenVINO 4.5.6.\n",
@@ -302,22 +325,22 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_the_first_photo_are_told_where_they_are_known() {
-        let mut results = all();
-        assert_eq!(results.besides(), None);
-        let known = |peak_memory_mib, seconds_to_first| {
-            let figures = Figures { peak_memory_mib, seconds_to_first, ..Figures::default() };
-            Outcome::Measured(vec![figures])
+    fn memory_and_time_to_first_features_are_shown_if_known() {
+        let mut results = all_results();
+        assert_eq!(results.extra_sentences(), None);
+        let measured_with = |peak_memory_mib, seconds_to_first| {
+            let measurement = Measurement { peak_memory_mib, seconds_to_first, ..Measurement::default() };
+            Outcome::Measured(vec![measurement])
         };
-        set(&mut results, F32_FILES, known(Some(312.4), Some(9.0)));
-        let memory = "The most memory that headstock takes on the way from files, the network alone measured beside it: 312 MiB in f32.";
-        assert_eq!(results.besides().as_deref(), Some(memory));
-        set(&mut results, BF16_FILES, known(Some(280.0), None));
-        set(&mut results, F32_ONE, known(None, Some(0.875)));
-        assert!(results.render(&HERE()).ends_with(
+        set(&mut results, F32_FILES, measured_with(Some(312.4), Some(9.0)));
+        let memory = "Peak memory of headstock from files, including the measurement of the network alone: 312 MiB in f32.";
+        assert_eq!(results.extra_sentences().as_deref(), Some(memory));
+        set(&mut results, BF16_FILES, measured_with(Some(280.0), None));
+        set(&mut results, F32_ONE, measured_with(None, Some(0.875)));
+        assert!(results.render(&SETUP()).ends_with(
             "
-The most memory that headstock takes on the way from files, the network alone measured beside it: 312 MiB in f32 and 280 MiB in bf16.
-The features of a first photo are there 0.88 s after its start, in f32.
+Peak memory of headstock from files, including the measurement of the network alone: 312 MiB in f32 and 280 MiB in bf16.
+The first features are computed 0.88 s after the start of the program, in f32.
 "
         ));
     }
@@ -325,10 +348,10 @@ The features of a first photo are there 0.88 s after its start, in f32.
     #[test]
     fn the_median_of_an_even_count_lies_between_the_middle_two() {
         assert_eq!(
-            Spread::of(&[4.0, 1.0, 2.0, 8.0]),
-            Some(Spread { median: 3.0, lowest: 1.0, highest: 8.0 })
+            Summary::from_values(&[4.0, 1.0, 2.0, 8.0]),
+            Some(Summary { median: 3.0, lowest: 1.0, highest: 8.0 })
         );
-        assert_eq!(Spread::of(&[5.0]), Some(Spread { median: 5.0, lowest: 5.0, highest: 5.0 }));
-        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Summary::from_values(&[5.0]), Some(Summary { median: 5.0, lowest: 5.0, highest: 5.0 }));
+        assert_eq!(Summary::from_values(&[]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a head may be called.
+//! Valid names of heads.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::tidy;
 
-/// Rust's words, of all editions, that are lower-case.
+/// The lower-case keywords of all Rust editions.
 const KEYWORDS: [&str; 51] = [
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
     "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
@@ -17,8 +17,8 @@ const KEYWORDS: [&str; 51] = [
     "where", "while", "yield",
 ];
 
-/// Names of packages that a crate cannot have: its dependencies', Rust's own crates', and folders that cargo makes.
-const TAKEN: [&str; 12] = [
+/// Reserved package names: dependencies, crates of Rust, and folders of cargo.
+const RESERVED: [&str; 13] = [
     "alloc",
     "build",
     "core",
@@ -28,70 +28,70 @@ const TAKEN: [&str; 12] = [
     "headstock-heads",
     "incremental",
     "proc-macro",
+    "schemars",
     "serde",
     "std",
     "test",
 ];
 
-/// A head's name in `head.kind`, which is the name of its package too: words of small letters and digits, joined by
+/// The name of a head in `head.kind` and of its package: words of lower-case letters and digits, joined by
 /// hyphens.
 #[derive(Debug)]
-pub(crate) struct Name(String);
+pub(crate) struct HeadName(String);
 
-impl Name {
-    /// Checks a name. `source` is the text that its type stands in, `workspace` the folder of the built-in heads' source.
+impl HeadName {
+    /// Checks a name. Its type must not be a word of `source`, and it must not be a built-in head in
+    /// `workspace`.
     pub(crate) fn parse(name: &str, source: &str, workspace: &Path) -> Result<Self> {
-        let word = |word: &str| {
+        let is_word = |word: &str| {
             !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         };
-        if !name.starts_with(|first: char| first.is_ascii_lowercase()) || !name.split('-').all(word) {
-            let better = kebab(name).map_or(String::new(), |name| format!("; `{name}` would do"));
+        if !name.starts_with(|first: char| first.is_ascii_lowercase()) || !name.split('-').all(is_word) {
+            let suggestion = to_kebab_case(name).map_or(String::new(), |name| format!("; `{name}` is valid"));
             bail!(
-                "`{name}` is no name for a head: begin with a letter, and use small letters, digits and single hyphens \
-                 between words{better}"
+                "`{name}` is not a valid name for a head: start with a letter, and use lower-case letters, digits \
+                 and single hyphens between words{suggestion}"
             );
         }
         if KEYWORDS.contains(&name) {
-            bail!("`{name}` is a word of Rust's, which no package can be called: choose another name");
+            bail!("`{name}` is a Rust keyword, which cannot be a package name: choose another name");
         }
-        if TAKEN.contains(&name) {
-            bail!(
-                "a package cannot be called `{name}`, which is taken by Rust, cargo or a dependency: choose another name"
-            );
+        if RESERVED.contains(&name) {
+            bail!("`{name}` is reserved by Rust, cargo or a dependency: choose another name");
         }
-        if builtin(workspace)?.iter().any(|kind| kind == name) {
-            bail!("headstock has a head called `{name}`, and a name is given once: choose another name");
+        if builtin_heads(workspace)?.iter().any(|kind| kind == name) {
+            bail!("headstock already has a head named `{name}`: choose another name");
         }
         let name = Self(name.to_owned());
         let type_name = name.type_name();
         if source.split(|c: char| !c.is_alphanumeric()).any(|word| word == type_name) {
             bail!(
-                "the type of `{name}` would be `{type_name}`, which its source uses already: choose another name"
+                "the type of `{name}` would be `{type_name}`, which its source already uses: choose another name"
             );
         }
         Ok(name)
     }
 
-    /// As it stands in a config.
+    /// The value of `head.kind`.
     pub(crate) fn kind(&self) -> &str {
         &self.0
     }
 
-    /// The type of its configuration: `NearestMean` for `nearest-mean`.
+    /// The name of the type: `NearestMean` for `nearest-mean`.
     pub(crate) fn type_name(&self) -> String {
         let capital = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
         self.0.split('-').map(capital).collect()
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for HeadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// `MyHead`, `my_head` and `my head` as a name would have it; nothing where that leads to none.
-fn kebab(name: &str) -> Option<String> {
+/// Converts `MyHead`, `my_head` and `my head` to `my-head`; `None` if the result is not a valid name.
+fn to_kebab_case(name: &str) -> Option<String> {
     let mut out = String::new();
     for c in name.chars() {
         match c {
@@ -107,8 +107,8 @@ fn kebab(name: &str) -> Option<String> {
     out.starts_with(|first: char| first.is_ascii_lowercase()).then(|| out.to_owned())
 }
 
-/// The names of the built-in heads, as their source gives them.
-fn builtin(workspace: &Path) -> Result<Vec<String>> {
+/// Names of the built-in heads, from their source.
+fn builtin_heads(workspace: &Path) -> Result<Vec<String>> {
     let mut kinds = Vec::new();
     for file in tidy::rust_files(&workspace.join("heads/src"))? {
         if file.file_name().is_some_and(|name| name == "tests.rs") {
@@ -129,8 +129,8 @@ mod tests {
     use super::*;
     use crate::step;
 
-    fn parse(name: &str) -> Result<Name> {
-        Name::parse(name, "use headstock_heads::{Affine, HeadError};", step::workspace())
+    fn parse(name: &str) -> Result<HeadName> {
+        HeadName::parse(name, "use headstock_heads::{Affine, HeadError};", step::workspace())
     }
 
     #[test]
@@ -146,23 +146,23 @@ mod tests {
     #[test]
     fn other_names_are_refused_with_the_reason() {
         for (name, reason) in [
-            ("MyHead", "`my-head` would do"),
-            ("my_head", "`my-head` would do"),
-            (" my  head ", "`my-head` would do"),
-            ("5nn", "begin with a letter"),
-            ("", "`` is no name for a head"),
-            ("a--b", "`a-b` would do"),
-            ("a-", "`a` would do"),
-            ("köpfe", "small letters"),
-            ("../head", "`head` would do"),
-            ("match", "a word of Rust's"),
-            ("self", "a word of Rust's"),
-            ("serde", "taken by Rust, cargo or a dependency"),
-            ("linear", "headstock has a head called `linear`"),
-            ("svm", "headstock has a head called `svm`"),
-            ("mlp", "headstock has a head called `mlp`"),
-            ("affine", "would be `Affine`, which its source uses already"),
-            ("head-error", "would be `HeadError`, which its source uses already"),
+            ("MyHead", "`my-head` is valid"),
+            ("my_head", "`my-head` is valid"),
+            (" my  head ", "`my-head` is valid"),
+            ("5nn", "start with a letter"),
+            ("", "`` is not a valid name for a head"),
+            ("a--b", "`a-b` is valid"),
+            ("a-", "`a` is valid"),
+            ("köpfe", "lower-case letters"),
+            ("../head", "`head` is valid"),
+            ("match", "a Rust keyword"),
+            ("self", "a Rust keyword"),
+            ("serde", "reserved by Rust, cargo or a dependency"),
+            ("linear", "a head named `linear`"),
+            ("svm", "a head named `svm`"),
+            ("mlp", "a head named `mlp`"),
+            ("affine", "would be `Affine`, which its source already uses"),
+            ("head-error", "would be `HeadError`, which its source already uses"),
         ] {
             let error = parse(name).expect_err(name).to_string();
             assert!(error.contains(reason), "{name}: {error}");

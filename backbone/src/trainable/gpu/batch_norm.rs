@@ -1,44 +1,44 @@
-//! BatchNorm, channels last, computed in the type of its parameters.
+//! BatchNorm with candle's operations, in NHWC layout, computed in the type of its parameters.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::convolution::to_rows;
 use crate::resnet_spec::BATCH_NORM_EPS;
+use crate::trainable::BatchNormMode;
 
-/// What values `[.., C]` are normalised by.
+/// The statistics that normalize activations `[..., C]`.
 #[derive(Debug)]
 pub(super) struct GpuBatchNorm {
     /// `[C]`
     mean: Tensor,
-    /// `1 / sqrt(variance + ε)`, `[C]`.
+    /// `1 / sqrt(variance + eps)`, `[C]`.
     inverse_std: Tensor,
-    /// Whether these are the statistics of the values themselves, and change with them.
-    uses_batch_stats: bool,
+    /// Statistics of the batch depend on the input, which affects its gradient.
+    mode: BatchNormMode,
 }
 
-/// The derivatives by all that a BatchNorm is made of.
+/// The gradients of the input and the parameters of a BatchNorm.
 pub(super) struct BatchNormGradients {
-    /// By `γ` and by `β`, `[C]`.
+    /// `[C]`
     pub(super) gamma: Tensor,
+    /// `[C]`
     pub(super) beta: Tensor,
-    /// In the type of what came in.
+    /// `[..., C]`, in the type of the input.
     pub(super) input: Tensor,
 }
 
 impl GpuBatchNorm {
-    pub(super) fn new(mean: Tensor, variance: &Tensor, of_batch: bool) -> Result<Self> {
-        Ok(Self {
-            mean,
-            inverse_std: (variance + BATCH_NORM_EPS)?.sqrt()?.recip()?,
-            uses_batch_stats: of_batch,
-        })
+    /// BatchNorm with the given mean and variance, `[C]`, which are statistics of the input in mode `Train`.
+    pub(super) fn new(mean: Tensor, variance: &Tensor, mode: BatchNormMode) -> Result<Self> {
+        Ok(Self { mean, inverse_std: (variance + BATCH_NORM_EPS)?.sqrt()?.recip()?, mode })
     }
 
-    /// `(x - mean) · inverse · γ + β`, in the type of `xs`.
+    /// `(x - mean) · inverse_std · γ + β`, in the type of `xs`.
     pub(super) fn forward(&self, xs: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
         self.normalize(xs)?.broadcast_mul(gamma)?.broadcast_add(beta)?.to_dtype(xs.dtype())
     }
 
+    /// `(x - mean) · inverse_std`, in the type of the parameters.
     fn normalize(&self, xs: &Tensor) -> Result<Tensor> {
         xs.to_dtype(self.mean.dtype())?.broadcast_sub(&self.mean)?.broadcast_mul(&self.inverse_std)
     }
@@ -49,22 +49,23 @@ impl GpuBatchNorm {
         gamma: &Tensor,
         gradient: &Tensor,
     ) -> Result<BatchNormGradients> {
-        let normal = self.normalize(xs)?;
-        let gradient = gradient.to_dtype(normal.dtype())?;
-        let by_beta = channel_sums(&gradient)?;
-        let by_gamma = channel_sums(&(&gradient * &normal)?)?;
-        let mut grad_normalized = gradient;
-        if self.uses_batch_stats {
+        let normalized = self.normalize(xs)?;
+        let gradient = gradient.to_dtype(normalized.dtype())?;
+        let grad_beta = channel_sums(&gradient)?;
+        let grad_gamma = channel_sums(&(&gradient * &normalized)?)?;
+        let mut centered = gradient;
+        if self.mode == BatchNormMode::Train {
             let count = (xs.elem_count() / gamma.elem_count()) as f64;
-            let shared = normal.broadcast_mul(&(&by_gamma / count)?)?.broadcast_add(&(&by_beta / count)?)?;
-            grad_normalized = (grad_normalized - shared)?;
+            let slope = (&grad_gamma / count)?;
+            let mean = (&grad_beta / count)?;
+            centered = (centered - normalized.broadcast_mul(&slope)?.broadcast_add(&mean)?)?;
         }
-        let input = grad_normalized.broadcast_mul(&(gamma * &self.inverse_std)?)?.to_dtype(xs.dtype())?;
-        Ok(BatchNormGradients { gamma: by_gamma, beta: by_beta, input })
+        let input = centered.broadcast_mul(&(gamma * &self.inverse_std)?)?.to_dtype(xs.dtype())?;
+        Ok(BatchNormGradients { gamma: grad_gamma, beta: grad_beta, input })
     }
 }
 
-/// Mean and variance (of all there is) of each channel, `[C]`, computed in `dtype`.
+/// Mean and biased variance of each channel, `[C]`, computed in `dtype`.
 pub(super) fn batch_statistics(xs: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
     let xs = to_rows(&xs.to_dtype(dtype)?)?;
     let count = xs.dim(0)? as f64;
@@ -73,7 +74,8 @@ pub(super) fn batch_statistics(xs: &Tensor, dtype: DType) -> Result<[Tensor; 2]>
     Ok([mean, variance])
 }
 
-/// As a product with ones: candle's own sum reads a channel's values one by one, each from another line of memory.
+/// The sum of each channel, `[C]`, as a product with ones: candle's `sum` is slow because it strides through
+/// memory.
 fn channel_sums(xs: &Tensor) -> Result<Tensor> {
     let xs = to_rows(xs)?;
     Tensor::ones((1, xs.dim(0)?), xs.dtype(), xs.device())?.matmul(&xs)?.squeeze(0)

@@ -1,4 +1,4 @@
-//! What runs on a GPU, on the CPU: candle's operations are the same.
+//! Tests of the GPU backend with candle's operations on the CPU.
 
 use candle_core::{DType, Device};
 
@@ -10,16 +10,16 @@ use crate::support::{StateDict, assert_close};
 use crate::trainable::{BatchNormMode, TrainableBackbone, TrainingBackend};
 use crate::{BackboneError, Checkpoint, FeatureLayer, StageActivations};
 
-/// In double precision, in which no rounding turns a ReLU over, as it does in the deepest networks.
+/// In double precision, where rounding does not flip ReLUs as it does in the deepest networks.
 fn load_whole_f64(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
     let gpu = GpuBackend { norm_dtype: DType::F64, ..GpuBackend::new(Device::Cpu, DType::F64) };
     TrainableBackbone::load_with_backend(checkpoint, FeatureLayer::Stem, mode, TrainingBackend::Gpu(gpu))
         .unwrap()
 }
 
-fn load(checkpoint: &Checkpoint, from: FeatureLayer, mode: BatchNormMode) -> TrainableBackbone {
-    let runner = TrainingBackend::Gpu(GpuBackend::new(Device::Cpu, DType::F32));
-    TrainableBackbone::load_with_backend(checkpoint, from, mode, runner).unwrap()
+fn load(checkpoint: &Checkpoint, first_stage: FeatureLayer, mode: BatchNormMode) -> TrainableBackbone {
+    let backend = TrainingBackend::Gpu(GpuBackend::new(Device::Cpu, DType::F32));
+    TrainableBackbone::load_with_backend(checkpoint, first_stage, mode, backend).unwrap()
 }
 
 fn load_whole(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
@@ -27,34 +27,34 @@ fn load_whole(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone
 }
 
 #[test]
-fn every_gradient_of_resnet18_is_pytorchs() {
+fn gradients_of_resnet18_match_pytorch() {
     assert_gradients_match_pytorch(18, load_whole);
 }
 
 #[test]
-fn every_gradient_of_resnet34_is_pytorchs() {
+fn gradients_of_resnet34_match_pytorch() {
     assert_gradients_match_pytorch(34, load_whole);
 }
 
 #[test]
-fn every_gradient_of_resnet50_is_pytorchs() {
+fn gradients_of_resnet50_match_pytorch() {
     assert_gradients_match_pytorch(50, load_whole);
 }
 
 #[test]
-fn every_gradient_of_resnet101_is_pytorchs() {
+fn gradients_of_resnet101_match_pytorch() {
     assert_gradients_match_pytorch(101, load_whole_f64);
 }
 
 #[test]
-fn every_gradient_of_resnet152_is_pytorchs() {
+fn gradients_of_resnet152_match_pytorch() {
     assert_gradients_match_pytorch(152, load_whole_f64);
 }
 
-/// The engine's products beside candle's: features, gradients and running statistics, of what is trained and what is not, over steps
-/// between which the parameters move and a stage more is trained.
+/// Compares features, gradients and running statistics of candle and the engine over several steps. Between
+/// the steps the parameters are updated and the first trained stage changes.
 #[test]
-fn steps_go_the_same_way_as_on_the_host() {
+fn training_steps_match_the_cpu_backend() {
     let checkpoint = StateDict::from_formula("resnet18")
         .without_classifier()
         .with_damped_residuals()
@@ -68,15 +68,15 @@ fn steps_go_the_same_way_as_on_the_host() {
             load_whole(&checkpoint, mode),
             TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode).unwrap(),
         ];
-        for from in [FeatureLayer::Layer4, FeatureLayer::Layer3, FeatureLayer::Stem, FeatureLayer::Avgpool] {
+        for stage in [FeatureLayer::Layer4, FeatureLayer::Layer3, FeatureLayer::Stem, FeatureLayer::Avgpool] {
             let [ours, theirs] = networks.each_mut().map(|network| {
-                network.set_trainable_from(from);
+                network.set_trainable_from(stage);
                 network.zero_gradients();
                 let features = network.forward_training(input).unwrap();
                 let found = gradients(network, features.len());
                 for slot in network.parameters_mut() {
-                    for (value, derivative) in slot.values.iter_mut().zip(slot.gradient) {
-                        *value -= 1e-4 * *derivative;
+                    for (value, gradient) in slot.values.iter_mut().zip(slot.gradient) {
+                        *value -= 1e-4 * *gradient;
                     }
                 }
                 let values: Vec<(String, Vec<f32>)> =
@@ -86,31 +86,31 @@ fn steps_go_the_same_way_as_on_the_host() {
             });
             let pairs = [(&ours.0, &theirs.0), (&ours.1, &theirs.1), (&ours.2, &theirs.2)];
             for (ours, theirs) in pairs {
-                assert_eq!(ours.len(), theirs.len(), "{name} from {from}");
-                for ((of, ours), (_, theirs)) in ours.iter().zip(theirs) {
-                    // Rounded otherwise, a ReLU is turned over here and there.
-                    assert_close(ours, theirs, 1e-2, &format!("{name} from {from}: {of}"));
+                assert_eq!(ours.len(), theirs.len(), "{name} from {stage}");
+                for ((tensor, ours), (_, theirs)) in ours.iter().zip(theirs) {
+                    // Different rounding flips a few ReLUs.
+                    assert_close(ours, theirs, 1e-2, &format!("{name} from {stage}: {tensor}"));
                 }
             }
-            assert_eq!(ours.1.is_empty(), from == FeatureLayer::Avgpool);
+            assert_eq!(ours.1.is_empty(), stage == FeatureLayer::Avgpool);
         }
     }
 }
 
 #[test]
-fn a_way_back_needs_a_step_and_a_batch_a_variance() {
+fn backward_needs_a_forward_pass_and_batch_norm_needs_several_values() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let input = StageActivations { values: &[1.0; 256 * 4], images: 1, height: 2, width: 2, channels: 256 };
     let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Train);
     let error = network.forward_training(input).unwrap_err();
     assert!(matches!(error, BackboneError::SingleValuePerChannel { .. }), "{error}");
     let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen);
-    let derivative =
+    let error =
         |network: &mut TrainableBackbone, count| network.backward(&vec![1.0; count]).unwrap_err().to_string();
-    assert!(derivative(&mut network, 512).contains("not 0"));
+    assert!(error(&mut network, 512).contains("not 0"));
     let features = network.forward_training(input).unwrap();
     assert_eq!(features, network.forward(input).unwrap());
-    assert!(derivative(&mut network, 511).contains("not 512"));
+    assert!(error(&mut network, 511).contains("not 512"));
     network.backward(&[1.0; 512]).unwrap();
-    assert!(derivative(&mut network, 512).contains("not 0"));
+    assert!(error(&mut network, 512).contains("not 0"));
 }

@@ -10,31 +10,31 @@ use tempfile::TempDir;
 
 pub(crate) const CLASSES: [&str; 3] = ["dress", "hat", "shoes"];
 
-/// The files of a run that are the same bytes whenever the settings are.
-pub(crate) const SAME_BYTES: [&str; 3] = ["model.safetensors", "split.csv", "predictions.csv"];
+/// Files of a run whose bytes depend on the settings and the data only.
+pub(crate) const REPRODUCIBLE_FILES: [&str; 3] = ["model.safetensors", "split.csv", "predictions.csv"];
 
-/// What a command left behind.
-pub(crate) struct Done {
+/// Exit status and output of a command.
+pub(crate) struct CommandOutput {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Done {
-    /// The last line of stdout, as `--json` has it.
+impl CommandOutput {
+    /// The last line of stdout, which is JSON with `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         let line = self.stdout.lines().last().unwrap_or_default();
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 
-    /// Fails unless the command ended well.
+    /// Fails unless the exit status is 0.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
         self
     }
 
-    /// Fails unless the command ended with `code` and a message that holds all of `parts`.
+    /// Fails unless the exit status is `code` and stderr contains all of `parts`.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
@@ -52,26 +52,27 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    /// With so many photos of each class, `photos/CLASS/N.jpg`.
-    pub(crate) fn new(photos: usize) -> Self {
+    /// A project with this number of photos of each class, `photos/CLASS/N.jpg`.
+    pub(crate) fn new(n_images: usize) -> Self {
         let project = Self::empty();
         for class in CLASSES {
-            for number in 0..photos {
-                project.add(class, number);
+            for number in 0..n_images {
+                project.add_image(class, number);
             }
         }
-        project.weights("backbone");
+        project.add_weights("backbone");
         project.write("headstock.toml", &Self::config("folder = \"photos\""));
         project
     }
 
-    /// With nothing in it.
+    /// An empty folder.
     pub(crate) fn empty() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    /// Without photos: features made elsewhere, those of `reference/NAME.npz`, as `x.npz`. Its commands take milliseconds.
-    pub(crate) fn given(name: &str) -> Self {
+    /// A project without photos, with the features `reference/NAME.npz` as `x.npz`. Its commands take
+    /// milliseconds.
+    pub(crate) fn with_features(name: &str) -> Self {
         let project = Self::empty();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../reference/{name}.npz"));
         fs::copy(path, project.path("x.npz")).expect("a copy");
@@ -91,7 +92,7 @@ impl Project {
 
     pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("it lies in the project")).expect("a folder");
+        fs::create_dir_all(path.parent().expect("it is in the project")).expect("a folder");
         fs::write(path, text).expect("a file");
     }
 
@@ -99,29 +100,29 @@ impl Project {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Photo `number` of `class` in the demo, as `photos/CLASS/NUMBER.jpg`.
-    pub(crate) fn add(&self, class: &str, number: usize) {
-        self.copy(class, number, &format!("photos/{class}/{number:02}.jpg"));
+    /// Copies image `number` of `class` in the demo to `photos/CLASS/NUMBER.jpg`.
+    pub(crate) fn add_image(&self, class: &str, number: usize) {
+        self.copy_image(class, number, &format!("photos/{class}/{number:02}.jpg"));
     }
 
-    /// Photo `number` of each class, as `FOLDER/CLASS/new.jpg`: new to a project of fewer photos.
-    pub(crate) fn add_later(&self, folder: &str, number: usize) {
+    /// Copies image `number` of each class to `FOLDER/CLASS/new.jpg`.
+    pub(crate) fn add_new_images(&self, folder: &str, number: usize) {
         for class in CLASSES {
-            self.copy(class, number, &format!("{folder}/{class}/new.jpg"));
+            self.copy_image(class, number, &format!("{folder}/{class}/new.jpg"));
         }
     }
 
-    fn copy(&self, class: &str, number: usize, name: &str) {
+    fn copy_image(&self, class: &str, number: usize, name: &str) {
         let target = self.path(name);
-        fs::create_dir_all(target.parent().expect("it lies in a class")).expect("a folder");
-        fs::copy(demo_photo(class, number), target).expect("a photo");
+        fs::create_dir_all(target.parent().expect("it is in a class")).expect("a folder");
+        fs::copy(demo_image(class, number), target).expect("a photo");
     }
 
-    /// The bundled weights under `name`, with a record of small photos.
-    pub(crate) fn weights(&self, name: &str) {
+    /// Links the bundled weights as `name`, with a preprocessing record of 64 x 64 pixels.
+    pub(crate) fn add_weights(&self, name: &str) {
         let folder = self.path(name);
         fs::create_dir_all(&folder).expect("a folder");
-        let bundled = demo().join("backbone/model.safetensors");
+        let bundled = demo_dir().join("backbone/model.safetensors");
         let here = folder.join("model.safetensors");
         if fs::hard_link(&bundled, &here).is_err() {
             fs::copy(&bundled, &here).expect("the weights");
@@ -131,10 +132,10 @@ impl Project {
         fs::write(folder.join("config.json"), record).expect("a record");
     }
 
-    /// The command, in this folder, without the machine's variables of the hub.
+    /// The command in this folder, without the hub's variables of the environment.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headstock"));
-        // No terminal anywhere: its width would show in help.
+        // Without a terminal: the width of help depends on it.
         command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
         for variable in ["HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"] {
             command.env_remove(variable);
@@ -142,12 +143,12 @@ impl Project {
         command
     }
 
-    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
-        done(&mut self.command(arguments))
+    pub(crate) fn run(&self, arguments: &[&str]) -> CommandOutput {
+        run_command(&mut self.command(arguments))
     }
 
-    /// How many feature vectors are in the store of this cache, whoever else has it open; none before there is one.
-    pub(crate) fn stored(&self, cache: &str) -> u64 {
+    /// Number of feature vectors in this cache, which other processes may have open; 0 if it does not exist.
+    pub(crate) fn n_cached(&self, cache: &str) -> u64 {
         const FEATURES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("features");
         let path = self.path(cache).join("features.redb");
         if !path.exists() {
@@ -156,25 +157,25 @@ impl Project {
         let mut builder = Database::builder();
         let database = builder.set_concurrency_mode(ConcurrencyMode::MultiWriter).create(path);
         let database = database.unwrap_or_else(|error| panic!("{cache}: {error}"));
-        let transaction = database.begin_read().expect("a store can be read");
+        let transaction = database.begin_read().expect("the cache can be read");
         match transaction.open_table(FEATURES) {
-            Ok(table) => table.len().expect("a number of vectors"),
+            Ok(table) => table.len().expect("the table has a length"),
             Err(redb::TableError::TableDoesNotExist(_)) => 0,
             Err(error) => panic!("{cache}: {error}"),
         }
     }
 }
 
-/// Every field of `value` by its path, sorted: `counts.train`, `candidates[].head`.
-pub(crate) fn fields(value: &serde_json::Value) -> Vec<String> {
-    fn walk(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
+/// Sorted paths of all fields of `value`: `counts.train`, `candidates[].head`.
+pub(crate) fn field_paths(value: &serde_json::Value) -> Vec<String> {
+    fn collect(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
         match value {
             serde_json::Value::Object(object) => {
                 let dot = if path.is_empty() { "" } else { "." };
-                object.iter().for_each(|(key, value)| walk(value, &format!("{path}{dot}{key}"), found));
+                object.iter().for_each(|(key, value)| collect(value, &format!("{path}{dot}{key}"), found));
             }
             serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
-                items.iter().for_each(|item| walk(item, &format!("{path}[]"), found));
+                items.iter().for_each(|item| collect(item, &format!("{path}[]"), found));
             }
             _ => {
                 found.insert(path.to_owned());
@@ -182,33 +183,33 @@ pub(crate) fn fields(value: &serde_json::Value) -> Vec<String> {
         }
     }
     let mut found = BTreeSet::new();
-    walk(value, "", &mut found);
+    collect(value, "", &mut found);
     found.into_iter().collect()
 }
 
-/// The rows of a table below its header, by the header's names.
-pub(crate) fn table(text: &str) -> Vec<BTreeMap<String, String>> {
+/// The rows of a CSV, by column name.
+pub(crate) fn parse_csv(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     reader.deserialize().map(|row| row.unwrap_or_else(|error| panic!("{error}: {text}"))).collect()
 }
 
-pub(crate) fn done(command: &mut Command) -> Done {
+pub(crate) fn run_command(command: &mut Command) -> CommandOutput {
     let output = command.output().expect("the command starts");
-    Done {
+    CommandOutput {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
     }
 }
 
-pub(crate) fn demo() -> PathBuf {
+pub(crate) fn demo_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo")
 }
 
-pub(crate) fn demo_photo(class: &str, number: usize) -> PathBuf {
-    let folder = demo().join("photos/train").join(class);
-    let mut photos: Vec<PathBuf> =
+pub(crate) fn demo_image(class: &str, number: usize) -> PathBuf {
+    let folder = demo_dir().join("photos/train").join(class);
+    let mut images: Vec<PathBuf> =
         fs::read_dir(folder).expect("the demo").map(|entry| entry.expect("an entry").path()).collect();
-    photos.sort();
-    photos[number].clone()
+    images.sort();
+    images[number].clone()
 }

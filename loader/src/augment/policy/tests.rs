@@ -134,7 +134,8 @@ fn aug_mix_draws_are_distributed_as_in_torchvision() {
     }));
 }
 
-// effect: augment.policy.rand-augment.num_ops, augment.policy.aug-mix.severity, augment.policy.aug-mix.mixture_width
+// effect: augment.policy.rand-augment.num_ops, augment.policy.aug-mix.severity
+// effect: augment.policy.aug-mix.mixture_width
 // effect: augment.policy.aug-mix.chain_depth, augment.policy.aug-mix.all_ops
 #[test]
 fn policies_respect_their_settings() {

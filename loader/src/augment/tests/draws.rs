@@ -153,8 +153,10 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
     }
 }
 
-// effect: augment.invert, augment.vertical_flip, augment.perspective.p, augment.grayscale, augment.gaussian_blur.p
-// effect: augment.sharpness.p, augment.posterize.p, augment.solarize.p, augment.equalize, augment.autocontrast
+// effect: augment.invert, augment.vertical_flip, augment.perspective.p, augment.grayscale
+// effect: augment.gaussian_blur.p
+// effect: augment.sharpness.p, augment.posterize.p, augment.solarize.p, augment.equalize
+// effect: augment.autocontrast
 // effect: augment.erasing.p
 #[test]
 fn a_step_happens_as_often_as_its_probability_says() {

@@ -196,13 +196,18 @@ fn a_wrong_type_names_the_expected_one() {
 }
 
 // effect: augment.random_resized_crop.scale, augment.random_resized_crop.ratio, augment.affine.translate
-// effect: augment.affine.scale, augment.affine.shear, augment.affine.interpolation, augment.perspective.distortion_scale
-// effect: augment.perspective.p, augment.perspective.interpolation, augment.gaussian_blur.sigma, augment.sharpness.p
-// effect: augment.posterize.p, augment.solarize.p, augment.erasing.p, augment.erasing.scale, augment.erasing.ratio
+// effect: augment.affine.scale, augment.affine.shear, augment.affine.interpolation
+// effect: augment.perspective.distortion_scale
+// effect: augment.perspective.p, augment.perspective.interpolation, augment.gaussian_blur.sigma
+// effect: augment.sharpness.p
+// effect: augment.posterize.p, augment.solarize.p, augment.erasing.p, augment.erasing.scale
+// effect: augment.erasing.ratio
 // effect: augment.erasing.value, augment.policy.rand-augment.num_ops, augment.policy.rand-augment.magnitude
 // effect: augment.policy.rand-augment.num_magnitude_bins, augment.policy.rand-augment.interpolation
-// effect: augment.policy.trivial-augment-wide.num_magnitude_bins, augment.policy.trivial-augment-wide.interpolation
-// effect: augment.policy.auto-augment.interpolation, augment.policy.aug-mix.severity, augment.policy.aug-mix.mixture_width
+// effect: augment.policy.trivial-augment-wide.num_magnitude_bins
+// effect: augment.policy.trivial-augment-wide.interpolation
+// effect: augment.policy.auto-augment.interpolation, augment.policy.aug-mix.severity
+// effect: augment.policy.aug-mix.mixture_width
 // effect: augment.policy.aug-mix.chain_depth, augment.policy.aug-mix.alpha, augment.policy.aug-mix.all_ops
 #[test]
 fn defaults_match_torchvision() {

@@ -50,7 +50,8 @@ fn all_steps_with(p: f64) -> Value {
 // effect: augment.horizontal_flip, augment.vertical_flip, augment.policy.kind, augment.rotation
 // effect: augment.grayscale
 // effect: augment.equalize, augment.autocontrast, augment.invert
-// effect: augment.sharpness.factor, augment.posterize.bits, augment.solarize.threshold, augment.gaussian_blur.kernel_size
+// effect: augment.sharpness.factor, augment.posterize.bits, augment.solarize.threshold
+// effect: augment.gaussian_blur.kernel_size
 #[test]
 fn steps_follow_the_documented_order() {
     for ops in draw_ops(all_steps_with(1.0), 50) {
@@ -81,8 +82,10 @@ fn steps_follow_the_documented_order() {
     }
 }
 
-// effect: augment.perspective.p, augment.gaussian_blur.p, augment.sharpness.p, augment.posterize.p, augment.solarize.p
-// effect: augment.erasing.p, augment.horizontal_flip, augment.vertical_flip, augment.grayscale, augment.equalize
+// effect: augment.perspective.p, augment.gaussian_blur.p, augment.sharpness.p, augment.posterize.p
+// effect: augment.solarize.p
+// effect: augment.erasing.p, augment.horizontal_flip, augment.vertical_flip, augment.grayscale
+// effect: augment.equalize
 // effect: augment.autocontrast, augment.invert
 #[test]
 fn steps_of_probability_zero_never_happen() {
@@ -234,7 +237,8 @@ fn translation_is_at_most_its_fraction_of_the_size() {
     assert_eq!((max_translation(0), max_translation(1)), (10.0, 3.0));
 }
 
-// effect: augment.affine.interpolation, augment.perspective.interpolation, augment.policy.rand-augment.interpolation
+// effect: augment.affine.interpolation, augment.perspective.interpolation
+// effect: augment.policy.rand-augment.interpolation
 // effect: augment.policy.trivial-augment-wide.interpolation, augment.policy.auto-augment.interpolation
 #[test]
 fn geometric_steps_use_their_interpolation() {

@@ -108,7 +108,7 @@ fn png(bytes: &[u8]) -> Option<Inspection> {
             (b"tRNS", _) => inspection.mode.transparent = true,
             (b"acTL", Some(chunk)) => inspection.frames = u32_be(chunk, 0).unwrap_or(1).max(1) as usize,
             (b"eXIf", Some(exif)) => {
-                inspection.orientation = exif_orientation(exif).unwrap_or(inspection.orientation)
+                inspection.orientation = exif_orientation(exif).unwrap_or(inspection.orientation);
             }
             _ => {}
         }

@@ -42,10 +42,10 @@ proptest! {
     #[test]
     fn a_sample_stays_in_its_set_when_others_are_added_or_the_test_set_grows(
         keys in prop::collection::btree_set("[a-z]{1,6}", 20..60),
-        is_kept in prop::collection::vec(prop::bool::weighted(0.7), 60),
+        remains in prop::collection::vec(prop::bool::weighted(0.7), 60),
         seed: u32,
     ) {
-        let fewer: Vec<&String> = keys.iter().zip(&is_kept).filter(|(_, kept)| **kept).map(|(key, _)| key).collect();
+        let fewer: Vec<&String> = keys.iter().zip(&remains).filter(|(_, remaining)| **remaining).map(|(key, _)| key).collect();
         let keys: Vec<&String> = keys.iter().collect();
         let tested = |keys: &[&String], fraction| match hash_split(keys, TestSize::Fraction(fraction), seed) {
             Ok(split) => split.test.iter().map(|&index| keys[index].clone()).collect(),

@@ -1,4 +1,4 @@
-//! The table beside an array, a row per sample.
+//! Reads the CSV beside an array, with one row per sample.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,12 +8,12 @@ use headstock_loader::ParquetValue;
 
 use super::SampleColumns;
 
-/// Reads the table at `path`, which describes as many `rows`. Space around a field does not count.
+/// Reads the table at `path`, which must have `rows` rows. Whitespace around fields is ignored.
 pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
         csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
-            "it is not there: a row per sample of the .npy with the same name, with a column `label` (whole numbers) or \
-             `class` (names), as `headstock extract` writes it"
+            "it does not exist: it must have one row per sample of the .npy with the same name, with a column \
+             `label` (whole numbers) or `class` (names), as `headstock extract` writes it"
                 .to_owned()
         }
         _ => error.to_string(),

@@ -1,4 +1,4 @@
-//! Features made elsewhere.
+//! Reads precomputed features.
 
 mod csv;
 mod npy;
@@ -16,7 +16,7 @@ use headstock_loader::dataset::number_groups;
 use super::FeatureFormat;
 use crate::error::TrainError;
 
-/// Features in memory.
+/// A feature matrix in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureTable {
     /// `[N, F]`, row-major.
@@ -25,31 +25,34 @@ pub struct FeatureTable {
     pub width: usize,
 }
 
-/// What a file of features holds.
+/// The contents of a file of features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureArchive {
     /// The features, `[N, F]`.
     pub table: FeatureTable,
-    /// The labels, `[N]`; where the file has names only, their numbers in the order of the names.
+    /// The labels, `[N]`. If the file has only class names, these are numbered in the order of the names.
     pub labels: Vec<i64>,
-    /// The name of each sample's class, `[N]`, where the file has them; a label has one name, and a name one label.
+    /// The class name of each sample, `[N]`, if the file has them. Each label has one name, and each name one
+    /// label.
     pub classes: Option<Vec<String>>,
-    /// The number of the group that each sample belongs to, `[N]`, where the file has them.
+    /// The group number of each sample, `[N]`, if the file has groups.
     pub groups: Option<Vec<u32>>,
 }
 
-/// Reads features `[N, F]` (f32, or f64 that is rounded), labels `[N]` (integers) and, where they are there, names of classes
-/// and groups, `[N]`, in the format that the ending of `path` tells.
+/// Reads features `[N, F]` (f32, or f64 rounded to f32), labels `[N]` (integers) and, if present, class names
+/// and groups `[N]`. The extension of `path` determines the format:
 ///
 /// - `.npz`: `features`, `labels`, `groups`.
-/// - `.npy`: the features; a row per sample in the CSV of the same name beside it, with the columns `label`, `class` and
-///   `group`, of which one of the first two is needed. Where there is a column `row`, it counts from 0.
-/// - `.safetensors`: as `.npz`; features may be F16 and BF16 as well. Names are in the metadata that `headstock extract` writes.
-/// - `.parquet`: a row per sample, `features` a list, the other columns as those of the CSV; `labels` will do for `label`.
+/// - `.npy`: the features; a CSV of the same name has one row per sample with the columns `label` or `class`
+///   or both, and optionally `group`. A column `row`, if present, must count from 0.
+/// - `.safetensors`: as `.npz`; features can also be F16 and BF16. Class names are in the metadata that
+///   `headstock extract` writes.
+/// - `.parquet`: one row per sample, with `features` as a list and the other columns of the CSV; `labels` is
+///   accepted in place of `label`.
 ///
 /// # Errors
-/// [`TrainError::Usage`] for an unknown ending, and [`TrainError::Data`] or [`TrainError::Dataset`], which name the file and the
-/// array or column.
+/// [`TrainError::Usage`] for an unknown extension; [`TrainError::Data`] or [`TrainError::Dataset`] for
+/// invalid contents, with the file and the array or column.
 pub fn read_features(path: &Path) -> Result<FeatureArchive, TrainError> {
     match FeatureFormat::from_path(path)? {
         FeatureFormat::Npz => npz::read(path).map_err(data_error(path)),
@@ -59,19 +62,19 @@ pub fn read_features(path: &Path) -> Result<FeatureArchive, TrainError> {
     }
 }
 
-/// For `map_err`: names the file.
+/// For `map_err`: [`TrainError::Data`] with the file `path`.
 fn data_error<E: fmt::Display>(path: &Path) -> impl Fn(E) -> TrainError {
     move |problem| TrainError::Data(format!("{}: {problem}", path.display()))
 }
 
 impl FeatureTable {
-    /// Features of the shape `[N, F]`; all must be finite.
+    /// Features of shape `[N, F]`, which must be finite.
     fn new(values: Vec<f32>, shape: &[usize]) -> Result<Self, String> {
         let &[rows, width] = shape else {
-            return Err(format!("`features` is {shape:?}, not [samples, features]"));
+            return Err(format!("`features` has shape {shape:?}, not [samples, features]"));
         };
         if rows == 0 || width == 0 {
-            return Err(format!("`features` is {shape:?}: there is nothing in it"));
+            return Err(format!("`features` has shape {shape:?}: it is empty"));
         }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let (row, column) = (index / width, index % width);
@@ -88,14 +91,14 @@ impl FeatureTable {
     }
 }
 
-/// Integers that an array holds, and its shape.
+/// An array of integers with its shape.
 struct IntegerArray {
     values: Vec<i64>,
     shape: Vec<usize>,
 }
 
 impl FeatureArchive {
-    /// What files of arrays hold: an integer for each row.
+    /// From arrays: `labels` and `groups` have shape `[N]`.
     fn from_arrays(
         table: FeatureTable,
         labels: IntegerArray,
@@ -104,7 +107,7 @@ impl FeatureArchive {
         for (name, array) in [("labels", Some(&labels)), ("groups", groups.as_ref())] {
             if let Some(array) = array.filter(|array| array.shape != [table.n_rows()]) {
                 let (shape, rows) = (&array.shape, table.n_rows());
-                return Err(format!("`{name}` is {shape:?}, but `features` has {rows} rows"));
+                return Err(format!("`{name}` has shape {shape:?}, but `features` has {rows} rows"));
             }
         }
         let groups = groups.map(|groups| number_groups(&groups.values));
@@ -112,7 +115,7 @@ impl FeatureArchive {
     }
 }
 
-/// What a table says of each row.
+/// The columns of a table with one row per sample.
 struct SampleColumns {
     labels: Option<Vec<i64>>,
     classes: Option<Vec<String>>,
@@ -120,7 +123,7 @@ struct SampleColumns {
 }
 
 impl SampleColumns {
-    /// The archive of these rows, which are as many as those of `table`.
+    /// Combines the columns with the features `table`, which has the same number of rows.
     fn into_archive(self, table: FeatureTable) -> Result<FeatureArchive, String> {
         let labels = match (self.labels, &self.classes) {
             (Some(labels), Some(classes)) => {
@@ -138,7 +141,7 @@ impl SampleColumns {
     }
 }
 
-/// Whether a label has one name, and a name one label.
+/// Checks that each label has one class name, and each class name one label.
 fn check_labels_match_classes(labels: &[i64], classes: &[String]) -> Result<(), String> {
     let (mut names, mut numbers) = (BTreeMap::new(), BTreeMap::new());
     for (row, (&label, class)) in labels.iter().zip(classes).enumerate() {

@@ -1,4 +1,4 @@
-//! numpy's archives.
+//! Reads NumPy archives.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -9,7 +9,7 @@ use zip::ZipArchive;
 use super::npy::{read_floats, read_integers};
 use super::{FeatureArchive, FeatureTable};
 
-/// Reads `features` `[N, F]`, `labels` `[N]` and, where they are there, `groups` `[N]`.
+/// Reads `features` `[N, F]`, `labels` `[N]` and, if present, `groups` `[N]`.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| error.to_string())?;
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     FeatureArchive::from_arrays(table, labels, groups)
 }
 
-/// The names of the arrays.
+/// The names of the arrays in the archive.
 fn array_names<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
     archive
         .file_names()
@@ -29,7 +29,7 @@ fn array_names<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
         .collect()
 }
 
-/// What `values` reads of the array `name`, which it is given with the number of its bytes.
+/// Reads the array `name` with `read_values`, which receives the reader and the number of bytes.
 fn read_array<T, R: Read + Seek>(
     archive: &mut ZipArchive<R>,
     name: &str,

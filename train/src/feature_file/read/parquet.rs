@@ -1,4 +1,4 @@
-//! Parquet, a row per sample.
+//! Reads Parquet files with one row per sample.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
     columns.into_archive(table).map_err(data_error(path))
 }
 
-/// What `make` makes of each value of a column, where it is there; a row without a value is an error.
+/// Reads a column, if present, and converts its values; a row without a value is an error.
 fn read_column<T>(
     file: &ParquetTable,
     path: &Path,

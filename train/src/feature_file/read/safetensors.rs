@@ -1,4 +1,4 @@
-//! Tensors in a file of safetensors, read from the disk one after the other.
+//! Reads tensors from a safetensors file one at a time.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::{FeatureArchive, FeatureTable, IntegerArray, check_labels_match_classes};
 
-/// Reads `features` `[N, F]`, `labels` `[N]`, `groups` `[N]` where they are there, and the names of the classes where
-/// `headstock extract` has written them.
+/// Reads `features` `[N, F]`, `labels` `[N]` and, if present, `groups` `[N]` and the class names that
+/// `headstock extract` writes.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let mut file = SafetensorsReader::open(path)?;
     let (values, shape) = file.read_floats("features")?;
@@ -33,15 +33,16 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     Ok(FeatureArchive { classes, ..archive })
 }
 
+/// An open safetensors file.
 struct SafetensorsReader {
     header: Metadata,
     file: BufReader<File>,
-    /// Where the bytes of the tensors begin.
+    /// The offset of the tensors' bytes.
     data_start: u64,
 }
 
 impl SafetensorsReader {
-    /// Reads the header, which must fit the file: no tensor is larger than it.
+    /// Opens the file and reads the header, which must match the length of the file.
     fn open(path: &Path) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let bytes = file.metadata().map_err(|error| error.to_string())?.len();
@@ -50,9 +51,8 @@ impl SafetensorsReader {
         file.read_exact(&mut header_size).map_err(|_| "it is too short for safetensors")?;
         let header_size = u64::from_le_bytes(header_size);
         let data_start = header_size.checked_add(8).filter(|&begin| begin <= bytes);
-        let data_start = data_start.ok_or_else(|| {
-            format!("it says that its header has {header_size} bytes, but has {bytes} itself")
-        })?;
+        let data_start = data_start
+            .ok_or_else(|| format!("its header claims {header_size} bytes, but the file has {bytes}"))?;
         let mut header = Vec::new();
         file.by_ref().take(header_size).read_to_end(&mut header).map_err(|error| error.to_string())?;
         let header: Metadata =
@@ -60,7 +60,7 @@ impl SafetensorsReader {
         let (available, claimed) = (bytes - data_start, header.data_len());
         if claimed as u64 != available {
             return Err(format!(
-                "it says that its tensors have {claimed} bytes, but has {available} for them"
+                "its header claims {claimed} bytes of tensors, but the file has {available}"
             ));
         }
         Ok(Self { header, file, data_start })
@@ -72,6 +72,7 @@ impl SafetensorsReader {
         self.header.info(name).cloned().ok_or_else(missing)
     }
 
+    /// The values of a float tensor, rounded to `f32`, and its shape.
     fn read_floats(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>), String> {
         let info = self.info(name)?;
         let values = match info.dtype {
@@ -84,6 +85,7 @@ impl SafetensorsReader {
         Ok((values.map_err(|problem| format!("`{name}`: {problem}"))?, info.shape))
     }
 
+    /// The values of an integer tensor of any width, and its shape.
     fn read_integers(&mut self, name: &str) -> Result<IntegerArray, String> {
         let info = self.info(name)?;
         let values = match info.dtype {
@@ -103,7 +105,7 @@ impl SafetensorsReader {
         })
     }
 
-    /// The values of a tensor of `SIZE` bytes each.
+    /// Reads the values of a tensor, of `SIZE` bytes each.
     fn read_values<T, const SIZE: usize>(
         &mut self,
         info: &TensorInfo,
@@ -115,12 +117,12 @@ impl SafetensorsReader {
         for _ in 0..(end - begin) / SIZE {
             let mut bytes = [0; SIZE];
             self.file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-            values.push(decode(bytes).ok_or("a label is beyond 64 bits")?);
+            values.push(decode(bytes).ok_or("a label does not fit into 64 bits")?);
         }
         Ok(values)
     }
 
-    /// The class of each row in the metadata that `headstock extract` writes.
+    /// The class names in the metadata that `headstock extract` writes, one per row.
     fn read_classes(&self) -> Result<Option<Vec<String>>, String> {
         #[derive(Deserialize)]
         struct ExtractMetadata {

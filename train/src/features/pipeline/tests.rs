@@ -20,47 +20,47 @@ fn files(count: u8) -> (TempDir, Vec<ImageRef>) {
         std::fs::write(&path, [number]).unwrap();
         path.into()
     };
-    let photos = (0..count).map(file).collect();
-    (folder, photos)
+    let images = (0..count).map(file).collect();
+    (folder, images)
 }
 
-/// A job for each file, with as many renderings as `renderings` says.
-fn jobs(photos: &[ImageRef], renderings: impl Fn(usize) -> usize) -> Vec<ImageJob<'_>> {
+/// A job for each file, with `n_views` views.
+fn jobs(images: &[ImageRef], n_views: impl Fn(usize) -> usize) -> Vec<ImageJob<'_>> {
     let mut end = 0;
-    let job = |(job, photo)| {
+    let job = |(job, image)| {
         let begin = end;
-        end += renderings(job);
-        ImageJob { image: photo, views: begin..end }
+        end += n_views(job);
+        ImageJob { image, views: begin..end }
     };
-    photos.iter().enumerate().map(job).collect()
+    images.iter().enumerate().map(job).collect()
 }
 
-/// The pixels of a rendering: of each another grey.
-fn gray_pixels(job: usize, rendering: usize) -> Vec<u8> {
-    vec![(job * 7 + rendering * 50) as u8; SIDE * SIDE * 3]
+/// Gray pixels that differ between views.
+fn gray_pixels(job: usize, view: usize) -> Vec<u8> {
+    vec![(job * 7 + view * 50) as u8; SIDE * SIDE * 3]
 }
 
 fn on_threads<T: Send>(threads: usize, act: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(act)
 }
 
-/// What [`run`] tells of each rendering and each job that failed, when nothing stops it.
+/// The outputs of each view and the error of each failed job, without interruption.
 fn collect_results(
     jobs: &[ImageJob<'_>],
     render: &RenderFn<'_, DecodeError>,
 ) -> (BTreeMap<usize, Vec<f32>>, BTreeMap<usize, String>) {
     let (mut features, mut failed) = (BTreeMap::new(), BTreeMap::new());
-    run_pipeline::<_, DecodeError, TrainError>(&stem_inference(), jobs, render, &mut |news| {
-        for done in news {
-            match done {
-                JobResult::Outputs { views: of, values } => {
-                    let width = values.len() / of.len();
-                    for (number, values) in of.into_iter().zip(values.chunks_exact(width)) {
-                        assert!(features.insert(number, values.to_vec()).is_none(), "{number} came twice");
+    run_pipeline::<_, DecodeError, TrainError>(&stem_inference(), jobs, render, &mut |results| {
+        for result in results {
+            match result {
+                JobResult::Outputs { views, values } => {
+                    let width = values.len() / views.len();
+                    for (view, values) in views.into_iter().zip(values.chunks_exact(width)) {
+                        assert!(features.insert(view, values.to_vec()).is_none(), "view {view} came twice");
                     }
                 }
                 JobResult::Failed { job, error } => {
-                    assert!(failed.insert(job, error.to_string()).is_none(), "{job} failed twice");
+                    assert!(failed.insert(job, error.to_string()).is_none(), "job {job} failed twice");
                 }
             }
         }
@@ -71,10 +71,10 @@ fn collect_results(
 }
 
 #[test]
-fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() {
-    let (folder, mut photos) = files(29);
-    photos[11] = folder.path().join("gone").into();
-    let jobs = jobs(&photos, |job| job % 3);
+fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
+    let (folder, mut images) = files(29);
+    images[11] = folder.path().join("gone").into();
+    let jobs = jobs(&images, |job| job % 3);
     let render = |job: usize, bytes: &[u8]| {
         assert_eq!(bytes, [job as u8]);
         if job == 20 {
@@ -87,11 +87,11 @@ fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() 
         .iter()
         .enumerate()
         .filter(|(job, _)| ![11, 20].contains(job))
-        .flat_map(|(job, ImageJob { views: renderings, .. })| {
-            renderings.clone().enumerate().map(move |(k, number)| {
+        .flat_map(|(job, ImageJob { views, .. })| {
+            views.clone().enumerate().map(move |(k, view)| {
                 let pixels = gray_pixels(job, k);
                 let pixels = PixelBatch::new(&pixels, 1, SIDE, SIDE).unwrap();
-                (number, stem_inference().backbone.features(pixels, FeatureLayer::Stem).unwrap())
+                (view, stem_inference().backbone.features(pixels, FeatureLayer::Stem).unwrap())
             })
         })
         .collect();
@@ -104,38 +104,38 @@ fn each_rendering_comes_once_and_to_the_bit_the_same_on_any_number_of_threads() 
 }
 
 #[test]
-fn no_jobs_are_done_at_once() {
+fn without_jobs_there_are_no_results() {
     let (features, failed) = collect_results(&[], &|_, _| unreachable!("there is nothing to render"));
     assert!(features.is_empty() && failed.is_empty());
 }
 
 #[test]
-fn to_break_off_takes_no_new_work_on_and_an_error_is_given_back() {
-    let (_folder, photos) = files(200);
-    let jobs = jobs(&photos, |_| 1);
+fn break_stops_scheduling_and_an_error_is_returned() {
+    let (_folder, images) = files(200);
+    let jobs = jobs(&images, |_| 1);
     let render = |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![gray_pixels(job, 0)]);
     for threads in [1, 3] {
         let mut count = 0;
-        let broken = on_threads(threads, || {
-            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |news| {
-                count += news.len();
+        let interrupted = on_threads(threads, || {
+            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |results| {
+                count += results.len();
                 Ok(ControlFlow::Break(()))
             })
         });
-        assert!(broken.is_ok() && (1..200 / BATCH_SIZE).contains(&count), "{count} batches");
+        assert!(interrupted.is_ok() && (1..200 / BATCH_SIZE).contains(&count), "{count} batches");
         let failed = on_threads(threads, || {
             run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |_| {
-                Err(TrainError::Data("enough".into()))
+                Err(TrainError::Data("stop here".into()))
             })
         });
-        assert_eq!(failed.unwrap_err().to_string(), "enough");
+        assert_eq!(failed.unwrap_err().to_string(), "stop here");
     }
 }
 
 #[test]
-fn an_error_of_the_network_ends_the_work() {
-    let (_folder, photos) = files(100);
-    let jobs = jobs(&photos, |_| 1);
+fn a_network_error_stops_the_work() {
+    let (_folder, images) = files(100);
+    let jobs = jobs(&images, |_| 1);
     let short = |job: usize, _: &[u8]| {
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)[usize::from(job == 50)..].to_vec()])
     };
@@ -150,11 +150,11 @@ fn an_error_of_the_network_ends_the_work() {
 }
 
 #[test]
-fn a_panic_ends_the_work_and_nobody_waits_for_it() {
-    let (_folder, photos) = files(100);
-    let jobs = jobs(&photos, |_| 1);
+fn a_panic_stops_all_threads() {
+    let (_folder, images) = files(100);
+    let jobs = jobs(&images, |_| 1);
     let render = |job: usize, _: &[u8]| {
-        assert_ne!(job, 30, "meant to panic");
+        assert_ne!(job, 30, "intended panic");
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)])
     };
     for threads in [1, 3] {
@@ -168,15 +168,15 @@ fn a_panic_ends_the_work_and_nobody_waits_for_it() {
 }
 
 #[test]
-fn the_last_photos_are_shared_out_evenly() {
-    let batches = |photos: usize, workers: usize| {
-        let shared = SharedQueue::new(photos, workers);
+fn the_last_views_are_split_evenly_among_workers() {
+    let batches = |n_views: usize, n_workers: usize| {
+        let shared = SharedQueue::new(n_views, n_workers);
         shared.update(|state| {
-            state.ready.extend((0..photos).map(|number| (number, Vec::new())));
+            state.ready.extend((0..n_views).map(|view| (view, Vec::new())));
             state.files_exhausted = true;
         });
         let mut sizes = Vec::new();
-        while let NextTask::RunBatch(batch) = shared.next_task(true) {
+        while let NextTask::RunBatch(batch) = shared.next_task(ThreadRole::Infer) {
             sizes.push(batch.len());
         }
         sizes

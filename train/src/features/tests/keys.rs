@@ -1,22 +1,22 @@
-//! What the key of a vector depends on.
+//! What the cache key of a feature vector depends on.
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_backbone::{Preprocessing, WeightsSource as Weights};
-use headstock_heads::Registry;
+use headstock_backbone::Preprocessing;
+use headstock_heads::{Hyperparameter, Registry};
 
 use super::*;
 use crate::config;
 
-/// What another value of a key does to features that are kept.
+/// How another value of a config key affects cached features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CacheEffect {
-    /// All are computed anew.
+    /// All features are recomputed.
     All,
-    /// Those of augmented views are.
+    /// Features of augmented views are recomputed.
     Views,
-    /// They are as good as before.
+    /// Cached features stay valid.
     Same,
 }
 use CacheEffect::{All, Same, Views};
@@ -27,7 +27,8 @@ const PARQUET: &str = "[data]\nparquet = \"x\"\n[backbone]\nweights = \"backbone
 const TAR: &str = "[data]\nwebdataset = \"x\"\n[backbone]\nweights = \"backbone\"\n";
 const FEATURES: &str = "[data]\nfeatures = \"x.npz\"\n";
 
-/// Every key but `[head]`'s: another value of it for a config that fits, what must be set before, and what that does.
+/// Every config key outside `[head]`: a config in which it applies, other keys it needs, another value, and
+/// the effect.
 #[rustfmt::skip]
 const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("calibration", FOLDER, &[], "none", Same),
@@ -47,7 +48,7 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("data.test_webdataset", TAR, &[], "test", Same),
     ("data.class_order", FOLDER, &[], "appearance", Same),
     ("data.on_error", FOLDER, &[], "skip", Same),
-    // It refuses photos, and changes none.
+    // It only rejects images.
     ("data.max_pixels", FOLDER, &[], "1000", Same),
     ("data.decode", FOLDER, &[], "scaled", All),
     ("split.method", FOLDER, &[], "hash", Same),
@@ -57,7 +58,7 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("split.fold", FOLDER, &["split.method=stratified-k-fold"], "3", Same),
     ("split.column", CSV, &["split.method=predefined"], "use", Same),
     ("split.group_duplicates", FOLDER, &[], "true", Same),
-    // The bytes of the weights count, not their name.
+    // The bytes of the weights matter, not their path.
     ("backbone.weights", FOLDER, &[], "elsewhere", Same),
     ("backbone.layer", FOLDER, &[], "layer1", All),
     ("backbone.device", FOLDER, &[], "cpu", Same),
@@ -113,10 +114,10 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("augment.erasing.value", FOLDER, &["augment.erasing={}"], "random", Views),
     ("augment.seed", FOLDER, &[], "1", Views),
     ("tune.from", FOLDER, &[], "layer4", Same),
-    ("tune.start", FOLDER, WITH_TUNING, "random", Same),
+    ("tune.head_init", FOLDER, WITH_TUNING, "random", Same),
     ("tune.epochs", FOLDER, WITH_TUNING, "2", Same),
     ("tune.batch_size", FOLDER, WITH_TUNING, "2", Same),
-    ("tune.accumulate", FOLDER, WITH_TUNING, "2", Same),
+    ("tune.grad_accum_steps", FOLDER, WITH_TUNING, "2", Same),
     ("tune.optimizer", FOLDER, WITH_TUNING, "adamw", Same),
     ("tune.lr", FOLDER, WITH_TUNING, "0.5", Same),
     ("tune.backbone_lr", FOLDER, WITH_TUNING, "0.5", Same),
@@ -125,132 +126,131 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("tune.nesterov", FOLDER, WITH_TUNING, "true", Same),
     ("tune.weight_decay", FOLDER, WITH_TUNING, "0.5", Same),
     ("tune.schedule", FOLDER, WITH_TUNING, "step", Same),
-    ("tune.warmup", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.warmup_epochs", FOLDER, WITH_TUNING, "1", Same),
     ("tune.step_epochs", FOLDER, WITH_TUNING, "1", Same),
     ("tune.step_gamma", FOLDER, WITH_TUNING, "0.5", Same),
     ("tune.label_smoothing", FOLDER, WITH_TUNING, "0.5", Same),
     ("tune.class_weight", FOLDER, WITH_TUNING, "balanced", Same),
     ("tune.mixup", FOLDER, WITH_TUNING, "1", Same),
     ("tune.cutmix", FOLDER, WITH_TUNING, "1", Same),
-    ("tune.clip_norm", FOLDER, WITH_TUNING, "1", Same),
-    ("tune.ema", FOLDER, WITH_TUNING, "0.9", Same),
+    ("tune.clip_grad_norm", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.ema_decay", FOLDER, WITH_TUNING, "0.9", Same),
     ("tune.batch_norm", FOLDER, WITH_TUNING, "train", Same),
-    ("tune.unfreeze", FOLDER, WITH_TUNING, "1", Same),
-    ("tune.views", FOLDER, &["tune.from=layer4", "augment.invert=1"], "fresh", Same),
-    ("tune.keep", FOLDER, WITH_TUNING, "bf16", Same),
-    ("tune.space", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.unfreeze_epochs", FOLDER, WITH_TUNING, "1", Same),
+    ("tune.augment", FOLDER, &["tune.from=layer4", "augment.invert=1"], "per-epoch", Same),
+    ("tune.cache_dtype", FOLDER, WITH_TUNING, "bf16", Same),
+    ("tune.cache_gb", FOLDER, WITH_TUNING, "1", Same),
     ("tune.validation", FOLDER, WITH_TUNING, "0.5", Same),
     ("tune.patience", FOLDER, WITH_TUNING, "1", Same),
     ("tune.seed", FOLDER, WITH_TUNING, "1", Same),
 ];
 const WITH_TUNING: &[&str] = &["tune.from=layer4"];
 
-/// The keys of the plain view and of two augmented ones of two photos.
-fn cache_keys(stock: &PretrainedBackbone, options: &Options) -> ([CacheKey; 2], [CacheKey; 4]) {
-    let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], stock, stock.options.layer, options);
-    let key = |photo: u8, view| keys.key(&[photo; 32], view);
+/// Cache keys of the evaluation view and of two augmented views of two images.
+fn cache_keys(pretrained: &PretrainedBackbone, options: &Options) -> ([CacheKey; 2], [CacheKey; 4]) {
+    let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, pretrained.options.layer, options);
+    let key = |image: u8, view| keys.key(&[image; 32], view);
     ([key(1, 0), key(2, 0)], [key(1, 1), key(2, 1), key(1, 2), key(2, 2)])
 }
 
-/// What a change of options does to the keys.
-fn cache_effect(stock: &mut PretrainedBackbone, before: &Options, after: &Options) -> CacheEffect {
+/// The effect of a change of options on the cache keys.
+fn cache_effect(pretrained: &mut PretrainedBackbone, before: &Options, after: &Options) -> CacheEffect {
     let mut keys = |options: &Options| {
-        // Features made elsewhere have no backbone.
+        // Precomputed features have no backbone.
         if let Some(backbone) = &options.backbone {
-            stock.options = backbone.clone();
+            pretrained.options = backbone.clone();
         }
-        cache_keys(stock, options)
+        cache_keys(pretrained, options)
     };
     let (before, after) = (keys(before), keys(after));
-    let all = |differ: bool| if differ { "all differ" } else { "none differs" };
     let differ = |before: &[CacheKey], after: &[CacheKey]| {
-        let different = before.iter().zip(after).filter(|(a, b)| a != b).count();
-        assert!(different == 0 || different == before.len(), "{}", all(different > 0));
-        different > 0
+        let n_different = before.iter().zip(after).filter(|(a, b)| a != b).count();
+        assert!(n_different == 0 || n_different == before.len(), "{n_different} of {}", before.len());
+        n_different > 0
     };
     match (differ(&before.0, &after.0), differ(&before.1, &after.1)) {
         (true, true) => All,
         (false, true) => Views,
         (false, false) => Same,
-        (true, false) => panic!("a view outlives the plain one"),
+        (true, false) => panic!("only the evaluation view is recomputed"),
     }
 }
 
 // effect: backbone.device, backbone.weights, features.cache
 #[test]
-fn every_setting_makes_features_anew_or_cannot_matter_as_the_table_says() {
+fn every_config_key_has_the_listed_effect_on_cached_features() {
     let folder = TestFolder::new();
-    let mut stock = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
-    for &(key, config, first, value, expected) in KEY_EFFECTS {
-        // The keys of a policy stand in one table, whatever its kind.
-        let mut first = first.to_vec();
+    let mut pretrained = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
+    for &(key, config, required, value, expected) in KEY_EFFECTS {
+        // All policy kinds share one table of keys.
+        let mut required = required.to_vec();
         let (path, kind) = match key.strip_prefix("augment.policy.").and_then(|rest| rest.split_once('.')) {
             Some((kind, key)) => {
                 (format!("augment.policy.{key}"), format!("augment.policy={{ kind = \"{kind}\" }}"))
             }
             None => (key.to_owned(), String::new()),
         };
-        first.extend((!kind.is_empty()).then_some(kind.as_str()));
-        let before = folder.settings(config, &first).options;
+        required.extend((!kind.is_empty()).then_some(kind.as_str()));
+        let before = folder.settings(config, &required).options;
         let set = format!("{path}={value}");
-        let after = folder.settings(config, &[first.as_slice(), &[&set]].concat()).options;
+        let after = folder.settings(config, &[required.as_slice(), &[&set]].concat()).options;
         assert_ne!(before, after, "{key}");
-        assert_eq!(cache_effect(&mut stock, &before, &after), expected, "{key}");
+        assert_eq!(cache_effect(&mut pretrained, &before, &after), expected, "{key}");
     }
     let named: BTreeSet<&str> = KEY_EFFECTS.iter().map(|(key, ..)| *key).collect();
-    assert_eq!(named.len(), KEY_EFFECTS.len(), "a key is named twice");
+    assert_eq!(named.len(), KEY_EFFECTS.len(), "a key is listed twice");
     let known = config::known_keys();
-    // There is one version, and no other can be set.
+    // `version` has a single valid value.
     let known: BTreeSet<&str> = known.iter().map(String::as_str).filter(|key| *key != "version").collect();
     assert_eq!(named, known);
 }
 
 // effect: head.kind
 #[test]
-fn no_setting_of_a_head_makes_features_anew() {
+fn head_settings_do_not_affect_cached_features() {
     let folder = TestFolder::new();
     let before = folder.settings(FOLDER, &[] as &[&str]).options;
-    let mut stock = pretrained(&before);
+    let mut pretrained = pretrained(&before);
     for kind in Registry::builtin().iter() {
         let mut after = folder.settings(FOLDER, &[format!("head.kind={}", kind.name())]).options;
-        assert_eq!(cache_effect(&mut stock, &before, &after), Same, "{}", kind.name());
-        for (key, _) in kind.parameters() {
-            after.head.insert((*key).to_owned(), toml::Value::Integer(7));
-            assert_eq!(cache_effect(&mut stock, &before, &after), Same, "{} {key}", kind.name());
+        assert_eq!(cache_effect(&mut pretrained, &before, &after), Same, "{}", kind.name());
+        for Hyperparameter { name: key, .. } in kind.hyperparameters() {
+            after.head.insert(key.clone(), toml::Value::Integer(7));
+            assert_eq!(cache_effect(&mut pretrained, &before, &after), Same, "{} {key}", kind.name());
         }
     }
 }
 
 #[test]
-fn every_photo_view_layer_and_precision_has_a_key_of_its_own() {
+fn every_image_view_layer_and_precision_has_its_own_key() {
     let folder = TestFolder::new();
     let mut keys = BTreeSet::new();
     let mut count = 0;
-    let mut stock = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
+    let mut pretrained = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
     for layer in FeatureLayer::ALL {
         for precision in [Precision::F32, Precision::Bf16] {
             for decode in ["exact", "scaled"] {
                 let options = folder.settings(FOLDER, &[format!("data.decode={decode}")]).options;
-                stock.options.layer = layer;
-                stock.options.precision = precision;
-                let (plain, views) = cache_keys(&stock, &options);
-                count += plain.len() + views.len();
-                keys.extend(plain.into_iter().chain(views));
+                pretrained.options.layer = layer;
+                pretrained.options.precision = precision;
+                let (eval, augmented) = cache_keys(&pretrained, &options);
+                count += eval.len() + augmented.len();
+                keys.extend(eval.into_iter().chain(augmented));
             }
         }
     }
     assert_eq!((keys.len(), count), (6 * 2 * 2 * 6, 6 * 2 * 2 * 6));
-    // The device gives the same.
-    stock.options.device = DeviceChoice::Cuda(3);
+    // The device does not change features.
+    pretrained.options.device = DeviceChoice::Cuda(3);
     let options = folder.settings(FOLDER, &["data.decode=scaled"]).options;
-    assert!(keys.contains(&cache_keys(&stock, &options).0[0]));
+    assert!(keys.contains(&cache_keys(&pretrained, &options).0[0]));
 }
 
 #[test]
-fn each_field_of_the_preprocessing_record_counts() {
+fn each_field_of_the_preprocessing_changes_the_keys() {
     let options = TestFolder::new().settings(FOLDER, &[] as &[&str]).options;
     let backbone = options.backbone.clone().unwrap();
-    let records = [
+    let variants = [
         small_preprocessing(),
         Preprocessing { resize: 37, ..small_preprocessing() },
         Preprocessing { crop: [33, 32], ..small_preprocessing() },
@@ -259,18 +259,18 @@ fn each_field_of_the_preprocessing_record_counts() {
         Preprocessing { mean: [0.0, 0.0, 0.001], ..small_preprocessing() },
         Preprocessing { std: [1.0, 0.999, 1.0], ..small_preprocessing() },
     ];
-    let keys = records.map(|record| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &record).unwrap();
+    let keys = variants.map(|preprocessing| {
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
         cache_keys(&PretrainedBackbone { checkpoint, options: backbone.clone() }, &options)
     });
-    let plain: BTreeSet<CacheKey> = keys.iter().map(|(plain, _)| plain[0]).collect();
-    let views: BTreeSet<CacheKey> = keys.iter().map(|(_, views)| views[0]).collect();
-    assert_eq!((plain.len(), views.len()), (7, 7));
+    let eval: BTreeSet<CacheKey> = keys.iter().map(|(eval, _)| eval[0]).collect();
+    let augmented: BTreeSet<CacheKey> = keys.iter().map(|(_, augmented)| augmented[0]).collect();
+    assert_eq!((eval.len(), augmented.len()), (7, 7));
 }
 
 // effect: backbone.weights
 #[test]
-fn the_bytes_of_the_weights_count_and_not_where_they_lie() {
+fn the_bytes_of_the_weights_matter_and_not_their_path() {
     let folder = TestFolder::new();
     folder.write_backbone("one");
     let mut bytes = fs::read(bundled_weights().weights).unwrap();
@@ -280,19 +280,19 @@ fn the_bytes_of_the_weights_count_and_not_where_they_lie() {
     fs::copy(folder.path("one/config.json"), folder.path("other/config.json")).unwrap();
     let keys = |weights: &str| {
         let options = folder.settings(FOLDER, &[format!("backbone.weights={weights}")]).options;
-        let stock = PretrainedBackbone::open(options.backbone.as_ref().unwrap(), &()).unwrap();
-        assert_eq!(stock.checkpoint().preprocessing(), &small_preprocessing());
-        cache_keys(&stock, &options)
+        let pretrained = PretrainedBackbone::open(options.backbone.as_ref().unwrap(), &()).unwrap();
+        assert_eq!(pretrained.checkpoint().preprocessing(), &small_preprocessing());
+        cache_keys(&pretrained, &options)
     };
     let (one, file, other) = (keys("one"), keys("one/model.safetensors"), keys("other"));
     assert_eq!(one, file);
     assert!(one.0[0] != other.0[0] && one.1[0] != other.1[0]);
-    // What was tuned takes the place of a tensor of the file.
-    let files = Weights::parse("one", &folder.path("")).unwrap().fetch(&()).unwrap();
+    // Fine-tuned tensors change the key.
+    let files = WeightsSource::parse("one", &folder.path("")).unwrap().fetch(&()).unwrap();
     let options = folder.settings(FOLDER, &[] as &[&str]).options;
     let backbone = options.backbone.clone().unwrap();
-    let stock = PretrainedBackbone { checkpoint: Checkpoint::open(&files).unwrap(), options: backbone };
+    let pretrained = PretrainedBackbone { checkpoint: Checkpoint::open(&files).unwrap(), options: backbone };
     let bias = candle_core::Tensor::zeros(64, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-    let tuned = stock.with_tensors(&Tensors::from([("bn1.bias".to_owned(), bias)])).unwrap();
+    let tuned = pretrained.with_tensors(&Tensors::from([("bn1.bias".to_owned(), bias)])).unwrap();
     assert_ne!(cache_keys(&tuned, &options).0[0], one.0[0]);
 }

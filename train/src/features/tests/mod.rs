@@ -12,72 +12,73 @@ mod keys;
 mod unreadable;
 mod values;
 
-/// The bundled weights on small photos, for these options. All tests share them: to read them takes longer than what is done
-/// with them.
+/// The bundled weights on small images, with these options. All tests share them, because reading them takes
+/// longer than the tests.
 fn pretrained(options: &Options) -> MutexGuard<'static, PretrainedBackbone> {
-    static STOCK: OnceLock<Mutex<PretrainedBackbone>> = OnceLock::new();
+    static PRETRAINED: OnceLock<Mutex<PretrainedBackbone>> = OnceLock::new();
     let backbone = options.backbone.clone().unwrap();
-    let shared = STOCK.get_or_init(|| {
+    let shared = PRETRAINED.get_or_init(|| {
         let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
         Mutex::new(PretrainedBackbone { checkpoint, options: backbone.clone() })
     });
-    let mut stock = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    stock.options = backbone;
-    stock
+    let mut pretrained = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    pretrained.options = backbone;
+    pretrained
 }
 
 const STEM: &str = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n";
 
-/// Photos in a folder, and settings that use the first layers of the network.
+/// Images in a folder, and settings that use the stem of the network.
 struct Project {
     folder: TestFolder,
     images: Vec<ImageRef>,
 }
 
 impl Project {
-    /// Pictures of these numbers; two of one number have the same bytes.
+    /// Pictures with these numbers; equal numbers give equal bytes.
     fn new(pictures: &[u64]) -> Self {
         let folder = TestFolder::new();
-        let file =
-            |(place, &number): (usize, &u64)| folder.write_image(&format!("photos/{place}.png"), number);
-        let photos = pictures.iter().enumerate().map(file).map(ImageRef::from).collect();
-        Self { folder, images: photos }
+        let file = |(position, &number): (usize, &u64)| {
+            folder.write_image(&format!("photos/{position}.png"), number)
+        };
+        let images = pictures.iter().enumerate().map(file).map(ImageRef::from).collect();
+        Self { folder, images }
     }
 
     fn settings(&self, set: &[&str]) -> Settings {
         self.folder.settings(STEM, set)
     }
 
-    /// The features of all photos with so many views each.
-    fn prepare(&self, set: &[&str], views: ViewIndex) -> Result<ExtractedFeatures, TrainError> {
+    /// The features of all images, with `n_augmented` augmented views each.
+    fn prepare(&self, set: &[&str], n_augmented: u32) -> Result<ExtractedFeatures, TrainError> {
         let options = self.settings(set).options;
-        let views = vec![views; self.images.len()];
+        let n_augmented = vec![n_augmented; self.images.len()];
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),
             &pretrained(&options),
             &options,
             &self.images,
-            &views,
+            &n_augmented,
             &(),
         )
     }
 
-    /// How many vectors that computes.
-    fn computed(&self, set: &[&str], views: ViewIndex) -> usize {
-        self.prepare(set, views).unwrap().computed()
+    /// Number of vectors that [`prepare`](Self::prepare) computes.
+    fn computed(&self, set: &[&str], n_augmented: u32) -> usize {
+        self.prepare(set, n_augmented).unwrap().computed()
     }
 
-    fn bytes(&self, photo: usize) -> Vec<u8> {
-        self.images[photo].read().unwrap()
+    fn bytes(&self, image: usize) -> Vec<u8> {
+        self.images[image].read().unwrap()
     }
 }
 
-/// How small photos are rendered plainly.
+/// The evaluation transform of the small images.
 fn eval_transform() -> EvalTransform {
     EvalTransform { resize: 36, crop: (32, 32), interpolation: headstock_loader::Resampling::Bilinear }
 }
 
-/// What the network gives for these pixels.
+/// The features of these pixels.
 fn expected_features(pixels: &[u8], layer: FeatureLayer) -> Vec<f32> {
     small_backbone().features(PixelBatch::new(pixels, 1, 32, 32).unwrap(), layer).unwrap()
 }

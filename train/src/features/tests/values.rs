@@ -1,4 +1,4 @@
-//! What is kept of a photo is what the network gives for it.
+//! Cached features are what the network computes.
 
 use std::fs;
 
@@ -8,19 +8,19 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 
-/// Draws of every kind: where, how far, whether.
+/// Random draws of every kind: position, magnitude, probability.
 const AUGMENTED: [&str; 3] =
     ["augment.random_resized_crop={}", "augment.horizontal_flip=0.5", "augment.rotation=40"];
 
 // effect: features.views, augment.seed
 #[test]
-fn each_vector_is_that_of_its_photo_and_view() {
+fn each_vector_belongs_to_its_image_and_view() {
     let project = Project::new(&[1, 2, 3]);
     let features = project.prepare(&AUGMENTED, 2).unwrap();
     assert_eq!((features.width(), features.computed()), (64, 9));
     let augment = project.settings(&AUGMENTED).options.augment;
-    let of = |photo: usize, view: ViewIndex| {
-        let bytes = project.bytes(photo);
+    let expected = |image: usize, view: ViewIndex| {
+        let bytes = project.bytes(image);
         let (decoded, hash) = (decode(&bytes, 10_000).unwrap(), Sha256::digest(&bytes).into());
         let rendered = if view == 0 {
             eval_transform().apply(&decoded)
@@ -32,73 +32,73 @@ fn each_vector_is_that_of_its_photo_and_view() {
     for view in [0, 1, 2] {
         let mut found = vec![7.0];
         features.append(&[2, 0, 1, 0], view, &mut found).unwrap();
-        let expected = [vec![7.0], of(2, view), of(0, view), of(1, view), of(0, view)].concat();
-        assert!(found == expected, "view {view}");
+        let rows = [2, 0, 1, 0].map(|image| expected(image, view)).concat();
+        assert!(found == [vec![7.0], rows].concat(), "view {view}");
     }
-    assert!(of(0, 0) != of(0, 1) && of(0, 1) != of(0, 2));
-    // The draws of another seed are others, and the plain view stays.
+    assert!(expected(0, 0) != expected(0, 1) && expected(0, 1) != expected(0, 2));
+    // Another seed changes the augmented views only.
     let seeded = [&AUGMENTED[..], &["augment.seed=5"]].concat();
     assert_eq!(project.computed(&seeded, 2), 6);
 }
 
 #[test]
-fn the_draws_of_a_view_are_the_photos_own() {
-    // One picture in files of other bytes: what differs are the draws alone.
+fn the_random_draws_of_a_view_depend_on_the_image_bytes() {
+    // The same pixels in files with different bytes: only the random draws differ.
     let folder = TestFolder::new();
     let image = synthetic_image(1, 48, 40);
-    let one = headstock_loader::encode::png(&image);
-    let mut other = one.clone();
-    // A chunk that says nothing, before the end.
-    let end = other.len() - 12;
-    other.splice(end..end, *b"\0\0\0\0teSt\x37\xfb\xbd\x1d");
-    assert_eq!(decode(&one, 10_000).unwrap(), decode(&other, 10_000).unwrap());
+    let first_file = headstock_loader::encode::png(&image);
+    let mut second_file = first_file.clone();
+    // An ignored PNG chunk before the end.
+    let end = second_file.len() - 12;
+    second_file.splice(end..end, *b"\0\0\0\0teSt\x37\xfb\xbd\x1d");
+    assert_eq!(decode(&first_file, 10_000).unwrap(), decode(&second_file, 10_000).unwrap());
     let options = folder.settings(STEM, &AUGMENTED).options;
     let renderer = Renderer::new(eval_transform(), options.augment.clone(), &options.data);
-    let of = |bytes: &[u8], rendering| {
+    let checked_view = |bytes: &[u8], view_id| {
         let hash: [u8; 32] = Sha256::digest(bytes).into();
-        let photo = ImageRef::from(folder.write("photo.png", bytes));
-        let rendered = renderer.render_view(&photo, &hash, rendering).unwrap();
+        let image_ref = ImageRef::from(folder.write("photo.png", bytes));
+        let rendered = renderer.render_view(&image_ref, &hash, view_id).unwrap();
         let image = decode(bytes, 10_000).unwrap();
-        let expected = match rendering {
+        let expected = match view_id {
             ViewId::Numbered(0) => eval_transform().apply(&image),
             ViewId::Numbered(view) => options.augment.view(&image, &eval_transform(), view, &hash),
             ViewId::PerEpoch { epoch } => options.augment.epoch_view(&image, &eval_transform(), epoch, &hash),
         };
-        assert!(rendered == expected.into_raw(), "{rendering:?}");
+        assert!(rendered == expected.into_raw(), "{view_id:?}");
         rendered
     };
-    let [plain, first, second] = [0, 1, 2].map(ViewId::Numbered);
+    let [eval, first, second] = [0, 1, 2].map(ViewId::Numbered);
     let [now, later] = [0, 1].map(|epoch| ViewId::PerEpoch { epoch });
-    assert_eq!(of(&one, plain), of(&other, plain));
-    for rendering in [first, second, now, later] {
-        assert_ne!(of(&one, rendering), of(&other, rendering), "{rendering:?}");
+    assert_eq!(checked_view(&first_file, eval), checked_view(&second_file, eval));
+    for view_id in [first, second, now, later] {
+        assert_ne!(checked_view(&first_file, view_id), checked_view(&second_file, view_id), "{view_id:?}");
     }
-    for (a, b) in [(plain, first), (first, second), (second, now), (now, later)] {
-        assert_ne!(of(&one, a), of(&one, b), "{a:?} {b:?}");
+    for (a, b) in [(eval, first), (first, second), (second, now), (now, later)] {
+        assert_ne!(checked_view(&first_file, a), checked_view(&first_file, b), "{a:?} {b:?}");
     }
-    // A photo that changed since it was hashed is not taken for the one that it was.
-    let photo = ImageRef::from(folder.write("photo.png", &one));
-    let error = renderer.render_view(&photo, &Sha256::digest(&other).into(), plain).unwrap_err();
-    assert!(error.to_string().contains("changed while it was in use"), "{error}");
+    // An image that changed since it was hashed is rejected.
+    let image_ref = ImageRef::from(folder.write("photo.png", &first_file));
+    let error = renderer.render_view(&image_ref, &Sha256::digest(&second_file).into(), eval).unwrap_err();
+    assert!(error.to_string().contains("the file changed while in use"), "{error}");
 }
 
 // effect: features.cache, features.views
 #[test]
-fn only_what_is_lacking_is_computed() {
+fn only_missing_features_are_computed() {
     // Two of the four have the same bytes.
     let mut project = Project::new(&[1, 2, 3, 2]);
-    let views = ["augment.invert=0.5"];
+    let augment = ["augment.invert=0.5"];
     assert_eq!(project.computed(&[], 0), 3);
     assert_eq!(project.computed(&[], 0), 0);
-    assert_eq!(project.computed(&views, 1), 3);
-    assert_eq!(project.computed(&views, 3), 6);
-    assert_eq!(project.computed(&views, 2), 0);
+    assert_eq!(project.computed(&augment, 1), 3);
+    assert_eq!(project.computed(&augment, 3), 6);
+    assert_eq!(project.computed(&augment, 2), 0);
     assert_eq!(project.computed(&["augment.invert=0.4"], 1), 3);
     assert_eq!(project.computed(&["backbone.layer=layer1"], 0), 3);
     assert_eq!(project.computed(&["features.cache=elsewhere"], 0), 3);
     assert!(project.folder.path("elsewhere/features.redb").is_file());
     assert!(project.folder.path(".headstock/features.redb").is_file());
-    // A photo under another name is the same, and another photo under its name is not.
+    // A renamed file hits the cache; another image under the old name does not.
     let moved = project.folder.path("photos/moved.png");
     fs::rename(project.images[0].file_path().unwrap(), &moved).unwrap();
     project.images[0] = moved.clone().into();
@@ -108,16 +108,16 @@ fn only_what_is_lacking_is_computed() {
 }
 
 #[test]
-fn photos_have_as_many_views_as_is_asked_of_each() {
+fn the_number_of_views_is_set_per_image() {
     let project = Project::new(&[1, 2, 3]);
     let options = project.settings(&["augment.invert=0.5"]).options;
-    let prepare = |views: &[ViewIndex]| {
+    let prepare = |n_augmented: &[u32]| {
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),
             &pretrained(&options),
             &options,
             &project.images,
-            views,
+            n_augmented,
             &(),
         )
     };
@@ -126,7 +126,7 @@ fn photos_have_as_many_views_as_is_asked_of_each() {
     assert_eq!(features.computed(), 0);
     features.append(&[0, 2], 1, &mut Vec::new()).unwrap();
     let error = features.append(&[1], 1, &mut Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("have left the cache"), "{error}");
+    assert!(error.contains("were removed from the cache"), "{error}");
 }
 
 // effect: data.decode, data.decode x features.cache
@@ -136,8 +136,9 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let jpeg = thumbnail(&synthetic_image(4, 400, 300), 400);
     project.images = vec![project.folder.write("photos/large.jpg", &jpeg).into()];
     let rendered = |mode: DecodeMode| {
-        let photo = LazyImage::open(&jpeg, 200_000).unwrap();
-        let pixels = photo.render(mode, &[eval_transform().render_spec()]).unwrap().swap_remove(0).into_raw();
+        let image_ref = LazyImage::open(&jpeg, 200_000).unwrap();
+        let pixels =
+            image_ref.render(mode, &[eval_transform().render_spec()]).unwrap().swap_remove(0).into_raw();
         expected_features(&pixels, FeatureLayer::Stem)
     };
     let (exact, scaled) = (rendered(DecodeMode::Exact), rendered(DecodeMode::Scaled));
@@ -154,7 +155,7 @@ fn exact_and_scaled_decoding_are_never_mixed() {
         features.append(&[0], 0, &mut found).unwrap();
         assert_eq!(&found, expected, "{set:?}");
     }
-    // The views of a mode are of that mode as well.
+    // Augmented views use the decode mode, too.
     let options = project.settings(&["data.decode=scaled", "augment.random_resized_crop={}"]).options;
     let augmented = Renderer::new(eval_transform(), options.augment.clone(), &options.data);
     let hash: [u8; 32] = Sha256::digest(&jpeg).into();
@@ -174,7 +175,7 @@ fn exact_and_scaled_decoding_are_never_mixed() {
 
 // effect: backbone.layer
 #[test]
-fn features_are_taken_at_the_layer_that_is_named() {
+fn features_are_taken_at_the_configured_layer() {
     let project = Project::new(&[1]);
     let pixels = eval_transform().apply(&decode(&project.bytes(0), 10_000).unwrap()).into_raw();
     for (name, layer, width) in [
@@ -195,33 +196,35 @@ fn features_are_taken_at_the_layer_that_is_named() {
 
 // effect: backbone.device
 #[test]
-fn the_network_runs_on_the_device_that_is_named() {
+fn the_network_runs_on_the_configured_device() {
     let project = Project::new(&[1]);
-    let named = |device: &str| project.settings(&[&format!("backbone.device={device}")]).options;
-    let choices = ["cpu", "auto", "cuda", "cuda:2"].map(|device| pretrained(&named(device)).options().device);
+    let with_device = |device: &str| project.settings(&[&format!("backbone.device={device}")]).options;
+    let choices =
+        ["cpu", "auto", "cuda", "cuda:2"].map(|device| pretrained(&with_device(device)).options().device);
     let [first, third] = [0, 2].map(DeviceChoice::Cuda);
     assert_eq!(choices, [DeviceChoice::Cpu, DeviceChoice::Auto, first, third]);
     if cfg!(not(feature = "cuda")) {
-        let Err(error) = pretrained(&named("cuda:2")).load() else { panic!("there is none") };
+        let Err(error) = pretrained(&with_device("cuda:2")).load() else { panic!("there is no such device") };
         let error = error.to_string();
         assert!(error.contains("`backbone.device = \"cuda:2\"` needs a binary built with CUDA"), "{error}");
     }
 }
 
 #[test]
-fn photos_are_rendered_as_the_record_of_the_weights_says() {
-    use headstock_loader::Resampling as Filter;
+fn images_are_rendered_with_the_preprocessing_of_the_weights() {
+    use headstock_loader::Resampling;
     let options = Project::new(&[]).settings(&[]).options;
-    for (interpolation, filter) in [
-        (Interpolation::Nearest, Filter::Nearest),
-        (Interpolation::Bilinear, Filter::Bilinear),
-        (Interpolation::Bicubic, Filter::Bicubic),
-        (Interpolation::Lanczos, Filter::Lanczos),
+    for (interpolation, resampling) in [
+        (Interpolation::Nearest, Resampling::Nearest),
+        (Interpolation::Bilinear, Resampling::Bilinear),
+        (Interpolation::Bicubic, Resampling::Bicubic),
+        (Interpolation::Lanczos, Resampling::Lanczos),
     ] {
-        let record = Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &record).unwrap();
-        let stock = PretrainedBackbone { checkpoint, options: options.backbone.clone().unwrap() };
-        let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation: filter };
-        assert_eq!(stock.transform(), expected);
+        let preprocessing =
+            Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
+        let pretrained = PretrainedBackbone { checkpoint, options: options.backbone.clone().unwrap() };
+        let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation: resampling };
+        assert_eq!(pretrained.transform(), expected);
     }
 }

@@ -1,13 +1,11 @@
-//! What a course that goes on must have in common with the one that began.
+//! What a resumed training must have in common with the interrupted one.
 
 use std::collections::BTreeSet;
 
-use headstock_loader::Augment;
-use serde_aux::serde_introspection::serde_introspect;
 use toml::{Table, Value};
 
 use super::*;
-use crate::config::{DataOptions, FeatureOptions, Options, SplitOptions};
+use crate::config::{Options, known_keys};
 
 /// Adds the paths of all values of a table.
 fn collect_paths(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>>) {
@@ -22,33 +20,27 @@ fn collect_paths(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>
     }
 }
 
-/// Every key by its path: those of the sections, and what a config with many of them has below.
+/// Paths of all config keys: those of the sections, and those below in a config that sets many.
 fn keys(written: &Table) -> Vec<Vec<String>> {
-    let sections: [(&str, &[&str]); 6] = [
-        ("data", serde_introspect::<DataOptions>()),
-        ("split", serde_introspect::<SplitOptions>()),
-        ("backbone", serde_introspect::<BackboneOptions>()),
-        ("features", serde_introspect::<FeatureOptions>()),
-        ("augment", serde_introspect::<Augment>()),
-        ("tune", serde_introspect::<TuneOptions>()),
-    ];
-    let known = sections.iter().flat_map(|(section, keys)| keys.iter().map(|key| vec![*section, *key]));
-    let mut keys: BTreeSet<Vec<String>> =
-        known.map(|path| path.into_iter().map(str::to_owned).collect()).collect();
+    const SECTIONS: [&str; 6] = ["data", "split", "backbone", "features", "augment", "tune"];
+    let known = known_keys();
+    let paths = known.iter().map(|key| key.split('.').take(2).map(str::to_owned).collect::<Vec<_>>());
+    let mut keys: BTreeSet<Vec<String>> = paths.filter(|path| SECTIONS.contains(&path[0].as_str())).collect();
     collect_paths(written, &[], &mut keys);
     keys.into_iter().collect()
 }
 
-/// Values that one or another key may have.
+/// Values that are valid for one key or another.
 fn candidate_values() -> Vec<Value> {
-    let text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, \
+    let config_text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, \
                 { degrees = 5.0 }, { kernel_size = 3 }, { factor = 2.0 }, { bits = 4 }, { threshold = 0.5 }, \"elsewhere\", \
                 \"appearance\", \"skip\", \"scaled\", \"group\", \"layer3\", \"bf16\", \"cuda\", \"adamw\", \"step\", \
-                \"balanced\", \"train\", \"fresh\", \"fitted\", \"isotonic\", \"bilinear\", \"all\"]";
-    let table: Table = text.parse().unwrap();
+                \"balanced\", \"train\", \"per-epoch\", \"fitted\", \"isotonic\", \"bilinear\", \"all\"]";
+    let table: Table = config_text.parse().unwrap();
     table["values"].as_array().unwrap().clone()
 }
 
+/// Sets the value at a path.
 fn insert_at(table: &mut Table, path: &[String], value: Value) {
     let (last, sections) = path.split_last().unwrap();
     let mut table = table;
@@ -61,15 +53,18 @@ fn insert_at(table: &mut Table, path: &[String], value: Value) {
 
 // effect: train --resume
 #[test]
-fn a_course_is_known_by_every_setting() {
+fn every_setting_changes_the_fingerprint() {
     let (_folder, mut settings) =
-        demo_project(&["tune.clip_norm=1", "tune.ema=0.5", "augment.horizontal_flip=0.5"]);
-    let ready = PreparedFinetune::new(&settings, false, &()).unwrap();
-    let stock = ready.prepared.pretrained.as_ref().unwrap();
-    let mut seen = BTreeSet::from([fingerprint(&settings, &ready.prepared, stock)]);
-    assert!(seen.contains(&fingerprint(&settings, &ready.prepared, stock)), "it is known by nothing else");
-    let (begun, values) = (settings.options.clone(), candidate_values());
-    let written: Table = begun.to_toml().parse().unwrap();
+        demo_project(&["tune.clip_grad_norm=1", "tune.ema_decay=0.5", "augment.horizontal_flip=0.5"]);
+    let prepared_finetune = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let pretrained = prepared_finetune.prepared.pretrained.as_ref().unwrap();
+    let mut seen = BTreeSet::from([fingerprint(&settings, &prepared_finetune.prepared, pretrained)]);
+    assert!(
+        seen.contains(&fingerprint(&settings, &prepared_finetune.prepared, pretrained)),
+        "it is deterministic"
+    );
+    let (original, values) = (settings.options.clone(), candidate_values());
+    let written: Table = original.to_toml().parse().unwrap();
     let keys = keys(&written);
     assert!(keys.len() > 75, "{}", keys.len());
     for path in keys {
@@ -77,18 +72,21 @@ fn a_course_is_known_by_every_setting() {
             let mut table = written.clone();
             insert_at(&mut table, &path, value.clone());
             let options: Options = toml::from_str(&toml::to_string(&table).unwrap()).ok()?;
-            (options != begun).then_some(options)
+            (options != original).then_some(options)
         });
         settings.options = changed.unwrap_or_else(|| panic!("{path:?} has no other value"));
-        assert!(seen.insert(fingerprint(&settings, &ready.prepared, stock)), "{path:?} changes nothing");
+        assert!(
+            seen.insert(fingerprint(&settings, &prepared_finetune.prepared, pretrained)),
+            "{path:?} changes nothing"
+        );
     }
 }
 
 // effect: train --resume
 #[test]
-fn a_tuning_goes_on_with_the_photos_groups_labels_weights_and_settings_that_it_began_with_alone() {
+fn a_run_resumes_only_with_unchanged_images_groups_labels_weights_and_settings() {
     let (folder, config) = project_files(6);
-    let photos = ["hat", "shoes"].map(|class| {
+    let images = ["hat", "shoes"].map(|class| {
         let read = fs::read_dir(folder.path().join("photos").join(class)).unwrap();
         let mut names: Vec<String> =
             read.map(|entry| format!("{class}/{}", entry.unwrap().file_name().to_str().unwrap())).collect();
@@ -96,9 +94,9 @@ fn a_tuning_goes_on_with_the_photos_groups_labels_weights_and_settings_that_it_b
         names
     });
     let table = |groups: usize, first: &str| {
-        let rows = photos.concat().into_iter().enumerate().map(|(number, photo)| {
-            let label = if number == 0 { first } else { photo.split('/').next().unwrap() }.to_owned();
-            format!("{photo},{label},g{}\n", number % groups)
+        let rows = images.concat().into_iter().enumerate().map(|(number, image)| {
+            let label = if number == 0 { first } else { image.split('/').next().unwrap() }.to_owned();
+            format!("{image},{label},g{}\n", number % groups)
         });
         "id,label,patient\n".to_owned() + &rows.collect::<String>()
     };
@@ -106,54 +104,58 @@ fn a_tuning_goes_on_with_the_photos_groups_labels_weights_and_settings_that_it_b
     fs::write(&csv, table(9, "hat")).unwrap();
     let config = config
         .replace("folder = \"photos\"", "csv = \"photos.csv\"\nimages = \"photos\"\ngroup = \"patient\"");
-    // It ends in its first step, and what it began with is kept.
+    // It diverges in its first step; the checkpoint before it is kept.
     let settings =
         resolve(&folder, &config, &["tune.lr=1e38", "tune.validation=0.5", "data.class_order=sorted"]);
     let run = folder.path().join("run");
-    let place = RunDir::Named(run.clone());
-    let lost = start_finetune(&settings, &place, &()).unwrap_err().to_string();
-    assert!(lost.contains("lower `tune.lr`"), "{lost}");
+    let run_dir = RunDir::Named(run.clone());
+    let divergence_error = start_finetune(&settings, &run_dir, &()).unwrap_err().to_string();
+    assert!(divergence_error.contains("lower `tune.lr`"), "{divergence_error}");
     assert!(run.join("checkpoints/last.safetensors").exists());
 
-    let go_on = || resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
-    let refused = format!(
-        "{} cannot go on: its settings, photos or weights are not those that it began with",
+    let resume_error = || resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
+    let rejection = format!(
+        "{} cannot be resumed: its settings, photos or weights have changed since it began",
         run.display()
     );
     let swapped = |path: &Path, bytes: Vec<u8>, what: &str| {
         let before = fs::read(path).unwrap();
         assert!(before != bytes, "{what}");
-        // A new file each time: the weights are a link to the demo's.
-        let put = |bytes| fs::remove_file(path).and_then(|()| fs::write(path, bytes)).unwrap();
-        put(bytes);
-        let error = go_on();
-        assert!(error.starts_with(&refused), "{what}: {error}");
-        put(before);
+        // Write a new file each time, because the weights are a hard link to the demo's.
+        let replace_file = |bytes| fs::remove_file(path).and_then(|()| fs::write(path, bytes)).unwrap();
+        replace_file(bytes);
+        let error = resume_error();
+        assert!(error.starts_with(&rejection), "{what}: {error}");
+        replace_file(before);
     };
-    assert_eq!(go_on(), lost, "as it was it goes on");
+    assert_eq!(resume_error(), divergence_error, "unchanged, it resumes");
     swapped(&csv, table(8, "hat").into_bytes(), "other groups");
     swapped(&csv, table(9, "shoes").into_bytes(), "another label");
-    let photo = folder.path().join("photos").join(&photos[0][0]);
-    let other = fs::read(folder.path().join("photos").join(&photos[0][1])).unwrap();
-    swapped(&photo, other, "another photo of this name");
+    let image = folder.path().join("photos").join(&images[0][0]);
+    let other = fs::read(folder.path().join("photos").join(&images[0][1])).unwrap();
+    swapped(&image, other, "another photo of this name");
     let weights = folder.path().join("backbone/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
     swapped(&weights, bytes, "other weights");
-    let own = run.join(CONFIG);
-    let text = fs::read_to_string(&own).unwrap();
-    swapped(&own, text.replace("momentum = 0.9", "momentum = 0.8").into_bytes(), "another momentum");
-    assert_eq!(go_on(), lost, "as it was it goes on");
+    let config_path = run.join(CONFIG);
+    let config_text = fs::read_to_string(&config_path).unwrap();
+    swapped(
+        &config_path,
+        config_text.replace("momentum = 0.9", "momentum = 0.8").into_bytes(),
+        "another momentum",
+    );
+    assert_eq!(resume_error(), divergence_error, "unchanged, it resumes");
 }
 
 #[test]
-fn a_tuning_that_ends_before_its_first_checkpoint_leaves_nothing() {
+fn a_run_that_fails_before_its_first_checkpoint_is_removed() {
     let (folder, mut settings) = demo_project(&[]);
     settings.options.backbone.as_mut().unwrap().weights = folder.path().join("none").display().to_string();
     let run = folder.path().join("run");
     assert!(start_finetune(&settings, &RunDir::Named(run.clone()), &()).is_err());
     assert!(!run.exists());
     let error = resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("run is no training that could go on"), "{error}");
+    assert!(error.contains("run has no training to resume"), "{error}");
 }

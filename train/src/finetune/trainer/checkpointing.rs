@@ -1,4 +1,4 @@
-//! What of a course is saved, to go on from.
+//! Saving and restoring the state of a training.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,155 +13,154 @@ use crate::finetune::model::FinetuneModel;
 use crate::finetune::optimizer::OptimizerState;
 use crate::run::RunInProgress;
 
-/// Where the last checkpoint is kept.
+/// Checkpoint of the last saved step.
 const LAST_CHECKPOINT: &str = "last.safetensors";
-/// What the best epoch ended with.
+/// Model values of the best epoch.
 const BEST_CHECKPOINT: &str = "best.safetensors";
-/// Prefixes of what a checkpoint holds beside the values themselves.
+/// Prefixes of array names in a checkpoint, besides the model's values.
 const OPTIMIZER_PREFIX: &str = "optimizer.";
 const EMA_PREFIX: &str = "average.";
 
-/// Where a tuning is.
+/// The state of a training. The serialized names are those of the checkpoint format.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainState {
+    #[serde(rename = "origin")]
     pub(super) fingerprint: String,
+    #[serde(rename = "chosen")]
     pub(super) chosen_params: Vec<(String, f64)>,
-    /// Epochs done.
+    /// Epochs completed.
+    #[serde(rename = "epoch")]
     pub(super) epochs_done: u64,
-    /// Batches of the next one done.
+    /// Batches of the next epoch completed.
+    #[serde(rename = "batches")]
     pub(super) batches_done: usize,
-    /// Steps done in all.
+    /// Optimizer steps completed.
+    #[serde(rename = "steps")]
     pub(super) steps_done: u64,
-    /// The sum of the losses of the epoch's photos so far.
+    /// Sum of the losses of the epoch's samples so far.
+    #[serde(rename = "loss")]
     pub(super) loss_sum: f64,
     pub(super) best: Option<BestEpoch>,
-    /// Steps that each parameter has made.
+    /// Optimizer steps of each parameter.
+    #[serde(rename = "made")]
     pub(super) parameter_steps: BTreeMap<String, u64>,
-    /// Steps that the average has followed.
+    /// Updates of the EMA.
+    #[serde(rename = "followed")]
     pub(super) ema_updates: u64,
     pub(super) history: Vec<Vec<f64>>,
 }
 
-/// The epoch with the lowest loss on what is held out.
+/// The epoch with the lowest log-loss on the held-out samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct BestEpoch {
     pub(super) epoch: u64,
     pub(super) loss: f64,
 }
 
-/// Where a tuning is before its first step.
-pub(super) fn initial_state(setup: &TrainerConfig<'_>) -> TrainState {
+/// The state before the first step.
+pub(super) fn initial_state(config: &TrainerConfig<'_>) -> TrainState {
     TrainState {
-        fingerprint: setup.fingerprint.clone(),
-        chosen_params: setup.chosen_params.clone(),
+        fingerprint: config.fingerprint.clone(),
+        chosen_params: config.chosen_params.clone(),
         ..TrainState::default()
     }
 }
 
-/// Whether training has come so far that it can go on.
-pub(in crate::finetune) fn has_checkpoint(unfinished: &RunInProgress) -> bool {
-    unfinished.checkpoint_path(LAST_CHECKPOINT).exists()
+/// Whether the run has a checkpoint to resume from.
+pub(in crate::finetune) fn has_checkpoint(run: &RunInProgress) -> bool {
+    run.checkpoint_path(LAST_CHECKPOINT).exists()
 }
 
 impl Trainer<'_> {
-    /// Saves all that is needed to go on from here.
+    /// Saves everything needed to resume from here.
     pub(super) fn save_checkpoint(&mut self) -> Result<(), TrainError> {
-        let Self {
-            config: setup,
-            model: network,
-            optimizer_states: states,
-            ema: average,
-            state: position,
-            ..
-        } = self;
-        let Some(unfinished) = setup.run else { return Ok(()) };
-        position.parameter_steps =
-            states.iter().map(|(name, state)| (name.clone(), state.n_steps())).collect();
-        position.ema_updates = average.as_ref().map_or(0, Ema::updates);
-        let values = network.named_values_mut();
+        let Self { config, model, optimizer_states, ema, state, .. } = self;
+        let Some(run) = config.run else { return Ok(()) };
+        let steps = optimizer_states.iter().map(|(name, state)| (name.clone(), state.n_steps()));
+        state.parameter_steps = steps.collect();
+        state.ema_updates = ema.as_ref().map_or(0, Ema::updates);
+        let values = model.named_values_mut();
         let mut arrays: NamedArrays<'_> =
             values.iter().map(|(name, values)| (name.clone(), &**values)).collect();
-        for (name, state) in states.iter() {
-            arrays.extend(
-                state
-                    .named_buffers()
-                    .map(|(part, values)| (format!("{OPTIMIZER_PREFIX}{part}.{name}"), values)),
-            );
+        for (name, state) in optimizer_states.iter() {
+            let array_name = |buffer| format!("{OPTIMIZER_PREFIX}{buffer}.{name}");
+            arrays.extend(state.named_buffers().map(|(buffer, values)| (array_name(buffer), values)));
         }
-        if let Some(average) = average {
-            let named = values.iter().zip(average.values());
-            arrays
-                .extend(named.map(|((name, _), values)| (format!("{EMA_PREFIX}{name}"), values.as_slice())));
+        if let Some(ema) = ema {
+            let averages = values.iter().zip(ema.values());
+            let named =
+                averages.map(|((name, _), values)| (format!("{EMA_PREFIX}{name}"), values.as_slice()));
+            arrays.extend(named);
         }
-        checkpoint_file::save(&unfinished.checkpoint_path(LAST_CHECKPOINT), position, &arrays)?;
+        checkpoint_file::save(&run.checkpoint_path(LAST_CHECKPOINT), state, &arrays)?;
         self.last_saved = Instant::now();
         Ok(())
     }
 
-    /// Takes up the last checkpoint, where there is one.
+    /// Restores the last checkpoint, if there is one.
     pub(super) fn load_checkpoint(&mut self) -> Result<(), TrainError> {
-        let Some(unfinished) = self.config.run else { return Ok(()) };
-        let path = unfinished.checkpoint_path(LAST_CHECKPOINT);
-        let Some((position, mut arrays)) = checkpoint_file::load::<TrainState>(&path)? else { return Ok(()) };
-        if position.fingerprint != self.config.fingerprint {
+        let Some(run) = self.config.run else { return Ok(()) };
+        let path = run.checkpoint_path(LAST_CHECKPOINT);
+        let Some((state, mut arrays)) = checkpoint_file::load::<TrainState>(&path)? else { return Ok(()) };
+        if state.fingerprint != self.config.fingerprint {
             return Err(TrainError::Usage(format!(
-                "{} cannot go on: its settings, photos or weights are not those that it began with; train anew, under another \
-                 name",
-                unfinished.folder().display()
+                "{} cannot be resumed: its settings, photos or weights have changed since it began; start a new run under \
+                 another name",
+                run.folder().display()
             )));
         }
         copy_into_model(&mut self.model, &arrays)?;
-        for (name, &done) in &position.parameter_steps {
-            let length = arrays.get(name).map_or(0, Vec::len);
-            let state = OptimizerState::restore(self.optimizer, length, done, |part| {
-                arrays.remove(&format!("{OPTIMIZER_PREFIX}{part}.{name}"))
+        for (name, &n_steps) in &state.parameter_steps {
+            let len = arrays.get(name).map_or(0, Vec::len);
+            let state = OptimizerState::restore(self.optimizer, len, n_steps, |buffer| {
+                arrays.remove(&format!("{OPTIMIZER_PREFIX}{buffer}.{name}"))
             });
             self.optimizer_states.insert(name.clone(), state.map_err(TrainError::format(&path))?);
         }
-        if let Some(average) = &mut self.ema {
+        if let Some(ema) = &mut self.ema {
             let names = self.model.named_values_mut();
             let values = names
                 .iter()
                 .map(|(name, _)| arrays.remove(&format!("{EMA_PREFIX}{name}")).unwrap_or_default());
-            average.restore(position.ema_updates, values.collect()).map_err(TrainError::format(&path))?;
+            ema.restore(state.ema_updates, values.collect()).map_err(TrainError::format(&path))?;
         }
-        self.state = position;
+        self.state = state;
         Ok(())
     }
 
-    /// Keeps what is trained now as the best so far.
+    /// Saves the current model as the best so far.
     pub(super) fn save_best(&mut self, best: BestEpoch) -> Result<(), TrainError> {
-        if let Some(unfinished) = self.config.run {
+        if let Some(run) = self.config.run {
             let values = self.model.named_values_mut();
             let arrays: NamedArrays<'_> =
                 values.iter().map(|(name, values)| (name.clone(), &**values)).collect();
-            checkpoint_file::save(&unfinished.checkpoint_path(BEST_CHECKPOINT), &best, &arrays)?;
+            checkpoint_file::save(&run.checkpoint_path(BEST_CHECKPOINT), &best, &arrays)?;
         }
         self.state.best = Some(best);
         Ok(())
     }
 
-    /// Takes up what was the best.
+    /// Restores the best model.
     pub(super) fn load_best(&mut self) -> Result<(), TrainError> {
-        let kept = self.config.run.map(|unfinished| unfinished.checkpoint_path(BEST_CHECKPOINT));
-        let kept = kept.map(|path| checkpoint_file::load::<BestEpoch>(&path)).transpose()?.flatten();
+        let saved = self.config.run.map(|run| run.checkpoint_path(BEST_CHECKPOINT));
+        let saved = saved.map(|path| checkpoint_file::load::<BestEpoch>(&path)).transpose()?.flatten();
         let (_, values) =
-            kept.ok_or_else(|| TrainError::Data("the checkpoint of the best epoch is gone".into()))?;
+            saved.ok_or_else(|| TrainError::Data("the checkpoint of the best epoch is missing".into()))?;
         copy_into_model(&mut self.model, &values)
     }
 }
 
-/// Puts values that were kept in the place of the network's.
+/// Overwrites the model's values with saved ones.
 fn copy_into_model(
-    network: &mut FinetuneModel<'_>,
-    kept: &BTreeMap<String, Vec<f32>>,
+    model: &mut FinetuneModel<'_>,
+    saved: &BTreeMap<String, Vec<f32>>,
 ) -> Result<(), TrainError> {
-    for (name, values) in network.named_values_mut() {
-        match kept.get(&name).filter(|kept| kept.len() == values.len()) {
-            Some(kept) => values.copy_from_slice(kept),
+    for (name, values) in model.named_values_mut() {
+        match saved.get(&name).filter(|saved| saved.len() == values.len()) {
+            Some(saved) => values.copy_from_slice(saved),
             None => {
                 return Err(TrainError::Data(format!(
-                    "a checkpoint has no `{name}` of {} values: it is of another network",
+                    "the checkpoint has no `{name}` of {} values: it belongs to another model",
                     values.len()
                 )));
             }

@@ -1,4 +1,4 @@
-//! What a calibration is judged by, and when it stays.
+//! How a calibration is evaluated, and when it is kept.
 
 use headstock_heads::KeyedRng;
 
@@ -7,19 +7,19 @@ use super::*;
 const METHODS: [CalibrationMethod; 3] =
     [CalibrationMethod::Temperature, CalibrationMethod::Platt, CalibrationMethod::Isotonic];
 
-/// Logits of samples of `classes` classes that lean `sharp` to their label, and the labels, of every class so many.
-fn synthetic_logits(seed: u64, samples: usize, classes: usize, sharp: f64) -> (Logits, Vec<u32>) {
+/// Noisy logits with a margin for the label, and the labels; classes have equal size.
+fn synthetic_logits(seed: u64, samples: usize, classes: usize, margin: f64) -> (Logits, Vec<u32>) {
     let mut random = KeyedRng::new(&[seed]);
     let labels: Vec<u32> = (0..samples).map(|sample| (sample % classes) as u32).collect();
     let logits = labels.iter().flat_map(|&label| {
         let noise: Vec<f64> = (0..classes).map(|_| 4.0 * random.uniform() - 2.0).collect();
         (0..classes)
-            .map(move |class| (noise[class] + if class == label as usize { sharp } else { 0.0 }) as f32)
+            .map(move |class| (noise[class] + if class == label as usize { margin } else { 0.0 }) as f32)
     });
     (Logits::new(logits.collect(), classes).unwrap(), labels)
 }
 
-/// Every third sample, and so on: three folds.
+/// Three folds: every third sample.
 fn three_folds(samples: usize) -> Vec<Fold> {
     (0..3)
         .map(|third| {
@@ -34,7 +34,7 @@ fn select_samples(logits: &Logits, rows: &[usize]) -> Logits {
     Logits::new(rows.iter().flat_map(|&row| all[row]).copied().collect(), logits.classes()).unwrap()
 }
 
-/// The probabilities of each sample by a calibration that was fitted on the other folds, sample by sample.
+/// Probabilities of each sample by a calibration fitted on the other folds, sample by sample.
 fn calibrated_by_others(
     method: CalibrationMethod,
     logits: &Logits,
@@ -45,8 +45,9 @@ fn calibrated_by_others(
     for sample in 0..labels.len() {
         let fold = folds.iter().find(|fold| fold.held_out.contains(&sample)).unwrap();
         let others: Vec<usize> = (0..labels.len()).filter(|i| !fold.held_out.contains(i)).collect();
-        let of_others: Vec<u32> = others.iter().map(|&i| labels[i]).collect();
-        let calibration = Calibration::fit(method, &select_samples(logits, &others), &of_others).unwrap();
+        let labels_of_others: Vec<u32> = others.iter().map(|&i| labels[i]).collect();
+        let calibration =
+            Calibration::fit(method, &select_samples(logits, &others), &labels_of_others).unwrap();
         all.extend(calibration.probabilities(&select_samples(logits, &[sample])).unwrap());
     }
     all
@@ -54,48 +55,52 @@ fn calibrated_by_others(
 
 // effect: calibration
 #[test]
-fn what_is_said_of_a_fold_comes_from_the_others_alone() {
+fn a_fold_is_calibrated_on_the_other_folds_alone() {
     for method in METHODS {
         let (logits, labels) = synthetic_logits(3, 24, 3, 1.0);
         let folds = three_folds(24);
         let found = cross_calibrate(method, &logits, &labels, &folds).unwrap();
         assert_eq!(found, calibrated_by_others(method, &logits, &labels, &folds), "{method:?}");
 
-        // Other labels of the first fold change what is said of every fold but the first.
-        let mut other = labels.clone();
-        folds[0].held_out.iter().for_each(|&sample| other[sample] = (labels[sample] + 1) % 3);
-        let changed = cross_calibrate(method, &logits, &other, &folds).unwrap();
+        // Changing the labels of the first fold affects every fold but the first.
+        let mut relabeled = labels.clone();
+        folds[0].held_out.iter().for_each(|&sample| relabeled[sample] = (labels[sample] + 1) % 3);
+        let changed = cross_calibrate(method, &logits, &relabeled, &folds).unwrap();
         for (number, fold) in folds.iter().enumerate() {
-            let of = |all: &[f32]| {
+            let rows_of_fold = |all: &[f32]| {
                 fold.held_out.iter().flat_map(|&i| all[3 * i..][..3].to_vec()).collect::<Vec<_>>()
             };
-            assert_eq!(of(&found) == of(&changed), number == 0, "{method:?}, fold {number}");
+            assert_eq!(
+                rows_of_fold(&found) == rows_of_fold(&changed),
+                number == 0,
+                "{method:?}, fold {number}"
+            );
         }
     }
 }
 
-/// Over many small problems: each combination of a log loss and a calibration error that fall or rise comes up.
+/// Many small problems, so that each combination of lower or higher log-loss and calibration error occurs.
 // effect: calibration
 #[test]
-fn a_calibration_stays_where_the_log_loss_of_the_folds_falls_and_their_calibration_error_does_not_rise() {
-    // By whether the log loss falls and the calibration error does.
-    let mut met = [[0; 2]; 2];
+fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_error() {
+    // Counts by whether the log-loss falls and whether the calibration error does.
+    let mut counts = [[0; 2]; 2];
     for method in METHODS {
-        let (mut stays, mut goes) = (0, 0);
+        let (mut n_accepted, mut n_rejected) = (0, 0);
         for seed in 0..150 {
             let (samples, classes) = [(30, 2), (24, 3)][seed as usize % 2];
             let (logits, labels) =
                 synthetic_logits(seed, samples, classes, [0.2, 1.0, 3.0][seed as usize % 3]);
             let folds = three_folds(samples);
-            let plain = Predictions::new(&logits);
+            let uncalibrated = Predictions::new(&logits);
             let calibrated = Predictions::from_probabilities(
                 calibrated_by_others(method, &logits, &labels, &folds),
                 &logits,
             );
-            let [before, after] =
-                [&plain, &calibrated].map(|predictions| predictions.metrics(&labels).probability_metrics());
+            let [before, after] = [&uncalibrated, &calibrated]
+                .map(|predictions| predictions.metrics(&labels).probability_metrics());
             let (loss_falls, error_falls) = (after.log_loss < before.log_loss, after.ece <= before.ece);
-            met[usize::from(loss_falls)][usize::from(error_falls)] += 1;
+            counts[usize::from(loss_falls)][usize::from(error_falls)] += 1;
 
             let CalibrationResult { calibration, held_out } =
                 evaluate_calibration(method, &logits, &labels, &folds).unwrap();
@@ -103,31 +108,31 @@ fn a_calibration_stays_where_the_log_loss_of_the_folds_falls_and_their_calibrati
             assert_eq!((held_out.n_folds, held_out.n_samples), (3, samples));
             assert_eq!(held_out.before, before);
             if loss_falls && error_falls {
-                stays += 1;
+                n_accepted += 1;
                 assert_eq!(held_out.dropped, None);
                 assert_eq!(held_out.after, after);
-                // The one that stays has seen all folds; the scores are of probabilities by others.
+                // The kept calibration is fitted on all folds; conformal scores use out-of-fold calibrations.
                 assert_eq!(calibration, Calibration::fit(method, &logits, &labels).unwrap());
                 let scores = ConformalScores::fit(&calibrated.probabilities, &labels).unwrap();
                 assert_eq!(held_out.conformal, scores);
                 let own = calibration.probabilities(&logits).unwrap();
                 assert_ne!(held_out.conformal, ConformalScores::fit(&own, &labels).unwrap());
             } else {
-                goes += 1;
+                n_rejected += 1;
                 assert_eq!(held_out.dropped, Some(method));
                 assert_eq!(calibration, Calibration::None);
                 assert_eq!(held_out.after, before);
-                let scores = ConformalScores::fit(&plain.probabilities, &labels).unwrap();
+                let scores = ConformalScores::fit(&uncalibrated.probabilities, &labels).unwrap();
                 assert_eq!(held_out.conformal, scores);
             }
         }
-        assert!(stays > 0 && goes > 0, "{method:?}: {stays}, {goes}");
+        assert!(n_accepted > 0 && n_rejected > 0, "{method:?}: {n_accepted}, {n_rejected}");
     }
-    assert!(met.iter().flatten().all(|&times| times > 0), "{met:?}");
+    assert!(counts.iter().flatten().all(|&times| times > 0), "{counts:?}");
 }
 
 #[test]
-fn rows_are_put_where_they_were_held_out_from() {
+fn scatter_restores_the_order_of_the_samples() {
     let fold = Fold { fit: vec![1], held_out: vec![3, 0, 2] };
     let mut all = [0.0; 8];
     let rows: [&[f32]; 3] = [&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0]];

@@ -1,4 +1,4 @@
-//! What changes a model, and what does not.
+//! Changes of the data that must or must not change a model.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn model_bytes(folder: &TestFolder, name: &str) -> Vec<u8> {
     fs::read(folder.path(name).join("model.safetensors")).unwrap()
 }
 
-/// Rows of three classes in four features.
+/// Rows of three classes with four features.
 fn three_class_blobs(seed: u64, rows: usize) -> (Vec<Vec<f32>>, Vec<u32>) {
     let mut noise = noise(seed);
     let labels: Vec<u32> = (0..rows).map(|row| (row % 3) as u32).collect();
@@ -26,7 +26,7 @@ fn three_class_blobs(seed: u64, rows: usize) -> (Vec<Vec<f32>>, Vec<u32>) {
 const HASH_SPLIT: [&str; 2] = ["split.method=hash", "split.test_size=0.3"];
 
 #[test]
-fn other_test_photos_or_other_test_labels_leave_every_head_as_it_is_to_the_byte() {
+fn test_rows_and_test_labels_do_not_change_the_model() {
     let (rows, labels) = three_class_blobs(1, 60);
     let folder = TestFolder::new();
     folder.write_features(&rows, &labels, None);
@@ -54,16 +54,16 @@ fn other_test_photos_or_other_test_labels_leave_every_head_as_it_is_to_the_byte(
             (model_bytes(&folder, &name), metrics)
         };
         let (first, metrics) = train("first", &rows, &labels);
-        let (of_rows, metrics_of_rows) = train("rows", &other_rows, &labels);
-        let (of_labels, metrics_of_labels) = train("labels", &rows, &other_labels);
-        assert!(first == of_rows && first == of_labels, "{kind}");
+        let (model_of_rows, metrics_of_rows) = train("rows", &other_rows, &labels);
+        let (model_of_labels, metrics_of_labels) = train("labels", &rows, &other_labels);
+        assert!(first == model_of_rows && first == model_of_labels, "{kind}");
         assert_ne!(metrics.test.log_loss, metrics_of_rows.test.log_loss, "{kind}");
         assert_ne!(metrics.test.log_loss, metrics_of_labels.test.log_loss, "{kind}");
-        // What is known of the training part is the same.
+        // The metrics of the training subset are the same.
         let held_out = |metrics: &RunMetrics| metrics.calibration.as_ref().map(|c| c.out_of_fold);
         assert!(held_out(&metrics).is_some());
         assert_eq!(held_out(&metrics), held_out(&metrics_of_rows), "{kind}");
-        // And another training photo is another model.
+        // Another training row gives another model.
         let trained = (0..60).find(|row| !tested.contains(row)).unwrap();
         let mut third_rows = rows.clone();
         third_rows[trained][0] += 1.0;
@@ -71,7 +71,7 @@ fn other_test_photos_or_other_test_labels_leave_every_head_as_it_is_to_the_byte(
     }
 }
 
-/// The logits of a run for some features.
+/// The logits of a run for these features.
 fn logits(folder: &TestFolder, name: &str, rows: &[Vec<f32>]) -> Vec<f32> {
     let run = Run::open(&folder.path(name), &Registry::builtin()).unwrap();
     run.model
@@ -83,11 +83,11 @@ fn logits(folder: &TestFolder, name: &str, rows: &[Vec<f32>]) -> Vec<f32> {
 }
 
 #[test]
-fn renamed_classes_change_their_names_and_order_and_nothing_else() {
+fn renaming_classes_changes_only_names_and_order() {
     let (rows, labels) = three_class_blobs(2, 45);
     let folder = TestFolder::new();
     for kind in ["nearest-mean", "ridge", "lda"] {
-        // Folds are dealt class by class, hence in another order for classes in another order.
+        // Folds are assigned class by class, so another class order gives other folds.
         let head = format!("head.kind={kind}");
         let set = [&[head.as_str(), "calibration=none"][..], &HASH_SPLIT].concat();
         let train = |name: &str, rename: [u32; 3]| {
@@ -97,16 +97,16 @@ fn renamed_classes_change_their_names_and_order_and_nothing_else() {
             let metrics = train_to(&folder, &folder.settings(FEATURES_CONFIG, &set), &name).metrics;
             (metrics.test, logits(&folder, &name, &rows))
         };
-        let (plain, logits) = train("plain", [0, 1, 2]);
-        // In the same order.
+        let (original, logits) = train("plain", [0, 1, 2]);
+        // Names in the same order.
         let (same, renamed) = train("renamed", [10, 11, 12]);
-        assert_eq!(same, plain, "{kind}");
+        assert_eq!(same, original, "{kind}");
         assert_eq!(renamed, logits, "{kind}");
-        // The last is the first now, and the others follow.
-        let (turned, moved) = train("turned", [8, 9, 7]);
-        assert_eq!(turned.top1, plain.top1, "{kind}");
-        assert!((turned.log_loss - plain.log_loss).abs() < 1e-6, "{kind}");
-        for (before, after) in logits.chunks(3).zip(moved.chunks(3)) {
+        // The last class comes first now.
+        let (rotated, rotated_logits) = train("turned", [8, 9, 7]);
+        assert_eq!(rotated.top1, original.top1, "{kind}");
+        assert!((rotated.log_loss - original.log_loss).abs() < 1e-6, "{kind}");
+        for (before, after) in logits.chunks(3).zip(rotated_logits.chunks(3)) {
             for (before, after) in before.iter().zip([after[1], after[2], after[0]]) {
                 assert!((before - after).abs() < 1e-4, "{kind}: {before} {after}");
             }
@@ -115,20 +115,20 @@ fn renamed_classes_change_their_names_and_order_and_nothing_else() {
 }
 
 #[test]
-fn copied_training_rows_weigh_twice_and_copies_of_all_change_nothing() {
-    // Whole numbers: sums are exact.
+fn copied_training_rows_count_twice_and_copies_of_all_rows_change_nothing() {
+    // Integers, so that sums are exact.
     let rows: Vec<Vec<f32>> = [[0, 4], [2, 8], [9, 1], [7, 3], [0, 0], [9, 9]]
         .map(|row: [u8; 2]| row.map(f32::from).to_vec())
         .to_vec();
     let labels = [0, 0, 1, 1, 0, 1];
     let folder = TestFolder::new();
     let test = |name: &str, copies: [usize; 6]| {
-        let of = |row: usize| std::iter::repeat_n(row, copies[row]);
-        let picked: Vec<usize> = (0..6).flat_map(of).collect();
+        let repeated = |row: usize| std::iter::repeat_n(row, copies[row]);
+        let picked: Vec<usize> = (0..6).flat_map(repeated).collect();
         let features: Vec<Vec<f32>> = picked.iter().map(|&row| rows[row].clone()).collect();
         let labels: Vec<u32> = picked.iter().map(|&row| labels[row]).collect();
         folder.write_features(&features, &labels, None);
-        // Of ridge's weights a copy is a row more; the strength is none.
+        // With ridge a copy counts as one more row; `alpha` is negligible.
         let set = ["head.kind=ridge", "head.alpha=0.000001", "split.test_size=2", "calibration=none"];
         let settings = folder.settings(FEATURES_CONFIG, &set);
         let samples = SampleSet::read(&settings, &()).unwrap().0;
@@ -139,7 +139,7 @@ fn copied_training_rows_weigh_twice_and_copies_of_all_change_nothing() {
     let (fitted, once) = test("once", [1; 6]);
     assert_eq!(fitted.len(), 4);
     assert_eq!(once.len(), 12);
-    // Least squares of plus and minus one, by the normal equations.
+    // Least squares to targets ±1 by the normal equations.
     let solve = |rows_used: &[usize], row: &[f32]| {
         let mut sums = [[0.0f64; 4]; 3];
         for &used in rows_used {
@@ -172,8 +172,8 @@ fn copied_training_rows_weigh_twice_and_copies_of_all_change_nothing() {
 
 // effect: data.folder
 #[test]
-fn the_order_in_which_files_are_made_and_copies_elsewhere_change_nothing() {
-    let made = |order: &[u8]| {
+fn file_creation_order_and_location_change_nothing() {
+    let run_files = |order: &[u8]| {
         let folder = TestFolder::new();
         for &i in order {
             folder.write_gray(&format!("photos/{}/{i}.png", ["a", "b"][usize::from(i % 2)]), 12 * i);
@@ -186,7 +186,7 @@ fn the_order_in_which_files_are_made_and_copies_elsewhere_change_nothing() {
         let read = |name: &str| fs::read(folder.path("run").join(name)).unwrap();
         ["model.safetensors", "split.csv", "predictions.csv"].map(read)
     };
-    let up: Vec<u8> = (0..16).collect();
-    let down: Vec<u8> = (0..16).rev().collect();
-    assert!(made(&up) == made(&down));
+    let ascending: Vec<u8> = (0..16).collect();
+    let descending: Vec<u8> = (0..16).rev().collect();
+    assert!(run_files(&ascending) == run_files(&descending));
 }

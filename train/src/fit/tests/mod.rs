@@ -1,5 +1,4 @@
 use crate::config::Settings;
-use crate::features::ViewIndex;
 use crate::fixtures::{TestFolder, noise};
 use crate::samples::SampleSet;
 
@@ -11,6 +10,6 @@ mod leaks;
 const FEATURES_CONFIG: &str = "[data]\nfeatures = \"x.npy\"\n";
 
 fn train_to(folder: &TestFolder, settings: &Settings, name: &str) -> TrainOutcome {
-    let place = RunDir::Named(folder.path(name));
-    train(settings, None, &place, &()).unwrap_or_else(|error| panic!("{name}: {error}"))
+    let run_dir = RunDir::Named(folder.path(name));
+    train(settings, None, &run_dir, &()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }

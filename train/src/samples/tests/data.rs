@@ -1,4 +1,4 @@
-//! Which samples there are.
+//! The samples that are read from each kind of data.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const TAR: &str = "[data]\nwebdataset = \"shards\"\n[backbone]\nweights = \"back
 const FOLDER: &str = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const CSV: &str = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 
-/// Photos of no size, which nothing opens.
+/// Placeholder files for images, which are never opened.
 fn with_files(names: &[&str]) -> TestFolder {
     let folder = TestFolder::new();
     for name in names {
@@ -93,7 +93,7 @@ fn rows_of_parquet_are_read_by_the_columns_that_are_named() {
     }
     folder.copy_reference("source/plain.parquet", "plain/plain.parquet");
     folder.copy_reference("source/dictionary.parquet", "more/dictionary.parquet");
-    // The name of a shard says which part it is of.
+    // The name of a shard names its split.
     let (samples, inputs) = folder.samples(PARQUET, &["data.group=dog"]);
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (29, 6));
     assert!(samples.ids(Subset::Test).iter().all(|id| id.starts_with("test-00000-of-00001.parquet/")));
@@ -105,9 +105,9 @@ fn rows_of_parquet_are_read_by_the_columns_that_are_named() {
     for (row, gray) in samples.rows.iter().zip(&grays) {
         assert_eq!(row.group, Some(u32::from(gray % 4)));
     }
-    // By the names of the shards.
+    // Samples are in the order of the shards' names.
     assert!(grays.into_iter().eq((30..36).chain((0..30).filter(|&gray| gray != 25))));
-    // Other columns, and another place to test on.
+    // Other columns, and a separate location for testing.
     let named = ["data.parquet=plain/plain.parquet", "data.image=picture", "data.label=class"];
     let (samples, _) = read_unsplit(&folder, PARQUET, &named);
     assert_eq!((samples.rows.len(), samples.classes.names().len()), (11, 3));
@@ -118,11 +118,11 @@ fn rows_of_parquet_are_read_by_the_columns_that_are_named() {
     assert_eq!(samples.ids(Subset::Train)[0], "plain/plain.parquet/0");
     assert_eq!(samples.ids(Subset::Test)[0], "more/dictionary.parquet/0");
     assert_eq!(image_files_root(&folder.settings(PARQUET, &with_test).source), None);
-    // The column of parts is one of Parquet's, too.
+    // The split column is a Parquet column, too.
     let predefined = [&named[..], &["split.method=predefined", "split.column=use"]].concat();
     let (samples, inputs) = folder.samples(PARQUET, &predefined);
-    for (row, photo) in samples.rows.iter().zip(inputs.images().unwrap()) {
-        assert_eq!(row.subset == Subset::Test, gray_of(photo).is_multiple_of(3), "{}", row.id);
+    for (row, image) in samples.rows.iter().zip(inputs.images().unwrap()) {
+        assert_eq!(row.subset == Subset::Test, gray_of(image).is_multiple_of(3), "{}", row.id);
     }
 }
 
@@ -166,14 +166,14 @@ fn the_validation_shards_are_neither_trained_nor_tested_on() {
     assert!(samples.ids(Subset::Train).iter().all(|id| id.starts_with("train-0.parquet/")));
     assert!(samples.ids(Subset::Test).iter().all(|id| id.starts_with("test-0.parquet/")));
     assert_eq!(inputs.images().unwrap().len(), 31);
-    // Where others are tested on, the parts that are not trained on are left out altogether.
+    // With a separate location for testing, all splits except the training split are skipped.
     folder.copy_reference("source/test-00000-of-00001.parquet", "mine/a.parquet");
     let (samples, _) = folder.samples(PARQUET, &["data.test_parquet=mine"]);
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (25, 6));
     assert!(samples.ids(Subset::Test).iter().all(|id| id.starts_with("mine/a.parquet/")));
-    // All of them are one part where nothing is split.
+    // Without a split, all samples are read.
     assert_eq!(read_unsplit(&folder, PARQUET, &[]).0.rows.len(), 35);
-    // Doctor sees what training sees.
+    // Doctor lists the samples that training reads.
     let settings = folder.settings(PARQUET, &[] as &[&str]);
     let DataSourceConfig::Images { main, .. } = &settings.source else { panic!("these are photos") };
     let collected = DatasetListing::read(&settings, main, None, &()).unwrap();
@@ -182,7 +182,7 @@ fn the_validation_shards_are_neither_trained_nor_tested_on() {
 }
 
 #[test]
-fn the_same_photo_is_not_in_both_places_whatever_they_are_called() {
+fn the_same_image_is_not_in_both_places_whatever_they_are_called() {
     let folder = TestFolder::new();
     folder.copy_reference("source/numbers-000.tar", "shards/numbers-000.tar");
     folder.copy_reference("source/numbers-001.tar", "shards/numbers-001.tar");
@@ -216,14 +216,14 @@ fn the_same_photo_is_not_in_both_places_whatever_they_are_called() {
     assert_eq!(samples.rows.len(), 4);
     for within in ["photos", "photos/a", "."] {
         let refusal = folder.read_error(FOLDER, &[format!("data.test_folder={within}")]);
-        assert!(refusal.contains("lie within each other"), "{within}: {refusal}");
+        assert!(refusal.contains("is inside the other"), "{within}: {refusal}");
     }
 }
 
 #[test]
 fn a_group_that_is_in_both_places_is_one_group() {
     let folder = TestFolder::new();
-    // Dogs 0 to 3 in turn, of which the second place has but 2, 3, 0 and 1 in this order.
+    // Dogs 0 to 3 in turn; the second location starts with dog 2.
     folder.copy_reference("source/train-00000-of-00002.parquet", "data/a.parquet");
     folder.copy_reference("source/train-00001-of-00002.parquet", "more/b.parquet");
     let (samples, inputs) = folder.samples(PARQUET, &["data.test_parquet=more", "data.group=dog"]);
@@ -330,7 +330,7 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
         SampleSet::read_run_test_set(&settings, &classes, &[split_row("c/1.png", "c", "test")], &())
             .unwrap_err();
     assert!(unknown.to_string().contains("a class `c` that the model does not know"), "{unknown}");
-    // Only tested on, whatever else there is.
+    // A location for testing only.
     let location = DataLocation::Folder(folder.path("other"));
     let (samples, _) = SampleSet::read_test_only(&location, &classes, &()).unwrap();
     assert_eq!((samples.ids(Subset::Test), samples.labels(&[0])), (vec!["b/1.png"], vec![0]));
@@ -347,6 +347,6 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
         let error =
             SampleSet::read_run_test_set(&settings, &classes, &[split_row(missing, "7", "test")], &())
                 .unwrap_err();
-        assert!(error.to_string().contains("has not the rows that split.csv lists"), "{error}");
+        assert!(error.to_string().contains("does not have the rows that split.csv lists"), "{error}");
     }
 }

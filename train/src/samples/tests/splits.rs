@@ -1,9 +1,9 @@
-//! Which samples are tested on.
+//! The samples of the test set.
 
 use super::*;
 use crate::config::{ConfigError, SplitOptions};
 
-/// Photos of known classes, groups and pictures, and what scikit-learn tests on of them.
+/// Images with classes, groups and pictures, and scikit-learn's test sets of them.
 #[derive(Deserialize)]
 struct SplitReference {
     class: Vec<u32>,
@@ -29,7 +29,7 @@ impl SplitReference {
         reference
     }
 
-    /// The photos in a folder, with a table of them.
+    /// Writes the images into a folder, and a table of them.
     fn write_images(&self) -> TestFolder {
         let folder = TestFolder::new();
         let mut table = "id,label,dog\n".to_owned();
@@ -50,7 +50,8 @@ fn joins_duplicates(case: &SplitCase) -> bool {
     case.set.iter().any(|set| set.starts_with("split.group_duplicates"))
 }
 
-// effect: split.method, split.test_size, split.seed, split.folds, split.fold, split.group_duplicates, data.group
+// effect: split.method, split.test_size, split.seed, split.folds, split.fold, split.group_duplicates
+// effect: data.group
 // effect: split.fold x split.folds, data.group x split.group_duplicates
 #[test]
 fn images_are_split_as_scikit_learn_splits_them() {
@@ -61,7 +62,7 @@ fn images_are_split_as_scikit_learn_splits_them() {
         set.extend(case.grouped.then(|| "data.group=dog".to_owned()));
         let (samples, _) = folder.samples(CSV, &set);
         assert_eq!(samples.rows_of(Subset::Test), case.test, "{set:?}");
-        // Groups and copies lie on one side, where they are to.
+        // Groups and duplicates are on one side, if the settings say so.
         if joins_duplicates(case) || set.iter().any(|set| set == "split.method=group") {
             assert_eq!(samples.count_split_groups().0, 0, "{set:?}");
         }
@@ -123,7 +124,7 @@ fn features_are_split_as_scikit_learn_splits_them() {
         let SampleInputs::Features(table) = inputs else { panic!("these are features") };
         assert_eq!((table.values[2 * 7], table.width), (7.0, 2));
     }
-    // The rows of a group hash to one place: that of the group's first row in the order of text.
+    // The rows of a group are hashed by the group's first row in the order of text.
     let (samples, _) = folder.samples(FEATURES, &["split.method=hash", "split.test_size=0.3"]);
     let keys: Vec<String> = (0..40)
         .map(|i| {
@@ -155,12 +156,12 @@ fn every_fold_is_tested_on_once() {
         assert_eq!(n_tested, [1; 40], "{overrides:?}");
         let beyond = format!("split.fold={folds}");
         let beyond = folder.resolve(CSV, &[overrides, &[beyond.as_str()]].concat());
-        let error = beyond.err().expect("there is no such fold").to_string();
+        let error = beyond.err().expect("the fold does not exist").to_string();
         assert!(error.contains(&format!("`split.fold` is {folds}: with {folds} folds")), "{error}");
     }
 }
 
-/// A table of photos that says which part each is in, in the column `use`, and otherwise in the column `split`.
+/// A table of images with two split columns, `split` and `use`.
 fn table_with_splits(split_column: &str, use_column: &str) -> TestFolder {
     let folder = TestFolder::new();
     let mut table = "id,label,split,use\n".to_owned();
@@ -184,22 +185,22 @@ fn the_column_says_what_is_tested_on_and_the_validation_part_is_left_out() {
     assert_eq!(samples.ids(Subset::Train), ["0.png", "1.png", "6.png", "7.png"]);
     assert_eq!(samples.ids(Subset::Test), ["3.png", "5.png"]);
     assert_eq!(inputs.images().unwrap().len(), 6);
-    for (row, photo) in samples.rows.iter().zip(inputs.images().unwrap()) {
-        assert_eq!(photo.file_path().unwrap(), folder.path("photos").join(&row.id));
+    for (row, image) in samples.rows.iter().zip(inputs.images().unwrap()) {
+        assert_eq!(image.file_path().unwrap(), folder.path("photos").join(&row.id));
     }
     let (samples, _) = folder.samples(CSV, &["split.method=predefined", "split.column=use"]);
     assert_eq!(samples.ids(Subset::Train), ["2.png", "3.png", "4.png", "5.png", "6.png"]);
     assert_eq!(samples.ids(Subset::Test), ["0.png", "1.png"]);
-    // Without a test part, what is there to choose between models by is tested on.
+    // Without a test split, the validation split is the test set.
     let (samples, _) = table_with_splits("train train val val train", "- - - - -").samples(CSV, &predefined);
     assert_eq!(samples.ids(Subset::Train), ["0.png", "1.png", "4.png"]);
     assert_eq!(samples.ids(Subset::Test), ["2.png", "3.png"]);
-    // Whether a row is said to be of a part matters to this method alone.
+    // Other methods ignore the column.
     let (samples, _) = folder.samples(CSV, &["split.test_size=2"]);
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (6, 2));
     for parts in ["train train train train", "test test test test", "val val val val"] {
         let refusal = table_with_splits(parts, "- - - -").read_error(CSV, &predefined);
-        assert!(refusal.contains("the data says of no sample that it is to be tested on"), "{refusal}");
+        assert!(refusal.contains("the data does not mark any sample for testing"), "{refusal}");
     }
     let refusal = table_with_splits("train test train train test", "- - - - -")
         .read_error(CSV, &["split.column=use", predefined[0]]);
@@ -238,7 +239,7 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
         refusal.contains("`split.method` is \"group\", but") && refusal.contains("names no groups"),
         "{refusal}"
     );
-    // The settings alone cannot say what the file holds.
+    // The settings are valid: whether there are groups depends on the file.
     SampleSet::read_unsplit(
         &features_folder.settings("[data]\nfeatures = \"x.npz\"\n", &["split.method=group"]),
         &(),
@@ -250,12 +251,12 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
 fn invalid_split_settings_are_refused_and_boundary_values_are_not() -> Result<(), ConfigError> {
     let folder = TestFolder::new();
     for (set, reason) in [
-        ("split.test_size=0", "`split.test_size` is 0: nothing"),
-        ("split.test_size=0.0", "`split.test_size` is 0: a share lies between 0 and 1"),
-        ("split.test_size=1.0", "`split.test_size` is 1: a share lies between 0 and 1"),
-        ("split.folds=1", "goes with `split.method"),
-        ("split.fold=1", "`split.fold` goes with folds"),
-        ("split.column=use", "`split.column` goes with `split.method = \"predefined\"`"),
+        ("split.test_size=0", "`split.test_size` is 0: the test set"),
+        ("split.test_size=0.0", "`split.test_size` is 0: a fraction must be between 0 and 1"),
+        ("split.test_size=1.0", "`split.test_size` is 1: a fraction must be between 0 and 1"),
+        ("split.folds=1", "needs `split.method"),
+        ("split.fold=1", "`split.fold` needs folds"),
+        ("split.column=use", "`split.column` needs `split.method = \"predefined\"`"),
     ] {
         let error = folder.resolve(CSV, &[set]).err().expect(set).to_string();
         assert!(error.contains(reason), "{set}: {error}");

@@ -1,11 +1,11 @@
-//! The network of `reference/tuning/loop.py`: small enough for the whole course of a tuning to take a millisecond.
+//! The network of `reference/tuning/loop.py`, small enough to train in a millisecond.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use headstock_backbone::{
-    BackboneError, BatchNormMode, FeatureLayer, ParameterRole, ParameterSlot, StageActivations as Batch,
+    BackboneError, BatchNormMode, FeatureLayer, ParameterRole, ParameterSlot, StageActivations,
     TrainableParameter,
 };
 use headstock_heads::Tensors;
@@ -29,8 +29,8 @@ const LEAVES: [(&str, ParameterRole); 3] = [
 ];
 const STATISTICS: [&str; 2] = ["bn.running_mean", "bn.running_var"];
 
-/// Stages of a product with weights `[C, C]` at every position, BatchNorm and tanh, then the average over positions. It computes in
-/// `f64`, and keeps its values in `f32`.
+/// Each stage multiplies every position with weights `[C, C]`, then applies BatchNorm and tanh; the output is
+/// the average over positions. It computes in `f64` and stores values in `f32`.
 pub(super) struct TinyBackbone {
     stages: Vec<FeatureLayer>,
     trainable_from: FeatureLayer,
@@ -38,9 +38,9 @@ pub(super) struct TinyBackbone {
     parameters: Vec<TrainableParameter>,
     values: Vec<Vec<f32>>,
     gradients: Vec<Vec<f32>>,
-    /// Mean and variance of each stage.
+    /// Running mean and variance of each stage.
     statistics: Vec<[Vec<f32>; 2]>,
-    /// What the last forward left for a backward: variables, and the features.
+    /// Variables and features saved by the last forward pass for the backward pass.
     graph: Option<(Vec<Var>, Tensor)>,
 }
 
@@ -49,24 +49,28 @@ pub(super) fn floats(values: &[f64]) -> Vec<f32> {
 }
 
 impl TinyBackbone {
-    pub(super) fn new(start: &NamedValues, from: FeatureLayer, mode: BatchNormMode) -> Self {
-        let stages: Vec<FeatureLayer> = STAGES.into_iter().filter(|stage| *stage >= from).collect();
+    pub(super) fn new(
+        initial_values: &NamedValues,
+        first_stage: FeatureLayer,
+        batch_norm: BatchNormMode,
+    ) -> Self {
+        let stages: Vec<FeatureLayer> = STAGES.into_iter().filter(|stage| *stage >= first_stage).collect();
         let (mut parameters, mut values, mut statistics) = (Vec::new(), Vec::new(), Vec::new());
         for &stage in &stages {
             for (leaf, role) in LEAVES {
                 let name = format!("{stage}.{leaf}");
-                let start = floats(&start[&name]);
+                let value = floats(&initial_values[&name]);
                 let shape = if role == ParameterRole::ConvWeight { vec![1, 1, 3, 3] } else { vec![3] };
                 parameters.push(TrainableParameter { name, stage, role, shape });
-                values.push(start);
+                values.push(value);
             }
-            statistics.push(STATISTICS.map(|leaf| floats(&start[&format!("{stage}.{leaf}")])));
+            statistics.push(STATISTICS.map(|leaf| floats(&initial_values[&format!("{stage}.{leaf}")])));
         }
         let gradients = values.iter().map(|values: &Vec<f32>| vec![0.0; values.len()]).collect();
         Self {
             stages,
-            trainable_from: from,
-            batch_norm: mode,
+            trainable_from: first_stage,
+            batch_norm,
             parameters,
             values,
             gradients,
@@ -75,8 +79,9 @@ impl TinyBackbone {
         }
     }
 
-    fn forward_graph(&mut self, input: Batch<'_>, training: bool) -> Result<(Vec<Var>, Tensor)> {
-        let Batch { values, images: photos, height, width, channels } = input;
+    /// The forward pass in candle; returns the parameters as variables, and the features.
+    fn forward_graph(&mut self, input: StageActivations<'_>, training: bool) -> Result<(Vec<Var>, Tensor)> {
+        let StageActivations { values, images: n_images, height, width, channels } = input;
         let positions = height * width;
         let tensor = |values: &[f32], shape: &[usize]| {
             Tensor::from_slice(values, shape, &Device::Cpu)?.to_dtype(DType::F64)
@@ -86,17 +91,17 @@ impl TinyBackbone {
             let shape = &parameter.shape[parameter.shape.len().saturating_sub(2)..];
             vars.push(Var::from_tensor(&tensor(values, shape)?)?);
         }
-        let mut x = tensor(values, &[photos * positions, channels])?;
-        for (number, &stage) in self.stages.iter().enumerate() {
-            let [weight, gamma, beta] = [0, 1, 2].map(|leaf| &vars[3 * number + leaf]);
+        let mut x = tensor(values, &[n_images * positions, channels])?;
+        for (index, &stage) in self.stages.iter().enumerate() {
+            let [weight, gamma, beta] = [0, 1, 2].map(|leaf| &vars[3 * index + leaf]);
             let y = x.matmul(weight)?;
-            let by_batch =
+            let use_batch_stats =
                 training && stage >= self.trainable_from && self.batch_norm == BatchNormMode::Train;
-            let [running_mean, running_var] = &mut self.statistics[number];
-            let (mean, variance) = if by_batch {
+            let [running_mean, running_var] = &mut self.statistics[index];
+            let (mean, variance) = if use_batch_stats {
                 let mean = y.mean_keepdim(0)?;
                 let variance = y.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
-                let count = (photos * positions) as f64;
+                let count = (n_images * positions) as f64;
                 let unbiased = (&variance * (count / (count - 1.0)))?;
                 for (running, batch) in [(running_mean, &mean), (running_var, &unbiased)] {
                     let batch = batch.flatten_all()?.to_vec1::<f64>()?;
@@ -111,7 +116,7 @@ impl TinyBackbone {
             let normal = y.broadcast_sub(&mean)?.broadcast_div(&(variance + 1e-5)?.sqrt()?)?;
             x = normal.broadcast_mul(gamma)?.broadcast_add(beta)?.tanh()?;
         }
-        let features = x.reshape((photos, positions, channels))?.mean(1)?;
+        let features = x.reshape((n_images, positions, channels))?.mean(1)?;
         Ok((vars, features))
     }
 }
@@ -125,25 +130,30 @@ impl FinetuneBackbone for TinyBackbone {
         self.trainable_from = stage;
     }
 
-    fn forward(&mut self, input: Batch<'_>) -> std::result::Result<Vec<f32>, BackboneError> {
+    fn forward(&mut self, input: StageActivations<'_>) -> std::result::Result<Vec<f32>, BackboneError> {
         Ok(flat_f32(&self.forward_graph(input, false).unwrap().1))
     }
 
-    fn forward_training(&mut self, input: Batch<'_>) -> std::result::Result<Vec<f32>, BackboneError> {
+    fn forward_training(
+        &mut self,
+        input: StageActivations<'_>,
+    ) -> std::result::Result<Vec<f32>, BackboneError> {
         let graph = self.forward_graph(input, true).unwrap();
         let features = flat_f32(&graph.1);
         self.graph = Some(graph);
         Ok(features)
     }
 
-    fn backward(&mut self, by_features: &[f32]) -> std::result::Result<(), BackboneError> {
-        let (vars, features) = self.graph.take().expect("a forward came before");
-        let by_features = Tensor::from_slice(by_features, features.dims(), &Device::Cpu).unwrap();
-        let product = (features * by_features.to_dtype(DType::F64).unwrap()).unwrap();
-        let found = product.sum_all().unwrap().backward().unwrap();
+    fn backward(&mut self, grad_features: &[f32]) -> std::result::Result<(), BackboneError> {
+        let (vars, features) = self.graph.take().expect("forward_training comes before backward");
+        let grad_features = Tensor::from_slice(grad_features, features.dims(), &Device::Cpu).unwrap();
+        let product = (features * grad_features.to_dtype(DType::F64).unwrap()).unwrap();
+        let gradients = product.sum_all().unwrap().backward().unwrap();
         for ((var, parameter), sum) in vars.iter().zip(&self.parameters).zip(&mut self.gradients) {
             if parameter.stage >= self.trainable_from {
-                sum.iter_mut().zip(flat_f32(found.get(var).unwrap())).for_each(|(sum, value)| *sum += value);
+                sum.iter_mut()
+                    .zip(flat_f32(gradients.get(var).unwrap()))
+                    .for_each(|(sum, value)| *sum += value);
             }
         }
         Ok(())
@@ -170,9 +180,9 @@ impl FinetuneBackbone for TinyBackbone {
     }
 
     fn tensors(&self) -> Result<Tensors> {
-        unreachable!("what a course ends with is looked at as values")
+        unreachable!("tests compare values instead")
     }
 }
 
-/// What a course asked for, in order.
+/// The batches requested by a trainer, in order.
 pub(super) type RequestedBatches = Mutex<Vec<Vec<crate::activations::BatchItem>>>;

@@ -1,4 +1,4 @@
-//! `cargo xtask photos`: how fast photos are made ready, beside Pillow.
+//! `cargo xtask photos`: speed of decoding and preprocessing, compared with Pillow.
 
 use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use crate::{python, step};
 const EXAMPLE: &str = "photo_speed";
 const SCRIPT: &str = "reference/throughput/photos.py";
 
-/// Measures with the photos of a folder, each core alone, and prints a table; `options` are the script's.
+/// Measures on the photos of a folder on one core and prints a table; `options` are passed to the script.
 pub(crate) fn run(folder: &OsStr, options: &[impl AsRef<OsStr>]) -> Result<()> {
     let workspace = step::workspace();
     let mut build = step::cargo(&[
@@ -25,7 +25,7 @@ pub(crate) fn run(folder: &OsStr, options: &[impl AsRef<OsStr>]) -> Result<()> {
     ]);
     step::run("build", build.arg(workspace.join("Cargo.toml")))?;
     let program = step::target_dir()?.join("release/examples").join(format!("{EXAMPLE}{EXE_SUFFIX}"));
-    let python = python::ready(&python::ORACLES)?;
+    let python = python::prepare(&python::ORACLES)?;
     let mut script = Command::new(python);
     step::run("photos", script.arg(workspace.join(SCRIPT)).arg(program).arg(folder).args(options))
 }

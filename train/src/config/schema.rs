@@ -1,0 +1,153 @@
+//! The JSON schema of `headstock.toml`, made from the types that deserialize it and their doc comments.
+
+use headstock_heads::Registry;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::options::Options;
+
+/// The JSON schema (draft 7) of `headstock.toml`, with the tables of `heads` under `head`.
+///
+/// It has no references: the schema of a type stands wherever the type is used. The description of a table is the doc
+/// comment of its type, and the description of any other key is the doc comment of the field.
+#[must_use]
+pub fn json_schema(heads: &Registry) -> Value {
+    let mut generator = SchemaSettings::draft07().into_generator();
+    let mut schema = generator.root_schema_for::<Options>().to_value();
+    let tables: Vec<Value> = heads
+        .iter()
+        .map(|head| {
+            let mut table = head.json_schema(&mut generator).to_value();
+            let kind = json!({ "description": head.about(), "const": head.name() });
+            let keys = table["properties"].take();
+            table["properties"] = json!({ "kind": kind });
+            table["properties"].as_object_mut().expect("an object").extend(object(keys));
+            table
+        })
+        .collect();
+    schema["properties"]["head"]["oneOf"] = tables.into();
+    schema.as_object_mut().expect("an object").remove("definitions");
+    let definitions = generator.take_definitions(true);
+    simplify(&mut schema, &definitions);
+    schema
+}
+
+/// Replaces references by what they refer to, and drops `null`, which TOML does not have.
+fn simplify(value: &mut Value, definitions: &Map<String, Value>) {
+    if let Some(reference) = take_reference(value) {
+        let mut definition = definitions[reference.rsplit('/').next().unwrap_or_default()].clone();
+        let is_table =
+            definition.get("properties").is_some() || definition["oneOf"][0].get("properties").is_some();
+        for (key, outer) in object(value.take()) {
+            if !(is_table && key == "description") {
+                definition[key] = outer;
+            }
+        }
+        *value = definition;
+        return simplify(value, definitions);
+    }
+    match value {
+        Value::Object(schema) => {
+            schema.retain(|key, value| !(key == "default" && value.is_null()));
+            if let Some(Value::Array(types)) = schema.get_mut("type") {
+                types.retain(|name| name != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    schema["type"] = only;
+                }
+            }
+            schema.values_mut().for_each(|value| simplify(value, definitions));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| simplify(value, definitions)),
+        _ => {}
+    }
+}
+
+/// The reference that a schema consists of, alone, as the only part of `allOf`, or in `anyOf` beside `null`.
+fn take_reference(schema: &mut Value) -> Option<String> {
+    let schema = schema.as_object_mut()?;
+    for combination in ["allOf", "anyOf"] {
+        let Some(Value::Array(parts)) = schema.get(combination) else { continue };
+        let parts: Vec<&Value> = parts.iter().filter(|part| part["type"] != "null").collect();
+        if let [Value::Object(only)] = parts.as_slice() {
+            let only = only.clone();
+            schema.remove(combination);
+            schema.extend(only);
+        }
+    }
+    match schema.remove("$ref")? {
+        Value::String(reference) => Some(reference),
+        _ => None,
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_plain(schema: &Value) {
+        match schema {
+            Value::Object(keys) => {
+                assert!(!keys.contains_key("$ref") && !keys.contains_key("allOf"), "{schema}");
+                assert!(
+                    keys.get("type") != Some(&json!("null")) && keys.get("default") != Some(&Value::Null)
+                );
+                keys.values().for_each(assert_plain);
+            }
+            Value::Array(values) => values.iter().for_each(assert_plain),
+            _ => {}
+        }
+    }
+
+    fn assert_described(path: &str, schema: &Value) {
+        let keys = schema["properties"].as_object().into_iter().flatten();
+        for (key, value) in keys.filter(|(key, _)| *key != "kind") {
+            assert!(value["description"].as_str().is_some_and(|text| !text.is_empty()), "{path}.{key}");
+            assert_described(&format!("{path}.{key}"), value);
+        }
+        for variant in schema["oneOf"].as_array().into_iter().flatten() {
+            assert!(variant["description"].is_string(), "{path}: {variant}");
+            assert_described(path, variant);
+        }
+    }
+
+    #[test]
+    fn the_schema_is_plain_and_describes_every_key() {
+        let schema = json_schema(&Registry::builtin());
+        assert_plain(&schema);
+        assert_described("", &schema);
+    }
+
+    #[test]
+    fn keys_have_their_types_values_and_defaults() {
+        let schema = json_schema(&Registry::builtin());
+        let key = |path: &str| path.split('.').fold(&schema, |schema, key| &schema["properties"][key]);
+        assert_eq!(
+            (&key("tune.epochs")["type"], &key("tune.epochs")["default"]),
+            (&json!("integer"), &json!(6))
+        );
+        assert_eq!(
+            (&key("tune.patience")["type"], key("tune.patience").get("default")),
+            (&json!("integer"), None)
+        );
+        let from = key("tune.from")["oneOf"].as_array().unwrap();
+        assert_eq!(from.iter().map(|choice| &choice["const"]).collect::<Vec<_>>()[..2], ["head", "layer4"]);
+        assert_eq!(key("augment.affine.degrees")["anyOf"].as_array().unwrap().len(), 2);
+        let kinds = |tables: &Value| -> Vec<String> {
+            let kind = |table: &Value| table["properties"]["kind"]["const"].as_str().unwrap().to_owned();
+            tables["oneOf"].as_array().unwrap().iter().map(kind).collect()
+        };
+        assert_eq!(kinds(key("augment.policy")).len(), 4);
+        let names: Vec<String> = Registry::builtin().iter().map(|head| head.name().to_owned()).collect();
+        assert_eq!(kinds(key("head")), names);
+        assert_eq!(key("head")["oneOf"][3]["properties"]["C"]["default"], 1.0);
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}
